@@ -27,9 +27,7 @@ EXPERIMENT_ID = re.compile(r"[a-z0-9-]{1,64}")
 def check_name(name: str, what: str = "name") -> str:
     """Return `name` if it is `[a-z0-9-]{1,32}`, else raise RequestError."""
     if not NAME.fullmatch(name):
-        raise RequestError(
-            f"{what} {name!r} is not allowed", advice="Use 1 to 32 of a-z, 0-9 and '-'"
-        )
+        raise RequestError(f"{what} {name!r} is not allowed", advice="Use 1 to 32 of a-z, 0-9 and '-'")
     return name
 
 

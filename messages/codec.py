@@ -1,0 +1,83 @@
+"""Strict msgpack: plain types only, bounded size and depth, maps with string keys, one value per message.
+
+Why own limits around the library: `msgpack.Unpacker` bounds sizes but neither depth nor key types.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgpack
+
+from messages.errors import MalformedMessage
+from messages.reasons import Reason
+
+MAX_EVENT_BYTES = 4 * 2**20
+MAX_DEPTH = 16
+
+
+def pack(value: Any) -> bytes:
+    """Encode plain types (None, bool, int, float, str, bytes, list, tuple, dict with string keys).
+
+    Maps are written in the order given; canonical bytes are the writer's care (see `canonical`).
+    """
+    return bytes(msgpack.packb(value, use_bin_type=True, strict_types=False))
+
+
+def canonical(value: Any) -> bytes:
+    """Encode with map keys sorted, so that equal content has equal bytes (for digests)."""
+    return pack(_sorted(value))
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_sorted(item) for item in value]
+    return value
+
+
+def unpack(data: bytes | memoryview, *, max_bytes: int = MAX_EVENT_BYTES) -> Any:
+    """Decode one value.
+
+    Raises:
+        MalformedMessage: too large, too deep, trailing bytes, a type or key outside the plain ones.
+    """
+    if len(data) > max_bytes:
+        raise MalformedMessage(Reason.TOO_LARGE, f"message of {len(data)} bytes, at most {max_bytes}")
+    try:
+        value = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            use_list=True,
+            max_bin_len=max_bytes,
+            max_str_len=max_bytes,
+            max_array_len=2**20,
+            max_map_len=2**20,
+            max_ext_len=0,
+        )
+    except msgpack.StackError as error:
+        raise MalformedMessage(Reason.TOO_DEEP, "message nested too deep") from error
+    except (ValueError, msgpack.UnpackException, UnicodeDecodeError) as error:
+        raise MalformedMessage(Reason.MALFORMED, f"not one msgpack value: {type(error).__name__}") from error
+    _check(value, MAX_DEPTH)
+    return value
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth < 0:
+        raise MalformedMessage(Reason.TOO_DEEP, f"message nested deeper than {MAX_DEPTH}")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise MalformedMessage(Reason.WRONG_TYPE, "map key is not a string")
+            _check(item, depth - 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth - 1)
+    elif isinstance(value, float) and math.isnan(value):
+        return
+    elif not isinstance(value, str | bytes | int | float | bool | type(None)):
+        raise MalformedMessage(Reason.WRONG_TYPE, f"value of type {type(value).__name__}")

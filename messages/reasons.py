@@ -1,0 +1,172 @@
+"""The one list of reason codes. Events carry codes and counts, never a site's free text.
+
+Codes are never renamed or reused. `ADVICE` says what a reader can do about each.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why something was left out, declined, refused or ended."""
+
+    # cases of a data set that were left out
+    NO_LABEL = "no-label"
+    NO_IMAGE = "no-image"
+    UNREADABLE = "unreadable"
+    SHAPE_MISMATCH = "shape-mismatch"
+    AFFINE_MISMATCH = "affine-mismatch"
+    UNKNOWN_LABEL_VALUE = "unknown-label-value"
+    MISSING_CHANNEL = "missing-channel"
+    WITHDRAWN = "withdrawn"
+    NOT_FINITE = "not-finite"
+    EMPTY_IMAGE = "empty-image"
+    # a site declines an experiment or a round
+    UNKNOWN_DATASET = "unknown-dataset"
+    MISSING_CONCEPT = "missing-concept"
+    TOO_FEW_CASES = "too-few-cases"
+    TOO_MANY_LEFT_OUT = "too-many-left-out"
+    NOT_ALLOWED = "not-allowed"
+    RESEARCHER_NOT_ALLOWED = "researcher-not-allowed"
+    NET_NOT_ALLOWED = "net-not-allowed"
+    TASK_NOT_ALLOWED = "task-not-allowed"
+    DATASET_NOT_ALLOWED = "dataset-not-allowed"
+    TOO_MANY_ROUNDS = "too-many-rounds"
+    AWAITS_APPROVAL = "awaits-approval"
+    POLICY_EXPIRED = "policy-expired"
+    EXPERIMENT_EXPIRED = "experiment-expired"
+    PRIVACY_BELOW_FLOOR = "privacy-below-floor"
+    SITE_PAUSED = "site-paused"
+    SITE_DRAINING = "site-draining"
+    OUTSIDE_HOURS = "outside-hours"
+    DATASET_GONE = "dataset-gone"
+    DATASET_CHANGED = "dataset-changed"
+    UNSUPPORTED = "unsupported"
+    # training
+    CUDA_OOM = "cuda-oom"
+    OUT_OF_MEMORY = "out-of-memory"
+    NAN_LOSS = "nan-loss"
+    GPU_ERROR = "gpu-error"
+    DISK_FULL = "disk-full"
+    TRAINER_DIED = "trainer-died"
+    TRAINER_STUCK = "trainer-stuck"
+    TRAINING_ERROR = "training-error"
+    # the coordinator refuses an event or an update
+    UNKNOWN_SITE = "unknown-site"
+    NOT_INVITED = "not-invited"
+    NOT_JOINED = "not-joined"
+    UNKNOWN_EXPERIMENT = "unknown-experiment"
+    UNKNOWN_KIND = "unknown-kind"
+    WRONG_ROUND = "wrong-round"
+    WRONG_STATE = "wrong-state"
+    LATE = "late"
+    DUPLICATE = "duplicate"
+    OLDER_ATTEMPT = "older-attempt"
+    WRONG_SHAPE = "wrong-shape"
+    WRONG_DIGEST = "wrong-digest"
+    WRONG_CODEC = "wrong-codec"
+    NOT_FINITE_UPDATE = "not-finite-update"
+    NO_CASES = "no-cases"
+    ID_TAKEN = "id-taken"
+    INVALID_EXPERIMENT = "invalid-experiment"
+    UNKNOWN_NET = "unknown-net"
+    NOT_THE_OWNER = "not-the-owner"
+    OLD_TERM = "old-term"
+    SENDER_MISMATCH = "sender-mismatch"
+    # bytes from the wire
+    MALFORMED = "malformed"
+    TOO_LARGE = "too-large"
+    TOO_DEEP = "too-deep"
+    UNKNOWN_FIELD = "unknown-field"
+    WRONG_TYPE = "wrong-type"
+    UNKNOWN_SCHEMA = "unknown-schema"
+    # a site was left out of a round
+    ABSENT = "absent"
+    STRAGGLER = "straggler"
+    # an experiment ended or waits
+    ENROLMENT_FAILED = "enrolment-failed"
+    QUORUM_NOT_MET = "quorum-not-met"
+    NO_ROUND_CLOSED = "no-round-closed"
+    ABORTED = "aborted"
+    INITIALISATION_FAILED = "initialisation-failed"
+    AGGREGATION_FAILED = "aggregation-failed"
+    LEAVING = "leaving"
+
+
+ADVICE: dict[Reason, str] = {
+    Reason.NO_LABEL: "Add the label file, or leave the image out",
+    Reason.NO_IMAGE: "Add the image file, or leave the label out",
+    Reason.UNREADABLE: "The file is damaged or not NIfTI: copy it again from its source",
+    Reason.SHAPE_MISMATCH: "Image and label must lie on one voxel grid: resample one to the other",
+    Reason.AFFINE_MISMATCH: "Image and label say different positions in space: check their headers",
+    Reason.UNKNOWN_LABEL_VALUE: "Map the integer to a concept under [datasets.NAME.labels] in site.toml",
+    Reason.MISSING_CHANNEL: "Each case needs every modality that the experiment names",
+    Reason.WITHDRAWN: "Consent was withdrawn: nothing to do",
+    Reason.NOT_FINITE: "The image holds NaN or infinity: export it again",
+    Reason.EMPTY_IMAGE: "The image is empty: export it again",
+    Reason.UNKNOWN_DATASET: "Describe the data set under [datasets.NAME] in site.toml",
+    Reason.MISSING_CONCEPT: "The site's labels do not name every concept of the experiment's regions",
+    Reason.TOO_FEW_CASES: "The site has fewer usable cases than the experiment or its own policy asks for",
+    Reason.TOO_MANY_LEFT_OUT: "Run `konsil site datasets` at the site to see why cases were left out",
+    Reason.NOT_ALLOWED: "The site's policy does not allow this experiment",
+    Reason.RESEARCHER_NOT_ALLOWED: "Ask the site to name the researcher under [[policy.allow]]",
+    Reason.NET_NOT_ALLOWED: "Ask the site to name the net under [[policy.allow]]",
+    Reason.TASK_NOT_ALLOWED: "Ask the site to name the task under [[policy.allow]]",
+    Reason.DATASET_NOT_ALLOWED: "Ask the site to name the data set under [[policy.allow]]",
+    Reason.TOO_MANY_ROUNDS: "Ask for fewer rounds, or the site to raise rounds_max",
+    Reason.AWAITS_APPROVAL: "The site's operator approves by hand: `konsil site resume --approve ID`",
+    Reason.POLICY_EXPIRED: "The site's permission has run out: the operator renews `until`",
+    Reason.EXPERIMENT_EXPIRED: "The experiment's `expires` lies in the past",
+    Reason.PRIVACY_BELOW_FLOOR: "The site's privacy floors are stricter than the experiment's settings",
+    Reason.SITE_PAUSED: "The operator paused the site: `konsil site resume`",
+    Reason.SITE_DRAINING: "The site finishes what it has and takes no new work",
+    Reason.OUTSIDE_HOURS: "The site works in its allowed hours only",
+    Reason.DATASET_GONE: "The data set's folder cannot be read any more: check path and mount",
+    Reason.DATASET_CHANGED: "The data set changed between rounds: start a new experiment, or restore it",
+    Reason.UNSUPPORTED: "Update the site agent: it does not know what the experiment asks for",
+    Reason.CUDA_OOM: "Use a smaller patch or batch, or a GPU with more memory",
+    Reason.OUT_OF_MEMORY: "Use a smaller patch or batch, or raise the site's memory limit",
+    Reason.NAN_LOSS: "Lower the learning rate, or check the images' intensities",
+    Reason.GPU_ERROR: "Check the GPU with nvidia-smi; the site's log holds the driver's words",
+    Reason.DISK_FULL: "Free disk space at the site, or raise its disk limit",
+    Reason.TRAINER_DIED: "The training process ended unexpectedly; the site's log says how",
+    Reason.TRAINER_STUCK: "The training process made no progress and was ended; the site's log says where",
+    Reason.TRAINING_ERROR: "The site's log holds the error's own words",
+    Reason.UNKNOWN_SITE: "Admit the site with `konsil provision`",
+    Reason.NOT_INVITED: "Name the site under `sites` in the experiment file",
+    Reason.NOT_JOINED: "The site did not join before the enrolment deadline",
+    Reason.UNKNOWN_EXPERIMENT: "No experiment of this id runs here",
+    Reason.UNKNOWN_KIND: "Update this party: it does not know the event's kind",
+    Reason.WRONG_ROUND: "The event speaks of a round that is not running",
+    Reason.WRONG_STATE: "The experiment is in a state in which this event means nothing",
+    Reason.LATE: "The round closed before the update came: it is recorded and not used",
+    Reason.DUPLICATE: "The same event came before: nothing to do",
+    Reason.OLDER_ATTEMPT: "A newer attempt of the same update is known",
+    Reason.WRONG_SHAPE: "The update's tensors differ from the global model's in name, shape or type",
+    Reason.WRONG_DIGEST: "The update's bytes do not match its digest: the site sends it again",
+    Reason.WRONG_CODEC: "The update is not encoded as the experiment says",
+    Reason.NOT_FINITE_UPDATE: "The update holds NaN or infinity: lower the learning rate",
+    Reason.NO_CASES: "The update says that it was trained on no case",
+    Reason.ID_TAKEN: "Choose another id: this one belongs to an experiment with other content",
+    Reason.INVALID_EXPERIMENT: "Run `konsil experiment check FILE`",
+    Reason.UNKNOWN_NET: "Run `konsil experiment check FILE`: it lists the nets",
+    Reason.NOT_THE_OWNER: "Only the researcher who started an experiment may do that",
+    Reason.OLD_TERM: "A coordinator of an earlier term is still speaking: end it",
+    Reason.SENDER_MISMATCH: "The broker's user, the routing key and the event name different senders",
+    Reason.MALFORMED: "The sender's software is broken or not Konsil",
+    Reason.TOO_LARGE: "The sender's software is broken or not Konsil",
+    Reason.TOO_DEEP: "The sender's software is broken or not Konsil",
+    Reason.UNKNOWN_FIELD: "Sender and receiver run different versions: update the older one",
+    Reason.WRONG_TYPE: "The sender's software is broken or not Konsil",
+    Reason.UNKNOWN_SCHEMA: "Sender and receiver run different versions: update the older one",
+    Reason.ABSENT: "The site did not report in this round",
+    Reason.STRAGGLER: "The site's update came after its round had closed",
+    Reason.ENROLMENT_FAILED: "Too few sites joined before the enrolment deadline",
+    Reason.QUORUM_NOT_MET: "Too few updates came before the round's last deadline",
+    Reason.NO_ROUND_CLOSED: "No round came to its end",
+    Reason.ABORTED: "The researcher ended the experiment",
+    Reason.INITIALISATION_FAILED: "The coordinator could not build the net: its log says why",
+    Reason.AGGREGATION_FAILED: "The coordinator could not aggregate: its log says why",
+    Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
+}

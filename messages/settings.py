@@ -1,0 +1,133 @@
+"""Reading a TOML file into a strict model: one clear line per mistake, naming file, key, value and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from messages import units
+from messages.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of every model that a person writes: strict about keys, frozen, lenient about nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, arbitrary_types_allowed=True)
+
+
+def _parsed(parse: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+Seconds = Annotated[float, _parsed(units.seconds), Field(ge=0)]
+SizeBytes = Annotated[int, _parsed(units.size_bytes), Field(ge=0)]
+Rate = Annotated[float, _parsed(units.bytes_per_second), Field(gt=0)]
+WorkHours = Annotated[units.Hours, _parsed(units.Hours.parse)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+
+
+class BrokerAddress(Settings):
+    """Where the broker of a consortium is and how one party logs in."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(5672, ge=1, le=65535)
+    vhost: str = "konsil"
+    user: str = ""
+    """Login; empty: the party's own name."""
+    password: SecretStr = SecretStr("")
+    """Literal, or "credential:NAME" (systemd LoadCredential), or "file:PATH"."""
+    ca: Path | None = None
+    """PEM of the authority that signed the broker's certificate; with it the connection is TLS."""
+    cert: Path | None = None
+    key: str | None = None
+    """Private key of `cert`: a path or "credential:NAME"."""
+    heartbeat_seconds: int = Field(15, ge=5, le=20)
+
+    def resolved_password(self) -> str:
+        """The password itself; raises ConfigError where a reference leads nowhere."""
+        return secret(self.password.get_secret_value(), "broker.password")
+
+
+def secret(reference: str, where: str) -> str:
+    """Resolve "credential:NAME" (in $CREDENTIALS_DIRECTORY) and "file:PATH"; anything else is the secret itself."""
+    kind, _, rest = reference.partition(":")
+    if kind == "credential":
+        return secret_path(reference, where).read_text().strip()
+    if kind == "file":
+        try:
+            return Path(rest).read_text().strip()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the secret in {rest} ({error.strerror})",
+                where=where,
+                advice="Check the path and its permissions",
+            ) from None
+    return reference
+
+
+def secret_path(reference: str, where: str) -> Path:
+    """The file behind "credential:NAME" or a plain path."""
+    if not reference.startswith("credential:"):
+        return Path(reference)
+    name = reference.removeprefix("credential:")
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(folder, name) if folder else None
+    if path is None or not path.is_file():
+        raise ConfigError(
+            f"credential {name!r} is not loaded",
+            where=where,
+            advice=f"Add LoadCredential={name}:PATH to the systemd unit, or name a file with file:PATH",
+        )
+    return path
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read(path: Path, model: type[Model]) -> Model:
+    """Read and check a TOML file.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or says what is not allowed; names each key.
+    """
+    return parse(read_toml(path), model, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file as plain types; ConfigError where it is missing or not TOML."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read ({error.strerror})", where=str(path), advice="Check the path and its permissions"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=str(path)) from None
+
+
+def parse(content: Any, model: type[Model], where: str) -> Model:
+    """Check plain types against a model; ConfigError lists every mistake, one line each."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_mistakes(error)), where=where) from None
+
+
+def _mistakes(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"]) or "file"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"key {key!r} is unknown")
+        elif item["type"] == "missing":
+            lines.append(f"key {key!r} is missing")
+        else:
+            value = "" if isinstance(item["input"], dict | list) else f" = {item['input']!r}"
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}{value}: {message[:1].lower()}{message[1:]}")
+    return lines
