@@ -1,0 +1,284 @@
+"""What agent and training process say to each other: frames over one inherited socket. No torch here.
+
+A frame is a 4-byte big-endian length and one msgpack map; `kind` names the model. Tensors never travel this
+way: both sides name files that hold one contiguous buffer, laid out by a manifest (`messages.tensors`).
+
+The process answers `Prepare` with `Prepared`, `Train` with `Trained`, `Evaluate` with `Evaluated`, or any of
+them with `Failed`, in the order of the requests; `Progress` comes in between. It ends on `Stop`, and at once
+when the socket closes.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Literal
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from messages.errors import MalformedMessage
+
+LARGEST_FRAME = 64 * 2**20
+
+Phase = Literal["preparing", "training", "validating", "testing"]
+Split = Literal["train", "validation", "test"]
+
+
+class Frame(BaseModel):
+    """Base of all frames: strict, frozen, nothing unknown."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Prepare(Frame):
+    """First request: what to train on, with which limits.
+
+    Attributes:
+        experiment: the experiment file as plain data; validates as `messages.experiment.Experiment`.
+        dataset: `site_agent.datasets.config.DatasetConfig` as plain data (`model_dump(mode="json")`).
+        site: this site's name; seeds derive from it.
+        secret: the site's secret, for the split by keyed hash. Never logged, never sent on.
+        threads: CPU threads, part of reproducibility.
+        gpus: indices of the GPUs that the site lends; empty: CPU.
+        ram_bytes: most anonymous memory that the process may take on a CPU; None: no limit.
+        cache: folder for preprocessed cases and optimiser state; made if missing.
+    """
+
+    kind: Literal["prepare"] = "prepare"
+    experiment: dict[str, Any]
+    dataset: dict[str, Any]
+    site: str
+    secret: bytes
+    threads: int
+    gpus: list[int] = []
+    ram_bytes: int | None = None
+    cache: str
+
+
+class Train(Frame):
+    """Train the received global model for one round.
+
+    Attributes:
+        round: counted from 1.
+        model: file with the received global model's buffer, laid out by `manifest`.
+        manifest: `messages.tensors.Manifest` as plain data.
+        output: where the trained weights go, same manifest; written whole, then renamed into place.
+        evaluate: also score the received global model on the validation cases, before training.
+    """
+
+    kind: Literal["train"] = "train"
+    round: int
+    attempt: int
+    model: str
+    manifest: dict[str, Any]
+    output: str
+    evaluate: bool = False
+
+
+class Evaluate(Frame):
+    """Score a model on whole splits; `label` ("final", "selected", …) comes back with the scores."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    round: int
+    model: str
+    manifest: dict[str, Any]
+    splits: list[Split]
+    label: str
+
+
+class Stop(Frame):
+    """End the process, exit status 0."""
+
+    kind: Literal["stop"] = "stop"
+
+
+Request = Prepare | Train | Evaluate | Stop
+
+
+class RegionScore(Frame):
+    """One case, one region: Dice in 3-D on the native grid.
+
+    Attributes:
+        dice: None where reference and prediction are both empty (left out and counted); 0 where only the
+            reference is empty (a false positive).
+        hd95: 95th percentile of the surface distance in mm; None unless asked for and both are non-empty.
+    """
+
+    dice: float | None
+    reference_empty: bool
+    prediction_empty: bool
+    hd95: float | None = None
+
+
+class CaseScore(Frame):
+    """One case's scores. `case` is its local name: it stays at the site.
+
+    Attributes:
+        failed: the case could not be scored; counted, never skipped. `regions` is empty then.
+    """
+
+    case: str
+    failed: bool = False
+    regions: dict[str, RegionScore]
+
+
+class SplitScores(Frame):
+    """All cases of one split, in the order of their names: raw material. The agent decides what leaves."""
+
+    split: Split
+    cases: list[CaseScore]
+
+
+class Prepared(Frame):
+    """The data are read, preprocessed and cached.
+
+    Attributes:
+        left_out: reason code → number of cases found and not used.
+        train, validation, test: cases in each split.
+        device: name as torch reports it ("cpu", "NVIDIA H100"); local.
+        device_type: "cpu" or "cuda".
+        versions: library → version, of what decides the bits.
+        deterministic: whether the same bits come again on this device type, versions and thread count.
+        fingerprint: hex SHA-256 over cases used, splits and preprocessing: changes when the data change.
+    """
+
+    kind: Literal["prepared"] = "prepared"
+    found: int
+    used: int
+    left_out: dict[str, int]
+    train: int
+    validation: int
+    test: int
+    device: str
+    device_type: Literal["cpu", "cuda"]
+    threads: int
+    versions: dict[str, str]
+    deterministic: bool
+    fingerprint: str
+
+
+class Progress(Frame):
+    """Where the process is; at most a few a second. `done` of `total` are steps (training) or cases."""
+
+    kind: Literal["progress"] = "progress"
+    round: int
+    phase: Phase
+    done: int
+    total: int
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    eta_seconds: float | None = None
+
+
+class Trained(Frame):
+    """The update lies in `Train.output`.
+
+    Attributes:
+        cases: training cases used: the weight of the update.
+        steps: optimiser steps. epochs: passes over the training cases. loss: mean over the round's steps.
+        evaluation: the received global model on the validation cases, if it was asked for.
+    """
+
+    kind: Literal["trained"] = "trained"
+    round: int
+    attempt: int
+    cases: int
+    steps: int
+    epochs: float
+    loss: float
+    seconds: float
+    evaluation: SplitScores | None = None
+
+
+class Evaluated(Frame):
+    """Answer to `Evaluate`: one entry for each split asked for, in that order."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    round: int
+    label: str
+    scores: list[SplitScores]
+
+
+class Failed(Frame):
+    """The request failed; the process lives on unless `fatal`.
+
+    Attributes:
+        code: out of `messages.reasons.Reason`; this alone may leave the site.
+        detail: for the local log only.
+    """
+
+    kind: Literal["failed"] = "failed"
+    code: str
+    round: int
+    detail: str = ""
+    fatal: bool = False
+
+
+Reply = Prepared | Progress | Trained | Evaluated | Failed
+
+_REQUESTS: dict[str, type[Frame]] = {
+    "prepare": Prepare,
+    "train": Train,
+    "evaluate": Evaluate,
+    "stop": Stop,
+}
+_REPLIES: dict[str, type[Frame]] = {
+    "prepared": Prepared,
+    "progress": Progress,
+    "trained": Trained,
+    "evaluated": Evaluated,
+    "failed": Failed,
+}
+
+
+def encode(frame: Frame) -> bytes:
+    """One frame with its length in front."""
+    body: bytes = msgpack.packb(frame.model_dump())
+    if len(body) > LARGEST_FRAME:
+        raise MalformedMessage("too-large", f"a frame to or from the trainer has {len(body)} bytes")
+    return len(body).to_bytes(4, "big") + body
+
+
+def _decode(body: bytes, models: dict[str, type[Frame]]) -> Frame:
+    try:
+        plain = msgpack.unpackb(body, strict_map_key=True)
+        return models[plain["kind"]].model_validate(plain)
+    except (ValueError, KeyError, TypeError, ValidationError, msgpack.UnpackException) as error:
+        raise MalformedMessage(
+            "malformed", f"frame from the other side of the trainer's socket: {error}"
+        ) from error
+
+
+def decode_request(body: bytes) -> Request:
+    """A frame's body as a request; raises MalformedMessage."""
+    return _decode(body, _REQUESTS)  # type: ignore[return-value]
+
+
+def decode_reply(body: bytes) -> Reply:
+    """A frame's body as a reply; raises MalformedMessage."""
+    return _decode(body, _REPLIES)  # type: ignore[return-value]
+
+
+def read_frame(source: socket.socket) -> bytes | None:
+    """The body of the next frame; None where the other side has closed (also in mid-frame)."""
+    head = _read_exactly(source, 4)
+    if head is None:
+        return None
+    length = int.from_bytes(head, "big")
+    if length > LARGEST_FRAME:
+        raise MalformedMessage("too-large", f"a frame on the trainer's socket announces {length} bytes")
+    return _read_exactly(source, length)
+
+
+def _read_exactly(source: socket.socket, size: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size:
+        try:
+            part = source.recv(min(size - len(parts), 2**20))
+        except (ConnectionError, OSError):
+            return None
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
