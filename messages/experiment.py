@@ -1,0 +1,290 @@
+"""The experiment file: what a researcher publishes, as a strict model. Data only, never code.
+
+One section a class. Everything that a site or the coordinator decides from an experiment is decided from this
+model; its digest is over the canonical encoding, so that comments and key order do not matter.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from messages import codec, settings
+from messages.settings import Name, Seconds, Settings
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+
+
+class Task(Settings):
+    """What the net is to learn. Regions are named unions of concepts, never a site's integers."""
+
+    kind: Literal["segmentation"]
+    channels: tuple[Concept, ...] = Field(min_length=1, max_length=16)
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    regions: dict[Concept, tuple[Concept, ...]] = Field(min_length=1, max_length=32)
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Every concept that some region names, sorted."""
+        return tuple(sorted({concept for members in self.regions.values() for concept in members}))
+
+    @property
+    def out_channels(self) -> int:
+        """Outputs of the net: one a region for sigmoid, background first for softmax."""
+        return len(self.regions) + (self.activation == "softmax")
+
+    @model_validator(mode="after")
+    def _regions_fit_the_activation(self) -> Self:
+        members = [concept for region in self.regions.values() for concept in region]
+        if any(not region for region in self.regions.values()):
+            raise ValueError("every region names at least one concept")
+        if self.activation == "softmax" and len(members) != len(set(members)):
+            raise ValueError('regions that overlap need activation = "sigmoid"')
+        return self
+
+
+class Split(Settings):
+    """Shares of the patients."""
+
+    train: Fraction = 0.7
+    validation: Fraction = 0.1
+    test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if abs(self.train + self.validation + self.test - 1) > 1e-6 or self.train <= 0:
+            raise ValueError("train, validation and test add up to 1, and train is above 0")
+        return self
+
+
+class Data(Settings):
+    """Which data set each site brings, by the name under which its operator described it."""
+
+    dataset: Name
+    split: Split = Split()
+    least_cases: int = Field(1, ge=1)
+    least_used_share: Fraction = 0.0
+
+
+class Net(Settings):
+    """A net by name; its parameters are checked by `nets.registry`."""
+
+    model_config = Settings.model_config | {"extra": "allow"}
+    name: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class Preprocessing(Settings):
+    """How native images become the net's input."""
+
+    orientation: str | None = Field("RAS", pattern=r"^[RL][AP][SI]$")
+    spacing_mm: tuple[float, float, float] | None = None
+    crop: Literal["foreground", "none"] = "foreground"
+    normalise: Literal["zscore-nonzero", "zscore", "none"] = "zscore-nonzero"
+
+    @field_validator("spacing_mm")
+    @classmethod
+    def _positive(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and min(value) <= 0:
+            raise ValueError("spacings are millimetres above 0")
+        return value
+
+
+class Augmentation(Settings):
+    """Probabilities and strengths; 0 switches one off."""
+
+    flip: Fraction = 0.0
+    """Chance of mirroring, for each axis."""
+    scale_intensity: float = Field(0.0, ge=0, lt=1)
+    shift_intensity: float = Field(0.0, ge=0, lt=1)
+    noise: float = Field(0.0, ge=0, lt=1)
+
+
+class Optimizer(Settings):
+    name: Literal["Adam", "AdamW", "SGD"] = "Adam"
+    lr: float = Field(1e-3, gt=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD only."""
+    reset: bool = True
+    """Fresh moments each round (the thesis's choice); false keeps them at the site."""
+
+
+class Schedule(Settings):
+    """Learning rate over the rounds."""
+
+    name: Literal["constant", "poly", "cosine"] = "constant"
+    over: Literal["rounds"] = "rounds"
+    power: float = Field(0.9, gt=0)
+    warmup_rounds: int = Field(0, ge=0)
+
+    def factor(self, round_number: int, rounds: int) -> float:
+        """What the learning rate is multiplied by in a round (first is 1) of so many."""
+        import math
+
+        done = (round_number - 1) / max(rounds, 1)
+        warm = min(1.0, round_number / (self.warmup_rounds + 1))
+        if self.name == "poly":
+            return warm * (1 - done) ** self.power
+        if self.name == "cosine":
+            return warm * 0.5 * (1 + math.cos(math.pi * done))
+        return warm
+
+
+class Training(Settings):
+    """A site's work in one round: so many local epochs, or so many optimiser steps."""
+
+    local_epochs: int | None = Field(None, ge=1)
+    local_steps: int | None = Field(None, ge=1)
+    patch: tuple[int, int, int] = (64, 64, 64)
+    patches_per_case: int = Field(1, ge=1, le=64)
+    """Patches drawn from each case in an epoch."""
+    foreground_share: Fraction = 0.33
+    batch: int = Field(2, ge=1, le=256)
+    loss: Literal["dice+bce", "dice+ce"] = "dice+bce"
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    precision: Literal["float32", "amp"] = "float32"
+    clip_norm: float | None = Field(None, gt=0)
+
+    @field_validator("patch")
+    @classmethod
+    def _patch_positive(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(value) < 8:
+            raise ValueError("a patch is at least 8 voxels along each axis")
+        return value
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> Self:
+        if self.local_epochs is not None and self.local_steps is not None:
+            raise ValueError("give local_epochs or local_steps, not both")
+        return self
+
+    @property
+    def epochs(self) -> int | None:
+        """Local epochs a round; None where steps are given."""
+        return None if self.local_steps is not None else (self.local_epochs or 1)
+
+
+class Evaluation(Settings):
+    every: int = Field(1, ge=1)
+    """The received global model is scored on the validation cases every so many rounds."""
+    overlap: float = Field(0.5, ge=0, lt=1)
+    metrics: tuple[Literal["dice", "hd95"], ...] = ("dice",)
+    select_by: Literal["validation.dice.mean", "last"] = "validation.dice.mean"
+
+
+class Rounds(Settings):
+    count: int = Field(ge=1, le=100_000)
+    enrol_within: Seconds = 86400.0
+    train_within: Seconds = 21600.0
+    grace: Seconds | None = None
+    """After quorum is met; default: the larger of 60 s and half the time it took."""
+    at_deadline: Literal["extend", "fail"] = "extend"
+    extensions: int = Field(2, ge=0, le=100)
+
+
+class Plan(Settings):
+    kind: Literal["aggregation"] = "aggregation"
+    strategy: Literal["FedAvg"] = "FedAvg"
+    weight_by: Literal["cases_used", "equal"] = "cases_used"
+    weight_cap: float = Field(1.0, gt=0, le=1)
+    """No site weighs more than this share (the rest is scaled up in proportion, as far as it goes)."""
+
+
+class Quorum(Settings):
+    """What must have arrived before a round may close."""
+
+    least_sites: int | Literal["all"] = "all"
+    least_case_share: Fraction = 0.0
+
+    @field_validator("least_sites")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError('give a number of sites from 1, or "all"')
+        return value
+
+
+class Privacy(Settings):
+    """Can only tighten a site's floors."""
+
+    secure_aggregation: Literal[False] = False
+
+
+class Wire(Settings):
+    codec: Literal["exact"] = "exact"
+    """Tensors travel as they are, bit by bit."""
+
+
+class Experiment(Settings):
+    """The whole file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    id: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
+    purpose: str = Field("", max_length=500)
+    approval: str = Field("", max_length=200)
+    expires: date | None = None
+    seed: int = Field(0, ge=0, lt=2**63)
+    sites: tuple[Name, ...] = Field(min_length=1, max_length=1000)
+    keep_updates: Literal["all", "none"] | Annotated[int, Field(ge=0)] = "all"
+    """How many rounds' updates the coordinator keeps for replay (its operator may cap it)."""
+    task: Task
+    data: Data
+    net: Net
+    preprocessing: Preprocessing = Preprocessing()
+    augmentation: Augmentation = Augmentation()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    rounds: Rounds
+    plan: Plan = Plan()
+    quorum: Quorum = Quorum()
+    privacy: Privacy = Privacy()
+    wire: Wire = Wire()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("sites: a site is named twice")
+        if self.id == "none":
+            raise ValueError('id: "none" is reserved')
+        if isinstance(self.quorum.least_sites, int) and self.quorum.least_sites > len(self.sites):
+            raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
+        if self.training.loss == "dice+bce" and self.task.activation == "softmax":
+            raise ValueError('training.loss: "dice+bce" goes with sigmoid, "dice+ce" with softmax')
+        if self.training.loss == "dice+ce" and self.task.activation == "sigmoid":
+            raise ValueError('training.loss: "dice+ce" goes with softmax, "dice+bce" with sigmoid')
+        return self
+
+    @property
+    def least_sites(self) -> int:
+        """Quorum's number of sites."""
+        return len(self.sites) if self.quorum.least_sites == "all" else self.quorum.least_sites
+
+    def plain(self) -> dict[str, Any]:
+        """As plain types for the wire; `Experiment.model_validate` reads it back to an equal model."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical encoding of the content."""
+        return sha256(codec.canonical(self.plain())).hexdigest()
+
+
+def read(path: Path) -> Experiment:
+    """Read an experiment file (TOML); ConfigError lists every mistake."""
+    return settings.read(path, Experiment)
+
+
+def loads(text: str, where: str = "experiment") -> Experiment:
+    """Parse TOML text."""
+    return settings.parse(tomllib.loads(text), Experiment, where)

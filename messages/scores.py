@@ -1,0 +1,129 @@
+"""What a site reports of an evaluation, and how reports pool (the design's evaluation rules 3 to 5).
+
+For each metric and region: sums and counts, no per-case score unless the site shares them. Reference and
+prediction both empty: left out and counted. Reference empty, prediction not: scored (Dice 0) and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class RegionScore(BaseModel):
+    """One metric of one region over a site's cases."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n: Count = 0
+    """Cases that were scored."""
+    sum: float = 0.0
+    squares: float = 0.0
+    both_empty: Count = 0
+    """Left out: neither reference nor prediction has the region."""
+    reference_empty: Count = 0
+    """Cases whose reference is empty (both_empty included)."""
+    false_positive: Count = 0
+    """Reference empty, prediction not: part of `n` for Dice, with score 0."""
+    failed: Count = 0
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the scored cases; None where there is none."""
+        return self.sum / self.n if self.n else None
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over the scored cases."""
+        if self.n < 2:
+            return None
+        return math.sqrt(max(0.0, self.squares / self.n - (self.sum / self.n) ** 2) * self.n / (self.n - 1))
+
+    @property
+    def mean_nonempty(self) -> float | None:
+        """Mean over cases whose reference is not empty (false positives scored 0, so their part of the sum is 0)."""
+        n = self.n - self.false_positive
+        return self.sum / n if n > 0 else None
+
+    def __add__(self, other: RegionScore) -> RegionScore:
+        return RegionScore(**{key: getattr(self, key) + getattr(other, key) for key in RegionScore.model_fields})
+
+
+class SplitScores(BaseModel):
+    """Scores of one model on one split at one site, or pooled over sites."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cases: Count
+    withheld: bool = False
+    """Fewer cases than the site's floor: only `cases` is told."""
+    metrics: dict[str, dict[str, RegionScore]] = {}
+    """Metric → region → sums."""
+    rows: list[dict[str, float | None]] | None = None
+    """Dice by region for each case, in the split's keyed order, only where the site's policy shares them;
+    None is left out (both empty)."""
+
+    def mean(self, metric: str = "dice") -> float | None:
+        """Region mean over cases, then mean over regions (rule 4); None where no region was scored."""
+        means = [score.mean for score in self.metrics.get(metric, {}).values() if score.mean is not None]
+        return sum(means) / len(means) if means else None
+
+    def regions(self, metric: str = "dice") -> dict[str, float | None]:
+        """Mean for each region."""
+        return {region: score.mean for region, score in self.metrics.get(metric, {}).items()}
+
+    def for_sharing(self, floor: int, share_rows: bool) -> SplitScores:
+        """What may leave the site: nothing but the count below the floor, rows only where shared."""
+        if self.cases < floor:
+            return SplitScores(cases=self.cases, withheld=True)
+        return self if share_rows else self.model_copy(update={"rows": None})
+
+
+def tally(scores: Iterable[float | None], *, reference_empty: Iterable[bool], failed: int = 0) -> RegionScore:
+    """Sums of one metric of one region.
+
+    Args:
+        scores: one a case; None where reference and prediction are both empty.
+        reference_empty: for each case, whether its reference is empty.
+        failed: cases that could not be scored at all.
+    """
+    n = both = empty = false_positive = 0
+    total = squares = 0.0
+    for score, is_empty in zip(scores, reference_empty, strict=True):
+        empty += is_empty
+        if score is None:
+            both += 1
+            continue
+        n += 1
+        false_positive += is_empty
+        total += score
+        squares += score * score
+    return RegionScore(
+        n=n,
+        sum=total,
+        squares=squares,
+        both_empty=both,
+        reference_empty=empty,
+        false_positive=false_positive,
+        failed=failed,
+    )
+
+
+def pool(reports: Iterable[SplitScores]) -> SplitScores:
+    """All cases of all sites together ("overall", rule 4); withheld reports add only to nothing."""
+    cases = 0
+    metrics: dict[str, dict[str, RegionScore]] = {}
+    for report in reports:
+        if report.withheld:
+            continue
+        cases += report.cases
+        for metric, regions in report.metrics.items():
+            into = metrics.setdefault(metric, {})
+            for region, score in regions.items():
+                into[region] = into[region] + score if region in into else score
+    return SplitScores(cases=cases, metrics=metrics)
