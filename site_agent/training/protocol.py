@@ -17,6 +17,7 @@ import msgpack
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from messages.errors import MalformedMessage
+from messages.scores import RegionScore, SplitScores, tally
 
 LARGEST_FRAME = 64 * 2**20
 
@@ -95,7 +96,7 @@ class Stop(Frame):
 Request = Prepare | Train | Evaluate | Stop
 
 
-class RegionScore(Frame):
+class RegionRow(Frame):
     """One case, one region: Dice in 3-D on the native grid.
 
     Attributes:
@@ -110,7 +111,7 @@ class RegionScore(Frame):
     hd95: float | None = None
 
 
-class CaseScore(Frame):
+class CaseRow(Frame):
     """One case's scores. `case` is its local name: it stays at the site.
 
     Attributes:
@@ -119,14 +120,49 @@ class CaseScore(Frame):
 
     case: str
     failed: bool = False
-    regions: dict[str, RegionScore]
+    regions: dict[str, RegionRow]
 
 
-class SplitScores(Frame):
-    """All cases of one split, in the order of their names: raw material. The agent decides what leaves."""
+class SplitRows(Frame):
+    """All cases of one split, in the split's keyed order: raw material. The agent decides what leaves.
+
+    `hd95` tells whether that metric was asked for.
+    """
 
     split: Split
-    cases: list[CaseScore]
+    cases: list[CaseRow]
+    hd95: bool = False
+
+    def scores(self) -> SplitScores:
+        """As it may be reported, rows included: `SplitScores.for_sharing` takes away what the policy forbids."""
+        scored = [case.regions for case in self.cases if not case.failed]
+        failed = len(self.cases) - len(scored)
+        regions = list(dict.fromkeys(region for case in scored for region in case))
+        metrics = {
+            "dice": {
+                region: tally(
+                    [case[region].dice for case in scored],
+                    reference_empty=[case[region].reference_empty for case in scored],
+                    failed=failed,
+                )
+                for region in regions
+            }
+        }
+        if self.hd95:
+            metrics["hd95"] = {region: self._distances(region, scored, failed) for region in regions}
+        rows = [
+            {region: case.regions[region].dice if region in case.regions else None for region in regions}
+            for case in self.cases
+        ]
+        return SplitScores(cases=len(self.cases), metrics=metrics, rows=rows)
+
+    @staticmethod
+    def _distances(region: str, scored: list[dict[str, RegionRow]], failed: int) -> RegionScore:
+        rows = [case[region] for case in scored]
+        score = tally([row.hd95 for row in rows], reference_empty=[row.reference_empty for row in rows], failed=failed)
+        # A distance exists only where neither is empty: `both_empty` means what it says here too.
+        both = sum(row.reference_empty and row.prediction_empty for row in rows)
+        return score.model_copy(update={"both_empty": both})
 
 
 class Prepared(Frame):
@@ -188,7 +224,7 @@ class Trained(Frame):
     epochs: float
     loss: float
     seconds: float
-    evaluation: SplitScores | None = None
+    evaluation: SplitRows | None = None
 
 
 class Evaluated(Frame):
@@ -197,7 +233,7 @@ class Evaluated(Frame):
     kind: Literal["evaluated"] = "evaluated"
     round: int
     label: str
-    scores: list[SplitScores]
+    scores: list[SplitRows]
 
 
 class Failed(Frame):
@@ -245,9 +281,7 @@ def _decode(body: bytes, models: dict[str, type[Frame]]) -> Frame:
         plain = msgpack.unpackb(body, strict_map_key=True)
         return models[plain["kind"]].model_validate(plain)
     except (ValueError, KeyError, TypeError, ValidationError, msgpack.UnpackException) as error:
-        raise MalformedMessage(
-            "malformed", f"frame from the other side of the trainer's socket: {error}"
-        ) from error
+        raise MalformedMessage("malformed", f"frame from the other side of the trainer's socket: {error}") from error
 
 
 def decode_request(body: bytes) -> Request:

@@ -1,0 +1,96 @@
+"""`python -m nets.initial`: write an experiment's initial model, so that the coordinator need not import torch.
+
+Prints one JSON object: `digest`, `parameters`, `bytes`, `tensors`. Exit status as everywhere: 2 where the experiment
+cannot be built, 1 where writing failed; the reason is the one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from messages import codec
+from messages.errors import ConfigError, KonsilError, WorkFailed
+from messages.experiment import Experiment, read
+from messages.settings import parse
+from messages.tensors import Manifest, write_into
+from nets.digest import model_digest
+
+
+def initial_model(experiment: Experiment) -> tuple[Manifest, bytearray]:
+    """The model before round 1: seeded by the experiment, the same on every machine with the same torch."""
+    import torch
+
+    from nets.build import build
+    from nets.weights import arrays, manifest
+
+    # One thread: the initialisers' order of draws does not depend on it, and a coordinator has better to do.
+    torch.set_num_threads(1)
+    net = build(
+        {"name": experiment.net.name, **experiment.net.parameters},
+        len(experiment.task.channels),
+        experiment.task.out_channels,
+        experiment.seed,
+    )
+    described = manifest(net)
+    buffer = bytearray(described.nbytes)
+    write_into(arrays(net), described, memoryview(buffer))
+    return described, buffer
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="nets.initial", description="Write an experiment's initial model.")
+    parser.add_argument("--experiment", type=Path, required=True, help=".toml, .json or .msgpack")
+    parser.add_argument("--out", type=Path, required=True, help="file for the buffer of all tensors")
+    parser.add_argument("--manifest", type=Path, required=True, help="file for the manifest (JSON)")
+    options = parser.parse_args(arguments)
+    try:
+        experiment = _experiment(options.experiment)
+        described, buffer = initial_model(experiment)
+        _write(options.out, buffer)
+        _write(options.manifest, json.dumps(described.plain()).encode())
+    except KonsilError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_status
+    summary = {
+        "digest": model_digest(described, buffer),
+        "parameters": int(np.sum([spec.size for spec in described.tensors])),
+        "bytes": described.nbytes,
+        "tensors": len(described.tensors),
+    }
+    print(json.dumps(summary))  # noqa: T201
+    return 0
+
+
+def _experiment(path: Path) -> Experiment:
+    if path.suffix == ".toml":
+        return read(path)
+    try:
+        content = path.read_bytes()
+        plain = json.loads(content) if path.suffix == ".json" else codec.unpack(content)
+    except (OSError, ValueError, KonsilError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=str(path)) from None
+    return parse(plain, Experiment, str(path))
+
+
+def _write(path: Path, content: bytes | bytearray) -> None:
+    """Whole or not at all: a file beside it, synced, renamed."""
+    beside = path.with_name(path.name + ".part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

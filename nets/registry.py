@@ -1,0 +1,100 @@
+"""Which nets exist, and their parameters as strict models. Torch-free: coordinator and CLI read it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from messages.errors import ConfigError
+from messages.settings import Settings, parse
+
+
+class NetSpec(Settings):
+    """Parameters of one net. Subclasses name their paper and MONAI class."""
+
+    name: str
+
+    def divisor(self) -> int:
+        """Each edge of a patch must be a multiple of this."""
+        return 1
+
+
+class UNetSpec(NetSpec):
+    """Residual 3D U-Net: Çiçek et al. 2016 (arXiv 1606.06650), Kerfoot et al. 2019; `monai.networks.nets.UNet`.
+
+    Attributes:
+        channels: feature maps at each level, from the finest.
+        strides: down-sampling between levels: one fewer than `channels`.
+        num_res_units: convolutions in each residual unit; 0: plain convolutions.
+        norm: instance and group normalisation keep no running statistics; with batch normalisation the
+            running statistics are averaged like weights.
+    """
+
+    name: Literal["UNet"] = "UNet"
+    channels: tuple[int, ...] = Field((16, 32, 64, 128, 256), min_length=2, max_length=8)
+    strides: tuple[int, ...] = Field((2, 2, 2, 2), min_length=1, max_length=7)
+    num_res_units: int = Field(2, ge=0, le=8)
+    kernel_size: Literal[3, 5, 7] = 3
+    norm: Literal["instance", "batch", "group"] = "instance"
+    act: Literal["PRELU", "LEAKYRELU", "RELU"] = "PRELU"
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.strides) != len(self.channels) - 1:
+            raise ValueError(f"strides needs {len(self.channels) - 1} numbers: one fewer than channels")
+        if min(self.channels) < 1 or min(self.strides) < 1:
+            raise ValueError("channels and strides must be 1 or more")
+        if self.norm == "group" and any(width % GROUPS for width in self.channels[:-1]):
+            raise ValueError(f'norm = "group" needs channels that are multiples of {GROUPS}')
+        return self
+
+    def divisor(self) -> int:
+        """Product of the strides."""
+        return prod(self.strides)
+
+
+class SegResNetSpec(NetSpec):
+    """Residual encoder-decoder: Myronenko 2018 (arXiv 1810.11654); `monai.networks.nets.SegResNet`."""
+
+    name: Literal["SegResNet"] = "SegResNet"
+    init_filters: int = Field(8, ge=8, multiple_of=8)
+    blocks_down: tuple[int, ...] = Field((1, 2, 2, 4), min_length=2, max_length=6)
+    blocks_up: tuple[int, ...] = Field((1, 1, 1), min_length=1, max_length=5)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.blocks_up) != len(self.blocks_down) - 1:
+            raise ValueError(f"blocks_up needs {len(self.blocks_down) - 1} numbers: one fewer than blocks_down")
+        return self
+
+    def divisor(self) -> int:
+        """Each level below the first halves the grid."""
+        return int(2 ** (len(self.blocks_down) - 1))
+
+
+GROUPS = 4
+"""Groups of group normalisation in `UNet`."""
+
+NETS: dict[str, type[NetSpec]] = {"UNet": UNetSpec, "SegResNet": SegResNetSpec}
+
+
+def known() -> list[str]:
+    """Names of all nets."""
+    return sorted(NETS)
+
+
+def read(spec: Mapping[str, Any], where: str = "net") -> NetSpec:
+    """Check a `[net]` table: its name and that net's parameters.
+
+    Raises:
+        ConfigError: no such net, unknown parameter, or a value that is not allowed.
+    """
+    name = spec.get("name")
+    if not isinstance(name, str) or name not in NETS:
+        raise ConfigError(f"net {name!r} does not exist", where=where, advice=f"Known nets: {', '.join(known())}")
+    return parse(dict(spec), NETS[name], where)
