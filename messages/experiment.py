@@ -6,6 +6,7 @@ model; its digest is over the canonical encoding, so that comments and key order
 
 from __future__ import annotations
 
+import math
 import tomllib
 from datetime import date
 from hashlib import sha256
@@ -130,12 +131,10 @@ class Schedule(Settings):
 
     def factor(self, round_number: int, rounds: int) -> float:
         """What the learning rate is multiplied by in a round (first is 1) of so many."""
-        import math
-
         done = (round_number - 1) / max(rounds, 1)
         warm = min(1.0, round_number / (self.warmup_rounds + 1))
         if self.name == "poly":
-            return warm * (1 - done) ** self.power
+            return float(warm * (1 - done) ** self.power)
         if self.name == "cosine":
             return warm * 0.5 * (1 + math.cos(math.pi * done))
         return warm

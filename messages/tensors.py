@@ -105,8 +105,7 @@ def manifest_of(arrays: Mapping[str, NDArray[Any]], chunk_bytes: int = CHUNK_BYT
     """The manifest of named arrays, in their order; ValueError for a dtype that does not travel."""
     return Manifest(
         tensors=tuple(
-            TensorSpec(name=name, shape=tuple(array.shape), dtype=array.dtype.name)  # type: ignore[arg-type]
-            for name, array in arrays.items()
+            TensorSpec(name=name, shape=tuple(array.shape), dtype=array.dtype.name) for name, array in arrays.items()
         ),
         chunk_bytes=chunk_bytes,
     )
@@ -142,8 +141,8 @@ def views(manifest: Manifest, buffer: Buffer) -> dict[str, NDArray[Any]]:
 
 def chunk_digests(manifest: Manifest, buffer: Buffer) -> list[bytes]:
     """SHA-256 of each chunk."""
-    data = memoryview(buffer).cast("B")
-    return [sha256(data[slice(*manifest.chunk_range(index))]).digest() for index in range(manifest.chunks)]
+    data = np.frombuffer(buffer, dtype=np.uint8)
+    return [sha256(data[slice(*manifest.chunk_range(index))].data).digest() for index in range(manifest.chunks)]
 
 
 def seal(manifest: Manifest, digests: Iterable[bytes]) -> str:

@@ -1,0 +1,147 @@
+"""The event log's hash chain: entries, how they link, how a copy is verified, and the export file.
+
+Each entry links twice: to the entry before it in its own experiment (`previous`), so that one experiment's log
+verifies alone, and to the entry before it in the whole journal (`before`), so that no experiment can be taken out
+unnoticed. Hash: SHA-256 over the entry's encoding without the hash (cf. RFC 9162, section 2, for what follows:
+signed heads over the entries).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from messages import codec
+from messages.errors import ConfigError, LogBroken, MalformedMessage
+
+ZERO = bytes(32)
+VERSION = 1
+MAGIC = b"KONSIL-LOG-1\n"
+MAX_ENTRY = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the journal.
+
+    `number` counts the whole journal from 1, `index` the experiment's entries from 1. `time` is the coordinator's
+    clock, seconds since 1970. `type` says how to read `body`, which is msgpack.
+    """
+
+    number: int
+    index: int
+    experiment: str
+    time: float
+    type: str
+    body: bytes
+    previous: bytes = ZERO
+    before: bytes = ZERO
+    hash: bytes = field(default=ZERO)
+
+    def _content(self) -> list[Any]:
+        return [
+            VERSION,
+            self.number,
+            self.index,
+            self.experiment,
+            self.time,
+            self.type,
+            self.body,
+            self.previous,
+            self.before,
+        ]
+
+    def computed_hash(self) -> bytes:
+        """What `hash` has to be."""
+        return sha256(codec.pack(self._content())).digest()
+
+    def sealed(self) -> Entry:
+        """The same entry with its hash."""
+        return replace(self, hash=self.computed_hash())
+
+    def encode(self) -> bytes:
+        """For journal, `audit` stream and export file alike."""
+        return codec.pack([*self._content(), self.hash])
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Read an entry; MalformedMessage where it is none. The hash is not checked here."""
+    fields = codec.unpack(data, max_bytes=MAX_ENTRY)
+    types = [int, int, int, str, float, str, bytes, bytes, bytes, bytes]
+    if not isinstance(fields, list) or [type(item) for item in fields] != types or fields[0] != VERSION:
+        raise MalformedMessage("malformed", "not an entry of an event log")
+    return Entry(*fields[1:])
+
+
+def verify(entries: Iterable[Entry], *, whole_journal: bool = False) -> Iterator[Entry]:
+    """Yield each entry once it is known to be as it was written.
+
+    Args:
+        whole_journal: the entries are all of a journal, so that the link across experiments is checked too.
+
+    Raises:
+        LogBroken: names the first entry whose content, place or link was changed.
+    """
+    last: dict[str, Entry] = {}
+    before: Entry | None = None
+    for entry in entries:
+        where = f"entry {entry.index} of {entry.experiment} (journal number {entry.number})"
+        if entry.computed_hash() != entry.hash:
+            raise LogBroken("its content was changed: the hash does not match", where=where)
+        previous = last.get(entry.experiment)
+        if entry.index != (previous.index + 1 if previous else 1):
+            raise LogBroken(f"entries are missing before it (after {previous.index if previous else 0})", where=where)
+        if entry.previous != (previous.hash if previous else ZERO):
+            raise LogBroken("it does not follow from the entry before it: that one was replaced", where=where)
+        if whole_journal:
+            if entry.number != (before.number + 1 if before else 1):
+                raise LogBroken("entries of the journal are missing before it", where=where)
+            if entry.before != (before.hash if before else ZERO):
+                raise LogBroken("it does not follow from the journal's entry before it", where=where)
+        last[entry.experiment] = before = entry
+        yield entry
+
+
+def write_export(path: Path, entries: Iterable[Entry]) -> int:
+    """Write entries to one file that verifies alone; returns how many. Written beside and moved, never half."""
+    count = 0
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(MAGIC)
+        for entry in entries:
+            data = entry.encode()
+            file.write(len(data).to_bytes(4, "big") + data)
+            count += 1
+    part.replace(path)
+    return count
+
+
+def read_export(path: Path) -> Iterator[Entry]:
+    """Read an exported log entry by entry.
+
+    Raises:
+        ConfigError: the file cannot be read or is no exported log.
+        LogBroken: it is cut off, or an entry cannot be read; names its place.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    with file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ConfigError("is not an exported event log", where=str(path), advice="Use `konsil audit export`")
+        position = 0
+        while head := file.read(4):
+            position += 1
+            where = f"{path}, entry {position}"
+            length = int.from_bytes(head, "big")
+            data = file.read(length) if len(head) == 4 and length <= MAX_ENTRY else b""
+            if len(head) < 4 or len(data) < length or not data:
+                raise LogBroken("the file is cut off or an entry's length was changed", where=where)
+            try:
+                yield decode_entry(data)
+            except MalformedMessage:
+                raise LogBroken("its content was changed: it cannot be read", where=where) from None

@@ -1,0 +1,382 @@
+"""Every event kind: its body's model, the queue it travels to, whether it is history (journaled) or only live.
+
+A body never holds free text from a site, a path, or anything that names a patient: reason codes and counts only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
+from messages.reasons import Reason
+from messages.scores import SplitScores
+from messages.tensors import Manifest
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+EventId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+Versions = Annotated[dict[str, Annotated[str, Field(max_length=40)]], Field(max_length=16)]
+LeftOut = dict[Reason, Count]
+
+
+class Body(BaseModel):
+    """Base of all bodies: unknown fields are refused; frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain types for msgpack."""
+        return self.model_dump(mode="python", exclude_none=True, by_alias=True, serialize_as_any=True)
+
+
+class Transfer(Body):
+    """Names a transfer and seals its content. (experiment and sender stand in the envelope.)"""
+
+    round: RoundNumber
+    attempt: Count = 1
+    seal: Digest
+    manifest: Manifest
+
+
+# researcher → coordinator
+
+
+class ExperimentStart(Body):
+    experiment: dict[str, Any]
+
+
+class ExperimentAbort(Body):
+    pass
+
+
+class ExperimentPause(Body):
+    pass
+
+
+class ExperimentResume(Body):
+    pass
+
+
+class ExperimentCheck(Body):
+    """Asks which sites are online and would take part; nothing is journaled."""
+
+    experiment: dict[str, Any]
+    nonce: EventId
+
+
+# coordinator → all
+
+
+class ExperimentAccepted(Body):
+    experiment: dict[str, Any]
+    digest: Digest
+    """`Experiment.digest()` of the file."""
+    researcher: SiteName
+    original: bytes
+    """The researcher's own event, verbatim."""
+    enrol_within: float
+
+
+class ExperimentRefused(Body):
+    reason: Reason
+    mistakes: str = Field("", max_length=4000)
+    """The coordinator's own words on an invalid file."""
+    event: EventId
+
+
+class ExperimentChecked(Body):
+    """The coordinator passes a check on to the sites."""
+
+    experiment: dict[str, Any]
+    researcher: SiteName
+    nonce: EventId
+
+
+class RoundStart(Body):
+    transfer: Transfer
+    model_digest: Digest
+    sites: list[SiteName]
+    """Sites that take part."""
+    evaluate: bool
+    """Score the received model on the validation cases."""
+    train_within: float
+
+
+class RoundComplete(Body):
+    contributors: dict[SiteName, Count]
+    """Site → training cases used."""
+    left_out: dict[SiteName, Reason]
+    model_digest: Digest
+    """Of the aggregate."""
+    validation: SplitScores | None = None
+    """Pooled validation scores of the model that this round received, where it was scored."""
+    seconds: float
+
+
+class Candidate(Body):
+    """A model that is scored at the end."""
+
+    label: Literal["final", "selected"]
+    transfer: Transfer
+    model_digest: Digest
+
+
+class EvaluationStart(Body):
+    models: list[Candidate]
+    sites: list[SiteName]
+    evaluate_within: float
+
+
+class ExperimentComplete(Body):
+    model: Candidate
+    """The model the experiment yields, by `evaluation.select_by`."""
+    model_round: RoundNumber
+    final_digest: Digest
+    test: SplitScores | None = None
+    """Pooled test scores of the model."""
+    rounds: Count
+
+
+class ExperimentFailed(Body):
+    reason: Reason
+
+
+class ExperimentAborted(Body):
+    reason: Reason = Reason.ABORTED
+
+
+class ExperimentPaused(Body):
+    reason: Reason | None = None
+
+
+class ExperimentResumed(Body):
+    pass
+
+
+class CoordinatorHello(Body):
+    """A coordinator started under a new term: sites answer with hello."""
+
+    versions: Versions
+
+
+# site → coordinator
+
+
+class Hello(Body):
+    """A site is online; answered with standing."""
+
+    versions: Versions
+
+
+class CaseCounts(Body):
+    found: Count
+    used: Count
+    left_out: LeftOut = {}
+    train: Count
+    validation: Count
+    test: Count
+
+
+class Platform(Body):
+    """What "same bits" depends on."""
+
+    device_type: str = Field(max_length=60)
+    threads: Count
+    versions: Versions
+    deterministic: bool
+
+
+class Joined(Body):
+    cases: CaseCounts
+    platform: Platform
+
+
+class Declined(Body):
+    reason: Reason
+    cases: CaseCounts | None = None
+
+
+class RoundAccepted(Body):
+    """The site has read a round-start or evaluation-start and takes it on."""
+
+
+class WeightsReady(Body):
+    transfer: Transfer
+    cases_used: Count
+    cases: CaseCounts
+    epochs: Count
+    steps: Count
+    loss: float | None
+    seconds: float
+    validation: SplitScores | None = None
+    """Scores of the received global model."""
+    platform: Platform
+
+
+class RoundFailed(Body):
+    """The site cannot deliver this round."""
+
+    reason: Reason
+
+
+class ModelScores(Body):
+    model_digest: Digest
+    splits: dict[Literal["validation", "test"], SplitScores]
+
+
+class Evaluated(Body):
+    scores: dict[Literal["final", "selected"], ModelScores]
+
+
+class Leaving(Body):
+    reason: Reason = Reason.LEAVING
+
+
+class Nonce(Body):
+    """The coordinator's own mark on uplink: what lies before it has been read."""
+
+    nonce: EventId
+
+
+class Echo(Body):
+    nonce: EventId
+
+
+# one party's inbox
+
+
+class Receipt(Body):
+    """The coordinator has stored these events of the addressee; they may leave its outbox."""
+
+    events: list[EventId] = Field(max_length=1000)
+
+
+class Refused(Body):
+    """An event or update of the addressee was not used, and why."""
+
+    event: EventId
+    kind: str = Field(max_length=32)
+    reason: Reason
+
+
+class Standing(Body):
+    """Where an experiment is, for a site that returns: the coordinator's current events, verbatim."""
+
+    state: str = Field(max_length=32)
+    events: list[bytes] = Field(max_length=8)
+
+
+class ChunksWanted(Body):
+    round: RoundNumber
+    attempt: Count
+    seal: Digest
+    chunks: list[Count] | None = Field(None, max_length=100_000)
+    """Indices; None means all."""
+
+
+# progress: live only
+
+
+class Alive(Body):
+    """Liveness, every few seconds."""
+
+    state: str = Field(max_length=32)
+    """idle, preparing, fetching, training, evaluating, sending, paused, draining"""
+    busy_with: str | None = Field(None, max_length=64)
+    queued: Count = 0
+
+
+class Progress(Body):
+    phase: Literal["preparing", "fetching", "training", "validating", "testing", "sending"]
+    done: Count
+    total: Count
+    epoch: Count | None = None
+    epochs: Count | None = None
+    loss: float | None = None
+    eta_seconds: float | None = None
+    bytes_down: Count = 0
+    bytes_up: Count = 0
+
+
+class CheckAnswer(Body):
+    nonce: EventId
+    accepts: bool
+    reason: Reason | None = None
+
+
+class EchoReply(Body):
+    nonce: EventId
+    time: float
+    """The coordinator's clock, seconds since 1970."""
+
+
+class KindSpec(BaseModel):
+    """One row of the table of kinds."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    queue: str
+    body: type[Body] | None
+    history: bool
+    senders: frozenset[str]
+
+
+def _row(queue: str, body: type[Body] | None, senders: str, *, history: bool = True) -> KindSpec:
+    return KindSpec(queue=queue, body=body, history=history, senders=frozenset(senders.split()))
+
+
+INBOX, UPDATE = "inbox", "update"
+
+KINDS: Mapping[str, KindSpec] = MappingProxyType(
+    {
+        "experiment-start": _row(UPLINK, ExperimentStart, "researcher"),
+        "experiment-abort": _row(UPLINK, ExperimentAbort, "researcher"),
+        "experiment-pause": _row(UPLINK, ExperimentPause, "researcher"),
+        "experiment-resume": _row(UPLINK, ExperimentResume, "researcher"),
+        "experiment-check": _row(UPLINK, ExperimentCheck, "researcher", history=False),
+        "echo": _row(UPLINK, Echo, "researcher site", history=False),
+        "nonce": _row(UPLINK, Nonce, "coordinator", history=False),
+        "hello": _row(UPLINK, Hello, "site", history=False),
+        "joined": _row(UPLINK, Joined, "site"),
+        "declined": _row(UPLINK, Declined, "site"),
+        "round-accepted": _row(UPLINK, RoundAccepted, "site"),
+        "weights-ready": _row(UPLINK, WeightsReady, "site"),
+        "round-failed": _row(UPLINK, RoundFailed, "site"),
+        "evaluated": _row(UPLINK, Evaluated, "site"),
+        "leaving": _row(UPLINK, Leaving, "site"),
+        "experiment-accepted": _row(DOWNLINK, ExperimentAccepted, "coordinator"),
+        "experiment-refused": _row(DOWNLINK, ExperimentRefused, "coordinator"),
+        "experiment-checked": _row(DOWNLINK, ExperimentChecked, "coordinator", history=False),
+        "round-start": _row(DOWNLINK, RoundStart, "coordinator"),
+        "round-complete": _row(DOWNLINK, RoundComplete, "coordinator"),
+        "evaluation-start": _row(DOWNLINK, EvaluationStart, "coordinator"),
+        "experiment-complete": _row(DOWNLINK, ExperimentComplete, "coordinator"),
+        "experiment-failed": _row(DOWNLINK, ExperimentFailed, "coordinator"),
+        "experiment-aborted": _row(DOWNLINK, ExperimentAborted, "coordinator"),
+        "experiment-paused": _row(DOWNLINK, ExperimentPaused, "coordinator"),
+        "experiment-resumed": _row(DOWNLINK, ExperimentResumed, "coordinator"),
+        "coordinator-hello": _row(DOWNLINK, CoordinatorHello, "coordinator", history=False),
+        "global-chunk": _row(GLOBAL, None, "coordinator", history=False),
+        "update-chunk": _row(UPDATE, None, "site", history=False),
+        "model-chunk": _row(MODELS, None, "coordinator", history=False),
+        "model-ready": _row(MODELS, ExperimentComplete, "coordinator", history=False),
+        "journal-entry": _row(AUDIT, None, "coordinator", history=False),
+        "receipt": _row(INBOX, Receipt, "coordinator", history=False),
+        "refused": _row(INBOX, Refused, "coordinator"),
+        "standing": _row(INBOX, Standing, "coordinator", history=False),
+        "chunks-wanted": _row(INBOX, ChunksWanted, "coordinator site", history=False),
+        "alive": _row(PROGRESS, Alive, "coordinator site", history=False),
+        "progress": _row(PROGRESS, Progress, "site", history=False),
+        "check-answer": _row(PROGRESS, CheckAnswer, "site", history=False),
+        "echo-reply": _row(PROGRESS, EchoReply, "coordinator", history=False),
+    }
+)
+
+ROUTES: Mapping[str, str] = MappingProxyType({kind: spec.queue for kind, spec in KINDS.items()})
+"""Kind → queue; "update" stands for the sender's `update.<site>`, "inbox" for the addressee's inbox."""
