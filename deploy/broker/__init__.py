@@ -1,0 +1,1 @@
+"""A consortium's broker: definitions (topology, users, permissions), and a private node for trying and testing."""
