@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from messages import names
+from messages import kinds, names
 from messages.errors import RequestError
 
 Definitions = dict[str, Any]
@@ -96,10 +96,7 @@ def render(
         raise RequestError("there is no coordinator", advice="Add the party 'coordinator'")
     sites = [party.name for party in parties if party.role == "site"]
     with_inbox = [party.name for party in parties if party.role != "auditor"]
-    if routes is None:
-        from messages import kinds
-
-        routes = kinds.ROUTES
+    routes = kinds.ROUTES if routes is None else routes
     return {
         "rabbit_version": "3.10.0",
         "vhosts": [{"name": consortium}],

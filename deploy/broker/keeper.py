@@ -58,7 +58,7 @@ def descendants(root: int) -> list[int]:
 
 def _reap() -> list[int]:
     """Take the ended children's statuses, adopted ones included; returns their process ids."""
-    ended = []
+    ended: list[int] = []
     while True:
         try:
             pid, _status = os.waitpid(-1, os.WNOHANG)

@@ -287,8 +287,8 @@ def find_server() -> Path:
 
 def find_epmd() -> Path:
     """Erlang's port mapper; raises Unreachable where Erlang is not installed."""
-    if path := shutil.which("epmd"):
-        return Path(path)
+    if found := shutil.which("epmd"):
+        return Path(found)
     for path in sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")):
         return path
     raise Unreachable("Erlang's epmd is not installed on this machine", advice=INSTALL_ADVICE)
