@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
+# does, and installs nothing the second time.
+.POSIX:
+.PHONY: help setup demo test lint check clean
+
+BIN = .venv/bin
+ARGS =
+
+help:
+	@echo 'make demo             train one model at three hospitals on this machine (ARGS="--rounds 4" for options)'
+	@echo 'make test             lint, types, import contracts and all tests'
+	@echo 'make setup            only what both need: RabbitMQ, .venv with pinned dependencies'
+	@echo 'make check            make test without the tests'
+	@echo 'make clean            remove .venv, caches and demo-out'
+	@echo
+	@echo 'KONSIL_TORCH=cpu|cuda, KONSIL_TORCH_INDEX=URL, KONSIL_PYTHON=PATH: see deploy/bootstrap/environment.sh'
+
+setup:
+	@sh deploy/bootstrap/find-python.sh >/dev/null
+	@sh deploy/bootstrap/broker.sh
+	@sh deploy/bootstrap/environment.sh
+
+# exec: make hands its place in the foreground over, so that Ctrl-C reaches the demo alone
+demo: setup
+	@exec $(BIN)/konsil demo $(ARGS)
+
+check: setup
+	@echo 'konsil: lint'
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@echo 'konsil: types'
+	@$(BIN)/mypy --no-error-summary
+	@echo 'konsil: import contracts'
+	@$(BIN)/lint-imports --no-logo >.import-contracts.log 2>&1 || { cat .import-contracts.log; rm -f .import-contracts.log; exit 1; }
+	@rm -f .import-contracts.log
+
+test: check
+	@echo 'konsil: tests'
+	@$(BIN)/python -m pytest $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out konsil.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
