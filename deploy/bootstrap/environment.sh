@@ -31,7 +31,7 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     "$python" -m venv --clear .venv || fail "the virtual environment could not be made." "Is the disk full, or the folder read-only?"
 fi
 rm -f "$stamp"
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
 
 version=$(sed -n 's/^torch==//p' constraints.txt)
 say "installing torch $version for ${KONSIL_TORCH} (the largest part; this may take some minutes)"
