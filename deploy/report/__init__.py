@@ -1,0 +1,9 @@
+"""The report of one experiment: a single HTML file that needs nothing but itself.
+
+`write` is the whole interface; `Baseline` is what it is held against (`deploy.baseline` makes them).
+"""
+
+from deploy.report.baselines import Baseline, Gain, Point
+from deploy.report.page import render, write
+
+__all__ = ["Baseline", "Gain", "Point", "render", "write"]

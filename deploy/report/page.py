@@ -1,0 +1,164 @@
+"""The page: one self-contained HTML file, printable, light and dark, without a script or an external resource."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import accumulate
+from pathlib import Path
+
+from deploy.report import tables
+from deploy.report.baselines import Baseline
+from deploy.report.curves import Line, draw
+from deploy.watch import ExperimentStory
+from messages.errors import WorkFailed
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1a1c1e;--paper:#fff;--rule:#c9ced3;--soft:#f3f5f7}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8ea;--paper:#16181b;--rule:#43484d;--soft:#202327}}
+@media print{:root{--ink:#000;--paper:#fff;--rule:#999;--soft:#fff}body{max-width:none;padding:0}
+figure,table,dl{break-inside:avoid}}
+*{box-sizing:border-box}
+body{color:var(--ink);background:var(--paper);font:16px/1.5 system-ui,"Segoe UI",Roboto,sans-serif;
+max-width:70rem;margin:0 auto;padding:1.5rem}
+h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.25rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--rule)}
+.lead{font-size:1.15rem;margin:.4rem 0 1.2rem}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin:1rem 0}
+dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;margin:1rem 0;min-width:60%;font-variant-numeric:tabular-nums}
+caption{text-align:left;font-weight:600;padding:.3rem 0}
+th,td{padding:.3rem .8rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
+thead th{background:var(--soft);vertical-align:bottom}
+th:first-child,td:first-child{text-align:left}tbody th{font-weight:400}tr.total>*{font-weight:700}
+table.wide td{text-align:left}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1rem}
+figure{margin:0}figcaption{font-weight:600;font-size:.95rem}figure svg{width:100%;height:auto}
+.note{font-size:.9rem}pre{background:var(--soft);padding:.8rem;overflow-x:auto;border:1px solid var(--rule)}
+"""
+
+
+def write(story: ExperimentStory, path: Path, *, baselines: Sequence[Baseline] = (), log: Path | None = None) -> None:
+    """Write the report, whole or not at all.
+
+    Args:
+        story: everything that is known of the experiment (it may still run).
+        path: the HTML file.
+        baselines: what the result is held against; none in the field, where nobody can pool.
+        log: the exported event log, where there is one beside the report.
+
+    Raises:
+        WorkFailed: the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(render(story, baselines, log.name if log else None), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise WorkFailed(
+            f"the report cannot be written ({error.strerror})", where=str(path), advice="Choose another place"
+        ) from None
+
+
+def render(story: ExperimentStory, baselines: Sequence[Baseline] = (), log_name: str | None = None) -> str:
+    """The page as text."""
+    title = f"Konsil: {story.id}"
+    sections = [
+        ("Summary", tables.summary(story)),
+        ("Result", tables.results(story, baselines) + tables.baseline_regions(story, baselines)),
+        ("Curves", _charts(story, baselines)),
+        ("Cases", tables.cases(story)),
+        ("Rounds", tables.rounds(story)),
+        ("How to verify", _how_to_verify(story, log_name)),
+    ]
+    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
+        f'<p class="lead">{escape(_lead(story, baselines))}</p><main>{body}</main></body></html>\n'
+    )
+
+
+def _lead(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
+    test = story.test
+    sites = len(story.joined) or len(story.sites)
+    head = f"{sites} sites, {story.completed_rounds} rounds"
+    if test is None or test.mean is None:
+        return f"{head}, {story.phase}: no test result."
+    text = f"{head}: mean test Dice {test.mean:.3f} over {test.n} cases"
+    for one in baselines:
+        if one.mean:
+            text += f"; {one.name} {one.mean:.3f} (ratio {test.mean / one.mean:.3f})"
+    return text + "."
+
+
+def _charts(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
+    points = story.validation_curve()
+    by_round = [point.round for point in points]
+    overall = [Line("mean over regions", by_round, [point.pooled.mean() or 0.0 for point in points], heavy=True)]
+    for region in story.regions:
+        known = [(p.round, dice) for p in points if (dice := p.pooled.regions().get(region)) is not None]
+        overall.append(Line(region, [x for x, _ in known], [y for _, y in known]))
+    per_site = []
+    losses = []
+    for site in sorted(story.sites):
+        known = [(p.round, d) for p in points if site in p.sites and (d := p.sites[site].mean()) is not None]
+        per_site.append(Line(site, [x for x, _ in known], [y for _, y in known]))
+        told = [(one.number, one.losses[site]) for one in story.round_list if site in one.losses]
+        losses.append(Line(site, [x for x, _ in told], [y for _, y in told]))
+    charts = [
+        ("Validation Dice by round, overall", "rounds trained", "Dice", overall, True),
+        ("Validation Dice by round, each site", "rounds trained", "Dice (mean over regions)", per_site, True),
+        ("Training loss by round", "round", "loss (mean over steps)", losses, False),
+    ]
+    epochs, steps = _effort(story)
+    if any(one.curve for one in baselines):
+        federated = [point.pooled.mean() or 0.0 for point in points]
+        by_epoch = [Line("federated", [epochs.get(r, 0) for r in by_round], federated, heavy=True)]
+        by_step = [Line("federated", [steps.get(r, 0) for r in by_round], federated, heavy=True)]
+        for one in baselines:
+            values = [point.dice for point in one.curve]
+            by_epoch.append(Line(one.name, [point.epoch for point in one.curve], values))
+            by_step.append(Line(one.name, [point.steps for point in one.curve], values))
+        charts += [
+            ("Validation Dice by epochs", "epochs over the training cases", "Dice", by_epoch, True),
+            ("Validation Dice by optimiser steps", "optimiser steps in a row", "Dice", by_step, True),
+        ]
+    figures = "".join(
+        f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>"
+        for name, x, y, lines, is_dice in charts
+        if (svg := draw(name, x, y, lines, dice=is_dice))
+    )
+    note = (
+        '<p class="note">Round 0 is the initial model. Steps in a row: at the federated sites, the mean of the sites; '
+        "a pooled run takes about as many times more as there are sites.</p>"
+    )
+    return f'<div class="charts">{figures}</div>{note}' if figures else ""
+
+
+def _effort(story: ExperimentStory) -> tuple[dict[int, float], dict[int, float]]:
+    """Epochs and optimiser steps (mean over the sites) that lie behind the model after each round."""
+    rounds = story.round_list
+    epochs = [_mean([update.epochs for update in one.updates.values()]) for one in rounds]
+    steps = [_mean([update.steps for update in one.updates.values()]) for one in rounds]
+    numbers = [one.number for one in rounds]
+    return (
+        dict(zip(numbers, accumulate(epochs), strict=True)),
+        dict(zip(numbers, accumulate(steps), strict=True)),
+    )
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _how_to_verify(story: ExperimentStory, log_name: str | None) -> str:
+    name = escape(log_name or f"{story.id}.konsil-log")
+    export = "" if log_name else f"konsil audit export {escape(story.id)} --out {name}\n"
+    return (
+        "<p>The event log is a chain of hashes over every event and decision. These commands check the chain, and "
+        "derive every decision anew from the events:</p>"
+        f"<pre>{export}konsil audit verify {name}\nkonsil audit replay {name}</pre>"
+        f"<p>The model of this experiment has the digest <code>{escape(story.model_digest or 'none')}</code>.</p>"
+    )

@@ -1,0 +1,179 @@
+"""The report's tables, from an `ExperimentStory` and its baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from deploy.report.baselines import Baseline
+from deploy.report.html import NOTHING, definitions, duration, megabytes, number, table
+from deploy.watch import ExperimentStory
+from messages.reasons import ADVICE, Reason
+from messages.scores import SplitScores
+
+
+def summary(story: ExperimentStory) -> str:
+    """Who trained what, when, with which software."""
+    experiment = story.experiment
+    platforms = [site.platform for site in story.sites.values() if site.platform]
+    versions = sorted({f"{name} {version}" for one in platforms for name, version in one.versions.items()})
+    devices = sorted({f"{one.device_type}, {one.threads} threads" for one in platforms})
+    started = datetime.fromtimestamp(story.started, UTC) if story.started else None
+    pairs = [
+        ("Experiment", story.id),
+        ("State", story.phase + (f" ({story.reason})" if story.reason else "")),
+        ("Purpose", experiment.purpose if experiment else ""),
+        ("Approval", experiment.approval if experiment else ""),
+        ("Researcher", story.researcher or ""),
+        ("Sites", ", ".join(f"{name} ({site.state})" for name, site in sorted(story.sites.items()))),
+        ("Net", experiment.net.name if experiment else ""),
+        ("Strategy", f"{experiment.plan.kind}, {experiment.plan.strategy}" if experiment else ""),
+        ("Rounds", f"{story.completed_rounds} of {story.rounds_planned}"),
+        (
+            "Model",
+            f"{story.model_digest or NOTHING} (after round {story.model_round})" if story.model_digest else "",
+        ),
+        ("Experiment file", story.digest or ""),
+        ("Started", f"{started:%Y-%m-%d %H:%M:%S} UTC" if started else ""),
+        ("Took", duration(story.seconds)),
+        ("Sent to sites", megabytes(story.bytes_down)),
+        ("Sent by sites", megabytes(story.bytes_up)),
+        ("Devices", "; ".join(devices)),
+        ("Versions", ", ".join(versions)),
+    ]
+    return definitions([(name, value) for name, value in pairs if value])
+
+
+def results(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
+    """Test Dice by region for each site and overall, and each baseline beside it."""
+    test = story.test
+    if test is None:
+        return "<p>No test scores: the experiment did not reach its evaluation phase.</p>"
+    regions = list(story.regions)
+    head = ["", *regions, "mean", "n", *(f"{one.name}" for one in baselines)]
+    rows = [
+        [name, *_scores(scores, regions), *(number(_mean_at(one, name)) for one in baselines)]
+        for name, scores in sorted(test.sites.items())
+    ]
+    rows.append(
+        ["overall", *_scores(test.pooled, regions), *(number(one.mean) for one in baselines)],
+    )
+    html = table("Dice on the test cases, federated model (baselines: mean over regions)", head, rows, strong_rows=1)
+    facts = [
+        ("Unweighted mean over sites", number(test.unweighted_mean)),
+        ("Worst site", f"{test.worst[0]}: {number(test.worst[1])}" if test.worst else NOTHING),
+    ]
+    for one in baselines:
+        if one.mean and test.mean is not None:
+            facts.append((f"Federated / {one.name}", number(test.mean / one.mean)))
+        if one.gain is not None:
+            gain = one.gain
+            facts.append(
+                (
+                    f"Paired gain over {one.name}",
+                    f"{gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f}, n = {gain.n})",
+                )
+            )
+    return html + definitions(facts) + region_details(test.pooled, regions)
+
+
+def region_details(scores: SplitScores, regions: Sequence[str]) -> str:
+    """What the means are made of: cases scored, left out, false positives, failures (evaluation rule 3)."""
+    dice = scores.metrics.get("dice", {})
+    rows = [
+        [
+            region,
+            str(score.n),
+            number(score.mean),
+            number(score.std),
+            number(score.mean_nonempty),
+            str(score.both_empty),
+            f"{score.false_positive} of {score.reference_empty}",
+            str(score.failed),
+        ]
+        for region in regions
+        if (score := dice.get(region)) is not None
+    ]
+    head = [
+        "region",
+        "n",
+        "mean",
+        "SD",
+        "mean, reference not empty",
+        "both empty, left out",
+        "false positive",
+        "failed",
+    ]
+    return table("Dice by region over all test cases", head, rows) if rows else ""
+
+
+def baseline_regions(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
+    """Overall test Dice by region: the federated model and each baseline."""
+    test = story.test
+    if test is None or not baselines:
+        return ""
+    regions = list(story.regions)
+    rows = [["federated", *_scores(test.pooled, regions), duration(story.seconds)]]
+    rows += [[one.name, *_scores(one.pooled, regions), duration(one.seconds)] for one in baselines]
+    return table("Overall test Dice, side by side", ["", *regions, "mean", "n", "took"], rows)
+
+
+def cases(story: ExperimentStory) -> str:
+    """Cases found, used and left out by site and reason: an agent announces it, nobody has to guess."""
+    reasons: list[Reason] = sorted({r for site in story.sites.values() if site.cases for r in site.cases.left_out})
+    head = ["site", "found", "used", "train", "validation", "test", *(str(reason) for reason in reasons)]
+    rows = []
+    for name, site in sorted(story.sites.items()):
+        count = site.cases
+        if count is None:
+            rows.append([name, *[NOTHING] * (len(head) - 1)])
+            continue
+        plain = [count.found, count.used, count.train, count.validation, count.test]
+        rows.append([name, *map(str, plain), *(str(count.left_out.get(reason, 0)) for reason in reasons)])
+    html = table("Cases found, used and left out", head, rows)
+    return html + (definitions([(str(reason), ADVICE[reason]) for reason in reasons]) if reasons else "")
+
+
+def rounds(story: ExperimentStory) -> str:
+    """Each round: who contributed, who was left out and why, what travelled, how long it took."""
+    scored = {point.round: point.pooled.mean() for point in story.validation_curve()}
+    rows = []
+    for one in story.round_list:
+        left = ", ".join(f"{site} ({reason})" for site, reason in sorted(one.left_out.items()))
+        rows.append(
+            [
+                str(one.number),
+                ", ".join(f"{site} ({n})" for site, n in sorted(one.contributors.items())) or NOTHING,
+                left or "nobody",
+                number(one.loss, 4),
+                number(scored.get(one.number)),
+                megabytes(one.bytes_down),
+                megabytes(one.bytes_up),
+                duration(one.seconds),
+                (one.model_digest or NOTHING)[:12],
+            ]
+        )
+    head = [
+        "round",
+        "contributors (training cases)",
+        "left out",
+        "loss",
+        "validation Dice of the aggregate",
+        "to sites",
+        "from sites",
+        "took",
+        "model",
+    ]
+    return table("Rounds", head, rows)
+
+
+def _scores(scores: SplitScores, regions: Sequence[str]) -> list[str]:
+    if scores.withheld:
+        return [*["withheld"] * len(regions), "withheld", str(scores.cases)]
+    found = scores.regions()
+    return [*(number(found.get(region)) for region in regions), number(scores.mean()), str(scores.cases)]
+
+
+def _mean_at(baseline: Baseline, site: str) -> float | None:
+    scores = baseline.sites.get(site)
+    return scores.mean() if scores else None
