@@ -1,0 +1,147 @@
+"""One round of local training: the loop itself, and nothing that knows of sockets, files or events."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from messages.errors import WorkFailed
+from messages.experiment import Experiment
+from messages.reasons import Reason
+from site_agent.training import optimise
+from site_agent.training.cache import CachedCase
+from site_agent.training.losses import loss_for
+from site_agent.training.regions import Regions
+from site_agent.training.sampling import Sampler
+from site_agent.training.seeds import derive
+
+REPORT_SECONDS = 0.4
+"""Progress at most this often: reading the loss makes a GPU wait."""
+
+Report = Callable[[int, int, int, float | None, float | None], None]
+"""(steps done, steps, epoch from 1, mean loss so far, seconds left)."""
+
+
+class NotANumber(WorkFailed):
+    """The loss became NaN or infinite; `messages.reasons.Reason.NAN_LOSS`."""
+
+    reason = Reason.NAN_LOSS
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round of training came to; the weights are in the net."""
+
+    steps: int
+    epochs: float
+    loss: float
+
+
+def train_round(
+    net: torch.nn.Module,
+    cases: Sequence[CachedCase],
+    experiment: Experiment,
+    regions: Regions,
+    *,
+    round_number: int,
+    site: str,
+    device: torch.device,
+    kept: optimise.KeptState | None = None,
+    report: Report | None = None,
+) -> RoundResult:
+    """Train `net` in place on `cases` for one round.
+
+    The weights that come out are a function of the weights that go in, the cases, the experiment, the round and the
+    site (and of device type, library versions and thread count).
+
+    Args:
+        kept: where the optimiser's state lives between rounds, for `optimizer.reset = false`.
+
+    Raises:
+        NotANumber: the loss is not finite.
+        torch.cuda.OutOfMemoryError, MemoryError: as they come; `failures.code_of` names them.
+    """
+    settings = experiment.training
+    seed = derive(experiment.seed, "round", round_number, "site", site)
+    sampler = Sampler(cases, settings, experiment.augmentation, seed)
+    rate = settings.optimizer.lr * settings.schedule.factor(round_number, experiment.rounds.count)
+    optimizer = optimise.make(settings.optimizer, net.parameters(), rate)
+    if kept is not None:
+        kept.restore(optimizer, round_number)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    loss = _loop(net, optimizer, sampler, experiment, regions, device, seed, report)
+    if kept is not None:
+        kept.keep(optimizer, round_number)
+    return RoundResult(sampler.steps, sampler.steps / sampler.steps_per_epoch, loss)
+
+
+def _loop(
+    net: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sampler: Sampler,
+    experiment: Experiment,
+    regions: Regions,
+    device: torch.device,
+    seed: int,
+    report: Report | None,
+) -> float:
+    settings = experiment.training
+    loss_of = loss_for(settings.loss)
+    amp = settings.precision == "amp" and device.type == "cuda"
+    scaler = torch.amp.GradScaler(device.type, enabled=amp)
+    parameters = list(net.parameters())
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    began = reported = time.monotonic()
+    net.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # dropout
+        for step, (images, labels) in enumerate(_batches(sampler, device)):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, enabled=amp):
+                logits = net(images)
+            loss = loss_of(logits.float(), regions.target(labels))
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if settings.clip_norm is not None:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            total += loss.detach()
+            now = time.monotonic()
+            if report is not None and now - reported >= REPORT_SECONDS:
+                reported = now
+                done = step + 1
+                mean = _finite(total.item() / done)
+                left = (now - began) / done * (sampler.steps - done)
+                report(done, sampler.steps, step // sampler.steps_per_epoch + 1, mean, left)
+    return _finite(total.item() / max(sampler.steps, 1))
+
+
+def _batches(sampler: Sampler, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """All batches of the round on the device; on a GPU the next one is cut while this one trains."""
+    if device.type == "cpu":
+        for step in range(sampler.steps):
+            yield sampler.batch(step)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="sampler") as pool:
+        ahead = [pool.submit(sampler.batch, step) for step in range(min(2, sampler.steps))]
+        for step in range(sampler.steps):
+            images, labels = ahead.pop(0).result()
+            if step + 2 < sampler.steps:
+                ahead.append(pool.submit(sampler.batch, step + 2))
+            yield (
+                images.pin_memory().to(device, non_blocking=True),
+                labels.pin_memory().to(device, non_blocking=True),
+            )
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise NotANumber("the loss is not a finite number any more", advice="Lower the learning rate")
+    return loss

@@ -1,0 +1,150 @@
+"""From a native case to the net's input, and from the net's output back to the native grid.
+
+Order: orientation, crop, resampling, normalisation (as in nnU-Net, Isensee et al. 2021). "Native grid" here is the
+native voxel grid with its axes permuted and flipped to the asked orientation: a bijection of voxels, so that Dice
+on it is Dice on the file's own grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import NormalizeIntensity
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
+
+from messages.experiment import Preprocessing
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+FloatArray = NDArray[np.float32]
+LabelArray = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How to get from the net's grid back to the native one.
+
+    Attributes:
+        shape: native shape, oriented (X, Y, Z).
+        box: the crop in it, begin and end for each axis.
+        spacing_mm: native voxel size, oriented.
+    """
+
+    shape: tuple[int, int, int]
+    box: Box
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case, ready to train on and to score.
+
+    Attributes:
+        image: float32 (C, x, y, z), the net's input.
+        label: uint8 (x, y, z), concept i as value i + 1, on the same grid.
+        reference: uint8 (X, Y, Z), the label on the whole native grid.
+    """
+
+    image: FloatArray
+    label: LabelArray
+    reference: LabelArray
+    geometry: Geometry
+
+
+def prepare(image: FloatArray, label: LabelArray, affine: NDArray[Any], settings: Preprocessing) -> PreparedCase:
+    """Preprocess one case.
+
+    Args:
+        image: (C, X, Y, Z). label: (X, Y, Z). affine: voxel → mm, RAS+ (4, 4).
+
+    Only the least is kept in memory: the crop comes before everything that copies.
+    """
+    image, label, spacing = _orient(image, label, affine, settings.orientation)
+    shape = (int(label.shape[0]), int(label.shape[1]), int(label.shape[2]))
+    box = _foreground(image) if settings.crop == "foreground" else _whole(shape)
+    inside = tuple(slice(begin, end) for begin, end in box)
+    geometry = Geometry(shape, box, spacing)
+    cropped = np.ascontiguousarray(image[(slice(None), *inside)], dtype=np.float32)
+    cropped_label = np.ascontiguousarray(label[inside])
+    if settings.spacing_mm is not None:
+        target = _target_shape(cropped_label.shape, spacing, settings.spacing_mm)
+        cropped, cropped_label = _resample(cropped, cropped_label, target)
+    return PreparedCase(
+        image=_normalise(cropped, settings.normalise),
+        label=cropped_label,
+        reference=np.ascontiguousarray(label),
+        geometry=geometry,
+    )
+
+
+def to_native(probabilities: torch.Tensor, geometry: Geometry, background: int | None) -> torch.Tensor:
+    """Probabilities (K, x, y, z) on the net's grid → (K, X, Y, Z) on the whole native grid.
+
+    Outside the crop every probability is 0, but 1 for the channel `background` where there is one.
+    """
+    inside = tuple(slice(begin, end) for begin, end in geometry.box)
+    size = tuple(end - begin for begin, end in geometry.box)
+    if tuple(probabilities.shape[1:]) != size:
+        probabilities = interpolate(probabilities[None], size=size, mode="trilinear", align_corners=False)[0]
+    if size == geometry.shape:
+        return probabilities
+    whole = probabilities.new_zeros((probabilities.shape[0], *geometry.shape))
+    if background is not None:
+        whole[background] = 1
+    whole[(slice(None), *inside)] = probabilities
+    return whole
+
+
+def _orient(
+    image: FloatArray, label: LabelArray, affine: NDArray[Any], orientation: str | None
+) -> tuple[FloatArray, LabelArray, tuple[float, float, float]]:
+    zooms = np.sqrt(np.sum(np.asarray(affine, dtype=np.float64)[:3, :3] ** 2, axis=0))
+    if orientation is not None:
+        here = nib.orientations.io_orientation(affine)
+        change = nib.orientations.ornt_transform(here, nib.orientations.axcodes2ornt(tuple(orientation)))
+        order = [int(axis) for axis in np.argsort(change[:, 0])]
+        flips = tuple(slice(None, None, int(change[axis, 1])) for axis in order)
+        label = label.transpose(order)[flips]
+        image = image.transpose([0, *(axis + 1 for axis in order)])[(slice(None), *flips)]
+        zooms = zooms[order]
+    return image, label, (float(zooms[0]), float(zooms[1]), float(zooms[2]))
+
+
+def _whole(shape: tuple[int, int, int]) -> Box:
+    return ((0, shape[0]), (0, shape[1]), (0, shape[2]))
+
+
+def _foreground(image: FloatArray) -> Box:
+    """The box of all voxels that are not 0 in some channel; everything where all are 0."""
+    edges: list[tuple[int, int]] = []
+    mask = np.any(image != 0, axis=0)
+    for axis in range(3):
+        line = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        edges.append((int(line[0]), int(line[-1]) + 1) if line.size else (0, mask.shape[axis]))
+    return (edges[0], edges[1], edges[2])
+
+
+def _target_shape(
+    shape: tuple[int, ...], spacing: tuple[float, float, float], wanted: tuple[float, float, float]
+) -> tuple[int, ...]:
+    return tuple(max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True))
+
+
+def _resample(image: FloatArray, label: LabelArray, shape: tuple[int, ...]) -> tuple[FloatArray, LabelArray]:
+    """To a grid over the same field of view: trilinear, labels by their nearest neighbour."""
+    if shape == label.shape:
+        return image, label
+    bigger = interpolate(torch.from_numpy(image)[None], size=shape, mode="trilinear", align_corners=False)
+    nearest = interpolate(torch.from_numpy(label)[None, None], size=shape, mode="nearest-exact")
+    return bigger[0].numpy(), nearest[0, 0].numpy()
+
+
+def _normalise(image: FloatArray, how: str) -> FloatArray:
+    if how == "none":
+        return image
+    transform = NormalizeIntensity(nonzero=how == "zscore-nonzero", channel_wise=True)
+    return np.ascontiguousarray(transform(image), dtype=np.float32)
