@@ -540,7 +540,7 @@ def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.Evaluati
 
 
 def _evaluated(story: ExperimentStory, event: Event, body: kinds.Evaluated) -> ExperimentStory:
-    scores: dict[str, kinds.ModelScores] = {**body.scores}
+    scores: dict[str, kinds.ModelScores] = dict(body.scores.items())
     return replace(story, evaluations={**story.evaluations, event.sender: scores})
 
 

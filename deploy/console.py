@@ -1,0 +1,112 @@
+"""What the `konsil` command prints: results on standard output, everything else on standard error.
+
+With --json standard output carries exactly one JSON object (a watch: one a line), so that programs can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from messages.errors import KonsilError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+
+def say(text: str = "") -> None:
+    """One line of the result."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """One line beside the result: progress, hints, warnings."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def emit(value: dict[str, Any]) -> None:
+    """One JSON object on a line of its own."""
+    say(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset | tuple):
+        return sorted(value) if not isinstance(value, tuple) else list(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return str(value)
+
+
+def error_object(error: KonsilError) -> dict[str, Any]:
+    """The object that --json prints instead of a result."""
+    return {
+        "error": {
+            "what": error.what,
+            "where": error.where,
+            "advice": error.advice,
+            "kind": type(error).__name__,
+            "exit_status": error.exit_status,
+        }
+    }
+
+
+def one_line(error: KonsilError) -> str:
+    """`konsil: WHERE: WHAT. ADVICE`, whatever line ends the parts hold."""
+    return "konsil: " + " ".join(str(error).split())
+
+
+@contextmanager
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show that something takes a while: a spinner in a terminal, one line a change elsewhere; on standard error.
+
+    Yields a function that changes the text.
+    """
+    if not sys.stderr.isatty():
+        last = [text]
+        note(f"{text} ...")
+
+        def plain(changed: str) -> None:
+            if changed != last[0]:
+                last[0] = changed
+                note(f"{changed} ...")
+
+        yield plain
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text) as status:
+        yield lambda changed: status.update(changed)
+
+
+def table(head: list[str], rows: list[list[str]]) -> None:
+    """A table: by rich in a terminal, aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        drawn = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            drawn.add_row(*row)
+        Console().print(drawn)
+        return
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def when(moment: float | None) -> str:
+    """Seconds since 1970 → "2026-01-31 13:05:09Z"."""
+    return "" if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A score, or a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"
