@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from html import escape
 
 NOTHING = "–"
@@ -28,20 +28,29 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, strong_rows: int = 0) -> str:
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    strong_rows: int = 0,
+    words: Container[int] = (),
+) -> str:
     """A table with a caption and scoped headers; the first column heads its row.
 
     Args:
         rows: cells as text (escaped here).
         strong_rows: so many of the last rows are totals.
+        words: columns that hold words and no figures, from 0.
     """
     parts = [f"<div class=scroll><table><caption>{escape(caption)}</caption><thead><tr>"]
-    parts += [f'<th scope="col">{escape(cell)}</th>' for cell in head]
+    left = [' class="text"' if column in words else "" for column in range(len(head))]
+    parts += [f'<th scope="col"{align}>{escape(cell)}</th>' for align, cell in zip(left, head, strict=True)]
     parts.append("</tr></thead><tbody>")
     for index, (first, *rest) in enumerate(rows):
         total = ' class="total"' if index >= len(rows) - strong_rows else ""
         parts.append(f'<tr{total}><th scope="row">{escape(first)}</th>')
-        parts += [f"<td>{escape(cell)}</td>" for cell in rest]
+        parts += [f"<td{align}>{escape(cell)}</td>" for align, cell in zip(left[1:], rest, strict=True)]
         parts.append("</tr>")
     parts.append("</tbody></table></div>")
     return "".join(parts)

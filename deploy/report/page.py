@@ -31,8 +31,8 @@ caption{text-align:left;font-weight:600;padding:.3rem 0}
 th,td{padding:.3rem .8rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
 thead th{background:var(--soft);vertical-align:bottom}
 th:first-child,td:first-child{text-align:left}tbody th{font-weight:400}tr.total>*{font-weight:700}
-table.wide td{text-align:left}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1rem}
+td.text,th.text{text-align:left}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:1rem}
 figure{margin:0}figcaption{font-weight:600;font-size:.95rem}figure svg{width:100%;height:auto}
 .note{font-size:.9rem}pre{background:var(--soft);padding:.8rem;overflow-x:auto;border:1px solid var(--rule)}
 """

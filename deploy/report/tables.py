@@ -164,7 +164,7 @@ def rounds(story: ExperimentStory) -> str:
         "took",
         "model",
     ]
-    return table("Rounds", head, rows)
+    return table("Rounds", head, rows, words=(1, 2))
 
 
 def _scores(scores: SplitScores, regions: Sequence[str]) -> list[str]:
