@@ -146,9 +146,9 @@ def individual(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> Indi
         (c / np.float32(f) + np.float32(2.6) * smooth_noise(rng, shape, spacing, 55.0)).astype(np.float32)
         for c, f in zip(grid, size, strict=True)
     )
-    mirrored = smooth_noise(rng, shape, spacing, 15.0)
+    mirrored = smooth_noise(rng, shape, spacing, 11.0)
     mirrored = (mirrored + mirrored[::-1]) / np.float32(np.sqrt(2))
-    folds = np.float32(0.85) * mirrored + np.float32(0.5) * smooth_noise(rng, shape, spacing, 15.0)
+    folds = np.float32(0.85) * mirrored + np.float32(0.5) * smooth_noise(rng, shape, spacing, 11.0)
     return Individual(
         coordinates=(x, y, z),
         voxel_mm=float(np.mean(spacing)),
@@ -173,10 +173,10 @@ def _healthy(
     m = (ax, y, z)
     width = max(2.0, person.voxel_mm)
     half_height = np.where(z > 0, np.float32(56), np.float32(36))
-    r = ((ax / 66) ** 2.3 + (np.abs(y + 2) / 83) ** 2.3 + (np.abs(z) / half_height) ** 2.3) ** (1 / 2.3)
+    r = ((ax / 66) ** 2.5 + (np.abs(y + 2) / 83) ** 2.5 + (np.abs(z) / half_height) ** 2.5) ** (1 / 2.5)
     cerebrum = np.asarray((1 - r) * 50, dtype=np.float32)
     cerebrum = np.maximum(cerebrum, _ellipsoid(m, (42, 4, -26), (23, 46, 22)))
-    cerebellum = _ellipsoid(m, (16, -50, -42), (36, 30, 20))
+    cerebellum = _ellipsoid(m, (18, -52, -38), (38, 32, 24))
     stem = _tube(p, (0, -22, -8), (0, -32, -90), 14, 10)
     hind = np.maximum(cerebellum, stem)
     depth = np.maximum(cerebrum, hind)
@@ -187,7 +187,7 @@ def _healthy(
     sulcus = np.abs(folds) / slope + (1 - reach) * 12
     callosum = 22 - np.abs(y + 4) * 0.12 - (np.abs(y + 4) / 40) ** 4 * 12
     midline = np.where(z > callosum, ax, np.hypot(ax, callosum - z)) - 0.3
-    sylvian = np.hypot(z + 4 - 0.25 * (8 - y), np.maximum(30 - ax, 0) + np.maximum(np.abs(y - 2) - 30, 0))
+    sylvian = np.hypot(z + 2 - 0.55 * (4 - y), np.maximum(30 - ax, 0) + np.maximum(np.abs(y - 2) - 30, 0))
     tentorium = np.where((cerebrum > 0) & (hind > 0), np.abs(cerebrum - cerebellum) / 2, 20)
     in_hind = hind > cerebrum
     pia = np.minimum(cerebrum, np.minimum(np.minimum(sulcus, midline), np.minimum(sylvian - 0.8, tentorium)))
@@ -195,7 +195,7 @@ def _healthy(
     pia = np.where(in_hind, np.maximum(np.minimum(folia, tentorium), np.where(stem > 0, 6, -9)), pia)
     pia = np.where(in_hind, np.minimum(pia + 2, depth), pia).astype(np.float32)
 
-    inner = _soft(pia - 3.0 - person.atrophy_mm, width)
+    inner = _soft(pia - 3.4 - person.atrophy_mm, width)
     outer = _soft(pia - person.atrophy_mm, width)
     deep = np.maximum(_ellipsoid(m, (14, 14, 12), (4.5, 15, 8)), _ellipsoid(m, (26, 3, 1), (6, 16, 10)))
     deep = _soft(np.maximum(deep, _ellipsoid(m, (10.5, -17, 4), (8.5, 13, 9))), width) * ~in_hind
@@ -222,7 +222,7 @@ def _healthy(
     sinus = np.maximum(sinus, 3.2 - np.hypot(z + 22, np.minimum(depth, 8) - 1) - 9 * (y > -45))
     blood = _soft(np.maximum(np.maximum(vessel, cortical), sinus), width)
     dura = _soft(1.2 - np.abs(depth + 0.2) + 0.7 * branches, width) * np.float32(0.8)
-    choroid = fluid * _soft(ventricle - 2 + 3 * folds, width) * ((y < -18) & (y > -48))
+    choroid = fluid * _soft(ventricle - 4.5 + 2 * folds, width) * ((y < -18) & (y > -48))
 
     left = np.ones_like(x)
     shares: dict[str, Field] = {}
