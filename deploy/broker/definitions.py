@@ -19,13 +19,7 @@ from messages.errors import RequestError
 Definitions = dict[str, Any]
 
 ROLES = ("coordinator", "site", "researcher", "auditor")
-RESEARCHER_KINDS = (
-    "experiment-start",
-    "experiment-abort",
-    "experiment-pause",
-    "experiment-resume",
-    "experiment-check",
-)
+RESEARCHER_KINDS = tuple(sorted(kind for kind, spec in kinds.KINDS.items() if "researcher" in spec.senders))
 WORD, EXPERIMENT = "[a-z0-9-]{1,32}", "[a-z0-9-]{1,64}"
 
 

@@ -313,9 +313,11 @@ class MemoryBus:
                     self._send()
                 elif connected:
                     stale = [one for one in self._subscriptions if one.detached]
-                    for subscription in self._subscriptions:
-                        if not subscription.detached and (delivery := subscription.next()) is not None:
-                            work.append((subscription.on_delivery, delivery))
+                    work = [
+                        (one.on_delivery, delivery)
+                        for one in self._subscriptions
+                        if not one.detached and (delivery := one.next()) is not None
+                    ]
                 if not work and not stale and notice is None:
                     deadlines = [one.silent_at for one in self._subscriptions if one.silent_at is not None]
                     wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None

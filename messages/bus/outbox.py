@@ -1,0 +1,216 @@
+"""Publishing with asynchronous confirms: a window in bytes, everything unconfirmed sent again in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import pika
+from pika import exceptions, spec
+
+from messages import names
+from messages.bus import amqp_errors
+from messages.bus.confirm import Receipt
+from messages.bus.link import Link
+from messages.errors import BrokerUnreachable, KonsilError, RequestError
+
+NACK_DELAY = 1.0
+"""Seconds before a message that the broker could not take is sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    number: int
+    key: str
+    body: bytes
+    receipt: Receipt
+
+
+class Outbox:
+    """The publishing side of one link.
+
+    Args:
+        user: the login, set as `user_id` (the broker refuses a message whose user_id is not the login).
+        window: bytes in flight before `put` blocks; one message of any size may always fly.
+    """
+
+    def __init__(self, link: Link, user: str, window: int) -> None:
+        self._link = link
+        self._user = user
+        self._window = window
+        self._changed = threading.Condition()
+        self._waiting: deque[_Item] = deque()
+        self._in_flight = 0
+        self._open_items = 0
+        self._count = 0
+        self._closed = False
+        self._woken = False
+        # used on the I/O thread only
+        self._channel: Any = None
+        self._tag = 0
+        self._sent: dict[int, _Item] = {}
+        self._delayed: list[_Item] = []
+        self._returned: set[str] = set()
+
+    def put(self, key: str, body: bytes) -> Receipt:
+        """Take one message; blocks while the window is full.
+
+        Raises:
+            BrokerUnreachable: the outbox was closed, also while waiting.
+        """
+        receipt = Receipt()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or not self._in_flight or self._in_flight + len(body) <= self._window
+            )
+            if self._closed:
+                raise BrokerUnreachable("the bus is closed", where=self._link.address)
+            self._count += 1
+            self._in_flight += len(body)
+            self._open_items += 1
+            self._waiting.append(_Item(self._count, key, body, receipt))
+            wake, self._woken = not self._woken, True
+        if wake:
+            self._link.call(self._drain)
+        return receipt
+
+    def flush(self, timeout: float | None) -> bool:
+        """Wait until every message is settled."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open_items, timeout)
+
+    def close(self) -> None:
+        """Take no more, wake who waits; what is unconfirmed is settled as lost."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Settle as lost what was never confirmed; call when the link has ended."""
+        for item in self._all_items():
+            self._settle(
+                item, BrokerUnreachable("the bus was closed before the confirm", where=self._link.address)
+            )
+
+    def on_up(self, connection: Any) -> None:
+        """Open a channel in confirm mode."""
+        if connection.is_open:
+            connection.channel(on_open_callback=self._channel_open)
+
+    def on_down(self) -> None:
+        """Whatever is unconfirmed waits for the next connection."""
+        self._channel = None
+        self._requeue()
+
+    def _channel_open(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._channel_closed)
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._ready(channel))
+
+    def _ready(self, channel: Any) -> None:
+        self._channel, self._tag = channel, 0
+        self._drain()
+
+    def _drain(self) -> None:
+        with self._changed:
+            self._woken = False
+        while self._channel is not None and self._channel.is_open:
+            try:
+                item = self._waiting.popleft()
+            except IndexError:
+                return
+            self._tag += 1
+            self._sent[self._tag] = item
+            self._channel.basic_publish(
+                names.EXCHANGE,
+                item.key,
+                item.body,
+                pika.BasicProperties(delivery_mode=2, user_id=self._user, message_id=str(item.number)),
+                mandatory=True,
+            )
+
+    def _on_confirm(self, frame: Any) -> None:
+        tag, multiple = frame.method.delivery_tag, frame.method.multiple
+        tags = [one for one in self._sent if one <= tag] if multiple else [tag]
+        items = [self._sent.pop(one) for one in tags if one in self._sent]
+        if isinstance(frame.method, spec.Basic.Nack):
+            self._delayed += items
+            self._link.call_later(NACK_DELAY, self._again)
+            return
+        for item in items:
+            if str(item.number) in self._returned:
+                self._returned.discard(str(item.number))
+                self._settle(
+                    item,
+                    RequestError(f"no queue takes the key {item.key!r}", where=self._link.address),
+                )
+            else:
+                self._settle(item)
+
+    def _again(self) -> None:
+        """Put back what the broker could not take, before all that waits."""
+        items, self._delayed = self._delayed, []
+        with self._changed:
+            self._waiting.extendleft(reversed(items))
+        self._drain()
+
+    def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
+        self._returned.add(properties.message_id)
+
+    def _channel_closed(self, channel: Any, reason: Any) -> None:
+        if self._channel is not None and channel is not self._channel:
+            return
+        self._channel = None
+        if not isinstance(reason, exceptions.ChannelClosedByBroker):
+            return  # the connection went: on_down follows
+        refused = self._refused(reason.reply_code, reason.reply_text)
+        self._requeue()
+        error = amqp_errors.channel_error(reason.reply_code, reason.reply_text, self._link.address)
+        with self._changed:
+            doomed = [item for item in self._waiting if item.number in refused]
+            self._waiting = deque(item for item in self._waiting if item.number not in refused)
+        for item in doomed:
+            self._settle(item, error)
+        self._link.call_later(0.0 if doomed else NACK_DELAY, self._reopen)
+
+    def _refused(self, code: int, text: str) -> set[int]:
+        """Numbers of the sent messages that a channel's closing is about; the others are sent again."""
+        if (key := amqp_errors.refused_topic(text)) is not None:
+            return {item.number for item in self._sent.values() if item.key == key}
+        if (size := amqp_errors.oversized(text)) is not None:
+            return {item.number for item in self._sent.values() if len(item.body) == size}
+        if code in (amqp_errors.ACCESS_REFUSED, amqp_errors.NOT_FOUND, amqp_errors.PRECONDITION_FAILED):
+            return {item.number for item in self._sent.values()}  # the exchange itself, or the user id
+        return set()
+
+    def _reopen(self) -> None:
+        connection = self._link.connection
+        if connection is not None and connection.is_open and self._channel is None:
+            self.on_up(connection)
+
+    def _requeue(self) -> None:
+        with self._changed:
+            self._waiting = deque(self._all_items())
+        self._sent.clear()
+        self._delayed.clear()
+        self._returned.clear()
+
+    def _all_items(self) -> list[_Item]:
+        with self._changed:
+            items = [*self._sent.values(), *self._delayed, *self._waiting]
+        return sorted(items, key=lambda item: item.number)
+
+    def _settle(self, item: _Item, error: KonsilError | None = None) -> None:
+        item.receipt.settle(error)
+        with self._changed:
+            self._in_flight -= len(item.body)
+            self._open_items -= 1
+            self._changed.notify_all()
+
+
+def remaining(deadline: float) -> float:
+    """Seconds until a monotonic deadline, never negative."""
+    return max(0.0, deadline - time.monotonic())
