@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.strictness import StrictModel
 from messages.tensors import Manifest
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -25,10 +26,8 @@ Versions = Annotated[dict[str, Annotated[str, Field(max_length=40)]], Field(max_
 LeftOut = dict[Reason, Count]
 
 
-class Body(BaseModel):
-    """Base of all bodies: unknown fields are refused; frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Body(StrictModel):
+    """Base of all bodies: unknown fields, scalars of another type, NaN and infinity are refused; frozen."""
 
     def plain(self) -> dict[str, Any]:
         """As plain types for msgpack."""
@@ -212,7 +211,7 @@ class WeightsReady(Body):
     cases: CaseCounts
     epochs: Count
     steps: Count
-    loss: float | None
+    loss: float | None = None
     seconds: float
     validation: SplitScores | None = None
     """Scores of the received global model."""

@@ -10,15 +10,15 @@ import math
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Count = Annotated[int, Field(ge=0)]
+from messages.strictness import StrictModel
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class RegionScore(BaseModel):
+class RegionScore(StrictModel):
     """One metric of one region over a site's cases."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n: Count = 0
     """Cases that were scored."""
@@ -54,10 +54,8 @@ class RegionScore(BaseModel):
         return RegionScore(**{key: getattr(self, key) + getattr(other, key) for key in RegionScore.model_fields})
 
 
-class SplitScores(BaseModel):
+class SplitScores(StrictModel):
     """Scores of one model on one split at one site, or pooled over sites."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cases: Count
     withheld: bool = False

@@ -11,20 +11,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from messages import units
 from messages.errors import ConfigError
+from messages.strictness import StrictModel
 
 
-class Settings(BaseModel):
+class Settings(StrictModel):
     """Base of every model that a person writes: strict about keys, frozen, lenient about nothing."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
 
 def _parsed(parse: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
-Seconds = Annotated[float, _parsed(units.seconds), Field(ge=0)]
-SizeBytes = Annotated[int, _parsed(units.size_bytes), Field(ge=0)]
+Seconds = Annotated[float, _parsed(units.seconds), Field(ge=0, le=100 * 365.25 * 86400)]
+SizeBytes = Annotated[int, _parsed(units.size_bytes), Field(ge=0, lt=2**63)]
 Rate = Annotated[float, _parsed(units.bytes_per_second), Field(gt=0)]
 WorkHours = Annotated[units.Hours, _parsed(units.Hours.parse)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]

@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from messages import codec
+from messages.strictness import StrictModel
 
 CHUNK_BYTES = 2**20
 MAX_TENSORS = 100_000
+MAX_BYTES = 2**40
 ITEM_BYTES = {
     "float64": 8,
     "float32": 4,
@@ -33,10 +35,8 @@ ITEM_BYTES = {
 Buffer = bytes | bytearray | memoryview | np.memmap[Any, Any] | NDArray[np.uint8]
 
 
-class TensorSpec(BaseModel):
+class TensorSpec(StrictModel):
     """Name, shape and dtype of one tensor; `shape == ()` is a scalar."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, max_length=300)
     shape: tuple[Annotated[int, Field(ge=0, le=2**40)], ...] = Field(max_length=8)
@@ -53,10 +53,8 @@ class TensorSpec(BaseModel):
         return self.size * ITEM_BYTES[self.dtype]
 
 
-class Manifest(BaseModel):
+class Manifest(StrictModel):
     """What a transfer holds. `codec` "exact": the tensors' own bytes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tensors: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
     codec: Literal["exact"] = "exact"
@@ -66,6 +64,8 @@ class Manifest(BaseModel):
     def _names_are_unique(self) -> Self:
         if len({spec.name for spec in self.tensors}) != len(self.tensors):
             raise ValueError("a tensor's name comes twice")
+        if self.nbytes > MAX_BYTES:
+            raise ValueError(f"the tensors are larger than {MAX_BYTES} bytes")
         return self
 
     @property
