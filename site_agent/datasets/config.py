@@ -1,0 +1,66 @@
+"""What a site's operator says of a data set: the section `[datasets.NAME]` of site.toml."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from messages.experiment import Concept
+from messages.settings import Settings
+
+
+class DatasetConfig(Settings):
+    """One data set.
+
+    Attributes:
+        source: layout on disk; `brats`: a folder a case, a file a modality; `decathlon`: imagesTr and labelsTr.
+        path: the data set's folder.
+        labels: this data set's integers → concepts, such as {1: "NCR", 2: "ED", 3: "ET"}. Integers that are
+            not named here are refused, 0 is background. Empty with `decathlon`: from dataset.json.
+        channels: decathlon only: names of the images' modalities in order, where dataset.json is missing or
+            names them otherwise than the experiments do.
+        patient_id: regular expression with one group that finds the patient in a case's name, so that all
+            time points of a patient stay in one split. Default: by the layout's own naming.
+        withdrawn: file with one patient or case a line that must not be used; "#" starts a comment.
+    """
+
+    source: Literal["brats", "decathlon"]
+    path: Path
+    labels: dict[int, Concept] = Field(default_factory=dict)
+    channels: tuple[str, ...] | None = None
+    patient_id: str | None = None
+    withdrawn: Path | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        wrong = [value for value in self.labels if not 1 <= value <= 65535]
+        if wrong:
+            raise ValueError(f"labels: {wrong[0]} is not allowed; integers from 1 to 65535 (0 is background)")
+        if self.source == "brats" and not self.labels:
+            raise ValueError(
+                'labels: name what each integer means, for example { 1 = "NCR", 2 = "ED", 3 = "ET" }'
+            )
+        if self.channels is not None and (not self.channels or len(set(self.channels)) != len(self.channels)):
+            raise ValueError("channels: name each modality once")
+        if self.patient_id is not None:
+            try:
+                pattern = re.compile(self.patient_id)
+            except re.error as error:
+                raise ValueError(f"patient_id is not a regular expression ({error})") from None
+            if pattern.groups != 1:
+                raise ValueError(f"patient_id has {pattern.groups} groups; exactly one finds the patient")
+        return self
+
+    def patient_of(self, case: str) -> str:
+        """The patient in a case's name; the whole name where the expression finds none."""
+        if self.patient_id is not None:
+            found = re.search(self.patient_id, case)
+            return found.group(1) or case if found else case
+        if self.source == "brats":
+            # BraTS-GLI-00001-000: a last "-NNN" is the time point
+            found = re.fullmatch(r"(BraTS-.+)-\d{3}", case)
+            return found.group(1) if found else case
+        return case

@@ -1,0 +1,285 @@
+"""From a folder to cases: which there are, which are usable, which are left out and why; and one case's voxels.
+
+A survey opens every file, one case at a time: a hospital's folder holds truncated copies, images without labels
+and labels with unknown integers, and each must be counted under its reason instead of ending a training run.
+Details (names, paths) are for the operator at the site; only the counts may leave it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from messages.errors import DataError
+from messages.reasons import ADVICE, Reason
+from site_agent.datasets import layouts
+from site_agent.datasets.cache import VerdictCache
+from site_agent.datasets.config import DatasetConfig
+
+AFFINE_TOLERANCE_MM = 1e-2
+"""Headers store affines as float32, through sform or quaternion: the same grid differs by rounding."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case's files.
+
+    Attributes:
+        key: the case's name on disk (folder or file stem). Never leaves the site.
+        patient: what all time points of one patient share. Never leaves the site.
+        images: a path per requested channel; the same path repeated for a 4-D file.
+        label: path of the label map.
+        volumes: for 4-D files, which volume of `images[i]` is channel i; empty for 3-D files.
+    """
+
+    key: str
+    patient: str
+    images: tuple[Path, ...]
+    label: Path
+    volumes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One case that is not used: for the operator's eyes, not for an event."""
+
+    key: str
+    reason: Reason
+    text: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds. `found` = len(cases) + sum of left_out."""
+
+    found: int
+    cases: tuple[Case, ...]
+    left_out: dict[Reason, int]
+    details: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """Voxels of a case.
+
+    Attributes:
+        image: float32 (C, X, Y, Z), channels in the experiment's order.
+        label: uint8 (X, Y, Z); value i + 1 means concepts[i], 0 is background.
+        concepts: names behind the label's values, sorted; the same for every case of a data set.
+        affine: float64 (4, 4), voxel indices → mm in RAS.
+    """
+
+    image: npt.NDArray[np.float32]
+    label: npt.NDArray[np.uint8]
+    concepts: tuple[str, ...]
+    affine: npt.NDArray[np.float64]
+
+
+class CaseError(DataError):
+    """One case cannot be used; `reason` is the code to count it under."""
+
+    def __init__(self, reason: Reason, what: str, *, where: str = "") -> None:
+        self.reason = reason
+        super().__init__(what, where=where, advice=ADVICE[reason])
+
+
+def survey(
+    config: DatasetConfig,
+    channels: Sequence[str],
+    concepts: Collection[str],
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+) -> Survey:
+    """Find and check every case of a data set, holding one case's voxels at a time.
+
+    Args:
+        config: the operator's description.
+        channels: the experiment's channels, in its order.
+        concepts: every concept that the experiment's regions name.
+        progress: called with (cases looked at, cases found).
+        cache: file (SQLite) of earlier verdicts by path, size and time of change, for a fast second survey.
+
+    Raises:
+        DataError: the folder or what steers it (dataset.json, the list of the withdrawn) cannot be read, holds
+            no case, or its labels do not name each of `concepts`.
+    """
+    layout = layouts.look(config)
+    missing = sorted(set(concepts) - set(layout.labels.values()))
+    if missing:
+        raise DataError(
+            f"the data set's labels do not name {', '.join(missing)}",
+            where=str(config.path),
+            advice=f"Map integers to these concepts under labels in site.toml (now: {_shown(layout.labels)})",
+        )
+    withdrawn = layouts.read_withdrawn(config.withdrawn)
+    cases: list[Case] = []
+    details: list[LeftOut] = []
+    with VerdictCache(cache, _rules(layout, channels)) as verdicts:
+        for done, candidate in enumerate(layout.candidates, start=1):
+            patient = config.patient_of(candidate.key)
+            try:
+                if candidate.key in withdrawn or patient in withdrawn:
+                    raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
+                case = _assembled(candidate, patient, channels, layout)
+                _judged(case, layout, verdicts)
+                cases.append(case)
+            except CaseError as error:
+                details.append(LeftOut(candidate.key, error.reason, str(error)))
+            if progress is not None:
+                progress(done, len(layout.candidates))
+    counts = Counter(detail.reason for detail in details)
+    return Survey(
+        found=len(layout.candidates),
+        cases=tuple(sorted(cases, key=lambda case: case.key)),
+        left_out={reason: counts[reason] for reason in sorted(counts)},
+        details=tuple(details),
+    )
+
+
+def load(case: Case, config: DatasetConfig) -> LoadedCase:
+    """Read one case's voxels and check them.
+
+    Raises:
+        CaseError: a DataError whose `reason` says under which code to count the case.
+    """
+    return _read(case, layouts.labels_of(config))
+
+
+def _shown(labels: dict[int, str]) -> str:
+    return ", ".join(f"{value} = {concept}" for value, concept in sorted(labels.items())) or "none"
+
+
+def _rules(layout: layouts.Layout, channels: Sequence[str]) -> str:
+    """What a verdict depends on beside the files: another mapping or other channels, another verdict."""
+    return f"1|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}"
+
+
+def _assembled(
+    candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout
+) -> Case:
+    """Pick the files of the channels that the experiment wants."""
+    if not candidate.images:
+        raise CaseError(Reason.NO_IMAGE, "there is a label and no image", where=candidate.key)
+    if candidate.label is None:
+        raise CaseError(Reason.NO_LABEL, "there is an image and no label", where=candidate.key)
+    if layout.four_dimensional:
+        path = next(iter(candidate.images.values()))
+        absent = [name for name in channels if name not in layout.channels]
+        if absent:
+            raise CaseError(Reason.MISSING_CHANNEL, f"no modality {', '.join(absent)}", where=candidate.key)
+        volumes = tuple(layout.channels.index(name) for name in channels)
+        return Case(candidate.key, patient, (path,) * len(channels), candidate.label, volumes)
+    absent = [name for name in channels if name not in candidate.images]
+    if absent:
+        raise CaseError(Reason.MISSING_CHANNEL, f"no file for {', '.join(absent)}", where=candidate.key)
+    return Case(candidate.key, patient, tuple(candidate.images[name] for name in channels), candidate.label)
+
+
+def _judged(case: Case, layout: layouts.Layout, verdicts: VerdictCache) -> None:
+    """Raise what is wrong with a case, from the cache where its files did not change."""
+    files = (*dict.fromkeys(case.images), case.label)
+    known = verdicts.get(case.key, files)
+    if known is None:
+        try:
+            _read(case, layout.labels)
+        except CaseError as error:
+            verdicts.put(case.key, files, error.reason, error.what)
+            raise
+        verdicts.put(case.key, files, None, "")
+    elif known.reason is not None:
+        raise CaseError(known.reason, known.text, where=case.key)
+
+
+def _open(path: Path) -> Any:
+    """A NIfTI file's header; CaseError where there is none. Voxels are read later."""
+    try:
+        image: Any = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise CaseError(Reason.UNREADABLE, "not a NIfTI file", where=path.name)
+        return image
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        raise CaseError(Reason.UNREADABLE, f"cannot be read ({_why(error)})", where=path.name) from None
+
+
+def _voxels(image: Any, path: Path) -> npt.NDArray[np.float32]:
+    """All voxels as float32, scaled as the header says."""
+    try:
+        return np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError, TypeError, zlib.error, OverflowError, MemoryError) as error:
+        raise CaseError(
+            Reason.UNREADABLE, f"cannot be read to its end ({_why(error)})", where=path.name
+        ) from None
+
+
+def _why(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _read(case: Case, labels: dict[int, str]) -> LoadedCase:
+    label_file = _open(case.label)
+    shape, affine = label_file.shape, np.asarray(label_file.affine, dtype=np.float64)
+    if len(shape) != 3:
+        raise CaseError(
+            Reason.SHAPE_MISMATCH, f"the label map has {len(shape)} axes, not 3", where=case.label.name
+        )
+    files = {path: _open(path) for path in dict.fromkeys(case.images)}
+    for path, file in files.items():  # headers first: a mismatch needs no voxel
+        axes = 4 if case.volumes and len(file.shape) == 4 else 3
+        if len(file.shape) != axes or file.shape[:3] != shape:
+            raise CaseError(
+                Reason.SHAPE_MISMATCH, f"shape {file.shape}, the label's is {shape}", where=path.name
+            )
+        if axes == 4 and max(case.volumes) >= file.shape[3]:
+            raise CaseError(Reason.MISSING_CHANNEL, f"holds {file.shape[3]} volumes only", where=path.name)
+        if not np.allclose(file.affine, affine, atol=AFFINE_TOLERANCE_MM, rtol=0):
+            raise CaseError(
+                Reason.AFFINE_MISMATCH, "position or spacing differs from the label's", where=path.name
+            )
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise CaseError(Reason.AFFINE_MISMATCH, "the header says no usable position", where=case.label.name)
+    label, concepts = _mapped(_voxels(label_file, case.label), labels, case.label)
+    image = np.empty((len(case.images), *shape), dtype=np.float32)
+    for path, file in files.items():
+        voxels = _voxels(file, path)
+        for channel, own in enumerate(case.images):
+            if own == path:
+                image[channel] = voxels[..., case.volumes[channel]] if voxels.ndim == 4 else voxels
+    for path, volume in zip(case.images, image, strict=True):
+        if not np.isfinite(volume).all():
+            raise CaseError(Reason.NOT_FINITE, "holds NaN or infinity", where=path.name)
+        if float(volume.min()) == float(volume.max()):
+            raise CaseError(Reason.EMPTY_IMAGE, "all voxels have one value", where=path.name)
+    return LoadedCase(image, label, concepts, affine)
+
+
+def _mapped(
+    voxels: npt.NDArray[np.float32], labels: dict[int, str], path: Path
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """A site's integers → positions in the sorted concepts, plus one."""
+    if not np.isfinite(voxels).all():
+        raise CaseError(Reason.NOT_FINITE, "the label map holds NaN or infinity", where=path.name)
+    rounded = np.rint(voxels)
+    # integers stored with a scale factor come back with rounding errors; resampled labels come back as fractions
+    if np.abs(voxels - rounded).max(initial=0) > 1e-3:
+        raise CaseError(Reason.UNKNOWN_LABEL_VALUE, "values between integers (resampled?)", where=path.name)
+    unknown = [int(value) for value in np.unique(rounded) if value != 0 and int(value) not in labels]
+    if unknown:
+        raise CaseError(
+            Reason.UNKNOWN_LABEL_VALUE, f"integers without a concept: {unknown[:8]}", where=path.name
+        )
+    concepts = tuple(sorted(set(labels.values())))
+    label = np.zeros(voxels.shape, dtype=np.uint8)
+    for value, concept in labels.items():
+        label[rounded == value] = concepts.index(concept) + 1
+    return label, concepts
+
+
+__all__ = ["Case", "CaseError", "LeftOut", "LoadedCase", "Survey", "load", "survey"]
