@@ -99,9 +99,9 @@ def _cubic_matrix(coarse: int, fine: int, step: float) -> Field:
     return np.where(distance < 1, near, np.where(distance < 2, far, 0)).astype(np.float32)
 
 
-def _soft(distance: Field, width: float) -> Field:
+def _soft(distance: npt.NDArray[np.floating], width: float) -> Field:
     """Share of a voxel inside a surface at signed `distance` (positive inside) for a border `width` in mm."""
-    return np.clip(0.5 + distance / width, 0, 1, dtype=np.float32)
+    return np.asarray(np.clip(0.5 + distance / width, 0, 1), dtype=np.float32)
 
 
 def _ellipsoid(p: tuple[Field, Field, Field], centre: Point, axes: Point, power: float = 2.0) -> Field:
@@ -248,10 +248,10 @@ def grow(rng: np.random.Generator, person: Individual, tumour: Tumour, spacing: 
     follows white matter and spares cortex, as vasogenic oedema does. `rng` decides place and shape: the same
     stream for two time points of a patient puts the tumour at the same place.
     """
-    shape: Shape = person.folds.shape  # type: ignore[assignment]
+    shape: Shape = person.folds.shape
     p = person.coordinates
     coarse = tuple(c[::2, ::2, ::2] for c in p)
-    shares, depth = _healthy(person, coarse, step=2)  # type: ignore[arg-type]
+    shares, depth = _healthy(person, coarse, step=2)
     cx, cy, cz = coarse
     site = (
         ndimage.gaussian_filter(shares["WM"] + shares["WMH"], 1.5)
@@ -271,7 +271,7 @@ def grow(rng: np.random.Generator, person: Individual, tumour: Tumour, spacing: 
     distance = np.sqrt(sum(((c - o) / f) ** 2 for c, o, f in zip(p, centres[0], lengths, strict=True)))
     push = tumour.core_mm / 3 * np.exp(-((distance / (2.2 * tumour.core_mm)) ** 2)) / np.maximum(distance, 3)
     moved = tuple((c - (c - o) * push).astype(np.float32) for c, o in zip(p, centres[0], strict=True))
-    shares, depth = _healthy(person, moved)  # type: ignore[arg-type]
+    shares, depth = _healthy(person, moved)
 
     reach = distance
     if tumour.satellite:  # a second focus: nearer the first than chance would put it, about half its size

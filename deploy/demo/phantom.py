@@ -142,7 +142,7 @@ def scan(
     rng: np.random.Generator, brain: Brain, scanner: Scanner, spacing: Spacing
 ) -> dict[str, npt.NDArray[np.int16]]:
     """Image `brain` in each contrast: int16 (X, Y, Z), exactly 0 outside the brain and at least 1 inside."""
-    shape: Shape = brain.mask.shape  # type: ignore[assignment]
+    shape: Shape = brain.mask.shape
     sigma = [
         scanner.blur_mm[0] / spacing[0],
         scanner.blur_mm[0] / spacing[1],

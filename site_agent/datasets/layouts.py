@@ -29,11 +29,13 @@ _BRATS_ENDINGS = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """Files that belong together by their names. `images` by channel; label None where there is none."""
+    """Files that belong together by their names. `images` by channel; label None where there is none;
+    `unreadable` says why the case's own folder cannot be looked into."""
 
     key: str
     images: dict[str, Path]
     label: Path | None
+    unreadable: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,12 @@ def _brats(path: Path) -> tuple[Candidate, ...]:
             continue
         images: dict[str, Path] = {}
         label = None
-        for file in entries(Path(entry.path)):
+        try:
+            files = entries(Path(entry.path))
+        except DataError as error:  # one locked case must not hide the others
+            found.append(Candidate(entry.name, {}, None, error.what))
+            continue
+        for file in files:
             name = stem(file.name)
             channel = _BRATS_ENDINGS.get(re.split(r"[-_]", name)[-1].lower()) if name else None
             if channel == "label":

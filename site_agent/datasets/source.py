@@ -7,6 +7,7 @@ Details (names, paths) are for the operator at the site; only the counts may lea
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from messages.errors import DataError
 from messages.reasons import ADVICE, Reason
@@ -26,6 +29,9 @@ from site_agent.datasets.config import DatasetConfig
 
 AFFINE_TOLERANCE_MM = 1e-2
 """Headers store affines as float32, through sform or quaternion: the same grid differs by rounding."""
+
+
+_NIFTI2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,8 @@ def _assembled(
     candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout
 ) -> Case:
     """Pick the files of the channels that the experiment wants."""
+    if candidate.unreadable:
+        raise CaseError(Reason.UNREADABLE, candidate.unreadable, where=candidate.key)
     if not candidate.images:
         raise CaseError(Reason.NO_IMAGE, "there is a label and no image", where=candidate.key)
     if candidate.label is None:
@@ -199,14 +207,19 @@ def _judged(case: Case, layout: layouts.Layout, verdicts: VerdictCache) -> None:
 
 
 def _open(path: Path) -> Any:
-    """A NIfTI file's header; CaseError where there is none. Voxels are read later."""
+    """A NIfTI file; CaseError where it is none. A .gz is read to its end, so that its checksum is checked."""
     try:
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path) as stream:
+                raw = stream.read()
+            kind = nib.Nifti2Image if raw[:4] in _NIFTI2 else nib.Nifti1Image
+            return kind.from_bytes(raw)
         image: Any = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise CaseError(Reason.UNREADABLE, "not a NIfTI file", where=path.name)
-        return image
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise CaseError(Reason.UNREADABLE, f"cannot be read ({_why(error)})", where=path.name) from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise CaseError(Reason.UNREADABLE, "not a NIfTI file", where=path.name)
+    return image
 
 
 def _voxels(image: Any, path: Path) -> npt.NDArray[np.float32]:
@@ -230,6 +243,8 @@ def _read(case: Case, labels: dict[int, str]) -> LoadedCase:
         raise CaseError(
             Reason.SHAPE_MISMATCH, f"the label map has {len(shape)} axes, not 3", where=case.label.name
         )
+    if 0 in shape:
+        raise CaseError(Reason.EMPTY_IMAGE, "the label map has no voxel", where=case.label.name)
     files = {path: _open(path) for path in dict.fromkeys(case.images)}
     for path, file in files.items():  # headers first: a mismatch needs no voxel
         axes = 4 if case.volumes and len(file.shape) == 4 else 3
@@ -237,8 +252,9 @@ def _read(case: Case, labels: dict[int, str]) -> LoadedCase:
             raise CaseError(
                 Reason.SHAPE_MISMATCH, f"shape {file.shape}, the label's is {shape}", where=path.name
             )
-        if axes == 4 and max(case.volumes) >= file.shape[3]:
-            raise CaseError(Reason.MISSING_CHANNEL, f"holds {file.shape[3]} volumes only", where=path.name)
+        held = file.shape[3] if axes == 4 else 1
+        if case.volumes and max(case.volumes) >= held:
+            raise CaseError(Reason.MISSING_CHANNEL, f"holds {held} of the modalities only", where=path.name)
         if not np.allclose(file.affine, affine, atol=AFFINE_TOLERANCE_MM, rtol=0):
             raise CaseError(
                 Reason.AFFINE_MISMATCH, "position or spacing differs from the label's", where=path.name
