@@ -1,0 +1,73 @@
+"""Splits a real data set of the Decathlon layout among a demo's sites, as folders of symbolic links.
+
+What is untidy goes along (an image without a label, a label without an image), so that some site meets it,
+counts it and says so, as in a hospital.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from messages.errors import DataError
+from site_agent.datasets.layouts import entries, stem
+
+
+def partition(
+    source: Path, targets: list[Path], *, seed: int, patient_of: Callable[[str], str] = lambda name: name
+) -> list[int]:
+    """Deal out the patients of `source` evenly to `targets`, by seed.
+
+    Args:
+        source: folder with imagesTr, labelsTr and perhaps dataset.json.
+        targets: one folder a site; made here. A target that holds something is refused.
+        seed: same seed and same source, same partition.
+        patient_of: the patient in a case's name; a patient's cases all go to one site.
+
+    Returns:
+        Number of cases (by name, untidy ones included) of each site.
+
+    Raises:
+        DataError: the source is missing or unreadable, holds fewer patients than there are targets, or a target
+            is not empty.
+    """
+    files: dict[str, list[tuple[str, Path]]] = {}
+    for folder in ("imagesTr", "labelsTr"):
+        for entry in entries(source / folder):
+            name = stem(entry.name)
+            if name:
+                files.setdefault(name, []).append((folder, Path(entry.path)))
+    patients: dict[str, list[str]] = {}
+    for name in sorted(files):
+        patients.setdefault(patient_of(name), []).append(name)
+    if len(patients) < len(targets):
+        raise DataError(
+            f"{len(patients)} patients cannot be split among {len(targets)} sites",
+            where=str(source),
+            advice="Ask for fewer sites with --sites",
+        )
+    order = [sorted(patients)[i] for i in np.random.default_rng(seed).permutation(len(patients))]
+    # complete and untidy cases are dealt apart, so that no site gets all that is untidy or fewer to train on
+    order.sort(key=lambda patient: any(len(files[name]) < 2 for name in patients[patient]))
+    description = source / "dataset.json"
+    counts = []
+    for site, target in enumerate(targets):
+        _prepare(target)
+        names = [name for patient in order[site :: len(targets)] for name in patients[patient]]
+        for name in names:
+            for folder, file in files[name]:
+                (target / folder / file.name).symlink_to(file.resolve())
+        if description.is_file():
+            shutil.copyfile(description, target / "dataset.json")
+        counts.append(len(names))
+    return counts
+
+
+def _prepare(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError("is not empty", where=str(target), advice="Name a new folder, or remove this one")
+    for folder in ("imagesTr", "labelsTr"):
+        (target / folder).mkdir(parents=True, exist_ok=True)
