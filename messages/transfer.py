@@ -7,7 +7,6 @@ arrive before or after the chunks. Chunk on the wire: 2 bytes big-endian length 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from hashlib import sha256
@@ -79,18 +78,45 @@ def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:
         raise MalformedMessage(Reason.MALFORMED, "not a chunk")
     fields = codec.unpack(body[2 : 2 + length], max_bytes=MAX_HEADER)
     data = memoryview(body)[2 + length :]
-    if not isinstance(fields, list) or [type(field) for field in fields] != [int, str, int, str, *[int] * 4, bytes]:
+    if not isinstance(fields, list) or [type(field) for field in fields] != [
+        int,
+        str,
+        int,
+        str,
+        *[int] * 4,
+        bytes,
+    ]:
         raise MalformedMessage(Reason.WRONG_TYPE, "chunk header of another form")
     version, experiment, round_number, sender, attempt, index, size, total, digest = fields
     if version != 1:
         raise MalformedMessage(Reason.UNKNOWN_SCHEMA, "unknown chunk version")
     names_fit = EXPERIMENT_ID.fullmatch(experiment) and NAME.fullmatch(sender)
     sizes_fit = 1024 <= size <= 8 * 2**20 and index >= 0 and len(data) == min(size, total - index * size) > 0
-    if not names_fit or not sizes_fit or round_number < 0 or attempt < 0:
+    numbers_fit = 0 <= round_number <= 1_000_000 and 0 <= attempt <= 2**53 and total <= tensors.MAX_BYTES
+    if not names_fit or not sizes_fit or not numbers_fit:
         raise MalformedMessage(Reason.MALFORMED, "chunk header is inconsistent")
     if sha256(data).digest() != digest:
         raise MalformedMessage(Reason.WRONG_DIGEST, "chunk does not match its digest")
-    return ChunkHeader(TransferKey(experiment, round_number, sender, attempt), index, size, total, digest), data
+    return ChunkHeader(
+        TransferKey(experiment, round_number, sender, attempt), index, size, total, digest
+    ), data
+
+
+def _write_all(fd: int, data: bytes | memoryview, offset: int | None = None) -> None:
+    """Write everything or raise OSError: a filling disk takes a part of the bytes first, and says nothing."""
+    rest = memoryview(data)
+    while rest:
+        written = os.write(fd, rest) if offset is None else os.pwrite(fd, rest, offset)
+        rest = rest[written:]
+        offset = None if offset is None else offset + written
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class Incoming:
@@ -116,8 +142,12 @@ class Incoming:
             self._restore()
         else:
             os.ftruncate(self._data, total)
-        self._log = os.open(self._have, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.write(self._log, b"".join(i.to_bytes(4, "big") + d for i, d in self._digests.items()))
+        # Written beside and moved: a kill while opening must not lose the record of what is there.
+        fresh = self._have.with_name(self._have.name + ".new")
+        self._log = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        _write_all(self._log, b"".join(i.to_bytes(4, "big") + d for i, d in self._digests.items()))
+        os.replace(fresh, self._have)
+        self._closed = False
 
     def _restore(self) -> None:
         recorded = self._have.read_bytes()
@@ -135,8 +165,10 @@ class Incoming:
             raise ValueError("chunk of another transfer")
         if self._digests.get(header.index) == header.digest:
             return False
-        os.pwrite(self._data, data, header.index * self.size)
-        os.write(self._log, header.index.to_bytes(4, "big") + header.digest)
+        if self._closed:
+            raise ValueError("the transfer was closed")
+        _write_all(self._data, data, header.index * self.size)
+        _write_all(self._log, header.index.to_bytes(4, "big") + header.digest)
         self._digests[header.index] = header.digest
         return True
 
@@ -145,8 +177,13 @@ class Incoming:
         """Chunks that are there."""
         return len(self._digests)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is there; cheap enough to ask after each one."""
+        return len(self._digests) == self.chunks
+
     def missing(self) -> list[int]:
-        """Indices still to come."""
+        """Indices still to come; looks at each chunk."""
         return [index for index in range(self.chunks) if index not in self._digests]
 
     def finish(self, manifest: Manifest, seal: str, destination: Path) -> None:
@@ -158,20 +195,23 @@ class Incoming:
         """
         if (manifest.nbytes, manifest.chunk_bytes) != (self.total, self.size):
             raise MalformedMessage(Reason.WRONG_SHAPE, "manifest and chunks differ in size")
-        if self.missing():
+        if not self.complete:
             raise ValueError("chunks are missing")
         if tensors.seal(manifest, (self._digests[index] for index in range(self.chunks))) != seal:
             raise MalformedMessage(Reason.WRONG_DIGEST, "chunks are not those that were sealed")
         os.fsync(self._data)
         self.close()
         os.replace(self._part, destination)
+        _sync_folder(destination.parent)
         self._have.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the files and keep them; idempotent."""
-        for fd in (self._data, self._log):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        # Once only: a descriptor's number belongs to somebody else's file soon after.
+        if not self._closed:
+            self._closed = True
+            os.close(self._data)
+            os.close(self._log)
 
     def discard(self) -> None:
         """Close and remove."""
