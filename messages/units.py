@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import time, timedelta
+from datetime import time
+from decimal import Decimal
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d|y)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "y": 365.25 * 86400.0}
@@ -20,6 +21,7 @@ _FACTOR = {
     "Gi": 2**30,
     "Ti": 2**40,
 }
+_HOURS = re.compile(r"\s*([0-2]\d:[0-5]\d)\s*-\s*([0-2]\d:[0-5]\d)\s*")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG])?bit/s")
 
 
@@ -36,7 +38,7 @@ def size_bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ValueError("write a size as a number and a unit: 500MB, 32GiB")
-    return int(float(match[1]) * _FACTOR[match[2]])
+    return int(Decimal(match[1]) * _FACTOR[match[2]])
 
 
 def bytes_per_second(text: str) -> float:
@@ -57,8 +59,9 @@ class Hours:
     @classmethod
     def parse(cls, text: str) -> Hours:
         """ValueError where it is not HH:MM-HH:MM."""
+        match = _HOURS.fullmatch(text)
         try:
-            begin, end = (time.fromisoformat(part.strip()) for part in text.split("-"))
+            begin, end = (time.fromisoformat(part) for part in (match.groups() if match else ()))
         except ValueError as error:
             raise ValueError("write hours as HH:MM-HH:MM, such as 18:00-07:00") from error
         return cls(begin, end)
@@ -83,4 +86,6 @@ def human_bytes(count: float) -> str:
 
 def human_seconds(value: float) -> str:
     """95 → "1:35"; 3700 → "1:01:40"."""
-    return str(timedelta(seconds=round(value))).removeprefix("0:").lstrip("0") or "0:00"
+    minutes, rest = divmod(max(0, round(value)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
