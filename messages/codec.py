@@ -5,7 +5,6 @@ Why own limits around the library: `msgpack.Unpacker` bounds sizes but neither d
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgpack
@@ -42,7 +41,8 @@ def unpack(data: bytes | memoryview, *, max_bytes: int = MAX_EVENT_BYTES) -> Any
     """Decode one value.
 
     Raises:
-        MalformedMessage: too large, too deep, trailing bytes, a type or key outside the plain ones.
+        MalformedMessage: too large, too deep, trailing bytes, a type or key outside the plain ones, a key
+            that comes twice.
     """
     if len(data) > max_bytes:
         raise MalformedMessage(Reason.TOO_LARGE, f"message of {len(data)} bytes, at most {max_bytes}")
@@ -51,6 +51,7 @@ def unpack(data: bytes | memoryview, *, max_bytes: int = MAX_EVENT_BYTES) -> Any
             data,
             raw=False,
             strict_map_key=True,
+            object_pairs_hook=_map,
             use_list=True,
             max_bin_len=max_bytes,
             max_str_len=max_bytes,
@@ -66,18 +67,24 @@ def unpack(data: bytes | memoryview, *, max_bytes: int = MAX_EVENT_BYTES) -> Any
     return value
 
 
+def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if not all(isinstance(key, str) for key in content):
+        raise MalformedMessage(Reason.WRONG_TYPE, "map key is not a string")
+    if len(content) != len(pairs):
+        # Two readers could take different ones of the two.
+        raise MalformedMessage(Reason.MALFORMED, "a map's key comes twice")
+    return content
+
+
 def _check(value: Any, depth: int) -> None:
     if depth < 0:
         raise MalformedMessage(Reason.TOO_DEEP, f"message nested deeper than {MAX_DEPTH}")
     if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise MalformedMessage(Reason.WRONG_TYPE, "map key is not a string")
+        for item in value.values():
             _check(item, depth - 1)
     elif isinstance(value, list):
         for item in value:
             _check(item, depth - 1)
-    elif isinstance(value, float) and math.isnan(value):
-        return
     elif not isinstance(value, str | bytes | int | float | bool | type(None)):
         raise MalformedMessage(Reason.WRONG_TYPE, f"value of type {type(value).__name__}")
