@@ -47,7 +47,7 @@ class Entry:
             self.number,
             self.index,
             self.experiment,
-            self.time,
+            float(self.time),
             self.type,
             self.body,
             self.previous,
@@ -73,7 +73,11 @@ def decode_entry(data: bytes) -> Entry:
     types = [int, int, int, str, float, str, bytes, bytes, bytes, bytes]
     if not isinstance(fields, list) or [type(item) for item in fields] != types or fields[0] != VERSION:
         raise MalformedMessage("malformed", "not an entry of an event log")
-    return Entry(*fields[1:])
+    entry = Entry(*fields[1:])
+    if entry.encode() != data:
+        # Other bytes of the same content would pass the hash, which is over our own encoding.
+        raise MalformedMessage("malformed", "an entry is not encoded as it was written")
+    return entry
 
 
 def verify(entries: Iterable[Entry], *, whole_journal: bool = False) -> Iterator[Entry]:
@@ -93,7 +97,9 @@ def verify(entries: Iterable[Entry], *, whole_journal: bool = False) -> Iterator
             raise LogBroken("its content was changed: the hash does not match", where=where)
         previous = last.get(entry.experiment)
         if entry.index != (previous.index + 1 if previous else 1):
-            raise LogBroken(f"entries are missing before it (after {previous.index if previous else 0})", where=where)
+            raise LogBroken(
+                f"entries are missing before it (after {previous.index if previous else 0})", where=where
+            )
         if entry.previous != (previous.hash if previous else ZERO):
             raise LogBroken("it does not follow from the entry before it: that one was replaced", where=where)
         if whole_journal:
@@ -132,7 +138,9 @@ def read_export(path: Path) -> Iterator[Entry]:
         raise ConfigError(f"cannot be read ({error.strerror})", where=str(path)) from None
     with file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise ConfigError("is not an exported event log", where=str(path), advice="Use `konsil audit export`")
+            raise ConfigError(
+                "is not an exported event log", where=str(path), advice="Use `konsil audit export`"
+            )
         position = 0
         while head := file.read(4):
             position += 1
