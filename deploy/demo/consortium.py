@@ -1,0 +1,128 @@
+"""The demo's consortium on paper: names, passwords, and the very kinds of files that production runs with."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.broker.definitions import Definitions, Party, StreamSizes, render
+from deploy.demo import toml
+from deploy.demo.layout import Layout
+from messages.names import COORDINATOR
+
+CONSORTIUM = "demo"
+RESEARCHER = "dr-a"
+MOST_SITES = 26
+
+SIZES = StreamSizes(
+    events=256 * 2**20, audit=2**30, model_chunks=2**30, update_chunks=2**29, segment=16 * 2**20, small_segment=2**20
+)
+"""A demo's models are small, and so is a laptop's disk."""
+
+
+def site_names(count: int) -> tuple[str, ...]:
+    """site-a, site-b, …"""
+    return tuple(f"site-{chr(ord('a') + index)}" for index in range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Consortium:
+    """Who takes part, and each one's password."""
+
+    layout: Layout
+    sites: tuple[str, ...]
+    passwords: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def invent(cls, layout: Layout, sites: Sequence[str]) -> Consortium:
+        """With fresh passwords."""
+        parties = (COORDINATOR, RESEARCHER, *sites)
+        return cls(layout, tuple(sites), {party: secrets.token_urlsafe(18) for party in parties})
+
+    def definitions(self) -> Definitions:
+        """What the broker boots with."""
+        roles = {COORDINATOR: "coordinator", RESEARCHER: "researcher"}
+        parties = [Party(name, roles.get(name, "site"), word) for name, word in self.passwords.items()]
+        return render(CONSORTIUM, parties, SIZES)
+
+    def config_of(self, party: str) -> Path:
+        """Where a party's configuration lies: coordinator.toml, site-a.toml, profile.toml."""
+        return self.layout.profile if party == RESEARCHER else self.layout.run / f"{party}.toml"
+
+    def write_coordinator(self, port: int) -> Path:
+        """coordinator.toml."""
+        return self._write(
+            COORDINATOR,
+            {
+                "schema": 1,
+                "coordinator": {
+                    "consortium": CONSORTIUM,
+                    "state": self.layout.coordinator,
+                    "sites": list(self.sites),
+                    "researchers": [RESEARCHER],
+                },
+                "broker": self._broker(COORDINATOR, port),
+            },
+        )
+
+    def write_profile(self, port: int) -> Path:
+        """The researcher's profile.toml."""
+        return self._write(
+            RESEARCHER,
+            {
+                "name": RESEARCHER,
+                "role": "researcher",
+                "consortium": CONSORTIUM,
+                "journal": self.layout.coordinator,
+                "broker": self._broker(RESEARCHER, port),
+            },
+        )
+
+    def write_site(
+        self, site: str, port: int, *, dataset: str, source: Mapping[str, Any], threads: int, gpus: Sequence[int]
+    ) -> Path:
+        """A hospital's site.toml.
+
+        Args:
+            dataset: the name by which experiments ask for it.
+            source: the keys under [datasets.NAME].
+        """
+        return self._write(
+            site,
+            {
+                "schema": 1,
+                "site": {"name": site, "consortium": CONSORTIUM, "state": self.layout.site(site)},
+                "broker": self._broker(site, port),
+                "limits": {"threads": threads, "gpus": list(gpus)},
+                "datasets": {dataset: dict(source)},
+                "policy": {
+                    "default": "deny",
+                    "approval": "auto",
+                    "allow": [
+                        {"researchers": [RESEARCHER], "datasets": [dataset], "tasks": ["segmentation"]},
+                    ],
+                    # A demo has a handful of test cases and nobody's secrets: it tells each score, so that gains
+                    # can be paired case by case. A hospital keeps the defaults (see docs/site.md).
+                    "floors": {"least_cases": 2, "least_metric_cases": 1, "share_case_metrics": True},
+                },
+            },
+        )
+
+    def _broker(self, party: str, port: int) -> dict[str, Any]:
+        secret = self.layout.run / f"{party}.password"
+        _write_private(secret, self.passwords[party] + "\n")
+        return {"host": "127.0.0.1", "port": port, "vhost": CONSORTIUM, "user": party, "password": f"file:{secret}"}
+
+    def _write(self, party: str, content: Mapping[str, Any]) -> Path:
+        path = self.config_of(party)
+        _write_private(path, toml.dumps(content))
+        return path
+
+
+def _write_private(path: Path, text: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
