@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from messages.errors import KonsilError, WorkFailed
@@ -31,16 +31,26 @@ class TrainerProcess:
             (negative: the signal that killed it, as in `subprocess`).
         log: file that takes the process's standard output and error (appended); None: discarded.
         nice: niceness added to the agent's.
+        program: another program that the site's operator installed and that speaks the protocol; None: Konsil's.
 
     Raises:
         WorkFailed: the process could not be started.
     """
 
-    def __init__(self, on_reply: OnReply, on_exit: OnExit, *, log: Path | None = None, nice: int = 0) -> None:
+    def __init__(
+        self,
+        on_reply: OnReply,
+        on_exit: OnExit,
+        *,
+        log: Path | None = None,
+        nice: int = 0,
+        program: Sequence[str] | None = None,
+    ) -> None:
         self._on_reply = on_reply
         self._on_exit = on_exit
         self._log = log
         self._nice = nice
+        self._program = [sys.executable, "-m", "site_agent.training"] if program is None else [*program]
         self._write_lock = threading.Lock()
         self._started = threading.Event()
         self._ended = threading.Event()
@@ -102,8 +112,7 @@ class TrainerProcess:
         return self._process.returncode if self._process else None
 
     def _run(self) -> None:
-        command = [sys.executable, "-m", "site_agent.training"]
-        command += ["--fd", str(self._child_socket.fileno())]
+        command = [*self._program, "--fd", str(self._child_socket.fileno())]
         command += ["--parent", str(os.getpid()), "--nice", str(self._nice)]
         try:
             with open(self._log or os.devnull, "ab") as log:
