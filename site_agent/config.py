@@ -1,0 +1,119 @@
+"""site.toml as a strict model: what a hospital's operator keeps. Nothing in any message can change it."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from messages import settings
+from messages.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
+from site_agent.datasets.config import DatasetConfig
+
+
+class Site(Settings):
+    """Who this is, and where the agent keeps its state."""
+
+    name: Name
+    consortium: Name
+    state: Path
+
+
+class Limits(Settings):
+    """What the agent may use of the machine. Absent: no limit (GPUs: none)."""
+
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    threads: int = Field(4, ge=1, le=1024)
+    """CPU threads of the training process; part of reproducibility."""
+    ram: SizeBytes | None = None
+    """Most memory the training process may take; it limits itself (see `site_agent.training`)."""
+    disk: SizeBytes | None = None
+    """Most bytes under the state directory."""
+    bandwidth: Rate | None = None
+    """Cap on sending updates, bytes per second."""
+    hours: WorkHours | None = None
+    """Local time in which new work begins; what runs at the end of the hours is finished."""
+
+
+class Trainer(Settings):
+    """The training process."""
+
+    command: tuple[str, ...] | None = None
+    """Program that speaks `site_agent.training.protocol`; None: the trainer that comes with Konsil. Only the
+    operator can name another one: no message can."""
+    stuck_after: Seconds = 900.0
+    """Without any progress for so long, the process is ended and the round reported as failed."""
+    nice: int = Field(5, ge=0, le=19)
+
+
+class Allow(Settings):
+    """One permission: every key that is given must fit. A key that is absent allows any value."""
+
+    researchers: tuple[Name, ...] | None = None
+    datasets: tuple[Name, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    nets: tuple[str, ...] | None = None
+    rounds_max: int | None = Field(None, ge=1)
+    until: date | None = None
+
+
+class Floors(Settings):
+    """What no experiment can go below."""
+
+    least_cases: int = Field(1, ge=1)
+    """Usable cases without which the site does not take part."""
+    least_metric_cases: int = Field(5, ge=1)
+    """A split with fewer cases is reported as "withheld"."""
+    round_counts_to: int = Field(1, ge=1)
+    """Case counts leave the site rounded to a multiple of this."""
+    clip_norm_max: float | None = Field(None, gt=0)
+    """Largest clipping norm under differential privacy; means nothing without noise."""
+    noise_multiplier_min: float = Field(0.0, ge=0)
+    secure_aggregation: bool = False
+    share_site_metrics: bool = True
+    share_case_metrics: bool = False
+
+
+class PolicyConfig(Settings):
+    """The site's policy: what is not allowed is declined with a code."""
+
+    default: Literal["deny", "allow"] = "deny"
+    approval: Literal["hand", "auto"] = "hand"
+    """"hand": the operator approves each experiment with `konsil site resume --approve ID`."""
+    allow: tuple[Allow, ...] = ()
+    floors: Floors = Floors()
+
+
+class Retention(Settings):
+    """How long the agent keeps what it no longer needs."""
+
+    cache: Seconds = 30 * 86400.0
+    """Preprocessed cases of an experiment that ended."""
+    sent_ledger: Seconds = 10 * 365.25 * 86400.0
+    """The record of what left the site."""
+
+
+class SiteConfig(Settings):
+    """The whole of site.toml."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    site: Site
+    broker: BrokerAddress = BrokerAddress()
+    limits: Limits = Limits()
+    datasets: dict[Name, DatasetConfig] = {}
+    policy: PolicyConfig = PolicyConfig()
+    retention: Retention = Retention()
+    training: Trainer = Trainer()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.site.name in ("coordinator", "none"):
+            raise ValueError(f"site.name: {self.site.name!r} is reserved")
+        return self
+
+
+def read(path: Path) -> SiteConfig:
+    """Read site.toml; ConfigError names every mistake."""
+    return settings.read(path, SiteConfig)

@@ -1,0 +1,152 @@
+"""The site's policy, pure: what may use the hospital's data, and what may leave it.
+
+No argument of any function here comes from a message but the experiment that is judged: a message can be refused,
+and can weaken nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from messages.experiment import Experiment
+from messages.kinds import CaseCounts
+from messages.reasons import Reason
+from messages.scores import SplitScores
+from site_agent.config import Allow, Floors, PolicyConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an experiment may use this site; `reason` says why not. `by_hand`: the operator approves first."""
+
+    reason: Reason | None = None
+    by_hand: bool = False
+
+    @property
+    def allowed(self) -> bool:
+        """Whether nothing stands against it."""
+        return self.reason is None
+
+
+def judge(
+    policy: PolicyConfig,
+    experiment: Experiment,
+    researcher: str,
+    site: str,
+    datasets: dict[str, set[str]],
+    today: date,
+) -> Verdict:
+    """Judge an experiment.
+
+    Args:
+        researcher: the broker-validated user who published it.
+        site: this site's name.
+        datasets: the data sets described in site.toml, with the concepts that each one's labels name.
+        today: the site's date.
+    """
+    by_hand = policy.approval == "hand"
+    for reason in (
+        _not_for_us(experiment, site, today),
+        _refused_by_rules(policy, experiment, researcher, today),
+        _below_floor(policy.floors, experiment),
+        _data_missing(experiment, datasets),
+    ):
+        if reason is not None:
+            return Verdict(reason, by_hand)
+    return Verdict(None, by_hand)
+
+
+def _not_for_us(experiment: Experiment, site: str, today: date) -> Reason | None:
+    if site not in experiment.sites:
+        return Reason.NOT_INVITED
+    if experiment.expires is not None and experiment.expires < today:
+        return Reason.EXPERIMENT_EXPIRED
+    return None
+
+
+def _refused_by_rules(
+    policy: PolicyConfig, experiment: Experiment, researcher: str, today: date
+) -> Reason | None:
+    """None where some rule fits; otherwise what the rule that came nearest refused."""
+    if policy.default == "allow":
+        return None
+    nearest: tuple[int, Reason] = (-1, Reason.NOT_ALLOWED)
+    for rule in policy.allow:
+        misfit = _misfit(rule, experiment, researcher, today)
+        if misfit is None:
+            return None
+        nearest = max(nearest, misfit, key=lambda pair: pair[0])
+    return nearest[1]
+
+
+def _misfit(rule: Allow, experiment: Experiment, researcher: str, today: date) -> tuple[int, Reason] | None:
+    """The first key that does not fit, with how many fitted before it."""
+    checks = (
+        (rule.researchers is None or researcher in rule.researchers, Reason.RESEARCHER_NOT_ALLOWED),
+        (rule.datasets is None or experiment.data.dataset in rule.datasets, Reason.DATASET_NOT_ALLOWED),
+        (rule.tasks is None or experiment.task.kind in rule.tasks, Reason.TASK_NOT_ALLOWED),
+        (rule.nets is None or experiment.net.name in rule.nets, Reason.NET_NOT_ALLOWED),
+        (rule.rounds_max is None or experiment.rounds.count <= rule.rounds_max, Reason.TOO_MANY_ROUNDS),
+        (rule.until is None or today <= rule.until, Reason.POLICY_EXPIRED),
+    )
+    for fitted, (fits, reason) in enumerate(checks):
+        if not fits:
+            return fitted, reason
+    return None
+
+
+def _below_floor(floors: Floors, experiment: Experiment) -> Reason | None:
+    """A floor that this version cannot keep refuses the experiment rather than being passed over."""
+    if floors.secure_aggregation and not experiment.privacy.secure_aggregation:
+        return Reason.PRIVACY_BELOW_FLOOR
+    if floors.noise_multiplier_min > 0:
+        return Reason.PRIVACY_BELOW_FLOOR
+    return None
+
+
+def _data_missing(experiment: Experiment, datasets: dict[str, set[str]]) -> Reason | None:
+    concepts = datasets.get(experiment.data.dataset)
+    if concepts is None:
+        return Reason.UNKNOWN_DATASET
+    return None if set(experiment.task.concepts) <= concepts else Reason.MISSING_CONCEPT
+
+
+def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> Reason | None:
+    """Why the site cannot take part with these cases; None where it can."""
+    if counts.used < max(floors.least_cases, experiment.data.least_cases) or counts.train < 1:
+        return Reason.TOO_FEW_CASES
+    if counts.found and counts.used / counts.found < experiment.data.least_used_share:
+        return Reason.TOO_MANY_LEFT_OUT
+    return None
+
+
+def rounded(floors: Floors, count: int) -> int:
+    """A count as it may leave the site; what is there is never told as nothing."""
+    step = floors.round_counts_to
+    return 0 if count == 0 else max(step, (count + step // 2) // step * step)
+
+
+def counts_for_sharing(floors: Floors, counts: CaseCounts) -> CaseCounts:
+    """Case counts as they may leave the site."""
+    return CaseCounts(
+        found=rounded(floors, counts.found),
+        used=rounded(floors, counts.used),
+        left_out={reason: rounded(floors, count) for reason, count in counts.left_out.items()},
+        train=rounded(floors, counts.train),
+        validation=rounded(floors, counts.validation),
+        test=rounded(floors, counts.test),
+    )
+
+
+def scores_for_sharing(floors: Floors, scores: SplitScores) -> SplitScores:
+    """Scores as they may leave the site."""
+    if not floors.share_site_metrics:
+        return SplitScores(cases=rounded(floors, scores.cases), withheld=True)
+    shared = scores.for_sharing(floors.least_metric_cases, floors.share_case_metrics)
+    return shared.model_copy(update={"cases": rounded(floors, shared.cases)}) if shared.withheld else shared
+
+
+def loss_for_sharing(floors: Floors, loss: float | None) -> float | None:
+    """The training loss as it may leave the site."""
+    return loss if floors.share_site_metrics else None

@@ -1,0 +1,166 @@
+"""Sending updates: the chunks of one complete file, on a thread of its own, no faster than the operator allows."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from messages import tensors
+from messages.bus.base import Bus, Confirm
+from messages.errors import KonsilError
+from messages.kinds import Transfer as Sealed
+from messages.names import RoutingKey
+from messages.transfer import ChunkHeader, TransferKey, encode_chunk
+
+log = structlog.get_logger()
+
+
+class Throttle:
+    """A rate in bytes per second, by sleeping between messages; bursts of a quarter of a second.
+
+    Args:
+        rate: bytes per second; None: no limit.
+        clock, sleep: for tests.
+    """
+
+    def __init__(
+        self,
+        rate: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rate, self._clock, self._sleep = rate, clock, sleep
+        self._free_at = 0.0
+
+    def take(self, size: int) -> None:
+        """Wait until `size` more bytes may go."""
+        if self._rate is None:
+            return
+        now = self._clock()
+        self._free_at = max(self._free_at, now - 0.25) + size / self._rate
+        if self._free_at > now:
+            self._sleep(self._free_at - now)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Send chunks (None: all) of a file. Where all were asked for, `on_sent` tells that the broker has them."""
+
+    key: TransferKey
+    sealed: Sealed
+    path: Path
+    chunks: tuple[int, ...] | None
+
+
+class Sender:
+    """Publishes chunks in the order of the tasks.
+
+    Args:
+        on_sent: called once every chunk of a whole transfer is confirmed.
+        on_lost: called when the file is not what was sealed.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        rate: float | None,
+        *,
+        on_sent: Callable[[TransferKey], None],
+        on_lost: Callable[[TransferKey], None],
+        on_progress: Callable[[TransferKey, int, int], None],
+    ) -> None:
+        self._bus = bus
+        self._throttle = Throttle(rate)
+        self._on_sent, self._on_lost, self._on_progress = on_sent, on_lost, on_progress
+        self._tasks: queue.SimpleQueue[Task | Callable[[], None] | None] = queue.SimpleQueue()
+        self._dropped: dict[str, int] = {}
+        self._closed = False
+        self.bytes_up = 0
+        self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
+        self._thread.start()
+
+    def send(self, task: Task) -> None:
+        """Queue a task."""
+        self._tasks.put(task)
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do something else on this thread, in order (digests of a new update take a while)."""
+        self._tasks.put(work)
+
+    def drop(self, experiment: str, up_to: int) -> None:
+        """Stop sending updates of an experiment up to a round."""
+        self._dropped[experiment] = max(up_to, self._dropped.get(experiment, 0))
+
+    def close(self) -> None:
+        """Stop after the chunk in hand."""
+        self._closed = True
+        self._tasks.put(None)
+        self._thread.join(10.0)
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                if isinstance(task, Task):
+                    self._send(task)
+                else:
+                    task()
+            except KonsilError as error:
+                log.warning("sending an update failed", error=str(error))
+            except OSError as error:
+                log.error("an update cannot be read", error=error.strerror)
+
+    def _stopped(self, key: TransferKey) -> bool:
+        return self._closed or key.round <= self._dropped.get(key.experiment, 0)
+
+    def _send(self, task: Task) -> None:
+        key, manifest = task.key, task.sealed.manifest
+        if self._stopped(key):
+            return
+        try:
+            buffer = np.memmap(task.path, dtype=np.uint8, mode="r", shape=(manifest.nbytes,))
+        except (OSError, ValueError):
+            self._on_lost(key)
+            return
+        digests = tensors.chunk_digests(manifest, buffer)
+        if tensors.seal(manifest, digests) != task.sealed.seal:
+            # Never a chunk of something that was not sealed.
+            self._on_lost(key)
+            return
+        indices = range(manifest.chunks) if task.chunks is None else task.chunks
+        route = str(RoutingKey("update-chunk", key.sender, key.experiment))
+        confirms: list[Confirm] = []
+        for done, index in enumerate(indices, start=1):
+            if self._stopped(key):
+                return
+            start, end = manifest.chunk_range(index)
+            header = ChunkHeader(key, index, manifest.chunk_bytes, manifest.nbytes, digests[index])
+            body = encode_chunk(header, buffer[start:end].tobytes())
+            self._throttle.take(len(body))
+            confirms.append(self._bus.publish(route, body))
+            self.bytes_up += end - start
+            self._on_progress(key, done, len(indices))
+        for confirm in confirms:
+            while not confirm.wait(0.5):
+                if self._stopped(key):
+                    return
+        if task.chunks is None:
+            self._on_sent(key)
+
+
+def seal_file(path: Path, manifest: tensors.Manifest) -> str:
+    """The seal of an update's file.
+
+    Raises:
+        OSError, ValueError: the file is missing or of another size.
+    """
+    if path.stat().st_size != manifest.nbytes:
+        raise ValueError("the update's size is not the manifest's")
+    buffer = np.memmap(path, dtype=np.uint8, mode="r", shape=(manifest.nbytes,))
+    return tensors.seal(manifest, tensors.chunk_digests(manifest, buffer))
