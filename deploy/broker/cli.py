@@ -1,0 +1,186 @@
+"""`konsil broker`: a private RabbitMQ node of this user's, and definitions for a consortium's own broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.broker.definitions import Party, StreamSizes, render
+from deploy.broker.node import PrivateNode, answers
+from messages import names
+from messages.errors import RequestError
+
+app = typer.Typer(
+    help="A private RabbitMQ node for trying, and definitions for a real one.", no_args_is_help=True
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Sites = Annotated[
+    list[str] | None, typer.Option("--site", help="Name of a site; may be given several times.")
+]
+Researchers = Annotated[
+    list[str] | None, typer.Option("--researcher", help="Name of a researcher; several times.")
+]
+Auditors = Annotated[list[str] | None, typer.Option("--auditor", help="Name of an auditor; several times.")]
+Consortium = Annotated[str, typer.Option("--consortium", help="Name of the consortium (the vhost).")]
+
+
+def state_directory() -> Path:
+    """Where the private node of this user lives: XDG_STATE_HOME/konsil/broker."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "konsil" / "broker"
+
+
+def parties(
+    sites: list[str], researchers: list[str], auditors: list[str], known: dict[str, str]
+) -> list[Party]:
+    """The consortium's logins; passwords are those already known, else fresh ones of 192 bits."""
+    roles = {names.COORDINATOR: "coordinator"}
+    listed = [(names.COORDINATOR, "coordinator")]
+    for role, given in (("site", sites), ("researcher", researchers), ("auditor", auditors)):
+        for name in given:
+            if name in roles:
+                raise RequestError(f"name {name!r} is given twice", advice="Every party needs its own name")
+            roles[name] = role
+            listed.append((name, role))
+    return [Party(name, role, known.get(name) or secrets.token_urlsafe(24)) for name, role in listed]
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="AMQP port; 0: a free one, kept afterwards.")
+    ] = 0,
+    consortium: Consortium = "demo",
+    site: Sites = None,
+    researcher: Researchers = None,
+    auditor: Auditors = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start the private node on loopback; it runs until `konsil broker down`."""
+    directory = state_directory()
+    logins_file = directory / "logins.json"
+    logins = parties(
+        site or ["site-a", "site-b", "site-c"],
+        researcher or ["dr-a"],
+        auditor or ["auditor"],
+        _passwords(logins_file),
+    )
+    node = PrivateNode(directory, port, definitions=render(consortium, logins), detached=True)
+    node.start()
+    _write_private(
+        logins_file,
+        json.dumps({"consortium": consortium, "passwords": {party.name: party.password for party in logins}}),
+    )
+    _show(_status(node), as_json)
+
+
+@app.command()
+def down(
+    wipe: Annotated[bool, typer.Option(help="Also forget every message.")] = False, as_json: AsJson = False
+) -> None:
+    """Stop the private node; without one running, nothing happens."""
+    node = PrivateNode(state_directory(), detached=True)
+    was_running = node.pid is not None
+    node.stop()
+    if wipe:
+        node.wipe()
+    _show({"running": False, "stopped": was_running, "wiped": wipe}, as_json)
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Say whether the private node runs, where, and who may log in."""
+    _show(_status(PrivateNode(state_directory(), detached=True)), as_json)
+
+
+@app.command()
+def definitions(
+    consortium: Consortium,
+    out: Annotated[Path, typer.Option("--out", help="Definitions file for RabbitMQ's load_definitions.")],
+    site: Sites = None,
+    researcher: Researchers = None,
+    auditor: Auditors = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render topology, users and permissions; the passwords go into a file of mode 0600 beside it.
+
+    Passwords of an earlier run are kept, so that adding a site changes nobody else's login.
+    """
+    beside = out.with_name(f"{out.stem}.passwords.json")
+    if not site:
+        raise RequestError("no site is named", where="--site", advice="Name each site with --site")
+    logins = parties(site, researcher or [], auditor or [], _passwords(beside))
+    rendered = render(consortium, logins, StreamSizes())
+    _write_private(
+        beside,
+        json.dumps(
+            {"consortium": consortium, "passwords": {one.name: one.password for one in logins}}, indent=1
+        ),
+    )
+    _write_private(out, json.dumps(rendered, indent=1) + "\n")
+    _show({"definitions": str(out), "passwords": str(beside), "users": [one.name for one in logins]}, as_json)
+
+
+def _status(node: PrivateNode) -> dict[str, Any]:
+    running = node.pid is not None
+    if not running:
+        return {"running": False, "directory": str(node.directory)}
+    logins_file = node.directory / "logins.json"
+    shown: dict[str, Any] = {
+        "running": True,
+        "answers": answers(node.host, node.port),
+        "host": node.host,
+        "port": node.port,
+        "pid": node.pid,
+        "directory": str(node.directory),
+        "log": str(node.log),
+    }
+    if logins_file.exists():
+        shown["consortium"] = json.loads(logins_file.read_text())["consortium"]
+        shown["users"] = sorted(_passwords(logins_file))
+        shown["passwords"] = str(logins_file)
+    return shown
+
+
+def _show(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    for name, value in answer.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else text
+        typer.echo(f"{name:<12} {text}")
+
+
+def _passwords(path: Path) -> dict[str, str]:
+    """Passwords that an earlier run wrote; empty where there was none."""
+    try:
+        return dict(json.loads(path.read_text())["passwords"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RequestError(
+            "this is not a file of passwords that 'konsil broker' wrote",
+            where=str(path),
+            advice="Move it away; new passwords will be made",
+        ) from None
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file whole, readable by its owner only."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        fresh.replace(path)
+    except OSError as error:
+        raise RequestError(
+            f"cannot be written ({error.strerror})", where=str(path), advice="Choose a folder that exists"
+        ) from None

@@ -1,0 +1,116 @@
+"""A real broker for tests, and waiting on conditions. (Test modules import this as `brokers`.)"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pika
+import pytest
+
+from deploy.broker.definitions import Definitions, Party, password_hash, render
+from deploy.broker.node import PrivateNode
+from messages.bus.link import Backoff
+from messages.bus.rabbitmq import RabbitBus
+from messages.settings import BrokerAddress
+
+VHOST = "test"
+ADMIN = "admin"
+PARTIES = (
+    Party("coordinator", "coordinator", "pw-coordinator"),
+    Party("site-a", "site", "pw-site-a"),
+    Party("site-b", "site", "pw-site-b"),
+    Party("site-c", "site", "pw-site-c"),
+    Party("dr-a", "researcher", "pw-dr-a"),
+    Party("auditor", "auditor", "pw-auditor"),
+)
+
+
+def consortium_definitions(parties: tuple[Party, ...] = PARTIES) -> Definitions:
+    """Definitions of the consortium `test`; passwords are "pw-NAME"."""
+    return render(VHOST, parties)
+
+
+def with_admin(definitions: Definitions) -> Definitions:
+    """The same, with a user who may do everything."""
+    user = {
+        "name": ADMIN,
+        "password_hash": password_hash(f"pw-{ADMIN}"),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": "administrator",
+        "limits": {},
+    }
+    permission = {"user": ADMIN, "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"}
+    return definitions | {
+        "users": [*definitions["users"], user],
+        "permissions": [*definitions["permissions"], permission],
+    }
+
+
+def eventually(condition: Callable[[], Any], within: float = 20.0, what: str = "condition") -> Any:
+    """Wait until `condition()` is truthy and return it; fail after `within` seconds."""
+    deadline = time.monotonic() + within
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {within:.0f} s")
+        time.sleep(0.005)
+    return result
+
+
+@dataclass
+class RealBroker:
+    """A running private node with the consortium `test`, whose users' passwords are "pw-NAME"."""
+
+    node: PrivateNode
+    definitions: Definitions
+    _buses: list[RabbitBus] = field(default_factory=list)
+
+    def address(self, user: str, *, password: str | None = None, vhost: str = VHOST) -> BrokerAddress:
+        """Where and how `user` logs in."""
+        return BrokerAddress.model_validate(
+            {
+                "host": self.node.host,
+                "port": self.node.port,
+                "vhost": vhost,
+                "user": user,
+                "password": f"pw-{user}" if password is None else password,
+                "heartbeat_seconds": 5,
+            }
+        )
+
+    def bus(self, user: str, **options: Any) -> RabbitBus:
+        """A connected bus, closed when the test ends (where the test uses `clean_broker`)."""
+        options = {"backoff": Backoff(first=0.2, most=1.0), "verify_within": 1.0} | options
+        options.setdefault("chunks_verify_within", options["verify_within"])
+        bus = RabbitBus(self.address(user), user, **options)
+        self._buses.append(bus)
+        bus.connect(20.0)
+        return bus
+
+    def close_buses(self) -> None:
+        """Close every bus that this object handed out."""
+        while self._buses:
+            self._buses.pop().close()
+
+    def admin(self) -> pika.BlockingConnection:
+        """A connection that may do everything in the vhost."""
+        credentials = pika.PlainCredentials(ADMIN, f"pw-{ADMIN}")
+        parameters = pika.ConnectionParameters(self.node.host, self.node.port, VHOST, credentials)
+        return pika.BlockingConnection(parameters)
+
+    def wipe(self, *queues: str) -> None:
+        """Delete queues (default: all) and declare and bind them again, empty."""
+        connection = self.admin()
+        channel = connection.channel()
+        for queue in self.definitions["queues"]:
+            name = queue["name"]
+            if queues and name not in queues:
+                continue
+            channel.queue_delete(name)
+            channel.queue_declare(name, durable=True, arguments=queue["arguments"])
+            for binding in self.definitions["bindings"]:
+                if binding["destination"] == name:
+                    channel.queue_bind(name, binding["source"], binding["routing_key"])
+        connection.close()
