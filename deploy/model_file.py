@@ -1,0 +1,169 @@
+"""The trained model: from the `models` stream into one safetensors file. Torch-free.
+
+The file is the one that `nets.export.save_model` writes (tests hold the two together); that module imports torch to
+load models, which fetching one does not need.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.cli_connection import QUIET, Session
+from messages import kinds
+from messages.errors import MalformedMessage, RequestError, WorkFailed
+from messages.experiment import Experiment
+from messages.kinds import ExperimentComplete
+from messages.names import AUDIT, COORDINATOR, DOWNLINK, MODELS, RoutingKey
+from messages.tensors import Manifest, views
+from messages.transfer import Incoming, TransferKey, decode_chunk
+from messages.units import human_bytes
+from nets.digest import arrays_digest
+
+FORMAT = 1
+WITHIN = 600.0
+"""Seconds without the missing chunks until the model counts as gone from the broker."""
+
+
+def metadata(
+    experiment: Experiment, arrays: dict[str, NDArray[Any]], digest: str, round_number: int | None
+) -> dict[str, Any]:
+    """What rebuilds and uses the net; see `nets.export.save_model`."""
+    plain = experiment.plain()
+    return {
+        "format": FORMAT,
+        "experiment": experiment.id,
+        "experiment_digest": experiment.digest(),
+        "round": round_number,
+        "model_digest": digest,
+        "tensors": list(arrays),
+        "net": plain["net"],
+        "channels": plain["task"]["channels"],
+        "regions": plain["task"]["regions"],
+        "activation": plain["task"]["activation"],
+        "out_channels": experiment.task.out_channels,
+        "preprocessing": plain["preprocessing"],
+        "patch": plain["training"]["patch"],
+        "overlap": plain["evaluation"]["overlap"],
+    }
+
+
+def write(
+    path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, digest: str, round_number: int
+) -> None:
+    """Check the weights against the digest and write the file, whole or not at all.
+
+    Raises:
+        WorkFailed: the weights are not those that the digest names, or the file cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    content = np.memmap(buffer, dtype=np.uint8, mode="r") if manifest.nbytes else np.zeros(0, np.uint8)
+    arrays = views(manifest, content)
+    if arrays_digest(arrays) != digest:
+        raise WorkFailed("the model's weights do not match the digest that was announced", where=str(path))
+    described = metadata(experiment, arrays, digest, round_number)
+    beside = path.with_name(path.name + ".part")
+    try:
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+            beside,
+            metadata={"konsil": json.dumps(described)},
+        )
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def announced(session: Session, experiment: str) -> tuple[Experiment, ExperimentComplete]:
+    """The experiment's file and its end, as the coordinator announced them.
+
+    Raises:
+        RequestError: no such experiment, or it has no model (yet).
+    """
+    from deploy.cli_history import events_of, known
+    from deploy.watch import ExperimentStory
+
+    story = ExperimentStory(experiment)
+    complete: ExperimentComplete | None = None
+    queue = DOWNLINK if session.profile.role == "researcher" else AUDIT
+    for heard in session.history(queue):
+        for event in events_of(heard, experiment):
+            story = story.tell(event)
+            if event.experiment == experiment and isinstance(event.body, kinds.ExperimentComplete):
+                complete = event.body
+    known(story)
+    if complete is None or story.experiment is None:
+        raise RequestError(
+            f"has no model: it is {story.phase}",
+            where=experiment,
+            advice="A model exists once it is complete",
+        )
+    return story.experiment, complete
+
+
+def fetch(session: Session, experiment: str, path: Path, show: Callable[[str], None]) -> str:
+    """Fetch an experiment's model into `path`; returns its digest.
+
+    Raises:
+        RequestError: no such experiment, or no model yet; the file's folder does not exist.
+        WorkFailed: the broker does not hold all of it any more, or it is not what was announced.
+    """
+    if not path.absolute().parent.is_dir():
+        raise RequestError(
+            "the folder does not exist", where=str(path), advice="Name another place with --out"
+        )
+    described, complete = announced(session, experiment)
+    transfer = complete.model.transfer
+    key = TransferKey(experiment, transfer.round, COORDINATOR, transfer.attempt)
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".konsil-") as folder:
+        incoming = Incoming(
+            Path(folder), key, size=transfer.manifest.chunk_bytes, total=transfer.manifest.nbytes
+        )
+        try:
+            _receive(session, incoming, show)
+            buffer = Path(folder, "buffer")
+            incoming.finish(transfer.manifest, transfer.seal, buffer)
+        except MalformedMessage as error:
+            raise WorkFailed(
+                f"what the broker holds is not the model ({error.reason})", where=experiment
+            ) from None
+        finally:
+            incoming.close()
+        write(path, described, transfer.manifest, buffer, complete.model.model_digest, complete.model_round)
+    return complete.model.model_digest
+
+
+def _receive(session: Session, incoming: Incoming, show: Callable[[str], None]) -> None:
+    """Take the chunks of one transfer out of `models`; WorkFailed where the stream ends without them."""
+    session.listen(MODELS)
+    deadline = time.monotonic() + WITHIN
+    quiet_until = time.monotonic() + 2 * QUIET
+    while incoming.received < incoming.chunks:
+        heard = session.next(QUIET)
+        if heard is not None and heard.delivery.queue == MODELS:
+            quiet_until = time.monotonic() + 2 * QUIET
+            route = RoutingKey.parse(heard.delivery.key)
+            if route.experiment == incoming.key.experiment and route.kind == "model-chunk":
+                _take(incoming, heard.delivery.body)
+                show(f"{human_bytes(incoming.received * incoming.size)} of {human_bytes(incoming.total)}")
+        elif time.monotonic() > min(quiet_until, deadline):
+            raise WorkFailed(
+                f"{incoming.chunks - incoming.received} of {incoming.chunks} chunks of the model are not in the broker",
+                where=incoming.key.experiment,
+                advice="It may have been evicted, or still be on its way: try again, or ask the operator",
+            )
+
+
+def _take(incoming: Incoming, body: bytes) -> None:
+    header, data = decode_chunk(body)
+    if header.key == incoming.key and (header.size, header.total) == (incoming.size, incoming.total):
+        incoming.add(header, data)
