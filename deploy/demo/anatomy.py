@@ -36,9 +36,7 @@ _VENTRICLE: tuple[tuple[Point, Point, float, float], ...] = (  # from, to, radiu
     ((25.0, -40.0, 6.0), (23.0, -62.0, 2.0), 7.0, 2.5),
     ((25.0, -40.0, 6.0), (32.0, -8.0, -20.0), 5.0, 2.0),
 )
-_VESSELS: tuple[
-    tuple[Point, Point, float], ...
-] = (  # carotid, middle, anterior cerebral arteries; |x| mirrored
+_VESSELS: tuple[tuple[Point, Point, float], ...] = (  # carotid, middle, anterior cerebral arteries; |x| mirrored
     ((12.0, 4.0, -34.0), (12.0, 6.0, -20.0), 3.0),
     ((12.0, 6.0, -20.0), (38.0, 6.0, -14.0), 2.2),
     ((38.0, 6.0, -14.0), (48.0, -8.0, 2.0), 2.0),
@@ -136,10 +134,7 @@ class Individual:
 
 def individual(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> Individual:
     """Draw one patient: size, smooth deformation (about 3 mm), folding, ventricle size, ageing."""
-    axes = [
-        (np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(s)
-        for n, s in zip(shape, spacing, strict=True)
-    ]
+    axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(s) for n, s in zip(shape, spacing, strict=True)]
     grid = np.meshgrid(*axes, indexing="ij")
     size = rng.uniform(0.94, 1.04) * rng.uniform(0.97, 1.03, 3)
     x, y, z = (
@@ -162,9 +157,7 @@ def individual(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> Indi
     )
 
 
-def _healthy(
-    person: Individual, p: tuple[Field, Field, Field], step: int = 1
-) -> tuple[dict[str, Field], Field]:
+def _healthy(person: Individual, p: tuple[Field, Field, Field], step: int = 1) -> tuple[dict[str, Field], Field]:
     """Soft healthy tissues at template coordinates `p` (fields taken every `step` voxels) and the depth in mm."""
     cut = (slice(None, None, step),) * 3
     folds, branches, texture = person.folds[cut], person.branches[cut], person.texture[cut]
@@ -213,9 +206,7 @@ def _healthy(
     vessel = _tube(m, *_VESSELS[0], _VESSELS[0][2])
     for start, end, radius in _VESSELS[1:]:
         vessel = np.maximum(vessel, _tube(m, start, end, radius, radius))
-    cortical = person.veins * 1.6 - np.hypot(
-        np.maximum(sulcus, 0), np.abs(branches) * 9
-    )  # curves in the sulci
+    cortical = person.veins * 1.6 - np.hypot(np.maximum(sulcus, 0), np.abs(branches) * 9)  # curves in the sulci
     cortical = np.where(cerebrum < 22, cortical, -9)
     sinus = 3.6 - np.hypot(x, np.minimum(cerebrum, 6) - 0.5)
     sinus = np.where((z > -10) & (cerebrum < 8), sinus, -9)
@@ -250,15 +241,10 @@ def grow(rng: np.random.Generator, person: Individual, tumour: Tumour, spacing: 
     """
     shape: Shape = person.folds.shape
     p = person.coordinates
-    coarse = tuple(c[::2, ::2, ::2] for c in p)
+    coarse = (p[0][::2, ::2, ::2], p[1][::2, ::2, ::2], p[2][::2, ::2, ::2])
     shares, depth = _healthy(person, coarse, step=2)
     cx, cy, cz = coarse
-    site = (
-        ndimage.gaussian_filter(shares["WM"] + shares["WMH"], 1.5)
-        * (depth > 12)
-        * (cz > -12)
-        * (np.abs(cx) > 16)
-    )
+    site = ndimage.gaussian_filter(shares["WM"] + shares["WMH"], 1.5) * (depth > 12) * (cz > -12) * (np.abs(cx) > 16)
     site = site * (cz < 36) * (np.abs(cy) < 58)
     weight = (site.ravel() ** 4).astype(np.float64)
     chosen = rng.choice(weight.size, size=2, replace=False, p=weight / weight.sum())

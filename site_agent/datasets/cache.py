@@ -54,9 +54,7 @@ class VerdictCache:
 
     @staticmethod
     def _opened(path: Path) -> sqlite3.Connection:
-        schema = (
-            "CREATE TABLE IF NOT EXISTS verdict (key TEXT PRIMARY KEY, print BLOB, reason TEXT, text TEXT)"
-        )
+        schema = "CREATE TABLE IF NOT EXISTS verdict (key TEXT PRIMARY KEY, print BLOB, reason TEXT, text TEXT)"
         db = sqlite3.connect(path, timeout=10)
         try:
             db.execute(schema)

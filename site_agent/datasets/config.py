@@ -40,9 +40,7 @@ class DatasetConfig(Settings):
         if wrong:
             raise ValueError(f"labels: {wrong[0]} is not allowed; integers from 1 to 65535 (0 is background)")
         if self.source == "brats" and not self.labels:
-            raise ValueError(
-                'labels: name what each integer means, for example { 1 = "NCR", 2 = "ED", 3 = "ET" }'
-            )
+            raise ValueError('labels: name what each integer means, for example { 1 = "NCR", 2 = "ED", 3 = "ET" }')
         if self.channels is not None and (not self.channels or len(set(self.channels)) != len(self.channels)):
             raise ValueError("channels: name each modality once")
         if self.patient_id is not None:

@@ -154,9 +154,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             advice="Let the site agent's user read it (and enter every folder above it)",
         ) from None
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({_why(error)})", where=str(folder), advice="Check disk and mount"
-        ) from None
+        raise DataError(f"cannot be read ({_why(error)})", where=str(folder), advice="Check disk and mount") from None
 
 
 def stem(name: str) -> str | None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from messages.errors import DataError
 from messages.reasons import ADVICE, Reason
@@ -168,9 +169,7 @@ def _rules(layout: layouts.Layout, channels: Sequence[str]) -> str:
     return f"1|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}"
 
 
-def _assembled(
-    candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout
-) -> Case:
+def _assembled(candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout) -> Case:
     """Pick the files of the channels that the experiment wants."""
     if candidate.unreadable:
         raise CaseError(Reason.UNREADABLE, candidate.unreadable, where=candidate.key)
@@ -215,7 +214,7 @@ def _open(path: Path) -> Any:
             kind = nib.Nifti2Image if raw[:4] in _NIFTI2 else nib.Nifti1Image
             return kind.from_bytes(raw)
         image: Any = nib.load(path)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError) as error:
         raise CaseError(Reason.UNREADABLE, f"cannot be read ({_why(error)})", where=path.name) from None
     if not isinstance(image, nib.Nifti1Image):
         raise CaseError(Reason.UNREADABLE, "not a NIfTI file", where=path.name)
@@ -227,9 +226,7 @@ def _voxels(image: Any, path: Path) -> npt.NDArray[np.float32]:
     try:
         return np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, TypeError, zlib.error, OverflowError, MemoryError) as error:
-        raise CaseError(
-            Reason.UNREADABLE, f"cannot be read to its end ({_why(error)})", where=path.name
-        ) from None
+        raise CaseError(Reason.UNREADABLE, f"cannot be read to its end ({_why(error)})", where=path.name) from None
 
 
 def _why(error: Exception) -> str:
@@ -240,25 +237,19 @@ def _read(case: Case, labels: dict[int, str]) -> LoadedCase:
     label_file = _open(case.label)
     shape, affine = label_file.shape, np.asarray(label_file.affine, dtype=np.float64)
     if len(shape) != 3:
-        raise CaseError(
-            Reason.SHAPE_MISMATCH, f"the label map has {len(shape)} axes, not 3", where=case.label.name
-        )
+        raise CaseError(Reason.SHAPE_MISMATCH, f"the label map has {len(shape)} axes, not 3", where=case.label.name)
     if 0 in shape:
         raise CaseError(Reason.EMPTY_IMAGE, "the label map has no voxel", where=case.label.name)
     files = {path: _open(path) for path in dict.fromkeys(case.images)}
     for path, file in files.items():  # headers first: a mismatch needs no voxel
         axes = 4 if case.volumes and len(file.shape) == 4 else 3
         if len(file.shape) != axes or file.shape[:3] != shape:
-            raise CaseError(
-                Reason.SHAPE_MISMATCH, f"shape {file.shape}, the label's is {shape}", where=path.name
-            )
+            raise CaseError(Reason.SHAPE_MISMATCH, f"shape {file.shape}, the label's is {shape}", where=path.name)
         held = file.shape[3] if axes == 4 else 1
         if case.volumes and max(case.volumes) >= held:
             raise CaseError(Reason.MISSING_CHANNEL, f"holds {held} of the modalities only", where=path.name)
         if not np.allclose(file.affine, affine, atol=AFFINE_TOLERANCE_MM, rtol=0):
-            raise CaseError(
-                Reason.AFFINE_MISMATCH, "position or spacing differs from the label's", where=path.name
-            )
+            raise CaseError(Reason.AFFINE_MISMATCH, "position or spacing differs from the label's", where=path.name)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise CaseError(Reason.AFFINE_MISMATCH, "the header says no usable position", where=case.label.name)
     label, concepts = _mapped(_voxels(label_file, case.label), labels, case.label)
@@ -288,9 +279,7 @@ def _mapped(
         raise CaseError(Reason.UNKNOWN_LABEL_VALUE, "values between integers (resampled?)", where=path.name)
     unknown = [int(value) for value in np.unique(rounded) if value != 0 and int(value) not in labels]
     if unknown:
-        raise CaseError(
-            Reason.UNKNOWN_LABEL_VALUE, f"integers without a concept: {unknown[:8]}", where=path.name
-        )
+        raise CaseError(Reason.UNKNOWN_LABEL_VALUE, f"integers without a concept: {unknown[:8]}", where=path.name)
     concepts = tuple(sorted(set(labels.values())))
     label = np.zeros(voxels.shape, dtype=np.uint8)
     for value, concept in labels.items():

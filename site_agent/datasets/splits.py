@@ -22,11 +22,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 def _keyed(secret: bytes, purpose: str, seed: int, name: str) -> bytes:
     # lengths are fixed or delimited by a byte that a name's UTF-8 cannot hold, so no two inputs collide
     text = (
-        f"konsil-{purpose}".encode()
-        + b"\xff"
-        + str(seed).encode()
-        + b"\xff"
-        + name.encode("utf-8", "surrogateescape")
+        f"konsil-{purpose}".encode() + b"\xff" + str(seed).encode() + b"\xff" + name.encode("utf-8", "surrogateescape")
     )
     return hmac.new(secret, text, sha256).digest()
 
