@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from messages import codec
 from messages.errors import MalformedMessage
 from messages.kinds import KINDS, Body
-from messages.names import NO_EXPERIMENT, RoutingKey
+from messages.names import COORDINATOR, NO_EXPERIMENT, RoutingKey
 from messages.reasons import Reason
 
 SCHEMA = 1
@@ -25,7 +25,7 @@ SCHEMA = 1
 class _Payload(BaseModel):
     """The payload's map."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     v: int
     kind: str = Field(pattern=r"^[a-z0-9-]{1,32}$")
@@ -34,10 +34,11 @@ class _Payload(BaseModel):
     experiment: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
     round: int = Field(ge=0, le=1_000_000)
     sender: str = Field(pattern=r"^[a-z0-9-]{1,32}$")
-    incarnation: int = Field(ge=0)
-    seq: int = Field(ge=0)
+    attempt: str = Field(max_length=64)
+    incarnation: int = Field(ge=0, lt=2**63)
+    seq: int = Field(ge=0, lt=2**63)
     time: float
-    term: int = Field(ge=0)
+    term: int = Field(ge=0, lt=2**63)
     body: dict[str, Any]
     ext: dict[str, Any] = {}
 
@@ -75,7 +76,10 @@ class Event:
 
 
 def event_id(experiment: str, round_number: int, kind: str, sender: str, attempt: int | str = 1) -> str:
-    """The id of an event: a repeated effect is the same event. `attempt` may be a nonce where nothing else differs."""
+    """The id of an event: a repeated effect is the same event. `attempt` may be a nonce where nothing else differs.
+
+    Two different events cannot share one: the words before `attempt` are names, which hold no "|".
+    """
     text = f"{experiment}|{round_number}|{kind}|{sender}|{attempt}"
     return sha256(text.encode()).hexdigest()[:32]
 
@@ -100,10 +104,16 @@ class Author:
         attempt: int | str = 1,
         seq: int = 0,
     ) -> Event:
-        """Make and encode an event."""
+        """Make and encode an event.
+
+        Raises:
+            MalformedMessage: no reader would take it: a name outside the grammar, or too large.
+            TypeError: the body is not the kind's.
+        """
         spec = KINDS[kind]
         if spec.body is None or not isinstance(body, spec.body):
             raise TypeError(f"the body of {kind!r} is {spec.body}, not {type(body)}")
+        RoutingKey.parse(str(RoutingKey(kind, self.name, experiment)))
         identity = event_id(experiment, round_number, kind, self.name, attempt)
         payload = {
             "v": SCHEMA,
@@ -113,6 +123,7 @@ class Author:
             "experiment": experiment,
             "round": round_number,
             "sender": self.name,
+            "attempt": str(attempt),
             "incarnation": self.incarnation,
             "seq": seq,
             "time": time,
@@ -121,6 +132,10 @@ class Author:
             "ext": {},
         }
         raw = codec.pack([codec.pack(payload), b""])
+        if len(raw) > codec.MAX_EVENT_BYTES:
+            raise MalformedMessage(
+                Reason.TOO_LARGE, f"{kind} of {len(raw)} bytes, at most {codec.MAX_EVENT_BYTES}"
+            )
         return Event(
             kind,
             identity,
@@ -148,6 +163,11 @@ def decode(raw: bytes) -> Event:
     if content.get("v") != SCHEMA:
         raise MalformedMessage(Reason.UNKNOWN_SCHEMA, "unknown schema version")
     payload = _validated(_Payload, content)
+    if payload.id != event_id(
+        payload.experiment, payload.round, payload.kind, payload.sender, payload.attempt
+    ):
+        # Receivers drop duplicates by id: nobody may take another sender's id in advance.
+        raise MalformedMessage(Reason.MALFORMED, "the id does not derive from what it stands for")
     spec = KINDS.get(payload.kind)
     if spec is None or spec.body is None:
         raise MalformedMessage(Reason.UNKNOWN_KIND, "unknown kind of event")
@@ -171,12 +191,16 @@ def decode(raw: bytes) -> Event:
 def check_origin(event: Event, key: str, user: str | None, consortium: str) -> None:
     """Refuse an event whose routing key, broker-validated user and payload name different senders.
 
+    So is an event of a kind that only the coordinator sends from anybody else, and the other way round.
+
     Raises:
         MalformedMessage: sender-mismatch; an absent user id is refused too.
     """
     route = RoutingKey.parse(key)
     same = (route.kind, route.sender, route.experiment) == (event.kind, event.sender, event.experiment)
-    if not same or user != event.sender or event.consortium != consortium:
+    roles = KINDS[event.kind].senders
+    fits = "coordinator" in roles if event.sender == COORDINATOR else roles != {"coordinator"}
+    if not same or not fits or user != event.sender or event.consortium != consortium:
         raise MalformedMessage(Reason.SENDER_MISMATCH, "user, routing key and event name different senders")
 
 
@@ -187,11 +211,13 @@ def _validated(model: type[Checked], content: dict[str, Any]) -> Checked:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        kinds = {item["type"] for item in error.errors(include_url=False, include_input=False)}
-        reason = Reason.UNKNOWN_FIELD if "extra_forbidden" in kinds else Reason.WRONG_TYPE
-        # The words of the error could carry content: only field names and types are kept.
-        where = ", ".join(
-            f"{'.'.join(map(str, item['loc']))[:80]} ({item['type']})"
-            for item in error.errors(include_url=False, include_input=False)[:5]
-        )
+        mistakes = error.errors(include_url=False, include_input=False, include_context=False)
+        unknown = any(item["type"] == "extra_forbidden" for item in mistakes)
+        reason = Reason.UNKNOWN_FIELD if unknown else Reason.WRONG_TYPE
+        # The words of the error, unknown fields and keys of maps are content: only our own fields are named.
+        where = ", ".join(f"{_field(model, item['loc'])} ({item['type']})" for item in mistakes[:5])
         raise MalformedMessage(reason, f"{model.__name__}: {where}") from None
+
+
+def _field(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    return str(place[0]) if place and place[0] in model.model_fields else "?"
