@@ -113,16 +113,30 @@ def verify(entries: Iterable[Entry], *, whole_journal: bool = False) -> Iterator
 
 def write_export(path: Path, entries: Iterable[Entry]) -> int:
     """Write entries to one file that verifies alone; returns how many. Written beside and moved, never half."""
-    count = 0
+    count, last = 0, ZERO
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(MAGIC)
-        for entry in entries:
-            data = entry.encode()
-            file.write(len(data).to_bytes(4, "big") + data)
-            count += 1
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(MAGIC)
+            for entry in entries:
+                data = entry.encode()
+                file.write(len(data).to_bytes(4, "big") + data)
+                count, last = count + 1, entry.hash
+            file.write(_closing(count, last))
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    finally:
+        part.unlink(missing_ok=True)
     return count
+
+
+def _closing(count: int, last: bytes) -> bytes:
+    """What an export ends with, so that a file cut off between two entries is noticed.
+
+    A length of 0 (no entry has it), then the number of entries, the last one's hash, and the place of the signed head.
+    """
+    return bytes(4) + codec.pack([VERSION, count, last, b""])
 
 
 def read_export(path: Path) -> Iterator[Entry]:
@@ -141,8 +155,8 @@ def read_export(path: Path) -> Iterator[Entry]:
             raise ConfigError(
                 "is not an exported event log", where=str(path), advice="Use `konsil audit export`"
             )
-        position = 0
-        while head := file.read(4):
+        position, last = 0, ZERO
+        while (head := file.read(4)) != bytes(4):
             position += 1
             where = f"{path}, entry {position}"
             length = int.from_bytes(head, "big")
@@ -150,6 +164,14 @@ def read_export(path: Path) -> Iterator[Entry]:
             if len(head) < 4 or len(data) < length or not data:
                 raise LogBroken("the file is cut off or an entry's length was changed", where=where)
             try:
-                yield decode_entry(data)
+                entry = decode_entry(data)
             except MalformedMessage:
                 raise LogBroken("its content was changed: it cannot be read", where=where) from None
+            last = entry.hash
+            yield entry
+        expected = _closing(position, last)
+        if head + file.read(len(expected)) != expected:
+            raise LogBroken(
+                "the record that closes it was changed, or entries before it were taken out",
+                where=f"{path}, after entry {position}",
+            )
