@@ -16,9 +16,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from messages import codec, settings
+from messages.errors import ConfigError
+from messages.names import COORDINATOR, NO_EXPERIMENT
 from messages.settings import Name, Seconds, Settings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+WHOLE = 2**31 - 1
+"""Largest whole number that a person has a reason to write; every wire and database can hold it."""
 Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 
 
@@ -69,8 +73,18 @@ class Data(Settings):
 
     dataset: Name
     split: Split = Split()
-    least_cases: int = Field(1, ge=1)
+    least_cases: int = Field(1, ge=1, le=WHOLE)
     least_used_share: Fraction = 0.0
+
+
+def _travels(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_travels(item) for item in value)
+    if isinstance(value, dict):
+        return all(_travels(item) for item in value.values())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool | str) or (isinstance(value, int) and abs(value) <= WHOLE)
 
 
 class Net(Settings):
@@ -83,6 +97,13 @@ class Net(Settings):
     def parameters(self) -> dict[str, Any]:
         """Everything but the name."""
         return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _parameters_travel(self) -> Self:
+        for key, value in self.parameters.items():
+            if not _travels(value):
+                raise ValueError(f"{key} = {value!r}: give numbers, text, true or false, or lists or tables of them")
+        return self
 
 
 class Preprocessing(Settings):
@@ -127,7 +148,7 @@ class Schedule(Settings):
     name: Literal["constant", "poly", "cosine"] = "constant"
     over: Literal["rounds"] = "rounds"
     power: float = Field(0.9, gt=0)
-    warmup_rounds: int = Field(0, ge=0)
+    warmup_rounds: int = Field(0, ge=0, le=WHOLE)
 
     def factor(self, round_number: int, rounds: int) -> float:
         """What the learning rate is multiplied by in a round (first is 1) of so many."""
@@ -143,8 +164,8 @@ class Schedule(Settings):
 class Training(Settings):
     """A site's work in one round: so many local epochs, or so many optimiser steps."""
 
-    local_epochs: int | None = Field(None, ge=1)
-    local_steps: int | None = Field(None, ge=1)
+    local_epochs: int | None = Field(None, ge=1, le=WHOLE)
+    local_steps: int | None = Field(None, ge=1, le=WHOLE)
     patch: tuple[int, int, int] = (64, 64, 64)
     patches_per_case: int = Field(1, ge=1, le=64)
     """Patches drawn from each case in an epoch."""
@@ -159,8 +180,8 @@ class Training(Settings):
     @field_validator("patch")
     @classmethod
     def _patch_positive(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
-        if min(value) < 8:
-            raise ValueError("a patch is at least 8 voxels along each axis")
+        if min(value) < 8 or max(value) > 4096:
+            raise ValueError("a patch is 8 to 4096 voxels along each axis")
         return value
 
     @model_validator(mode="after")
@@ -176,7 +197,7 @@ class Training(Settings):
 
 
 class Evaluation(Settings):
-    every: int = Field(1, ge=1)
+    every: int = Field(1, ge=1, le=WHOLE)
     """The received global model is scored on the validation cases every so many rounds."""
     overlap: float = Field(0.5, ge=0, lt=1)
     metrics: tuple[Literal["dice", "hd95"], ...] = ("dice",)
@@ -207,10 +228,10 @@ class Quorum(Settings):
     least_sites: int | Literal["all"] = "all"
     least_case_share: Fraction = 0.0
 
-    @field_validator("least_sites")
+    @field_validator("least_sites", mode="before")
     @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
+    def _number_or_all(cls, value: object) -> object:
+        if value != "all" and (type(value) is not int or value < 1):
             raise ValueError('give a number of sites from 1, or "all"')
         return value
 
@@ -236,7 +257,7 @@ class Experiment(Settings):
     expires: date | None = None
     seed: int = Field(0, ge=0, lt=2**63)
     sites: tuple[Name, ...] = Field(min_length=1, max_length=1000)
-    keep_updates: Literal["all", "none"] | Annotated[int, Field(ge=0)] = "all"
+    keep_updates: Literal["all", "none"] | int = "all"
     """How many rounds' updates the coordinator keeps for replay (its operator may cap it)."""
     task: Task
     data: Data
@@ -251,14 +272,53 @@ class Experiment(Settings):
     privacy: Privacy = Privacy()
     wire: Wire = Wire()
 
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def _schema_is_a_number(cls, value: object) -> object:
+        if type(value) is not int:
+            raise ValueError("write schema = 1")
+        return value
+
+    @field_validator("expires", mode="before")
+    @classmethod
+    def _expires_is_a_day(cls, value: object) -> object:
+        if value is None or type(value) is date:
+            return value
+        try:
+            return date.fromisoformat(value if isinstance(value, str) else "")
+        except ValueError:
+            raise ValueError("write a day as 2027-12-31") from None
+
+    @field_validator("keep_updates", mode="before")
+    @classmethod
+    def _number_all_or_none(cls, value: object) -> object:
+        if value not in ("all", "none") and (type(value) is not int or not 0 <= value <= 100_000):
+            raise ValueError('give a number of rounds from 0 to 100000, "all" or "none"')
+        return value
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_free(cls, value: str) -> str:
+        if value == NO_EXPERIMENT:
+            raise ValueError("this word is reserved: choose another id")
+        return value
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_are_sites(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({site for site in value if value.count(site) > 1})
+        if twice:
+            raise ValueError(f"a site is named twice: {', '.join(twice)}")
+        if COORDINATOR in value:
+            raise ValueError(f"{COORDINATOR!r} is no site's name: it is reserved")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if len(set(self.sites)) != len(self.sites):
-            raise ValueError("sites: a site is named twice")
-        if self.id == "none":
-            raise ValueError('id: "none" is reserved')
         if isinstance(self.quorum.least_sites, int) and self.quorum.least_sites > len(self.sites):
-            raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
+            raise ValueError(
+                f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named"
+            )
         if self.training.loss == "dice+bce" and self.task.activation == "softmax":
             raise ValueError('training.loss: "dice+bce" goes with sigmoid, "dice+ce" with softmax')
         if self.training.loss == "dice+ce" and self.task.activation == "sigmoid":
@@ -275,8 +335,11 @@ class Experiment(Settings):
         return self.model_dump(mode="json", by_alias=True)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical encoding of the content."""
-        return sha256(codec.canonical(self.plain())).hexdigest()
+        """SHA-256 (hex) of the canonical encoding: comments and key order do not matter.
+
+        The order of the regions does: it is the order of the net's output channels.
+        """
+        return sha256(codec.canonical([self.plain(), list(self.task.regions)])).hexdigest()
 
 
 def read(path: Path) -> Experiment:
@@ -285,5 +348,9 @@ def read(path: Path) -> Experiment:
 
 
 def loads(text: str, where: str = "experiment") -> Experiment:
-    """Parse TOML text."""
-    return settings.parse(tomllib.loads(text), Experiment, where)
+    """Parse TOML text; ConfigError lists every mistake."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=where) from None
+    return settings.parse(content, Experiment, where)
