@@ -57,17 +57,20 @@ def secret(reference: str, where: str) -> str:
     """Resolve "credential:NAME" (in $CREDENTIALS_DIRECTORY) and "file:PATH"; anything else is the secret itself."""
     kind, _, rest = reference.partition(":")
     if kind == "credential":
-        return secret_path(reference, where).read_text().strip()
-    if kind == "file":
-        try:
-            return Path(rest).read_text().strip()
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the secret in {rest} ({error.strerror})",
-                where=where,
-                advice="Check the path and its permissions",
-            ) from None
-    return reference
+        path = secret_path(reference, where)
+    elif kind == "file":
+        path = Path(rest)
+    else:
+        return reference
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(
+            f"cannot read the secret in {path} ({why})",
+            where=where,
+            advice="Check the path and its permissions",
+        ) from None
 
 
 def secret_path(reference: str, where: str) -> Path:
@@ -122,13 +125,20 @@ def parse(content: Any, model: type[Model], where: str) -> Model:
 def _mistakes(error: ValidationError) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"]) or "file"
+        key = ".".join(str(part) for part in item["loc"] if part != "[key]")
         if item["type"] == "extra_forbidden":
             lines.append(f"key {key!r} is unknown")
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is missing")
         else:
-            value = "" if isinstance(item["input"], dict | list) else f" = {item['input']!r}"
+            value = "" if isinstance(item["input"], dict) else f" = {_shown(key, item['input'])}"
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}{value}: {message[:1].lower()}{message[1:]}")
+            # A mistake of the whole file names its keys itself.
+            lines.append(f"{key}{value}: {message[:1].lower()}{message[1:]}" if key else message)
     return lines
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value in an error's line: bounded, and never a secret."""
+    text = "***" if "password" in key else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
