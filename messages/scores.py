@@ -31,6 +31,8 @@ class RegionScore(StrictModel):
     false_positive: Count = 0
     """Reference empty, prediction not: part of `n` for Dice, with score 0."""
     failed: Count = 0
+    withheld: Count = 0
+    """Scored cases of a site with fewer of them than its floor: not part of `n` and the sums."""
 
     @property
     def mean(self) -> float | None:
@@ -51,7 +53,9 @@ class RegionScore(StrictModel):
         return self.sum / n if n > 0 else None
 
     def __add__(self, other: RegionScore) -> RegionScore:
-        return RegionScore(**{key: getattr(self, key) + getattr(other, key) for key in RegionScore.model_fields})
+        return RegionScore(
+            **{key: getattr(self, key) + getattr(other, key) for key in RegionScore.model_fields}
+        )
 
 
 class SplitScores(StrictModel):
@@ -76,10 +80,30 @@ class SplitScores(StrictModel):
         return {region: score.mean for region, score in self.metrics.get(metric, {}).items()}
 
     def for_sharing(self, floor: int, share_rows: bool) -> SplitScores:
-        """What may leave the site: nothing but the count below the floor, rows only where shared."""
+        """What may leave the site: nothing but the count below the floor, rows only where shared.
+
+        The floor holds for each region too (rule 5): from sum and squares of one or two cases each score follows.
+        """
         if self.cases < floor:
             return SplitScores(cases=self.cases, withheld=True)
-        return self if share_rows else self.model_copy(update={"rows": None})
+        if share_rows:
+            return self
+        metrics = {
+            metric: {region: _floored(score, floor) for region, score in regions.items()}
+            for metric, regions in self.metrics.items()
+        }
+        return SplitScores(cases=self.cases, withheld=self.withheld, metrics=metrics)
+
+
+def _floored(score: RegionScore, floor: int) -> RegionScore:
+    if score.n == 0 or score.n >= floor:
+        return score
+    return RegionScore(
+        both_empty=score.both_empty,
+        reference_empty=score.reference_empty,
+        failed=score.failed,
+        withheld=score.n,
+    )
 
 
 def tally(scores: Iterable[float | None], *, reference_empty: Iterable[bool], failed: int = 0) -> RegionScore:
