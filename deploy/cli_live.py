@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deploy.cli_connection import Session
-from deploy.cli_history import HISTORY, events_of, known
+from deploy.cli_history import HISTORY, Reader, known
 from deploy.cli_summary import round_summary, summary
 from deploy.console import emit, figure, say, when
 from deploy.watch import ExperimentStory, Moment
@@ -54,7 +54,7 @@ def follow(
     Raises:
         RequestError: nothing is known of the experiment.
     """
-    story = ExperimentStory(experiment)
+    story, reader = ExperimentStory(experiment), Reader()
     session.listen(names.PROGRESS, start=Start.NEXT)
     session.listen(*(HISTORY if session.profile.role == "researcher" else (names.AUDIT,)))
     begun = heard_history = clock()
@@ -69,7 +69,7 @@ def follow(
                     story = story.tell(heard.event, now)
             elif heard is not None:
                 heard_history = now
-                story = story.tell_all(events_of(heard, experiment))
+                story = story.tell_all(reader.events(heard, experiment))
             if story.phase == "unknown" and now - max(begun, heard_history) > UNKNOWN_AFTER:
                 known(story)
             shown.show(story, now, coordinator_at)
@@ -254,7 +254,7 @@ def picture(story: ExperimentStory, now: float, coordinator_at: float | None = N
             human_bytes(site.live.bytes_down),
             human_bytes(site.live.bytes_up),
         )
-    lines = [Text(story.id, style="bold"), Text(headline(story, now)), sites]
+    lines: list[RenderableType] = [Text(story.id, style="bold"), Text(headline(story, now)), sites]
     if coordinator_at is not None and now - coordinator_at > 20:
         lines.append(Text(f"no sign of the coordinator for {now - coordinator_at:.0f} s", style="red"))
     lines += [

@@ -89,14 +89,14 @@ def announced(session: Session, experiment: str) -> tuple[Experiment, Experiment
     Raises:
         RequestError: no such experiment, or it has no model (yet).
     """
-    from deploy.cli_history import events_of, known
+    from deploy.cli_history import Reader, known
     from deploy.watch import ExperimentStory
 
-    story = ExperimentStory(experiment)
+    story, reader = ExperimentStory(experiment), Reader()
     complete: ExperimentComplete | None = None
     queue = DOWNLINK if session.profile.role == "researcher" else AUDIT
     for heard in session.history(queue):
-        for event in events_of(heard, experiment):
+        for event in reader.events(heard, experiment):
             story = story.tell(event)
             if event.experiment == experiment and isinstance(event.body, kinds.ExperimentComplete):
                 complete = event.body

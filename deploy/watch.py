@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
@@ -444,7 +446,12 @@ class ExperimentStory:
 
 
 def _accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccepted) -> ExperimentStory:
-    experiment = Experiment.model_validate(body.experiment)
+    try:
+        experiment = Experiment.model_validate(body.experiment)
+    except ValidationError:  # written by a newer version: the rest of the story still reads
+        return replace(
+            story, phase="recruiting", digest=body.digest, researcher=body.researcher, started=event.time
+        )
     return replace(
         story,
         phase="recruiting" if story.phase == "unknown" else story.phase,
