@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,8 @@ class NetSpec(Settings):
     """Parameters of one net. Subclasses name their paper and MONAI class."""
 
     name: str
+    deterministic_on_cuda: ClassVar[bool] = True
+    """Whether every operation has a backward pass that gives the same bits on a GPU."""
 
     def divisor(self) -> int:
         """Each edge of a patch must be a multiple of this."""
@@ -61,6 +63,7 @@ class SegResNetSpec(NetSpec):
     """Residual encoder-decoder: Myronenko 2018 (arXiv 1810.11654); `monai.networks.nets.SegResNet`."""
 
     name: Literal["SegResNet"] = "SegResNet"
+    deterministic_on_cuda: ClassVar[bool] = False  # trilinear up-sampling adds atomically
     init_filters: int = Field(8, ge=8, multiple_of=8)
     blocks_down: tuple[int, ...] = Field((1, 2, 2, 4), min_length=2, max_length=6)
     blocks_up: tuple[int, ...] = Field((1, 1, 1), min_length=1, max_length=5)

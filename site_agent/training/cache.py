@@ -58,6 +58,11 @@ def content_key(image: NDArray[Any], label: NDArray[Any], affine: NDArray[Any], 
     return state.hexdigest()
 
 
+def holds(folder: Path, key: str) -> bool:
+    """Whether a case is there, whole."""
+    return (folder / key).is_dir()
+
+
 def store(folder: Path, key: str, case: PreparedCase) -> None:
     """Write a case; a no-op where it is there already. OSError where the disk is full."""
     final = folder / key

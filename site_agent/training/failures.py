@@ -7,14 +7,14 @@ import errno
 import torch
 
 from messages.reasons import Reason
-from site_agent.training.engine import NotANumber
 
 
 def code_of(error: BaseException) -> Reason:
     """The code that may leave the site; the error's own words stay in the local log."""
     reason = Reason.TRAINING_ERROR
-    if isinstance(error, NotANumber):
-        reason = Reason.NAN_LOSS
+    named = getattr(error, "reason", None)
+    if isinstance(named, Reason):  # our own errors carry their code
+        reason = named
     elif isinstance(error, torch.cuda.OutOfMemoryError):
         reason = Reason.CUDA_OOM
     elif isinstance(error, MemoryError) or _cpu_allocator_gave_up(error):
@@ -33,3 +33,8 @@ def _cpu_allocator_gave_up(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "DefaultCPUAllocator" in str(error) or "could not create a memory" in str(error)
     )
+
+
+def spoils_the_process(error: BaseException) -> bool:
+    """Whether the process cannot be used further: after most CUDA errors the context is dead."""
+    return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.cuda.OutOfMemoryError)

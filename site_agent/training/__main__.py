@@ -1,0 +1,129 @@
+"""`python -m site_agent.training --fd N --parent PID`: the training process. Started by `client.TrainerProcess`.
+
+It reads requests from an inherited socket and ends when that closes, whatever it is doing: an agent that was killed
+leaves no trainer behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+import traceback
+from typing import Any
+
+from messages.errors import KonsilError
+from site_agent.training.protocol import (
+    Evaluate,
+    Failed,
+    Prepare,
+    Reply,
+    Request,
+    Stop,
+    Train,
+    decode_request,
+    encode,
+    read_frame,
+)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="site_agent.training")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--nice", type=int, default=0)
+    options = parser.parse_args()
+    _die_with(options.parent)
+    if options.nice:
+        os.nice(options.nice)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the agent's to handle
+    connection = socket.socket(fileno=options.fd)
+    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+    _serve(connection, requests)
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """SIGKILL when the thread that started this process ends (prctl(2)); end now if it has already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def _read(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> None:
+    try:
+        while (body := read_frame(connection)) is not None:
+            requests.put(decode_request(body))
+    except KonsilError as error:
+        print(error, file=sys.stderr, flush=True)  # noqa: T201 (the local log)
+    # The agent is gone or talks nonsense. Nothing here is worth keeping: updates are renamed into place when whole.
+    os._exit(0)
+
+
+def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> None:
+    lock = threading.Lock()
+
+    def send(reply: Reply) -> None:
+        with lock:
+            connection.sendall(encode(reply))
+
+    session: Any = None
+    while True:
+        request = requests.get()
+        number = getattr(request, "round", 0)
+        try:
+            match request:
+                case Stop():
+                    return
+                case Prepare():
+                    session = None
+                    session = _session(request, send)
+                    send(session.prepared)
+                case Train() | Evaluate() if session is None:
+                    send(Failed(code="training-error", round=number, detail="not prepared"))
+                case Train():
+                    send(session.train(request))
+                case Evaluate():
+                    send(session.evaluate(request))
+        except Exception as error:  # noqa: BLE001 (the boundary: every failure becomes a code)
+            traceback.print_exc()
+            send(_failed(error, number))
+
+
+def _session(request: Prepare, send: Any) -> Any:
+    """Import torch only now, under the limits that the request sets."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(request.threads)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, request.gpus))
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS gives the same bits only with a fixed workspace
+    if request.ram_bytes is not None and not request.gpus:
+        # RLIMIT_DATA counts private writable memory (Linux 4.7). CUDA reserves far more than it uses: not there.
+        resource.setrlimit(resource.RLIMIT_DATA, (request.ram_bytes, request.ram_bytes))
+    from site_agent.training.session import Session
+
+    return Session(request, send)
+
+
+def _failed(error: Exception, number: int) -> Failed:
+    from site_agent.training.failures import code_of, spoils_the_process
+
+    return Failed(
+        code=str(code_of(error)),
+        round=number,
+        detail=f"{type(error).__name__}: {error}"[:2000],
+        fatal=spoils_the_process(error),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

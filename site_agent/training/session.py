@@ -1,0 +1,286 @@
+"""What the training process holds between rounds: the data, the net and the device; one method a request.
+
+`deploy.baseline` uses the same object without a socket, so that a baseline trains with the very same code.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import monai
+import numpy as np
+import torch
+
+from messages import codec
+from messages.errors import DataError, WorkFailed
+from messages.experiment import Experiment
+from messages.reasons import Reason
+from messages.tensors import Manifest, views, write_into
+from nets.build import build
+from nets.registry import read as read_net
+from nets.weights import arrays, load, manifest
+from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.source import Case, CaseError
+from site_agent.datasets.source import load as load_case
+from site_agent.datasets.source import survey as survey_cases
+from site_agent.datasets.splits import split as split_cases
+from site_agent.training import cache
+from site_agent.training.cache import CachedCase
+from site_agent.training.engine import train_round
+from site_agent.training.evaluation import evaluate
+from site_agent.training.optimise import KeptState
+from site_agent.training.preprocess import prepare
+from site_agent.training.protocol import (
+    Evaluate,
+    Evaluated,
+    Phase,
+    Prepare,
+    Prepared,
+    Progress,
+    Split,
+    SplitRows,
+    Train,
+    Trained,
+)
+from site_agent.training.regions import Regions
+
+REPORT_SECONDS = 0.4
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class TooFewCases(DataError):
+    """Nothing is left to train on; `messages.reasons.Reason.TOO_FEW_CASES`."""
+
+    reason = Reason.TOO_FEW_CASES
+
+
+Send = Callable[[Progress], None]
+
+
+class Session:
+    """A site's data and net for one experiment.
+
+    Raises:
+        ConfigError: the experiment or its net is not allowed.
+        DataError: no case can be used for training.
+    """
+
+    def __init__(self, request: Prepare, send: Send) -> None:
+        self.experiment = Experiment.model_validate(request.experiment)
+        self.site = request.site
+        self._send = send
+        self._sent = 0.0
+        task = self.experiment.task
+        self._regions: Regions | None = None
+        net = read_net({"name": self.experiment.net.name, **self.experiment.net.parameters})
+        self.device = _device(request.gpus, request.threads, strict=net.deterministic_on_cuda)
+        self._net = build(net, len(task.channels), task.out_channels, self.experiment.seed)
+        self._manifest = manifest(self._net)
+        self._net.to(self.device)
+        self._cache = Path(request.cache)
+        self.splits: dict[Split, list[CachedCase]] = {}
+        self.prepared = self._prepare(request)
+
+    def train(self, request: Train) -> Trained:
+        """One round: score the received model if asked to, train, write the update."""
+        began = time.monotonic()
+        self._load(request.model, request.manifest)
+        scores = self.score("validation", request.round, "validating") if request.evaluate else None
+        experiment = self.experiment
+        kept = None if experiment.training.optimizer.reset else KeptState(self._cache / "optimizer" / experiment.id)
+        cases = self.splits["train"]
+
+        def report(done: int, total: int, epoch: int, loss: float | None, left: float | None) -> None:
+            self._progress(
+                request.round, "training", done, total,
+                epoch=epoch, epochs=experiment.training.epochs or 0, loss=loss, eta_seconds=left,
+            )  # fmt: skip
+
+        report(0, 0, 1, None, None)
+        result = train_round(
+            self._net,
+            cases,
+            experiment,
+            self.regions,
+            round_number=request.round,
+            site=self.site,
+            device=self.device,
+            kept=kept,
+            report=report,
+        )
+        self._write(Path(request.output), Manifest.model_validate(request.manifest))
+        return Trained(
+            round=request.round,
+            attempt=request.attempt,
+            cases=len(cases),
+            steps=result.steps,
+            epochs=result.epochs,
+            loss=result.loss,
+            seconds=time.monotonic() - began,
+            evaluation=scores,
+        )
+
+    def evaluate(self, request: Evaluate) -> Evaluated:
+        """Score a model on whole splits."""
+        self._load(request.model, request.manifest)
+        phases: dict[Split, Phase] = {"train": "training", "validation": "validating", "test": "testing"}
+        scores = [self.score(split, request.round, phases[split]) for split in request.splits]
+        return Evaluated(round=request.round, label=request.label, scores=scores)
+
+    def score(self, split: Split, round_number: int, phase: Phase) -> SplitRows:
+        """Score the net as it is on one split."""
+        return evaluate(
+            self._net,
+            self.splits[split],
+            self.experiment,
+            self.regions,
+            split=split,
+            device=self.device,
+            report=lambda done, total: self._progress(round_number, phase, done, total),
+        )
+
+    def _prepare(self, request: Prepare) -> Prepared:
+        config = DatasetConfig.model_validate(request.dataset)
+        task, data = self.experiment.task, self.experiment.data
+        cache.sweep(self._cache)
+        survey = survey_cases(
+            config,
+            task.channels,
+            task.concepts,
+            lambda done, total: self._progress(0, "preparing", done, 2 * total),
+            cache=self._cache / "survey.sqlite",
+        )
+        left_out = Counter({str(reason): count for reason, count in survey.left_out.items()})
+        parts = split_cases(survey.cases, request.secret, self.experiment.seed, data.split.model_dump())
+        fingerprint = sha256(codec.canonical(self.experiment.preprocessing.model_dump(mode="json")))
+        total, done = len(survey.cases), 0
+        for name in SPLITS:
+            self.splits[name] = []
+            for case in parts[name]:
+                done += 1
+                try:
+                    key, cached = self._cached(case, config)
+                except CaseError as error:  # it could be read a moment ago: count it, and go on without it
+                    left_out[str(error.reason)] += 1
+                    continue
+                self.splits[name].append(cached)
+                fingerprint.update(f"{name} {key}\n".encode())
+                self._progress(0, "preparing", total + done, 2 * total)
+        if not self.splits["train"]:
+            raise TooFewCases("no case is left to train on", where=data.dataset)
+        cuda = self.device.type == "cuda"
+        return Prepared(
+            found=survey.found,
+            used=sum(len(cases) for cases in self.splits.values()),
+            left_out=dict(sorted(left_out.items())),
+            train=len(self.splits["train"]),
+            validation=len(self.splits["validation"]),
+            test=len(self.splits["test"]),
+            device=torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
+            device_type="cuda" if cuda else "cpu",
+            threads=torch.get_num_threads(),
+            versions=_versions(),
+            deterministic=not cuda or not torch.is_deterministic_algorithms_warn_only_enabled(),
+            fingerprint=fingerprint.hexdigest(),
+        )
+
+    def _cached(self, case: Case, config: DatasetConfig) -> tuple[str, CachedCase]:
+        settings = self.experiment.preprocessing
+        loaded = load_case(case, config)
+        if self._regions is None:
+            task = self.experiment.task
+            self._regions = Regions(task.regions, loaded.concepts, softmax=task.activation == "softmax")
+        key = cache.content_key(loaded.image, loaded.label, loaded.affine, settings, loaded.concepts)
+        if not cache.holds(self._cache, key):
+            prepared = prepare(loaded.image, loaded.label, loaded.affine, settings)
+            cache.store(self._cache, key, prepared)
+        return key, cache.fetch(self._cache, key, case.key)
+
+    @property
+    def regions(self) -> Regions:
+        """The experiment's regions in terms of this data set's label values."""
+        if self._regions is None:
+            raise TooFewCases("no case could be read", where=self.experiment.data.dataset)
+        return self._regions
+
+    def _load(self, path: str, plain: Mapping[str, object]) -> None:
+        described = Manifest.model_validate(plain)
+        if not described.same_tensors(self._manifest):
+            raise WorkFailed("the received model is not the experiment's net", where="manifest")
+        buffer = np.memmap(path, dtype=np.uint8, mode="r", shape=(described.nbytes,))
+        load(self._net, views(described, buffer))
+
+    def _write(self, path: Path, described: Manifest) -> None:
+        """The weights to a file, straight from the net's memory; whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        with beside.open("wb") as file:
+            # Ask for the space first: a full disk under a memory map is a bus error and not an exception.
+            os.posix_fallocate(file.fileno(), 0, described.nbytes)
+        buffer = np.memmap(beside, dtype=np.uint8, mode="r+", shape=(described.nbytes,))
+        write_into(arrays(self._net), described, buffer.data)
+        buffer.flush()
+        del buffer
+        beside.replace(path)
+
+    def _progress(
+        self,
+        round_number: int,
+        phase: Phase,
+        done: int,
+        total: int,
+        *,
+        epoch: int = 0,
+        epochs: int = 0,
+        loss: float | None = None,
+        eta_seconds: float | None = None,
+    ) -> None:
+        now = time.monotonic()
+        if now - self._sent < REPORT_SECONDS and done != total:
+            return
+        self._sent = now
+        self._send(
+            Progress(
+                round=round_number,
+                phase=phase,
+                done=done,
+                total=total,
+                epoch=epoch,
+                epochs=epochs,
+                loss=loss,
+                eta_seconds=eta_seconds,
+            )
+        )
+
+
+def _device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
+    """Set up torch for the same bits each time, and choose the device.
+
+    The process sees only the GPUs that its site lends (CUDA_VISIBLE_DEVICES), so the first is number 0.
+    """
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=bool(gpus) and not strict)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    kind: Literal["cuda", "cpu"] = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+    return torch.device(kind)
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides the bits."""
+    found = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "monai": str(monai.__version__),
+        "numpy": np.__version__,
+    }
+    if torch.cuda.is_available():
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+    return found
