@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pika
+import pika.exceptions
 import pytest
 
 from deploy.broker.definitions import Definitions, Party, password_hash, render
@@ -66,6 +67,7 @@ class RealBroker:
     node: PrivateNode
     definitions: Definitions
     _buses: list[RabbitBus] = field(default_factory=list)
+    _admin: pika.BlockingConnection | None = None
 
     def address(self, user: str, *, password: str | None = None, vhost: str = VHOST) -> BrokerAddress:
         """Where and how `user` logs in."""
@@ -102,15 +104,35 @@ class RealBroker:
 
     def wipe(self, *queues: str) -> None:
         """Delete queues (default: all) and declare and bind them again, empty."""
-        connection = self.admin()
-        channel = connection.channel()
+        try:
+            self._wipe(queues)
+        finally:
+            self.close_admin()
+
+    def _wipe(self, queues: tuple[str, ...]) -> None:
         for queue in self.definitions["queues"]:
-            name = queue["name"]
-            if queues and name not in queues:
-                continue
+            if not queues or queue["name"] in queues:
+                # after a hard restart a stream may need some seconds until it can even be deleted
+                eventually(lambda queue=queue: self._renew(queue), what=f"deleting {queue['name']}")
+
+    def _renew(self, queue: dict[str, Any]) -> bool:
+        name = queue["name"]
+        if self._admin is None or self._admin.is_closed:
+            self._admin = self.admin()
+        channel = self._admin.channel()
+        try:
             channel.queue_delete(name)
             channel.queue_declare(name, durable=True, arguments=queue["arguments"])
             for binding in self.definitions["bindings"]:
                 if binding["destination"] == name:
                     channel.queue_bind(name, binding["source"], binding["routing_key"])
-        connection.close()
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        channel.close()
+        return True
+
+    def close_admin(self) -> None:
+        """Close the connection that wiped."""
+        admin, self._admin = self._admin, None
+        if admin is not None and admin.is_open:
+            admin.close()

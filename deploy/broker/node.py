@@ -24,6 +24,8 @@ from messages.errors import RequestError, Unreachable, WorkFailed
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 """What a client sends first (AMQP 0-9-1, section 4.2.2); a server that is up answers with connection.start."""
 
+SERVER_ROOTS = (Path("/usr/lib/rabbitmq"), Path("/usr/local/lib/rabbitmq"), Path("/opt/rabbitmq"))
+
 INSTALL_ADVICE = (
     "Install it: on Debian or Ubuntu 'sudo apt-get install rabbitmq-server' (and, so that the system's own node "
     "stays off, 'sudo systemctl disable --now rabbitmq-server'); on Fedora 'sudo dnf install rabbitmq-server'; "
@@ -275,7 +277,7 @@ def find_server() -> Path:
     Raises:
         Unreachable: RabbitMQ is not installed.
     """
-    roots = [Path("/usr/lib/rabbitmq"), Path("/usr/local/lib/rabbitmq"), Path("/opt/rabbitmq")]
+    roots = list(SERVER_ROOTS)
     if custom := os.environ.get("RABBITMQ_HOME"):
         roots.insert(0, Path(custom))
     for root in roots:

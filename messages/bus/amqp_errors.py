@@ -79,6 +79,11 @@ def in_exclusive_use(reply_code: int, reply_text: str) -> bool:
     return reply_code == ACCESS_REFUSED and "exclusive use" in reply_text
 
 
+def still_recovering(reply_code: int, reply_text: str) -> bool:
+    """Whether a queue exists and only is not ready: streams come up some seconds after a broken-down broker."""
+    return reply_code == NOT_FOUND and "down or inaccessible" in reply_text
+
+
 def _plain(reply_text: str) -> str:
     return reply_text.partition(" - ")[2] or reply_text
 

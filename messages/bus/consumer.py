@@ -181,6 +181,8 @@ class Consumer:
                 where=self._link.address,
                 advice="Stop the other one first, or give this one a name of its own",
             )
+        if amqp_errors.still_recovering(code, text):
+            return None
         if code in (amqp_errors.ACCESS_REFUSED, amqp_errors.NOT_FOUND):
             return amqp_errors.channel_error(code, text, where)
         if not self.attached.done and code == amqp_errors.PRECONDITION_FAILED:

@@ -45,7 +45,8 @@ class Grants:
 
     def may_write(self, user: str, exchange: str, key: str) -> bool:
         """Whether the user may publish to the exchange under this key."""
-        if not _allows(self._permissions[user]["write"], exchange):
+        # the default exchange goes by this name in permissions
+        if not _allows(self._permissions[user]["write"], exchange or "amq.default"):
             return False
         topic = self._topics.get((user, exchange))
         return topic is None or _allows(topic, key)
