@@ -79,7 +79,7 @@ class Sender:
         self._bus = bus
         self._throttle = Throttle(rate)
         self._on_sent, self._on_lost, self._on_progress = on_sent, on_lost, on_progress
-        self._tasks: queue.SimpleQueue[Task | Callable[[], None] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._dropped: dict[str, int] = {}
         self._closed = False
         self.bytes_up = 0
@@ -89,10 +89,6 @@ class Sender:
     def send(self, task: Task) -> None:
         """Queue a task."""
         self._tasks.put(task)
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Do something else on this thread, in order (digests of a new update take a while)."""
-        self._tasks.put(work)
 
     def drop(self, experiment: str, up_to: int) -> None:
         """Stop sending updates of an experiment up to a round."""
@@ -107,10 +103,7 @@ class Sender:
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
             try:
-                if isinstance(task, Task):
-                    self._send(task)
-                else:
-                    task()
+                self._send(task)
             except KonsilError as error:
                 log.warning("sending an update failed", error=str(error))
             except OSError as error:

@@ -1,0 +1,19 @@
+"""`python -m site_agent --config FILE`: the agent, as `konsil site run` starts it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from site_agent.service import run
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="site_agent")
+    parser.add_argument("--config", type=Path, required=True)
+    return run(parser.parse_args().config)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

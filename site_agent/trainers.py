@@ -1,0 +1,133 @@
+"""The warm training processes: one an experiment, started when first needed, watched, ended when the work is void."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from site_agent.training.client import TrainerProcess
+from site_agent.training.protocol import Failed, Prepare, Progress, Reply, Request
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Warm:
+    token: int
+    process: TrainerProcess
+    busy: bool = False
+    heard: float = field(default_factory=time.monotonic)
+    stuck: bool = False
+
+
+class Trainers:
+    """Owned by the agent's main loop; replies and exits come on other threads, marked with the process's token, and
+    what a process says after it was given up is dropped here.
+
+    Args:
+        on_reply: (experiment, token, reply), on another thread.
+        on_exit: (experiment, token, exit status), on another thread.
+        program: the operator's own trainer; None: Konsil's.
+        stuck_after: seconds without any word from a busy trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_reply: Callable[[str, int, Reply], None],
+        on_exit: Callable[[str, int, int], None],
+        logs: Path,
+        program: Sequence[str] | None,
+        nice: int,
+        stuck_after: float,
+    ) -> None:
+        self._on_reply, self._on_exit = on_reply, on_exit
+        self._logs, self._program, self._nice, self._stuck_after = logs, program, nice, stuck_after
+        self._warm: dict[str, _Warm] = {}
+        self._tokens = itertools.count(1)
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def ask(self, experiment: str, prepare: Prepare, request: Request | None) -> None:
+        """Send a request to the experiment's process; a cold one is started and prepared first.
+
+        Raises:
+            WorkFailed: the process cannot be started.
+        """
+        warm = self._warm.get(experiment)
+        if warm is None or not warm.process.alive:
+            warm = self._start(experiment)
+            warm.process.send(prepare)
+        elif request is None:
+            warm.process.send(prepare)
+        warm.busy, warm.heard = True, time.monotonic()
+        if request is not None:
+            warm.process.send(request)
+
+    def _start(self, experiment: str) -> _Warm:
+        token = next(self._tokens)
+        process = TrainerProcess(
+            lambda reply: self._on_reply(experiment, token, reply),
+            lambda status: self._on_exit(experiment, token, status),
+            log=self._logs / f"{experiment}.trainer.log",
+            nice=self._nice,
+            program=self._program,
+        )
+        log.info("trainer started", experiment=experiment, pid=process.pid)
+        warm = self._warm[experiment] = _Warm(token, process)
+        return warm
+
+    def current(self, experiment: str, token: int) -> bool:
+        """Whether a word comes from the process that counts."""
+        warm = self._warm.get(experiment)
+        return warm is not None and warm.token == token
+
+    def heard(self, experiment: str, reply: Reply) -> None:
+        """Note a sign of life; a last answer ends the work in hand."""
+        warm = self._warm[experiment]
+        warm.heard = time.monotonic()
+        if not isinstance(reply, Progress):
+            warm.busy = False
+        if isinstance(reply, Failed) and reply.fatal:
+            self.kill(experiment)
+
+    def ended(self, experiment: str) -> tuple[bool, bool]:
+        """The process ended: (was it at work, was it ended as stuck). It is cold from now on."""
+        warm = self._warm.pop(experiment)
+        return warm.busy, warm.stuck
+
+    def working(self, experiment: str) -> None:
+        """Another request is still to be answered (preparing came first)."""
+        self._warm[experiment].busy = True
+
+    def end_stuck(self) -> None:
+        """Kill what has been silent for too long; its exit follows."""
+        now = time.monotonic()
+        for experiment, warm in self._warm.items():
+            if warm.busy and not warm.stuck and now - warm.heard > self._stuck_after:
+                log.error("trainer is stuck, ending it", experiment=experiment, pid=warm.process.pid)
+                warm.stuck = True
+                warm.process.kill()
+
+    def kill(self, experiment: str) -> None:
+        """End the process at once; nothing more is heard of it."""
+        warm = self._warm.pop(experiment, None)
+        if warm is not None:
+            warm.process.kill()
+
+    def close(self) -> None:
+        """End all."""
+        processes = [warm.process for warm in self._warm.values()]
+        self._warm.clear()
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait(5.0)
+
+    def pids(self) -> dict[str, int]:
+        """Experiment → process id, for `status`."""
+        return {experiment: warm.process.pid for experiment, warm in self._warm.items()}

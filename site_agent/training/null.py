@@ -1,0 +1,191 @@
+"""A trainer that trains nothing: adds a small constant that seed, site and round decide. No torch.
+
+For rehearsals of a network, benchmarks of everything but training, and tests in which processes are killed. Only a
+site's operator can choose it, in site.toml:
+
+    [training]
+    command = ["python", "-m", "site_agent.training.null", "--cases", "40", "--seconds", "0.1"]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from messages.experiment import Experiment
+from messages.tensors import Manifest, views
+from site_agent.training.protocol import (
+    CaseRow,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Prepare,
+    Prepared,
+    Progress,
+    RegionRow,
+    Reply,
+    Request,
+    Split,
+    SplitRows,
+    Stop,
+    Train,
+    Trained,
+    decode_request,
+    encode,
+    read_frame,
+)
+
+STEPS = 10
+
+
+def addend(seed: int, site: str, round_number: int) -> np.float32:
+    """What a round adds to every weight; in (0, 1), exact in float32."""
+    return np.float32(sha256(f"{seed}|{site}|{round_number}".encode()).digest()[0] / 256)
+
+
+class NullTrainer:
+    """Answers every request of the protocol.
+
+    Args:
+        cases: usable cases it claims; 70 % train, 10 % validate, 20 % test.
+        seconds: how long a round takes.
+        fail: reason code with which every round fails; "die", "hang": what it does instead.
+    """
+
+    def __init__(self, connection: socket.socket, cases: int, seconds: float, fail: str) -> None:
+        self._connection, self._cases, self._seconds, self._fail = connection, cases, seconds, fail
+        self._prepare: Prepare | None = None
+        self._regions: tuple[str, ...] = ()
+
+    def answer(self, request: Request) -> None:
+        """Do what is asked, and say so."""
+        if isinstance(request, Prepare):
+            self._say(self._prepared(request))
+        elif isinstance(request, Train):
+            self._train(request)
+        elif isinstance(request, Evaluate):
+            rows = [self._rows(split) for split in request.splits]
+            self._say(Evaluated(round=request.round, label=request.label, scores=rows))
+
+    def _say(self, reply: Reply) -> None:
+        self._connection.sendall(encode(reply))
+
+    def _shares(self) -> dict[Split, int]:
+        validation, test = max(1, self._cases // 10), max(1, self._cases // 5)
+        return {"train": self._cases - validation - test, "validation": validation, "test": test}
+
+    def _prepared(self, request: Prepare) -> Prepared:
+        experiment = Experiment.model_validate(request.experiment)
+        self._prepare, self._regions = request, tuple(experiment.task.regions)
+        shares = self._shares()
+        return Prepared(
+            found=self._cases,
+            used=self._cases,
+            left_out={},
+            train=shares["train"],
+            validation=shares["validation"],
+            test=shares["test"],
+            device="none",
+            device_type="cpu",
+            threads=request.threads,
+            versions={"trainer": "null-1"},
+            deterministic=True,
+            fingerprint=sha256(str(self._cases).encode()).hexdigest(),
+        )
+
+    def _train(self, request: Train) -> None:
+        assert self._prepare is not None  # noqa: S101 (the agent prepares first)
+        began = time.monotonic()
+        if self._fail == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._fail == "hang":
+            time.sleep(86400)
+        if self._fail:
+            self._say(Failed(code=self._fail, round=request.round))
+            return
+        for done in range(1, STEPS + 1):
+            time.sleep(self._seconds / STEPS)
+            self._say(
+                Progress(
+                    round=request.round,
+                    phase="training",
+                    done=done,
+                    total=STEPS,
+                    epoch=1,
+                    epochs=1,
+                    loss=1 / (request.round + done),
+                )  # fmt: skip
+            )
+        self._write(request)
+        self._say(
+            Trained(
+                round=request.round,
+                attempt=request.attempt,
+                cases=self._shares()["train"],
+                steps=STEPS,
+                epochs=1.0,
+                loss=1 / (request.round + 1),
+                seconds=time.monotonic() - began,
+                evaluation=self._rows("validation") if request.evaluate else None,
+            )
+        )
+
+    def _write(self, request: Train) -> None:
+        assert self._prepare is not None  # noqa: S101 (as above)
+        seed = Experiment.model_validate(self._prepare.experiment).seed
+        manifest = Manifest.model_validate(request.manifest)
+        buffer = np.fromfile(request.model, dtype=np.uint8)
+        step = addend(seed, self._prepare.site, request.round)
+        for array in views(manifest, buffer).values():
+            array += step.astype(array.dtype)
+        part = Path(request.output + ".part")
+        buffer.tofile(part)
+        part.replace(request.output)
+
+    def _rows(self, split: Split) -> SplitRows:
+        region = RegionRow(dice=0.5, reference_empty=False, prediction_empty=False)
+        regions = dict.fromkeys(self._regions, region)
+        cases = [CaseRow(case=f"{split}-{n}", regions=regions) for n in range(self._shares()[split])]
+        return SplitRows(split=split, cases=cases)
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="site_agent.training.null")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--fail", default="")
+    options = parser.parse_args()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the agent
+    if os.getppid() != options.parent:
+        return 1
+    connection = socket.socket(fileno=options.fd)
+    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+    trainer = NullTrainer(connection, options.cases, options.seconds, options.fail)
+    while not isinstance(request := requests.get(), Stop):
+        trainer.answer(request)
+    return 0
+
+
+def _read(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> None:
+    while (body := read_frame(connection)) is not None:
+        requests.put(decode_request(body))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,176 @@
+"""From the agenda's orders to requests for a training process, and from its replies to stimuli that may leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from messages.kinds import CaseCounts, Platform
+from messages.kinds import Transfer as Sealed
+from messages.names import COORDINATOR
+from messages.reasons import Reason
+from messages.scores import SplitScores
+from messages.transfer import TransferKey
+from site_agent import policy
+from site_agent.config import SiteConfig
+from site_agent.sender import seal_file
+from site_agent.spool import Spool
+from site_agent.trainers import Trainers
+from site_agent.training import protocol
+from site_agent.work import (
+    Job,
+    NoSpace,
+    Prepared,
+    Scored,
+    Stimulus,
+    Trained,
+    TrainerFailed,
+    UpdateLost,
+    experiment_of,
+)
+
+log = structlog.get_logger()
+
+
+class Workshop:
+    """Orders and replies of one site's trainers."""
+
+    def __init__(self, config: SiteConfig, spool: Spool, trainers: Trainers, room: Callable[[], int]) -> None:
+        self._config, self._spool, self._trainers, self._room = config, spool, trainers, room
+        self._floors = config.policy.floors
+
+    def prepare(self, job: Job) -> None:
+        """Have the data read."""
+        self._trainers.ask(job.experiment, self._preparation(job), None)
+
+    def train(self, job: Job) -> Stimulus | None:
+        """Have a round trained; what stands against it, or None."""
+        start = job.round_start
+        sealed = start.transfer
+        if sealed.manifest.nbytes > self._room():
+            return NoSpace(job.experiment)
+        request = protocol.Train(
+            round=job.round,
+            attempt=job.attempt,
+            model=str(self._model(job, sealed)),
+            manifest=sealed.manifest.plain(),
+            output=str(self.update(job)),
+            evaluate=start.evaluate,
+        )
+        self._trainers.ask(job.experiment, self._preparation(job), request)
+        return None
+
+    def evaluate(self, job: Job, label: Literal["final", "selected"]) -> None:
+        """Have a candidate scored."""
+        sealed = next(one.transfer for one in job.evaluation_start.models if one.label == label)
+        counts = job.counts
+        splits: list[protocol.Split] = []
+        if counts is None or counts.validation:
+            splits.append("validation")
+        if counts is None or counts.test:
+            splits.append("test")
+        request = protocol.Evaluate(
+            round=job.round,
+            model=str(self._model(job, sealed)),
+            manifest=sealed.manifest.plain(),
+            splits=splits,
+            label=label,
+        )
+        self._trainers.ask(job.experiment, self._preparation(job), request)
+
+    def update(self, job: Job) -> Path:
+        """Where the job's update lies."""
+        return self._spool.update_file(job.experiment, job.round, self._config.site.name, job.attempt)
+
+    def _model(self, job: Job, sealed: Sealed) -> Path:
+        return self._spool.global_file(TransferKey(job.experiment, sealed.round, COORDINATOR, sealed.attempt))
+
+    def _preparation(self, job: Job) -> protocol.Prepare:
+        experiment = experiment_of(job)
+        limits = self._config.limits
+        return protocol.Prepare(
+            experiment=experiment.plain(),
+            dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
+            site=self._config.site.name,
+            secret=self._spool.secret(),
+            threads=limits.threads,
+            gpus=list(limits.gpus),
+            ram_bytes=limits.ram,
+            cache=str(self._spool.cache_of(job.experiment)),
+        )
+
+    # replies
+
+    def prepared(self, job: Job, reply: protocol.Prepared) -> Prepared:
+        """The data were read: counts as they may leave, and whether they suffice."""
+        left_out = {_reason(code): count for code, count in reply.left_out.items() if count}
+        counts = CaseCounts(
+            found=reply.found,
+            used=reply.used,
+            left_out=left_out,
+            train=reply.train,
+            validation=reply.validation,
+            test=reply.test,
+        )
+        platform = Platform(
+            device_type=reply.device_type,
+            threads=reply.threads,
+            versions=dict(list(reply.versions.items())[:16]),
+            deterministic=reply.deterministic,
+        )
+        lack = policy.enough_cases(self._floors, experiment_of(job), counts)
+        return Prepared(job.experiment, policy.counts_for_sharing(self._floors, counts), platform, lack)
+
+    def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
+        """The update is written: seal it. Reads the whole file, so not for the main loop's thread."""
+        manifest = job.round_start.transfer.manifest
+        try:
+            seal = seal_file(self.update(job), manifest)
+        except (OSError, ValueError):
+            return TrainerFailed(job.experiment, Reason.TRAINING_ERROR)
+        scores = None if reply.evaluation is None else self._shared(reply.evaluation)
+        return Trained(
+            experiment=job.experiment,
+            round=reply.round,
+            attempt=reply.attempt,
+            transfer=Sealed(round=reply.round, attempt=reply.attempt, seal=seal, manifest=manifest),
+            cases=policy.rounded(self._floors, reply.cases),
+            epochs=max(0, round(reply.epochs)),
+            steps=reply.steps,
+            loss=policy.loss_for_sharing(self._floors, reply.loss),
+            seconds=reply.seconds,
+            validation=scores,
+        )
+
+    def scored(self, job: Job, reply: protocol.Evaluated) -> Stimulus:
+        """A candidate was scored."""
+        splits: dict[Literal["validation", "test"], SplitScores] = {}
+        for rows in reply.scores:
+            if rows.split != "train":
+                splits[rows.split] = self._shared(rows)
+        label: Literal["final", "selected"] = "final" if reply.label == "final" else "selected"
+        return Scored(job.experiment, label, splits)
+
+    def failed(self, job: Job, reply: protocol.Failed) -> TrainerFailed:
+        """The trainer could not; its own words go to the local log only."""
+        log.error("training failed", experiment=job.experiment, reason=reply.code)
+        log.debug("training failed, in the trainer's words", experiment=job.experiment, detail=reply.detail)
+        return TrainerFailed(job.experiment, _reason(reply.code))
+
+    def _shared(self, rows: protocol.SplitRows) -> SplitScores:
+        return policy.scores_for_sharing(self._floors, rows.scores())
+
+    def lost(self, key: TransferKey) -> UpdateLost:
+        """The update's file is not what was sealed."""
+        return UpdateLost(key.experiment, key.round, key.attempt)
+
+
+def _reason(code: str) -> Reason:
+    """A code of the list; whatever else a trainer says stays here."""
+    try:
+        return Reason(code)
+    except ValueError:
+        return Reason.TRAINING_ERROR
