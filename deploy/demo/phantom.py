@@ -30,25 +30,13 @@ PATIENT_ID = r"^BraTS(?:-GLI-|2021_)(\d{5})(?:-\d{3})?$"
 _BRIGHTNESS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
         #          CSF   GM    DGM   WM    WMH   VESSEL DURA CHOROID ED    ET    NCR   NET
-        "T1": dict(
-            zip(
-                TISSUES, (0.30, 0.74, 0.84, 1.00, 0.80, 0.45, 0.70, 0.55, 0.74, 0.72, 0.46, 0.62), strict=True
-            )
-        ),
+        "T1": dict(zip(TISSUES, (0.30, 0.74, 0.84, 1.00, 0.80, 0.45, 0.70, 0.55, 0.74, 0.72, 0.46, 0.62), strict=True)),
         "T1c": dict(
-            zip(
-                TISSUES, (0.30, 0.76, 0.86, 1.00, 0.80, 1.75, 1.55, 1.50, 0.75, 1.50, 0.48, 0.64), strict=True
-            )
+            zip(TISSUES, (0.30, 0.76, 0.86, 1.00, 0.80, 1.75, 1.55, 1.50, 0.75, 1.50, 0.48, 0.64), strict=True)
         ),
-        "T2": dict(
-            zip(
-                TISSUES, (1.45, 0.74, 0.64, 0.54, 0.86, 0.28, 0.40, 1.10, 1.00, 0.86, 1.22, 1.08), strict=True
-            )
-        ),
+        "T2": dict(zip(TISSUES, (1.45, 0.74, 0.64, 0.54, 0.86, 0.28, 0.40, 1.10, 1.00, 0.86, 1.22, 1.08), strict=True)),
         "FLAIR": dict(
-            zip(
-                TISSUES, (0.22, 0.78, 0.72, 0.60, 1.12, 0.30, 0.50, 0.60, 1.14, 0.98, 0.58, 1.02), strict=True
-            )
+            zip(TISSUES, (0.22, 0.78, 0.72, 0.60, 1.12, 0.30, 0.50, 0.60, 1.14, 0.98, 0.58, 1.02), strict=True)
         ),
     }
 )
@@ -72,17 +60,15 @@ class Scanner:
     noise: float = 0.05
     blur_mm: tuple[float, float] = (1.0, 1.4)
     bias: float = 0.15
-    contrast: Mapping[str, float] = field(
-        default_factory=lambda: MappingProxyType(dict.fromkeys(CONTRASTS, 1.0))
-    )
+    contrast: Mapping[str, float] = field(default_factory=lambda: MappingProxyType(dict.fromkeys(CONTRASTS, 1.0)))
 
 
 @dataclass(frozen=True)
 class TumourSizes:
     """Ranges that a site's tumours are drawn from. Lengths in mm."""
 
-    core_mm: tuple[float, float] = (15.0, 25.0)
-    rim_mm: tuple[float, float] = (6.5, 9.5)
+    core_mm: tuple[float, float] = (17.0, 26.0)
+    rim_mm: tuple[float, float] = (7.0, 10.0)
     oedema_mm: tuple[float, float] = (8.0, 22.0)
     irregularity: tuple[float, float] = (0.15, 0.35)
     not_enhancing: float = 0.15
@@ -186,9 +172,7 @@ def make_case(
     sizes = sizes or TumourSizes()
     draw = np.random.default_rng([seed, site_index, patient, 1])
     change = (
-        1.0
-        if visit == 0
-        else float(np.random.default_rng([seed, site_index, patient, 2, visit]).uniform(0.8, 1.2))
+        1.0 if visit == 0 else float(np.random.default_rng([seed, site_index, patient, 2, visit]).uniform(0.8, 1.2))
     )
     tumour = Tumour(
         core_mm=float(draw.uniform(*sizes.core_mm)) * change,
