@@ -21,7 +21,8 @@ from messages.errors import MalformedMessage, RequestError, Unreachable
 from messages.kinds import Body
 from messages.names import RoutingKey
 
-CONNECT_WITHIN = 10.0
+CONNECT_WITHIN = 5.0
+CONFIRM_WITHIN = 15.0
 QUIET = 1.5
 """Seconds without a message that mean "read up to now": a stream says no end."""
 COORDINATOR_WITHIN = 30.0
@@ -89,7 +90,7 @@ class Session:
             attempt=secrets.token_hex(8),
             seq=self._seq,
         )
-        if not self.bus.publish(event.key, event.raw).wait(CONNECT_WITHIN):
+        if not self.bus.publish(event.key, event.raw).wait(CONFIRM_WITHIN):
             raise Unreachable("the broker does not confirm", advice="Look at it with `konsil broker status`")
         return event
 
