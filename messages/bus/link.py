@@ -179,10 +179,10 @@ class Link:
 
     def _one_connection(self) -> bool:
         """Connect and serve until the connection ends; returns whether it was ever open."""
-        ioloop: Any = IOLoop()
         with self._changed:
             if self._closing:
                 return False
+            ioloop: Any = IOLoop()
             self._ioloop, self._woken = ioloop, False
             self._calls.clear()
         try:
