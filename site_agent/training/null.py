@@ -124,7 +124,7 @@ class NullTrainer:
                     epoch=1,
                     epochs=1,
                     loss=1 / (request.round + done),
-                )  # fmt: skip
+                )
             )
         self._write(request)
         self._say(

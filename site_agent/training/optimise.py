@@ -60,6 +60,11 @@ class KeptState:
         for old in sorted(self._rounds())[:-2]:
             self._file(old).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Forget all rounds."""
+        for number in self._rounds():
+            self._file(number).unlink(missing_ok=True)
+
     def _file(self, round_number: int) -> Path:
         return self._folder / f"round-{round_number:06d}.safetensors"
 

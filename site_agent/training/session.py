@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 import monai
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from messages import codec
 from messages.errors import DataError, WorkFailed
@@ -78,13 +79,13 @@ class Session:
         self._send = send
         self._sent = 0.0
         task = self.experiment.task
-        self._regions: Regions | None = None
+        self.regions = Regions(task.regions, task.concepts, softmax=task.activation == "softmax")
         net = read_net({"name": self.experiment.net.name, **self.experiment.net.parameters})
         self.device = _device(request.gpus, request.threads, strict=net.deterministic_on_cuda)
         self._net = build(net, len(task.channels), task.out_channels, self.experiment.seed)
         self._manifest = manifest(self._net)
         self._net.to(self.device)
-        self._cache = Path(request.cache)
+        self.cache_folder = Path(request.cache)
         self.splits: dict[Split, list[CachedCase]] = {}
         self.prepared = self._prepare(request)
 
@@ -94,7 +95,9 @@ class Session:
         self._load(request.model, request.manifest)
         scores = self.score("validation", request.round, "validating") if request.evaluate else None
         experiment = self.experiment
-        kept = None if experiment.training.optimizer.reset else KeptState(self._cache / "optimizer" / experiment.id)
+        kept = (
+            None if experiment.training.optimizer.reset else KeptState(self.cache_folder / "optimizer" / experiment.id)
+        )
         cases = self.splits["train"]
 
         def report(done: int, total: int, epoch: int, loss: float | None, left: float | None) -> None:
@@ -149,13 +152,13 @@ class Session:
     def _prepare(self, request: Prepare) -> Prepared:
         config = DatasetConfig.model_validate(request.dataset)
         task, data = self.experiment.task, self.experiment.data
-        cache.sweep(self._cache)
+        cache.sweep(self.cache_folder)
         survey = survey_cases(
             config,
             task.channels,
             task.concepts,
             lambda done, total: self._progress(0, "preparing", done, 2 * total),
-            cache=self._cache / "survey.sqlite",
+            cache=self.cache_folder / "survey.sqlite",
         )
         left_out = Counter({str(reason): count for reason, count in survey.left_out.items()})
         parts = split_cases(survey.cases, request.secret, self.experiment.seed, data.split.model_dump())
@@ -194,21 +197,13 @@ class Session:
     def _cached(self, case: Case, config: DatasetConfig) -> tuple[str, CachedCase]:
         settings = self.experiment.preprocessing
         loaded = load_case(case, config)
-        if self._regions is None:
-            task = self.experiment.task
-            self._regions = Regions(task.regions, loaded.concepts, softmax=task.activation == "softmax")
-        key = cache.content_key(loaded.image, loaded.label, loaded.affine, settings, loaded.concepts)
-        if not cache.holds(self._cache, key):
-            prepared = prepare(loaded.image, loaded.label, loaded.affine, settings)
-            cache.store(self._cache, key, prepared)
-        return key, cache.fetch(self._cache, key, case.key)
-
-    @property
-    def regions(self) -> Regions:
-        """The experiment's regions in terms of this data set's label values."""
-        if self._regions is None:
-            raise TooFewCases("no case could be read", where=self.experiment.data.dataset)
-        return self._regions
+        concepts = self.experiment.task.concepts
+        label = _in_terms_of(concepts, loaded.label, loaded.concepts)
+        key = cache.content_key(loaded.image, label, loaded.affine, settings, concepts)
+        if not cache.holds(self.cache_folder, key):
+            prepared = prepare(loaded.image, label, loaded.affine, settings)
+            cache.store(self.cache_folder, key, prepared)
+        return key, cache.fetch(self.cache_folder, key, case.key)
 
     def _load(self, path: str, plain: Mapping[str, object]) -> None:
         described = Manifest.model_validate(plain)
@@ -258,6 +253,14 @@ class Session:
                 eta_seconds=eta_seconds,
             )
         )
+
+
+def _in_terms_of(concepts: Sequence[str], label: NDArray[np.uint8], own: Sequence[str]) -> NDArray[np.uint8]:
+    """A data set's label values → the experiment's; concepts that it does not name become background."""
+    table = np.zeros(256, dtype=np.uint8)
+    for value, concept in enumerate(own, start=1):
+        table[value] = concepts.index(concept) + 1 if concept in concepts else 0
+    return table[label]
 
 
 def _device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
