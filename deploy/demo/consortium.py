@@ -83,13 +83,22 @@ class Consortium:
         )
 
     def write_site(
-        self, site: str, port: int, *, dataset: str, source: Mapping[str, Any], threads: int, gpus: Sequence[int]
+        self,
+        site: str,
+        port: int,
+        *,
+        dataset: str,
+        source: Mapping[str, Any],
+        threads: int,
+        gpus: Sequence[int],
+        trainer: Sequence[str] | None = None,
     ) -> Path:
         """A hospital's site.toml.
 
         Args:
             dataset: the name by which experiments ask for it.
             source: the keys under [datasets.NAME].
+            trainer: the operator's training command; None: the one that comes with Konsil.
         """
         return self._write(
             site,
@@ -99,6 +108,7 @@ class Consortium:
                 "broker": self._broker(site, port),
                 "limits": {"threads": threads, "gpus": list(gpus)},
                 "datasets": {dataset: dict(source)},
+                "training": {"command": list(trainer) if trainer else None},
                 "policy": {
                     "default": "deny",
                     "approval": "auto",

@@ -127,7 +127,7 @@ def _label_values(folder: Path) -> list[int]:
     seen = 0
     for file in sorted(folder.glob("[!.]*.nii*")):
         try:
-            voxels = np.asanyarray(nib.load(file).dataobj)  # type: ignore[attr-defined]
+            voxels = np.asanyarray(nib.load(file).dataobj)
         except (OSError, EOFError, ImageFileError, ValueError):
             continue  # the survey of the site that gets it counts it
         found |= {int(value) for value in np.unique(voxels) if value > 0}

@@ -159,6 +159,6 @@ def _how_to_verify(story: ExperimentStory, log_name: str | None) -> str:
     return (
         "<p>The event log is a chain of hashes over every event and decision. These commands check the chain, and "
         "derive every decision anew from the events:</p>"
-        f"<pre>{export}konsil audit verify {name}\nkonsil audit replay {name}</pre>"
+        f"<pre>{export}konsil audit verify {name}\nkonsil audit replay {escape(story.id)} {name}</pre>"
         f"<p>The model of this experiment has the digest <code>{escape(story.model_digest or 'none')}</code>.</p>"
     )

@@ -1,0 +1,88 @@
+"""`konsil demo`: a consortium on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.console import JsonOption
+from messages.errors import RequestError
+
+
+def app(
+    sites: Annotated[int, typer.Option("--sites", help="Hospitals, 1 to 26.")] = 3,
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds of training.", min=1)] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same data, same split, same bits.", min=0)] = 1,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A real data set (Decathlon layout) to split among the sites, not phantoms."),
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option("--baselines", help="Compared with: pooled, alone, both (pooled,alone), or none.")
+    ] = "pooled",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where report, model and log go; default demo-out/DATE-TIME.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep images, caches and the broker's data too.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Three hospitals on this machine train one model through a real RabbitMQ.
+
+    Starts a private broker, a coordinator and site agents as processes, the very ones that production runs; publishes
+    one experiment, shows it, and leaves report, model and event log. Ctrl-C ends all of it.
+
+    Examples:
+
+    konsil demo
+
+    konsil demo --data Task04_Hippocampus --rounds 20 --baselines pooled,alone
+    """
+    from deploy.broker.node import find_epmd, find_server
+    from deploy.demo import layout
+    from deploy.demo.consortium import MOST_SITES
+
+    wanted = _baselines(baselines)
+    if not 1 <= sites <= MOST_SITES:
+        raise RequestError(f"--sites {sites} is not allowed", advice=f"Use 1 to {MOST_SITES}")
+    find_server()  # says how to install it, before anything is written
+    find_epmd()
+    from deploy.demo.run import Options, run, stoppable
+
+    options = Options(
+        layout.prepare(out or layout.default_out()),
+        sites=sites,
+        rounds=rounds,
+        seed=seed,
+        data=data,
+        baselines=wanted,
+        keep=keep,
+    )
+    from deploy import cli_live, console
+    from deploy.demo import outcome as outcomes
+
+    # With --json standard output holds the one object, and everything else goes to standard error.
+    with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout), stoppable():
+        outcome = run(options, cli_live.view(False), lambda text: console.note(f"konsil: {text}"))
+    if json_:
+        console.emit(outcomes.plain(outcome))
+        return
+    console.say()
+    console.table(*outcomes.table(outcome))
+    for line in outcomes.closing(outcome):
+        console.say(line)
+
+
+def _baselines(text: str) -> tuple[str, ...]:
+    from deploy.demo.compare import KNOWN
+
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if words in ((), ("none",)):
+        return ()
+    for word in words:
+        if word not in KNOWN:
+            raise RequestError(f"--baselines {word!r} does not exist", advice=f"Use {', '.join(KNOWN)}, or none")
+    return words

@@ -1,0 +1,103 @@
+"""What the demo says at its end: a table for a person, one JSON object for a program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deploy.demo.run import Outcome
+from deploy.report.html import duration, number
+from deploy.watch import ExperimentStory
+
+LAST = 3
+
+
+def last_validation(story: ExperimentStory, last: int = LAST) -> float | None:
+    """Mean of the last few validation Dice of the global model: no lucky round."""
+    means = [mean for point in story.validation_curve() if (mean := point.pooled.mean()) is not None]
+    return sum(means[-last:]) / len(means[-last:]) if means else None
+
+
+def plain(outcome: Outcome) -> dict[str, Any]:
+    """The object that --json prints."""
+    story, comparison = outcome.story, outcome.comparison
+    test = story.test
+    dice: dict[str, Any] = {
+        "federated": {
+            "mean": test.mean if test else None,
+            "regions": test.regions if test else {},
+            "n": test.n if test else 0,
+            "sites": test.site_means if test else {},
+            "unweighted_mean": test.unweighted_mean if test else None,
+            "worst_site": test.worst[0] if test and test.worst else None,
+            "last_three_validation_mean": last_validation(story),
+        }
+    }
+    if (pooled := comparison.pooled) is not None:
+        dice["pooled"] = {"mean": pooled.mean, "regions": pooled.regions, "n": pooled.pooled.cases}
+        dice["ratio"] = test.mean / pooled.mean if test and test.mean is not None and pooled.mean else None
+    if comparison.alone is not None:
+        dice["alone"] = {"mean": comparison.alone}
+        if (gain := comparison.gain) is not None:
+            dice["alone"]["gain"] = {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n}
+    return {
+        "experiment": story.id,
+        "sites": list(outcome.experiment.sites),
+        "rounds": story.completed_rounds,
+        "dice": dice,
+        "model": str(outcome.layout.model),
+        "model_digest": outcome.model_digest,
+        "model_round": story.model_round,
+        "report": str(outcome.layout.report),
+        "log": str(outcome.log),
+        "bytes_down": story.bytes_down,
+        "bytes_up": story.bytes_up,
+        "seconds": round(outcome.seconds, 1),
+    }
+
+
+def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
+    """Test Dice by region for each site and overall; the pooled model's mean beside it."""
+    story, pooled = outcome.story, outcome.comparison.pooled
+    test, regions = story.test, list(story.regions)
+    head = ["test Dice", *regions, "mean", "n", *(["pooled"] if pooled else [])]
+    rows: list[list[str]] = []
+    if test is None:
+        return head, rows
+    for name, scores in [*sorted(test.sites.items()), ("overall", test.pooled)]:
+        found = scores.regions()
+        row = [name, *(number(found.get(region)) for region in regions), number(scores.mean()), str(scores.cases)]
+        if pooled:
+            beside = pooled.pooled if name == "overall" else pooled.sites.get(name)
+            row.append(number(beside.mean() if beside else None))
+        rows.append(row)
+    return head, rows
+
+
+def closing(outcome: Outcome) -> list[str]:
+    """The lines below the table."""
+    story, comparison, layout = outcome.story, outcome.comparison, outcome.layout
+    test, pooled = story.test, comparison.pooled
+    lines = []
+    if test is not None and test.worst is not None:
+        lines.append(
+            f"mean over sites {number(test.unweighted_mean)}, worst site {test.worst[0]} ({number(test.worst[1])}); "
+            f"validation, mean of the last {LAST}: {number(last_validation(story))}"
+        )
+    if test is not None and test.mean is not None and pooled is not None and pooled.mean:
+        lines.append(f"federated {test.mean:.4f}, pooled {pooled.mean:.4f}: ratio {test.mean / pooled.mean:.4f}")
+    if comparison.alone is not None:
+        lines.append(f"one site alone, mean of the single-site models: {comparison.alone:.4f}")
+    if (gain := comparison.gain) is not None:
+        lines.append(
+            f"paired gain over the mean single-site model: {gain.mean:+.4f} "
+            f"(95 % interval {gain.low:+.4f} to {gain.high:+.4f}, n = {gain.n})"
+        )
+    return [
+        *lines,
+        "",
+        f"report   {layout.report}",
+        f"model    {layout.model}  (digest {outcome.model_digest[:16]})",
+        f"log      {outcome.log}",
+        f"replay   konsil audit replay {story.id} --journal {layout.coordinator}",
+        f"took     {duration(outcome.seconds)}",
+    ]

@@ -1,0 +1,276 @@
+"""One demo from the first file to the last process: broker, coordinator, sites, experiment, baselines, report."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy import model_file
+from deploy import profile as profiles
+from deploy.broker.node import PrivateNode
+from deploy.cli_connection import Session, rabbit
+from deploy.cli_live import View
+from deploy.demo import consortium as consortia
+from deploy.demo import data as images
+from deploy.demo import experiments, machine, toml
+from deploy.demo.compare import Comparison, compare
+from deploy.demo.follow import follow
+from deploy.demo.layout import Layout
+from deploy.demo.processes import Child, Children
+from deploy.watch import ExperimentStory
+from messages import chain, settings
+from messages.errors import WorkFailed
+from messages.experiment import Experiment
+from messages.reasons import ADVICE
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the person asked for."""
+
+    layout: Layout
+    sites: int = 3
+    rounds: int | None = None
+    seed: int = 1
+    data: Path | None = None
+    baselines: tuple[str, ...] = ("pooled",)
+    keep: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Sections of the experiment file that replace the demo's own (tests: a tiny net)."""
+    cases: int | None = None
+    size: images.PhantomShape = field(default_factory=images.PhantomShape)
+    trainer: tuple[str, ...] | None = None
+    """The operator's training command; None: the one that comes with Konsil."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a demo leaves."""
+
+    experiment: Experiment
+    story: ExperimentStory
+    comparison: Comparison
+    layout: Layout
+    log: Path
+    model_digest: str
+    seconds: float
+
+
+def run(options: Options, view: View, say: Say) -> Outcome:
+    """Run it all; when this returns or raises, no process is left.
+
+    Raises:
+        KonsilError: with what went wrong, where the log is, and the exit status it stands for.
+    """
+    begun = time.monotonic()
+    layout = options.layout
+    real = images.read_real(options.data) if options.data else None
+    names = consortia.site_names(options.sites)
+    experiment = _experiment(options, names, real)
+    layout.experiment.write_text(toml.dumps(experiment.plain()))
+    consortium = consortia.Consortium.invent(layout, names)
+    _fix_secrets(layout, names, options.seed)
+    with Children() as children, _broker(layout, consortium, keep=options.keep) as start_broker:
+        writers = _bring_data(children, options, names, real)
+        say("starting a private RabbitMQ" + (", writing each site's images" if writers else ""))
+        port = start_broker()
+        services = _start_services(children, consortium, options, experiment, real, port)
+        profile = consortium.write_profile(port)
+        _await_data(writers, options, names, say)
+        say(f"publishing {experiment.id}: {len(names)} sites, {experiment.rounds.count} rounds")
+        with _session(profile) as session:
+            story, entries = follow(session, experiment, view, lambda: _check(services))
+        _refuse_failure(story, services)
+        # The model is fetched while the baselines train: the broker has nothing else to do.
+        digest = _Fetch(profile, experiment.id, layout.model)
+        for service in services:
+            if service.name != "coordinator":
+                children.end(service, patience=5.0)  # gives the cores to the baselines
+        comparison = compare(children, consortium, experiment, story, options.baselines, say)
+        model_digest = digest.result()
+        log = layout.exported_log(experiment.id)
+        chain.write_export(log, entries)
+    from deploy import report
+
+    say("drawing the report")
+    report.write(story, layout.report, baselines=comparison.baselines, log=log)
+    if not options.keep:
+        layout.tidy()
+    return Outcome(experiment, story, comparison, layout, log, model_digest, time.monotonic() - begun)
+
+
+def _experiment(options: Options, sites: tuple[str, ...], real: images.RealSet | None) -> Experiment:
+    if real is None:
+        plain = experiments.glioma_demo(rounds=options.rounds, seed=options.seed, sites=sites)
+    else:
+        plain = experiments.decathlon_demo(
+            rounds=options.rounds,
+            seed=options.seed,
+            sites=sites,
+            channels=real.channels,
+            labels=tuple(real.labels[value] for value in sorted(real.labels)),
+        )
+    for section, content in options.overrides.items():
+        both = isinstance(content, Mapping) and isinstance(plain.get(section), Mapping)
+        plain[section] = {**plain[section], **content} if both else content
+    return settings.parse(plain, Experiment, "the demo's experiment")
+
+
+def _fix_secrets(layout: Layout, sites: tuple[str, ...], seed: int) -> None:
+    """Secrets from the demo's seed, so that the same seed splits the same patients: a hospital's are random."""
+    for site in sites:
+        folder = layout.site(site)
+        folder.mkdir(mode=0o700)
+        (folder / "secret").write_bytes(hashlib.sha256(f"konsil demo|{seed}|{site}".encode()).digest())
+
+
+@contextlib.contextmanager
+def _broker(layout: Layout, consortium: consortia.Consortium, *, keep: bool) -> Iterator[Callable[[], int]]:
+    """A node that is started by calling what this yields, and ended with the context."""
+    node = PrivateNode(layout.broker, definitions=consortium.definitions())
+
+    def start() -> int:
+        node.start()
+        return node.port
+
+    try:
+        yield start
+    finally:
+        # Orderly only where its data are kept: nobody reads them else.
+        if keep and sys.exc_info()[0] is None:
+            node.stop()
+        else:
+            node.kill()
+
+
+def _bring_data(
+    children: Children, options: Options, sites: tuple[str, ...], real: images.RealSet | None
+) -> list[Child]:
+    if real is None:
+        cases = options.cases or experiments.CASES_PER_SITE
+        return images.start_writing(children, options.layout, sites, cases, options.seed, options.size)
+    from deploy.demo.partition import partition
+
+    partition(real.path, [options.layout.data / site for site in sites], seed=options.seed)
+    return []
+
+
+def _await_data(writers: list[Child], options: Options, sites: tuple[str, ...], say: Say) -> None:
+    cases = (options.cases or experiments.CASES_PER_SITE) * len(sites)
+    told = 0.0
+    while any(writer.running for writer in writers):
+        if time.monotonic() - told > 3.0:
+            told = time.monotonic()
+            say(f"writing each site's images: {images.written(options.layout, sites)} of {cases} cases")
+        time.sleep(0.05)
+    for writer in writers:
+        if writer.process.returncode != 0:
+            writer.check()
+
+
+def _start_services(
+    children: Children,
+    consortium: consortia.Consortium,
+    options: Options,
+    experiment: Experiment,
+    real: images.RealSet | None,
+    port: int,
+) -> list[Child]:
+    """The coordinator and the site agents, as production starts them."""
+    layout, gpus = consortium.layout, machine.gpus()
+    config = consortium.write_coordinator(port)
+    command = [sys.executable, "-m", "coordinator", "--config", str(config)]
+    services = [children.start("coordinator", command, layout.log_of("coordinator"))]
+    for index, site in enumerate(consortium.sites):
+        source = real.source(layout.data / site) if real else images.phantom_source(layout, site, index)
+        config = consortium.write_site(
+            site,
+            port,
+            dataset=experiment.data.dataset,
+            source=source,
+            threads=machine.share_threads(len(consortium.sites)),
+            gpus=machine.share_gpus(index, gpus),
+            trainer=options.trainer,
+        )
+        command = [sys.executable, "-m", "site_agent", "--config", str(config)]
+        services.append(children.start(site, command, layout.log_of(site)))
+    return services
+
+
+@contextlib.contextmanager
+def _session(profile: Path) -> Iterator[Session]:
+    loaded = profiles.load(profile)
+    with Session(rabbit(loaded), loaded) as opened:
+        yield opened
+
+
+def _check(services: list[Child]) -> None:
+    for service in services:
+        service.check()
+        if not service.running:
+            raise WorkFailed(f"{service.name} stopped too early", where=str(service.log))
+
+
+def _refuse_failure(story: ExperimentStory, services: list[Child]) -> None:
+    if story.phase == "complete":
+        return
+    advice = ADVICE[story.reason] if story.reason else ""
+    declined = ", ".join(f"{name}: {site.reason}" for name, site in sorted(story.sites.items()) if site.reason)
+    raise WorkFailed(
+        f"the experiment ended as {story.phase} ({story.reason})" + (f"; {declined}" if declined else ""),
+        where=str(services[0].log.parent),
+        advice=advice,
+    )
+
+
+class _Fetch:
+    """Takes the model out of the broker on a thread of its own."""
+
+    def __init__(self, profile: Path, experiment: str, path: Path) -> None:
+        self._digest = ""
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(profile, experiment, path), daemon=True)
+        self._thread.start()
+
+    def _run(self, profile: Path, experiment: str, path: Path) -> None:
+        try:
+            with _session(profile) as session:
+                self._digest = model_file.fetch(session, experiment, path, lambda _text: None)
+        except Exception as error:  # noqa: BLE001 - carried over to the thread that waits for the result
+            self._error = error
+
+    def result(self) -> str:
+        """The model's digest, once it lies on the disk."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._digest
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does, with exit status 143; while it cleans up neither can disturb it."""
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
