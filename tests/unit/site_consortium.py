@@ -1,0 +1,204 @@
+"""A coordinator by script, for tests of the site agent: says what a test tells it, and keeps what the site says."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.broker.definitions import Party, render
+from messages import tensors
+from messages.bus.base import Delivery, Start
+from messages.bus.memory import MemoryBroker, MemoryBus
+from messages.envelope import Author, Event, decode
+from messages.experiment import Experiment
+from messages.kinds import (
+    Body,
+    Candidate,
+    EvaluationStart,
+    ExperimentAccepted,
+    ExperimentStart,
+    Receipt,
+    RoundStart,
+)
+from messages.kinds import Transfer as Sealed
+from messages.names import RoutingKey
+from messages.tensors import manifest_of
+from messages.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
+from site_agent.config import SiteConfig
+
+CONSORTIUM = "test"
+PARTIES = (
+    Party("coordinator", "coordinator", "c"),
+    Party("site-a", "site", "a"),
+    Party("dr-a", "researcher", "d"),
+)
+
+
+def broker() -> MemoryBroker:
+    return MemoryBroker(render(CONSORTIUM, PARTIES))
+
+
+def experiment_file(name: str = "exp-1", **changes: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "schema": 1,
+        "id": name,
+        "seed": 7,
+        "sites": ["site-a"],
+        "task": {"kind": "segmentation", "channels": ["T1"], "regions": {"WT": ["ET"]}},
+        "data": {"dataset": "glioma", "least_cases": 5},
+        "net": {"name": "UNet"},
+        "rounds": {"count": 3},
+    }
+    return Experiment.model_validate({**plain, **changes}).plain()
+
+
+def site_config(state: Path, *trainer: str, **sections: Any) -> SiteConfig:
+    command = [sys.executable, "-m", "site_agent.training.null", *trainer]
+    plain: dict[str, Any] = {
+        "schema": 1,
+        "site": {"name": "site-a", "consortium": CONSORTIUM, "state": str(state)},
+        "datasets": {"glioma": {"source": "brats", "path": str(state), "labels": {3: "ET"}}},
+        "policy": {"approval": "auto", "allow": [{"researchers": ["dr-a"]}]},
+        "training": {"command": command},
+    }
+    return SiteConfig.model_validate({**plain, **sections})
+
+
+class ScriptedCoordinator:
+    """Receipts every history event of the site, unless `receipting` is off."""
+
+    def __init__(self, on: MemoryBroker, term: int = 1) -> None:
+        self.bus = MemoryBus(on, "coordinator")
+        self.author = Author(CONSORTIUM, "coordinator", 1, term)
+        self.heard: list[Event] = []
+        self.live: list[Event] = []
+        self.chunks: dict[TransferKey, dict[int, bytes]] = {}
+        self.receipting = True
+        self._lock = threading.Lock()
+        self._model: dict[str, np.ndarray] = {}
+        for queue in ("uplink", "inbox.coordinator"):
+            self.bus.subscribe(queue, self._on_event)
+        self.bus.subscribe("progress", self._on_live, start=Start.NEXT)
+        self.bus.subscribe("update.site-a", self._on_chunk)
+
+    def _on_event(self, delivery: Delivery) -> None:
+        event = decode(delivery.body)
+        with self._lock:
+            self.heard.append(event)
+        if event.seq and self.receipting:
+            self.receipt(event)
+
+    def _on_live(self, delivery: Delivery) -> None:
+        event = decode(delivery.body)
+        if event.sender != "coordinator":
+            self.live.append(event)
+
+    def _on_chunk(self, delivery: Delivery) -> None:
+        header, data = decode_chunk(delivery.body)
+        self.chunks.setdefault(header.key, {})[header.index] = bytes(data)
+
+    def receipt(self, event: Event) -> None:
+        self.say("receipt", Receipt(events=[event.id]), nonce=str(time.time_ns()), to="site-a")
+
+    def of(self, kind: str, round_number: int | None = None) -> list[Event]:
+        with self._lock:
+            return [
+                one
+                for one in self.heard
+                if one.kind == kind and (round_number is None or one.round == round_number)
+            ]
+
+    def say(
+        self,
+        kind: str,
+        body: Body,
+        *,
+        experiment: str = "none",
+        round_number: int = 0,
+        nonce: str | int = 1,
+        to: str | None = None,
+        author: Author | None = None,
+    ) -> Event:
+        event = (author or self.author).write(
+            kind,
+            body,
+            time=time.time(),
+            experiment=experiment,
+            round_number=round_number,
+            attempt=nonce,
+            seq=1,
+        )
+        self.bus.publish(event.key if to is None else event.key_to(to), event.raw).wait(5)
+        return event
+
+    def accept(self, plain: dict[str, Any] | None = None, researcher: str = "dr-a") -> Event:
+        plain = plain or experiment_file()
+        original = Author(CONSORTIUM, researcher).write(
+            "experiment-start", ExperimentStart(experiment=plain), time=0.0, experiment=plain["id"]
+        )
+        body = ExperimentAccepted(
+            experiment=plain,
+            digest=Experiment.model_validate(plain).digest(),
+            researcher=researcher,
+            original=original.raw,
+            enrol_within=60.0,
+        )
+        return self.say("experiment-accepted", body, experiment=plain["id"])
+
+    def model(self, round_number: int) -> dict[str, np.ndarray]:
+        return {"w": np.full(1500, round_number, np.float32), "b": np.arange(3, dtype=np.float64)}
+
+    def sealed(self, round_number: int) -> tuple[Sealed, list[bytes], memoryview]:
+        arrays = self.model(round_number)
+        manifest = manifest_of(arrays, chunk_bytes=1024)
+        buffer = memoryview(bytearray(manifest.nbytes))
+        tensors.write_into(arrays, manifest, buffer)
+        digests = tensors.chunk_digests(manifest, buffer)
+        seal = tensors.seal(manifest, digests)
+        return Sealed(round=round_number, seal=seal, manifest=manifest), digests, buffer
+
+    def send_model(self, round_number: int, experiment: str = "exp-1", skip: tuple[int, ...] = ()) -> None:
+        sealed, digests, buffer = self.sealed(round_number)
+        key = TransferKey(experiment, round_number, "coordinator", 1)
+        for index in range(sealed.manifest.chunks):
+            if index not in skip:
+                start, end = sealed.manifest.chunk_range(index)
+                header = ChunkHeader(key, index, 1024, sealed.manifest.nbytes, digests[index])
+                route = str(RoutingKey("global-chunk", "coordinator", experiment))
+                self.bus.publish(route, encode_chunk(header, buffer[start:end]))
+
+    def start_round(
+        self, number: int, experiment: str = "exp-1", *, train_within: float = 60.0, evaluate: bool = False
+    ) -> Event:
+        body = RoundStart(
+            transfer=self.sealed(number)[0],
+            model_digest="0" * 64,
+            sites=["site-a"],
+            evaluate=evaluate,
+            train_within=train_within,
+        )
+        return self.say("round-start", body, experiment=experiment, round_number=number)
+
+    def start_evaluation(self, number: int, selected: int) -> Event:
+        models = [
+            Candidate(label="final", transfer=self.sealed(number)[0], model_digest="1" * 64),
+            Candidate(label="selected", transfer=self.sealed(selected)[0], model_digest="2" * 64),
+        ]
+        body = EvaluationStart(models=models, sites=["site-a"], evaluate_within=60.0)
+        return self.say("evaluation-start", body, experiment="exp-1", round_number=number)
+
+    def update(self, ready: Event) -> dict[str, np.ndarray]:
+        """The update that a weights-ready names, put together from its chunks; checks the seal."""
+        transfer = ready.body.transfer  # type: ignore[attr-defined]
+        key = TransferKey(ready.experiment, ready.round, ready.sender, transfer.attempt)
+        parts = self.chunks[key]
+        buffer = b"".join(parts[index] for index in range(transfer.manifest.chunks))
+        assert (
+            tensors.seal(transfer.manifest, tensors.chunk_digests(transfer.manifest, buffer)) == transfer.seal
+        )
+        return tensors.views(transfer.manifest, buffer)

@@ -1,0 +1,452 @@
+"""The whole agent on the bus in memory, against a scripted coordinator, with the null trainer's real processes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from messages.bus.memory import MemoryBroker, MemoryBus
+from messages.envelope import Author
+from messages.errors import NameTaken, RequestError, Unreachable
+from messages.kinds import (
+    ChunksWanted,
+    CoordinatorHello,
+    ExperimentAborted,
+    ExperimentChecked,
+    RoundComplete,
+    Standing,
+)
+from messages.reasons import Reason
+from site_agent import control
+from site_agent.config import SiteConfig
+from site_agent.service import Agent
+from site_agent.training.null import addend
+
+sys.path.insert(0, str(Path(__file__).parent))
+import site_consortium as script
+from brokers import eventually
+
+
+class Running:
+    """An agent on a thread of its own."""
+
+    def __init__(self, broker: MemoryBroker, config: SiteConfig) -> None:
+        self.config = config
+        self.agent = Agent(config, lambda c, notice: MemoryBus(broker, c.site.name, on_notice=notice))
+        self.result: list[int] = []
+        self.thread = threading.Thread(target=lambda: self.result.append(self.agent.run()), daemon=True)
+        self.thread.start()
+
+    def stop(self) -> int:
+        self.agent.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        return self.result[0]
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.ask("status"))
+        except Unreachable:
+            return False
+
+    def ask(self, do: str, **more: Any) -> dict[str, Any]:
+        return control.ask(self.config.site.state, {"do": do, **more})
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return script.broker()
+
+
+@pytest.fixture
+def coordinator(broker: MemoryBroker) -> Iterator[script.ScriptedCoordinator]:
+    one = script.ScriptedCoordinator(broker)
+    yield one
+    one.bus.close()
+
+
+@pytest.fixture
+def start(broker: MemoryBroker, tmp_path: Path) -> Iterator[Start]:
+    running: list[Running] = []
+
+    def begin(*trainer: str, **sections: Any) -> Running:
+        one = Running(broker, script.site_config(tmp_path / "state", *trainer, **sections))
+        running.append(one)
+        eventually(one.answers, what="the agent to answer")
+        return one
+
+    yield begin
+    for one in running:
+        if one.thread.is_alive():
+            one.stop()
+
+
+def joined(coordinator: script.ScriptedCoordinator) -> None:
+    coordinator.accept()
+    eventually(lambda: coordinator.of("joined"), what="joined")
+
+
+def test_a_round_yields_the_update_that_seed_site_and_round_decide(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    start()
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1, evaluate=True)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    assert coordinator.of("round-accepted", 1)
+    update = coordinator.update(ready)
+    expected = {
+        name: value + addend(7, "site-a", 1).astype(value.dtype)
+        for name, value in coordinator.model(1).items()
+    }
+    for name, value in expected.items():
+        np.testing.assert_array_equal(update[name], value)
+    assert ready.body.cases_used == 28
+    # 4 validation cases are fewer than the floor of 5: only their number is told.
+    assert ready.body.validation.withheld
+    assert ready.body.validation.metrics == {}
+
+
+def test_missing_chunks_of_a_global_model_are_asked_for(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 0.2)
+    monkeypatch.setattr("site_agent.receiver._Wanted.pause", 0.2, raising=False)
+    start()
+    joined(coordinator)
+    coordinator.send_model(1, skip=(2, 4))
+    coordinator.start_round(1)
+    wanted = eventually(lambda: coordinator.of("chunks-wanted"), what="chunks-wanted")[0]
+    assert wanted.body.chunks == [2, 4]
+    coordinator.send_model(1)
+    assert eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")
+
+
+def test_chunks_of_an_update_are_sent_again_when_wanted(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    coordinator.receipting = False
+    start()
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    complete = coordinator.update(ready)
+    (key,) = coordinator.chunks
+    del coordinator.chunks[key][3]
+    transfer = ready.body.transfer
+    body = ChunksWanted(round=1, attempt=1, seal=transfer.seal, chunks=[3])
+    coordinator.say("chunks-wanted", body, experiment="exp-1", round_number=1, to="site-a")
+    eventually(lambda: 3 in coordinator.chunks[key], what="chunk 3")
+    np.testing.assert_array_equal(coordinator.update(ready)["w"], complete["w"])
+
+
+def test_an_update_without_a_receipt_survives_a_restart_and_is_said_again_as_it_was(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    coordinator.receipting = False
+    first = start()
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    assert first.stop() == 0
+    assert coordinator.of("leaving")
+    second = start()
+    again = eventually(lambda: coordinator.of("weights-ready")[1:], what="the event said again")[0]
+    assert again.raw == ready.raw
+    assert list((tmp_path / "state" / "updates").iterdir())
+    coordinator.receipting = True
+    for event in [*coordinator.of("weights-ready"), *coordinator.of("leaving")]:
+        coordinator.receipt(event)
+    eventually(
+        lambda: not list((tmp_path / "state" / "updates").iterdir()), what="the update's file to be freed"
+    )
+    assert second.ask("status")["experiments"][0]["phase"] == "idle"
+
+
+def test_a_stop_in_mid_training_trains_the_same_bits_after_the_restart(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    first = start("--seconds", "30")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: first.ask("status")["state"] == "training", what="training")
+    first.stop()
+    start()
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    np.testing.assert_array_equal(
+        coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1)
+    )
+    assert ready.body.transfer.attempt == 1
+
+
+def test_a_newer_round_wins_and_the_old_one_is_dropped(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start("--seconds", "3")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")
+    assert [event.round for event in ready] == [2]
+
+
+def test_a_round_that_closed_is_left(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    running = start("--seconds", "60")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    body = RoundComplete(
+        contributors={}, left_out={"site-a": Reason.ABSENT}, model_digest="0" * 64, seconds=1.0
+    )
+    coordinator.say("round-complete", body, experiment="exp-1", round_number=1)
+    eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
+    assert not coordinator.of("weights-ready")
+
+
+def test_both_candidates_are_scored_once_on_validation_and_test(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    start()
+    joined(coordinator)
+    coordinator.start_evaluation(4, selected=2)
+    coordinator.send_model(4)
+    coordinator.send_model(2)
+    scored = eventually(lambda: coordinator.of("evaluated"), what="evaluated")[0]
+    assert {label: one.model_digest[0] for label, one in scored.body.scores.items()} == {
+        "final": "1",
+        "selected": "2",
+    }
+    test = scored.body.scores["final"].splits["test"]
+    assert test.cases == 8
+    assert test.metrics["dice"]["WT"].sum == pytest.approx(4.0)
+    assert test.rows is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "reason"),
+    [
+        ("nan-loss", Reason.NAN_LOSS),
+        ("die", Reason.TRAINER_DIED),
+        ("words of its own", Reason.TRAINING_ERROR),
+    ],
+)
+def test_a_round_that_fails_is_told_by_its_code(
+    start: Start, coordinator: script.ScriptedCoordinator, trainer: str, reason: Reason
+) -> None:
+    start("--fail", trainer)
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is reason
+
+
+def test_a_trainer_without_progress_is_ended_and_told(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    command = [sys.executable, "-m", "site_agent.training.null", "--fail", "hang"]
+    running = start(training={"command": command, "stuck_after": "2s"})
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is Reason.TRAINER_STUCK
+    assert running.ask("status")["experiments"][0]["trainer_pid"] is None
+
+
+def test_a_stranger_is_declined_with_a_code(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    start(policy={"approval": "auto", "allow": [{"researchers": ["dr-b"]}]})
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.RESEARCHER_NOT_ALLOWED
+    assert not coordinator.of("joined")
+
+
+def test_too_few_cases_are_declined_with_their_counts(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    start("--cases", "4")
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.TOO_FEW_CASES
+    assert declined.body.cases.used == 4
+
+
+def test_approval_by_hand_waits_for_the_operator(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start(policy={"approval": "hand", "allow": [{}]})
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.AWAITS_APPROVAL
+    with pytest.raises(RequestError, match="awaits approval"):
+        running.ask("approve", experiment="exp-2")
+    running.ask("approve", experiment="exp-1")
+    assert eventually(lambda: coordinator.of("joined"), what="joined")
+
+
+def test_a_paused_site_refuses_rounds_and_goes_on_when_resumed(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start()
+    joined(coordinator)
+    assert running.ask("pause")["state"] == "paused"
+    coordinator.start_round(1)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is Reason.SITE_PAUSED
+    running.ask("resume")
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    assert eventually(lambda: coordinator.of("weights-ready", 2), what="weights-ready")
+
+
+def test_outside_the_hours_new_work_waits(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    now = datetime.now()
+    hours = f"{now + timedelta(hours=3):%H:%M}-{now + timedelta(hours=4):%H:%M}"
+    running = start(limits={"hours": hours})
+    coordinator.accept()
+    eventually(lambda: running.ask("status")["queue"] == ["exp-1"], what="the experiment to wait")
+    assert not coordinator.of("joined")
+    assert running.ask("status")["within_hours"] is False
+
+
+def test_a_drained_site_finishes_and_goes(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    running = start("--seconds", "1")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    running.ask("drain")
+    running.thread.join(20)
+    assert running.result == [0]
+    assert coordinator.of("weights-ready", 1)
+    assert coordinator.of("leaving")
+
+
+def test_an_older_term_is_refused_and_counted(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    running = start()
+    new = Author(script.CONSORTIUM, "coordinator", 1, 5)
+    coordinator.say("coordinator-hello", CoordinatorHello(versions={}), author=new)
+    coordinator.accept()  # of term 1
+    eventually(lambda: running.ask("status")["refused_messages"].get("old-term") == 1, what="the refusal")
+    assert len(eventually(lambda: coordinator.of("hello")[1:], what="hello to the new term")) == 1
+    assert not coordinator.of("joined")
+
+
+def test_a_standing_brings_what_the_site_missed(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    old = Author(script.CONSORTIUM, "coordinator", 1, 1)
+    coordinator.author = Author(script.CONSORTIUM, "coordinator", 2, 2)
+    start()
+    eventually(lambda: coordinator.of("hello"), what="hello")
+    new, coordinator.author = coordinator.author, old
+    plain = script.experiment_file()
+    written: list[bytes] = []
+    coordinator.say = lambda kind, body, **more: written.append(  # type: ignore[method-assign,assignment]
+        old.write(
+            kind, body, time=0.0, experiment=more["experiment"], round_number=more.get("round_number", 0)
+        ).raw
+    )
+    coordinator.accept(plain)
+    coordinator.start_round(1)
+    del coordinator.say  # type: ignore[method-assign]
+    coordinator.author = new
+    coordinator.say("standing", Standing(state="training", events=written), experiment="exp-1", to="site-a")
+    eventually(lambda: coordinator.of("joined"), what="joined")
+    eventually(lambda: coordinator.of("round-accepted", 1), what="round-accepted")
+    coordinator.send_model(1)
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
+
+
+def test_an_abort_ends_everything_and_frees_the_disk(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    running = start("--seconds", "60")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    coordinator.say("experiment-aborted", ExperimentAborted(), experiment="exp-1")
+    eventually(lambda: running.ask("status")["experiments"][0]["phase"] == "ended", what="the end")
+    eventually(lambda: not list((tmp_path / "state" / "globals").iterdir()), what="no model left")
+    assert running.ask("status")["experiments"][0]["trainer_pid"] is None
+
+
+def test_two_experiments_take_turns_on_one_slot(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start("--seconds", "1")
+    for name in ("exp-1", "exp-2"):
+        coordinator.accept(script.experiment_file(name))
+    eventually(lambda: len(coordinator.of("joined")) == 2, what="both joined")
+    for name in ("exp-1", "exp-2"):
+        coordinator.send_model(1, name)
+        coordinator.start_round(1, name)
+
+    def waits() -> bool:
+        status = running.ask("status")
+        return status["running"] is not None and len(status["queue"]) == 1
+
+    eventually(waits, what="one in the slot, one in the queue")
+    assert eventually(lambda: len(coordinator.of("weights-ready")) == 2, what="both updates")
+
+
+def test_a_check_is_answered_without_joining(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    start()
+    body = ExperimentChecked(experiment=script.experiment_file(), researcher="dr-x", nonce="0" * 32)
+    eventually(lambda: coordinator.of("hello"), what="hello")
+    coordinator.say("experiment-checked", body, experiment="exp-1")
+    answer = eventually(lambda: [e for e in coordinator.live if e.kind == "check-answer"], what="an answer")[
+        0
+    ]
+    assert (answer.body.accepts, answer.body.reason) == (False, Reason.RESEARCHER_NOT_ALLOWED)
+    assert not coordinator.of("declined")
+
+
+def test_a_lost_broker_is_shown_and_the_agent_goes_on(
+    start: Start, broker: MemoryBroker, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start("--seconds", "1")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    broker.stop()
+    eventually(lambda: running.ask("status")["broker"] == "lost", what="the loss to be shown")
+    eventually(lambda: running.ask("status")["state"] == "sending", what="the update")
+    broker.start()
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
+    assert len(coordinator.of("hello")) >= 2
+
+
+def test_two_agents_on_one_state_directory_or_one_name_are_refused(
+    start: Start, broker: MemoryBroker, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    start()
+    eventually(lambda: coordinator.of("hello"), what="hello")
+    with pytest.raises(RequestError, match="another agent works on this state directory"):
+        Running(broker, script.site_config(tmp_path / "state"))
+    elsewhere = script.site_config(tmp_path / "other")
+    twin = Agent(elsewhere, lambda c, notice: MemoryBus(broker, c.site.name, on_notice=notice))
+    with pytest.raises(NameTaken) as refused:
+        twin.run()
+    assert refused.value.exit_status == 2
