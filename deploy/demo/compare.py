@@ -5,22 +5,31 @@ In the field nobody can pool; here all data lie on one machine. `deploy.baseline
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from deploy.demo import machine
 from deploy.demo.consortium import Consortium
-from deploy.demo.processes import Children
+from deploy.demo.processes import Child, Children
 from deploy.report.baselines import Baseline, Gain
 from deploy.watch import ExperimentStory
+from messages.errors import WorkFailed
 from messages.experiment import Experiment
+from messages.scores import SplitScores
+from messages.units import human_seconds
 
 KNOWN = ("pooled", "alone")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The baselines of a run.
 
-    `alone` is the mean Dice of the single-site models, `gain` the paired gain of the federated model over them.
+    `alone` is the mean test Dice of the single-site models, `gain` the paired gain of the federated model over them.
     """
 
     baselines: tuple[Baseline, ...] = ()
@@ -33,13 +42,92 @@ class Comparison:
         return next((one for one in self.baselines if one.name == "pooled"), None)
 
 
+def start(children: Children, consortium: Consortium, experiment: Experiment, wanted: tuple[str, ...]) -> Child:
+    """Start the process that trains the baselines; it takes the images where the sites keep them.
+
+    With the sites' secrets, so that each case is in the same split; in a hospital these never leave the site.
+    """
+    from site_agent import config as site_config
+
+    layout = consortium.layout
+    sites = {}
+    for index, site in enumerate(consortium.sites):
+        dataset = site_config.read(consortium.config_of(site)).datasets[experiment.data.dataset]
+        sites[site] = {
+            "dataset": dataset.model_dump(mode="json"),
+            "secret": (layout.site(site) / "secret").read_bytes().hex(),
+            "cache": str(layout.site(site) / "cache" / experiment.id),  # the agents have ended
+            "gpus": machine.share_gpus(index, min(1, machine.gpus())),
+        }
+    description = layout.run / "baseline.json"
+    description.touch(mode=0o600)
+    description.write_text(json.dumps(sites))
+    command = [sys.executable, "-m", "deploy.baseline", "--experiment", str(layout.experiment)]
+    command += ["--sites", str(description), "--baselines", ",".join(wanted), "--threads", str(machine.cores())]
+    command += ["--out", str(layout.run / "baselines-result.json")]
+    return children.start("baseline", command, layout.log_of("baseline"), piped=True)
+
+
 def compare(
     children: Children,
     consortium: Consortium,
     experiment: Experiment,
     story: ExperimentStory,
     wanted: tuple[str, ...],
-    say: object,
+    say: Say,
 ) -> Comparison:
-    """Train the baselines that are wanted, and hold the federated result against them."""
-    return Comparison()
+    """Train the baselines that are wanted, and hold the federated result against them.
+
+    Raises:
+        KonsilError: the process ended without a result.
+    """
+    if not wanted:
+        return Comparison()
+    say(f"training for comparison: {', '.join(wanted)}")
+    child = start(children, consortium, experiment, wanted)
+    _relay(child, say)
+    child.process.wait()
+    if child.process.returncode != 0:
+        child.check()
+    from deploy.baseline import read_result
+
+    result = consortium.layout.run / "baselines-result.json"
+    if not result.exists():
+        raise WorkFailed("the baselines left no result", where=str(child.log))
+    return against(story, read_result(result))
+
+
+def against(story: ExperimentStory, baselines: list[Baseline]) -> Comparison:
+    """The baselines with their paired gains; rows by case are there because the demo's sites share them."""
+    from deploy.baseline import with_gain
+
+    federated: Mapping[str, SplitScores] = story.test.sites if story.test else {}
+    if federated:
+        baselines = [with_gain(one, federated) for one in baselines]
+    single = [one for one in baselines if one.name.startswith("alone")]
+    means = [one.mean for one in single if one.mean is not None]
+    alone = sum(means) / len(means) if means else None
+    return Comparison(tuple(baselines), alone, _gain_over(federated, single) if federated and single else None)
+
+
+def _gain_over(federated: Mapping[str, SplitScores], single: list[Baseline]) -> Gain | None:
+    """Over the mean single-site model, case by case."""
+    from deploy.baseline import mean_rows, paired_bootstrap
+
+    if any(scores.rows is None for one in (federated, *(b.sites for b in single)) for scores in one.values()):
+        return None
+    theirs = mean_rows([{site: scores.rows or [] for site, scores in one.sites.items()} for one in single])
+    return paired_bootstrap({site: scores.rows or [] for site, scores in federated.items()}, theirs)
+
+
+def _relay(child: Child, say: Say) -> None:
+    """Tell each line of progress until the process closes its output."""
+    assert child.process.stdout is not None  # noqa: S101 - it was started piped
+    for line in child.process.stdout:
+        try:
+            told: dict[str, Any] = json.loads(line)
+            dice = "" if told["dice"] is None else f", validation Dice {told['dice']:.3f}"
+            left = human_seconds(told["eta_seconds"])
+            say(f"{told['baseline']}: round {told['round']} of {told['rounds']}{dice}, about {left} left")
+        except (ValueError, KeyError, TypeError):
+            continue  # a library's own words

@@ -136,5 +136,7 @@ def _refuse_running(out: Path) -> None:
         return
     if pid != os.getpid() and b"demo" in command:
         raise RequestError(
-            f"a demo runs in it (process {pid})", where=str(out), advice="Choose another place with --out, or wait"
+            f"a demo runs in it (process {pid})",
+            where=str(out),
+            advice="Choose another place with --out, or wait",
         )

@@ -32,6 +32,8 @@ from messages.experiment import Experiment
 from messages.reasons import ADVICE
 
 Say = Callable[[str], None]
+GLIOMA_ROUNDS, REAL_ROUNDS = 12, 20
+CASES_PER_SITE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +112,16 @@ def run(options: Options, view: View, say: Say) -> Outcome:
 
 
 def _experiment(options: Options, sites: tuple[str, ...], real: images.RealSet | None) -> Experiment:
+    rounds = options.rounds or (GLIOMA_ROUNDS if real is None else REAL_ROUNDS)
     if real is None:
-        plain = experiments.glioma_demo(rounds=options.rounds, seed=options.seed, sites=sites)
+        plain = experiments.glioma_demo(rounds=rounds, seed=options.seed, sites=sites)
     else:
         plain = experiments.decathlon_demo(
-            rounds=options.rounds,
+            rounds=rounds,
             seed=options.seed,
             sites=sites,
             channels=real.channels,
-            labels=tuple(real.labels[value] for value in sorted(real.labels)),
+            concepts=tuple(real.labels[value] for value in sorted(real.labels)),
         )
     for section, content in options.overrides.items():
         both = isinstance(content, Mapping) and isinstance(plain.get(section), Mapping)
@@ -157,7 +160,7 @@ def _bring_data(
     children: Children, options: Options, sites: tuple[str, ...], real: images.RealSet | None
 ) -> list[Child]:
     if real is None:
-        cases = options.cases or experiments.CASES_PER_SITE
+        cases = options.cases or CASES_PER_SITE
         return images.start_writing(children, options.layout, sites, cases, options.seed, options.size)
     from deploy.demo.partition import partition
 
@@ -166,7 +169,7 @@ def _bring_data(
 
 
 def _await_data(writers: list[Child], options: Options, sites: tuple[str, ...], say: Say) -> None:
-    cases = (options.cases or experiments.CASES_PER_SITE) * len(sites)
+    cases = (options.cases or CASES_PER_SITE) * len(sites)
     told = 0.0
     while any(writer.running for writer in writers):
         if time.monotonic() - told > 3.0:
