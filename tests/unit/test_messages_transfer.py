@@ -179,8 +179,14 @@ def test_a_flipped_bit_anywhere_in_a_chunk_never_passes_for_the_same_chunk() -> 
         (4, "1"),
         (5, -1),
         (5, 1),
-    ]
-    + [(5, 2**63), (6, 1023), (6, 2**24), (7, 101), (7, 2**63), (8, b""), (8, "text")],
+        (5, 2**63),
+        (6, 1023),
+        (6, 2**24),
+        (7, 101),
+        (7, 2**63),
+        (8, b""),
+        (8, "text"),
+    ],
 )
 def test_a_chunk_header_that_is_inconsistent_is_refused(field: int, value: Any) -> None:
     data = bytes(100)

@@ -1,0 +1,81 @@
+"""Scores: pooling sums is scoring all cases at once, and small numbers do not leave a site."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from messages.scores import RegionScore, SplitScores, pool, tally
+
+CASE = st.tuples(st.none() | st.floats(0, 1), st.booleans()).map(
+    lambda case: (case[0], case[1] or case[0] is None)
+)
+SITES = st.lists(st.lists(CASE, max_size=8), min_size=1, max_size=4)
+
+
+def report(cases: list[tuple[float | None, bool]]) -> SplitScores:
+    score = tally([value for value, _ in cases], reference_empty=[empty for _, empty in cases])
+    return SplitScores(cases=len(cases), metrics={"dice": {"ET": score}})
+
+
+@given(SITES)
+def test_pooled_sites_score_as_all_cases_at_once(sites: list[list[tuple[float | None, bool]]]) -> None:
+    pooled = pool(map(report, sites))
+    whole = report([case for site in sites for case in site])
+    assert pooled.cases == whole.cases
+    found, expected = pooled.metrics["dice"]["ET"], whole.metrics["dice"]["ET"]
+    assert found.model_dump() == pytest.approx(expected.model_dump())
+    assert pooled.mean() == pytest.approx(whole.mean())
+
+
+def test_both_empty_is_left_out_and_a_false_positive_counts_as_nought() -> None:
+    score = tally([0.8, None, 0.0, 0.6], reference_empty=[False, True, True, False], failed=1)
+    assert (score.n, score.both_empty, score.reference_empty, score.false_positive, score.failed) == (
+        3,
+        1,
+        2,
+        1,
+        1,
+    )
+    assert score.mean == pytest.approx(1.4 / 3)
+    assert score.mean_nonempty == pytest.approx(0.7)
+    assert score.std == pytest.approx(0.4163332)
+
+
+def test_the_mean_is_over_cases_and_then_over_regions() -> None:
+    regions = {
+        "WT": tally([1.0, 0.0, 0.5], reference_empty=[False] * 3),
+        "ET": tally([0.1], reference_empty=[False]),
+    }
+    scores = SplitScores(cases=3, metrics={"dice": {**regions, "TC": RegionScore(both_empty=3)}})
+    assert scores.mean() == pytest.approx((0.5 + 0.1) / 2)
+    assert scores.regions()["TC"] is None
+    assert SplitScores(cases=0).mean() is None
+
+
+def test_below_the_floor_only_counts_leave_the_site() -> None:
+    dice = {
+        "WT": tally([0.5] * 6, reference_empty=[False] * 6),
+        "ET": tally([0.5, 0.7] + [None] * 4, reference_empty=[False] * 2 + [True] * 4),
+    }
+    scores = SplitScores(cases=6, metrics={"dice": dice}, rows=[{"WT": 0.5}] * 6)
+    assert scores.for_sharing(7, share_rows=True) == SplitScores(cases=6, withheld=True)
+    assert scores.for_sharing(1, share_rows=True) == scores
+    shared = scores.for_sharing(5, share_rows=False)
+    assert shared.rows is None
+    assert shared.metrics["dice"]["WT"] == dice["WT"]
+    assert shared.metrics["dice"]["ET"] == RegionScore(both_empty=4, reference_empty=4, withheld=2)
+
+
+def test_a_withheld_report_adds_nothing_to_the_pool() -> None:
+    told = report([(0.5, False)] * 5)
+    assert pool([told, SplitScores(cases=3, withheld=True)]) == told
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n": True}, {"n": "1"}, {"n": -1}, {"sum": float("nan")}, {"sum": float("inf")}]
+)
+def test_rubbish_sums_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="RegionScore"):
+        RegionScore.model_validate(wrong)
