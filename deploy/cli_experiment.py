@@ -148,8 +148,9 @@ def watch(identity: IdArgument, profile: ProfileOption = None, json_: JsonOption
     from deploy import cli_live
     from deploy.cli_connection import session
 
+    checked_id(identity)
     with session(profile) as opened:
-        story = cli_live.follow(opened, checked_id(identity), cli_live.view(json_))
+        story = cli_live.follow(opened, identity, cli_live.view(json_))
     raise typer.Exit(0 if story.phase == "complete" else 1)
 
 
@@ -157,8 +158,9 @@ def _ask(kind: str, identity: str, profile: Path | None, within: float, json_: b
     from deploy import cli_requests
     from deploy.cli_connection import session
 
+    checked_id(identity)
     with working(f"asking the coordinator to {kind} {identity}"), session(profile) as opened:
-        phase = cli_requests.command(opened, kind, checked_id(identity), within)
+        phase = cli_requests.command(opened, kind, identity, within)
     if json_:
         emit({"experiment": identity, "state": phase})
     else:

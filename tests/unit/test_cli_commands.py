@@ -192,11 +192,11 @@ def test_a_changed_byte_in_a_log_is_named(konsil, tmp_path: Path) -> None:  # ty
     path = tmp_path / "log"
     _log(path)
     content = bytearray(path.read_bytes())
-    content[-10] ^= 1
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
     done = konsil("audit", "verify", str(path))
     assert done.returncode == 1
-    assert "entry 3 of try" in said(done)
+    assert "entry 2" in said(done)
 
 
 def test_a_file_that_is_no_log_ends_with_2(konsil, file: Path) -> None:  # type: ignore[no-untyped-def]

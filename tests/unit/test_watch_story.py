@@ -1,0 +1,120 @@
+"""The story of an experiment is read from its journal alone, whatever the order in which events come."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from storytelling import CASES, SITES, complete, events, recruited, split
+
+from deploy.cli_history import story_of_entries
+from deploy.cli_live import closing, headline, picture
+from deploy.cli_summary import round_summary, summary
+from deploy.watch import ABSENT_AFTER, STUCK_AFTER, ExperimentStory
+from messages import kinds
+from messages.envelope import Author
+
+WHOLE = list(events(complete()))
+
+
+def test_a_journal_alone_tells_the_whole_story() -> None:
+    story = story_of_entries(complete().entries, "try")
+    assert (story.phase, story.completed_rounds, story.researcher) == ("complete", 2, "dr-a")
+    assert [site.cases for site in story.sites.values()] == [CASES, CASES]
+    first, second = story.round_list
+    assert first.contributors == {"site-a": 6, "site-b": 6}
+    assert first.losses == {"site-a": 1.0, "site-b": 3.0}
+    assert first.loss == pytest.approx(2.0)
+    assert first.received_digest == "a" * 64
+    assert first.model_digest == second.received_digest == "b" * 64
+    assert (first.bytes_up, first.bytes_down) == (2400, 2400)
+    assert story.model_digest == story.final_digest == "c" * 64
+
+
+def test_validation_scores_belong_to_the_model_that_was_received() -> None:
+    curve = ExperimentStory("try").tell_all(WHOLE).validation_curve()
+    means = {point.round: point.pooled.mean() for point in curve}
+    assert means == {0: pytest.approx(0.3), 1: pytest.approx(0.6), 2: pytest.approx(0.7)}
+
+
+def test_overall_pools_cases_and_the_worst_site_is_named_beside_it() -> None:
+    test = ExperimentStory("try").tell_all(WHOLE).test
+    assert test is not None
+    assert test.n == 4
+    assert test.mean == pytest.approx(0.825)
+    assert test.unweighted_mean == pytest.approx((0.7 + 0.95) / 2)
+    assert test.worst == ("site-a", pytest.approx(0.7))
+    assert test.regions == {"WT": pytest.approx(0.825), "TC": pytest.approx(0.825)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(WHOLE), max_size=40), st.randoms(use_true_random=False))
+def test_order_and_repetition_change_nothing_in_the_result(more: list, random) -> None:  # type: ignore[no-untyped-def,type-arg]
+    shuffled = [*WHOLE, *more]
+    random.shuffle(shuffled)
+    expected, story = ExperimentStory("try").tell_all(WHOLE), ExperimentStory("try").tell_all(shuffled)
+    assert summary(story) == summary(expected)
+    assert [round_summary(one) for one in story.round_list] == [
+        round_summary(one) for one in expected.round_list
+    ]
+
+
+def test_an_update_that_the_coordinator_refused_is_no_part_of_the_round() -> None:
+    teller = recruited()
+    for site in SITES:
+        teller.say(site, "round-accepted", kinds.RoundAccepted(), 1)
+    teller.update("site-a", 7, 0.5, 1.0)
+    story = story_of_entries(teller.entries[:-1], "try")
+    assert 7 not in story.rounds
+
+
+def test_a_story_without_its_beginning_still_tells_what_the_sites_said() -> None:
+    story = story_of_entries(complete().entries[4:], "try")
+    assert set(story.rounds[1].updates) == set(SITES)
+
+
+def live(site: str, kind: str, body: kinds.Body, now: float):  # type: ignore[no-untyped-def]
+    return Author("test", site).write(kind, body, time=now, experiment="try", round_number=1)
+
+
+def working(story: ExperimentStory, site: str, done: int, now: float, eta: float = 5.0) -> ExperimentStory:
+    body = kinds.Progress(phase="training", done=done, total=10, epoch=1, epochs=2, loss=0.5, eta_seconds=eta)
+    return story.tell(live(site, "progress", body, now), now)
+
+
+def test_absent_slow_and_stuck_look_different() -> None:
+    story = ExperimentStory("try").tell_all(events(recruited()))
+    assert story.presence("site-a", 0.0) == "absent"
+    story = working(working(story, "site-a", 1, 100.0), "site-b", 1, 100.0)
+    assert story.presence("site-a", 101.0) == "working"
+    slow = working(story, "site-a", 2, 101.0, eta=500.0)
+    assert (slow.presence("site-a", 101.0), slow.presence("site-b", 101.0)) == ("slow", "working")
+    later = 100.0 + STUCK_AFTER + 1
+    stuck = story.tell(live("site-a", "alive", kinds.Alive(state="training", busy_with="try"), later), later)
+    assert stuck.presence("site-a", later) == "stuck"
+    assert stuck.presence("site-a", later + ABSENT_AFTER + 1) == "absent"
+    idle = story.tell(live("site-a", "alive", kinds.Alive(state="idle"), 102.0), 102.0)
+    assert idle.presence("site-a", 102.0) == "idle"
+
+
+def test_live_messages_are_no_history() -> None:
+    story = ExperimentStory("try").tell_all(events(recruited()))
+    assert working(story, "site-a", 1, 5.0).moments == story.moments
+
+
+def test_what_is_drawn_names_round_sites_and_scores() -> None:
+    from rich.console import Console
+
+    story = working(ExperimentStory("try").tell_all(WHOLE), "site-a", 3, 2000.0)
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(picture(story, 2001.0))
+    drawn = console.export_text()
+    assert "training 3/10, epoch 1/2, loss 0.5000" in drawn
+    assert "round 2/2" in headline(story, 2001.0)
+    assert "test Dice overall  0.8250 (WT 0.825 TC 0.825), n = 4" in "\n".join(closing(story))
+
+
+def test_withheld_scores_are_counted_out() -> None:
+    assert split(0.5).for_sharing(5, False).withheld
