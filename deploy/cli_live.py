@@ -55,8 +55,11 @@ def follow(
         RequestError: nothing is known of the experiment.
     """
     story, reader = ExperimentStory(experiment), Reader()
-    session.listen(names.PROGRESS, start=Start.NEXT)
-    session.listen(*(HISTORY if session.profile.role == "researcher" else (names.AUDIT,)))
+    if session.profile.role == "researcher":
+        session.listen(names.PROGRESS, start=Start.NEXT)
+        session.listen(*HISTORY)
+    else:  # an auditor reads the event log alone
+        session.listen(names.AUDIT)
     begun = heard_history = clock()
     coordinator_at: float | None = None
     try:
