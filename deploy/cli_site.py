@@ -1,0 +1,154 @@
+"""`konsil site …`: run a site's agent, see what it does and what would stop it, pause it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.console import JsonOption, emit, note, say
+from messages.errors import ConfigError
+from messages.experiment import read as read_experiment
+
+app = typer.Typer(no_args_is_help=True)
+
+DEFAULT = Path("/etc/konsil/site.toml")
+ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration, site.toml.")]
+
+
+@app.callback()
+def _group() -> None:
+    """The site agent: run it, see what it does, pause it."""
+
+
+@app.command()
+def run(config: ConfigOption = DEFAULT) -> None:
+    """Run the site's agent until SIGTERM.
+
+    Example: konsil site run --config /etc/konsil/site.toml
+    """
+    from site_agent import service
+
+    raise typer.Exit(service.run(config))
+
+
+@app.command()
+def preflight(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """Find what would stop this site from taking part: broker, login, data sets, GPU, disk, memory, clock."""
+    from site_agent import preflight as checks
+    from site_agent.config import read
+
+    marks = {"ok": "✓", "warn": "!", "fail": "✗"}
+    done: list[checks.Check] = []
+    for check in checks.preflight(read(config)):
+        done.append(check)
+        if not as_json:
+            advice = f". {check.advice}" if check.advice else ""
+            say(f"{marks[check.grade]} {check.name:<18} {check.what}{advice}")
+    status = checks.exit_status(done)
+    if as_json:
+        rows = [
+            {"name": one.name, "grade": one.grade.value, "what": one.what, "advice": one.advice}
+            for one in done
+        ]
+        emit({"checks": rows, "exit_status": status})
+    raise typer.Exit(status)
+
+
+@app.command()
+def datasets(
+    config: ConfigOption = DEFAULT,
+    experiment: Annotated[
+        Path | None, typer.Option("--experiment", help="Look with this experiment's channels and concepts.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the agent would train on: cases found, used, and left out with the reason. For local eyes only."""
+    from site_agent.config import read
+    from site_agent.inventory import take_stock
+
+    site = read(config)
+    wanted = None if experiment is None else read_experiment(experiment)
+    if wanted is not None and wanted.data.dataset not in site.datasets:
+        raise ConfigError(
+            f"data set {wanted.data.dataset!r} is not described",
+            where=str(config),
+            advice=f"Add [datasets.{wanted.data.dataset}]",
+        )
+    names = list(site.datasets) if wanted is None else [wanted.data.dataset]
+    result: dict[str, Any] = {}
+    for name in names:
+        stock = take_stock(site.datasets[name], wanted)
+        result[name] = {
+            "found": stock.found,
+            "used": stock.used,
+            "left_out": stock.left_out,
+            "details": list(stock.details),
+            "channels": list(stock.channels),
+            "concepts": list(stock.concepts),
+        }
+        if not as_json:
+            say(f"{name}: {stock.used} of {stock.found} cases usable")
+            say(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
+            for line in stock.details:
+                say(f"  left out: {line}")
+    if as_json:
+        emit({"datasets": result})
+    elif not names:
+        note("No data set is described: add [datasets.NAME] to site.toml")
+
+
+@app.command()
+def status(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """What the running agent does now, experiment by experiment, and who waits for the training slot."""
+    _order(config, {"do": "status"}, as_json)
+
+
+@app.command()
+def pause(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """Take no new work; what was accepted is finished. Holds over restarts, until `resume`."""
+    _order(config, {"do": "pause"}, as_json)
+
+
+@app.command()
+def resume(
+    config: ConfigOption = DEFAULT,
+    approve: Annotated[
+        str | None,
+        typer.Option("--approve", metavar="ID", help="Approve this experiment, which waits for it."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take work again; with --approve ID let one experiment that awaits approval use this site."""
+    order = {"do": "resume"} if approve is None else {"do": "approve", "experiment": approve}
+    _order(config, order, as_json)
+
+
+@app.command()
+def drain(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """Finish what was accepted, then stop the agent."""
+    _order(config, {"do": "drain"}, as_json)
+
+
+def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
+    from site_agent import control
+    from site_agent.config import read
+
+    answer = control.ask(read(config).site.state, request)
+    if as_json:
+        emit(answer)
+        return
+    hours = "" if answer["within_hours"] else ", outside its hours"
+    say(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
+    for one in answer["experiments"]:
+        line = f"  {one['experiment']}: {one['phase']}, round {one['round']}, by {one['researcher']}"
+        if one["place_in_queue"]:
+            line += f", number {one['place_in_queue']} in the queue for the training slot"
+        if progress := one["progress"]:
+            line += f", {progress['phase']} {progress['done']}/{progress['total']}"
+        if one["reason"]:
+            line += f" ({one['reason']}: {one['advice']})"
+        say(line)
+    if answer["unreceipted"]:
+        say(f"  {answer['unreceipted']} events wait for the coordinator's receipt")
