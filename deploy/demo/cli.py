@@ -50,6 +50,10 @@ def app(
         raise RequestError(f"--sites {sites} is not allowed", advice=f"Use 1 to {MOST_SITES}")
     find_server()  # says how to install it, before anything is written
     find_epmd()
+    if data is not None:
+        from deploy.demo.data import read_real
+
+        read_real(data)  # refuses what is no data set, before anything is written
     from deploy.demo.run import Options, run, stoppable
 
     options = Options(

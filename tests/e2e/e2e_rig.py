@@ -1,0 +1,185 @@
+"""A whole consortium as real processes on a private broker, for tests that kill parts of it.
+
+Training is not the point here: the sites run the null trainer, whose updates depend on seed, site and round alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import cli_requests
+from deploy import profile as profiles
+from deploy.broker.node import PrivateNode, find_server
+from deploy.cli_connection import Session, rabbit
+from deploy.cli_history import HISTORY, Reader
+from deploy.demo import consortium as consortia
+from deploy.demo import experiments
+from deploy.demo.layout import Layout, prepare
+from deploy.demo.processes import Child, Children
+from deploy.watch import ExperimentStory
+from messages import kinds, names, settings
+from messages.bus.base import Start
+from messages.errors import Unreachable
+from messages.experiment import Experiment
+
+DEADLINE = 60.0
+SITES = ("site-a", "site-b", "site-c")
+
+
+def need_broker() -> None:
+    """Skip on a desk without RabbitMQ, fail in CI."""
+    try:
+        find_server()
+    except Unreachable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+def experiment(identity: str, **sections: Any) -> Experiment:
+    """A small experiment over the three sites; `sections` replace keys of the demo's own."""
+    plain = experiments.glioma_demo(rounds=2, seed=7, sites=SITES)
+    plain["id"] = identity
+    plain["net"] = {"name": "UNet", "channels": [4, 8], "strides": [2], "num_res_units": 0}
+    for section, content in sections.items():
+        plain[section] = {**plain[section], **content} if isinstance(content, Mapping) else content
+    return settings.parse(plain, Experiment, identity)
+
+
+class Rig:
+    """Broker, coordinator and three sites, each of which can be ended and started again.
+
+    Args:
+        folder: everything is kept below it.
+        seconds: how long the null trainer takes for a round.
+    """
+
+    def __init__(self, folder: Path, *, seconds: float = 0.2) -> None:
+        self.layout: Layout = prepare(folder / "out")
+        self.consortium = consortia.Consortium.invent(self.layout, SITES)
+        self.node = PrivateNode(self.layout.broker, definitions=self.consortium.definitions())
+        self.children = Children()
+        self.services: dict[str, Child] = {}
+        self.session: Session | None = None
+        self._trainer = (sys.executable, "-m", "site_agent.training.null", "--cases", "40", "--seconds", str(seconds))
+        self._stories: dict[str, ExperimentStory] = {}
+        self._reader = Reader()
+
+    def start_broker(self) -> None:
+        self.node.start()
+        self.consortium.write_coordinator(self.node.port)
+        for site in SITES:
+            self._write_site(site)
+        profile = profiles.load(self.consortium.write_profile(self.node.port))
+        self.session = Session(rabbit(profile), profile)
+        self.session.listen(names.PROGRESS, start=Start.NEXT)
+        self.session.listen(*HISTORY)
+
+    def _write_site(self, site: str) -> None:
+        data = self.layout.data / site
+        data.mkdir(exist_ok=True)
+        source = {"source": "brats", "path": data, "labels": {"1": "NCR", "2": "ED", "3": "ET"}}
+        self.consortium.write_site(
+            site, self.node.port, dataset="glioma", source=source, threads=1, gpus=[], trainer=self._trainer
+        )
+
+    def start(self, party: str, *, crash_after: int | None = None) -> Child:
+        """Start the coordinator or a site."""
+        module = "coordinator" if party == names.COORDINATOR else "site_agent"
+        command = [sys.executable, "-m", module, "--config", str(self.consortium.config_of(party))]
+        more = {} if crash_after is None else {"KONSIL_CRASH_AFTER_ENTRY": str(crash_after)}
+        self.services[party] = self.children.start(party, command, self.layout.log_of(party), environment=more)
+        return self.services[party]
+
+    def start_with(self, name: str, module: str, config: Path) -> Child:
+        """Start one more service with a configuration of its own."""
+        command = [sys.executable, "-m", module, "--config", str(config)]
+        return self.children.start(name, command, self.layout.log_of(name))
+
+    def start_all(self) -> None:
+        self.start_broker()
+        for party in (names.COORDINATOR, *SITES):
+            self.start(party)
+
+    def kill(self, party: str) -> None:
+        """SIGKILL to the service alone, as the kernel or an operator would."""
+        self.services[party].signal(signal.SIGKILL)
+        self.services[party].process.wait()
+
+    def publish(self, one: Experiment) -> None:
+        """experiment-start, and the coordinator's acceptance; refused: RequestError."""
+        profile = profiles.load(self.layout.profile)
+        with Session(rabbit(profile), profile) as session:
+            cli_requests.start(session, one, 30.0, lambda _text: None)
+
+    def publish_quietly(self, one: Experiment) -> None:
+        """experiment-start alone: whether anybody takes it shows later."""
+        assert self.session is not None
+        self.session.publish("experiment-start", kinds.ExperimentStart(experiment=one.plain()), one.id)
+
+    def wait(
+        self, identity: str, until: Callable[[ExperimentStory], bool], what: str, deadline: float = DEADLINE
+    ) -> ExperimentStory:
+        """Read events until a condition holds of the story; the condition is asked after each message."""
+        assert self.session is not None
+        end = time.monotonic() + deadline
+        while not until(story := self.story(identity)):
+            if time.monotonic() > end:
+                pytest.fail(f"not within {deadline:.0f} s: {what}; {self.describe(story)}")
+            heard = self.session.next(0.2)
+            if heard is None:
+                continue
+            if heard.delivery.queue == names.PROGRESS:
+                if heard.event is not None:
+                    for known, one in self._stories.items():
+                        self._stories[known] = one.tell(heard.event, time.time())
+            else:
+                for event in self._reader.events(heard):
+                    known = event.experiment
+                    self._stories[known] = self.story(known).tell(event)
+        return story
+
+    def story(self, identity: str) -> ExperimentStory:
+        return self._stories.setdefault(identity, ExperimentStory(identity))
+
+    def complete(self, identity: str, deadline: float = DEADLINE) -> ExperimentStory:
+        """The story once the experiment is complete; fails where it ends otherwise."""
+        story = self.wait(identity, lambda story: story.over, "the experiment ends", deadline)
+        assert story.phase == "complete", self.describe(story)
+        return story
+
+    def describe(self, story: ExperimentStory) -> str:
+        """For a failed assertion: where it was, what the services said last."""
+        last = "; ".join(f"{m.who}: {m.what}" for m in story.moments[-6:])
+        logs = []
+        for party in self.services:
+            text = self.layout.log_of(party).read_text(errors="replace").splitlines()
+            logs.append(f"--- {party}\n" + "\n".join(text[-8:]))
+        return f"{story.phase} ({story.reason}), round {len(story.rounds)}: {last}\n" + "\n".join(logs)
+
+    def close(self) -> None:
+        if self.session is not None:
+            self.session.bus.close()
+        self.children.end_all(patience=0)
+        self.node.kill()
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, seconds: float = 0.2) -> Iterator[Rig]:
+    """A rig with everything started, ended with the context."""
+    need_broker()
+    rig = Rig(folder, seconds=seconds)
+    try:
+        rig.start_all()
+        yield rig
+    finally:
+        rig.close()

@@ -1,0 +1,49 @@
+"""The demo at its smallest, as a program of its own: `python e2e_tiny_demo.py OUT [--null]`.
+
+Same code as `konsil demo`; only the images are tiny and the rounds few. --null: no training at all, slow rounds.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from deploy import cli_live, console
+from deploy.demo import outcome as outcomes
+from deploy.demo.data import PhantomShape
+from deploy.demo.layout import prepare
+from deploy.demo.run import Options, run, stoppable
+from messages.errors import KonsilError
+
+TINY = {
+    "net": {"channels": [4, 8], "strides": [2], "num_res_units": 0},
+    "training": {"patch": [16, 16, 16], "patches_per_case": 1},
+    "data": {"least_cases": 2},
+}
+NULL = (sys.executable, "-m", "site_agent.training.null", "--cases", "20", "--seconds", "3")
+
+
+def main(out: Path, *, null: bool) -> int:
+    options = Options(
+        prepare(out),
+        rounds=50 if null else 2,
+        cases=10,
+        size=PhantomShape((24, 24, 18), (7.0, 7.5, 7.0)),
+        overrides=TINY,
+        baselines=() if null else ("pooled", "alone"),
+        trainer=NULL if null else None,
+    )
+    try:
+        with stoppable():
+            outcome = run(options, cli_live.Lines(), console.note)
+    except KonsilError as error:
+        console.note(console.one_line(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    console.emit(outcomes.plain(outcome))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), null="--null" in sys.argv))

@@ -1,0 +1,208 @@
+"""The demo with real training, a real broker and real processes: what it leaves, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import e2e_tiny_demo
+import psutil
+import pytest
+from e2e_rig import need_broker
+
+from messages import chain
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.torch]
+PROGRAM = [sys.executable, e2e_tiny_demo.__file__]
+
+
+def konsil(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deploy.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@dataclass
+class Finished:
+    out: Path
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One tiny demo, run to its end."""
+    need_broker()
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run([*PROGRAM, str(out)], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Finished(out, json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_json_object_holds_what_a_program_needs(finished: Finished) -> None:
+    result = finished.result
+    assert result["sites"] == ["site-a", "site-b", "site-c"]
+    assert result["rounds"] == 2
+    assert set(result["dice"]["federated"]["regions"]) == {"WT", "TC", "ET"}
+    for mean in (
+        result["dice"]["federated"]["mean"],
+        result["dice"]["pooled"]["mean"],
+        result["dice"]["alone"]["mean"],
+    ):
+        assert 0 <= mean <= 1
+    gain = result["dice"]["alone"]["gain"]
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert gain["n"] == result["dice"]["federated"]["n"]
+
+
+def test_the_model_loads_and_is_the_one_that_was_announced(finished: Finished) -> None:
+    from nets.export import load_model
+
+    _net, metadata = load_model(Path(finished.result["model"]))
+    assert metadata["model_digest"] == finished.result["model_digest"]
+    assert metadata["experiment"] == finished.result["experiment"]
+
+
+def test_the_report_names_the_result_and_draws_the_curves(finished: Finished) -> None:
+    html = Path(finished.result["report"]).read_text()
+    assert f"mean test Dice {finished.result['dice']['federated']['mean']:.3f}" in html
+    assert html.count("<svg") == 5
+    assert finished.result["model_digest"] in html
+
+
+def test_the_log_verifies_and_replays_from_the_kept_updates(finished: Finished) -> None:
+    assert konsil("audit", "verify", finished.result["log"]).returncode == 0
+    replayed = konsil(
+        "audit", "replay", finished.result["experiment"], "--journal", finished.out / "run" / "coordinator"
+    )
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert replayed.stdout.count("recomputed") >= 2
+
+
+def test_a_changed_byte_in_the_log_is_found_and_named(finished: Finished, tmp_path: Path) -> None:
+    content = bytearray(Path(finished.result["log"]).read_bytes())
+    content[len(content) // 2] ^= 1
+    changed = tmp_path / "changed.konsil-log"
+    changed.write_bytes(content)
+    told = konsil("audit", "verify", changed)
+    assert told.returncode == 1
+    assert "entry" in told.stderr + told.stdout
+    assert "Traceback" not in told.stderr
+
+
+def test_the_log_holds_every_round(finished: Finished) -> None:
+    entries = list(chain.verify(chain.read_export(Path(finished.result["log"]))))
+    assert {entry.experiment for entry in entries} == {finished.result["experiment"]}
+    assert [entry.index for entry in entries] == list(range(1, len(entries) + 1))
+
+
+def test_images_and_the_brokers_data_are_gone_and_configuration_and_logs_stay(finished: Finished) -> None:
+    assert not (finished.out / "data").exists()
+    assert not (finished.out / "run" / "broker").exists()
+    assert (finished.out / "run" / "site-a.toml").exists()
+    assert (finished.out / "run" / "logs" / "coordinator.log").exists()
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[bytes]
+    errors: Path
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def wait_for(self, holds: Callable[[], bool], what: str, deadline: float = 90.0) -> None:
+        end = time.monotonic() + deadline
+        while not holds():
+            assert self.process.poll() is None, f"ended before {what}: {self.errors.read_text()[-2000:]}"
+            assert time.monotonic() < end, f"not within {deadline:.0f} s: {what}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A demo whose rounds are slow."""
+    need_broker()
+    errors = tmp_path / "stderr"
+    with errors.open("wb") as out:
+        process = subprocess.Popen([*PROGRAM, str(tmp_path / "out"), "--null"], stdout=out, stderr=out)
+    yield Running(process, errors)
+    process.kill()
+    process.wait()
+
+
+def alive(several: list[psutil.Process]) -> list[str]:
+    """Those that still run; a zombie has ended and waits for its parent."""
+    found = []
+    for one in several:
+        try:
+            if one.is_running() and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(one.cmdline())[:200])
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_stopped_in_training_leaves_no_process(running: Running, number: signal.Signals) -> None:
+    running.wait_for(lambda: "training" in running.errors.read_text(), "training")
+    family = running.family()
+    assert len(family) > 8  # coordinator, agents, trainers, keeper, epmd, the Erlang VM
+    running.process.send_signal(number)
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert running.process.wait(30) == expected
+    end = time.monotonic() + 10  # after SIGKILL the broker's keeper notices within half a second
+    while (left := alive(family)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left == []
+
+
+def test_a_demo_that_is_stopped_at_its_very_start_leaves_no_process(running: Running) -> None:
+    running.wait_for(lambda: len(running.family()) >= 3, "the first processes")
+    family = running.family()
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(30) == 130
+    assert alive(family) == []
+
+
+def test_a_service_that_dies_is_named_with_its_log(running: Running) -> None:
+    running.wait_for(lambda: "training" in running.errors.read_text(), "training")
+    site = next(one for one in running.family() if "site_agent" in one.cmdline() and "--config" in one.cmdline())
+    site.kill()
+    assert running.process.wait(30) == 1
+    last = running.errors.read_text().splitlines()[-1]
+    assert "was killed by signal 9" in last
+    assert "site-" in last
+    assert ".log" in last
+
+
+def test_a_folder_that_no_demo_wrote_is_left_alone(tmp_path: Path) -> None:
+    need_broker()
+    (tmp_path / "thesis.txt").write_text("years of work")
+    told = konsil("demo", "--out", tmp_path)
+    assert told.returncode == 2
+    assert "not empty" in told.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--baselines", "pooled,best"], "best"),
+        (["--sites", "0"], "--sites"),
+        (["--data", "/nowhere"], "/nowhere"),
+        (["--rounds", "0"], "rounds"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_status_2(arguments: list[str], word: str, tmp_path: Path) -> None:
+    need_broker()
+    told = konsil("demo", "--out", tmp_path / "out", *arguments)
+    assert told.returncode == 2
+    assert word in told.stderr
+    assert "Traceback" not in told.stderr
+    assert not (tmp_path / "out").exists()
