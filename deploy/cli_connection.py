@@ -156,10 +156,10 @@ def session(profile_path: Path | None) -> Iterator[Session]:
         yield opened
 
 
-def no_coordinator(waited: float) -> Unreachable:
-    """What to say where the coordinator keeps silent."""
+def no_coordinator(waited: float, *, kept: bool = True) -> Unreachable:
+    """What to say where the coordinator keeps silent; `kept`: the broker keeps the request for it."""
+    ask = "Ask the consortium's operator whether `konsil coordinator run` is up"
     return Unreachable(
         f"the coordinator has not answered within {waited:.0f} s",
-        advice="Ask the consortium's operator whether `konsil coordinator run` is up; nothing is lost: "
-        "it reads the request when it starts",
+        advice=f"{ask}; nothing is lost: it reads the request when it starts" if kept else ask,
     )

@@ -58,7 +58,7 @@ def ask_sites(session: Session, experiment: Experiment, within: float, show: Sho
             if len(answers) == len(experiment.sites):
                 break
     if COORDINATOR not in alive and not answers:
-        raise no_coordinator(within)
+        raise no_coordinator(within, kept=False)
     return [answers.get(site) or Answer(site, site in alive, False) for site in experiment.sites]
 
 
