@@ -56,6 +56,12 @@ REPORT_SECONDS = 0.4
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
+class DatasetGone(DataError):
+    """The folder is not there (any more); `messages.reasons.Reason.DATASET_GONE`."""
+
+    reason = Reason.DATASET_GONE
+
+
 class TooFewCases(DataError):
     """Nothing is left to train on; `messages.reasons.Reason.TOO_FEW_CASES`."""
 
@@ -153,6 +159,8 @@ class Session:
         config = DatasetConfig.model_validate(request.dataset)
         task, data = self.experiment.task, self.experiment.data
         cache.sweep(self.cache_folder)
+        if not config.path.is_dir():
+            raise DatasetGone("there is no such folder", where=str(config.path))
         survey = survey_cases(
             config,
             task.channels,

@@ -1,0 +1,180 @@
+"""The training process itself, over its socket."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.demo import phantom
+from deploy.demo.experiments import glioma_demo
+from messages.errors import WorkFailed
+from messages.experiment import Experiment
+from nets.initial import initial_model
+from site_agent.training.client import TrainerProcess
+from site_agent.training.protocol import Evaluate, Failed, Prepare, Prepared, Progress, Reply, Train, Trained
+
+pytestmark = pytest.mark.torch
+SECONDS = 120
+
+
+class Trainer:
+    """A training process and its replies."""
+
+    def __init__(self) -> None:
+        self.replies: queue.Queue[Reply] = queue.Queue()
+        self.statuses: queue.Queue[int] = queue.Queue()
+        self.process = TrainerProcess(self.replies.put, self.statuses.put)
+
+    def ask(self, request: Any) -> Any:
+        """Send, and wait for the answer; progress is passed over."""
+        self.process.send(request)
+        deadline = time.monotonic() + SECONDS
+        while True:
+            reply = self.replies.get(timeout=max(0.0, deadline - time.monotonic()))
+            if not isinstance(reply, Progress):
+                return reply
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    phantom.write_site(folder / "data", site_index=0, cases=8, seed=3, shape=(24, 24, 24), spacing_mm=(7, 7, 7))
+    return folder
+
+
+@pytest.fixture
+def trainer() -> Any:
+    started = Trainer()
+    yield started
+    started.process.kill()
+    started.process.wait(SECONDS)
+
+
+def experiment(**optimizer: Any) -> Experiment:
+    plain = glioma_demo(3, 1, ["site-a"])
+    plain["net"] |= {"channels": [4, 8], "strides": [2]}
+    plain["training"] |= {"patch": [16, 16, 16], "patches_per_case": 1}
+    plain["training"]["optimizer"] |= optimizer
+    return Experiment.model_validate(plain)
+
+
+def preparation(folder: Path, chosen: Experiment, cache: str = "cache") -> Prepare:
+    dataset = {
+        "source": "brats",
+        "path": str(folder / "data"),
+        "labels": {str(integer): concept for integer, concept in phantom.site_labels(0).items()},
+        "patient_id": phantom.PATIENT_ID,
+    }
+    return Prepare(
+        experiment=chosen.plain(),
+        dataset=dataset,
+        site="site-a",
+        secret=b"secret",
+        threads=1,
+        cache=str(folder / cache),
+    )
+
+
+def rounds(folder: Path, chosen: Experiment, numbers: list[int], received: Path, trainer: Trainer, cache: str) -> Path:
+    """Train some rounds, each from the file that the one before it wrote; the last update's file."""
+    described, _ = initial_model(chosen)
+    assert isinstance(trainer.ask(preparation(folder, chosen, cache)), Prepared)
+    for number in numbers:
+        output = folder / f"{cache}-{trainer.process.pid}-{number}"
+        request = Train(
+            round=number, attempt=1, model=str(received), manifest=described.plain(), output=str(output), evaluate=True
+        )
+        trained = trainer.ask(request)
+        assert isinstance(trained, Trained), trained
+        assert trained.evaluation is not None
+        received = output
+    return received
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_warm_and_a_fresh_process_make_the_same_update_to_the_bit(site: Path, trainer: Trainer, reset: bool) -> None:
+    chosen = experiment(reset=reset)
+    start = site / "start"
+    start.write_bytes(initial_model(chosen)[1])
+    cache = f"cache-{reset}"
+    warm = rounds(site, chosen, [1, 2], start, trainer, cache)
+    first = site / f"{cache}-{trainer.process.pid}-1"
+    fresh = Trainer()
+    try:
+        cold = rounds(site, chosen, [2], first, fresh, cache)
+        assert cold.read_bytes() == warm.read_bytes()
+        assert warm.read_bytes() != first.read_bytes() != start.read_bytes()
+    finally:
+        fresh.process.kill()
+        fresh.process.wait(SECONDS)
+
+
+def test_each_request_gets_its_answer_and_stop_ends_the_process_well(site: Path, trainer: Trainer) -> None:
+    chosen = experiment()
+    described, buffer = initial_model(chosen)
+    (site / "model").write_bytes(buffer)
+    prepared = trainer.ask(preparation(site, chosen))
+    assert isinstance(prepared, Prepared)
+    assert prepared.found == prepared.used == prepared.train + prepared.validation + prepared.test == 8
+    scored = trainer.ask(
+        Evaluate(round=0, model=str(site / "model"), manifest=described.plain(), splits=["test"], label="final")
+    )
+    assert len(scored.scores[0].cases) == prepared.test
+    assert trainer.process.stop(timeout=SECONDS) == 0
+    assert trainer.statuses.get(timeout=SECONDS) == 0
+    with pytest.raises(WorkFailed, match="has ended"):
+        trainer.process.send(preparation(site, chosen))
+
+
+def test_a_model_of_other_shapes_is_a_failure_and_the_process_lives_on(site: Path, trainer: Trainer) -> None:
+    trainer.ask(preparation(site, experiment()))
+    other = {"tensors": [{"name": "a", "shape": [2], "dtype": "float32"}]}
+    reply = trainer.ask(Train(round=4, attempt=1, model=str(site / "x"), manifest=other, output=str(site / "y")))
+    assert isinstance(reply, Failed)
+    assert (reply.code, reply.round, reply.fatal) == ("training-error", 4, False)
+    assert isinstance(trainer.ask(preparation(site, experiment())), Prepared)
+
+
+def test_a_missing_data_set_is_told_by_a_code(tmp_path: Path, trainer: Trainer) -> None:
+    reply = trainer.ask(preparation(tmp_path, experiment()))
+    assert isinstance(reply, Failed)
+    assert reply.code == "dataset-gone"
+
+
+def test_a_killed_process_tells_its_signal(trainer: Trainer) -> None:
+    trainer.process.kill()
+    assert trainer.statuses.get(timeout=SECONDS) == -signal.SIGKILL
+
+
+def test_the_process_ends_when_its_agent_is_killed() -> None:
+    code = (
+        "import time\n"
+        "from site_agent.training.client import TrainerProcess\n"
+        "print(TrainerProcess(print, print).pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None
+        pid = int(agent.stdout.readline())
+        os.kill(pid, 0)
+        agent.kill()
+        agent.wait(SECONDS)
+    deadline = time.monotonic() + SECONDS
+    while (state := _state(pid)) not in ("gone", "Z"):
+        assert time.monotonic() < deadline, f"the trainer still runs ({state})"
+        time.sleep(0.05)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "gone"
