@@ -54,7 +54,7 @@ class InRabbit:
         self.broker.wipe(name)
 
     def interrupt(self) -> None:
-        self.broker.node.restart(hard=True)
+        self.broker.node.restart()
 
 
 class Collector:

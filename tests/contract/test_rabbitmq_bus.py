@@ -47,7 +47,7 @@ def test_a_lost_broker_is_shown_and_what_was_published_meanwhile_arrives(clean_b
     notices: list[Notice] = []
     bus = clean_broker.bus("coordinator", on_notice=notices.append)
     send(bus, range(3))
-    clean_broker.node.kill()
+    clean_broker.node.stop()
     eventually(lambda: any(one.state is BusState.LOST and one.retry_in for one in notices))
     waiting = [bus.publish("round-start.coordinator.exp", b"%d" % number) for number in range(3, 6)]
     assert not any(one.done for one in waiting)
@@ -63,7 +63,7 @@ def test_a_lost_broker_is_shown_and_what_was_published_meanwhile_arrives(clean_b
 @pytest.mark.broker
 def test_a_full_window_blocks_and_closing_frees_who_waits(clean_broker: RealBroker) -> None:
     bus = clean_broker.bus("coordinator", window=2**20)
-    clean_broker.node.kill()
+    clean_broker.node.stop()
     lost = bus.publish("round-start.coordinator.exp", bytes(2**20))
     raised: list[BaseException] = []
     started = threading.Event()
