@@ -1,0 +1,468 @@
+"""The site's agenda: every pair of phase and event, legal and illegal, and what holds in any order of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from messages.envelope import Author, Event
+from messages.experiment import Experiment
+from messages.kinds import (
+    Candidate,
+    CaseCounts,
+    ChunksWanted,
+    EvaluationStart,
+    ExperimentAborted,
+    ExperimentAccepted,
+    ExperimentFailed,
+    ExperimentPaused,
+    ExperimentResumed,
+    Platform,
+    RoundComplete,
+    RoundStart,
+)
+from messages.kinds import Transfer as Sealed
+from messages.reasons import Reason
+from messages.scores import SplitScores
+from messages.tensors import Manifest, TensorSpec
+from messages.transfer import TransferKey
+from site_agent.agenda import HEARD, OWN, TABLE, IllegalStimulus, decide, restored, step
+from site_agent.policy import Verdict
+from site_agent.work import (
+    NEEDS_SLOT,
+    OVER,
+    Agenda,
+    Approved,
+    ChunksSent,
+    Effect,
+    Fetch,
+    Free,
+    Halt,
+    Heard,
+    Ignore,
+    ModelReady,
+    NoSpace,
+    Phase,
+    Prepared,
+    Receipted,
+    Restarted,
+    RunEvaluate,
+    RunPrepare,
+    RunTrain,
+    Say,
+    Scored,
+    SendChunks,
+    Stimulus,
+    Switched,
+    Trained,
+    TrainerDied,
+    TrainerFailed,
+    UpdateLost,
+)
+
+MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(600,), dtype="float32"),), chunk_bytes=1024)
+SEAL = "a" * 64
+COUNTS = CaseCounts(found=10, used=10, train=7, validation=1, test=2)
+PLATFORM = Platform(device_type="cpu", threads=1, versions={}, deterministic=True)
+COORDINATOR = Author("c", "coordinator", 1, 1)
+STANDING = [phase for phase in Phase if phase is not Phase.UNKNOWN]
+
+
+def sealed(round_number: int) -> Sealed:
+    return Sealed(round=round_number, seal=SEAL, manifest=MANIFEST)
+
+
+def said(kind: str, body: Any, round_number: int = 0, name: str = "e") -> Event:
+    return COORDINATOR.write(kind, body, time=0.0, experiment=name, round_number=round_number)
+
+
+def accepted(name: str = "e", verdict: Verdict | None = None) -> Heard:
+    plain = Experiment.model_validate(
+        {
+            "schema": 1,
+            "id": name,
+            "sites": ["site-a"],
+            "task": {"kind": "segmentation", "channels": ["T1"], "regions": {"WT": ["ET"]}},
+            "data": {"dataset": "d"},
+            "net": {"name": "UNet"},
+            "rounds": {"count": 5},
+        }
+    ).plain()
+    body = ExperimentAccepted(
+        experiment=plain, digest="b" * 64, researcher="dr-a", original=b"", enrol_within=1.0
+    )
+    return Heard(said("experiment-accepted", body, name=name), verdict or Verdict())
+
+
+def round_start(number: int = 1, name: str = "e", sites: Iterable[str] = ("site-a",), **more: Any) -> Heard:
+    body = RoundStart(
+        transfer=sealed(number), model_digest="0" * 64, sites=list(sites), evaluate=False, train_within=100.0
+    )
+    return Heard(said("round-start", body, number, name), **more)
+
+
+def evaluation_start(number: int = 3, selected: int = 2) -> Heard:
+    models = [
+        Candidate(label="final", transfer=sealed(number), model_digest="1" * 64),
+        Candidate(label="selected", transfer=sealed(selected), model_digest="2" * 64),
+    ]
+    body = EvaluationStart(models=models, sites=["site-a"], evaluate_within=100.0)
+    return Heard(said("evaluation-start", body, number))
+
+
+def round_complete(number: int = 1) -> Heard:
+    body = RoundComplete(contributors={}, left_out={}, model_digest="0" * 64, seconds=1.0)
+    return Heard(said("round-complete", body, number))
+
+
+def model_ready(number: int = 1, name: str = "e") -> ModelReady:
+    return ModelReady(name, TransferKey(name, number, "coordinator", 1))
+
+
+def trained(number: int = 1, attempt: int = 1, name: str = "e") -> Trained:
+    transfer = Sealed(round=number, attempt=attempt, seal=SEAL, manifest=MANIFEST)
+    return Trained(
+        experiment=name, round=number, attempt=attempt, transfer=transfer, cases=7, epochs=1, steps=3, loss=0.5,
+        seconds=1.0,
+    )  # fmt: skip
+
+
+def chunks_wanted(number: int = 1, seal: str = SEAL, chunks: list[int] | None = None) -> Heard:
+    return Heard(
+        said("chunks-wanted", ChunksWanted(round=number, attempt=1, seal=seal, chunks=chunks), number)
+    )
+
+
+PREPARED = Prepared("e", COUNTS, PLATFORM)
+SCORES = {"test": SplitScores(cases=2, withheld=True)}
+ENDINGS = (
+    Heard(said("experiment-aborted", ExperimentAborted())),
+    Heard(said("experiment-failed", ExperimentFailed(reason=Reason.QUORUM_NOT_MET))),
+)
+
+WAYS: dict[Phase, list[Stimulus]] = {
+    Phase.AWAITING: [accepted(verdict=Verdict(by_hand=True))],
+    Phase.PREPARING: [accepted()],
+    Phase.IDLE: [accepted(), PREPARED],
+    Phase.FETCHING: [accepted(), PREPARED, round_start()],
+    Phase.TRAINING: [accepted(), PREPARED, round_start(), model_ready()],
+    Phase.SENDING: [accepted(), PREPARED, round_start(), model_ready(), trained()],
+    Phase.EVALUATING: [accepted(), PREPARED, evaluation_start(), model_ready(3), model_ready(2)],
+    Phase.REPORTED: [
+        accepted(), PREPARED, evaluation_start(), model_ready(3), model_ready(2),
+        Scored("e", "final", SCORES), Scored("e", "selected", SCORES),
+    ],
+    Phase.DECLINED: [accepted(verdict=Verdict(Reason.NOT_ALLOWED))],
+    Phase.ENDED: [accepted(), ENDINGS[0]],
+}  # fmt: skip
+"""How to come into each phase."""
+
+
+def after(stimuli: Iterable[Stimulus], agenda: Agenda | None = None) -> tuple[Agenda, list[Effect]]:
+    agenda = agenda or Agenda("site-a")
+    todo: list[Effect] = []
+    for stimulus in stimuli:
+        agenda, _, effects = step(agenda, stimulus)
+        todo += effects
+    return agenda, todo
+
+
+def does(agenda: Agenda, stimulus: Stimulus) -> tuple[Phase, list[str], list[Effect]]:
+    """The phase, the kinds said, and everything to do, after one more stimulus."""
+    agenda, _, effects = step(agenda, stimulus)
+    return agenda.phase("e"), [one.kind for one in effects if isinstance(one, Say)], list(effects)
+
+
+@pytest.mark.parametrize("phase", STANDING)
+def test_every_phase_can_be_reached(phase: Phase) -> None:
+    agenda, _ = after(WAYS[phase])
+    assert agenda.phase("e") is phase
+
+
+@pytest.mark.parametrize("phase", STANDING)
+@pytest.mark.parametrize("kind", HEARD)
+def test_the_table_answers_everything_that_the_coordinator_may_say(phase: Phase, kind: str) -> None:
+    assert (phase, kind) in TABLE
+
+
+MOVES: list[tuple[Phase, Stimulus, Phase, list[str]]] = [
+    (Phase.AWAITING, Approved("e"), Phase.PREPARING, []),
+    (Phase.AWAITING, round_start(), Phase.AWAITING, []),
+    (Phase.PREPARING, PREPARED, Phase.IDLE, ["joined"]),
+    (Phase.PREPARING, replace(PREPARED, lack=Reason.TOO_FEW_CASES), Phase.DECLINED, ["declined"]),
+    (Phase.PREPARING, TrainerFailed("e", Reason.UNREADABLE), Phase.DECLINED, ["declined"]),
+    (Phase.PREPARING, TrainerDied("e"), Phase.PREPARING, []),
+    (Phase.PREPARING, TrainerDied("e", stuck=True), Phase.DECLINED, ["declined"]),
+    (Phase.IDLE, round_start(), Phase.FETCHING, ["round-accepted"]),
+    (Phase.IDLE, round_start(sites=["site-b"]), Phase.IDLE, []),
+    (Phase.IDLE, round_start(verdict=Verdict(Reason.POLICY_EXPIRED)), Phase.IDLE, ["round-failed"]),
+    (Phase.IDLE, round_start(opens_in=100.0), Phase.IDLE, ["round-failed"]),
+    (Phase.IDLE, round_start(opens_in=99.0), Phase.FETCHING, ["round-accepted"]),
+    (Phase.IDLE, evaluation_start(), Phase.EVALUATING, ["round-accepted"]),
+    (Phase.FETCHING, model_ready(), Phase.TRAINING, []),
+    (Phase.FETCHING, model_ready(2), Phase.FETCHING, []),
+    (Phase.FETCHING, NoSpace("e"), Phase.IDLE, ["round-failed"]),
+    (Phase.FETCHING, round_complete(), Phase.IDLE, []),
+    (Phase.TRAINING, trained(), Phase.SENDING, []),
+    (Phase.TRAINING, trained(attempt=2), Phase.TRAINING, []),
+    (Phase.TRAINING, TrainerFailed("e", Reason.NAN_LOSS), Phase.IDLE, ["round-failed"]),
+    (Phase.TRAINING, TrainerDied("e", stuck=True), Phase.IDLE, ["round-failed"]),
+    (Phase.TRAINING, replace(PREPARED, lack=Reason.TOO_FEW_CASES), Phase.IDLE, ["round-failed"]),
+    (Phase.TRAINING, round_complete(), Phase.IDLE, []),
+    (Phase.TRAINING, round_start(2), Phase.FETCHING, ["round-accepted"]),
+    (Phase.TRAINING, round_start(1), Phase.TRAINING, []),
+    (Phase.SENDING, ChunksSent("e", 1, 1), Phase.SENDING, ["weights-ready"]),
+    (Phase.SENDING, ChunksSent("e", 1, 2), Phase.SENDING, []),
+    (Phase.SENDING, Receipted("e", 1, 1), Phase.IDLE, []),
+    (Phase.SENDING, UpdateLost("e", 1, 1), Phase.FETCHING, []),
+    (Phase.SENDING, round_start(2), Phase.FETCHING, ["round-accepted"]),
+    (Phase.EVALUATING, Scored("e", "final", SCORES), Phase.EVALUATING, []),
+    (Phase.EVALUATING, Scored("e", "selected", SCORES), Phase.EVALUATING, []),
+    (Phase.EVALUATING, TrainerFailed("e", Reason.CUDA_OOM), Phase.REPORTED, ["round-failed"]),
+    (Phase.REPORTED, round_start(9), Phase.REPORTED, []),
+    (Phase.DECLINED, round_start(), Phase.DECLINED, []),
+    (Phase.ENDED, round_start(), Phase.ENDED, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("phase", "stimulus", "becomes", "says"), MOVES)
+def test_a_pair_leads_where_the_table_says(
+    phase: Phase, stimulus: Stimulus, becomes: Phase, says: list[str]
+) -> None:
+    agenda, _ = after(WAYS[phase])
+    assert does(agenda, stimulus)[:2] == (becomes, says)
+
+
+@pytest.mark.parametrize("phase", [phase for phase in STANDING if phase is not Phase.ENDED])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_end_ends_every_phase_and_frees_everything(phase: Phase, ending: Heard) -> None:
+    agenda, _ = after(WAYS[phase])
+    becomes, says, effects = does(agenda, ending)
+    assert (becomes, says) == (Phase.ENDED, [])
+    assert Free("e", None) in effects
+
+
+@pytest.mark.parametrize("phase", STANDING)
+def test_an_experiment_under_a_taken_id_changes_nothing(phase: Phase) -> None:
+    agenda, _ = after(WAYS[phase])
+    other = accepted()
+    body = other.event.body.model_copy(update={"digest": "c" * 64})
+    again = Heard(said("experiment-accepted", body))
+    assert decide(agenda, other) == (Ignore("e", Reason.DUPLICATE),)
+    assert decide(agenda, again) == (Ignore("e", Reason.ID_TAKEN),)
+
+
+@pytest.mark.parametrize(
+    "own", [trained(), Scored("e", "final", SCORES), Receipted("e", 1, 1), ChunksSent("e", 1, 1)]
+)
+def test_what_our_own_parts_cannot_have_said_is_a_defect(own: Stimulus) -> None:
+    agenda, _ = after(WAYS[Phase.AWAITING])
+    with pytest.raises(IllegalStimulus):
+        decide(agenda, own)
+
+
+def test_events_about_an_unknown_experiment_are_refused_by_name() -> None:
+    assert decide(Agenda("site-a"), round_start()) == (Ignore("e", Reason.UNKNOWN_EXPERIMENT),)
+
+
+def test_an_experiment_that_does_not_invite_the_site_needs_no_answer() -> None:
+    agenda, todo = after([accepted(verdict=Verdict(Reason.NOT_INVITED))])
+    assert (agenda.jobs, todo) == ({}, [])
+
+
+def test_a_round_that_came_while_the_data_were_read_is_taken_when_the_site_has_joined() -> None:
+    agenda, todo = after([accepted(), round_start(1), round_start(2), PREPARED])
+    assert agenda.phase("e") is Phase.FETCHING
+    assert [one.kind for one in todo if isinstance(one, Say)] == ["joined", "round-accepted"]
+    assert [one.key.round for one in todo if isinstance(one, Fetch)] == [2]
+
+
+def test_a_round_that_came_and_closed_while_the_data_were_read_is_forgotten() -> None:
+    agenda, _ = after([accepted(), round_start(1), round_complete(1), PREPARED])
+    assert agenda.phase("e") is Phase.IDLE
+
+
+def test_a_dropped_round_halts_its_trainer_and_one_that_only_fetches_has_none() -> None:
+    training, _ = after(WAYS[Phase.TRAINING])
+    fetching, _ = after(WAYS[Phase.FETCHING])
+    assert Halt("e") in does(training, round_complete())[2]
+    assert Halt("e") not in does(fetching, round_complete())[2]
+
+
+def test_a_trainer_that_dies_gets_one_more_chance_and_then_the_round_fails() -> None:
+    agenda, _ = after(WAYS[Phase.TRAINING])
+    agenda, _, effects = step(agenda, TrainerDied("e"))
+    assert effects == (RunTrain("e"),)
+    phase, says, effects_after = does(agenda, TrainerDied("e"))
+    assert (phase, says) == (Phase.IDLE, ["round-failed"])
+    assert any(isinstance(one, Say) and one.body.reason is Reason.TRAINER_DIED for one in effects_after)  # type: ignore[attr-defined]
+
+
+def test_wanted_chunks_are_sent_again_only_of_the_sealed_update() -> None:
+    agenda, _ = after(WAYS[Phase.SENDING])
+    assert does(agenda, chunks_wanted(chunks=[0, 2, 99]))[2] == [SendChunks("e", (0, 2))]
+    assert does(agenda, chunks_wanted())[2] == [SendChunks("e", None)]
+    assert does(agenda, chunks_wanted(seal="b" * 64))[2] == []
+    assert does(agenda, chunks_wanted(2))[2] == []
+
+
+def test_a_lost_update_is_made_again_as_a_new_attempt() -> None:
+    agenda, _ = after([*WAYS[Phase.SENDING], UpdateLost("e", 1, 1), model_ready(1)])
+    assert agenda.jobs["e"].attempt == 2
+    assert does(agenda, trained(1, 1))[0] is Phase.TRAINING
+    assert does(agenda, trained(1, 2))[0] is Phase.SENDING
+
+
+def test_two_experiments_queue_for_the_one_slot_in_the_order_in_which_they_were_ready() -> None:
+    agenda, todo = after([accepted("a"), accepted("b"), accepted("c")])
+    assert (agenda.running, agenda.queue) == ("a", ("b", "c"))
+    assert todo == [RunPrepare("a")]
+    agenda, _, effects = step(agenda, replace(PREPARED, experiment="a"))
+    assert (agenda.running, agenda.queue) == ("b", ("c",))
+    assert RunPrepare("b") in effects
+
+
+def test_a_paused_site_begins_no_new_experiment_but_finishes_the_accepted_round() -> None:
+    agenda, _ = after([*WAYS[Phase.FETCHING], Switched(paused=True), accepted("b")])
+    assert (agenda.running, agenda.queue) == (None, ("b",))
+    agenda, _, effects = step(agenda, model_ready())
+    assert (agenda.running, effects) == ("e", (RunTrain("e"),))
+    agenda, _ = after([trained(), Switched(paused=False)], agenda)
+    assert agenda.running == "b"
+
+
+@pytest.mark.parametrize(
+    ("switch", "reason"),
+    [(Switched(paused=True), Reason.SITE_PAUSED), (Switched(draining=True), Reason.SITE_DRAINING)],
+)
+def test_a_paused_or_draining_site_refuses_rounds_with_its_code(switch: Switched, reason: Reason) -> None:
+    agenda, _ = after([*WAYS[Phase.IDLE], switch])
+    _, _, effects = does(agenda, round_start())
+    assert [one.body.reason for one in effects if isinstance(one, Say)] == [reason]  # type: ignore[attr-defined]
+
+
+def test_outside_the_hours_nothing_begins_and_what_runs_is_finished() -> None:
+    agenda, todo = after([Switched(open=False), accepted()])
+    assert (agenda.running, todo) == (None, [])
+    agenda, _, effects = step(agenda, Switched(open=True))
+    assert effects == (RunPrepare("e"),)
+
+
+def test_a_policy_that_the_operator_widened_takes_a_declined_experiment_after_a_restart() -> None:
+    agenda, _ = after(WAYS[Phase.DECLINED])
+    again, todo = after([Restarted({"e": Verdict()})], restored(agenda))
+    assert (again.phase("e"), todo) == (Phase.PREPARING, [RunPrepare("e")])
+    still, todo = after([Restarted({"e": Verdict(Reason.NOT_ALLOWED)})], restored(agenda))
+    assert (still.phase("e"), todo) == (Phase.DECLINED, [])
+
+
+RECOVERED: list[tuple[Phase, Phase, list[type]]] = [
+    (Phase.AWAITING, Phase.AWAITING, []),
+    (Phase.PREPARING, Phase.PREPARING, [RunPrepare]),
+    (Phase.IDLE, Phase.IDLE, []),
+    (Phase.FETCHING, Phase.FETCHING, [Fetch]),
+    (Phase.TRAINING, Phase.FETCHING, [Fetch]),
+    (Phase.SENDING, Phase.SENDING, [SendChunks]),
+    (Phase.EVALUATING, Phase.EVALUATING, [Fetch, Fetch]),
+    (Phase.REPORTED, Phase.REPORTED, []),
+    (Phase.ENDED, Phase.ENDED, []),
+]
+
+
+@pytest.mark.parametrize(("phase", "becomes", "todo"), RECOVERED)
+def test_a_restarted_agent_goes_on_where_it_was(phase: Phase, becomes: Phase, todo: list[type]) -> None:
+    agenda, _ = after(WAYS[phase])
+    again, effects = after([Restarted()], restored(agenda))
+    assert (again.phase("e"), [type(one) for one in effects]) == (becomes, todo)
+
+
+def test_an_update_whose_chunks_are_all_out_is_neither_sent_nor_trained_again_after_a_restart() -> None:
+    agenda, _ = after([*WAYS[Phase.SENDING], ChunksSent("e", 1, 1)])
+    again, effects = after([Restarted()], restored(agenda))
+    assert (again.phase("e"), effects) == (Phase.SENDING, [])
+
+
+def test_a_training_that_a_restart_interrupted_begins_again_as_the_same_attempt() -> None:
+    agenda, _ = after(WAYS[Phase.TRAINING])
+    again, effects = after([Restarted(), model_ready()], restored(agenda))
+    assert again.jobs["e"].attempt == 1
+    assert RunTrain("e") in effects
+
+
+# any order
+
+NUMBERS = st.integers(1, 4)
+NAMES = st.sampled_from(["e", "f"])
+ANYTHING: st.SearchStrategy[Stimulus] = st.one_of(
+    st.builds(accepted, NAMES),
+    st.builds(round_start, NUMBERS, NAMES),
+    st.builds(round_start, NUMBERS, st.just("e"), st.just(("site-b",))),
+    st.builds(round_complete, NUMBERS),
+    st.just(evaluation_start(4)),
+    st.sampled_from([*ENDINGS]),
+    st.just(Heard(said("experiment-paused", ExperimentPaused()))),
+    st.just(Heard(said("experiment-resumed", ExperimentResumed()))),
+    st.builds(chunks_wanted, NUMBERS),
+    st.builds(lambda name: replace(PREPARED, experiment=name), NAMES),
+    st.builds(model_ready, NUMBERS, NAMES),
+    st.builds(trained, NUMBERS, st.integers(1, 2), NAMES),
+    st.builds(Scored, NAMES, st.sampled_from(["final", "selected"]), st.just(SCORES)),
+    st.builds(TrainerFailed, NAMES, st.just(Reason.NAN_LOSS)),
+    st.builds(TrainerDied, NAMES, st.booleans()),
+    st.builds(NoSpace, NAMES),
+    st.builds(ChunksSent, NAMES, NUMBERS, st.integers(1, 2)),
+    st.builds(UpdateLost, NAMES, NUMBERS, st.integers(1, 2)),
+    st.builds(Receipted, NAMES, NUMBERS, st.integers(1, 2)),
+    st.builds(Switched, st.none() | st.booleans(), st.none() | st.booleans(), st.none() | st.booleans()),
+    st.just(Restarted()),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ANYTHING, max_size=40))
+def test_in_any_order_the_slot_is_held_by_one_and_rounds_only_go_up(stimuli: list[Stimulus]) -> None:
+    agenda = Agenda("site-a")
+    accepted_rounds: dict[str, list[int]] = {}
+    for stimulus in stimuli:
+        if isinstance(stimulus, Restarted):
+            agenda = restored(agenda)
+        before = agenda
+        agenda, _, effects = step(agenda, stimulus)
+        if agenda.running is not None:
+            assert agenda.jobs[agenda.running].phase in NEEDS_SLOT
+            assert agenda.running not in agenda.queue
+        assert len(set(agenda.queue)) == len(agenda.queue)
+        assert all(agenda.jobs[name].phase in NEEDS_SLOT for name in agenda.queue)
+        starts = [one for one in effects if isinstance(one, RunPrepare | RunTrain | RunEvaluate)]
+        assert all(one.experiment == agenda.running for one in starts)
+        for name, job in agenda.jobs.items():
+            was = before.jobs.get(name)
+            assert was is None or (job.round, job.attempt) >= (was.round, min(was.attempt, job.attempt))
+            assert was is None or was.phase is not Phase.ENDED or job.phase is Phase.ENDED
+            assert (job.phase is Phase.SENDING) == (job.update is not None)
+        for effect in effects:
+            if isinstance(effect, Say) and effect.kind == "round-accepted":
+                accepted_rounds.setdefault(effect.experiment, []).append(effect.round)
+            if isinstance(effect, Say) and effect.kind == "weights-ready":
+                assert effect.round == agenda.jobs[effect.experiment].round
+    for rounds in accepted_rounds.values():
+        assert rounds == sorted(set(rounds))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ANYTHING, max_size=30))
+def test_in_any_order_nothing_that_is_ready_waits_while_the_slot_is_free(stimuli: list[Stimulus]) -> None:
+    agenda, _ = after(stimuli)
+    if agenda.running is None and agenda.open and not agenda.paused and not agenda.draining:
+        assert agenda.queue == ()
+    assert all(agenda.jobs[name].phase not in OVER for name in agenda.queue)
+
+
+def test_the_table_knows_no_stimulus_that_does_not_exist() -> None:
+    known = {*HEARD, *(one.__name__ for one in OWN)}
+    assert {name for _, name in TABLE} <= known
