@@ -1,0 +1,64 @@
+"""`coordinator.toml`: what the consortium's operator keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from messages import settings
+from messages.settings import BrokerAddress, Name, Settings, SizeBytes
+
+
+class Identity(Settings):
+    """Whose coordinator this is.
+
+    Attributes:
+        state: folder of journal and blobs, relative to the configuration file.
+        sites: admitted sites.
+        researchers: who may start experiments.
+    """
+
+    consortium: Name
+    state: Path
+    sites: tuple[Name, ...] = Field(min_length=1)
+    researchers: tuple[Name, ...] = Field(min_length=1)
+
+
+class Limits(Settings):
+    """Bounds that no experiment can exceed.
+
+    Attributes:
+        keep_updates: most rounds whose updates are kept for replay ("all": no cap).
+        model_bytes_max: largest model.
+        disk_reserve: free space below which nothing new is written.
+    """
+
+    keep_updates: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
+    model_bytes_max: SizeBytes = 4 * 2**30
+    disk_reserve: SizeBytes = 256 * 2**20
+    initialise_within: settings.Seconds = 600.0
+
+    @property
+    def keep_cap(self) -> int | None:
+        """None: no cap."""
+        return None if self.keep_updates == "all" else self.keep_updates
+
+
+class CoordinatorConfig(Settings):
+    """The whole file."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    coordinator: Identity
+    broker: BrokerAddress = BrokerAddress()
+    limits: Limits = Limits()
+
+
+def read(path: Path) -> CoordinatorConfig:
+    """Read the file; ConfigError lists every mistake. A relative `state` is relative to the file."""
+    config = settings.read(path, CoordinatorConfig)
+    identity = config.coordinator.model_copy(
+        update={"state": path.resolve().parent / config.coordinator.state}
+    )
+    return config.model_copy(update={"coordinator": identity})

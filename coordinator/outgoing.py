@@ -1,0 +1,176 @@
+"""What goes out: events, chunks of models, and the journal's entries, each on a thread of its own.
+
+Publishing blocks while the broker is away or slow; the main loop never does.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from coordinator.blobs import Blobs
+from coordinator.journal import AuditPosition
+from messages.bus.base import Bus, Confirm
+from messages.errors import BrokerUnreachable, KonsilError
+from messages.names import COORDINATOR, RoutingKey
+from messages.tensors import Manifest
+from messages.transfer import ChunkHeader, TransferKey, encode_chunk
+
+log = structlog.get_logger("coordinator.outgoing")
+
+
+class Worker:
+    """A thread that takes items one by one until None."""
+
+    def __init__(self, name: str) -> None:
+        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End after what is queued, or after the time."""
+        self.queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def handle(self, item: Any) -> None:
+        """Do one item's work."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        while (item := self.queue.get()) is not None:
+            try:
+                self.handle(item)
+            except BrokerUnreachable:
+                return
+            except (KonsilError, OSError, ValueError) as error:
+                log.error("could not be sent", error=type(error).__name__, detail=str(error))
+
+
+class Events(Worker):
+    """Publishes events in order."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__("events-out")
+        self._bus = bus
+
+    def send(self, key: str, raw: bytes) -> None:
+        """Queue one event."""
+        self.queue.put((key, raw))
+
+    def handle(self, item: Any) -> None:
+        """Publish one event."""
+        self._bus.publish(*item)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """Chunks of a model to send; `chunks` None means all. `done`: called when the broker has confirmed them."""
+
+    kind: str
+    experiment: str
+    round: int
+    seal: str
+    manifest: Manifest
+    chunks: tuple[int, ...] | None = None
+    done: Callable[[], None] | None = None
+
+
+class Models(Worker):
+    """Publishes chunks of models; a chunk that is queued already is not queued twice, however many sites ask."""
+
+    def __init__(self, bus: Bus, blobs: Blobs) -> None:
+        super().__init__("models-out")
+        self._bus, self._blobs = bus, blobs
+        self._lock = threading.Lock()
+        self._queued: set[tuple[str, int, str, int]] = set()
+
+    def send(self, shipment: Shipment) -> None:
+        """Queue the shipment's chunks."""
+        wanted = range(shipment.manifest.chunks) if shipment.chunks is None else shipment.chunks
+        with self._lock:
+            keys = [
+                (shipment.experiment, shipment.round, shipment.kind, index)
+                for index in wanted
+                if 0 <= index < shipment.manifest.chunks
+            ]
+            fresh = [key for key in keys if key not in self._queued]
+            self._queued.update(fresh)
+        self.queue.put((shipment, fresh))
+
+    def handle(self, item: Any) -> None:
+        """Publish a shipment."""
+        shipment, keys = item
+        confirms: list[Confirm] = []
+        try:
+            buffer = self._blobs.open(shipment.experiment, shipment.seal, shipment.manifest)
+            transfer = TransferKey(shipment.experiment, shipment.round, COORDINATOR, 1)
+            key = str(RoutingKey(shipment.kind, COORDINATOR, shipment.experiment))
+            size, total = shipment.manifest.chunk_bytes, shipment.manifest.nbytes
+            for place in keys:
+                data = memoryview(buffer[slice(*shipment.manifest.chunk_range(place[3]))])
+                header = ChunkHeader(transfer, place[3], size, total, sha256(data).digest())
+                confirm = self._bus.publish(key, encode_chunk(header, data))
+                if shipment.done is not None:
+                    confirms.append(confirm)
+                with self._lock:
+                    self._queued.discard(place)
+        finally:
+            with self._lock:
+                self._queued.difference_update(keys)
+        if shipment.done is not None and all(confirm.wait(600) for confirm in confirms):
+            shipment.done()
+
+
+class Audit(Worker):
+    """Publishes the journal's entries to `audit`, from the last number whose publish was confirmed."""
+
+    WINDOW = 200
+
+    def __init__(self, bus: Bus, path: Path) -> None:
+        super().__init__("audit-out")
+        self._bus, self._path = bus, path
+        self._woken = threading.Event()
+
+    def wake(self) -> None:
+        """There is a new entry."""
+        if not self._woken.is_set():
+            self._woken.set()
+            self.queue.put(True)
+
+    def handle(self, item: Any) -> None:
+        """Publish what is new."""
+        self._woken.clear()
+        position = AuditPosition(self._path)
+        try:
+            number = position.read()
+            while True:
+                window: list[tuple[int, Confirm]] = []
+                for entry in position.entries(number):
+                    key = str(RoutingKey("journal-entry", COORDINATOR, entry.experiment))
+                    window.append((entry.number, self._bus.publish(key, entry.encode())))
+                    if len(window) >= self.WINDOW:
+                        break
+                if not window:
+                    return None
+                for _number, confirm in window:
+                    if not confirm.wait(60):
+                        log.warning("the broker does not confirm the event log", entry=_number)
+                        return self._again()
+                number = window[-1][0]
+                position.write(number)
+        finally:
+            position.close()
+
+    def _again(self) -> None:
+        self.wake()

@@ -1,0 +1,189 @@
+"""The long work, on the pool: build the initial model, verify updates, aggregate. Each ends in one input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from coordinator import inputs as i
+from coordinator.aggregate import aggregate, is_finite, weights
+from coordinator.blobs import Blobs, created, mapped
+from coordinator.config import Limits
+from coordinator.effects import Aggregate, Expect, Initialise
+from messages.errors import KonsilError, MalformedMessage, WorkFailed
+from messages.experiment import Experiment
+from messages.reasons import Reason
+from messages.tensors import Manifest, chunk_digests, seal
+from messages.transfer import Incoming
+from nets.digest import model_digest
+
+log = structlog.get_logger("coordinator.work")
+
+Build = Callable[[Experiment, Path, Path, float], None]
+"""(experiment, file for the buffer, file for the manifest, seconds) → both files, or a KonsilError."""
+Post = Callable[[str, i.AnyInput], None]
+
+
+def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, within: float) -> None:
+    """`python -m nets.initial`: torch stays out of this process; WorkFailed where it fails or takes too long."""
+    source = out.with_name("initial.json")
+    source.write_text(json.dumps(experiment.plain()))
+    command = [sys.executable, "-m", "nets.initial", "--experiment", str(source)]
+    command += ["--out", str(out), "--manifest", str(manifest)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)
+    except subprocess.TimeoutExpired:
+        raise WorkFailed(f"building the net took more than {within:.0f} s", where=experiment.id) from None
+    finally:
+        source.unlink(missing_ok=True)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        reason = said[-1] if said else f"exit status {done.returncode}"
+        raise WorkFailed(f"the net cannot be built: {reason}", where=experiment.id)
+
+
+@dataclass
+class Work:
+    """The pool and what it needs; `post` puts an input into the main loop's queue."""
+
+    blobs: Blobs
+    limits: Limits
+    post: Post
+    now: Callable[[], float]
+    build: Build = build_in_subprocess
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="work")
+
+    def stop(self) -> None:
+        """Drop what has not begun; what runs is repeated after the next start."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def initialise(self, effect: Initialise) -> None:
+        """Build and store the initial model → Initialised."""
+        failed = partial(i.InitialisationFailed)
+        name = effect.experiment.id
+        self._submit(name, partial(self._initialise, effect), lambda: failed(time=self.now()))
+
+    def aggregate(self, effect: Aggregate) -> None:
+        """Average and store → Aggregated."""
+        self._submit(
+            effect.experiment,
+            partial(self._aggregate, effect),
+            lambda: i.AggregationFailed(time=self.now(), round=effect.round),
+        )
+
+    def verify(self, incoming: Incoming | None, effect: Expect) -> None:
+        """Check seal and numbers, store → UpdateStored or UpdateBad."""
+        self._submit(
+            effect.experiment,
+            partial(self._verify, incoming, effect),
+            lambda: self._bad(effect, Reason.WRONG_DIGEST),
+        )
+
+    def _submit(
+        self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]
+    ) -> None:
+        def run() -> None:
+            try:
+                given = job()
+            except OSError as error:
+                log.error("work failed", experiment=experiment, detail=str(error))
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                given = i.DiskFull(time=self.now()) if full else failed()
+            except KonsilError as error:
+                log.error("work failed", experiment=experiment, detail=str(error))
+                given = failed()
+            except Exception as error:
+                log.exception("work failed", experiment=experiment, error=type(error).__name__)
+                given = failed()
+            self.post(experiment, given)
+
+        try:
+            self._pool.submit(run)
+        except RuntimeError:
+            log.info("work left for the next start", experiment=experiment)
+
+    def _room(self, size: int) -> None:
+        if shutil.disk_usage(self.blobs.folder).free < size + self.limits.disk_reserve:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _initialise(self, effect: Initialise) -> i.AnyInput:
+        name = effect.experiment.id
+        self._room(0)
+        out = self.blobs.scratch(name, "initial")
+        described = out.with_name("initial.manifest")
+        self.build(effect.experiment, out, described, self.limits.initialise_within)
+        manifest = Manifest.model_validate_json(described.read_text())
+        described.unlink()
+        if manifest.nbytes > self.limits.model_bytes_max:
+            out.unlink()
+            return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
+        sealed, digest = self._keep(name, out, manifest)
+        return i.Initialised(time=self.now(), manifest=manifest, seal=sealed, digest=digest)
+
+    def _keep(self, experiment: str, path: Path, manifest: Manifest) -> tuple[str, str]:
+        buffer = mapped(path, manifest)
+        with ThreadPoolExecutor(1) as beside:  # two passes of SHA-256 over one mapping, side by side
+            digest = beside.submit(model_digest, manifest, buffer)
+            sealed = seal(manifest, chunk_digests(manifest, buffer))
+            found = digest.result()
+        self.blobs.keep(experiment, sealed, path)
+        return sealed, found
+
+    def _aggregate(self, effect: Aggregate) -> i.AnyInput:
+        manifest = effect.manifest
+        self._room(manifest.nbytes)
+        shares = weights(
+            {site: cases for site, _seal, cases in effect.updates},
+            weight_by=effect.weight_by,
+            cap=effect.weight_cap,
+        )
+        sources = [
+            (shares[site], self.blobs.open(effect.experiment, sealed, manifest))
+            for site, sealed, _cases in effect.updates
+        ]
+        path = self.blobs.scratch(effect.experiment, f"aggregate-{effect.round}")
+        with created(path, manifest.nbytes) as out:
+            aggregate(manifest, sources, out)
+            if not is_finite(manifest, out):
+                raise WorkFailed("the aggregate is not finite", where=effect.experiment)
+        sealed, digest = self._keep(effect.experiment, path, manifest)
+        return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest)
+
+    def _bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
+        return i.UpdateBad(
+            time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason
+        )
+
+    def _verify(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
+        if incoming is None:
+            if not self.blobs.intact(effect.experiment, effect.seal, effect.manifest):
+                self.blobs.path(effect.experiment, effect.seal).unlink(missing_ok=True)
+                return self._bad(effect, Reason.WRONG_DIGEST)
+            buffer = self.blobs.open(effect.experiment, effect.seal, effect.manifest)
+            if not is_finite(effect.manifest, buffer):
+                return self._bad(effect, Reason.NOT_FINITE_UPDATE)
+        else:
+            path = self.blobs.scratch(effect.experiment, f"update-{incoming.key.stem}")
+            try:
+                incoming.finish(effect.manifest, effect.seal, path)
+            except MalformedMessage as error:
+                incoming.discard()
+                return self._bad(effect, Reason(error.reason))
+            if not is_finite(effect.manifest, mapped(path, effect.manifest)):
+                path.unlink()
+                return self._bad(effect, Reason.NOT_FINITE_UPDATE)
+            self.blobs.keep(effect.experiment, effect.seal, path)
+        return i.UpdateStored(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt)
