@@ -127,7 +127,7 @@ READY_EVENT = SITE.write("weights-ready", READY, time=1.0, experiment="exp", rou
             {"kind": "update-chunk", "id": event_id("exp", 2, "update-chunk", "site-a", 3)},
             Reason.UNKNOWN_KIND,
         ),
-        ({"patient": "Mueller"}, Reason.UNKNOWN_FIELD),
+        ({"Mueller": 1}, Reason.UNKNOWN_FIELD),
         ({"seq": None}, Reason.WRONG_TYPE),
         ({"seq": True}, Reason.WRONG_TYPE),
         ({"seq": "1"}, Reason.WRONG_TYPE),

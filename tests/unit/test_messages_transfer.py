@@ -67,7 +67,7 @@ def test_arrays_of_any_shape_and_type_come_back_bit_by_bit(arrays: dict[str, NDA
 def test_payload_bits_of_nan_counters_scalars_and_strides_are_kept() -> None:
     nan = np.array([0x7FC01234, 0xFFFFFFFF, 0x7F800001], dtype=np.uint32).view(np.float32)
     strided = np.arange(24, dtype=np.float64).reshape(4, 6)[::-2, 1::2].T
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "nan": nan,
         "counter": np.array(2**62 + 1, dtype=np.int64),
         "strided": strided,
