@@ -84,7 +84,7 @@ class RealBroker:
 
     def bus(self, user: str, **options: Any) -> RabbitBus:
         """A connected bus, closed when the test ends (where the test uses `clean_broker`)."""
-        options = {"backoff": Backoff(first=0.2, most=1.0), "verify_within": 1.0} | options
+        options = {"backoff": Backoff(first=0.2, most=1.0), "verify_within": 1.0, "idle": 3.0} | options
         options.setdefault("chunks_verify_within", options["verify_within"])
         bus = RabbitBus(self.address(user), user, **options)
         self._buses.append(bus)

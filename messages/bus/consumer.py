@@ -12,7 +12,7 @@ from pika import exceptions
 from messages import names
 from messages.bus import amqp_errors
 from messages.bus import cursor as cursors
-from messages.bus.base import BusState, Delivery, Notice, OnDelivery, Position, Start
+from messages.bus.base import BusState, Delivery, Notice, OnDelivery, Position, Start, digest_of
 from messages.bus.confirm import Receipt
 from messages.bus.link import Link
 from messages.errors import KonsilError, NameTaken, RequestError
@@ -26,7 +26,8 @@ class Wish:
     """What a consumer wants; see `Bus.subscribe`.
 
     `verify_within`: seconds of silence at a stored offset that mean "wiped". `lock_wait`: seconds that a dead
-    holder's lock may last.
+    holder's lock may last. `idle`: seconds of silence after which a stream is attached anew: a consumer that
+    attached while a restarted broker was still choosing the stream's writer may never hear of it again.
     """
 
     queue: str
@@ -37,6 +38,7 @@ class Wish:
     exclusive: bool
     verify_within: float
     lock_wait: float
+    idle: float
 
 
 class Consumer:
@@ -53,6 +55,9 @@ class Consumer:
         self._channel: Any = None
         self._cancelled = False
         self._refused_since: float | None = None
+        self._last: tuple[int, bytes] | None = None
+        self._heard = 0.0
+        self._unacked = 0
 
     def ack(self, delivery: Delivery) -> None:
         """Give credit back (stream) or remove the message (inbox)."""
@@ -83,6 +88,7 @@ class Consumer:
             return
         self._epoch += 1
         self._cursor = cursor
+        self._unacked = 0
         self._close_channel()
         epoch = self._epoch
         connection.channel(on_open_callback=lambda channel: self._channel_open(channel, epoch))
@@ -117,6 +123,9 @@ class Consumer:
         self.attached.settle()
         if self._cursor.mode is cursors.Mode.VERIFYING:
             self._link.call_later(self._wish.verify_within, lambda: self._on_silence(epoch))
+        if names.is_stream(self._wish.queue):
+            self._heard = time.monotonic()
+            self._link.call_later(self._wish.idle, lambda: self._on_idle(epoch))
 
     def _on_message(self, method: Any, properties: Any, body: bytes, epoch: int) -> None:
         if epoch != self._epoch or self._cancelled:
@@ -125,12 +134,15 @@ class Consumer:
         if names.is_stream(self._wish.queue):
             offset = int(properties.headers["x-stream-offset"])
             self._cursor, verdict = cursors.on_message(self._cursor, offset, body)
+            self._heard = time.monotonic()
             if verdict is cursors.Verdict.REWIND:
-                self._open(self._cursor)
+                self._rewind(self._cursor)
                 return
             if verdict is cursors.Verdict.DROP:
                 self._channel.basic_ack(method.delivery_tag)
                 return
+            self._last = offset, body
+        self._unacked += 1
         self._wish.on_delivery(
             Delivery(
                 queue=self._wish.queue,
@@ -148,11 +160,30 @@ class Consumer:
             return
         cursor, verdict = cursors.on_silence(self._cursor)
         if verdict is cursors.Verdict.REWIND:
-            self._open(cursor)
+            self._rewind(cursor)
+
+    def _rewind(self, cursor: cursors.Cursor) -> None:
+        self._last = None  # it is no message of this stream
+        self._open(cursor)
+
+    def _on_idle(self, epoch: int) -> None:
+        """After long silence, that is not for want of credit, attach anew from the last message handed over."""
+        if epoch != self._epoch or self._channel is None:
+            return
+        silent = time.monotonic() - self._heard
+        if silent < self._wish.idle or self._unacked:
+            wait = max(self._wish.idle - silent, 0.1 * self._wish.idle)
+            self._link.call_later(wait, lambda: self._on_idle(epoch))
+        elif self._last is not None:
+            offset, body = self._last
+            self._open(cursors.attach(Position(offset, digest_of(body)), self._wish.start))
+        elif self._wish.start is Start.FIRST:
+            self._attach()
 
     def _ack(self, delivery: Delivery) -> None:
         if delivery.epoch == self._epoch and self._channel is not None and self._channel.is_open:
             self._channel.basic_ack(delivery.tag)
+            self._unacked -= 1
 
     def _channel_closed(self, reason: Any, epoch: int) -> None:
         if epoch != self._epoch or self._cancelled:

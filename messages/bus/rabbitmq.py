@@ -54,6 +54,7 @@ class RabbitBus:
             wait `chunks_verify_within`, since a chunk may take long on a slow line.
         lock_wait: seconds until a refused exclusive consumer is a twin; default: three heartbeats and 5 s, as
             long as the lock of a holder that merely stopped may last.
+        idle: seconds of silence after which an event stream is attached anew (chunk streams: ten times as many).
 
     Raises:
         ConfigError: a certificate, key or password cannot be read.
@@ -70,6 +71,7 @@ class RabbitBus:
         verify_within: float = 5.0,
         chunks_verify_within: float = 30.0,
         lock_wait: float | None = None,
+        idle: float = 30.0,
     ) -> None:
         self.party = party
         self._address = address
@@ -80,6 +82,7 @@ class RabbitBus:
         self._backoff = backoff
         self._verify_within, self._chunks_verify_within = verify_within, chunks_verify_within
         self._lock_wait = 3 * address.heartbeat_seconds + 5 if lock_wait is None else lock_wait
+        self._idle = idle
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
         self._outboxes: dict[str, Outbox] = {}
@@ -131,6 +134,7 @@ class RabbitBus:
             exclusive=exclusive,
             verify_within=self._chunks_verify_within if chunks else self._verify_within,
             lock_wait=self._lock_wait,
+            idle=self._idle * 10 if chunks else self._idle,
         )
         link = self._link("chunks-in" if chunks else "events-in")
         consumer = Consumer(link, wish, self._on_notice)
