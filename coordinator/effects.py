@@ -97,8 +97,14 @@ class Aggregate:
     round: int
     manifest: Manifest
     updates: tuple[tuple[str, str, int], ...]
+    chunk_bytes: tuple[int, ...]
     weight_by: str
     weight_cap: float
+
+    def manifest_of(self, seal: str) -> Manifest:
+        """The manifest under which an update was sealed: a site chooses its own chunk size."""
+        sizes = {one: size for (_site, one, _cases), size in zip(self.updates, self.chunk_bytes, strict=True)}
+        return self.manifest.model_copy(update={"chunk_bytes": sizes[seal]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,15 +227,22 @@ def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[
 def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.closed_at is None:
         return ()
-    updates = tuple(
-        (site, update.seal, update.cases_used)
+    taken = [
+        (site, update)
         for site in state.round.reported
         if (update := state.round.parts[site].update) is not None
-    )
+    ]
     plan = state.experiment.plan
-    return (
-        Aggregate(state.id, state.round.number, state.manifest, updates, plan.weight_by, plan.weight_cap),
+    aggregate = Aggregate(
+        experiment=state.id,
+        round=state.round.number,
+        manifest=state.manifest,
+        updates=tuple((site, update.seal, update.cases_used) for site, update in taken),
+        chunk_bytes=tuple(update.chunk_bytes for _site, update in taken),
+        weight_by=plan.weight_by,
+        weight_cap=plan.weight_cap,
     )
+    return (aggregate,)
 
 
 def pending(state: ExperimentState) -> tuple[Effect, ...]:

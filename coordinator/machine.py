@@ -131,10 +131,11 @@ def _answered(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDeci
     if not isinstance(given, Received):
         if state is None:
             raise UnknownPair(f"{kind_of(given)} without an experiment")
-        answer = _rule(state, kind_of(given))(state, given)
-        return answer if isinstance(answer, tuple) else ()
+        own: h.Answer = _rule(state, kind_of(given))(state, given)
+        return own if isinstance(own, tuple) else ()
     event = given.event
     kind = event.kind
+    answer: h.Answer
     if state is None:
         rule = TABLE[(Phase.NONE, kind)]
         answer = rule(given) if callable(rule) else rule

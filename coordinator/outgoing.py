@@ -118,7 +118,7 @@ class Models(Worker):
             key = str(RoutingKey(shipment.kind, COORDINATOR, shipment.experiment))
             size, total = shipment.manifest.chunk_bytes, shipment.manifest.nbytes
             for place in keys:
-                data = memoryview(buffer[slice(*shipment.manifest.chunk_range(place[3]))])
+                data = buffer[slice(*shipment.manifest.chunk_range(place[3]))].data
                 header = ChunkHeader(transfer, place[3], size, total, sha256(data).digest())
                 confirm = self._bus.publish(key, encode_chunk(header, data))
                 if shipment.done is not None:

@@ -1,0 +1,153 @@
+"""What comes in on uplink and the coordinator's inbox: checked, counted, and brought to the state machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coordinator import inputs as i
+from coordinator.config import CoordinatorConfig
+from coordinator.incoming import Nudge
+from coordinator.journal import Written
+from coordinator.state import Standing
+from messages import envelope, kinds
+from messages.bus.base import Delivery, Position, digest_of
+from messages.envelope import Event
+from messages.errors import MalformedMessage
+from messages.kinds import KINDS
+from messages.names import COORDINATOR, NO_EXPERIMENT, UPLINK
+
+if TYPE_CHECKING:
+    from coordinator.shell import Shell
+
+log = structlog.get_logger("coordinator.inbound")
+KEPT_BYTES = 4096
+"""Of a message that is set aside: its digest names the rest, so that rubbish cannot fill the journal."""
+FROM_INBOX = "chunks-wanted"
+
+
+class Inbound:
+    """Handles deliveries, on the main loop's thread."""
+
+    def __init__(self, shell: Shell, config: CoordinatorConfig, ack: Callable[[Delivery], None]) -> None:
+        self._shell, self._config, self._ack = shell, config, ack
+        self._sites = frozenset(config.coordinator.sites)
+        self._researchers = frozenset(config.coordinator.researchers)
+        self._unsaved: dict[str, Position] = {}
+        self.refused: Counter[str] = Counter()
+
+    def handle(self, delivery: Delivery) -> None:
+        """Take one message; whatever it is, it is acknowledged once what it led to is stored."""
+        try:
+            event = envelope.decode(delivery.body)
+            envelope.check_origin(event, delivery.key, delivery.user, self._config.coordinator.consortium)
+            self._event(event, delivery)
+        except MalformedMessage as error:
+            reason = str(error.reason)
+            self.refused[reason] += 1
+            log.warning(
+                "a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason]
+            )
+            what = {"bytes": delivery.body[:KEPT_BYTES], "sha256": sha256(delivery.body).digest()}
+            self._shell.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
+        self._ack(delivery)
+
+    def save(self) -> None:
+        """Store positions that no entry took along."""
+        if self._unsaved:
+            self._shell.parts.journal.note(Written({}, self._take()))
+
+    def _take(self) -> dict[str, Position]:
+        taken, self._unsaved = self._unsaved, {}
+        return taken
+
+    def _written(self, delivery: Delivery, seen: dict[str, bool] | None = None) -> Written:
+        self._note(delivery)
+        return Written(seen or {}, self._take())
+
+    def _note(self, delivery: Delivery) -> None:
+        if delivery.offset is not None:
+            self._unsaved[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
+
+    def _event(self, event: Event, delivery: Delivery) -> None:
+        spec = KINDS[event.kind]
+        if (
+            (spec.queue == UPLINK) != (delivery.queue == UPLINK)
+            or (COORDINATOR in spec.senders
+            and (event.kind != "nonce" and event.sender == COORDINATOR))
+        ):
+            raise MalformedMessage("unknown-kind", "a kind that does not come here")
+        if spec.history:
+            self._history(event, delivery)
+        else:
+            self._note(delivery)
+            self._live(event)
+
+    def _known(self, event: Event) -> bool:
+        senders = KINDS[event.kind].senders
+        return ("site" in senders and event.sender in self._sites) or (
+            "researcher" in senders and event.sender in self._researchers
+        )
+
+    def _live(self, event: Event) -> None:
+        shell, body = self._shell, event.body
+        if isinstance(body, kinds.Nonce):
+            if event.sender == COORDINATOR:
+                shell.opened(body.nonce)
+        elif not self._known(event):
+            self.refused["unknown-site"] += 1
+            log.warning("a live message of a stranger", kind=event.kind, sender=event.sender)
+        elif isinstance(body, kinds.Hello):
+            shell.standing(event.sender)
+        elif isinstance(body, kinds.Echo):
+            reply = kinds.EchoReply(nonce=body.nonce, time=shell.parts.clock.now())
+            shell.parts.say.live("echo-reply", reply)
+        elif isinstance(body, kinds.ExperimentCheck):
+            checked = kinds.ExperimentChecked(
+                experiment=body.experiment, researcher=event.sender, nonce=body.nonce
+            )
+            shell.parts.say.live("experiment-checked", checked, experiment=event.experiment)
+        elif isinstance(body, kinds.ChunksWanted):
+            shell.send_chunks(event.experiment, body)
+
+    def _history(self, event: Event, delivery: Delivery) -> None:
+        shell = self._shell
+        # A researcher may say the same thing twice and mean it (pause, resume, pause): the bytes tell a repetition.
+        by_site = "site" in KINDS[event.kind].senders
+        identity = event.id if by_site else f"{event.id}:{sha256(event.raw).hexdigest()[:16]}"
+        settled = shell.parts.journal.seen(identity)
+        if settled is not None:
+            self._note(delivery)
+            if settled:
+                shell.parts.say.receipt(event.sender, event.id, event.experiment)
+            else:
+                shell.parts.receiver.put(Nudge(event.experiment, event.sender))
+            return
+        known = self._known(event)
+        if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:
+            self._leaving(event, delivery, known)
+            return
+        start = event.kind == "experiment-start"
+        given = i.Received(
+            time=shell.parts.clock.now(),
+            raw=event.raw,
+            known=known,
+            admitted=tuple(sorted(self._sites)) if start else (),
+            keep_cap=self._config.limits.keep_cap if start else None,
+        )
+        waits = event.kind == "weights-ready"
+        shell.step(event.experiment, given, self._written(delivery, {identity: not waits}))
+
+    def _leaving(self, event: Event, delivery: Delivery, known: bool) -> None:
+        """A site leaves as a whole: each running experiment that it takes part in is told."""
+        shell = self._shell
+        for name, state in sorted(shell.states.items()):
+            member = state.members.get(event.sender)
+            if state.ended is None and member is not None and member.standing is Standing.JOINED:
+                shell.step(name, i.Received(time=shell.parts.clock.now(), raw=event.raw, known=known))
+        shell.parts.journal.note(self._written(delivery, {event.id: True}))
+        shell.parts.say.receipt(event.sender, event.id, event.experiment)

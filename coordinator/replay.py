@@ -1,0 +1,157 @@
+"""Replay: verify the chain, decide anew from the inputs, recompute every aggregate, and compare with the record."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from coordinator import decisions as d
+from coordinator import story
+from coordinator.aggregate import aggregate, weights
+from coordinator.blobs import Blobs, created
+from coordinator.effects import Aggregate, effects
+from coordinator.evolve import evolve
+from coordinator.journal import STEP
+from coordinator.machine import UnknownPair, decide
+from coordinator.recovery import read_step
+from coordinator.state import ExperimentState
+from messages import chain, codec
+from messages.chain import Entry
+from messages.errors import LogBroken
+from nets.digest import model_digest
+
+
+class Status(StrEnum):
+    """How far a round's aggregate can be checked."""
+
+    RECOMPUTED = "recomputed"
+    DIGEST_ONLY = "digest-only"
+    """The updates were not to be kept: their seals and the aggregate's digest stand in the log."""
+    MISSING = "missing"
+    """Updates that should be kept are not there, or were changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateCheck:
+    """What became of one round's aggregate."""
+
+    round: int
+    status: Status
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStep:
+    """One entry, replayed. `who` and `what` tell it in plain language; `problem` says what does not follow."""
+
+    entry: Entry
+    agrees: bool
+    problem: str
+    who: str
+    what: str
+    aggregate: AggregateCheck | None = None
+
+
+def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[ReplayStep]:
+    """Replay a journal, an export, or the entries of one experiment.
+
+    Args:
+        entries: in their order.
+        blobs: the coordinator's blobs; None: aggregates are not recomputed.
+
+    Raises:
+        LogBroken: an entry was changed or is missing; names it.
+    """
+    states: dict[str, ExperimentState] = {}
+    waiting: dict[str, Aggregate] = {}
+    listed = list(entries)
+    final = _final_states(listed) if blobs is not None else {}
+    whole = bool(listed) and listed[0].number == 1 and listed[-1].number == len(listed)
+    for entry in chain.verify(listed, whole_journal=whole):
+        who, what = story.tell(entry)
+        if entry.type != STEP:
+            yield ReplayStep(entry, True, "", who, what)
+            continue
+        given, recorded = read_step(entry)
+        before = states.get(entry.experiment)
+        try:
+            anew = decide(before, given)
+        except (UnknownPair, ValueError, KeyError) as error:
+            yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what)
+            return
+        problem = "" if _bytes(anew) == _bytes(recorded) else "the decisions do not follow from the input"
+        check: AggregateCheck | None = None
+        after = before
+        for decision in recorded:
+            after = evolve(after, decision)
+            for effect in effects(after, decision):
+                if isinstance(effect, Aggregate):
+                    waiting[entry.experiment] = effect
+            if isinstance(decision, d.RoundCompleted):
+                made = waiting.pop(entry.experiment, None)
+                check = _check(made, decision, blobs, final.get(entry.experiment))
+        if check is not None and not check.agrees:
+            problem = problem or f"the aggregate of round {check.round} does not agree with its updates"
+        if after is not None:
+            states[entry.experiment] = after
+        yield ReplayStep(entry, not problem, problem, who, what, check)
+
+
+def _final_states(entries: Iterable[Entry]) -> dict[str, ExperimentState]:
+    states: dict[str, ExperimentState] = {}
+    for entry in entries:
+        if entry.type != STEP:
+            continue
+        try:
+            for decision in read_step(entry)[1]:
+                state = evolve(states.get(entry.experiment), decision)
+                if state is not None:
+                    states[entry.experiment] = state
+        except (LogBroken, ValueError, KeyError):
+            break  # the pass that verifies names the entry
+    return states
+
+
+def _bytes(decided: Iterable[d.AnyDecision]) -> bytes:
+    return codec.canonical([d.to_plain(one) for one in decided])
+
+
+def _check(
+    made: Aggregate | None, completed: d.RoundCompleted, blobs: Blobs | None, final: ExperimentState | None
+) -> AggregateCheck:
+    number = completed.number
+    if made is None or made.round != number:
+        return AggregateCheck(number, Status.MISSING, False)
+    if blobs is None:
+        return AggregateCheck(number, Status.DIGEST_ONLY, True)
+    here = [blobs.has(made.experiment, seal) for _site, seal, _cases in made.updates]
+    if not all(here):
+        kept = {one.seal for one in final.kept} if final is not None else set()
+        due = any(seal in kept for _site, seal, _cases in made.updates)
+        return AggregateCheck(number, Status.MISSING if due else Status.DIGEST_ONLY, True)
+    if not all(_intact(blobs, made, seal) for _site, seal, _cases in made.updates):
+        return AggregateCheck(number, Status.MISSING, False)
+    return AggregateCheck(number, Status.RECOMPUTED, _digest(blobs, made) == completed.digest)
+
+
+def _intact(blobs: Blobs, made: Aggregate, seal: str) -> bool:
+    return blobs.intact(made.experiment, seal, made.manifest_of(seal))
+
+
+def _digest(blobs: Blobs, made: Aggregate) -> str:
+    shares = weights(
+        {site: cases for site, _seal, cases in made.updates},
+        weight_by=made.weight_by,
+        cap=made.weight_cap,
+    )
+    sources = [
+        (shares[site], blobs.open(made.experiment, seal, made.manifest))
+        for site, seal, _cases in made.updates
+    ]
+    with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder:
+        with created(Path(folder, "aggregate"), made.manifest.nbytes) as out:
+            aggregate(made.manifest, sources, out)
+            return model_digest(made.manifest, out)

@@ -1,0 +1,195 @@
+"""The coordinator service: the one place where its parts are put together.
+
+Test hook: KONSIL_CRASH_AFTER_ENTRY=N kills the process (SIGKILL) right after journal entry N is committed, before
+any effect of it; used to prove that recovery works between any two entries.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from coordinator import config as configs
+from coordinator.announcer import Announcer
+from coordinator.blobs import Blobs
+from coordinator.config import CoordinatorConfig
+from coordinator.inbound import Inbound
+from coordinator.incoming import Receiver
+from coordinator.journal import TERM, Journal, Written
+from coordinator.outgoing import Audit, Events, Models
+from coordinator.shell import Parts, Shell
+from coordinator.timers import Clock, Gate
+from coordinator.work import Build, Work, build_in_subprocess
+from messages import names, systemd
+from messages.bus.base import Bus, Delivery, OnNotice, Start, Subscription
+from messages.bus.rabbitmq import RabbitBus
+from messages.envelope import Author
+from messages.errors import KonsilError
+
+Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
+CRASH = "KONSIL_CRASH_AFTER_ENTRY"
+
+log = structlog.get_logger("coordinator")
+
+
+def connect_rabbitmq(config: CoordinatorConfig, on_notice: OnNotice) -> Bus:
+    """The bus of production; BrokerUnreachable or LoginRefused where there is no way in."""
+    bus = RabbitBus(config.broker, names.COORDINATOR, on_notice=on_notice)
+    bus.connect()
+    return bus
+
+
+class Coordinator:
+    """A coordinator: opened by the constructor, run by `run`, ended by `stop` from any thread.
+
+    Raises:
+        NameTaken: another coordinator holds the journal or the inbox.
+        LogBroken: the journal does not verify.
+        BrokerUnreachable, LoginRefused: no way to the broker.
+    """
+
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        *,
+        connect: Connect = connect_rabbitmq,
+        build: Build = build_in_subprocess,
+        crash_after: int | None = None,
+    ) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        state = config.coordinator.state
+        self.journal = Journal(state, crash_after=crash_after)
+        try:
+            self._bus = connect(config, self._queue.put)
+        except BaseException:
+            self.journal.close()
+            raise
+        clock, gate = Clock(), Gate()
+        blobs = Blobs(state / "blobs")
+        events = Events(self._bus)
+        author = Author(
+            config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term
+        )
+        say = Announcer(author, events, clock.now)
+        work = Work(
+            blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock.now, build
+        )
+
+        def save(positions: Any) -> None:
+            self._queue.put(lambda: self.journal.note(Written({}, positions)))
+
+        receiver = Receiver(blobs, work.verify, say.ask, save)
+        audit = Audit(self._bus, self.journal.path)
+        parts = Parts(self.journal, clock, gate, say, events, Models(self._bus, blobs), audit, receiver, work)
+        self._subscriptions: dict[str, Subscription] = {}
+        self._attached = threading.Event()
+        self._parts = parts
+        try:
+            self.shell = Shell(parts, lambda shell: Inbound(shell, config, self._ack), self._queue)
+            # The inbox first: it is the lock that keeps a second coordinator off everything else.
+            self._subscribe(names.inbox(names.COORDINATOR), self._queue.put, exclusive=True)
+            self.journal.append(names.NO_EXPERIMENT, TERM, {"term": self.journal.term}, time=clock.now())
+            for worker in (events, parts.models, audit, receiver):
+                worker.start()
+            self.shell.resume()
+            self._subscribe(names.UPLINK, self._queue.put)
+            credit = max(2, 32 // len(config.coordinator.sites))
+            for site in config.coordinator.sites:
+                self._subscribe(names.update_queue(site), self._chunk, credit=credit)
+        except BaseException:
+            self.close()
+            raise
+        self._attached.set()
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        systemd.notify("READY=1")
+        log.info(
+            "ready", term=self.journal.term, experiments=len(self.shell.states), entry=self.journal.number
+        )
+        try:
+            self.shell.run()
+        finally:
+            systemd.notify("STOPPING=1")
+            self.close()
+
+    def stop(self) -> None:
+        """End soon; from any thread or a signal handler."""
+        self._queue.put("stop")
+
+    def close(self) -> None:
+        """Stop the threads, close bus and journal."""
+        for subscription in self._subscriptions.values():
+            subscription.cancel()
+        parts = self._parts
+        parts.receiver.stop()
+        parts.work.stop()
+        for worker in (parts.events, parts.models, parts.audit):
+            worker.queue.put(None)
+        parts.events.stop()
+        self._bus.close()
+        parts.models.stop()
+        parts.audit.stop()
+        self.journal.close()
+
+    def _subscribe(
+        self,
+        name: str,
+        deliver: Callable[[Delivery], None],
+        *,
+        exclusive: bool = False,
+        credit: int = 64,
+    ) -> None:
+        position = (lambda: self.journal.position(name)) if names.is_stream(name) else None
+        self._subscriptions[name] = self._bus.subscribe(
+            name, deliver, position=position, start=Start.FIRST, credit=credit, exclusive=exclusive
+        )
+
+    def _ack(self, delivery: Delivery) -> None:
+        # A delivery may come before `subscribe` has returned; its credit waits for that.
+        if self._attached.wait(60):
+            self._subscriptions[delivery.queue].ack(delivery)
+
+    def _chunk(self, delivery: Delivery) -> None:
+        self._parts.receiver.delivery(delivery, self._ack)
+
+
+def set_up_logging() -> None:
+    """Lines for a person at a terminal, JSON for the system's journal; always standard error."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def run(config_path: Path) -> int:
+    """Run the service until SIGTERM or SIGINT; returns the exit status, errors are one line on standard error."""
+    set_up_logging()
+    try:
+        crash = os.environ.get(CRASH, "")
+        coordinator = Coordinator(
+            configs.read(config_path), crash_after=int(crash) if crash.isdigit() else None
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: coordinator.stop())
+        coordinator.run()
+    except KonsilError as error:
+        sys.stderr.write(f"konsil: {error}\n")
+        return error.exit_status
+    return 0

@@ -1,0 +1,280 @@
+"""The thin shell around the state machine: one loop takes inputs, journals decisions, carries out effects."""
+
+from __future__ import annotations
+
+import json
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from coordinator import announce, timers
+from coordinator import effects as e
+from coordinator import inputs as i
+from coordinator.announcer import Announcer
+from coordinator.evolve import evolve
+from coordinator.inbound import Inbound
+from coordinator.incoming import Receiver
+from coordinator.journal import ASIDE, NOTHING, STEP, Journal, Written
+from coordinator.machine import decide
+from coordinator.outgoing import Audit, Events, Models, Shipment
+from coordinator.recovery import recover, step_body
+from coordinator.state import ExperimentState, Phase
+from coordinator.timers import Clock, Gate
+from coordinator.work import Work
+from messages import kinds, systemd
+from messages.bus.base import BusState, Delivery, Notice
+from messages.names import NO_EXPERIMENT
+
+log = structlog.get_logger("coordinator")
+ALIVE_EVERY = 5.0
+STANDING_FOR = 30 * 86400.0
+"""Seconds for which an ended experiment is told to sites that return (protocol rule 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the shell works with; put together in `coordinator.service`."""
+
+    journal: Journal
+    clock: Clock
+    gate: Gate
+    say: Announcer
+    events: Events
+    models: Models
+    audit: Audit
+    receiver: Receiver
+    work: Work
+
+
+class Shell:
+    """The main loop."""
+
+    def __init__(
+        self, parts: Parts, inbound: Callable[[Shell], Inbound], inputs: queue.SimpleQueue[Any]
+    ) -> None:
+        self.parts = parts
+        self.queue = inputs
+        self.states: dict[str, ExperimentState] = recover(parts.journal.entries())
+        self._inbound = inbound(self)
+        self._alive_at = self._notes_at = 0.0
+        self._stopping = False
+
+    def resume(self) -> None:
+        """Take up what the journal says: give outages back to the timers, repeat what may be unfinished."""
+        now = self.parts.clock.now()
+        stamp = self.parts.journal.get("alive")
+        if stamp is not None:
+            self._outage(min(now, float(stamp)))
+        for name, state in sorted(self.states.items()):
+            if state.ended is None or now - state.ended < STANDING_FOR:
+                for effect in e.pending(state):
+                    if isinstance(effect, e.PublishModel) and self.parts.journal.get(f"published:{name}"):
+                        continue
+                    self._carry_out(effect)
+        self.parts.say.live("coordinator-hello", kinds.CoordinatorHello(versions={}))
+        self.mark()
+        self.parts.audit.wake()
+
+    def mark(self) -> None:
+        """Publish our mark on uplink; timers wait until it is read."""
+        self.parts.say.live("nonce", kinds.Nonce(nonce=self.parts.gate.mark()))
+
+    def run(self) -> None:
+        """Loop until told to stop."""
+        pulse = systemd.watchdog_interval()
+        beat = 0.0
+        while not self._stopping:
+            try:
+                item = self.queue.get(timeout=self._patience())
+            except queue.Empty:
+                item = None
+            if item is not None:
+                self._take(item)
+            self._timers()
+            self._every_so_often()
+            if pulse is not None and time.monotonic() >= beat:
+                systemd.notify("WATCHDOG=1")
+                beat = time.monotonic() + pulse / 2
+        self._inbound.save()
+        self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
+
+    def step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
+        """Decide, journal, then act; what raises is set aside. False where there was nothing to decide."""
+        state = self.states.get(experiment)
+        try:
+            decided = decide(state, given)
+            after, todo = state, list[e.Effect]()
+            for decision in decided:
+                after = evolve(after, decision)
+                todo += e.effects(after, decision)
+            body = step_body(given, decided) if decided else {}
+        except Exception as error:
+            log.exception("an input is set aside", experiment=experiment, error=type(error).__name__)
+            self.set_aside(experiment, json.dumps(type(error).__name__), i.to_plain(given), written)
+            return False
+        if not decided:
+            if written != NOTHING:
+                self.parts.journal.note(written)
+            return False
+        settled = {
+            one.event: True
+            for one in todo
+            if isinstance(one, e.Acknowledge) and one.event not in written.seen
+        }
+        home = experiment if after is not None else NO_EXPERIMENT
+        self.parts.journal.append(
+            home,
+            STEP,
+            body,
+            time=given.time,
+            written=Written({**settled, **written.seen}, written.positions),
+        )
+        if after is not None:
+            self.states[experiment] = after
+        self._log(experiment, given, state, after)
+        self.parts.audit.wake()
+        for effect in todo:
+            self._carry_out(effect)
+        return True
+
+    def set_aside(self, experiment: str, reason: str, what: Any, written: Written) -> None:
+        """Keep what could not be handled as an entry of its own; recovery skips it."""
+        home = experiment if experiment in self.states else NO_EXPERIMENT
+        body = {"reason": reason, "what": what}
+        self.parts.journal.append(home, ASIDE, body, time=self.parts.clock.now(), written=written)
+        self.parts.audit.wake()
+
+    def standing(self, site: str) -> None:
+        """Tell a site that returns where its experiments are."""
+        now = self.parts.clock.now()
+        for name, state in sorted(self.states.items()):
+            if site not in state.members or (state.ended is not None and now - state.ended > STANDING_FOR):
+                continue
+            raw = [self.parts.say.event(what).raw for what in announce.current(state)]
+            body = kinds.Standing(state=state.phase.value, events=raw)
+            self.parts.say.live("standing", body, experiment=name, to=site)
+
+    def send_chunks(self, experiment: str, wanted: kinds.ChunksWanted) -> None:
+        """A site asks for chunks of a model: they go to all."""
+        state = self.states.get(experiment)
+        model = state.models.get(wanted.round) if state is not None else None
+        if state is None or state.manifest is None or model is None or model.seal != wanted.seal:
+            log.warning("chunks of no model were asked for", experiment=experiment, round=wanted.round)
+            return
+        if model.seal not in e.needed(state):
+            return
+        chunks = None if wanted.chunks is None else tuple(wanted.chunks)
+        self.parts.models.send(
+            Shipment("global-chunk", experiment, wanted.round, model.seal, state.manifest, chunks)
+        )
+
+    def _take(self, item: Any) -> None:
+        if isinstance(item, Delivery):
+            self._inbound.handle(item)
+        elif isinstance(item, Notice):
+            self._notice(item)
+        elif item == "stop":
+            self._stopping = True
+        elif callable(item):
+            item()
+        else:
+            experiment, given = item
+            self.step(experiment, given)
+
+    def _notice(self, notice: Notice) -> None:
+        gate = self.parts.gate
+        log.info("broker", state=notice.state.value, detail=notice.detail, retry_in=notice.retry_in)
+        if notice.state is BusState.LOST:
+            gate.lost(self.parts.clock.now())
+        elif notice.state is BusState.CONNECTED and gate.closed and gate.nonce is None:
+            self.mark()
+
+    def opened(self, nonce: str) -> None:
+        """A mark came back on uplink."""
+        if self.parts.gate.read(nonce):
+            since, self.parts.gate.lost_at = self.parts.gate.lost_at, None
+            if since is not None:
+                self._outage(since)
+            log.info("everything that lay on uplink is read")
+
+    def _outage(self, since: float) -> None:
+        for name, state in sorted(self.states.items()):
+            if state.timers and state.phase is not Phase.PAUSED:
+                self.step(name, i.Outage(time=self.parts.clock.now(), since=since))
+
+    def _patience(self) -> float:
+        if self.parts.gate.closed:
+            return 0.5
+        moment = timers.next_due(self.states)
+        return 0.5 if moment is None else min(0.5, max(0.0, moment - self.parts.clock.now()))
+
+    def _timers(self) -> None:
+        if self.parts.gate.closed or not self.queue.empty():
+            return
+        now = self.parts.clock.now()
+        for _moment, name, timer in timers.due(self.states, now):
+            self.step(name, i.TimerFired(time=now, timer=timer))
+
+    def _every_so_often(self) -> None:
+        now = time.monotonic()
+        if now >= self._notes_at:
+            self._notes_at = now + 1.0
+            self._inbound.save()
+        if now < self._alive_at:
+            return
+        self._alive_at = now + ALIVE_EVERY
+        running = [name for name, state in sorted(self.states.items()) if state.ended is None]
+        body = kinds.Alive(state="running" if running else "idle", queued=min(len(running), 2**31))
+        self.parts.say.live("alive", body)
+        self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
+        systemd.notify(f"STATUS={len(running)} experiments running, journal at {self.parts.journal.number}")
+
+    def _published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
+        self.parts.say.live("model-ready", body, experiment=experiment, round_number=body.rounds)
+        self.parts.journal.put(f"published:{experiment}", b"1")
+
+    def _carry_out(self, effect: e.Effect) -> None:
+        parts = self.parts
+        if isinstance(effect, e.Announce):
+            parts.say.announce(effect.what)
+        elif isinstance(effect, e.Acknowledge):
+            parts.say.receipt(effect.party, effect.event, effect.experiment)
+        elif isinstance(effect, e.Tell):
+            parts.say.tell(effect)
+        elif isinstance(effect, e.Initialise):
+            parts.work.initialise(effect)
+        elif isinstance(effect, e.SendModel):
+            parts.models.send(
+                Shipment("global-chunk", effect.experiment, effect.round, effect.seal, effect.manifest)
+            )
+        elif isinstance(effect, e.Listen | e.Expect | e.Forget):
+            parts.receiver.put(effect)
+        elif isinstance(effect, e.Aggregate):
+            parts.work.aggregate(effect)
+        elif isinstance(effect, e.PublishModel):
+            one, body = effect.body.model.transfer, effect.body
+            done = lambda: self.queue.put(lambda: self._published(effect.experiment, body))  # noqa: E731
+            parts.models.send(
+                Shipment("model-chunk", effect.experiment, one.round, one.seal, one.manifest, done=done)
+            )
+        else:
+            parts.work.blobs.prune(effect.experiment, effect.keep)
+
+    def _log(
+        self,
+        experiment: str,
+        given: i.AnyInput,
+        before: ExperimentState | None,
+        after: ExperimentState | None,
+    ) -> None:
+        kind = i.kind_of(given)
+        sender = given.event.sender if isinstance(given, i.Received) else "coordinator"
+        phase = after.phase.value if after else "none"
+        changed = before is None or after is None or before.phase is not after.phase
+        (log.info if changed else log.debug)(
+            kind, experiment=experiment, sender=sender, phase=phase, entry=self.parts.journal.number
+        )
