@@ -6,6 +6,7 @@ new came for a while is asked for again, with growing pauses (docs/architecture.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -20,6 +21,7 @@ from messages.kinds import ChunksWanted
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR, GLOBAL
 from messages.transfer import Incoming, TransferKey, decode_chunk
+from site_agent.sender import seal_file
 from site_agent.spool import Spool
 
 log = structlog.get_logger()
@@ -174,7 +176,7 @@ class Receiver:
         return True
 
     def _announce(self, key: TransferKey, sealed: Sealed) -> None:
-        if self._spool.global_file(key).exists():
+        if self._have(key, sealed):
             self._on_complete(key)
             return
         self._done.discard(key)
@@ -193,6 +195,15 @@ class Receiver:
         ):
             return
         self._finish(key, wanted)
+
+    def _have(self, key: TransferKey, sealed: Sealed) -> bool:
+        """Whether the complete file is there, and still what was sealed (a disk may have been full or broken)."""
+        path = self._spool.global_file(key)
+        with contextlib.suppress(OSError, ValueError):
+            if seal_file(path, sealed.manifest) == sealed.seal:
+                return True
+        path.unlink(missing_ok=True)
+        return False
 
     def _finish(self, key: TransferKey, wanted: _Wanted) -> None:
         incoming, sealed = wanted.incoming, wanted.sealed

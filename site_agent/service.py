@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ import structlog
 from messages.bus.base import Bus, BusState, Delivery, Notice, OnNotice, Position, Subscription, digest_of
 from messages.bus.rabbitmq import RabbitBus
 from messages.envelope import Event, check_origin, decode
-from messages.errors import KonsilError, MalformedMessage, RequestError
+from messages.errors import KonsilError, MalformedMessage, RequestError, WorkFailed
 from messages.kinds import (
     KINDS,
     Alive,
@@ -271,21 +271,24 @@ class Agent:
         except MalformedMessage as error:
             self._refuse(error.reason, delivery.queue)
             event = None
-        todo: list[Effect] = []
-        try:
-            with self.spool.transaction():
-                if event is not None:
-                    todo = self._hear(event)
-                if delivery.offset is not None:
-                    self.spool.set_position(
-                        delivery.queue, Position(delivery.offset, digest_of(delivery.body))
-                    )
-        except IllegalStimulus:
-            log.critical(
-                "an event could not be handled and is set aside", kind=event and event.kind, exc_info=True
-            )
+        self._perform(self._store(delivery, event))
         self._ack(delivery)
-        self._perform(todo)
+
+    def _store(self, delivery: Delivery, event: Event | None) -> list[Effect]:
+        """Handle and store one delivery; one that cannot be handled is set aside."""
+
+        def work(handled: Event | None) -> list[Effect]:
+            todo = [] if handled is None else self._hear(handled)
+            if delivery.offset is not None:
+                position = Position(delivery.offset, digest_of(delivery.body))
+                self.spool.set_position(delivery.queue, position)
+            return todo
+
+        try:
+            return self._atomically(lambda: work(event))
+        except IllegalStimulus:
+            log.critical("an event could not be handled and is set aside", exc_info=True)
+            return self._atomically(lambda: work(None))
 
     def _hear(self, event: Event, *, embedded: bool = False) -> list[Effect]:
         """Handle an event of the coordinator; inside a transaction. Returns what is to be done after it."""
@@ -363,8 +366,6 @@ class Agent:
             self._trainer_progress(name, reply)
         elif isinstance(reply, protocol.Prepared):
             self._apply(self._workshop.prepared(job, reply))
-            if job.phase is not Phase.PREPARING and self.agenda.running == name:
-                self._trainers.working(name)
         elif isinstance(reply, protocol.Trained):
             # Sealing reads the whole file: on a thread of its own.
             threading.Thread(
@@ -392,20 +393,27 @@ class Agent:
 
     def _apply(self, stimulus: Stimulus) -> None:
         """Decide, store, then do."""
-        with self._atomically():
-            todo = self._step(stimulus)
-        self._perform(todo)
+        self._perform(self._atomically(lambda: self._step(stimulus)))
 
-    @contextlib.contextmanager
-    def _atomically(self) -> Iterator[None]:
-        """A transaction of the spool; the agenda in memory goes back with it."""
+    def _atomically(self, work: Callable[[], list[Effect]]) -> list[Effect]:
+        """Do work in a transaction of the spool; the agenda in memory goes back with it.
+
+        A full disk is waited for, since going on would lose what happened.
+        """
         before = self.agenda
-        try:
-            with self.spool.transaction():
-                yield
-        except BaseException:
-            self.agenda = before
-            raise
+        while True:
+            try:
+                with self.spool.transaction():
+                    return work()
+            except WorkFailed as error:
+                self.agenda = before
+                if self._stopping.wait(1.0):
+                    raise
+                log.error("cannot be stored, trying again", error=str(error))
+                notify("WATCHDOG=1")
+            except BaseException:
+                self.agenda = before
+                raise
 
     def _step(self, stimulus: Stimulus) -> list[Effect]:
         """Decide and store; inside a transaction."""
@@ -452,7 +460,9 @@ class Agent:
         elif isinstance(effect, Free):
             self._receiver.drop(effect.experiment, effect.round)
             self._sender.drop(effect.experiment, EVER if effect.round is None else effect.round)
-        elif isinstance(effect, Halt | CloseTrainer):
+        elif isinstance(effect, Halt):
+            self._trainers.halt(effect.experiment)
+        elif isinstance(effect, CloseTrainer):
             self._trainers.kill(effect.experiment)
         elif isinstance(effect, RunPrepare) and job is not None:
             self._workshop.prepare(job)

@@ -20,7 +20,8 @@ log = structlog.get_logger()
 class _Warm:
     token: int
     process: TrainerProcess
-    busy: bool = False
+    outstanding: int = 0
+    """Requests without their answer: preparing and training may both be under way."""
     heard: float = field(default_factory=time.monotonic)
     stuck: bool = False
 
@@ -61,12 +62,15 @@ class Trainers:
         warm = self._warm.get(experiment)
         if warm is None or not warm.process.alive:
             warm = self._start(experiment)
-            warm.process.send(prepare)
-        elif request is None:
-            warm.process.send(prepare)
-        warm.busy, warm.heard = True, time.monotonic()
+            requests: list[Request] = [prepare]
+        else:
+            requests = [prepare] if request is None else []
         if request is not None:
-            warm.process.send(request)
+            requests.append(request)
+        warm.heard = time.monotonic()
+        for one in requests:
+            warm.outstanding += 1
+            warm.process.send(one)
 
     def _start(self, experiment: str) -> _Warm:
         token = next(self._tokens)
@@ -87,28 +91,24 @@ class Trainers:
         return warm is not None and warm.token == token
 
     def heard(self, experiment: str, reply: Reply) -> None:
-        """Note a sign of life; a last answer ends the work in hand."""
+        """Note a sign of life; an answer settles its request."""
         warm = self._warm[experiment]
         warm.heard = time.monotonic()
         if not isinstance(reply, Progress):
-            warm.busy = False
+            warm.outstanding -= 1
         if isinstance(reply, Failed) and reply.fatal:
             self.kill(experiment)
 
     def ended(self, experiment: str) -> tuple[bool, bool]:
         """The process ended: (was it at work, was it ended as stuck). It is cold from now on."""
         warm = self._warm.pop(experiment)
-        return warm.busy, warm.stuck
-
-    def working(self, experiment: str) -> None:
-        """Another request is still to be answered (preparing came first)."""
-        self._warm[experiment].busy = True
+        return warm.outstanding > 0, warm.stuck
 
     def end_stuck(self) -> None:
         """Kill what has been silent for too long; its exit follows."""
         now = time.monotonic()
         for experiment, warm in self._warm.items():
-            if warm.busy and not warm.stuck and now - warm.heard > self._stuck_after:
+            if warm.outstanding > 0 and not warm.stuck and now - warm.heard > self._stuck_after:
                 log.error("trainer is stuck, ending it", experiment=experiment, pid=warm.process.pid)
                 warm.stuck = True
                 warm.process.kill()
@@ -118,6 +118,12 @@ class Trainers:
         warm = self._warm.pop(experiment, None)
         if warm is not None:
             warm.process.kill()
+
+    def halt(self, experiment: str) -> None:
+        """Void what the process works on; one that has answered everything stays warm."""
+        warm = self._warm.get(experiment)
+        if warm is not None and warm.outstanding > 0:
+            self.kill(experiment)
 
     def close(self) -> None:
         """End all."""

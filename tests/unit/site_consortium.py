@@ -12,13 +12,15 @@ import numpy as np
 
 from deploy.broker.definitions import Party, render
 from messages import tensors
-from messages.bus.base import Delivery, Start
+from messages.bus.base import Bus, Delivery, Start
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author, Event, decode
 from messages.experiment import Experiment
 from messages.kinds import (
     Body,
     Candidate,
+    Echo,
+    EchoReply,
     EvaluationStart,
     ExperimentAccepted,
     ExperimentStart,
@@ -72,8 +74,8 @@ def site_config(state: Path, *trainer: str, **sections: Any) -> SiteConfig:
 class ScriptedCoordinator:
     """Receipts every history event of the site, unless `receipting` is off."""
 
-    def __init__(self, on: MemoryBroker, term: int = 1) -> None:
-        self.bus = MemoryBus(on, "coordinator")
+    def __init__(self, on: MemoryBroker | Bus, term: int = 1) -> None:
+        self.bus: Bus = MemoryBus(on, "coordinator") if isinstance(on, MemoryBroker) else on
         self.author = Author(CONSORTIUM, "coordinator", 1, term)
         self.heard: list[Event] = []
         self.live: list[Event] = []
@@ -82,14 +84,16 @@ class ScriptedCoordinator:
         self._lock = threading.Lock()
         self._model: dict[str, np.ndarray] = {}
         for queue in ("uplink", "inbox.coordinator"):
-            self.bus.subscribe(queue, self._on_event)
-        self.bus.subscribe("progress", self._on_live, start=Start.NEXT)
-        self.bus.subscribe("update.site-a", self._on_chunk)
+            self.bus.subscribe(queue, self._on_event, credit=10_000)
+        self.bus.subscribe("progress", self._on_live, start=Start.NEXT, credit=10_000)
+        self.bus.subscribe("update.site-a", self._on_chunk, credit=10_000)
 
     def _on_event(self, delivery: Delivery) -> None:
         event = decode(delivery.body)
         with self._lock:
             self.heard.append(event)
+        if isinstance(event.body, Echo):
+            self.say("echo-reply", EchoReply(nonce=event.body.nonce, time=time.time()), wait=False)
         if event.seq and self.receipting:
             self.receipt(event)
 
@@ -103,7 +107,7 @@ class ScriptedCoordinator:
         self.chunks.setdefault(header.key, {})[header.index] = bytes(data)
 
     def receipt(self, event: Event) -> None:
-        self.say("receipt", Receipt(events=[event.id]), nonce=str(time.time_ns()), to="site-a")
+        self.say("receipt", Receipt(events=[event.id]), nonce=str(time.time_ns()), to="site-a", wait=False)
 
     def of(self, kind: str, round_number: int | None = None) -> list[Event]:
         with self._lock:
@@ -123,6 +127,7 @@ class ScriptedCoordinator:
         nonce: str | int = 1,
         to: str | None = None,
         author: Author | None = None,
+        wait: bool = True,
     ) -> Event:
         event = (author or self.author).write(
             kind,
@@ -133,7 +138,9 @@ class ScriptedCoordinator:
             attempt=nonce,
             seq=1,
         )
-        self.bus.publish(event.key if to is None else event.key_to(to), event.raw).wait(5)
+        confirm = self.bus.publish(event.key if to is None else event.key_to(to), event.raw)
+        if wait:
+            confirm.wait(5)
         return event
 
     def accept(self, plain: dict[str, Any] | None = None, researcher: str = "dr-a") -> Event:

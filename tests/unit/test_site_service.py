@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import site_consortium as script
+from brokers import eventually
 
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
@@ -28,10 +31,6 @@ from site_agent import control
 from site_agent.config import SiteConfig
 from site_agent.service import Agent
 from site_agent.training.null import addend
-
-sys.path.insert(0, str(Path(__file__).parent))
-import site_consortium as script
-from brokers import eventually
 
 
 class Running:
@@ -450,3 +449,59 @@ def test_two_agents_on_one_state_directory_or_one_name_are_refused(
     with pytest.raises(NameTaken) as refused:
         twin.run()
     assert refused.value.exit_status == 2
+
+
+def fill(database: sqlite3.Connection) -> None:
+    """Write until nothing more goes in."""
+    for number in range(100_000):
+        database.execute("INSERT INTO seen VALUES (?, 0)", (f"filler-{number}",))
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_lost(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start()
+    joined(coordinator)
+    eventually(lambda: running.ask("status")["unreceipted"] == 0, what="quiet")
+    spool = running.agent.spool
+    with spool._guard:
+        # SQLite says "database or disk is full" at this many pages.
+        spool._db.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            fill(spool._db)
+    seen: list[str] = []
+    see = spool.see
+
+    def counting(identity: str, now: float) -> bool:
+        seen.append(identity)
+        return see(identity, now)
+
+    monkeypatch.setattr(spool, "see", counting)
+    coordinator.send_model(1)
+    announced = coordinator.start_round(1)
+    eventually(lambda: seen.count(announced.id) >= 2, what="the event to be tried again")
+    assert not coordinator.of("round-accepted")
+    with spool._guard:
+        spool._db.execute(f"PRAGMA max_page_count = {2**30}")
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
+
+
+def test_a_damaged_model_on_disk_is_fetched_again_after_a_restart(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 0.2)
+    first = start("--seconds", "30")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: first.ask("status")["state"] == "training", what="training")
+    first.stop()
+    (model,) = (tmp_path / "state" / "globals").iterdir()
+    model.write_bytes(b"\xff" * model.stat().st_size)
+    start()
+    eventually(lambda: coordinator.of("chunks-wanted") or coordinator.of("weights-ready"), what="asking")
+    coordinator.send_model(1)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    np.testing.assert_array_equal(
+        coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1)
+    )
