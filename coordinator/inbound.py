@@ -75,10 +75,8 @@ class Inbound:
 
     def _event(self, event: Event, delivery: Delivery) -> None:
         spec = KINDS[event.kind]
-        if (
-            (spec.queue == UPLINK) != (delivery.queue == UPLINK)
-            or (COORDINATOR in spec.senders
-            and (event.kind != "nonce" and event.sender == COORDINATOR))
+        if (spec.queue == UPLINK) != (delivery.queue == UPLINK) or (
+            COORDINATOR in spec.senders and (event.kind != "nonce" and event.sender == COORDINATOR)
         ):
             raise MalformedMessage("unknown-kind", "a kind that does not come here")
         if spec.history:

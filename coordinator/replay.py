@@ -151,7 +151,7 @@ def _digest(blobs: Blobs, made: Aggregate) -> str:
         (shares[site], blobs.open(made.experiment, seal, made.manifest))
         for site, seal, _cases in made.updates
     ]
-    with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder:
+    with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder:  # noqa: SIM117
         with created(Path(folder, "aggregate"), made.manifest.nbytes) as out:
             aggregate(made.manifest, sources, out)
             return model_digest(made.manifest, out)
