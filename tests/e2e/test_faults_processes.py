@@ -27,7 +27,7 @@ def test_a_site_killed_in_training_is_left_out_by_quorum_and_takes_part_again_af
 ) -> None:
     with running(tmp_path, seconds=1.0) as rig:
         one = experiment(
-            "killed-site", rounds={"count": 40, "grace": 1}, quorum={"least_sites": 2, "least_case_share": 0.5}
+            "killed-site", rounds={"count": 40, "grace": 4}, quorum={"least_sites": 2, "least_case_share": 0.5}
         )
         rig.publish(one)
         rig.wait(
