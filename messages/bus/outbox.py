@@ -15,6 +15,7 @@ from messages import names
 from messages.bus import amqp_errors
 from messages.bus.confirm import Receipt
 from messages.bus.link import Link
+from messages.bus.readiness import Readiness
 from messages.errors import BrokerUnreachable, KonsilError, RequestError
 
 NACK_DELAY = 1.0
@@ -50,6 +51,7 @@ class Outbox:
         self._woken = False
         # used on the I/O thread only
         self._channel: Any = None
+        self._readiness = Readiness(link, self._drain)
         self._tag = 0
         self._sent: dict[int, _Item] = {}
         self._delayed: list[_Item] = []
@@ -103,6 +105,7 @@ class Outbox:
     def on_down(self) -> None:
         """Whatever is unconfirmed waits for the next connection."""
         self._channel = None
+        self._readiness.forget()
         self._requeue()
 
     def _channel_open(self, channel: Any) -> None:
@@ -118,10 +121,10 @@ class Outbox:
         with self._changed:
             self._woken = False
         while self._channel is not None and self._channel.is_open:
-            try:
-                item = self._waiting.popleft()
-            except IndexError:
+            # only this thread takes from the left, so the first item stays the first
+            if not self._waiting or not self._readiness.check(self._waiting[0].key):
                 return
+            item = self._waiting.popleft()
             self._tag += 1
             self._sent[self._tag] = item
             self._channel.basic_publish(
