@@ -1,0 +1,361 @@
+"""The state machine: pair by pair, and under any order of events."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given as any_of
+from hypothesis import settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from coordinator_kit import MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
+
+from coordinator import decisions as d
+from coordinator import inputs as i
+from coordinator import quorum
+from coordinator.effects import effects, pending
+from coordinator.evolve import evolve, fold
+from coordinator.inputs import OWN_KINDS
+from coordinator.machine import TABLE, WIRE, UnknownPair, decide
+from coordinator.recovery import step_body
+from coordinator.state import ACTIVE, ENDED, ExperimentState, Phase, Timer
+from messages import codec, kinds
+from messages.reasons import Reason
+
+SEAL = "cd" * 32
+BODIES: dict[str, kinds.Body] = {
+    "experiment-start": kinds.ExperimentStart(experiment=plain()),
+    "experiment-abort": kinds.ExperimentAbort(),
+    "experiment-pause": kinds.ExperimentPause(),
+    "experiment-resume": kinds.ExperimentResume(),
+    "joined": kinds.Joined(cases=counts(10), platform=PLATFORM),
+    "declined": kinds.Declined(reason=Reason.NOT_ALLOWED),
+    "round-accepted": kinds.RoundAccepted(),
+    "weights-ready": weights(1),
+    "round-failed": kinds.RoundFailed(reason=Reason.CUDA_OOM),
+    "evaluated": kinds.Evaluated(scores={}),
+    "leaving": kinds.Leaving(),
+}
+
+
+class Run:
+    """Feeds inputs and keeps what was decided; checks the invariants at each step."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.state: ExperimentState | None = None
+        self.time = 1000.0
+        self.decided: list[d.AnyDecision] = []
+        self.wire(
+            BODIES["experiment-start"] if not changes else kinds.ExperimentStart(experiment=plain(**changes))
+        )
+
+    def put(self, given: i.AnyInput) -> tuple[d.AnyDecision, ...]:
+        decided = decide(self.state, given)
+        body = codec.unpack(codec.pack(step_body(given, decided)))
+        assert i.from_plain(body["input"]) == given
+        assert tuple(d.from_plain(one) for one in body["decisions"]) == decided
+        for one in decided:
+            before = self.state
+            self.state = evolve(before, one)
+            effects(self.state, one)
+            if isinstance(one, d.RoundClosed):
+                self._closed_rightly(before, one)
+        self.decided += decided
+        if self.state is not None:
+            pending(self.state)
+        assert self.state == fold(None, self.decided)
+        return decided
+
+    def _closed_rightly(self, before: ExperimentState | None, one: d.RoundClosed) -> None:
+        assert before is not None
+        assert before.round is not None
+        assert quorum.met(before.round, before.experiment)
+        assert set(one.contributors) == set(before.round.reported)
+        assert not set(one.contributors) & set(one.left_out)
+
+    def wire(self, body: kinds.Body, sender: str = "dr-a", **more: Any) -> tuple[d.AnyDecision, ...]:
+        kind = next(kind for kind, spec in kinds.KINDS.items() if spec.body is type(body))
+        self.time += 1
+        return self.put(received(kind, body, sender, self.time, **more))
+
+    def join(self, *sites: str) -> None:
+        for site in sites or SITES:
+            self.wire(BODIES["joined"], site)
+
+    def initial(self) -> None:
+        self.put(i.Initialised(time=self.time, manifest=MANIFEST, seal=SEAL, digest="0" * 64))
+
+    def report(self, site: str, number: int, **more: Any) -> None:
+        self.wire(weights(number, **more), site, number=number)
+        self.put(i.UpdateStored(time=self.time, site=site, round=number, attempt=1))
+
+    def aggregated(self, number: int) -> None:
+        self.put(i.Aggregated(time=self.time, round=number, seal=f"{number:064d}", digest=f"{number:064d}"))
+
+    def fire(self, timer: Timer) -> tuple[d.AnyDecision, ...]:
+        assert self.state is not None
+        self.time = max(self.time, self.state.timers.get(timer, self.time))
+        return self.put(i.TimerFired(time=self.time, timer=timer))
+
+    def evaluated(self, site: str) -> None:
+        assert self.state is not None
+        number = self.state.completed + 1
+        digest = self.state.models[number].digest
+        one = kinds.ModelScores(model_digest=digest, splits={"validation": scores(0.5), "test": scores(0.25)})
+        self.wire(kinds.Evaluated(scores={"final": one}), site, number=number)
+
+
+def in_phase(phase: Phase) -> Run:
+    run = Run()
+    if phase is Phase.RECRUITING:
+        return run
+    run.join()
+    if phase is Phase.INITIALISING:
+        return run
+    run.initial()
+    if phase is Phase.ABORTED:
+        run.wire(kinds.ExperimentAbort())
+    elif phase is Phase.PAUSED:
+        run.wire(kinds.ExperimentPause())
+    elif phase is Phase.FAILED:
+        for _ in range(3):
+            run.fire(Timer.DEADLINE)
+    elif phase is not Phase.RUNNING:
+        for number in (1, 2):
+            for site in SITES:
+                run.report(site, number)
+            if phase is Phase.AGGREGATING:
+                break
+            run.aggregated(number)
+        if phase is Phase.COMPLETE:
+            for site in SITES:
+                run.evaluated(site)
+    return run
+
+
+ALL = sorted(ACTIVE | ENDED)
+
+
+@pytest.mark.parametrize("phase", ALL)
+@pytest.mark.parametrize("kind", WIRE)
+def test_every_kind_from_the_wire_is_answered_in_every_phase(phase: Phase, kind: str) -> None:
+    run = in_phase(phase)
+    assert run.state is not None
+    assert run.state.phase is phase
+    sender = "dr-a" if kind.startswith("experiment") else "site-a"
+    decided = run.wire(BODIES[kind], sender, number=1)
+    receipts = [one for one in decided if isinstance(one, d.Settled)]
+    taken = any(isinstance(one, d.UpdateAnnounced) for one in decided)
+    assert taken or receipts, "neither used nor told"
+    rule = TABLE.get((phase, kind))
+    if isinstance(rule, Reason):
+        assert [one.reason for one in decided if isinstance(one, d.Refused)] == [rule]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WIRE if kind != "experiment-start"])
+def test_an_event_of_an_unknown_experiment_is_refused(kind: str) -> None:
+    decided = decide(None, received(kind, BODIES[kind], "site-a", 1.0))
+    assert isinstance(decided[0], d.Refused)
+    assert decided[0].reason is Reason.UNKNOWN_EXPERIMENT
+
+
+OWN: dict[str, Any] = {
+    "initialised": i.Initialised(time=1, manifest=MANIFEST, seal=SEAL, digest="0" * 64),
+    "initialisation-failed": i.InitialisationFailed(time=1),
+    "update-stored": i.UpdateStored(time=1, site="site-a", round=1, attempt=1),
+    "update-bad": i.UpdateBad(time=1, site="site-a", round=1, attempt=1, reason=Reason.WRONG_DIGEST),
+    "aggregated": i.Aggregated(time=1, round=1, seal=SEAL, digest="0" * 64),
+    "aggregation-failed": i.AggregationFailed(time=1, round=1),
+    "timer-fired": i.TimerFired(time=1, timer=Timer.GRACE),
+    "outage": i.Outage(time=2, since=1),
+    "disk-full": i.DiskFull(time=1),
+}
+
+
+@pytest.mark.parametrize("phase", [phase for phase in ALL if phase is not Phase.PAUSED])
+@pytest.mark.parametrize("kind", OWN_KINDS)
+def test_an_own_input_is_in_the_table_or_raises(phase: Phase, kind: str) -> None:
+    state = in_phase(phase).state
+    if (phase, kind) in TABLE:
+        assert isinstance(decide(state, OWN[kind]), tuple)
+    else:
+        with pytest.raises(UnknownPair):
+            decide(state, OWN[kind])
+
+
+def test_the_whole_life_of_an_experiment() -> None:
+    run = in_phase(Phase.COMPLETE)
+    assert run.state is not None
+    assert run.state.outcome is not None
+    assert (run.state.outcome.label, run.state.outcome.rounds) == ("final", 2)
+
+
+def test_the_best_validated_model_is_chosen_over_the_final_one() -> None:
+    run = Run(rounds={"count": 3, "enrol_within": 100.0, "train_within": 1000.0})
+    run.join()
+    run.initial()
+    for number, mean in ((1, None), (2, 0.9), (3, 0.2)):
+        for site in SITES:
+            run.report(site, number, validation=None if mean is None else scores(mean))
+        run.aggregated(number)
+    assert run.state is not None
+    for site in SITES:
+        digests = {"final": run.state.models[4].digest, "selected": run.state.models[2].digest}
+        found = {
+            label: kinds.ModelScores(
+                model_digest=digest, splits={"validation": scores(0.5), "test": scores(0.4)}
+            )
+            for label, digest in digests.items()
+        }
+        run.wire(kinds.Evaluated(scores=found), site, number=4)
+    assert run.state.outcome is not None
+    assert (run.state.outcome.label, run.state.outcome.rounds) == ("selected", 1)
+
+
+def reasons(decided: tuple[d.AnyDecision, ...]) -> list[Reason]:
+    return [one.reason for one in decided if isinstance(one, d.Refused)]
+
+
+def test_a_late_update_is_refused_and_told() -> None:
+    run = in_phase(Phase.RUNNING)
+    run.report("site-a", 1)
+    run.report("site-b", 1)
+    run.fire(Timer.GRACE)
+    assert run.state is not None
+    assert run.state.phase is Phase.AGGREGATING
+    assert reasons(run.wire(weights(1), "site-c", number=1)) == [Reason.LATE]
+
+
+def test_a_round_does_not_wait_for_an_absent_site_once_quorum_is_met() -> None:
+    run = in_phase(Phase.RUNNING)
+    for site in ("site-a", "site-b"):
+        run.wire(kinds.RoundAccepted(), site, number=1)
+    for _ in range(3):
+        run.fire(Timer.ACCEPT)
+    run.report("site-a", 1)
+    run.report("site-b", 1)
+    assert run.state is not None
+    assert run.state.phase is Phase.AGGREGATING
+    assert run.state.round is not None
+    assert run.state.round.left_out == {"site-c": Reason.ABSENT}
+
+
+def test_rubbish_updates_are_refused_by_their_reason() -> None:
+    run = in_phase(Phase.RUNNING)
+    other = MANIFEST.model_copy(update={"tensors": MANIFEST.tensors[:1]})
+    shape = kinds.Transfer(round=1, seal=SEAL, manifest=other)
+    assert reasons(run.wire(weights(1, transfer=shape), "site-a", number=1)) == [Reason.WRONG_SHAPE]
+    assert reasons(run.wire(weights(1, cases=0), "site-a", number=1)) == [Reason.NO_CASES]
+    assert reasons(run.wire(weights(2), "site-a", number=2)) == [Reason.WRONG_ROUND]
+    assert reasons(run.wire(weights(1), "site-x", number=1)) == [Reason.NOT_INVITED]
+    assert reasons(run.wire(weights(1), "site-a", number=1, known=False)) == [Reason.UNKNOWN_SITE]
+    run.wire(weights(1, attempt=3), "site-a", number=1, attempt=3)
+    older = run.wire(weights(1, attempt=2), "site-a", number=1, attempt=2)
+    assert reasons(older) == [Reason.OLDER_ATTEMPT]
+
+
+def test_the_owner_alone_ends_an_experiment() -> None:
+    run = in_phase(Phase.RUNNING)
+    assert reasons(run.wire(kinds.ExperimentAbort(), "dr-b")) == [Reason.NOT_THE_OWNER]
+    run.wire(kinds.ExperimentAbort(), "dr-a")
+    assert run.state is not None
+    assert run.state.phase is Phase.ABORTED
+
+
+def test_a_pause_stops_the_clock_and_keeps_what_comes_in() -> None:
+    run = in_phase(Phase.RUNNING)
+    assert run.state is not None
+    left = run.state.timers[Timer.DEADLINE] - run.time - 1
+    run.wire(kinds.ExperimentPause())
+    for site in SITES:
+        run.report(site, 1)
+    assert run.state.phase is Phase.PAUSED
+    assert not run.state.timers
+    assert run.state.remaining[Timer.DEADLINE] == left
+    run.wire(kinds.ExperimentResume())
+    assert run.state.phase is Phase.AGGREGATING
+
+
+def test_a_round_without_quorum_is_extended_and_then_fails() -> None:
+    run = in_phase(Phase.FAILED)
+    assert run.state is not None
+    assert run.state.reason is Reason.QUORUM_NOT_MET
+
+
+def test_too_few_sites_at_the_enrolment_deadline_fail_the_experiment() -> None:
+    run = Run()
+    run.join("site-a")
+    run.fire(Timer.ENROL)
+    assert run.state is not None
+    assert run.state.reason is Reason.ENROLMENT_FAILED
+
+
+def test_an_outage_is_given_back_to_the_timers() -> None:
+    run = in_phase(Phase.RUNNING)
+    assert run.state is not None
+    before = dict(run.state.timers)
+    run.put(i.Outage(time=run.time + 500, since=run.time))
+    assert run.state.timers == {name: due + 500 for name, due in before.items()}
+
+
+def test_an_id_that_is_taken_by_other_content_is_refused() -> None:
+    run = Run()
+    assert not [one for one in run.wire(BODIES["experiment-start"]) if isinstance(one, d.StartRefused)]
+    decided = run.wire(kinds.ExperimentStart(experiment=plain(seed=1)))
+    assert [one.reason for one in decided if isinstance(one, d.StartRefused)] == [Reason.ID_TAKEN]
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("wire"), st.sampled_from(sorted(WIRE)), st.sampled_from([*SITES, "dr-a", "site-x"])),
+    st.tuples(st.just("stored"), st.sampled_from(SITES), st.booleans()),
+    st.tuples(st.just("timer"), st.sampled_from(sorted(Timer)), st.integers(0, 2000)),
+    st.tuples(
+        st.just("own"), st.sampled_from(["initialised", "aggregated", "disk-full", "outage"]), st.none()
+    ),
+    st.tuples(st.just("helped"), st.sampled_from(SITES), st.none()),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@any_of(steps=st.lists(STEPS, max_size=40), joined=st.booleans())
+def test_no_order_of_events_breaks_the_machine(steps: list[tuple[str, Any, Any]], joined: bool) -> None:
+    run = Run()
+    if joined:
+        run.join()
+        run.initial()
+    for what, first, second in steps:
+        state = run.state
+        assert state is not None
+        number = state.round.number if state.round is not None else state.completed
+        if what == "wire":
+            body = weights(number) if first == "weights-ready" else BODIES[first]
+            run.wire(body, second, number=number)
+        elif what == "helped":
+            run.wire(weights(number), first, number=number)
+            _own(run, i.UpdateStored(time=run.time, site=first, round=number, attempt=1))
+        elif what == "stored":
+            bad = i.UpdateBad(time=run.time, site=first, round=number, attempt=1, reason=Reason.WRONG_DIGEST)
+            good = i.UpdateStored(time=run.time, site=first, round=number, attempt=1)
+            _own(run, good if second else bad)
+        elif what == "timer":
+            run.time += second
+            _own(run, i.TimerFired(time=run.time, timer=first))
+        elif first == "aggregated":
+            _own(run, i.Aggregated(time=run.time, round=number, seal=f"{number:064d}", digest=SEAL))
+        elif first == "initialised":
+            _own(run, i.Initialised(time=run.time, manifest=MANIFEST, seal=SEAL, digest=SEAL))
+        elif first == "outage":
+            _own(run, i.Outage(time=run.time + 5, since=run.time))
+        else:
+            _own(run, i.DiskFull(time=run.time))
+
+
+def _own(run: Run, given: i.AnyInput) -> None:
+    """Own inputs come only where the table has them."""
+    assert run.state is not None
+    if (run.state.stage, i.kind_of(given)) in TABLE:
+        run.put(given)
