@@ -115,5 +115,7 @@ class SiteConfig(Settings):
 
 
 def read(path: Path) -> SiteConfig:
-    """Read site.toml; ConfigError names every mistake."""
-    return settings.read(path, SiteConfig)
+    """Read site.toml; ConfigError names every mistake. A relative `state` is relative to the file."""
+    config = settings.read(path, SiteConfig)
+    site = config.site.model_copy(update={"state": path.resolve().parent / config.site.state})
+    return config.model_copy(update={"site": site})

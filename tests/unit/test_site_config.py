@@ -122,3 +122,8 @@ def test_the_throttle_keeps_its_rate() -> None:
     for _ in range(20):
         throttle.take(500)
     assert now[0] == pytest.approx(20 * 500 / 1000, abs=0.3)
+
+
+def test_a_relative_state_directory_lies_beside_the_file(tmp_path: Path) -> None:
+    site = config.read(written(tmp_path, ("schema = 1\n" + LEAST).replace("STATE", "state")))
+    assert site.site.state == tmp_path / "state"
