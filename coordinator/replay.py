@@ -41,6 +41,7 @@ class AggregateCheck:
     round: int
     status: Status
     agrees: bool
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
                 made = waiting.pop(entry.experiment, None)
                 check = _check(made, decision, blobs, final.get(entry.experiment))
         if check is not None and not check.agrees:
-            problem = problem or f"the aggregate of round {check.round} does not agree with its updates"
+            problem = problem or check.problem
         if after is not None:
             states[entry.experiment] = after
         yield ReplayStep(entry, not problem, problem, who, what, check)
@@ -124,17 +125,24 @@ def _check(
 ) -> AggregateCheck:
     number = completed.number
     if made is None or made.round != number:
-        return AggregateCheck(number, Status.MISSING, False)
+        return AggregateCheck(number, Status.MISSING, False, f"the log names no updates for round {number}")
     if blobs is None:
         return AggregateCheck(number, Status.DIGEST_ONLY, True)
-    here = [blobs.has(made.experiment, seal) for _site, seal, _cases in made.updates]
-    if not all(here):
-        kept = {one.seal for one in final.kept} if final is not None else set()
-        due = any(seal in kept for _site, seal, _cases in made.updates)
-        return AggregateCheck(number, Status.MISSING if due else Status.DIGEST_ONLY, True)
-    if not all(_intact(blobs, made, seal) for _site, seal, _cases in made.updates):
-        return AggregateCheck(number, Status.MISSING, False)
-    return AggregateCheck(number, Status.RECOMPUTED, _digest(blobs, made) == completed.digest)
+    gone = [(site, seal) for site, seal, _cases in made.updates if not blobs.has(made.experiment, seal)]
+    if gone:
+        kept = {(one.round, one.site) for one in final.kept} if final is not None else set()
+        due = [site for site, _seal in gone if (number, site) in kept]
+        if not due:
+            return AggregateCheck(number, Status.DIGEST_ONLY, True)
+        problem = f"the update of {', '.join(due)} for round {number} should be kept and is not there"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    changed = [site for site, seal, _cases in made.updates if not _intact(blobs, made, seal)]
+    if changed:
+        problem = f"the stored update of {', '.join(changed)} for round {number} was changed"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    same = _digest(blobs, made) == completed.digest
+    problem = "" if same else f"the updates of round {number} do not make the model that the log names"
+    return AggregateCheck(number, Status.RECOMPUTED, same, problem)
 
 
 def _intact(blobs: Blobs, made: Aggregate, seal: str) -> bool:
