@@ -20,9 +20,7 @@ def judge(given: Received) -> d.Accepted | d.StartRefused:
     assert isinstance(event.body, ExperimentStart)  # noqa: S101  (the kind's model is checked at decoding)
 
     def refuse(reason: Reason, mistakes: str = "") -> d.StartRefused:
-        return d.StartRefused(
-            experiment=event.experiment, event=event.id, reason=reason, mistakes=mistakes[:4000]
-        )
+        return d.StartRefused(experiment=event.experiment, event=event.id, reason=reason, mistakes=mistakes[:4000])
 
     if not given.known:
         return refuse(Reason.RESEARCHER_NOT_ALLOWED)
@@ -37,9 +35,7 @@ def judge(given: Received) -> d.Accepted | d.StartRefused:
     except ConfigError as error:
         return refuse(Reason.UNKNOWN_NET, str(error))
     if strangers := sorted(set(experiment.sites) - set(given.admitted)):
-        return refuse(
-            Reason.UNKNOWN_SITE, f"sites: {', '.join(strangers)} are not admitted to the consortium"
-        )
+        return refuse(Reason.UNKNOWN_SITE, f"sites: {', '.join(strangers)} are not admitted to the consortium")
     if experiment.expires is not None and experiment.expires < datetime.fromtimestamp(given.time, UTC).date():
         return refuse(Reason.EXPERIMENT_EXPIRED, f"expires = {experiment.expires}: that day is over")
     return d.Accepted(

@@ -99,6 +99,4 @@ class Announcer:
     def ask(self, effect: Expect, chunks: list[int] | None) -> None:
         """Ask a site for chunks of its update."""
         body = kinds.ChunksWanted(round=effect.round, attempt=effect.attempt, seal=effect.seal, chunks=chunks)
-        self.live(
-            "chunks-wanted", body, experiment=effect.experiment, round_number=effect.round, to=effect.site
-        )
+        self.live("chunks-wanted", body, experiment=effect.experiment, round_number=effect.round, to=effect.site)

@@ -58,7 +58,5 @@ class CoordinatorConfig(Settings):
 def read(path: Path) -> CoordinatorConfig:
     """Read the file; ConfigError lists every mistake. A relative `state` is relative to the file."""
     config = settings.read(path, CoordinatorConfig)
-    identity = config.coordinator.model_copy(
-        update={"state": path.resolve().parent / config.coordinator.state}
-    )
+    identity = config.coordinator.model_copy(update={"state": path.resolve().parent / config.coordinator.state})
     return config.model_copy(update={"coordinator": identity})

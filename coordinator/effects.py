@@ -124,38 +124,20 @@ class Prune:
 
 
 Effect = (
-    Announce
-    | Acknowledge
-    | Tell
-    | Initialise
-    | SendModel
-    | Listen
-    | Expect
-    | Forget
-    | Aggregate
-    | PublishModel
-    | Prune
+    Announce | Acknowledge | Tell | Initialise | SendModel | Listen | Expect | Forget | Aggregate | PublishModel | Prune
 )
 
 
 def effects(state: ExperimentState | None, decision: d.AnyDecision) -> tuple[Effect, ...]:
     """What follows from a decision, given the state after it."""
     if isinstance(decision, d.StartRefused):
-        refused = kinds.ExperimentRefused(
-            reason=decision.reason, mistakes=decision.mistakes, event=decision.event
-        )
-        return (
-            Announce(
-                Announcement("experiment-refused", decision.experiment, refused, attempt=decision.event)
-            ),
-        )
+        refused = kinds.ExperimentRefused(reason=decision.reason, mistakes=decision.mistakes, event=decision.event)
+        return (Announce(Announcement("experiment-refused", decision.experiment, refused, attempt=decision.event)),)
     experiment = state.id if state is not None else "none"
     if isinstance(decision, d.Settled):
         return (Acknowledge(decision.sender, decision.event, experiment),)
     if isinstance(decision, d.Refused):
-        return (
-            Tell(decision.sender, experiment, decision.round, decision.event, decision.kind, decision.reason),
-        )
+        return (Tell(decision.sender, experiment, decision.round, decision.event, decision.kind, decision.reason),)
     return _of_experiment(state, decision) if state is not None else ()
 
 
@@ -227,11 +209,7 @@ def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[
 def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.closed_at is None:
         return ()
-    taken = [
-        (site, update)
-        for site in state.round.reported
-        if (update := state.round.parts[site].update) is not None
-    ]
+    taken = [(site, update) for site in state.round.reported if (update := state.round.parts[site].update) is not None]
     plan = state.experiment.plan
     aggregate = Aggregate(
         experiment=state.id,

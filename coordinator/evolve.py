@@ -126,9 +126,7 @@ def _site_accepted(state: State, x: d.SiteAccepted) -> State:
 
 
 def _announced_again(state: State, x: d.AnnouncedAgain) -> State:
-    return replace(
-        state, round=replace(_open(state), announced=x.times), timers=_timers(state, accept=x.accept_due)
-    )
+    return replace(state, round=replace(_open(state), announced=x.times), timers=_timers(state, accept=x.accept_due))
 
 
 def _sites_absent(state: State, x: d.SitesAbsent) -> State:
@@ -139,9 +137,7 @@ def _sites_absent(state: State, x: d.SitesAbsent) -> State:
 
 def _update_announced(state: State, x: d.UpdateAnnounced) -> State:
     update = Update(x.attempt, x.seal, x.chunk_bytes, x.event, x.cases_used, x.validation)
-    return _part(
-        _member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None, update=update
-    )
+    return _part(_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None, update=update)
 
 
 def _update_taken(state: State, x: d.UpdateTaken) -> State:
@@ -158,15 +154,11 @@ def _site_failed(state: State, x: d.SiteFailed) -> State:
 
 
 def _quorum_met(state: State, x: d.QuorumMet) -> State:
-    return replace(
-        state, round=replace(_open(state), quorum_at=x.time), timers=_timers(state, grace=x.grace_due)
-    )
+    return replace(state, round=replace(_open(state), quorum_at=x.time), timers=_timers(state, grace=x.grace_due))
 
 
 def _extended(state: State, x: d.DeadlineExtended) -> State:
-    return replace(
-        state, round=replace(_open(state), extensions=x.times), timers=_timers(state, deadline=x.deadline)
-    )
+    return replace(state, round=replace(_open(state), extensions=x.times), timers=_timers(state, deadline=x.deadline))
 
 
 def _round_closed(state: State, x: d.RoundClosed) -> State:
@@ -191,9 +183,7 @@ def _round_completed(state: State, x: d.RoundCompleted) -> State:
 
 
 def _evaluated(state: State, x: d.SiteEvaluated) -> State:
-    return _part(
-        _member(state, x.site, away=False), x.site, scores=x.scores, accepted=True, absent=False, failed=None
-    )
+    return _part(_member(state, x.site, away=False), x.site, scores=x.scores, accepted=True, absent=False, failed=None)
 
 
 def _ended(state: State, phase: Phase, time: float, **changes: Any) -> State:

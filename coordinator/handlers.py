@@ -65,9 +65,7 @@ def resume(state: ExperimentState, given: i.Received) -> Answer:
 
 
 def _paused(state: ExperimentState, now: float, reason: Reason | None) -> d.Paused:
-    return d.Paused(
-        reason=reason, remaining={name: max(0.0, due - now) for name, due in state.timers.items()}
-    )
+    return d.Paused(reason=reason, remaining={name: max(0.0, due - now) for name, due in state.timers.items()})
 
 
 def _left_pending(state: ExperimentState) -> Decided:

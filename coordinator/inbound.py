@@ -49,9 +49,7 @@ class Inbound:
         except MalformedMessage as error:
             reason = str(error.reason)
             self.refused[reason] += 1
-            log.warning(
-                "a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason]
-            )
+            log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
             what = {"bytes": delivery.body[:KEPT_BYTES], "sha256": sha256(delivery.body).digest()}
             self._shell.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
         self._ack(delivery)
@@ -105,9 +103,7 @@ class Inbound:
             reply = kinds.EchoReply(nonce=body.nonce, time=shell.parts.clock.now())
             shell.parts.say.live("echo-reply", reply)
         elif isinstance(body, kinds.ExperimentCheck):
-            checked = kinds.ExperimentChecked(
-                experiment=body.experiment, researcher=event.sender, nonce=body.nonce
-            )
+            checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
             shell.parts.say.live("experiment-checked", checked, experiment=event.experiment)
         elif isinstance(body, kinds.ChunksWanted):
             shell.send_chunks(event.experiment, body)

@@ -222,9 +222,7 @@ def open_readonly(path: Path) -> Iterator[Entry]:
     if path.is_dir():
         path = path / "journal.sqlite"
     if not path.is_file():
-        raise RequestError(
-            "there is no journal", where=str(path), advice="Name the coordinator's state folder"
-        )
+        raise RequestError("there is no journal", where=str(path), advice="Name the coordinator's state folder")
     try:
         with contextlib.closing(_reader(path)) as db:
             # One transaction: what is appended meanwhile belongs to the next reading.

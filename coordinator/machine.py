@@ -68,8 +68,7 @@ _OVER = dict.fromkeys(WIRE, Reason.WRONG_STATE) | {
 _BY_PHASE: dict[Phase, dict[str, Any]] = {
     _P.NONE: dict.fromkeys(WIRE, Reason.UNKNOWN_EXPERIMENT) | {"experiment-start": h.first_start},
     _P.RECRUITING: _EVERY,
-    _P.INITIALISING: _EVERY
-    | {"initialised": h.initialised, "initialisation-failed": h.initialisation_failed},
+    _P.INITIALISING: _EVERY | {"initialised": h.initialised, "initialisation-failed": h.initialisation_failed},
     _P.RUNNING: _EVERY
     | _STALE
     | {
@@ -80,9 +79,7 @@ _BY_PHASE: dict[Phase, dict[str, Any]] = {
         "update-bad": h.update_bad,
         "aggregated": h.ignore,
     },
-    _P.AGGREGATING: _EVERY
-    | _STALE
-    | {"aggregated": h.aggregated, "aggregation-failed": h.aggregation_failed},
+    _P.AGGREGATING: _EVERY | _STALE | {"aggregated": h.aggregated, "aggregation-failed": h.aggregation_failed},
     _P.EVALUATING: _EVERY
     | _STALE
     | {
@@ -145,9 +142,7 @@ def _answered(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDeci
         rule = _rule(state, kind)
         answer = rule(state, given) if callable(rule) else rule
     if isinstance(answer, Reason):
-        answer = (
-            d.Refused(event=event.id, kind=kind, sender=event.sender, reason=answer, round=event.round),
-        )
+        answer = (d.Refused(event=event.id, kind=kind, sender=event.sender, reason=answer, round=event.round),)
     elif kind in _SITE_KINDS and state is not None and state.phase not in ENDED:
         answer = _heard(state, event.sender, kind) + answer
     # A weights-ready that was taken gets its receipt when the update itself is here.

@@ -155,10 +155,7 @@ def _digest(blobs: Blobs, made: Aggregate) -> str:
         weight_by=made.weight_by,
         cap=made.weight_cap,
     )
-    sources = [
-        (shares[site], blobs.open(made.experiment, seal, made.manifest))
-        for site, seal, _cases in made.updates
-    ]
+    sources = [(shares[site], blobs.open(made.experiment, seal, made.manifest)) for site, seal, _cases in made.updates]
     with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder:  # noqa: SIM117
         with created(Path(folder, "aggregate"), made.manifest.nbytes) as out:
             aggregate(made.manifest, sources, out)

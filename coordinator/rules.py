@@ -77,9 +77,7 @@ def close_round(state: ExperimentState, round_: Round, now: float) -> Decided:
     if round_.step is Step.SCORES:
         return (finish(state, round_, now),)
     contributors = {
-        site: part.update.cases_used
-        for site in round_.reported
-        if (part := round_.parts[site]).update is not None
+        site: part.update.cases_used for site in round_.reported if (part := round_.parts[site]).update is not None
     }
     left_out: dict[str, Reason] = {}
     told: list[d.AnyDecision] = []
@@ -90,9 +88,7 @@ def close_round(state: ExperimentState, round_: Round, now: float) -> Decided:
         if part.update is not None:
             event = part.update.event
             told.append(
-                d.Refused(
-                    event=event, kind="weights-ready", sender=site, reason=Reason.LATE, round=round_.number
-                )
+                d.Refused(event=event, kind="weights-ready", sender=site, reason=Reason.LATE, round=round_.number)
             )
             told.append(d.Settled(event=event, sender=site))
     closed = d.RoundClosed(number=round_.number, time=now, contributors=contributors, left_out=left_out)

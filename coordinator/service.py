@@ -76,13 +76,9 @@ class Coordinator:
         clock, gate = Clock(), Gate()
         blobs = Blobs(state / "blobs")
         events = Events(self._bus)
-        author = Author(
-            config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term
-        )
+        author = Author(config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term)
         say = Announcer(author, events, clock.now)
-        work = Work(
-            blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock.now, build
-        )
+        work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock.now, build)
 
         def save(positions: Any) -> None:
             self._queue.put(lambda: self.journal.note(Written({}, positions)))
@@ -113,9 +109,7 @@ class Coordinator:
     def run(self) -> None:
         """Work until `stop`."""
         systemd.notify("READY=1")
-        log.info(
-            "ready", term=self.journal.term, experiments=len(self.shell.states), entry=self.journal.number
-        )
+        log.info("ready", term=self.journal.term, experiments=len(self.shell.states), entry=self.journal.number)
         try:
             self.shell.run()
         finally:
@@ -183,9 +177,7 @@ def run(config_path: Path) -> int:
     set_up_logging()
     try:
         crash = os.environ.get(CRASH, "")
-        coordinator = Coordinator(
-            configs.read(config_path), crash_after=int(crash) if crash.isdigit() else None
-        )
+        coordinator = Coordinator(configs.read(config_path), crash_after=int(crash) if crash.isdigit() else None)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: coordinator.stop())
         coordinator.run()

@@ -53,9 +53,7 @@ class Parts:
 class Shell:
     """The main loop."""
 
-    def __init__(
-        self, parts: Parts, inbound: Callable[[Shell], Inbound], inputs: queue.SimpleQueue[Any]
-    ) -> None:
+    def __init__(self, parts: Parts, inbound: Callable[[Shell], Inbound], inputs: queue.SimpleQueue[Any]) -> None:
         self.parts = parts
         self.queue = inputs
         self.states: dict[str, ExperimentState] = recover(parts.journal.entries())
@@ -120,11 +118,7 @@ class Shell:
             if written != NOTHING:
                 self.parts.journal.note(written)
             return False
-        settled = {
-            one.event: True
-            for one in todo
-            if isinstance(one, e.Acknowledge) and one.event not in written.seen
-        }
+        settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
         home = experiment if after is not None else NO_EXPERIMENT
         self.parts.journal.append(
             home,
@@ -168,9 +162,7 @@ class Shell:
         if model.seal not in e.needed(state):
             return
         chunks = None if wanted.chunks is None else tuple(wanted.chunks)
-        self.parts.models.send(
-            Shipment("global-chunk", experiment, wanted.round, model.seal, state.manifest, chunks)
-        )
+        self.parts.models.send(Shipment("global-chunk", experiment, wanted.round, model.seal, state.manifest, chunks))
 
     def _take(self, item: Any) -> None:
         if isinstance(item, Delivery):
@@ -248,9 +240,7 @@ class Shell:
         elif isinstance(effect, e.Initialise):
             parts.work.initialise(effect)
         elif isinstance(effect, e.SendModel):
-            parts.models.send(
-                Shipment("global-chunk", effect.experiment, effect.round, effect.seal, effect.manifest)
-            )
+            parts.models.send(Shipment("global-chunk", effect.experiment, effect.round, effect.seal, effect.manifest))
         elif isinstance(effect, e.Listen | e.Expect | e.Forget):
             parts.receiver.put(effect)
         elif isinstance(effect, e.Aggregate):
@@ -258,9 +248,7 @@ class Shell:
         elif isinstance(effect, e.PublishModel):
             one, body = effect.body.model.transfer, effect.body
             done = lambda: self.queue.put(lambda: self._published(effect.experiment, body))  # noqa: E731
-            parts.models.send(
-                Shipment("model-chunk", effect.experiment, one.round, one.seal, one.manifest, done=done)
-            )
+            parts.models.send(Shipment("model-chunk", effect.experiment, one.round, one.seal, one.manifest, done=done))
         else:
             parts.work.blobs.prune(effect.experiment, effect.keep)
 

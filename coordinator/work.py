@@ -92,9 +92,7 @@ class Work:
             lambda: self._bad(effect, Reason.WRONG_DIGEST),
         )
 
-    def _submit(
-        self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]
-    ) -> None:
+    def _submit(self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
         def run() -> None:
             try:
                 given = job()
@@ -163,9 +161,7 @@ class Work:
         return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest)
 
     def _bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
-        return i.UpdateBad(
-            time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason
-        )
+        return i.UpdateBad(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason)
 
     def _verify(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
         if incoming is None:

@@ -16,9 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file (TOML).")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id.")]
-WithinOption = Annotated[
-    float, typer.Option("--within", help="Seconds to wait for the coordinator.", min=1.0)
-]
+WithinOption = Annotated[float, typer.Option("--within", help="Seconds to wait for the coordinator.", min=1.0)]
 
 
 @app.callback()
@@ -29,9 +27,7 @@ def _group() -> None:
 def checked_id(identity: str) -> str:
     """The id, if it is one; RequestError else."""
     if not EXPERIMENT_ID.fullmatch(identity):
-        raise RequestError(
-            f"{identity!r} is no experiment's id", advice="An id is 1 to 64 of a-z, 0-9 and '-'"
-        )
+        raise RequestError(f"{identity!r} is no experiment's id", advice="An id is 1 to 64 of a-z, 0-9 and '-'")
     return identity
 
 
@@ -96,13 +92,9 @@ def start(
     with working(f"publishing {experiment.id}") as show, session(profile) as opened:
         outcome = cli_requests.start(opened, experiment, within, show)
     if json_:
-        emit(
-            {"experiment": experiment.id, "digest": experiment.digest(), "accepted": True, "new": outcome.new}
-        )
+        emit({"experiment": experiment.id, "digest": experiment.digest(), "accepted": True, "new": outcome.new})
         return
-    say(
-        f"{experiment.id}: {'accepted' if outcome.new else 'was started before with the same content; nothing to do'}"
-    )
+    say(f"{experiment.id}: {'accepted' if outcome.new else 'was started before with the same content; nothing to do'}")
     note(f"Watch it with: konsil experiment watch {experiment.id}")
 
 

@@ -46,9 +46,7 @@ def view(as_json: bool) -> View:
     return Picture() if sys.stdout.isatty() else Lines()
 
 
-def follow(
-    session: Session, experiment: str, shown: View, clock: Callable[[], float] = time.time
-) -> ExperimentStory:
+def follow(session: Session, experiment: str, shown: View, clock: Callable[[], float] = time.time) -> ExperimentStory:
     """Read history and live messages until the experiment is over; returns the whole story.
 
     Raises:
@@ -261,8 +259,7 @@ def picture(story: ExperimentStory, now: float, coordinator_at: float | None = N
     if coordinator_at is not None and now - coordinator_at > 20:
         lines.append(Text(f"no sign of the coordinator for {now - coordinator_at:.0f} s", style="red"))
     lines += [
-        Text(f"{when(moment.time)[11:]} {moment.who}: {moment.what}", style="dim")
-        for moment in story.moments[-6:]
+        Text(f"{when(moment.time)[11:]} {moment.who}: {moment.what}", style="dim") for moment in story.moments[-6:]
     ]
     return Group(*lines)
 

@@ -67,9 +67,7 @@ def replay(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str], N
     try:
         for step in replays.replay(entries, Blobs(blobs) if blobs else None):
             verdict.entries += 1
-            where = (
-                f"entry {step.entry.index} of {step.entry.experiment} (journal number {step.entry.number})"
-            )
+            where = f"entry {step.entry.index} of {step.entry.experiment} (journal number {step.entry.number})"
             mark = ""
             if step.aggregate is not None:
                 verdict.rounds[step.aggregate.round] = {

@@ -62,18 +62,12 @@ def ask_sites(session: Session, experiment: Experiment, within: float, show: Sho
     return [answers.get(site) or Answer(site, site in alive, False) for site in experiment.sites]
 
 
-def print_check(
-    experiment: Experiment, found: Estimate, answers: Sequence[Answer] | None, enough: bool
-) -> None:
+def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answer] | None, enough: bool) -> None:
     """The result of a check, for a person."""
     say(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
-    say(
-        f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}"
-    )
+    say(f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}")
     say(f"  memory    about {human_bytes(found.training_memory_bytes)} for training at each site (estimate)")
-    say(
-        f"  a round   {human_bytes(found.round_bytes_down)} to the sites, {human_bytes(found.round_bytes_up)} back"
-    )
+    say(f"  a round   {human_bytes(found.round_bytes_down)} to the sites, {human_bytes(found.round_bytes_up)} back")
     say(
         f"  in all    {human_bytes(found.total_bytes)} over {experiment.rounds.count} rounds; "
         f"the broker stores {human_bytes(found.broker_disk_bytes)} if nothing is evicted"
@@ -86,9 +80,7 @@ def print_check(
         return
     rows = []
     for one in answers:
-        verdict = (
-            "would accept" if one.accepts else str(one.reason or ("no answer" if one.online else "offline"))
-        )
+        verdict = "would accept" if one.accepts else str(one.reason or ("no answer" if one.online else "offline"))
         advice = ADVICE[one.reason] if one.reason else "" if one.accepts else "It may join while recruiting"
         rows.append([one.site, verdict, advice])
     say()
@@ -122,9 +114,7 @@ def start(session: Session, experiment: Experiment, within: float, show: Show) -
                 if body.digest == experiment.digest():
                     return Started(new=False)
                 raise refusal(experiment.id, Reason.ID_TAKEN)
-    sent = session.publish(
-        "experiment-start", kinds.ExperimentStart(experiment=experiment.plain()), experiment.id
-    )
+    sent = session.publish("experiment-start", kinds.ExperimentStart(experiment=experiment.plain()), experiment.id)
     show("waiting for the coordinator")
     for heard in session.messages(within):
         event = heard.event

@@ -48,10 +48,7 @@ def preflight(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> No
             say(f"{marks[check.grade]} {check.name:<18} {check.what}{advice}")
     status = checks.exit_status(done)
     if as_json:
-        rows = [
-            {"name": one.name, "grade": one.grade.value, "what": one.what, "advice": one.advice}
-            for one in done
-        ]
+        rows = [{"name": one.name, "grade": one.grade.value, "what": one.what, "advice": one.advice} for one in done]
         emit({"checks": rows, "exit_status": status})
     raise typer.Exit(status)
 

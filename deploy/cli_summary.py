@@ -53,9 +53,7 @@ def summary(story: ExperimentStory) -> dict[str, Any]:
         "started": story.started,
         "ended": story.ended,
         "rounds": {"complete": story.completed_rounds, "planned": story.rounds_planned},
-        "sites": {
-            name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())
-        },
+        "sites": {name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())},
         "validation": scores(curve[-1].pooled) if curve else None,
         "test": None
         if test is None

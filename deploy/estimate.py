@@ -79,12 +79,7 @@ def check_net(experiment: Experiment) -> registry.NetSpec:
             advice=f"{spec.name} halves the grid so often with these parameters",
         )
     outputs = experiment.task.out_channels
-    if (
-        isinstance(spec, UNetSpec)
-        and spec.norm == "group"
-        and spec.num_res_units
-        and outputs % registry.GROUPS
-    ):
+    if isinstance(spec, UNetSpec) and spec.norm == "group" and spec.num_res_units and outputs % registry.GROUPS:
         raise ConfigError(
             f'norm = "group" cannot divide {outputs} outputs into {registry.GROUPS} groups',
             where="net",
@@ -111,11 +106,7 @@ def estimate(experiment: Experiment) -> Estimate:
     training = experiment.training
     model = parameters * FLOAT
     per_element = FLOAT * (0.6 if training.precision == "amp" else 1.0)
-    memory = (
-        FRAMEWORK_BYTES
-        + model * (2 + MOMENTS[training.optimizer.name])
-        + int(kept * training.batch * per_element)
-    )
+    memory = FRAMEWORK_BYTES + model * (2 + MOMENTS[training.optimizer.name]) + int(kept * training.batch * per_element)
     sites, rounds = len(experiment.sites), experiment.rounds.count
     candidates = 2 if experiment.evaluation.select_by != "last" else 1
     return Estimate(
@@ -141,9 +132,7 @@ def layers(spec: registry.NetSpec, experiment: Experiment) -> list[Layer] | None
     return None
 
 
-def _conv(
-    spec: UNetSpec, inputs: int, outputs: int, kernel: int, voxels: int, *, bare: bool = False
-) -> Layer:
+def _conv(spec: UNetSpec, inputs: int, outputs: int, kernel: int, voxels: int, *, bare: bool = False) -> Layer:
     """`monai.networks.blocks.Convolution`: convolution with bias; then norm, dropout, activation unless `bare`."""
     weights = inputs * outputs * kernel**3 + outputs
     if bare:

@@ -55,9 +55,7 @@ def metadata(
     }
 
 
-def write(
-    path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, digest: str, round_number: int
-) -> None:
+def write(path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, digest: str, round_number: int) -> None:
     """Check the weights against the digest and write the file, whole or not at all.
 
     Raises:
@@ -118,24 +116,18 @@ def fetch(session: Session, experiment: str, path: Path, show: Callable[[str], N
         WorkFailed: the broker does not hold all of it any more, or it is not what was announced.
     """
     if not path.absolute().parent.is_dir():
-        raise RequestError(
-            "the folder does not exist", where=str(path), advice="Name another place with --out"
-        )
+        raise RequestError("the folder does not exist", where=str(path), advice="Name another place with --out")
     described, complete = announced(session, experiment)
     transfer = complete.model.transfer
     key = TransferKey(experiment, transfer.round, COORDINATOR, transfer.attempt)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".konsil-") as folder:
-        incoming = Incoming(
-            Path(folder), key, size=transfer.manifest.chunk_bytes, total=transfer.manifest.nbytes
-        )
+        incoming = Incoming(Path(folder), key, size=transfer.manifest.chunk_bytes, total=transfer.manifest.nbytes)
         try:
             _receive(session, incoming, show)
             buffer = Path(folder, "buffer")
             incoming.finish(transfer.manifest, transfer.seal, buffer)
         except MalformedMessage as error:
-            raise WorkFailed(
-                f"what the broker holds is not the model ({error.reason})", where=experiment
-            ) from None
+            raise WorkFailed(f"what the broker holds is not the model ({error.reason})", where=experiment) from None
         finally:
             incoming.close()
         write(path, described, transfer.manifest, buffer, complete.model.model_digest, complete.model_round)

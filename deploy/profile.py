@@ -48,9 +48,7 @@ class Profile(Settings):
     def address(self) -> BrokerAddress:
         """The broker's address with the defaults filled in: vhost is the consortium, login the person's name."""
         filled = {
-            key: value
-            for key, value in (("vhost", self.consortium), ("user", self.name))
-            if not self._given(key)
+            key: value for key, value in (("vhost", self.consortium), ("user", self.name)) if not self._given(key)
         }
         return self.broker.model_copy(update=filled)
 

@@ -116,9 +116,7 @@ class RoundStory:
     def site_validation(self) -> dict[str, SplitScores]:
         """The received model's scores at each site that reported them."""
         return {
-            name: update.validation
-            for name, update in sorted(self.updates.items())
-            if update.validation is not None
+            name: update.validation for name, update in sorted(self.updates.items()) if update.validation is not None
         }
 
     @property
@@ -319,9 +317,7 @@ class ExperimentStory:
     def test_of(self, label: str) -> TestScores | None:
         """Test scores of a candidate; None before any site reported."""
         sites = self.scores(label, "test")
-        return (
-            TestScores(label, self.candidates.get(label, ""), sites, pool(sites.values())) if sites else None
-        )
+        return TestScores(label, self.candidates.get(label, ""), sites, pool(sites.values())) if sites else None
 
     @property
     def test(self) -> TestScores | None:
@@ -330,9 +326,7 @@ class ExperimentStory:
         The selected model may be the final one: sites then score it once, as `final`.
         """
         label = self.model_label or "final"
-        return self.test_of(label) or (
-            self.test_of("final") if self.model_digest == self.final_digest else None
-        )
+        return self.test_of(label) or (self.test_of("final") if self.model_digest == self.final_digest else None)
 
     def presence(self, site: str, now: float) -> str:
         """absent, idle, working, slow or stuck: liveness and progress are different things.
@@ -449,9 +443,7 @@ def _accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccept
     try:
         experiment = Experiment.model_validate(body.experiment)
     except ValidationError:  # written by a newer version: the rest of the story still reads
-        return replace(
-            story, phase="recruiting", digest=body.digest, researcher=body.researcher, started=event.time
-        )
+        return replace(story, phase="recruiting", digest=body.digest, researcher=body.researcher, started=event.time)
     return replace(
         story,
         phase="recruiting" if story.phase == "unknown" else story.phase,
@@ -469,9 +461,7 @@ def _refused(story: ExperimentStory, event: Event, body: kinds.ExperimentRefused
 
 
 def _joined(story: ExperimentStory, event: Event, body: kinds.Joined) -> ExperimentStory:
-    return story._with_site(
-        event.sender, state="joined", reason=None, cases=body.cases, platform=body.platform
-    )
+    return story._with_site(event.sender, state="joined", reason=None, cases=body.cases, platform=body.platform)
 
 
 def _declined(story: ExperimentStory, event: Event, body: kinds.Declined) -> ExperimentStory:
@@ -521,9 +511,7 @@ def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsRead
 
 
 def _round_failed(story: ExperimentStory, event: Event, body: kinds.RoundFailed) -> ExperimentStory:
-    return story._with_round(
-        event.round, failures={**story._round(event.round).failures, event.sender: body.reason}
-    )
+    return story._with_round(event.round, failures={**story._round(event.round).failures, event.sender: body.reason})
 
 
 def _round_complete(story: ExperimentStory, event: Event, body: kinds.RoundComplete) -> ExperimentStory:
@@ -619,12 +607,7 @@ def sentence(event: Event) -> str:
     match body:
         case kinds.ExperimentAccepted():
             return f"accepted for {body.researcher} (file {body.digest[:12]})"
-        case (
-            kinds.ExperimentRefused()
-            | kinds.Declined()
-            | kinds.ExperimentFailed()
-            | kinds.ExperimentAborted()
-        ):
+        case kinds.ExperimentRefused() | kinds.Declined() | kinds.ExperimentFailed() | kinds.ExperimentAborted():
             return f"{event.kind.removeprefix('experiment-')}: {body.reason}"
         case kinds.Joined():
             cases = body.cases

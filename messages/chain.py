@@ -97,9 +97,7 @@ def verify(entries: Iterable[Entry], *, whole_journal: bool = False) -> Iterator
             raise LogBroken("its content was changed: the hash does not match", where=where)
         previous = last.get(entry.experiment)
         if entry.index != (previous.index + 1 if previous else 1):
-            raise LogBroken(
-                f"entries are missing before it (after {previous.index if previous else 0})", where=where
-            )
+            raise LogBroken(f"entries are missing before it (after {previous.index if previous else 0})", where=where)
         if entry.previous != (previous.hash if previous else ZERO):
             raise LogBroken("it does not follow from the entry before it: that one was replaced", where=where)
         if whole_journal:
@@ -152,9 +150,7 @@ def read_export(path: Path) -> Iterator[Entry]:
         raise ConfigError(f"cannot be read ({error.strerror})", where=str(path)) from None
     with file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise ConfigError(
-                "is not an exported event log", where=str(path), advice="Use `konsil audit export`"
-            )
+            raise ConfigError("is not an exported event log", where=str(path), advice="Use `konsil audit export`")
         position, last = 0, ZERO
         while (head := file.read(4)) != bytes(4):
             position += 1

@@ -133,9 +133,7 @@ class Author:
         }
         raw = codec.pack([codec.pack(payload), b""])
         if len(raw) > codec.MAX_EVENT_BYTES:
-            raise MalformedMessage(
-                Reason.TOO_LARGE, f"{kind} of {len(raw)} bytes, at most {codec.MAX_EVENT_BYTES}"
-            )
+            raise MalformedMessage(Reason.TOO_LARGE, f"{kind} of {len(raw)} bytes, at most {codec.MAX_EVENT_BYTES}")
         return Event(
             kind,
             identity,
@@ -163,9 +161,7 @@ def decode(raw: bytes) -> Event:
     if content.get("v") != SCHEMA:
         raise MalformedMessage(Reason.UNKNOWN_SCHEMA, "unknown schema version")
     payload = _validated(_Payload, content)
-    if payload.id != event_id(
-        payload.experiment, payload.round, payload.kind, payload.sender, payload.attempt
-    ):
+    if payload.id != event_id(payload.experiment, payload.round, payload.kind, payload.sender, payload.attempt):
         # Receivers drop duplicates by id: nobody may take another sender's id in advance.
         raise MalformedMessage(Reason.MALFORMED, "the id does not derive from what it stands for")
     spec = KINDS.get(payload.kind)

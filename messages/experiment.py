@@ -316,9 +316,7 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if isinstance(self.quorum.least_sites, int) and self.quorum.least_sites > len(self.sites):
-            raise ValueError(
-                f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named"
-            )
+            raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
         if self.training.loss == "dice+bce" and self.task.activation == "softmax":
             raise ValueError('training.loss: "dice+bce" goes with sigmoid, "dice+ce" with softmax')
         if self.training.loss == "dice+ce" and self.task.activation == "sigmoid":

@@ -53,9 +53,7 @@ class RegionScore(StrictModel):
         return self.sum / n if n > 0 else None
 
     def __add__(self, other: RegionScore) -> RegionScore:
-        return RegionScore(
-            **{key: getattr(self, key) + getattr(other, key) for key in RegionScore.model_fields}
-        )
+        return RegionScore(**{key: getattr(self, key) + getattr(other, key) for key in RegionScore.model_fields})
 
 
 class SplitScores(StrictModel):

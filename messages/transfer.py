@@ -97,9 +97,7 @@ def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:
         raise MalformedMessage(Reason.MALFORMED, "chunk header is inconsistent")
     if sha256(data).digest() != digest:
         raise MalformedMessage(Reason.WRONG_DIGEST, "chunk does not match its digest")
-    return ChunkHeader(
-        TransferKey(experiment, round_number, sender, attempt), index, size, total, digest
-    ), data
+    return ChunkHeader(TransferKey(experiment, round_number, sender, attempt), index, size, total, digest), data
 
 
 def _write_all(fd: int, data: bytes | memoryview, offset: int | None = None) -> None:

@@ -165,11 +165,7 @@ def _accepted(heard: Heard) -> Decisions:
         heard.verdict.reason,
     )  # fmt: skip
     # An experiment that does not invite this site needs no answer.
-    return (
-        (Ignore(heard.event.experiment, Reason.NOT_INVITED),)
-        if invite.refusal is Reason.NOT_INVITED
-        else (invite,)
-    )
+    return (Ignore(heard.event.experiment, Reason.NOT_INVITED),) if invite.refusal is Reason.NOT_INVITED else (invite,)
 
 
 def _accepted_again(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
@@ -465,9 +461,7 @@ def effects(before: Agenda, after: Agenda, decision: Decision) -> tuple[Effect, 
         case Redo():
             return (Free(name, job.round - 1), *_fetches(job))
         case GiveUp():
-            said = Say(
-                "round-failed", name, decision.round, RoundFailed(reason=decision.reason), decision.reason
-            )
+            said = Say("round-failed", name, decision.round, RoundFailed(reason=decision.reason), decision.reason)
             return (said, *halt, Free(name, decision.round))
         case KeepScores():
             return () if job.label is None else (RunEvaluate(name, job.label),)

@@ -115,9 +115,7 @@ def _changes(job: Job, decision: Decision) -> dict[str, Any]:
             phase = Phase.REPORTED if job.phase is Phase.EVALUATING else Phase.IDLE
             return {"phase": phase, "round": decision.round, **_NO_TASK, "reason": decision.reason}
         case KeepScores():
-            digest = next(
-                one.model_digest for one in job.evaluation_start.models if one.label == decision.label
-            )
+            digest = next(one.model_digest for one in job.evaluation_start.models if one.label == decision.label)
             scores = ModelScores(model_digest=digest, splits=decision.splits)
             return {"scores": {**job.scores, decision.label: scores}}
         case Report():

@@ -65,9 +65,7 @@ def _not_for_us(experiment: Experiment, site: str, today: date) -> Reason | None
     return None
 
 
-def _refused_by_rules(
-    policy: PolicyConfig, experiment: Experiment, researcher: str, today: date
-) -> Reason | None:
+def _refused_by_rules(policy: PolicyConfig, experiment: Experiment, researcher: str, today: date) -> Reason | None:
     """None where some rule fits; otherwise what the rule that came nearest refused."""
     if policy.default == "allow":
         return None

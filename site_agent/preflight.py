@@ -105,9 +105,7 @@ def _disk(config: SiteConfig) -> Check:
     free, limit = shutil.disk_usage(folder).free, config.limits.disk
     what = f"{human_bytes(free)} free" + (f", limit {human_bytes(limit)}" if limit is not None else "")
     if limit is not None and free < limit:
-        return Check(
-            "disk", Grade.WARN, f"{what}: less than the limit allows", "Free space, or lower limits.disk"
-        )
+        return Check("disk", Grade.WARN, f"{what}: less than the limit allows", "Free space, or lower limits.disk")
     if free < LEAST_FREE:
         return Check("disk", Grade.WARN, f"{what}: little for models and caches", "Free disk space")
     return Check("disk", Grade.OK, what)
@@ -117,9 +115,7 @@ def _memory(config: SiteConfig) -> Check:
     memory, limit = psutil.virtual_memory(), config.limits.ram
     what = f"{human_bytes(memory.available)} of {human_bytes(memory.total)} available"
     if limit is not None and limit > memory.total:
-        return Check(
-            "memory", Grade.WARN, f"{what}, less than limits.ram", "Lower limits.ram to what the machine has"
-        )
+        return Check("memory", Grade.WARN, f"{what}, less than limits.ram", "Lower limits.ram to what the machine has")
     if memory.available < LEAST_MEMORY:
         return Check("memory", Grade.WARN, what, "Training wants 2 GiB and more: end other programs")
     return Check("memory", Grade.OK, what)
@@ -211,9 +207,7 @@ def _datasets(config: SiteConfig) -> Iterator[Check]:
             yield _failed(label, error)
             continue
         left_out = ", ".join(f"{count} {reason}" for reason, count in stock.left_out.items())
-        what = f"{stock.used} of {stock.found} cases usable" + (
-            f" (left out: {left_out})" if left_out else ""
-        )
+        what = f"{stock.used} of {stock.found} cases usable" + (f" (left out: {left_out})" if left_out else "")
         least = config.policy.floors.least_cases
         if stock.used < least:
             advice = "Add cases, or lower policy.floors.least_cases"
@@ -234,9 +228,7 @@ def _gpus(config: SiteConfig, run: Callable[[], str] | None = None) -> Check:
     try:
         answer = (run or _ask_torch)().strip()
     except (OSError, subprocess.SubprocessError):
-        return Check(
-            "gpu", Grade.FAIL, "torch cannot be asked", "Install the site agent's training part again"
-        )
+        return Check("gpu", Grade.FAIL, "torch cannot be asked", "Install the site agent's training part again")
     seen = int(answer) if answer.isdigit() else 0
     if seen <= max(wanted):
         return Check(
@@ -247,7 +239,5 @@ def _gpus(config: SiteConfig, run: Callable[[], str] | None = None) -> Check:
 
 
 def _ask_torch() -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout

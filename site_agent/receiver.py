@@ -190,9 +190,7 @@ class Receiver:
             # What came early was not what is announced.
             incoming.discard()
             wanted.incoming = None
-        if wanted.incoming is None and not self._open(
-            key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes
-        ):
+        if wanted.incoming is None and not self._open(key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes):
             return
         self._finish(key, wanted)
 
@@ -213,9 +211,7 @@ class Receiver:
             incoming.finish(sealed.manifest, sealed.seal, self._spool.global_file(key))
         except MalformedMessage as error:
             # Some chunk is not the sealed one: no way to know which, so all of it is asked for again.
-            log.warning(
-                "global model does not match its seal", reason=error.reason, experiment=key.experiment
-            )
+            log.warning("global model does not match its seal", reason=error.reason, experiment=key.experiment)
             incoming.discard()
             wanted.incoming = None
             self._open(key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes)

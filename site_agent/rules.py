@@ -35,9 +35,7 @@ class Rules:
             start = original.body
             if not isinstance(start, ExperimentStart) or original.sender != body.researcher:
                 return Verdict(Reason.SENDER_MISMATCH)
-            digests = {
-                Experiment.model_validate(plain).digest() for plain in (start.experiment, body.experiment)
-            }
+            digests = {Experiment.model_validate(plain).digest() for plain in (start.experiment, body.experiment)}
         except (MalformedMessage, ValidationError):
             return Verdict(Reason.MALFORMED)
         return verdict if digests == {body.digest} else Verdict(Reason.WRONG_DIGEST)

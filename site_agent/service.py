@@ -156,9 +156,7 @@ class Agent:
         self._sender = Sender(
             self._bus,
             config.limits.bandwidth,
-            on_sent=lambda key: self.post(
-                lambda: self._apply(ChunksSent(key.experiment, key.round, key.attempt))
-            ),
+            on_sent=lambda key: self.post(lambda: self._apply(ChunksSent(key.experiment, key.round, key.attempt))),
             on_lost=lambda key: self.post(lambda: self._apply(self._workshop.lost(key))),
             on_progress=lambda key, done, total: self._transfer_progress("sending", key, done, total),
         )
@@ -315,9 +313,7 @@ class Agent:
         if KINDS[event.kind].history and not self.spool.see(event.id, now):
             return []
         if isinstance(body, Refused):
-            log.warning(
-                "refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment
-            )
+            log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._step(self._heard(event))
 
     def _heard(self, event: Event) -> Heard:
@@ -504,9 +500,7 @@ class Agent:
             self._stopping.set()
 
     def _alive(self) -> Alive:
-        return Alive(
-            state=state_word(self.agenda), busy_with=self.agenda.running, queued=len(self.agenda.queue)
-        )
+        return Alive(state=state_word(self.agenda), busy_with=self.agenda.running, queued=len(self.agenda.queue))
 
     def _prune(self) -> None:
         now = time.time()

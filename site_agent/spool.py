@@ -181,9 +181,7 @@ class Spool:
     def position(self, queue: str) -> Position | None:
         """Where to resume a stream."""
         with self._guard:
-            row = self._db.execute(
-                "SELECT offset, digest FROM positions WHERE queue = ?", (queue,)
-            ).fetchone()
+            row = self._db.execute("SELECT offset, digest FROM positions WHERE queue = ?", (queue,)).fetchone()
         return Position(row[0], row[1]) if row else None
 
     def set_position(self, queue: str, position: Position) -> None:
@@ -326,6 +324,4 @@ class Spool:
         """Rows of each table, for `status` and tests."""
         tables = ("seen", "jobs", "outbox", "ledger")
         with self._guard:
-            return {
-                name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in tables
-            }
+            return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in tables}

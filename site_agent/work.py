@@ -155,8 +155,7 @@ class Agenda:
     def busy(self) -> bool:
         """Whether some round or evaluation is in work."""
         return any(
-            job.phase in (Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
-            for job in self.jobs.values()
+            job.phase in (Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING) for job in self.jobs.values()
         )
 
 

@@ -15,17 +15,11 @@ from deploy.broker.node import PrivateNode, answers
 from messages import names
 from messages.errors import RequestError
 
-app = typer.Typer(
-    help="A private RabbitMQ node for trying, and definitions for a real one.", no_args_is_help=True
-)
+app = typer.Typer(help="A private RabbitMQ node for trying, and definitions for a real one.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Sites = Annotated[
-    list[str] | None, typer.Option("--site", help="Name of a site; may be given several times.")
-]
-Researchers = Annotated[
-    list[str] | None, typer.Option("--researcher", help="Name of a researcher; several times.")
-]
+Sites = Annotated[list[str] | None, typer.Option("--site", help="Name of a site; may be given several times.")]
+Researchers = Annotated[list[str] | None, typer.Option("--researcher", help="Name of a researcher; several times.")]
 Auditors = Annotated[list[str] | None, typer.Option("--auditor", help="Name of an auditor; several times.")]
 Consortium = Annotated[str, typer.Option("--consortium", help="Name of the consortium (the vhost).")]
 
@@ -36,9 +30,7 @@ def state_directory() -> Path:
     return Path(base).expanduser() / "konsil" / "broker"
 
 
-def parties(
-    sites: list[str], researchers: list[str], auditors: list[str], known: dict[str, str]
-) -> list[Party]:
+def parties(sites: list[str], researchers: list[str], auditors: list[str], known: dict[str, str]) -> list[Party]:
     """The consortium's logins; passwords are those already known, else fresh ones of 192 bits."""
     roles = {names.COORDINATOR: "coordinator"}
     listed = [(names.COORDINATOR, "coordinator")]
@@ -53,9 +45,7 @@ def parties(
 
 @app.command()
 def up(
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="AMQP port; 0: a free one, kept afterwards.")
-    ] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="AMQP port; 0: a free one, kept afterwards.")] = 0,
     consortium: Consortium = "demo",
     site: Sites = None,
     researcher: Researchers = None,
@@ -119,9 +109,7 @@ def definitions(
     rendered = render(consortium, logins, StreamSizes())
     _write_private(
         beside,
-        json.dumps(
-            {"consortium": consortium, "passwords": {one.name: one.password for one in logins}}, indent=1
-        ),
+        json.dumps({"consortium": consortium, "passwords": {one.name: one.password for one in logins}}, indent=1),
     )
     _write_private(out, json.dumps(rendered, indent=1) + "\n")
     _show({"definitions": str(out), "passwords": str(beside), "users": [one.name for one in logins]}, as_json)

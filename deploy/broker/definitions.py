@@ -214,9 +214,7 @@ def _queues(
         yield names.inbox(name), {"x-queue-type": "classic", "x-max-length-bytes": sizes.inbox}
 
 
-def _bindings(
-    routes: Mapping[str, str], sites: Sequence[str], with_inbox: Sequence[str]
-) -> Iterable[tuple[str, str]]:
+def _bindings(routes: Mapping[str, str], sites: Sequence[str], with_inbox: Sequence[str]) -> Iterable[tuple[str, str]]:
     """(queue, pattern) for every kind; an addressee's inbox takes every kind that names it as fourth word."""
     for kind, route in sorted(routes.items()):
         if route in (names.DOWNLINK, names.GLOBAL, names.AUDIT, names.MODELS):

@@ -159,9 +159,7 @@ class PrivateNode:
     def wipe(self) -> None:
         """Forget every message (the node must be stopped); ports and definitions stay."""
         if self.pid is not None:
-            raise RequestError(
-                "a running broker cannot be wiped", where=str(self.directory), advice="Stop it first"
-            )
+            raise RequestError("a running broker cannot be wiped", where=str(self.directory), advice="Stop it first")
         shutil.rmtree(self.directory / "data", ignore_errors=True)
 
     def __enter__(self) -> PrivateNode:

@@ -21,9 +21,7 @@ def explain(error: Any, parameters: Any) -> KonsilError:
     text = _text(error)
     if "NOT_ALLOWED" in text and "vhost" in text:
         what = f"the broker does not let {parameters.credentials.username!r} into {parameters.virtual_host!r}"
-        return LoginRefused(
-            what, where=where, advice="Check the consortium's name (vhost) and the user's permissions"
-        )
+        return LoginRefused(what, where=where, advice="Check the consortium's name (vhost) and the user's permissions")
     if "ACCESS_REFUSED" in text or isinstance(error, exceptions.AuthenticationError):
         return LoginRefused(
             f"the broker refuses the login {parameters.credentials.username!r}",

@@ -101,9 +101,7 @@ class Consumer:
         channel.add_on_close_callback(lambda _channel, reason: self._channel_closed(reason, epoch))
         # the broker cancels where the queue is deleted, also when it is declared again (consumer_cancel_notify)
         channel.add_on_cancel_callback(lambda _frame: self._retry(epoch))
-        channel.basic_qos(
-            prefetch_count=self._wish.credit, callback=lambda _frame: self._consume(channel, epoch)
-        )
+        channel.basic_qos(prefetch_count=self._wish.credit, callback=lambda _frame: self._consume(channel, epoch))
 
     def _consume(self, channel: Any, epoch: int) -> None:
         if epoch != self._epoch or self._cancelled or not channel.is_open:

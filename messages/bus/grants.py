@@ -30,9 +30,7 @@ class Grants:
 
     def __init__(self, definitions: Mapping[str, Any], vhost: str) -> None:
         self._users = {user["name"] for user in definitions["users"]}
-        self._permissions = {
-            entry["user"]: entry for entry in definitions["permissions"] if entry["vhost"] == vhost
-        }
+        self._permissions = {entry["user"]: entry for entry in definitions["permissions"] if entry["vhost"] == vhost}
         self._topics = {
             (entry["user"], entry["exchange"]): entry["write"]
             for entry in definitions["topic_permissions"]

@@ -267,9 +267,7 @@ class MemoryBus:
                 return
             self._closed = True
             for _key, _body, receipt in self._outbox:
-                receipt.settle(
-                    BrokerUnreachable("the bus was closed before the confirm", where=self.broker.vhost)
-                )
+                receipt.settle(BrokerUnreachable("the bus was closed before the confirm", where=self.broker.vhost))
             for subscription in list(self._subscriptions):
                 subscription.cancel()
             self.broker.changed.notify_all()
@@ -325,9 +323,7 @@ class MemoryBus:
             if notice is not None:
                 self._on_notice(notice)
             for subscription in stale:
-                stored = (
-                    subscription.stored()
-                )  # the owner's store may wait for a lock: never ask with ours held
+                stored = subscription.stored()  # the owner's store may wait for a lock: never ask with ours held
                 with self.broker.changed:
                     subscription.attach(stored)
             for on_delivery, delivery in work:

@@ -93,9 +93,7 @@ class Outbox:
     def abandon(self) -> None:
         """Settle as lost what was never confirmed; call when the link has ended."""
         for item in self._all_items():
-            self._settle(
-                item, BrokerUnreachable("the bus was closed before the confirm", where=self._link.address)
-            )
+            self._settle(item, BrokerUnreachable("the bus was closed before the confirm", where=self._link.address))
 
     def on_up(self, connection: Any) -> None:
         """Open a channel in confirm mode."""

@@ -207,9 +207,7 @@ def test_models_travel_in_large_chunks_through_a_small_window(brokerage: Brokera
         bus.publish("global-chunk.coordinator.exp", chunk)
     assert bus.flush(60)
     eventually(lambda: len(got.deliveries) == 50, 60)
-    assert [hashlib.sha256(one).digest() for one in got.bodies] == [
-        hashlib.sha256(one).digest() for one in chunks
-    ]
+    assert [hashlib.sha256(one).digest() for one in got.bodies] == [hashlib.sha256(one).digest() for one in chunks]
 
 
 def test_nothing_is_lost_when_the_broker_breaks_down_while_publishing(brokerage: Brokerage) -> None:

@@ -29,9 +29,7 @@ time.sleep(600)
 
 @pytest.mark.broker
 def test_nothing_outlives_an_owner_that_is_killed(broker: RealBroker, tmp_path: Path) -> None:
-    owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path / "node")], stdout=subprocess.PIPE, text=True
-    )
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path / "node")], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     with owner.stdout:
         pid = int(owner.stdout.readline())
@@ -71,9 +69,7 @@ def test_the_node_listens_on_loopback_only(broker: RealBroker) -> None:
     assert set(listening) <= {"127.0.0.1", "::1"}
 
 
-def test_a_missing_rabbitmq_comes_with_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_rabbitmq_comes_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(node, "SERVER_ROOTS", (tmp_path,))
     monkeypatch.delenv("RABBITMQ_HOME", raising=False)
     with pytest.raises(Unreachable, match="apt-get install rabbitmq-server"):

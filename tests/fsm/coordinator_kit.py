@@ -247,9 +247,7 @@ class ScriptedSite:
 
     spoil_seal = True
 
-    def send_update(
-        self, experiment: str, number: int, chunks: list[int] | None, skip: set[int] | None = None
-    ) -> None:
+    def send_update(self, experiment: str, number: int, chunks: list[int] | None, skip: set[int] | None = None) -> None:
         from hashlib import sha256
 
         manifest, buffer = self.updates[number]

@@ -93,9 +93,7 @@ def accepted(name: str = "e", verdict: Verdict | None = None) -> Heard:
             "rounds": {"count": 5},
         }
     ).plain()
-    body = ExperimentAccepted(
-        experiment=plain, digest="b" * 64, researcher="dr-a", original=b"", enrol_within=1.0
-    )
+    body = ExperimentAccepted(experiment=plain, digest="b" * 64, researcher="dr-a", original=b"", enrol_within=1.0)
     return Heard(said("experiment-accepted", body, name=name), verdict or Verdict())
 
 
@@ -133,9 +131,7 @@ def trained(number: int = 1, attempt: int = 1, name: str = "e") -> Trained:
 
 
 def chunks_wanted(number: int = 1, seal: str = SEAL, chunks: list[int] | None = None) -> Heard:
-    return Heard(
-        said("chunks-wanted", ChunksWanted(round=number, attempt=1, seal=seal, chunks=chunks), number)
-    )
+    return Heard(said("chunks-wanted", ChunksWanted(round=number, attempt=1, seal=seal, chunks=chunks), number))
 
 
 PREPARED = Prepared("e", COUNTS, PLATFORM)
@@ -231,9 +227,7 @@ MOVES: list[tuple[Phase, Stimulus, Phase, list[str]]] = [
 
 
 @pytest.mark.parametrize(("phase", "stimulus", "becomes", "says"), MOVES)
-def test_a_pair_leads_where_the_table_says(
-    phase: Phase, stimulus: Stimulus, becomes: Phase, says: list[str]
-) -> None:
+def test_a_pair_leads_where_the_table_says(phase: Phase, stimulus: Stimulus, becomes: Phase, says: list[str]) -> None:
     agenda, _ = after(WAYS[phase])
     assert does(agenda, stimulus)[:2] == (becomes, says)
 
@@ -257,9 +251,7 @@ def test_an_experiment_under_a_taken_id_changes_nothing(phase: Phase) -> None:
     assert decide(agenda, again) == (Ignore("e", Reason.ID_TAKEN),)
 
 
-@pytest.mark.parametrize(
-    "own", [trained(), Scored("e", "final", SCORES), Receipted("e", 1, 1), ChunksSent("e", 1, 1)]
-)
+@pytest.mark.parametrize("own", [trained(), Scored("e", "final", SCORES), Receipted("e", 1, 1), ChunksSent("e", 1, 1)])
 def test_what_our_own_parts_cannot_have_said_is_a_defect(own: Stimulus) -> None:
     agenda, _ = after(WAYS[Phase.AWAITING])
     with pytest.raises(IllegalStimulus):

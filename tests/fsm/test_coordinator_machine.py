@@ -49,9 +49,7 @@ class Run:
         self.state: ExperimentState | None = None
         self.time = 1000.0
         self.decided: list[d.AnyDecision] = []
-        self.wire(
-            BODIES["experiment-start"] if not changes else kinds.ExperimentStart(experiment=plain(**changes))
-        )
+        self.wire(BODIES["experiment-start"] if not changes else kinds.ExperimentStart(experiment=plain(**changes)))
 
     def put(self, given: i.AnyInput) -> tuple[d.AnyDecision, ...]:
         decided = decide(self.state, given)
@@ -206,9 +204,7 @@ def test_the_best_validated_model_is_chosen_over_the_final_one() -> None:
     for site in SITES:
         digests = {"final": run.state.models[4].digest, "selected": run.state.models[2].digest}
         found = {
-            label: kinds.ModelScores(
-                model_digest=digest, splits={"validation": scores(0.5), "test": scores(0.4)}
-            )
+            label: kinds.ModelScores(model_digest=digest, splits={"validation": scores(0.5), "test": scores(0.4)})
             for label, digest in digests.items()
         }
         run.wire(kinds.Evaluated(scores=found), site, number=4)
@@ -313,9 +309,7 @@ STEPS = st.one_of(
     st.tuples(st.just("wire"), st.sampled_from(sorted(WIRE)), st.sampled_from([*SITES, "dr-a", "site-x"])),
     st.tuples(st.just("stored"), st.sampled_from(SITES), st.booleans()),
     st.tuples(st.just("timer"), st.sampled_from(sorted(Timer)), st.integers(0, 2000)),
-    st.tuples(
-        st.just("own"), st.sampled_from(["initialised", "aggregated", "disk-full", "outage"]), st.none()
-    ),
+    st.tuples(st.just("own"), st.sampled_from(["initialised", "aggregated", "disk-full", "outage"]), st.none()),
     st.tuples(st.just("helped"), st.sampled_from(SITES), st.none()),
 )
 

@@ -204,9 +204,7 @@ def test_an_update_that_is_not_what_was_sealed_is_asked_for_again_and_then_refus
 def test_a_second_coordinator_on_the_same_journal_is_refused(consortium: Consortium) -> None:
     consortium.start()
     with pytest.raises(NameTaken, match="another coordinator"):
-        Coordinator(
-            config(consortium.folder), connect=lambda _c, n: MemoryBus(consortium.broker, "coordinator")
-        )
+        Coordinator(config(consortium.folder), connect=lambda _c, n: MemoryBus(consortium.broker, "coordinator"))
 
 
 def test_two_experiments_run_side_by_side(consortium: Consortium) -> None:

@@ -112,9 +112,7 @@ class ScriptedCoordinator:
     def of(self, kind: str, round_number: int | None = None) -> list[Event]:
         with self._lock:
             return [
-                one
-                for one in self.heard
-                if one.kind == kind and (round_number is None or one.round == round_number)
+                one for one in self.heard if one.kind == kind and (round_number is None or one.round == round_number)
             ]
 
     def say(
@@ -205,7 +203,5 @@ class ScriptedCoordinator:
         key = TransferKey(ready.experiment, ready.round, ready.sender, transfer.attempt)
         parts = self.chunks[key]
         buffer = b"".join(parts[index] for index in range(transfer.manifest.chunks))
-        assert (
-            tensors.seal(transfer.manifest, tensors.chunk_digests(transfer.manifest, buffer)) == transfer.seal
-        )
+        assert tensors.seal(transfer.manifest, tensors.chunk_digests(transfer.manifest, buffer)) == transfer.seal
         return tensors.views(transfer.manifest, buffer)

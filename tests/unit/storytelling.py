@@ -61,9 +61,7 @@ class Teller:
         return self.time
 
     def say(self, sender: str, kind: str, body: kinds.Body, round_number: int = 0, **more: Any) -> None:
-        event = self.authors[sender].write(
-            kind, body, time=self.tick(), experiment="try", round_number=round_number
-        )
+        event = self.authors[sender].write(kind, body, time=self.tick(), experiment="try", round_number=round_number)
         self.give(inputs.Received(time=self.time, raw=event.raw, **more))
 
     def update(self, site: str, number: int, dice: float, loss: float) -> None:
@@ -91,14 +89,10 @@ def digest(letter: str) -> str:
 def recruited() -> Teller:
     """Both sites have joined, and round 1 is open."""
     teller = Teller()
-    teller.say(
-        "dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.plain()), admitted=SITES
-    )
+    teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.plain()), admitted=SITES)
     for site in SITES:
         teller.say(site, "joined", kinds.Joined(cases=CASES, platform=PLATFORM))
-    teller.give(
-        inputs.Initialised(time=teller.tick(), manifest=MANIFEST, seal=digest("0"), digest=digest("a"))
-    )
+    teller.give(inputs.Initialised(time=teller.tick(), manifest=MANIFEST, seal=digest("0"), digest=digest("a")))
     return teller
 
 
@@ -111,14 +105,10 @@ def complete() -> Teller:
         teller.update("site-a", number, 0.2 * number, 1.0 / number)
         teller.update("site-b", number, 0.4 * number, 3.0 / number)
         teller.give(
-            inputs.Aggregated(
-                time=teller.tick(), round=number, seal=digest(str(number)), digest=digest(letter)
-            )
+            inputs.Aggregated(time=teller.tick(), round=number, seal=digest(str(number)), digest=digest(letter))
         )
     for site, dice in zip(SITES, ((0.6, 0.8), (0.9, 1.0)), strict=True):
-        scored = kinds.ModelScores(
-            model_digest=digest("c"), splits={"validation": split(0.7), "test": split(*dice)}
-        )
+        scored = kinds.ModelScores(model_digest=digest("c"), splits={"validation": split(0.7), "test": split(*dice)})
         teller.say(site, "evaluated", kinds.Evaluated(scores={"final": scored}), 3)
     return teller
 

@@ -28,9 +28,7 @@ def updates(sites: int, size: int = BLOCK + 7) -> tuple[Manifest, dict[str, np.n
     return manifest, buffers
 
 
-def average(
-    manifest: Manifest, buffers: dict[str, np.ndarray], cases: dict[str, int], threads: int
-) -> np.ndarray:
+def average(manifest: Manifest, buffers: dict[str, np.ndarray], cases: dict[str, int], threads: int) -> np.ndarray:
     out = np.zeros(manifest.nbytes, dtype=np.uint8)
     aggregate(manifest, [(w, buffers[s]) for s, w in weights(cases).items()], out, threads=threads)
     return out
@@ -42,9 +40,7 @@ def test_the_mean_is_the_naive_float64_mean_in_the_tensors_own_type() -> None:
     out = views(manifest, average(manifest, buffers, cases, 1))
     total = sum(cases.values())
     for name in ("w", "half"):
-        naive = sum(
-            cases[s] / total * views(manifest, b)[name].astype(np.float64) for s, b in buffers.items()
-        )
+        naive = sum(cases[s] / total * views(manifest, b)[name].astype(np.float64) for s, b in buffers.items())
         assert np.array_equal(out[name], naive.astype(out[name].dtype))
 
 
@@ -74,9 +70,7 @@ def test_many_blocks_on_many_threads_are_the_same_bits() -> None:
     cases=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 1000), min_size=1),
     cap=st.floats(0.05, 1.0),
 )
-def test_weights_add_up_and_none_exceeds_the_cap_where_that_is_possible(
-    cases: dict[str, int], cap: float
-) -> None:
+def test_weights_add_up_and_none_exceeds_the_cap_where_that_is_possible(cases: dict[str, int], cap: float) -> None:
     if sum(cases.values()) == 0:
         with pytest.raises(ValueError, match="nothing to average"):
             weights(cases, cap=cap)

@@ -32,10 +32,7 @@ def test_the_password_hash_is_rabbitmqs_salted_sha256() -> None:
         ).decode()
     )
     # the worked example of https://www.rabbitmq.com/docs/passwords
-    assert (
-        password_hash("test12", bytes.fromhex("908DC60A"))
-        == "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"
-    )
+    assert password_hash("test12", bytes.fromhex("908DC60A")) == "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"
 
 
 def test_no_password_stands_in_the_definitions() -> None:
@@ -49,9 +46,7 @@ def test_every_kind_leads_to_exactly_its_queue(kind: str) -> None:
     sender = "site-a" if route in ("uplink", "update", "progress") else "coordinator"
     key = f"{kind}.{sender}.exp" + (".site-ab" if route == "inbox" else "")
     taken = {
-        binding["destination"]
-        for binding in DEFINITIONS["bindings"]
-        if matches_topic(binding["routing_key"], key)
+        binding["destination"] for binding in DEFINITIONS["bindings"] if matches_topic(binding["routing_key"], key)
     }
     assert taken == {{"update": "update.site-a", "inbox": "inbox.site-ab"}.get(route, route)}
 

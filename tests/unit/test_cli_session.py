@@ -128,9 +128,7 @@ def test_what_belongs_to_another_researcher_is_refused(broker: MemoryBroker, ses
         cli_requests.command(session, "pause", "try", 10.0)
 
 
-def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(
-    broker: MemoryBroker, session: Session
-) -> None:
+def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(broker: MemoryBroker, session: Session) -> None:
     site = MemoryBus(broker, "site-a")
 
     def pass_on(event: Event, bus: MemoryBus) -> None:
@@ -180,9 +178,7 @@ def finished(bus: MemoryBus, *, announced: str | None = None, chunks: int | None
     digest = model_digest(MANIFEST, buffer)
     for event in events(complete()):
         if isinstance(event.body, kinds.ExperimentComplete):
-            transfer = kinds.Transfer(
-                round=3, attempt=1, seal=tensors.seal(MANIFEST, digests), manifest=MANIFEST
-            )
+            transfer = kinds.Transfer(round=3, attempt=1, seal=tensors.seal(MANIFEST, digests), manifest=MANIFEST)
             model = kinds.Candidate(label="final", transfer=transfer, model_digest=announced or digest)
             body = event.body.model_copy(update={"model": model, "final_digest": announced or digest})
             event = COORDINATOR.write(event.kind, body, time=9.0, experiment="try", round_number=2)
@@ -195,9 +191,7 @@ def finished(bus: MemoryBus, *, announced: str | None = None, chunks: int | None
             )
     for index, one in list(enumerate(digests))[:chunks]:
         first, end = MANIFEST.chunk_range(index)
-        header = ChunkHeader(
-            TransferKey("try", 3, "coordinator", 1), index, MANIFEST.chunk_bytes, MANIFEST.nbytes, one
-        )
+        header = ChunkHeader(TransferKey("try", 3, "coordinator", 1), index, MANIFEST.chunk_bytes, MANIFEST.nbytes, one)
         bus.publish("model-chunk.coordinator.try", encode_chunk(header, buffer[first:end]))
     return digest
 

@@ -75,9 +75,7 @@ BODIES: dict[str, Body] = {
     "declined": kinds.Declined(reason=Reason.TOO_FEW_CASES, cases=CASES),
     "weights-ready": READY,
     "round-failed": kinds.RoundFailed(reason=Reason.CUDA_OOM),
-    "evaluated": kinds.Evaluated(
-        scores={"final": kinds.ModelScores(model_digest=DIGEST, splits={"test": SCORES})}
-    ),
+    "evaluated": kinds.Evaluated(scores={"final": kinds.ModelScores(model_digest=DIGEST, splits={"test": SCORES})}),
     "nonce": kinds.Nonce(nonce=NONCE),
     "echo": kinds.Echo(nonce=NONCE),
     "echo-reply": kinds.EchoReply(nonce=NONCE, time=1.5),

@@ -174,9 +174,7 @@ def test_the_digest_ignores_comments_and_the_order_of_keys_and_nothing_else() ->
         ),
     ],
 )
-def test_a_mistake_gets_one_line_with_key_value_and_what_is_allowed(
-    old: str, new: str, said: list[str]
-) -> None:
+def test_a_mistake_gets_one_line_with_key_value_and_what_is_allowed(old: str, new: str, said: list[str]) -> None:
     assert TEXT.count(old) == 1
     line = mistake(TEXT.replace(old, new))
     assert line.startswith("exp.toml: ")

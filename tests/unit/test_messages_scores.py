@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from messages.scores import RegionScore, SplitScores, pool, tally
 
-CASE = st.tuples(st.none() | st.floats(0, 1), st.booleans()).map(
-    lambda case: (case[0], case[1] or case[0] is None)
-)
+CASE = st.tuples(st.none() | st.floats(0, 1), st.booleans()).map(lambda case: (case[0], case[1] or case[0] is None))
 SITES = st.lists(st.lists(CASE, max_size=8), min_size=1, max_size=4)
 
 
@@ -73,9 +71,7 @@ def test_a_withheld_report_adds_nothing_to_the_pool() -> None:
     assert pool([told, SplitScores(cases=3, withheld=True)]) == told
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"n": True}, {"n": "1"}, {"n": -1}, {"sum": float("nan")}, {"sum": float("inf")}]
-)
+@pytest.mark.parametrize("wrong", [{"n": True}, {"n": "1"}, {"n": -1}, {"sum": float("nan")}, {"sum": float("inf")}])
 def test_rubbish_sums_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="RegionScore"):
         RegionScore.model_validate(wrong)

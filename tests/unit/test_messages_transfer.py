@@ -126,9 +126,7 @@ def test_a_manifest_that_lies_about_itself_is_refused(change: dict[str, Any]) ->
 def test_the_seal_depends_on_every_chunk_their_order_and_the_manifest() -> None:
     manifest, buffer, seal, _ = transfer()
     digests = tensors.chunk_digests(manifest, buffer)
-    other = Manifest(
-        tensors=(TensorSpec(name="y", shape=(manifest.nbytes,), dtype="uint8"),), chunk_bytes=SIZE
-    )
+    other = Manifest(tensors=(TensorSpec(name="y", shape=(manifest.nbytes,), dtype="uint8"),), chunk_bytes=SIZE)
     assert tensors.seal(manifest, digests) == seal
     assert (
         len(
@@ -251,9 +249,7 @@ def test_a_transfer_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_pat
             file.write(bytes(524))
         missing = [1, 2, 3]
     elif damage == "record without chunk":
-        have.write_bytes(
-            have.read_bytes() + (1).to_bytes(4, "big") + sha256(buffer[SIZE : 2 * SIZE]).digest()
-        )
+        have.write_bytes(have.read_bytes() + (1).to_bytes(4, "big") + sha256(buffer[SIZE : 2 * SIZE]).digest())
     elif damage == "no record":
         have.unlink()
         missing = [0, 1, 2, 3, 4]
@@ -291,9 +287,7 @@ def test_a_kill_while_opening_keeps_the_record_of_what_is_there(
     again.close()
 
 
-def test_writes_that_the_disk_takes_in_part_are_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writes_that_the_disk_takes_in_part_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, buffer, seal, messages = transfer()
     whole = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: whole(fd, memoryview(data)[:300], offset))
@@ -340,7 +334,5 @@ def test_closing_again_leaves_files_alone_that_were_opened_since(tmp_path: Path)
 def test_an_empty_transfer_is_complete_at_once(tmp_path: Path) -> None:
     manifest, buffer = sealed({})
     incoming = Incoming(tmp_path, KEY, size=SIZE, total=0)
-    incoming.finish(
-        manifest, tensors.seal(manifest, tensors.chunk_digests(manifest, buffer)), tmp_path / "done"
-    )
+    incoming.finish(manifest, tensors.seal(manifest, tensors.chunk_digests(manifest, buffer)), tmp_path / "done")
     assert (tmp_path / "done").read_bytes() == b""

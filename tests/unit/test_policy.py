@@ -41,9 +41,7 @@ def experiment(**changes: Any) -> Experiment:
     return Experiment.model_validate({**plain, **changes})
 
 
-def verdict(
-    config: dict[str, Any], *, researcher: str = "dr-a", site: str = "site-a", **changes: Any
-) -> Reason | None:
+def verdict(config: dict[str, Any], *, researcher: str = "dr-a", site: str = "site-a", **changes: Any) -> Reason | None:
     parsed = PolicyConfig.model_validate(config)
     return policy.judge(parsed, experiment(**changes), researcher, site, DATASETS, TODAY).reason
 
@@ -89,9 +87,7 @@ def test_one_rule_that_fits_is_enough_and_rules_do_not_mix() -> None:
         ),
     ],
 )
-def test_what_this_site_cannot_do_is_refused_even_where_all_is_allowed(
-    changes: dict[str, Any], reason: Reason
-) -> None:
+def test_what_this_site_cannot_do_is_refused_even_where_all_is_allowed(changes: dict[str, Any], reason: Reason) -> None:
     assert verdict({"default": "allow"}, **changes) is reason
 
 
@@ -104,9 +100,7 @@ def test_a_floor_that_cannot_be_kept_refuses(floors: dict[str, Any]) -> None:
     researcher=st.sampled_from(["dr-a", "dr-b", "x"]),
     rounds=st.integers(1, 1000),
     privacy=st.sampled_from([{}, {"secure_aggregation": False}]),
-    rules=st.lists(
-        st.fixed_dictionaries({"researchers": st.just(["dr-b"]), "rounds_max": st.integers(1, 600)})
-    ),
+    rules=st.lists(st.fixed_dictionaries({"researchers": st.just(["dr-b"]), "rounds_max": st.integers(1, 600)})),
 )
 def test_no_experiment_is_allowed_unless_a_rule_names_its_researcher(
     researcher: str, rounds: int, privacy: dict[str, Any], rules: list[dict[str, Any]]
@@ -131,16 +125,12 @@ def counts(found: int, used: int, train: int) -> CaseCounts:
         (30, 26, 20, Reason.TOO_MANY_LEFT_OUT),
     ],
 )
-def test_too_few_or_too_many_left_out_cases_decline(
-    found: int, used: int, train: int, reason: Reason | None
-) -> None:
+def test_too_few_or_too_many_left_out_cases_decline(found: int, used: int, train: int, reason: Reason | None) -> None:
     assert policy.enough_cases(Floors(), experiment(), counts(found, used, train)) is reason
 
 
 def test_the_sites_floor_of_cases_holds_over_a_lower_one_of_the_experiment() -> None:
-    assert (
-        policy.enough_cases(Floors(least_cases=31), experiment(), counts(30, 30, 20)) is Reason.TOO_FEW_CASES
-    )
+    assert policy.enough_cases(Floors(least_cases=31), experiment(), counts(30, 30, 20)) is Reason.TOO_FEW_CASES
 
 
 def scores(cases: int) -> SplitScores:
@@ -149,9 +139,7 @@ def scores(cases: int) -> SplitScores:
 
 
 @given(cases=st.integers(0, 40), floor=st.integers(1, 20), rows=st.booleans(), metrics=st.booleans())
-def test_scores_leave_only_as_far_as_the_floors_let_them(
-    cases: int, floor: int, rows: bool, metrics: bool
-) -> None:
+def test_scores_leave_only_as_far_as_the_floors_let_them(cases: int, floor: int, rows: bool, metrics: bool) -> None:
     floors = Floors(least_metric_cases=floor, share_case_metrics=rows, share_site_metrics=metrics)
     shared = policy.scores_for_sharing(floors, scores(cases))
     told = metrics and cases >= floor

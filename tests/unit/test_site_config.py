@@ -106,9 +106,7 @@ def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str
         (datetime(2026, 5, 1, 17, 30), 1800.0),
     ],
 )
-def test_hours_that_pass_midnight_say_when_they_begin(
-    tmp_path: Path, moment: datetime, seconds: float
-) -> None:
+def test_hours_that_pass_midnight_say_when_they_begin(tmp_path: Path, moment: datetime, seconds: float) -> None:
     assert Rules(config.read(written(tmp_path, WHOLE))).opens_in(moment) == seconds
 
 

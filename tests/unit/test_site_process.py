@@ -92,9 +92,7 @@ def test_an_agent_killed_in_training_comes_back_and_sends_the_same_bits(
     eventually(lambda: not Path(f"/proc/{trainer}/exe").exists(), what="the trainer to end with its agent")
     second = site.start()
     ready = eventually(lambda: coordinator.of("weights-ready"), 40, what="weights-ready")[0]
-    np.testing.assert_array_equal(
-        coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1)
-    )
+    np.testing.assert_array_equal(coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1))
     assert ready.body.transfer.attempt == 1
     second.send_signal(signal.SIGTERM)
     assert second.wait(20) == 0
@@ -136,17 +134,13 @@ def test_a_twin_is_refused_with_one_line(site: Site, coordinator: script.Scripte
     twin = site.start()
     _, said = twin.communicate(timeout=60)
     assert twin.returncode == 2
-    assert said.splitlines()[-1].startswith(
-        f"konsil: {site.state}: another agent works on this state directory"
-    )
+    assert said.splitlines()[-1].startswith(f"konsil: {site.state}: another agent works on this state directory")
 
 
 def test_a_configuration_with_a_mistake_ends_it_with_one_line(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text("schema = 1\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "site_agent", "--config", str(path)], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "site_agent", "--config", str(path)], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"konsil: {path}: key 'site' is missing\n"
 

@@ -106,8 +106,7 @@ def test_a_round_yields_the_update_that_seed_site_and_round_decide(
     assert coordinator.of("round-accepted", 1)
     update = coordinator.update(ready)
     expected = {
-        name: value + addend(7, "site-a", 1).astype(value.dtype)
-        for name, value in coordinator.model(1).items()
+        name: value + addend(7, "site-a", 1).astype(value.dtype) for name, value in coordinator.model(1).items()
     }
     for name, value in expected.items():
         np.testing.assert_array_equal(update[name], value)
@@ -132,9 +131,7 @@ def test_missing_chunks_of_a_global_model_are_asked_for(
     assert eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")
 
 
-def test_chunks_of_an_update_are_sent_again_when_wanted(
-    start: Start, coordinator: script.ScriptedCoordinator
-) -> None:
+def test_chunks_of_an_update_are_sent_again_when_wanted(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     coordinator.receipting = False
     start()
     joined(coordinator)
@@ -169,9 +166,7 @@ def test_an_update_without_a_receipt_survives_a_restart_and_is_said_again_as_it_
     coordinator.receipting = True
     for event in [*coordinator.of("weights-ready"), *coordinator.of("leaving")]:
         coordinator.receipt(event)
-    eventually(
-        lambda: not list((tmp_path / "state" / "updates").iterdir()), what="the update's file to be freed"
-    )
+    eventually(lambda: not list((tmp_path / "state" / "updates").iterdir()), what="the update's file to be freed")
     assert second.ask("status")["experiments"][0]["phase"] == "idle"
 
 
@@ -186,15 +181,11 @@ def test_a_stop_in_mid_training_trains_the_same_bits_after_the_restart(
     first.stop()
     start()
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
-    np.testing.assert_array_equal(
-        coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1)
-    )
+    np.testing.assert_array_equal(coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1))
     assert ready.body.transfer.attempt == 1
 
 
-def test_a_newer_round_wins_and_the_old_one_is_dropped(
-    start: Start, coordinator: script.ScriptedCoordinator
-) -> None:
+def test_a_newer_round_wins_and_the_old_one_is_dropped(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     running = start("--seconds", "3")
     joined(coordinator)
     coordinator.send_model(1)
@@ -212,9 +203,7 @@ def test_a_round_that_closed_is_left(start: Start, coordinator: script.ScriptedC
     coordinator.send_model(1)
     coordinator.start_round(1)
     eventually(lambda: running.ask("status")["state"] == "training", what="training")
-    body = RoundComplete(
-        contributors={}, left_out={"site-a": Reason.ABSENT}, model_digest="0" * 64, seconds=1.0
-    )
+    body = RoundComplete(contributors={}, left_out={"site-a": Reason.ABSENT}, model_digest="0" * 64, seconds=1.0)
     coordinator.say("round-complete", body, experiment="exp-1", round_number=1)
     eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
     assert not coordinator.of("weights-ready")
@@ -258,9 +247,7 @@ def test_a_round_that_fails_is_told_by_its_code(
     assert failed.body.reason is reason
 
 
-def test_a_trainer_without_progress_is_ended_and_told(
-    start: Start, coordinator: script.ScriptedCoordinator
-) -> None:
+def test_a_trainer_without_progress_is_ended_and_told(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     command = [sys.executable, "-m", "site_agent.training.null", "--fail", "hang"]
     running = start(training={"command": command, "stuck_after": "2s"})
     joined(coordinator)
@@ -279,9 +266,7 @@ def test_a_stranger_is_declined_with_a_code(start: Start, coordinator: script.Sc
     assert not coordinator.of("joined")
 
 
-def test_too_few_cases_are_declined_with_their_counts(
-    start: Start, coordinator: script.ScriptedCoordinator
-) -> None:
+def test_too_few_cases_are_declined_with_their_counts(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     start("--cases", "4")
     coordinator.accept()
     declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
@@ -289,9 +274,7 @@ def test_too_few_cases_are_declined_with_their_counts(
     assert declined.body.cases.used == 4
 
 
-def test_approval_by_hand_waits_for_the_operator(
-    start: Start, coordinator: script.ScriptedCoordinator
-) -> None:
+def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     running = start(policy={"approval": "hand", "allow": [{}]})
     coordinator.accept()
     declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
@@ -350,9 +333,7 @@ def test_an_older_term_is_refused_and_counted(start: Start, coordinator: script.
     assert not coordinator.of("joined")
 
 
-def test_a_standing_brings_what_the_site_missed(
-    start: Start, coordinator: script.ScriptedCoordinator
-) -> None:
+def test_a_standing_brings_what_the_site_missed(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     old = Author(script.CONSORTIUM, "coordinator", 1, 1)
     coordinator.author = Author(script.CONSORTIUM, "coordinator", 2, 2)
     start()
@@ -361,9 +342,7 @@ def test_a_standing_brings_what_the_site_missed(
     plain = script.experiment_file()
     written: list[bytes] = []
     coordinator.say = lambda kind, body, **more: written.append(  # type: ignore[method-assign,assignment]
-        old.write(
-            kind, body, time=0.0, experiment=more["experiment"], round_number=more.get("round_number", 0)
-        ).raw
+        old.write(kind, body, time=0.0, experiment=more["experiment"], round_number=more.get("round_number", 0)).raw
     )
     coordinator.accept(plain)
     coordinator.start_round(1)
@@ -390,9 +369,7 @@ def test_an_abort_ends_everything_and_frees_the_disk(
     assert running.ask("status")["experiments"][0]["trainer_pid"] is None
 
 
-def test_two_experiments_take_turns_on_one_slot(
-    start: Start, coordinator: script.ScriptedCoordinator
-) -> None:
+def test_two_experiments_take_turns_on_one_slot(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     running = start("--seconds", "1")
     for name in ("exp-1", "exp-2"):
         coordinator.accept(script.experiment_file(name))
@@ -414,9 +391,7 @@ def test_a_check_is_answered_without_joining(start: Start, coordinator: script.S
     body = ExperimentChecked(experiment=script.experiment_file(), researcher="dr-x", nonce="0" * 32)
     eventually(lambda: coordinator.of("hello"), what="hello")
     coordinator.say("experiment-checked", body, experiment="exp-1")
-    answer = eventually(lambda: [e for e in coordinator.live if e.kind == "check-answer"], what="an answer")[
-        0
-    ]
+    answer = eventually(lambda: [e for e in coordinator.live if e.kind == "check-answer"], what="an answer")[0]
     assert (answer.body.accepts, answer.body.reason) == (False, Reason.RESEARCHER_NOT_ALLOWED)
     assert not coordinator.of("declined")
 
@@ -502,6 +477,4 @@ def test_a_damaged_model_on_disk_is_fetched_again_after_a_restart(
     eventually(lambda: coordinator.of("chunks-wanted") or coordinator.of("weights-ready"), what="asking")
     coordinator.send_model(1)
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
-    np.testing.assert_array_equal(
-        coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1)
-    )
+    np.testing.assert_array_equal(coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1))

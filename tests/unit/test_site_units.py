@@ -26,9 +26,7 @@ def rendered(name: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["konsil-site.service", "konsil-coordinator.service"])
 def test_systemd_accepts_the_unit_without_a_word(name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["systemd-analyze", "verify", str(rendered(name, tmp_path))], capture_output=True, text=True
-    )
+    done = subprocess.run(["systemd-analyze", "verify", str(rendered(name, tmp_path))], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -89,9 +89,7 @@ def test_an_event_waits_until_its_receipt_and_is_then_in_the_ledger(tmp_path: Pa
 
 def test_the_agenda_comes_back_as_it_was_stored(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    job = Job(
-        experiment="e", digest="d", file={"a": [1]}, researcher="dr-a", phase=Phase.IDLE, round=4, start=b"x"
-    )
+    job = Job(experiment="e", digest="d", file={"a": [1]}, researcher="dr-a", phase=Phase.IDLE, round=4, start=b"x")
     before = Agenda("site-a")
     after = Agenda("site-a", {"e": job}, paused=True)
     spool.store_agenda(before, after, 1.0)

@@ -49,9 +49,7 @@ def test_silence_at_a_stored_offset_rewinds() -> None:
 
 
 @given(BODIES, st.data())
-def test_an_intact_stream_goes_on_exactly_after_the_stored_message(
-    stream: list[bytes], data: st.DataObject
-) -> None:
+def test_an_intact_stream_goes_on_exactly_after_the_stored_message(stream: list[bytes], data: st.DataObject) -> None:
     if not stream:
         assert read(stream, None) == ([], False)
         return

@@ -56,9 +56,7 @@ def test_order_and_repetition_change_nothing_in_the_result(more: list, random) -
     random.shuffle(shuffled)
     expected, story = ExperimentStory("try").tell_all(WHOLE), ExperimentStory("try").tell_all(shuffled)
     assert summary(story) == summary(expected)
-    assert [round_summary(one) for one in story.round_list] == [
-        round_summary(one) for one in expected.round_list
-    ]
+    assert [round_summary(one) for one in story.round_list] == [round_summary(one) for one in expected.round_list]
 
 
 def test_an_update_that_the_coordinator_refused_is_no_part_of_the_round() -> None:
