@@ -26,7 +26,7 @@ def glioma_demo(rounds: int, seed: int, sites: Sequence[str]) -> dict[str, Any]:
         },
         "data": {
             "dataset": "glioma",
-            "split": {"train": 0.55, "validation": 0.2, "test": 0.25},
+            "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
             "least_cases": 4,
             "least_used_share": 0.5,
         },
@@ -40,7 +40,7 @@ def glioma_demo(rounds: int, seed: int, sites: Sequence[str]) -> dict[str, Any]:
             "foreground_share": 0.5,
             "batch": 2,
             "loss": "dice+bce",
-            "optimizer": {"name": "Adam", "lr": 6e-3, "reset": True},
+            "optimizer": {"name": "Adam", "lr": 5e-3, "reset": True},
             "schedule": {"name": "poly", "over": "rounds"},
         },
         "evaluation": {"every": 1, "overlap": 0.25, "metrics": ["dice"], "select_by": "validation.dice.mean"},

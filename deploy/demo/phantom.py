@@ -71,7 +71,8 @@ class TumourSizes:
     rim_mm: tuple[float, float] = (7.0, 10.0)
     oedema_mm: tuple[float, float] = (8.0, 22.0)
     irregularity: tuple[float, float] = (0.15, 0.35)
-    not_enhancing: float = 0.15
+    not_enhancing: float = 0.05
+    """Share of tumours without enhancing core; rare among BraTS's gliomas too."""
     satellite: float = 0.15
 
 

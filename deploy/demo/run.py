@@ -33,7 +33,7 @@ from messages.reasons import ADVICE
 
 Say = Callable[[str], None]
 GLIOMA_ROUNDS, REAL_ROUNDS = 12, 20
-CASES_PER_SITE = 20
+CASES_PER_SITE = 32
 
 
 @dataclass(frozen=True, slots=True)
