@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from coordinator import decisions as d
 from coordinator import quorum
-from coordinator.state import ExperimentState, Phase, Round, Standing, Step, Timer
+from coordinator.state import ExperimentState, Phase, Round, Step, Timer
 from messages.experiment import Experiment
 from messages.reasons import Reason
 from messages.scores import SplitScores, pool
@@ -24,7 +24,7 @@ ANNOUNCEMENTS = 3
 def advance(state: ExperimentState, now: float) -> Decided:
     """The next consequence of the state as it is, or nothing."""
     if state.phase is Phase.RECRUITING:
-        answered = all(one.standing is not Standing.INVITED for one in state.members.values())
+        answered = all(one.answered for one in state.members.values())
         return close_recruiting(state, now) if answered else ()
     if state.phase in (Phase.INITIALISING, Phase.AGGREGATING) and state.round is None:
         return start_next(state, now) if state.completed + 1 in state.models else ()

@@ -79,6 +79,13 @@ class Member:
     reason: Reason | None = None
     away: bool = False
 
+    @property
+    def answered(self) -> bool:
+        """Whether the site has said yes or no; "an operator must look at it first" is neither."""
+        if self.standing is Standing.DECLINED:
+            return self.reason is not Reason.AWAITS_APPROVAL
+        return self.standing is Standing.JOINED
+
 
 @dataclass(frozen=True, slots=True)
 class Model:

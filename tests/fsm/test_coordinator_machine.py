@@ -290,6 +290,42 @@ def test_too_few_sites_at_the_enrolment_deadline_fail_the_experiment() -> None:
     assert run.state.reason is Reason.ENROLMENT_FAILED
 
 
+def test_a_site_that_awaits_approval_has_not_answered_and_is_waited_for_until_it_joins() -> None:
+    run = Run(quorum={"least_sites": "all"})
+    run.join("site-a", "site-b")
+    run.wire(kinds.Declined(reason=Reason.AWAITS_APPROVAL), "site-c")
+    assert run.state is not None
+    assert run.state.phase is Phase.RECRUITING
+    run.join("site-c")
+    assert run.state.phase is Phase.INITIALISING
+    assert run.state.joined == SITES
+
+
+def test_a_site_whose_approval_comes_after_enrolment_takes_part_from_the_next_round() -> None:
+    run = Run()
+    run.join("site-a", "site-b")
+    run.wire(kinds.Declined(reason=Reason.AWAITS_APPROVAL), "site-c")
+    run.fire(Timer.ENROL)
+    run.initial()
+    assert run.state is not None
+    assert run.state.round is not None
+    assert set(run.state.round.parts) == {"site-a", "site-b"}
+    run.join("site-c")
+    run.report("site-a", 1)
+    run.report("site-b", 1)
+    run.aggregated(1)
+    assert set(run.state.round.parts) == set(SITES)
+
+
+def test_a_site_that_declines_for_good_after_it_awaited_approval_has_answered() -> None:
+    run = Run(quorum={"least_sites": "all"})
+    run.join("site-a", "site-b")
+    run.wire(kinds.Declined(reason=Reason.AWAITS_APPROVAL), "site-c")
+    run.wire(kinds.Declined(reason=Reason.NOT_ALLOWED), "site-c")
+    assert run.state is not None
+    assert run.state.reason is Reason.ENROLMENT_FAILED
+
+
 def test_an_outage_is_given_back_to_the_timers() -> None:
     run = in_phase(Phase.RUNNING)
     assert run.state is not None
