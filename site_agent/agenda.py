@@ -267,10 +267,11 @@ def _prepared(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
 
 
 def _prepared_again(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
-    if agenda.running != job.experiment:
-        return (Ignore(job.experiment, Reason.WRONG_STATE),)
+    """A trainer that was started in mid-experiment has read the data; its round may be over meanwhile."""
     recount = Recount(job.experiment, said.counts, said.platform)
-    return (recount,) if said.lack is None else (recount, GiveUp(job.experiment, job.round, said.lack))
+    if said.lack is None or job.phase is Phase.IDLE:
+        return (recount,)
+    return (recount, GiveUp(job.experiment, job.round, said.lack))
 
 
 def _model_ready(agenda: Agenda, job: Job, said: ModelReady) -> Decisions:
@@ -396,7 +397,7 @@ def _table() -> dict[tuple[Phase, str], Handler]:
 
     row((Phase.AWAITING,), Approved, _approved)
     row((Phase.PREPARING,), Prepared, _prepared)
-    row((Phase.TRAINING, Phase.EVALUATING), Prepared, _prepared_again)
+    row((Phase.IDLE, Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING), Prepared, _prepared_again)
     row((Phase.FETCHING, Phase.EVALUATING), ModelReady, _model_ready)
     row((Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING), NoSpace, _no_space)
     row((Phase.TRAINING,), Trained, _trained)

@@ -361,7 +361,11 @@ class Agent:
         if isinstance(reply, protocol.Progress):
             self._trainer_progress(name, reply)
         elif isinstance(reply, protocol.Prepared):
-            self._apply(self._workshop.prepared(job, reply))
+            prepared = self._workshop.prepared(job, reply)
+            if prepared.lack is not None:
+                self._trainers.kill(name)  # what it has read does not suffice: the next round reads anew
+            self._apply(prepared)
+            self._trainers.proceed(name)
         elif isinstance(reply, protocol.Trained):
             # Sealing reads the whole file: on a thread of its own.
             threading.Thread(

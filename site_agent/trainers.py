@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import structlog
 
+from messages.errors import WorkFailed
 from site_agent.training.client import TrainerProcess
-from site_agent.training.protocol import Failed, Prepare, Progress, Reply, Request
+from site_agent.training.protocol import Failed, Prepare, Prepared, Progress, Reply, Request
 
 log = structlog.get_logger()
 
@@ -20,10 +22,18 @@ log = structlog.get_logger()
 class _Warm:
     token: int
     process: TrainerProcess
-    outstanding: int = 0
-    """Requests without their answer: preparing and training may both be under way."""
+    preparing: bool = False
+    ready: bool = False
+    """Whether it has read its data; what is asked of it before waits in `next`."""
+    next: Request | None = None
+    at_work: bool = False
+    """Whether a request other than preparing has no answer yet."""
     heard: float = field(default_factory=time.monotonic)
     stuck: bool = False
+
+    @property
+    def busy(self) -> bool:
+        return self.preparing or self.at_work
 
 
 class Trainers:
@@ -54,7 +64,8 @@ class Trainers:
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def ask(self, experiment: str, prepare: Prepare, request: Request | None) -> None:
-        """Send a request to the experiment's process; a cold one is started and prepared first.
+        """Send a request to the experiment's process; a cold one is started and prepared first. Without a request,
+        the data are read (again).
 
         Raises:
             WorkFailed: the process cannot be started.
@@ -62,15 +73,27 @@ class Trainers:
         warm = self._warm.get(experiment)
         if warm is None or not warm.process.alive:
             warm = self._start(experiment)
-            requests: list[Request] = [prepare]
-        else:
-            requests = [prepare] if request is None else []
-        if request is not None:
-            requests.append(request)
         warm.heard = time.monotonic()
-        for one in requests:
-            warm.outstanding += 1
-            warm.process.send(one)
+        if warm.ready and request is not None:
+            self._hand_over(warm, request)
+            return
+        warm.next = request
+        if not warm.preparing:
+            warm.ready, warm.preparing = False, True
+            warm.process.send(prepare)
+
+    def proceed(self, experiment: str) -> None:
+        """The data are read and found enough: hand over what waited for that."""
+        warm = self._warm.get(experiment)
+        if warm is not None and warm.ready and warm.next is not None:
+            request, warm.next = warm.next, None
+            with contextlib.suppress(WorkFailed):  # it ended just now: its exit follows, and says that it was at work
+                self._hand_over(warm, request)
+
+    @staticmethod
+    def _hand_over(warm: _Warm, request: Request) -> None:
+        warm.at_work = True
+        warm.process.send(request)
 
     def _start(self, experiment: str) -> _Warm:
         token = next(self._tokens)
@@ -94,21 +117,27 @@ class Trainers:
         """Note a sign of life; an answer settles its request."""
         warm = self._warm[experiment]
         warm.heard = time.monotonic()
-        if not isinstance(reply, Progress):
-            warm.outstanding -= 1
+        if isinstance(reply, Progress):
+            return
+        if warm.preparing:
+            # Data that could not be read are read anew when the process is asked again.
+            warm.preparing, warm.ready = False, isinstance(reply, Prepared)
+            warm.next = warm.next if warm.ready else None
+        else:
+            warm.at_work = False
         if isinstance(reply, Failed) and reply.fatal:
             self.kill(experiment)
 
     def ended(self, experiment: str) -> tuple[bool, bool]:
         """The process ended: (was it at work, was it ended as stuck). It is cold from now on."""
         warm = self._warm.pop(experiment)
-        return warm.outstanding > 0, warm.stuck
+        return warm.busy, warm.stuck
 
     def end_stuck(self) -> None:
         """Kill what has been silent for too long; its exit follows."""
         now = time.monotonic()
         for experiment, warm in self._warm.items():
-            if warm.outstanding > 0 and not warm.stuck and now - warm.heard > self._stuck_after:
+            if warm.busy and not warm.stuck and now - warm.heard > self._stuck_after:
                 log.error("trainer is stuck, ending it", experiment=experiment, pid=warm.process.pid)
                 warm.stuck = True
                 warm.process.kill()
@@ -120,9 +149,13 @@ class Trainers:
             warm.process.kill()
 
     def halt(self, experiment: str) -> None:
-        """Void what the process works on; one that has answered everything stays warm."""
+        """Void what the process works on. One that has answered everything stays warm, and one that still reads its
+        data goes on: else a site that starts more slowly than rounds follow each other would never train."""
         warm = self._warm.get(experiment)
-        if warm is not None and warm.outstanding > 0:
+        if warm is None:
+            return
+        warm.next = None
+        if warm.at_work:
             self.kill(experiment)
 
     def close(self) -> None:

@@ -203,10 +203,66 @@ def test_a_round_that_closed_is_left(start: Start, coordinator: script.ScriptedC
     coordinator.send_model(1)
     coordinator.start_round(1)
     eventually(lambda: running.ask("status")["state"] == "training", what="training")
-    body = RoundComplete(contributors={}, left_out={"site-a": Reason.ABSENT}, model_digest="0" * 64, seconds=1.0)
-    coordinator.say("round-complete", body, experiment="exp-1", round_number=1)
+    close_round(coordinator, 1)
     eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
     assert not coordinator.of("weights-ready")
+
+
+def trainer_that_waits_for(gate: Path) -> dict[str, Any]:
+    """The null trainer, which starts only once a file is there."""
+    wait = 'while [ ! -e "$0" ]; do sleep 0.05; done; exec "$@"'
+    return {"command": ["sh", "-c", wait, str(gate), sys.executable, "-m", "site_agent.training.null"]}
+
+
+def close_round(coordinator: script.ScriptedCoordinator, number: int) -> None:
+    body = RoundComplete(contributors={}, left_out={"site-a": Reason.ABSENT}, model_digest="0" * 64, seconds=1.0)
+    coordinator.say("round-complete", body, experiment="exp-1", round_number=number)
+
+
+def test_a_trainer_that_starts_more_slowly_than_rounds_follow_each_other_still_comes_to_train(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    first = start()
+    joined(coordinator)
+    first.stop()
+    running = start(training=trainer_that_waits_for(tmp_path / "gate"))
+    pids = set()
+    for number in (1, 2, 3):
+        coordinator.send_model(number)
+        coordinator.start_round(number)
+        eventually(lambda: running.ask("status")["state"] == "training", what="training")
+        pids.add(running.ask("status")["experiments"][0]["trainer_pid"])
+        close_round(coordinator, number)
+        eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
+    coordinator.send_model(4)
+    coordinator.start_round(4)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    (tmp_path / "gate").touch()
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")
+    assert [event.round for event in ready] == [4]
+    assert pids == {running.ask("status")["experiments"][0]["trainer_pid"]}
+
+
+def test_data_that_no_longer_suffice_are_told_in_the_round_after_the_one_that_closed_over_reading_them(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    first = start()
+    joined(coordinator)
+    first.stop()
+    training = trainer_that_waits_for(tmp_path / "gate")
+    training["command"] += ["--cases", "4"]
+    running = start(training=training)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    close_round(coordinator, 1)
+    eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
+    (tmp_path / "gate").touch()
+    eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"] is None, what="the trainer's end")
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert (failed.round, failed.body.reason) == (2, Reason.TOO_FEW_CASES)
 
 
 def test_both_candidates_are_scored_once_on_validation_and_test(
