@@ -1,7 +1,8 @@
 """Receiving global models: chunks of `global` into files, on a thread of its own, resumed at the chunk that lacks.
 
-Chunks may come before the event that names them; they are taken for experiments in work. A transfer on which nothing
-new came for a while is asked for again, with growing pauses (docs/architecture.md, rule 3).
+Chunks may come before the event that names them; they are taken for experiments in work: of later rounds, and after
+the last round of one earlier round more, since the model that was chosen on validation is sent again. A transfer on
+which nothing new came for a while is asked for again, with growing pauses (docs/architecture.md, rule 3).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from site_agent.spool import Spool
 log = structlog.get_logger()
 
 FIRST_ASK = 5.0
+SOON = 1.0
+"""Seconds until a transfer of an earlier round is asked for: its chunks may have come and gone before it was named."""
 LONGEST_PAUSE = 60.0
 MOST_ASKED = 10_000
 POSITION_EVERY = 1.0
@@ -38,8 +41,16 @@ class _Wanted:
     sealed: Sealed | None = None
     incoming: Incoming | None = None
     quiet_since: float = field(default_factory=time.monotonic)
-    pause: float = FIRST_ASK
-    announced: bool = False
+    pause: float = field(default_factory=lambda: FIRST_ASK)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    after: int
+    again: bool
+
+
+_STRANGER = _Watch(2**62, again=False)
 
 
 class Receiver:
@@ -67,7 +78,8 @@ class Receiver:
         self._ask, self._room = ask, room
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._wanted: dict[TransferKey, _Wanted] = {}
-        self._rounds: dict[str, int] = {}
+        self._watched: dict[str, _Watch] = {}
+        self._heard: dict[str, float] = {}
         self._done: set[TransferKey] = set()
         self._position: Position | None = None
         self._position_at = 0.0
@@ -81,9 +93,9 @@ class Receiver:
         """Take one chunk; acknowledged when it is written."""
         self._inbox.put(lambda: self._chunk(delivery, ack))
 
-    def watch(self, experiment: str, after: int) -> None:
-        """Take early chunks of this experiment's rounds after `after`."""
-        self._inbox.put(lambda: self._rounds.__setitem__(experiment, after))
+    def watch(self, experiment: str, after: int, *, again: bool = False) -> None:
+        """Take early chunks of this experiment's rounds after `after`; `again`: and of one round that was before."""
+        self._inbox.put(lambda: self._watched.__setitem__(experiment, _Watch(after, again)))
 
     def expect(self, key: TransferKey, sealed: Sealed) -> None:
         """A transfer was announced; `on_complete` follows (at once where its file is there)."""
@@ -149,8 +161,7 @@ class Receiver:
         key = header.key
         wanted = self._wanted.get(key)
         if wanted is None:
-            early = key.sender == COORDINATOR and key.round > self._rounds.get(key.experiment, 2**62)
-            if not early or key in self._done:
+            if key.sender != COORDINATOR or not self._useful(key):
                 return
             wanted = self._wanted[key] = _Wanted()
         if wanted.incoming is None:
@@ -162,9 +173,30 @@ class Receiver:
         assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
         if wanted.incoming.add(header, data):
             self.bytes_down += len(data)
-            wanted.quiet_since, wanted.pause = time.monotonic(), FIRST_ASK
+            # What comes of one transfer speaks for those behind it: the coordinator sends them one after the other.
+            self._heard[key.experiment] = time.monotonic()
+            wanted.pause = FIRST_ASK
             self._on_progress(key, wanted.incoming.received, wanted.incoming.chunks)
             self._finish(key, wanted)
+
+    def _useful(self, key: TransferKey) -> bool:
+        """Whether a chunk of a transfer that nobody has named yet is worth keeping."""
+        watch = self._watched.get(key.experiment, _STRANGER)
+        if key.round > watch.after:
+            return key not in self._done
+        if not watch.again or self._spool.global_file(key).exists():
+            return False
+        # One at most, whatever the wire brings: the newest to come takes the place of what came before it.
+        for other in [one for one in self._wanted if one.experiment == key.experiment and one.round <= watch.after]:
+            if self._wanted[other].sealed is not None:
+                return False
+            self._forget(other)
+        return True
+
+    def _forget(self, key: TransferKey) -> None:
+        wanted = self._wanted.pop(key)
+        if wanted.incoming is not None:
+            wanted.incoming.discard()
 
     def _open(self, key: TransferKey, wanted: _Wanted, size: int, total: int) -> bool:
         if total > self._room():
@@ -181,6 +213,8 @@ class Receiver:
             return
         self._done.discard(key)
         wanted = self._wanted.setdefault(key, _Wanted())
+        if wanted.incoming is None and key.round <= self._watched.get(key.experiment, _STRANGER).after:
+            wanted.pause = SOON
         wanted.sealed, wanted.quiet_since = sealed, time.monotonic()
         incoming = wanted.incoming
         if incoming is not None and (incoming.total, incoming.size) != (
@@ -223,7 +257,9 @@ class Receiver:
     def _ask_again(self) -> None:
         now = time.monotonic()
         for key, wanted in self._wanted.items():
-            if wanted.sealed is None or wanted.incoming is None or now - wanted.quiet_since < wanted.pause:
+            if wanted.sealed is None or wanted.incoming is None:
+                continue
+            if now - max(wanted.quiet_since, self._heard.get(key.experiment, 0.0)) < wanted.pause:
                 continue
             wanted.quiet_since, wanted.pause = now, min(LONGEST_PAUSE, 2 * wanted.pause)
             missing = wanted.incoming.missing()
@@ -236,11 +272,10 @@ class Receiver:
 
     def _drop(self, experiment: str, up_to: int | None) -> None:
         if up_to is None:
-            self._rounds.pop(experiment, None)
+            self._watched.pop(experiment, None)
+            self._heard.pop(experiment, None)
             self._done = {key for key in self._done if key.experiment != experiment}
         for key in [key for key in self._wanted if key.experiment == experiment]:
             if up_to is None or key.round <= up_to:
-                wanted = self._wanted.pop(key)
-                if wanted.incoming is not None:
-                    wanted.incoming.discard()
+                self._forget(key)
         self._spool.free_files(experiment, up_to)

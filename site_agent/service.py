@@ -79,6 +79,7 @@ from site_agent.work import (
     Switched,
     TrainerDied,
     TrainerFailed,
+    experiment_of,
 )
 from site_agent.workshop import Workshop
 
@@ -122,6 +123,7 @@ class Agent:
         self._refusals: dict[str, int] = {}
         self._last: dict[str, float] = {}
         self._progress: dict[str, Progress] = {}
+        self._watched: dict[str, int] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self.spool = Spool(config.site.state)
         try:
@@ -440,9 +442,6 @@ class Agent:
 
     def _perform(self, effects: list[Effect]) -> None:
         self._voice.publish()
-        for name, job in self.agenda.jobs.items():
-            if job.phase not in OVER:
-                self._receiver.watch(name, job.round)
         for effect in effects:
             try:
                 self._do(effect)
@@ -450,8 +449,18 @@ class Agent:
                 log.error("cannot be done", what=type(effect).__name__, error=str(error))
                 if isinstance(effect, RunPrepare | RunTrain | RunEvaluate):
                     self._post_stimulus(TrainerFailed(effect.experiment, Reason.TRAINER_DIED))
+        self._watch()
         if effects:
             self._show()
+
+    def _watch(self) -> None:
+        """Tell the receiver of which rounds chunks may come. After the last round, the one chosen on validation may."""
+        for name, job in self.agenda.jobs.items():
+            if job.phase in OVER:
+                self._watched.pop(name, None)
+            elif self._watched.get(name) != job.round:
+                self._watched[name] = job.round
+                self._receiver.watch(name, job.round, again=job.round == experiment_of(job).rounds.count)
 
     def _do(self, effect: Effect) -> None:
         job = self.agenda.jobs[effect.experiment] if not isinstance(effect, Say | Fetch) else None

@@ -120,7 +120,6 @@ def test_missing_chunks_of_a_global_model_are_asked_for(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 0.2)
-    monkeypatch.setattr("site_agent.receiver._Wanted.pause", 0.2, raising=False)
     start()
     joined(coordinator)
     coordinator.send_model(1, skip=(2, 4))
@@ -282,6 +281,45 @@ def test_both_candidates_are_scored_once_on_validation_and_test(
     assert test.cases == 8
     assert test.metrics["dice"]["WT"].sum == pytest.approx(4.0)
     assert test.rows is None
+
+
+def through_rounds(coordinator: script.ScriptedCoordinator, *numbers: int) -> None:
+    joined(coordinator)
+    for number in numbers:
+        coordinator.send_model(number)
+        coordinator.start_round(number)
+        eventually(lambda n=number: coordinator.of("weights-ready", n), what="weights-ready")  # type: ignore[misc]
+
+
+def test_a_chosen_model_that_comes_before_the_evaluation_is_announced_is_not_asked_for(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    running = start()
+    through_rounds(coordinator, 2, 3)
+    eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
+    coordinator.send_model(4)
+    coordinator.send_model(1)  # a model that another site asked for again: room is kept for one
+    coordinator.send_model(2)
+    parts = tmp_path / "state" / "globals"
+    names = {"exp-1.2.coordinator.1.part", "exp-1.4.coordinator.1.part"}
+    eventually(lambda: {path.name for path in parts.glob("*.part")} == names, what="both models, early")
+    coordinator.start_evaluation(4, selected=2)
+    assert eventually(lambda: coordinator.of("evaluated"), what="evaluated")
+    assert not coordinator.of("chunks-wanted")
+
+
+def test_a_chosen_model_whose_chunks_came_too_early_is_asked_for_soon(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 3600.0)
+    start()
+    through_rounds(coordinator, 2, 3)
+    coordinator.start_evaluation(4, selected=2)
+    coordinator.send_model(4)
+    wanted = eventually(lambda: coordinator.of("chunks-wanted"), what="chunks-wanted")[0]
+    assert (wanted.body.round, wanted.body.chunks) == (2, None)
+    coordinator.send_model(2)
+    assert eventually(lambda: coordinator.of("evaluated"), what="evaluated")
 
 
 @pytest.mark.parametrize(
