@@ -65,7 +65,10 @@ def start(children: Children, consortium: Consortium, experiment: Experiment, wa
     command = [sys.executable, "-m", "deploy.baseline", "--experiment", str(layout.experiment)]
     command += ["--sites", str(description), "--baselines", ",".join(wanted), "--threads", str(machine.cores())]
     command += ["--out", str(layout.run / "baselines-result.json")]
-    return children.start("baseline", command, layout.log_of("baseline"), piped=True)
+    # Threads that wait for each other sleep instead of spinning: on a machine that does other work besides, spinning
+    # made a round many times slower.
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
+    return children.start("baseline", command, layout.log_of("baseline"), piped=True, environment=waiting)
 
 
 def compare(

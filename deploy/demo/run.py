@@ -32,7 +32,7 @@ from messages.experiment import Experiment
 from messages.reasons import ADVICE
 
 Say = Callable[[str], None]
-GLIOMA_ROUNDS, REAL_ROUNDS = 12, 20
+GLIOMA_ROUNDS, REAL_ROUNDS = 10, 20
 CASES_PER_SITE = 32
 
 
