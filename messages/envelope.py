@@ -160,6 +160,8 @@ def decode(raw: bytes) -> Event:
         raise MalformedMessage(Reason.MALFORMED, "payload is not a map")
     if content.get("v") != SCHEMA:
         raise MalformedMessage(Reason.UNKNOWN_SCHEMA, "unknown schema version")
+    if len(content) > len(_Payload.model_fields):
+        raise MalformedMessage(Reason.UNKNOWN_FIELD, "a payload with more fields than there are")
     payload = _validated(_Payload, content)
     if payload.id != event_id(payload.experiment, payload.round, payload.kind, payload.sender, payload.attempt):
         # Receivers drop duplicates by id: nobody may take another sender's id in advance.

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
 from messages.reasons import Reason
 from messages.scores import SplitScores
-from messages.strictness import StrictModel
+from messages.strictness import StrictModel, at_most
 from messages.tensors import Manifest
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -22,8 +22,14 @@ RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 EventId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
-Versions = Annotated[dict[str, Annotated[str, Field(max_length=40)]], Field(max_length=16)]
-LeftOut = dict[Reason, Count]
+Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,39}$")]
+Versions = Annotated[dict[Word, Version], at_most(16)]
+LeftOut = Annotated[dict[Reason, Count], at_most(len(Reason))]
+MOST_SITES = 1000
+MOST_RECEIPTS = 1000
+MOST_CHUNKS = 100_000
+Sites = Annotated[list[SiteName], at_most(MOST_SITES)]
 
 
 class Body(StrictModel):
@@ -100,7 +106,7 @@ class ExperimentChecked(Body):
 class RoundStart(Body):
     transfer: Transfer
     model_digest: Digest
-    sites: list[SiteName]
+    sites: Sites
     """Sites that take part."""
     evaluate: bool
     """Score the received model on the validation cases."""
@@ -108,9 +114,9 @@ class RoundStart(Body):
 
 
 class RoundComplete(Body):
-    contributors: dict[SiteName, Count]
+    contributors: Annotated[dict[SiteName, Count], at_most(MOST_SITES)]
     """Site → training cases used."""
-    left_out: dict[SiteName, Reason]
+    left_out: Annotated[dict[SiteName, Reason], at_most(MOST_SITES)]
     model_digest: Digest
     """Of the aggregate."""
     validation: SplitScores | None = None
@@ -127,8 +133,8 @@ class Candidate(Body):
 
 
 class EvaluationStart(Body):
-    models: list[Candidate]
-    sites: list[SiteName]
+    models: Annotated[list[Candidate], at_most(2)]
+    sites: Sites
     evaluate_within: float
 
 
@@ -185,7 +191,7 @@ class CaseCounts(Body):
 class Platform(Body):
     """What "same bits" depends on."""
 
-    device_type: str = Field(max_length=60)
+    device_type: Literal["cpu", "cuda"]
     threads: Count
     versions: Versions
     deterministic: bool
@@ -226,11 +232,11 @@ class RoundFailed(Body):
 
 class ModelScores(Body):
     model_digest: Digest
-    splits: dict[Literal["validation", "test"], SplitScores]
+    splits: Annotated[dict[Literal["validation", "test"], SplitScores], at_most(2)]
 
 
 class Evaluated(Body):
-    scores: dict[Literal["final", "selected"], ModelScores]
+    scores: Annotated[dict[Literal["final", "selected"], ModelScores], at_most(2)]
 
 
 class Leaving(Body):
@@ -253,7 +259,7 @@ class Echo(Body):
 class Receipt(Body):
     """The coordinator has stored these events of the addressee; they may leave its outbox."""
 
-    events: list[EventId] = Field(max_length=1000)
+    events: Annotated[list[EventId], at_most(MOST_RECEIPTS)]
 
 
 class Refused(Body):
@@ -267,27 +273,31 @@ class Refused(Body):
 class Standing(Body):
     """Where an experiment is, for a site that returns: the coordinator's current events, verbatim."""
 
-    state: str = Field(max_length=32)
-    events: list[bytes] = Field(max_length=8)
+    state: Word
+    events: Annotated[list[bytes], at_most(8)]
 
 
 class ChunksWanted(Body):
     round: RoundNumber
     attempt: Count
     seal: Digest
-    chunks: list[Count] | None = Field(None, max_length=100_000)
+    chunks: Annotated[list[Count], Field(fail_fast=True), at_most(MOST_CHUNKS)] | None = None
     """Indices; None means all."""
 
 
 # progress: live only
 
 
+STATES = r"^(idle|preparing|fetching|training|evaluating|sending|paused|draining|running)$"
+"""A site's words, and the coordinator's own "running"."""
+
+
 class Alive(Body):
     """Liveness, every few seconds."""
 
-    state: str = Field(max_length=32)
-    """idle, preparing, fetching, training, evaluating, sending, paused, draining"""
-    busy_with: str | None = Field(None, max_length=64)
+    state: str = Field(pattern=STATES)
+    busy_with: str | None = Field(None, pattern=r"^[a-z0-9-]{1,64}$")
+    """Experiment."""
     queued: Count = 0
 
 

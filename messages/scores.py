@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from messages.strictness import StrictModel
+from messages.strictness import StrictModel, at_most
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Sum = Annotated[float, Field(ge=0)]
+Metric = Annotated[str, Field(pattern=r"^(dice|hd95)$")]
+Region = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+MOST_REGIONS, MOST_ROWS = 32, 100_000
+ROUNDING = 1e-6
+"""Relative; sums of many floats, added up in any order, differ by less."""
 
 
 class RegionScore(StrictModel):
@@ -22,8 +28,8 @@ class RegionScore(StrictModel):
 
     n: Count = 0
     """Cases that were scored."""
-    sum: float = 0.0
-    squares: float = 0.0
+    sum: Sum = 0.0
+    squares: Sum = 0.0
     both_empty: Count = 0
     """Left out: neither reference nor prediction has the region."""
     reference_empty: Count = 0
@@ -33,6 +39,16 @@ class RegionScore(StrictModel):
     failed: Count = 0
     withheld: Count = 0
     """Scored cases of a site with fewer of them than its floor: not part of `n` and the sums."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.false_positive > self.n:
+            raise ValueError("false positives are scored cases")
+        if self.both_empty + self.false_positive > self.reference_empty:
+            raise ValueError("both_empty and false_positive are cases whose reference is empty")
+        if self.sum * self.sum > self.n * self.squares * (1 + ROUNDING) + ROUNDING:
+            raise ValueError("no scores of n cases have this sum and these squares")
+        return self
 
     @property
     def mean(self) -> float | None:
@@ -56,17 +72,37 @@ class RegionScore(StrictModel):
         return RegionScore(**{key: getattr(self, key) + getattr(other, key) for key in RegionScore.model_fields})
 
 
+Row = Annotated[dict[Region, Annotated[float, Field(ge=0, le=1)] | None], at_most(MOST_REGIONS)]
+
+
 class SplitScores(StrictModel):
     """Scores of one model on one split at one site, or pooled over sites."""
 
     cases: Count
     withheld: bool = False
     """Fewer cases than the site's floor: only `cases` is told."""
-    metrics: dict[str, dict[str, RegionScore]] = {}
+    metrics: Annotated[
+        dict[Metric, Annotated[dict[Region, RegionScore], at_most(MOST_REGIONS)]], at_most(MOST_REGIONS)
+    ] = {}
     """Metric → region → sums."""
-    rows: list[dict[str, float | None]] | None = None
+    rows: Annotated[list[Row], Field(fail_fast=True), at_most(MOST_ROWS)] | None = None
     """Dice by region for each case, in the split's keyed order, only where the site's policy shares them;
     None is left out (both empty)."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.withheld and (self.metrics or self.rows):
+            raise ValueError("what is withheld is not told")
+        for score in (score for regions in self.metrics.values() for score in regions.values()):
+            if score.n + score.both_empty + score.failed + score.withheld > self.cases:
+                raise ValueError("more cases are scored or left out than there are")
+        for dice in self.metrics.get("dice", {}).values():
+            most = (dice.n - dice.false_positive) * (1 + ROUNDING)
+            if dice.sum > most or dice.squares > dice.sum * (1 + ROUNDING):
+                raise ValueError("a Dice is at most 1, and 0 for a false positive")
+        if self.rows is not None and len(self.rows) > self.cases:
+            raise ValueError("one row a case")
+        return self
 
     def mean(self, metric: str = "dice") -> float | None:
         """Region mean over cases, then mean over regions (rule 4); None where no region was scored."""

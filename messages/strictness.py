@@ -9,12 +9,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError
 
 _SCALARS = frozenset({"int", "float", "bool", "str", "bytes"})
 _LEFT_ALONE = frozenset({"keys_schema", "default", "metadata", "serialization", "expected"})
 """A map's keys stay lax, since TOML can only write strings there (`labels = { 1 = "NCR" }`)."""
+
+SPARE_KEYS = 64
+"""Unknown keys that are named one by one; a map with more of them is refused unread."""
+
+
+def at_most(most: int) -> BeforeValidator:
+    """Refuse a longer map or list before any of its items is looked at.
+
+    Pydantic's `max_length` looks at all items first and keeps one error for each that is wrong: minutes of work for
+    one hostile message of a few megabytes.
+    """
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict | list | tuple) and len(value) > most:
+            raise PydanticCustomError(
+                "too_long", "at most {most} entries, not {found}", {"most": most, "found": len(value)}
+            )
+        return value
+
+    return BeforeValidator(check)
 
 
 def _make_strict(node: Any) -> None:
@@ -33,6 +53,13 @@ class StrictModel(BaseModel):
     """Frozen; refuses unknown fields, scalars of another type, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unknown_keys_are_few(cls, content: Any) -> Any:
+        if isinstance(content, dict) and len(content) > len(cls.model_fields) + SPARE_KEYS:
+            raise PydanticCustomError("extra_forbidden", "{found} keys", {"found": len(content)})
+        return content
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

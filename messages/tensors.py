@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from messages import codec
-from messages.strictness import StrictModel
+from messages.strictness import StrictModel, at_most
 
 CHUNK_BYTES = 2**20
 MAX_TENSORS = 100_000
@@ -39,7 +39,7 @@ class TensorSpec(StrictModel):
     """Name, shape and dtype of one tensor; `shape == ()` is a scalar."""
 
     name: str = Field(min_length=1, max_length=300)
-    shape: tuple[Annotated[int, Field(ge=0, le=2**40)], ...] = Field(max_length=8)
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=2**40)], ...], at_most(8)]
     dtype: Literal["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
     @property
@@ -56,7 +56,7 @@ class TensorSpec(StrictModel):
 class Manifest(StrictModel):
     """What a transfer holds. `codec` "exact": the tensors' own bytes."""
 
-    tensors: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
+    tensors: Annotated[tuple[TensorSpec, ...], Field(fail_fast=True), at_most(MAX_TENSORS)]
     codec: Literal["exact"] = "exact"
     chunk_bytes: int = Field(CHUNK_BYTES, ge=1024, le=8 * 2**20)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from messages import codec, kinds
 from messages.envelope import Author, check_origin, decode, event_id
@@ -153,6 +154,15 @@ READY_EVENT = SITE.write("weights-ready", READY, time=1.0, experiment="exp", rou
             {"body": READY.plain() | {"cases": CASES.plain() | {"left_out": {"Mueller": 1}}}},
             Reason.WRONG_TYPE,
         ),
+        ({"body": READY.plain() | {"platform": PLATFORM.plain() | {"device_type": "Mueller"}}}, Reason.WRONG_TYPE),
+        (
+            {"body": READY.plain() | {"platform": PLATFORM.plain() | {"versions": {"Mueller, Karl": "1"}}}},
+            Reason.WRONG_TYPE,
+        ),
+        (
+            {"body": READY.plain() | {"platform": PLATFORM.plain() | {"versions": {"torch": "Mueller, Karl"}}}},
+            Reason.WRONG_TYPE,
+        ),
     ],
 )
 def test_what_is_not_this_kinds_event_is_refused_by_code_and_without_its_content(
@@ -163,6 +173,45 @@ def test_what_is_not_this_kinds_event_is_refused_by_code_and_without_its_content
         decode(changed(READY_EVENT.raw, **fields))
     assert caught.value.reason == reason
     assert "Mueller" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"state": "Mueller"}, {"busy_with": "Mueller, Karl"}])
+def test_a_sites_sign_of_life_holds_no_free_text(changes: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="Alive"):
+        kinds.Alive.model_validate({"state": "idle"} | changes)
+
+
+MANY = {f"{number:05x}": 1 for number in range(50_000)}
+MANIFEST_PLAIN = TRANSFER.plain()["manifest"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        READY.plain() | MANY,
+        READY.plain() | {"cases": CASES.plain() | {"left_out": MANY}},
+        READY.plain() | {"platform": PLATFORM.plain() | {"versions": dict.fromkeys(MANY, "1")}},
+        READY.plain() | {"validation": {"cases": 1, "metrics": {name: {} for name in MANY}}},
+        READY.plain() | {"validation": {"cases": 1, "metrics": {"dice": {name: {} for name in MANY}}}},
+        READY.plain() | {"validation": {"cases": 1, "rows": [{"": 2.0}] * 50_000}},
+        READY.plain() | {"transfer": TRANSFER.plain() | {"manifest": MANIFEST_PLAIN | {"tensors": [{}] * 50_000}}},
+        READY.plain()
+        | {
+            "transfer": TRANSFER.plain()
+            | {"manifest": MANIFEST_PLAIN | {"tensors": [{"name": "w", "dtype": "int8", "shape": [""] * 50_000}]}}
+        },
+    ],
+    ids=["body", "left-out", "versions", "metrics", "regions", "rows", "tensors", "shape"],
+)
+def test_thousands_of_mistakes_are_refused_at_the_first_of_them(body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kinds.WeightsReady.model_validate(body)
+    assert caught.value.error_count() <= 5
+
+
+def test_a_payload_with_thousands_of_fields_is_refused_unread() -> None:
+    with pytest.raises(MalformedMessage, match="more fields than there are"):
+        decode(changed(READY_EVENT.raw, **MANY))
 
 
 def test_what_newer_versions_say_under_ext_is_ignored() -> None:

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from messages.scores import RegionScore, SplitScores, pool, tally
 
-CASE = st.tuples(st.none() | st.floats(0, 1), st.booleans()).map(lambda case: (case[0], case[1] or case[0] is None))
+CASE = st.one_of(
+    st.floats(0, 1).map(lambda score: (score, False)),
+    st.sampled_from([(0.0, True), (None, True)]),  # a false positive, and both empty
+)
 SITES = st.lists(st.lists(CASE, max_size=8), min_size=1, max_size=4)
 
 
@@ -46,7 +49,7 @@ def test_the_mean_is_over_cases_and_then_over_regions() -> None:
         "WT": tally([1.0, 0.0, 0.5], reference_empty=[False] * 3),
         "ET": tally([0.1], reference_empty=[False]),
     }
-    scores = SplitScores(cases=3, metrics={"dice": {**regions, "TC": RegionScore(both_empty=3)}})
+    scores = SplitScores(cases=3, metrics={"dice": {**regions, "TC": RegionScore(both_empty=3, reference_empty=3)}})
     assert scores.mean() == pytest.approx((0.5 + 0.1) / 2)
     assert scores.regions()["TC"] is None
     assert SplitScores(cases=0).mean() is None
@@ -71,7 +74,54 @@ def test_a_withheld_report_adds_nothing_to_the_pool() -> None:
     assert pool([told, SplitScores(cases=3, withheld=True)]) == told
 
 
-@pytest.mark.parametrize("wrong", [{"n": True}, {"n": "1"}, {"n": -1}, {"sum": float("nan")}, {"sum": float("inf")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n": True},
+        {"n": "1"},
+        {"n": -1},
+        {"sum": float("nan")},
+        {"sum": float("inf")},
+        {"n": 1, "sum": -0.5, "squares": 0.25},
+        {"n": 1, "squares": -1.0},
+        {"sum": 0.5},
+        {"n": 1, "sum": 0.5, "squares": 0.1},
+        {"n": 1, "false_positive": 2, "reference_empty": 2},
+        {"n": 1, "false_positive": 1},
+        {"both_empty": 1},
+    ],
+)
 def test_rubbish_sums_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="RegionScore"):
         RegionScore.model_validate(wrong)
+
+
+def dice(**score: object) -> dict[str, object]:
+    return {"cases": 3, "metrics": {"dice": {"WT": score}}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dice(n=3, sum=3.1, squares=3.3),
+        dice(n=3, sum=1.0, squares=2.0),
+        dice(n=3, sum=3.0, squares=3.0, false_positive=1, reference_empty=1),
+        dice(n=4, sum=1.0, squares=1.0),
+        dice(n=3, sum=1.0, squares=1.0, failed=1),
+        {"cases": 3, "withheld": True, "rows": [{"WT": 0.5}]},
+        {"cases": 0, "rows": [{"WT": 0.5}]},
+        {"cases": 1, "rows": [{"WT": 1.5}]},
+        {"cases": 1, "metrics": {"Mueller": {}}},
+        {"cases": 1, "metrics": {"dice": {"Mueller, Karl": {}}}},
+        {"cases": 1, "rows": [{"Mueller, Karl": 0.5}]},
+        {"cases": 1, "metrics": {"dice": {f"r{number}": {} for number in range(33)}}},
+    ],
+)
+def test_scores_that_no_cases_can_have_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="SplitScores"):
+        SplitScores.model_validate(wrong)
+
+
+def test_distances_are_not_bounded_as_a_dice_is() -> None:
+    far = RegionScore(n=2, sum=30.0, squares=500.0, both_empty=0, reference_empty=1)
+    assert SplitScores(cases=3, metrics={"hd95": {"WT": far}}).mean("hd95") == 15
