@@ -85,7 +85,7 @@ def decathlon_demo(
         "preprocessing": {"orientation": "RAS", "crop": "none", "normalise": "zscore"},
         "augmentation": {"scale_intensity": 0.1, "shift_intensity": 0.1},
         "training": {
-            "local_epochs": 1,
+            "local_epochs": 2,
             "patch": [40, 56, 40],
             "patches_per_case": 1,
             "foreground_share": 0.5,
