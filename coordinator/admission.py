@@ -34,6 +34,10 @@ def judge(given: Received) -> d.Accepted | d.StartRefused:
         registry.read({"name": experiment.net.name, **experiment.net.parameters})
     except ConfigError as error:
         return refuse(Reason.UNKNOWN_NET, str(error))
+    try:
+        registry.check(experiment)
+    except ConfigError as error:
+        return refuse(Reason.INVALID_EXPERIMENT, str(error))
     if strangers := sorted(set(experiment.sites) - set(given.admitted)):
         return refuse(Reason.UNKNOWN_SITE, f"sites: {', '.join(strangers)} are not admitted to the consortium")
     if experiment.expires is not None and experiment.expires < datetime.fromtimestamp(given.time, UTC).date():

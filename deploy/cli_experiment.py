@@ -84,11 +84,11 @@ def start(
     """
     from deploy import cli_requests
     from deploy.cli_connection import session
-    from deploy.estimate import check_net
     from messages import experiment as experiments
+    from nets import registry
 
     experiment = experiments.read(file)
-    check_net(experiment)
+    registry.check(experiment)
     with working(f"publishing {experiment.id}") as show, session(profile) as opened:
         outcome = cli_requests.start(opened, experiment, within, show)
     if json_:

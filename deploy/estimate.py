@@ -63,31 +63,6 @@ class Estimate:
         return asdict(self)
 
 
-def check_net(experiment: Experiment) -> registry.NetSpec:
-    """The net of the file, checked: it exists, its parameters are right, the patch fits it.
-
-    Raises:
-        ConfigError: names key, value and what is allowed.
-    """
-    spec = registry.read({"name": experiment.net.name, **experiment.net.parameters})
-    divisor = spec.divisor()
-    patch = experiment.training.patch
-    if any(edge % divisor for edge in patch):
-        raise ConfigError(
-            f"training.patch = {list(patch)}: each edge must be a multiple of {divisor}",
-            where="net",
-            advice=f"{spec.name} halves the grid so often with these parameters",
-        )
-    outputs = experiment.task.out_channels
-    if isinstance(spec, UNetSpec) and spec.norm == "group" and spec.num_res_units and outputs % registry.GROUPS:
-        raise ConfigError(
-            f'norm = "group" cannot divide {outputs} outputs into {registry.GROUPS} groups',
-            where="net",
-            advice='Use norm = "instance", or num_res_units = 0',
-        )
-    return spec
-
-
 def estimate(experiment: Experiment) -> Estimate:
     """Count and estimate; builds the net in a process of its own only where its layers are not known here.
 
@@ -95,7 +70,7 @@ def estimate(experiment: Experiment) -> Estimate:
         ConfigError: the net does not exist or its parameters are wrong.
         WorkFailed: the net could not be built.
     """
-    spec = check_net(experiment)
+    spec = registry.check(experiment)
     found = layers(spec, experiment)
     if found is None:
         parameters = _built_size(experiment)

@@ -21,6 +21,8 @@ def build(spec: Mapping[str, Any] | NetSpec, in_channels: int, out_channels: int
         ConfigError: no such net, or parameters that it does not take.
     """
     checked = spec if isinstance(spec, NetSpec) else read(spec)
+    if (why := checked.unfit(out_channels)) is not None:
+        raise ConfigError(why, where="net")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         match checked:

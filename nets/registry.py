@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from messages.errors import ConfigError
+from messages.experiment import Experiment
 from messages.settings import Settings, parse
 
 
@@ -21,6 +22,14 @@ class NetSpec(Settings):
 
     def divisor(self) -> int:
         """Each edge of a patch must be a multiple of this."""
+        return 1
+
+    def unfit(self, outputs: int) -> str | None:
+        """Why the net cannot have so many outputs; None where it can."""
+        return None
+
+    def least_voxels(self) -> int:
+        """Voxels of a patch that must be left at the coarsest level for training."""
         return 1
 
 
@@ -50,13 +59,26 @@ class UNetSpec(NetSpec):
             raise ValueError(f"strides needs {len(self.channels) - 1} numbers: one fewer than channels")
         if min(self.channels) < 1 or min(self.strides) < 1:
             raise ValueError("channels and strides must be 1 or more")
-        if self.norm == "group" and any(width % GROUPS for width in self.channels[:-1]):
+        if self.norm == "group" and any(width % GROUPS for width in self.channels):
             raise ValueError(f'norm = "group" needs channels that are multiples of {GROUPS}')
         return self
 
     def divisor(self) -> int:
         """Product of the strides."""
         return prod(self.strides)
+
+    def unfit(self, outputs: int) -> str | None:
+        """With residual units the last block normalises as many feature maps as there are outputs."""
+        if self.norm == "group" and self.num_res_units and outputs % GROUPS:
+            return (
+                f'norm = "group" cannot divide {outputs} outputs into {GROUPS} groups: '
+                'use norm = "instance", or num_res_units = 0'
+            )
+        return None
+
+    def least_voxels(self) -> int:
+        """A norm over a single voxel is nothing: torch refuses it in training."""
+        return 2
 
 
 class SegResNetSpec(NetSpec):
@@ -89,6 +111,32 @@ NETS: dict[str, type[NetSpec]] = {"UNet": UNetSpec, "SegResNet": SegResNetSpec}
 def known() -> list[str]:
     """Names of all nets."""
     return sorted(NETS)
+
+
+def check(experiment: Experiment) -> NetSpec:
+    """An experiment's net: it exists, takes these parameters, and fits the experiment's outputs and patch.
+
+    Raises:
+        ConfigError: names key, value and what is allowed.
+    """
+    spec = read({"name": experiment.net.name, **experiment.net.parameters})
+    if (why := spec.unfit(experiment.task.out_channels)) is not None:
+        raise ConfigError(why, where="net")
+    divisor, patch = spec.divisor(), list(experiment.training.patch)
+    if any(edge % divisor for edge in patch):
+        raise ConfigError(
+            f"training.patch = {patch}: each edge must be a multiple of {divisor}",
+            where="net",
+            advice=f"{spec.name} divides the grid by that with these parameters",
+        )
+    left = prod(edge // divisor for edge in patch)
+    if left < spec.least_voxels():
+        raise ConfigError(
+            f"training.patch = {patch}: {spec.name} divides the grid by {divisor}, which leaves {left} voxel",
+            where="net",
+            advice="Use a larger patch, or fewer levels",
+        )
+    return spec
 
 
 def read(spec: Mapping[str, Any], where: str = "net") -> NetSpec:

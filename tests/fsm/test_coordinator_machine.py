@@ -341,6 +341,30 @@ def test_an_id_that_is_taken_by_other_content_is_refused() -> None:
     assert [one.reason for one in decided if isinstance(one, d.StartRefused)] == [Reason.ID_TAKEN]
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"net": {"name": "VNetX"}}, Reason.UNKNOWN_NET, "VNetX"),
+        ({"training": {"patch": [32, 32, 31]}}, Reason.INVALID_EXPERIMENT, "multiple of 2"),
+        (
+            {"net": {"name": "UNet", "channels": [4, 8], "strides": [2], "norm": "group"}},
+            Reason.INVALID_EXPERIMENT,
+            "cannot divide 1 outputs",
+        ),
+        ({"rounds": {"count": 0}}, Reason.INVALID_EXPERIMENT, "rounds.count"),
+    ],
+)
+def test_an_experiment_that_no_site_could_train_is_refused_with_the_words(
+    changes: dict[str, Any], reason: Reason, words: str
+) -> None:
+    (refused, _receipt) = decide(
+        None, received("experiment-start", kinds.ExperimentStart(experiment=plain(**changes)), "dr-a", 1.0)
+    )
+    assert isinstance(refused, d.StartRefused)
+    assert refused.reason is reason
+    assert words in refused.mistakes
+
+
 STEPS = st.one_of(
     st.tuples(st.just("wire"), st.sampled_from(sorted(WIRE)), st.sampled_from([*SITES, "dr-a", "site-x"])),
     st.tuples(st.just("stored"), st.sampled_from(SITES), st.booleans()),

@@ -76,20 +76,9 @@ def test_a_larger_patch_or_batch_takes_more_memory_and_mixed_precision_less() ->
     assert memory(patch=[32, 32, 32], batch=2, precision="amp") < small
 
 
-def test_a_patch_that_the_net_cannot_halve_is_refused_with_the_divisor() -> None:
+def test_nothing_is_estimated_for_a_net_that_does_not_fit_the_experiment() -> None:
     with pytest.raises(ConfigError, match=r"training\.patch = \[32, 32, 30\].* multiple of 4"):
-        estimate.check_net(experiment(training={"patch": [32, 32, 30]}))
-
-
-def test_a_net_that_does_not_exist_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'VNetX' does not exist.*UNet"):
-        estimate.check_net(experiment(net={"name": "VNetX"}))
-
-
-def test_group_norm_that_cannot_divide_the_outputs_is_refused_before_anything_is_built() -> None:
-    net = {"name": "UNet", "channels": [8, 16], "strides": [2], "norm": "group"}
-    with pytest.raises(ConfigError, match="group"):
-        estimate.check_net(experiment(net=net))
+        estimate.estimate(experiment(training={"patch": [32, 32, 30]}))
 
 
 def test_estimating_does_not_import_torch() -> None:

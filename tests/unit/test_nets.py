@@ -26,7 +26,7 @@ from nets.weights import arrays, load, manifest
 SMALL = {"name": "UNet", "channels": [4, 8], "strides": [2], "num_res_units": 1}
 
 
-def experiment() -> Experiment:
+def experiment(**changes: object) -> Experiment:
     return Experiment.model_validate(
         {
             "schema": 1,
@@ -38,6 +38,7 @@ def experiment() -> Experiment:
             "net": SMALL,
             "rounds": {"count": 1},
         }
+        | changes
     )
 
 
@@ -59,6 +60,46 @@ def test_strides_that_do_not_fit_the_channels_are_refused() -> None:
 def test_the_divisor_of_a_patch_is_the_product_of_the_strides() -> None:
     assert registry.read(SMALL).divisor() == 2
     assert registry.read({"name": "SegResNet"}).divisor() == 8
+
+
+GROUPED = SMALL | {"norm": "group"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"net": {"name": "VNetX"}}, "'VNetX' does not exist.*UNet"),
+        ({"net": GROUPED | {"channels": [6, 8]}}, "multiples of 4"),
+        ({"net": GROUPED | {"channels": [4, 10]}}, "multiples of 4"),
+        ({"net": GROUPED}, "cannot divide 1 outputs into 4 groups"),
+        ({"training": {"patch": [32, 32, 31]}}, r"training\.patch = \[32, 32, 31\].* multiple of 2"),
+        ({"net": {"name": "SegResNet"}, "training": {"patch": [32, 32, 36]}}, "multiple of 8"),
+        ({"net": SMALL | {"strides": [8]}, "training": {"patch": [8, 8, 8]}}, "leaves 1 voxel"),
+    ],
+)
+def test_a_net_that_does_not_fit_its_experiment_is_refused_with_the_reason(
+    changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        registry.check(experiment(**changes))
+
+
+def test_a_net_is_not_built_for_outputs_that_its_norm_cannot_divide() -> None:
+    with pytest.raises(ConfigError, match="cannot divide 3 outputs"):
+        build(GROUPED, 1, 3, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("net", "patch"),
+    [
+        (SMALL | {"strides": [8]}, (8, 8, 16)),
+        (GROUPED | {"num_res_units": 0, "channels": [4, 8]}, (8, 8, 8)),
+        ({"name": "SegResNet"}, (8, 8, 8)),
+    ],
+)
+def test_a_net_that_is_said_to_fit_trains(net: dict[str, object], patch: tuple[int, int, int]) -> None:
+    one = experiment(net=net, training={"patch": patch})
+    assert build(registry.check(one), 2, 1, seed=1).train()(torch.zeros(1, 2, *patch)).shape == (1, 1, *patch)
 
 
 @pytest.mark.parametrize("spec", [SMALL, {"name": "SegResNet", "blocks_down": [1, 1], "blocks_up": [1]}])
