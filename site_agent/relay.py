@@ -1,0 +1,65 @@
+"""Progress of trainers and transfers, relayed to whoever watches: at most a few times a second, and always the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from messages.kinds import Progress
+from messages.transfer import TransferKey
+from site_agent import policy
+from site_agent.config import Floors
+from site_agent.pace import Pace
+from site_agent.post import Post
+from site_agent.training import protocol
+
+EVERY = 0.5
+
+
+class Relay:
+    """Shows what is being done.
+
+    Args:
+        moved: bytes received and sent so far.
+        post: hands a closure to the main loop.
+    """
+
+    def __init__(
+        self,
+        voice: Post,
+        floors: Floors,
+        moved: Callable[[], tuple[int, int]],
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._voice, self._floors, self._moved, self._post = voice, floors, moved, post
+        self._pace = Pace()
+        self.latest: dict[str, Progress] = {}
+
+    def trainer(self, name: str, reply: protocol.Progress) -> None:
+        """From a trainer; main loop's thread."""
+        down, up = self._moved()
+        body = Progress(
+            phase=reply.phase,
+            done=reply.done,
+            total=reply.total,
+            epoch=reply.epoch or None,
+            epochs=reply.epochs or None,
+            loss=policy.loss_for_sharing(self._floors, reply.loss),
+            eta_seconds=reply.eta_seconds,
+            bytes_down=down,
+            bytes_up=up,
+        )
+        self._tell(name, reply.round, body)
+
+    def transfer(self, phase: Literal["fetching", "sending"], key: TransferKey, done: int, total: int) -> None:
+        """From the receiver's or the sender's thread: only now and then, or at the end."""
+        if not self._pace.due(phase, EVERY) and done != total:
+            return
+        down, up = self._moved()
+        body = Progress(phase=phase, done=done, total=total, bytes_down=down, bytes_up=up)
+        self._post(lambda: self._tell(key.experiment, key.round, body))
+
+    def _tell(self, name: str, round_number: int, body: Progress) -> None:
+        self.latest[name] = body
+        if self._pace.due(f"progress {name}", EVERY) or body.done == body.total:
+            self._voice.live("progress", body, experiment=name, round_number=round_number)

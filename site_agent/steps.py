@@ -1,0 +1,74 @@
+"""The agenda in memory and on disk: decides, and stores what was decided and said in one transaction."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from messages.errors import WorkFailed
+from messages.systemd import notify
+from site_agent.agenda import step
+from site_agent.post import Post
+from site_agent.spool import Spool
+from site_agent.work import Agenda, Decision, Effect, Ignore, Say, Stimulus
+
+log = structlog.get_logger()
+
+
+class Steps:
+    """Owned by the main loop.
+
+    Args:
+        agenda: as it came out of the spool.
+        stopping: set when the agent stops; a full disk is no longer waited for then.
+    """
+
+    def __init__(self, spool: Spool, voice: Post, agenda: Agenda, stopping: threading.Event) -> None:
+        self._spool, self._voice, self._stopping = spool, voice, stopping
+        self.agenda = agenda
+
+    def atomically(self, work: Callable[[], list[Effect]]) -> list[Effect]:
+        """Do work in a transaction of the spool; the agenda in memory goes back with it.
+
+        A full disk is waited for, since going on would lose what happened.
+        """
+        before = self.agenda
+        while True:
+            try:
+                with self._spool.transaction():
+                    return work()
+            except WorkFailed as error:
+                self.agenda = before
+                if self._stopping.wait(1.0):
+                    raise
+                log.error("cannot be stored, trying again", error=str(error))
+                notify("WATCHDOG=1")
+            except BaseException:
+                self.agenda = before
+                raise
+
+    def step(self, stimulus: Stimulus) -> list[Effect]:
+        """Decide and store; inside a transaction. Returns what is to be done after it."""
+        before = self.agenda
+        after, decisions, effects = step(before, stimulus)
+        now = time.time()
+        self._spool.store_agenda(before, after, now)
+        for effect in effects:
+            if isinstance(effect, Say):
+                self._voice.say(effect, now)
+        self.agenda = after
+        for decision in decisions:
+            self._tell(decision)
+        return [effect for effect in effects if not isinstance(effect, Say)]
+
+    def _tell(self, decision: Decision) -> None:
+        name = type(decision).__name__.lower()
+        experiment = getattr(decision, "experiment", None)
+        reason = getattr(decision, "reason", None)
+        job = None if experiment is None else self.agenda.job(experiment)
+        round_number = None if job is None else job.round
+        level = log.debug if isinstance(decision, Ignore) else log.info
+        level("decided", what=name, experiment=experiment, round=round_number, reason=reason)

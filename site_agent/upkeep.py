@@ -1,0 +1,78 @@
+"""What time asks for: the pulse, trainers that are stuck, the operator's hours, what is kept too long."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import datetime
+
+from messages.kinds import Alive
+from messages.systemd import notify, watchdog_interval
+from site_agent.config import Retention
+from site_agent.errands import Errands
+from site_agent.pace import Pace
+from site_agent.post import Post
+from site_agent.rules import Rules
+from site_agent.spool import Spool
+from site_agent.status import state_word
+from site_agent.steps import Steps
+from site_agent.trainers import Trainers
+from site_agent.work import OVER, Switched
+
+ALIVE_EVERY = 5.0
+HOURS_EVERY = 5.0
+DAILY = 86400.0
+
+
+class Upkeep:
+    """Owned by the main loop."""
+
+    def __init__(
+        self,
+        *,
+        steps: Steps,
+        errands: Errands,
+        voice: Post,
+        trainers: Trainers,
+        rules: Rules,
+        spool: Spool,
+        retention: Retention,
+    ) -> None:
+        self._steps, self._errands, self._voice, self._trainers = steps, errands, voice, trainers
+        self._rules, self._spool, self._retention = rules, spool, retention
+        self._pace = Pace()
+
+    def tick(self) -> None:
+        """Do what is due."""
+        interval = watchdog_interval()
+        if interval is not None and self._pace.due("watchdog", interval / 2):
+            notify("WATCHDOG=1")
+        self._voice.publish()
+        self._trainers.end_stuck()
+        if self._pace.due("hours", HOURS_EVERY):
+            self.look_at_the_clock()
+        if self._pace.due("alive", ALIVE_EVERY):
+            agenda = self._steps.agenda
+            body = Alive(state=state_word(agenda), busy_with=agenda.running, queued=len(agenda.queue))
+            self._voice.live("alive", body)
+        if self._pace.due("prune", DAILY):
+            self._prune()
+
+    def look_at_the_clock(self) -> None:
+        """Tell the agenda when the operator's hours begin or end."""
+        is_open = self._rules.opens_in(datetime.now()) == 0
+        if self._steps.agenda.open != is_open:
+            self._errands.apply(Switched(open=is_open))
+
+    @property
+    def drained(self) -> bool:
+        """Whether a draining agent has nothing left to do."""
+        agenda = self._steps.agenda
+        return agenda.draining and not agenda.busy and not self._spool.waiting()
+
+    def _prune(self) -> None:
+        now = time.time()
+        self._spool.prune(now, self._retention.sent_ledger)
+        for name, job in self._steps.agenda.jobs.items():
+            if job.phase in OVER and now - self._spool.changed(name) > self._retention.cache:
+                shutil.rmtree(self._spool.cache_of(name), ignore_errors=True)
