@@ -11,7 +11,8 @@ from deploy.cli_connection import Session
 from deploy.cli_history import HISTORY, Reader, known
 from deploy.cli_summary import round_summary, summary
 from deploy.console import emit, figure, say, when
-from deploy.watch import ExperimentStory, Moment
+from deploy.watch import ExperimentStory
+from deploy.watch_parts import Moment
 from messages import names
 from messages.bus.base import Start
 from messages.names import COORDINATOR

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.watch import ExperimentStory, RoundStory
+from deploy.watch import ExperimentStory
+from deploy.watch_parts import RoundStory
 from messages.scores import SplitScores
 
 

@@ -7,12 +7,12 @@ the coordinator's own events), liveness from `progress`. Nothing here does I/O o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from pydantic import ValidationError
-
+from deploy.watch_events import HANDLERS, sentence
+from deploy.watch_parts import Moment, RoundStory, SiteStory, TestScores, ValidationPoint
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
@@ -28,186 +28,6 @@ SLOW_FACTOR = 2.0
 
 ENDS = ("complete", "failed", "aborted", "refused")
 BUSY = ("preparing", "fetching", "training", "validating", "evaluating", "testing", "sending")
-
-
-@dataclass(frozen=True, slots=True)
-class LiveSite:
-    """What a site says of itself right now; times are the observer's clock, seconds."""
-
-    alive_at: float | None = None
-    state: str = ""
-    busy_with: str | None = None
-    queued: int = 0
-    progress_at: float | None = None
-    """When `done` last moved."""
-    round: int = 0
-    phase: str = ""
-    done: int = 0
-    total: int = 0
-    epoch: int | None = None
-    epochs: int | None = None
-    loss: float | None = None
-    eta_seconds: float | None = None
-    bytes_down: int = 0
-    bytes_up: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SiteStory:
-    """One invited site. `state`: invited, joined, declined, leaving."""
-
-    name: str
-    state: str = "invited"
-    reason: Reason | None = None
-    cases: kinds.CaseCounts | None = None
-    """As announced in `joined` (or told in `declined`)."""
-    platform: kinds.Platform | None = None
-    live: LiveSite = LiveSite()
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateStory:
-    """What one site delivered in a round (its weights-ready)."""
-
-    site: str
-    cases_used: int
-    cases: kinds.CaseCounts
-    epochs: int
-    steps: int
-    loss: float | None
-    seconds: float
-    validation: SplitScores | None
-    """Scores of the global model that the site received."""
-    bytes: int
-    """Of the update."""
-    platform: kinds.Platform
-    came: float
-    """The site's clock, seconds since 1970."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundStory:
-    """One round. `state`: open, complete."""
-
-    number: int
-    state: str = "open"
-    started: float | None = None
-    """The coordinator's clock at round-start, seconds since 1970."""
-    sites: tuple[str, ...] = ()
-    evaluate: bool = False
-    train_within: float | None = None
-    model_bytes: int = 0
-    received_digest: str | None = None
-    """The global model this round began with."""
-    accepted: frozenset[str] = frozenset()
-    updates: Mapping[str, UpdateStory] = field(default_factory=dict)
-    failures: Mapping[str, Reason] = field(default_factory=dict)
-    """Sites that said they cannot deliver this round."""
-    contributors: Mapping[str, int] = field(default_factory=dict)
-    """Site → training cases used, once the round is complete."""
-    left_out: Mapping[str, Reason] = field(default_factory=dict)
-    model_digest: str | None = None
-    """Of the aggregate."""
-    validation: SplitScores | None = None
-    """Pooled scores of the received model, once the round is complete and where it was scored."""
-    seconds: float | None = None
-
-    @property
-    def site_validation(self) -> dict[str, SplitScores]:
-        """The received model's scores at each site that reported them."""
-        return {
-            name: update.validation for name, update in sorted(self.updates.items()) if update.validation is not None
-        }
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """Training loss (mean over the round) at each site."""
-        return {name: update.loss for name, update in sorted(self.updates.items()) if update.loss is not None}
-
-    @property
-    def loss(self) -> float | None:
-        """Mean of the sites' losses, weighted by training cases."""
-        weighted = [
-            (update.loss, update.cases_used)
-            for update in self.updates.values()
-            if update.loss is not None and update.cases_used
-        ]
-        total = sum(cases for _, cases in weighted)
-        return sum(loss * cases for loss, cases in weighted) / total if total else None
-
-    @property
-    def bytes_up(self) -> int:
-        """Updates, all sites together."""
-        return sum(update.bytes for update in self.updates.values())
-
-    @property
-    def bytes_down(self) -> int:
-        """The global model, once for each site that took it on."""
-        return self.model_bytes * len(self.accepted | self.updates.keys())
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationPoint:
-    """Validation scores of the global model after `round` rounds (0: the initial model)."""
-
-    round: int
-    pooled: SplitScores
-    sites: Mapping[str, SplitScores]
-
-
-@dataclass(frozen=True, slots=True)
-class TestScores:
-    """One model's scores on all sites' test cases (the design's evaluation rules 3 to 5)."""
-
-    __test__ = False
-
-    label: str
-    """final or selected."""
-    model_digest: str
-    sites: Mapping[str, SplitScores]
-    pooled: SplitScores
-
-    @property
-    def mean(self) -> float | None:
-        """Dice: region mean over all cases, then mean over regions ("overall")."""
-        return self.pooled.mean()
-
-    @property
-    def regions(self) -> dict[str, float | None]:
-        """Dice by region, all cases pooled."""
-        return self.pooled.regions()
-
-    @property
-    def n(self) -> int:
-        """Test cases, withheld sites left out."""
-        return self.pooled.cases
-
-    @property
-    def site_means(self) -> dict[str, float]:
-        """Mean Dice of each site that reported one."""
-        found = ((name, scores.mean()) for name, scores in sorted(self.sites.items()))
-        return {name: mean for name, mean in found if mean is not None}
-
-    @property
-    def unweighted_mean(self) -> float | None:
-        """Mean over sites, each counting once."""
-        means = self.site_means
-        return sum(means.values()) / len(means) if means else None
-
-    @property
-    def worst(self) -> tuple[str, float] | None:
-        """The site with the lowest mean Dice, and that mean."""
-        means = self.site_means
-        return min(means.items(), key=lambda item: item[1]) if means else None
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """One line of the story: when (the sender's clock), who, what, in plain words."""
-
-    time: float
-    who: str
-    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +197,7 @@ class ExperimentStory:
             return self
         if isinstance(event.body, kinds.Progress):
             return self._progress(event, event.body, moment)
-        if event.id in self.seen or (handler := _HANDLERS.get(type(event.body))) is None:
+        if event.id in self.seen or (handler := HANDLERS.get(type(event.body))) is None:
             return self
         known = replace(self, seen=self.seen | {event.id})
         told = handler(known, event, event.body)
@@ -390,15 +210,18 @@ class ExperimentStory:
             story = story.tell(event)
         return story
 
-    def _with_site(self, name: str, **changes: Any) -> ExperimentStory:
+    def with_site(self, name: str, **changes: Any) -> ExperimentStory:
+        """The story with something else known of a site."""
         site = replace(self.sites.get(name, SiteStory(name)), **changes)
         return replace(self, sites={**self.sites, name: site})
 
-    def _with_round(self, number: int, **changes: Any) -> ExperimentStory:
+    def with_round(self, number: int, **changes: Any) -> ExperimentStory:
+        """The story with something else known of a round."""
         one = replace(self.rounds.get(number, RoundStory(number)), **changes)
         return replace(self, rounds={**self.rounds, number: one})
 
-    def _round(self, number: int) -> RoundStory:
+    def round_or_new(self, number: int) -> RoundStory:
+        """A round, empty where nothing is known of it."""
         return self.rounds.get(number, RoundStory(number))
 
     def _alive(self, sender: str, body: kinds.Alive, now: float) -> ExperimentStory:
@@ -411,14 +234,14 @@ class ExperimentStory:
             busy_with=body.busy_with,
             queued=body.queued,
         )
-        return self._with_site(sender, live=live)
+        return self.with_site(sender, live=live)
 
     def _progress(self, event: Event, body: kinds.Progress, now: float) -> ExperimentStory:
         if event.sender not in self.sites:
             return self
         live = self.sites[event.sender].live
         moved = (live.round, live.phase, live.done) != (event.round, body.phase, body.done)
-        return self._with_site(
+        return self.with_site(
             event.sender,
             live=replace(
                 live,
@@ -437,192 +260,3 @@ class ExperimentStory:
                 bytes_up=body.bytes_up,
             ),
         )
-
-
-def _accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccepted) -> ExperimentStory:
-    try:
-        experiment = Experiment.model_validate(body.experiment)
-    except ValidationError:  # written by a newer version: the rest of the story still reads
-        return replace(story, phase="recruiting", digest=body.digest, researcher=body.researcher, started=event.time)
-    return replace(
-        story,
-        phase="recruiting" if story.phase == "unknown" else story.phase,
-        experiment=experiment,
-        digest=body.digest,
-        researcher=body.researcher,
-        started=event.time,
-        sites={name: story.sites.get(name, SiteStory(name)) for name in experiment.sites},
-    )
-
-
-def _refused(story: ExperimentStory, event: Event, body: kinds.ExperimentRefused) -> ExperimentStory:
-    # A second start of a running experiment may be refused (id-taken): the one that runs is not touched by it.
-    return replace(story, phase="refused", reason=body.reason) if story.phase == "unknown" else story
-
-
-def _joined(story: ExperimentStory, event: Event, body: kinds.Joined) -> ExperimentStory:
-    return story._with_site(event.sender, state="joined", reason=None, cases=body.cases, platform=body.platform)
-
-
-def _declined(story: ExperimentStory, event: Event, body: kinds.Declined) -> ExperimentStory:
-    return story._with_site(event.sender, state="declined", reason=body.reason, cases=body.cases)
-
-
-def _leaving(story: ExperimentStory, event: Event, body: kinds.Leaving) -> ExperimentStory:
-    return story._with_site(event.sender, state="leaving", reason=body.reason)
-
-
-def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -> ExperimentStory:
-    return replace(
-        story,
-        phase=story.phase if story.over else "running",
-    )._with_round(
-        event.round,
-        started=event.time,
-        sites=tuple(body.sites),
-        evaluate=body.evaluate,
-        train_within=body.train_within,
-        model_bytes=body.transfer.manifest.nbytes,
-        received_digest=body.model_digest,
-    )
-
-
-def _round_accepted(story: ExperimentStory, event: Event, body: kinds.RoundAccepted) -> ExperimentStory:
-    if story.rounds_planned is not None and event.round > story.rounds_planned:
-        return story  # the evaluation phase is announced as the round after the last
-    return story._with_round(event.round, accepted=story._round(event.round).accepted | {event.sender})
-
-
-def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsReady) -> ExperimentStory:
-    update = UpdateStory(
-        event.sender,
-        body.cases_used,
-        body.cases,
-        body.epochs,
-        body.steps,
-        body.loss,
-        body.seconds,
-        body.validation,
-        body.transfer.manifest.nbytes,
-        body.platform,
-        event.time,
-    )
-    return story._with_round(event.round, updates={**story._round(event.round).updates, event.sender: update})
-
-
-def _round_failed(story: ExperimentStory, event: Event, body: kinds.RoundFailed) -> ExperimentStory:
-    return story._with_round(event.round, failures={**story._round(event.round).failures, event.sender: body.reason})
-
-
-def _round_complete(story: ExperimentStory, event: Event, body: kinds.RoundComplete) -> ExperimentStory:
-    return story._with_round(
-        event.round,
-        state="complete",
-        contributors=dict(body.contributors),
-        left_out=dict(body.left_out),
-        model_digest=body.model_digest,
-        validation=body.validation,
-        seconds=body.seconds,
-    )
-
-
-def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.EvaluationStart) -> ExperimentStory:
-    return replace(
-        story,
-        phase=story.phase if story.over else "evaluating",
-        candidates={model.label: model.model_digest for model in body.models},
-    )
-
-
-def _evaluated(story: ExperimentStory, event: Event, body: kinds.Evaluated) -> ExperimentStory:
-    scores: dict[str, kinds.ModelScores] = dict(body.scores.items())
-    return replace(story, evaluations={**story.evaluations, event.sender: scores})
-
-
-def _complete(story: ExperimentStory, event: Event, body: kinds.ExperimentComplete) -> ExperimentStory:
-    return replace(
-        story,
-        phase="complete",
-        ended=event.time,
-        model_label=body.model.label,
-        model_digest=body.model.model_digest,
-        model_round=body.model_round,
-        final_digest=body.final_digest,
-        candidates={
-            **story.candidates,
-            body.model.label: body.model.model_digest,
-            "final": body.final_digest,
-        },
-    )
-
-
-def _failed(story: ExperimentStory, event: Event, body: kinds.ExperimentFailed) -> ExperimentStory:
-    return replace(story, phase="failed", reason=body.reason, ended=event.time)
-
-
-def _aborted(story: ExperimentStory, event: Event, body: kinds.ExperimentAborted) -> ExperimentStory:
-    return replace(story, phase="aborted", reason=body.reason, ended=event.time)
-
-
-def _paused(story: ExperimentStory, event: Event, body: kinds.ExperimentPaused) -> ExperimentStory:
-    return replace(story, phase="paused", reason=body.reason, resumes_to=story.phase)
-
-
-def _resumed(story: ExperimentStory, event: Event, body: kinds.ExperimentResumed) -> ExperimentStory:
-    return replace(story, phase=story.resumes_to, reason=None) if story.phase == "paused" else story
-
-
-def _noted(story: ExperimentStory, event: Event, body: kinds.Body) -> ExperimentStory:
-    return story
-
-
-_HANDLERS: dict[type[kinds.Body], Callable[..., ExperimentStory]] = {
-    kinds.ExperimentStart: _noted,
-    kinds.ExperimentAbort: _noted,
-    kinds.ExperimentPause: _noted,
-    kinds.ExperimentResume: _noted,
-    kinds.ExperimentAccepted: _accepted,
-    kinds.ExperimentRefused: _refused,
-    kinds.Joined: _joined,
-    kinds.Declined: _declined,
-    kinds.Leaving: _leaving,
-    kinds.RoundStart: _round_start,
-    kinds.RoundAccepted: _round_accepted,
-    kinds.WeightsReady: _weights_ready,
-    kinds.RoundFailed: _round_failed,
-    kinds.RoundComplete: _round_complete,
-    kinds.EvaluationStart: _evaluation_start,
-    kinds.Evaluated: _evaluated,
-    kinds.ExperimentComplete: _complete,
-    kinds.ExperimentFailed: _failed,
-    kinds.ExperimentAborted: _aborted,
-    kinds.ExperimentPaused: _paused,
-    kinds.ExperimentResumed: _resumed,
-}
-
-
-def sentence(event: Event) -> str:
-    """What an event says, in one line of plain words."""
-    body, number = event.body, event.round
-    match body:
-        case kinds.ExperimentAccepted():
-            return f"accepted for {body.researcher} (file {body.digest[:12]})"
-        case kinds.ExperimentRefused() | kinds.Declined() | kinds.ExperimentFailed() | kinds.ExperimentAborted():
-            return f"{event.kind.removeprefix('experiment-')}: {body.reason}"
-        case kinds.Joined():
-            cases = body.cases
-            return f"joined: {cases.train} training, {cases.validation} validation, {cases.test} test cases"
-        case kinds.RoundStart():
-            return f"round {number} started with {', '.join(body.sites)}"
-        case kinds.WeightsReady():
-            loss = "" if body.loss is None else f", loss {body.loss:.4f}"
-            return f"round {number}: update of {body.cases_used} cases, {body.steps} steps{loss}"
-        case kinds.RoundFailed():
-            return f"round {number} failed: {body.reason}"
-        case kinds.RoundComplete():
-            left = "".join(f", {site} left out ({reason})" for site, reason in sorted(body.left_out.items()))
-            return f"round {number} closed with {', '.join(sorted(body.contributors))}{left}: {body.model_digest[:12]}"
-        case kinds.ExperimentComplete():
-            return f"complete: model {body.model.model_digest[:12]} of round {body.model_round}"
-        case _:
-            return event.kind.replace("-", " ") + (f" (round {number})" if number else "")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from deploy.report import Baseline, Gain, Point, render, write
-from deploy.watch import ExperimentStory, RoundStory, SiteStory, UpdateStory
+from deploy.watch import ExperimentStory
+from deploy.watch_parts import RoundStory, SiteStory, UpdateStory
 from messages import experiment as experiments
 from messages import kinds
 from messages.errors import WorkFailed
