@@ -31,6 +31,20 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def notes(prefix: str) -> Callable[[str], None]:
+    """A teller of notes: in a terminal, news of the same matter ("writing images: …") takes the place of the last."""
+    matter = ""
+
+    def tell(text: str) -> None:
+        nonlocal matter
+        news, _, rest = text.partition(":")
+        again = bool(rest) and news == matter and sys.stderr.isatty()
+        matter = news
+        note(("\x1b[1A\x1b[2K" if again else "") + f"{prefix}{text}")  # up one line, and clear it (ECMA-48 CUU, EL)
+
+    return tell
+
+
 def emit(value: dict[str, Any]) -> None:
     """One JSON object on a line of its own."""
     say(json.dumps(value, default=_plain, ensure_ascii=False))

@@ -70,7 +70,7 @@ def app(
 
     # With --json standard output holds the one object, and everything else goes to standard error.
     with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout), stoppable():
-        outcome = run(options, cli_live.view(False), lambda text: console.note(f"konsil: {text}"))
+        outcome = run(options, cli_live.view(False), console.notes("konsil: "))
     if json_:
         console.emit(outcomes.plain(outcome))
         return
