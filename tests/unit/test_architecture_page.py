@@ -1,0 +1,45 @@
+"""The map of the code names every module, and none that is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", ["messages", "nets", "coordinator"])
+def test_the_table_of_a_package_names_each_of_its_modules_and_no_other(package: str) -> None:
+    section = PAGE.split(f"## {package}/", 1)[1].split("\n## ", 1)[0]
+    named = re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE)
+    folder = ROOT / package
+    there = {file.stem for file in folder.glob("*.py")} | {file.parent.name for file in folder.glob("*/__init__.py")}
+    assert sorted(named) == sorted(there - {"__init__", "__main__"})
+
+
+def test_the_way_of_a_round_names_functions_that_are_there() -> None:
+    way = PAGE.split("## The way of one round", 1)[1]
+    named = re.findall(r"`((?:[a-z_]+\.)+[A-Za-z_.]+)`", way)
+    assert len(named) > 20
+    lost = [name for name in named if not _is_there(name.split("."))]
+    assert not lost
+
+
+def _is_there(words: list[str]) -> bool:
+    """Whether a module of ours holds this name; without its package it is the coordinator's or the agent's."""
+    if (ROOT / words[0]).is_dir():
+        return _holds(ROOT / words[0], words[1:])
+    return any(_holds(ROOT / package, words) for package in ("coordinator", "site_agent"))
+
+
+def _holds(folder: Path, words: list[str]) -> bool:
+    while (folder / words[0]).is_dir():
+        folder, words = folder / words[0], words[1:]
+    file = folder / f"{words[0]}.py"
+    if not file.is_file():
+        return False
+    text = file.read_text(encoding="utf-8")
+    return all(re.search(rf"^\s*(class|def) {word}\b", text, flags=re.MULTILINE) for word in words[1:])
