@@ -1,20 +1,13 @@
-"""The trained model: from the `models` stream into one safetensors file. Torch-free.
-
-The file is the one that `nets.export.save_model` writes (tests hold the two together); that module imports torch to
-load models, which fetching one does not need.
-"""
+"""The trained model: from the `models` stream into one safetensors file (`nets.model_file`). Torch-free."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deploy.cli_connection import QUIET, Session
 from messages import kinds
@@ -22,37 +15,13 @@ from messages.errors import MalformedMessage, RequestError, WorkFailed
 from messages.experiment import Experiment
 from messages.kinds import ExperimentComplete
 from messages.names import AUDIT, COORDINATOR, DOWNLINK, MODELS, RoutingKey
-from messages.tensors import Manifest, views
+from messages.tensors import Manifest
 from messages.transfer import Incoming, TransferKey, decode_chunk
 from messages.units import human_bytes
-from nets.digest import arrays_digest
+from nets.digest import model_digest
 
-FORMAT = 1
 WITHIN = 600.0
 """Seconds without the missing chunks until the model counts as gone from the broker."""
-
-
-def metadata(
-    experiment: Experiment, arrays: dict[str, NDArray[Any]], digest: str, round_number: int | None
-) -> dict[str, Any]:
-    """What rebuilds and uses the net; see `nets.export.save_model`."""
-    plain = experiment.plain()
-    return {
-        "format": FORMAT,
-        "experiment": experiment.id,
-        "experiment_digest": experiment.digest(),
-        "round": round_number,
-        "model_digest": digest,
-        "tensors": list(arrays),
-        "net": plain["net"],
-        "channels": plain["task"]["channels"],
-        "regions": plain["task"]["regions"],
-        "activation": plain["task"]["activation"],
-        "out_channels": experiment.task.out_channels,
-        "preprocessing": plain["preprocessing"],
-        "patch": plain["training"]["patch"],
-        "overlap": plain["evaluation"]["overlap"],
-    }
 
 
 def write(path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, digest: str, round_number: int) -> None:
@@ -61,23 +30,14 @@ def write(path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, 
     Raises:
         WorkFailed: the weights are not those that the digest names, or the file cannot be written.
     """
-    from safetensors.numpy import save_file
+    from nets.model_file import save_model
 
     content = np.memmap(buffer, dtype=np.uint8, mode="r") if manifest.nbytes else np.zeros(0, np.uint8)
-    arrays = views(manifest, content)
-    if arrays_digest(arrays) != digest:
+    if model_digest(manifest, content) != digest:
         raise WorkFailed("the model's weights do not match the digest that was announced", where=str(path))
-    described = metadata(experiment, arrays, digest, round_number)
-    beside = path.with_name(path.name + ".part")
     try:
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-            beside,
-            metadata={"konsil": json.dumps(described)},
-        )
-        beside.replace(path)
+        save_model(path, experiment, manifest, content, round_number=round_number)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
 
 

@@ -19,7 +19,8 @@ from messages.tensors import manifest_of, views, write_into
 from nets import registry
 from nets.build import build
 from nets.digest import arrays_digest, model_digest
-from nets.export import load_model, save_model
+from nets.export import load_model
+from nets.model_file import save_model
 from nets.initial import initial_model
 from nets.weights import arrays, load, manifest
 
