@@ -16,6 +16,7 @@ from coordinator.state import ExperimentState, Phase, Standing, Step, Timer
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.scores import SplitScores
 
 Decided = tuple[d.AnyDecision, ...]
 Answer = Decided | Reason
@@ -158,6 +159,8 @@ def weights_ready(state: ExperimentState, given: i.Received) -> Answer:
         bad = Reason.WRONG_SHAPE
     elif body.cases_used == 0:
         bad = Reason.NO_CASES
+    elif body.validation is not None and _foreign(state, body.validation):
+        bad = Reason.MALFORMED
     superseded = _superseded(state, event.sender)
     if bad is not None:
         return (*superseded, d.SiteFailed(site=event.sender, reason=bad), _told(given, bad))
@@ -171,6 +174,13 @@ def weights_ready(state: ExperimentState, given: i.Received) -> Answer:
         validation=body.validation,
     )
     return (*superseded, announced)
+
+
+def _foreign(state: ExperimentState, scores: SplitScores) -> bool:
+    """Whether scores are told of what the experiment does not ask for: names of regions would be a site's own words."""
+    regions = {name for told in scores.metrics.values() for name in told}
+    regions |= {name for row in scores.rows or () for name in row}
+    return not regions <= set(state.experiment.task.regions)
 
 
 def _told(given: i.Received, reason: Reason) -> d.Refused:
@@ -216,6 +226,8 @@ def evaluated(state: ExperimentState, given: i.Received) -> Answer:
     for label, scores in body.scores.items():
         if expected.get(label) != scores.model_digest:
             return Reason.WRONG_DIGEST
+        if any(_foreign(state, split) for split in scores.splits.values()):
+            return Reason.MALFORMED
     return (d.SiteEvaluated(site=given.event.sender, scores=dict(body.scores)),)
 
 

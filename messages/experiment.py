@@ -18,11 +18,14 @@ from pydantic import Field, field_validator, model_validator
 from messages import codec, settings
 from messages.errors import ConfigError
 from messages.names import COORDINATOR, NO_EXPERIMENT
+from messages.scores import MOST_REGIONS
 from messages.settings import Name, Seconds, Settings
+from messages.strictness import at_most
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 WHOLE = 2**31 - 1
 """Largest whole number that a person has a reason to write; every wire and database can hold it."""
+MOST_SITES = 1000
 Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 
 
@@ -30,9 +33,11 @@ class Task(Settings):
     """What the net is to learn. Regions are named unions of concepts, never a site's integers."""
 
     kind: Literal["segmentation"]
-    channels: tuple[Concept, ...] = Field(min_length=1, max_length=16)
+    channels: Annotated[tuple[Concept, ...], at_most(16)] = Field(min_length=1)
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
-    regions: dict[Concept, tuple[Concept, ...]] = Field(min_length=1, max_length=32)
+    regions: Annotated[dict[Concept, Annotated[tuple[Concept, ...], at_most(64)]], at_most(MOST_REGIONS)] = Field(
+        min_length=1
+    )
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -200,7 +205,7 @@ class Evaluation(Settings):
     every: int = Field(1, ge=1, le=WHOLE)
     """The received global model is scored on the validation cases every so many rounds."""
     overlap: float = Field(0.5, ge=0, lt=1)
-    metrics: tuple[Literal["dice", "hd95"], ...] = ("dice",)
+    metrics: Annotated[tuple[Literal["dice", "hd95"], ...], at_most(2)] = ("dice",)
     select_by: Literal["validation.dice.mean", "last"] = "validation.dice.mean"
 
 
@@ -256,7 +261,7 @@ class Experiment(Settings):
     approval: str = Field("", max_length=200)
     expires: date | None = None
     seed: int = Field(0, ge=0, lt=2**63)
-    sites: tuple[Name, ...] = Field(min_length=1, max_length=1000)
+    sites: Annotated[tuple[Name, ...], at_most(MOST_SITES)] = Field(min_length=1)
     keep_updates: Literal["all", "none"] | int = "all"
     """How many rounds' updates the coordinator keeps for replay (its operator may cap it)."""
     task: Task

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from messages.experiment import MOST_SITES
 from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -26,7 +27,6 @@ Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,39}$")]
 Versions = Annotated[dict[Word, Version], at_most(16)]
 LeftOut = Annotated[dict[Reason, Count], at_most(len(Reason))]
-MOST_SITES = 1000
 MOST_RECEIPTS = 1000
 MOST_CHUNKS = 100_000
 Sites = Annotated[list[SiteName], at_most(MOST_SITES)]

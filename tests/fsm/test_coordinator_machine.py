@@ -25,6 +25,7 @@ from coordinator.recovery import step_body
 from coordinator.state import ACTIVE, ENDED, ExperimentState, Phase, Timer
 from messages import codec, kinds
 from messages.reasons import Reason
+from messages.scores import RegionScore, SplitScores
 
 SEAL = "cd" * 32
 BODIES: dict[str, kinds.Body] = {
@@ -252,6 +253,26 @@ def test_rubbish_updates_are_refused_by_their_reason() -> None:
     run.wire(weights(1, attempt=3), "site-a", number=1, attempt=3)
     older = run.wire(weights(1, attempt=2), "site-a", number=1, attempt=2)
     assert reasons(older) == [Reason.OLDER_ATTEMPT]
+
+
+FOREIGN = [
+    SplitScores(cases=1, metrics={"dice": {"Mueller": RegionScore()}}),
+    SplitScores(cases=1, rows=[{"Mueller": 0.5}]),
+]
+
+
+@pytest.mark.parametrize("told", FOREIGN, ids=["sums", "rows"])
+def test_scores_of_regions_that_the_experiment_does_not_name_are_refused(told: SplitScores) -> None:
+    run = in_phase(Phase.RUNNING)
+    assert reasons(run.wire(weights(1, validation=told), "site-a", number=1)) == [Reason.MALFORMED]
+    assert run.state is not None
+    assert run.state.round is not None
+    assert run.state.round.parts["site-a"].failed is Reason.MALFORMED
+
+    run = in_phase(Phase.EVALUATING)
+    assert run.state is not None
+    one = kinds.ModelScores(model_digest=run.state.models[3].digest, splits={"test": told})
+    assert reasons(run.wire(kinds.Evaluated(scores={"final": one}), "site-a", number=3)) == [Reason.MALFORMED]
 
 
 def test_the_owner_alone_ends_an_experiment() -> None:

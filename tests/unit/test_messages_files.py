@@ -188,6 +188,18 @@ def test_every_mistake_is_told_at_once() -> None:
     assert "training.batch = 0" in line
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "many"), [("task", "channels", ""), ("task", "regions", {}), (None, "sites", "")]
+)
+def test_a_list_that_is_far_too_long_is_one_mistake(section: str | None, key: str, many: object) -> None:
+    plain = experiment.loads(TEXT).plain()
+    within = plain if section is None else plain[section]
+    within[key] = {f"#{number}": [] for number in range(5000)} if isinstance(many, dict) else [many] * 5000
+    with pytest.raises(ConfigError, match=rf"{key}.*at most \d+ entries, not 5000") as caught:
+        settings.parse(plain, Experiment, "exp.toml")
+    assert len(str(caught.value)) < 300
+
+
 def test_what_is_no_toml_or_no_file_is_told(tmp_path: Path) -> None:
     assert "not valid TOML" in mistake("schema = ")
     with pytest.raises(ConfigError, match="cannot be read"):
