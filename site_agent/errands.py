@@ -9,6 +9,7 @@ import structlog
 from messages.errors import KonsilError
 from messages.reasons import Reason
 from messages.transfer import TransferKey
+from site_agent.data_guard import DataGuard, Look, judged
 from site_agent.post import Post
 from site_agent.receiver import Receiver
 from site_agent.sender import Sender, Task
@@ -21,7 +22,7 @@ from site_agent.work import (
     Fetch,
     Free,
     Halt,
-    Phase,
+    Job,
     RunEvaluate,
     RunPrepare,
     RunTrain,
@@ -55,11 +56,13 @@ class Errands:
         workshop: Workshop,
         receiver: Receiver,
         sender: Sender,
+        guard: DataGuard,
         post: Callable[[Callable[[], None]], None],
         show: Callable[[], None],
     ) -> None:
         self._steps, self._voice, self._trainers, self._workshop = steps, voice, trainers, workshop
-        self._receiver, self._sender, self._post, self._show = receiver, sender, post, show
+        self._receiver, self._sender, self._guard = receiver, sender, guard
+        self._post, self._show = post, show
         self._watched: dict[str, int] = {}
 
     def apply(self, stimulus: Stimulus) -> None:
@@ -78,8 +81,6 @@ class Errands:
                 self._do(effect)
             except KonsilError as error:
                 log.error("cannot be done", what=type(effect).__name__, error=str(error))
-                if isinstance(effect, RunPrepare | RunTrain | RunEvaluate):
-                    self.post(TrainerFailed(effect.experiment, Reason.TRAINER_DIED))
         self._watch()
         if effects:
             self._show()
@@ -93,6 +94,37 @@ class Errands:
                 self._watched[name] = job.round
                 self._receiver.watch(name, job.round, again=job.round == experiment_of(job).rounds.count)
 
+    def _begin(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job, seen: Look | None) -> None:
+        """Give a task to the trainer, once its data were looked at; the task may be void by then."""
+        agenda = self._steps.agenda
+        now = agenda.job(job.experiment)
+        if now is None or agenda.running != now.experiment:
+            return
+        if (now.phase, now.round, now.attempt) != (job.phase, job.round, job.attempt):
+            return
+        obstacle: Stimulus | None = None
+        reason = judged(now.data, seen)
+        if seen is None or reason is not None:
+            obstacle = TrainerFailed(now.experiment, reason or Reason.DATASET_GONE)
+        else:
+            self._workshop.note(now.experiment, seen.digest)
+            try:
+                obstacle = self._ask(effect, now)
+            except KonsilError as error:
+                log.error("cannot be done", what=type(effect).__name__, error=str(error))
+                obstacle = TrainerFailed(now.experiment, Reason.TRAINER_DIED)
+        if obstacle is not None:
+            self.apply(obstacle)
+
+    def _ask(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> Stimulus | None:
+        if isinstance(effect, RunTrain):
+            return self._workshop.train(job)
+        if isinstance(effect, RunEvaluate):
+            self._workshop.evaluate(job, effect.label)
+        else:
+            self._workshop.prepare(job)
+        return None
+
     def _do(self, effect: Effect) -> None:
         job = self._steps.agenda.jobs[effect.experiment] if not isinstance(effect, Say | Fetch) else None
         if isinstance(effect, Fetch):
@@ -104,14 +136,10 @@ class Errands:
             self._trainers.halt(effect.experiment)
         elif isinstance(effect, CloseTrainer):
             self._trainers.kill(effect.experiment)
-        elif isinstance(effect, RunPrepare) and job is not None:
-            self._workshop.prepare(job)
-        elif isinstance(effect, RunTrain) and job is not None and job.phase is Phase.TRAINING:
-            obstacle = self._workshop.train(job)
-            if obstacle is not None:
-                self.post(obstacle)
-        elif isinstance(effect, RunEvaluate) and job is not None and job.phase is Phase.EVALUATING:
-            self._workshop.evaluate(job, effect.label)
+        elif isinstance(effect, RunPrepare | RunTrain | RunEvaluate) and job is not None:
+            self._guard.look(
+                job.experiment, experiment_of(job).data.dataset, lambda seen: self._begin(effect, job, seen)
+            )
         elif isinstance(effect, SendChunks) and job is not None and job.update is not None:
             key = TransferKey(job.experiment, job.round, self._steps.agenda.site, job.attempt)
             self._sender.send(Task(key, job.update.transfer, self._workshop.update(job), effect.chunks))

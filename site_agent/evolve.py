@@ -83,9 +83,9 @@ def _invited(decision: Invite) -> Job:
 def _changes(job: Job, decision: Decision) -> dict[str, Any]:
     match decision:
         case Prepare():
-            return {"phase": Phase.PREPARING, "reason": None, "deaths": 0}
+            return {"phase": Phase.PREPARING, "reason": None, "deaths": 0, "data": None}
         case Join():
-            counted = {"counts": decision.counts, "platform": decision.platform}
+            counted = {"counts": decision.counts, "platform": decision.platform, "data": decision.data}
             return {"phase": Phase.IDLE, "pending": None, "deaths": 0, **counted}
         case Recount():
             return {"counts": decision.counts, "platform": decision.platform}

@@ -30,6 +30,7 @@ from site_agent import logs
 from site_agent.agenda import restored
 from site_agent.config import SiteConfig
 from site_agent.control import ControlServer
+from site_agent.data_guard import DataGuard
 from site_agent.errands import Errands
 from site_agent.hearing import Hearing
 from site_agent.orders import Orders
@@ -141,6 +142,7 @@ class Agent:
             workshop=self._workshop,
             receiver=self._receiver,
             sender=self._sender,
+            guard=DataGuard(config.datasets, self.post),
             post=self.post,
             show=self._show,
         )
@@ -158,12 +160,9 @@ class Agent:
             post=self.post,
         )
         self._reports = Reports(
-            steps=self._steps,
-            errands=self._errands,
-            trainers=self._trainers,
-            workshop=self._workshop,
-            relay=self._relay,
-        )
+            steps=self._steps, errands=self._errands, trainers=self._trainers,
+            workshop=self._workshop, relay=self._relay,
+        )  # fmt: skip
         self._orders = Orders(steps=self._steps, errands=self._errands, post=self.post, status=self.status)
         self._upkeep = Upkeep(
             steps=self._steps,

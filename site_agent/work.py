@@ -54,7 +54,8 @@ class Job(BaseModel):
 
     `start` is the event, verbatim, of the round or evaluation that is being worked on; `pending` one that came
     before the site was ready. `round` is the last round that was dealt with. `attempt` goes up only where chunks of
-    an earlier attempt may be out with other content. `deaths` counts the trainer's deaths in this task.
+    an earlier attempt may be out with other content. `data` is what the data set looked like when the site joined
+    (`site_agent.data_guard`). `deaths` counts the trainer's deaths in this task.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class Job(BaseModel):
     pending: bytes | None = None
     counts: CaseCounts | None = None
     platform: Platform | None = None
+    data: str | None = None
     update: Trained | None = None
     sealed: bool = False
     fetched: tuple[str, ...] = ()
@@ -179,12 +181,13 @@ class Approved:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The trainer has read the data. `lack`: why they do not suffice."""
+    """The trainer has read the data. `lack`: why they do not suffice; `data`: what they looked like just before."""
 
     experiment: str
     counts: CaseCounts
     platform: Platform
     lack: Reason | None = None
+    data: str | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +324,7 @@ class Join:
     experiment: str
     counts: CaseCounts
     platform: Platform
+    data: str | None = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ class Workshop:
     def __init__(self, config: SiteConfig, spool: Spool, trainers: Trainers, room: Callable[[], int]) -> None:
         self._config, self._spool, self._trainers, self._room = config, spool, trainers, room
         self._floors = config.policy.floors
+        self._data: dict[str, str] = {}
+
+    def note(self, experiment: str, data: str) -> None:
+        """What the experiment's data set looks like, just before a trainer is asked."""
+        self._data[experiment] = data
 
     def prepare(self, job: Job) -> None:
         """Have the data read."""
@@ -122,7 +127,8 @@ class Workshop:
             deterministic=reply.deterministic,
         )
         lack = policy.enough_cases(self._floors, experiment_of(job), counts)
-        return Prepared(job.experiment, policy.counts_for_sharing(self._floors, counts), platform, lack)
+        shared = policy.counts_for_sharing(self._floors, counts)
+        return Prepared(job.experiment, shared, platform, lack, self._data.get(job.experiment))
 
     def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
         """The update is written: seal it. Reads the whole file, so not for the main loop's thread."""

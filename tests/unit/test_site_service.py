@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 import threading
@@ -350,6 +351,71 @@ def test_a_trainer_without_progress_is_ended_and_told(start: Start, coordinator:
     failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
     assert failed.body.reason is Reason.TRAINER_STUCK
     assert running.ask("status")["experiments"][0]["trainer_pid"] is None
+
+
+def data_on_disk(folder: Path) -> tuple[dict[str, Any], Path]:
+    """A data set's section of site.toml, and one of its images."""
+    image = folder / "case-1" / "case-1-t1.nii.gz"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"voxels")
+    return {"glioma": {"source": "brats", "path": str(folder), "labels": {3: "ET"}}}, image
+
+
+def test_a_data_set_that_changed_or_is_gone_between_rounds_is_told_though_the_trainer_is_warm(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, image = data_on_disk(tmp_path / "data")
+    status = image.stat()
+    running = start(datasets=datasets)
+    through_rounds(coordinator, 1)
+    pid = running.ask("status")["experiments"][0]["trainer_pid"]
+
+    def outcome(number: int) -> Reason | None:
+        coordinator.send_model(number)
+        coordinator.start_round(number)
+        failed = lambda: coordinator.of("round-failed", number)  # noqa: E731
+        eventually(lambda: failed() or coordinator.of("weights-ready", number), what="the round's end")
+        return failed()[0].body.reason if failed() else None
+
+    image.write_bytes(b"other voxels")
+    assert outcome(2) is Reason.DATASET_CHANGED
+    image.write_bytes(b"voxels")
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert outcome(3) is None
+    away = (tmp_path / "data").rename(tmp_path / "away")
+    assert outcome(4) is Reason.DATASET_GONE
+    (tmp_path / "data").mkdir()  # a mount point without its mount
+    assert outcome(5) is Reason.DATASET_GONE
+    (tmp_path / "data").rmdir()
+    away.rename(tmp_path / "data")
+    assert outcome(6) is None
+    assert running.ask("status")["experiments"][0]["trainer_pid"] == pid
+
+
+def test_an_experiment_whose_data_set_is_gone_is_declined(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, _ = data_on_disk(tmp_path / "data")
+    (tmp_path / "data").rename(tmp_path / "away")
+    start(datasets=datasets)
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.DATASET_GONE
+
+
+def test_a_data_set_that_changed_while_the_agent_was_down_is_told(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, image = data_on_disk(tmp_path / "data")
+    first = start(datasets=datasets)
+    through_rounds(coordinator, 1)
+    first.stop()
+    (image.parent / "case-1-seg.nii.gz").write_bytes(b"a label that came later")
+    start(datasets=datasets)
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is Reason.DATASET_CHANGED
 
 
 def test_a_stranger_is_declined_with_a_code(start: Start, coordinator: script.ScriptedCoordinator) -> None:
