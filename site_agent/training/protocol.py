@@ -11,13 +11,14 @@ when the socket closes.
 from __future__ import annotations
 
 import socket
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from messages.errors import MalformedMessage
-from messages.scores import RegionScore, SplitScores, tally
+from messages.kinds import Versions
+from messages.scores import Region, RegionScore, SplitScores, tally
 
 LARGEST_FRAME = 64 * 2**20
 
@@ -105,10 +106,18 @@ class RegionRow(Frame):
         hd95: 95th percentile of the surface distance in mm; None unless asked for and both are non-empty.
     """
 
-    dice: float | None
+    dice: Annotated[float, Field(ge=0, le=1)] | None
     reference_empty: bool
     prediction_empty: bool
-    hd95: float | None = None
+    hd95: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one_case_can_have_it(self) -> Self:
+        if (self.dice is None) != (self.reference_empty and self.prediction_empty):
+            raise ValueError("dice is None where both are empty, and only there")
+        if self.reference_empty and (self.dice or self.hd95 is not None):
+            raise ValueError("where the reference is empty there is nothing to overlap with, and no distance")
+        return self
 
 
 class CaseRow(Frame):
@@ -120,7 +129,7 @@ class CaseRow(Frame):
 
     case: str
     failed: bool = False
-    regions: dict[str, RegionRow]
+    regions: dict[Region, RegionRow]
 
 
 class SplitRows(Frame):
@@ -188,7 +197,7 @@ class Prepared(Frame):
     device: str
     device_type: Literal["cpu", "cuda"]
     threads: int
-    versions: dict[str, str]
+    versions: Versions
     deterministic: bool
     fingerprint: str
 
