@@ -1,7 +1,7 @@
 """The agenda's words: what the site has on its hands, what happens to it, what is decided, what is to be done.
 
 All frozen. `Job` and `Agenda` are what the spool keeps; stimuli come in, decisions change the agenda, effects go out
-to the shell (`site_agent.service`).
+to the shell (`site_agent.errands`).
 """
 
 from __future__ import annotations
@@ -555,7 +555,8 @@ class SendChunks:
 
 @dataclass(frozen=True)
 class Halt:
-    """End the trainer's present work; the process with it, since training cannot be taken back."""
+    """End the trainer's present work, and the process with it where it trains, since that cannot be taken back; one
+    that still reads its data goes on."""
 
     experiment: str
 
