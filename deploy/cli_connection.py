@@ -68,6 +68,15 @@ class Session:
             if name not in self._subscriptions:
                 self._subscriptions[name] = self.bus.subscribe(name, self._heard.put, start=start, credit=256)
 
+    def may_send(self) -> None:
+        """Say at once, before the broker refuses a queue, that an auditor only reads; raises RequestError."""
+        if self.profile.role != "researcher":
+            raise RequestError(
+                f"a profile with role {self.profile.role!r} only reads",
+                where=self.profile.name,
+                advice="Use a researcher's profile",
+            )
+
     def publish(self, kind: str, body: Body, experiment: str = names.NO_EXPERIMENT) -> Event:
         """Send one event and wait until the broker has it; every call is an event of its own.
 
@@ -75,12 +84,7 @@ class Session:
             RequestError: an auditor's profile cannot send anything.
             Unreachable: the broker does not confirm.
         """
-        if self.profile.role != "researcher":
-            raise RequestError(
-                f"a profile with role {self.profile.role!r} only reads",
-                where=self.profile.name,
-                advice="Use a researcher's profile",
-            )
+        self.may_send()
         self._seq += 1
         event = self._author.write(
             kind,

@@ -41,6 +41,7 @@ def ask_sites(session: Session, experiment: Experiment, within: float, show: Sho
     Raises:
         Unreachable: neither the coordinator nor any site said anything.
     """
+    session.may_send()
     session.listen(DOWNLINK, PROGRESS, start=Start.NEXT)
     nonce = secrets.token_hex(16)
     session.publish("experiment-check", kinds.ExperimentCheck(experiment=experiment.plain(), nonce=nonce))
@@ -106,6 +107,7 @@ def start(session: Session, experiment: Experiment, within: float, show: Show) -
         RequestError: refused, with the reason; or the id is taken by other content.
         Unreachable: no word within so many seconds.
     """
+    session.may_send()
     for heard in session.history(DOWNLINK):
         event = heard.event
         if event is not None and event.experiment == experiment.id:
@@ -149,17 +151,19 @@ def command(session: Session, verb: str, experiment: str, within: float) -> str:
         RequestError: refused (not the owner, wrong state, unknown experiment).
         Unreachable: no word within so many seconds.
     """
+    session.may_send()
     session.listen(DOWNLINK, start=Start.NEXT)
     session.listen(names.inbox(session.profile.name))
     sent = session.publish(f"experiment-{verb}", BODIES[verb], experiment)
     for heard in session.messages(within):
         event = heard.event
-        if event is None or event.experiment != experiment:
+        if event is None:
             continue
-        if isinstance(event.body, OUTCOMES[verb]):
-            return {"abort": "aborted", "pause": "paused", "resume": "resumed"}[verb]
+        # Known by the event it answers: of an experiment that it does not know the coordinator names none.
         if isinstance(event.body, kinds.Refused) and event.body.event == sent.id:
             raise refusal(experiment, event.body.reason)
+        if event.experiment == experiment and isinstance(event.body, OUTCOMES[verb]):
+            return {"abort": "aborted", "pause": "paused", "resume": "resumed"}[verb]
     raise no_coordinator(within)
 
 

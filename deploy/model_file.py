@@ -106,7 +106,8 @@ def _receive(session: Session, incoming: Incoming, show: Callable[[str], None]) 
             route = RoutingKey.parse(heard.delivery.key)
             if route.experiment == incoming.key.experiment and route.kind == "model-chunk":
                 _take(incoming, heard.delivery.body)
-                show(f"{human_bytes(incoming.received * incoming.size)} of {human_bytes(incoming.total)}")
+                here = min(incoming.received * incoming.size, incoming.total)  # the last chunk is shorter
+                show(f"{human_bytes(here)} of {human_bytes(incoming.total)}")
         elif time.monotonic() > min(quiet_until, deadline):
             raise WorkFailed(
                 f"{incoming.chunks - incoming.received} of {incoming.chunks} chunks of the model are not in the broker",

@@ -118,11 +118,12 @@ class ExperimentStory:
         points = []
         for one in self.round_list:
             pooled = one.validation or (pool(one.site_validation.values()) if one.site_validation else None)
-            if pooled is not None and pooled.cases:
+            if pooled is not None and pooled.mean() is not None:
                 points.append(ValidationPoint(one.number - 1, pooled, one.site_validation))
         final = self.scores("final", "validation")
-        if final and (self.rounds_planned or 0) not in {point.round for point in points}:
-            points.append(ValidationPoint(self.completed_rounds, pool(final.values()), final))
+        scored = pool(final.values())
+        if scored.mean() is not None and (self.rounds_planned or 0) not in {point.round for point in points}:
+            points.append(ValidationPoint(self.completed_rounds, scored, final))
         return points
 
     def scores(self, label: str, split: str) -> dict[str, SplitScores]:

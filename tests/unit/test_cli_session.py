@@ -128,6 +128,30 @@ def test_what_belongs_to_another_researcher_is_refused(broker: MemoryBroker, ses
         cli_requests.command(session, "pause", "try", 10.0)
 
 
+def test_an_experiment_that_the_coordinator_does_not_know_is_refused_at_once(
+    broker: MemoryBroker, session: Session
+) -> None:
+    def refuse(event: Event, bus: MemoryBus) -> None:
+        words = kinds.Refused(event=event.id, kind=event.kind, reason=Reason.UNKNOWN_EXPERIMENT)
+        told = COORDINATOR.write("refused", words, time=1.0)  # of no experiment
+        bus.publish(told.key_to(event.sender), told.raw)
+
+    with coordinator(broker, refuse), pytest.raises(RequestError, match="unknown-experiment"):
+        cli_requests.command(session, "pause", "nosuch", 10.0)
+
+
+def test_an_auditor_who_starts_an_experiment_is_told_so_and_not_of_a_queue(broker: MemoryBroker) -> None:
+    profile = Profile(name="auditor", role="auditor", consortium=VHOST)
+    with Session(MemoryBus(broker, "auditor"), profile) as opened:
+        for ask in (
+            lambda: cli_requests.start(opened, EXPERIMENT, 1.0, quiet),
+            lambda: cli_requests.ask_sites(opened, EXPERIMENT, 1.0, quiet),
+            lambda: cli_requests.command(opened, "abort", "try", 1.0),
+        ):
+            with pytest.raises(RequestError, match="only reads"):
+                ask()
+
+
 def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(broker: MemoryBroker, session: Session) -> None:
     site = MemoryBus(broker, "site-a")
 
@@ -204,8 +228,12 @@ def test_the_model_arrives_whole_with_what_rebuilds_the_net(
     bus = MemoryBus(broker, "coordinator")
     digest = finished(bus)
     path = tmp_path / "model.safetensors"
-    assert model_file.fetch(session, "try", path, quiet) == digest
+    shown: list[str] = []
+    assert model_file.fetch(session, "try", path, shown.append) == digest
     bus.close()
+    part, of, whole = shown[-1].partition(" of ")
+    assert of
+    assert part == whole
     with safe_open(path, framework="numpy") as file:
         assert json.loads(file.metadata()["konsil"])["model_digest"] == digest
         assert file.get_tensor("w").tolist() == list(range(300))

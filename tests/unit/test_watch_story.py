@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from deploy.cli_summary import round_summary, summary
 from deploy.watch import ABSENT_AFTER, STUCK_AFTER, ExperimentStory
 from messages import kinds
 from messages.envelope import Author
+from messages.scores import SplitScores
 
 WHOLE = list(events(complete()))
 
@@ -37,6 +39,16 @@ def test_validation_scores_belong_to_the_model_that_was_received() -> None:
     curve = ExperimentStory("try").tell_all(WHOLE).validation_curve()
     means = {point.round: point.pooled.mean() for point in curve}
     assert means == {0: pytest.approx(0.3), 1: pytest.approx(0.6), 2: pytest.approx(0.7)}
+
+
+def test_validation_that_every_site_withholds_is_no_point_of_the_curve() -> None:
+    story = ExperimentStory("try").tell_all(WHOLE)
+    nothing = {
+        "final": kinds.ModelScores(model_digest="c" * 64, splits={"validation": SplitScores(cases=1, withheld=True)})
+    }
+    withheld = replace(story, rounds={}, evaluations=dict.fromkeys(story.evaluations, nothing))
+    assert withheld.evaluations
+    assert withheld.validation_curve() == []
 
 
 def test_overall_pools_cases_and_the_worst_site_is_named_beside_it() -> None:
