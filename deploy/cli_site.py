@@ -41,7 +41,9 @@ def preflight(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> No
 
     marks = {"ok": "✓", "warn": "!", "fail": "✗"}
     done: list[checks.Check] = []
-    for check in checks.preflight(read(config)):
+    site = read(config)
+    note("trying the broker, the coordinator and each data set; that may take a minute ...")
+    for check in checks.preflight(site):
         done.append(check)
         if not as_json:
             advice = f". {check.advice}" if check.advice else ""

@@ -186,6 +186,8 @@ class Agent:
         """Work until stopped; returns the exit status."""
         control = None
         try:
+            # Shown before it waits: after a kill the broker holds the inbox for the dead agent a while longer.
+            log.info("taking the inbox; another holder is waited for", site=self.config.site.name)
             self._subscriptions.attach(self.config.site.name, self._hearing.take, self._receiver.deliver)
             control = ControlServer(self.config.site.state, self._orders.take)
             self._recover()

@@ -12,6 +12,7 @@ import typer
 
 from deploy.broker.definitions import Party, StreamSizes, render
 from deploy.broker.node import PrivateNode, answers
+from deploy.console import working
 from messages import names
 from messages.errors import RequestError
 
@@ -62,7 +63,8 @@ def up(
         _passwords(logins_file),
     )
     node = PrivateNode(directory, port, definitions=render(consortium, logins), detached=True)
-    node.start()
+    with working("starting RabbitMQ, which takes some seconds"):
+        node.start()
     _write_private(
         logins_file,
         json.dumps({"consortium": consortium, "passwords": {party.name: party.password for party in logins}}),
