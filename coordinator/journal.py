@@ -19,7 +19,7 @@ from typing import Any
 from messages import chain, codec
 from messages.bus.base import Position
 from messages.chain import Entry
-from messages.errors import LogBroken, MalformedMessage, NameTaken, RequestError
+from messages.errors import KonsilError, LogBroken, MalformedMessage, NameTaken, RequestError, WorkFailed
 
 STEP, ASIDE, TERM = "step", "set-aside", "term"
 """Types of entries: an input with its decisions; a message that was set aside; a start under a new term."""
@@ -236,7 +236,13 @@ def _reader(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30, isolation_level=None)
 
 
-def _damaged(path: Path, error: sqlite3.DatabaseError) -> LogBroken:
+def _damaged(path: Path, error: sqlite3.DatabaseError) -> KonsilError:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return WorkFailed(
+            f"the journal cannot be written or read ({error})",
+            where=str(path),
+            advice="Free space on this disk, or mend it, and start again",
+        )
     return LogBroken(
         f"the journal's file is damaged ({error})",
         where=str(path),

@@ -102,6 +102,13 @@ class Spool:
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             os.close(self._lock)
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                # The file is sound: to move it away would lose what waits in it.
+                raise WorkFailed(
+                    f"the spool cannot be written ({error})",
+                    where=str(state / "spool.sqlite"),
+                    advice="Free space on this disk, or mend it, and start again; leave the file where it is",
+                ) from None
             raise WorkFailed(
                 f"the spool cannot be read ({error})",
                 where=str(state / "spool.sqlite"),
