@@ -133,7 +133,7 @@ ADVICE: dict[Reason, str] = {
     Reason.TRAINER_DIED: "The training process ended unexpectedly; the site's log says how",
     Reason.TRAINER_STUCK: "The training process made no progress and was ended; the site's log says where",
     Reason.TRAINING_ERROR: "The site's log holds the error's own words",
-    Reason.UNKNOWN_SITE: "The consortium's operator admits sites: `sites` in coordinator.toml, and `konsil broker definitions`",
+    Reason.UNKNOWN_SITE: "The operator admits sites: `sites` in coordinator.toml, and `konsil broker definitions`",
     Reason.NOT_INVITED: "Name the site under `sites` in the experiment file",
     Reason.NOT_JOINED: "The site did not join before the enrolment deadline",
     Reason.UNKNOWN_EXPERIMENT: "No experiment of this id runs here",

@@ -20,8 +20,8 @@ from nets import registry
 from nets.build import build
 from nets.digest import arrays_digest, model_digest
 from nets.export import load_model
-from nets.model_file import save_model
 from nets.initial import initial_model
+from nets.model_file import save_model
 from nets.weights import arrays, load, manifest
 
 SMALL = {"name": "UNet", "channels": [4, 8], "strides": [2], "num_res_units": 1}
