@@ -212,6 +212,8 @@ class PrivateNode:
             (home / folder).mkdir(exist_ok=True)
         (home / "conf-env").write_text("")
         (home / "enabled_plugins").write_text("[].\n")
+        # A bare machine may have no /etc/hosts, so no "localhost" (ERTS user's guide, "Inet configuration").
+        (home / "inetrc").write_text('{host, {127,0,0,1}, ["localhost"]}.\n{lookup, [file, native]}.\n')
         definitions = home / "definitions.json"
         if self._definitions is not None:
             _write_private(definitions, json.dumps(self._definitions))
@@ -234,6 +236,7 @@ class PrivateNode:
             "HOME": str(home / "home"),
             "ERL_EPMD_PORT": str(ports.epmd),
             "ERL_EPMD_ADDRESS": self.host,
+            "ERL_INETRC": str(home / "inetrc"),
             # run the VM in place of the shell, so that one process id stands for the server
             "RABBITMQ_ALLOW_INPUT": "true",
             "RABBITMQ_NODENAME": f"konsil-{ports.amqp}@localhost",
