@@ -179,3 +179,19 @@ def test_a_service_that_starts_while_the_broker_is_down_says_so_in_one_line_and_
         said = rig.layout.log_of(party).read_text().splitlines()[lines:]
         assert sum(line.startswith("konsil") for line in said) == 1, said
         assert not any("Traceback" in line for line in said)
+
+
+def test_two_experiments_run_side_by_side_and_neither_changes_the_others_bits(rig: Rig) -> None:
+    alone = experiment("alone", quorum=EVERY_SITE, rounds={"count": 3})
+    rig.publish(alone)
+    digest = rig.complete(alone.id).model_digest
+    # The null trainer's updates follow from seed, site and round: the same file under another id makes the same bits.
+    pair = [experiment(name, quorum=EVERY_SITE, rounds={"count": 3}) for name in ("left", "right")]
+    for one in pair:
+        rig.publish_quietly(one)
+    ended = [rig.complete(one.id) for one in pair]
+    assert [story.model_digest for story in ended] == [digest, digest]
+    first, second = (story.round_list for story in ended)
+    assert first[0].started is not None
+    assert second[0].started is not None
+    assert max(first[0].started, second[0].started) < min(story.ended or 0.0 for story in ended), "one after the other"
