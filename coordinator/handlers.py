@@ -6,7 +6,7 @@ Handlers record; what follows from the record is `rules.advance`'s business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from coordinator import decisions as d
 from coordinator import inputs as i
@@ -25,6 +25,16 @@ Handler = Callable[[ExperimentState, Any], Answer]
 TRANSFERS = 3
 """How often a transfer whose bytes do not match its digest is asked for before it is refused."""
 
+Wanted = TypeVar("Wanted", bound=kinds.Body)
+
+
+def _body(given: i.Received, model: type[Wanted]) -> Wanted:
+    """The event's body as its kind's model, which decoding has made it."""
+    body = given.event.body
+    if not isinstance(body, model):
+        raise TypeError(f"{given.event.kind} goes to another handler")
+    return body
+
 
 # researchers
 
@@ -36,8 +46,7 @@ def first_start(given: i.Received) -> Decided:
 
 def start_again(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-start with an id that is taken: the same content is no news, other content is refused."""
-    body = given.event.body
-    assert isinstance(body, kinds.ExperimentStart)  # noqa: S101
+    body = _body(given, kinds.ExperimentStart)
     try:
         same = Experiment.model_validate(body.experiment).digest() == state.digest
     except ValueError:
@@ -105,8 +114,7 @@ def _outside(state: ExperimentState, given: i.Received) -> Reason | None:
 
 
 def joined(state: ExperimentState, given: i.Received) -> Answer:
-    site, body = given.event.sender, given.event.body
-    assert isinstance(body, kinds.Joined)  # noqa: S101
+    site, body = given.event.sender, _body(given, kinds.Joined)
     if (reason := _uninvited(state, site)) is not None:
         return reason
     if body.cases.train == 0:
@@ -115,8 +123,7 @@ def joined(state: ExperimentState, given: i.Received) -> Answer:
 
 
 def declined(state: ExperimentState, given: i.Received) -> Answer:
-    site, body = given.event.sender, given.event.body
-    assert isinstance(body, kinds.Declined)  # noqa: S101
+    site, body = given.event.sender, _body(given, kinds.Declined)
     if (reason := _uninvited(state, site)) is not None:
         return reason
     answer: Decided = (d.SiteDeclined(site=site, reason=body.reason),)
@@ -141,8 +148,7 @@ def round_accepted(state: ExperimentState, given: i.Received) -> Answer:
 
 def weights_ready(state: ExperimentState, given: i.Received) -> Answer:
     """Its receipt waits until the whole update is verified and stored, or refused for good."""
-    event, body = given.event, given.event.body
-    assert isinstance(body, kinds.WeightsReady)  # noqa: S101
+    event, body = given.event, _body(given, kinds.WeightsReady)
     if (reason := _outside(state, given)) is not None:
         return reason
     if state.round is None or state.manifest is None or state.round.step is not Step.UPDATES:
@@ -201,8 +207,7 @@ def _superseded(state: ExperimentState, site: str) -> Decided:
 
 
 def round_failed(state: ExperimentState, given: i.Received) -> Answer:
-    body = given.event.body
-    assert isinstance(body, kinds.RoundFailed)  # noqa: S101
+    body = _body(given, kinds.RoundFailed)
     if (reason := _outside(state, given)) is not None:
         return reason
     site = given.event.sender
@@ -212,8 +217,7 @@ def round_failed(state: ExperimentState, given: i.Received) -> Answer:
 
 
 def evaluated(state: ExperimentState, given: i.Received) -> Answer:
-    body = given.event.body
-    assert isinstance(body, kinds.Evaluated)  # noqa: S101
+    body = _body(given, kinds.Evaluated)
     if (reason := _outside(state, given)) is not None:
         return reason
     if state.round is None or state.round.step is not Step.SCORES:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("coordinator.inbound")
 KEPT_BYTES = 4096
 """Of a message that is set aside: its digest names the rest, so that rubbish cannot fill the journal."""
-FROM_INBOX = "chunks-wanted"
 
 
 class Inbound:

@@ -7,6 +7,7 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -246,8 +247,8 @@ class Shell:
         elif isinstance(effect, e.Aggregate):
             parts.work.aggregate(effect)
         elif isinstance(effect, e.PublishModel):
-            one, body = effect.body.model.transfer, effect.body
-            done = lambda: self.queue.put(lambda: self._published(effect.experiment, body))  # noqa: E731
+            one = effect.body.model.transfer
+            done = partial(self.queue.put, partial(self._published, effect.experiment, effect.body))
             parts.models.send(Shipment("model-chunk", effect.experiment, one.round, one.seal, one.manifest, done=done))
         else:
             parts.work.blobs.prune(effect.experiment, effect.keep)

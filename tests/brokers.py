@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ import pika.exceptions
 import pytest
 
 from deploy.broker.definitions import Definitions, Party, password_hash, render
-from deploy.broker.node import PrivateNode
+from deploy.broker.node import PrivateNode, find_server
 from messages.bus.link import Backoff
 from messages.bus.rabbitmq import RabbitBus
+from messages.errors import Unreachable
 from messages.settings import BrokerAddress
 
 VHOST = "test"
@@ -136,3 +138,13 @@ class RealBroker:
         admin, self._admin = self._admin, None
         if admin is not None and admin.is_open:
             admin.close()
+
+
+def need_broker() -> None:
+    """Skip on a desk without RabbitMQ, fail in CI."""
+    try:
+        find_server()
+    except Unreachable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))

@@ -5,26 +5,19 @@ A missing RabbitMQ skips the tests that need it on a desk, and fails them where 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from brokers import RealBroker, consortium_definitions, with_admin
+from brokers import RealBroker, consortium_definitions, need_broker, with_admin
 
-from deploy.broker.node import PrivateNode, find_server
-from messages.errors import Unreachable
+from deploy.broker.node import PrivateNode
 
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
     """A running private node for the whole session; use `clean_broker` unless leftovers do not matter."""
-    try:
-        find_server()
-    except Unreachable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    need_broker()
     definitions = with_admin(consortium_definitions())
     node = PrivateNode(Path(tmp_path_factory.mktemp("broker")), definitions=definitions)
     node.start()

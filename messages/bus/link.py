@@ -77,7 +77,6 @@ class Link:
         self._opened = False
         self._closing = False
         self._error: KonsilError | None = None
-        self._tries = 0
         self._thread = threading.Thread(target=self._run, name=f"bus-{name}", daemon=True)
 
     @property

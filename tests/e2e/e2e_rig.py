@@ -6,7 +6,6 @@ Training is not the point here: the sites run the null trainer, whose updates de
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import need_broker
 
 from deploy import cli_requests
 from deploy import profile as profiles
-from deploy.broker.node import PrivateNode, find_server
+from deploy.broker.node import PrivateNode
 from deploy.cli_connection import Session, rabbit
 from deploy.cli_history import HISTORY, Reader
 from deploy.demo import consortium as consortia
@@ -28,21 +28,10 @@ from deploy.demo.processes import Child, Children
 from deploy.watch import ExperimentStory
 from messages import kinds, names, settings
 from messages.bus.base import Start
-from messages.errors import Unreachable
 from messages.experiment import Experiment
 
 DEADLINE = 60.0
 SITES = ("site-a", "site-b", "site-c")
-
-
-def need_broker() -> None:
-    """Skip on a desk without RabbitMQ, fail in CI."""
-    try:
-        find_server()
-    except Unreachable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
 
 
 def experiment(identity: str, **sections: Any) -> Experiment:

@@ -15,7 +15,7 @@ from typing import Any
 import e2e_tiny_demo
 import psutil
 import pytest
-from e2e_rig import need_broker
+from brokers import need_broker
 
 from messages import chain
 
