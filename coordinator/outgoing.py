@@ -75,7 +75,10 @@ class Events(Worker):
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """Chunks of a model to send; `chunks` None means all. `done`: called when the broker has confirmed them."""
+    """Chunks of a model to send; `chunks` None means all. `done`: called when the broker has confirmed them.
+
+    `attempt` 2: exactly, after the model went out in another codec (`announce.transfer`).
+    """
 
     kind: str
     experiment: str
@@ -84,6 +87,7 @@ class Shipment:
     manifest: Manifest
     chunks: tuple[int, ...] | None = None
     done: Callable[[], None] | None = None
+    attempt: int = 1
 
 
 class Models(Worker):
@@ -93,14 +97,14 @@ class Models(Worker):
         super().__init__("models-out")
         self._bus, self._blobs = bus, blobs
         self._lock = threading.Lock()
-        self._queued: set[tuple[str, int, str, int]] = set()
+        self._queued: set[tuple[str, int, int, str, int]] = set()
 
     def send(self, shipment: Shipment) -> None:
         """Queue the shipment's chunks."""
         wanted = range(shipment.manifest.chunks) if shipment.chunks is None else shipment.chunks
         with self._lock:
             keys = [
-                (shipment.experiment, shipment.round, shipment.kind, index)
+                (shipment.experiment, shipment.round, shipment.attempt, shipment.kind, index)
                 for index in wanted
                 if 0 <= index < shipment.manifest.chunks
             ]
@@ -114,12 +118,12 @@ class Models(Worker):
         confirms: list[Confirm] = []
         try:
             buffer = self._blobs.open(shipment.experiment, shipment.seal, shipment.manifest)
-            transfer = TransferKey(shipment.experiment, shipment.round, COORDINATOR, 1)
+            transfer = TransferKey(shipment.experiment, shipment.round, COORDINATOR, shipment.attempt)
             key = str(RoutingKey(shipment.kind, COORDINATOR, shipment.experiment))
             size, total = shipment.manifest.chunk_bytes, shipment.manifest.nbytes
             for place in keys:
-                data = buffer[slice(*shipment.manifest.chunk_range(place[3]))].data
-                header = ChunkHeader(transfer, place[3], size, total, sha256(data).digest())
+                data = buffer[slice(*shipment.manifest.chunk_range(place[-1]))].data
+                header = ChunkHeader(transfer, place[-1], size, total, sha256(data).digest())
                 confirm = self._bus.publish(key, encode_chunk(header, data))
                 if shipment.done is not None:
                     confirms.append(confirm)
