@@ -19,7 +19,7 @@ from typing import Any
 from messages.errors import ConfigError, WorkFailed
 from messages.experiment import Experiment
 from nets import registry
-from nets.registry import SegResNetSpec, UNetSpec
+from nets.registry import RehearsalSpec, SegResNetSpec, UNetSpec
 
 FLOAT = 4
 """Bytes of a float32."""
@@ -104,6 +104,8 @@ def layers(spec: registry.NetSpec, experiment: Experiment) -> list[Layer] | None
         return list(_unet(spec, inputs, outputs, spec.channels, spec.strides, voxels, is_top=True))
     if isinstance(spec, SegResNetSpec):
         return list(_segresnet(spec, inputs, outputs, voxels))
+    if isinstance(spec, RehearsalSpec):
+        return [Layer(spec.elements, 0)] * spec.tensors
     return None
 
 

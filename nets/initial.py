@@ -19,11 +19,17 @@ from messages.errors import ConfigError, KonsilError, WorkFailed
 from messages.experiment import Experiment, read
 from messages.settings import parse
 from messages.tensors import Manifest, write_into
+from nets import registry
 from nets.digest import model_digest
+from nets.rehearsal import rehearsal_model
 
 
 def initial_model(experiment: Experiment) -> tuple[Manifest, bytearray]:
     """The model before round 1: seeded by the experiment, the same on every machine with the same torch."""
+    spec = registry.read({"name": experiment.net.name, **experiment.net.parameters})
+    if isinstance(spec, registry.RehearsalSpec):
+        return rehearsal_model(spec, experiment.seed)
+
     import torch
 
     from nets.build import build
@@ -32,7 +38,7 @@ def initial_model(experiment: Experiment) -> tuple[Manifest, bytearray]:
     # One thread: the initialisers' order of draws does not depend on it, and a coordinator has better to do.
     torch.set_num_threads(1)
     net = build(
-        {"name": experiment.net.name, **experiment.net.parameters},
+        spec,
         len(experiment.task.channels),
         experiment.task.out_channels,
         experiment.seed,

@@ -102,10 +102,30 @@ class SegResNetSpec(NetSpec):
         return int(2 ** (len(self.blocks_down) - 1))
 
 
+class RehearsalSpec(NetSpec):
+    """No net at all: tensors of one size, for rehearsing a network's wire, and for benchmarks (`nets.rehearsal`).
+
+    Only the null trainer (`site_agent.training.null`) can work with it, which a site's operator chooses.
+
+    Attributes:
+        tensors: number of float32 tensors.
+        kilobytes: size of all of them together, in units of 1000 bytes, rounded down to whole elements each.
+    """
+
+    name: Literal["Rehearsal"] = "Rehearsal"
+    tensors: int = Field(20, ge=1, le=1000)
+    kilobytes: int = Field(1000, ge=1, le=4_000_000)
+
+    @property
+    def elements(self) -> int:
+        """Elements of each tensor."""
+        return self.kilobytes * 250 // self.tensors
+
+
 GROUPS = 4
 """Groups of group normalisation in `UNet`."""
 
-NETS: dict[str, type[NetSpec]] = {"UNet": UNetSpec, "SegResNet": SegResNetSpec}
+NETS: dict[str, type[NetSpec]] = {"UNet": UNetSpec, "SegResNet": SegResNetSpec, "Rehearsal": RehearsalSpec}
 
 
 def known() -> list[str]:

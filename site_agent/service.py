@@ -270,6 +270,8 @@ class Agent:
             waiting=self.spool.waiting(),
             pids=self._trainers.pids(),
             used_bytes=self.spool.used_bytes(),
+            bytes_down=self._receiver.bytes_down,
+            bytes_up=self._sender.bytes_up,
         )
 
     def _leave(self) -> None:

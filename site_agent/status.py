@@ -42,8 +42,10 @@ def status_of(
     waiting: Sequence[Waiting],
     pids: Mapping[str, int],
     used_bytes: int,
+    bytes_down: int,
+    bytes_up: int,
 ) -> dict[str, Any]:
-    """The agent's state as plain types."""
+    """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started."""
     experiments = []
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -77,4 +79,6 @@ def status_of(
         "unreceipted": len(waiting),
         "refused_messages": dict(refusals),
         "disk_used_bytes": used_bytes,
+        "bytes_down": bytes_down,
+        "bytes_up": bytes_up,
     }

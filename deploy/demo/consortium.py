@@ -36,18 +36,19 @@ class Consortium:
     layout: Layout
     sites: tuple[str, ...]
     passwords: Mapping[str, str] = field(repr=False)
+    sizes: StreamSizes = SIZES
 
     @classmethod
-    def invent(cls, layout: Layout, sites: Sequence[str]) -> Consortium:
+    def invent(cls, layout: Layout, sites: Sequence[str], sizes: StreamSizes = SIZES) -> Consortium:
         """With fresh passwords."""
         parties = (COORDINATOR, RESEARCHER, *sites)
-        return cls(layout, tuple(sites), {party: secrets.token_urlsafe(18) for party in parties})
+        return cls(layout, tuple(sites), {party: secrets.token_urlsafe(18) for party in parties}, sizes)
 
     def definitions(self) -> Definitions:
         """What the broker boots with."""
         roles = {COORDINATOR: "coordinator", RESEARCHER: "researcher"}
         parties = [Party(name, roles.get(name, "site"), word) for name, word in self.passwords.items()]
-        return render(CONSORTIUM, parties, SIZES)
+        return render(CONSORTIUM, parties, self.sizes)
 
     def config_of(self, party: str) -> Path:
         """Where a party's configuration lies: coordinator.toml, site-a.toml, profile.toml."""

@@ -1,0 +1,187 @@
+"""A consortium of real processes for measuring: private broker, coordinator, agents with null trainers."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import memory
+from deploy import cli_requests
+from deploy import profile as profiles
+from deploy.broker.definitions import StreamSizes
+from deploy.broker.keeper import descendants
+from deploy.broker.node import PrivateNode
+from deploy.cli_connection import Session, rabbit
+from deploy.demo import experiments
+from deploy.demo.consortium import Consortium
+from deploy.demo.layout import Layout, prepare
+from deploy.demo.processes import Child, Children
+from messages import kinds, names, settings
+from messages.bus.base import Start
+from messages.errors import WorkFailed
+from messages.experiment import Experiment
+from site_agent import control
+
+Say = Callable[[str], None]
+START_WITHIN, ENROL_WITHIN = 90.0, 180.0
+
+
+def site_names(count: int) -> tuple[str, ...]:
+    """site-001, site-002, …"""
+    return tuple(f"site-{number:03}" for number in range(1, count + 1))
+
+
+def rehearsal(
+    identity: str, sites: tuple[str, ...], kilobytes: int, rounds: int, *, codec: str = "float32", keep: int = 2
+) -> Experiment:
+    """An experiment that moves a model of so many kilobytes (of 1000 bytes) and trains nothing."""
+    plain = experiments.glioma_demo(rounds=rounds, seed=1, sites=sites)
+    plain |= {
+        "id": identity,
+        "purpose": "benchmark",
+        "net": {"name": "Rehearsal", "tensors": 20, "kilobytes": kilobytes},
+        "evaluation": {"every": 100_000, "select_by": "last"},
+        "keep_updates": keep,
+    }
+    if codec != "float32":
+        plain["wire"] = {"codec": codec}
+    return settings.parse(plain, Experiment, identity)
+
+
+class Bench:
+    """Everything started and enrolled, ready to run experiments.
+
+    Args:
+        model_bytes: the largest model that will travel; the broker's streams are sized for a few rounds of it.
+        say: progress lines.
+    """
+
+    def __init__(self, folder: Path, sites: int, model_bytes: int, *, tls: bool, say: Say) -> None:
+        self.sites = site_names(sites)
+        self.layout: Layout = prepare(folder)
+        segment = 16 * 2**20
+        room = max(64 * 2**20, 3 * model_bytes) + 2 * segment
+        sizes = StreamSizes(
+            events=64 * 2**20,
+            audit=256 * 2**20,
+            model_chunks=room,
+            update_chunks=room,
+            segment=segment,
+            small_segment=2**20,
+        )
+        self.consortium = Consortium.invent(self.layout, self.sites, sizes)
+        more: dict[str, Any] = {"tls": True} if tls else {}
+        self.node = PrivateNode(self.layout.broker, definitions=self.consortium.definitions(), **more)
+        self.children = Children()
+        self.services: dict[str, Child] = {}
+        self._tls, self._say = tls, say
+        self.session: Session | None = None
+
+    def start(self) -> None:
+        """Start broker, coordinator and agents; returns once every agent is connected."""
+        self._say("starting broker")
+        self.node.start()
+        broker: tuple[Any, ...] = (self.node.tls_port, self.node.ca) if self._tls else (self.node.port,)
+        self.consortium.write_coordinator(*broker)
+        profile = profiles.load(self.consortium.write_profile(*broker))
+        trainer = (sys.executable, "-m", "site_agent.training.null", "--cases", "40", "--seconds", "0")
+        self._start(names.COORDINATOR, "coordinator")
+        self._say(f"starting {len(self.sites)} agents")
+        for site in self.sites:
+            data = self.layout.data / site
+            data.mkdir()
+            self.consortium.write_site(
+                site,
+                *broker,
+                dataset="glioma",
+                source={"source": "brats", "path": data, "labels": {"1": "NCR", "2": "ED", "3": "ET"}},
+                threads=1,
+                gpus=[],
+                trainer=trainer,
+            )
+            self._start(site, "site_agent")
+        self.session = Session(rabbit(profile), profile)
+        self.session.listen(names.DOWNLINK, start=Start.NEXT)
+        self._await(lambda: all(self._connected(site) for site in self.sites), "every agent is connected")
+
+    def _start(self, party: str, module: str) -> None:
+        command = [sys.executable, "-m", module, "--config", str(self.consortium.config_of(party))]
+        self.services[party] = self.children.start(party, command, self.layout.log_of(party))
+
+    def _connected(self, site: str) -> bool:
+        with contextlib.suppress(Exception):
+            return str(self.status(site)["broker"]) == "connected"
+        return False
+
+    def _await(self, condition: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + START_WITHIN
+        while not condition():
+            for service in self.services.values():
+                service.check()
+            if time.monotonic() > end:
+                raise WorkFailed(f"not within {START_WITHIN:.0f} s: {what}", where=str(self.layout.logs))
+            time.sleep(0.1)
+
+    def status(self, site: str) -> dict[str, Any]:
+        """What the agent says of itself."""
+        return control.ask(self.layout.site(site), {"do": "status"})
+
+    def pids(self) -> Mapping[str, int]:
+        """Process ids of coordinator and agents by name."""
+        return {name: child.process.pid for name, child in self.services.items()}
+
+    def broker_cpu(self) -> float:
+        """CPU seconds of the broker's processes so far."""
+        keeper = self.node.pid
+        return 0.0 if keeper is None else sum(memory.cpu_seconds(pid) for pid in descendants(keeper))
+
+    def run(self, experiment: Experiment, within: float) -> list[float]:
+        """Run an experiment to its end; the coordinator's clock at each round's end, seconds.
+
+        Raises:
+            WorkFailed: it did not complete in time.
+        """
+        assert self.session is not None
+        cli_requests.start(self.session, experiment, 60.0, lambda _text: None)
+        ends: list[float] = []
+        for heard in self.session.messages(within):
+            event = heard.event
+            for service in self.services.values():
+                service.check()
+            if event is None or event.experiment != experiment.id:
+                continue
+            if event.kind == "round-complete":
+                ends.append(event.time)
+                self._say(f"round {len(ends)} of {experiment.rounds.count}")
+            elif isinstance(event.body, kinds.ExperimentComplete):
+                return ends
+            elif event.kind in ("experiment-failed", "experiment-refused", "experiment-aborted"):
+                break
+        raise WorkFailed(f"the experiment {experiment.id} did not complete", where=str(self.layout.logs))
+
+    def close(self) -> None:
+        """End everything that was started."""
+        if self.session is not None:
+            self.session.bus.close()
+        self.children.end_all(patience=10.0)
+        self.node.stop()
+
+
+@contextlib.contextmanager
+def running(sites: int, model_bytes: int, *, tls: bool, say: Say, keep: Path | None = None) -> Iterator[Bench]:
+    """A consortium in a folder of its own, ended and removed with the context (`keep`: a folder that stays)."""
+    folder = Path(tempfile.mkdtemp(prefix="konsil-bench-")) if keep is None else keep
+    bench = Bench(folder, sites, model_bytes, tls=tls, say=say)
+    try:
+        bench.start()
+        yield bench
+    finally:
+        bench.close()
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
