@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.broker import keeper
+from deploy.broker.certificates import Authority
 from deploy.broker.definitions import Definitions
 from messages.errors import RequestError, Unreachable, WorkFailed
 
@@ -33,13 +34,26 @@ INSTALL_ADVICE = (
 )
 
 
+CIPHERS = (
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+)
+"""What a node with TLS accepts, in its own order: the AEAD suites of TLS 1.3 (RFC 8446, section B.4), and of TLS 1.2
+those with forward secrecy for an ECDSA key. AES first, for processors that do it themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The three ports of a node, all on 127.0.0.1."""
+    """The ports of a node, all on 127.0.0.1; `tls` is 0 where it speaks no TLS."""
 
     amqp: int
     distribution: int
     epmd: int
+    tls: int = 0
 
 
 class PrivateNode:
@@ -50,6 +64,9 @@ class PrivateNode:
         port: AMQP port; 0 picks a free one, which is kept over restarts.
         definitions: what the node loads at boot; None keeps what an earlier start wrote.
         detached: let the node outlive this process (`konsil broker up`); otherwise it ends with it, even on SIGKILL.
+        tls: serve TLS on a second port (`tls_port`), under an authority of the node's own (`ca`).
+        client_certificates: on the TLS port, let only clients in that show a certificate of the same authority;
+            they log in with their password all the same.
     """
 
     host = "127.0.0.1"
@@ -61,8 +78,12 @@ class PrivateNode:
         *,
         definitions: Definitions | None = None,
         detached: bool = False,
+        tls: bool = False,
+        client_certificates: bool = False,
     ) -> None:
         self.directory = directory.absolute()
+        self._tls = tls
+        self._client_certificates = client_certificates
         self._definitions = definitions
         self._detached = detached
         self._wanted_port = port
@@ -72,6 +93,29 @@ class PrivateNode:
     def port(self) -> int:
         """The AMQP port (known after the first start)."""
         return self._ports().amqp
+
+    @property
+    def tls_port(self) -> int:
+        """The port that speaks TLS (known after the first start); raises RequestError where the node has none."""
+        if port := self._ports().tls:
+            return port
+        raise RequestError("this private broker speaks no TLS", where=str(self.directory), advice="Start it with TLS")
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the node, as it was last started, has a TLS port; False where it was never started."""
+        with contextlib.suppress(RequestError):
+            return self._ports().tls != 0
+        return False
+
+    @property
+    def ca(self) -> Path:
+        """PEM of the authority by which clients know the node (there after the first start with TLS)."""
+        return self.directory / "tls" / "ca.pem"
+
+    def authority(self) -> Authority:
+        """The node's own certificate authority, to sign clients' certificates with; made if missing."""
+        return Authority(self.ca.parent, f"Konsil private broker {self.directory.name}")
 
     @property
     def log(self) -> Path:
@@ -120,7 +164,7 @@ class PrivateNode:
         )
         (self.directory / "keeper.pid").write_text(str(self._keeper.pid))
         deadline = time.monotonic() + timeout
-        while not answers(self.host, ports.amqp):
+        while not (answers(self.host, ports.amqp) and (not ports.tls or _listens(self.host, ports.tls))):
             if self._keeper.poll() is not None:
                 raise WorkFailed(
                     "the private broker ended while starting", where=str(self.log), advice=self._last_words()
@@ -193,13 +237,16 @@ class PrivateNode:
 
     def _choose_ports(self) -> Ports:
         """The ports of the last start where they fit, else free ones; each is tried before the server needs it."""
+        wanted = self._wanted_port
         with contextlib.suppress(RequestError):
             ports = self._ports()
-            if self._wanted_port in (0, ports.amqp):
+            if self._wanted_port in (0, ports.amqp) and self._tls == (ports.tls != 0):
                 for port in asdict(ports).values():
                     _claim(port).close()
                 return ports
-        held = [_claim(self._wanted_port), _claim(0), _claim(0)]
+            if self._wanted_port in (0, ports.amqp):
+                wanted = ports.amqp
+        held = [_claim(wanted), _claim(0), _claim(0), *([_claim(0)] if self._tls else [])]
         ports = Ports(*(sock.getsockname()[1] for sock in held))
         for sock in held:
             sock.close()
@@ -227,6 +274,8 @@ class PrivateNode:
             "log.console = false",
             "log.file.level = info",
         ]
+        if ports.tls:
+            lines += self._tls_lines(ports.tls)
         if definitions.exists():
             lines.append(f"load_definitions = {definitions}")
         (home / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
@@ -260,6 +309,26 @@ class PrivateNode:
             "environment": environment,
         }
         _write_private(home / "keeper.json", json.dumps(plan, indent=1))
+
+    def _tls_lines(self, port: int) -> list[str]:
+        """rabbitmq.conf for the TLS port (https://www.rabbitmq.com/docs/ssl); `tcp_listen_options` hold for it too.
+
+        Clients log in with passwords; where no certificate is asked of them, the node does not look at one.
+        """
+        server = self.authority().server(("localhost", self.host))
+        ask = "true" if self._client_certificates else "false"
+        return [
+            f"listeners.ssl.1 = {self.host}:{port}",
+            f"ssl_options.cacertfile = {self.ca}",
+            f"ssl_options.certfile = {server.certificate}",
+            f"ssl_options.keyfile = {server.key}",
+            f"ssl_options.verify = verify_{'peer' if self._client_certificates else 'none'}",
+            f"ssl_options.fail_if_no_peer_cert = {ask}",
+            "ssl_options.honor_cipher_order = true",
+            "ssl_options.versions.1 = tlsv1.3",
+            "ssl_options.versions.2 = tlsv1.2",
+            *(f"ssl_options.ciphers.{number} = {cipher}" for number, cipher in enumerate(CIPHERS, start=1)),
+        ]
 
     def _last_words(self) -> str:
         for path in (self.log, self.directory / "server.out"):
@@ -305,6 +374,15 @@ def answers(host: str, port: int) -> bool:
             return sock.recv(7)[:1] == b"\x01"  # a method frame: connection.start
     except OSError:
         return False
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether anything takes connections here (TLS: what the server says comes only after a handshake)."""
+    try:
+        socket.create_connection((host, port), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _version(path: Path) -> tuple[int, ...]:

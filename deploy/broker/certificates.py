@@ -1,0 +1,218 @@
+"""A private certificate authority and the certificates it signs, as PEM files: for a node that speaks TLS.
+
+Profile of RFC 5280: ECDSA over P-256 (RFC 8446 makes every TLS 1.3 implementation know it, and signing costs little),
+one authority that signs leaves only. Names stand in the subject alternative name, since clients look nowhere else
+(RFC 9525, section 6).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from messages.errors import RequestError
+
+AUTHORITY_LIFE = timedelta(days=3650)
+LEAF_LIFE = timedelta(days=397)
+RENEW_BEFORE = timedelta(days=30)
+"""What ends sooner than this is made anew."""
+SKEW = timedelta(hours=1)
+"""Certificates begin so much before now: clocks differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate and its private key (mode 0600)."""
+
+    certificate: Path
+    key: Path
+
+
+class Authority:
+    """A certificate authority kept in a folder of its own: `ca.pem`, `ca.key`, and what it signed.
+
+    Args:
+        folder: made (mode 0700) if missing.
+        name: the authority's common name, where it is made.
+
+    Raises:
+        RequestError: the folder cannot be written, or holds files that are no authority.
+    """
+
+    def __init__(self, folder: Path, name: str = "Konsil private authority") -> None:
+        self.folder = folder
+        self.certificate = folder / "ca.pem"
+        self._key_file = folder / "ca.key"
+        with _told(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _lasts(self.certificate) or not self._key_file.exists():
+                self._make(name)
+            self._key = _load_key(self._key_file)
+            self._issuer = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+            if self._issuer.public_key() != self._key.public_key():
+                raise ValueError
+
+    def server(self, hosts: Sequence[str], stem: str = "server", life: timedelta = LEAF_LIFE) -> Identity:
+        """A server's identity, for names and addresses; the one of an earlier call where that still fits.
+
+        Args:
+            hosts: DNS names and IP addresses under which clients reach it, at least one.
+            stem: file name without extension.
+            life: how long it is valid from now; negative: it has run out already.
+        """
+        return self._leaf(stem, hosts[0], hosts, ExtendedKeyUsageOID.SERVER_AUTH, life)
+
+    def client(self, name: str, life: timedelta = LEAF_LIFE) -> Identity:
+        """A client's identity; its common name is the party's name."""
+        return self._leaf(name, name, (), ExtendedKeyUsageOID.CLIENT_AUTH, life)
+
+    def _make(self, name: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _called(name)
+        certificate = (
+            _from_now(x509.CertificateBuilder(), AUTHORITY_LIFE)
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        _write(self._key_file, _key_pem(key), 0o600)
+        _write(self.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+
+    def _leaf(
+        self, stem: str, name: str, hosts: Sequence[str], purpose: x509.ObjectIdentifier, life: timedelta
+    ) -> Identity:
+        identity = Identity(self.folder / f"{stem}.pem", self.folder / f"{stem}.key")
+        with _told(self.folder):
+            if life == LEAF_LIFE and self._fits(identity, hosts):
+                return identity
+            key = ec.generate_private_key(ec.SECP256R1())
+            builder = (
+                _from_now(x509.CertificateBuilder(), life)
+                .subject_name(_called(name))
+                .issuer_name(self._issuer.subject)
+                .public_key(key.public_key())
+                .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+                .add_extension(_usage(signs_certificates=False), critical=True)
+                .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+                .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+                .add_extension(
+                    x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+                )
+            )
+            if hosts:
+                names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+                builder = builder.add_extension(names, critical=False)
+            certificate = builder.sign(self._key, hashes.SHA256())
+            _write(identity.key, _key_pem(key), 0o600)
+            _write(identity.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        return identity
+
+    def _fits(self, identity: Identity, hosts: Sequence[str]) -> bool:
+        """Whether an earlier certificate is this authority's, lasts, and names these hosts."""
+        if not _lasts(identity.certificate) or not identity.key.exists():
+            return False
+        found = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
+        try:
+            found.verify_directly_issued_by(self._issuer)
+        except Exception:  # noqa: BLE001 - cryptography raises three kinds; whatever is wrong, a new one is made
+            return False
+        named: list[x509.GeneralName] = []
+        with contextlib.suppress(x509.ExtensionNotFound):
+            named = list(found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        return named == [_general_name(host) for host in hosts]
+
+
+def _called(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _from_now(builder: x509.CertificateBuilder, life: timedelta) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    end = now + life
+    return (
+        builder.serial_number(x509.random_serial_number()).not_valid_before(min(now, end) - SKEW).not_valid_after(end)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _lasts(path: Path) -> bool:
+    """Whether a certificate is there and does not end soon."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return x509.load_pem_x509_certificate(content).not_valid_after_utc > datetime.now(UTC) + RENEW_BEFORE
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError
+    return key
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Replace a file whole, with its mode from the first byte on."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+    fresh.replace(path)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(
+            f"certificates cannot be kept here ({error.strerror})",
+            where=str(folder),
+            advice="Check the folder and its permissions",
+        ) from None
+    except (ValueError, TypeError):
+        raise RequestError(
+            "holds files that are no certificate authority of Konsil's",
+            where=str(folder),
+            advice="Move the folder away; a new authority will be made",
+        ) from None
