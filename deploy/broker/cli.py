@@ -51,9 +51,13 @@ def up(
     site: Sites = None,
     researcher: Researchers = None,
     auditor: Auditors = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS too, on a port of its own.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start the private node on loopback; it runs until `konsil broker down`."""
+    """Start the private node on loopback; it runs until `konsil broker down`.
+
+    With --tls it prints the TLS port and the authority's file: what `port` and `ca` are to be under [broker].
+    """
     directory = state_directory()
     logins_file = directory / "logins.json"
     logins = parties(
@@ -62,7 +66,7 @@ def up(
         auditor or ["auditor"],
         _passwords(logins_file),
     )
-    node = PrivateNode(directory, port, definitions=render(consortium, logins), detached=True)
+    node = PrivateNode(directory, port, definitions=render(consortium, logins), detached=True, tls=tls)
     with working("starting RabbitMQ, which takes some seconds"):
         node.start()
     _write_private(
@@ -131,6 +135,8 @@ def _status(node: PrivateNode) -> dict[str, Any]:
         "directory": str(node.directory),
         "log": str(node.log),
     }
+    if node.speaks_tls:
+        shown |= {"tls_port": node.tls_port, "ca": str(node.ca)}
     if logins_file.exists():
         shown["consortium"] = json.loads(logins_file.read_text())["consortium"]
         shown["users"] = sorted(_passwords(logins_file))

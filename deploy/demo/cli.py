@@ -28,6 +28,7 @@ def app(
         Path | None, typer.Option("--out", help="Where report, model and log go; default demo-out/DATE-TIME.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep images, caches and the broker's data too.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="All talk to the broker goes over TLS.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Three hospitals on this machine train one model through a real RabbitMQ.
@@ -64,6 +65,7 @@ def app(
         data=data,
         baselines=wanted,
         keep=keep,
+        tls=tls,
     )
     from deploy import cli_live, console
     from deploy.demo import outcome as outcomes

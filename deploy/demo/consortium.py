@@ -54,8 +54,8 @@ class Consortium:
         """Where a party's configuration lies: coordinator.toml, site-a.toml, profile.toml."""
         return self.layout.profile if party == RESEARCHER else self.layout.run / f"{party}.toml"
 
-    def write_coordinator(self, port: int) -> Path:
-        """coordinator.toml."""
+    def write_coordinator(self, port: int, ca: Path | None = None) -> Path:
+        """coordinator.toml; here and below `ca` is the broker's authority, and `port` then its TLS port."""
         return self._write(
             COORDINATOR,
             {
@@ -66,11 +66,11 @@ class Consortium:
                     "sites": list(self.sites),
                     "researchers": [RESEARCHER],
                 },
-                "broker": self._broker(COORDINATOR, port),
+                "broker": self._broker(COORDINATOR, port, ca),
             },
         )
 
-    def write_profile(self, port: int) -> Path:
+    def write_profile(self, port: int, ca: Path | None = None) -> Path:
         """The researcher's profile.toml."""
         return self._write(
             RESEARCHER,
@@ -79,7 +79,7 @@ class Consortium:
                 "role": "researcher",
                 "consortium": CONSORTIUM,
                 "journal": self.layout.coordinator,
-                "broker": self._broker(RESEARCHER, port),
+                "broker": self._broker(RESEARCHER, port, ca),
             },
         )
 
@@ -87,6 +87,7 @@ class Consortium:
         self,
         site: str,
         port: int,
+        ca: Path | None = None,
         *,
         dataset: str,
         source: Mapping[str, Any],
@@ -106,7 +107,7 @@ class Consortium:
             {
                 "schema": 1,
                 "site": {"name": site, "consortium": CONSORTIUM, "state": self.layout.site(site)},
-                "broker": self._broker(site, port),
+                "broker": self._broker(site, port, ca),
                 "limits": {"threads": threads, "gpus": list(gpus)},
                 "datasets": {dataset: dict(source)},
                 "training": {"command": list(trainer) if trainer else None},
@@ -123,10 +124,17 @@ class Consortium:
             },
         )
 
-    def _broker(self, party: str, port: int) -> dict[str, Any]:
+    def _broker(self, party: str, port: int, ca: Path | None) -> dict[str, Any]:
         secret = self.layout.run / f"{party}.password"
         _write_private(secret, self.passwords[party] + "\n")
-        return {"host": "127.0.0.1", "port": port, "vhost": CONSORTIUM, "user": party, "password": f"file:{secret}"}
+        return {
+            "host": "127.0.0.1",
+            "port": port,
+            "vhost": CONSORTIUM,
+            "user": party,
+            "password": f"file:{secret}",
+            "ca": ca,
+        }
 
     def _write(self, party: str, content: Mapping[str, Any]) -> Path:
         path = self.config_of(party)

@@ -32,6 +32,8 @@ from messages.experiment import Experiment
 from messages.reasons import ADVICE
 
 Say = Callable[[str], None]
+Broker = tuple[int, Path | None]
+"""Port, and the authority of the broker where that port speaks TLS."""
 GLIOMA_ROUNDS, REAL_ROUNDS = 10, 20
 CASES_PER_SITE = 32
 
@@ -47,6 +49,7 @@ class Options:
     data: Path | None = None
     baselines: tuple[str, ...] = ("pooled",)
     keep: bool = False
+    tls: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Sections of the experiment file that replace the demo's own (tests: a tiny net)."""
     cases: int | None = None
@@ -82,12 +85,12 @@ def run(options: Options, view: View, say: Say) -> Outcome:
     layout.experiment.write_text(toml.dumps(experiment.plain()))
     consortium = consortia.Consortium.invent(layout, names)
     _fix_secrets(layout, names, options.seed)
-    with Children() as children, _broker(layout, consortium, keep=options.keep) as start_broker:
+    with Children() as children, _broker(options, consortium) as start_broker:
         writers = _bring_data(children, options, names, real)
         say("starting a private RabbitMQ" + (", writing each site's images" if writers else ""))
-        port = start_broker()
-        services = _start_services(children, consortium, options, experiment, real, port)
-        profile = consortium.write_profile(port)
+        broker = start_broker()
+        services = _start_services(children, consortium, options, experiment, real, broker)
+        profile = consortium.write_profile(*broker)
         _await_data(writers, options, names, say)
         say(f"publishing {experiment.id}: {len(names)} sites, {experiment.rounds.count} rounds")
         with _session(profile) as session:
@@ -138,19 +141,19 @@ def _fix_secrets(layout: Layout, sites: tuple[str, ...], seed: int) -> None:
 
 
 @contextlib.contextmanager
-def _broker(layout: Layout, consortium: consortia.Consortium, *, keep: bool) -> Iterator[Callable[[], int]]:
+def _broker(options: Options, consortium: consortia.Consortium) -> Iterator[Callable[[], Broker]]:
     """A node that is started by calling what this yields, and ended with the context."""
-    node = PrivateNode(layout.broker, definitions=consortium.definitions())
+    node = PrivateNode(options.layout.broker, definitions=consortium.definitions(), tls=options.tls)
 
-    def start() -> int:
+    def start() -> Broker:
         node.start()
-        return node.port
+        return (node.tls_port, node.ca) if options.tls else (node.port, None)
 
     try:
         yield start
     finally:
         # Orderly only where its data are kept: nobody reads them else.
-        if keep and sys.exc_info()[0] is None:
+        if options.keep and sys.exc_info()[0] is None:
             node.stop()
         else:
             node.kill()
@@ -187,18 +190,18 @@ def _start_services(
     options: Options,
     experiment: Experiment,
     real: images.RealSet | None,
-    port: int,
+    broker: Broker,
 ) -> list[Child]:
     """The coordinator and the site agents, as production starts them."""
     layout, gpus = consortium.layout, machine.gpus()
-    config = consortium.write_coordinator(port)
+    config = consortium.write_coordinator(*broker)
     command = [sys.executable, "-m", "coordinator", "--config", str(config)]
     services = [children.start("coordinator", command, layout.log_of("coordinator"))]
     for index, site in enumerate(consortium.sites):
         source = real.source(layout.data / site) if real else images.phantom_source(layout, site, index)
         config = consortium.write_site(
             site,
-            port,
+            *broker,
             dataset=experiment.data.dataset,
             source=source,
             threads=machine.share_threads(len(consortium.sites)),

@@ -50,12 +50,14 @@ class Rig:
     Args:
         folder: everything is kept below it.
         seconds: how long the null trainer takes for a round.
+        tls: everybody talks TLS to the broker.
     """
 
-    def __init__(self, folder: Path, *, seconds: float = 0.2) -> None:
+    def __init__(self, folder: Path, *, seconds: float = 0.2, tls: bool = False) -> None:
         self.layout: Layout = prepare(folder / "out")
         self.consortium = consortia.Consortium.invent(self.layout, SITES)
-        self.node = PrivateNode(self.layout.broker, definitions=self.consortium.definitions())
+        self.node = PrivateNode(self.layout.broker, definitions=self.consortium.definitions(), tls=tls)
+        self._tls = tls
         self.children = Children()
         self.services: dict[str, Child] = {}
         self.session: Session | None = None
@@ -65,20 +67,24 @@ class Rig:
 
     def start_broker(self) -> None:
         self.node.start()
-        self.consortium.write_coordinator(self.node.port)
+        self.consortium.write_coordinator(*self._broker())
         for site in SITES:
             self._write_site(site)
-        profile = profiles.load(self.consortium.write_profile(self.node.port))
+        profile = profiles.load(self.consortium.write_profile(*self._broker()))
         self.session = Session(rabbit(profile), profile)
         self.session.listen(names.PROGRESS, start=Start.NEXT)
         self.session.listen(*HISTORY)
+
+    def _broker(self) -> tuple[int, Path | None]:
+        """Port, and the broker's authority where it speaks TLS."""
+        return (self.node.tls_port, self.node.ca) if self._tls else (self.node.port, None)
 
     def _write_site(self, site: str) -> None:
         data = self.layout.data / site
         data.mkdir(exist_ok=True)
         source = {"source": "brats", "path": data, "labels": {"1": "NCR", "2": "ED", "3": "ET"}}
         self.consortium.write_site(
-            site, self.node.port, dataset="glioma", source=source, threads=1, gpus=[], trainer=self._trainer
+            site, *self._broker(), dataset="glioma", source=source, threads=1, gpus=[], trainer=self._trainer
         )
 
     def start(self, party: str, *, crash_after: int | None = None) -> Child:
@@ -163,10 +169,10 @@ class Rig:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, seconds: float = 0.2) -> Iterator[Rig]:
+def running(folder: Path, *, seconds: float = 0.2, tls: bool = False) -> Iterator[Rig]:
     """A rig with everything started, ended with the context."""
     need_broker()
-    rig = Rig(folder, seconds=seconds)
+    rig = Rig(folder, seconds=seconds, tls=tls)
     try:
         rig.start_all()
         yield rig
