@@ -129,6 +129,13 @@ class _News:
         return news
 
 
+TROUBLE = {
+    "absent": "no sign of life",
+    "stuck": "it is alive, but its work does not move",
+    "slow": "its work moves, but will not be done in time",
+}
+
+
 class Lines:
     """Plain lines: one a moment, and now and then what each site does."""
 
@@ -136,6 +143,7 @@ class Lines:
         self._news = _News()
         self._closed = 0
         self._next = 0.0
+        self._troubled: dict[str, str] = {}
 
     def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
         for moment in self._news.of(story):
@@ -144,6 +152,17 @@ class Lines:
         if story.completed_rounds > self._closed:
             self._closed = story.completed_rounds
             say(f"{headline(story, now)}")
+        if story.phase in ("running", "evaluating"):
+            for site in story.joined:
+                presence = story.presence(site, now)
+                if presence in TROUBLE and self._troubled.get(site) != presence:
+                    say(f"{site} is {presence}: {TROUBLE[presence]}")
+                elif presence not in TROUBLE and site in self._troubled:
+                    say(f"{site} is {self._troubled[site]} no longer")
+                if presence in TROUBLE:
+                    self._troubled[site] = presence
+                else:
+                    self._troubled.pop(site, None)
         if now >= self._next and not story.over:
             self._next = now + LINE_EVERY
             for site in sorted(story.sites):

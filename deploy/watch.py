@@ -16,18 +16,11 @@ from deploy.watch_parts import Moment, RoundStory, SiteStory, TestScores, Valida
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
+from messages.liveness import WORKING, Liveness, judge
 from messages.reasons import Reason
 from messages.scores import SplitScores, pool
 
-ABSENT_AFTER = 20.0
-"""Seconds without a sign of life (alive comes every 5 s) until a site counts as absent."""
-STUCK_AFTER = 120.0
-"""Seconds without progress, while alive, until a working site counts as stuck."""
-SLOW_FACTOR = 2.0
-"""A site whose remaining time is more than this many times the median of the others is slow."""
-
 ENDS = ("complete", "failed", "aborted", "refused")
-BUSY = ("preparing", "fetching", "training", "validating", "evaluating", "testing", "sending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,28 +143,26 @@ class ExperimentStory:
         return self.test_of(label) or (self.test_of("final") if self.model_digest == self.final_digest else None)
 
     def presence(self, site: str, now: float) -> str:
-        """absent, idle, working, slow or stuck: liveness and progress are different things.
+        """absent, slow, stuck, working, idle, paused or draining, by the judgement that the coordinator uses.
 
         Args:
             now: the clock by which `tell(event, now)` noted when messages came, seconds.
         """
-        live = self.sites[site].live
-        if live.alive_at is None or now - live.alive_at > ABSENT_AFTER:
-            return "absent"
-        if live.state not in BUSY:
-            return live.state or "idle"
-        if live.progress_at is not None and now - live.progress_at > STUCK_AFTER:
-            return "stuck"
-        others = sorted(
-            other.live.eta_seconds
+        seen = self.liveness(site, now)
+        return "working" if seen in WORKING else seen.value
+
+    def liveness(self, site: str, now: float) -> Liveness:
+        """What is seen of a site; whether it is slow is told of its work for this experiment alone."""
+        signs = self.sites[site].live.signs
+        if signs.experiment != self.id:
+            return judge(replace(signs, ends_at=None), now)
+        others = (
+            other.live.signs.ends_at
             for name, other in self.sites.items()
-            if name != site and other.live.state in BUSY and other.live.eta_seconds is not None
+            if name != site and other.live.signs.experiment == self.id and other.live.signs.working
         )
-        if others and live.eta_seconds is not None:
-            median = others[len(others) // 2]
-            if live.eta_seconds > max(SLOW_FACTOR * median, median + 10):
-                return "slow"
-        return "working"
+        deadline = None if self.over or self.current_round is None else self.current_round.deadline
+        return judge(signs, now, deadline=deadline, others=[end for end in others if end is not None])
 
     def eta_seconds(self, now: float) -> float | None:
         """Time until the last round closes, from the rounds that closed; None before the first one."""
@@ -194,10 +185,10 @@ class ExperimentStory:
         moment = event.time if now is None else now
         if isinstance(event.body, kinds.Alive):
             return self._alive(event.sender, event.body, moment)
-        if event.experiment != self.id:
-            return self
         if isinstance(event.body, kinds.Progress):
             return self._progress(event, event.body, moment)
+        if event.experiment != self.id:
+            return self
         if event.id in self.seen or (handler := HANDLERS.get(type(event.body))) is None:
             return self
         known = replace(self, seen=self.seen | {event.id})
@@ -230,7 +221,7 @@ class ExperimentStory:
             return self
         live = replace(
             self.sites[sender].live,
-            alive_at=now,
+            signs=self.sites[sender].live.signs.alive(body.state, now),
             state=body.state,
             busy_with=body.busy_with,
             queued=body.queued,
@@ -241,14 +232,15 @@ class ExperimentStory:
         if event.sender not in self.sites:
             return self
         live = self.sites[event.sender].live
-        moved = (live.round, live.phase, live.done) != (event.round, body.phase, body.done)
+        signs = live.signs.progress(event.experiment, event.round, body.phase, body.done, body.eta_seconds, now)
+        if event.experiment != self.id:  # it works, at something else
+            return self.with_site(event.sender, live=replace(live, signs=signs))
         return self.with_site(
             event.sender,
             live=replace(
                 live,
-                alive_at=now,
+                signs=signs,
                 state=body.phase,
-                progress_at=now if moved or live.progress_at is None else live.progress_at,
                 round=event.round,
                 phase=body.phase,
                 done=body.done,

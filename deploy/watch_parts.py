@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from messages import kinds
+from messages.liveness import Signs
 from messages.reasons import Reason
 from messages.scores import SplitScores
+
+NO_SIGNS = Signs()
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSite:
     """What a site says of itself right now; times are the observer's clock, seconds."""
 
-    alive_at: float | None = None
+    signs: Signs = NO_SIGNS
+    """What `presence` is judged by."""
     state: str = ""
     busy_with: str | None = None
     queued: int = 0
-    progress_at: float | None = None
-    """When `done` last moved."""
     round: int = 0
     phase: str = ""
     done: int = 0
@@ -91,6 +93,13 @@ class RoundStory:
     validation: SplitScores | None = None
     """Pooled scores of the received model, once the round is complete and where it was scored."""
     seconds: float | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When the sites' parts must be here (the coordinator's clock), while the round is open."""
+        if self.started is None or self.train_within is None or self.state != "open":
+            return None
+        return self.started + self.train_within
 
     @property
     def site_validation(self) -> dict[str, SplitScores]:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from storytelling import CASES, SITES, complete, events, recruited, split
 
 from deploy.cli_history import story_of_entries
-from deploy.cli_live import closing, headline, picture
+from deploy.cli_live import Lines, closing, headline, picture
 from deploy.cli_summary import round_summary, summary
-from deploy.watch import ABSENT_AFTER, STUCK_AFTER, ExperimentStory
+from deploy.watch import ExperimentStory
 from messages import kinds
 from messages.envelope import Author
+from messages.liveness import ABSENT_AFTER, STUCK_AFTER
 from messages.scores import SplitScores
 
 WHOLE = list(events(complete()))
@@ -107,6 +108,48 @@ def test_absent_slow_and_stuck_look_different() -> None:
     assert stuck.presence("site-a", later + ABSENT_AFTER + 1) == "absent"
     idle = story.tell(live("site-a", "alive", kinds.Alive(state="idle"), 102.0), 102.0)
     assert idle.presence("site-a", 102.0) == "idle"
+
+
+def test_a_site_that_will_not_be_done_by_the_deadline_is_slow_though_nobody_is_faster() -> None:
+    story = ExperimentStory("try").tell_all(events(recruited()))
+    story = story.with_round(1, started=100.0, train_within=60.0)
+    assert working(story, "site-a", 1, 110.0, eta=45.0).presence("site-a", 111.0) == "working"
+    late = working(story, "site-a", 1, 110.0, eta=55.0)
+    assert late.presence("site-a", 111.0) == "slow"
+    assert late.with_round(1, state="complete").presence("site-a", 111.0) == "working"
+
+
+def test_a_site_that_works_at_another_experiment_is_not_stuck() -> None:
+    story = ExperimentStory("try").tell_all(events(recruited()))
+    story = working(story, "site-a", 1, 100.0)
+    later = 100.0 + STUCK_AFTER + 1
+    other = kinds.Progress(phase="training", done=3, total=10, eta_seconds=10_000.0)
+    told = story.tell(Author("test", "site-a").write("progress", other, time=later, experiment="other"), later)
+    assert told.presence("site-a", later) == "working"
+    assert told.sites["site-a"].live.done == 1
+
+
+def test_plain_lines_tell_once_that_a_site_is_in_trouble_and_once_that_it_is_no_longer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = Lines()
+    story = ExperimentStory("try").tell_all(events(recruited())).with_round(1, started=100.0, train_within=1000.0)
+    story = replace(story, phase="running")
+    for site in SITES:
+        story = working(story, site, 1, 100.0)
+    lines.show(story, 101.0, None)
+    later = 100.0 + STUCK_AFTER + 1
+    for site in SITES[1:]:
+        story = working(story, site, 2, later)
+    story = story.tell(live(SITES[0], "alive", kinds.Alive(state="training", busy_with="try"), later), later)
+    for _ in range(3):
+        lines.show(story, later, None)
+    lines.show(working(story, SITES[0], 2, later), later, None)
+    told = [line for line in capsys.readouterr().out.splitlines() if "stuck" in line and not line.startswith(" ")]
+    assert told == [
+        f"{SITES[0]} is stuck: it is alive, but its work does not move",
+        f"{SITES[0]} is stuck no longer",
+    ]
 
 
 def test_live_messages_are_no_history() -> None:
