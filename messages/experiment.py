@@ -21,6 +21,7 @@ from messages.names import COORDINATOR, NO_EXPERIMENT
 from messages.scores import MOST_REGIONS
 from messages.settings import Name, Seconds, Settings
 from messages.strictness import at_most
+from messages.tensor_codecs import CodecName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 WHOLE = 2**31 - 1
@@ -248,8 +249,12 @@ class Privacy(Settings):
 
 
 class Wire(Settings):
-    codec: Literal["exact"] = "exact"
-    """Tensors travel as they are, bit by bit."""
+    """How tensors travel; the coordinator's own model is float32 under each."""
+
+    codec: CodecName = "float32"
+    """ "float32": as they are, bit by bit. "bfloat16": global models and updates in half the bytes.
+    "bfloat16-difference": updates as the difference from the global model that the site received, which keeps more of
+    a small change than rounding the weights does."""
 
 
 class Experiment(Settings):

@@ -1,6 +1,8 @@
 """Tensors on the wire: a manifest, one contiguous buffer, chunks of it, and the seal over their digests.
 
-The buffer is the tensors' bytes in the manifest's order, each C-contiguous and little-endian, without gaps.
+The buffer is the tensors' bytes in the manifest's order, each C-contiguous and little-endian in the manifest's codec
+(`messages.tensor_codecs`), without gaps. Files, blobs, chunks and digests are of these bytes: what a model's numbers
+are is decoded where they are used, by block.
 Chunk `i` is `buffer[i * chunk_bytes : (i + 1) * chunk_bytes]`; an empty buffer has no chunk.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 
@@ -17,21 +20,11 @@ from pydantic import Field, model_validator
 
 from messages import codec
 from messages.strictness import StrictModel, at_most
+from messages.tensor_codecs import CODECS, CodecName, Tensor, encoded
 
 CHUNK_BYTES = 2**20
 MAX_TENSORS = 100_000
 MAX_BYTES = 2**40
-ITEM_BYTES = {
-    "float64": 8,
-    "float32": 4,
-    "float16": 2,
-    "int64": 8,
-    "int32": 4,
-    "int16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-}
 Buffer = bytes | bytearray | memoryview | np.memmap[Any, Any] | NDArray[np.uint8]
 
 
@@ -47,17 +40,12 @@ class TensorSpec(StrictModel):
         """Number of elements."""
         return math.prod(self.shape)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the buffer."""
-        return self.size * ITEM_BYTES[self.dtype]
-
 
 class Manifest(StrictModel):
-    """What a transfer holds. `codec` "exact": the tensors' own bytes."""
+    """What a transfer holds: `tensors` are names, shapes and dtypes once decoded; `codec` is how they are written."""
 
     tensors: Annotated[tuple[TensorSpec, ...], Field(fail_fast=True), at_most(MAX_TENSORS)]
-    codec: Literal["exact"] = "exact"
+    codec: CodecName = "float32"
     chunk_bytes: int = Field(CHUNK_BYTES, ge=1024, le=8 * 2**20)
 
     @model_validator(mode="after")
@@ -68,10 +56,19 @@ class Manifest(StrictModel):
             raise ValueError(f"the tensors are larger than {MAX_BYTES} bytes")
         return self
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        """Bytes of the whole buffer."""
-        return sum(spec.nbytes for spec in self.tensors)
+        """Bytes of the whole buffer, on the wire and in files."""
+        written = CODECS[self.codec]
+        return sum(written.nbytes(spec.dtype, spec.size) for spec in self.tensors)
+
+    def in_codec(self, name: CodecName) -> Manifest:
+        """The same tensors and chunk size in another codec."""
+        if name == self.codec:
+            return self
+        other = self.model_copy(update={"codec": name})
+        other.__dict__.pop("nbytes", None)  # the copy keeps what was counted for the other codec
+        return other
 
     @property
     def chunks(self) -> int:
@@ -87,13 +84,13 @@ class Manifest(StrictModel):
 
     def layout(self) -> Iterator[tuple[TensorSpec, int]]:
         """Each tensor with its first byte."""
-        offset = 0
+        offset, written = 0, CODECS[self.codec]
         for spec in self.tensors:
             yield spec, offset
-            offset += spec.nbytes
+            offset += written.nbytes(spec.dtype, spec.size)
 
     def same_tensors(self, other: Manifest) -> bool:
-        """Whether names, shapes and dtypes agree, in order."""
+        """Whether names, shapes and dtypes agree, in order; codec and chunk size may differ."""
         return self.tensors == other.tensors
 
     def plain(self) -> dict[str, Any]:
@@ -101,41 +98,105 @@ class Manifest(StrictModel):
         return self.model_dump(mode="json")
 
 
-def manifest_of(arrays: Mapping[str, NDArray[Any]], chunk_bytes: int = CHUNK_BYTES) -> Manifest:
+def manifest_of(
+    arrays: Mapping[str, NDArray[Any]], chunk_bytes: int = CHUNK_BYTES, codec: CodecName = "float32"
+) -> Manifest:
     """The manifest of named arrays, in their order; ValueError for a dtype that does not travel."""
     return Manifest(
         tensors=tuple(
             TensorSpec(name=name, shape=tuple(array.shape), dtype=array.dtype.name) for name, array in arrays.items()
         ),
         chunk_bytes=chunk_bytes,
+        codec=codec,
     )
 
 
-def write_into(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, buffer: memoryview) -> None:
-    """Copy the arrays to their places; one copy, whatever their strides.
+def write_into(
+    arrays: Mapping[str, NDArray[Any]],
+    manifest: Manifest,
+    buffer: memoryview,
+    received: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Encode the arrays to their places; one pass, whatever their strides.
+
+    Args:
+        received: the model as the site received it, for a codec that sends differences.
 
     Raises:
-        ValueError: an array is missing, or differs from the manifest in shape or dtype.
+        ValueError: an array is missing, or differs from the manifest in shape or dtype; the codec needs `received`.
     """
-    for spec, view in views(manifest, buffer).items():
-        if spec not in arrays:
-            raise ValueError(f"tensor {spec!r} is missing")
-        array = arrays[spec]
-        if array.shape != view.shape or array.dtype != view.dtype:
-            raise ValueError(f"tensor {spec!r} is {array.dtype} {array.shape}, expected {view.dtype} {view.shape}")
-        view[...] = array
+    for spec, wire in _places(manifest, buffer):
+        for _block in _written(spec, manifest, arrays, received, wire):
+            pass
 
 
-def views(manifest: Manifest, buffer: Buffer) -> dict[str, NDArray[Any]]:
-    """Arrays over the buffer's own memory, by name; writable where the buffer is."""
+def blocks(
+    arrays: Mapping[str, NDArray[Any]], manifest: Manifest, received: Mapping[str, Tensor] | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """The buffer's bytes in their order, as `write_into` would write them, block by block: for a file or a socket.
+
+    A block is valid until the next one is asked for. Each array is asked for once, in the manifest's order, so a lazy
+    mapping needs the memory of one tensor.
+
+    Raises:
+        ValueError: as `write_into`.
+    """
+    for spec in manifest.tensors:
+        yield from _written(spec, manifest, arrays, received, None)
+
+
+def _written(
+    spec: TensorSpec,
+    manifest: Manifest,
+    arrays: Mapping[str, NDArray[Any]],
+    received: Mapping[str, Tensor] | None,
+    wire: NDArray[np.uint8] | None,
+) -> Iterator[NDArray[np.uint8]]:
+    if spec.name not in arrays:
+        raise ValueError(f"tensor {spec.name!r} is missing")
+    array = arrays[spec.name]
+    if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+        raise ValueError(f"tensor {spec.name!r} is {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}")
+    if spec.size:
+        before = None if received is None else received.get(spec.name)
+        yield from encoded(CODECS[manifest.codec], array, before, wire)
+
+
+def _places(manifest: Manifest, buffer: Buffer) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
+    """Each tensor with its bytes in the buffer; ValueError for a buffer that is too small."""
     flat = np.frombuffer(buffer, dtype=np.uint8)
     if flat.size < manifest.nbytes:
         raise ValueError(f"buffer of {flat.size} bytes, the manifest needs {manifest.nbytes}")
+    written = CODECS[manifest.codec]
+    for spec, start in manifest.layout():
+        yield spec, flat[start : start + written.nbytes(spec.dtype, spec.size)]
+
+
+def tensors_of(manifest: Manifest, buffer: Buffer) -> dict[str, Tensor]:
+    """The tensors as they lie in the buffer, by name; each is decoded where it is used.
+
+    Raises:
+        ValueError: the buffer is too small.
+    """
+    written = CODECS[manifest.codec]
     return {
-        spec.name: flat[start : start + spec.nbytes].view(np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
+        spec.name: Tensor(written, np.dtype(spec.dtype), spec.shape, wire) for spec, wire in _places(manifest, buffer)
+    }
+
+
+def views(manifest: Manifest, buffer: Buffer) -> dict[str, NDArray[Any]]:
+    """Arrays over the buffer's own memory, by name; writable where the buffer is.
+
+    Raises:
+        ValueError: the codec does not write tensors as their own bytes, or the buffer is too small.
+    """
+    if any(CODECS[manifest.codec].rewrites(spec.dtype) for spec in manifest.tensors):
+        raise ValueError(f"tensors in {manifest.codec} have to be decoded: use tensors_of")
+    return {
+        spec.name: wire.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
         if spec.size
         else np.zeros(spec.shape, dtype=spec.dtype)
-        for spec, start in manifest.layout()
+        for spec, wire in _places(manifest, buffer)
     }
 
 

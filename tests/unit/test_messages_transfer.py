@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from messages import codec, tensors
 from messages.errors import MalformedMessage
 from messages.reasons import Reason
-from messages.tensors import ITEM_BYTES, Manifest, TensorSpec
+from messages.tensor_codecs import ITEM_BYTES
+from messages.tensors import Manifest, TensorSpec
 from messages.transfer import ChunkHeader, Incoming, TransferKey, decode_chunk, encode_chunk
 
 KEY = TransferKey("exp", 3, "site-a", 2)
@@ -115,7 +116,7 @@ def test_arrays_that_do_not_fit_the_manifest_are_refused() -> None:
 def test_a_manifest_that_lies_about_itself_is_refused(change: dict[str, Any]) -> None:
     good = {
         "tensors": [{"name": "a", "shape": [2], "dtype": "float32"}],
-        "codec": "exact",
+        "codec": "float32",
         "chunk_bytes": SIZE,
     }
     assert Manifest.model_validate(good).nbytes == 8
