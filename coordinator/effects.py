@@ -66,7 +66,7 @@ class Listen:
     experiment: str
     round: int
     manifest: Manifest
-    sites: tuple[str, ...]
+    sites: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
 def _listen(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.step is not Step.UPDATES:
         return ()
-    return (Listen(state.id, state.round.number, state.manifest, tuple(sorted(state.round.parts))),)
+    return (Listen(state.id, state.round.number, state.manifest, frozenset(state.round.parts)),)
 
 
 def _models(state: ExperimentState) -> tuple[Effect, ...]:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from coordinator import decisions as d
+from coordinator import quorum
 from coordinator.state import (
     EMPTY,
     ExperimentState,
     Kept,
-    Member,
     Model,
     Outcome,
     Part,
@@ -22,6 +22,7 @@ from coordinator.state import (
     Step,
     Timer,
     Update,
+    invited,
 )
 from messages.experiment import Experiment
 
@@ -55,20 +56,20 @@ def _accepted(decision: d.Accepted) -> State:
         original=decision.original,
         started=decision.time,
         phase=Phase.RECRUITING,
-        members={site: Member() for site in sorted(experiment.sites)},
+        members=invited(experiment.sites),
         keep_updates=decision.keep_updates,
         timers={Timer.ENROL: decision.enrol_due},
     )
 
 
 def _member(state: State, site: str, **changes: Any) -> State:
-    return replace(state, members={**state.members, site: replace(state.members[site], **changes)})
+    return replace(state, members=state.members.replaced(site, replace(state.members[site], **changes)))
 
 
 def _part(state: State, site: str, **changes: Any) -> State:
     if state.round is None or site not in state.round.parts:
         return state
-    parts = {**state.round.parts, site: replace(state.round.parts[site], **changes)}
+    parts = state.round.parts.replaced(site, replace(state.round.parts[site], **changes))
     return replace(state, round=replace(state.round, parts=parts))
 
 
@@ -116,7 +117,8 @@ def _initial_model(state: State, x: d.InitialModel) -> State:
 
 def _round_started(state: State, x: d.RoundStarted) -> State:
     phase = Phase.RUNNING if x.step is Step.UPDATES else Phase.EVALUATING
-    parts = {site: Part(absent=site in x.away) for site in sorted(x.cases)}
+    away = frozenset(x.away)
+    parts = quorum.roll({site: Part(absent=site in away) for site in x.cases}, x.cases)
     opened = Round(x.number, x.step, x.time, parts, x.cases, x.evaluate)
     return _to(state, phase, round=opened, timers={Timer.ACCEPT: x.accept_due, Timer.DEADLINE: x.deadline})
 

@@ -24,8 +24,7 @@ ANNOUNCEMENTS = 3
 def advance(state: ExperimentState, now: float) -> Decided:
     """The next consequence of the state as it is, or nothing."""
     if state.phase is Phase.RECRUITING:
-        answered = all(one.answered for one in state.members.values())
-        return close_recruiting(state, now) if answered else ()
+        return close_recruiting(state, now) if state.everybody_answered else ()
     if state.phase in (Phase.INITIALISING, Phase.AGGREGATING) and state.round is None:
         return start_next(state, now) if state.completed + 1 in state.models else ()
     if state.phase in (Phase.RUNNING, Phase.EVALUATING) and state.round is not None:

@@ -5,12 +5,13 @@ All times are the coordinator's clock, seconds since 1970. Mappings are never ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from coordinator.roll import Roll
 from messages.experiment import Experiment
 from messages.kinds import ModelScores
 from messages.reasons import Reason
@@ -87,6 +88,11 @@ class Member:
         return self.standing is Standing.JOINED
 
 
+def invited(sites: Iterable[str]) -> Roll[Member]:
+    """Members of whom none has answered; the roll's one sum counts those who have."""
+    return Roll({site: Member() for site in sites}, lambda _site, member: int(member.answered))
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A global model: its blob and wire seal, and the digest that names its weights."""
@@ -127,12 +133,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The open round. `cases` is what the sites announced, frozen at round-start."""
+    """The open round. `cases` is what the sites announced, frozen at round-start; `parts` come from `quorum.roll`."""
 
     number: int
     step: Step
     started: float
-    parts: Mapping[str, Part]
+    parts: Roll[Part]
     cases: Mapping[str, int]
     evaluate: bool
     announced: int = 1
@@ -187,7 +193,7 @@ class ExperimentState:
     original: bytes
     started: float
     phase: Phase
-    members: Mapping[str, Member]
+    members: Roll[Member]
     keep_updates: int | None = None
     timers: Mapping[Timer, float] = field(default_factory=lambda: EMPTY)
     paused_from: Phase | None = None
@@ -214,6 +220,11 @@ class ExperimentState:
     def stage(self) -> Phase:
         """The phase, or the one that a pause came from."""
         return self.paused_from if self.paused_from is not None else self.phase
+
+    @property
+    def everybody_answered(self) -> bool:
+        """Whether each invited site has said yes or no."""
+        return self.members.sums == (len(self.members),)
 
     @property
     def joined(self) -> tuple[str, ...]:
