@@ -278,6 +278,9 @@ def _device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
     """
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=bool(gpus) and not strict)
+    # By default the mode also fills every new tensor with NaN, 7 % of a round (benchmarks.training_loop). That makes
+    # reading memory before it is written reproducible; nothing here does (a test trains both ways).
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of a module
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     kind: Literal["cuda", "cpu"] = "cuda" if gpus and torch.cuda.is_available() else "cpu"
