@@ -57,6 +57,10 @@ class BrokerUnreachable(Unreachable):
     """The broker does not answer."""
 
 
+class TlsFailed(BrokerUnreachable):
+    """The broker is not whom `broker.ca` vouches for, or no TLS can be spoken with it: trying again will not help."""
+
+
 class LoginRefused(Unreachable):
     """The broker answers and refuses this party's credentials or permissions."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 from typing import Any
 
 from pika import exceptions
 
+from messages.bus import tls
 from messages.errors import BrokerUnreachable, KonsilError, LoginRefused, RequestError
 
 ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
@@ -28,18 +28,31 @@ def explain(error: Any, parameters: Any) -> KonsilError:
             where=where,
             advice="Check user and password in the configuration",
         )
-    if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
-        return BrokerUnreachable(
-            f"the TLS handshake with the broker failed ({_reason(error)})",
-            where=where,
-            advice="Check ca, cert and key, and that this port speaks TLS",
-        )
+    if failed := tls.explain(_causes(error), parameters.host, where):
+        return failed
+    if isinstance(error, exceptions.IncompatibleProtocolError):
+        return _no_amqp(parameters, where)
     if isinstance(error, exceptions.AMQPHeartbeatTimeout):
         return BrokerUnreachable("the broker has not been heard of for some heartbeats", where=where)
     return BrokerUnreachable(
         f"the broker is not reachable ({_reason(error)})",
         where=where,
         advice="Check that it runs and that host and port are right",
+    )
+
+
+def _no_amqp(parameters: Any, where: str) -> BrokerUnreachable:
+    """The connection was made and ended before the broker said a word of AMQP."""
+    if parameters.ssl_options is None:
+        return BrokerUnreachable(
+            "what answers on this port does not speak plain AMQP",
+            where=where,
+            advice="If it is the broker's TLS port, add ca under [broker]; otherwise check host and port",
+        )
+    return BrokerUnreachable(
+        "the broker hung up right after the TLS handshake",
+        where=where,
+        advice="If it asks for a certificate of ours, name it with cert and key under [broker]",
     )
 
 

@@ -8,7 +8,6 @@ a publisher (RabbitMQ: "use separate connections to publish and consume").
 from __future__ import annotations
 
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import pika
 
 from messages import kinds, names
+from messages.bus import tls
 from messages.bus.base import (
     BusState,
     Confirm,
@@ -30,8 +30,8 @@ from messages.bus.base import (
 from messages.bus.consumer import Consumer, Wish
 from messages.bus.link import Backoff, Link
 from messages.bus.outbox import Outbox, remaining
-from messages.errors import BrokerUnreachable, ConfigError
-from messages.settings import BrokerAddress, secret_path
+from messages.errors import BrokerUnreachable
+from messages.settings import BrokerAddress
 
 WINDOW = 16 * 2**20
 FLUSH_WITHIN = 5.0
@@ -219,31 +219,7 @@ def _parameters(address: BrokerAddress, user: str) -> Any:
         socket_timeout=10.0,
         stack_timeout=20.0,
         blocked_connection_timeout=BLOCKED_TIMEOUT,
-        ssl_options=_tls(address),
+        ssl_options=tls.options(address),
         tcp_options={"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3},
         client_properties={"connection_name": f"konsil {user}"},
     )
-
-
-def _tls(address: BrokerAddress) -> Any:
-    if address.ca is None:
-        if address.cert is not None:
-            raise ConfigError(
-                "a certificate needs the authority that signed the broker's",
-                where="broker.ca",
-                advice="Add ca",
-            )
-        return None
-    try:
-        context = ssl.create_default_context(cafile=str(address.ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if address.cert is not None:
-            key = None if address.key is None else str(secret_path(address.key, "broker.key"))
-            context.load_cert_chain(str(address.cert), key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"cannot read certificate or key ({error.strerror or error})",
-            where="broker.ca, broker.cert, broker.key",
-            advice="Each is a PEM file that this user may read",
-        ) from None
-    return pika.SSLOptions(context, address.host)
