@@ -79,12 +79,14 @@ def secret_path(reference: str, where: str) -> Path:
         return Path(reference)
     name = reference.removeprefix("credential:")
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(folder, name) if folder else None
-    if path is None or not path.is_file():
+    # LoadCredential=konsil:FOLDER gives each file of a folder the name konsil_FILE (systemd.exec(5))
+    paths = [Path(folder, loaded) for loaded in (name, f"konsil_{name}")] if folder else []
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         raise ConfigError(
             f"credential {name!r} is not loaded",
             where=where,
-            advice=f"Add LoadCredential={name}:PATH to the systemd unit, or name a file with file:PATH",
+            advice="Put it into the folder that the systemd unit loads (/etc/konsil/credentials), or use file:PATH",
         )
     return path
 

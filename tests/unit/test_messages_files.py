@@ -269,7 +269,8 @@ def test_secrets_come_from_files_and_credentials_and_are_never_shown(
 ) -> None:
     (tmp_path / "key").write_text("s3cret\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    for reference in ("s3cret", f"file:{tmp_path}/key", "credential:key"):
+    (tmp_path / "konsil_password").write_text("s3cret\n")  # as systemd names a file of a loaded folder
+    for reference in ("s3cret", f"file:{tmp_path}/key", "credential:key", "credential:password"):
         address = settings.parse({"password": reference}, BrokerAddress, "x")
         assert address.resolved_password() == "s3cret"
         assert "s3cret" not in repr(address)

@@ -1,0 +1,192 @@
+"""A service on this machine: its user, files under /etc, unit, and what systemd says of it. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.install import units
+from deploy.install.machine import run, say
+from messages.errors import WorkFailed
+
+ETC = Path("/etc/konsil")
+UNITS = Path("/etc/systemd/system")
+SYSUSERS = Path("/etc/sysusers.d")
+READY_WITHIN = 180
+"""Seconds: TimeoutStartSec= of the units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One of Konsil's services.
+
+    Attributes:
+        role: site or coordinator.
+        user: system user and group of its own. Fixed rather than DynamicUser=: images lie on shares whose rights name a
+            user or a group, NFS knows numbers only, and these must be the same after an upgrade.
+        state: kept by upgrade, rollback and uninstalling.
+    """
+
+    role: str
+    user: str
+    state: Path
+    what: str
+
+    @property
+    def name(self) -> str:
+        return f"konsil-{self.role}"
+
+    @property
+    def unit(self) -> Path:
+        return UNITS / f"{self.name}.service"
+
+    @property
+    def config(self) -> Path:
+        return ETC / f"{self.role}.toml"
+
+    @property
+    def credentials(self) -> Path:
+        """Each file in it is a credential of that name (LoadCredential= in the unit); root's alone."""
+        return ETC / "credentials" / self.role
+
+    # ---- files
+
+    def prepare(self, config: Path | None, templates: Path) -> bool:
+        """User, folders, configuration; what exists is left as it is. Whether the configuration still has to be filled.
+
+        Args:
+            config: a finished configuration to take, where there is none yet; None: the commented template.
+        """
+        users = SYSUSERS / f"{self.name}.conf"
+        _write(users, units.sysusers(self.user, str(self.state), self.what), 0o644)
+        run(["systemd-sysusers", users], f"the system user {self.user} could not be made")
+        for folder, mode in ((ETC, 0o755), (self.credentials.parent, 0o700), (self.credentials, 0o700)):
+            folder.mkdir(mode=mode, exist_ok=True)
+            folder.chmod(mode)
+        if self.config.exists():
+            return False
+        text = (config or templates / self.config.name).read_text()
+        _write(self.config, text, 0o640)
+        shutil.chown(self.config, "root", self.user)
+        say(f"wrote {self.config}" + ("" if config else ": a template, to be filled in"))
+        return config is None
+
+    def install_unit(self, release: Path, systemd: int) -> bool:
+        """The release's own unit (so a rollback brings the older one back); whether anything changed."""
+        text = next(release.glob(f"lib/python3*/site-packages/deploy/systemd/{self.name}.service")).read_text()
+        drop_ins = self.unit.with_name(f"{self.unit.name}.d")
+        drop_ins.mkdir(exist_ok=True)
+        changed = _write(self.unit, text, 0o644)
+        if systemd >= units.BACK_OFF_SINCE:
+            changed |= _write(drop_ins / "10-back-off.conf", units.BACK_OFF, 0o644)
+        if self.role == "site":
+            preflight = self.unit.with_name(f"{self.name}-preflight.service")
+            changed |= _write(preflight, units.preflight_unit(text), 0o644)
+            # what the operator lets the agent see (BindReadOnlyPaths=), the preflight must see as well
+            link = preflight.with_name(f"{preflight.name}.d")
+            if not link.exists():
+                link.symlink_to(drop_ins.name)
+        if changed:
+            say(f"wrote {self.unit}")
+        systemctl("daemon-reload")
+        return changed
+
+    def remove(self, *, purge: bool) -> None:
+        """Stop it and take its unit away; with `purge` also configuration, credentials, state and user."""
+        if self.unit.exists():
+            systemctl("disable", "--now", self.unit.name)
+        gone = [self.unit, SYSUSERS / f"{self.name}.conf"]
+        gone += [UNITS / f"{self.name}-preflight.service", UNITS / f"{self.name}-preflight.service.d"]
+        gone += [UNITS / f"{self.unit.name}.d" / "10-back-off.conf"]
+        if purge:
+            gone += [UNITS / f"{self.unit.name}.d", self.config, self.credentials, self.state]
+        for path in gone:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+                say(f"removed {path}")
+            elif path.is_symlink() or path.exists():
+                path.unlink()
+                say(f"removed {path}")
+        systemctl("daemon-reload")
+        if purge:
+            for folder in (self.credentials.parent, ETC):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+            if run(["getent", "passwd"], "the system's users could not be listed").find(f"\n{self.user}:") >= 0:
+                run(["userdel", self.user], f"the system user {self.user} could not be removed")
+                say(f"removed the system user {self.user}")
+
+    # ---- what systemd does
+
+    @property
+    def active(self) -> bool:
+        """Whether it runs, or is about to run again."""
+        return self.unit.exists() and self.shown("ActiveState") in ("active", "activating", "reloading")
+
+    def shown(self, key: str, unit: str = "") -> str:
+        """One property out of `systemctl show`."""
+        return systemctl("show", "--value", "--property", key, unit or self.unit.name).strip()
+
+    def preflight(self) -> int:
+        """Run the preflight in the service's sandbox and show what it says; its exit status."""
+        name = f"{self.name}-preflight.service"
+        say("preflight, in the agent's own sandbox:")
+        subprocess.run(["systemctl", "start", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        run(["journalctl", "--sync"], "the journal could not be read")
+        words = run(
+            ["journalctl", "--output=cat", "--no-pager", f"_SYSTEMD_INVOCATION_ID={self.shown('InvocationID', name)}"],
+            "the journal could not be read",
+        )
+        for line in words.splitlines():
+            say(f"  {line}")
+        status = int(self.shown("ExecMainStatus", name) or 1)
+        if self.shown("Result", name) != "success":
+            systemctl("reset-failed", name)
+            status = status or 1
+        return status
+
+    def start(self) -> None:
+        """Start it, or start it again, now and at each boot; returns once it says that it is ready.
+
+        Raises:
+            WorkFailed: it did not become ready.
+        """
+        systemctl("enable", self.unit.name)
+        try:
+            systemctl("restart", self.unit.name)
+        except WorkFailed:
+            raise WorkFailed(
+                "did not become ready",
+                where=self.unit.name,
+                advice=f"Read why: journalctl -u {self.name} -n 20; systemd tries again by itself",
+            ) from None
+        say(f"{self.name} runs: {self.shown('StatusText') or 'ready'}")
+
+    def stop(self) -> None:
+        """Stop it and wait for its end."""
+        systemctl("stop", self.unit.name)
+
+
+SITE = Service("site", "konsil", Path("/var/lib/konsil"), "Konsil site agent")
+COORDINATOR = Service("coordinator", "konsil-coordinator", Path("/var/lib/konsil-coordinator"), "Konsil coordinator")
+SERVICES = {service.role: service for service in (SITE, COORDINATOR)}
+
+
+def systemctl(*words: str) -> str:
+    """What it prints; WorkFailed with its own words."""
+    return run(["systemctl", *words], f"systemctl {words[0]} failed")
+
+
+def _write(path: Path, text: str, mode: int) -> bool:
+    """Write what differs, never half of it; whether it did."""
+    if path.exists() and path.read_text() == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text)
+    beside.chmod(mode)
+    os.replace(beside, path)
+    return True
