@@ -17,6 +17,7 @@ import structlog
 
 from coordinator.blobs import Blobs
 from coordinator.journal import AuditPosition
+from messages import logs
 from messages.bus.base import Bus, Confirm
 from messages.errors import BrokerUnreachable, KonsilError
 from messages.names import COORDINATOR, RoutingKey
@@ -47,14 +48,19 @@ class Worker:
         """Do one item's work."""
         raise NotImplementedError
 
+    def concerns(self, item: Any) -> tuple[str | None, int | None]:
+        """Experiment and round of an item, for the log."""
+        return None, None
+
     def _run(self) -> None:
         while (item := self.queue.get()) is not None:
-            try:
-                self.handle(item)
-            except BrokerUnreachable:
-                return
-            except (KonsilError, OSError, ValueError) as error:
-                log.error("could not be sent", error=type(error).__name__, detail=str(error))
+            with logs.about(*self.concerns(item)):
+                try:
+                    self.handle(item)
+                except BrokerUnreachable:
+                    return
+                except (KonsilError, OSError, ValueError) as error:
+                    log.error("could not be sent", error=type(error).__name__, detail=str(error))
 
 
 class Events(Worker):
@@ -111,6 +117,10 @@ class Models(Worker):
             fresh = [key for key in keys if key not in self._queued]
             self._queued.update(fresh)
         self.queue.put((shipment, fresh))
+
+    def concerns(self, item: Any) -> tuple[str | None, int | None]:
+        """The shipment's."""
+        return item[0].experiment, item[0].round
 
     def handle(self, item: Any) -> None:
         """Publish a shipment."""

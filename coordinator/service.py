@@ -6,11 +6,9 @@ any effect of it; used to prove that recovery works between any two entries.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +27,7 @@ from coordinator.outgoing import Audit, Events, Models
 from coordinator.shell import Parts, Shell
 from coordinator.timers import Clock, Gate
 from coordinator.work import Build, Work, build_in_subprocess
-from messages import names, systemd
+from messages import logs, names, systemd
 from messages.bus.base import Bus, Delivery, OnNotice, Start, Subscription
 from messages.bus.rabbitmq import RabbitBus
 from messages.envelope import Author
@@ -157,24 +155,9 @@ class Coordinator:
         self._parts.receiver.delivery(delivery, self._ack)
 
 
-def set_up_logging() -> None:
-    """Lines for a person at a terminal, JSON for the system's journal; always standard error."""
-    terminal = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
-
-
 def run(config_path: Path) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status, errors are one line on standard error."""
-    set_up_logging()
+    logs.configure("coordinator")
     try:
         crash = os.environ.get(CRASH, "")
         coordinator = Coordinator(configs.read(config_path), crash_after=int(crash) if crash.isdigit() else None)
@@ -182,6 +165,5 @@ def run(config_path: Path) -> int:
             signal.signal(number, lambda _number, _frame: coordinator.stop())
         coordinator.run()
     except KonsilError as error:
-        sys.stderr.write(f"konsil: {error}\n")
-        return error.exit_status
+        return logs.last_word(error)
     return 0

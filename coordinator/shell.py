@@ -26,7 +26,7 @@ from coordinator.recovery import recover, step_body
 from coordinator.state import ExperimentState, Phase
 from coordinator.timers import Clock, Gate
 from coordinator.work import Work
-from messages import kinds, systemd
+from messages import kinds, logs, systemd
 from messages.bus.base import BusState, Delivery, Notice
 from messages.names import NO_EXPERIMENT
 
@@ -104,6 +104,10 @@ class Shell:
     def step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
         """Decide, journal, then act; what raises is set aside. False where there was nothing to decide."""
         state = self.states.get(experiment)
+        with logs.about(experiment, state.round.number if state is not None and state.round is not None else None):
+            return self._step(experiment, state, given, written)
+
+    def _step(self, experiment: str, state: ExperimentState | None, given: i.AnyInput, written: Written) -> bool:
         try:
             decided = decide(state, given)
             after, todo = state, list[e.Effect]()
@@ -264,6 +268,11 @@ class Shell:
         sender = given.event.sender if isinstance(given, i.Received) else "coordinator"
         phase = after.phase.value if after else "none"
         changed = before is None or after is None or before.phase is not after.phase
+        more: dict[str, Any] = {}
+        if (site := getattr(given, "site", sender)) in (after.members if after else ()):
+            more["site"] = site
+        if after is not None and after.round is not None:
+            more["round"] = after.round.number
         (log.info if changed else log.debug)(
-            kind, experiment=experiment, sender=sender, phase=phase, entry=self.parts.journal.number
+            kind, experiment=experiment, sender=sender, phase=phase, entry=self.parts.journal.number, **more
         )

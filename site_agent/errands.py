@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
+from messages import logs
 from messages.errors import KonsilError
 from messages.reasons import Reason
 from messages.transfer import TransferKey
@@ -67,7 +68,8 @@ class Errands:
 
     def apply(self, stimulus: Stimulus) -> None:
         """Decide, store, then do."""
-        self.perform(self._steps.atomically(lambda: self._steps.step(stimulus)))
+        with logs.about(getattr(stimulus, "experiment", None)):
+            self.perform(self._steps.atomically(lambda: self._steps.step(stimulus)))
 
     def post(self, stimulus: Stimulus) -> None:
         """Apply a stimulus in its turn. Any thread."""
@@ -77,10 +79,11 @@ class Errands:
         """Say what is new, and do what is to be done."""
         self._voice.publish()
         for effect in effects:
-            try:
-                self._do(effect)
-            except KonsilError as error:
-                log.error("cannot be done", what=type(effect).__name__, error=str(error))
+            with logs.about(getattr(effect, "experiment", None)):
+                try:
+                    self._do(effect)
+                except KonsilError as error:
+                    log.error("cannot be done", what=type(effect).__name__, error=str(error))
         self._watch()
         if effects:
             self._show()

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from messages import logs
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event, check_origin, decode
 from messages.errors import MalformedMessage
@@ -57,7 +58,8 @@ class Hearing:
         except MalformedMessage as error:
             self._refuse(error.reason, delivery.queue)
             event = None
-        self._errands.perform(self._store(delivery, event))
+        with logs.about(*((event.experiment, event.round) if event else ())):
+            self._errands.perform(self._store(delivery, event))
         self._ack(delivery)
 
     def _store(self, delivery: Delivery, event: Event | None) -> list[Effect]:

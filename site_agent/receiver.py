@@ -245,7 +245,9 @@ class Receiver:
             incoming.finish(sealed.manifest, sealed.seal, self._spool.global_file(key))
         except MalformedMessage as error:
             # Some chunk is not the sealed one: no way to know which, so all of it is asked for again.
-            log.warning("global model does not match its seal", reason=error.reason, experiment=key.experiment)
+            log.warning(
+                "global model does not match its seal", reason=error.reason, experiment=key.experiment, round=key.round
+            )
             incoming.discard()
             wanted.incoming = None
             self._open(key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from messages import tensors
+from messages import logs, tensors
 from messages.bus.base import Bus, Confirm
 from messages.errors import KonsilError
 from messages.kinds import Transfer as Sealed
@@ -102,12 +102,13 @@ class Sender:
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            try:
-                self._send(task)
-            except KonsilError as error:
-                log.warning("sending an update failed", error=str(error))
-            except OSError as error:
-                log.error("an update cannot be read", error=error.strerror)
+            with logs.about(task.key.experiment, task.key.round):
+                try:
+                    self._send(task)
+                except KonsilError as error:
+                    log.warning("sending an update failed", error=str(error))
+                except OSError as error:
+                    log.error("an update cannot be read", error=error.strerror)
 
     def _stopped(self, key: TransferKey) -> bool:
         return self._closed or key.round <= self._dropped.get(key.experiment, 0)

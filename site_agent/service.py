@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from messages import logs
 from messages.bus.base import Bus, BusState, Notice, OnNotice
 from messages.bus.rabbitmq import RabbitBus
 from messages.errors import KonsilError
@@ -26,7 +26,6 @@ from messages.kinds import Leaving
 from messages.names import NO_EXPERIMENT
 from messages.systemd import notify
 from site_agent import config as configuration
-from site_agent import logs
 from site_agent.agenda import restored
 from site_agent.config import SiteConfig
 from site_agent.control import ControlServer
@@ -187,13 +186,13 @@ class Agent:
         control = None
         try:
             # Shown before it waits: after a kill the broker holds the inbox for the dead agent a while longer.
-            log.info("taking the inbox; another holder is waited for", site=self.config.site.name)
+            log.info("taking the inbox; another holder is waited for")
             self._subscriptions.attach(self.config.site.name, self._hearing.take, self._receiver.deliver)
             control = ControlServer(self.config.site.state, self._orders.take)
             self._recover()
             self._voice.hello()
             notify("READY=1")
-            log.info("ready", site=self.config.site.name, incarnation=self.spool.incarnation)
+            log.info("ready", incarnation=self.spool.incarnation)
             while not self._stopping.is_set():
                 self._turn()
             self._leave()
@@ -291,12 +290,13 @@ class Agent:
 
 def run(config_path: Path) -> int:
     """Run the agent until it is stopped; returns the exit status, with one line on standard error for what failed."""
-    logs.configure()
+    logs.configure("site")
     try:
-        agent = Agent(configuration.read(config_path))
+        config = configuration.read(config_path)
+        logs.identify(site=config.site.name)
+        agent = Agent(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
         return agent.run()
     except KonsilError as error:
-        print(f"konsil: {error}", file=sys.stderr, flush=True)  # noqa: T201 (the one line)
-        return error.exit_status
+        return logs.last_word(error)

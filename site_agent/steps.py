@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from messages import logs
 from messages.errors import WorkFailed
 from messages.systemd import notify
 from site_agent.agenda import step
@@ -69,6 +70,6 @@ class Steps:
         experiment = getattr(decision, "experiment", None)
         reason = getattr(decision, "reason", None)
         job = None if experiment is None else self.agenda.job(experiment)
-        round_number = None if job is None else job.round
         level = log.debug if isinstance(decision, Ignore) else log.info
-        level("decided", what=name, experiment=experiment, round=round_number, reason=reason)
+        with logs.about(experiment, None if job is None else job.round):
+            level("decided", what=name, reason=reason)
