@@ -125,9 +125,9 @@ class Inbound:
             self._leaving(event, delivery, known)
             return
         start = event.kind == "experiment-start"
-        given = i.Received(
+        given = i.Received.of(
+            event,
             time=shell.parts.clock.now(),
-            raw=event.raw,
             known=known,
             admitted=tuple(sorted(self._sites)) if start else (),
             keep_cap=self._config.limits.keep_cap if start else None,

@@ -37,6 +37,13 @@ class Received(Input):
     admitted: tuple[str, ...] = ()
     keep_cap: int | None = None
 
+    @classmethod
+    def of(cls, event: envelope.Event, **fields: Any) -> Received:
+        """Of an event that is decoded already: decoding is the dearest step of a message, and `event` keeps it."""
+        given = cls(raw=event.raw, **fields)
+        given.__dict__["event"] = event
+        return given
+
     @cached_property
     def event(self) -> envelope.Event:
         """The decoded event."""

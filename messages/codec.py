@@ -5,6 +5,7 @@ Why own limits around the library: `msgpack.Unpacker` bounds sizes but neither d
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgpack
@@ -69,22 +70,30 @@ def unpack(data: bytes | memoryview, *, max_bytes: int = MAX_EVENT_BYTES) -> Any
 
 def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     content = dict(pairs)
-    if not all(isinstance(key, str) for key in content):
-        raise MalformedMessage(Reason.WRONG_TYPE, "map key is not a string")
+    for key in content:
+        if type(key) is not str:
+            raise MalformedMessage(Reason.WRONG_TYPE, "map key is not a string")
     if len(content) != len(pairs):
         # Two readers could take different ones of the two.
         raise MalformedMessage(Reason.MALFORMED, "a map's key comes twice")
     return content
 
 
+_SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
+
+
 def _check(value: Any, depth: int) -> None:
-    if depth < 0:
-        raise MalformedMessage(Reason.TOO_DEEP, f"message nested deeper than {MAX_DEPTH}")
-    if isinstance(value, dict):
-        for item in value.values():
-            _check(item, depth - 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check(item, depth - 1)
-    elif not isinstance(value, str | bytes | int | float | bool | type(None)):
+    """Refuse what is not plain or too deep. One call a container, none a scalar: every message passes here."""
+    if type(value) is dict:
+        items: Collection[Any] = value.values()
+    elif type(value) is list:
+        items = value
+    elif type(value) in _SCALARS:
+        return
+    else:
         raise MalformedMessage(Reason.WRONG_TYPE, f"value of type {type(value).__name__}")
+    if depth <= 0 and items:
+        raise MalformedMessage(Reason.TOO_DEEP, f"message nested deeper than {MAX_DEPTH}")
+    for item in items:
+        if type(item) not in _SCALARS:
+            _check(item, depth - 1)

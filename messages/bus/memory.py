@@ -29,7 +29,7 @@ from messages.bus.base import (
     Subscription,
 )
 from messages.bus.confirm import Receipt
-from messages.bus.grants import Grants, matches_topic
+from messages.bus.grants import Grants, Topics
 from messages.errors import BrokerUnreachable, LoginRefused, NameTaken, RequestError
 
 
@@ -84,7 +84,12 @@ class MemoryBroker:
     def __init__(self, definitions: Mapping[str, Any], vhost: str | None = None) -> None:
         self.vhost = definitions["vhosts"][0]["name"] if vhost is None else vhost
         self.grants = Grants(definitions, self.vhost)
-        self.changed = threading.Condition(threading.RLock())
+        self.lock = threading.RLock()
+        """Guards everything here and in the buses."""
+        self.changed = threading.Condition(self.lock)
+        """Tells of exclusive locks and confirms; of messages each bus hears by itself, for its own queues only."""
+        self.buses: set[MemoryBus] = set()
+        self.consumers: dict[str, list[_MemorySubscription]] = {}
         self.up = True
         self.epoch = 1
         self.streams: dict[str, _Stream] = {}
@@ -98,19 +103,20 @@ class MemoryBroker:
                 self.wipe(queue["name"])
             else:
                 self.inboxes[queue["name"]] = _Inbox()
-        self._bindings = [
+        self._topics = Topics(
             (binding["routing_key"], binding["destination"])
             for binding in definitions["bindings"]
             if binding["vhost"] == self.vhost
-        ]
-        self._routes: dict[str, list[str]] = {}
+        )
 
     def queues_for(self, key: str) -> list[str]:
         """The queues a routing key leads to."""
-        if key not in self._routes:
-            found = {queue for pattern, queue in self._bindings if matches_topic(pattern, key)}
-            self._routes[key] = sorted(found)
-        return self._routes[key]
+        return sorted(self._topics.queues(key))
+
+    def wake(self, queue: str) -> None:
+        """Have the queue's consumers look at it; with the lock held."""
+        for subscription in self.consumers.get(queue, ()):
+            subscription.wake()
 
     def publish(self, user: str, key: str, body: bytes) -> None:
         """Route one message; raises LoginRefused (permission) or RequestError (no queue takes the key)."""
@@ -130,13 +136,13 @@ class MemoryBroker:
                     self.streams[queue].append(message)
                 else:
                     self.inboxes[queue].ready.append(message)
-            self.changed.notify_all()
+                self.wake(queue)
 
     def wipe(self, queue: str) -> None:
         """Delete a stream and declare it again, empty; its offsets begin at 0, and its consumers attach anew."""
         with self.changed:
             self.streams[queue] = _Stream(self._limits[queue])
-            self.changed.notify_all()
+            self.wake(queue)
 
     def truncate(self, queue: str, keep: int) -> None:
         """Drop a stream's head, as retention does, until `keep` messages are left; offsets stay."""
@@ -156,14 +162,18 @@ class MemoryBroker:
         """Break every connection; publishes wait until `start`."""
         with self.changed:
             self.up = False
-            self.changed.notify_all()
+            self._tell_all()
 
     def start(self) -> None:
         """Take connections again: every bus attaches anew, and unacknowledged inbox messages come again."""
         with self.changed:
             self.up = True
             self.epoch += 1
-            self.changed.notify_all()
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        for bus in self.buses:
+            bus.news.notify_all()
 
 
 class MemoryBus:
@@ -197,10 +207,17 @@ class MemoryBus:
         self.verify_within = verify_within
         self._lock_wait = lock_wait
         self._on_notice = on_notice or (lambda _notice: None)
-        self._subscriptions: list[_MemorySubscription] = []
+        self.news = threading.Condition(broker.lock)
+        self.woken: dict[_MemorySubscription, None] = {}
+        """Subscriptions that may have something to deliver, or must attach; the others are not looked at."""
+        self.silent: dict[_MemorySubscription, None] = {}
+        """Those that verify a stored position, and go on from the first message after a silence."""
+        self._subscriptions: dict[_MemorySubscription, None] = {}
         self._closed = False
         self._outbox: deque[tuple[str, bytes, Receipt]] = deque()
         self._thread = threading.Thread(target=self._run, name=f"bus-{party}", daemon=True)
+        with broker.changed:
+            broker.buses.add(self)
         self._thread.start()
 
     def publish(self, key: str, body: bytes) -> Confirm:
@@ -248,9 +265,10 @@ class MemoryBus:
                         where=queue,
                         advice="Stop the other one first, or give this one a name of its own",
                     )
-            self._subscriptions.append(subscription)
+            self._subscriptions[subscription] = None
+            broker.consumers.setdefault(queue, []).append(subscription)
             subscription.attach(stored)
-            broker.changed.notify_all()
+            subscription.wake()
         return subscription
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -270,6 +288,8 @@ class MemoryBus:
                 receipt.settle(BrokerUnreachable("the bus was closed before the confirm", where=self.broker.vhost))
             for subscription in list(self._subscriptions):
                 subscription.cancel()
+            self.broker.buses.discard(self)
+            self.news.notify_all()
             self.broker.changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -277,8 +297,9 @@ class MemoryBus:
 
     def forget(self, subscription: _MemorySubscription) -> None:
         """Called by a subscription that was cancelled."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
+        for place in (self._subscriptions, self.woken, self.silent):
+            place.pop(subscription, None)
+        self.broker.consumers[subscription.queue].remove(subscription)
 
     def _send(self) -> None:
         while self.broker.up and self._outbox:
@@ -310,24 +331,41 @@ class MemoryBus:
                     connected, epoch, notice = True, self.broker.epoch, Notice(BusState.CONNECTED)
                     self._send()
                 elif connected:
-                    stale = [one for one in self._subscriptions if one.detached]
-                    work = [
-                        (one.on_delivery, delivery)
-                        for one in self._subscriptions
-                        if not one.detached and (delivery := one.next()) is not None
-                    ]
+                    stale = [one for one in self.woken if one.detached]
+                    work = self._next()
                 if not work and not stale and notice is None:
-                    deadlines = [one.silent_at for one in self._subscriptions if one.silent_at is not None]
-                    wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-                    self.broker.changed.wait(wait)
+                    self._wait()
             if notice is not None:
                 self._on_notice(notice)
             for subscription in stale:
                 stored = subscription.stored()  # the owner's store may wait for a lock: never ask with ours held
                 with self.broker.changed:
-                    subscription.attach(stored)
+                    if subscription in self._subscriptions:  # else it was cancelled meanwhile
+                        subscription.attach(stored)
+                        subscription.wake()
             for on_delivery, delivery in work:
                 on_delivery(delivery)
+
+    def _next(self) -> list[tuple[OnDelivery, Delivery]]:
+        """One message of each subscription that has one; what has none sleeps until it is woken."""
+        work: list[tuple[OnDelivery, Delivery]] = []
+        for one in list(self.woken):
+            if one.detached:
+                continue
+            delivery = one.next()
+            if delivery is None:
+                del self.woken[one]
+            else:
+                work.append((one.on_delivery, delivery))
+        return work
+
+    def _wait(self) -> None:
+        deadlines = [one.silent_at for one in self.silent if one.silent_at is not None]
+        self.news.wait(max(0.0, min(deadlines) - time.monotonic()) if deadlines else None)
+        now = time.monotonic()
+        for one in self.silent:
+            if one.silent_at is not None and now >= one.silent_at:
+                self.woken[one] = None
 
 
 class _MemorySubscription:
@@ -345,7 +383,8 @@ class _MemorySubscription:
     ) -> None:
         self.on_delivery = on_delivery
         self.silent_at: float | None = None
-        self._bus, self._broker, self._queue = bus, bus.broker, queue
+        self.queue = queue
+        self._bus, self._broker = bus, bus.broker
         self._position, self._start, self._credit, self._exclusive = position, start, credit, exclusive
         self._epoch = 0
         self._past_epochs = 0
@@ -357,8 +396,13 @@ class _MemorySubscription:
         self._cancelled = False
         self._counted = False
 
+    def wake(self) -> None:
+        """Have the bus look at this subscription."""
+        self._bus.woken[self] = None
+        self._bus.news.notify_all()
+
     def take_lock(self) -> bool:
-        inbox = self._broker.inboxes.get(self._queue)
+        inbox = self._broker.inboxes.get(self.queue)
         if inbox is None:
             return True
         if inbox.exclusive is not None or (self._exclusive and inbox.consumers):
@@ -372,7 +416,7 @@ class _MemorySubscription:
     @property
     def detached(self) -> bool:
         """Whether it must attach (again): the connection broke, or the stream was declared anew."""
-        return self._epoch == 0 or self._broker.streams.get(self._queue) is not self._stream
+        return self._epoch == 0 or self._broker.streams.get(self.queue) is not self._stream
 
     def stored(self) -> Position | None:
         """What the owner has stored; called without the broker's lock."""
@@ -382,12 +426,13 @@ class _MemorySubscription:
         """The connection broke: inbox messages in hand go back, and acks of before mean nothing now."""
         self._give_back()
         self._past_epochs, self._epoch = max(self._past_epochs, self._epoch), 0
-        self.silent_at = None
+        self._await_silence(None)
+        self._bus.woken[self] = None
 
     def attach(self, stored: Position | None) -> None:
         """Begin (again); a stream is read from its stored position."""
         self.detach()
-        self._stream = self._broker.streams.get(self._queue)
+        self._stream = self._broker.streams.get(self.queue)
         if self._stream is None:
             self._epoch = self._past_epochs + 1
         else:
@@ -409,7 +454,7 @@ class _MemorySubscription:
             if verdict is cursors.Verdict.REWIND:
                 self._seek(self._cursor)
                 continue
-            self.silent_at = None
+            self._await_silence(None)
             self._offset += 1
             if verdict is cursors.Verdict.DELIVER:
                 return self._hand_over(message, offset)
@@ -418,7 +463,7 @@ class _MemorySubscription:
     def ack(self, delivery: Delivery) -> None:
         with self._broker.changed:
             if delivery.epoch == self._epoch and self._unacked.pop(delivery.tag, None) is not None:
-                self._broker.changed.notify_all()
+                self.wake()
 
     def cancel(self) -> None:
         with self._broker.changed:
@@ -426,7 +471,7 @@ class _MemorySubscription:
                 return
             self._cancelled = True
             self._give_back()
-            inbox = self._broker.inboxes.get(self._queue)
+            inbox = self._broker.inboxes.get(self.queue)
             if inbox is not None and self._counted:
                 inbox.consumers -= 1
                 if inbox.exclusive is self:
@@ -444,10 +489,17 @@ class _MemorySubscription:
         elif (stream := self._stream) is not None:
             self._offset = stream.first if cursor.offset == Start.FIRST else stream.end
         verifying = cursor.mode is cursors.Mode.VERIFYING
-        self.silent_at = time.monotonic() + self._bus.verify_within if verifying else None
+        self._await_silence(time.monotonic() + self._bus.verify_within if verifying else None)
+
+    def _await_silence(self, until: float | None) -> None:
+        self.silent_at = until
+        if until is None:
+            self._bus.silent.pop(self, None)
+        else:
+            self._bus.silent[self] = None
 
     def _next_of_inbox(self) -> Delivery | None:
-        inbox = self._broker.inboxes[self._queue]
+        inbox = self._broker.inboxes[self.queue]
         if not inbox.ready or len(self._unacked) >= self._credit:
             return None
         return self._hand_over(inbox.ready.popleft(), None)
@@ -455,10 +507,11 @@ class _MemorySubscription:
     def _hand_over(self, message: _Message, offset: int | None) -> Delivery:
         self._tag += 1
         self._unacked[self._tag] = message
-        return Delivery(self._queue, message.key, message.body, message.user, offset, self._tag, self._epoch)
+        return Delivery(self.queue, message.key, message.body, message.user, offset, self._tag, self._epoch)
 
     def _give_back(self) -> None:
-        inbox = self._broker.inboxes.get(self._queue)
+        inbox = self._broker.inboxes.get(self.queue)
         if inbox is not None:
             inbox.ready.extendleft(reversed(self._unacked.values()))
+            self._broker.wake(self.queue)
         self._unacked.clear()

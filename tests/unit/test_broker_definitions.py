@@ -7,10 +7,12 @@ import hashlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deploy.broker.definitions import Party, StreamSizes, merge, password_hash, render
 from messages import kinds
-from messages.bus.grants import Grants, matches_topic
+from messages.bus.grants import Grants, Topics, matches_topic
 from messages.errors import RequestError
 
 PARTIES = (
@@ -105,3 +107,14 @@ def test_merging_keeps_each_user_once() -> None:
     assert [vhost["name"] for vhost in merged["vhosts"]] == ["glioma", "other"]
     assert len(merged["users"]) == len(PARTIES)
     assert len(merged["permissions"]) == 2 * len(PARTIES)
+
+
+WORDS = st.sampled_from(["a", "b", "*", "#"])
+
+
+@given(
+    st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=4).map(".".join), st.sampled_from("xyz")), max_size=8),
+    st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join),
+)
+def test_bindings_looked_up_by_word_are_those_that_match_one_by_one(bindings: list[tuple[str, str]], key: str) -> None:
+    assert Topics(bindings).queues(key) == {queue for pattern, queue in bindings if matches_topic(pattern, key)}
