@@ -310,8 +310,10 @@ def _no_space(agenda: Agenda, job: Job, said: NoSpace) -> Decisions:
 def _died(agenda: Agenda, job: Job, said: TrainerDied) -> Decisions:
     if agenda.running != job.experiment:
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
-    if said.stuck or job.deaths:
-        return _cannot(job, Reason.TRAINER_STUCK if said.stuck else Reason.TRAINER_DIED)
+    if said.stuck:
+        return _cannot(job, Reason.TRAINER_STUCK)
+    if job.deaths:
+        return _cannot(job, Reason.OUT_OF_MEMORY if said.out_of_memory else Reason.TRAINER_DIED)
     return (Retry(job.experiment),)
 
 

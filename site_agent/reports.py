@@ -54,7 +54,10 @@ class Reports:
         """An experiment's process ended."""
         if not self._trainers.current(name, token):
             return
-        busy, stuck = self._trainers.ended(name)
-        log.warning("trainer ended", experiment=name, status=status, busy=busy, stuck=stuck)
-        if busy:
-            self._errands.apply(TrainerDied(name, stuck))
+        end = self._trainers.ended(name, status)
+        log.warning(
+            "trainer ended",
+            experiment=name, status=status, busy=end.busy, stuck=end.stuck, out_of_memory=end.out_of_memory,
+        )  # fmt: skip
+        if end.busy:
+            self._errands.apply(TrainerDied(name, end.stuck, end.out_of_memory))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,23 @@ from pathlib import Path
 import structlog
 
 from messages.errors import WorkFailed
+from site_agent import oom, trainer_log
 from site_agent.training.client import TrainerProcess
 from site_agent.training.protocol import Failed, Prepare, Prepared, Progress, Reply, Request
 
 log = structlog.get_logger()
+
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""Exit status after SIGKILL: as `subprocess` says it, and as a shell does."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: was it at work, was it ended as stuck, or by the kernel for want of memory."""
+
+    busy: bool
+    stuck: bool
+    out_of_memory: bool
 
 
 @dataclass
@@ -30,6 +44,8 @@ class _Warm:
     """Whether a request other than preparing has no answer yet."""
     heard: float = field(default_factory=time.monotonic)
     stuck: bool = False
+    oom_kills: int | None = None
+    """The out-of-memory killer's count when the last request was made."""
 
     @property
     def busy(self) -> bool:
@@ -74,6 +90,7 @@ class Trainers:
         if warm is None or not warm.process.alive:
             warm = self._start(experiment)
         warm.heard = time.monotonic()
+        warm.oom_kills = oom.kills()
         if warm.ready and request is not None:
             self._hand_over(warm, request)
             return
@@ -100,10 +117,11 @@ class Trainers:
         process = TrainerProcess(
             lambda reply: self._on_reply(experiment, token, reply),
             lambda status: self._on_exit(experiment, token, status),
-            log=self._logs / f"{experiment}.trainer.log",
+            log=trainer_log.log_of(self._logs, experiment),
             nice=self._nice,
             program=self._program,
         )
+        trainer_log.bound(trainer_log.log_of(self._logs, experiment))
         log.info("trainer started", experiment=experiment, pid=process.pid)
         warm = self._warm[experiment] = _Warm(token, process)
         return warm
@@ -128,10 +146,13 @@ class Trainers:
         if isinstance(reply, Failed) and reply.fatal:
             self.kill(experiment)
 
-    def ended(self, experiment: str) -> tuple[bool, bool]:
-        """The process ended: (was it at work, was it ended as stuck). It is cold from now on."""
+    def ended(self, experiment: str, status: int) -> Ended:
+        """The process ended with this exit status. It is cold from now on."""
         warm = self._warm.pop(experiment)
-        return warm.busy, warm.stuck
+        # SIGKILL comes from many hands; the kernel counts what it ends for want of memory, where that can be read.
+        before, now = warm.oom_kills, oom.kills()
+        counted = before is not None and now is not None and now > before
+        return Ended(warm.busy, warm.stuck, out_of_memory=status in _KILLED and not warm.stuck and counted)
 
     def end_stuck(self) -> None:
         """Kill what has been silent for too long; its exit follows."""
@@ -141,6 +162,15 @@ class Trainers:
                 log.error("trainer is stuck, ending it", experiment=experiment, pid=warm.process.pid)
                 warm.stuck = True
                 warm.process.kill()
+
+    def bound_logs(self) -> None:
+        """Keep the processes' own words within bounds."""
+        for experiment in self._warm:
+            trainer_log.bound(trainer_log.log_of(self._logs, experiment))
+
+    def forget(self, experiment: str) -> None:
+        """Remove the words of an experiment's processes; none of them runs any more."""
+        trainer_log.remove(trainer_log.log_of(self._logs, experiment))
 
     def kill(self, experiment: str) -> None:
         """End the process at once; nothing more is heard of it."""

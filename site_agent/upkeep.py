@@ -49,6 +49,7 @@ class Upkeep:
             notify("WATCHDOG=1")
         self._voice.publish()
         self._trainers.end_stuck()
+        self._trainers.bound_logs()
         if self._pace.due("hours", HOURS_EVERY):
             self.look_at_the_clock()
         if self._pace.due("alive", ALIVE_EVERY):
@@ -76,3 +77,4 @@ class Upkeep:
         for name, job in self._steps.agenda.jobs.items():
             if job.phase in OVER and now - self._spool.changed(name) > self._retention.cache:
                 shutil.rmtree(self._spool.cache_of(name), ignore_errors=True)
+                self._trainers.forget(name)

@@ -224,8 +224,11 @@ class TrainerFailed:
 
 @dataclass(frozen=True)
 class TrainerDied:
+    """The process ended in mid-task; `stuck`: by the agent's hand, `out_of_memory`: by the kernel's."""
+
     experiment: str
     stuck: bool = False
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True)

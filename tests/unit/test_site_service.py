@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -351,6 +352,88 @@ def test_a_trainer_without_progress_is_ended_and_told(start: Start, coordinator:
     failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
     assert failed.body.reason is Reason.TRAINER_STUCK
     assert running.ask("status")["experiments"][0]["trainer_pid"] is None
+
+
+def test_a_trainer_that_stops_in_mid_round_is_replaced_and_the_next_round_trains(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    command = [sys.executable, "-m", "site_agent.training.null", "--seconds", "3"]
+    running = start(training={"command": command, "stuck_after": "2s"})
+
+    def experiment() -> dict[str, Any]:
+        found: dict[str, Any] = running.ask("status")["experiments"][0]
+        return found
+
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: (experiment()["progress"] or {}).get("phase") == "training", what="progress of training")
+    stopped = experiment()["trainer_pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert (failed.round, failed.body.reason) == (1, Reason.TRAINER_STUCK)
+    eventually(lambda: not Path(f"/proc/{stopped}/exe").exists(), what="the stopped process to be gone")
+    close_round(coordinator, 1)
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    assert eventually(lambda: coordinator.of("weights-ready", 2), what="the next round's update")
+    assert experiment()["trainer_pid"] not in (None, stopped)
+
+
+def test_a_trainer_that_is_killed_in_mid_round_is_replaced_and_the_round_is_trained(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start("--seconds", "2")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    killed = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")
+    os.kill(killed, signal.SIGKILL)
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="the round's update")
+    assert not coordinator.of("round-failed")
+    assert running.ask("status")["experiments"][0]["trainer_pid"] not in (None, killed)
+
+
+KILLED_FOR_MEMORY = """
+import os, signal
+from pathlib import Path
+from site_agent.training import null
+
+def train(self, request):
+    events = Path(EVENTS)
+    count = int(events.read_text().split()[1])
+    events.write_text(f"oom_kill {count + COUNTED}")  # as the kernel does it: it counts, then kills
+    os.kill(os.getpid(), signal.SIGKILL)
+
+null.NullTrainer._train = train
+raise SystemExit(null.main())
+"""
+
+
+@pytest.mark.parametrize(("counted", "reason"), [(1, Reason.OUT_OF_MEMORY), (0, Reason.TRAINER_DIED)])
+def test_a_trainer_killed_for_want_of_memory_is_told_from_one_killed_by_hand(
+    start: Start,
+    coordinator: script.ScriptedCoordinator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counted: int,
+    reason: Reason,
+) -> None:
+    events = tmp_path / "root/sys/fs/cgroup/konsil/memory.events"
+    events.parent.mkdir(parents=True)
+    events.write_text("oom_kill 3")
+    groups = tmp_path / "root/proc/self/cgroup"
+    groups.parent.mkdir(parents=True)
+    groups.write_text("0::/konsil\n")
+    monkeypatch.setattr("site_agent.oom.ROOT", tmp_path / "root")
+    program = KILLED_FOR_MEMORY.replace("EVENTS", repr(str(events))).replace("COUNTED", str(counted))
+    start(training={"command": [sys.executable, "-c", program]})
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is reason
 
 
 def data_on_disk(folder: Path) -> tuple[dict[str, Any], Path]:
