@@ -1,4 +1,4 @@
-"""A journal's entries in plain language: who did what."""
+"""In plain language: a journal's entries (who did what), and where an experiment stands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from coordinator import decisions as d
 from coordinator import inputs as i
 from coordinator.journal import TERM
 from coordinator.recovery import read_step
+from coordinator.state import ExperimentState
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
 from messages.errors import LogBroken, MalformedMessage
@@ -24,6 +25,17 @@ def tell(entry: Entry) -> tuple[str, str]:
     who = given.event.sender if isinstance(given, i.Received) else COORDINATOR
     said = [line for decision in decided if (line := _line(decision))]
     return who, "; ".join([_input(given), *said])
+
+
+def standing(state: ExperimentState) -> str:
+    """Where an experiment stands, in a few words, for the service manager."""
+    one = state.round
+    place = ""
+    if one is not None:
+        place = (
+            f" round {one.number} of {state.experiment.rounds.count}, {len(one.reported)} of {len(one.parts)} updates"
+        )
+    return f"{state.id}: {state.phase.value}{place}"
 
 
 def _body(entry: Entry) -> dict[str, object]:

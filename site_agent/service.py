@@ -41,7 +41,7 @@ from site_agent.reports import Reports
 from site_agent.rules import Rules
 from site_agent.sender import Sender
 from site_agent.spool import Spool
-from site_agent.status import state_word, status_of
+from site_agent.status import status_line, status_of
 from site_agent.steps import Steps
 from site_agent.subscriptions import Subscriptions
 from site_agent.trainers import Trainers
@@ -52,6 +52,7 @@ from site_agent.workshop import Workshop
 log = structlog.get_logger()
 
 TICK = 0.25
+SHOW_EVERY = 1.0
 GOODBYE_WITHIN = 3.0
 
 
@@ -251,12 +252,14 @@ class Agent:
     def _tick(self) -> None:
         if self._pace.due("tick", TICK):
             self._upkeep.tick()
+            if self._pace.due("show", SHOW_EVERY):
+                self._show()
             if self._upkeep.drained:
                 log.info("drained")
                 self._stopping.set()
 
     def _show(self) -> None:
-        notify(f"STATUS={state_word(self._steps.agenda)}, broker {self._broker}")
+        notify(f"STATUS={status_line(self._steps.agenda, self._relay.latest, self._broker)}")
 
     def status(self) -> dict[str, Any]:
         """What the agent does now, for `konsil site status`; main loop's thread."""

@@ -18,6 +18,15 @@ _WORDS = {
     Phase.FETCHING: "fetching",
 }
 
+_SHOWN = {
+    Phase.PREPARING: ("preparing",),
+    Phase.FETCHING: ("fetching",),
+    Phase.TRAINING: ("training", "validating"),
+    Phase.SENDING: ("sending",),
+    Phase.EVALUATING: ("fetching", "testing", "validating"),
+}
+"""What a phase's progress is called."""
+
 
 def state_word(agenda: Agenda) -> str:
     """idle, preparing, fetching, training, evaluating, sending, paused or draining."""
@@ -30,6 +39,22 @@ def state_word(agenda: Agenda) -> str:
         if phase in phases:
             return _WORDS[phase]
     return "paused" if agenda.paused else "idle"
+
+
+def status_line(agenda: Agenda, progress: Mapping[str, Progress], broker: str) -> str:
+    """One line for the service manager (STATUS= of sd_notify(3)): what it works on, round, how far, the broker."""
+    at_work = [name for name, job in agenda.jobs.items() if job.phase in _SHOWN]
+    name = agenda.running if agenda.running is not None else next(iter(at_work), None)
+    words = state_word(agenda)
+    if name is not None and agenda.phase(name) in _SHOWN:
+        job, shown = agenda.jobs[name], progress.get(name)
+        in_round = job.phase in (Phase.FETCHING, Phase.TRAINING, Phase.SENDING)
+        place = f"round {job.round} of {job.file['rounds']['count']}, " if in_round else ""
+        # the latest progress may still be of what came before
+        fits = shown is not None and shown.phase in _SHOWN[job.phase]
+        words = f"{name}: {place}" + (f"{shown.phase} {shown.done} of {shown.total}" if shown and fits else words)
+    waiting = f", {len(agenda.queue)} waiting" if agenda.queue else ""
+    return f"{words}{waiting}; broker {broker}"
 
 
 def status_of(
