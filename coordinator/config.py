@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from messages import settings
+from messages.exposition import MetricsSettings
 from messages.settings import BrokerAddress, Name, Settings, SizeBytes
 
 
@@ -53,6 +54,7 @@ class CoordinatorConfig(Settings):
     coordinator: Identity
     broker: BrokerAddress = BrokerAddress()
     limits: Limits = Limits()
+    metrics: MetricsSettings = MetricsSettings()
 
 
 def read(path: Path) -> CoordinatorConfig:

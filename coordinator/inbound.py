@@ -48,6 +48,7 @@ class Inbound:
         except MalformedMessage as error:
             reason = str(error.reason)
             self.refused[reason] += 1
+            self._shell.tally.malformed_message(reason)
             log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
             what = {"bytes": delivery.body[:KEPT_BYTES], "sha256": sha256(delivery.body).digest()}
             self._shell.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))

@@ -104,6 +104,7 @@ class Models(Worker):
         self._bus, self._blobs = bus, blobs
         self._lock = threading.Lock()
         self._queued: set[tuple[str, int, int, str, int]] = set()
+        self.bytes_sent = 0
 
     def send(self, shipment: Shipment) -> None:
         """Queue the shipment's chunks."""
@@ -135,6 +136,7 @@ class Models(Worker):
                 data = buffer[slice(*shipment.manifest.chunk_range(place[-1]))].data
                 header = ChunkHeader(transfer, place[-1], size, total, sha256(data).digest())
                 confirm = self._bus.publish(key, encode_chunk(header, data))
+                self.bytes_sent += len(data)
                 if shipment.done is not None:
                     confirms.append(confirm)
                 with self._lock:

@@ -10,7 +10,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,18 @@ from coordinator.config import CoordinatorConfig
 from coordinator.inbound import Inbound
 from coordinator.incoming import Receiver
 from coordinator.journal import TERM, Journal, Written
+from coordinator.metrics import readings
 from coordinator.outgoing import Audit, Events, Models
+from coordinator.presence import Presence
 from coordinator.shell import Parts, Shell
 from coordinator.timers import Clock, Gate
 from coordinator.work import Build, Work, build_in_subprocess
 from messages import logs, names, systemd
-from messages.bus.base import Bus, Delivery, OnNotice, Start, Subscription
+from messages.bus.base import Bus, BusState, Delivery, OnNotice, Start, Subscription
 from messages.bus.rabbitmq import RabbitBus
 from messages.envelope import Author
 from messages.errors import KonsilError
+from messages.exposition import Endpoint, Reading
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
@@ -83,10 +86,12 @@ class Coordinator:
 
         receiver = Receiver(blobs, work.verify, say.ask, save)
         audit = Audit(self._bus, self.journal.path)
-        parts = Parts(self.journal, clock, gate, say, events, Models(self._bus, blobs), audit, receiver, work)
+        presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
+        parts = Parts(self.journal, clock, gate, say, events, Models(self._bus, blobs), audit, receiver, work, presence)
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = threading.Event()
         self._parts = parts
+        self._endpoint: Endpoint | None = None
         try:
             self.shell = Shell(parts, lambda shell: Inbound(shell, config, self._ack), self._queue)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
@@ -99,6 +104,12 @@ class Coordinator:
             credit = max(2, 32 // len(config.coordinator.sites))
             for site in config.coordinator.sites:
                 self._subscribe(names.update_queue(site), self._chunk, credit=credit)
+            # What was said of progress before this start says nothing now.
+            self._subscriptions[names.PROGRESS] = self._bus.subscribe(
+                names.PROGRESS, self._progress, start=Start.NEXT, credit=256
+            )
+            self._connected()
+            self._endpoint = Endpoint(config.metrics, self._read)
         except BaseException:
             self.close()
             raise
@@ -120,6 +131,8 @@ class Coordinator:
 
     def close(self) -> None:
         """Stop the threads, close bus and journal."""
+        if self._endpoint is not None:
+            self._endpoint.close()
         for subscription in self._subscriptions.values():
             subscription.cancel()
         parts = self._parts
@@ -150,6 +163,26 @@ class Coordinator:
         # A delivery may come before `subscribe` has returned; its credit waits for that.
         if self._attached.wait(60):
             self._subscriptions[delivery.queue].ack(delivery)
+
+    def _progress(self, delivery: Delivery) -> None:
+        self._parts.presence.hear(delivery)
+        self._ack(delivery)
+
+    def _connected(self) -> None:
+        self.shell.tally.broker(BusState.CONNECTED)
+        self._parts.presence.connected(True)
+
+    def _read(self) -> Iterable[Reading]:
+        states = dict(self.shell.states)
+        return readings(
+            self.shell.tally,
+            states,
+            self._parts.presence.judged(states),
+            entries=self.journal.number,
+            term=self.journal.term,
+            lag=self._queue.qsize(),
+            model_bytes=self._parts.models.bytes_sent,
+        )
 
     def _chunk(self, delivery: Delivery) -> None:
         self._parts.receiver.delivery(delivery, self._ack)

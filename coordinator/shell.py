@@ -12,7 +12,8 @@ from typing import Any
 
 import structlog
 
-from coordinator import announce, timers
+from coordinator import announce, story, timers
+from coordinator import decisions as d
 from coordinator import effects as e
 from coordinator import inputs as i
 from coordinator.announcer import Announcer
@@ -21,7 +22,9 @@ from coordinator.inbound import Inbound
 from coordinator.incoming import Receiver
 from coordinator.journal import ASIDE, NOTHING, STEP, Journal, Written
 from coordinator.machine import decide
+from coordinator.metrics import Tally
 from coordinator.outgoing import Audit, Events, Models, Shipment
+from coordinator.presence import Presence
 from coordinator.recovery import recover, step_body
 from coordinator.state import ExperimentState, Phase
 from coordinator.timers import Clock, Gate
@@ -32,6 +35,8 @@ from messages.names import NO_EXPERIMENT
 
 log = structlog.get_logger("coordinator")
 ALIVE_EVERY = 5.0
+MOST_SHOWN = 3
+"""Experiments named in the service manager's status line."""
 STANDING_FOR = 30 * 86400.0
 """Seconds for which an ended experiment is told to sites that return (protocol rule 1)."""
 
@@ -49,6 +54,7 @@ class Parts:
     audit: Audit
     receiver: Receiver
     work: Work
+    presence: Presence
 
 
 class Shell:
@@ -57,6 +63,7 @@ class Shell:
     def __init__(self, parts: Parts, inbound: Callable[[Shell], Inbound], inputs: queue.SimpleQueue[Any]) -> None:
         self.parts = parts
         self.queue = inputs
+        self.tally = Tally()
         self.states: dict[str, ExperimentState] = recover(parts.journal.entries())
         self._inbound = inbound(self)
         self._alive_at = self._notes_at = 0.0
@@ -111,7 +118,9 @@ class Shell:
         try:
             decided = decide(state, given)
             after, todo = state, list[e.Effect]()
+            made: list[tuple[ExperimentState | None, d.AnyDecision]] = []
             for decision in decided:
+                made.append((after, decision))
                 after = evolve(after, decision)
                 todo += e.effects(after, decision)
             body = step_body(given, decided) if decided else {}
@@ -135,6 +144,8 @@ class Shell:
         if after is not None:
             self.states[experiment] = after
         self._log(experiment, given, state, after)
+        for found, decision in made:
+            self.tally.decided(found, decision, given.time)
         self.parts.audit.wake()
         for effect in todo:
             self._carry_out(effect)
@@ -144,6 +155,7 @@ class Shell:
         """Keep what could not be handled as an entry of its own; recovery skips it."""
         home = experiment if experiment in self.states else NO_EXPERIMENT
         body = {"reason": reason, "what": what}
+        self.tally.set_aside += 1
         self.parts.journal.append(home, ASIDE, body, time=self.parts.clock.now(), written=written)
         self.parts.audit.wake()
 
@@ -184,6 +196,8 @@ class Shell:
 
     def _notice(self, notice: Notice) -> None:
         gate = self.parts.gate
+        self.tally.broker(notice.state)
+        self.parts.presence.connected(self.tally.connected)
         log.info("broker", state=notice.state.value, detail=notice.detail, retry_in=notice.retry_in)
         if notice.state is BusState.LOST:
             gate.lost(self.parts.clock.now())
@@ -221,6 +235,7 @@ class Shell:
         if now >= self._notes_at:
             self._notes_at = now + 1.0
             self._inbound.save()
+            self.parts.presence.tell(self.states)
         if now < self._alive_at:
             return
         self._alive_at = now + ALIVE_EVERY
@@ -228,7 +243,8 @@ class Shell:
         body = kinds.Alive(state="running" if running else "idle", queued=min(len(running), 2**31))
         self.parts.say.live("alive", body)
         self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
-        systemd.notify(f"STATUS={len(running)} experiments running, journal at {self.parts.journal.number}")
+        told = [story.standing(self.states[name]) for name in running[:MOST_SHOWN]]
+        systemd.notify(f"STATUS={'; '.join(told) or 'idle'}; {len(running)} running, entry {self.parts.journal.number}")
 
     def _published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
         self.parts.say.live("model-ready", body, experiment=experiment, round_number=body.rounds)

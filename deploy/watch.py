@@ -16,7 +16,7 @@ from deploy.watch_parts import Moment, RoundStory, SiteStory, TestScores, Valida
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
-from messages.liveness import WORKING, Liveness, judge
+from messages.liveness import WORKING, Liveness, judge, median_of_others
 from messages.reasons import Reason
 from messages.scores import SplitScores, pool
 
@@ -156,13 +156,10 @@ class ExperimentStory:
         signs = self.sites[site].live.signs
         if signs.experiment != self.id:
             return judge(replace(signs, ends_at=None), now)
-        others = (
-            other.live.signs.ends_at
-            for name, other in self.sites.items()
-            if name != site and other.live.signs.experiment == self.id and other.live.signs.working
-        )
+        working = (one.live.signs for one in self.sites.values() if one.live.signs.experiment == self.id)
+        ends = sorted(end for one in working if (end := one.estimate) is not None)
         deadline = None if self.over or self.current_round is None else self.current_round.deadline
-        return judge(signs, now, deadline=deadline, others=[end for end in others if end is not None])
+        return judge(signs, now, deadline=deadline, others_end=median_of_others(ends, signs.estimate))
 
     def eta_seconds(self, now: float) -> float | None:
         """Time until the last round closes, from the rounds that closed; None before the first one."""

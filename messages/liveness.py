@@ -6,7 +6,8 @@ work has not moved for long; a slow one moves, but will not be done in time. Pur
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -71,6 +72,11 @@ class Signs:
         """Whether it said last that it is at work."""
         return _OF_WORD.get(self.word) in WORKING
 
+    @property
+    def estimate(self) -> float | None:
+        """When what it works at now will be done."""
+        return self.ends_at if self.working else None
+
     def alive(self, state: str, now: float) -> Signs:
         """The site said that it lives."""
         # A word that progress already stands for is nothing new; said over and over it is not even that.
@@ -92,19 +98,34 @@ class Signs:
         )
 
 
+def median_of_others(ends: Sequence[float], own: float | None) -> float | None:
+    """The (upper) median of estimated ends without one's own; None where there is no other.
+
+    Args:
+        ends: everybody's, ascending, sorted once for all who are judged.
+        own: the judged site's, one of them; None: it gave none.
+    """
+    if own is None:
+        return ends[len(ends) // 2] if ends else None
+    if len(ends) < 2:
+        return None
+    middle = (len(ends) - 1) // 2
+    return ends[middle if middle < bisect_left(ends, own) else middle + 1]
+
+
 def judge(
     signs: Signs,
     now: float,
     *,
     deadline: float | None = None,
-    others: Iterable[float] = (),
+    others_end: float | None = None,
     listening_since: float | None = None,
 ) -> Liveness:
     """What a site is.
 
     Args:
         deadline: when its part must be here.
-        others: when the others who work at the same thing will be done, by their own estimates.
+        others_end: when the others who work at the same thing will be done (`median_of_others`).
         listening_since: since when the observer hears anything; silence before that proves nothing.
     """
     heard_at, moved_at = signs.heard_at, signs.moved_at
@@ -118,15 +139,15 @@ def judge(
         return seen
     if moved_at is not None and now - moved_at > STUCK_AFTER:
         return Liveness.STUCK
-    if signs.ends_at is not None and _late(signs.ends_at, now, deadline, sorted(others)):
+    if signs.ends_at is not None and _late(signs.ends_at, now, deadline, others_end):
         return Liveness.SLOW
     return seen
 
 
-def _late(ends_at: float, now: float, deadline: float | None, others: list[float]) -> bool:
+def _late(ends_at: float, now: float, deadline: float | None, others_end: float | None) -> bool:
     if deadline is not None and ends_at > deadline:
         return True
-    if not others:
+    if others_end is None:
         return False
-    median = max(0.0, others[len(others) // 2] - now)
+    median = max(0.0, others_end - now)
     return ends_at - now > max(SLOW_FACTOR * median, median + SLOW_SECONDS)

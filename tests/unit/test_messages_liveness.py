@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages.liveness import ABSENT_AFTER, STUCK_AFTER, WORKING, Liveness, Signs, judge
+from messages.liveness import ABSENT_AFTER, STUCK_AFTER, WORKING, Liveness, Signs, judge, median_of_others
 
 SEEN = Signs().alive("training", 100.0).progress("try", 1, "training", 1, 30.0, 100.0)
 
@@ -42,8 +42,8 @@ def test_a_site_is_slow_when_it_ends_after_the_deadline() -> None:
 
 
 def test_a_site_is_slow_when_it_is_far_behind_the_others() -> None:
-    assert judge(SEEN, 100.0, others=(105.0,)) is Liveness.SLOW
-    assert judge(SEEN, 100.0, others=(121.0,)) is Liveness.TRAINING
+    assert judge(SEEN, 100.0, others_end=105.0) is Liveness.SLOW
+    assert judge(SEEN, 100.0, others_end=121.0) is Liveness.TRAINING
 
 
 @pytest.mark.parametrize("word", ["idle", "paused", "draining"])
@@ -56,6 +56,15 @@ def test_silence_from_before_the_observer_listened_proves_nothing() -> None:
     now = 1000.0
     assert judge(SEEN, now, listening_since=now - 1) is Liveness.TRAINING
     assert judge(SEEN, now + ABSENT_AFTER, listening_since=now - 1) is Liveness.ABSENT
+
+
+@given(ends=st.lists(st.floats(0.0, 100.0), min_size=1, max_size=9), which=st.integers(0, 8))
+def test_the_median_of_the_others_is_that_of_the_list_without_oneself(ends: list[float], which: int) -> None:
+    own = ends[which % len(ends)]
+    others = sorted(ends)
+    others.remove(own)
+    assert median_of_others(sorted(ends), own) == (others[len(others) // 2] if others else None)
+    assert median_of_others(sorted(ends), None) == sorted(ends)[len(ends) // 2]
 
 
 ALIVE = st.tuples(st.just("alive"), st.sampled_from(["idle", "training", "sending", "paused"]), st.just(0))

@@ -1,0 +1,138 @@
+"""The coordinator's figures for Prometheus (docs/metrics.md): what it counted, and what is so now.
+
+The main loop counts into plain numbers as it decides; the endpoint's thread reads them and the frozen states. Labels
+are words of this program, admitted sites, running experiments and their regions: bounded, and no free text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from coordinator import decisions as d
+from coordinator.state import ENDED, ExperimentState, Phase
+from messages.bus.base import BusState
+from messages.exposition import Reading, counter, gauge, phase_readings
+from messages.liveness import Liveness
+from messages.reasons import Reason
+
+_REASONS = frozenset(one.value for one in Reason)
+_SHOWN = [one for one in Phase if one not in ENDED and one is not Phase.NONE]
+
+
+class Tally:
+    """What happened since this process started. The main loop's thread writes."""
+
+    def __init__(self) -> None:
+        self.rounds: Counter[str] = Counter({"complete": 0, "failed": 0, "aborted": 0})
+        self.ended: Counter[str] = Counter({one.value: 0 for one in sorted(ENDED)})
+        self.refused_updates: Counter[str] = Counter()
+        self.refused_events: Counter[str] = Counter()
+        self.malformed: Counter[str] = Counter()
+        self.set_aside = 0
+        self.update_bytes = 0
+        self.stretches: Counter[str] = Counter({"collect": 0, "aggregate": 0})
+        self.seconds: dict[str, float] = {"collect": 0.0, "aggregate": 0.0}
+        self.dice: dict[str, dict[str, float]] = {}
+        self.connected = self.blocked = False
+
+    def decided(self, before: ExperimentState | None, decision: d.Decision, time: float) -> None:
+        """Count a decision, given the state that it was made in."""
+        name = before.id if before is not None else ""
+        open_round = before.round if before is not None else None
+        match decision:
+            case d.RoundCompleted():
+                self.rounds["complete"] += 1
+                self._took("collect", decision.seconds)
+                if open_round is not None and open_round.closed_at is not None:
+                    self._took("aggregate", max(0.0, time - open_round.closed_at))
+                if decision.validation is not None:
+                    means = decision.validation.regions().items()
+                    self.dice[name] = {region: mean for region, mean in means if mean is not None}
+            case d.UpdateTaken() if before is not None and before.manifest is not None:
+                self.update_bytes += before.manifest.nbytes
+            case d.Refused(kind="weights-ready"):
+                self.refused_updates[decision.reason.value] += 1
+            case d.Refused() | d.StartRefused():
+                self.refused_events[decision.reason.value] += 1
+            case d.Completed():
+                self._end(name, "complete", "complete" if open_round is not None else None)
+            case d.Failed():
+                self._end(name, "failed", "failed" if open_round is not None else None)
+            case d.Aborted():
+                self._end(name, "aborted", "aborted" if open_round is not None else None)
+            case _:
+                pass
+
+    def broker(self, state: BusState) -> None:
+        """The connection changed."""
+        self.connected = state in (BusState.CONNECTED, BusState.BLOCKED, BusState.UNBLOCKED)
+        self.blocked = state is BusState.BLOCKED
+
+    def malformed_message(self, reason: str) -> None:
+        """A message was no event of ours."""
+        self.malformed[reason if reason in _REASONS else "malformed"] += 1
+
+    def _took(self, stretch: str, seconds: float) -> None:
+        self.stretches[stretch] += 1
+        self.seconds[stretch] += seconds
+
+    def _end(self, name: str, how: str, round_outcome: str | None) -> None:
+        self.ended[how] += 1
+        self.dice.pop(name, None)
+        if round_outcome is not None:
+            self.rounds[round_outcome] += 1
+
+
+def readings(
+    tally: Tally,
+    states: Mapping[str, ExperimentState],
+    liveness: Mapping[str, Liveness],
+    *,
+    entries: int,
+    term: int,
+    lag: int,
+    model_bytes: int,
+) -> Iterator[Reading]:
+    """Everything, as it is now. Called by the endpoint's thread with copies."""
+    running = {name: one for name, one in sorted(states.items()) if one.ended is None}
+    yield counter("konsil_rounds_total", "Rounds (the evaluation is one, too) that ended.", tally.rounds, "outcome")
+    yield counter("konsil_round_seconds_total", "Time of complete rounds.", tally.seconds, "stretch")
+    yield counter("konsil_round_stretches_total", "How many stretches those seconds are.", tally.stretches, "stretch")
+    yield counter("konsil_experiments_total", "Experiments that ended.", tally.ended, "outcome")
+    by_phase = Counter(one.phase for one in running.values())
+    yield gauge("konsil_experiments", "Experiments now.", {one.value: by_phase[one] for one in _SHOWN}, "phase")
+    yield gauge("konsil_experiment_round", "The open round.", _rounds(running.values()), "experiment")
+    planned = {name: one.experiment.rounds.count for name, one in running.items()}
+    yield gauge("konsil_experiment_rounds_planned", "Rounds in all.", planned, "experiment")
+    seen = Counter(liveness.values())
+    yield gauge("konsil_sites", "Admitted sites by liveness.", {one.value: seen[one] for one in Liveness}, "liveness")
+    yield Reading(
+        "konsil_site_liveness", "gauge", "1: what is seen of a site.",
+        tuple(({"site": site, "liveness": one.value}, 1.0) for site, one in sorted(liveness.items())),
+    )  # fmt: skip
+    yield counter("konsil_updates_rejected_total", "Updates not used.", dict(tally.refused_updates), "reason")
+    yield counter("konsil_events_refused_total", "Other events refused.", dict(tally.refused_events), "reason")
+    yield counter("konsil_messages_malformed_total", "Messages that are no event.", dict(tally.malformed), "reason")
+    yield counter("konsil_events_set_aside_total", "Kept with their bytes, unhandled.", tally.set_aside)
+    directions = {"up": tally.update_bytes, "down": model_bytes}
+    yield counter("konsil_model_bytes_total", "Updates taken (up), models sent (down).", directions, "direction")
+    yield Reading(
+        "konsil_validation_dice", "gauge", "Pooled validation Dice of the last round that was scored.",
+        tuple(
+            ({"experiment": name, "region": region}, mean)
+            for name, means in sorted(tally.dice.copy().items())
+            if name in running
+            for region, mean in means.items()
+        ),
+    )  # fmt: skip
+    yield gauge("konsil_broker_connected", "1: there is a connection to the broker.", tally.connected)
+    yield gauge("konsil_broker_blocked", "1: the broker takes no messages now.", tally.blocked)
+    yield gauge("konsil_journal_entries", "Entries of the journal.", entries)
+    yield gauge("konsil_queue_inputs", "What waits for the main loop.", lag)
+    yield gauge("konsil_term", "The coordinator's term: how often it was started.", term)
+    yield from phase_readings()
+
+
+def _rounds(states: Iterable[ExperimentState]) -> dict[str, float]:
+    return {one.id: one.round.number for one in states if one.round is not None}
