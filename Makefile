@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test lint check clean
+.PHONY: help setup demo test lint check bench-peers clean
 
 BIN = .venv/bin
 ARGS =
@@ -11,6 +11,7 @@ help:
 	@echo 'make test             lint, types, import contracts and all tests'
 	@echo 'make setup            only what both need: RabbitMQ, .venv with pinned dependencies'
 	@echo 'make check            make test without the tests'
+	@echo 'make bench-peers      FLARE and Flower on the same work on this machine, and the ratios'
 	@echo 'make clean            remove .venv, caches and demo-out'
 	@echo
 	@echo 'KONSIL_TORCH=cpu|cuda, KONSIL_TORCH_INDEX=URL, KONSIL_PYTHON=PATH: see deploy/bootstrap/environment.sh'
@@ -37,6 +38,10 @@ check: setup
 test: check
 	@echo 'konsil: tests'
 	@$(BIN)/python -m pytest $(ARGS)
+
+# FLARE and Flower in environments of their own (benchmarks/.peers), made the first time
+bench-peers: setup
+	@$(BIN)/python -m benchmarks.peers.ratios $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out konsil.egg-info
