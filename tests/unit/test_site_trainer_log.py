@@ -66,6 +66,7 @@ def test_a_trainer_that_never_stops_talking_fills_no_disk(tmp_path: Path, monkey
         first = eventually(last_number, what="a log set aside")
         assert eventually(lambda: last_number() > first, what="the process to go on after its log was emptied")
         assert before.stat().st_size == 2**16
+        eventually(lambda: last_number() and log.stat().st_size <= 2**16, what="a log within bounds")
     finally:
         trainers.close()
     trainers.forget("exp-1")
