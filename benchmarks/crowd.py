@@ -20,7 +20,7 @@ from messages.bus.base import Delivery, Subscription
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.scores import RegionScore, SplitScores
-from messages.tensors import Manifest, chunk_digests, seal
+from messages.tensors import chunk_digests, seal
 from messages.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 
 CROWD, RESEARCHER = "crowd", "researcher"
@@ -64,7 +64,8 @@ class Crowd:
         self._seq = dict.fromkeys(self._cases, 0)
         self._models: dict[tuple[str, int], dict[int, bytes]] = {}
         self._open: envelope.Event | None = None
-        self._updates: dict[str, tuple[int, Manifest, NDArray[np.uint8]]] = {}
+        self._number = {site: place % 7 + 1 for place, site in enumerate(self._cases)}
+        self._sent: set[tuple[str, int]] = set()
         self._bus = MemoryBus(broker, CROWD)
         self._subscriptions: dict[str, Subscription] = {}
         self._ready = threading.Event()
@@ -91,7 +92,7 @@ class Crowd:
         elif delivery.key.startswith("chunks-wanted."):
             event = envelope.decode(delivery.body)
             if isinstance(event.body, kinds.ChunksWanted):
-                self._send(delivery.queue.removeprefix("inbox."), event.experiment, event.body.chunks)
+                self._send(delivery.queue.removeprefix("inbox."), event.body.chunks)
         self._subscriptions[delivery.queue].ack(delivery)
 
     def _say(self, site: str, kind: str, body: kinds.Body, event: envelope.Event) -> None:
@@ -136,13 +137,12 @@ class Crowd:
             return
         event, manifest = self._open, self._open.body.transfer.manifest
         chunks = self._models.get((event.experiment, event.round), {})
-        if len(chunks) < manifest.chunks or any(one[0] == event.round for one in self._updates.values()):
+        if len(chunks) < manifest.chunks or (event.experiment, event.round) in self._sent:
             return
-        model = np.frombuffer(b"".join(chunks[index] for index in sorted(chunks)), np.float32)
-        for number, site in enumerate(self._cases):
-            update = (model + np.float32(number % 7 + 1)).view(np.uint8)
-            self._updates[site] = (event.round, manifest, update)
-            self._send(site, event.experiment, None)
+        self._sent.add((event.experiment, event.round))
+        for site in self._cases:
+            update = self._update(site, event)
+            self._send(site, None)
             ready = kinds.WeightsReady(
                 transfer=kinds.Transfer(
                     round=event.round, seal=seal(manifest, chunk_digests(manifest, update)), manifest=manifest
@@ -158,9 +158,18 @@ class Crowd:
             )
             self._say(site, "weights-ready", ready, event)
 
-    def _send(self, site: str, experiment: str, chunks: list[int] | None) -> None:
-        number, manifest, update = self._updates[site]
-        key = TransferKey(experiment, number, site, 1)
+    def _update(self, site: str, event: envelope.Event) -> NDArray[np.uint8]:
+        """Made anew each time it is asked for: 1,000 of them in memory would hide what the coordinator holds."""
+        chunks = self._models[(event.experiment, event.round)]
+        model = np.frombuffer(b"".join(chunks[index] for index in sorted(chunks)), np.float32)
+        return (model + np.float32(self._number[site])).view(np.uint8)
+
+    def _send(self, site: str, chunks: list[int] | None) -> None:
+        event = self._open
+        if event is None or not isinstance(event.body, kinds.RoundStart):
+            return
+        manifest, update, experiment = event.body.transfer.manifest, self._update(site, event), event.experiment
+        key = TransferKey(experiment, event.round, site, 1)
         for index in range(manifest.chunks) if chunks is None else chunks:
             data = update[slice(*manifest.chunk_range(index))].data
             header = ChunkHeader(key, index, manifest.chunk_bytes, manifest.nbytes, sha256(data).digest())

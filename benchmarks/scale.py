@@ -5,8 +5,8 @@
 The coordinator is the real one (service, shell, state machine, journal, blobs) on the bus in memory; the sites are a
 `benchmarks.crowd`. Each number of sites runs in a process of its own. Processor time is the process's without the
 threads of crowd and measuring, so the broker's routing of what the coordinator publishes is in it. Memory is the
-highest RssAnon without what the broker's queues hold, over its value once all is set up and idle: what the crowd
-keeps (one update of a site) is in it.
+highest RssAnon without what the broker's queues hold, over its value once all is set up and idle: the names and
+keys that broker and crowd keep for each site are in it.
 """
 
 from __future__ import annotations
