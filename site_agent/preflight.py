@@ -34,6 +34,7 @@ LEAST_FREE = 2 * 2**30
 LEAST_MEMORY = 2 * 2**30
 CLOCK_WARNING = 5.0
 ECHO_WITHIN = 8.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Grade(StrEnum):
@@ -129,13 +130,24 @@ def _broker(config: SiteConfig, connect: Connect) -> Iterator[Check]:
         yield _failed("broker", error)
         return
     try:
-        yield Check("broker", Grade.OK, f"{address} reachable, login right")
+        yield _way_in(config, address)
         for name in (DOWNLINK, GLOBAL):
             yield _readable(bus, name)
         yield _own_inbox(config, bus)
         yield _echo(config, bus)
     finally:
         bus.close()
+
+
+def _way_in(config: SiteConfig, address: str) -> Check:
+    if config.broker.ca is not None:
+        return Check("broker", Grade.OK, f"{address} reachable over TLS, certificate and login right")
+    if config.broker.host in LOOPBACK:
+        return Check("broker", Grade.OK, f"{address} reachable, login right")
+    return Check(
+        "broker", Grade.WARN, f"{address} reachable, login right, and nothing is encrypted, the password included",
+        "Set broker.ca and the broker's TLS port",
+    )  # fmt: skip
 
 
 def _readable(bus: Bus, name: str) -> Check:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pika
 
-from messages.errors import ConfigError, TlsFailed
+from messages.errors import BrokerUnreachable, ConfigError, TlsFailed
 from messages.settings import BrokerAddress, secret_path
 
 # X509_V_ERR_… (openssl/x509_vfy.h), as ssl.SSLCertVerificationError.verify_code has them
@@ -55,8 +55,10 @@ def options(address: BrokerAddress) -> Any:
     return pika.SSLOptions(context, address.host)
 
 
-def explain(causes: Sequence[Any], host: str, where: str) -> TlsFailed | None:
-    """Why a TLS connection could not be made; None where TLS is not to blame.
+def explain(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable | None:
+    """Why a TLS connection could not be made, or broke; None where TLS is not to blame.
+
+    `TlsFailed` where only a person can mend it; what a bad line does as well is merely `BrokerUnreachable`.
 
     Args:
         causes: an exception and those that it wraps. pika wraps some as text only, so their texts are read as well.
@@ -71,6 +73,8 @@ def explain(causes: Sequence[Any], host: str, where: str) -> TlsFailed | None:
     if found is None and not any(isinstance(one, ssl.SSLError) for one in causes):
         return None
     reason = found.group(1) if found else ""
+    if "EOF" in reason or any(isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError) for one in causes):
+        return None  # cut, by whomever
     if reason in NOT_TLS:
         return TlsFailed(
             "what answers on this port does not speak TLS",
@@ -95,8 +99,8 @@ def explain(causes: Sequence[Any], host: str, where: str) -> TlsFailed | None:
             where=where,
             advice="It needs TLS 1.2 or 1.3 with AEAD ciphers; if it asks for a certificate of ours, add cert and key",
         )
-    return TlsFailed(
-        f"the TLS handshake with the broker failed ({_words(reason) or 'no reason given'})",
+    return BrokerUnreachable(
+        f"the TLS connection with the broker failed ({_words(reason) or 'no reason given'})",
         where=where,
         advice="Check ca, cert and key under [broker], and that this port speaks TLS",
     )
