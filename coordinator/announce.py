@@ -31,11 +31,22 @@ def accepted(state: ExperimentState) -> Announcement:
     return Announcement("experiment-accepted", state.id, body)
 
 
-def transfer(state: ExperimentState, number: int) -> kinds.Transfer:
-    """The transfer of the model that round `number` received."""
+def transfer(state: ExperimentState, number: int, *, exact: bool = False) -> kinds.Transfer:
+    """The transfer of the model that round `number` received.
+
+    Args:
+        exact: its own bytes, as they are evaluated and published. Where the round sent it in another codec that is a
+            second attempt of the transfer: the same model, other bytes.
+    """
     if state.manifest is None:
         raise ValueError("no model yet")
-    return kinds.Transfer(round=number, attempt=1, seal=state.models[number].seal, manifest=state.manifest)
+    model = state.models[number]
+    if model.wire is None:
+        return kinds.Transfer(round=number, attempt=1, seal=model.seal, manifest=state.manifest)
+    if exact:
+        return kinds.Transfer(round=number, attempt=2, seal=model.seal, manifest=state.manifest)
+    sent = state.manifest.in_codec(state.codec.model)
+    return kinds.Transfer(round=number, attempt=1, seal=model.wire, manifest=sent)
 
 
 def candidate(state: ExperimentState, label: str, rounds: int) -> kinds.Candidate:
@@ -43,7 +54,7 @@ def candidate(state: ExperimentState, label: str, rounds: int) -> kinds.Candidat
     return kinds.Candidate.model_validate(
         {
             "label": label,
-            "transfer": transfer(state, rounds + 1),
+            "transfer": transfer(state, rounds + 1, exact=True),
             "model_digest": state.models[rounds + 1].digest,
         }
     )
@@ -107,6 +118,15 @@ def paused(state: ExperimentState) -> Announcement:
 
 def resumed(state: ExperimentState) -> Announcement:
     return Announcement("experiment-resumed", state.id, kinds.ExperimentResumed(), attempt=state.resumes)
+
+
+Mark = tuple[Phase, int, int | None]
+
+
+def mark(state: ExperimentState) -> Mark:
+    """What `current` follows from, cheap to compare: as long as it is the same, so are the events."""
+    open_round = state.round.number if state.round is not None and state.round.closed_at is None else None
+    return state.phase, state.pauses, None
 
 
 def current(state: ExperimentState) -> tuple[Announcement, ...]:

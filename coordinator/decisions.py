@@ -87,10 +87,13 @@ class RecruitingClosed(Decision):
 
 
 class InitialModel(Decision):
+    """`wire`: seal of the model in the codec that its round sends it in, where that is not exact."""
+
     decision: Literal["initial-model"] = "initial-model"
     manifest: Manifest
     seal: str
     digest: str
+    wire: str | None = None
 
 
 class RoundStarted(Decision):
@@ -184,6 +187,7 @@ class RoundCompleted(Decision):
     left_out: dict[str, Reason]
     seal: str
     digest: str
+    wire: str | None = None
     validation: SplitScores | None
     seconds: float
 

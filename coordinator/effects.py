@@ -11,6 +11,7 @@ from coordinator.state import ExperimentState, Phase, Step
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.tensor_codecs import CodecName
 from messages.tensors import Manifest
 
 
@@ -44,7 +45,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Initialise:
-    """Build the initial model."""
+    """Build the initial model, and write it in the codec of the rounds too."""
 
     experiment: Experiment
 
@@ -54,9 +55,7 @@ class SendModel:
     """Send all chunks of a global model on `global`."""
 
     experiment: str
-    round: int
-    seal: str
-    manifest: Manifest
+    transfer: kinds.Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,15 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Make the next global model. `updates` are (site, seal, cases used) in the order of the sites' names."""
+    """Make the next global model.
+
+    Attributes:
+        manifest: of the model, exact.
+        updates: (site, seal, cases used) in the order of the sites' names.
+        codec: of the updates.
+        master: seal of the round's own exact model, where updates are differences from it.
+        wire: the codec in which the next round sends what is made, where that is not exact.
+    """
 
     experiment: str
     round: int
@@ -100,11 +107,14 @@ class Aggregate:
     chunk_bytes: tuple[int, ...]
     weight_by: str
     weight_cap: float
+    codec: CodecName = "float32"
+    master: str | None = None
+    wire: CodecName | None = None
 
     def manifest_of(self, seal: str) -> Manifest:
         """The manifest under which an update was sealed: a site chooses its own chunk size."""
         sizes = {one: size for (_site, one, _cases), size in zip(self.updates, self.chunk_bytes, strict=True)}
-        return self.manifest.model_copy(update={"chunk_bytes": sizes[seal]})
+        return self.manifest.in_codec(self.codec).model_copy(update={"chunk_bytes": sizes[seal]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +190,9 @@ def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
 
 
 def _listen(state: ExperimentState) -> tuple[Effect, ...]:
-    if state.round is None or state.manifest is None or state.round.step is not Step.UPDATES:
+    if state.round is None or state.update_manifest is None or state.round.step is not Step.UPDATES:
         return ()
-    return (Listen(state.id, state.round.number, state.manifest, frozenset(state.round.parts)),)
+    return (Listen(state.id, state.round.number, state.update_manifest, frozenset(state.round.parts)),)
 
 
 def _models(state: ExperimentState) -> tuple[Effect, ...]:
@@ -190,19 +200,19 @@ def _models(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None:
         return ()
     if state.round.step is Step.UPDATES:
-        numbers = [state.round.number]
+        sent = [announce.transfer(state, state.round.number)]
     else:
-        numbers = [one.transfer.round for one in announce.candidates(state)]
-    return tuple(SendModel(state.id, n, state.models[n].seal, state.manifest) for n in numbers)
+        sent = [one.transfer for one in announce.candidates(state)]
+    return tuple(SendModel(state.id, one) for one in sent)
 
 
 def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[Effect, ...]:
-    if state.round is None or state.manifest is None:
+    if state.round is None or state.update_manifest is None:
         return ()
     update = state.round.parts[site].update
     if update is None:
         return ()
-    manifest = state.manifest.model_copy(update={"chunk_bytes": update.chunk_bytes})
+    manifest = state.update_manifest.model_copy(update={"chunk_bytes": update.chunk_bytes})
     return (Expect(state.id, state.round.number, site, update.attempt, update.seal, manifest, again),)
 
 
@@ -210,7 +220,9 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.closed_at is None:
         return ()
     taken = [(site, update) for site in state.round.reported if (update := state.round.parts[site].update) is not None]
-    plan = state.experiment.plan
+    plan, codec = state.experiment.plan, state.codec
+    # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
+    sent_on = state.round.number < state.experiment.rounds.count and codec.model != "float32"
     aggregate = Aggregate(
         experiment=state.id,
         round=state.round.number,
@@ -219,6 +231,9 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
         chunk_bytes=tuple(update.chunk_bytes for _site, update in taken),
         weight_by=plan.weight_by,
         weight_cap=plan.weight_cap,
+        codec=codec.name,
+        master=state.models[state.round.number].seal if codec.difference else None,
+        wire=codec.model if sent_on else None,
     )
     return (aggregate,)
 
@@ -247,12 +262,20 @@ def pending(state: ExperimentState) -> tuple[Effect, ...]:
 
 
 def needed(state: ExperimentState) -> frozenset[str]:
-    """Seals of the blobs that must stay: models that may still be sent, updates to aggregate or kept for replay."""
+    """Seals of the blobs that must stay: models that may still be sent, updates to aggregate or kept for replay.
+
+    Updates that are differences are kept together with the models that they are differences from.
+    """
     seals = {one.seal for one in state.kept}
     rounds = {state.completed + 1, state.selected + 1 if state.selected is not None else state.completed + 1}
     if state.outcome is not None:
         rounds.add(state.outcome.rounds + 1)
+    if state.codec.difference:
+        rounds |= {one.round for one in state.kept}
     seals |= {state.models[number].seal for number in rounds if number in state.models}
+    sent = state.models.get(state.completed + 1)
+    if sent is not None and sent.wire is not None:
+        seals.add(sent.wire)
     if state.round is not None:
         seals |= {part.update.seal for part in state.round.parts.values() if part.update is not None}
     return frozenset(seals)

@@ -161,7 +161,9 @@ def weights_ready(state: ExperimentState, given: i.Received) -> Answer:
     if part.update is not None and body.transfer.attempt <= part.update.attempt:
         return Reason.OLDER_ATTEMPT if body.transfer.attempt < part.update.attempt else Reason.DUPLICATE
     bad = None
-    if not body.transfer.manifest.same_tensors(state.manifest):
+    if body.transfer.manifest.codec != state.codec.name:
+        bad = Reason.WRONG_CODEC
+    elif not body.transfer.manifest.same_tensors(state.manifest):
         bad = Reason.WRONG_SHAPE
     elif body.cases_used == 0:
         bad = Reason.NO_CASES
@@ -246,7 +248,7 @@ def late(state: ExperimentState, given: i.Received) -> Answer:
 def initialised(state: ExperimentState, given: i.Initialised) -> Answer:
     if state.models:
         return ()
-    return (d.InitialModel(manifest=given.manifest, seal=given.seal, digest=given.digest),)
+    return (d.InitialModel(manifest=given.manifest, seal=given.seal, digest=given.digest, wire=given.wire),)
 
 
 def initialisation_failed(state: ExperimentState, given: i.InitialisationFailed) -> Answer:
@@ -288,7 +290,7 @@ def update_bad(state: ExperimentState, given: i.UpdateBad) -> Answer:
 def aggregated(state: ExperimentState, given: i.Aggregated) -> Answer:
     if state.round is None or state.round.number != given.round:
         return ()
-    return (rules.complete_round(state, state.round, given.seal, given.digest),)
+    return (rules.complete_round(state, state.round, given),)
 
 
 def aggregation_failed(state: ExperimentState, given: i.AggregationFailed) -> Answer:

@@ -51,12 +51,13 @@ class Received(Input):
 
 
 class Initialised(Input):
-    """The initial model is built and stored."""
+    """The initial model is built and stored; `wire` is the seal of its copy in the codec that a round sends it in."""
 
     input: Literal["initialised"] = "initialised"
     manifest: Manifest
     seal: str
     digest: str
+    wire: str | None = None
 
 
 class InitialisationFailed(Input):
@@ -84,12 +85,13 @@ class UpdateBad(Input):
 
 
 class Aggregated(Input):
-    """The round's aggregate is stored under its seal."""
+    """The round's aggregate is stored under its seal; `wire` as with `Initialised`."""
 
     input: Literal["aggregated"] = "aggregated"
     round: int
     seal: str
     digest: str
+    wire: str | None = None
 
 
 class AggregationFailed(Input):

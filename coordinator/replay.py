@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from coordinator import decisions as d
 from coordinator import story
-from coordinator.aggregate import aggregate, weights
 from coordinator.blobs import Blobs, created
 from coordinator.effects import Aggregate, effects
 from coordinator.evolve import evolve
@@ -18,7 +18,8 @@ from coordinator.journal import STEP
 from coordinator.machine import UnknownPair, decide
 from coordinator.recovery import read_step
 from coordinator.state import ExperimentState
-from messages import chain, codec
+from coordinator.work import average
+from messages import chain, codec, tensors
 from messages.chain import Entry
 from messages.errors import LogBroken
 from nets.digest import model_digest
@@ -128,19 +129,27 @@ def _check(
         return AggregateCheck(number, Status.MISSING, False, f"the log names no updates for round {number}")
     if blobs is None:
         return AggregateCheck(number, Status.DIGEST_ONLY, True)
-    gone = [(site, seal) for site, seal, _cases in made.updates if not blobs.has(made.experiment, seal)]
+    kept = {(one.round, one.site) for one in final.kept} if final is not None else set()
+    gone = [site for site, seal, _cases in made.updates if not blobs.has(made.experiment, seal)]
     if gone:
-        kept = {(one.round, one.site) for one in final.kept} if final is not None else set()
-        due = [site for site, _seal in gone if (number, site) in kept]
+        due = [site for site in gone if (number, site) in kept]
         if not due:
             return AggregateCheck(number, Status.DIGEST_ONLY, True)
         problem = f"the update of {', '.join(due)} for round {number} should be kept and is not there"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    if made.master is not None and not blobs.has(made.experiment, made.master):
+        if not any(one == number for one, _site in kept):
+            return AggregateCheck(number, Status.DIGEST_ONLY, True)
+        problem = f"the model that round {number} began with should be kept and is not there"
         return AggregateCheck(number, Status.MISSING, False, problem)
     changed = [site for site, seal, _cases in made.updates if not _intact(blobs, made, seal)]
     if changed:
         problem = f"the stored update of {', '.join(changed)} for round {number} was changed"
         return AggregateCheck(number, Status.MISSING, False, problem)
-    same = _digest(blobs, made) == completed.digest
+    if made.master is not None and not blobs.intact(made.experiment, made.master, made.manifest):
+        problem = f"the stored model that round {number} began with was changed"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    same = _made(blobs, made) == (completed.digest, completed.wire)
     problem = "" if same else f"the updates of round {number} do not make the model that the log names"
     return AggregateCheck(number, Status.RECOMPUTED, same, problem)
 
@@ -149,14 +158,12 @@ def _intact(blobs: Blobs, made: Aggregate, seal: str) -> bool:
     return blobs.intact(made.experiment, seal, made.manifest_of(seal))
 
 
-def _digest(blobs: Blobs, made: Aggregate) -> str:
-    shares = weights(
-        {site: cases for site, _seal, cases in made.updates},
-        weight_by=made.weight_by,
-        cap=made.weight_cap,
-    )
-    sources = [(shares[site], blobs.open(made.experiment, seal, made.manifest)) for site, seal, _cases in made.updates]
-    with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder:  # noqa: SIM117
-        with created(Path(folder, "aggregate"), made.manifest.nbytes) as out:
-            aggregate(made.manifest, sources, out)
-            return model_digest(made.manifest, out)
+def _made(blobs: Blobs, made: Aggregate) -> tuple[str, str | None]:
+    """The digest of what the updates make, and the seal of the copy of it that the next round sends."""
+    sent = None if made.wire is None else made.manifest.in_codec(made.wire)
+    with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder, ExitStack() as files:
+        out = files.enter_context(created(Path(folder, "aggregate"), made.manifest.nbytes))
+        wire = None if sent is None else files.enter_context(created(Path(folder, "wire"), sent.nbytes))
+        average(blobs, made, out, wire)
+        sealed = None if sent is None or wire is None else tensors.seal(sent, tensors.chunk_digests(sent, wire))
+        return model_digest(made.manifest, out), sealed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from coordinator import decisions as d
 from coordinator import quorum
+from coordinator.inputs import Aggregated
 from coordinator.state import ExperimentState, Phase, Round, Step, Timer
 from messages.experiment import Experiment
 from messages.reasons import Reason
@@ -121,7 +122,7 @@ def unaccepted(state: ExperimentState, round_: Round, now: float) -> Decided:
     return (d.SitesAbsent(sites=silent),)
 
 
-def complete_round(state: ExperimentState, round_: Round, seal: str, digest: str) -> d.RoundCompleted:
+def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d.RoundCompleted:
     """The aggregate is made."""
     used = {
         site: part.update
@@ -133,8 +134,9 @@ def complete_round(state: ExperimentState, round_: Round, seal: str, digest: str
         number=round_.number,
         contributors={site: update.cases_used for site, update in used.items()},
         left_out=dict(round_.left_out),
-        seal=seal,
-        digest=digest,
+        seal=made.seal,
+        digest=made.digest,
+        wire=made.wire,
         validation=pool(scores) if round_.evaluate and scores else None,
         seconds=(round_.closed_at or round_.started) - round_.started,
     )

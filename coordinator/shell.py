@@ -57,6 +57,16 @@ class Parts:
     presence: Presence
 
 
+def _shipment(
+    kind: str,
+    experiment: str,
+    sent: kinds.Transfer,
+    chunks: tuple[int, ...] | None = None,
+    done: Callable[[], None] | None = None,
+) -> Shipment:
+    return Shipment(kind, experiment, sent.round, sent.seal, sent.manifest, chunks, done, sent.attempt)
+
+
 class Shell:
     """The main loop."""
 
@@ -65,6 +75,9 @@ class Shell:
         self.queue = inputs
         self.tally = Tally()
         self.states: dict[str, ExperimentState] = recover(parts.journal.entries())
+        self._timed = {name: state for name, state in self.states.items() if state.timers}
+        """Those that a timer runs for: the loop looks at them after every message, never at all there ever were."""
+        self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
         self._inbound = inbound(self)
         self._alive_at = self._notes_at = 0.0
         self._stopping = False
@@ -143,6 +156,7 @@ class Shell:
         )
         if after is not None:
             self.states[experiment] = after
+            self._note_timers(experiment, after)
         self._log(experiment, given, state, after)
         for found, decision in made:
             self.tally.decided(found, decision, given.time)
@@ -165,21 +179,30 @@ class Shell:
         for name, state in sorted(self.states.items()):
             if site not in state.members or (state.ended is not None and now - state.ended > STANDING_FOR):
                 continue
-            raw = [self.parts.say.event(what).raw for what in announce.current(state)]
-            body = kinds.Standing(state=state.phase.value, events=raw)
+            body = kinds.Standing(state=state.phase.value, events=self._current(name, state))
             self.parts.say.live("standing", body, experiment=name, to=site)
+
+    def _current(self, experiment: str, state: ExperimentState) -> list[bytes]:
+        """What is told to a site that returns: made once a phase and round, for 1,000 of them may ask at once."""
+        mark = announce.mark(state)
+        known = self._told.get(experiment)
+        if known is None or known[0] != mark:
+            known = (mark, [self.parts.say.event(what).raw for what in announce.current(state)])
+            self._told[experiment] = known
+        return known[1]
 
     def send_chunks(self, experiment: str, wanted: kinds.ChunksWanted) -> None:
         """A site asks for chunks of a model: they go to all."""
         state = self.states.get(experiment)
         model = state.models.get(wanted.round) if state is not None else None
-        if state is None or state.manifest is None or model is None or model.seal != wanted.seal:
+        if state is None or model is None or wanted.seal not in (model.seal, model.wire):
             log.warning("chunks of no model were asked for", experiment=experiment, round=wanted.round)
             return
-        if model.seal not in e.needed(state):
+        if wanted.seal not in e.needed(state):
             return
         chunks = None if wanted.chunks is None else tuple(wanted.chunks)
-        self.parts.models.send(Shipment("global-chunk", experiment, wanted.round, model.seal, state.manifest, chunks))
+        sent = announce.transfer(state, wanted.round, exact=wanted.seal == model.seal)
+        self.parts.models.send(_shipment("global-chunk", experiment, sent, chunks))
 
     def _take(self, item: Any) -> None:
         if isinstance(item, Delivery):
@@ -217,17 +240,23 @@ class Shell:
             if state.timers and state.phase is not Phase.PAUSED:
                 self.step(name, i.Outage(time=self.parts.clock.now(), since=since))
 
+    def _note_timers(self, experiment: str, state: ExperimentState) -> None:
+        if state.timers:
+            self._timed[experiment] = state
+        else:
+            self._timed.pop(experiment, None)
+
     def _patience(self) -> float:
         if self.parts.gate.closed:
             return 0.5
-        moment = timers.next_due(self.states)
+        moment = timers.next_due(self._timed)
         return 0.5 if moment is None else min(0.5, max(0.0, moment - self.parts.clock.now()))
 
     def _timers(self) -> None:
         if self.parts.gate.closed or not self.queue.empty():
             return
         now = self.parts.clock.now()
-        for _moment, name, timer in timers.due(self.states, now):
+        for _moment, name, timer in timers.due(self._timed, now):
             self.step(name, i.TimerFired(time=now, timer=timer))
 
     def _every_so_often(self) -> None:
@@ -261,15 +290,14 @@ class Shell:
         elif isinstance(effect, e.Initialise):
             parts.work.initialise(effect)
         elif isinstance(effect, e.SendModel):
-            parts.models.send(Shipment("global-chunk", effect.experiment, effect.round, effect.seal, effect.manifest))
+            parts.models.send(_shipment("global-chunk", effect.experiment, effect.transfer))
         elif isinstance(effect, e.Listen | e.Expect | e.Forget):
             parts.receiver.put(effect)
         elif isinstance(effect, e.Aggregate):
             parts.work.aggregate(effect)
         elif isinstance(effect, e.PublishModel):
-            one = effect.body.model.transfer
             done = partial(self.queue.put, partial(self._published, effect.experiment, effect.body))
-            parts.models.send(Shipment("model-chunk", effect.experiment, one.round, one.seal, one.manifest, done=done))
+            parts.models.send(_shipment("model-chunk", effect.experiment, effect.body.model.transfer, done=done))
         else:
             parts.work.blobs.prune(effect.experiment, effect.keep)
 

@@ -16,6 +16,7 @@ from messages.experiment import Experiment
 from messages.kinds import ModelScores
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.tensor_codecs import CODECS, Codec
 from messages.tensors import Manifest
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
@@ -95,10 +96,14 @@ def invited(sites: Iterable[str]) -> Roll[Member]:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A global model: its blob and wire seal, and the digest that names its weights."""
+    """A global model: the seal of its exact bytes, and the digest that names its weights.
+
+    `wire`: the seal of the copy that its round sends, where that is in another codec; None: the exact bytes travel.
+    """
 
     seal: str
     digest: str
+    wire: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +220,16 @@ class ExperimentState:
     def id(self) -> str:
         """The experiment's id."""
         return self.experiment.id
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the updates; it names that of the models that rounds send."""
+        return CODECS[self.experiment.wire.codec]
+
+    @property
+    def update_manifest(self) -> Manifest | None:
+        """What an update looks like on the wire; None before there is a model."""
+        return None if self.manifest is None else self.manifest.in_codec(self.codec.name)
 
     @property
     def stage(self) -> Phase:

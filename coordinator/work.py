@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,40 @@ import structlog
 
 from coordinator import inputs as i
 from coordinator.aggregate import aggregate, is_finite, weights
-from coordinator.blobs import Blobs, created, mapped
+from coordinator.blobs import Blobs, Buffer, created, mapped
 from coordinator.config import Limits
 from coordinator.effects import Aggregate, Expect, Initialise
 from messages.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.experiment import Experiment
 from messages.reasons import Reason
-from messages.tensors import Manifest, chunk_digests, seal
+from messages.tensor_codecs import CODECS
+from messages.tensors import Manifest, chunk_digests, seal, views, write_into
 from messages.transfer import Incoming
 from nets.digest import model_digest
 
 log = structlog.get_logger("coordinator.work")
+
+
+def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None) -> bool:
+    """Aggregate what the effect names, out of the blobs, into `out` and, in the codec of the next round, `wire`.
+
+    Returns whether all of it is finite; FileNotFoundError or ValueError where a blob is gone or of another size.
+    """
+    shares = weights(
+        {site: cases for site, _seal, cases in effect.updates},
+        weight_by=effect.weight_by,
+        cap=effect.weight_cap,
+    )
+    name, update = effect.experiment, effect.manifest.in_codec(effect.codec)
+    return aggregate(
+        effect.manifest,
+        [(shares[site], blobs.open(name, sealed, update)) for site, sealed, _cases in effect.updates],
+        out,
+        codec=effect.codec,
+        master=None if effect.master is None else blobs.open(name, effect.master, effect.manifest),
+        wire=wire,
+    )
+
 
 Build = Callable[[Experiment, Path, Path, float], None]
 """(experiment, file for the buffer, file for the manifest, seconds) → both files, or a KonsilError."""
@@ -128,8 +152,27 @@ class Work:
         if manifest.nbytes > self.limits.model_bytes_max:
             out.unlink()
             return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
+        wire = self._initial_wire(effect.experiment, out, manifest)
         sealed, digest = self._keep(name, out, manifest)
-        return i.Initialised(time=self.now(), manifest=manifest, seal=sealed, digest=digest)
+        return i.Initialised(time=self.now(), manifest=manifest, seal=sealed, digest=digest, wire=wire)
+
+    def _initial_wire(self, experiment: Experiment, exact: Path, manifest: Manifest) -> str | None:
+        """The seal of the initial model in the codec in which round 1 sends it; None where that is exact."""
+        sent = manifest.in_codec(CODECS[experiment.wire.codec].model)
+        if sent.codec == manifest.codec:
+            return None
+        self._room(sent.nbytes)
+        path = self.blobs.scratch(experiment.id, "initial-wire")
+        with created(path, sent.nbytes) as out:
+            write_into(views(manifest, mapped(exact, manifest)), sent, out.data)
+            if not is_finite(sent, out):
+                raise WorkFailed(f"the initial model is not finite in {sent.codec}", where=experiment.id)
+        return self._keep_wire(experiment.id, path, sent)
+
+    def _keep_wire(self, experiment: str, path: Path, manifest: Manifest) -> str:
+        sealed = seal(manifest, chunk_digests(manifest, mapped(path, manifest)))
+        self.blobs.keep(experiment, sealed, path)
+        return sealed
 
     def _keep(self, experiment: str, path: Path, manifest: Manifest) -> tuple[str, str]:
         buffer = mapped(path, manifest)
@@ -141,24 +184,19 @@ class Work:
         return sealed, found
 
     def _aggregate(self, effect: Aggregate) -> i.AnyInput:
-        manifest = effect.manifest
-        self._room(manifest.nbytes)
-        shares = weights(
-            {site: cases for site, _seal, cases in effect.updates},
-            weight_by=effect.weight_by,
-            cap=effect.weight_cap,
-        )
-        sources = [
-            (shares[site], self.blobs.open(effect.experiment, sealed, manifest))
-            for site, sealed, _cases in effect.updates
-        ]
-        path = self.blobs.scratch(effect.experiment, f"aggregate-{effect.round}")
-        with created(path, manifest.nbytes) as out:
-            aggregate(manifest, sources, out)
-            if not is_finite(manifest, out):
-                raise WorkFailed("the aggregate is not finite", where=effect.experiment)
-        sealed, digest = self._keep(effect.experiment, path, manifest)
-        return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest)
+        manifest, name = effect.manifest, effect.experiment
+        sent = None if effect.wire is None else manifest.in_codec(effect.wire)
+        self._room(manifest.nbytes + (0 if sent is None else sent.nbytes))
+        path = self.blobs.scratch(name, f"aggregate-{effect.round}")
+        beside = self.blobs.scratch(name, f"aggregate-{effect.round}-wire")
+        with ExitStack() as files:
+            out = files.enter_context(created(path, manifest.nbytes))
+            wire = None if sent is None else files.enter_context(created(beside, sent.nbytes))
+            if not average(self.blobs, effect, out, wire):
+                raise WorkFailed("the aggregate is not finite", where=name)
+        sealed, digest = self._keep(name, path, manifest)
+        copy = None if sent is None else self._keep_wire(name, beside, sent)
+        return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy)
 
     def _bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
         return i.UpdateBad(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason)
