@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from messages import settings
+from messages.exposition import MetricsSettings
+from messages.tensor_codecs import CodecName
 from messages.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
 from site_agent.datasets.config import DatasetConfig
 
@@ -55,6 +57,7 @@ class Allow(Settings):
     datasets: tuple[Name, ...] | None = None
     tasks: tuple[str, ...] | None = None
     nets: tuple[str, ...] | None = None
+    codecs: tuple[CodecName, ...] | None = None
     rounds_max: int | None = Field(None, ge=1)
     until: date | None = None
 
@@ -106,6 +109,7 @@ class SiteConfig(Settings):
     policy: PolicyConfig = PolicyConfig()
     retention: Retention = Retention()
     training: Trainer = Trainer()
+    metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

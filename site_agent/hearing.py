@@ -48,6 +48,7 @@ class Hearing:
     ) -> None:
         self._consortium, self._spool, self._steps, self._errands = consortium, spool, steps, errands
         self._voice, self._rules, self._ack, self._post = voice, rules, ack, post
+        self.set_aside = 0
         self.refusals: dict[str, int] = {}
 
     def take(self, delivery: Delivery) -> None:
@@ -75,6 +76,7 @@ class Hearing:
         try:
             return self._steps.atomically(lambda: work(event))
         except IllegalStimulus:
+            self.set_aside += 1
             log.critical("an event could not be handled and is set aside", exc_info=True)
             return self._steps.atomically(lambda: work(None))
 

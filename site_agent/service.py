@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from messages import logs
 from messages.bus.base import Bus, BusState, Notice, OnNotice
 from messages.bus.rabbitmq import RabbitBus
 from messages.errors import KonsilError
+from messages.exposition import Endpoint, Reading
 from messages.kinds import Leaving
 from messages.names import NO_EXPERIMENT
 from messages.systemd import notify
@@ -32,6 +33,7 @@ from site_agent.control import ControlServer
 from site_agent.data_guard import DataGuard
 from site_agent.errands import Errands
 from site_agent.hearing import Hearing
+from site_agent.metrics import readings
 from site_agent.orders import Orders
 from site_agent.pace import Pace
 from site_agent.post import Post
@@ -184,13 +186,15 @@ class Agent:
 
     def run(self) -> int:
         """Work until stopped; returns the exit status."""
-        control = None
+        control = endpoint = None
         try:
             # Shown before it waits: after a kill the broker holds the inbox for the dead agent a while longer.
             log.info("taking the inbox; another holder is waited for")
             self._subscriptions.attach(self.config.site.name, self._hearing.take, self._receiver.deliver)
             control = ControlServer(self.config.site.state, self._orders.take)
             self._recover()
+            self._steps.tally.broker(BusState.CONNECTED if self._voice.connected else BusState.LOST)
+            endpoint = Endpoint(self.config.metrics, self._read)
             self._voice.hello()
             notify("READY=1")
             log.info("ready", incarnation=self.spool.incarnation)
@@ -200,6 +204,8 @@ class Agent:
             return 0
         finally:
             notify("STOPPING=1")
+            if endpoint is not None:
+                endpoint.close()
             if control is not None:
                 control.close()
             self._trainers.close()
@@ -247,6 +253,7 @@ class Agent:
                 log.info("broker is back")
                 self._voice.hello()
         self._broker = notice.state
+        self._steps.tally.broker(notice.state)
         self._show()
 
     def _tick(self) -> None:
@@ -274,6 +281,21 @@ class Agent:
             used_bytes=self.spool.used_bytes(),
             bytes_down=self._receiver.bytes_down,
             bytes_up=self._sender.bytes_up,
+        )
+
+    def _read(self) -> Iterable[Reading]:
+        """The agent's figures; the metrics endpoint's thread."""
+        return readings(
+            self._steps.tally,
+            self._steps.agenda,
+            state=self.config.site.state,
+            refusals=dict(self._hearing.refusals),
+            set_aside=self._hearing.set_aside,
+            progress=dict(self._relay.latest),
+            bytes_down=self._receiver.bytes_down,
+            bytes_up=self._sender.bytes_up,
+            trainers=len(self._trainers.pids()),
+            incarnation=self.spool.incarnation,
         )
 
     def _leave(self) -> None:

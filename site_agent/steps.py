@@ -12,6 +12,7 @@ from messages import logs
 from messages.errors import WorkFailed
 from messages.systemd import notify
 from site_agent.agenda import step
+from site_agent.metrics import Tally
 from site_agent.post import Post
 from site_agent.spool import Spool
 from site_agent.work import Agenda, Decision, Effect, Ignore, Say, Stimulus
@@ -30,6 +31,7 @@ class Steps:
     def __init__(self, spool: Spool, voice: Post, agenda: Agenda, stopping: threading.Event) -> None:
         self._spool, self._voice, self._stopping = spool, voice, stopping
         self.agenda = agenda
+        self.tally = Tally()
 
     def atomically(self, work: Callable[[], list[Effect]]) -> list[Effect]:
         """Do work in a transaction of the spool; the agenda in memory goes back with it.
@@ -66,6 +68,7 @@ class Steps:
         return [effect for effect in effects if not isinstance(effect, Say)]
 
     def _tell(self, decision: Decision) -> None:
+        self.tally.decided(decision)
         name = type(decision).__name__.lower()
         experiment = getattr(decision, "experiment", None)
         reason = getattr(decision, "reason", None)

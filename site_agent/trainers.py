@@ -198,5 +198,5 @@ class Trainers:
             process.wait(5.0)
 
     def pids(self) -> dict[str, int]:
-        """Experiment → process id, for `status`."""
-        return {experiment: warm.process.pid for experiment, warm in self._warm.items()}
+        """Experiment → process id, for `status` and the metrics' thread."""
+        return {experiment: warm.process.pid for experiment, warm in self._warm.copy().items()}
