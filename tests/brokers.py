@@ -71,12 +71,15 @@ class RealBroker:
     _buses: list[RabbitBus] = field(default_factory=list)
     _admin: pika.BlockingConnection | None = None
 
-    def address(self, user: str, *, password: str | None = None, vhost: str = VHOST) -> BrokerAddress:
+    def address(
+        self, user: str, *, password: str | None = None, vhost: str = VHOST, tls: bool = False
+    ) -> BrokerAddress:
         """Where and how `user` logs in."""
         return BrokerAddress.model_validate(
             {
                 "host": self.node.host,
-                "port": self.node.port,
+                "port": self.node.tls_port if tls else self.node.port,
+                "ca": self.node.ca if tls else None,
                 "vhost": vhost,
                 "user": user,
                 "password": f"pw-{user}" if password is None else password,
@@ -84,11 +87,11 @@ class RealBroker:
             }
         )
 
-    def bus(self, user: str, **options: Any) -> RabbitBus:
+    def bus(self, user: str, *, tls: bool = False, **options: Any) -> RabbitBus:
         """A connected bus, closed when the test ends (where the test uses `clean_broker`)."""
         options = {"backoff": Backoff(first=0.2, most=1.0), "verify_within": 1.0, "idle": 3.0} | options
         options.setdefault("chunks_verify_within", options["verify_within"])
-        bus = RabbitBus(self.address(user), user, **options)
+        bus = RabbitBus(self.address(user, tls=tls), user, **options)
         self._buses.append(bus)
         bus.connect(20.0)
         return bus

@@ -19,7 +19,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
     """A running private node for the whole session; use `clean_broker` unless leftovers do not matter."""
     need_broker()
     definitions = with_admin(consortium_definitions())
-    node = PrivateNode(Path(tmp_path_factory.mktemp("broker")), definitions=definitions)
+    node = PrivateNode(Path(tmp_path_factory.mktemp("broker")), definitions=definitions, tls=True)
     node.start()
     try:
         yield RealBroker(node, definitions)

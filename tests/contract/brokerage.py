@@ -46,9 +46,10 @@ class InMemory:
 @dataclass
 class InRabbit:
     broker: RealBroker
+    tls: bool = False
 
     def bus(self, party: str, **options: Any) -> Bus:
-        return self.broker.bus(party, **options)
+        return self.broker.bus(party, tls=self.tls, **options)
 
     def wipe(self, name: str) -> None:
         self.broker.wipe(name)

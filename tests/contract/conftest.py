@@ -1,4 +1,4 @@
-"""One suite, two buses: each test runs over the broker in memory and over a real RabbitMQ."""
+"""One suite, two buses: each test runs over the broker in memory and over a real RabbitMQ, plain and with TLS."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from brokers import consortium_definitions
 
 from messages.bus.memory import MemoryBroker
 
+REAL = [pytest.param(name, marks=pytest.mark.broker) for name in ("rabbitmq", "rabbitmq-tls")]
 
-@pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.broker)])
+
+@pytest.fixture(params=["memory", *REAL])
 def brokerage(request: pytest.FixtureRequest) -> Iterator[Brokerage]:
     """A broker with every queue empty, of either make."""
-    if request.param == "rabbitmq":
-        yield InRabbit(request.getfixturevalue("clean_broker"))
+    if request.param.startswith("rabbitmq"):
+        yield InRabbit(request.getfixturevalue("clean_broker"), tls=request.param.endswith("tls"))
         return
     memory = InMemory(MemoryBroker(consortium_definitions()))
     yield memory

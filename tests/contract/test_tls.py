@@ -1,0 +1,239 @@
+"""TLS to a real broker: what connects, and that each mistake is told in one line, at once."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from brokers import VHOST, RealBroker, consortium_definitions, need_broker
+
+from deploy import cli
+from deploy.broker.certificates import Authority
+from deploy.broker.node import PrivateNode
+from deploy.demo import toml
+from messages import settings
+from messages.bus.rabbitmq import RabbitBus
+from messages.errors import BrokerUnreachable, ConfigError, LoginRefused, TlsFailed
+from messages.settings import BrokerAddress
+from site_agent.config import SiteConfig
+from site_agent.preflight import Grade, exit_status, preflight
+
+PATIENT = 60.0
+"""Seconds a connect may try: what is told at once is told long before."""
+
+
+def secured(broker: RealBroker, **changes: object) -> BrokerAddress:
+    """site-a's way in over TLS, with `changes`."""
+    return broker.address("site-a", tls=True).model_copy(update=changes)
+
+
+def connect(address: BrokerAddress, within: float = PATIENT) -> None:
+    bus = RabbitBus(address, "site-a")
+    bus.connect(within)
+    bus.close()
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """An authority that has nothing to do with the broker."""
+    return Authority(tmp_path_factory.mktemp("stranger"))
+
+
+@contextmanager
+def server_with(certificate: Path, key: Path) -> Iterator[int]:
+    """A TLS server that shows this certificate and says nothing; yields its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    context.wrap_socket(client, server_side=True).close()
+                except OSError:  # the client does not like the certificate
+                    client.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_broker_is_known_by_each_of_its_names(broker: RealBroker, host: str) -> None:
+    connect(secured(broker, host=host))
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_both_versions_use_aes_gcm_and_forward_secrecy(broker: RealBroker, version: ssl.TLSVersion) -> None:
+    context = ssl.create_default_context(cafile=str(broker.node.ca))
+    context.minimum_version = context.maximum_version = version
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # what Python 3.13 asks of certificates
+    with (
+        socket.create_connection((broker.node.host, broker.node.tls_port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as encrypted,
+    ):
+        name, _, _ = encrypted.cipher() or ("", "", 0)
+    assert name == {771: "ECDHE-ECDSA-AES128-GCM-SHA256", 772: "TLS_AES_128_GCM_SHA256"}[version]
+
+
+@pytest.mark.broker
+def test_older_versions_are_refused(broker: RealBroker) -> None:
+    context = ssl.create_default_context(cafile=str(broker.node.ca))
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with (
+        socket.create_connection((broker.node.host, broker.node.tls_port)) as plain,
+        pytest.raises(ssl.SSLError, match=r"(?i)version|unsupported"),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
+
+
+@pytest.mark.broker
+def test_a_broker_of_an_unknown_authority_is_told_at_once(broker: RealBroker, stranger: Authority) -> None:
+    with pytest.raises(TlsFailed, match=r"not signed by the authority in broker\.ca"):
+        connect(secured(broker, ca=stranger.certificate))
+
+
+@pytest.mark.broker
+def test_a_broker_of_another_name_is_told_at_once(broker: RealBroker) -> None:
+    # inet_aton(3) reads "127.1" as 127.0.0.1, and the certificate does not name it
+    with pytest.raises(TlsFailed, match=r"not made out to '127\.1'"):
+        connect(secured(broker, host="127.1"))
+
+
+def test_a_certificate_that_has_run_out_is_told_at_once(stranger: Authority) -> None:
+    old = stranger.server(("127.0.0.1",), "old", life=timedelta(minutes=-5))
+    with server_with(old.certificate, old.key) as port, pytest.raises(TlsFailed, match=r"expired\. Check this machine"):
+        connect(BrokerAddress(port=port, ca=stranger.certificate))
+
+
+@pytest.mark.broker
+def test_tls_to_the_plain_port_is_told_at_once(broker: RealBroker) -> None:
+    with pytest.raises(TlsFailed, match=r"does not speak TLS\. Name the broker's TLS port"):
+        connect(secured(broker, port=broker.node.port))
+
+
+@pytest.mark.broker
+def test_no_tls_to_the_tls_port_is_told(broker: RealBroker) -> None:
+    with pytest.raises(BrokerUnreachable, match=r"does not speak plain AMQP\. If it is the broker's TLS port, add ca"):
+        connect(secured(broker, ca=None), 1.0)
+
+
+@pytest.mark.broker
+def test_a_wrong_password_over_tls_is_told_as_one(broker: RealBroker) -> None:
+    with pytest.raises(LoginRefused, match="refuses the login 'site-a'"):
+        connect(secured(broker, password=settings.SecretStr("wrong")))
+
+
+def test_files_that_do_not_fit_are_named(tmp_path: Path, stranger: Authority) -> None:
+    ca = stranger.certificate
+    mine, other = stranger.client("site-a"), stranger.client("site-b")
+    words = tmp_path / "words.pem"
+    words.write_text("no certificate")
+    for wrong, told in (
+        ({"ca": words}, r"broker\.ca: .*words\.pem holds no certificate"),
+        ({"ca": tmp_path / "none.pem"}, r"broker\.ca: .*none\.pem \(No such file"),
+        ({"ca": ca, "cert": mine.certificate, "key": str(other.key)}, "is not the key of"),
+        ({"ca": ca, "cert": mine.certificate, "key": str(words)}, "are not a certificate and its key"),
+        ({"ca": ca, "cert": mine.certificate, "key": str(tmp_path / "none.key")}, r"broker\.key: .*none\.key"),
+        ({"ca": ca, "key": str(mine.key)}, r"broker\.key: a key needs the certificate"),
+        ({"cert": mine.certificate, "key": str(mine.key)}, r"broker\.cert needs broker\.ca"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            RabbitBus(BrokerAddress.model_validate(wrong), "site-a")
+
+
+@pytest.mark.broker
+def test_a_command_ends_with_the_mistake_in_one_line(
+    broker: RealBroker, stranger: Authority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(**changes: object) -> tuple[int, str]:
+        profile = tmp_path / "profile.toml"
+        address = {"port": broker.node.tls_port, "ca": broker.node.ca, "password": "pw-dr-a"} | changes
+        profile.write_text(toml.dumps({"name": "dr-a", "consortium": VHOST, "broker": address}))
+        status = cli.run(["experiment", "list", "--profile", str(profile)])
+        return status, capsys.readouterr().err
+
+    for changes, expected, told in (
+        ({"ca": stranger.certificate}, 3, "not signed by the authority"),
+        ({"host": "127.1"}, 3, "not made out to"),
+        ({"port": broker.node.port}, 3, "does not speak TLS"),
+        ({"ca": None}, 3, "does not speak plain AMQP"),
+        ({"ca": tmp_path / "none.pem"}, 2, "cannot read"),
+    ):
+        status, said = ask(**changes)
+        assert status == expected, said
+        *_, last = said.splitlines()
+        assert last.startswith("konsil: ")
+        assert told in last
+        assert "Traceback" not in said
+
+
+@pytest.mark.broker
+def test_preflight_says_what_is_wrong_with_tls(broker: RealBroker, stranger: Authority, tmp_path: Path) -> None:
+    def broker_check(**changes: object) -> tuple[Grade, str, int]:
+        address = {"port": broker.node.tls_port, "ca": broker.node.ca, "vhost": VHOST, "password": "pw-site-a"}
+        plain = {"name": "site-a", "consortium": VHOST, "state": tmp_path / "state"}
+        config = settings.parse({"schema": 1, "site": plain, "broker": address | changes}, SiteConfig, "site.toml")
+        check = next(check for check in preflight(config) if check.name == "broker")
+        return check.grade, check.what, exit_status([check])
+
+    assert broker_check(ca=stranger.certificate)[::2] == (Grade.FAIL, 3)
+    assert "not signed by the authority" in broker_check(ca=stranger.certificate)[1]
+    assert "does not speak TLS" in broker_check(port=broker.node.port)[1]
+    grade, what, _ = broker_check()
+    assert grade is Grade.OK
+    assert "TLS" in what
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
+    """A broker that lets only clients in that show a certificate of its own authority."""
+    need_broker()
+    definitions = consortium_definitions()
+    folder = tmp_path_factory.mktemp("asking")
+    node = PrivateNode(folder, definitions=definitions, tls=True, client_certificates=True)
+    node.start()
+    try:
+        yield RealBroker(node, definitions)
+    finally:
+        node.kill()
+
+
+@pytest.mark.broker
+def test_a_certificate_of_ones_own_opens_the_door_and_the_password_still_counts(asking: RealBroker) -> None:
+    mine = asking.node.authority().client("site-a")
+    with_mine = {"cert": mine.certificate, "key": str(mine.key)}
+    connect(secured(asking, **with_mine))
+    with pytest.raises(LoginRefused, match="refuses the login 'site-a'"):
+        connect(secured(asking, **with_mine, password=settings.SecretStr("wrong")))
+
+
+@pytest.mark.broker
+def test_without_a_certificate_of_ones_own_the_door_stays_shut(asking: RealBroker) -> None:
+    with pytest.raises(BrokerUnreachable, match=r"certificate of ours.*cert and key"):
+        connect(secured(asking), 1.0)
+
+
+@pytest.mark.broker
+def test_a_certificate_of_an_unknown_authority_is_refused(asking: RealBroker, stranger: Authority) -> None:
+    other = stranger.client("site-a")
+    with pytest.raises(BrokerUnreachable, match="certificate"):
+        connect(secured(asking, cert=other.certificate, key=str(other.key)), 1.0)
