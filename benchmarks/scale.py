@@ -32,7 +32,7 @@ from benchmarks.crowd import RESEARCHER, Crowd, definitions
 from coordinator.config import CoordinatorConfig
 from coordinator.journal import open_readonly
 from coordinator.service import Coordinator
-from messages import envelope, kinds
+from messages import descriptors, envelope, kinds
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.experiment import Experiment
@@ -194,6 +194,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.one is not None:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+        descriptors.allow_many()
         print(json.dumps(measure(int(given.sites), given.rounds, given.one)))
         return
     rows: list[Mapping[str, Any]] = []

@@ -126,7 +126,7 @@ Mark = tuple[Phase, int, int | None]
 def mark(state: ExperimentState) -> Mark:
     """What `current` follows from, cheap to compare: as long as it is the same, so are the events."""
     open_round = state.round.number if state.round is not None and state.round.closed_at is None else None
-    return state.phase, state.pauses, None
+    return state.phase, state.pauses, open_round
 
 
 def current(state: ExperimentState) -> tuple[Announcement, ...]:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from coordinator_kit import MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
 
+from coordinator import announce, quorum
 from coordinator import decisions as d
 from coordinator import inputs as i
-from coordinator import quorum
 from coordinator.effects import effects, pending
 from coordinator.evolve import evolve, fold
 from coordinator.inputs import OWN_KINDS
@@ -50,6 +50,7 @@ class Run:
         self.state: ExperimentState | None = None
         self.time = 1000.0
         self.decided: list[d.AnyDecision] = []
+        self.told: dict[announce.Mark, tuple[announce.Announcement, ...]] = {}
         self.wire(BODIES["experiment-start"] if not changes else kinds.ExperimentStart(experiment=plain(**changes)))
 
     def put(self, given: i.AnyInput) -> tuple[d.AnyDecision, ...]:
@@ -66,6 +67,8 @@ class Run:
         self.decided += decided
         if self.state is not None:
             pending(self.state)
+            told = announce.current(self.state)
+            assert self.told.setdefault(announce.mark(self.state), told) == told, "one mark must stand for one telling"
         assert self.state == fold(None, self.decided)
         return decided
 
