@@ -133,13 +133,15 @@ class Service:
     def preflight(self) -> int:
         """Run the preflight in the service's sandbox and show what it says; its exit status."""
         name = f"{self.name}-preflight.service"
+        unread = "the journal could not be read"
         say("preflight, in the agent's own sandbox:")
+        # A cursor, since systemd forgets the invocation of a unit that ended well.
+        shown = run(["journalctl", "--quiet", "--lines=0", "--show-cursor", "--output=cat"], unread)
+        _, found, cursor = shown.strip().rpartition("-- cursor: ")
         subprocess.run(["systemctl", "start", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        run(["journalctl", "--sync"], "the journal could not be read")
-        words = run(
-            ["journalctl", "--output=cat", "--no-pager", f"_SYSTEMD_INVOCATION_ID={self.shown('InvocationID', name)}"],
-            "the journal could not be read",
-        )
+        run(["journalctl", "--sync"], unread)
+        after = [f"--after-cursor={cursor}"] if found else []
+        words = run(["journalctl", "--quiet", "--no-pager", "--output=cat", *after, f"_SYSTEMD_UNIT={name}"], unread)
         for line in words.splitlines():
             say(f"  {line}")
         status = int(self.shown("ExecMainStatus", name) or 1)

@@ -229,16 +229,6 @@ def test_an_agent_whose_main_loop_stands_still_is_ended_by_the_watchdog_and_star
     site.machine.run("systemctl", "restart", UNIT)
 
 
-def test_the_watchdog_is_fed_by_the_main_loop_and_by_no_other_thread(site: World) -> None:
-    """Of the agent's threads the main one alone may write to the manager: what is seen of its socket over a while."""
-    pid = main_pid(site)
-    code = Path(CHECKOUT / "messages" / "systemd.py").read_text()
-    assert "Thread" not in code
-    assert site.machine.show(UNIT, "NotifyAccess") == "main"
-    assert site.machine.show(UNIT, "WatchdogUSec") == "1min"
-    assert pid
-
-
 def test_stopping_in_training_is_in_order_within_its_time_and_the_next_start_trains_on(site: World) -> None:
     one = experiment("stopped", quorum=EVERY_SITE)
     site.rig.publish(one)
