@@ -14,11 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from deploy.broker import keeper
+from deploy.broker import configuration, keeper
 from deploy.broker.certificates import Authority
+from deploy.broker.configuration import Ports
 from deploy.broker.definitions import Definitions
 from messages.errors import RequestError, Unreachable, WorkFailed
 
@@ -34,28 +35,6 @@ INSTALL_ADVICE = (
 )
 
 
-CIPHERS = (
-    "TLS_AES_128_GCM_SHA256",
-    "TLS_AES_256_GCM_SHA384",
-    "TLS_CHACHA20_POLY1305_SHA256",
-    "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "ECDHE-ECDSA-CHACHA20-POLY1305",
-)
-"""What a node with TLS accepts, in its own order: the AEAD suites of TLS 1.3 (RFC 8446, section B.4), and of TLS 1.2
-those with forward secrecy for an ECDSA key. AES first, for processors that do it themselves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """The ports of a node, all on 127.0.0.1; `tls` is 0 where it speaks no TLS."""
-
-    amqp: int
-    distribution: int
-    epmd: int
-    tls: int = 0
-
-
 class PrivateNode:
     """One RabbitMQ server whose whole state lives in `directory`.
 
@@ -69,7 +48,7 @@ class PrivateNode:
             they log in with their password all the same.
     """
 
-    host = "127.0.0.1"
+    host = configuration.HOST
 
     def __init__(
         self,
@@ -151,7 +130,11 @@ class PrivateNode:
             )
         self.directory.mkdir(parents=True, exist_ok=True)
         ports = self._choose_ports()
-        self._write_configuration(ports, server, epmd)
+        tls = None
+        if ports.tls:
+            identity = self.authority().server(("localhost", self.host))
+            tls = configuration.Tls(self.ca, identity, self._client_certificates)
+        configuration.write(self.directory, ports, server, epmd, definitions=self._definitions, log=self.log, tls=tls)
         command = [sys.executable, "-I", "-S", keeper.__file__, str(self.directory)]
         if not self._detached:
             command.append(str(os.getpid()))
@@ -253,83 +236,6 @@ class PrivateNode:
         (self.directory / "ports.json").write_text(json.dumps(asdict(ports)))
         return ports
 
-    def _write_configuration(self, ports: Ports, server: Path, epmd: Path) -> None:
-        home = self.directory
-        for folder in ("data", "log", "home"):
-            (home / folder).mkdir(exist_ok=True)
-        (home / "conf-env").write_text("")
-        (home / "enabled_plugins").write_text("[].\n")
-        # A bare machine may have no /etc/hosts, so no "localhost" (ERTS user's guide, "Inet configuration").
-        (home / "inetrc").write_text('{host, {127,0,0,1}, ["localhost"]}.\n{lookup, [file, native]}.\n')
-        definitions = home / "definitions.json"
-        if self._definitions is not None:
-            _write_private(definitions, json.dumps(self._definitions))
-        lines = [
-            f"listeners.tcp.1 = {self.host}:{ports.amqp}",
-            "disk_free_limit.absolute = 200MB",
-            "tcp_listen_options.backlog = 128",
-            "tcp_listen_options.nodelay = true",
-            "tcp_listen_options.sndbuf = 1048576",
-            "tcp_listen_options.recbuf = 1048576",
-            "log.console = false",
-            "log.file.level = info",
-        ]
-        if ports.tls:
-            lines += self._tls_lines(ports.tls)
-        if definitions.exists():
-            lines.append(f"load_definitions = {definitions}")
-        (home / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
-        environment = {
-            "PATH": f"{epmd.parent}:/usr/local/bin:/usr/bin:/bin",
-            "LANG": "C.UTF-8",
-            "HOME": str(home / "home"),
-            "ERL_EPMD_PORT": str(ports.epmd),
-            "ERL_EPMD_ADDRESS": self.host,
-            "ERL_INETRC": str(home / "inetrc"),
-            # run the VM in place of the shell, so that one process id stands for the server
-            "RABBITMQ_ALLOW_INPUT": "true",
-            "RABBITMQ_NODENAME": f"konsil-{ports.amqp}@localhost",
-            "RABBITMQ_DIST_PORT": str(ports.distribution),
-            "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
-            "RABBITMQ_CONF_ENV_FILE": str(home / "conf-env"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
-            "RABBITMQ_MNESIA_BASE": str(home / "data"),
-            "RABBITMQ_LOG_BASE": str(home / "log"),
-            "RABBITMQ_LOGS": str(self.log),
-            "RABBITMQ_PID_FILE": str(home / "data" / "server.pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                "-noinput +B i +S 2:2 +SDcpu 1:1 +SDio 4 +sbwt none +sbwtdcpu none +sbwtdio none "
-                "-kernel inet_dist_use_interface {127,0,0,1}"
-            ),
-        }
-        plan = {
-            "epmd": [str(epmd), "-port", str(ports.epmd), "-address", self.host],
-            "server": [str(server)],
-            "environment": environment,
-        }
-        _write_private(home / "keeper.json", json.dumps(plan, indent=1))
-
-    def _tls_lines(self, port: int) -> list[str]:
-        """rabbitmq.conf for the TLS port (https://www.rabbitmq.com/docs/ssl); `tcp_listen_options` hold for it too.
-
-        Clients log in with passwords; where no certificate is asked of them, the node does not look at one.
-        """
-        server = self.authority().server(("localhost", self.host))
-        ask = "true" if self._client_certificates else "false"
-        return [
-            f"listeners.ssl.1 = {self.host}:{port}",
-            f"ssl_options.cacertfile = {self.ca}",
-            f"ssl_options.certfile = {server.certificate}",
-            f"ssl_options.keyfile = {server.key}",
-            f"ssl_options.verify = verify_{'peer' if self._client_certificates else 'none'}",
-            f"ssl_options.fail_if_no_peer_cert = {ask}",
-            "ssl_options.honor_cipher_order = true",
-            "ssl_options.versions.1 = tlsv1.3",
-            "ssl_options.versions.2 = tlsv1.2",
-            *(f"ssl_options.ciphers.{number} = {cipher}" for number, cipher in enumerate(CIPHERS, start=1)),
-        ]
-
     def _last_words(self) -> str:
         for path in (self.log, self.directory / "server.out"):
             with contextlib.suppress(OSError):
@@ -403,9 +309,3 @@ def _claim(port: int) -> socket.socket:
             advice="Choose another port with --port, or end what listens there",
         ) from None
     return sock
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)

@@ -1,0 +1,136 @@
+"""What a private node reads at its start: rabbitmq.conf, environment, definitions, and the keeper's plan."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.broker.certificates import Identity
+from deploy.broker.definitions import Definitions
+
+HOST = "127.0.0.1"
+
+CIPHERS = (
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+)
+"""What a node with TLS accepts, in its own order: the AEAD suites of TLS 1.3 (RFC 8446, section B.4), and of TLS 1.2
+those with forward secrecy for an ECDSA key. AES first, for processors that do it themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports of a node, all on 127.0.0.1; `tls` is 0 where it speaks no TLS."""
+
+    amqp: int
+    distribution: int
+    epmd: int
+    tls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What a node shows on its TLS port, and whether it asks clients for a certificate of the same authority."""
+
+    ca: Path
+    server: Identity
+    asks_clients: bool
+
+
+def write(
+    home: Path, ports: Ports, server: Path, epmd: Path, *, definitions: Definitions | None, log: Path, tls: Tls | None
+) -> None:
+    """Write everything that the node reads at its start, below `home`.
+
+    Args:
+        server, epmd: the programs.
+        definitions: None keeps what an earlier start wrote.
+        log: the server's log file.
+        tls: None: the node speaks plain AMQP alone.
+    """
+    for folder in ("data", "log", "home"):
+        (home / folder).mkdir(exist_ok=True)
+    (home / "conf-env").write_text("")
+    (home / "enabled_plugins").write_text("[].\n")
+    # A bare machine may have no /etc/hosts, so no "localhost" (ERTS user's guide, "Inet configuration").
+    (home / "inetrc").write_text('{host, {127,0,0,1}, ["localhost"]}.\n{lookup, [file, native]}.\n')
+    definitions_file = home / "definitions.json"
+    if definitions is not None:
+        write_private(definitions_file, json.dumps(definitions))
+    lines = [
+        f"listeners.tcp.1 = {HOST}:{ports.amqp}",
+        "disk_free_limit.absolute = 200MB",
+        "tcp_listen_options.backlog = 128",
+        "tcp_listen_options.nodelay = true",
+        "tcp_listen_options.sndbuf = 1048576",
+        "tcp_listen_options.recbuf = 1048576",
+        "log.console = false",
+        "log.file.level = info",
+    ]
+    if tls is not None:
+        lines += _tls_lines(ports.tls, tls)
+    if definitions_file.exists():
+        lines.append(f"load_definitions = {definitions_file}")
+    (home / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+    environment = {
+        "PATH": f"{epmd.parent}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(home / "home"),
+        "ERL_EPMD_PORT": str(ports.epmd),
+        "ERL_EPMD_ADDRESS": HOST,
+        "ERL_INETRC": str(home / "inetrc"),
+        # run the VM in place of the shell, so that one process id stands for the server
+        "RABBITMQ_ALLOW_INPUT": "true",
+        "RABBITMQ_NODENAME": f"konsil-{ports.amqp}@localhost",
+        "RABBITMQ_DIST_PORT": str(ports.distribution),
+        "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
+        "RABBITMQ_CONF_ENV_FILE": str(home / "conf-env"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(home / "data"),
+        "RABBITMQ_LOG_BASE": str(home / "log"),
+        "RABBITMQ_LOGS": str(log),
+        "RABBITMQ_PID_FILE": str(home / "data" / "server.pid"),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+            "-noinput +B i +S 2:2 +SDcpu 1:1 +SDio 4 +sbwt none +sbwtdcpu none +sbwtdio none "
+            "-kernel inet_dist_use_interface {127,0,0,1}"
+        ),
+    }
+    plan = {
+        "epmd": [str(epmd), "-port", str(ports.epmd), "-address", HOST],
+        "server": [str(server)],
+        "environment": environment,
+    }
+    write_private(home / "keeper.json", json.dumps(plan, indent=1))
+
+
+def _tls_lines(port: int, tls: Tls) -> list[str]:
+    """rabbitmq.conf for the TLS port (https://www.rabbitmq.com/docs/ssl); `tcp_listen_options` hold for it too.
+
+    Clients log in with passwords; where no certificate is asked of them, the node does not look at one.
+    """
+    return [
+        f"listeners.ssl.1 = {HOST}:{port}",
+        f"ssl_options.cacertfile = {tls.ca}",
+        f"ssl_options.certfile = {tls.server.certificate}",
+        f"ssl_options.keyfile = {tls.server.key}",
+        f"ssl_options.verify = verify_{'peer' if tls.asks_clients else 'none'}",
+        f"ssl_options.fail_if_no_peer_cert = {'true' if tls.asks_clients else 'false'}",
+        "ssl_options.honor_cipher_order = true",
+        "ssl_options.versions.1 = tlsv1.3",
+        "ssl_options.versions.2 = tlsv1.2",
+        *(f"ssl_options.ciphers.{number} = {cipher}" for number, cipher in enumerate(CIPHERS, start=1)),
+    ]
+
+
+def write_private(path: Path, text: str) -> None:
+    """A file of mode 0600, in place of what was there."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
