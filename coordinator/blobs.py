@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from messages import tensors
 from messages.errors import RequestError
+from messages.seals import Sealer, mapped
 from messages.tensors import Manifest
 
 Buffer = NDArray[np.uint8]
@@ -31,6 +31,7 @@ class Blobs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.sealer = Sealer()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -68,7 +69,7 @@ class Blobs:
             buffer = self.open(experiment, seal, manifest)
         except (OSError, ValueError):
             return False
-        return tensors.seal(manifest, tensors.chunk_digests(manifest, buffer)) == seal
+        return self.sealer.seal(manifest, buffer) == seal
 
     def prune(self, experiment: str, keep: Collection[str]) -> int:
         """Delete the experiment's blobs but these; returns how many went. Unfinished files are left alone."""
@@ -80,16 +81,6 @@ class Blobs:
                     path.unlink(missing_ok=True)
                     gone += 1
         return gone
-
-
-def mapped(path: Path, manifest: Manifest) -> Buffer:
-    """A file's bytes as an array over mapped memory (the kernel's to drop, not ours to hold)."""
-    size = path.stat().st_size
-    if size != manifest.nbytes:
-        raise ValueError(f"file of {size} bytes, the manifest says {manifest.nbytes}")
-    if size == 0:
-        return np.zeros(0, dtype=np.uint8)
-    return np.memmap(path, dtype=np.uint8, mode="r")
 
 
 @contextmanager

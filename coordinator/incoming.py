@@ -25,6 +25,8 @@ from messages.transfer import Incoming, TransferKey, decode_chunk
 FIRST_ASK, LAST_ASK = 5.0, 60.0
 """Seconds of silence until missing chunks are asked for, and the longest pause between two such questions."""
 SAVE_EVERY = 0.5
+POSITION_EVERY = 16
+"""Every so many messages a stream's position is noted: it costs a digest, and chunks that come again are known."""
 
 log = structlog.get_logger("coordinator.incoming")
 
@@ -138,7 +140,7 @@ class Receiver:
             self.dropped += 1
             reason = getattr(error, "reason", "malformed")
             log.warning("chunk set aside", queue=delivery.queue, reason=str(reason), count=self.dropped)
-        if delivery.offset is not None:
+        if delivery.offset is not None and delivery.offset % POSITION_EVERY == 0:
             self._positions[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
         ack(delivery)
 

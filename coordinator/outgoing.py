@@ -9,7 +9,6 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from coordinator.journal import AuditPosition
 from messages import logs
 from messages.bus.base import Bus, Confirm
 from messages.errors import BrokerUnreachable, KonsilError
+from messages.metrics import PHASES
 from messages.names import COORDINATOR, RoutingKey
 from messages.tensors import Manifest
 from messages.transfer import ChunkHeader, TransferKey, encode_chunk
@@ -131,11 +131,14 @@ class Models(Worker):
             buffer = self._blobs.open(shipment.experiment, shipment.seal, shipment.manifest)
             transfer = TransferKey(shipment.experiment, shipment.round, COORDINATOR, shipment.attempt)
             key = str(RoutingKey(shipment.kind, COORDINATOR, shipment.experiment))
-            size, total = shipment.manifest.chunk_bytes, shipment.manifest.nbytes
+            manifest, view = shipment.manifest, buffer.data
+            size, total = manifest.chunk_bytes, manifest.nbytes
+            digests = self._blobs.sealer.digests(manifest, buffer, shipment.seal)
             for place in keys:
-                data = buffer[slice(*shipment.manifest.chunk_range(place[-1]))].data
-                header = ChunkHeader(transfer, place[-1], size, total, sha256(data).digest())
-                confirm = self._bus.publish(key, encode_chunk(header, data))
+                data = view[slice(*manifest.chunk_range(place[-1]))]
+                body = encode_chunk(ChunkHeader(transfer, place[-1], size, total, digests[place[-1]]), data)
+                with PHASES.timed("publish", bytes=len(body)):
+                    confirm = self._bus.publish(key, body)
                 self.bytes_sent += len(data)
                 if shipment.done is not None:
                     confirms.append(confirm)

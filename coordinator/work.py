@@ -19,14 +19,15 @@ import structlog
 
 from coordinator import inputs as i
 from coordinator.aggregate import aggregate, is_finite, weights
-from coordinator.blobs import Blobs, Buffer, created, mapped
+from coordinator.blobs import Blobs, Buffer, created
 from coordinator.config import Limits
 from coordinator.effects import Aggregate, Expect, Initialise
 from messages.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.seals import mapped
 from messages.tensor_codecs import CODECS
-from messages.tensors import Manifest, chunk_digests, seal, views, write_into
+from messages.tensors import Manifest, views, write_into
 from messages.transfer import Incoming
 from nets.digest import model_digest
 
@@ -170,7 +171,7 @@ class Work:
         return self._keep_wire(experiment.id, path, sent)
 
     def _keep_wire(self, experiment: str, path: Path, manifest: Manifest) -> str:
-        sealed = seal(manifest, chunk_digests(manifest, mapped(path, manifest)))
+        sealed = self.blobs.sealer.seal(manifest, mapped(path, manifest))
         self.blobs.keep(experiment, sealed, path)
         return sealed
 
@@ -178,7 +179,7 @@ class Work:
         buffer = mapped(path, manifest)
         with ThreadPoolExecutor(1) as beside:  # two passes of SHA-256 over one mapping, side by side
             digest = beside.submit(model_digest, manifest, buffer)
-            sealed = seal(manifest, chunk_digests(manifest, buffer))
+            sealed = self.blobs.sealer.seal(manifest, buffer)
             found = digest.result()
         self.blobs.keep(experiment, sealed, path)
         return sealed, found

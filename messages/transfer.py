@@ -14,6 +14,7 @@ from pathlib import Path
 
 from messages import codec, tensors
 from messages.errors import MalformedMessage
+from messages.metrics import PHASES
 from messages.names import EXPERIMENT_ID, NAME
 from messages.reasons import Reason
 from messages.tensors import Manifest
@@ -64,7 +65,8 @@ def encode_chunk(header: ChunkHeader, data: memoryview | bytes) -> bytes:
             header.digest,
         ]
     )
-    return b"".join((len(packed).to_bytes(2, "big"), packed, data))
+    with PHASES.timed("encode", bytes=len(data)):
+        return b"".join((len(packed).to_bytes(2, "big"), packed, data))
 
 
 def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:
@@ -95,7 +97,9 @@ def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:
     numbers_fit = 0 <= round_number <= 1_000_000 and 0 <= attempt <= 2**53 and total <= tensors.MAX_BYTES
     if not names_fit or not sizes_fit or not numbers_fit:
         raise MalformedMessage(Reason.MALFORMED, "chunk header is inconsistent")
-    if sha256(data).digest() != digest:
+    with PHASES.timed("hash", bytes=len(data)):
+        found = sha256(data).digest()
+    if found != digest:
         raise MalformedMessage(Reason.WRONG_DIGEST, "chunk does not match its digest")
     return ChunkHeader(TransferKey(experiment, round_number, sender, attempt), index, size, total, digest), data
 
@@ -165,8 +169,9 @@ class Incoming:
             return False
         if self._closed:
             raise ValueError("the transfer was closed")
-        _write_all(self._data, data, header.index * self.size)
-        _write_all(self._log, header.index.to_bytes(4, "big") + header.digest)
+        with PHASES.timed("spool", bytes=len(data)):
+            _write_all(self._data, data, header.index * self.size)
+            _write_all(self._log, header.index.to_bytes(4, "big") + header.digest)
         self._digests[header.index] = header.digest
         return True
 
@@ -184,8 +189,11 @@ class Incoming:
         """Indices still to come; looks at each chunk."""
         return [index for index in range(self.chunks) if index not in self._digests]
 
-    def finish(self, manifest: Manifest, seal: str, destination: Path) -> None:
+    def finish(self, manifest: Manifest, seal: str, destination: Path, *, durable: bool = True) -> None:
         """Check the seal, make the bytes durable and move them to `destination`.
+
+        Args:
+            durable: False where a loss costs nothing but asking again, and the file is checked before it is used.
 
         Raises:
             MalformedMessage: wrong-shape (the manifest's size differs), wrong-digest (chunks are not those sealed).
@@ -197,10 +205,13 @@ class Incoming:
             raise ValueError("chunks are missing")
         if tensors.seal(manifest, (self._digests[index] for index in range(self.chunks))) != seal:
             raise MalformedMessage(Reason.WRONG_DIGEST, "chunks are not those that were sealed")
-        os.fsync(self._data)
+        if durable:
+            with PHASES.timed("spool"):
+                os.fsync(self._data)
         self.close()
         os.replace(self._part, destination)
-        _sync_folder(destination.parent)
+        if durable:
+            _sync_folder(destination.parent)
         self._have.unlink(missing_ok=True)
 
     def close(self) -> None:

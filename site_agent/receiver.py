@@ -21,8 +21,8 @@ from messages.errors import KonsilError, MalformedMessage
 from messages.kinds import ChunksWanted
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR, GLOBAL
+from messages.seals import Sealer
 from messages.transfer import Incoming, TransferKey, decode_chunk
-from site_agent.sender import seal_file
 from site_agent.spool import Spool
 
 log = structlog.get_logger()
@@ -34,6 +34,8 @@ LONGEST_PAUSE = 60.0
 MOST_ASKED = 10_000
 POSITION_EVERY = 1.0
 """Seconds between stored positions of `global`: chunks that come again are known, so a stale one costs little."""
+POSITION_STEP = 16
+"""Every so many messages the position is noted: it costs a digest of the message."""
 
 
 @dataclass
@@ -150,7 +152,7 @@ class Receiver:
         except ValueError:
             log.warning("chunk refused", reason="malformed")
         finally:
-            if delivery.offset is not None:
+            if delivery.offset is not None and delivery.offset % POSITION_STEP == 0:
                 self._position = Position(delivery.offset, digest_of(delivery.body))
             ack(delivery)
 
@@ -232,7 +234,7 @@ class Receiver:
         """Whether the complete file is there, and still what was sealed (a disk may have been full or broken)."""
         path = self._spool.global_file(key)
         with contextlib.suppress(OSError, ValueError):
-            if seal_file(path, sealed.manifest) == sealed.seal:
+            if Sealer().seal_file(path, sealed.manifest) == sealed.seal:
                 return True
         path.unlink(missing_ok=True)
         return False
@@ -242,7 +244,8 @@ class Receiver:
         if incoming is None or sealed is None or incoming.received < incoming.chunks:
             return
         try:
-            incoming.finish(sealed.manifest, sealed.seal, self._spool.global_file(key))
+            # Not made durable: `_have` looks at a file's content before it is used again, and it can be asked for anew.
+            incoming.finish(sealed.manifest, sealed.seal, self._spool.global_file(key), durable=False)
         except MalformedMessage as error:
             # Some chunk is not the sealed one: no way to know which, so all of it is asked for again.
             log.warning(

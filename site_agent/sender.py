@@ -9,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import structlog
 
-from messages import logs, tensors
+from messages import logs
 from messages.bus.base import Bus, Confirm
 from messages.errors import KonsilError
 from messages.kinds import Transfer as Sealed
+from messages.metrics import PHASES
 from messages.names import RoutingKey
+from messages.seals import Sealer, mapped
 from messages.transfer import ChunkHeader, TransferKey, encode_chunk
 
 log = structlog.get_logger()
@@ -63,6 +64,7 @@ class Sender:
     """Publishes chunks in the order of the tasks.
 
     Args:
+        sealer: the one that sealed the updates, which remembers their chunks' digests.
         on_sent: called once every chunk of a whole transfer is confirmed.
         on_lost: called when the file is not what was sealed.
     """
@@ -71,6 +73,7 @@ class Sender:
         self,
         bus: Bus,
         rate: float | None,
+        sealer: Sealer,
         *,
         on_sent: Callable[[TransferKey], None],
         on_lost: Callable[[TransferKey], None],
@@ -78,6 +81,7 @@ class Sender:
     ) -> None:
         self._bus = bus
         self._throttle = Throttle(rate)
+        self._sealer = sealer
         self._on_sent, self._on_lost, self._on_progress = on_sent, on_lost, on_progress
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._dropped: dict[str, int] = {}
@@ -118,15 +122,13 @@ class Sender:
         if self._stopped(key):
             return
         try:
-            buffer = np.memmap(task.path, dtype=np.uint8, mode="r", shape=(manifest.nbytes,))
+            buffer = mapped(task.path, manifest)
+            # Where chunks are asked for again the file is looked at anew: it may be broken.
+            digests = self._sealer.digests(manifest, buffer, task.sealed.seal, look=task.chunks is not None)
         except (OSError, ValueError):
             self._on_lost(key)
             return
-        digests = tensors.chunk_digests(manifest, buffer)
-        if tensors.seal(manifest, digests) != task.sealed.seal:
-            # Never a chunk of something that was not sealed.
-            self._on_lost(key)
-            return
+        view = buffer.data
         indices = range(manifest.chunks) if task.chunks is None else task.chunks
         route = str(RoutingKey("update-chunk", key.sender, key.experiment))
         confirms: list[Confirm] = []
@@ -135,9 +137,10 @@ class Sender:
                 return
             start, end = manifest.chunk_range(index)
             header = ChunkHeader(key, index, manifest.chunk_bytes, manifest.nbytes, digests[index])
-            body = encode_chunk(header, buffer[start:end].tobytes())
+            body = encode_chunk(header, view[start:end])
             self._throttle.take(len(body))
-            confirms.append(self._bus.publish(route, body))
+            with PHASES.timed("publish", bytes=len(body)):
+                confirms.append(self._bus.publish(route, body))
             self.bytes_up += end - start
             self._on_progress(key, done, len(indices))
         for confirm in confirms:
@@ -146,15 +149,3 @@ class Sender:
                     return
         if task.chunks is None:
             self._on_sent(key)
-
-
-def seal_file(path: Path, manifest: tensors.Manifest) -> str:
-    """The seal of an update's file.
-
-    Raises:
-        OSError, ValueError: the file is missing or of another size.
-    """
-    if path.stat().st_size != manifest.nbytes:
-        raise ValueError("the update's size is not the manifest's")
-    buffer = np.memmap(path, dtype=np.uint8, mode="r", shape=(manifest.nbytes,))
-    return tensors.seal(manifest, tensors.chunk_digests(manifest, buffer))

@@ -25,6 +25,7 @@ from messages.errors import KonsilError
 from messages.exposition import Endpoint, Reading
 from messages.kinds import Leaving
 from messages.names import NO_EXPERIMENT
+from messages.seals import Sealer
 from messages.systemd import notify
 from site_agent import config as configuration
 from site_agent.agenda import restored
@@ -107,6 +108,7 @@ class Agent:
         def room() -> int:
             return self.spool.room(config.limits.disk)
 
+        sealer = Sealer()
         self._trainers = Trainers(
             on_reply=lambda name, token, reply: self.post(lambda: self._reports.reply(name, token, reply)),
             on_exit=lambda name, token, status: self.post(lambda: self._reports.exit(name, token, status)),
@@ -115,7 +117,7 @@ class Agent:
             nice=config.training.nice,
             stuck_after=config.training.stuck_after,
         )
-        self._workshop = Workshop(config, self.spool, self._trainers, room)
+        self._workshop = Workshop(config, self.spool, self._trainers, sealer, room)
         self._relay = Relay(
             self._voice,
             self._rules.floors,
@@ -133,6 +135,7 @@ class Agent:
         self._sender = Sender(
             self._bus,
             config.limits.bandwidth,
+            sealer,
             on_sent=lambda key: self._errands.post(ChunksSent(key.experiment, key.round, key.attempt)),
             on_lost=lambda key: self._errands.post(self._workshop.lost(key)),
             on_progress=lambda key, done, total: self._relay.transfer("sending", key, done, total),

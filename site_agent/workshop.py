@@ -13,10 +13,10 @@ from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.seals import Sealer
 from messages.transfer import TransferKey
 from site_agent import policy
 from site_agent.config import SiteConfig
-from site_agent.sender import seal_file
 from site_agent.spool import Spool
 from site_agent.trainers import Trainers
 from site_agent.training import protocol
@@ -38,8 +38,10 @@ log = structlog.get_logger()
 class Workshop:
     """Orders and replies of one site's trainers."""
 
-    def __init__(self, config: SiteConfig, spool: Spool, trainers: Trainers, room: Callable[[], int]) -> None:
-        self._config, self._spool, self._trainers, self._room = config, spool, trainers, room
+    def __init__(
+        self, config: SiteConfig, spool: Spool, trainers: Trainers, sealer: Sealer, room: Callable[[], int]
+    ) -> None:
+        self._config, self._spool, self._trainers, self._sealer, self._room = config, spool, trainers, sealer, room
         self._floors = config.policy.floors
         self._data: dict[str, str] = {}
 
@@ -134,7 +136,7 @@ class Workshop:
         """The update is written: seal it. Reads the whole file, so not for the main loop's thread."""
         manifest = job.round_start.transfer.manifest
         try:
-            seal = seal_file(self.update(job), manifest)
+            seal = self._sealer.seal_file(self.update(job), manifest)
         except (OSError, ValueError):
             return TrainerFailed(job.experiment, Reason.TRAINING_ERROR)
         scores = None if reply.evaluation is None else self._shared(reply.evaluation)
