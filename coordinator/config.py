@@ -58,7 +58,8 @@ class CoordinatorConfig(Settings):
 
 
 def read(path: Path) -> CoordinatorConfig:
-    """Read the file; ConfigError lists every mistake. A relative `state` is relative to the file."""
+    """Read the file; ConfigError lists every mistake. Relative paths are relative to the file."""
     config = settings.read(path, CoordinatorConfig)
-    identity = config.coordinator.model_copy(update={"state": path.resolve().parent / config.coordinator.state})
-    return config.model_copy(update={"coordinator": identity})
+    folder = path.resolve().parent
+    identity = config.coordinator.model_copy(update={"state": folder / config.coordinator.state})
+    return config.model_copy(update={"coordinator": identity, "broker": config.broker.relative_to(folder)})

@@ -86,4 +86,5 @@ def load(option: Path | None = None) -> Profile:
             where=str(path),
             advice="Name yours with --profile FILE or $KONSIL_PROFILE; it holds name, consortium and [broker]",
         )
-    return settings.read(path, Profile)
+    profile = settings.read(path, Profile)
+    return profile.model_copy(update={"broker": profile.broker.relative_to(path.resolve().parent)})

@@ -44,9 +44,19 @@ class BrokerAddress(Settings):
     ca: Path | None = None
     """PEM of the authority that signed the broker's certificate; with it the connection is TLS."""
     cert: Path | None = None
+    """PEM of this party's own certificate, where the broker asks for one (it logs in by password all the same)."""
     key: str | None = None
     """Private key of `cert`: a path or "credential:NAME"."""
     heartbeat_seconds: int = Field(15, ge=5, le=20)
+
+    def relative_to(self, folder: Path) -> BrokerAddress:
+        """The same, with relative paths of certificates and key taken from `folder`, as people mean them."""
+        update: dict[str, Any] = {
+            name: folder / path for name, path in (("ca", self.ca), ("cert", self.cert)) if path is not None
+        }
+        if self.key is not None and not self.key.startswith("credential:"):
+            update["key"] = str(folder / self.key)
+        return self.model_copy(update=update)
 
     def resolved_password(self) -> str:
         """The password itself; raises ConfigError where a reference leads nowhere."""

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from messages import settings
 from messages.exposition import MetricsSettings
-from messages.tensor_codecs import CodecName
 from messages.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
+from messages.tensor_codecs import CodecName
 from site_agent.datasets.config import DatasetConfig
 
 
@@ -119,7 +119,8 @@ class SiteConfig(Settings):
 
 
 def read(path: Path) -> SiteConfig:
-    """Read site.toml; ConfigError names every mistake. A relative `state` is relative to the file."""
+    """Read site.toml; ConfigError names every mistake. Relative `state` and broker's files are relative to the file."""
     config = settings.read(path, SiteConfig)
-    site = config.site.model_copy(update={"state": path.resolve().parent / config.site.state})
-    return config.model_copy(update={"site": site})
+    folder = path.resolve().parent
+    site = config.site.model_copy(update={"state": folder / config.site.state})
+    return config.model_copy(update={"site": site, "broker": config.broker.relative_to(folder)})

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 from brokers import VHOST, RealBroker, consortium_definitions, need_broker
+from pydantic import SecretStr
 
+from coordinator import config as coordinator_config
 from deploy import cli
+from deploy import profile as profiles
 from deploy.broker.certificates import Authority
 from deploy.broker.node import PrivateNode
 from deploy.demo import toml
@@ -21,6 +24,7 @@ from messages import settings
 from messages.bus.rabbitmq import RabbitBus
 from messages.errors import BrokerUnreachable, ConfigError, LoginRefused, TlsFailed
 from messages.settings import BrokerAddress
+from site_agent import config as site_config
 from site_agent.config import SiteConfig
 from site_agent.preflight import Grade, exit_status, preflight
 
@@ -30,7 +34,8 @@ PATIENT = 60.0
 
 def secured(broker: RealBroker, **changes: object) -> BrokerAddress:
     """site-a's way in over TLS, with `changes`."""
-    return broker.address("site-a", tls=True).model_copy(update=changes)
+    address: BrokerAddress = broker.address("site-a", tls=True)
+    return address.model_copy(update=changes)
 
 
 def connect(address: BrokerAddress, within: float = PATIENT) -> None:
@@ -139,7 +144,7 @@ def test_no_tls_to_the_tls_port_is_told(broker: RealBroker) -> None:
 @pytest.mark.broker
 def test_a_wrong_password_over_tls_is_told_as_one(broker: RealBroker) -> None:
     with pytest.raises(LoginRefused, match="refuses the login 'site-a'"):
-        connect(secured(broker, password=settings.SecretStr("wrong")))
+        connect(secured(broker, password=SecretStr("wrong")))
 
 
 def test_files_that_do_not_fit_are_named(tmp_path: Path, stranger: Authority) -> None:
@@ -158,6 +163,24 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, stranger: Authority) ->
     ):
         with pytest.raises(ConfigError, match=told):
             RabbitBus(BrokerAddress.model_validate(wrong), "site-a")
+
+
+def test_paths_of_certificates_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    files = {"ca": "ca.pem", "cert": "mine.pem", "key": "keys/mine.key"}
+    site = {"name": "site-a", "consortium": "glioma", "state": "state"}
+    head = {"consortium": "glioma", "state": "state", "sites": ["site-a"], "researchers": ["dr-a"]}
+    for content, read in (
+        ({"name": "dr-a", "consortium": "glioma"}, profiles.load),
+        ({"schema": 1, "site": site}, site_config.read),
+        ({"schema": 1, "coordinator": head}, coordinator_config.read),
+    ):
+        path = tmp_path / "some.toml"
+        path.write_text(toml.dumps(content | {"broker": files}))
+        broker = read(path).broker
+        assert (broker.ca, broker.cert) == (tmp_path / "ca.pem", tmp_path / "mine.pem")
+        assert broker.key == str(tmp_path / "keys" / "mine.key")
+    absolute = BrokerAddress(ca=Path("/etc/konsil/ca.pem"), key="credential:broker-key").relative_to(tmp_path)
+    assert (absolute.ca, absolute.key) == (Path("/etc/konsil/ca.pem"), "credential:broker-key")
 
 
 @pytest.mark.broker
@@ -223,7 +246,7 @@ def test_a_certificate_of_ones_own_opens_the_door_and_the_password_still_counts(
     with_mine = {"cert": mine.certificate, "key": str(mine.key)}
     connect(secured(asking, **with_mine))
     with pytest.raises(LoginRefused, match="refuses the login 'site-a'"):
-        connect(secured(asking, **with_mine, password=settings.SecretStr("wrong")))
+        connect(secured(asking, **with_mine, password=SecretStr("wrong")))
 
 
 @pytest.mark.broker
