@@ -11,6 +11,8 @@ help:
 	@echo 'make test             lint, types, import contracts and all tests'
 	@echo 'make setup            only what both need: RabbitMQ, .venv with pinned dependencies'
 	@echo 'make check            make test without the tests'
+	@echo 'make chaos            faults, and the services under a real systemd in a machine of their own (root; minutes)'
+	@echo 'make test-rabbitmq4   the bus and whole experiments on RabbitMQ 4 out of Debian 13 (root; debootstrap)'
 	@echo 'make bench-peers      FLARE and Flower on the same work on this machine, and the ratios'
 	@echo 'make clean            remove .venv, caches and demo-out'
 	@echo
@@ -42,6 +44,18 @@ test: check
 # FLARE and Flower in environments of their own (benchmarks/.peers), made the first time
 bench-peers: setup
 	@$(BIN)/python -m benchmarks.peers.ratios $(ARGS)
+
+# What cannot be had here (root, systemd-nspawn) is skipped with its reason. The machine's root and wheels are kept in
+# ~/.cache/konsil/nspawn (KONSIL_NSPAWN_CACHE).
+chaos: setup
+	@echo 'konsil: chaos'
+	@KONSIL_CHAOS=1 $(BIN)/python -m pytest tests/chaos -ra $(ARGS)
+
+RABBITMQ4_TESTS = tests/contract tests/e2e/test_faults_processes.py
+
+test-rabbitmq4: setup
+	@echo 'konsil: RabbitMQ 4'
+	@home=$$(tests/chaos/rabbitmq4) && CI=true RABBITMQ_HOME=$$home $(BIN)/python -m pytest $(RABBITMQ4_TESTS) $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out konsil.egg-info
