@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NOT_ALLOWED = "not-allowed"
     RESEARCHER_NOT_ALLOWED = "researcher-not-allowed"
     NET_NOT_ALLOWED = "net-not-allowed"
+    CODEC_NOT_ALLOWED = "codec-not-allowed"
     TASK_NOT_ALLOWED = "task-not-allowed"
     DATASET_NOT_ALLOWED = "dataset-not-allowed"
     TOO_MANY_ROUNDS = "too-many-rounds"
@@ -112,6 +113,7 @@ ADVICE: dict[Reason, str] = {
     Reason.NOT_ALLOWED: "The site's policy does not allow this experiment",
     Reason.RESEARCHER_NOT_ALLOWED: "Ask the site to name the researcher under [[policy.allow]]",
     Reason.NET_NOT_ALLOWED: "Ask the site to name the net under [[policy.allow]]",
+    Reason.CODEC_NOT_ALLOWED: "Ask the site to name the codec under [[policy.allow]], or use one that it allows",
     Reason.TASK_NOT_ALLOWED: "Ask the site to name the task under [[policy.allow]]",
     Reason.DATASET_NOT_ALLOWED: "Ask the site to name the data set under [[policy.allow]]",
     Reason.TOO_MANY_ROUNDS: "Ask for fewer rounds, or the site to raise rounds_max",

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from messages.errors import WorkFailed
+from messages.tensor_codecs import Tensor
 from messages.tensors import Manifest, manifest_of
 
 _COUNTERS = "num_batches_tracked"
@@ -34,8 +35,8 @@ def manifest(net: torch.nn.Module) -> Manifest:
     )
 
 
-def load(net: torch.nn.Module, values: Mapping[str, NDArray[Any]]) -> None:
-    """Copy arrays into the net.
+def load(net: torch.nn.Module, values: Mapping[str, NDArray[Any]] | Mapping[str, Tensor]) -> None:
+    """Copy arrays into the net, or decode tensors of the wire straight into its memory.
 
     Raises:
         WorkFailed: a tensor is missing, unknown, or of another shape or dtype; the net is unchanged then.
@@ -56,9 +57,18 @@ def load(net: torch.nn.Module, values: Mapping[str, NDArray[Any]]) -> None:
             value = values[name]
             # torch refuses to share read-only memory without a warning: copy through a writable view of the target.
             if target.device.type == "cpu":
-                np.copyto(target.numpy(), value)
+                _copy(value, target.numpy())
             else:
-                target.copy_(torch.from_numpy(np.array(value)))
+                whole = np.empty(value.shape, value.dtype)
+                _copy(value, whole)
+                target.copy_(torch.from_numpy(whole))
+
+
+def _copy(value: NDArray[Any] | Tensor, out: NDArray[Any]) -> None:
+    if isinstance(value, Tensor):
+        value.read_into(out)
+    else:
+        np.copyto(out, value)
 
 
 def _travelling(net: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.tensors import Manifest
 from messages.seals import Sealer
 from messages.transfer import TransferKey
 from site_agent import policy
@@ -57,13 +58,15 @@ class Workshop:
         """Have a round trained; what stands against it, or None."""
         start = job.round_start
         sealed = start.transfer
-        if sealed.manifest.nbytes > self._room():
+        update = _update_manifest(job)
+        if update.nbytes > self._room():
             return NoSpace(job.experiment)
         request = protocol.Train(
             round=job.round,
             attempt=job.attempt,
             model=str(self._model(job, sealed)),
             manifest=sealed.manifest.plain(),
+            update=update.plain(),
             output=str(self.update(job)),
             evaluate=start.evaluate,
         )
@@ -134,7 +137,7 @@ class Workshop:
 
     def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
         """The update is written: seal it. Reads the whole file, so not for the main loop's thread."""
-        manifest = job.round_start.transfer.manifest
+        manifest = _update_manifest(job)
         try:
             seal = self._sealer.seal_file(self.update(job), manifest)
         except (OSError, ValueError):
@@ -174,6 +177,11 @@ class Workshop:
     def lost(self, key: TransferKey) -> UpdateLost:
         """The update's file is not what was sealed."""
         return UpdateLost(key.experiment, key.round, key.attempt)
+
+
+def _update_manifest(job: Job) -> Manifest:
+    """What the update looks like on the wire: the round's tensors in the experiment's codec."""
+    return job.round_start.transfer.manifest.in_codec(experiment_of(job).wire.codec)
 
 
 def _reason(code: str) -> Reason:

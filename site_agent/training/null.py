@@ -17,13 +17,17 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from messages.experiment import Experiment
-from messages.tensors import Manifest, views
+from messages.tensor_codecs import Tensor
+from messages.tensors import Manifest
+from site_agent.training.files import open_model, write_update
 from site_agent.training.protocol import (
     CaseRow,
     Evaluate,
@@ -51,6 +55,24 @@ STEPS = 10
 def addend(seed: int, site: str, round_number: int) -> np.float32:
     """What a round adds to every weight; in (0, 1), exact in float32."""
     return np.float32(sha256(f"{seed}|{site}|{round_number}".encode()).digest()[0] / 256)
+
+
+class _Moved(Mapping[str, NDArray[Any]]):
+    """The received tensors with something added to each, made when they are asked for: one is in memory at a time."""
+
+    def __init__(self, received: Mapping[str, Tensor], step: np.float32) -> None:
+        self._received, self._step = received, step
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        array = self._received[name].read()
+        array += self._step.astype(array.dtype)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._received)
+
+    def __len__(self) -> int:
+        return len(self._received)
 
 
 class NullTrainer:
@@ -143,14 +165,10 @@ class NullTrainer:
     def _write(self, request: Train) -> None:
         assert self._prepare is not None  # noqa: S101 (as above)
         seed = Experiment.model_validate(self._prepare.experiment).seed
-        manifest = Manifest.model_validate(request.manifest)
-        buffer = np.fromfile(request.model, dtype=np.uint8)
-        step = addend(seed, self._prepare.site, request.round)
-        for array in views(manifest, buffer).values():
-            array += step.astype(array.dtype)
-        part = Path(request.output + ".part")
-        buffer.tofile(part)
-        part.replace(request.output)
+        received = open_model(request.model, Manifest.model_validate(request.manifest))
+        trained = _Moved(received, addend(seed, self._prepare.site, request.round))
+        # Not durable: a rehearsal has nothing to lose that it could not make again.
+        write_update(request.output, trained, Manifest.model_validate(request.update), received, durable=False)
 
     def _rows(self, split: Split) -> SplitRows:
         region = RegionRow(dice=0.5, reference_empty=False, prediction_empty=False)

@@ -64,7 +64,8 @@ class Train(Frame):
         round: counted from 1.
         model: file with the received global model's buffer, laid out by `manifest`.
         manifest: `messages.tensors.Manifest` as plain data.
-        output: where the trained weights go, same manifest; written whole, then renamed into place.
+        update: the same for the update: the same tensors, in a codec that may be another.
+        output: where the update goes; `site_agent.training.files.write_update` writes it as `update` says.
         evaluate: also score the received global model on the validation cases, before training.
     """
 
@@ -73,6 +74,7 @@ class Train(Frame):
     attempt: int
     model: str
     manifest: dict[str, Any]
+    update: dict[str, Any]
     output: str
     evaluate: bool = False
 

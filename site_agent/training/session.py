@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections import Counter
@@ -23,7 +22,8 @@ from messages import codec
 from messages.errors import DataError, WorkFailed
 from messages.experiment import Experiment
 from messages.reasons import Reason
-from messages.tensors import Manifest, views, write_into
+from messages.tensor_codecs import Tensor
+from messages.tensors import Manifest
 from nets.build import build
 from nets.registry import read as read_net
 from nets.weights import arrays, load, manifest
@@ -36,6 +36,7 @@ from site_agent.training import cache
 from site_agent.training.cache import CachedCase
 from site_agent.training.engine import train_round
 from site_agent.training.evaluation import evaluate
+from site_agent.training.files import open_model, write_update
 from site_agent.training.optimise import KeptState
 from site_agent.training.preprocess import prepare
 from site_agent.training.protocol import (
@@ -98,7 +99,7 @@ class Session:
     def train(self, request: Train) -> Trained:
         """One round: score the received model if asked to, train, write the update."""
         began = time.monotonic()
-        self._load(request.model, request.manifest)
+        received = self._load(request.model, request.manifest)
         scores = self.score("validation", request.round, "validating") if request.evaluate else None
         experiment = self.experiment
         kept = (
@@ -124,7 +125,7 @@ class Session:
             kept=kept,
             report=report,
         )
-        self._write(Path(request.output), Manifest.model_validate(request.manifest))
+        write_update(request.output, arrays(self._net), self._described(request.update), received)
         return Trained(
             round=request.round,
             attempt=request.attempt,
@@ -213,25 +214,17 @@ class Session:
             cache.store(self.cache_folder, key, prepared)
         return key, cache.fetch(self.cache_folder, key, case.key)
 
-    def _load(self, path: str, plain: Mapping[str, object]) -> None:
+    def _load(self, path: str, plain: Mapping[str, object]) -> dict[str, Tensor]:
+        """Decode a model into the net; what was read, mapped, for the update to differ from."""
+        received = open_model(path, self._described(plain))
+        load(self._net, received)
+        return received
+
+    def _described(self, plain: Mapping[str, object]) -> Manifest:
         described = Manifest.model_validate(plain)
         if not described.same_tensors(self._manifest):
             raise WorkFailed("the received model is not the experiment's net", where="manifest")
-        buffer = np.memmap(path, dtype=np.uint8, mode="r", shape=(described.nbytes,))
-        load(self._net, views(described, buffer))
-
-    def _write(self, path: Path, described: Manifest) -> None:
-        """The weights to a file, straight from the net's memory; whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        with beside.open("wb") as file:
-            # Ask for the space first: a full disk under a memory map is a bus error and not an exception.
-            os.posix_fallocate(file.fileno(), 0, described.nbytes)
-        buffer = np.memmap(beside, dtype=np.uint8, mode="r+", shape=(described.nbytes,))
-        write_into(arrays(self._net), described, buffer.data)
-        buffer.flush()
-        del buffer
-        beside.replace(path)
+        return described
 
     def _progress(
         self,

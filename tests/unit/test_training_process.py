@@ -90,7 +90,13 @@ def rounds(folder: Path, chosen: Experiment, numbers: list[int], received: Path,
     for number in numbers:
         output = folder / f"{cache}-{trainer.process.pid}-{number}"
         request = Train(
-            round=number, attempt=1, model=str(received), manifest=described.plain(), output=str(output), evaluate=True
+            round=number,
+            attempt=1,
+            model=str(received),
+            manifest=described.plain(),
+            update=described.plain(),
+            output=str(output),
+            evaluate=True,
         )
         trained = trainer.ask(request)
         assert isinstance(trained, Trained), trained
@@ -137,7 +143,8 @@ def test_each_request_gets_its_answer_and_stop_ends_the_process_well(site: Path,
 def test_a_model_of_other_shapes_is_a_failure_and_the_process_lives_on(site: Path, trainer: Trainer) -> None:
     trainer.ask(preparation(site, experiment()))
     other = {"tensors": [{"name": "a", "shape": [2], "dtype": "float32"}]}
-    reply = trainer.ask(Train(round=4, attempt=1, model=str(site / "x"), manifest=other, output=str(site / "y")))
+    request = Train(round=4, attempt=1, model=str(site / "x"), manifest=other, update=other, output=str(site / "y"))
+    reply = trainer.ask(request)
     assert isinstance(reply, Failed)
     assert (reply.code, reply.round, reply.fatal) == ("training-error", 4, False)
     assert isinstance(trainer.ask(preparation(site, experiment())), Prepared)
