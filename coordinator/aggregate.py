@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from messages.tensor_codecs import CODECS, CodecName, Tensor
-from messages.tensors import Manifest, tensors_of, views
+from messages.tensors import Manifest, each_tensor, tensors_of, views
 
 Buffer = NDArray[np.uint8]
 BLOCK = 2**18
@@ -138,7 +138,9 @@ def _jobs(
 ) -> Iterator[tuple[_Target, int, int]]:
     """(tensor, first element, end) of every block."""
     written = CODECS[codec]
-    sources = [(weight, tensors_of(manifest.in_codec(codec), buffer)) for weight, buffer in updates]
+    sent = manifest.in_codec(codec)
+    # Side by side through all updates, tensor by tensor: memory is a site's place in its file, not all its tensors.
+    sources = [(weight, each_tensor(sent, buffer)) for weight, buffer in updates]
     masters = None if master is None else tensors_of(manifest, master)
     wires = None if wire is None else tensors_of(manifest.in_codec(written.model), wire)
     for name, array in views(manifest, out).items():
@@ -152,7 +154,7 @@ def _jobs(
             sent_in = CODECS["float32" if wires is None else written.model]
             largest = sent_in.largest(array.dtype.name)
         target = _Target(
-            sources=[(weight, tensors[name]) for weight, tensors in sources],
+            sources=[(weight, next(tensors)) for weight, tensors in sources],
             master=base,
             out=array.reshape(-1),
             wire=None if wires is None else wires[name],

@@ -178,10 +178,14 @@ def tensors_of(manifest: Manifest, buffer: Buffer) -> dict[str, Tensor]:
     Raises:
         ValueError: the buffer is too small.
     """
+    return dict(zip((spec.name for spec in manifest.tensors), each_tensor(manifest, buffer), strict=True))
+
+
+def each_tensor(manifest: Manifest, buffer: Buffer) -> Iterator[Tensor]:
+    """The same one by one, in the manifest's order: of 1,000 buffers at once nobody needs all tensors at once."""
     written = CODECS[manifest.codec]
-    return {
-        spec.name: Tensor(written, np.dtype(spec.dtype), spec.shape, wire) for spec, wire in _places(manifest, buffer)
-    }
+    for spec, wire in _places(manifest, buffer):
+        yield Tensor(written, np.dtype(spec.dtype), spec.shape, wire)
 
 
 def views(manifest: Manifest, buffer: Buffer) -> dict[str, NDArray[Any]]:
