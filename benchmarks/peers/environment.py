@@ -33,9 +33,14 @@ def prepare(system: str, say: Callable[[str], None]) -> Path:
     if stamp.exists() and stamp.read_text() == wanted:
         return home / "bin"
     say(f"making the virtual environment benchmarks/.peers/{system}: {SYSTEMS[system]} {version(system)} (a minute)")
-    _run([sys.executable, "-m", "venv", "--clear", str(home)], WorkFailed, "the virtual environment could not be made")
-    pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
-    _run([*pip, "-r", str(pins)], Unreachable, f"{SYSTEMS[system]} could not be installed from the package index")
+    make = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(home)]
+    _run(make, WorkFailed, "the virtual environment could not be made")
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "--disable-pip-version-check"]
+    _run(
+        [*pip, "install", "-q", "--no-deps", "-r", str(pins)],
+        Unreachable,
+        f"{SYSTEMS[system]} could not be installed from the package index",
+    )
     stamp.write_text(wanted)
     return home / "bin"
 
