@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 from brokers import need_broker
@@ -17,6 +17,7 @@ from messages.liveness import Liveness
 from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
+Found = TypeVar("Found")
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -48,6 +49,7 @@ def lines(rig: Rig, party: str) -> list[dict[str, Any]]:
 
 def port_of(rig: Rig, party: str) -> int:
     return within(
+        rig,
         lambda: next((line["port"] for line in lines(rig, party) if line["event"] == "metrics are served"), None),
         f"{party} serves metrics",
     )
@@ -67,10 +69,11 @@ def of(figures: Figures, name: str, **labels: str) -> float | None:
     return figures.get((name, frozenset(labels.items())))
 
 
-def within(found: Any, what: str, deadline: float = DEADLINE) -> Any:
+def within(rig: Rig, found: Callable[[], Found | None], what: str, deadline: float = DEADLINE) -> Found:
     end = time.monotonic() + deadline
     while (answer := found()) is None:
-        assert time.monotonic() < end, f"not within {deadline:.0f} s: {what}"
+        if time.monotonic() > end:
+            pytest.fail(f"not within {deadline:.0f} s: {what}; {rig.describe(rig.story('metered'))}")
         time.sleep(0.1)
     return answer
 
@@ -93,7 +96,7 @@ def test_an_experiment_shows_in_the_figures_while_it_runs_and_its_counts_stay(ri
         figures = scrape(coordinator)
         return figures if of(figures, "konsil_experiments_total", outcome="complete") == 1 else None
 
-    figures = within(ended, "the coordinator has counted the experiment")
+    figures = within(rig, ended, "the coordinator has counted the experiment")
     assert of(figures, "konsil_rounds_total", outcome="complete") == 4
     assert of(figures, "konsil_rounds_total", outcome="failed") == 0
     assert (of(figures, "konsil_round_seconds_total", stretch="collect") or 0) > 0.2
@@ -110,7 +113,7 @@ def test_an_experiment_shows_in_the_figures_while_it_runs_and_its_counts_stay(ri
     assert told == {one.value for one in Liveness}
     assert {dict(labels)["site"] for name, labels in figures if name == "konsil_site_liveness"} == set(SITES)
 
-    there = within(lambda: delivered(site, 3), "the site has its last receipts")
+    there = within(rig, lambda: delivered(site, 3), "the site has its last receipts")
     assert (of(there, "konsil_model_bytes_total", direction="down") or 0) > 0
     assert of(there, "konsil_broker_connected") == 1
     assert of(there, "konsil_agent_state", state="training") is not None
@@ -130,18 +133,19 @@ def test_a_site_that_is_killed_is_absent_in_figures_and_log_and_then_back(rig: R
         here = of(scrape(port), "konsil_site_liveness", site=SITES[2], liveness="absent") == 1
         return True if here is expected else None
 
-    within(lambda: is_absent(False), "the site is there")
+    within(rig, lambda: is_absent(False), "the site is there")
     rig.kill(SITES[2])
-    within(lambda: is_absent(True), "the killed site is absent")
-    rig.start(SITES[2])
-    within(lambda: is_absent(False), "the site is back")
+    within(rig, lambda: is_absent(True), "the killed site is absent")
+    back = rig.start(SITES[2])
+    within(rig, lambda: is_absent(False), "the site is back")
+    assert back.process.poll() is None
 
     def told() -> list[str] | None:
         changes = [line for line in lines(rig, COORDINATOR) if line["event"] == "liveness" and line["site"] == SITES[2]]
         words = [line["liveness"] for line in changes]
         return words if "absent" in words and words[-1] != "absent" else None
 
-    within(told, "the log tells both")
+    within(rig, told, "the log tells both")
 
 
 @pytest.mark.usefixtures("midway")
