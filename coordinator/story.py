@@ -66,6 +66,8 @@ def _line(x: d.AnyDecision) -> str:
         return f"refused: {x.reason}"
     if isinstance(x, d.StartRefused):
         return f"refused: {x.reason} {x.mistakes}".rstrip()
+    if isinstance(x, d.Accepted):
+        return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}"
     if isinstance(x, d.SiteJoined):
         return f"joins with {x.train} training cases"
     if isinstance(x, d.SiteDeclined | d.SiteFailed):

@@ -18,6 +18,7 @@ from typing import Any
 
 from messages.errors import ConfigError, WorkFailed
 from messages.experiment import Experiment
+from messages.tensor_codecs import CODECS
 from nets import registry
 from nets.registry import RehearsalSpec, SegResNetSpec, UNetSpec
 
@@ -83,15 +84,17 @@ def estimate(experiment: Experiment) -> Estimate:
     per_element = FLOAT * (0.6 if training.precision == "amp" else 1.0)
     memory = FRAMEWORK_BYTES + model * (2 + MOMENTS[training.optimizer.name]) + int(kept * training.batch * per_element)
     sites, rounds = len(experiment.sites), experiment.rounds.count
+    codec = CODECS[experiment.wire.codec]
+    down, up = (parameters * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
     candidates = 2 if experiment.evaluation.select_by != "last" else 1
     return Estimate(
         parameters=parameters,
         model_bytes=model,
         training_memory_bytes=memory,
-        round_bytes_down=model * sites,
-        round_bytes_up=model * sites,
-        total_bytes=2 * model * sites * rounds + candidates * model * sites + model,
-        broker_disk_bytes=model * (rounds * (1 + sites) + candidates + 1),
+        round_bytes_down=down * sites,
+        round_bytes_up=up * sites,
+        total_bytes=(down + up) * sites * rounds + candidates * model * sites + model,
+        broker_disk_bytes=rounds * (down + up * sites) + model * (candidates + 1),
         latest_end_seconds=experiment.rounds.enrol_within + experiment.rounds.train_within * (rounds + 1),
     )
 

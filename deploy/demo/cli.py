@@ -24,6 +24,9 @@ def app(
     baselines: Annotated[
         str, typer.Option("--baselines", help="Compared with: pooled, alone, both (pooled,alone), or none.")
     ] = "pooled",
+    codec: Annotated[
+        str, typer.Option("--codec", help="How tensors travel: float32, bfloat16 or bfloat16-difference.")
+    ] = "float32",
     out: Annotated[
         Path | None, typer.Option("--out", help="Where report, model and log go; default demo-out/DATE-TIME.")
     ] = None,
@@ -45,10 +48,13 @@ def app(
     from deploy.broker.node import find_epmd, find_server
     from deploy.demo import layout
     from deploy.demo.consortium import MOST_SITES
+    from messages.tensor_codecs import CODECS
 
     wanted = _baselines(baselines)
     if not 1 <= sites <= MOST_SITES:
         raise RequestError(f"--sites {sites} is not allowed", advice=f"Use 1 to {MOST_SITES}")
+    if codec not in CODECS:
+        raise RequestError(f"--codec {codec!r} does not exist", advice=f"Use {', '.join(CODECS)}")
     find_server()  # says how to install it, before anything is written
     find_epmd()
     if data is not None:
@@ -65,6 +71,7 @@ def app(
         data=data,
         baselines=wanted,
         keep=keep,
+        overrides={"wire": {"codec": codec}},
         tls=tls,
     )
     from deploy import cli_live, console

@@ -28,6 +28,7 @@ def summary(story: ExperimentStory) -> str:
         ("Sites", ", ".join(f"{name} ({site.state})" for name, site in sorted(story.sites.items()))),
         ("Net", experiment.net.name if experiment else ""),
         ("Strategy", f"{experiment.plan.kind}, {experiment.plan.strategy}" if experiment else ""),
+        ("Tensors travel as", experiment.wire.codec if experiment else ""),
         ("Rounds", f"{story.completed_rounds} of {story.rounds_planned}"),
         (
             "Model",

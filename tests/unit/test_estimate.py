@@ -66,6 +66,16 @@ def test_bytes_follow_from_model_sites_and_rounds() -> None:
     assert found.latest_end_seconds == 10 + 11 * 5
 
 
+@pytest.mark.parametrize("codec", ["bfloat16", "bfloat16-difference"])
+def test_a_bfloat16_codec_halves_the_bytes_of_the_rounds_and_of_nothing_else(codec: str) -> None:
+    exact, half = estimate.estimate(experiment()), estimate.estimate(experiment(wire={"codec": codec}))
+    assert half.model_bytes == exact.model_bytes
+    assert 2 * half.round_bytes_down == 2 * half.round_bytes_up == exact.round_bytes_down
+    assert half.total_bytes == (3 * 10 + 2 * 3 + 1) * exact.model_bytes
+    # One global model and three updates a round; then the candidates and the finished model, exact.
+    assert half.broker_disk_bytes == (10 * 2 + 3) * exact.model_bytes
+
+
 def test_a_larger_patch_or_batch_takes_more_memory_and_mixed_precision_less() -> None:
     def memory(**training: Any) -> int:
         return estimate.estimate(experiment(training=training)).training_memory_bytes

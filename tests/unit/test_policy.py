@@ -23,6 +23,7 @@ ALLOW: dict[str, Any] = {
     "datasets": ["glioma"],
     "tasks": ["segmentation"],
     "nets": ["UNet"],
+    "codecs": ["float32"],
     "rounds_max": 600,
     "until": date(2027, 12, 31),
 }
@@ -61,6 +62,7 @@ def test_a_site_without_rules_denies() -> None:
         ({"datasets": ["spleen"]}, Reason.DATASET_NOT_ALLOWED),
         ({"tasks": ["classification"]}, Reason.TASK_NOT_ALLOWED),
         ({"nets": ["VNet"]}, Reason.NET_NOT_ALLOWED),
+        ({"codecs": ["bfloat16", "bfloat16-difference"]}, Reason.CODEC_NOT_ALLOWED),
         ({"rounds_max": 499}, Reason.TOO_MANY_ROUNDS),
         ({"until": date(2026, 4, 30)}, Reason.POLICY_EXPIRED),
     ],
