@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from messages import settings
+from messages import exposition, settings
 from messages.errors import ConfigError
 from messages.exposition import Endpoint, MetricsSettings, Reading, counter, gauge, phase_readings
 from messages.metrics import Phases
@@ -110,6 +110,7 @@ def test_a_reading_that_fails_is_one_line_and_leaves_the_endpoint_up(capfd: pyte
 
 
 def test_a_scraper_that_says_nothing_holds_nobody_but_other_scrapers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exposition._Handler.timeout == exposition.ANSWER_WITHIN
     monkeypatch.setattr("messages.exposition._Handler.timeout", 0.2)
     endpoint = Endpoint(wanted("127.0.0.1:0"), lambda: [gauge("konsil_term", "Term.", 7)])
     try:
