@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test lint check bench-peers clean
+.PHONY: help setup demo test lint check bench bench-peers clean
 
 BIN = .venv/bin
 ARGS =
@@ -13,6 +13,7 @@ help:
 	@echo 'make check            make test without the tests'
 	@echo 'make chaos            faults, and the services under a real systemd in a machine of their own (root; minutes)'
 	@echo 'make test-rabbitmq4   the bus and whole experiments on RabbitMQ 4 out of Debian 13 (root; debootstrap)'
+	@echo 'make bench            a round of null training: seconds, bytes, memory, by size, codec and number of sites'
 	@echo 'make bench-peers      FLARE and Flower on the same work on this machine, and the ratios'
 	@echo 'make clean            remove .venv, caches and demo-out'
 	@echo
@@ -40,6 +41,10 @@ check: setup
 test: check
 	@echo 'konsil: tests'
 	@$(BIN)/python -m pytest $(ARGS)
+
+# On an otherwise idle machine; about a quarter of an hour
+bench: setup
+	@$(BIN)/python -m benchmarks.table $(ARGS)
 
 # FLARE and Flower in environments of their own (benchmarks/.peers), made the first time
 bench-peers: setup

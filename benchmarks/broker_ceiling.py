@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _part(json.loads(given.part))
         return
     result = measure(given.megabytes, given.clients.split(","), given.laps.split(","), given.window)
-    print(json.dumps(result) if given.json else _table(result))
+    print(json.dumps(result) if given.json else table(result))
 
 
 def measure(
@@ -224,7 +224,8 @@ def _cpu_of(node: PrivateNode) -> float:
     return total / TICKS
 
 
-def _table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
+    """The figures as lines of text."""
     heads = (
         "writer_MiB_per_s",
         "reader_MiB_per_s",

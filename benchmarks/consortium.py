@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import memory
+from benchmarks import memory, phases
 from deploy import cli_requests
 from deploy import profile as profiles
 from deploy.broker.definitions import StreamSizes
@@ -80,6 +80,8 @@ class Bench:
         self.node = PrivateNode(self.layout.broker, definitions=self.consortium.definitions(), **more)
         self.children = Children()
         self.services: dict[str, Child] = {}
+        self.ports: dict[str, int] = {}
+        """Of the metrics endpoints."""
         self._tls, self._say = tls, say
         self.session: Session | None = None
 
@@ -111,7 +113,10 @@ class Bench:
         self._await(lambda: all(self._connected(site) for site in self.sites), "every agent is connected")
 
     def _start(self, party: str, module: str) -> None:
-        command = [sys.executable, "-m", module, "--config", str(self.consortium.config_of(party))]
+        config = self.consortium.config_of(party)
+        self.ports[party] = phases.free_port()
+        config.write_text(config.read_text() + f'\n[metrics]\nlisten = "127.0.0.1:{self.ports[party]}"\n')
+        command = [sys.executable, "-m", module, "--config", str(config)]
         self.services[party] = self.children.start(party, command, self.layout.log_of(party))
 
     def _connected(self, site: str) -> bool:
@@ -141,8 +146,11 @@ class Bench:
         keeper = self.node.pid
         return 0.0 if keeper is None else sum(memory.cpu_seconds(pid) for pid in descendants(keeper))
 
-    def run(self, experiment: Experiment, within: float) -> list[float]:
+    def run(self, experiment: Experiment, within: float, ended: Callable[[int], None] | None = None) -> list[float]:
         """Run an experiment to its end; the coordinator's clock at each round's end, seconds.
+
+        Args:
+            ended: called after each round with how many are complete.
 
         Raises:
             WorkFailed: it did not complete in time.
@@ -159,6 +167,8 @@ class Bench:
             if event.kind == "round-complete":
                 ends.append(event.time)
                 self._say(f"round {len(ends)} of {experiment.rounds.count}")
+                if ended is not None:
+                    ended(len(ends))
             elif isinstance(event.body, kinds.ExperimentComplete):
                 return ends
             elif event.kind in ("experiment-failed", "experiment-refused", "experiment-aborted"):

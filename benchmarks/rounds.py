@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks import memory
+from benchmarks import memory, phases
 from benchmarks.consortium import Bench, rehearsal, running
 from messages.errors import KonsilError
 from messages.names import COORDINATOR
@@ -70,6 +70,8 @@ class Result:
     peak_rss: Roles
     cpu_seconds: dict[str, float]
     """CPU seconds of one round: broker, coordinator, agents, trainers; over all rounds, enrolment included."""
+    phases: dict[str, phases.Phases]
+    """Of one round, in the coordinator and in all agents together; wall seconds overlap where threads do."""
     machine: str
 
     def plain(self) -> dict[str, Any]:
@@ -88,14 +90,15 @@ def measure(sites: int, kilobytes: int, rounds: int, codec: str, *, tls: bool, s
         pids = bench.pids()
         time.sleep(1.0)
         idle = memory.sizes(pids)
-        before = _cpu(bench)
+        before, spent = _cpu(bench), _phases(bench)
         with memory.Sampler(pids) as sampler:
             crossed = memory.loopback_bytes()
             ends = bench.run(experiment, WITHIN_A_ROUND * rounds)
             crossed = memory.loopback_bytes() - crossed
         after = _cpu(bench)
         moved = [bench.status(site) for site in bench.sites]
-    laps = [later - earlier for earlier, later in itertools.pairwise(ends)]
+        later = _phases(bench)
+    laps = [end - start for start, end in itertools.pairwise(ends)]
     # The evaluation phase sends the final model once more.
     downloads = rounds + 1
     return Result(
@@ -111,6 +114,7 @@ def measure(sites: int, kilobytes: int, rounds: int, codec: str, *, tls: bool, s
         idle_rss=_roles(idle),
         peak_rss=_roles(sampler.peaks),
         cpu_seconds={name: round((after[name] - before[name]) / rounds, 3) for name in after},
+        phases={role: phases.a_round(spent[role], [later[role]], rounds) for role in later},
         machine=f"{platform.processor() or platform.machine()}, {_cores()} cores, Python {platform.python_version()}",
     )
 
@@ -128,6 +132,11 @@ def _cpu(bench: Bench) -> dict[str, float]:
         "agents": sum(memory.cpu_seconds(pid) for pid in agents),
         "trainers": sum(memory.cpu_seconds(child) for pid in agents for child in memory.children(pid)),
     }
+
+
+def _phases(bench: Bench) -> dict[str, phases.Phases]:
+    agents = [phases.scrape(bench.ports[site]) for site in bench.sites]
+    return {"coordinator": phases.scrape(bench.ports[COORDINATOR]), "agents": phases.added(agents)}
 
 
 def _cores() -> int:
@@ -178,6 +187,9 @@ def _words(result: Result) -> str:
         lines.append(
             f"{role:16} idle {idle / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB: {(peak - idle) / over:.2f} × model above"
         )
+    for role, spent in result.phases.items():
+        words = "  ".join(f"{name} {one.cpu_seconds:.2f}" for name, one in spent.items() if one.cpu_seconds >= 0.005)
+        lines.append(f"{role} by phase, CPU s  {words}")
     lines.append("CPU s a round    " + "  ".join(f"{name} {value:.2f}" for name, value in result.cpu_seconds.items()))
     return "\n".join(lines)
 

@@ -55,9 +55,9 @@ class Blobs:
         """Make a finished file durable under its seal: fsync, rename, fsync of the folder."""
         destination = self.path(experiment, seal)
         destination.parent.mkdir(parents=True, exist_ok=True)
-        _sync(source)
+        sync(source)
         os.replace(source, destination)
-        _sync(destination.parent)
+        sync(destination.parent)
 
     def open(self, experiment: str, seal: str, manifest: Manifest) -> Buffer:
         """The blob's bytes, mapped read-only; FileNotFoundError where it is gone, ValueError where its size differs."""
@@ -85,7 +85,7 @@ class Blobs:
 
 @contextmanager
 def created(path: Path, size: int) -> Iterator[Any]:
-    """A new file of so many bytes, mapped for writing; flushed at the end."""
+    """A new file of so many bytes, mapped for writing; `Blobs.keep` makes it durable."""
     with path.open("wb") as file:
         file.truncate(size)
         if size:
@@ -94,12 +94,11 @@ def created(path: Path, size: int) -> Iterator[Any]:
     if size == 0:
         yield np.zeros(0, dtype=np.uint8)
         return
-    buffer = np.memmap(path, dtype=np.uint8, mode="r+")
-    yield buffer
-    buffer.flush()
+    yield np.memmap(path, dtype=np.uint8, mode="r+")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file's (or folder's) content on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -38,6 +38,9 @@ from messages.exposition import Endpoint, Reading
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
+CHUNKS_IN_FLIGHT = 16
+"""Chunks of updates, of all sites together, that are handed over and not yet in their files: what they take of memory
+is the same for three sites and for thirty."""
 
 log = structlog.get_logger("coordinator")
 
@@ -101,7 +104,7 @@ class Coordinator:
                 worker.start()
             self.shell.resume()
             self._subscribe(names.UPLINK, self._queue.put)
-            credit = max(2, 32 // len(config.coordinator.sites))
+            credit = max(1, CHUNKS_IN_FLIGHT // len(config.coordinator.sites))
             for site in config.coordinator.sites:
                 self._subscribe(names.update_queue(site), self._chunk, credit=credit)
             # What was said of progress before this start says nothing now.

@@ -19,11 +19,12 @@ import structlog
 
 from coordinator import inputs as i
 from coordinator.aggregate import aggregate, is_finite, weights
-from coordinator.blobs import Blobs, Buffer, created
+from coordinator.blobs import Blobs, Buffer, created, sync
 from coordinator.config import Limits
 from coordinator.effects import Aggregate, Expect, Initialise
 from messages.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.experiment import Experiment
+from messages.metrics import PHASES
 from messages.reasons import Reason
 from messages.seals import mapped
 from messages.tensor_codecs import CODECS
@@ -177,10 +178,12 @@ class Work:
 
     def _keep(self, experiment: str, path: Path, manifest: Manifest) -> tuple[str, str]:
         buffer = mapped(path, manifest)
-        with ThreadPoolExecutor(1) as beside:  # two passes of SHA-256 over one mapping, side by side
-            digest = beside.submit(model_digest, manifest, buffer)
+        with ThreadPoolExecutor(2) as beside:  # two passes of SHA-256 over one mapping, while the disk writes
+            digest = beside.submit(_digest, manifest, buffer)
+            written = beside.submit(sync, path)
             sealed = self.blobs.sealer.seal(manifest, buffer)
             found = digest.result()
+            written.result()
         self.blobs.keep(experiment, sealed, path)
         return sealed, found
 
@@ -193,7 +196,9 @@ class Work:
         with ExitStack() as files:
             out = files.enter_context(created(path, manifest.nbytes))
             wire = None if sent is None else files.enter_context(created(beside, sent.nbytes))
-            if not average(self.blobs, effect, out, wire):
+            with PHASES.timed("aggregate", bytes=len(effect.updates) * manifest.nbytes):
+                finite = average(self.blobs, effect, out, wire)
+            if not finite:
                 raise WorkFailed("the aggregate is not finite", where=name)
         sealed, digest = self._keep(name, path, manifest)
         copy = None if sent is None else self._keep_wire(name, beside, sent)
@@ -203,6 +208,10 @@ class Work:
         return i.UpdateBad(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason)
 
     def _verify(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
+        with PHASES.timed("verify", bytes=effect.manifest.nbytes):
+            return self._verified(incoming, effect)
+
+    def _verified(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
         if incoming is None:
             if not self.blobs.intact(effect.experiment, effect.seal, effect.manifest):
                 self.blobs.path(effect.experiment, effect.seal).unlink(missing_ok=True)
@@ -222,3 +231,8 @@ class Work:
                 return self._bad(effect, Reason.NOT_FINITE_UPDATE)
             self.blobs.keep(effect.experiment, effect.seal, path)
         return i.UpdateStored(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt)
+
+
+def _digest(manifest: Manifest, buffer: Buffer) -> str:
+    with PHASES.timed("digest", bytes=manifest.nbytes):
+        return model_digest(manifest, buffer)
