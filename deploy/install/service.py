@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -135,15 +136,18 @@ class Service:
         name = f"{self.name}-preflight.service"
         unread = "the journal could not be read"
         say("preflight, in the agent's own sandbox:")
-        # A cursor, since systemd forgets the invocation of a unit that ended well.
+        # A cursor, since systemd forgets the invocation of a unit that ended well; and the unit's own lines picked here,
+        # since systemd 252's journalctl loses the first line where a cursor is combined with a match.
         shown = run(["journalctl", "--quiet", "--lines=0", "--show-cursor", "--output=cat"], unread)
         _, found, cursor = shown.strip().rpartition("-- cursor: ")
         subprocess.run(["systemctl", "start", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         run(["journalctl", "--sync"], unread)
         after = [f"--after-cursor={cursor}"] if found else []
-        words = run(["journalctl", "--quiet", "--no-pager", "--output=cat", *after, f"_SYSTEMD_UNIT={name}"], unread)
-        for line in words.splitlines():
-            say(f"  {line}")
+        for line in run(["journalctl", "--quiet", "--no-pager", "--output=json", *after], unread).splitlines():
+            entry = json.loads(line)
+            # a message that is not text comes as a list of bytes (systemd's Journal Export Formats)
+            if entry.get("_SYSTEMD_UNIT") == name and isinstance(entry.get("MESSAGE"), str):
+                say(f"  {entry['MESSAGE']}")
         status = int(self.shown("ExecMainStatus", name) or 1)
         if self.shown("Result", name) != "success":
             systemctl("reset-failed", name)
