@@ -136,8 +136,8 @@ class Service:
         name = f"{self.name}-preflight.service"
         unread = "the journal could not be read"
         say("preflight, in the agent's own sandbox:")
-        # A cursor, since systemd forgets the invocation of a unit that ended well; and the unit's own lines picked here,
-        # since systemd 252's journalctl loses the first line where a cursor is combined with a match.
+        # A cursor, since systemd forgets the invocation of a unit that ended well; and the unit's own lines are picked
+        # here, since systemd 252's journalctl loses the first line where a cursor is combined with a match.
         shown = run(["journalctl", "--quiet", "--lines=0", "--show-cursor", "--output=cat"], unread)
         _, found, cursor = shown.strip().rpartition("-- cursor: ")
         subprocess.run(["systemctl", "start", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)
