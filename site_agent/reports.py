@@ -6,6 +6,7 @@ import threading
 
 import structlog
 
+from messages.metrics import PHASES
 from site_agent.errands import Errands
 from site_agent.relay import Relay
 from site_agent.steps import Steps
@@ -39,6 +40,7 @@ class Reports:
             self._errands.apply(prepared)
             self._trainers.proceed(name)
         elif isinstance(reply, protocol.Trained):
+            PHASES.add("train", reply.seconds)
             # Sealing reads the whole file: on a thread of its own.
             threading.Thread(
                 target=lambda: self._errands.post(self._workshop.trained(job, reply)),
