@@ -18,9 +18,10 @@ from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.experiment import Experiment
 from messages.scores import RegionScore, SplitScores
-from messages.tensors import Manifest, chunk_digests, manifest_of, seal, views, write_into
+from messages.tensor_codecs import CodecName
+from messages.tensors import Manifest, chunk_digests, manifest_of, seal, tensors_of, write_into
 from messages.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
-from nets.digest import model_digest
+from nets.digest import arrays_digest
 
 SITES = ("site-a", "site-b", "site-c")
 CONSORTIUM = "demo"
@@ -134,7 +135,9 @@ class ScriptedSite:
     def __init__(self, broker_: MemoryBroker, name: str, cases: int) -> None:
         self.name, self.cases = name, cases
         self.author = Author(CONSORTIUM, name, 1)
-        self.chunks: dict[tuple[int, str], dict[int, bytes]] = {}
+        self.chunks: dict[TransferKey, dict[int, bytes]] = {}
+        self.codecs: dict[str, CodecName] = {}
+        self.judged = {"final": 0.5, "selected": 0.5}
         self.starts: dict[str, kinds.Body] = {}
         self.heard: list[envelope.Event] = []
         self.updates: dict[int, tuple[Manifest, bytes]] = {}
@@ -163,8 +166,7 @@ class ScriptedSite:
     def _take(self, delivery: Delivery) -> None:
         if delivery.queue == "global":
             header, data = decode_chunk(delivery.body)
-            place = (header.key.round, header.key.experiment)
-            self.chunks.setdefault(place, {})[header.index] = bytes(data)
+            self.chunks.setdefault(header.key, {})[header.index] = bytes(data)
             self._try()
         else:
             self._event(envelope.decode(delivery.body))
@@ -187,6 +189,7 @@ class ScriptedSite:
         elif isinstance(body, kinds.ChunksWanted):
             self.send_update(event.experiment, body.round, body.chunks)
         elif isinstance(body, kinds.ExperimentAccepted) and event.id not in self.done:
+            self.codecs[event.experiment] = Experiment.model_validate(body.experiment).wire.codec
             self.done.add(event.id)
             self.say("joined", kinds.Joined(cases=counts(self.cases), platform=PLATFORM), event.experiment, 0)
         elif isinstance(body, kinds.RoundStart | kinds.EvaluationStart):
@@ -197,9 +200,9 @@ class ScriptedSite:
             self._try()
 
     def _model(self, experiment: str, one: kinds.Transfer) -> bytes | None:
-        got = self.chunks.get((one.round, experiment), {})
+        got = self.chunks.get(TransferKey(experiment, one.round, "coordinator", one.attempt), {})
         if len(got) < one.manifest.chunks:
-            body = kinds.ChunksWanted(round=one.round, attempt=1, seal=one.seal)
+            body = kinds.ChunksWanted(round=one.round, attempt=one.attempt, seal=one.seal)
             event = self.author.write("chunks-wanted", body, time=0.0, experiment=experiment)
             if not got:
                 self.bus.publish(event.key_to("coordinator"), event.raw)
@@ -219,18 +222,22 @@ class ScriptedSite:
                 found = {
                     one.label: kinds.ModelScores(
                         model_digest=one.model_digest,
-                        splits={"validation": scores(0.5), "test": scores(0.25)},
+                        splits={"validation": scores(self.judged[one.label]), "test": scores(0.25)},
                     )
                     for one in body.models
                 }
                 self.say("evaluated", kinds.Evaluated(scores=found), event.experiment, event.round)
 
     def _train(self, event: envelope.Event, body: kinds.RoundStart, model: bytes) -> None:
-        manifest = body.transfer.manifest
-        assert model_digest(manifest, model) == body.model_digest
-        buffer = bytearray(model)
-        for array in views(manifest, buffer).values():
+        received = tensors_of(body.transfer.manifest, model)
+        trained = {name: one.read() for name, one in received.items()}
+        if body.transfer.manifest.codec == "float32":
+            assert arrays_digest(trained) == body.model_digest
+        for array in trained.values():
             array += ord(self.name[-1]) % 7 + event.round
+        manifest = body.transfer.manifest.in_codec(self.codecs[event.experiment])
+        buffer = bytearray(manifest.nbytes)
+        write_into(trained, manifest, memoryview(buffer), received)
         sealed = seal(manifest, chunk_digests(manifest, buffer))
         sent = bytes(self.spoil(event.round, buffer))
         if self.spoil_seal:
