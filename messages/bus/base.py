@@ -8,6 +8,10 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Protocol, runtime_checkable
 
+Body = bytes | tuple[bytes | memoryview, ...]
+"""A message's body, whole or as pieces that are sent one after the other without being copied into one: each
+C-contiguous and of format "B", and unchanged until the confirm."""
+
 
 def digest_of(body: bytes | memoryview) -> bytes:
     """SHA-256 of a message body, as kept in a `Position`."""
@@ -58,6 +62,19 @@ class Confirm(Protocol):
         """Whether the broker has answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What was published and is not confirmed: messages, bytes, and seconds that the oldest has waited.
+
+    `blocked`: the broker takes nothing from publishers (a disk or memory alarm).
+    """
+
+    messages: int = 0
+    bytes: int = 0
+    waited: float = 0.0
+    blocked: bool = False
+
+
 class BusState(StrEnum):
     """What a bus reports to its owner (for logs, `status` and tests)."""
 
@@ -102,12 +119,13 @@ class Subscription(Protocol):
 class Bus(Protocol):
     """One party's way to the broker of its consortium. Thread-safe."""
 
-    def publish(self, key: str, body: bytes) -> Confirm:
+    def publish(self, key: str, body: Body) -> Confirm:
         """Send one message to the consortium's exchange with the party's user id set.
 
-        Persistent, confirmed asynchronously. Blocks while the window (unconfirmed bytes) is full or the broker
-        blocks publishers. What was not confirmed when a connection broke is sent again after reconnecting, in order
-        (so a message may come twice: receivers drop duplicates by id).
+        Persistent, confirmed asynchronously. Blocks while the window (unconfirmed bytes, and some seconds of the rate
+        at which they are confirmed) is full or the broker blocks publishers; `pending` tells. What was not confirmed
+        when a connection broke is sent again after reconnecting, in order (so a message may come twice: receivers
+        drop duplicates by id).
 
         Raises:
             BrokerUnreachable: the bus was closed.
@@ -142,6 +160,9 @@ class Bus(Protocol):
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was published is confirmed; False on time-out."""
+
+    def pending(self) -> Pending:
+        """What waits for the broker's confirm now."""
 
     def close(self) -> None:
         """Flush what can be flushed within a few seconds, and close. Idempotent."""

@@ -12,15 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import pika
 from pika.adapters.select_connection import IOLoop
 
 from messages.bus.amqp_errors import explain
 from messages.bus.base import BusState, Notice
-from messages.errors import BrokerUnreachable, KonsilError, LoginRefused
+from messages.bus.wire import WireConnection
+from messages.errors import BrokerUnreachable, KonsilError, LoginRefused, TlsFailed
 
-READ_SIZE = 256 * 2**10
-"""Bytes per recv(2). pika's 4096 would take 256 calls, and as many copies of a growing buffer, for a 1 MiB chunk."""
 CLOSE_WITHIN = 5.0
 
 
@@ -104,11 +102,12 @@ class Link:
 
         Raises:
             LoginRefused: as soon as the broker refuses the login.
+            TlsFailed: as soon as a TLS handshake fails for a reason that will not go away.
             BrokerUnreachable: nothing answered within `timeout` seconds (refused connections are tried again).
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: self._opened or self._closing or isinstance(self._error, LoginRefused), timeout
+                lambda: self._opened or self._closing or isinstance(self._error, (LoginRefused, TlsFailed)), timeout
             )
             if self._opened:
                 return
@@ -185,7 +184,7 @@ class Link:
             self._ioloop, self._woken = ioloop, False
             self._calls.clear()
         try:
-            self._connection = pika.SelectConnection(
+            self._connection = WireConnection(
                 self._parameters,
                 on_open_callback=self._opened_now,
                 on_open_error_callback=self._ended,
@@ -208,7 +207,6 @@ class Link:
         return was_open
 
     def _opened_now(self, connection: Any) -> None:
-        _read_in_large_pieces(connection)
         connection.add_on_connection_blocked_callback(
             lambda _c, _m: self._on_notice(self, Notice(BusState.BLOCKED, self.name))
         )
@@ -238,11 +236,3 @@ class Link:
         connection = self._connection
         if connection is not None and not connection.is_closing and not connection.is_closed:
             connection.close()  # also while it opens; `_ended` stops the loop
-
-
-def _read_in_large_pieces(connection: Any) -> None:
-    """Raise the transport's read size (private in pika 1.4; where it is missing, reading is merely slower)."""
-    transport: Any = getattr(connection, "_transport", None)
-    if hasattr(transport, "_MAX_RECV_BYTES"):
-        transport._MAX_RECV_BYTES = READ_SIZE
-        transport._MAX_CONSUME_BYTES = 4 * READ_SIZE

@@ -18,12 +18,14 @@ from typing import Any
 from messages import names
 from messages.bus import cursor as cursors
 from messages.bus.base import (
+    Body,
     BusState,
     Confirm,
     Delivery,
     Notice,
     OnDelivery,
     OnNotice,
+    Pending,
     Position,
     Start,
     Subscription,
@@ -170,6 +172,7 @@ class MemoryBroker:
             self.up = True
             self.epoch += 1
             self._tell_all()
+            self.changed.notify_all()
 
     def _tell_all(self) -> None:
         for bus in self.buses:
@@ -182,6 +185,7 @@ class MemoryBus:
     Args:
         verify_within: seconds until silence at a stored offset means that the stream was wiped.
         lock_wait: seconds that `subscribe(exclusive=True)` waits for a holder to go.
+        window: bytes that may wait while the broker is stopped (up, it confirms at once); one message always may.
 
     Raises:
         LoginRefused: the party has no login.
@@ -195,6 +199,7 @@ class MemoryBus:
         on_notice: OnNotice | None = None,
         verify_within: float = 1.0,
         lock_wait: float = 0.0,
+        window: int = 16 * 2**20,
     ) -> None:
         if not broker.grants.may_login(party):
             raise LoginRefused(
@@ -214,21 +219,38 @@ class MemoryBus:
         """Those that verify a stored position, and go on from the first message after a silence."""
         self._subscriptions: dict[_MemorySubscription, None] = {}
         self._closed = False
-        self._outbox: deque[tuple[str, bytes, Receipt]] = deque()
+        self._outbox: deque[tuple[str, bytes, Receipt, float]] = deque()
+        self._window, self._in_flight = window, 0
         self._thread = threading.Thread(target=self._run, name=f"bus-{party}", daemon=True)
         with broker.changed:
             broker.buses.add(self)
         self._thread.start()
 
-    def publish(self, key: str, body: bytes) -> Confirm:
-        """Route one message at once; while the broker is stopped, keep it until it is back."""
+    def publish(self, key: str, body: Body) -> Confirm:
+        """Route one message at once; while the broker is stopped, keep it until it is back, as the window allows."""
         receipt = Receipt()
+        whole = b"".join(body) if isinstance(body, tuple) else bytes(body)
         with self.broker.changed:
+            self.broker.changed.wait_for(
+                lambda: (
+                    self._closed
+                    or self.broker.up
+                    or not self._in_flight
+                    or self._in_flight + len(whole) <= self._window
+                )
+            )
             if self._closed:
                 raise BrokerUnreachable("the bus is closed", where=self.broker.vhost)
-            self._outbox.append((key, bytes(body), receipt))
+            self._outbox.append((key, whole, receipt, time.monotonic()))
+            self._in_flight += len(whole)
             self._send()
         return receipt
+
+    def pending(self) -> Pending:
+        """What waits for the broker to come back."""
+        with self.broker.changed:
+            waited = time.monotonic() - self._outbox[0][3] if self._outbox else 0.0
+            return Pending(len(self._outbox), self._in_flight, waited)
 
     def subscribe(
         self,
@@ -284,7 +306,7 @@ class MemoryBus:
             if self._closed:
                 return
             self._closed = True
-            for _key, _body, receipt in self._outbox:
+            for _key, _body, receipt, _since in self._outbox:
                 receipt.settle(BrokerUnreachable("the bus was closed before the confirm", where=self.broker.vhost))
             for subscription in list(self._subscriptions):
                 subscription.cancel()
@@ -303,7 +325,8 @@ class MemoryBus:
 
     def _send(self) -> None:
         while self.broker.up and self._outbox:
-            key, body, receipt = self._outbox.popleft()
+            key, body, receipt, _since = self._outbox.popleft()
+            self._in_flight -= len(body)
             try:
                 self.broker.publish(self.party, key, body)
             except (LoginRefused, RequestError) as error:

@@ -1,11 +1,11 @@
-"""Publishing with asynchronous confirms: a window in bytes, everything unconfirmed sent again in order."""
+"""Publishing with asynchronous confirms: a window in bytes and time, everything unconfirmed sent again in order."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pika
@@ -13,9 +13,11 @@ from pika import exceptions, spec
 
 from messages import names
 from messages.bus import amqp_errors
+from messages.bus.base import Body, Pending
 from messages.bus.confirm import Receipt
 from messages.bus.link import Link
 from messages.bus.readiness import Readiness
+from messages.bus.window import Departure, Window
 from messages.errors import BrokerUnreachable, KonsilError, RequestError
 
 NACK_DELAY = 1.0
@@ -26,8 +28,11 @@ NACK_DELAY = 1.0
 class _Item:
     number: int
     key: str
-    body: bytes
+    pieces: tuple[bytes | memoryview, ...]
+    size: int
     receipt: Receipt
+    departure: Departure | None
+    since: float
 
 
 class Outbox:
@@ -35,17 +40,17 @@ class Outbox:
 
     Args:
         user: the login, set as `user_id` (the broker refuses a message whose user_id is not the login).
-        window: bytes in flight before `put` blocks; one message of any size may always fly.
+        window: how much may be in flight before `put` blocks; one message of any size may always fly.
     """
 
-    def __init__(self, link: Link, user: str, window: int) -> None:
+    def __init__(self, link: Link, user: str, window: Window) -> None:
         self._link = link
         self._user = user
         self._window = window
         self._changed = threading.Condition()
         self._waiting: deque[_Item] = deque()
         self._in_flight = 0
-        self._open_items = 0
+        self._open: dict[int, _Item] = {}
         self._count = 0
         self._closed = False
         self._woken = False
@@ -57,23 +62,25 @@ class Outbox:
         self._delayed: list[_Item] = []
         self._returned: set[str] = set()
 
-    def put(self, key: str, body: bytes) -> Receipt:
+    def put(self, key: str, body: Body) -> Receipt:
         """Take one message; blocks while the window is full.
 
         Raises:
             BrokerUnreachable: the outbox was closed, also while waiting.
         """
         receipt = Receipt()
+        pieces = body if isinstance(body, tuple) else (body,)
+        size = sum(len(piece) for piece in pieces)
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or not self._in_flight or self._in_flight + len(body) <= self._window
-            )
+            self._changed.wait_for(lambda: self._closed or self._window.allows(self._in_flight, size))
             if self._closed:
                 raise BrokerUnreachable("the bus is closed", where=self._link.address)
             self._count += 1
-            self._in_flight += len(body)
-            self._open_items += 1
-            self._waiting.append(_Item(self._count, key, body, receipt))
+            self._in_flight += size
+            now = time.monotonic()
+            departure = self._window.depart(now, self._in_flight)
+            item = self._open[self._count] = _Item(self._count, key, pieces, size, receipt, departure, now)
+            self._waiting.append(item)
             wake, self._woken = not self._woken, True
         if wake:
             self._link.call(self._drain)
@@ -82,7 +89,14 @@ class Outbox:
     def flush(self, timeout: float | None) -> bool:
         """Wait until every message is settled."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._open_items, timeout)
+            return self._changed.wait_for(lambda: not self._open, timeout)
+
+    def pending(self) -> Pending:
+        """What is not confirmed."""
+        with self._changed:
+            oldest = next(iter(self._open.values()), None)
+            waited = 0.0 if oldest is None else time.monotonic() - oldest.since
+            return Pending(len(self._open), self._in_flight, waited)
 
     def close(self) -> None:
         """Take no more, wake who waits; what is unconfirmed is settled as lost."""
@@ -105,6 +119,8 @@ class Outbox:
         self._channel = None
         self._readiness.forget()
         self._requeue()
+        with self._changed:
+            self._window.restart()
 
     def _channel_open(self, channel: Any) -> None:
         channel.add_on_close_callback(self._channel_closed)
@@ -125,12 +141,12 @@ class Outbox:
             item = self._waiting.popleft()
             self._tag += 1
             self._sent[self._tag] = item
-            self._channel.basic_publish(
+            self._channel.connection.publish(
+                self._channel,
                 names.EXCHANGE,
                 item.key,
-                item.body,
+                item.pieces,
                 pika.BasicProperties(delivery_mode=2, user_id=self._user, message_id=str(item.number)),
-                mandatory=True,
             )
 
     def _on_confirm(self, frame: Any) -> None:
@@ -182,7 +198,7 @@ class Outbox:
         if (key := amqp_errors.refused_topic(text)) is not None:
             return {item.number for item in self._sent.values() if item.key == key}
         if (size := amqp_errors.oversized(text)) is not None:
-            return {item.number for item in self._sent.values() if len(item.body) == size}
+            return {item.number for item in self._sent.values() if item.size == size}
         if code in (amqp_errors.ACCESS_REFUSED, amqp_errors.NOT_FOUND, amqp_errors.PRECONDITION_FAILED):
             return {item.number for item in self._sent.values()}  # the exchange itself, or the user id
         return set()
@@ -194,7 +210,8 @@ class Outbox:
 
     def _requeue(self) -> None:
         with self._changed:
-            self._waiting = deque(self._all_items())
+            # whoever flies twice tells nothing of the line (Karn's rule)
+            self._waiting = deque(replace(item, departure=None) for item in self._all_items())
         self._sent.clear()
         self._delayed.clear()
         self._returned.clear()
@@ -207,8 +224,10 @@ class Outbox:
     def _settle(self, item: _Item, error: KonsilError | None = None) -> None:
         item.receipt.settle(error)
         with self._changed:
-            self._in_flight -= len(item.body)
-            self._open_items -= 1
+            self._in_flight -= item.size
+            self._open.pop(item.number, None)
+            if error is None:
+                self._window.confirm(item.size, item.departure, time.monotonic())
             self._changed.notify_all()
 
 

@@ -18,11 +18,13 @@ import pika
 from messages import kinds, names
 from messages.bus import tls
 from messages.bus.base import (
+    Body,
     BusState,
     Confirm,
     Notice,
     OnDelivery,
     OnNotice,
+    Pending,
     Position,
     Start,
     Subscription,
@@ -30,10 +32,12 @@ from messages.bus.base import (
 from messages.bus.consumer import Consumer, Wish
 from messages.bus.link import Backoff, Link
 from messages.bus.outbox import Outbox, remaining
+from messages.bus.window import Window
 from messages.errors import BrokerUnreachable
 from messages.settings import BrokerAddress
 
 WINDOW = 16 * 2**20
+WINDOW_SECONDS = 2.0
 FLUSH_WITHIN = 5.0
 BLOCKED_TIMEOUT = 300.0
 """Seconds of connection.blocked (disk or memory alarm) after which we reconnect; pika's default is for ever."""
@@ -50,6 +54,8 @@ class RabbitBus:
         party: this party's name.
         on_notice: called on an I/O thread for each change of state.
         window: unconfirmed bytes in flight, for events and for chunks each.
+        window_seconds: as many seconds of the rate at which the broker confirmed lately may be in flight.
+        blocked_timeout: seconds of a broker's alarm after which the connection is made anew (nothing is lost).
         verify_within: seconds of silence at a stored offset that mean that the stream was wiped; chunk streams
             wait `chunks_verify_within`, since a chunk may take long on a slow line.
         lock_wait: seconds until a refused exclusive consumer is a twin; default: three heartbeats and 5 s, as
@@ -67,6 +73,8 @@ class RabbitBus:
         *,
         on_notice: OnNotice | None = None,
         window: int = WINDOW,
+        window_seconds: float = WINDOW_SECONDS,
+        blocked_timeout: float = BLOCKED_TIMEOUT,
         backoff: Backoff = Backoff(),
         verify_within: float = 5.0,
         chunks_verify_within: float = 30.0,
@@ -76,9 +84,9 @@ class RabbitBus:
         self.party = party
         self._address = address
         self._user = address.user or party
-        self._parameters = _parameters(address, self._user)
+        self._parameters = _parameters(address, self._user, blocked_timeout)
         self._on_notice = on_notice or (lambda _notice: None)
-        self._window = window
+        self._window, self._window_seconds = window, window_seconds
         self._backoff = backoff
         self._verify_within, self._chunks_verify_within = verify_within, chunks_verify_within
         self._lock_wait = 3 * address.heartbeat_seconds + 5 if lock_wait is None else lock_wait
@@ -87,6 +95,7 @@ class RabbitBus:
         self._links: dict[str, Link] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._down: set[str] = set()
+        self._blocked: set[str] = set()
         self._closed = False
 
     def connect(self, timeout: float = 10.0) -> None:
@@ -103,7 +112,7 @@ class RabbitBus:
             self.close()
             raise
 
-    def publish(self, key: str, body: bytes) -> Confirm:
+    def publish(self, key: str, body: Body) -> Confirm:
         """Send one message; see `Bus.publish`."""
         chunk = kinds.ROUTES.get(key.partition(".")[0]) in CHUNK_ROUTES
         return self._outbox("chunks-out" if chunk else "events-out").put(key, body)
@@ -155,6 +164,18 @@ class RabbitBus:
             outboxes = list(self._outboxes.values())
         return all(outbox.flush(None if deadline is None else remaining(deadline)) for outbox in outboxes)
 
+    def pending(self) -> Pending:
+        """What is not confirmed, of events and chunks together."""
+        with self._lock:
+            outboxes, blocked = list(self._outboxes.values()), bool(self._blocked)
+        parts = [outbox.pending() for outbox in outboxes]
+        return Pending(
+            messages=sum(part.messages for part in parts),
+            bytes=sum(part.bytes for part in parts),
+            waited=max((part.waited for part in parts), default=0.0),
+            blocked=blocked,
+        )
+
     def close(self) -> None:
         """Flush for a few seconds, and close every connection. Idempotent."""
         with self._lock:
@@ -191,12 +212,12 @@ class RabbitBus:
         with self._lock:
             outbox = self._outboxes.get(name)
             if outbox is None:
-                outbox = self._outboxes[name] = Outbox(link, self._user, self._window)
+                outbox = self._outboxes[name] = Outbox(link, self._user, Window(self._window, self._window_seconds))
                 link.add_user(outbox)
             return outbox
 
     def _heard(self, link: Link, notice: Notice) -> None:
-        """Report one state for all links: connected means all of them."""
+        """Report one state for all links: connected and unblocked mean all of them."""
         with self._lock:
             if notice.state is BusState.CONNECTED:
                 self._down.discard(link.name)
@@ -204,10 +225,17 @@ class RabbitBus:
                     return
             elif notice.state in (BusState.LOST, BusState.REFUSED):
                 self._down.add(link.name)
+                self._blocked.discard(link.name)  # whether the alarm lasts, the next connection is told
+            elif notice.state is BusState.BLOCKED:
+                self._blocked.add(link.name)
+            elif notice.state is BusState.UNBLOCKED:
+                self._blocked.discard(link.name)
+                if self._blocked:
+                    return
         self._on_notice(notice)
 
 
-def _parameters(address: BrokerAddress, user: str) -> Any:
+def _parameters(address: BrokerAddress, user: str, blocked_timeout: float) -> Any:
     return pika.ConnectionParameters(
         host=address.host,
         port=address.port,
@@ -218,7 +246,7 @@ def _parameters(address: BrokerAddress, user: str) -> Any:
         connection_attempts=1,
         socket_timeout=10.0,
         stack_timeout=20.0,
-        blocked_connection_timeout=BLOCKED_TIMEOUT,
+        blocked_connection_timeout=blocked_timeout,
         ssl_options=tls.options(address),
         tcp_options={"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3},
         client_properties={"connection_name": f"konsil {user}"},
