@@ -50,7 +50,7 @@ class MetricsSettings(Settings):
         host, _ = self.address
         if not ipaddress.ip_address(host).is_loopback and not self.allow_remote:
             raise ValueError(
-                f"metrics.listen = {self.listen!r}: other machines could read the figures, unencrypted: "
+                f"listen = {self.listen!r}: other machines could read the figures, unencrypted: "
                 "use 127.0.0.1, or write allow_remote = true beside it"
             )
         return self
@@ -65,7 +65,7 @@ class MetricsSettings(Settings):
         except ValueError:
             number, found = -1, None
         if found is None or not 0 <= number <= 65535 or ("[" in host) != (found.version == 6):
-            raise ValueError(f'metrics.listen = {self.listen!r}: write an address and a port, as in "127.0.0.1:9464"')
+            raise ValueError(f'listen = {self.listen!r}: write an address and a port, as in "127.0.0.1:9464"')
         return str(found), number
 
 

@@ -81,10 +81,20 @@ raise RuntimeError("/data/patient")
     assert "patient" not in json.dumps([in_thread, at_end])
 
 
-def test_libraries_and_warnings_speak_json_too() -> None:
-    library, warning = lines('logging.getLogger("library").error("hello")\nwarnings.warn("old", UserWarning)')
+def test_libraries_and_warnings_speak_json_too_and_not_the_words_of_an_exception() -> None:
+    program = """
+logging.getLogger("library").error("hello")
+warnings.warn("old", UserWarning)
+try:
+    raise ValueError("/data/patient")
+except ValueError:
+    logging.getLogger("library").exception("failed")
+"""
+    library, warning, failed = lines(program)
     assert (library["event"], library["logger"], library["service"]) == ("hello", "library", "site")
     assert "old" in warning["event"]
+    assert failed["exception"] == "ValueError"
+    assert "patient" not in json.dumps(failed)
 
 
 def test_the_last_word_is_plain_by_hand_and_a_line_in_the_systems_journal() -> None:
