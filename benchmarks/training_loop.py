@@ -76,6 +76,7 @@ class Konsil:
                 attempt=1,
                 model=str(self._folder / "start"),
                 manifest=manifest.plain(),
+                update=manifest.plain(),
                 output=str(self._folder / "update"),
             )
         )
@@ -207,11 +208,15 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """In a process of its own: milliseconds of each part of Konsil's step, and of a round's beginning and end."""
     import torch
 
+    from nets.weights import arrays
+    from site_agent.training.__main__ import _keep_freed_memory
     from site_agent.training.engine import train_round
+    from site_agent.training.files import write_update
     from site_agent.training.sampling import Sampler
     from site_agent.training.seeds import derive
     from site_agent.training.session import Session
 
+    _keep_freed_memory()
     experiment = experiment_of(options, local_epochs=None, local_steps=100)
     manifest = Manifest.model_validate(json.loads((folder / "manifest.json").read_text()))
     session = Session(preparation(folder, experiment, options.threads), lambda _: None)
@@ -234,12 +239,13 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         )  # fmt: skip
 
     update = folder / "parts-update"
+    received = session._load(str(folder / "start"), manifest.plain())
     return {
         "step": timed(whole, 2) / 100,
         "batch": timed(sampler.batch, 100),
         "target": timed(lambda _: session.regions.target(labels), 100),
         "load_model": timed(lambda _: session._load(str(folder / "start"), manifest.plain()), 20),
-        "write_update": timed(lambda _: session._write(update, manifest), 20),
+        "write_update": timed(lambda _: write_update(update, arrays(net), manifest, received), 20),
     }
 
 
