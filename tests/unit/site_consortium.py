@@ -29,6 +29,7 @@ from messages.kinds import (
 )
 from messages.kinds import Transfer as Sealed
 from messages.names import RoutingKey
+from messages.tensor_codecs import CodecName
 from messages.tensors import manifest_of
 from messages.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 from site_agent.config import SiteConfig
@@ -82,7 +83,7 @@ class ScriptedCoordinator:
         self.chunks: dict[TransferKey, dict[int, bytes]] = {}
         self.receipting = True
         self._lock = threading.Lock()
-        self._model: dict[str, np.ndarray] = {}
+        self.codec: CodecName = "float32"
         for queue in ("uplink", "inbox.coordinator"):
             self.bus.subscribe(queue, self._on_event, credit=10_000)
         self.bus.subscribe("progress", self._on_live, start=Start.NEXT, credit=10_000)
@@ -160,7 +161,7 @@ class ScriptedCoordinator:
 
     def sealed(self, round_number: int) -> tuple[Sealed, list[bytes], memoryview]:
         arrays = self.model(round_number)
-        manifest = manifest_of(arrays, chunk_bytes=1024)
+        manifest = manifest_of(arrays, chunk_bytes=1024, codec=self.codec)
         buffer = memoryview(bytearray(manifest.nbytes))
         tensors.write_into(arrays, manifest, buffer)
         digests = tensors.chunk_digests(manifest, buffer)
@@ -204,4 +205,4 @@ class ScriptedCoordinator:
         parts = self.chunks[key]
         buffer = b"".join(parts[index] for index in range(transfer.manifest.chunks))
         assert tensors.seal(transfer.manifest, tensors.chunk_digests(transfer.manifest, buffer)) == transfer.seal
-        return tensors.views(transfer.manifest, buffer)
+        return {name: one.read() for name, one in tensors.tensors_of(transfer.manifest, buffer).items()}

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregate import BLOCK, aggregate, is_finite, weights
-from messages.tensors import Manifest, manifest_of, views, write_into
+from messages.tensor_codecs import CODECS, CodecName
+from messages.tensors import Manifest, manifest_of, tensors_of, views, write_into
 
 
 def updates(sites: int, size: int = BLOCK + 7) -> tuple[Manifest, dict[str, np.ndarray]]:
@@ -81,6 +82,68 @@ def test_weights_add_up_and_none_exceeds_the_cap_where_that_is_possible(cases: d
     with_cases = sum(count > 0 for count in cases.values())
     if cap * with_cases >= 1:
         assert max(found.values()) <= max(cap, 1 / len(cases)) + 1e-9
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("codec", list(CODECS))
+def test_each_codecs_updates_make_what_plain_numpy_makes_and_the_copy_for_the_next_round(
+    codec: CodecName, threads: int
+) -> None:
+    manifest, buffers = updates(3, 2 * BLOCK + 7)
+    exact = {site: views(manifest, buffer) for site, buffer in buffers.items()}
+    master = {name: (array * 3).astype(array.dtype) for name, array in exact["site-00"].items()}
+    kept = np.zeros(manifest.nbytes, dtype=np.uint8)
+    write_into(master, manifest, kept.data)
+    update = manifest.in_codec(codec)
+    sent = {site: np.zeros(update.nbytes, dtype=np.uint8) for site in exact}
+    for site, arrays in exact.items():
+        write_into(arrays, update, sent[site].data, tensors_of(manifest, kept))
+    shares = weights({"site-00": 1, "site-01": 2, "site-02": 4})
+    copy = manifest.in_codec(CODECS[codec].model)
+    out, wire = np.zeros(manifest.nbytes, dtype=np.uint8), np.zeros(copy.nbytes, dtype=np.uint8)
+    given_ = [(share, sent[site]) for site, share in shares.items()]
+    assert aggregate(manifest, given_, out, codec=codec, master=kept, wire=wire, threads=threads)
+    decoded = {site: {name: one.read() for name, one in tensors_of(update, sent[site]).items()} for site in exact}
+    for name, found in views(manifest, out).items():
+        mean = sum(share * decoded[site][name].astype(np.float64) for site, share in shares.items())
+        if codec == "bfloat16-difference" and name == "w":
+            mean = mean + master[name]
+        expected = np.rint(mean) if name == "count" else mean
+        assert np.array_equal(found, np.asarray(expected).astype(found.dtype)), name
+    again = np.zeros(copy.nbytes, dtype=np.uint8)
+    write_into(views(manifest, out), copy, again.data)
+    assert wire.tobytes() == again.tobytes()
+
+
+def test_differences_are_not_averaged_without_the_model_that_they_are_from() -> None:
+    manifest, buffers = updates(1, 3)
+    with pytest.raises(ValueError, match="differences need the model"):
+        aggregate(manifest, [(1.0, buffers["site-00"])], buffers["site-00"].copy(), codec="bfloat16-difference")
+
+
+@pytest.mark.parametrize(
+    ("value", "codec", "finite"),
+    [
+        (1e38, "bfloat16", True),
+        (3.4e38, "float32", True),
+        (3.4e38, "bfloat16", False),
+        (np.inf, "float32", False),
+        (-np.inf, "float32", False),
+        (np.nan, "float32", False),
+    ],
+)
+def test_a_mean_that_is_not_finite_as_it_is_sent_is_told(value: float, codec: CodecName, finite: bool) -> None:
+    arrays = {"a": np.ones(3, np.float32), "w": np.array([0, value, 0], np.float32)}
+    manifest = manifest_of(arrays)
+    buffer, out = np.zeros(manifest.nbytes, np.uint8), np.zeros(manifest.nbytes, np.uint8)
+    write_into(arrays, manifest, buffer.data)
+    wire = np.zeros(manifest.in_codec(codec).nbytes, np.uint8)
+    update = np.zeros(manifest.in_codec(codec).nbytes, np.uint8)
+    write_into(
+        {**arrays, "w": arrays["w"] if codec == "float32" else arrays["w"] / 2}, manifest.in_codec(codec), update.data
+    )
+    weight = 1.0 if codec == "float32" else 2.0
+    assert aggregate(manifest, [(weight, update)], out, codec=codec, wire=wire, threads=1) is finite
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

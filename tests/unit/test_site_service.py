@@ -29,6 +29,7 @@ from messages.kinds import (
     Standing,
 )
 from messages.reasons import Reason
+from messages.tensor_codecs import CodecName
 from site_agent import control
 from site_agent.config import SiteConfig
 from site_agent.service import Agent
@@ -116,6 +117,35 @@ def test_a_round_yields_the_update_that_seed_site_and_round_decide(
     # 4 validation cases are fewer than the floor of 5: only their number is told.
     assert ready.body.validation.withheld
     assert ready.body.validation.metrics == {}
+
+
+@pytest.mark.parametrize("codec", ["bfloat16", "bfloat16-difference"])
+def test_an_update_leaves_in_the_experiments_codec(
+    start: Start, coordinator: script.ScriptedCoordinator, codec: CodecName
+) -> None:
+    start()
+    coordinator.codec = "bfloat16"
+    coordinator.accept(script.experiment_file(wire={"codec": codec}))
+    eventually(lambda: coordinator.of("joined"), what="joined")
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    assert ready.body.transfer.manifest.codec == codec
+    assert ready.body.transfer.manifest.nbytes == 1500 * 2 + 3 * 8
+    update = coordinator.update(ready)
+    step = addend(7, "site-a", 1)  # a byte over 256: as a difference from 1 it needs 8 bits, and added to 1 it needs 9
+    expected = step if codec == "bfloat16-difference" else np.rint((1 + step) * 128) / 128
+    np.testing.assert_array_equal(update["w"], np.full(1500, expected))
+    np.testing.assert_array_equal(update["b"], np.arange(3) + float(step))
+
+
+def test_a_codec_that_the_policy_does_not_name_is_declined(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    start(policy={"approval": "auto", "allow": [{"codecs": ["float32"]}]})
+    coordinator.accept(script.experiment_file(wire={"codec": "bfloat16"}))
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.CODEC_NOT_ALLOWED
 
 
 def test_missing_chunks_of_a_global_model_are_asked_for(
