@@ -39,7 +39,10 @@ class Presence:
     def connected(self, is_connected: bool) -> None:
         """The broker came or went: what is not heard meanwhile says nothing of the sites."""
         with self._lock:
-            self._listening_since = self._now() if is_connected else None
+            if not is_connected:
+                self._listening_since = None
+            elif self._listening_since is None:  # a broker that only blocks publishers is heard all the while
+                self._listening_since = self._now()
 
     def hear(self, delivery: Delivery) -> None:
         """Take a live message; what is none, or no site's, is dropped."""

@@ -118,6 +118,7 @@ def test_an_experiment_shows_in_the_figures_while_it_runs_and_its_counts_stay(ri
     assert of(there, "konsil_broker_connected") == 1
     assert of(there, "konsil_agent_state", state="training") is not None
     assert of(there, "konsil_incarnation") == 1
+    assert of(there, "konsil_phase_calls_total", phase="train") == 3
 
 
 def delivered(port: int, rounds: int) -> Figures | None:

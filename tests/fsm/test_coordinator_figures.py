@@ -215,6 +215,15 @@ def test_a_coordinator_that_hears_nobody_blames_nobody() -> None:
     assert set(watched.judged()) == {"absent"}
 
 
+def test_a_broker_that_blocks_publishers_hides_no_absence() -> None:
+    watched = Watched()
+    watched.works(SITES[0], 1, 10.0)
+    for _ in range(int(ABSENT_AFTER) + 2):
+        watched.now += 1
+        watched.presence.connected(True)
+    assert set(watched.judged()) == {"absent"}
+
+
 @pytest.mark.parametrize(
     ("site", "more"),
     [("site-x", {}), (SITES[0], {"user": "site-b"}), (SITES[0], {"consortium": "other"})],
