@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator import decisions as d
@@ -63,6 +63,7 @@ def happening(site: str) -> st.SearchStrategy[d.AnyDecision]:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(SITES).flatmap(happening), max_size=40))
 def test_quorum_and_answers_are_those_of_counting_all_sites_anew(history: list[d.AnyDecision]) -> None:
     state: ExperimentState | None = opened()
@@ -85,6 +86,7 @@ def test_quorum_and_answers_are_those_of_counting_all_sites_anew(history: list[d
         assert state.everybody_answered == (not undecided)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=4), st.integers()), st.data())
 def test_a_roll_is_its_records_in_the_order_of_their_names(records: dict[str, int], data: st.DataObject) -> None:
     roll = Roll(records, lambda _name, number: number)

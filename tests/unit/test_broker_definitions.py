@@ -7,7 +7,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.broker.definitions import Party, StreamSizes, merge, password_hash, render
@@ -112,6 +112,7 @@ def test_merging_keeps_each_user_once() -> None:
 WORDS = st.sampled_from(["a", "b", "*", "#"])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=4).map(".".join), st.sampled_from("xyz")), max_size=8),
     st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join),
