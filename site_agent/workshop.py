@@ -13,8 +13,8 @@ from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
-from messages.tensors import Manifest
 from messages.seals import Sealer
+from messages.tensors import Manifest
 from messages.transfer import TransferKey
 from site_agent import policy
 from site_agent.config import SiteConfig
