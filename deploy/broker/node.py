@@ -259,7 +259,7 @@ def find_server() -> Path:
     for root in roots:
         found = [*root.glob("sbin/rabbitmq-server"), *root.glob("lib/rabbitmq_server-*/sbin/rabbitmq-server")]
         if found:
-            return max(found, key=_version)
+            return max(found, key=configuration.version_of)
     raise Unreachable("RabbitMQ is not installed on this machine", advice=INSTALL_ADVICE)
 
 
@@ -289,11 +289,6 @@ def _listens(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    words = path.parent.parent.name.rpartition("-")[2].split(".")
-    return tuple(int(word) for word in words if word.isdigit())
 
 
 def _claim(port: int) -> socket.socket:
