@@ -99,8 +99,7 @@ def measure(sites: int, kilobytes: int, rounds: int, codec: str, *, tls: bool, s
         moved = [bench.status(site) for site in bench.sites]
         later = _phases(bench)
     laps = [end - start for start, end in itertools.pairwise(ends)]
-    # The evaluation phase sends the final model once more.
-    downloads = rounds + 1
+    final = kilobytes * 1000  # the evaluation phase sends the final model once more, exactly
     return Result(
         sites=sites,
         model_bytes=kilobytes * 1000,
@@ -109,7 +108,7 @@ def measure(sites: int, kilobytes: int, rounds: int, codec: str, *, tls: bool, s
         rounds=rounds,
         seconds_per_round=Spread.of(laps),
         bytes_up=round(statistics.mean(one["bytes_up"] for one in moved) / rounds),
-        bytes_down=round(statistics.mean(one["bytes_down"] for one in moved) / downloads),
+        bytes_down=round(statistics.mean(one["bytes_down"] - final for one in moved) / rounds),
         loopback_bytes=round(crossed / (rounds + 0.5)),
         idle_rss=_roles(idle),
         peak_rss=_roles(sampler.peaks),
