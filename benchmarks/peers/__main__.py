@@ -9,7 +9,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers.run import SYSTEMS, machine, options, peer
+from benchmarks.peers.run import SYSTEMS, guarded, machine, options, peer
 from benchmarks.peers.work import Outcome, Work
 from messages.errors import KonsilError
 
@@ -53,4 +53,4 @@ def _table(outcomes: list[Outcome]) -> Table:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

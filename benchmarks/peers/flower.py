@@ -13,8 +13,9 @@ In both: state in memory (no database), no run-time installation of dependencies
 What cannot be set: the ServerApp looks for replies every 3 s, a SuperNode without work looks for some every 3 s, and
 each round starts a process at each client. So a round takes several seconds however small the model is.
 
-TLS: server certificates on all connections, SuperLink's and the SuperNodes' own Runtime APIs included; Flower has no
-client certificates, its SuperNodes sign their requests instead (automatic node authentication).
+TLS: on every connection to the SuperLink. Between a SuperNode and its own ClientApp, on one machine, it is plain: a
+second TLS there would only cost. Flower has no client certificates, its SuperNodes sign their requests instead
+(automatic node authentication).
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def measure(
         deployment.wait(lambda: _answers(port), "answer of the SuperLink", START_WITHIN)
         for number, (client, at) in enumerate(zip(clients, own, strict=True), 1):
             node = ["flower-supernode", "--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port", str(at)]
-            node += ["--root-certificates", str(authority.certificate), *tls, "--node-config", f"site={number}"]
+            node += ["--root-certificates", str(authority.certificate), "--node-config", f"site={number}"]
             deployment.start(client, node)
         logs = [folder / f"{client}.log" for client in clients]
         deployment.wait(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers import environment
-from benchmarks.peers.run import SYSTEMS, konsil, machine, options, peer, say
+from benchmarks.peers.run import SYSTEMS, guarded, konsil, machine, options, peer, say
 from benchmarks.peers.work import Outcome, Work
 from messages.errors import KonsilError
 
@@ -111,4 +111,4 @@ def _ratio(row: Row, system: str, rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,20 @@ def options(parser: argparse.ArgumentParser, arguments: list[str] | None) -> arg
     return chosen
 
 
+def guarded(work: Callable[[], int]) -> int:
+    """Exit status of `work`; whoever ends this process, by Ctrl-C or SIGTERM, ends what it started with it."""
+
+    def leave(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        return work()
+    except KeyboardInterrupt as interrupt:
+        say("interrupted")
+        return 128 + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
 def say(text: str) -> None:
     """A progress line."""
     print(f"benchmark: {text}", file=sys.stderr, flush=True)
@@ -84,16 +99,20 @@ def konsil(work: Work, codec: str, *, tls: bool) -> dict[str, Any]:
     say(f"Konsil: {work.rounds} rounds of {work.megabytes:g} MB, {codec}, {'TLS' if tls else 'plain'}")
     command = [sys.executable, "-m", "benchmarks.rounds", "--json", "--codec", codec]
     command += ["--sites", str(work.clients), "--megabytes", f"{work.megabytes:g}", "--rounds", str(work.rounds)]
-    done = subprocess.run(
-        [*command, *(["--tls"] if tls else [])],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=work.within + 300,
-        check=False,
-    )
-    if done.returncode:
-        raise WorkFailed(f"benchmarks.rounds ended with {done.returncode}", advice="Its own words stand above.")
-    plain: dict[str, Any] = json.loads(done.stdout)
+    command += ["--tls"] if tls else []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            printed, _ = child.communicate(timeout=work.within + 300)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+            # SIGINT, not SIGKILL: it has a broker, a coordinator and agents to end
+            child.send_signal(signal.SIGINT)
+            child.wait(60)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise WorkFailed(f"benchmarks.rounds did not end within {error.timeout:.0f} s") from error
+    if child.returncode:
+        raise WorkFailed(f"benchmarks.rounds ended with {child.returncode}", advice="Its own words stand above.")
+    plain: dict[str, Any] = json.loads(printed)
     return plain
 
 
