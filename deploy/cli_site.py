@@ -14,6 +14,8 @@ from messages.experiment import read as read_experiment
 app = typer.Typer(no_args_is_help=True)
 
 DEFAULT = Path("/etc/konsil/site.toml")
+SLOW_CONFIRM = 10.0
+"""Seconds without the broker's confirm that are worth a line of `status`."""
 ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration, site.toml.")]
 
 
@@ -130,6 +132,15 @@ def drain(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
     _order(config, {"do": "drain"}, as_json)
 
 
+def unconfirmed(waits: dict[str, Any]) -> str | None:
+    """A line for what has long waited for the broker, or None; `waits` as in the status."""
+    if not waits["messages"] or not (waits["blocked"] or waits["seconds"] >= SLOW_CONFIRM):
+        return None
+    why = ": it has raised an alarm (disk or memory) and takes nothing" if waits["blocked"] else ""
+    count = f"{waits['bytes']:,} bytes in {waits['messages']} messages"
+    return f"{count} not confirmed by the broker, the first for {waits['seconds']:.0f} s{why}"
+
+
 def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     from site_agent import control
     from site_agent.config import read
@@ -140,6 +151,8 @@ def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
         return
     hours = "" if answer["within_hours"] else ", outside its hours"
     say(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
+    if line := unconfirmed(answer["unconfirmed"]):
+        say(f"  {line}")
     for one in answer["experiments"]:
         line = f"  {one['experiment']}: {one['phase']}, round {one['round']}, by {one['researcher']}"
         if one["place_in_queue"]:

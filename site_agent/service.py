@@ -284,6 +284,7 @@ class Agent:
             used_bytes=self.spool.used_bytes(),
             bytes_down=self._receiver.bytes_down,
             bytes_up=self._sender.bytes_up,
+            pending=self._bus.pending(),
         )
 
     def _read(self) -> Iterable[Reading]:

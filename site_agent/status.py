@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from messages.bus.base import Pending
 from messages.kinds import Progress
 from messages.reasons import ADVICE
 from site_agent.spool import Waiting
@@ -69,6 +70,7 @@ def status_of(
     used_bytes: int,
     bytes_down: int,
     bytes_up: int,
+    pending: Pending = Pending(),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started."""
     experiments = []
@@ -98,6 +100,12 @@ def status_of(
         "draining": agenda.draining,
         "within_hours": agenda.open,
         "broker": broker,
+        "unconfirmed": {
+            "messages": pending.messages,
+            "bytes": pending.bytes,
+            "seconds": round(pending.waited, 1),
+            "blocked": pending.blocked,
+        },
         "running": agenda.running,
         "queue": list(agenda.queue),
         "experiments": experiments,

@@ -32,12 +32,14 @@ from messages.bus.base import (
 from messages.bus.consumer import Consumer, Wish
 from messages.bus.link import Backoff, Link
 from messages.bus.outbox import Outbox, remaining
-from messages.bus.window import Window
+from messages.bus.window import LEAST, Window
 from messages.errors import BrokerUnreachable
 from messages.settings import BrokerAddress
 
 WINDOW = 16 * 2**20
 WINDOW_SECONDS = 2.0
+EVENTS_AT_LEAST = 2**20
+"""Bytes of events that may be unconfirmed, however slow the line."""
 FLUSH_WITHIN = 5.0
 BLOCKED_TIMEOUT = 300.0
 """Seconds of connection.blocked (disk or memory alarm) after which we reconnect; pika's default is for ever."""
@@ -212,7 +214,10 @@ class RabbitBus:
         with self._lock:
             outbox = self._outboxes.get(name)
             if outbox is None:
-                outbox = self._outboxes[name] = Outbox(link, self._user, Window(self._window, self._window_seconds))
+                # Events are small, and some are published by a main loop: it must not wait for a slow line.
+                least = EVENTS_AT_LEAST if name == "events-out" else LEAST
+                window = Window(self._window, self._window_seconds, least=least)
+                outbox = self._outboxes[name] = Outbox(link, self._user, window)
                 link.add_user(outbox)
             return outbox
 

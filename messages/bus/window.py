@@ -32,11 +32,12 @@ class Window:
         most: bytes that may be unconfirmed at any rate.
         seconds: of the rate lately seen.
         first: bytes before anything is known of the line.
+        least: bytes that it never narrows below.
     """
 
-    def __init__(self, most: int, seconds: float, first: int = FIRST) -> None:
+    def __init__(self, most: int, seconds: float, first: int = FIRST, least: int = LEAST) -> None:
         self._most, self._seconds = most, seconds
-        self._least, self._first = min(LEAST, most), min(first, most)
+        self._least, self._first = min(least, most), min(max(first, least), most)
         self._confirmed = 0
         self.limit = self._first
         """Bytes that may be unconfirmed now."""
