@@ -25,6 +25,8 @@ from messages.transfer import Incoming, TransferKey, decode_chunk
 FIRST_ASK, LAST_ASK = 5.0, 60.0
 """Seconds of silence until missing chunks are asked for, and the longest pause between two such questions."""
 SAVE_EVERY = 0.5
+TICK = 0.25
+"""Seconds between two looks at what is awaited: never once a chunk."""
 POSITION_EVERY = 16
 """Every so many messages a stream's position is noted: it costs a digest, and chunks that come again are known."""
 
@@ -70,7 +72,7 @@ class Receiver:
         self._done: set[TransferKey] = set()
         self._awaited: dict[tuple[str, str], _Awaited] = {}
         self._positions: dict[str, Position] = {}
-        self._saved = 0.0
+        self._saved = self._tick_at = 0.0
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="incoming", daemon=True)
 
@@ -95,7 +97,7 @@ class Receiver:
     def _run(self) -> None:
         while True:
             try:
-                item = self._queue.get(timeout=0.25)
+                item = self._queue.get(timeout=TICK)
             except queue.Empty:
                 item = ()
             if item is None:
@@ -201,6 +203,9 @@ class Receiver:
             self._verify(incoming, effect)
 
     def _tick(self, now: float) -> None:
+        if now < self._tick_at:
+            return
+        self._tick_at = now + TICK
         for place, awaited in self._awaited.items():
             if now < awaited.ask_at:
                 continue

@@ -44,6 +44,11 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
+    @property
+    def running(self) -> bool:
+        """Whether the thread is still at work."""
+        return self._thread.is_alive()
+
     def handle(self, item: Any) -> None:
         """Do one item's work."""
         raise NotImplementedError
@@ -159,6 +164,7 @@ class Audit(Worker):
     def __init__(self, bus: Bus, path: Path) -> None:
         super().__init__("audit-out")
         self._bus, self._path = bus, path
+        self._position: AuditPosition | None = None
         self._woken = threading.Event()
 
     def wake(self) -> None:
@@ -170,26 +176,29 @@ class Audit(Worker):
     def handle(self, item: Any) -> None:
         """Publish what is new."""
         self._woken.clear()
-        position = AuditPosition(self._path)
-        try:
-            number = position.read()
-            while True:
-                window: list[tuple[int, Confirm]] = []
-                for entry in position.entries(number):
-                    key = str(RoutingKey("journal-entry", COORDINATOR, entry.experiment))
-                    window.append((entry.number, self._bus.publish(key, entry.encode())))
-                    if len(window) >= self.WINDOW:
-                        break
-                if not window:
-                    return None
-                for _number, confirm in window:
-                    if not confirm.wait(60):
-                        log.warning("the broker does not confirm the event log", entry=_number)
-                        return self._again()
-                number = window[-1][0]
-                position.write(number)
-        finally:
-            position.close()
+        if self._position is None:
+            self._position = AuditPosition(self._path)
+        number = self._position.read()
+        while True:
+            window: list[tuple[int, Confirm]] = []
+            for entry in self._position.entries(number):
+                key = str(RoutingKey("journal-entry", COORDINATOR, entry.experiment))
+                window.append((entry.number, self._bus.publish(key, entry.encode())))
+                if len(window) >= self.WINDOW:
+                    break
+            if not window:
+                return
+            for _number, confirm in window:
+                if not confirm.wait(60):
+                    log.warning("the broker does not confirm the event log", entry=_number)
+                    self.wake()
+                    return
+            number = window[-1][0]
+            self._position.write(number)
 
-    def _again(self) -> None:
-        self.wake()
+    def stop(self, timeout: float = 5.0) -> None:
+        """End as any worker does, and close the journal's second connection."""
+        super().stop(timeout)
+        if self._position is not None and not self.running:
+            self._position.close()
+            self._position = None
