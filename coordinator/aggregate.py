@@ -26,7 +26,7 @@ from messages.tensors import Manifest, each_tensor, tensors_of, views
 Buffer = NDArray[np.uint8]
 BLOCK = 2**18
 """Elements at a time. Smaller blocks fit a nearer cache, but then two threads wait for the interpreter's lock more than
-they work (benchmarks/README.md)."""
+they work (`python -m benchmarks.aggregation`)."""
 
 
 def weights(cases: Mapping[str, int], *, weight_by: str = "cases_used", cap: float = 1.0) -> dict[str, float]:

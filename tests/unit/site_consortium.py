@@ -84,6 +84,7 @@ class ScriptedCoordinator:
         self.receipting = True
         self._lock = threading.Lock()
         self.codec: CodecName = "float32"
+        self.attempts: dict[int, int] = {}
         for queue in ("uplink", "inbox.coordinator"):
             self.bus.subscribe(queue, self._on_event, credit=10_000)
         self.bus.subscribe("progress", self._on_live, start=Start.NEXT, credit=10_000)
@@ -166,11 +167,15 @@ class ScriptedCoordinator:
         tensors.write_into(arrays, manifest, buffer)
         digests = tensors.chunk_digests(manifest, buffer)
         seal = tensors.seal(manifest, digests)
-        return Sealed(round=round_number, seal=seal, manifest=manifest), digests, buffer
+        return (
+            Sealed(round=round_number, attempt=self.attempts.get(round_number, 1), seal=seal, manifest=manifest),
+            digests,
+            buffer,
+        )
 
     def send_model(self, round_number: int, experiment: str = "exp-1", skip: tuple[int, ...] = ()) -> None:
         sealed, digests, buffer = self.sealed(round_number)
-        key = TransferKey(experiment, round_number, "coordinator", 1)
+        key = TransferKey(experiment, round_number, "coordinator", sealed.attempt)
         for index in range(sealed.manifest.chunks):
             if index not in skip:
                 start, end = sealed.manifest.chunk_range(index)

@@ -340,6 +340,22 @@ def test_a_chosen_model_that_comes_before_the_evaluation_is_announced_is_not_ask
     assert not coordinator.of("chunks-wanted")
 
 
+def test_a_chosen_model_that_its_round_sent_in_a_codec_is_scored_from_its_exact_bytes(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.receiver.SOON", 0.2)
+    start()
+    coordinator.codec = "bfloat16"
+    through_rounds(coordinator, 2)
+    coordinator.codec, coordinator.attempts = "float32", {2: 2}
+    coordinator.start_evaluation(4, selected=2)
+    coordinator.send_model(4)
+    wanted = eventually(lambda: coordinator.of("chunks-wanted"), what="chunks-wanted")[0]
+    assert (wanted.body.round, wanted.body.attempt, wanted.body.seal) == (2, 2, coordinator.sealed(2)[0].seal)
+    coordinator.send_model(2)
+    assert eventually(lambda: coordinator.of("evaluated"), what="evaluated")
+
+
 def test_a_chosen_model_whose_chunks_came_too_early_is_asked_for_soon(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
