@@ -22,7 +22,7 @@ from messages.errors import BrokerUnreachable, KonsilError
 from messages.metrics import PHASES
 from messages.names import COORDINATOR, RoutingKey
 from messages.tensors import Manifest
-from messages.transfer import ChunkHeader, TransferKey, encode_chunk
+from messages.transfer import ChunkHeader, TransferKey, chunk_pieces
 
 log = structlog.get_logger("coordinator.outgoing")
 
@@ -141,8 +141,8 @@ class Models(Worker):
             digests = self._blobs.sealer.digests(manifest, buffer, shipment.seal)
             for place in keys:
                 data = view[slice(*manifest.chunk_range(place[-1]))]
-                body = encode_chunk(ChunkHeader(transfer, place[-1], size, total, digests[place[-1]]), data)
-                with PHASES.timed("publish", bytes=len(body)):
+                body = chunk_pieces(ChunkHeader(transfer, place[-1], size, total, digests[place[-1]]), data)
+                with PHASES.timed("publish", bytes=sum(map(len, body))):
                     confirm = self._bus.publish(key, body)
                 self.bytes_sent += len(data)
                 if shipment.done is not None:

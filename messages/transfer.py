@@ -50,7 +50,12 @@ class ChunkHeader:
 
 
 def encode_chunk(header: ChunkHeader, data: memoryview | bytes) -> bytes:
-    """One message; the only copy of the data on its way out."""
+    """One message, as a copy; what is sent goes as `chunk_pieces`."""
+    return b"".join(chunk_pieces(header, data))
+
+
+def chunk_pieces(header: ChunkHeader, data: memoryview | bytes) -> tuple[bytes, memoryview | bytes]:
+    """One message for `Bus.publish`: header, and the data itself, which must stay as it is until the confirm."""
     key = header.key
     packed = codec.pack(
         [
@@ -65,8 +70,7 @@ def encode_chunk(header: ChunkHeader, data: memoryview | bytes) -> bytes:
             header.digest,
         ]
     )
-    with PHASES.timed("encode", bytes=len(data)):
-        return b"".join((len(packed).to_bytes(2, "big"), packed, data))
+    return len(packed).to_bytes(2, "big") + packed, data
 
 
 def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:

@@ -18,7 +18,7 @@ from messages.kinds import Transfer as Sealed
 from messages.metrics import PHASES
 from messages.names import RoutingKey
 from messages.seals import Sealer, mapped
-from messages.transfer import ChunkHeader, TransferKey, encode_chunk
+from messages.transfer import ChunkHeader, TransferKey, chunk_pieces
 
 log = structlog.get_logger()
 
@@ -137,9 +137,10 @@ class Sender:
                 return
             start, end = manifest.chunk_range(index)
             header = ChunkHeader(key, index, manifest.chunk_bytes, manifest.nbytes, digests[index])
-            body = encode_chunk(header, view[start:end])
-            self._throttle.take(len(body))
-            with PHASES.timed("publish", bytes=len(body)):
+            body = chunk_pieces(header, view[start:end])
+            size = sum(map(len, body))
+            self._throttle.take(size)
+            with PHASES.timed("publish", bytes=size):
                 confirms.append(self._bus.publish(route, body))
             self.bytes_up += end - start
             self._on_progress(key, done, len(indices))
