@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deploy.demo import phantom
 from deploy.demo.experiments import glioma_demo
 from messages.errors import WorkFailed
 from messages.experiment import Experiment
+from messages.tensors import tensors_of, views, write_into
 from nets.initial import initial_model
 from site_agent.training.client import TrainerProcess
 from site_agent.training.protocol import Evaluate, Failed, Prepare, Prepared, Progress, Reply, Train, Trained
@@ -138,6 +140,35 @@ def test_each_request_gets_its_answer_and_stop_ends_the_process_well(site: Path,
     assert trainer.statuses.get(timeout=SECONDS) == 0
     with pytest.raises(WorkFailed, match="has ended"):
         trainer.process.send(preparation(site, chosen))
+
+
+def test_a_difference_is_what_training_changed_in_the_model_as_it_was_decoded(site: Path, trainer: Trainer) -> None:
+    chosen = experiment()
+    exact, buffer = initial_model(chosen)
+    sent = exact.in_codec("bfloat16")
+    wire = bytearray(sent.nbytes)
+    write_into(views(exact, buffer), sent, memoryview(wire))
+    (site / "model-wire").write_bytes(wire)
+    assert isinstance(trainer.ask(preparation(site, chosen, "cache-codecs")), Prepared)
+    found = {}
+    for update in (exact, exact.in_codec("bfloat16-difference")):
+        output = site / update.codec
+        request = Train(
+            round=1,
+            attempt=1,
+            model=str(site / "model-wire"),
+            manifest=sent.plain(),
+            update=update.plain(),
+            output=str(output),
+        )
+        assert isinstance(trainer.ask(request), Trained)
+        found[update.codec] = {name: one.read() for name, one in tensors_of(update, output.read_bytes()).items()}
+    changed = 0
+    for name, received in tensors_of(sent, wire).items():
+        difference = found["float32"][name] - received.read()
+        np.testing.assert_allclose(found["bfloat16-difference"][name], difference, rtol=2**-8, atol=0)
+        changed += np.count_nonzero(difference)
+    assert changed
 
 
 def test_a_model_of_other_shapes_is_a_failure_and_the_process_lives_on(site: Path, trainer: Trainer) -> None:
