@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers.run import SYSTEMS, guarded, machine, options, peer
+from benchmarks.peers.run import SYSTEMS, guarded, machine, options, peer, show
 from benchmarks.peers.work import Outcome, Work
 from messages.errors import KonsilError
 
@@ -29,14 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.json:
         print(json.dumps({"machine": machine(), "results": [outcome.plain() for outcome in outcomes]}))
     else:
-        Console().print(_table(outcomes))
+        show(_table(outcomes))
     return 0
 
 
 def _table(outcomes: list[Outcome]) -> Table:
     table = Table(title=f"null training, 3 clients, {machine()}")
     for name in ("system", "MB", "s a round", "from", "to", "server MB", "client MB", "transport"):
-        table.add_column(name, justify="left" if name in ("system", "transport") else "right")
+        table.add_column(name, no_wrap=True, justify="left" if name in ("system", "transport") else "right")
     for one in outcomes:
         seconds = one.seconds_per_round
         table.add_row(

@@ -7,11 +7,10 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers import environment
-from benchmarks.peers.run import SYSTEMS, guarded, konsil, machine, options, peer, say
+from benchmarks.peers.run import SYSTEMS, guarded, konsil, machine, options, peer, say, show
 from benchmarks.peers.work import Outcome, Work
 from messages.errors import KonsilError
 
@@ -70,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.json:
         print(json.dumps({"machine": machine(), "rounds": chosen.rounds, "rows": [asdict(row) for row in rows]}))
     else:
-        Console().print(table(rows, chosen.systems))
+        show(table(rows, chosen.systems))
     if status:
         print("benchmark: what failed is missing in the table", file=sys.stderr)
     return status
@@ -78,9 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def table(rows: list[Row], systems: list[str]) -> Table:
     """Every row with its time over each peer's time at the same size."""
-    shown = Table(title=f"null training, 3 sites, seconds a round; {machine()}")
-    shown.add_column("system")
-    for name in ("MB", "median", "from", "to", "server MB", "client MB", *(f"/ {system}" for system in systems)):
+    shown = Table(title=f"null training, 3 sites, seconds a round, peak memory in MB; {machine()}")
+    shown.add_column("system", no_wrap=True)
+    for name in ("MB", "median", "from", "to", "server", "client", *(f"/ {system}" for system in systems)):
         shown.add_column(name, justify="right")
     size = rows[0].megabytes if rows else 0.0
     for row in rows:

@@ -16,6 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from benchmarks.peers import flare, flower
 from benchmarks.peers.work import Outcome, Work
 from messages.errors import KonsilError, WorkFailed
@@ -66,6 +69,12 @@ def guarded(work: Callable[[], int]) -> int:
 def say(text: str) -> None:
     """A progress line."""
     print(f"benchmark: {text}", file=sys.stderr, flush=True)
+
+
+def show(table: Table) -> None:
+    """Print a table, at its full width where nobody's terminal bounds it."""
+    console = Console()
+    (console if console.is_terminal else Console(width=130)).print(table)
 
 
 def peer(system: str, work: Work, keep: Path | None = None) -> Outcome:
