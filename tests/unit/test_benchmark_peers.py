@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +27,23 @@ child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True
 child.stdout.readline()
 pathlib.Path("child").write_text(str(child.pid))
 time.sleep(600)
+"""
+BENCHMARK = f"""
+import pathlib, sys, time
+sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
+from benchmarks.peers.deployment import Deployment
+from benchmarks.peers.run import guarded, say
+
+def work():
+    deployment = Deployment(pathlib.Path(), {{}})
+    try:
+        deployment.start("server", [sys.executable, "-c", "import time; time.sleep(600)"])
+        say(f"started {{deployment.trees()['server'][0].pid}}")
+        time.sleep(600)
+    finally:
+        deployment.end()
+
+raise SystemExit(guarded(work))
 """
 LISTENER = """
 import pathlib, socket, sys, time
@@ -75,6 +94,19 @@ def test_what_a_process_starts_counts_with_it_and_ends_with_it_even_in_a_session
     finally:
         deployment.end()
     assert not psutil.pid_exists(int(child.read_text()))
+
+
+def test_a_benchmark_that_is_terminated_ends_what_it_started(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BENCHMARK], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as benchmark:
+        assert benchmark.stderr is not None
+        started = int(benchmark.stderr.readline().rpartition(" ")[2])
+        assert psutil.pid_exists(started)
+        benchmark.terminate()
+        assert benchmark.wait(30) == 128 + signal.SIGTERM
+        assert "interrupted" in benchmark.stderr.read()
+    assert not psutil.pid_exists(started)
 
 
 def test_a_process_that_dies_is_told_with_its_last_words(tmp_path: Path) -> None:
