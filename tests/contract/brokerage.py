@@ -23,6 +23,12 @@ class Brokerage(Protocol):
     def interrupt(self) -> None:
         """Break all connections and let them come back."""
 
+    def stop(self) -> None:
+        """Go away."""
+
+    def start(self) -> None:
+        """Come back."""
+
 
 @dataclass
 class InMemory:
@@ -30,7 +36,6 @@ class InMemory:
     buses: list[MemoryBus] = field(default_factory=list)
 
     def bus(self, party: str, **options: Any) -> Bus:
-        options.pop("window", None)  # memory confirms at once: nothing is ever in flight
         bus = MemoryBus(self.broker, party, **({"verify_within": 0.2} | options))
         self.buses.append(bus)
         return bus
@@ -39,7 +44,13 @@ class InMemory:
         self.broker.wipe(name)
 
     def interrupt(self) -> None:
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
         self.broker.stop()
+
+    def start(self) -> None:
         self.broker.start()
 
 
@@ -56,6 +67,12 @@ class InRabbit:
 
     def interrupt(self) -> None:
         self.broker.node.restart()
+
+    def stop(self) -> None:
+        self.broker.node.stop()
+
+    def start(self) -> None:
+        self.broker.node.start()
 
 
 class Collector:

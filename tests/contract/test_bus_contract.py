@@ -276,3 +276,39 @@ def test_publish_and_subscribe_after_close_are_refused(brokerage: Brokerage) -> 
         bus.publish(DOWN, b"x")
     with pytest.raises(BrokerUnreachable):
         Collector().of(bus, "uplink")
+
+
+def test_while_the_broker_is_away_a_full_window_blocks_and_pending_tells(brokerage: Brokerage) -> None:
+    got = Collector().of(brokerage.bus("site-a"), "downlink")
+    bus = brokerage.bus("coordinator", window=1000)
+    assert bus.publish(DOWN, bytes(600)).wait(20)
+    eventually(lambda: bus.pending().messages == 0)
+    brokerage.stop()
+    bus.publish(DOWN, (b"in ", memoryview(b"pieces")))
+    bus.publish(DOWN, bytes(900))
+    through = threading.Event()
+
+    def one_more() -> None:
+        bus.publish(DOWN, bytes(200))
+        through.set()
+
+    publisher = threading.Thread(target=one_more)
+    publisher.start()
+    assert not through.wait(0.3)
+    waiting = bus.pending()
+    assert (waiting.messages, waiting.bytes) == (2, 909)
+    assert waiting.waited > 0.2
+    brokerage.start()
+    publisher.join(60)
+    assert through.is_set()
+    assert bus.flush(20)
+    eventually(lambda: len(got.deliveries) >= 4)
+    assert list(dict.fromkeys(got.bodies)) == [bytes(600), b"in pieces", bytes(900), bytes(200)]
+    assert bus.pending().messages == 0
+
+
+def test_a_message_larger_than_the_window_may_fly_alone(brokerage: Brokerage) -> None:
+    bus = brokerage.bus("coordinator", window=1000)
+    for _ in range(3):
+        bus.publish(DOWN, bytes(5000))
+    assert bus.flush(20)
