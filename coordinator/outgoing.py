@@ -16,7 +16,7 @@ import structlog
 
 from coordinator.blobs import Blobs
 from coordinator.journal import AuditPosition
-from messages import logs
+from messages import crash, logs
 from messages.bus.base import Bus, Confirm
 from messages.errors import BrokerUnreachable, KonsilError
 from messages.metrics import PHASES
@@ -145,6 +145,7 @@ class Models(Worker):
                 with PHASES.timed("publish", bytes=sum(map(len, body))):
                     confirm = self._bus.publish(key, body)
                 self.bytes_sent += len(data)
+                crash.passed("coordinator:sending-model")
                 if shipment.done is not None:
                     confirms.append(confirm)
                 with self._lock:

@@ -29,7 +29,7 @@ from coordinator.recovery import recover, step_body
 from coordinator.state import ExperimentState, Phase
 from coordinator.timers import Clock, Gate
 from coordinator.work import Work
-from messages import kinds, logs, systemd
+from messages import crash, kinds, logs, systemd
 from messages.bus.base import BusState, Delivery, Notice
 from messages.names import NO_EXPERIMENT
 
@@ -154,6 +154,7 @@ class Shell:
             time=given.time,
             written=Written({**settled, **written.seen}, written.positions),
         )
+        crash.passed(f"coordinator:{i.kind_of(given)}")
         if after is not None:
             self.states[experiment] = after
             self._note_timers(experiment, after)

@@ -22,6 +22,7 @@ from coordinator.aggregate import aggregate, is_finite, weights
 from coordinator.blobs import Blobs, Buffer, created, sync
 from coordinator.config import Limits
 from coordinator.effects import Aggregate, Expect, Initialise
+from messages import crash
 from messages.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.experiment import Experiment
 from messages.metrics import PHASES
@@ -200,6 +201,7 @@ class Work:
                 finite = average(self.blobs, effect, out, wire)
             if not finite:
                 raise WorkFailed("the aggregate is not finite", where=name)
+        crash.passed("coordinator:aggregating")
         sealed, digest = self._keep(name, path, manifest)
         copy = None if sent is None else self._keep_wire(name, beside, sent)
         return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy)
@@ -221,6 +223,7 @@ class Work:
                 return self._bad(effect, Reason.NOT_FINITE_UPDATE)
         else:
             path = self.blobs.scratch(effect.experiment, f"update-{incoming.key.stem}")
+            crash.passed("coordinator:verifying")
             try:
                 incoming.finish(effect.manifest, effect.seal, path)
             except MalformedMessage as error:

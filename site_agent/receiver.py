@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from messages import crash
 from messages.bus.base import Delivery, Position, digest_of
 from messages.errors import KonsilError, MalformedMessage
 from messages.kinds import ChunksWanted
@@ -175,6 +176,7 @@ class Receiver:
         assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
         if wanted.incoming.add(header, data):
             self.bytes_down += len(data)
+            crash.passed("agent:fetching")
             # What comes of one transfer speaks for those behind it: the coordinator sends them one after the other.
             self._heard[key.experiment] = time.monotonic()
             wanted.pause = FIRST_ASK

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from messages import logs
+from messages import crash, logs
 from messages.bus.base import Bus, Confirm
 from messages.errors import KonsilError
 from messages.kinds import Transfer as Sealed
@@ -143,6 +143,7 @@ class Sender:
             with PHASES.timed("publish", bytes=size):
                 confirms.append(self._bus.publish(route, body))
             self.bytes_up += end - start
+            crash.passed("agent:sending")
             self._on_progress(key, done, len(indices))
         for confirm in confirms:
             while not confirm.wait(0.5):

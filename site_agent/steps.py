@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from messages import logs
+from messages import crash, logs
 from messages.errors import WorkFailed
 from messages.systemd import notify
 from site_agent.agenda import step
@@ -32,6 +32,7 @@ class Steps:
         self._spool, self._voice, self._stopping = spool, voice, stopping
         self.agenda = agenda
         self.tally = Tally()
+        self._taken: list[Decision] = []
 
     def atomically(self, work: Callable[[], list[Effect]]) -> list[Effect]:
         """Do work in a transaction of the spool; the agenda in memory goes back with it.
@@ -41,8 +42,12 @@ class Steps:
         before = self.agenda
         while True:
             try:
+                self._taken.clear()
                 with self._spool.transaction():
-                    return work()
+                    todo = work()
+                for decision in self._taken:
+                    crash.passed(f"agent:{type(decision).__name__.lower()}")
+                return todo
             except WorkFailed as error:
                 self.agenda = before
                 if self._stopping.wait(1.0):
@@ -63,6 +68,7 @@ class Steps:
             if isinstance(effect, Say):
                 self._voice.say(effect, now)
         self.agenda = after
+        self._taken += decisions
         for decision in decisions:
             self._tell(decision)
         return [effect for effect in effects if not isinstance(effect, Say)]

@@ -18,6 +18,7 @@ import threading
 import traceback
 from typing import Any
 
+from messages import crash
 from messages.errors import KonsilError
 from site_agent.training.protocol import (
     Evaluate,
@@ -30,6 +31,7 @@ from site_agent.training.protocol import (
     decode_request,
     encode,
     read_frame,
+    step_of,
 )
 
 _PR_SET_PDEATHSIG = 1
@@ -97,6 +99,7 @@ def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> N
     lock = threading.Lock()
 
     def send(reply: Reply) -> None:
+        crash.passed(step_of(reply))
         with lock:
             connection.sendall(encode(reply))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from messages import crash
 from messages.errors import WorkFailed
 from messages.tensor_codecs import CODECS, Tensor
 from messages.tensors import Manifest, blocks, tensors_of
@@ -66,4 +67,5 @@ def write_update(
                 rest = rest[file.write(rest) :]
         if durable:
             os.fdatasync(file.fileno())
+    crash.passed("trainer:writing")
     beside.replace(place)

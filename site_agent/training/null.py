@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
 import queue
 import signal
@@ -19,11 +20,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from messages import crash
 from messages.experiment import Experiment
 from messages.tensor_codecs import Tensor
 from messages.tensors import Manifest
@@ -47,14 +50,47 @@ from site_agent.training.protocol import (
     decode_request,
     encode,
     read_frame,
+    step_of,
 )
 
 STEPS = 10
 
 
-def addend(seed: int, site: str, round_number: int) -> np.float32:
+def addend(seed: int, site: str, round_number: int, memory: str = "") -> np.float32:
     """What a round adds to every weight; in (0, 1), exact in float32."""
-    return np.float32(sha256(f"{seed}|{site}|{round_number}".encode()).digest()[0] / 256)
+    return np.float32(sha256(f"{seed}|{site}|{round_number}{memory}".encode()).digest()[0] / 256)
+
+
+class Memory:
+    """What a site's trainer remembers of the rounds it trained: a hash over each round and the model that began it.
+
+    It enters every later update, so a round that is lost, or trained from another model, changes all that follows. A
+    round that is trained again (its trainer or agent was killed) begins from what was remembered before it.
+
+    Args:
+        folder: the experiment's cache folder at the site.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "memory.json"
+
+    def train(self, round_number: int, model: bytes) -> str:
+        """Remember a round; the hash over all so far.
+
+        Raises:
+            ValueError: a later round was trained already.
+        """
+        known: dict[str, Any] = {"round": 0, "before": "", "after": ""}
+        if self._path.exists():
+            known = json.loads(self._path.read_text())
+        if known["round"] > round_number:
+            raise ValueError(f"round {known['round']} was trained, and now round {round_number}")
+        before = known["before"] if known["round"] == round_number else known["after"]
+        after = sha256(f"{before}|{round_number}|{model.hex()}".encode()).hexdigest()
+        beside = self._path.with_suffix(".new")
+        beside.write_text(json.dumps({"round": round_number, "before": before, "after": after}))
+        beside.replace(self._path)
+        return after
 
 
 class _Moved(Mapping[str, NDArray[Any]]):
@@ -82,10 +118,14 @@ class NullTrainer:
         cases: usable cases it claims; 70 % train, 10 % validate, 20 % test.
         seconds: how long a round takes.
         fail: reason code with which every round fails; "die", "hang": what it does instead.
+        memory: updates follow from all rounds that this site trained, and from the models they began with (`Memory`).
     """
 
-    def __init__(self, connection: socket.socket, cases: int, seconds: float, fail: str) -> None:
+    def __init__(
+        self, connection: socket.socket, cases: int, seconds: float, fail: str, *, memory: bool = False
+    ) -> None:
         self._connection, self._cases, self._seconds, self._fail = connection, cases, seconds, fail
+        self._remembers = memory
         self._prepare: Prepare | None = None
         self._regions: tuple[str, ...] = ()
 
@@ -100,6 +140,7 @@ class NullTrainer:
             self._say(Evaluated(round=request.round, label=request.label, scores=rows))
 
     def _say(self, reply: Reply) -> None:
+        crash.passed(step_of(reply))
         self._connection.sendall(encode(reply))
 
     def _shares(self) -> dict[Split, int]:
@@ -166,9 +207,16 @@ class NullTrainer:
         assert self._prepare is not None  # noqa: S101 (as above)
         seed = Experiment.model_validate(self._prepare.experiment).seed
         received = open_model(request.model, Manifest.model_validate(request.manifest))
-        trained = _Moved(received, addend(seed, self._prepare.site, request.round))
+        memory = self._memory(request) if self._remembers else ""
+        trained = _Moved(received, addend(seed, self._prepare.site, request.round, memory))
         # Not durable: a rehearsal has nothing to lose that it could not make again.
         write_update(request.output, trained, Manifest.model_validate(request.update), received, durable=False)
+
+    def _memory(self, request: Train) -> str:
+        assert self._prepare is not None  # noqa: S101 (as above)
+        folder = Path(self._prepare.cache)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Memory(folder).train(request.round, sha256(Path(request.model).read_bytes()).digest())
 
     def _rows(self, split: Split) -> SplitRows:
         region = RegionRow(dice=0.5, reference_empty=False, prediction_empty=False)
@@ -186,6 +234,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--fail", default="")
+    parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the agent
     if os.getppid() != options.parent:
@@ -193,7 +242,7 @@ def main() -> int:
     connection = socket.socket(fileno=options.fd)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
-    trainer = NullTrainer(connection, options.cases, options.seconds, options.fail)
+    trainer = NullTrainer(connection, options.cases, options.seconds, options.fail, memory=options.memory)
     while not isinstance(request := requests.get(), Stop):
         trainer.answer(request)
     return 0

@@ -287,6 +287,11 @@ def encode(frame: Frame) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
+def step_of(reply: Reply) -> str:
+    """The step of the protocol that a reply is (`messages.crash`)."""
+    return f"trainer:{reply.phase if isinstance(reply, Progress) else reply.kind}"
+
+
 def _decode(body: bytes, models: dict[str, type[Frame]]) -> Frame:
     try:
         plain = msgpack.unpackb(body, strict_map_key=True)
