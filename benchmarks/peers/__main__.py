@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _table(outcomes: list[Outcome]) -> Table:
     table = Table(title=f"null training, 3 clients, {machine()}")
-    for name in ("system", "MB", "s a round", "from", "to", "server MB", "client MB", "transport"):
+    for name in ("system", "MB", "s a round", "from", "to", "CPU s", "server MB", "client MB", "transport"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("system", "transport") else "right")
     for one in outcomes:
         seconds = one.seconds_per_round
@@ -44,6 +44,7 @@ def _table(outcomes: list[Outcome]) -> Table:
             f"{seconds.median:.2f}",
             f"{seconds.min:.2f}",
             f"{seconds.max:.2f}",
+            f"{one.cpu_seconds:.1f}",
             f"{one.peak_rss.server / 1e6:.0f}",
             f"{one.peak_rss.client / 1e6:.0f}",
             one.transport,

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -115,6 +115,10 @@ class Deployment:
         """Anonymous and shared memory of each tree in bytes."""
         return {name: sum(memory.resident(one.pid) for one in tree) for name, tree in self.trees().items()}
 
+    def cpu_seconds(self) -> float:
+        """CPU time of all trees so far, with that of descendants that ended and were waited for."""
+        return sum(memory.cpu_seconds(one.pid) for tree in self.trees().values() for one in tree)
+
     def listens(self) -> tuple[str, ...]:
         """Addresses on which these processes accept TCP connections, for all to see."""
         found = set()
@@ -142,15 +146,27 @@ class Deployment:
 
 @dataclass(slots=True)
 class Watched:
-    """What was seen: the largest size of each tree in bytes, and addresses listened on."""
+    """What was seen: the largest size of each tree in bytes, addresses listened on, and CPU seconds of all together
+    by the number of completed rounds at which they were first seen."""
 
     largest: dict[str, int]
     listens: tuple[str, ...] = ()
+    cpu: dict[int, float] = field(default_factory=dict)
+
+    def cpu_per_round(self) -> float:
+        """CPU seconds of one round, the first left out; 0 where fewer than two were seen."""
+        seen = sorted(number for number in self.cpu if number > 0)
+        if len(seen) < 2:
+            return 0.0
+        return (self.cpu[seen[-1]] - self.cpu[seen[0]]) / (seen[-1] - seen[0])
 
 
 @contextlib.contextmanager
-def watch(deployment: Deployment, settled: Callable[[], bool]) -> Iterator[Watched]:
-    """Sample sizes every 50 ms until the block ends, and listeners every 2 s until `settled()`: looking costs time."""
+def watch(deployment: Deployment, rounds: Callable[[], int]) -> Iterator[Watched]:
+    """Sample sizes every 50 ms until the block ends, and CPU times whenever `rounds()`, those completed, grows.
+
+    Listeners are looked for every 2 s until the first round is completed: looking costs time.
+    """
     watched = Watched({})
     stop = threading.Event()
 
@@ -159,7 +175,10 @@ def watch(deployment: Deployment, settled: Callable[[], bool]) -> Iterator[Watch
         while True:
             for name, size in deployment.sizes().items():
                 watched.largest[name] = max(watched.largest.get(name, 0), size)
-            if not settled() and time.monotonic() - looked > LISTENERS_EVERY:
+            completed = rounds()
+            if completed not in watched.cpu:
+                watched.cpu[completed] = deployment.cpu_seconds()
+            if not completed and time.monotonic() - looked > LISTENERS_EVERY:
                 watched.listens = deployment.listens()
                 looked = time.monotonic()
             if stop.wait(INTERVAL):

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.peers import environment
 from benchmarks.peers.deployment import Deployment, free_ports, watch
 from benchmarks.peers.deployment import environment as surroundings
-from benchmarks.peers.work import TENSORS, Memory, Outcome, Work, seconds_per_round
+from benchmarks.peers.work import TENSORS, Memory, Outcome, Work, completed, seconds_per_round
 
 SIDE = environment.HERE / "sides" / "flare"
 ADMINISTRATOR = "admin@bench.example"
@@ -69,7 +69,7 @@ def measure(work: Work, folder: Path, say: Callable[[str], None], settings: Sett
         administer("wait", str(work.clients), START_WITHIN)
         idle = deployment.sizes()
         say(f"FLARE: {work.rounds} rounds of {work.megabytes:g} MB")
-        with watch(deployment, stamps.exists) as watched:
+        with watch(deployment, lambda: completed(stamps)) as watched:
             administer("run", str(job), work.within)
         spread = seconds_per_round(stamps, work)
     finally:
@@ -83,6 +83,7 @@ def measure(work: Work, folder: Path, say: Callable[[str], None], settings: Sett
         seconds_per_round=spread,
         idle_rss=Memory.of(idle, clients),
         peak_rss=Memory.of(watched.largest, clients),
+        cpu_seconds=round(watched.cpu_per_round(), 3),
         listens=watched.listens,
     )
 

@@ -30,7 +30,7 @@ from types import MappingProxyType
 from benchmarks.peers import environment
 from benchmarks.peers.deployment import Deployment, free_ports, watch
 from benchmarks.peers.deployment import environment as surroundings
-from benchmarks.peers.work import TENSORS, Memory, Outcome, Work, seconds_per_round
+from benchmarks.peers.work import TENSORS, Memory, Outcome, Work, completed, seconds_per_round
 from deploy.broker.certificates import Authority
 
 SIDE = environment.HERE / "sides" / "flower"
@@ -90,9 +90,9 @@ def measure(
         )
         idle = deployment.sizes()
         say(f"Flower: {work.rounds} rounds of {work.megabytes:g} MB")
-        with watch(deployment, stamps.exists) as watched:
+        with watch(deployment, lambda: completed(stamps)) as watched:
             deployment.once("run", ["flwr", "run", str(app), "bench", "--format", "json"], 60)
-            deployment.wait(lambda: _rounds(stamps) >= work.rounds, "last round", work.within)
+            deployment.wait(lambda: completed(stamps) >= work.rounds, "last round", work.within)
         spread = seconds_per_round(stamps, work)
     finally:
         deployment.end()
@@ -105,12 +105,9 @@ def measure(
         seconds_per_round=spread,
         idle_rss=Memory.of(idle, clients),
         peak_rss=Memory.of(watched.largest, clients),
+        cpu_seconds=round(watched.cpu_per_round(), 3),
         listens=watched.listens,
     )
-
-
-def _rounds(stamps: Path) -> int:
-    return len(stamps.read_text().splitlines()) if stamps.exists() else 0
 
 
 def _answers(port: int) -> bool:

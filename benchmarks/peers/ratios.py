@@ -19,13 +19,14 @@ CODECS = ("float32", "bfloat16-difference")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One system and size; sizes of memory in bytes."""
+    """One system and size: seconds a round, CPU seconds a round of all processes, peak memory in bytes."""
 
     system: str
     megabytes: float
     median: float
     least: float
     most: float
+    cpu: float
     server: int
     client: int
 
@@ -34,7 +35,16 @@ class Row:
         """Of a peer."""
         seconds, peak = outcome.seconds_per_round, outcome.peak_rss
         name = f"{outcome.system} {outcome.version}"
-        return cls(name, outcome.megabytes, seconds.median, seconds.min, seconds.max, peak.server, peak.client)
+        return cls(
+            name,
+            outcome.megabytes,
+            seconds.median,
+            seconds.min,
+            seconds.max,
+            outcome.cpu_seconds,
+            peak.server,
+            peak.client,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +89,7 @@ def table(rows: list[Row], systems: list[str]) -> Table:
     """Every row with its time over each peer's time at the same size."""
     shown = Table(title=f"null training, 3 sites, seconds a round, peak memory in MB; {machine()}")
     shown.add_column("system", no_wrap=True)
-    for name in ("MB", "median", "from", "to", "server", "client", *(f"/ {system}" for system in systems)):
+    for name in ("MB", "median", "from", "to", "CPU s", "server", "client", *(f"/ {system}" for system in systems)):
         shown.add_column(name, justify="right")
     size = rows[0].megabytes if rows else 0.0
     for row in rows:
@@ -88,7 +98,7 @@ def table(rows: list[Row], systems: list[str]) -> Table:
             size = row.megabytes
         ratios = [_ratio(row, system, rows) for system in systems]
         memory = [f"{value / 1e6:.0f}" for value in (row.server, row.client)]
-        seconds = [f"{value:.2f}" for value in (row.median, row.least, row.most)]
+        seconds = [f"{value:.2f}" for value in (row.median, row.least, row.most, row.cpu)]
         shown.add_row(row.system, f"{row.megabytes:g}", *seconds, *memory, *ratios)
     return shown
 
@@ -97,9 +107,9 @@ def _konsil(work: Work, codec: str, *, tls: bool) -> Row:
     result = konsil(work, codec, tls=tls)
     seconds, peak = result["seconds_per_round"], result["peak_rss"]
     name = f"Konsil {codec}, {'TLS' if tls else 'plain'}"
-    return Row(
-        name, work.megabytes, seconds["median"], seconds["min"], seconds["max"], peak["coordinator"], peak["agent"]
-    )
+    cpu = sum(result["cpu_seconds"].values())
+    peaks = peak["coordinator"], peak["agent"]
+    return Row(name, work.megabytes, seconds["median"], seconds["min"], seconds["max"], cpu, *peaks)
 
 
 def _ratio(row: Row, system: str, rows: list[Row]) -> str:

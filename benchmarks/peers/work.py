@@ -78,12 +78,19 @@ class Outcome:
     seconds_per_round: Spread
     idle_rss: Memory
     peak_rss: Memory
+    cpu_seconds: float
+    """CPU seconds of one round, all processes together."""
     listens: tuple[str, ...]
     """Addresses the system listened on while the rounds ran."""
 
     def plain(self) -> dict[str, Any]:
         """For --json."""
         return asdict(self)
+
+
+def completed(stamps: Path) -> int:
+    """How many rounds the server's side has stamped."""
+    return len(stamps.read_text().splitlines()) if stamps.exists() else 0
 
 
 def seconds_per_round(stamps: Path, work: Work) -> Spread:

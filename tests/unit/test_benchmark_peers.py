@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from benchmarks.peers import environment
-from benchmarks.peers.deployment import Deployment, free_ports, watch
+from benchmarks.peers.deployment import Deployment, Watched, free_ports, watch
 from benchmarks.peers.ratios import Row, table
 from benchmarks.peers.run import SYSTEMS
 from benchmarks.peers.work import Memory, Work, seconds_per_round
@@ -124,7 +124,7 @@ def test_where_a_system_listens_is_seen_while_it_settles(tmp_path: Path, monkeyp
     try:
         deployment.start("server", [sys.executable, "-c", LISTENER, str(port)])
         deployment.wait((tmp_path / "ready").exists, "listener", 30)
-        with watch(deployment, lambda: False) as watched:
+        with watch(deployment, lambda: 0) as watched:
             deployment.wait(lambda: f"127.0.0.1:{port}" in watched.listens, "sighting", 30)
         assert watched.largest["server"] > 0
     finally:
@@ -166,13 +166,36 @@ def test_an_environment_that_fits_its_pins_is_not_made_again(tmp_path: Path, mon
     assert len(commands) == made
 
 
+def test_cpu_time_of_a_round_leaves_out_what_came_before_the_first_one_ended() -> None:
+    assert Watched({}, cpu={0: 3.0, 1: 10.0, 2: 12.0, 4: 19.0}).cpu_per_round() == 3.0
+    assert Watched({}, cpu={0: 3.0, 1: 10.0}).cpu_per_round() == 0.0
+
+
+def test_cpu_time_counts_what_a_process_started_and_saw_end(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, {"PATH": ""})
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    child = f"subprocess.run([sys.executable, '-c', {busy!r}])"
+    parent = f"import subprocess, sys, time; {child}; open('done', 'x'); time.sleep(600)"
+    rounds = [0]
+    try:
+        deployment.start("server", [sys.executable, "-c", parent])
+        with watch(deployment, lambda: rounds[0]) as watched:
+            deployment.wait(lambda: 0 in watched.cpu, "first sample", 30)
+            deployment.wait((tmp_path / "done").exists, "end of the child", 30)
+            rounds[0] = 1
+            deployment.wait(lambda: 1 in watched.cpu, "last sample", 30)
+    finally:
+        deployment.end()
+    assert watched.cpu[1] >= 0.5
+
+
 def test_each_row_stands_beside_its_ratio_to_each_peer_of_the_same_size() -> None:
     rows = [
-        Row("Konsil float32, TLS", 30, 0.9, 0.8, 1.0, 1, 1),
-        Row("flare 2.9.0", 30, 1.2, 1.1, 1.3, 1, 1),
-        Row("flare-stock 2.9.0", 30, 3.6, 3.5, 3.7, 1, 1),
-        Row("Konsil float32, TLS", 240, 5.0, 5.0, 5.0, 1, 1),
-        Row("flare 2.9.0", 240, 10.0, 9.0, 11.0, 1, 1),
+        Row("Konsil float32, TLS", 30, 0.9, 0.8, 1.0, 2, 1, 1),
+        Row("flare 2.9.0", 30, 1.2, 1.1, 1.3, 2, 1, 1),
+        Row("flare-stock 2.9.0", 30, 3.6, 3.5, 3.7, 2, 1, 1),
+        Row("Konsil float32, TLS", 240, 5.0, 5.0, 5.0, 2, 1, 1),
+        Row("flare 2.9.0", 240, 10.0, 9.0, 11.0, 2, 1, 1),
     ]
     shown = table(rows, ["flare", "flare-stock"])
     assert list(shown.columns[-2].cells) == ["0.75", "1.00", "3.00", "0.50", "1.00"]
