@@ -6,6 +6,7 @@ frame, a content header with the body's size, and body frames (section 4.2.6).
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -71,8 +72,8 @@ class FrameReader:
 
     def __init__(self, frame_max: int = 131072, size: int = 2 * 2**20) -> None:
         self._frame_max = frame_max
-        self._buffer = bytearray(max(size, 2 * frame_max))
-        self._view = memoryview(self._buffer)
+        # Anonymous memory takes no page before it is written to: a connection that carries events stays small.
+        self._view = memoryview(mmap.mmap(-1, max(size, 2 * frame_max)))
         self._start = self._end = 0
         self._bodies: dict[int, _Body] = {}
 
@@ -80,8 +81,8 @@ class FrameReader:
         """Where to receive to: between 1 and `most` bytes."""
         if (
             self._start == self._end
-            or len(self._buffer) - self._start < self._frame_max
-            or self._end == len(self._buffer)
+            or len(self._view) - self._start < self._frame_max
+            or self._end == len(self._view)
         ):
             self._rewind()
         return self._view[self._end : self._end + most]
@@ -96,21 +97,21 @@ class FrameReader:
         """
         self._end += count
         while self._end - self._start >= _HEAD.size:
-            if self._buffer.startswith(b"AMQP", self._start):
+            if bytes(self._view[self._start : self._start + 4]) == b"AMQP":
                 # The broker's version, in answer to a protocol that it does not speak (section 4.2.2).
                 if self._end - self._start < 8:
                     return
                 self._start += 8
-                yield frame.ProtocolHeader(*self._buffer[self._start - 3 : self._start])
+                yield frame.ProtocolHeader(*self._view[self._start - 3 : self._start])
                 continue
-            kind, channel, size = _HEAD.unpack_from(self._buffer, self._start)
+            kind, channel, size = _HEAD.unpack_from(self._view, self._start)
             if size + _OVERHEAD > self._frame_max:
                 raise exceptions.InvalidFrameError(f"a frame of {size} bytes")
             first = self._start + _HEAD.size
             last = first + size
             if last >= self._end:
                 return
-            if self._buffer[last] != spec.FRAME_END:
+            if self._view[last] != spec.FRAME_END:
                 raise exceptions.InvalidFrameError("Invalid FRAME_END marker")
             self._start = last + 1
             if kind == spec.FRAME_BODY:
