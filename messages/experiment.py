@@ -254,7 +254,7 @@ class Wire(Settings):
     codec: CodecName = "float32"
     """ "float32": as they are, bit by bit. "bfloat16": global models and updates in half the bytes.
     "bfloat16-difference": updates as the difference from the global model that the site received, which keeps more of
-    a small change than rounding the weights does."""
+    a small change than rounding the weights does. "exact" is what older files call "float32"."""
 
 
 class Experiment(Settings):

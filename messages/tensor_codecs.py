@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-CodecName = Literal["float32", "bfloat16", "bfloat16-difference"]
+CodecName = Literal["float32", "bfloat16", "bfloat16-difference", "exact"]
 Bytes = NDArray[np.uint8]
 
 BLOCK = 2**15
@@ -130,8 +130,14 @@ class Bfloat16Difference(Bfloat16):
         super().encode(changed, wire, None)
 
 
+class Exact(Codec):
+    """`float32` under the name that experiments, manifests and seals written before there were codecs hold."""
+
+    name: ClassVar[CodecName] = "exact"
+
+
 CODECS: Mapping[CodecName, Codec] = MappingProxyType(
-    {one.name: one for one in (Codec(), Bfloat16(), Bfloat16Difference())}
+    {one.name: one for one in (Codec(), Bfloat16(), Bfloat16Difference(), Exact())}
 )
 """Every codec by the name that experiments and manifests use."""
 
