@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sites", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--codecs", default=",".join(CODECS), help="with a comma between")
+    parser.add_argument("--codecs", default="float32,bfloat16,bfloat16-difference", help="with a comma between")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     wanted = [name for name in CODECS if name in options.codecs.split(",")]

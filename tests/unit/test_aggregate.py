@@ -85,7 +85,7 @@ def test_weights_add_up_and_none_exceeds_the_cap_where_that_is_possible(cases: d
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("codec", list(CODECS))
+@pytest.mark.parametrize("codec", ["float32", "bfloat16", "bfloat16-difference"])
 def test_each_codecs_updates_make_what_plain_numpy_makes_and_the_copy_for_the_next_round(
     codec: CodecName, threads: int
 ) -> None:

@@ -23,7 +23,7 @@ def model(folder: Path, codec: CodecName) -> tuple[Path, Manifest]:
     return folder / "model", manifest
 
 
-@pytest.mark.parametrize("codec", list(CODECS))
+@pytest.mark.parametrize("codec", ["float32", "bfloat16", "bfloat16-difference"])
 def test_an_update_holds_the_bytes_that_its_manifest_says(tmp_path: Path, codec: CodecName) -> None:
     received = open_model(*model(tmp_path, CODECS[codec].model))
     trained = {name: one.read() + one.dtype.type(1) for name, one in received.items()}
