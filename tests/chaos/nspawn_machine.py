@@ -140,7 +140,7 @@ class Machine:
         return done
 
     def path(self, inside: str | Path) -> Path:
-        """A path of the machine as the host sees it."""
+        """A path of the machine as the host sees it; not below /run and /tmp, which the machine mounts of its own."""
         return self.root / str(inside).lstrip("/")
 
     def show(self, unit: str, key: str) -> str:

@@ -214,8 +214,7 @@ def test_an_agent_killed_in_training_is_brought_back_and_the_round_ends_with_the
 
 
 def test_an_agent_whose_main_loop_stands_still_is_ended_by_the_watchdog_and_started_again(site: World) -> None:
-    drop_in = site.machine.path(f"/run/systemd/system/{UNIT}.d/shorter.conf")
-    drop_in.parent.mkdir(parents=True)
+    drop_in = site.machine.path(f"/etc/systemd/system/{UNIT}.d/shorter.conf")
     drop_in.write_text("[Service]\nWatchdogSec=4\nTimeoutAbortSec=2\nRestartSec=1\n")
     site.machine.run("systemctl", "daemon-reload")
     site.machine.run("systemctl", "restart", UNIT)
