@@ -1,12 +1,12 @@
 """What RabbitMQ can carry on this machine, and what our bus takes of it.
 
-    python -m benchmarks.broker_ceiling [--json] [--megabytes 192] [--clients raw,bus]
+    python -m benchmarks.broker_ceiling [--json] [--megabytes 192] [--clients raw,bus,tls]
 
 A private node, 1 MiB messages on streams. Laps: one writer alone ("publish"), one reader of what it wrote
 ("consume"), both at once ("1-1"), and a round's two halves: one writer and three readers of `global` ("down"), three
 writers of three streams and one reader ("up"). Each lap runs with a bare socket ("raw": no digests, no files, no
-threads) and through `RabbitBus` ("bus"), writers and readers as processes of their own. CPU seconds are per GiB of
-payload that crossed the broker's edge on that side, and come from /proc (broker) and os.times() (clients).
+threads) and through `RabbitBus` ("bus"; "tls": with TLS), writers and readers as processes of their own. CPU seconds
+are per GiB of payload that crossed the broker's edge on that side, from /proc (broker) and os.times() (clients).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.broker_ceiling", description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--megabytes", type=int, default=192, help="MiB that each reader of a lap gets")
-    parser.add_argument("--clients", default="raw,bus", help="raw, bus or both")
+    parser.add_argument("--clients", default="raw,bus", help="of raw, bus and tls")
     parser.add_argument("--laps", default=",".join(LAPS))
     parser.add_argument("--window", type=int, default=None, help="bytes unconfirmed (bus); default: the bus's own")
     parser.add_argument("--part", help=argparse.SUPPRESS)
@@ -68,7 +68,9 @@ def measure(
     parties = [Party("coordinator", "coordinator", "pw-coordinator"), *(Party(s, "site", f"pw-{s}") for s in SITES)]
     with (
         tempfile.TemporaryDirectory(prefix="konsil-ceiling-") as folder,
-        PrivateNode(Path(folder), definitions=render(VHOST, parties, StreamSizes(segment=512 * MIB))) as node,
+        PrivateNode(
+            Path(folder), definitions=render(VHOST, parties, StreamSizes(segment=512 * MIB)), tls="tls" in clients
+        ) as node,
     ):
         if "consume" in laps:  # something to read, and a broker that is warm
             _run([_part_of(node, "raw", "coordinator", megabytes, key="global-chunk.coordinator.exp")])
@@ -79,7 +81,8 @@ def measure(
 
 
 def _part_of(node: PrivateNode, client: str, user: str, count: int, **more: Any) -> dict[str, Any]:
-    return {"client": client, "port": node.port, "user": user, "count": count} | more
+    tls = {"ca": str(node.ca), "port": node.tls_port} if client == "tls" else {"port": node.port}
+    return tls | {"client": client, "user": user, "count": count} | more
 
 
 def _lap(node: PrivateNode, lap: str, client: str, megabytes: int, window: int | None) -> dict[str, float]:
@@ -163,7 +166,13 @@ def _raw_part(part: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[], Any
 def _bus_part(part: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[], Any]]:
     options = {} if part.get("window") is None else {"window": part["window"]}
     address = BrokerAddress.model_validate(
-        {"port": part["port"], "vhost": VHOST, "user": part["user"], "password": f"pw-{part['user']}"}
+        {
+            "port": part["port"],
+            "ca": part.get("ca"),
+            "vhost": VHOST,
+            "user": part["user"],
+            "password": f"pw-{part['user']}",
+        }
     )
     bus = RabbitBus(address, part["user"], **options)
     bus.connect(20.0)

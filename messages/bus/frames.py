@@ -79,11 +79,7 @@ class FrameReader:
 
     def space(self, most: int) -> memoryview:
         """Where to receive to: between 1 and `most` bytes."""
-        if (
-            self._start == self._end
-            or len(self._view) - self._start < self._frame_max
-            or self._end == len(self._view)
-        ):
+        if self._start == self._end or len(self._view) - self._start < self._frame_max or self._end == len(self._view):
             self._rewind()
         return self._view[self._end : self._end + most]
 
