@@ -64,9 +64,10 @@ class Service:
         users = SYSUSERS / f"{self.name}.conf"
         _write(users, units.sysusers(self.user, str(self.state), self.what), 0o644)
         run(["systemd-sysusers", users], f"the system user {self.user} could not be made")
-        for folder, mode in ((ETC, 0o755), (self.credentials.parent, 0o700), (self.credentials, 0o700)):
-            folder.mkdir(mode=mode, exist_ok=True)
-            folder.chmod(mode)
+        ETC.mkdir(mode=0o755, exist_ok=True)
+        for folder in (self.credentials.parent, self.credentials):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o700)
         if self.config.exists():
             return False
         text = (config or templates / self.config.name).read_text()
