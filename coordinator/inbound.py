@@ -17,7 +17,7 @@ from coordinator.state import Standing
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event
-from messages.errors import MalformedMessage
+from messages.errors import MalformedMessage, NameTaken
 from messages.kinds import KINDS
 from messages.names import COORDINATOR, NO_EXPERIMENT, UPLINK
 
@@ -93,7 +93,7 @@ class Inbound:
         shell, body = self._shell, event.body
         if isinstance(body, kinds.Nonce):
             if event.sender == COORDINATOR:
-                shell.opened(body.nonce)
+                self._marked(event, body.nonce)
         elif not self._known(event):
             self.refused["unknown-site"] += 1
             log.warning("a live message of a stranger", kind=event.kind, sender=event.sender)
@@ -107,6 +107,22 @@ class Inbound:
             shell.parts.say.live("experiment-checked", checked, experiment=event.experiment)
         elif isinstance(body, kinds.ChunksWanted):
             shell.send_chunks(event.experiment, body)
+
+    def _marked(self, event: Event, nonce: str) -> None:
+        """A coordinator's mark: our own, one of an earlier term, or the word of one that took our place.
+
+        Raises:
+            NameTaken: this coordinator was fenced off. Sites refuse what it says since they heard the higher term.
+        """
+        mine = self._shell.parts.journal.term
+        if event.term > mine or (event.term == mine and not self._shell.parts.gate.wrote(nonce)):
+            raise NameTaken(
+                f"a coordinator of term {event.term} has spoken, and this one has term {mine}: it ends",
+                where=f"term {mine}",
+                advice="Run only one coordinator of a consortium. If this is its only journal, it is an older copy:"
+                " `konsil coordinator restore` gives a backup a term of its own, `konsil coordinator cut` this one",
+            )
+        self._shell.opened(nonce)
 
     def _history(self, event: Event, delivery: Delivery) -> None:
         shell = self._shell

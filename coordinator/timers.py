@@ -30,12 +30,18 @@ class Gate:
         self.nonce: str | None = None
         self.lost_at: float | None = None
         self.closed = True
+        self._written: set[str] = set()
 
     def mark(self) -> str:
         """Close; returns the nonce to publish."""
         self.closed = True
         self.nonce = uuid4().hex
+        self._written.add(self.nonce)
         return self.nonce
+
+    def wrote(self, nonce: str) -> bool:
+        """Whether a nonce is one of this process."""
+        return nonce in self._written
 
     def lost(self, now: float) -> None:
         """The connection broke."""

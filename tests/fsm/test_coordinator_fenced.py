@@ -1,0 +1,111 @@
+"""Terms: of two coordinators of one consortium the newer one stays, and the other ends itself with a clear line."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from coordinator_kit import CONSORTIUM, build, config, plain
+from test_coordinator_service import Consortium
+
+from coordinator.service import Coordinator
+from messages import kinds
+from messages.bus.memory import MemoryBus
+from messages.envelope import Author
+from messages.errors import NameTaken
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Iterator[Consortium]:
+    made = Consortium(tmp_path / "first")
+    yield made
+    made.close()
+
+
+def coordinator(consortium: Consortium, folder: Path) -> Coordinator:
+    return Coordinator(
+        config(folder),
+        connect=lambda _config, notice: MemoryBus(consortium.broker, "coordinator", on_notice=notice),
+        build=build,
+    )
+
+
+class Ending(threading.Thread):
+    """Runs a coordinator that is to end by itself."""
+
+    def __init__(self, one: Coordinator) -> None:
+        super().__init__()
+        self._one = one
+        self.error: NameTaken | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._one.run()
+        except NameTaken as error:
+            self.error = error
+
+    def ended(self) -> NameTaken:
+        self.join(30)
+        assert not self.is_alive()
+        assert self.error is not None
+        return self.error
+
+
+def mark(consortium: Consortium, term: int) -> None:
+    """What a coordinator that starts under this term says on uplink."""
+    bus = MemoryBus(consortium.broker, "coordinator")
+    event = Author(CONSORTIUM, "coordinator", term, term).write("nonce", kinds.Nonce(nonce="ab" * 16), time=0.0)
+    bus.publish(event.key, event.raw)
+    bus.close()
+
+
+@pytest.mark.parametrize("term", [1, 2, 7])
+def test_a_coordinator_that_hears_a_mark_of_its_own_or_a_higher_term_ends_itself(
+    consortium: Consortium, term: int, tmp_path: Path
+) -> None:
+    one = coordinator(consortium, tmp_path / "first")
+    running = Ending(one)
+    assert one.journal.term == 1
+    mark(consortium, term)
+    error = running.ended()
+    assert error.exit_status == 2
+    assert f"of term {term} has spoken, and this one has term 1" in str(error)
+
+
+def test_marks_of_earlier_terms_end_nobody(consortium: Consortium) -> None:
+    consortium.start()
+    consortium.stop()
+    consortium.start()
+    mark(consortium, 1)
+    consortium.join()
+    consortium.say("experiment-start", kinds.ExperimentStart(experiment=plain()))
+    consortium.until("experiment-complete")
+
+
+def test_a_journal_that_was_copied_back_does_not_speak_under_a_term_that_was_used(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    consortium.start()
+    consortium.stop()
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    consortium.start()
+    consortium.stop()
+    error = Ending(coordinator(consortium, tmp_path / "copy")).ended()
+    assert "older copy" in str(error)
+
+
+def test_a_second_coordinator_with_a_state_folder_of_its_own_is_refused(consortium: Consortium, tmp_path: Path) -> None:
+    consortium.start()
+    with pytest.raises(NameTaken) as caught:
+        coordinator(consortium, tmp_path / "other")
+    assert caught.value.exit_status == 2
+    consortium.join()
+    consortium.say("experiment-start", kinds.ExperimentStart(experiment=plain()))
+    consortium.until("experiment-complete")
