@@ -287,9 +287,13 @@ def test_an_upgrade_and_a_rollback_keep_state_and_configuration(site: World) -> 
 
 @pytest.mark.torch
 def test_torch_trains_in_the_agents_sandbox_and_builds_the_model_in_the_coordinators(site: World) -> None:
-    """The real trainer at the site, and the coordinator too as a service; the two other sites stay rehearsals."""
+    """The real trainer at the site, and the coordinator too as a service; the two other sites stay rehearsals.
+
+    The coordinator moves: its state is copied, and goes on under a new term.
+    """
     machine, rig = site.machine, site.rig
     rig.kill(COORDINATOR)
+    shutil.copytree(rig.layout.coordinator, machine.path("/var/lib/konsil-coordinator"))
     machine.path("/etc/konsil/coordinator.toml").write_text(site.coordinator_toml())
     machine.path("/etc/konsil/credentials/coordinator").mkdir()
     site.password("coordinator", COORDINATOR)
@@ -314,7 +318,7 @@ def test_torch_trains_in_the_agents_sandbox_and_builds_the_model_in_the_coordina
     )
     rig.publish(one)
     told = r"torch: running round \d of 2, \d of 3 updates; 1 running, entry \d+"
-    eventually(lambda: re.match(told, machine.show(unit, "StatusText")), within=120, what="the coordinator's status")
+    rig.wait(one.id, lambda _story: bool(re.match(told, machine.show(unit, "StatusText"))), "its status", 120)
     story = rig.complete(one.id, deadline=300)
     assert all(set(done.contributors) == set(SITES) for done in story.round_list)
 
