@@ -154,6 +154,16 @@ class FaultyProxy:
 
         self._do(fresh)
 
+    def forget(self) -> None:
+        """Close the half-open connections that their client has given up, as a firewall would in time."""
+
+        def given_up() -> None:
+            for pair in list(self._pairs):
+                if pair.dead and pair.given_up:
+                    pair.end(reset=True)
+
+        self._do(given_up)
+
     def _do(self, action: Callable[[], None]) -> None:
         """Run on the proxy's thread, and return when it is done."""
 
@@ -217,7 +227,8 @@ class FaultyProxy:
                     await asyncio.sleep(seconds)
                 if pair.dead or self._faults.half_open:
                     pair.dead = True
-                    await asyncio.Event().wait()  # for ever: until the proxy ends or cuts
+                    await pair.over.wait()  # for ever: until the proxy ends or cuts
+                    return
                 data, over = self._spoil(way, data)
                 sink.write(data)
                 self.counts.add(way, len(data))
@@ -271,10 +282,20 @@ class _Pair:
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.dead = False
+        self.over = asyncio.Event()
         self._writers = (client, server)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the client has closed its end (tcp(7), TCP_INFO; the first byte is the state, 1 is established)."""
+        sock = self._writers[0].get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != 1)
+        return True
 
     def end(self, *, reset: bool) -> None:
         """Close both sockets; with RST where `reset` (SO_LINGER of 0 seconds, socket(7))."""
+        self.over.set()
         for writer in self._writers:
             if reset:
                 sock = writer.get_extra_info("socket")
