@@ -2,6 +2,10 @@
 
 What is received, what was decided, the stream's position and the ids seen are written in one transaction, before any
 effect is carried out. One writer, kept so by a lock file; readers may open the journal at any time.
+
+`journal.head` beside it holds the last entry's number and hash, written after each commit and never synced: it may be
+older than the database and never newer, so a database that ends before it has lost its end (a write-ahead log that was
+deleted, a file copied without it), which the database itself cannot tell.
 """
 
 from __future__ import annotations
@@ -11,15 +15,29 @@ import fcntl
 import os
 import signal
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.journal_file import (
+    LAYOUT,
+    DiskFull,
+    check_layout,
+    damaged,
+    entries_of,
+    explained,
+    is_full,
+    open_readonly,
+    reader,
+    verified,
+)
 from messages import chain, codec
 from messages.bus.base import Position
 from messages.chain import Entry
-from messages.errors import KonsilError, LogBroken, MalformedMessage, NameTaken, RequestError, WorkFailed
+from messages.errors import KonsilError, LogBroken, NameTaken, RequestError
+
+__all__ = ["ASIDE", "NOTHING", "STEP", "TERM", "AuditPosition", "DiskFull", "Journal", "Written", "open_readonly"]
 
 STEP, ASIDE, TERM = "step", "set-aside", "term"
 """Types of entries: an input with its decisions; a message that was set aside; a start under a new term."""
@@ -55,7 +73,9 @@ class Journal:
 
     Raises:
         NameTaken: another coordinator holds the lock.
-        LogBroken: an entry was changed or is missing, or the file is damaged.
+        LogBroken: an entry was changed or is missing, or the file is damaged: says what holds and what to do.
+        RequestError: a newer Konsil wrote it.
+        DiskFull: there is no space for it.
     """
 
     def __init__(self, folder: Path, *, crash_after: int | None = None) -> None:
@@ -77,19 +97,38 @@ class Journal:
         self._before: Entry | None = None
         try:
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-            for entry in _verified(self._db, self.path):
-                self._last[entry.experiment] = self._before = entry
-            self.term = int(self.get("term") or b"0") + 1
-            self.put("term", str(self.term).encode())
+            self._open()
+            self._head = os.open(folder / "journal.head", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except sqlite3.DatabaseError as error:
             os.close(self._lock)
-            raise _damaged(self.path, error) from None
-        except LogBroken:
-            self.close()
-            raise
+            raise damaged(self.path, error) from None
+        except OSError as error:
+            os.close(self._lock)
+            raise RequestError(f"cannot be used ({error.strerror})", where=str(folder)) from None
+        except KonsilError as error:
+            self._db.close()
+            os.close(self._lock)
+            raise (explained(self.path, error) if isinstance(error, LogBroken) else error) from None
+        self._point()
+
+    def _open(self) -> None:
+        check_layout(self._db, self.path)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.executescript(_SCHEMA)
+        for entry in verified(self._db, self.path):
+            self._last[entry.experiment] = self._before = entry
+        self._db.execute(f"PRAGMA user_version = {LAYOUT}")
+        self.term = int(self.get("term") or b"0") + 1
+        self.put("term", str(self.term).encode())
+
+    def _point(self) -> None:
+        """Note the last entry beside the database; not synced."""
+        last = self._before
+        with contextlib.suppress(OSError):  # a full disk: the next entry notes more
+            os.pwrite(
+                self._head, f"{last.number if last else 0:020d} {last.hash.hex() if last else 64 * '0'}".encode(), 0
+            )
 
     @property
     def number(self) -> int:
@@ -119,6 +158,7 @@ class Journal:
             self._put("head", entry.number.to_bytes(8, "big") + entry.hash)
             self._write(written)
         self._last[experiment] = self._before = entry
+        self._point()
         if self._crash_after == entry.number:
             os.kill(os.getpid(), signal.SIGKILL)
         return entry
@@ -135,7 +175,7 @@ class Journal:
 
     def position(self, queue: str) -> Position | None:
         """Where to resume a stream. Callable from any thread (a connection of its own)."""
-        with contextlib.closing(_reader(self.path)) as db:
+        with contextlib.closing(reader(self.path)) as db:
             row = db.execute("SELECT offset, digest FROM positions WHERE queue = ?", (queue,)).fetchone()
         return None if row is None else Position(row[0], row[1])
 
@@ -151,23 +191,38 @@ class Journal:
 
     def entries(self, *, after: int = 0) -> Iterator[Entry]:
         """Entries from a number on (unverified: opening has verified them)."""
-        yield from _entries(self._db, after)
+        yield from entries_of(self._db, after)
 
     def close(self) -> None:
         """Close and free the lock."""
         self._db.close()
-        with contextlib.suppress(OSError):
-            os.close(self._lock)
+        for handle in (self._head, self._lock):
+            with contextlib.suppress(OSError):
+                os.close(handle)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        """All or nothing; DiskFull where there is no space, and then nothing."""
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._undo()
+            if is_full(error):
+                raise DiskFull(
+                    "the journal cannot be written: the disk is full or refuses it",
+                    where=str(self.path),
+                    advice="Free space on this disk: the coordinator goes on by itself",
+                ) from None
             raise
-        self._db.execute("COMMIT")
+        except BaseException:
+            self._undo()
+            raise
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:  # SQLite may have rolled back by itself (https://sqlite.org/lang_transaction.html)
+            self._db.execute("ROLLBACK")
 
     def _put(self, key: str, value: bytes) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
@@ -204,83 +259,8 @@ class AuditPosition:
 
     def entries(self, after: int) -> Iterator[Entry]:
         """Entries still to be published."""
-        yield from _entries(self._db, after)
+        yield from entries_of(self._db, after)
 
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
-
-
-def open_readonly(path: Path) -> Iterator[Entry]:
-    """All entries of a journal, verified one by one; the coordinator may be running.
-
-    Args:
-        path: `journal.sqlite`, or the folder that holds it.
-
-    Raises:
-        RequestError: there is no journal.
-        LogBroken: an entry was changed or is missing.
-    """
-    if path.is_dir():
-        path = path / "journal.sqlite"
-    if not path.is_file():
-        raise RequestError("there is no journal", where=str(path), advice="Name the coordinator's state folder")
-    try:
-        with contextlib.closing(_reader(path)) as db:
-            # One transaction: what is appended meanwhile belongs to the next reading.
-            db.execute("BEGIN")
-            yield from _verified(db, path)
-    except sqlite3.DatabaseError as error:
-        raise _damaged(path, error) from None
-
-
-def _reader(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30, isolation_level=None)
-
-
-def _damaged(path: Path, error: sqlite3.DatabaseError) -> KonsilError:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return WorkFailed(
-            f"the journal cannot be written or read ({error})",
-            where=str(path),
-            advice="Free space on this disk, or mend it, and start again",
-        )
-    return LogBroken(
-        f"the journal's file is damaged ({error})",
-        where=str(path),
-        advice="Restore it from a copy, or compare it with the broker's `audit` stream",
-    )
-
-
-def _entries(db: sqlite3.Connection, after: int = 0) -> Iterator[Entry]:
-    for (data,) in db.execute("SELECT data FROM entries WHERE number > ? ORDER BY number", (after,)):
-        yield chain.decode_entry(data)
-
-
-def _verified(db: sqlite3.Connection, path: Path) -> Iterator[Entry]:
-    """Each entry once it is known to be as written, and at the end that none is missing there."""
-
-    def rows() -> Iterable[Entry]:
-        for number, experiment, index, data in db.execute("SELECT * FROM entries ORDER BY number"):
-            where = f"entry {index} of {experiment} (journal number {number})"
-            try:
-                entry = chain.decode_entry(data)
-            except MalformedMessage:
-                raise LogBroken("its content was changed: it cannot be read", where=where) from None
-            if (entry.number, entry.experiment, entry.index) != (number, experiment, index):
-                raise LogBroken("it does not stand where it was written", where=where)
-            yield entry
-
-    last: Entry | None = None
-    for entry in chain.verify(rows(), whole_journal=True):
-        last = entry
-        yield entry
-    row = db.execute("SELECT value FROM meta WHERE key = 'head'").fetchone()
-    head = bytes(row[0]) if row else None
-    have = last.number.to_bytes(8, "big") + last.hash if last else None
-    if head != have:
-        number = int.from_bytes(head[:8], "big") if head else 0
-        raise LogBroken(
-            f"the journal was cut off: it should end with entry {number}, not {last.number if last else 0}",
-            where=str(path),
-        )
