@@ -318,8 +318,9 @@ def timer_fired(state: ExperimentState, given: i.TimerFired) -> Answer:
 
 
 def outage(state: ExperimentState, given: i.Outage) -> Answer:
+    # Negative where the machine's clock was set back between two starts: the time that remains is what counts.
     lost = given.time - given.since
-    if lost <= 0 or not state.timers:
+    if lost == 0 or not state.timers:
         return ()
     return (d.TimersMoved(timers={name: due + lost for name, due in state.timers.items()}),)
 

@@ -69,6 +69,11 @@ class Tally:
         self.connected = state in (BusState.CONNECTED, BusState.BLOCKED, BusState.UNBLOCKED)
         self.blocked = state is BusState.BLOCKED
 
+    @property
+    def reachable(self) -> bool:
+        """Whether the broker takes messages now."""
+        return self.connected and not self.blocked
+
     def malformed_message(self, reason: str) -> None:
         """A message was no event of ours."""
         self.malformed[reason if reason in _REASONS else "malformed"] += 1

@@ -174,11 +174,18 @@ class Audit(Worker):
             self._woken.set()
             self.queue.put(True)
 
+    def again(self) -> None:
+        """The stream was wiped: publish every entry again. Readers know entries by their numbers."""
+        self.queue.put(self.again)
+
     def handle(self, item: Any) -> None:
         """Publish what is new."""
         self._woken.clear()
         if self._position is None:
             self._position = AuditPosition(self._path)
+        if item == self.again:
+            log.warning("the event log is published again from its first entry")
+            self._position.write(0)
         number = self._position.read()
         while True:
             window: list[tuple[int, Confirm]] = []

@@ -31,10 +31,12 @@ from coordinator.timers import Clock, Gate
 from coordinator.work import Work
 from messages import crash, kinds, logs, systemd
 from messages.bus.base import BusState, Delivery, Notice
-from messages.names import NO_EXPERIMENT
+from messages.names import NO_EXPERIMENT, UPLINK
 
 log = structlog.get_logger("coordinator")
 ALIVE_EVERY = 5.0
+MARK_AGAIN = 30.0
+"""Seconds until our mark on uplink, if it does not come back, is published again."""
 MOST_SHOWN = 3
 """Experiments named in the service manager's status line."""
 STANDING_FOR = 30 * 86400.0
@@ -79,27 +81,37 @@ class Shell:
         """Those that a timer runs for: the loop looks at them after every message, never at all there ever were."""
         self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
         self._inbound = inbound(self)
-        self._alive_at = self._notes_at = 0.0
+        self._alive_at = self._notes_at = self._marked_at = 0.0
         self._stopping = False
 
     def resume(self) -> None:
         """Take up what the journal says: give outages back to the timers, repeat what may be unfinished."""
-        now = self.parts.clock.now()
         stamp = self.parts.journal.get("alive")
         if stamp is not None:
-            self._outage(min(now, float(stamp)))
-        for name, state in sorted(self.states.items()):
-            if state.ended is None or now - state.ended < STANDING_FOR:
-                for effect in e.pending(state):
-                    if isinstance(effect, e.PublishModel) and self.parts.journal.get(f"published:{name}"):
-                        continue
-                    self._carry_out(effect)
+            self._outage(float(stamp))
+        for name, effect in self._pending():
+            if not isinstance(effect, e.PublishModel) or not self.parts.journal.get(f"published:{name}"):
+                self._carry_out(effect)
+        self._greet()
+        self.parts.audit.wake()
+
+    def _pending(self) -> list[tuple[str, e.Effect]]:
+        """What may be unfinished of each experiment that is not over, or ended lately."""
+        now = self.parts.clock.now()
+        return [
+            (name, effect)
+            for name, state in sorted(self.states.items())
+            if state.ended is None or now - state.ended < STANDING_FOR
+            for effect in e.pending(state)
+        ]
+
+    def _greet(self) -> None:
         self.parts.say.live("coordinator-hello", kinds.CoordinatorHello(versions={}))
         self.mark()
-        self.parts.audit.wake()
 
     def mark(self) -> None:
         """Publish our mark on uplink; timers wait until it is read."""
+        self._marked_at = time.monotonic()
         self.parts.say.live("nonce", kinds.Nonce(nonce=self.parts.gate.mark()))
 
     def run(self) -> None:
@@ -220,13 +232,32 @@ class Shell:
 
     def _notice(self, notice: Notice) -> None:
         gate = self.parts.gate
+        if notice.state is BusState.RENEWED:
+            self._renewed(notice.detail)
+            return
         self.tally.broker(notice.state)
         self.parts.presence.connected(self.tally.connected)
         log.info("broker", state=notice.state.value, detail=notice.detail, retry_in=notice.retry_in)
-        if notice.state is BusState.LOST:
+        if notice.state in (BusState.LOST, BusState.REFUSED, BusState.BLOCKED):
+            # Under an alarm nobody can publish: what the sites have to say waits with them, so their time does too.
             gate.lost(self.parts.clock.now())
-        elif notice.state is BusState.CONNECTED and gate.closed and gate.nonce is None:
+        elif notice.state in (BusState.CONNECTED, BusState.UNBLOCKED) and gate.closed and gate.nonce is None:
             self.mark()
+
+    def _renewed(self, queue: str) -> None:
+        """A queue of the broker was wiped: what nobody holds but us is told again.
+
+        The streams of one broker go together, so what was to be read on uplink speaks for audit and models, which the
+        coordinator cannot read. Each site answers the hello with its own, and says again what waits for its receipt.
+        """
+        log.warning("a queue is not the one that was read before", queue=queue)
+        if queue != UPLINK:
+            return
+        self.parts.audit.again()
+        for _name, effect in self._pending():
+            if isinstance(effect, e.Announce | e.PublishModel):  # our own work goes on: nothing of it was lost
+                self._carry_out(effect)
+        self._greet()
 
     def opened(self, nonce: str) -> None:
         """A mark came back on uplink."""
@@ -262,6 +293,9 @@ class Shell:
 
     def _every_so_often(self) -> None:
         now = time.monotonic()
+        gate = self.parts.gate
+        if gate.nonce is not None and self.tally.reachable and now - self._marked_at > MARK_AGAIN:
+            self.mark()  # confirmed, and never stored: no timer would ever fire again
         if now >= self._notes_at:
             self._notes_at = now + 1.0
             self._inbound.save()

@@ -83,6 +83,10 @@ class BusState(StrEnum):
     BLOCKED = "blocked"
     UNBLOCKED = "unblocked"
     REFUSED = "refused"
+    """The login, or the right to a queue or to the exchange, was taken away; it is tried again until it is back."""
+    RENEWED = "renewed"
+    """A queue (`detail`) is not the one that was read before: wiped, made anew, or its head is gone. The connection is
+    as it was; what was published before may be lost, so owners say again what nobody has acknowledged."""
     CLOSED = "closed"
 
 

@@ -19,6 +19,8 @@ from messages.errors import KonsilError, NameTaken, RequestError
 
 RETRY = 1.0
 """Seconds until the next try after the broker closed the channel."""
+REFUSED_RETRY = 5.0
+"""And where it did so because something is not allowed, or not there: it may be given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,9 @@ class Consumer:
         self._channel: Any = None
         self._cancelled = False
         self._refused_since: float | None = None
+        self._refused = False
+        """Whether the owner was told that it may not read."""
+        self._cancelled_by_broker = False
         self._last: tuple[int, bytes] | None = None
         self._heard = 0.0
         self._unacked = 0
@@ -100,7 +105,7 @@ class Consumer:
         self._channel = channel
         channel.add_on_close_callback(lambda _channel, reason: self._channel_closed(reason, epoch))
         # the broker cancels where the queue is deleted, also when it is declared again (consumer_cancel_notify)
-        channel.add_on_cancel_callback(lambda _frame: self._retry(epoch))
+        channel.add_on_cancel_callback(lambda _frame: self._on_cancelled(epoch))
         channel.basic_qos(prefetch_count=self._wish.credit, callback=lambda _frame: self._consume(channel, epoch))
 
     def _consume(self, channel: Any, epoch: int) -> None:
@@ -119,6 +124,13 @@ class Consumer:
     def _consuming(self, epoch: int) -> None:
         self._refused_since = None
         self.attached.settle()
+        if self._refused:
+            self._refused = False
+            self._on_notice(Notice(BusState.CONNECTED, self._wish.queue))
+        if self._cancelled_by_broker:
+            self._cancelled_by_broker = False
+            if not names.is_stream(self._wish.queue):  # a stream tells by its content
+                self._on_notice(Notice(BusState.RENEWED, self._wish.queue))
         if self._cursor.mode is cursors.Mode.VERIFYING:
             self._link.call_later(self._wish.verify_within, lambda: self._on_silence(epoch))
         if names.is_stream(self._wish.queue):
@@ -162,6 +174,7 @@ class Consumer:
 
     def _rewind(self, cursor: cursors.Cursor) -> None:
         self._last = None  # it is no message of this stream
+        self._on_notice(Notice(BusState.RENEWED, self._wish.queue))
         self._open(cursor)
 
     def _on_idle(self, epoch: int) -> None:
@@ -194,8 +207,10 @@ class Consumer:
             if not self.attached.done:
                 self.attached.settle(error)
                 return
-            self._on_notice(Notice(BusState.REFUSED, str(error), RETRY))
-        self._link.call_later(RETRY, lambda: self._retry(epoch))
+            if not self._refused:
+                self._refused = True
+                self._on_notice(Notice(BusState.REFUSED, str(error), REFUSED_RETRY))
+        self._link.call_later(RETRY if error is None else REFUSED_RETRY, lambda: self._retry(epoch))
 
     def _judge(self, code: int, text: str) -> KonsilError | None:
         """What the owner must learn of a closed channel, or None where trying again may help."""
@@ -217,6 +232,11 @@ class Consumer:
         if not self.attached.done and code == amqp_errors.PRECONDITION_FAILED:
             return RequestError(f"the broker refuses this consumer ({text})", where=where)
         return None
+
+    def _on_cancelled(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            self._cancelled_by_broker = True
+            self._retry(epoch)
 
     def _retry(self, epoch: int) -> None:
         if epoch == self._epoch:

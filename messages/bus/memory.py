@@ -317,6 +317,10 @@ class MemoryBus:
             self._thread.join()
         self._on_notice(Notice(BusState.CLOSED))
 
+    def noticed(self, notice: Notice) -> None:
+        """Called by a subscription whose stream is another one."""
+        self._on_notice(notice)
+
     def forget(self, subscription: _MemorySubscription) -> None:
         """Called by a subscription that was cancelled."""
         for place in (self._subscriptions, self.woken, self.silent):
@@ -467,7 +471,7 @@ class _MemorySubscription:
         if stream is None:
             return self._next_of_inbox()
         if self.silent_at is not None and time.monotonic() >= self.silent_at:
-            self._seek(cursors.on_silence(self._cursor)[0])
+            self._rewind(cursors.on_silence(self._cursor)[0])
         while len(self._unacked) < self._credit:
             self._offset = max(self._offset, stream.first)
             if self._offset >= stream.end:
@@ -475,7 +479,7 @@ class _MemorySubscription:
             offset, message = self._offset, stream.get(self._offset)
             self._cursor, verdict = cursors.on_message(self._cursor, offset, message.body)
             if verdict is cursors.Verdict.REWIND:
-                self._seek(self._cursor)
+                self._rewind(self._cursor)
                 continue
             self._await_silence(None)
             self._offset += 1
@@ -501,6 +505,10 @@ class _MemorySubscription:
                     inbox.exclusive = None
             self._bus.forget(self)
             self._broker.changed.notify_all()
+
+    def _rewind(self, cursor: cursors.Cursor) -> None:
+        self._bus.noticed(Notice(BusState.RENEWED, self.queue))
+        self._seek(cursor)
 
     def _seek(self, cursor: cursors.Cursor) -> None:
         self._past_epochs = max(self._past_epochs, self._epoch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +14,15 @@ from pika import exceptions, spec
 
 from messages import names
 from messages.bus import amqp_errors
-from messages.bus.base import Body, Pending
+from messages.bus.base import Body, BusState, Notice, Pending
 from messages.bus.confirm import Receipt
 from messages.bus.link import Link
 from messages.bus.readiness import Readiness
 from messages.bus.window import Departure, Window
 from messages.errors import BrokerUnreachable, KonsilError, RequestError
 
+REFUSED_RETRY = 5.0
+"""Seconds until the next try after a right that this party had was taken away."""
 NACK_DELAY = 1.0
 """Seconds before a message that the broker could not take is sent again."""
 
@@ -41,10 +44,12 @@ class Outbox:
     Args:
         user: the login, set as `user_id` (the broker refuses a message whose user_id is not the login).
         window: how much may be in flight before `put` blocks; one message of any size may always fly.
+        on_notice: called on the I/O thread with REFUSED where a right was taken away, CONNECTED where it is back.
     """
 
-    def __init__(self, link: Link, user: str, window: Window) -> None:
+    def __init__(self, link: Link, user: str, window: Window, on_notice: Callable[[Notice], None]) -> None:
         self._link = link
+        self._on_notice = on_notice
         self._user = user
         self._window = window
         self._changed = threading.Condition()
@@ -61,6 +66,9 @@ class Outbox:
         self._sent: dict[int, _Item] = {}
         self._delayed: list[_Item] = []
         self._returned: set[str] = set()
+        self._welcome: set[str] = set()
+        """Kinds of message that the broker has taken of us before."""
+        self._refused = False
 
     def put(self, key: str, body: Body) -> Receipt:
         """Take one message; blocks while the window is full.
@@ -157,7 +165,11 @@ class Outbox:
             self._delayed += items
             self._link.call_later(NACK_DELAY, self._again)
             return
+        if self._refused and items:
+            self._refused = False
+            self._on_notice(Notice(BusState.CONNECTED, "publishing"))
         for item in items:
+            self._welcome.add(_kind(item))
             if str(item.number) in self._returned:
                 self._returned.discard(str(item.number))
                 self._settle(
@@ -183,9 +195,18 @@ class Outbox:
         self._channel = None
         if not isinstance(reason, exceptions.ChannelClosedByBroker):
             return  # the connection went: on_down follows
-        refused = self._refused(reason.reply_code, reason.reply_text)
-        self._requeue()
+        refused = self._refused_items(reason.reply_code, reason.reply_text)
         error = amqp_errors.channel_error(reason.reply_code, reason.reply_text, self._link.address)
+        gone = reason.reply_code in (amqp_errors.ACCESS_REFUSED, amqp_errors.NOT_FOUND)
+        had = any(_kind(item) in self._welcome for item in self._sent.values() if item.number in refused)
+        self._requeue()
+        if gone and had:
+            # A right that we had was taken away, and may be given back: nothing is lost over it.
+            if not self._refused:
+                self._refused = True
+                self._on_notice(Notice(BusState.REFUSED, str(error), REFUSED_RETRY))
+            self._link.call_later(REFUSED_RETRY, self._reopen)
+            return
         with self._changed:
             doomed = [item for item in self._waiting if item.number in refused]
             self._waiting = deque(item for item in self._waiting if item.number not in refused)
@@ -193,7 +214,7 @@ class Outbox:
             self._settle(item, error)
         self._link.call_later(0.0 if doomed else NACK_DELAY, self._reopen)
 
-    def _refused(self, code: int, text: str) -> set[int]:
+    def _refused_items(self, code: int, text: str) -> set[int]:
         """Numbers of the sent messages that a channel's closing is about; the others are sent again."""
         if (key := amqp_errors.refused_topic(text)) is not None:
             return {item.number for item in self._sent.values() if item.key == key}
@@ -229,6 +250,10 @@ class Outbox:
             if error is None:
                 self._window.confirm(item.size, item.departure, time.monotonic())
             self._changed.notify_all()
+
+
+def _kind(item: _Item) -> str:
+    return item.key.partition(".")[0]
 
 
 def remaining(deadline: float) -> float:

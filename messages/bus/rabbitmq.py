@@ -100,6 +100,8 @@ class RabbitBus:
         self._outboxes: dict[str, Outbox] = {}
         self._down: set[str] = set()
         self._blocked: set[str] = set()
+        self._refused: set[str] = set()
+        """Queues that may not be read, and links on which nothing may be published, for now."""
         self._closed = False
 
     def connect(self, timeout: float = 10.0) -> None:
@@ -150,7 +152,7 @@ class RabbitBus:
             idle=self._idle * 10 if chunks else self._idle,
         )
         link = self._link("chunks-in" if chunks else "events-in")
-        consumer = Consumer(link, wish, self._on_notice)
+        consumer = Consumer(link, wish, lambda notice: self._heard_of(queue, notice))
         link.add_user(consumer)
         try:
             while not consumer.attached.wait(0.5):
@@ -219,7 +221,8 @@ class RabbitBus:
                 # Events are small, and some are published by a main loop: it must not wait for a slow line.
                 least = EVENTS_AT_LEAST if name == "events-out" else LEAST
                 window = Window(self._window, self._window_seconds, least=least)
-                outbox = self._outboxes[name] = Outbox(link, self._user, window)
+                outbox = Outbox(link, self._user, window, lambda notice: self._heard_of(name, notice))
+                self._outboxes[name] = outbox
                 link.add_user(outbox)
             return outbox
 
@@ -228,7 +231,7 @@ class RabbitBus:
         with self._lock:
             if notice.state is BusState.CONNECTED:
                 self._down.discard(link.name)
-                if self._down:
+                if self._down or self._refused:
                     return
             elif notice.state in (BusState.LOST, BusState.REFUSED):
                 self._down.add(link.name)
@@ -238,6 +241,17 @@ class RabbitBus:
             elif notice.state is BusState.UNBLOCKED:
                 self._blocked.discard(link.name)
                 if self._blocked:
+                    return
+        self._on_notice(notice)
+
+    def _heard_of(self, part: str, notice: Notice) -> None:
+        """A queue or the exchange is refused, or no longer; connected means that nothing is refused any more."""
+        with self._lock:
+            if notice.state is BusState.REFUSED:
+                self._refused.add(part)
+            elif notice.state is BusState.CONNECTED:
+                self._refused.discard(part)
+                if self._down or self._refused:
                     return
         self._on_notice(notice)
 
