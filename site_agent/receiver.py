@@ -24,6 +24,7 @@ from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR, GLOBAL
 from messages.seals import Sealer
 from messages.transfer import Incoming, TransferKey, decode_chunk
+from site_agent.pace import Pace
 from site_agent.spool import Spool
 
 log = structlog.get_logger()
@@ -33,6 +34,8 @@ SOON = 1.0
 """Seconds until a transfer of an earlier round is asked for: its chunks may have come and gone before it was named."""
 LONGEST_PAUSE = 60.0
 MOST_ASKED = 10_000
+COMPLAIN_EVERY = 60.0
+"""Seconds between two lines of the log about a disk that takes nothing; each chunk would have one."""
 POSITION_EVERY = 1.0
 """Seconds between stored positions of `global`: chunks that come again are known, so a stale one costs little."""
 POSITION_STEP = 16
@@ -86,6 +89,7 @@ class Receiver:
         self._done: set[TransferKey] = set()
         self._position: Position | None = None
         self._position_at = 0.0
+        self._complaints = Pace()
         self.bytes_down = 0
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
         self._thread.start()
@@ -120,24 +124,34 @@ class Receiver:
             try:
                 work = self._inbox.get(timeout=0.5)
             except queue.Empty:
-                self._store_position()
-                self._ask_again()
+                self._safely(self._now_and_then)
                 continue
             if work is None:
                 break
-            try:
-                work()
-            except KonsilError as error:
-                log.warning("receiving failed", error=str(error))
-            except OSError as error:
-                log.error("a global model cannot be written", error=error.strerror)
+            self._safely(work)
             if time.monotonic() - self._position_at > POSITION_EVERY:
-                self._store_position()
-                self._ask_again()
-        self._store_position()
+                self._safely(self._now_and_then)
+        self._safely(self._store_position)
         for wanted in self._wanted.values():
             if wanted.incoming is not None:
                 wanted.incoming.close()
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        """Whatever fails, the thread lives: what was not written is asked for again."""
+        try:
+            work()
+        except KonsilError as error:
+            log.warning("receiving failed", error=str(error))
+        except OSError as error:
+            if self._complaints.due("disk", COMPLAIN_EVERY):
+                log.error("a global model cannot be written, trying again", error=error.strerror)
+        except Exception:
+            log.critical("defect", exc_info=True)
+
+    def _now_and_then(self) -> None:
+        self._position_at = time.monotonic()
+        self._ask_again()
+        self._store_position()
 
     def _store_position(self) -> None:
         self._position_at = time.monotonic()
@@ -263,13 +277,20 @@ class Receiver:
 
     def _ask_again(self) -> None:
         now = time.monotonic()
-        for key, wanted in self._wanted.items():
-            if wanted.sealed is None or wanted.incoming is None:
+        for key, wanted in list(self._wanted.items()):
+            if wanted.sealed is None:
                 continue
             if now - max(wanted.quiet_since, self._heard.get(key.experiment, 0.0)) < wanted.pause:
                 continue
             wanted.quiet_since, wanted.pause = now, min(LONGEST_PAUSE, 2 * wanted.pause)
-            missing = wanted.incoming.missing()
+            # A full disk may have refused the file when it was announced, or when it was complete.
+            manifest = wanted.sealed.manifest
+            if wanted.incoming is None and not self._open(key, wanted, manifest.chunk_bytes, manifest.nbytes):
+                continue
+            assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
+            if not (missing := wanted.incoming.missing()):
+                self._finish(key, wanted)
+                continue
             log.info("asking for chunks", experiment=key.experiment, round=key.round, missing=len(missing))
             chunks = None if len(missing) == wanted.incoming.chunks else missing[:MOST_ASKED]
             self._ask(

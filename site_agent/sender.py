@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,45 @@ from messages.seals import Sealer, mapped
 from messages.transfer import ChunkHeader, TransferKey, chunk_pieces
 
 log = structlog.get_logger()
+
+
+MARK_EVERY = 0.5
+"""Seconds between two marks of how far an update is sent: so much of it goes twice after a kill, at most."""
+AGAIN_AFTER = 15.0
+"""Seconds until chunks that the broker refused are sent again: a right may have been taken away, and given back."""
+
+
+class Mark:
+    """How many chunks of an update, from its first, the broker has confirmed: beside the update's file.
+
+    Not made durable, and no proof: what the broker lost all the same, the coordinator asks for (`chunks-wanted`).
+
+    Args:
+        update: the update's file.
+        seal: which content the count is about.
+    """
+
+    def __init__(self, update: Path, seal: str) -> None:
+        self._path, self._seal = update.with_suffix(".sent"), seal
+        self._last: float | None = None
+
+    def read(self) -> int:
+        """The count; 0 where nothing is known."""
+        with contextlib.suppress(OSError, ValueError):
+            seal, count = self._path.read_text().split()
+            return int(count) if seal == self._seal else 0
+        return 0
+
+    def write(self, count: int) -> None:
+        """Keep the count, now and then. What a full disk does not take is sent again."""
+        now = time.monotonic()
+        if self._last is not None and now - self._last < MARK_EVERY:
+            return
+        self._last = now
+        beside = self._path.with_suffix(".sent-new")
+        with contextlib.suppress(OSError):
+            beside.write_text(f"{self._seal} {count}")
+            beside.replace(self._path)
 
 
 class Throttle:
@@ -84,6 +125,8 @@ class Sender:
         self._sealer = sealer
         self._on_sent, self._on_lost, self._on_progress = on_sent, on_lost, on_progress
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._later: list[tuple[float, Task]] = []
+        """What failed, with the (monotonic) time at which it is tried again."""
         self._dropped: dict[str, int] = {}
         self._closed = False
         self.bytes_up = 0
@@ -105,14 +148,26 @@ class Sender:
         self._thread.join(10.0)
 
     def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
+        while not self._closed:
+            try:
+                task = self._tasks.get(timeout=self._patience())
+            except queue.Empty:
+                _due, task = self._later.pop(0)
+            if task is None:
+                return
             with logs.about(task.key.experiment, task.key.round):
                 try:
                     self._send(task)
+                    continue
                 except KonsilError as error:
-                    log.warning("sending an update failed", error=str(error))
+                    log.warning("sending an update failed, trying again", error=str(error), pause=AGAIN_AFTER)
                 except OSError as error:
-                    log.error("an update cannot be read", error=error.strerror)
+                    log.error("an update cannot be read, trying again", error=error.strerror, pause=AGAIN_AFTER)
+            self._later.append((time.monotonic() + AGAIN_AFTER, task))
+
+    def _patience(self) -> float | None:
+        """Seconds until the next task that failed is due; None: there is none."""
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
     def _stopped(self, key: TransferKey) -> bool:
         return self._closed or key.round <= self._dropped.get(key.experiment, 0)
@@ -129,9 +184,12 @@ class Sender:
             self._on_lost(key)
             return
         view = buffer.data
-        indices = range(manifest.chunks) if task.chunks is None else task.chunks
+        whole = task.chunks is None
+        mark = Mark(task.path, task.sealed.seal)
+        first = mark.read() if whole else 0
+        indices = range(first, manifest.chunks) if task.chunks is None else task.chunks
         route = str(RoutingKey("update-chunk", key.sender, key.experiment))
-        confirms: list[Confirm] = []
+        confirms: deque[Confirm] = deque()
         for done, index in enumerate(indices, start=1):
             if self._stopped(key):
                 return
@@ -144,10 +202,17 @@ class Sender:
                 confirms.append(self._bus.publish(route, body))
             self.bytes_up += end - start
             crash.passed("agent:sending")
-            self._on_progress(key, done, len(indices))
-        for confirm in confirms:
-            while not confirm.wait(0.5):
-                if self._stopped(key):
-                    return
-        if task.chunks is None:
+            self._on_progress(key, first + done, first + len(indices))
+            while confirms and confirms[0].done:
+                confirms.popleft().wait()
+            if whole:
+                mark.write(index + 1 - len(confirms))
+        while confirms:
+            if confirms[0].wait(0.5):
+                confirms.popleft()
+            elif self._stopped(key):
+                break
+            if whole:
+                mark.write(manifest.chunks - len(confirms))
+        if whole and not confirms:
             self._on_sent(key)

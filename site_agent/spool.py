@@ -192,8 +192,8 @@ class Spool:
         return Position(row[0], row[1]) if row else None
 
     def set_position(self, queue: str, position: Position) -> None:
-        """Remember the last message whose content is stored."""
-        with self._guard:
+        """Remember the last message whose content is stored; WorkFailed on a full disk."""
+        with self.transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (queue, position.offset, position.digest)
             )

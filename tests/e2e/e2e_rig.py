@@ -87,11 +87,15 @@ class Rig:
             site, *self._broker(), dataset="glioma", source=source, threads=1, gpus=[], trainer=self._trainer
         )
 
-    def start(self, party: str, *, crash_after: int | None = None) -> Child:
-        """Start the coordinator or a site."""
+    def start(
+        self, party: str, *, crash_after: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> Child:
+        """Start the coordinator or a site; `environment` is added to this process's."""
         module = "coordinator" if party == names.COORDINATOR else "site_agent"
         command = [sys.executable, "-m", module, "--config", str(self.consortium.config_of(party))]
-        more = {} if crash_after is None else {"KONSIL_CRASH_AFTER_ENTRY": str(crash_after)}
+        more = dict(environment or {})
+        if crash_after is not None:
+            more["KONSIL_CRASH_AFTER_ENTRY"] = str(crash_after)
         self.services[party] = self.children.start(party, command, self.layout.log_of(party), environment=more)
         return self.services[party]
 
