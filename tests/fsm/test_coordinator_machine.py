@@ -358,6 +358,14 @@ def test_an_outage_is_given_back_to_the_timers() -> None:
     assert run.state.timers == {name: due + 500 for name, due in before.items()}
 
 
+def test_a_clock_that_was_set_back_while_the_coordinator_was_down_moves_no_deadline_away() -> None:
+    run = in_phase(Phase.RUNNING)
+    assert run.state is not None
+    before = dict(run.state.timers)
+    run.put(i.Outage(time=run.time - 86_400, since=run.time))
+    assert run.state.timers == {name: due - 86_400 for name, due in before.items()}
+
+
 def test_an_id_that_is_taken_by_other_content_is_refused() -> None:
     run = Run()
     assert not [one for one in run.wire(BODIES["experiment-start"]) if isinstance(one, d.StartRefused)]
