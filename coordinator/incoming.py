@@ -142,6 +142,9 @@ class Receiver:
             self.dropped += 1
             reason = getattr(error, "reason", "malformed")
             log.warning("chunk set aside", queue=delivery.queue, reason=str(reason), count=self.dropped)
+        except OSError:
+            ack(delivery)  # a full disk: it is asked for again, and its credit must not be lost over it
+            raise
         if delivery.offset is not None and delivery.offset % POSITION_EVERY == 0:
             self._positions[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
         ack(delivery)
