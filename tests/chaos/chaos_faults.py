@@ -1,0 +1,209 @@
+"""Carrying out a schedule: each fault at its moment, what was broken mended in time, what ended started again."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import psutil
+from chaos_plan import BROKERS, Fault, Schedule
+from chaos_world import World, arm
+
+from messages.errors import KonsilError
+
+LOOK_AGAIN = 0.05
+RESTART_AFTER = 0.3
+SLOW = 1e6
+"""Bits a second of a slow line."""
+EXPECTED = (0, -signal.SIGKILL, 3)
+"""How a service may end: in order, killed by us, and at its start while there is no broker."""
+
+
+class Havoc:
+    """One schedule at work; `turn` is called often, from one thread."""
+
+    def __init__(self, world: World, schedule: Schedule) -> None:
+        self.world = world
+        self.fired: Counter[str] = Counter()
+        self.unexpected: list[str] = []
+        self._order = itertools.count()
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._schedule = schedule
+        self._armed: dict[str, list[Fault]] = {}
+        self._back: dict[str, float] = {}
+        """Service → when it is started again."""
+        self._down_for: dict[str, float] = {}
+        self._broker: threading.Thread | None = None
+        self._over = False
+
+    def arm(self) -> None:
+        """Set the steps' traps; before the experiment is published."""
+        for fault in self._schedule.faults:
+            if fault.kind == "step":
+                self._armed.setdefault(fault.party, []).append(fault)
+        for several in self._armed.values():
+            arm(self.world, several[0])
+
+    def begin(self) -> None:
+        """The clock of the timed faults starts."""
+        for fault in self._schedule.faults:
+            if fault.kind != "step":
+                self._in(fault.at, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
+
+    def turn(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        while self._agenda and self._agenda[0][0] <= now:
+            heapq.heappop(self._agenda)[2]()
+        self._traps()
+        self._supervise(now)
+
+    def end(self) -> None:
+        """No more faults; what is broken is mended by `turn` as before."""
+        self._over = True
+        for party in self._armed:
+            self.world.crash_file(party).unlink(missing_ok=True)
+        self._armed.clear()
+
+    @property
+    def calm(self) -> bool:
+        """Whether all is mended and every service runs."""
+        return (
+            not self._agenda
+            and not self._back
+            and (self._broker is None or not self._broker.is_alive())
+            and all(child.running for child in self.world.services.values())
+        )
+
+    def _in(self, seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (time.monotonic() + seconds, next(self._order), action))
+
+    def _traps(self) -> None:
+        for party, several in self._armed.items():
+            if several and not self.world.crash_file(party).exists():
+                fault = several.pop(0)
+                self.fired[fault.name] += 1
+                self._down_for[party] = fault.lasts
+                if several:
+                    arm(self.world, several[0])
+
+    def _supervise(self, now: float) -> None:
+        for party, child in self.world.services.items():
+            if child.running:
+                continue
+            if party not in self._back:
+                status = child.process.returncode
+                if status not in EXPECTED:
+                    self.unexpected.append(f"{party} ended with status {status}")
+                self._back[party] = now + self._down_for.pop(party, RESTART_AFTER)
+            elif now >= self._back[party]:
+                del self._back[party]
+                self.world.run(party)
+
+    def _strike(self, fault: Fault) -> None:
+        if self._over:
+            return
+        if fault.kind in BROKERS:
+            self._break_broker(fault)
+        elif fault.kind.startswith("line-"):
+            self._break_line(fault)
+        elif fault.kind.startswith("trainer-"):
+            self._break_trainer(fault)
+        else:
+            self._break_service(fault)
+
+    def _break_service(self, fault: Fault) -> None:
+        child = self.world.services[fault.party]
+        if not child.running:
+            self._in(LOOK_AGAIN, lambda: self._strike(fault))
+            return
+        self.fired[fault.name] += 1
+        if fault.kind == "stop":
+            child.signal(signal.SIGSTOP)
+            self._in(fault.lasts, lambda: child.signal(signal.SIGCONT))
+            return
+        self._down_for[fault.party] = fault.lasts
+        child.signal(signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
+
+    def _break_trainer(self, fault: Fault) -> None:
+        trainer = self.world.trainer(fault.party)
+        if trainer is None:
+            self._in(LOOK_AGAIN, lambda: self._strike(fault))
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if fault.kind == "trainer-stop":
+                trainer.suspend()
+                self._in(fault.lasts, lambda: _go_on(trainer))
+            elif fault.kind == "trainer-kill":
+                trainer.kill()
+            else:
+                trainer.terminate()
+            self.fired[fault.name] += 1
+
+    def _break_line(self, fault: Fault) -> None:
+        proxy = self.world.proxies[fault.party]
+        mended: Callable[[], None] | None = proxy.heal
+        match fault.kind:
+            case "line-cut" | "line-fin":
+                proxy.cut(fin=fault.kind == "line-fin")
+                mended = None
+            case "line-cut-after":
+                proxy.cut_after(fault.bytes, fault.way)
+            case "line-corrupt":
+                proxy.corrupt(fault.bytes, fault.way)
+            case "line-half-open":
+                proxy.half_open()
+            case "line-down":
+                proxy.refuse()
+            case "line-delay":
+                proxy.delay(0.05)
+            case "line-slow":
+                proxy.throttle(SLOW)
+        self.fired[fault.name] += 1
+        if mended is not None:
+            self._in(fault.lasts, mended)
+
+    def _break_broker(self, fault: Fault) -> None:
+        if time.monotonic() < self.world.settled_at or (self._broker is not None and self._broker.is_alive()):
+            self._in(0.5, lambda: self._strike(fault))
+            return
+        self.fired[fault.name] += 1
+        if fault.kind == "broker-stop":
+            pids = self.world.broker_pids()
+            _signal(pids, signal.SIGSTOP)
+            self._in(fault.lasts, lambda: _signal(pids, signal.SIGCONT))
+            return
+        self._broker = threading.Thread(target=self._restart_broker, args=(fault,), daemon=True)
+        self._broker.start()
+
+    def _restart_broker(self, fault: Fault) -> None:
+        node = self.world.node
+        if fault.kind == "broker-restart":
+            node.stop()
+        else:
+            node.kill()
+        time.sleep(fault.lasts)
+        if fault.kind == "broker-wipe":
+            node.wipe()
+        try:
+            self.world.boot() if fault.kind == "broker-wipe" else node.start()
+        except KonsilError as error:
+            self.unexpected.append(f"the broker does not start again: {error}")
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _go_on(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.resume()
