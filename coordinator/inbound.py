@@ -126,9 +126,7 @@ class Inbound:
 
     def _history(self, event: Event, delivery: Delivery) -> None:
         shell = self._shell
-        # A researcher may say the same thing twice and mean it (pause, resume, pause): the bytes tell a repetition.
-        by_site = "site" in KINDS[event.kind].senders
-        identity = event.id if by_site else f"{event.id}:{sha256(event.raw).hexdigest()[:16]}"
+        identity = i.identity(event)
         settled = shell.parts.journal.seen(identity)
         if settled is not None:
             self._note(delivery)

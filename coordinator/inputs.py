@@ -6,12 +6,14 @@ Strict records that go into the journal as plain msgpack maps. Time comes with t
 from __future__ import annotations
 
 from functools import cached_property
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from coordinator.state import Timer
 from messages import envelope
+from messages.kinds import KINDS
 from messages.reasons import Reason
 from messages.tensors import Manifest
 
@@ -148,6 +150,13 @@ OWN_KINDS = (
 def kind_of(given: AnyInput) -> str:
     """The table's second key: the event's kind, or the own input's name."""
     return given.event.kind if isinstance(given, Received) else given.input
+
+
+def identity(event: envelope.Event) -> str:
+    """What a repetition is known by. A researcher may say the same thing twice and mean it (pause, resume, pause):
+    there the bytes tell."""
+    by_site = "site" in KINDS[event.kind].senders
+    return event.id if by_site else f"{event.id}:{sha256(event.raw).hexdigest()[:16]}"
 
 
 def to_plain(given: AnyInput) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,18 +79,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, *, crash_after: int | None = None) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise RequestError(f"cannot be used ({error.strerror})", where=str(folder)) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise NameTaken(
-                "another coordinator uses this journal", where=str(folder), advice="Stop the other one first"
-            ) from None
+        self._lock = lock(folder)
         self.path = folder / "journal.sqlite"
         self._crash_after = crash_after
         self._last: dict[str, Entry] = {}
@@ -100,6 +89,7 @@ class Journal:
             self._open()
             self._head = os.open(folder / "journal.head", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except sqlite3.DatabaseError as error:
+            self._db.close()
             os.close(self._lock)
             raise damaged(self.path, error) from None
         except OSError as error:
@@ -238,6 +228,44 @@ class Journal:
             self._db.execute(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (queue, position.offset, position.digest)
             )
+
+
+def lock(folder: Path) -> int:
+    """Take a state folder for oneself; returns what to close. NameTaken: a coordinator has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RequestError(f"cannot be used ({error.strerror})", where=str(folder)) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise NameTaken(
+            "another coordinator uses this journal", where=str(folder), advice="Stop the other one first"
+        ) from None
+    return handle
+
+
+def write_anew(path: Path, entries: Iterable[Entry], seen: Mapping[str, bool], *, term: int) -> None:
+    """Make a journal of these entries, which hold; without positions, so that the streams are read from their heads."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(_SCHEMA)
+        db.execute(f"PRAGMA user_version = {LAYOUT}")
+        db.execute("BEGIN")
+        last: Entry | None = None
+        for entry in entries:
+            db.execute(
+                "INSERT INTO entries VALUES (?, ?, ?, ?)", (entry.number, entry.experiment, entry.index, entry.encode())
+            )
+            last = entry
+        db.executemany("INSERT INTO seen VALUES (?, ?)", [(name, int(settled)) for name, settled in seen.items()])
+        values = {"term": str(term).encode()}
+        if last is not None:
+            # Timers get the time back that has passed since.
+            values |= {"head": last.number.to_bytes(8, "big") + last.hash, "alive": repr(last.time).encode()}
+        db.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+        db.execute("COMMIT")
 
 
 class AuditPosition:
