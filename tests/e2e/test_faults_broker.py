@@ -1,0 +1,56 @@
+"""A broker that is wiped or takes rights away, under a whole consortium of processes; more in tests/chaos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from brokers import eventually, need_broker
+from fault_rig import FaultRig
+
+from deploy.demo.consortium import RESEARCHER
+from messages.names import COORDINATOR
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
+    need_broker()
+    rig = FaultRig(tmp_path_factory.mktemp("broker"), seconds=1.0)
+    try:
+        rig.start_all()
+        rig.calm()
+        yield rig
+    finally:
+        rig.close()
+
+
+def test_a_broker_that_lost_its_data_directory_gets_everything_again_and_the_bits_stay(rig: FaultRig) -> None:
+    def wiped() -> None:
+        rig.node.kill()
+        rig.node.wipe()
+        rig.node.start()
+
+    before = rig.entries()
+    rig.survives("wiped", wiped)
+    assert rig.said(COORDINATOR, "a queue is not the one that was read before", queue="uplink")
+    assert rig.said("site-a", "a queue is not the one that was read before", queue="downlink")
+    # The auditor reads the entries of experiments that were over before, too, and a researcher their models.
+    eventually(lambda: before <= rig.audited(), 60, "the event log to be back")
+    sent = eventually(lambda: rig.chunks(RESEARCHER, "models", "calm"), 60, "the finished model to be back")
+    assert sent
+
+
+def test_a_site_whose_rights_are_taken_away_says_so_and_goes_on_when_they_are_back(rig: FaultRig) -> None:
+    (rights,) = [one for one in rig.consortium.definitions()["permissions"] if one["user"] == "site-a"]
+
+    def taken_away_and_given_back() -> None:
+        rig.ctl("set_permissions", "-p", "VHOST", "site-a", "^$", "^$", "^$")
+        rig.cut_off("site-a")
+        eventually(lambda: rig.status("site-a")["broker"] == "refused", 60, "the site to be told")
+        rig.ctl("set_permissions", "-p", "VHOST", "site-a", rights["configure"], rights["write"], rights["read"])
+        eventually(lambda: rig.status("site-a")["broker"] == "connected", 60, "the site to be let in again")
+
+    rig.survives("refused", taken_away_and_given_back)
+    assert any("refuse" in line.get("detail", "") for line in rig.lines("site-a") if line["event"] == "broker lost")
