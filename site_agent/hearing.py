@@ -12,7 +12,16 @@ from messages import logs
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event, check_origin, decode
 from messages.errors import MalformedMessage
-from messages.kinds import KINDS, CheckAnswer, ExperimentAccepted, ExperimentChecked, Receipt, Refused, Standing
+from messages.kinds import (
+    KINDS,
+    CheckAnswer,
+    ExperimentAccepted,
+    ExperimentChecked,
+    Receipt,
+    Refused,
+    RoundComplete,
+    Standing,
+)
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from site_agent.agenda import IllegalStimulus
@@ -48,6 +57,8 @@ class Hearing:
     ) -> None:
         self._consortium, self._spool, self._steps, self._errands = consortium, spool, steps, errands
         self._voice, self._rules, self._ack, self._post = voice, rules, ack, post
+        self.heard_at: dict[str, float] = {}
+        """When the coordinator last said something of an experiment; monotonic."""
         self.set_aside = 0
         self.refusals: dict[str, int] = {}
 
@@ -90,6 +101,7 @@ class Hearing:
                 self._refuse(Reason.OLD_TERM, event.kind)
                 return []
             self._spool.raise_term(event.term)
+        self.heard_at[event.experiment] = time.monotonic()
         body = event.body
         now = time.time()
         if isinstance(body, Receipt):
@@ -104,6 +116,8 @@ class Hearing:
             return []
         if KINDS[event.kind].history and not self._spool.see(event.id, now):
             return []
+        if isinstance(body, RoundComplete) and (why := body.left_out.get(self._steps.agenda.site)) is not None:
+            log.warning("left out of a round", reason=why, experiment=event.experiment, round=event.round)
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._steps.step(self._heard(event))

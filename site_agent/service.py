@@ -24,7 +24,7 @@ from messages.bus.rabbitmq import RabbitBus
 from messages.errors import KonsilError
 from messages.exposition import Endpoint, Reading
 from messages.kinds import Leaving
-from messages.names import NO_EXPERIMENT
+from messages.names import GLOBAL, NO_EXPERIMENT
 from messages.seals import Sealer
 from messages.systemd import notify
 from site_agent import config as configuration
@@ -177,6 +177,7 @@ class Agent:
             rules=self._rules,
             spool=self.spool,
             retention=self.config.retention,
+            hearing=self._hearing,
         )
 
     def post(self, work: Callable[[], None]) -> None:
@@ -233,15 +234,23 @@ class Agent:
         except queue.Empty:
             work = None
         if work is not None:
-            try:
-                work()
-            except KonsilError as error:
-                log.error("failed", error=str(error))
-            except Exception:
-                log.critical("defect", exc_info=True)
-        self._tick()
+            self._safely(work)
+        self._safely(self._tick)
+
+    @staticmethod
+    def _safely(work: Callable[[], None]) -> None:
+        """Nothing that fails ends the agent: not a full disk, and not a defect."""
+        try:
+            work()
+        except KonsilError as error:
+            log.error("failed", error=str(error))
+        except Exception:
+            log.critical("defect", exc_info=True)
 
     def _on_notice(self, notice: Notice) -> None:
+        if notice.state is BusState.RENEWED:
+            self._renewed(notice.detail)
+            return
         if notice.state in (BusState.LOST, BusState.REFUSED):
             self._lost = True
             self._voice.connected = False
@@ -258,6 +267,12 @@ class Agent:
         self._broker = notice.state
         self._steps.tally.broker(notice.state)
         self._show()
+
+    def _renewed(self, queue: str) -> None:
+        """The broker lost what was there: what waits for its receipt is said again, and a standing is asked for."""
+        log.warning("a queue is not the one that was read before", queue=queue)
+        if queue != GLOBAL and self._voice.connected:  # chunks that lack are asked for by themselves
+            self._voice.hello()
 
     def _tick(self) -> None:
         if self._pace.due("tick", TICK):
@@ -305,14 +320,14 @@ class Agent:
     def _leave(self) -> None:
         """Say that the site goes, as far as the broker listens; training stops, and begins again at the next start."""
         self._trainers.close()
-        with self.spool.transaction():
-            self._voice.say(
-                Say("leaving", NO_EXPERIMENT, 0, Leaving(), f"incarnation-{self.spool.incarnation}"),
-                time.time(),
-            )
-        self._voice.publish()
-        if self._voice.connected:
-            with contextlib.suppress(KonsilError):
+        with contextlib.suppress(KonsilError):  # on a full disk it goes without a word: its silence tells
+            with self.spool.transaction():
+                self._voice.say(
+                    Say("leaving", NO_EXPERIMENT, 0, Leaving(), f"incarnation-{self.spool.incarnation}"),
+                    time.time(),
+                )
+            self._voice.publish()
+            if self._voice.connected:
                 self._bus.flush(GOODBYE_WITHIN)
         log.info("leaving")
 

@@ -10,6 +10,7 @@ from messages.kinds import Alive
 from messages.systemd import notify, watchdog_interval
 from site_agent.config import Retention
 from site_agent.errands import Errands
+from site_agent.hearing import Hearing
 from site_agent.pace import Pace
 from site_agent.post import Post
 from site_agent.rules import Rules
@@ -20,6 +21,11 @@ from site_agent.trainers import Trainers
 from site_agent.work import OVER, Switched
 
 ALIVE_EVERY = 5.0
+ENQUIRE_AFTER = 60.0
+"""Seconds without a word of the coordinator about an open experiment, until it is asked where things are: what the
+broker confirmed may never have been stored, and the last event of an experiment leaves no gap behind it."""
+GREET_EVERY = 600.0
+"""Seconds until it is asked in any case: the announcement of an experiment may have been lost."""
 HOURS_EVERY = 5.0
 DAILY = 86400.0
 
@@ -37,9 +43,12 @@ class Upkeep:
         rules: Rules,
         spool: Spool,
         retention: Retention,
+        hearing: Hearing,
     ) -> None:
         self._steps, self._errands, self._voice, self._trainers = steps, errands, voice, trainers
         self._rules, self._spool, self._retention = rules, spool, retention
+        self._hearing = hearing
+        self._asked = time.monotonic()
         self._pace = Pace()
 
     def tick(self) -> None:
@@ -56,8 +65,20 @@ class Upkeep:
             agenda = self._steps.agenda
             body = Alive(state=state_word(agenda), busy_with=agenda.running, queued=len(agenda.queue))
             self._voice.live("alive", body)
+        self._enquire()
         if self._pace.due("prune", DAILY):
             self._prune()
+
+    def _enquire(self) -> None:
+        """Say hello again where nothing is heard: the answer tells where each experiment is."""
+        now = time.monotonic()
+        if not self._voice.connected or now - self._asked < ENQUIRE_AFTER:
+            return
+        heard = self._hearing.heard_at
+        open_ = [name for name, job in self._steps.agenda.jobs.items() if job.phase not in OVER]
+        if now - self._asked >= GREET_EVERY or any(now - heard.get(name, 0.0) >= ENQUIRE_AFTER for name in open_):
+            self._asked = now
+            self._voice.hello()
 
     def look_at_the_clock(self) -> None:
         """Tell the agenda when the operator's hours begin or end."""

@@ -72,6 +72,12 @@ def site_config(state: Path, *trainer: str, **sections: Any) -> SiteConfig:
     return SiteConfig.model_validate({**plain, **sections})
 
 
+def round_start(transfer: Sealed, *, train_within: float = 60.0, evaluate: bool = False) -> RoundStart:
+    return RoundStart(
+        transfer=transfer, model_digest="0" * 64, sites=["site-a"], evaluate=evaluate, train_within=train_within
+    )
+
+
 class ScriptedCoordinator:
     """Receipts every history event of the site, unless `receipting` is off."""
 
@@ -186,13 +192,7 @@ class ScriptedCoordinator:
     def start_round(
         self, number: int, experiment: str = "exp-1", *, train_within: float = 60.0, evaluate: bool = False
     ) -> Event:
-        body = RoundStart(
-            transfer=self.sealed(number)[0],
-            model_digest="0" * 64,
-            sites=["site-a"],
-            evaluate=evaluate,
-            train_within=train_within,
-        )
+        body = round_start(self.sealed(number)[0], train_within=train_within, evaluate=evaluate)
         return self.say("round-start", body, experiment=experiment, round_number=number)
 
     def start_evaluation(self, number: int, selected: int) -> Event:

@@ -1,0 +1,101 @@
+"""A site that hears nothing asks where things are; what was lost in the broker comes with the answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import site_consortium as script
+import structlog
+from brokers import eventually
+from structlog.testing import LogCapture
+
+from messages.bus.memory import MemoryBroker, MemoryBus
+from messages.kinds import RoundComplete, Standing
+from messages.reasons import Reason
+from site_agent import sender
+from site_agent.sender import Mark
+from site_agent.service import Agent
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return script.broker()
+
+
+@pytest.fixture
+def coordinator(broker: MemoryBroker) -> Iterator[script.ScriptedCoordinator]:
+    one = script.ScriptedCoordinator(broker)
+    yield one
+    one.bus.close()
+
+
+@pytest.fixture
+def agent(broker: MemoryBroker, tmp_path: Path) -> Iterator[Agent]:
+    one = Agent(
+        script.site_config(tmp_path / "state"), lambda c, notice: MemoryBus(broker, c.site.name, on_notice=notice)
+    )
+    thread = threading.Thread(target=one.run, daemon=True)
+    thread.start()
+    yield one
+    one.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_an_event_that_the_broker_lost_comes_with_the_answer_to_an_enquiry(
+    monkeypatch: pytest.MonkeyPatch, coordinator: script.ScriptedCoordinator, agent: Agent
+) -> None:
+    monkeypatch.setattr("site_agent.upkeep.ENQUIRE_AFTER", 0.3)
+    coordinator.accept()
+    eventually(lambda: coordinator.of("joined"), what="joined")
+    coordinator.send_model(1)
+    eventually(lambda: len(coordinator.of("hello")) >= 3, what="the site to ask, again and again")
+    # Written, and confirmed, and never on the stream: only the standing holds it.
+    lost = coordinator.author.write(
+        "round-start", script.round_start(coordinator.sealed(1)[0]), time=0.0, experiment="exp-1", round_number=1
+    )
+    coordinator.say("standing", Standing(state="running", events=[lost.raw]), experiment="exp-1", to="site-a")
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
+
+
+def test_a_site_without_an_experiment_asks_too_but_seldom(
+    monkeypatch: pytest.MonkeyPatch, coordinator: script.ScriptedCoordinator, agent: Agent
+) -> None:
+    monkeypatch.setattr("site_agent.upkeep.ENQUIRE_AFTER", 0.1)
+    monkeypatch.setattr("site_agent.upkeep.GREET_EVERY", 1.0)
+    eventually(lambda: len(coordinator.of("hello")) >= 3, what="the site to ask")
+
+
+def test_a_site_that_was_left_out_of_a_round_is_told_why(
+    monkeypatch: pytest.MonkeyPatch, coordinator: script.ScriptedCoordinator, agent: Agent
+) -> None:
+    said = LogCapture()
+    monkeypatch.setattr("site_agent.hearing.log", structlog.wrap_logger(structlog.PrintLogger(), processors=[said]))
+    coordinator.accept()
+    eventually(lambda: coordinator.of("joined"), what="joined")
+    coordinator.start_round(1)
+    eventually(lambda: coordinator.of("round-accepted", 1), what="round-accepted")
+    body = RoundComplete(
+        contributors={"site-b": 5}, left_out={"site-a": Reason.STRAGGLER}, model_digest="0" * 64, seconds=1.0
+    )
+    coordinator.say("round-complete", body, experiment="exp-1", round_number=1)
+    told = eventually(
+        lambda: [one for one in said.entries if one["event"] == "left out of a round"], what="the line of the log"
+    )
+    assert (told[0]["experiment"], told[0]["round"], told[0]["reason"]) == ("exp-1", 1, "straggler")
+
+
+def test_how_far_an_update_is_sent_is_known_of_this_content_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sender, "MARK_EVERY", 0.0)
+    update = tmp_path / "exp-1.1.site-a.1.update"
+    assert Mark(update, "a" * 64).read() == 0
+    Mark(update, "a" * 64).write(7)
+    assert Mark(update, "a" * 64).read() == 7
+    assert Mark(update, "b" * 64).read() == 0
+    update.with_suffix(".sent").write_bytes(b"\xff\x00")
+    assert Mark(update, "a" * 64).read() == 0
