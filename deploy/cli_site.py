@@ -159,6 +159,8 @@ def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
             line += f", number {one['place_in_queue']} in the queue for the training slot"
         if progress := one["progress"]:
             line += f", {progress['phase']} {progress['done']}/{progress['total']}"
+        if one["resumed_at_step"] is not None:
+            line += f", resumed at step {one['resumed_at_step']}"
         if one["reason"]:
             line += f" ({one['reason']}: {one['advice']})"
         say(line)

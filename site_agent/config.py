@@ -47,6 +47,8 @@ class Trainer(Settings):
     operator can name another one: no message can."""
     stuck_after: Seconds = 900.0
     """Without any progress for so long, the process is ended and the round reported as failed."""
+    checkpoint_every: Seconds = 600.0
+    """A round's training is saved so often, and goes on from there after a kill or a stop; 0: never."""
     nice: int = Field(5, ge=0, le=19)
 
 

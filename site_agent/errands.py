@@ -135,6 +135,7 @@ class Errands:
         elif isinstance(effect, Free):
             self._receiver.drop(effect.experiment, effect.round)
             self._sender.drop(effect.experiment, EVER if effect.round is None else effect.round)
+            self._workshop.free(effect.experiment, effect.round)
         elif isinstance(effect, Halt):
             self._trainers.halt(effect.experiment)
         elif isinstance(effect, CloseTrainer):

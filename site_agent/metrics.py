@@ -32,6 +32,7 @@ class Tally:
     def __init__(self) -> None:
         self.rounds: Counter[str] = Counter({"delivered": 0, "failed": 0})
         self.failures: Counter[str] = Counter()
+        self.checkpoints: Counter[str] = Counter()
         self.connected = self.blocked = False
 
     def broker(self, state: BusState) -> None:
@@ -95,6 +96,7 @@ def readings(
     running = {name: job for name, job in agenda.jobs.items() if job.phase not in OVER}
     yield counter("konsil_rounds_total", "Rounds that ended here.", tally.rounds, "outcome")
     yield counter("konsil_round_failures_total", "Rounds that could not be delivered.", dict(tally.failures), "reason")
+    yield counter("konsil_checkpoints_total", "Checkpoints of rounds.", dict(tally.checkpoints), "outcome")
     now = state_word(agenda)
     yield gauge("konsil_agent_state", "1: what the agent does.", {one: one == now for one in STATES}, "state")
     yield gauge("konsil_agent_paused", "1: the operator has paused it.", agenda.paused)

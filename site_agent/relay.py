@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import structlog
+
+from messages import logs
 from messages.kinds import Progress
 from messages.transfer import TransferKey
 from site_agent import policy
@@ -13,7 +16,17 @@ from site_agent.pace import Pace
 from site_agent.post import Post
 from site_agent.training import protocol
 
+log = structlog.get_logger()
+
 EVERY = 0.5
+
+_CHECKPOINT = {
+    "written": "checkpoint written",
+    "resumed": "training resumed from its checkpoint",
+    "unused": "checkpoint is of another model, data set, configuration or software: training from the beginning",
+    "unreadable": "checkpoint is damaged: training from the beginning",
+    "unwritten": "checkpoint cannot be written; training goes on. Free disk space under the state directory",
+}
 
 
 class Relay:
@@ -34,6 +47,7 @@ class Relay:
         self._voice, self._floors, self._moved, self._post = voice, floors, moved, post
         self._pace = Pace()
         self.latest: dict[str, Progress] = {}
+        self.resumed: dict[str, protocol.CheckpointEvent] = {}
 
     def trainer(self, name: str, reply: protocol.Progress) -> None:
         """From a trainer; main loop's thread."""
@@ -50,6 +64,14 @@ class Relay:
             bytes_up=up,
         )
         self._tell(name, reply.round, body)
+
+    def checkpoint(self, name: str, event: protocol.CheckpointEvent) -> None:
+        """What became of a checkpoint: for the site's own log and status; main loop's thread."""
+        if event.what == "resumed":
+            self.resumed[name] = event
+        tell = log.warning if event.what in ("unreadable", "unwritten") else log.info
+        with logs.about(name, event.round):
+            tell(_CHECKPOINT[event.what], step=event.step, steps=event.steps)
 
     def transfer(self, phase: Literal["fetching", "sending"], key: TransferKey, done: int, total: int) -> None:
         """From the receiver's or the sender's thread: only now and then, or at the end."""

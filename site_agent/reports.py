@@ -33,6 +33,9 @@ class Reports:
         self._trainers.heard(name, reply)
         if isinstance(reply, protocol.Progress):
             self._relay.trainer(name, reply)
+        elif isinstance(reply, protocol.CheckpointEvent):
+            self._steps.tally.checkpoints[reply.what] += 1
+            self._relay.checkpoint(name, reply)
         elif isinstance(reply, protocol.Prepared):
             prepared = self._workshop.prepared(job, reply)
             if prepared.lack is not None:

@@ -284,7 +284,7 @@ class Agent:
                 self._stopping.set()
 
     def _show(self) -> None:
-        notify(f"STATUS={status_line(self._steps.agenda, self._relay.latest, self._broker)}")
+        notify(f"STATUS={status_line(self._steps.agenda, self._relay.latest, self._broker, self._relay.resumed)}")
 
     def status(self) -> dict[str, Any]:
         """What the agent does now, for `konsil site status`; main loop's thread."""
@@ -300,6 +300,7 @@ class Agent:
             bytes_down=self._receiver.bytes_down,
             bytes_up=self._sender.bytes_up,
             pending=self._bus.pending(),
+            resumed=self._relay.resumed,
         )
 
     def _read(self) -> Iterable[Reading]:
@@ -318,8 +319,9 @@ class Agent:
         )
 
     def _leave(self) -> None:
-        """Say that the site goes, as far as the broker listens; training stops, and begins again at the next start."""
-        self._trainers.close()
+        """Say that the site goes, as far as the broker listens; training saves what it has, and goes on from there at
+        the next start."""
+        self._trainers.leave()
         with contextlib.suppress(KonsilError):  # on a full disk it goes without a word: its silence tells
             with self.spool.transaction():
                 self._voice.say(

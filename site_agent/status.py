@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from messages.bus.base import Pending
 from messages.kinds import Progress
 from messages.reasons import ADVICE
 from site_agent.spool import Waiting
-from site_agent.work import Agenda, Phase
+from site_agent.training.protocol import CheckpointEvent
+from site_agent.work import Agenda, Job, Phase
+
+_NONE: Mapping[str, CheckpointEvent] = MappingProxyType({})
 
 _WORDS = {
     Phase.PREPARING: "preparing",
@@ -42,7 +46,16 @@ def state_word(agenda: Agenda) -> str:
     return "paused" if agenda.paused else "idle"
 
 
-def status_line(agenda: Agenda, progress: Mapping[str, Progress], broker: str) -> str:
+def resumed_at(job: Job, resumed: CheckpointEvent | None) -> int | None:
+    """The optimiser step at which the round in training went on from its checkpoint; None: it did not."""
+    if resumed is None or job.phase is not Phase.TRAINING or resumed.round != job.round:
+        return None
+    return resumed.step
+
+
+def status_line(
+    agenda: Agenda, progress: Mapping[str, Progress], broker: str, resumed: Mapping[str, CheckpointEvent] = _NONE
+) -> str:
     """One line for the service manager (STATUS= of sd_notify(3)): what it works on, round, how far, the broker."""
     at_work = [name for name, job in agenda.jobs.items() if job.phase in _SHOWN]
     name = agenda.running if agenda.running is not None else next(iter(at_work), None)
@@ -54,6 +67,8 @@ def status_line(agenda: Agenda, progress: Mapping[str, Progress], broker: str) -
         # the latest progress may still be of what came before
         fits = shown is not None and shown.phase in _SHOWN[job.phase]
         words = f"{name}: {place}" + (f"{shown.phase} {shown.done} of {shown.total}" if shown and fits else words)
+        if (step := resumed_at(job, resumed.get(name))) is not None:
+            words += f" (resumed at step {step})"
     waiting = f", {len(agenda.queue)} waiting" if agenda.queue else ""
     return f"{words}{waiting}; broker {broker}"
 
@@ -71,6 +86,7 @@ def status_of(
     bytes_down: int,
     bytes_up: int,
     pending: Pending = Pending(),
+    resumed: Mapping[str, CheckpointEvent] = _NONE,
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started."""
     experiments = []
@@ -90,6 +106,7 @@ def status_of(
                 "paused_by_researcher": job.suspended,
                 "cases": job.counts.model_dump(mode="json") if job.counts else None,
                 "progress": shown.model_dump(mode="json", exclude_none=True) if shown else None,
+                "resumed_at_step": resumed_at(job, resumed.get(name)),
                 "trainer_pid": pids.get(name),
             }
         )

@@ -15,9 +15,12 @@ import structlog
 from messages.errors import WorkFailed
 from site_agent import oom, trainer_log
 from site_agent.training.client import TrainerProcess
-from site_agent.training.protocol import Failed, Prepare, Prepared, Progress, Reply, Request
+from site_agent.training.protocol import CheckpointEvent, Failed, Prepare, Prepared, Progress, Reply, Request
 
 log = structlog.get_logger()
+
+SAVED_WITHIN = 10.0
+"""Seconds for a checkpoint when the agent stops: a third of the unit's TimeoutStopSec=."""
 
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 """Exit status after SIGKILL: as `subprocess` says it, and as a shell does."""
@@ -44,6 +47,8 @@ class _Warm:
     """Whether a request other than preparing has no answer yet."""
     heard: float = field(default_factory=time.monotonic)
     stuck: bool = False
+    leaving: bool = False
+    """Whether it was asked to save what it has and end."""
     oom_kills: int | None = None
     """The out-of-memory killer's count when the last request was made."""
 
@@ -135,7 +140,7 @@ class Trainers:
         """Note a sign of life; an answer settles its request."""
         warm = self._warm[experiment]
         warm.heard = time.monotonic()
-        if isinstance(reply, Progress):
+        if isinstance(reply, Progress | CheckpointEvent):
             return
         if warm.preparing:
             # Data that could not be read are read anew when the process is asked again.
@@ -188,14 +193,28 @@ class Trainers:
         if warm.at_work:
             self.kill(experiment)
 
-    def close(self) -> None:
-        """End all."""
-        processes = [warm.process for warm in self._warm.values()]
+    def leave(self) -> None:
+        """Ask what is at work to save what it has and end; `close` waits for it."""
+        for warm in self._warm.values():
+            if warm.at_work and not warm.leaving:
+                warm.leaving = True
+                warm.process.terminate()
+
+    def close(self, within: float = SAVED_WITHIN) -> None:
+        """End all. What is at work gets so many seconds to save what it has."""
+        self.leave()
+        deadline = time.monotonic() + within
+        warm = [*self._warm.values()]
         self._warm.clear()
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait(5.0)
+        for one in warm:
+            if not one.leaving:
+                one.process.kill()
+        for one in warm:
+            if one.leaving and one.process.wait(max(0.0, deadline - time.monotonic())) is None:
+                log.warning("trainer did not end in time, ending it", pid=one.process.pid)
+                one.process.kill()
+        for one in warm:
+            one.process.wait(5.0)
 
     def pids(self) -> dict[str, int]:
         """Experiment → process id, for `status` and the metrics' thread."""

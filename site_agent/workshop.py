@@ -21,6 +21,7 @@ from site_agent.config import SiteConfig
 from site_agent.spool import Spool
 from site_agent.trainers import Trainers
 from site_agent.training import protocol
+from site_agent.training.checkpoint import Checkpoints
 from site_agent.work import (
     Job,
     NoSpace,
@@ -34,6 +35,9 @@ from site_agent.work import (
 )
 
 log = structlog.get_logger()
+
+_COPIES = 3
+"""A checkpoint is at most so many times its model: weights, and Adam's two moments."""
 
 
 class Workshop:
@@ -69,9 +73,28 @@ class Workshop:
             update=update.plain(),
             output=str(self.update(job)),
             evaluate=start.evaluate,
+            checkpoint_seconds=self._checkpoint_seconds(job, update),
         )
         self._trainers.ask(job.experiment, self._preparation(job), request)
         return None
+
+    def _checkpoint_seconds(self, job: Job, update: Manifest) -> float | None:
+        """How often; None: never, since the operator said so or the disk has no room for one and its successor."""
+        every = self._config.training.checkpoint_every
+        if not every:
+            return None
+        largest = _COPIES * job.round_start.transfer.manifest.in_codec("float32").nbytes
+        if 2 * largest + update.nbytes > self._room():
+            log.warning("no disk space for checkpoints: a round that is cut off begins anew", bytes=2 * largest)
+            return None
+        return every
+
+    def free(self, experiment: str, up_to: int | None) -> None:
+        """Rounds up to this one need no checkpoint any more; None: all."""
+        try:
+            Checkpoints(self._spool.cache_of(experiment)).clear(up_to)
+        except OSError as error:
+            log.warning("a checkpoint cannot be removed", error=str(error))
 
     def evaluate(self, job: Job, label: Literal["final", "selected"]) -> None:
         """Have a candidate scored."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from messages import crash
 from messages.errors import KonsilError
+from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import (
     Evaluate,
     Failed,
@@ -51,10 +52,12 @@ def main() -> int:
     if options.nice:
         os.nice(options.nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the agent's to handle
+    interrupt = Interrupt()
+    interrupt.listen()
     connection = socket.socket(fileno=options.fd)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
-    _serve(connection, requests)
+    _serve(connection, requests, interrupt)
     return 0
 
 
@@ -95,7 +98,7 @@ def _read(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> No
     os._exit(0)
 
 
-def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> None:
+def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request], interrupt: Interrupt) -> None:
     lock = threading.Lock()
 
     def send(reply: Reply) -> None:
@@ -113,7 +116,7 @@ def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> N
                     return
                 case Prepare():
                     session = None
-                    session = _session(request, send)
+                    session = _session(request, send, interrupt)
                     send(session.prepared)
                 case Train() | Evaluate() if session is None:
                     send(Failed(code="training-error", round=number, detail="not prepared"))
@@ -121,13 +124,17 @@ def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> N
                     send(session.train(request))
                 case Evaluate():
                     send(session.evaluate(request))
+        except Interrupted:
+            return
         except Exception as error:  # noqa: BLE001 (the boundary: every failure becomes a code)
             traceback.print_exc()
             send(_failed(error, number))
+        if interrupt.asked:
+            return
         _give_freed_memory_back()
 
 
-def _session(request: Prepare, send: Any) -> Any:
+def _session(request: Prepare, send: Any, interrupt: Interrupt) -> Any:
     """Import torch only now, under the limits that the request sets."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(request.threads)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, request.gpus))
@@ -138,7 +145,7 @@ def _session(request: Prepare, send: Any) -> Any:
     _keep_freed_memory()
     from site_agent.training.session import Session
 
-    return Session(request, send)
+    return Session(request, send, interrupt)
 
 
 def _failed(error: Exception, number: int) -> Failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -96,6 +97,12 @@ class TrainerProcess:
         if self.wait(timeout) is None:
             self.kill()
         return self.wait(timeout)
+
+    def terminate(self) -> None:
+        """SIGTERM to the process: it may save what it has, and ends. Idempotent."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL to the whole process group. Idempotent."""

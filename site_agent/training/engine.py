@@ -17,6 +17,7 @@ from site_agent.training import optimise
 from site_agent.training.cache import CachedCase
 from site_agent.training.losses import loss_for
 from site_agent.training.regions import Regions
+from site_agent.training.resume import Keeper, Moment
 from site_agent.training.sampling import Sampler
 from site_agent.training.seeds import derive
 
@@ -53,6 +54,7 @@ def train_round(
     device: torch.device,
     kept: optimise.KeptState | None = None,
     report: Report | None = None,
+    keeper: Keeper | None = None,
 ) -> RoundResult:
     """Train `net` in place on `cases` for one round.
 
@@ -61,9 +63,11 @@ def train_round(
 
     Args:
         kept: where the optimiser's state lives between rounds, for `optimizer.reset = false`.
+        keeper: writes checkpoints, and resumes from one.
 
     Raises:
         NotANumber: the loss is not finite.
+        Interrupted: the process was asked to end; `keeper` holds what was done.
         torch.cuda.OutOfMemoryError, MemoryError: as they come; `failures.code_of` names them.
     """
     settings = experiment.training
@@ -75,7 +79,7 @@ def train_round(
         kept.restore(optimizer, round_number)
         for group in optimizer.param_groups:
             group["lr"] = rate
-    loss = _loop(net, optimizer, sampler, experiment, regions, device, seed, report)
+    loss = _loop(net, optimizer, sampler, experiment, regions, device, seed, report, keeper)
     if kept is not None:
         kept.keep(optimizer, round_number)
     return RoundResult(sampler.steps, sampler.steps / sampler.steps_per_epoch, loss)
@@ -90,6 +94,7 @@ def _loop(
     device: torch.device,
     seed: int,
     report: Report | None,
+    keeper: Keeper | None,
 ) -> float:
     settings = experiment.training
     loss_of = loss_for(settings.loss)
@@ -97,11 +102,17 @@ def _loop(
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
     parameters = list(net.parameters())
     total = torch.zeros((), dtype=torch.float64, device=device)
-    began = reported = time.monotonic()
+    moment = Moment(net, optimizer, scaler, total, device, sampler.steps)
     net.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout
-        for step, (images, labels) in enumerate(_batches(sampler, device)):
+        first = 0 if keeper is None else keeper.resume(moment)
+        began = reported = time.monotonic()
+        if first and report is not None:
+            report(
+                first, sampler.steps, (first - 1) // sampler.steps_per_epoch + 1, _finite(total.item() / first), None
+            )
+        for step, (images, labels) in enumerate(_batches(sampler, device, first), first):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, enabled=amp):
                 logits = net(images)
@@ -118,20 +129,23 @@ def _loop(
                 reported = now
                 done = step + 1
                 mean = _finite(total.item() / done)
-                left = (now - began) / done * (sampler.steps - done)
+                left = (now - began) / (done - first) * (sampler.steps - done)
                 report(done, sampler.steps, step // sampler.steps_per_epoch + 1, mean, left)
+            if keeper is not None and keeper.due():
+                _finite(total.item())  # what is spoilt is not kept
+                keeper.save(moment, step + 1, total.item())
     return _finite(total.item() / max(sampler.steps, 1))
 
 
-def _batches(sampler: Sampler, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """All batches of the round on the device; on a GPU the next one is cut while this one trains."""
+def _batches(sampler: Sampler, device: torch.device, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The round's batches from step `first` on, on the device; on a GPU the next one is cut while this one trains."""
     if device.type == "cpu":
-        for step in range(sampler.steps):
+        for step in range(first, sampler.steps):
             yield sampler.batch(step)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="sampler") as pool:
-        ahead = [pool.submit(sampler.batch, step) for step in range(min(2, sampler.steps))]
-        for step in range(sampler.steps):
+        ahead = [pool.submit(sampler.batch, step) for step in range(first, min(first + 2, sampler.steps))]
+        for step in range(first, sampler.steps):
             images, labels = ahead.pop(0).result()
             if step + 2 < sampler.steps:
                 ahead.append(pool.submit(sampler.batch, step + 2))

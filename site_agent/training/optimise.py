@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +22,37 @@ def make(settings: Optimizer, parameters: Iterable[torch.nn.Parameter], lr: floa
     return kind(parameters, lr, weight_decay=decay)
 
 
+def flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Its state as tensors named "PARAMETER.KEY", where they lie; the parameter by its number, from 0."""
+    return {
+        f"{index}.{key}": value.detach()
+        for index, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def load(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Take state that `flat` gave; rates and the like stay as they are."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def fits(optimizer: torch.optim.Optimizer, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether state of these names and shapes could be this optimiser's: a scalar, or shaped as its parameter."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    for name, shape in shapes.items():
+        index, _, key = name.partition(".")
+        if not (key and index.isdigit() and int(index) < len(parameters)):
+            return False
+        if shape not in ((), tuple(parameters[int(index)].shape)):
+            return False
+    return True
+
+
 class KeptState:
     """An experiment's optimiser state at this site, by round, without pickle.
 
@@ -37,25 +68,14 @@ class KeptState:
         rounds = [number for number in self._rounds() if number < before_round]
         if not rounds:
             return False
-        flat = load_file(self._file(max(rounds)))
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in flat.items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        load(optimizer, load_file(self._file(max(rounds))))
         return True
 
     def keep(self, optimizer: torch.optim.Optimizer, round_number: int) -> None:
         """Write the state after a round."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        flat = {
-            f"{index}.{key}": value.detach().cpu().contiguous()
-            for index, entries in optimizer.state_dict()["state"].items()
-            for key, value in entries.items()
-            if isinstance(value, torch.Tensor)
-        }
         beside = self._file(round_number).with_suffix(".part")
-        save_file(flat, beside)
+        save_file({name: value.cpu().contiguous() for name, value in flat(optimizer).items()}, beside)
         beside.replace(self._file(round_number))
         for old in sorted(self._rounds())[:-2]:
             self._file(old).unlink(missing_ok=True)

@@ -4,8 +4,8 @@ A frame is a 4-byte big-endian length and one msgpack map; `kind` names the mode
 way: both sides name files that hold one contiguous buffer, laid out by a manifest (`messages.tensors`).
 
 The process answers `Prepare` with `Prepared`, `Train` with `Trained`, `Evaluate` with `Evaluated`, or any of
-them with `Failed`, in the order of the requests; `Progress` comes in between. It ends on `Stop`, and at once
-when the socket closes.
+them with `Failed`, in the order of the requests; `Progress` and `CheckpointEvent` come in between. It ends on `Stop`,
+and at once when the socket closes.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Train(Frame):
         update: the same for the update: the same tensors, in a codec that may be another.
         output: where the update goes; `site_agent.training.files.write_update` writes it as `update` says.
         evaluate: also score the received global model on the validation cases, before training.
+        checkpoint_seconds: the process may write a checkpoint into `Prepare.cache` so often, to resume the round from
+            after a kill; on SIGTERM it ends within seconds, and may write one first. None: it writes none.
     """
 
     kind: Literal["train"] = "train"
@@ -77,6 +79,7 @@ class Train(Frame):
     update: dict[str, Any]
     output: str
     evaluate: bool = False
+    checkpoint_seconds: float | None = None
 
 
 class Evaluate(Frame):
@@ -218,6 +221,22 @@ class Progress(Frame):
     eta_seconds: float | None = None
 
 
+class CheckpointEvent(Frame):
+    """What became of a round's checkpoint; comes in between, as `Progress` does.
+
+    Attributes:
+        what: it was "written"; the round "resumed" from it; it was "unused" (of another model, data, settings or
+            software) or "unreadable" (damaged), and is gone; it could not be written ("unwritten").
+        step: optimiser steps that it holds. steps: of the whole round.
+    """
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    round: int
+    what: Literal["written", "resumed", "unused", "unreadable", "unwritten"]
+    step: int
+    steps: int
+
+
 class Trained(Frame):
     """The update lies in `Train.output`.
 
@@ -262,7 +281,7 @@ class Failed(Frame):
     fatal: bool = False
 
 
-Reply = Prepared | Progress | Trained | Evaluated | Failed
+Reply = Prepared | Progress | CheckpointEvent | Trained | Evaluated | Failed
 
 _REQUESTS: dict[str, type[Frame]] = {
     "prepare": Prepare,
@@ -273,6 +292,7 @@ _REQUESTS: dict[str, type[Frame]] = {
 _REPLIES: dict[str, type[Frame]] = {
     "prepared": Prepared,
     "progress": Progress,
+    "checkpoint": CheckpointEvent,
     "trained": Trained,
     "evaluated": Evaluated,
     "failed": Failed,

@@ -34,12 +34,15 @@ from site_agent.datasets.source import survey as survey_cases
 from site_agent.datasets.splits import split as split_cases
 from site_agent.training import cache
 from site_agent.training.cache import CachedCase
+from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.engine import train_round
 from site_agent.training.evaluation import evaluate
 from site_agent.training.files import open_model, write_update
+from site_agent.training.interrupt import Interrupt
 from site_agent.training.optimise import KeptState
 from site_agent.training.preprocess import prepare
 from site_agent.training.protocol import (
+    CheckpointEvent,
     Evaluate,
     Evaluated,
     Phase,
@@ -52,6 +55,7 @@ from site_agent.training.protocol import (
     Trained,
 )
 from site_agent.training.regions import Regions
+from site_agent.training.resume import Keeper, key_of
 
 REPORT_SECONDS = 0.4
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -69,7 +73,7 @@ class TooFewCases(DataError):
     reason = Reason.TOO_FEW_CASES
 
 
-Send = Callable[[Progress], None]
+Send = Callable[[Progress | CheckpointEvent], None]
 
 
 class Session:
@@ -80,10 +84,11 @@ class Session:
         DataError: no case can be used for training.
     """
 
-    def __init__(self, request: Prepare, send: Send) -> None:
+    def __init__(self, request: Prepare, send: Send, interrupt: Interrupt | None = None) -> None:
         self.experiment = Experiment.model_validate(request.experiment)
         self.site = request.site
         self._send = send
+        self._interrupt = interrupt or Interrupt()
         self._sent = 0.0
         task = self.experiment.task
         self.regions = Regions(task.regions, task.concepts, softmax=task.activation == "softmax")
@@ -93,15 +98,32 @@ class Session:
         self._manifest = manifest(self._net)
         self._net.to(self.device)
         self.cache_folder = Path(request.cache)
+        self._checkpoints = Checkpoints(self.cache_folder)
         self.splits: dict[Split, list[CachedCase]] = {}
         self.prepared = self._prepare(request)
 
     def train(self, request: Train) -> Trained:
-        """One round: score the received model if asked to, train, write the update."""
-        began = time.monotonic()
-        received = self._load(request.model, request.manifest)
-        scores = self.score("validation", request.round, "validating") if request.evaluate else None
+        """One round: score the received model if asked to, train, write the update.
+
+        A round that was begun before (the same model, data, settings and software) goes on from its checkpoint, to
+        the same bits.
+
+        Raises:
+            Interrupted: the process was asked to end.
+        """
         experiment = self.experiment
+        keeper = Keeper(
+            self._checkpoints,
+            request.round,
+            lambda: key_of(request, experiment, self.site, self.prepared),
+            request.checkpoint_seconds,
+            self._interrupt,
+            self._send,
+        )
+        resumes = keeper.look()
+        received = self._load(request.model, request.manifest)
+        if request.evaluate and not resumes:
+            keeper.scores = self.score("validation", request.round, "validating")
         kept = (
             None if experiment.training.optimizer.reset else KeptState(self.cache_folder / "optimizer" / experiment.id)
         )
@@ -114,18 +136,21 @@ class Session:
             )  # fmt: skip
 
         report(0, 0, 1, None, None)
-        result = train_round(
-            self._net,
-            cases,
-            experiment,
-            self.regions,
-            round_number=request.round,
-            site=self.site,
-            device=self.device,
-            kept=kept,
-            report=report,
-        )
-        write_update(request.output, arrays(self._net), self._described(request.update), received)
+        with self._interrupt.held():
+            result = train_round(
+                self._net,
+                cases,
+                experiment,
+                self.regions,
+                round_number=request.round,
+                site=self.site,
+                device=self.device,
+                kept=kept,
+                report=report,
+                keeper=keeper,
+            )
+            # The checkpoint stays until the agent frees the round: a kill before the update is stored costs little.
+            write_update(request.output, arrays(self._net), self._described(request.update), received)
         return Trained(
             round=request.round,
             attempt=request.attempt,
@@ -133,8 +158,8 @@ class Session:
             steps=result.steps,
             epochs=result.epochs,
             loss=result.loss,
-            seconds=time.monotonic() - began,
-            evaluation=scores,
+            seconds=keeper.seconds,
+            evaluation=keeper.scores,
         )
 
     def evaluate(self, request: Evaluate) -> Evaluated:
