@@ -157,6 +157,11 @@ class Models(Worker):
             shipment.done()
 
 
+@dataclass(frozen=True, slots=True)
+class _Again:
+    last: int | None
+
+
 class Audit(Worker):
     """Publishes the journal's entries to `audit`, from the last number whose publish was confirmed."""
 
@@ -174,19 +179,23 @@ class Audit(Worker):
             self._woken.set()
             self.queue.put(True)
 
-    def again(self) -> None:
-        """The stream was wiped: publish every entry again. Readers know entries by their numbers."""
-        self.queue.put(self.again)
+    def again(self, last: int | None = None) -> None:
+        """Publish entries again that the broker may have lost: so many of the last, None: all.
+
+        Readers know entries by their numbers.
+        """
+        self.queue.put(_Again(last))
 
     def handle(self, item: Any) -> None:
         """Publish what is new."""
         self._woken.clear()
         if self._position is None:
             self._position = AuditPosition(self._path)
-        if item == self.again:
-            log.warning("the event log is published again from its first entry")
-            self._position.write(0)
         number = self._position.read()
+        if isinstance(item, _Again) and number:
+            number = 0 if item.last is None else max(0, number - item.last)
+            self._position.write(number)
+            log.info("the event log is published again", after=number)
         while True:
             window: list[tuple[int, Confirm]] = []
             for entry in self._position.entries(number):

@@ -35,6 +35,8 @@ from messages.names import NO_EXPERIMENT, UPLINK
 
 log = structlog.get_logger("coordinator")
 ALIVE_EVERY = 5.0
+AUDITED_AGAIN = 200
+"""Entries of the event log that are published again when the broker is back: what it confirmed last may be lost."""
 MARK_AGAIN = 30.0
 """Seconds until our mark on uplink, if it does not come back, is published again."""
 MOST_SHOWN = 3
@@ -176,6 +178,8 @@ class Shell:
         self.parts.audit.wake()
         for effect in todo:
             self._carry_out(effect)
+        if self._inbound.holds(experiment):
+            self.queue.put(partial(self._inbound.moved, experiment))
         return True
 
     def set_aside(self, experiment: str, reason: str, what: Any, written: Written) -> None:
@@ -242,6 +246,7 @@ class Shell:
             # Under an alarm nobody can publish: what the sites have to say waits with them, so their time does too.
             gate.lost(self.parts.clock.now())
         elif notice.state in (BusState.CONNECTED, BusState.UNBLOCKED) and gate.closed and gate.nonce is None:
+            self.parts.audit.again(AUDITED_AGAIN)  # streams are confirmed before they are synced to a disk
             self.mark()
 
     def _renewed(self, queue: str) -> None:
