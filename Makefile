@@ -5,6 +5,7 @@
 
 BIN = .venv/bin
 ARGS =
+SCHEDULES = 200
 
 help:
 	@echo 'make demo             train one model at three hospitals on this machine (ARGS="--rounds 4" for options)'
@@ -50,10 +51,12 @@ bench: setup
 bench-peers: setup
 	@$(BIN)/python -m benchmarks.peers.ratios $(ARGS)
 
+# Schedules of faults against real processes (a failure says how to repeat it), then the tests.
 # What cannot be had here (root, systemd-nspawn) is skipped with its reason. The machine's root and wheels are kept in
 # ~/.cache/konsil/nspawn (KONSIL_NSPAWN_CACHE).
 chaos: setup
 	@echo 'konsil: chaos'
+	@$(BIN)/python -m tests.chaos --schedules $(SCHEDULES)
 	@KONSIL_CHAOS=1 $(BIN)/python -m pytest tests/chaos -ra $(ARGS)
 
 RABBITMQ4_TESTS = tests/contract tests/e2e/test_faults_processes.py

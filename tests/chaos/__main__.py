@@ -25,6 +25,7 @@ from chaos_plan import is_torch  # noqa: E402 - the path comes first
 from chaos_run import Result, Runner, counted  # noqa: E402
 
 from deploy.demo import tether  # noqa: E402
+from messages import crash  # noqa: E402
 
 
 def main() -> int:
@@ -118,6 +119,7 @@ def _follow(command: list[str], results: list[Result], total: int) -> None:
 
 def _report(options: argparse.Namespace, torch: int, results: list[Result], asked: int, seconds: float) -> int:
     summary = counted(results) | {"seed": options.seed, "seconds": round(seconds), "not_run": asked - len(results)}
+    summary["steps_not_struck"] = [step for step in crash.STEPS if f"step {step}" not in summary["by_kind"]]
     failed = [one for one in results if one.failed]
     again = f"python -m tests.chaos --schedules {options.schedules} --torch {torch} --seed {options.seed} --only"
     summary["failures"] = [one.plain() | {"repeat": f"{again} {one.number}"} for one in failed]
