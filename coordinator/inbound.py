@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from coordinator.shell import Shell
 
 log = structlog.get_logger("coordinator.inbound")
+MOST_HELD = 100_000
+"""Events ahead of their round that are held in memory; more are refused as what they are."""
 KEPT_BYTES = 4096
 """Of a message that is set aside: its digest names the rest, so that rubbish cannot fill the journal."""
 
@@ -37,6 +39,8 @@ class Inbound:
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
         self._unsaved: dict[str, Position] = {}
+        self._ahead: dict[str, list[tuple[Event, Delivery]]] = {}
+        """Experiment → events of rounds that this coordinator has not come to: its journal is older than they are."""
         self.refused: Counter[str] = Counter()
 
     def handle(self, delivery: Delivery) -> None:
@@ -61,6 +65,8 @@ class Inbound:
 
     def _take(self) -> dict[str, Position]:
         taken, self._unsaved = self._unsaved, {}
+        if self._ahead and UPLINK in taken:
+            self._unsaved[UPLINK] = taken.pop(UPLINK)  # what is held must be read again after a restart
         return taken
 
     def _written(self, delivery: Delivery, seen: dict[str, bool] | None = None) -> Written:
@@ -136,6 +142,10 @@ class Inbound:
                 shell.parts.receiver.put(Nudge(event.experiment, event.sender))
             return
         known = self._known(event)
+        if known and shell.parts.gate.closed and self._is_ahead(event) and self._held < MOST_HELD:
+            self._note(delivery)
+            self._ahead.setdefault(event.experiment, []).append((event, delivery))
+            return
         if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:
             self._leaving(event, delivery, known)
             return
@@ -149,6 +159,37 @@ class Inbound:
         )
         waits = event.kind == "weights-ready"
         shell.step(event.experiment, given, self._written(delivery, {identity: not waits}))
+
+    @property
+    def _held(self) -> int:
+        return sum(map(len, self._ahead.values()))
+
+    def _is_ahead(self, event: Event) -> bool:
+        """Whether an event speaks of a round that is still to come: a journal that was restored, or cut, is older.
+
+        What lies on uplink before our mark was said to whoever wrote the journal's lost end. Refusing it would tell
+        sites that their updates are not wanted, and they would wait for a round that they have long done.
+        """
+        state = self._shell.states.get(event.experiment)
+        if state is None or state.ended is not None or event.sender not in state.members:
+            return False
+        return event.round > (state.round.number if state.round is not None else state.completed)
+
+    def holds(self, experiment: str) -> bool:
+        """Whether something waits for the experiment to come to a later round."""
+        return experiment in self._ahead
+
+    def moved(self, experiment: str) -> None:
+        """An experiment has changed: what was ahead of it may be its turn now."""
+        if experiment in self._ahead:
+            held, self._ahead[experiment] = self._ahead[experiment], []
+            for event, delivery in held:
+                if self._is_ahead(event):
+                    self._ahead[experiment].append((event, delivery))
+                else:
+                    self._history(event, delivery)
+            if not self._ahead[experiment]:
+                del self._ahead[experiment]
 
     def _leaving(self, event: Event, delivery: Delivery, known: bool) -> None:
         """A site leaves as a whole: each running experiment that it takes part in is told."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,11 @@ TICK = 0.25
 POSITION_EVERY = 16
 """Every so many messages a stream's position is noted: it costs a digest, and chunks that come again are known."""
 
+ASKED_IN_VAIN = 3
+"""After so many questions without an answer the site's stream is read again from its head, once."""
+MOST_SKIPPED = 1000
+"""Transfers ahead of their round that are noted."""
+
 log = structlog.get_logger("coordinator.incoming")
 
 
@@ -39,6 +45,9 @@ class _Awaited:
     ask_at: float
     pause: float = FIRST_ASK
     all: bool = False
+    asked: int = 0
+    """How often in vain: nothing of it has come since."""
+    reread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,9 @@ class Receiver:
         verify: called with a complete transfer and what seals it (None: the blob is there); takes over the files.
         ask: called with what is expected and the missing chunks (None: all).
         save: called with the streams' positions, behind what is on disk.
+        reread: called with a stream's name and a position: the stream is to be read again from behind it (None: from
+            its head). A coordinator that goes on from an older journal reads chunks before it has come to their round,
+            and nobody but the broker still has them: what is skipped is noted, and read again in its round.
     """
 
     def __init__(
@@ -64,6 +76,7 @@ class Receiver:
         verify: Callable[[Incoming | None, Expect], None],
         ask: Callable[[Expect, list[int] | None], None],
         save: Callable[[Mapping[str, Position]], None],
+        reread: Callable[[str, Position | None], None] = lambda _queue, _position: None,
     ) -> None:
         self._blobs, self._verify, self._ask, self._save = blobs, verify, ask, save
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -73,6 +86,11 @@ class Receiver:
         self._awaited: dict[tuple[str, str], _Awaited] = {}
         self._positions: dict[str, Position] = {}
         self._saved = self._tick_at = 0.0
+        self._reread = reread
+        self._before: dict[str, Delivery | Position] = {}
+        """Of each stream the message before the one at hand."""
+        self._skipped: OrderedDict[TransferKey, Position | None] = OrderedDict()
+        """Transfers that came before their round → where their first chunk is."""
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="incoming", daemon=True)
 
@@ -145,6 +163,7 @@ class Receiver:
         except OSError:
             ack(delivery)  # a full disk: it is asked for again, and its credit must not be lost over it
             raise
+        self._before[delivery.queue] = delivery
         if delivery.offset is not None and delivery.offset % POSITION_EVERY == 0:
             self._positions[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
         ack(delivery)
@@ -156,7 +175,10 @@ class Receiver:
         mine = (route.sender, route.experiment) == (key.sender, key.experiment)
         if delivery.user != key.sender or not mine or delivery.queue != update_queue(key.sender):
             raise MalformedMessage("sender-mismatch", "a chunk under another sender's name")
-        if listen is None or listen.round != key.round or key.sender not in listen.sites or key in self._done:
+        if listen is None or key.round > listen.round:
+            self._skip(delivery, key)
+            return
+        if listen.round != key.round or key.sender not in listen.sites or key in self._done:
             return  # a late chunk, or one that came again
         if header.total != listen.manifest.nbytes:
             raise MalformedMessage("wrong-shape", "a chunk of a transfer of another size")
@@ -172,8 +194,29 @@ class Receiver:
         incoming.add(header, data)
         awaited = self._awaited.get(place)
         if awaited is not None:
-            awaited.ask_at = time.monotonic() + FIRST_ASK
+            awaited.ask_at, awaited.asked = time.monotonic() + FIRST_ASK, 0
             self._finish(place, incoming, awaited.effect)
+
+    def _skip(self, delivery: Delivery, key: TransferKey) -> None:
+        if key in self._skipped or delivery.offset is None:
+            return
+        before = self._before.get(delivery.queue)
+        if isinstance(before, Delivery):
+            follows = before.offset is not None and before.offset < delivery.offset
+            before = Position(before.offset, digest_of(before.body)) if follows and before.offset is not None else None
+        self._skipped[key] = before
+        while len(self._skipped) > MOST_SKIPPED:
+            self._skipped.popitem(last=False)
+
+    def _again(self, site: str, position: Position | None) -> None:
+        """Have a site's stream read again."""
+        queue = update_queue(site)
+        log.info("chunks are read again", queue=queue, after=position.offset if position else None)
+        self._before.pop(queue, None)
+        if position is not None:
+            self._before[queue] = position
+        self._positions.pop(queue, None)
+        self._reread(queue, position)
 
     def _open(self, key: TransferKey, size: int, total: int) -> Incoming:
         folder = self._blobs.scratch(key.experiment, key.stem).parent
@@ -197,6 +240,8 @@ class Receiver:
             incoming = self._open(key, effect.manifest.chunk_bytes, effect.manifest.nbytes)
         now = time.monotonic()
         self._awaited[place] = _Awaited(effect, now if effect.again else now + FIRST_ASK, all=effect.again)
+        if key in self._skipped:
+            self._again(effect.site, self._skipped.pop(key))
         self._finish(place, incoming, effect)
 
     def _finish(self, place: tuple[str, str], incoming: Incoming, effect: Expect) -> None:
@@ -217,6 +262,10 @@ class Receiver:
             incoming = self._transfers.get(place)
             everything = awaited.all or incoming is None or incoming.received == 0
             awaited.all = False
+            awaited.asked += 1
+            if awaited.asked >= ASKED_IN_VAIN and not awaited.reread:
+                awaited.reread = True
+                self._again(place[1], None)  # the site may have been told, by a journal that was lost, to forget it
             self._ask(awaited.effect, None if everything or incoming is None else incoming.missing()[:10_000])
         if self._positions and now >= self._saved + SAVE_EVERY:
             self._saved = now

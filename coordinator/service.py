@@ -30,7 +30,7 @@ from coordinator.shell import Parts, Shell
 from coordinator.timers import Clock, Gate
 from coordinator.work import Build, Work, build_in_subprocess
 from messages import descriptors, logs, names, systemd
-from messages.bus.base import Bus, BusState, Delivery, OnNotice, Start, Subscription
+from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.bus.rabbitmq import RabbitBus
 from messages.envelope import Author
 from messages.errors import KonsilError
@@ -87,7 +87,7 @@ class Coordinator:
         def save(positions: Any) -> None:
             self._queue.put(lambda: self.journal.note(Written({}, positions)))
 
-        receiver = Receiver(blobs, work.verify, say.ask, save)
+        receiver = Receiver(blobs, work.verify, say.ask, save, self._reread)
         audit = Audit(self._bus, self.journal.path)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
         parts = Parts(self.journal, clock, gate, say, events, Models(self._bus, blobs), audit, receiver, work, presence)
@@ -166,6 +166,10 @@ class Coordinator:
         # A delivery may come before `subscribe` has returned; its credit waits for that.
         if self._attached.wait(60):
             self._subscriptions[delivery.queue].ack(delivery)
+
+    def _reread(self, queue: str, position: Position | None) -> None:
+        if self._attached.wait(60):
+            self._subscriptions[queue].seek(position)
 
     def _progress(self, delivery: Delivery) -> None:
         self._parts.presence.hear(delivery)

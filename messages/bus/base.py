@@ -115,6 +115,9 @@ class Subscription(Protocol):
         Thread-safe. On a stream an ack persists nothing: where to resume is the service's stored `Position`.
         """
 
+    def seek(self, position: Position | None) -> None:
+        """Read a stream again from behind this position; None: from its head. Thread-safe."""
+
     def cancel(self) -> None:
         """Stop delivering. Idempotent."""
 

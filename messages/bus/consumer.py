@@ -68,6 +68,10 @@ class Consumer:
         """Give credit back (stream) or remove the message (inbox)."""
         self._link.call(lambda: self._ack(delivery))
 
+    def seek(self, position: Position | None) -> None:
+        """Read a stream again from behind this position, or from its head."""
+        self._link.call(lambda: self._seek(position))
+
     def cancel(self) -> None:
         """Stop delivering; idempotent."""
         self._cancelled = True
@@ -176,6 +180,10 @@ class Consumer:
         self._last = None  # it is no message of this stream
         self._on_notice(Notice(BusState.RENEWED, self._wish.queue))
         self._open(cursor)
+
+    def _seek(self, position: Position | None) -> None:
+        self._last = None
+        self._open(cursors.attach(position, Start.FIRST))
 
     def _on_idle(self, epoch: int) -> None:
         """After long silence, that is not for want of credit, attach anew from the last message handed over."""

@@ -492,6 +492,13 @@ class _MemorySubscription:
             if delivery.epoch == self._epoch and self._unacked.pop(delivery.tag, None) is not None:
                 self.wake()
 
+    def seek(self, position: Position | None) -> None:
+        with self._broker.changed:
+            if not self._cancelled:
+                self._start = Start.FIRST
+                self.attach(position)
+                self.wake()
+
     def cancel(self) -> None:
         with self._broker.changed:
             if self._cancelled:
