@@ -21,7 +21,7 @@ import structlog
 from messages import logs
 from messages.bus.base import Bus, BusState, Notice, OnNotice
 from messages.bus.rabbitmq import RabbitBus
-from messages.errors import KonsilError
+from messages.errors import BrokerUnreachable, KonsilError
 from messages.exposition import Endpoint, Reading
 from messages.kinds import Leaving
 from messages.names import GLOBAL, NO_EXPERIMENT
@@ -85,7 +85,7 @@ class Agent:
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._broker = "connecting"
-        self._lost = False
+        self._lost = self._attached = False
         self._pace = Pace()
         self._rules = Rules(config)
         self.spool = Spool(config.site.state)
@@ -187,6 +187,8 @@ class Agent:
     def stop(self) -> None:
         """Stop soon: say `leaving`, keep the state. Any thread; the loop ends within its next tick."""
         self._stopping.set()
+        if not self._attached:  # whoever waits for the inbox, or for a broker that is away, is freed by this
+            threading.Thread(target=self._bus.close, name="stopping", daemon=True).start()
 
     def run(self) -> int:
         """Work until stopped; returns the exit status."""
@@ -194,7 +196,13 @@ class Agent:
         try:
             # Shown before it waits: after a kill the broker holds the inbox for the dead agent a while longer.
             log.info("taking the inbox; another holder is waited for")
-            self._subscriptions.attach(self.config.site.name, self._hearing.take, self._receiver.deliver)
+            try:
+                self._subscriptions.attach(self.config.site.name, self._hearing.take, self._receiver.deliver)
+            except BrokerUnreachable:
+                if self._stopping.is_set():
+                    return 0
+                raise
+            self._attached = True
             control = ControlServer(self.config.site.state, self._orders.take)
             self._recover()
             self._steps.tally.broker(BusState.CONNECTED if self._voice.connected else BusState.LOST)

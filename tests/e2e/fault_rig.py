@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pika
@@ -28,8 +28,9 @@ class FaultRig(Rig):
     calm_digest: str | None = None
 
     def small(self, name: str, **sections: Any) -> Experiment:
-        """An experiment in which every site has to take part in each round; all of them end with the same bits."""
-        return experiment(name, quorum=EVERY_SITE, **sections)
+        """An experiment in which every site has to take part in each round, unless `sections` say otherwise; all that
+        differ in nothing else end with the same bits."""
+        return experiment(name, **({"quorum": EVERY_SITE} | sections))
 
     def calm(self, name: str = "calm", **sections: Any) -> str:
         """The digest that an experiment of this kind ends with."""
@@ -95,10 +96,11 @@ class FaultRig(Rig):
             if name.strip() == user:
                 self.ctl("close_connection", pid, "by a test")
 
-    def messages(self, party: str, queue: str) -> Iterator[bytes]:
+    def messages(self, party: str, queue: str) -> list[bytes]:
         """The bodies in a stream, read with a party's own login, until nothing more comes for a second."""
         credentials = pika.PlainCredentials(party, self.consortium.passwords[party])
         parameters = pika.ConnectionParameters("127.0.0.1", self.node.port, CONSORTIUM, credentials)
+        found: list[bytes] = []
         with pika.BlockingConnection(parameters) as connection:
             channel = connection.channel()
             channel.basic_qos(prefetch_count=100)
@@ -106,9 +108,11 @@ class FaultRig(Rig):
                 queue, arguments={"x-stream-offset": "first"}, inactivity_timeout=1.5
             ):
                 if method is None:
-                    return
+                    break
                 channel.basic_ack(method.delivery_tag)
-                yield body
+                found.append(body)
+            channel.cancel()
+        return found
 
     def chunks(self, party: str, queue: str, identity: str) -> dict[int, list[int]]:
         """Round → indices of the chunks that were sent, as often as they were sent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -135,6 +136,19 @@ def test_a_twin_is_refused_with_one_line(site: Site, coordinator: script.Scripte
     _, said = twin.communicate(timeout=60)
     assert twin.returncode == 2
     assert said.splitlines()[-1].startswith(f"konsil: {site.state}: another agent works on this state directory")
+
+
+def test_an_agent_that_is_told_to_stop_while_it_waits_for_its_inbox_ends_at_once_with_0(
+    site: Site, clean_broker: RealBroker
+) -> None:
+    holder = clean_broker.bus("site-a")
+    holder.subscribe("inbox.site-a", lambda _delivery: None, exclusive=True)
+    process = site.start()
+    log = os.fdopen(os.dup(process.stderr.fileno()), errors="replace")  # type: ignore[union-attr]
+    with log:
+        assert any("taking the inbox" in line for line in iter(log.readline, ""))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
 
 
 def test_a_configuration_with_a_mistake_ends_it_with_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Bad lines and bad trainers, told apart: absent, slow and stuck; and a connection that dies without a word."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from brokers import eventually, need_broker
+from fault_rig import FaultRig
+from proxy import FaultyProxy
+
+from messages.liveness import Liveness
+from messages.names import COORDINATOR
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+LARGE = {"name": "UNet", "channels": [80, 160, 320], "strides": [2, 2], "num_res_units": 0}
+
+
+@pytest.fixture
+def proxy() -> Iterator[FaultyProxy]:
+    line = FaultyProxy(("127.0.0.1", 0))
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def rig(tmp_path_factory: pytest.TempPathFactory, proxy: FaultyProxy) -> Iterator[FaultRig]:
+    """site-a's line goes through the proxy."""
+    if os.environ.get("KONSIL_CHAOS") != "1":
+        pytest.skip("takes minutes: `make chaos` runs it (KONSIL_CHAOS=1)")
+    need_broker()
+    rig = FaultRig(tmp_path_factory.mktemp("line"), seconds=2.0)
+    try:
+        rig.start_broker()
+        proxy.target = ("127.0.0.1", rig.node.port)
+        proxy.start()
+        rig.edit("site-a", f"port = {rig.node.port}", f"port = {proxy.port}")
+        rig.start(COORDINATOR)
+        for site in ("site-a", "site-b", "site-c"):
+            rig.start(site)
+        yield rig
+    finally:
+        rig.close()
+
+
+def test_a_connection_that_dies_without_a_word_is_noticed_within_a_minute_and_the_bits_stay(
+    rig: FaultRig, proxy: FaultyProxy
+) -> None:
+    rig.calm()
+
+    def dead_line() -> None:
+        proxy.half_open()
+        eventually(lambda: rig.said("site-a", "broker lost"), 60, "the site to notice within a minute")
+        proxy.heal()
+
+    rig.survives("half-open", dead_line)
+
+
+def test_a_site_behind_a_crawling_line_is_slow_and_a_stopped_trainer_stuck_and_a_stopped_agent_absent(
+    rig: FaultRig, proxy: FaultyProxy
+) -> None:
+    one = rig.small("three-troubles", net=LARGE, rounds={"count": 50, "grace": 1000}, quorum={"least_sites": 2})
+    rig.publish(one)
+    rig.in_training(one.id)
+    proxy.throttle(200_000)
+    trainer = eventually(lambda: rig.trainer("site-b", one.id), 60, "the trainer at site-b")
+    os.kill(trainer, signal.SIGSTOP)
+    rig.services["site-c"].signal(signal.SIGSTOP)
+    try:
+        for site, liveness in (("site-c", Liveness.ABSENT), ("site-a", Liveness.SLOW), ("site-b", Liveness.STUCK)):
+            eventually(
+                lambda site=site, liveness=liveness: rig.said(
+                    COORDINATOR, "liveness", site=site, liveness=liveness.value
+                ),
+                240,
+                f"{site} to be told as {liveness}",
+            )
+    finally:
+        rig.services["site-c"].signal(signal.SIGCONT)
+        os.kill(trainer, signal.SIGKILL)
