@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -145,7 +144,7 @@ class Keeper:
             return False
         if found.header.key != self._this_key():
             self._tell("unused", found.header.step, found.header.steps)
-            self._folder.clear()
+            self._remove()
             return False
         self._found, self.scores = found, found.header.scores
         return True
@@ -218,7 +217,13 @@ class Keeper:
     def _give_up(self, error: Unreadable) -> None:
         self._warn("it is set aside, and the round trained from its beginning", error)
         self._tell("unreadable", 0, 0)
-        self._folder.clear()
+        self._remove()
+
+    def _remove(self) -> None:
+        try:
+            self._folder.clear()
+        except OSError as error:  # it will be found wanting again, and no worse
+            self._warn("it cannot be removed", error)
 
     def _tell(self, what: Any, step: int, steps: int) -> None:
         self._say(CheckpointEvent(round=self._round, what=what, step=step, steps=steps))
@@ -252,7 +257,7 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _copied(tensor: Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(tensor.read()))
+    return torch.from_numpy(tensor.read())
 
 
 def _whole(scaler: Mapping[str, float]) -> dict[str, float | int]:
