@@ -100,8 +100,8 @@ class RabbitBus:
         self._outboxes: dict[str, Outbox] = {}
         self._down: set[str] = set()
         self._blocked: set[str] = set()
-        self._refused: set[str] = set()
-        """Queues that may not be read, and links on which nothing may be published, for now."""
+        self._refused: dict[str, Notice] = {}
+        """Queues that may not be read, links on which nothing may be published, and what was said of it."""
         self._closed = False
 
     def connect(self, timeout: float = 10.0) -> None:
@@ -231,8 +231,9 @@ class RabbitBus:
         with self._lock:
             if notice.state is BusState.CONNECTED:
                 self._down.discard(link.name)
-                if self._down or self._refused:
+                if self._down:
                     return
+                notice = next(iter(self._refused.values()), notice)  # up again, and still not allowed
             elif notice.state in (BusState.LOST, BusState.REFUSED):
                 self._down.add(link.name)
                 self._blocked.discard(link.name)  # whether the alarm lasts, the next connection is told
@@ -248,9 +249,9 @@ class RabbitBus:
         """A queue or the exchange is refused, or no longer; connected means that nothing is refused any more."""
         with self._lock:
             if notice.state is BusState.REFUSED:
-                self._refused.add(part)
+                self._refused[part] = notice
             elif notice.state is BusState.CONNECTED:
-                self._refused.discard(part)
+                self._refused.pop(part, None)
                 if self._down or self._refused:
                     return
         self._on_notice(notice)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
 from alarms import rabbitmqctl
+from brokers import eventually
 from e2e_rig import SITES, Rig, experiment
 
 from coordinator.journal import open_readonly
 from deploy.demo.consortium import CONSORTIUM, RESEARCHER
 from deploy.watch import ExperimentStory
 from messages.chain import decode_entry
+from messages.errors import MalformedMessage
 from messages.experiment import Experiment
 from messages.transfer import decode_chunk
 from site_agent import control
@@ -52,8 +57,20 @@ class FaultRig(Rig):
         """Run an experiment, do harm while its first round trains, and see it end with the bits of the calm one."""
         self.publish(self.small(name, **sections))
         self.in_training(name)
-        fault()
+        with self.held("site-b", name):
+            fault()
         return self.same_bits(name)
+
+    @contextlib.contextmanager
+    def held(self, site: str, identity: str) -> Iterator[None]:
+        """One site's training stands still meanwhile, so that the round cannot be over before the harm is done."""
+        trainer = eventually(lambda: self.trainer(site, identity), 60, f"a trainer at {site}")
+        os.kill(trainer, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(trainer, signal.SIGCONT)
 
     def same_bits(self, name: str) -> ExperimentStory:
         """The experiment ends as the calm one did, with every site in every round."""
@@ -118,7 +135,10 @@ class FaultRig(Rig):
         """Round → indices of the chunks that were sent, as often as they were sent."""
         sent: dict[int, list[int]] = {}
         for body in self.messages(party, queue):
-            header, _data = decode_chunk(body)
+            try:
+                header, _data = decode_chunk(body)
+            except MalformedMessage:  # `models` holds an event beside them
+                continue
             if header.key.experiment == identity:
                 sent.setdefault(header.key.round, []).append(header.index)
         return sent

@@ -73,12 +73,11 @@ def test_an_agent_told_to_stop_in_training_says_so_and_comes_back_and_a_killed_t
     rig: FaultRig, crash: Path
 ) -> None:
     def stopped() -> None:
+        os.kill(eventually(lambda: rig.trainer("site-b", "stopped"), 60, "the trainer"), signal.SIGKILL)
         rig.services[SITE].signal(signal.SIGTERM)
         assert rig.services[SITE].process.wait(STOP_WITHIN) == 0
         eventually(lambda: rig.heard("leaving", SITE), what="its leaving")
         rig.start(SITE, environment={AT: str(crash)})
-        rig.in_training("stopped", 2)
-        os.kill(eventually(lambda: rig.trainer("site-b", "stopped"), 60, "the trainer"), signal.SIGKILL)
 
     rig.survives("stopped", stopped, net=LARGE)
     assert rig.said("site-b", "decided", what="retry", experiment="stopped")
