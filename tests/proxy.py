@@ -88,6 +88,11 @@ class FaultyProxy:
         """How many connections are forwarded now."""
         return len(self._pairs)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits for its byte to come by, to be cut after it or corrupted."""
+        return not self._faults.cut_after and not self._faults.corrupt_at
+
     def start(self) -> FaultyProxy:
         """Listen."""
         self._thread.start()

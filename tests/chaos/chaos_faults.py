@@ -15,11 +15,14 @@ from collections.abc import Callable
 import psutil
 from chaos_plan import BROKERS, Fault, Schedule
 from chaos_world import World, arm
+from proxy import FaultyProxy
 
 from messages.errors import KonsilError
 
 LOOK_AGAIN = 0.05
 RESTART_AFTER = 0.3
+LAST, LAST_WITHIN = "agent:end", 4.0
+"""The step that sites pass once the experiment is over, and how long it is waited for."""
 SLOW = 1e6
 """Bits a second of a slow line."""
 EXPECTED = (0, -signal.SIGKILL, 3)
@@ -35,13 +38,14 @@ class Havoc:
         self.unexpected: list[str] = []
         self._order = itertools.count()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        """What mends."""
+        self._strikes: list[tuple[float, int, Fault]] = []
         self._schedule = schedule
         self._armed: dict[str, list[Fault]] = {}
         self._back: dict[str, float] = {}
         """Service → when it is started again."""
         self._down_for: dict[str, float] = {}
         self._broker: threading.Thread | None = None
-        self._over = False
 
     def arm(self) -> None:
         """Set the steps' traps; before the experiment is published."""
@@ -55,22 +59,31 @@ class Havoc:
         """The clock of the timed faults starts."""
         for fault in self._schedule.faults:
             if fault.kind != "step":
-                self._in(fault.at, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
+                self._strike_in(fault.at, fault)
 
     def turn(self) -> None:
         """Do what is due."""
         now = time.monotonic()
         while self._agenda and self._agenda[0][0] <= now:
             heapq.heappop(self._agenda)[2]()
+        while self._strikes and self._strikes[0][0] <= now:
+            self._strike(heapq.heappop(self._strikes)[2])
         self._traps()
         self._supervise(now)
 
     def end(self) -> None:
         """No more faults; what is broken is mended by `turn` as before."""
-        self._over = True
-        for party in self._armed:
-            self.world.crash_file(party).unlink(missing_ok=True)
-        self._armed.clear()
+        self._strikes.clear()
+        for party, several in list(self._armed.items()):
+            if several and several[0].step == LAST:
+                self._in(LAST_WITHIN, lambda party=party: self._disarm(party))  # type: ignore[misc]
+            else:
+                self._disarm(party)
+
+    def _disarm(self, party: str) -> None:
+        self._traps()
+        self.world.crash_file(party).unlink(missing_ok=True)
+        self._armed.pop(party, None)
 
     @property
     def calm(self) -> bool:
@@ -81,6 +94,9 @@ class Havoc:
             and (self._broker is None or not self._broker.is_alive())
             and all(child.running for child in self.world.services.values())
         )
+
+    def _strike_in(self, seconds: float, fault: Fault) -> None:
+        heapq.heappush(self._strikes, (time.monotonic() + seconds, next(self._order), fault))
 
     def _in(self, seconds: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (time.monotonic() + seconds, next(self._order), action))
@@ -108,8 +124,6 @@ class Havoc:
                 self.world.run(party)
 
     def _strike(self, fault: Fault) -> None:
-        if self._over:
-            return
         if fault.kind in BROKERS:
             self._break_broker(fault)
         elif fault.kind.startswith("line-"):
@@ -122,7 +136,7 @@ class Havoc:
     def _break_service(self, fault: Fault) -> None:
         child = self.world.services[fault.party]
         if not child.running:
-            self._in(LOOK_AGAIN, lambda: self._strike(fault))
+            self._strike_in(LOOK_AGAIN, fault)
             return
         self.fired[fault.name] += 1
         if fault.kind == "stop":
@@ -135,7 +149,7 @@ class Havoc:
     def _break_trainer(self, fault: Fault) -> None:
         trainer = self.world.trainer(fault.party)
         if trainer is None:
-            self._in(LOOK_AGAIN, lambda: self._strike(fault))
+            self._strike_in(LOOK_AGAIN, fault)
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             if fault.kind == "trainer-stop":
@@ -154,10 +168,11 @@ class Havoc:
             case "line-cut" | "line-fin":
                 proxy.cut(fin=fault.kind == "line-fin")
                 mended = None
-            case "line-cut-after":
-                proxy.cut_after(fault.bytes, fault.way)
-            case "line-corrupt":
-                proxy.corrupt(fault.bytes, fault.way)
+            case "line-cut-after" | "line-corrupt":
+                struck = proxy.cut_after if fault.kind == "line-cut-after" else proxy.corrupt
+                struck(fault.bytes, fault.way)
+                self._in(fault.lasts, lambda: self._mend_if_struck(proxy, fault))
+                return
             case "line-half-open":
                 proxy.half_open()
             case "line-down":
@@ -170,9 +185,14 @@ class Havoc:
         if mended is not None:
             self._in(fault.lasts, mended)
 
+    def _mend_if_struck(self, proxy: FaultyProxy, fault: Fault) -> None:
+        """It counts only where so many bytes came by."""
+        self.fired[fault.name] += proxy.idle
+        proxy.heal()
+
     def _break_broker(self, fault: Fault) -> None:
         if time.monotonic() < self.world.settled_at or (self._broker is not None and self._broker.is_alive()):
-            self._in(0.5, lambda: self._strike(fault))
+            self._strike_in(0.5, fault)
             return
         self.fired[fault.name] += 1
         if fault.kind == "broker-stop":

@@ -169,7 +169,7 @@ class Runner:
             self._tidy(world, havoc, identity, result)
             self._replay(world, identity, result)
         result.other += havoc.unexpected
-        result.fired = dict(havoc.fired)
+        result.fired = dict(+havoc.fired)
         if result.failed:
             result.words = world.words() | {"state": [_tell(eye)]}
         result.seconds = round(time.monotonic() - began, 1)
