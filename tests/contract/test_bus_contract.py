@@ -302,7 +302,7 @@ def test_while_the_broker_is_away_a_full_window_blocks_and_pending_tells(brokera
     publisher.join(60)
     assert through.is_set()
     assert bus.flush(20)
-    eventually(lambda: len(got.deliveries) >= 4)
+    eventually(lambda: len(set(got.bodies)) >= 4)  # what was on its way when the broker went may come twice
     assert list(dict.fromkeys(got.bodies)) == [bytes(600), b"in pieces", bytes(900), bytes(200)]
     assert bus.pending().messages == 0
 
