@@ -327,13 +327,13 @@ def test_torch_trains_in_the_agents_sandbox_and_builds_the_model_in_the_coordina
 def test_uninstalling_keeps_configuration_and_state_unless_it_is_told_to_purge(site: World) -> None:
     machine = site.machine
     for role in ("coordinator", "site"):
-        machine.run(f"/sources/first/deploy/uninstall-{role}")
+        machine.run(f"/sources/first/deploy/uninstall-{role}", within=300)
     assert not machine.path(f"/etc/systemd/system/{UNIT}").exists()
     assert not machine.path("/opt/konsil").exists()
     assert machine.path("/etc/konsil/site.toml").exists()
     assert any(machine.path("/var/lib/konsil").iterdir())
     for role in ("coordinator", "site"):
-        machine.run(f"/sources/first/deploy/uninstall-{role}", "--purge")
+        machine.run(f"/sources/first/deploy/uninstall-{role}", "--purge", within=300)
     assert not machine.path("/etc/konsil").exists()
     assert not machine.path("/var/lib/konsil").exists()
     assert "konsil" not in machine.path("/etc/passwd").read_text()
