@@ -135,7 +135,9 @@ class Session:
                 epoch=epoch, epochs=experiment.training.epochs or 0, loss=loss, eta_seconds=left,
             )  # fmt: skip
 
-        report(0, 0, 1, None, None)
+        self._sent = 0.0  # a new phase is told at once
+        if not resumes:
+            report(0, 0, 1, None, None)
         with self._interrupt.held():
             result = train_round(
                 self._net,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -13,42 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainer_rig import SECONDS, Trainer, experiment, preparation, write_data
 
-from deploy.demo import phantom
-from deploy.demo.experiments import glioma_demo
 from messages.errors import WorkFailed
 from messages.experiment import Experiment
 from messages.tensors import tensors_of, views, write_into
 from nets.initial import initial_model
-from site_agent.training.client import TrainerProcess
-from site_agent.training.protocol import Evaluate, Failed, Prepare, Prepared, Progress, Reply, Train, Trained
+from site_agent.training.protocol import Evaluate, Failed, Prepared, Train, Trained
 
 pytestmark = pytest.mark.torch
-SECONDS = 120
-
-
-class Trainer:
-    """A training process and its replies."""
-
-    def __init__(self) -> None:
-        self.replies: queue.Queue[Reply] = queue.Queue()
-        self.statuses: queue.Queue[int] = queue.Queue()
-        self.process = TrainerProcess(self.replies.put, self.statuses.put)
-
-    def ask(self, request: Any) -> Any:
-        """Send, and wait for the answer; progress is passed over."""
-        self.process.send(request)
-        deadline = time.monotonic() + SECONDS
-        while True:
-            reply = self.replies.get(timeout=max(0.0, deadline - time.monotonic()))
-            if not isinstance(reply, Progress):
-                return reply
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    phantom.write_site(folder / "data", site_index=0, cases=8, seed=3, shape=(24, 24, 24), spacing_mm=(7, 7, 7))
+    write_data(folder)
     return folder
 
 
@@ -58,31 +36,6 @@ def trainer() -> Any:
     yield started
     started.process.kill()
     started.process.wait(SECONDS)
-
-
-def experiment(**optimizer: Any) -> Experiment:
-    plain = glioma_demo(3, 1, ["site-a"])
-    plain["net"] |= {"channels": [4, 8], "strides": [2]}
-    plain["training"] |= {"patch": [16, 16, 16], "patches_per_case": 1}
-    plain["training"]["optimizer"] |= optimizer
-    return Experiment.model_validate(plain)
-
-
-def preparation(folder: Path, chosen: Experiment, cache: str = "cache") -> Prepare:
-    dataset = {
-        "source": "brats",
-        "path": str(folder / "data"),
-        "labels": {str(integer): concept for integer, concept in phantom.site_labels(0).items()},
-        "patient_id": phantom.PATIENT_ID,
-    }
-    return Prepare(
-        experiment=chosen.plain(),
-        dataset=dataset,
-        site="site-a",
-        secret=b"secret",
-        threads=1,
-        cache=str(folder / cache),
-    )
 
 
 def rounds(folder: Path, chosen: Experiment, numbers: list[int], received: Path, trainer: Trainer, cache: str) -> Path:
