@@ -59,6 +59,7 @@ def test_a_connection_that_dies_without_a_word_is_noticed_within_a_minute_and_th
     rig.survives("half-open", dead_line)
 
 
+@pytest.mark.timeout(900)
 def test_a_site_behind_a_crawling_line_is_slow_and_a_stopped_trainer_stuck_and_a_stopped_agent_absent(
     rig: FaultRig, proxy: FaultyProxy
 ) -> None:
