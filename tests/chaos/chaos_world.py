@@ -156,8 +156,8 @@ class World:
         self.consortium.write_profile(self.node.port)
         if self.torch:
             for one in data.start_writing(self.children, self.layout, SITES, CASES, 7, PHANTOM):
-                one.process.wait(120)
-                one.check()
+                if one.process.wait(120) != 0:
+                    one.check()
         null = (sys.executable, "-m", "site_agent.training.null", "--cases", "20", "--seconds", "0.4", "--memory")
         for index, site in enumerate(SITES):
             (self.layout.data / site).mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ from site_agent import work
 from site_agent.training import protocol
 
 ROOT = Path(__file__).resolve().parents[2]
-BOUNDED = (3, 17, 24, 31, 33, 46)
+BOUNDED = (3, 7, 12, 36, 50)
 """Of the full run with seed 1."""
 
 EXCEPTIONS = {
@@ -43,6 +43,7 @@ def test_each_entry_that_a_calm_run_writes_is_a_step_at_which_the_coordinator_is
     uncalm = {
         "experiment-abort", "experiment-pause", "experiment-resume", "declined", "leaving", "hello", "round-failed",
         "initialisation-failed", "update-bad", "aggregation-failed", "timer-fired", "outage", "disk-full",
+        "disk-free",
     }  # fmt: skip
     steps = {step.removeprefix("coordinator:") for step in crash.COORDINATOR}
     assert steps - {"sending-model", "verifying", "aggregating"} == causes - uncalm
@@ -112,7 +113,7 @@ def test_an_armed_process_dies_at_the_named_step_and_what_comes_after_it_lives(t
 def test_a_few_schedules_of_faults_end_with_the_calm_runs_bits_and_leave_nothing_behind() -> None:
     need_broker()
     command = [sys.executable, "-m", "tests.chaos", "--schedules", "200", "--torch", "0", "--seed", "1", "--json"]
-    command += ["--jobs", "3"] + [word for number in BOUNDED for word in ("--only", str(number))]
+    command += ["--jobs", "2"] + [word for number in BOUNDED for word in ("--only", str(number))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=580)
     counts = json.loads(done.stdout)
     assert counts["failures"] == [], done.stderr
