@@ -329,6 +329,12 @@ def disk_full(state: ExperimentState, given: i.DiskFull) -> Answer:
     return () if state.phase is Phase.PAUSED else (_paused(state, given.time, Reason.DISK_FULL),)
 
 
+def disk_free(state: ExperimentState, given: i.DiskFree) -> Answer:
+    if state.phase is not Phase.PAUSED or state.paused_because is not Reason.DISK_FULL:
+        return ()
+    return (d.Resumed(timers={name: given.time + left for name, left in state.remaining.items()}),)
+
+
 def ignore(state: ExperimentState, given: i.Input) -> Answer:
     """A worker's report or a timer that the experiment has left behind."""
     return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from coordinator.state import Standing
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event
-from messages.errors import MalformedMessage, NameTaken
+from messages.errors import KonsilError, MalformedMessage, NameTaken
 from messages.kinds import KINDS
 from messages.names import COORDINATOR, NO_EXPERIMENT, UPLINK
 
@@ -51,17 +51,35 @@ class Inbound:
             self._event(event, delivery)
         except MalformedMessage as error:
             reason = str(error.reason)
-            self.refused[reason] += 1
             self._shell.tally.malformed_message(reason)
-            log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
-            what = {"bytes": delivery.body[:KEPT_BYTES], "sha256": sha256(delivery.body).digest()}
-            self._shell.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
+            self._aside(delivery, reason)
+        except KonsilError:
+            raise  # fenced off, or ended while the disk is full: not the message's fault
+        except Exception as error:
+            log.exception("a message could not be handled", queue=delivery.queue, error=type(error).__name__)
+            self._aside(delivery, type(error).__name__)
         self._ack(delivery)
+
+    def _aside(self, delivery: Delivery, reason: str) -> None:
+        """Keep a message that cannot be handled, or only count it where its sender sends too many."""
+        self.refused[reason] += 1
+        log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
+        shell, kept = self._shell, delivery.body[:KEPT_BYTES]
+        if shell.floods.take(delivery.user or "nobody", reason, len(kept), shell.parts.clock.now()):
+            what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
+            shell.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
+        else:
+            shell.tally.set_aside += 1
+            self._note(delivery)
 
     def save(self) -> None:
         """Store positions that no entry took along."""
         if self._unsaved:
             self._shell.parts.journal.note(Written({}, self._take()))
+
+    def put_back(self, positions: Mapping[str, Position]) -> None:
+        """Positions that no entry took along after all."""
+        self._unsaved = {**positions, **self._unsaved}
 
     def _take(self) -> dict[str, Position]:
         taken, self._unsaved = self._unsaved, {}
@@ -198,5 +216,8 @@ class Inbound:
             member = state.members.get(event.sender)
             if state.ended is None and member is not None and member.standing is Standing.JOINED:
                 shell.step(name, i.Received(time=shell.parts.clock.now(), raw=event.raw, known=known))
-        shell.parts.journal.note(self._written(delivery, {event.id: True}))
+        if shell.floods.take(event.sender, event.kind, len(event.raw), shell.parts.clock.now()):
+            shell.parts.journal.note(self._written(delivery, {event.id: True}))
+        else:
+            self._note(delivery)
         shell.parts.say.receipt(event.sender, event.id, event.experiment)

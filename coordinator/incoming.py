@@ -18,6 +18,7 @@ import structlog
 
 from coordinator.blobs import Blobs
 from coordinator.effects import Expect, Forget, Listen
+from coordinator.work import is_full
 from messages.bus.base import Delivery, Position, digest_of
 from messages.errors import KonsilError, MalformedMessage
 from messages.names import RoutingKey, update_queue
@@ -68,6 +69,8 @@ class Receiver:
         reread: called with a stream's name and a position: the stream is to be read again from behind it (None: from
             its head). A coordinator that goes on from an older journal reads chunks before it has come to their round,
             and nobody but the broker still has them: what is skipped is noted, and read again in its round.
+        room: raises OSError where so many bytes may not be written.
+        full: called with an experiment for whose update there is no space; what came of it is asked for again later.
     """
 
     def __init__(
@@ -77,16 +80,20 @@ class Receiver:
         ask: Callable[[Expect, list[int] | None], None],
         save: Callable[[Mapping[str, Position]], None],
         reread: Callable[[str, Position | None], None] = lambda _queue, _position: None,
+        room: Callable[[int], None] = lambda _size: None,
+        full: Callable[[str], None] = lambda _experiment: None,
     ) -> None:
         self._blobs, self._verify, self._ask, self._save = blobs, verify, ask, save
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._rounds: dict[str, Listen] = {}
         self._transfers: dict[tuple[str, str], Incoming] = {}
         self._done: set[TransferKey] = set()
+        self._out_of_space: set[str] = set()
+        """Told of once, until the experiment goes on: then it listens again."""
         self._awaited: dict[tuple[str, str], _Awaited] = {}
         self._positions: dict[str, Position] = {}
         self._saved = self._tick_at = 0.0
-        self._reread = reread
+        self._reread, self._room, self._full = reread, room, full
         self._before: dict[str, Delivery | Position] = {}
         """Of each stream the message before the one at hand."""
         self._skipped: OrderedDict[TransferKey, Position | None] = OrderedDict()
@@ -136,8 +143,12 @@ class Receiver:
             if known is None or known.round != item.round:
                 self._forget(item.experiment)
             self._rounds[item.experiment] = item
+            self._out_of_space.discard(item.experiment)
         elif isinstance(item, Expect):
-            self._expect(item)
+            try:
+                self._expect(item)
+            except OSError as error:
+                self._no_space(item.experiment, error)
         elif isinstance(item, Forget):
             self._forget(item.experiment)
         elif isinstance(item, Nudge):
@@ -156,13 +167,14 @@ class Receiver:
     def _take(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
         try:
             self._chunk(delivery)
+        except OSError as error:  # it is asked for again, and its credit must not be lost over it
+            ack(delivery)
+            self._no_space(RoutingKey.parse(delivery.key).experiment, error)
+            return
         except (MalformedMessage, ValueError) as error:
             self.dropped += 1
             reason = getattr(error, "reason", "malformed")
             log.warning("chunk set aside", queue=delivery.queue, reason=str(reason), count=self.dropped)
-        except OSError:
-            ack(delivery)  # a full disk: it is asked for again, and its credit must not be lost over it
-            raise
         self._before[delivery.queue] = delivery
         if delivery.offset is not None and delivery.offset % POSITION_EVERY == 0:
             self._positions[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
@@ -197,6 +209,14 @@ class Receiver:
             awaited.ask_at, awaited.asked = time.monotonic() + FIRST_ASK, 0
             self._finish(place, incoming, awaited.effect)
 
+    def _no_space(self, experiment: str, error: OSError) -> None:
+        if not is_full(error):
+            raise error
+        if experiment not in self._out_of_space:
+            self._out_of_space.add(experiment)
+            log.error("no space for an update", experiment=experiment, detail=error.strerror)
+            self._full(experiment)
+
     def _skip(self, delivery: Delivery, key: TransferKey) -> None:
         if key in self._skipped or delivery.offset is None:
             return
@@ -219,6 +239,7 @@ class Receiver:
         self._reread(queue, position)
 
     def _open(self, key: TransferKey, size: int, total: int) -> Incoming:
+        self._room(total)
         folder = self._blobs.scratch(key.experiment, key.stem).parent
         incoming = Incoming(folder, key, size=size, total=total)
         self._transfers[(key.experiment, key.sender)] = incoming

@@ -114,9 +114,15 @@ class Outage(Input):
 
 
 class DiskFull(Input):
-    """The coordinator's disk is full: the experiment waits for its operator."""
+    """The coordinator's disk is full: the experiment waits until there is space."""
 
     input: Literal["disk-full"] = "disk-full"
+
+
+class DiskFree(Input):
+    """There is space again: what waited for it goes on."""
+
+    input: Literal["disk-free"] = "disk-free"
 
 
 AnyInput = Annotated[
@@ -129,7 +135,8 @@ AnyInput = Annotated[
     | AggregationFailed
     | TimerFired
     | Outage
-    | DiskFull,
+    | DiskFull
+    | DiskFree,
     Field(discriminator="input"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyInput)
@@ -144,6 +151,7 @@ OWN_KINDS = (
     "timer-fired",
     "outage",
     "disk-full",
+    "disk-free",
 )
 
 

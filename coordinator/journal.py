@@ -15,7 +15,7 @@ import fcntl
 import os
 import signal
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ class Journal:
         self._lock = lock(folder)
         self.path = folder / "journal.sqlite"
         self._crash_after = crash_after
+        self.on_full: Callable[[DiskFull], None] = _give_up
+        """Called when there is no space, before the next try; what it raises ends the trying."""
         self._last: dict[str, Entry] = {}
         self._before: Entry | None = None
         try:
@@ -140,13 +142,16 @@ class Journal:
             previous=previous.hash if previous else chain.ZERO,
             before=self._before.hash if self._before else chain.ZERO,
         ).sealed()
-        with self._transaction():
+
+        def work() -> None:
             self._db.execute(
                 "INSERT INTO entries VALUES (?, ?, ?, ?)",
                 (entry.number, experiment, entry.index, entry.encode()),
             )
             self._put("head", entry.number.to_bytes(8, "big") + entry.hash)
             self._write(written)
+
+        self._commit(work)
         self._last[experiment] = self._before = entry
         self._point()
         if self._crash_after == entry.number:
@@ -155,8 +160,7 @@ class Journal:
 
     def note(self, written: Written) -> None:
         """Commit positions and ids alone."""
-        with self._transaction():
-            self._write(written)
+        self._commit(lambda: self._write(written))
 
     def seen(self, identity: str) -> bool | None:
         """None: never seen; else whether it is settled."""
@@ -176,8 +180,7 @@ class Journal:
 
     def put(self, key: str, value: bytes) -> None:
         """Keep a value."""
-        with self._transaction():
-            self._put(key, value)
+        self._commit(lambda: self._put(key, value))
 
     def entries(self, *, after: int = 0) -> Iterator[Entry]:
         """Entries from a number on (unverified: opening has verified them)."""
@@ -189,6 +192,17 @@ class Journal:
         for handle in (self._head, self._lock):
             with contextlib.suppress(OSError):
                 os.close(handle)
+
+    def _commit(self, work: Callable[[], None]) -> None:
+        """Do it in a transaction of its own; where there is no space, as soon as there is."""
+        while True:
+            try:
+                with self._transaction():
+                    work()
+            except DiskFull as error:
+                self.on_full(error)
+            else:
+                return
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -228,6 +242,10 @@ class Journal:
             self._db.execute(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (queue, position.offset, position.digest)
             )
+
+
+def _give_up(error: DiskFull) -> None:
+    raise error
 
 
 def lock(folder: Path) -> int:
@@ -282,8 +300,12 @@ class AuditPosition:
         return int(row[0]) if row else 0
 
     def write(self, number: int) -> None:
-        """Keep the number."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('audited', ?)", (str(number).encode(),))
+        """Keep the number, if there is space: what is forgotten is published twice."""
+        try:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('audited', ?)", (str(number).encode(),))
+        except sqlite3.OperationalError as error:
+            if not is_full(error):
+                raise
 
     def entries(self, after: int) -> Iterator[Entry]:
         """Entries still to be published."""

@@ -39,6 +39,7 @@ _EVERY = {
     "evaluated": h.late,
     "outage": h.outage,
     "disk-full": h.disk_full,
+    "disk-free": h.disk_free,
     "timer-fired": h.timer_fired,
 }
 # What workers report late: an update of a closed round, a timer that was due when something else came first.
@@ -64,6 +65,7 @@ _OVER = dict.fromkeys(WIRE, Reason.WRONG_STATE) | {
     "aggregation-failed": h.ignore,
     "timer-fired": h.ignore,
     "disk-full": h.ignore,
+    "disk-free": h.ignore,
 }
 _BY_PHASE: dict[Phase, dict[str, Any]] = {
     _P.NONE: dict.fromkeys(WIRE, Reason.UNKNOWN_EXPERIMENT) | {"experiment-start": h.first_start},

@@ -34,7 +34,7 @@ class Tally:
         self.stretches: Counter[str] = Counter({"collect": 0, "aggregate": 0})
         self.seconds: dict[str, float] = {"collect": 0.0, "aggregate": 0.0}
         self.dice: dict[str, dict[str, float]] = {}
-        self.connected = self.blocked = False
+        self.connected = self.blocked = self.disk_full = False
 
     def decided(self, before: ExperimentState | None, decision: d.Decision, time: float) -> None:
         """Count a decision, given the state that it was made in."""
@@ -133,6 +133,7 @@ def readings(
     )  # fmt: skip
     yield gauge("konsil_broker_connected", "1: there is a connection to the broker.", tally.connected)
     yield gauge("konsil_broker_blocked", "1: the broker takes no messages now.", tally.blocked)
+    yield gauge("konsil_disk_full", "1: the journal waits for space on its disk.", tally.disk_full)
     yield gauge("konsil_journal_entries", "Entries of the journal.", entries)
     yield gauge("konsil_queue_inputs", "What waits for the main loop.", lag)
     yield gauge("konsil_term", "The coordinator's term: how often it was started.", term)

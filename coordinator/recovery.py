@@ -37,7 +37,15 @@ def recover(entries: Iterable[Entry]) -> dict[str, ExperimentState]:
     states: dict[str, ExperimentState] = {}
     for entry in entries:
         if entry.type == STEP:
-            state = fold(states.get(entry.experiment), read_step(entry)[1])
+            decided = read_step(entry)[1]
+            try:
+                state = fold(states.get(entry.experiment), decided)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise LogBroken(
+                    "what was decided there cannot be applied",
+                    where=f"entry {entry.index} of {entry.experiment} (journal number {entry.number})",
+                    advice="Use the Konsil version that wrote the journal",
+                ) from None
             if state is not None:
                 states[entry.experiment] = state
     return states

@@ -22,6 +22,7 @@ from coordinator.blobs import Blobs
 from coordinator.config import CoordinatorConfig
 from coordinator.inbound import Inbound
 from coordinator.incoming import Receiver
+from coordinator.inputs import DiskFull
 from coordinator.journal import TERM, Journal, Written
 from coordinator.metrics import readings
 from coordinator.outgoing import Audit, Events, Models
@@ -87,7 +88,10 @@ class Coordinator:
         def save(positions: Any) -> None:
             self._queue.put(lambda: self.journal.note(Written({}, positions)))
 
-        receiver = Receiver(blobs, work.verify, say.ask, save, self._reread)
+        def full(name: str) -> None:
+            self._queue.put((name, DiskFull(time=clock.now())))
+
+        receiver = Receiver(blobs, work.verify, say.ask, save, self._reread, work.room, full)
         audit = Audit(self._bus, self.journal.path)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
         parts = Parts(self.journal, clock, gate, say, events, Models(self._bus, blobs), audit, receiver, work, presence)
@@ -131,6 +135,7 @@ class Coordinator:
     def stop(self) -> None:
         """End soon; from any thread or a signal handler."""
         self._queue.put("stop")
+        self.shell.ending.set()
 
     def close(self) -> None:
         """Stop the threads, close bus and journal."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import queue
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,20 +19,23 @@ from coordinator import effects as e
 from coordinator import inputs as i
 from coordinator.announcer import Announcer
 from coordinator.evolve import evolve
+from coordinator.floods import Floods
 from coordinator.inbound import Inbound
 from coordinator.incoming import Receiver
-from coordinator.journal import ASIDE, NOTHING, STEP, Journal, Written
+from coordinator.journal import ASIDE, NOTHING, STEP, DiskFull, Journal, Written
 from coordinator.machine import decide
 from coordinator.metrics import Tally
 from coordinator.outgoing import Audit, Events, Models, Shipment
 from coordinator.presence import Presence
 from coordinator.recovery import recover, step_body
+from coordinator.space import Space
 from coordinator.state import ExperimentState, Phase
 from coordinator.timers import Clock, Gate
 from coordinator.work import Work
 from messages import crash, kinds, logs, systemd
 from messages.bus.base import BusState, Delivery, Notice
 from messages.names import NO_EXPERIMENT, UPLINK
+from messages.reasons import Reason
 
 log = structlog.get_logger("coordinator")
 ALIVE_EVERY = 5.0
@@ -39,6 +43,10 @@ AUDITED_AGAIN = 200
 """Entries of the event log that are published again when the broker is back: what it confirmed last may be lost."""
 MARK_AGAIN = 30.0
 """Seconds until our mark on uplink, if it does not come back, is published again."""
+STALL = 1.0
+"""Seconds between two tries to write a journal whose disk is full."""
+SPARED = 600.0
+"""Seconds until a timer is tried again whose firing could not be handled."""
 MOST_SHOWN = 3
 """Experiments named in the service manager's status line."""
 STANDING_FOR = 30 * 86400.0
@@ -59,6 +67,17 @@ class Parts:
     receiver: Receiver
     work: Work
     presence: Presence
+
+
+_NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)
+
+
+def _changes_nothing(decided: tuple[d.AnyDecision, ...]) -> str | None:
+    """The reason of a refusal that leaves the state as it is ("duplicate" where there is none); None: it is changed."""
+    if not all(isinstance(one, _NOTHING_NEW) for one in decided):
+        return None
+    reasons = (one.reason.value for one in decided if isinstance(one, d.Refused | d.StartRefused))
+    return next(reasons, Reason.DUPLICATE.value)
 
 
 def _shipment(
@@ -85,6 +104,13 @@ class Shell:
         self._inbound = inbound(self)
         self._alive_at = self._notes_at = self._marked_at = 0.0
         self._stopping = False
+        self.ending = threading.Event()
+        """Set from any thread: a wait for space on the disk ends, too."""
+        self.floods = Floods()
+        self._space = Space(parts.work.blobs.folder, parts.work.limits.disk_reserve)
+        self._spared: dict[tuple[str, str], float] = {}
+        """(experiment, timer) whose firing was set aside → when it is tried again."""
+        parts.journal.on_full = self._stalled
 
     def resume(self) -> None:
         """Take up what the journal says: give outages back to the timers, repeat what may be unfinished."""
@@ -100,12 +126,15 @@ class Shell:
     def _pending(self) -> list[tuple[str, e.Effect]]:
         """What may be unfinished of each experiment that is not over, or ended lately."""
         now = self.parts.clock.now()
-        return [
-            (name, effect)
-            for name, state in sorted(self.states.items())
-            if state.ended is None or now - state.ended < STANDING_FOR
-            for effect in e.pending(state)
-        ]
+        found: list[tuple[str, e.Effect]] = []
+        for name, state in sorted(self.states.items()):
+            if state.ended is None or now - state.ended < STANDING_FOR:
+                try:
+                    found += [(name, effect) for effect in e.pending(state)]
+                except Exception as error:
+                    log.exception("what is unfinished of an experiment is set aside", experiment=name)
+                    self.set_aside(name, type(error).__name__, {"effect": "pending"}, NOTHING)
+        return found
 
     def _greet(self) -> None:
         self.parts.say.live("coordinator-hello", kinds.CoordinatorHello(versions={}))
@@ -132,8 +161,10 @@ class Shell:
             if pulse is not None and time.monotonic() >= beat:
                 systemd.notify("WATCHDOG=1")
                 beat = time.monotonic() + pulse / 2
-        self._inbound.save()
-        self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
+        with contextlib.suppress(DiskFull):  # the next start reads again what this one could not note
+            self._count_floods(all_=True)
+            self._inbound.save()
+            self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
 
     def step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
         """Decide, journal, then act; what raises is set aside. False where there was nothing to decide."""
@@ -153,12 +184,20 @@ class Shell:
             body = step_body(given, decided) if decided else {}
         except Exception as error:
             log.exception("an input is set aside", experiment=experiment, error=type(error).__name__)
-            self.set_aside(experiment, json.dumps(type(error).__name__), i.to_plain(given), written)
+            self.set_aside(experiment, type(error).__name__, i.to_plain(given), written)
             return False
         if not decided:
             if written != NOTHING:
                 self.parts.journal.note(written)
             return False
+        if isinstance(given, i.Received) and (refused := _changes_nothing(decided)) is not None:
+            sender = given.event.sender
+            if not self.floods.take(sender, refused, len(given.raw), given.time):
+                # Replay does not miss it: it changed nothing. Its sender hears of it as of any other.
+                self._inbound.put_back(written.positions)
+                for effect in todo:
+                    self._carry_out(effect)
+                return True
         settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
         home = experiment if after is not None else NO_EXPERIMENT
         self.parts.journal.append(
@@ -189,6 +228,13 @@ class Shell:
         self.tally.set_aside += 1
         self.parts.journal.append(home, ASIDE, body, time=self.parts.clock.now(), written=written)
         self.parts.audit.wake()
+
+    def _count_floods(self, *, all_: bool = False) -> None:
+        """One entry for each sender of whom something was only counted."""
+        for flood in self.floods.over(self.parts.clock.now(), all_=all_):
+            log.warning("refused messages were only counted", sender=flood.sender, counted=flood.counted)
+            what = {"sender": flood.sender, "since": flood.since, "counted": flood.counted}
+            self.set_aside(NO_EXPERIMENT, "flood", what, NOTHING)
 
     def standing(self, site: str) -> None:
         """Tell a site that returns where its experiments are."""
@@ -294,15 +340,28 @@ class Shell:
             return
         now = self.parts.clock.now()
         for _moment, name, timer in timers.due(self._timed, now):
+            if self._spared.get((name, timer), 0.0) > now:
+                continue
+            aside = self.tally.set_aside
             self.step(name, i.TimerFired(time=now, timer=timer))
+            if self.tally.set_aside > aside:  # it stays due: once in a while is often enough to try
+                self._spared[name, timer] = now + SPARED
 
     def _every_so_often(self) -> None:
         now = time.monotonic()
         gate = self.parts.gate
         if gate.nonce is not None and self.tally.reachable and now - self._marked_at > MARK_AGAIN:
             self.mark()  # confirmed, and never stored: no timer would ever fire again
+        if self.tally.disk_full:
+            self.tally.disk_full = False
+            log.info("the journal is written again")
+            self.mark()
         if now >= self._notes_at:
             self._notes_at = now + 1.0
+            self._count_floods()
+            for name in self._space.freed(self.states, now):
+                log.info("there is space again", experiment=name)
+                self.step(name, i.DiskFree(time=self.parts.clock.now()))
             self._inbound.save()
             self.parts.presence.tell(self.states)
         if now < self._alive_at:
@@ -315,11 +374,43 @@ class Shell:
         told = [story.standing(self.states[name]) for name in running[:MOST_SHOWN]]
         systemd.notify(f"STATUS={'; '.join(told) or 'idle'}; {len(running)} running, entry {self.parts.journal.number}")
 
+    def _stalled(self, error: DiskFull) -> None:
+        """The journal cannot be written: nothing is decided, told or acknowledged until it can, and all of that waits.
+
+        Raises:
+            DiskFull: the service is to end.
+        """
+        now = time.monotonic()
+        if not self.tally.disk_full:
+            self.tally.disk_full = True
+            self.parts.gate.lost(self.parts.clock.now())  # deadlines get the time back
+            self._alive_at = 0.0
+            log.error("waits for space on the disk", detail=str(error))
+        if now >= self._alive_at:
+            self._alive_at = now + ALIVE_EVERY
+            self.parts.say.live("alive", kinds.Alive(state="paused"))
+            systemd.notify(f"STATUS=waits for space on the disk of {self.parts.journal.path.parent}")
+        systemd.notify("WATCHDOG=1")
+        if self.ending.wait(STALL):
+            raise error
+
     def _published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
         self.parts.say.live("model-ready", body, experiment=experiment, round_number=body.rounds)
         self.parts.journal.put(f"published:{experiment}", b"1")
 
     def _carry_out(self, effect: e.Effect) -> None:
+        """Do what was decided; what raises is set aside: neither the next message nor the next start trips on it."""
+        try:
+            self._do(effect)
+        except DiskFull:
+            raise
+        except Exception as error:
+            name = getattr(effect, "experiment", NO_EXPERIMENT)
+            log.exception("an effect is set aside", experiment=name, effect=type(effect).__name__)
+            what = {"effect": type(effect).__name__}
+            self.set_aside(str(name), type(error).__name__, what, NOTHING)
+
+    def _do(self, effect: e.Effect) -> None:
         parts = self.parts
         if isinstance(effect, e.Announce):
             parts.say.announce(effect.what)

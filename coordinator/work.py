@@ -57,6 +57,11 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None) -
     )
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the disk (or a quota, or a limit of file sizes) had no space."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 Build = Callable[[Experiment, Path, Path, float], None]
 """(experiment, file for the buffer, file for the manifest, seconds) → both files, or a KonsilError."""
 Post = Callable[[str, i.AnyInput], None]
@@ -125,8 +130,7 @@ class Work:
                 given = job()
             except OSError as error:
                 log.error("work failed", experiment=experiment, detail=str(error))
-                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                given = i.DiskFull(time=self.now()) if full else failed()
+                given = i.DiskFull(time=self.now()) if is_full(error) else failed()
             except KonsilError as error:
                 log.error("work failed", experiment=experiment, detail=str(error))
                 given = failed()
@@ -140,13 +144,14 @@ class Work:
         except RuntimeError:
             log.info("work left for the next start", experiment=experiment)
 
-    def _room(self, size: int) -> None:
+    def room(self, size: int) -> None:
+        """OSError (ENOSPC) where so many bytes would leave less than the reserve."""
         if shutil.disk_usage(self.blobs.folder).free < size + self.limits.disk_reserve:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _initialise(self, effect: Initialise) -> i.AnyInput:
         name = effect.experiment.id
-        self._room(0)
+        self.room(0)
         out = self.blobs.scratch(name, "initial")
         described = out.with_name("initial.manifest")
         self.build(effect.experiment, out, described, self.limits.initialise_within)
@@ -164,7 +169,7 @@ class Work:
         sent = manifest.in_codec(CODECS[experiment.wire.codec].model)
         if sent.codec == manifest.codec:
             return None
-        self._room(sent.nbytes)
+        self.room(sent.nbytes)
         path = self.blobs.scratch(experiment.id, "initial-wire")
         with created(path, sent.nbytes) as out:
             write_into(views(manifest, mapped(exact, manifest)), sent, out.data)
@@ -191,7 +196,7 @@ class Work:
     def _aggregate(self, effect: Aggregate) -> i.AnyInput:
         manifest, name = effect.manifest, effect.experiment
         sent = None if effect.wire is None else manifest.in_codec(effect.wire)
-        self._room(manifest.nbytes + (0 if sent is None else sent.nbytes))
+        self.room(manifest.nbytes + (0 if sent is None else sent.nbytes))
         path = self.blobs.scratch(name, f"aggregate-{effect.round}")
         beside = self.blobs.scratch(name, f"aggregate-{effect.round}-wire")
         with ExitStack() as files:

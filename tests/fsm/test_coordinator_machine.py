@@ -175,6 +175,7 @@ OWN: dict[str, Any] = {
     "timer-fired": i.TimerFired(time=1, timer=Timer.GRACE),
     "outage": i.Outage(time=2, since=1),
     "disk-full": i.DiskFull(time=1),
+    "disk-free": i.DiskFree(time=1),
 }
 
 
@@ -401,7 +402,7 @@ STEPS = st.one_of(
     st.tuples(st.just("wire"), st.sampled_from(sorted(WIRE)), st.sampled_from([*SITES, "dr-a", "site-x"])),
     st.tuples(st.just("stored"), st.sampled_from(SITES), st.booleans()),
     st.tuples(st.just("timer"), st.sampled_from(sorted(Timer)), st.integers(0, 2000)),
-    st.tuples(st.just("own"), st.sampled_from(["initialised", "aggregated", "disk-full", "outage"]), st.none()),
+    st.tuples(st.just("own"), st.sampled_from(["initialised", "aggregated", "disk-full", "disk-free", "outage"]), st.none()),
     st.tuples(st.just("helped"), st.sampled_from(SITES), st.none()),
 )
 
@@ -436,6 +437,8 @@ def test_no_order_of_events_breaks_the_machine(steps: list[tuple[str, Any, Any]]
             _own(run, i.Initialised(time=run.time, manifest=MANIFEST, seal=SEAL, digest=SEAL))
         elif first == "outage":
             _own(run, i.Outage(time=run.time + 5, since=run.time))
+        elif first == "disk-free":
+            _own(run, i.DiskFree(time=run.time))
         else:
             _own(run, i.DiskFull(time=run.time))
 

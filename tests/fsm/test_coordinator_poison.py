@@ -1,0 +1,219 @@
+"""What cannot be handled is set aside with its bytes, counted and shown; what follows, and the next start, go on.
+
+And what is refused does not fill the journal, however often it comes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import eventually
+from hypothesis import given as any_of
+from hypothesis import settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from coordinator_kit import CONSORTIUM, PLATFORM, counts, plain
+from test_coordinator_service import Consortium
+
+from coordinator import effects, floods, handlers, machine, overview, shell
+from coordinator.floods import Floods
+from coordinator.inputs import kind_of
+from coordinator.journal import ASIDE, STEP, open_readonly
+from coordinator.recovery import read_step
+from coordinator.replay import replay
+from coordinator.service import Coordinator
+from coordinator.state import Phase, Timer
+from messages import codec, kinds
+from messages.bus.memory import MemoryBus
+from messages.envelope import Author
+from messages.reasons import Reason
+
+START = kinds.ExperimentStart(experiment=plain(quorum={"least_sites": "all"}))
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Iterator[Consortium]:
+    made = Consortium(tmp_path)
+    yield made
+    made.close()
+
+
+def running(consortium: Consortium) -> Coordinator:
+    assert consortium.coordinator is not None
+    return consortium.coordinator
+
+
+def aside(folder: Path) -> list[dict[str, Any]]:
+    bodies = [codec.unpack(entry.body, max_bytes=2**26) for entry in open_readonly(folder) if entry.type == ASIDE]
+    assert all(isinstance(body, dict) for body in bodies)
+    return bodies
+
+
+def raising(*_: Any) -> Any:
+    raise ZeroDivisionError("poison")
+
+
+def test_an_event_whose_handler_raises_is_set_aside_with_its_bytes_and_the_rest_goes_on(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = machine.TABLE[Phase.RUNNING, "round-accepted"]
+
+    def poisoned(state: Any, given: Any) -> Any:
+        return raising() if given.event.sender == "site-b" else whole(state, given)
+
+    monkeypatch.setattr(machine, "TABLE", {**machine.TABLE, (Phase.RUNNING, "round-accepted"): poisoned})
+    consortium.start()
+    consortium.join()
+    consortium.say("experiment-start", START)
+    consortium.until("round-complete", 2)
+    assert running(consortium).shell.tally.set_aside >= 2
+    consortium.until("experiment-complete")
+    consortium.stop()
+    found = aside(consortium.folder)
+    assert {body["reason"] for body in found} == {"ZeroDivisionError"}
+    assert all(b"round-accepted" in body["what"]["raw"] for body in found)
+    assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
+    shown = "\n".join(overview.look(consortium.folder).lines())
+    assert f"Set aside: ZeroDivisionError {len(found)}" in shown
+    consortium.start()  # nor does the next start trip on it
+    consortium.until("experiment-complete", 1)
+
+
+def test_a_live_message_whose_handling_raises_is_set_aside_and_the_rest_goes_on(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell.Shell, "standing", raising)
+    consortium.start()
+    consortium.join()  # each says hello
+    consortium.say("experiment-start", START)
+    consortium.until("experiment-complete")
+    consortium.stop()
+    assert [body["reason"] for body in aside(consortium.folder)] == ["ZeroDivisionError"] * 3
+    assert all(b"hello" in body["what"]["bytes"] for body in aside(consortium.folder))
+
+
+def test_an_effect_that_raises_is_set_aside_and_does_not_stop_the_next_start_either(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("coordinator.announcer.Announcer.announce", raising)
+        patched.setattr(effects, "pending", raising)
+        consortium.start()
+        consortium.say("experiment-start", START)
+        eventually(lambda: running(consortium).shell.tally.set_aside, what="it is set aside")
+        consortium.stop()
+        consortium.start()
+        consortium.stop()
+    assert [body["what"] for body in aside(consortium.folder)] == [{"effect": "Announce"}, {"effect": "pending"}]
+    consortium.start()
+    consortium.join()
+    consortium.until("experiment-complete")
+
+
+def test_a_timer_whose_handling_raises_is_set_aside_once_and_not_in_every_turn_of_the_loop(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers.rules, "close_recruiting", raising)
+    consortium.start()
+    experiment = plain(rounds={"count": 1, "enrol_within": 0.2, "train_within": 1000.0, "grace": 50.0})
+    consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))
+    eventually(lambda: running(consortium).shell.tally.set_aside, what="it is set aside")
+    for n in range(20):  # the loop turns
+        consortium.say("echo", kinds.Echo(nonce=f"{n:032x}"), attempt=n, experiment="none")
+    other = plain(id="exp-2")
+    consortium.say("experiment-start", kinds.ExperimentStart(experiment=other), experiment="exp-2")
+    consortium.until("experiment-accepted", 2)
+    consortium.stop()
+    found = aside(consortium.folder)
+    assert [body["what"]["timer"] for body in found] == [Timer.ENROL]
+
+
+KINDS = sorted({kind for _phase, kind in machine.TABLE})
+
+
+@settings(max_examples=12, deadline=None)
+@any_of(kind=st.sampled_from(KINDS), sender=st.sampled_from(["site-a", "site-c", "dr-a"]))
+def test_whatever_handler_raises_the_journal_replays_and_the_next_coordinator_starts(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, sender: str
+) -> None:
+    made = Consortium(tmp_path_factory.mktemp("poison"))
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            poisoned = {pair: raising if pair[1] == kind else rule for pair, rule in machine.TABLE.items()}
+            patched.setattr(machine, "TABLE", poisoned)
+            made.start()
+            made.join()
+            made.say("experiment-start", START)
+            made.say("experiment-pause", kinds.ExperimentPause(), 7)
+            eventually(
+                lambda: (
+                    any(one.kind in ("experiment-paused", "experiment-refused") for one in made.heard)
+                    or running(made).shell.tally.set_aside
+                ),
+                what="something came of it",
+            )
+            made.stop()
+        steps = [entry for entry in open_readonly(made.folder) if entry.type == STEP]
+        assert kind not in {kind_of(read_step(entry)[0]) for entry in steps} or not aside(made.folder)
+        assert all(step.agrees for step in replay(open_readonly(made.folder)))
+        made.start()
+    finally:
+        made.close()
+
+
+def flood(consortium: Consortium, count: int) -> None:
+    """Events of a site about an experiment that there is none of, each with an id of its own."""
+    bus = MemoryBus(consortium.broker, "site-a")
+    author = Author(CONSORTIUM, "site-a", 1)
+    for n in range(count):
+        event = author.write(
+            "joined",
+            kinds.Joined(cases=counts(1), platform=PLATFORM),
+            time=0.0,
+            experiment="exp-9",
+            attempt=n,
+            seq=n + 1,
+        )
+        bus.publish(event.key, event.raw)
+        bus.publish("joined.site-a.exp-1", b"\xff rubbish")
+    bus.close()
+
+
+def test_refused_and_malformed_messages_are_journaled_up_to_a_bound_and_then_counted_in_one_entry(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floods, "MOST", 10)
+    consortium.start()
+    consortium.join()
+    flood(consortium, 200)
+    consortium.say("experiment-start", START)
+    consortium.until("experiment-complete")
+    site = consortium.sites[0]
+    site.news.until(lambda: len({one.event for one in site.refused}) >= 200, "each refusal is told all the same")
+    consortium.stop()
+    found = [body for body in aside(consortium.folder) if body["reason"] == "flood"]
+    assert [body["what"]["sender"] for body in found] == ["site-a"]
+    assert sum(found[0]["what"]["counted"].values()) == 400 - 10
+    assert set(found[0]["what"]["counted"]) == {"malformed", Reason.UNKNOWN_EXPERIMENT}
+    journaled = [entry for entry in open_readonly(consortium.folder) if entry.type in (STEP, ASIDE)]
+    assert len(journaled) < 60
+    assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
+    assert overview.look(consortium.folder).aside["malformed"] >= 190
+
+
+def test_a_bound_holds_for_a_sender_and_an_hour_and_for_bytes() -> None:
+    kept = Floods()
+    assert all(kept.take("a", "late", 10, 0.0) for _ in range(floods.MOST))
+    assert not kept.take("a", "late", 10, 1.0)
+    assert kept.take("b", "late", floods.MOST_BYTES, 1.0)
+    assert not kept.take("b", "malformed", 1, 2.0)
+    assert list(kept.over(floods.HOUR - 1)) == []
+    told = list(kept.over(floods.HOUR))
+    assert [(one.sender, one.counted) for one in told] == [("a", {"late": 1})]
+    assert kept.take("a", "late", 10, floods.HOUR)
+    assert [one.sender for one in kept.over(floods.HOUR, all_=True)] == ["b"]
