@@ -300,6 +300,9 @@ def _scored(agenda: Agenda, job: Job, said: Scored) -> Decisions:
 def _failed(agenda: Agenda, job: Job, said: TrainerFailed) -> Decisions:
     if agenda.running != job.experiment:
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
+    if said.reason is Reason.GPU_ERROR and not job.deaths:
+        # A fresh process often finds the GPU well again, and goes on from the round's checkpoint.
+        return (Retry(job.experiment),)
     return _cannot(job, said.reason)
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import errno
 
 import torch
+from torch.cuda import DeferredCudaCallError
 
 from messages.reasons import Reason
+
+_GPU_WORDS = (
+    "CUDA error", "CUDA driver", "cuDNN error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "CUSOLVER_STATUS_", "NVML",
+    "cudaGetDeviceCount", "No CUDA GPUs are available", "Found no NVIDIA driver",
+)  # fmt: skip
 
 
 def code_of(error: BaseException) -> Reason:
@@ -15,7 +21,7 @@ def code_of(error: BaseException) -> Reason:
     named = getattr(error, "reason", None)
     if isinstance(named, Reason):  # our own errors carry their code
         reason = named
-    elif isinstance(error, torch.cuda.OutOfMemoryError):
+    elif isinstance(error, torch.cuda.OutOfMemoryError) or _gpu_memory_gave_out(error):
         reason = Reason.CUDA_OOM
     elif isinstance(error, MemoryError) or _cpu_allocator_gave_up(error):
         reason = Reason.OUT_OF_MEMORY
@@ -23,9 +29,22 @@ def code_of(error: BaseException) -> Reason:
         reason = Reason.DISK_FULL
     elif isinstance(error, OSError) and error.errno == errno.ENOMEM:
         reason = Reason.OUT_OF_MEMORY
-    elif isinstance(error, torch.AcceleratorError):
+    elif isinstance(error, torch.AcceleratorError | DeferredCudaCallError) or _gpu_library_failed(error):
         reason = Reason.GPU_ERROR
     return reason
+
+
+def _gpu_memory_gave_out(error: BaseException) -> bool:
+    """Outside PyTorch's allocator: cudaErrorMemoryAllocation, and what the libraries make of it."""
+    words = str(error)
+    if isinstance(error, torch.AcceleratorError):
+        return "CUDA error: out of memory" in words
+    return isinstance(error, RuntimeError) and "_STATUS_ALLOC_FAILED" in words
+
+
+def _gpu_library_failed(error: BaseException) -> bool:
+    """cuDNN, cuBLAS, NVML and the driver, too, raise a plain RuntimeError; so does a GPU that is gone."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _GPU_WORDS)
 
 
 def _cpu_allocator_gave_up(error: BaseException) -> bool:
@@ -37,4 +56,4 @@ def _cpu_allocator_gave_up(error: BaseException) -> bool:
 
 def spoils_the_process(error: BaseException) -> bool:
     """Whether the process cannot be used further: after most CUDA errors the context is dead."""
-    return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.cuda.OutOfMemoryError)
+    return code_of(error) is Reason.GPU_ERROR

@@ -67,6 +67,12 @@ class DatasetGone(DataError):
     reason = Reason.DATASET_GONE
 
 
+class GpuGone(WorkFailed):
+    """The site lends a GPU and none is to be seen; `messages.reasons.Reason.GPU_ERROR`."""
+
+    reason = Reason.GPU_ERROR
+
+
 class TooFewCases(DataError):
     """Nothing is left to train on; `messages.reasons.Reason.TOO_FEW_CASES`."""
 
@@ -82,6 +88,7 @@ class Session:
     Raises:
         ConfigError: the experiment or its net is not allowed.
         DataError: no case can be used for training.
+        GpuGone: the site lends a GPU that is not there.
     """
 
     def __init__(self, request: Prepare, send: Send, interrupt: Interrupt | None = None) -> None:
@@ -295,7 +302,12 @@ def _device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
     """Set up torch for the same bits each time, and choose the device.
 
     The process sees only the GPUs that its site lends (CUDA_VISIBLE_DEVICES), so the first is number 0.
+
+    Raises:
+        GpuGone: none of them is to be seen. Training on the CPU instead would take days, and make other bits.
     """
+    if gpus and not torch.cuda.is_available():
+        raise GpuGone("the GPU that the site lends is not to be seen", where="limits.gpus", advice="Run nvidia-smi")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=bool(gpus) and not strict)
     # By default the mode also fills every new tensor with NaN, 7 % of a round (benchmarks.training_loop). That makes
@@ -303,7 +315,7 @@ def _device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of a module
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    kind: Literal["cuda", "cpu"] = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+    kind: Literal["cuda", "cpu"] = "cuda" if gpus else "cpu"
     return torch.device(kind)
 
 

@@ -210,6 +210,7 @@ MOVES: list[tuple[Phase, Stimulus, Phase, list[str]]] = [
     (Phase.TRAINING, trained(), Phase.SENDING, []),
     (Phase.TRAINING, trained(attempt=2), Phase.TRAINING, []),
     (Phase.TRAINING, TrainerFailed("e", Reason.NAN_LOSS), Phase.IDLE, ["round-failed"]),
+    (Phase.TRAINING, TrainerFailed("e", Reason.GPU_ERROR), Phase.TRAINING, []),
     (Phase.TRAINING, TrainerDied("e", stuck=True), Phase.IDLE, ["round-failed"]),
     (Phase.TRAINING, replace(PREPARED, lack=Reason.TOO_FEW_CASES), Phase.IDLE, ["round-failed"]),
     (Phase.TRAINING, round_complete(), Phase.IDLE, []),
@@ -233,6 +234,11 @@ MOVES: list[tuple[Phase, Stimulus, Phase, list[str]]] = [
 def test_a_pair_leads_where_the_table_says(phase: Phase, stimulus: Stimulus, becomes: Phase, says: list[str]) -> None:
     agenda, _ = after(WAYS[phase])
     assert does(agenda, stimulus)[:2] == (becomes, says)
+
+
+def test_a_gpu_that_failed_twice_in_a_round_ends_it() -> None:
+    agenda, _ = after([*WAYS[Phase.TRAINING], TrainerFailed("e", Reason.GPU_ERROR)])
+    assert does(agenda, TrainerFailed("e", Reason.GPU_ERROR))[:2] == (Phase.IDLE, ["round-failed"])
 
 
 @pytest.mark.parametrize("phase", [phase for phase in STANDING if phase is not Phase.ENDED])

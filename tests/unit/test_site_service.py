@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sqlite3
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -32,6 +34,8 @@ from messages.reasons import Reason
 from messages.tensor_codecs import CodecName
 from site_agent import control
 from site_agent.config import SiteConfig
+from site_agent.data_guard import Look, look_at
+from site_agent.datasets.config import DatasetConfig
 from site_agent.service import Agent
 from site_agent.training.null import addend
 
@@ -441,6 +445,161 @@ def test_a_trainer_that_is_killed_in_mid_round_is_replaced_and_the_round_is_trai
     assert running.ask("status")["experiments"][0]["trainer_pid"] not in (None, killed)
 
 
+RESUMING = """
+import signal, sys, time
+from pathlib import Path
+from site_agent.training import null
+from site_agent.training.protocol import CheckpointEvent
+
+def save(*_):
+    time.sleep(0.5)
+    (Path(CACHE) / "saved").touch()
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, save)
+plain = null.NullTrainer._train
+
+def train(self, request):
+    place = Path(CACHE) / "checkpoint" / f"round-{request.round:06d}.checkpoint"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(str(request.checkpoint_seconds).encode())
+    self._say(CheckpointEvent(round=request.round, what="unreadable", step=0, steps=0))
+    self._say(CheckpointEvent(round=request.round, what="resumed", step=120, steps=300))
+    plain(self, request)
+
+null.NullTrainer._train = train
+raise SystemExit(null.main())
+"""
+
+
+def resuming(tmp_path: Path, seconds: float) -> dict[str, Any]:
+    """`[training]` with a trainer that says that it resumed, and takes half a second to save what it has."""
+    program = RESUMING.replace("CACHE", repr(str(tmp_path / "state" / "cache" / "exp-1")))
+    return {"command": [sys.executable, "-c", program, "--seconds", str(seconds)], "checkpoint_every": "7m"}
+
+
+def test_a_resumed_round_is_shown_and_its_checkpoint_goes_when_the_update_is_receipted(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = start(training=resuming(tmp_path, 2.0))
+    folder = tmp_path / "state" / "cache" / "exp-1" / "checkpoint"
+    joined(coordinator)
+    coordinator.receipting = False
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    shown = lambda: running.ask("status")["experiments"][0]  # noqa: E731
+    assert eventually(lambda: shown()["resumed_at_step"], what="the step in the status") == 120
+    ready = eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")[0]
+    assert shown()["resumed_at_step"] is None
+    assert (folder / "round-000001.checkpoint").read_bytes() == b"420.0"
+    (folder / "round-000002.checkpoint").touch()
+    coordinator.receipt(ready)
+    eventually(lambda: [path.name for path in folder.iterdir()] == ["round-000002.checkpoint"], what="it to be removed")
+    coordinator.receipting = True
+    coordinator.say("experiment-aborted", ExperimentAborted(), experiment="exp-1")
+    eventually(lambda: not [*folder.iterdir()], what="nothing to be left of an experiment that ended")
+    said = capsys.readouterr().out
+    assert "training resumed from its checkpoint" in said
+    assert "checkpoint is damaged" in said
+    counted = {r.name: r for r in running.agent._read()}["konsil_checkpoints_total"]
+    assert sorted(value for _, value in counted.samples) == [1.0, 1.0]
+
+
+def test_a_trainer_at_work_may_save_what_it_has_when_the_agent_stops(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    running = start(training=resuming(tmp_path, 600.0))
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["experiments"][0]["resumed_at_step"], what="training")
+    pid = running.ask("status")["experiments"][0]["trainer_pid"]
+    assert running.stop() == 0
+    assert coordinator.of("leaving")
+    assert (tmp_path / "state" / "cache" / "exp-1" / "saved").exists()
+    assert not Path(f"/proc/{pid}/exe").exists()
+
+
+def test_a_trainer_that_does_not_end_when_the_agent_stops_is_killed(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.trainers.Trainers.close.__defaults__", (1.0,))
+    running = start("--seconds", "600")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    pid = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")
+    os.kill(pid, signal.SIGSTOP)
+    assert running.stop() == 0
+    assert not Path(f"/proc/{pid}/exe").exists()
+
+
+def test_without_room_for_a_checkpoint_none_is_written_and_the_round_is_trained(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.workshop._COPIES", 2**50)
+    start(training=resuming(tmp_path, 0.0))
+    joined(coordinator)
+    coordinator.receipting = False
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
+    held = tmp_path / "state" / "cache" / "exp-1" / "checkpoint" / "round-000001.checkpoint"
+    assert held.read_bytes() == b"None"
+
+
+GPU_FAILS = """
+from pathlib import Path
+from site_agent.training import null
+from site_agent.training.protocol import Failed
+
+plain = null.NullTrainer._train
+
+def train(self, request):
+    times = Path(TIMES)
+    left = int(times.read_text())
+    if left == 0:
+        return plain(self, request)
+    times.write_text(str(left - 1))
+    self._say(Failed(code="gpu-error", round=request.round, detail="CUDA error: unknown error", fatal=True))
+
+null.NullTrainer._train = train
+raise SystemExit(null.main())
+"""
+
+
+def test_after_a_gpu_error_a_fresh_process_tries_once_more_and_then_the_round_is_given_up(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    times = tmp_path / "times"
+    times.write_text("1")
+    command = [sys.executable, "-c", GPU_FAILS.replace("TIMES", repr(str(times)))]
+    running = start(training={"command": command})
+
+    def pid() -> int:
+        found: int = running.ask("status")["experiments"][0]["trainer_pid"]
+        return found
+
+    joined(coordinator)
+    spoilt = pid()
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="the round's update")
+    assert pid() not in (None, spoilt)
+    assert not coordinator.of("round-failed")
+    close_round(coordinator, 1)
+    times.write_text("2")
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert (failed.round, failed.body.reason) == (2, Reason.GPU_ERROR)
+    close_round(coordinator, 2)
+    coordinator.send_model(3)
+    coordinator.start_round(3)
+    assert eventually(lambda: coordinator.of("weights-ready", 3), what="the next round's update")
+
+
 KILLED_FOR_MEMORY = """
 import os, signal
 from pathlib import Path
@@ -519,6 +678,50 @@ def test_a_data_set_that_changed_or_is_gone_between_rounds_is_told_though_the_tr
     away.rename(tmp_path / "data")
     assert outcome(6) is None
     assert running.ask("status")["experiments"][0]["trainer_pid"] == pid
+
+
+def test_a_file_more_a_file_less_and_a_lost_permission_are_told_and_when_all_is_back_the_site_trains_again(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_roots_rights(config: DatasetConfig) -> Look:
+        # Root may read everything: this thread looks as nobody does (setfsuid(2) is of one thread).
+        ctypes.CDLL(None).setfsuid(65534)
+        return look_at(config)
+
+    monkeypatch.setattr("site_agent.data_guard.look_at", without_roots_rights)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as outside:  # pytest's own folder is closed to others
+        os.chmod(outside, 0o755)
+        folder = Path(outside) / "data"
+        datasets, image = data_on_disk(folder)
+        os.chmod(folder, 0o755)
+        os.chmod(image.parent, 0o755)
+        start(datasets=datasets)
+        through_rounds(coordinator, 1)
+
+        def outcome(number: int) -> Reason | None:
+            coordinator.send_model(number)
+            coordinator.start_round(number)
+            failed = lambda: coordinator.of("round-failed", number)  # noqa: E731
+            eventually(lambda: failed() or coordinator.of("weights-ready", number), what="the round's end")
+            return failed()[0].body.reason if failed() else None
+
+        added = image.parent / "case-1-seg.nii.gz"
+        added.touch()
+        assert outcome(2) is Reason.DATASET_CHANGED
+        added.unlink()
+        assert outcome(3) is None
+        away = image.rename(Path(outside) / "away")
+        assert outcome(4) is Reason.DATASET_GONE  # it was the only one
+        away.rename(image)
+        assert outcome(5) is None
+        os.chmod(folder, 0o000)
+        assert outcome(6) is Reason.DATASET_GONE
+        os.chmod(folder, 0o755)
+        assert outcome(7) is None
+        os.chmod(image.parent, 0o000)
+        assert outcome(8) is Reason.DATASET_CHANGED  # one of its folders
+        os.chmod(image.parent, 0o755)
+        assert outcome(9) is None
 
 
 def test_an_experiment_whose_data_set_is_gone_is_declined(

@@ -19,12 +19,13 @@ from site_agent.training import cache, optimise
 from site_agent.training.cache import CachedCase
 from site_agent.training.engine import NotANumber, train_round
 from site_agent.training.evaluation import dice, hausdorff95
-from site_agent.training.failures import code_of
+from site_agent.training.failures import code_of, spoils_the_process
 from site_agent.training.preprocess import prepare, to_native
 from site_agent.training.protocol import CaseRow, RegionRow, SplitRows
 from site_agent.training.regions import Regions
 from site_agent.training.sampling import Sampler
 from site_agent.training.seeds import derive
+from site_agent.training.session import GpuGone
 
 
 def blob(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -244,6 +245,37 @@ def test_what_goes_wrong_has_its_code() -> None:
     assert code_of(MemoryError()) is Reason.OUT_OF_MEMORY
     assert code_of(torch.cuda.OutOfMemoryError("x")) is Reason.CUDA_OOM
     assert code_of(RuntimeError("x")) is Reason.TRAINING_ERROR
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "spoilt"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), Reason.CUDA_OOM, False),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors"), Reason.CUDA_OOM, False),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            Reason.CUDA_OOM,
+            False,
+        ),
+        (torch.AcceleratorError("CUDA error: unknown error"), Reason.GPU_ERROR, True),  # fallen off the bus
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), Reason.GPU_ERROR, True),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), Reason.GPU_ERROR, True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), Reason.GPU_ERROR, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Reason.GPU_ERROR, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), Reason.GPU_ERROR, True),
+        (RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED"), Reason.GPU_ERROR, True),
+        (RuntimeError("No CUDA GPUs are available"), Reason.GPU_ERROR, True),
+        (torch.cuda.DeferredCudaCallError("CUDA call failed lazily"), Reason.GPU_ERROR, True),
+        (GpuGone("the GPU that the site lends is not to be seen"), Reason.GPU_ERROR, True),
+        (RuntimeError("shape '[2]' is invalid for input of size 3"), Reason.TRAINING_ERROR, False),
+        (ValueError("CUDA error: this is no word of CUDA's"), Reason.TRAINING_ERROR, False),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, Exception) else None,
+)
+def test_what_a_gpu_does_has_its_code_and_tells_whether_the_process_is_spoilt(
+    error: Exception, code: Reason, spoilt: bool
+) -> None:
+    assert (code_of(error), spoils_the_process(error)) == (code, spoilt)
 
 
 def test_seeds_differ_by_every_part() -> None:

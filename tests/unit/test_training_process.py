@@ -140,6 +140,13 @@ def test_a_missing_data_set_is_told_by_a_code(tmp_path: Path, trainer: Trainer) 
     assert reply.code == "dataset-gone"
 
 
+def test_a_lent_gpu_that_is_not_there_is_told_and_not_replaced_by_the_cpu(site: Path, trainer: Trainer) -> None:
+    none = preparation(site, experiment()).model_copy(update={"gpus": [977]})  # no machine has as many
+    reply = trainer.ask(none)
+    assert isinstance(reply, Failed)
+    assert (reply.code, reply.fatal) == ("gpu-error", True)
+
+
 def test_a_killed_process_tells_its_signal(trainer: Trainer) -> None:
     trainer.process.kill()
     assert trainer.statuses.get(timeout=SECONDS) == -signal.SIGKILL
