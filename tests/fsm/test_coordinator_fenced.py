@@ -18,7 +18,7 @@ from coordinator.service import Coordinator
 from messages import kinds
 from messages.bus.memory import MemoryBus
 from messages.envelope import Author
-from messages.errors import NameTaken
+from messages.errors import KonsilError, NameTaken
 
 
 @pytest.fixture
@@ -42,16 +42,16 @@ class Ending(threading.Thread):
     def __init__(self, one: Coordinator) -> None:
         super().__init__()
         self._one = one
-        self.error: NameTaken | None = None
+        self.error: KonsilError | None = None
         self.start()
 
     def run(self) -> None:
         try:
             self._one.run()
-        except NameTaken as error:
+        except KonsilError as error:
             self.error = error
 
-    def ended(self) -> NameTaken:
+    def ended(self) -> KonsilError:
         self.join(30)
         assert not self.is_alive()
         assert self.error is not None

@@ -1,0 +1,185 @@
+"""A disk that is really full (a small tmpfs): the coordinator waits, says so, loses nothing, and goes on by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from brokers import eventually
+from coordinator_kit import plain
+from test_coordinator_fenced import Ending, coordinator
+from test_coordinator_service import Consortium, body_of
+
+from coordinator import space
+from coordinator.blobs import Blobs
+from coordinator.journal import STEP, DiskFull, Journal, open_readonly
+from coordinator.recovery import recover
+from coordinator.replay import replay
+from coordinator.service import Coordinator
+from coordinator.state import Phase
+from messages import envelope, kinds
+from messages.bus.base import Delivery, Start
+from messages.bus.memory import MemoryBus
+from messages.reasons import Reason
+
+START = kinds.ExperimentStart(experiment=plain(quorum={"least_sites": "all"}))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "konsil-test", str(place)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system needs the right to mount: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
+def consortium(disk: Path) -> Iterator[Consortium]:
+    made = Consortium(disk / "state")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = Consortium(tmp_path_factory.mktemp("calm"))
+    try:
+        made.start()
+        made.join()
+        made.say("experiment-start", START)
+        return body_of(made.until("experiment-complete")).final_digest
+    finally:
+        made.close()
+
+
+def running(consortium: Consortium) -> Coordinator:
+    assert consortium.coordinator is not None
+    return consortium.coordinator
+
+
+def fill(disk: Path) -> Path:
+    """Take all the space that is left."""
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while file.write(b"x" * size) == size:
+                    pass
+            except OSError:
+                continue
+    return path
+
+
+class Signs:
+    """What the coordinator says live."""
+
+    def __init__(self, consortium: Consortium) -> None:
+        self.states: list[str] = []
+        self.bus = MemoryBus(consortium.broker, "dr-a")
+        self._heard = self.bus.subscribe("progress", self._take, start=Start.NEXT)
+
+    def _take(self, delivery: Delivery) -> None:
+        event = envelope.decode(delivery.body)
+        if isinstance(event.body, kinds.Alive) and event.sender == "coordinator":
+            self.states.append(event.body.state)
+        self._heard.ack(delivery)
+
+
+def test_a_journal_that_cannot_be_written_is_waited_for_and_nothing_is_lost(
+    consortium: Consortium, disk: Path, calm: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = consortium.start()
+    signs = Signs(consortium)
+    consortium.join()
+    filler = fill(disk)
+    consortium.say("experiment-start", START)
+    eventually(lambda: one.shell.tally.disk_full, what="the coordinator waits for space")
+    eventually(lambda: "paused" in signs.states, what="and says so to all")
+    accepted = [event for event in consortium.heard if event.kind == "experiment-accepted"]
+    assert accepted == [], "nothing is told that is not in the journal"
+    filler.unlink()
+    complete = body_of(consortium.until("experiment-complete"))
+    assert complete.final_digest == calm
+    assert not one.shell.tally.disk_full
+    consortium.stop()
+    signs.bus.close()
+    assert all(step.agrees for step in replay(open_readonly(consortium.folder), Blobs(consortium.folder / "blobs")))
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_coordinator_that_waits_for_space_ends_when_it_is_told_to(consortium: Consortium, disk: Path) -> None:
+    one = coordinator(consortium, consortium.folder)
+    ending = Ending(one)
+    fill(disk)
+    consortium.say("experiment-start", START)
+    eventually(lambda: one.shell.tally.disk_full, what="the coordinator waits for space")
+    one.stop()
+    assert "Free space" in str(ending.ended())
+    with pytest.raises(DiskFull, match="Free space"):
+        Journal(consortium.folder)
+
+
+def test_a_model_that_has_no_space_pauses_its_experiment_which_goes_on_by_itself(
+    consortium: Consortium, disk: Path, calm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "FIRST", 0.3)
+    reserve = 2**20
+    one = consortium.start()
+    work = one.shell.parts.work
+    work.limits = work.limits.model_copy(update={"disk_reserve": reserve})
+    one.shell._space._reserve = reserve
+    consortium.join()
+    taken = disk / "taken"
+    taken.write_bytes(bytes(1_200_000))  # the journal can be written, a model would leave less than the reserve
+    consortium.say("experiment-start", START)
+    paused = consortium.until("experiment-paused").body
+    assert isinstance(paused, kinds.ExperimentPaused)
+    assert paused.reason is Reason.DISK_FULL
+    assert running(consortium).shell.states["exp-1"].phase is Phase.PAUSED
+    taken.unlink()
+    consortium.until("experiment-resumed")
+    assert body_of(consortium.until("experiment-complete")).final_digest == calm
+    consortium.stop()
+    assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
+
+
+def test_updates_that_have_no_space_pause_the_experiment_and_are_asked_for_again(
+    consortium: Consortium, disk: Path, calm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "FIRST", 0.3)
+    one = consortium.start()
+    consortium.join()
+    taken = disk / "taken"
+
+    def room(size: int) -> None:
+        if taken.exists():
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(one.shell.parts.receiver, "_room", room)
+    monkeypatch.setattr(one.shell._space, "_reserve", 2**40)
+    taken.touch()
+    consortium.say("experiment-start", START)
+    consortium.until("experiment-paused")
+    taken.unlink()
+    monkeypatch.setattr(one.shell._space, "_reserve", 0)
+    assert body_of(consortium.until("experiment-complete")).final_digest == calm
+    consortium.stop()
+    entries = [entry for entry in open_readonly(consortium.folder) if entry.type == STEP]
+    assert recover(entries)["exp-1"].phase is Phase.COMPLETE
+    assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
