@@ -45,6 +45,8 @@ class Havoc:
         self._back: dict[str, float] = {}
         """Service → when it is started again."""
         self._down_for: dict[str, float] = {}
+        self._told: set[str] = set()
+        """Services that got SIGTERM."""
         self._broker: threading.Thread | None = None
 
     def arm(self) -> None:
@@ -116,7 +118,9 @@ class Havoc:
                 continue
             if party not in self._back:
                 status = child.process.returncode
-                if status not in EXPECTED:
+                # SIGTERM before the handler stands, in its imports, ends it too: systemd takes that as a clean end.
+                told = party in self._told and status == -signal.SIGTERM
+                if status not in EXPECTED and not told:
                     self.unexpected.append(f"{party} ended with status {status}")
                 self._back[party] = now + self._down_for.pop(party, RESTART_AFTER)
             elif now >= self._back[party]:
@@ -144,6 +148,8 @@ class Havoc:
             self._in(fault.lasts, lambda: child.signal(signal.SIGCONT))
             return
         self._down_for[fault.party] = fault.lasts
+        if fault.kind == "term":
+            self._told.add(fault.party)
         child.signal(signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
 
     def _break_trainer(self, fault: Fault) -> None:
