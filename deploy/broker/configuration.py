@@ -70,6 +70,8 @@ def write(
         "tcp_listen_options.nodelay = true",
         "tcp_listen_options.sndbuf = 1048576",
         "tcp_listen_options.recbuf = 1048576",
+        # A chunk of 1 MiB has to leave within this; 15 s, the default, cuts lines of less than 0.6 Mbit/s.
+        "tcp_listen_options.send_timeout = 120000",
         "log.console = false",
         "log.file.level = info",
     ]
