@@ -61,6 +61,8 @@ class Outbox:
         self._woken = False
         # used on the I/O thread only
         self._channel: Any = None
+        self._opening = False
+        """Whether a channel is on its way: a second one would count delivery tags anew, under those of the first."""
         self._readiness = Readiness(link, self._drain)
         self._tag = 0
         self._sent: dict[int, _Item] = {}
@@ -119,12 +121,13 @@ class Outbox:
 
     def on_up(self, connection: Any) -> None:
         """Open a channel in confirm mode."""
-        if connection.is_open:
+        if connection.is_open and not self._opening:
+            self._opening = True
             connection.channel(on_open_callback=self._channel_open)
 
     def on_down(self) -> None:
         """Whatever is unconfirmed waits for the next connection."""
-        self._channel = None
+        self._channel, self._opening = None, False
         self._readiness.forget()
         self._requeue()
         with self._changed:
@@ -136,7 +139,7 @@ class Outbox:
         channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._ready(channel))
 
     def _ready(self, channel: Any) -> None:
-        self._channel, self._tag = channel, 0
+        self._channel, self._tag, self._opening = channel, 0, False
         self._drain()
 
     def _drain(self) -> None:
@@ -192,7 +195,7 @@ class Outbox:
     def _channel_closed(self, channel: Any, reason: Any) -> None:
         if self._channel is not None and channel is not self._channel:
             return
-        self._channel = None
+        self._channel, self._opening = None, False
         if not isinstance(reason, exceptions.ChannelClosedByBroker):
             return  # the connection went: on_down follows
         refused = self._refused_items(reason.reply_code, reason.reply_text)
