@@ -25,6 +25,8 @@ from messages.tensors import Manifest
 from messages.transfer import ChunkHeader, TransferKey, chunk_pieces
 
 log = structlog.get_logger("coordinator.outgoing")
+CONFIRM_WITHIN = 600.0
+"""Seconds until a finished model that the broker has not confirmed is sent again."""
 
 
 class Worker:
@@ -153,8 +155,13 @@ class Models(Worker):
         finally:
             with self._lock:
                 self._queued.difference_update(keys)
-        if shipment.done is not None and all(confirm.wait(600) for confirm in confirms):
+        if shipment.done is None:
+            return
+        if all(confirm.wait(CONFIRM_WITHIN) for confirm in confirms):
             shipment.done()
+        else:
+            log.warning("the broker does not confirm a finished model: it is sent again")
+            self.send(shipment)
 
 
 @dataclass(frozen=True, slots=True)
