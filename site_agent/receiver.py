@@ -32,6 +32,9 @@ log = structlog.get_logger()
 FIRST_ASK = 5.0
 SOON = 1.0
 """Seconds until a transfer of an earlier round is asked for: its chunks may have come and gone before it was named."""
+GAPS = 3.0
+"""A transfer is quiet when so many times the seconds have passed that its chunks take: a slow line is not asked to
+carry everything twice."""
 LONGEST_PAUSE = 60.0
 MOST_ASKED = 10_000
 COMPLAIN_EVERY = 60.0
@@ -47,6 +50,8 @@ class _Wanted:
     sealed: Sealed | None = None
     incoming: Incoming | None = None
     quiet_since: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)
+    """When its last chunk came, or it was first heard of."""
     pause: float = field(default_factory=lambda: FIRST_ASK)
 
 
@@ -87,6 +92,8 @@ class Receiver:
         self._watched: dict[str, _Watch] = {}
         self._heard: dict[str, float] = {}
         self._done: set[TransferKey] = set()
+        self._gap = 0.0
+        """Seconds that a chunk took lately."""
         self._position: Position | None = None
         self._position_at = 0.0
         self._complaints = Pace()
@@ -192,10 +199,15 @@ class Receiver:
             self.bytes_down += len(data)
             crash.passed("agent:fetching")
             # What comes of one transfer speaks for those behind it: the coordinator sends them one after the other.
-            self._heard[key.experiment] = time.monotonic()
-            wanted.pause = FIRST_ASK
+            now = self._heard[key.experiment] = time.monotonic()
+            self._gap, wanted.moved = max(now - wanted.moved, 0.8 * self._gap), now
+            wanted.pause = self._patience()
             self._on_progress(key, wanted.incoming.received, wanted.incoming.chunks)
             self._finish(key, wanted)
+
+    def _patience(self) -> float:
+        """Seconds of quiet until a transfer is asked for."""
+        return max(FIRST_ASK, min(LONGEST_PAUSE, GAPS * self._gap))
 
     def _useful(self, key: TransferKey) -> bool:
         """Whether a chunk of a transfer that nobody has named yet is worth keeping."""
@@ -233,7 +245,10 @@ class Receiver:
         wanted = self._wanted.setdefault(key, _Wanted())
         if wanted.incoming is None and key.round <= self._watched.get(key.experiment, _STRANGER).after:
             wanted.pause = SOON
+        elif wanted.incoming is None:
+            wanted.pause = self._patience()
         wanted.sealed, wanted.quiet_since = sealed, time.monotonic()
+        wanted.moved = wanted.quiet_since
         incoming = wanted.incoming
         if incoming is not None and (incoming.total, incoming.size) != (
             sealed.manifest.nbytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -46,6 +47,8 @@ class Relay:
     ) -> None:
         self._voice, self._floors, self._moved, self._post = voice, floors, moved, post
         self._pace = Pace()
+        self._began: dict[str, tuple[TransferKey, float, int]] = {}
+        """Phase → the transfer that was last seen to move in it, when it was first, and how far it was then."""
         self.latest: dict[str, Progress] = {}
         self.resumed: dict[str, protocol.CheckpointEvent] = {}
 
@@ -75,10 +78,15 @@ class Relay:
 
     def transfer(self, phase: Literal["fetching", "sending"], key: TransferKey, done: int, total: int) -> None:
         """From the receiver's or the sender's thread: only now and then, or at the end."""
+        now = time.monotonic()
+        began = self._began.get(phase)
+        if began is None or began[0] != key or done < began[2]:
+            began = self._began[phase] = (key, now, done)
         if not self._pace.due(phase, EVERY) and done != total:
             return
+        eta = (total - done) * (now - began[1]) / (done - began[2]) if done > began[2] else None
         down, up = self._moved()
-        body = Progress(phase=phase, done=done, total=total, bytes_down=down, bytes_up=up)
+        body = Progress(phase=phase, done=done, total=total, eta_seconds=eta, bytes_down=down, bytes_up=up)
         self._post(lambda: self._tell(key.experiment, key.round, body))
 
     def _tell(self, name: str, round_number: int, body: Progress) -> None:
