@@ -143,8 +143,16 @@ class World:
         self._configure()
         for party in PARTIES:
             self.run(party)
-        self.wait(lambda: all(self.status(site) for site in SITES), 60.0, "all sites are connected")
-        self.wait(lambda: all(proxy.open_connections for proxy in self.proxies.values()), 30.0, "all are connected")
+        self.wait(self._up, 180.0, f"all are connected, {self.layout.logs} tells more")
+
+    def _up(self) -> bool:
+        """Whether all are connected; who found no broker yet is started again, as systemd would."""
+        for party, child in list(self.services.items()):
+            if not child.running:
+                self.run(party)
+        return all(self.status(site) for site in SITES) and all(
+            proxy.open_connections for proxy in self.proxies.values()
+        )
 
     def boot(self) -> None:
         """Start the broker with no data."""
@@ -165,6 +173,9 @@ class World:
                 site, self.proxies[site].port, dataset="glioma", source=data.phantom_source(self.layout, site, index),
                 threads=1, gpus=[], trainer=None if self.torch else null,
             )  # fmt: skip
+            if self.torch:  # after every step: whatever is killed in training goes on from a checkpoint
+                path = self.consortium.config_of(site)
+                path.write_text(path.read_text().replace("[training]\n", '[training]\ncheckpoint_every = "1ms"\n'))
             state = self.layout.site(site)
             state.mkdir(mode=0o700)
             secret = state / "secret"  # it decides the split of the cases: the same in every world
