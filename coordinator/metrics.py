@@ -136,7 +136,7 @@ def readings(
     yield gauge("konsil_disk_full", "1: the journal waits for space on its disk.", tally.disk_full)
     yield gauge("konsil_journal_entries", "Entries of the journal.", entries)
     yield gauge("konsil_queue_inputs", "What waits for the main loop.", lag)
-    yield gauge("konsil_term", "The coordinator's term: how often it was started.", term)
+    yield gauge("konsil_term", "The coordinator's term, one more with each start.", term)
     yield from phase_readings()
 
 
