@@ -15,7 +15,7 @@ from fault_rig import FaultRig
 from deploy.broker.configuration import write_private
 from messages.names import COORDINATOR
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from brokers import need_broker
 from fault_rig import FaultRig
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from proxy import FaultyProxy
 from messages.liveness import Liveness
 from messages.names import COORDINATOR
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 LARGE = {"name": "UNet", "channels": [80, 160, 320], "strides": [2, 2], "num_res_units": 0}
 

@@ -11,7 +11,7 @@ from fault_rig import FaultRig
 from deploy.demo.consortium import RESEARCHER
 from messages.names import COORDINATOR
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
