@@ -45,6 +45,7 @@ class Havoc:
         self._back: dict[str, float] = {}
         """Service → when it is started again."""
         self._down_for: dict[str, float] = {}
+        self._lurking: list[tuple[FaultyProxy, Fault]] = []
         self._told: set[str] = set()
         """Services that got SIGTERM."""
         self._broker: threading.Thread | None = None
@@ -71,11 +72,14 @@ class Havoc:
         while self._strikes and self._strikes[0][0] <= now:
             self._strike(heapq.heappop(self._strikes)[2])
         self._traps()
+        self._lurk()
         self._supervise(now)
 
     def end(self) -> None:
         """No more faults; what is broken is mended by `turn` as before."""
         self._strikes.clear()
+        for proxy, _fault in list(self._lurking):
+            self._heal(proxy)
         for party, several in list(self._armed.items()):
             if several and several[0].step == LAST:
                 self._in(LAST_WITHIN, lambda party=party: self._disarm(party))  # type: ignore[misc]
@@ -169,15 +173,15 @@ class Havoc:
 
     def _break_line(self, fault: Fault) -> None:
         proxy = self.world.proxies[fault.party]
-        mended: Callable[[], None] | None = proxy.heal
+        mended = True
         match fault.kind:
             case "line-cut" | "line-fin":
                 proxy.cut(fin=fault.kind == "line-fin")
-                mended = None
+                mended = False
             case "line-cut-after" | "line-corrupt":
                 struck = proxy.cut_after if fault.kind == "line-cut-after" else proxy.corrupt
                 struck(fault.bytes, fault.way)
-                self._in(fault.lasts, lambda: self._mend_if_struck(proxy, fault))
+                self._lurking.append((proxy, fault))
                 return
             case "line-half-open":
                 proxy.half_open()
@@ -188,13 +192,21 @@ class Havoc:
             case "line-slow":
                 proxy.throttle(SLOW)
         self.fired[fault.name] += 1
-        if mended is not None:
-            self._in(fault.lasts, mended)
+        if mended:
+            self._in(fault.lasts, lambda: self._heal(proxy))
 
-    def _mend_if_struck(self, proxy: FaultyProxy, fault: Fault) -> None:
-        """It counts only where so many bytes came by."""
-        self.fired[fault.name] += proxy.idle
+    def _heal(self, proxy: FaultyProxy) -> None:
+        """What lurks there and has not struck does not count."""
+        self._lurk()
+        self._lurking = [one for one in self._lurking if one[0] is not proxy]
         proxy.heal()
+
+    def _lurk(self) -> None:
+        """A line's fault that waits for its byte counts once that came by."""
+        for proxy, fault in list(self._lurking):
+            if proxy.idle:
+                self.fired[fault.name] += 1
+                self._lurking.remove((proxy, fault))
 
     def _break_broker(self, fault: Fault) -> None:
         if time.monotonic() < self.world.settled_at or (self._broker is not None and self._broker.is_alive()):

@@ -44,7 +44,8 @@ class Fault:
     Attributes:
         party: a service, or the site whose trainer or line it is.
         at: seconds after the experiment was accepted. Steps have no time: they strike when they are passed.
-        lasts: seconds until what was killed is started again, what was stopped goes on, the line is mended.
+        lasts: seconds until what was killed is started again, what was stopped goes on, the line is mended (one that is
+            to be cut after so many bytes, or to corrupt one, waits until that came by).
         step, count: the step, and which passing of it.
         bytes: after how many more bytes a line is cut or corrupted.
         way: "up" from the party to the broker, "down" to it.
@@ -143,7 +144,7 @@ def _line(draw: Random, span: float) -> Fault:
     way: tuple[Literal["up", "down"], ...] = ("up", "down")
     return Fault(
         kind, draw.choice(PARTIES), draw.uniform(0, span), lasts,
-        bytes=int(10 ** draw.uniform(2, 6.5)), way=draw.choice(way),
+        bytes=int(10 ** draw.uniform(2, 6)), way=draw.choice(way),
     )  # fmt: skip
 
 
