@@ -51,6 +51,7 @@ class FaultRig(Rig):
             identity,
             lambda story: any(r.number == number and len(r.accepted) == len(SITES) for r in story.round_list),
             f"all sites are in round {number}",
+            LONG,
         )
 
     def survives(self, name: str, fault: Callable[[], object], **sections: Any) -> ExperimentStory:

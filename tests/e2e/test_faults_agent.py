@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from brokers import eventually, need_broker
-from fault_rig import FaultRig
+from fault_rig import LONG, FaultRig
 
 from messages.crash import AT
 from messages.names import COORDINATOR
@@ -52,7 +52,7 @@ def test_an_agent_killed_at_each_stage_of_a_round_goes_on_where_it_was(rig: Faul
     rig.publish(rig.small("killed", net=LARGE))
     for following in (*STAGES[1:], None):
         agent = rig.services[SITE].process
-        agent.wait(90)
+        agent.wait(LONG)
         assert agent.returncode == -signal.SIGKILL
         if following is not None:
             crash.write_text(following)
