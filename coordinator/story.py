@@ -6,7 +6,7 @@ from coordinator import decisions as d
 from coordinator import inputs as i
 from coordinator.journal import TERM
 from coordinator.recovery import read_step
-from coordinator.state import ExperimentState
+from coordinator.state import ExperimentState, Phase
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
 from messages.errors import LogBroken, MalformedMessage
@@ -35,7 +35,8 @@ def standing(state: ExperimentState) -> str:
         place = (
             f" round {one.number} of {state.experiment.rounds.count}, {len(one.reported)} of {len(one.parts)} updates"
         )
-    return f"{state.id}: {state.phase.value}{place}"
+    why = f" ({state.paused_because})" if state.phase is Phase.PAUSED and state.paused_because is not None else ""
+    return f"{state.id}: {state.phase.value}{why}{place}"
 
 
 def _body(entry: Entry) -> dict[str, object]:

@@ -15,7 +15,7 @@ from coordinator_kit import plain
 from test_coordinator_fenced import Ending, coordinator
 from test_coordinator_service import Consortium, body_of
 
-from coordinator import space
+from coordinator import space, story
 from coordinator.blobs import Blobs
 from coordinator.journal import STEP, DiskFull, Journal, open_readonly
 from coordinator.recovery import recover
@@ -151,7 +151,9 @@ def test_a_model_that_has_no_space_pauses_its_experiment_which_goes_on_by_itself
     paused = consortium.until("experiment-paused").body
     assert isinstance(paused, kinds.ExperimentPaused)
     assert paused.reason is Reason.DISK_FULL
-    assert running(consortium).shell.states["exp-1"].phase is Phase.PAUSED
+    state = running(consortium).shell.states["exp-1"]
+    assert state.phase is Phase.PAUSED
+    assert story.standing(state).startswith("exp-1: paused (disk-full)")
     taken.unlink()
     consortium.until("experiment-resumed")
     assert body_of(consortium.until("experiment-complete")).final_digest == calm
