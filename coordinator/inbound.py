@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from coordinator.shell import Shell
 
 log = structlog.get_logger("coordinator.inbound")
+CATCH_UP = 120.0
+"""Seconds after a start in which sites that were told of later rounds say again what has no receipt (every 30 s)."""
 MOST_HELD = 100_000
 """Events ahead of their round that are held in memory; more are refused as what they are."""
 KEPT_BYTES = 4096
@@ -39,6 +42,7 @@ class Inbound:
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
         self._unsaved: dict[str, Position] = {}
+        self._started = time.monotonic()
         self._ahead: dict[str, list[tuple[Event, Delivery]]] = {}
         """Experiment → events of rounds that this coordinator has not come to: its journal is older than they are."""
         self.refused: Counter[str] = Counter()
@@ -160,9 +164,11 @@ class Inbound:
                 shell.parts.receiver.put(Nudge(event.experiment, event.sender))
             return
         known = self._known(event)
-        if known and shell.parts.gate.closed and self._is_ahead(event) and self._held < MOST_HELD:
+        if known and self._catches_up(event.experiment) and self._is_ahead(event) and self._held < MOST_HELD:
             self._note(delivery)
-            self._ahead.setdefault(event.experiment, []).append((event, delivery))
+            held = self._ahead.setdefault(event.experiment, [])
+            if all(one.id != event.id for one, _delivery in held):  # it is said again until it has its receipt
+                held.append((event, delivery))
             return
         if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:
             self._leaving(event, delivery, known)
@@ -181,6 +187,14 @@ class Inbound:
     @property
     def _held(self) -> int:
         return sum(map(len, self._ahead.values()))
+
+    def _catches_up(self, experiment: str) -> bool:
+        """Whether rounds may be behind what sites say: after a start, and as long as something is held.
+
+        What lies on uplink comes before our mark; what has no receipt yet is said again after our hello.
+        """
+        early = time.monotonic() < self._started + CATCH_UP
+        return early or self._shell.parts.gate.closed or experiment in self._ahead
 
     def _is_ahead(self, event: Event) -> bool:
         """Whether an event speaks of a round that is still to come: a journal that was restored, or cut, is older.

@@ -1,0 +1,165 @@
+"""The coordinator as a real process on a real broker: twins, one that was stopped and comes back, backup, restore."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from brokers import eventually
+from e2e_rig import SITES, Rig, experiment, running
+
+from coordinator import archive
+from coordinator.journal import open_readonly
+from coordinator.recovery import recover
+from messages.names import COORDINATOR
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
+
+EVERY_SITE = {"least_sites": "all"}
+LONG = 180.0
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with running(tmp_path, seconds=1.0) as started:
+        yield started
+
+
+def konsil(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deploy.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def config(rig: Rig) -> str:
+    return str(rig.consortium.config_of(COORDINATOR))
+
+
+def twin(rig: Rig, state: Path) -> Path:
+    """A configuration of the coordinator with another state folder, which notices a half-open connection sooner."""
+    text = rig.consortium.config_of(COORDINATOR).read_text().replace(f'"{rig.layout.coordinator}"', f'"{state}"')
+    path = rig.layout.run / f"twin-{state.name}.toml"
+    path.write_text(text.replace("[broker]", "[broker]\nheartbeat_seconds = 5"))
+    return path
+
+
+def last_words(log: Path) -> list[str]:
+    text = log.read_text()
+    assert "Traceback" not in text
+    return [line for line in text.splitlines() if line.startswith("konsil")]
+
+
+def completed(rig: Rig, identity: str) -> int:
+    state = recover(open_readonly(rig.layout.coordinator)).get(identity)
+    return state.completed if state is not None else 0
+
+
+def test_a_second_coordinator_is_refused_with_status_2_by_the_journals_lock_and_by_the_inbox(rig: Rig) -> None:
+    one = experiment("second", quorum=EVERY_SITE)
+    rig.publish(one)  # so the first one has taken its locks
+    same = rig.start_with("same", "coordinator", rig.consortium.config_of(COORDINATOR))
+    other = rig.start_with("other", "coordinator", twin(rig, rig.layout.run / "other-state"))
+    for child, words in ((same, "another coordinator uses this journal"), (other, "inbox.coordinator")):
+        child.process.wait(120)
+        assert child.process.returncode == 2
+        said = last_words(child.log)
+        assert len(said) == 1
+        assert words in said[0]
+    assert rig.complete(one.id, deadline=LONG).completed_rounds == 2
+
+
+def test_a_stopped_coordinator_that_comes_back_after_another_took_over_is_refused_by_the_sites_and_ends_itself(
+    rig: Rig,
+) -> None:
+    rounds = {"count": 8}
+    calm = experiment("calm", quorum=EVERY_SITE, rounds=rounds)
+    rig.publish(calm)
+    digest = rig.complete(calm.id, deadline=LONG).model_digest
+    rig.kill(COORDINATOR)
+    first = rig.start_with("first", "coordinator", twin(rig, rig.layout.coordinator))
+    one = experiment("taken-over", quorum=EVERY_SITE, rounds=rounds)
+    rig.publish(one)
+    rig.wait(one.id, lambda story: story.completed_rounds >= 1, "round 1", deadline=LONG)
+    first.signal(signal.SIGSTOP)
+    standby = rig.layout.run / "standby"
+    archive.backup(rig.layout.coordinator, rig.layout.run / "saved")
+    copy = twin(rig, standby)
+    archive.restore(rig.layout.run / "saved", standby)
+    # It waits until the broker notices that the first one's connection is half-open, and lets go of its inbox.
+    rig.start_with("second", "coordinator", copy)
+    story = rig.wait(one.id, lambda story: story.completed_rounds >= 3, "the second one leads", deadline=LONG)
+    first.signal(signal.SIGCONT)
+    first.process.wait(60)
+    assert first.process.returncode == 2
+    said = last_words(first.log)
+    assert len(said) == 1
+    assert "has spoken, and this one has term" in said[0]
+    story = rig.complete(one.id, deadline=LONG)
+    assert story.model_digest == digest
+    assert all(set(one.contributors) == set(SITES) for one in story.round_list)
+    refused = [
+        line for site in SITES for line in rig.layout.log_of(site).read_text().splitlines() if "old-term" in line
+    ]
+    assert refused, "the sites heard the old one and refused it"
+
+
+def test_a_backup_of_a_running_coordinator_restored_after_its_disk_was_lost_ends_with_the_same_bits(rig: Rig) -> None:
+    rounds = {"count": 8}
+    calm = experiment("calm", quorum=EVERY_SITE, rounds=rounds)
+    rig.publish(calm)
+    digest = rig.complete(calm.id, deadline=LONG).model_digest
+    one = experiment("restored", quorum=EVERY_SITE, rounds=rounds)
+    rig.publish(one)
+    rig.wait(one.id, lambda story: story.completed_rounds >= 1, "round 1", deadline=LONG)
+    shown: list[str] = []
+    assert (
+        archive.backup(rig.layout.coordinator, rig.layout.run / "saved", lambda what, *_: shown.append(what)).missing
+        == ()
+    )
+    assert {"journal", "blobs", "verified"} <= set(shown)
+    at = completed(rig, one.id)
+    rig.wait(one.id, lambda story: story.completed_rounds >= at + 2, "two rounds after the backup", deadline=LONG)
+    rig.kill(COORDINATOR)
+    shutil.rmtree(rig.layout.coordinator)
+    saved = str(rig.layout.run / "saved")
+    assert konsil("coordinator", "restore", "--config", config(rig), saved).returncode == 0
+    rig.start(COORDINATOR)
+    story = rig.complete(one.id, deadline=LONG)
+    assert story.model_digest == digest
+    told = konsil("coordinator", "status", "--config", config(rig), "--json")
+    assert told.returncode == 0
+    assert json.loads(told.stdout)["problem"] is None
+
+
+def test_a_broken_journal_ends_the_start_with_one_line_and_goes_on_after_a_cut(rig: Rig) -> None:
+    one = experiment("broken", quorum=EVERY_SITE)
+    rig.publish(one)
+    digest = rig.complete(one.id, deadline=LONG).model_digest
+    rig.kill(COORDINATOR)
+    with sqlite3.connect(rig.layout.coordinator / "journal.sqlite") as db:
+        (count,) = db.execute("SELECT max(number) FROM entries").fetchone()
+        data = bytearray(db.execute("SELECT data FROM entries WHERE number = ?", (count - 4,)).fetchone()[0])
+        data[len(data) // 2] ^= 1
+        db.execute("UPDATE entries SET data = ? WHERE number = ?", (bytes(data), count - 4))
+    db.close()
+    log = rig.layout.log_of("broken")
+    child = rig.start_with("broken", "coordinator", rig.consortium.config_of(COORDINATOR))
+    child.process.wait(60)
+    assert child.process.returncode == 1
+    said = last_words(log)
+    assert len(said) == 1
+    assert f"Entries 1 to {count - 5} of {count} hold" in said[0]
+    shown = konsil("coordinator", "status", "--config", config(rig))
+    assert shown.returncode == 1
+    assert f"konsil coordinator cut --after {count - 5}" in shown.stdout
+    assert konsil("coordinator", "cut", "--config", config(rig), "--after", str(count - 5)).returncode == 0
+    rig.start(COORDINATOR)
+    eventually(lambda: recover(open_readonly(rig.layout.coordinator))[one.id].ended, 60, "what was lost is heard again")
+    assert recover(open_readonly(rig.layout.coordinator))[one.id].outcome is not None
+    assert rig.story(one.id).model_digest == digest
