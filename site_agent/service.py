@@ -91,6 +91,7 @@ class Agent:
         self.spool = Spool(config.site.state)
         try:
             agenda = restored(self.spool.load_agenda(config.site.name))
+            self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post(lambda: self._on_notice(notice)))
             self._voice = Post(self._bus, self.spool, config.site.consortium, config.site.name)
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping)

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -293,6 +293,13 @@ class Spool:
             for path in folder.glob(f"{experiment}.*"):
                 number = path.name.removeprefix(f"{experiment}.").partition(".")[0]
                 if number.isdigit() and (up_to is None or int(number) <= up_to):
+                    path.unlink(missing_ok=True)
+
+    def free_left_over(self, ended: Collection[str]) -> None:
+        """Remove what an agent that was killed as experiments ended did not come to remove."""
+        for folder in (self.globals, self.updates):
+            for path in folder.iterdir():
+                if path.name.partition(".")[0] in ended:
                     path.unlink(missing_ok=True)
 
     def cache_of(self, experiment: str) -> Path:

@@ -861,6 +861,20 @@ def test_an_abort_ends_everything_and_frees_the_disk(
     assert running.ask("status")["experiments"][0]["trainer_pid"] is None
 
 
+def test_a_model_that_was_not_freed_since_the_agent_was_killed_as_the_experiment_ended_goes_with_the_next_start(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    first = start()
+    joined(coordinator)
+    coordinator.say("experiment-aborted", ExperimentAborted(), experiment="exp-1")
+    eventually(lambda: first.ask("status")["experiments"][0]["phase"] == "ended", what="the end")
+    first.stop()
+    left = tmp_path / "state" / "globals" / "exp-1.1.coordinator.1.model"
+    left.touch()
+    start()
+    assert not left.exists()
+
+
 def test_two_experiments_take_turns_on_one_slot(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     running = start("--seconds", "1")
     for name in ("exp-1", "exp-2"):

@@ -120,6 +120,17 @@ def test_files_are_freed_by_round_and_other_experiments_keep_theirs(tmp_path: Pa
     spool.close()
 
 
+def test_what_a_killed_agent_left_of_an_ended_experiment_goes_and_what_others_need_stays(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    names = ["e.1.coordinator.1.model", "e.2.coordinator.1.part", "e-2.1.coordinator.1.model"]
+    for folder in (spool.globals, spool.updates):
+        for name in names:
+            (folder / name).touch()
+    spool.free_left_over({"e", "other"})
+    assert [path.name for folder in (spool.globals, spool.updates) for path in folder.iterdir()] == [names[2]] * 2
+    spool.close()
+
+
 def test_room_is_what_the_operators_limit_leaves(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     before = spool.room(2**30)
