@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test lint check bench bench-peers clean
+.PHONY: help setup demo test lint check chaos test-rabbitmq4 bench bench-peers clean
 
 BIN = .venv/bin
 ARGS =
@@ -66,5 +66,5 @@ test-rabbitmq4: setup
 	@home=$$(tests/chaos/rabbitmq4) && CI=true RABBITMQ_HOME=$$home $(BIN)/python -m pytest $(RABBITMQ4_TESTS) $(ARGS)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out konsil.egg-info
+	rm -rf .venv benchmarks/.peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out konsil.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -131,7 +131,7 @@ ADVICE: dict[Reason, str] = {
     Reason.OUT_OF_MEMORY: "Use a smaller patch or batch, or raise the site's memory limit",
     Reason.NAN_LOSS: "Lower the learning rate, or check the images' intensities",
     Reason.GPU_ERROR: "Check the GPU with nvidia-smi; the site's log holds the driver's words",
-    Reason.DISK_FULL: "Free disk space where it is short: at the site, or at the coordinator, which then goes on by itself",
+    Reason.DISK_FULL: "Free disk space where it is short (site or coordinator): the experiment then goes on by itself",
     Reason.TRAINER_DIED: "The training process ended unexpectedly; the site's log says how",
     Reason.TRAINER_STUCK: "The training process made no progress and was ended; the site's log says where",
     Reason.TRAINING_ERROR: "The site's log holds the error's own words",
