@@ -15,8 +15,8 @@ from deploy.broker.node import PrivateNode
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
-    """A running private node for the whole session; use `clean_broker` unless leftovers do not matter."""
+def session_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
+    """One private node for the whole session; tests ask for `broker` or `clean_broker`."""
     need_broker()
     definitions = with_admin(consortium_definitions())
     node = PrivateNode(Path(tmp_path_factory.mktemp("broker")), definitions=definitions, tls=True)
@@ -28,10 +28,16 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
 
 
 @pytest.fixture
+def broker(session_broker: RealBroker) -> RealBroker:
+    """The session's broker, running: a test before may have stopped it. Leftovers lie in its queues."""
+    if session_broker.node.pid is None:
+        session_broker.node.start()
+    return session_broker
+
+
+@pytest.fixture
 def clean_broker(broker: RealBroker) -> Iterator[RealBroker]:
     """The session's broker with every queue empty; buses made through it are closed at the end."""
-    if broker.node.pid is None:
-        broker.node.start()
     broker.wipe()
     yield broker
     broker.close_buses()
