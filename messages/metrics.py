@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import Final, Literal, get_args
 
 Phase = Literal["publish", "receive", "hash", "spool", "verify", "aggregate", "digest", "train", "encode", "decode"]
-"""publish: to the broker. receive: from it. hash: digests of chunks. spool: writing to and reading from disk.
-verify: an update's numbers. aggregate: averaging. digest: naming a model. train: asking the trainer for a round.
-encode, decode: tensors ↔ what travels."""
+"""publish, receive: to and from the broker; their CPU is the I/O threads', events' share included. hash: digests of
+chunks. spool: writing to and reading from disk. verify: an update's numbers. aggregate: averaging. digest: naming a
+model. train: asking the trainer for a round. encode, decode: tensors ↔ what travels."""
 
 NAMES: Final[tuple[Phase, ...]] = get_args(Phase)
 

@@ -16,6 +16,7 @@ from messages.bus.base import BusState, Delivery, Notice, OnDelivery, Position, 
 from messages.bus.confirm import Receipt
 from messages.bus.link import Link
 from messages.errors import KonsilError, NameTaken, RequestError
+from messages.metrics import PHASES
 
 RETRY = 1.0
 """Seconds until the next try after the broker closed the channel."""
@@ -157,6 +158,8 @@ class Consumer:
                 return
             self._last = offset, body
         self._unacked += 1
+        spent = self._link.cpu_seconds()
+        PHASES.add("receive", spent, cpu=spent, bytes=len(body))
         self._wish.on_delivery(
             Delivery(
                 queue=self._wish.queue,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -73,6 +74,7 @@ class Link:
         self._ioloop: Any = None
         self._connection: Any = None
         self._opened = False
+        self._cpu = 0.0
         self._closing = False
         self._error: KonsilError | None = None
         self._thread = threading.Thread(target=self._run, name=f"bus-{name}", daemon=True)
@@ -92,6 +94,11 @@ class Link:
     def on_own_thread(self) -> bool:
         """Whether the caller is this link's I/O thread."""
         return threading.current_thread() is self._thread
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the I/O thread since it was last asked for; call from that thread only."""
+        before, self._cpu = self._cpu, time.thread_time()
+        return self._cpu - before
 
     def start(self) -> None:
         """Begin to connect."""

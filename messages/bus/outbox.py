@@ -20,6 +20,7 @@ from messages.bus.link import Link
 from messages.bus.readiness import Readiness
 from messages.bus.window import Departure, Window
 from messages.errors import BrokerUnreachable, KonsilError, RequestError
+from messages.metrics import PHASES
 
 REFUSED_RETRY = 5.0
 """Seconds until the next try after a right that this party had was taken away."""
@@ -164,6 +165,7 @@ class Outbox:
         tag, multiple = frame.method.delivery_tag, frame.method.multiple
         tags = [one for one in self._sent if one <= tag] if multiple else [tag]
         items = [self._sent.pop(one) for one in tags if one in self._sent]
+        PHASES.add("publish", 0.0, cpu=self._link.cpu_seconds())
         if isinstance(frame.method, spec.Basic.Nack):
             self._delayed += items
             self._link.call_later(NACK_DELAY, self._again)
