@@ -73,7 +73,7 @@ class FaultyProxy:
         self._faults = Faults()
         self._pairs: set[_Pair] = set()
         self._free_at: dict[Way, float] = {"up": 0.0, "down": 0.0}
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
         self._ready = threading.Event()
         self._port = 0
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -95,6 +95,7 @@ class FaultyProxy:
 
     def start(self) -> FaultyProxy:
         """Listen."""
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         self._ready.wait(10.0)
         return self
