@@ -398,12 +398,12 @@ def test_an_experiment_that_no_site_could_train_is_refused_with_the_words(
     assert words in refused.mistakes
 
 
-OWN = ["initialised", "aggregated", "disk-full", "disk-free", "outage"]
+OWN_STEPS = ["initialised", "aggregated", "disk-full", "disk-free", "outage"]
 STEPS = st.one_of(
     st.tuples(st.just("wire"), st.sampled_from(sorted(WIRE)), st.sampled_from([*SITES, "dr-a", "site-x"])),
     st.tuples(st.just("stored"), st.sampled_from(SITES), st.booleans()),
     st.tuples(st.just("timer"), st.sampled_from(sorted(Timer)), st.integers(0, 2000)),
-    st.tuples(st.just("own"), st.sampled_from(OWN), st.none()),
+    st.tuples(st.just("own"), st.sampled_from(OWN_STEPS), st.none()),
     st.tuples(st.just("helped"), st.sampled_from(SITES), st.none()),
 )
 

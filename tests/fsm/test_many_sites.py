@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -33,11 +34,13 @@ def calls(work: Callable[[], Any]) -> int:
         nonlocal count
         count += event == "call"
 
+    gc.disable()  # what other tests left to be collected is not this work's
     sys.setprofile(note)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 
