@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import socket
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -28,11 +30,17 @@ class Spent:
 Phases = dict[str, Spent]
 
 
+_PORTS = itertools.count(20_000)
+"""Below the range from which the kernel takes ports for outgoing connections: those would get in between."""
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("count never ends")
 
 
 def scrape(port: int) -> Phases:
