@@ -113,8 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
                 measure(case.sites, case.megabytes * 1000, case.rounds, case.codec, tls=case.tls, say=_quiet)
             )
             print(f"  {results[-1].seconds_per_round.median:.3f} s a round", file=sys.stderr, flush=True)
+            _keep(options.json, results)
         print("benchmark: the broker's raw ceiling", file=sys.stderr, flush=True)
         ceiling = broker_ceiling.measure(192)
+        _keep(options.json, results, ceiling)
     except KonsilError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return error.exit_status
@@ -122,10 +124,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     if options.markdown is not None:
         options.markdown.write_text(text)
-    if options.json is not None:
-        plain: dict[str, Any] = {"rounds": [one.plain() for one in results], "ceiling": ceiling}
-        options.json.write_text(json.dumps(plain, indent=1))
     return 0
+
+
+def _keep(path: Path | None, results: list[Result], ceiling: dict[str, Any] | None = None) -> None:
+    """Every figure so far: a later measurement may fail."""
+    if path is not None:
+        plain = {"rounds": [one.plain() for one in results], "ceiling": ceiling}
+        path.write_text(json.dumps(plain, indent=1))
 
 
 def _text(results: list[Result], ceiling: dict[str, Any]) -> str:
