@@ -1,0 +1,20 @@
+"""How a process's heap gives back what it no longer needs.
+
+A chunk of a tensor is a block of about a megabyte that one thread allocates and another frees, beside small things that
+live long. glibc raises its threshold for mapping a block of its own with the first such block that is freed
+(mallopt(3), M_MMAP_THRESHOLD), and then carves chunks out of its arenas, where what lives long keeps the holes between
+from being given back: a coordinator of 30 sites held some 120 MB more than when it was idle.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_MMAP_THRESHOLD = -3
+LARGE = 256 * 2**10
+
+
+def map_large_blocks() -> bool:
+    """Have every block from `LARGE` bytes on mapped on its own and unmapped when it is freed; False without glibc."""
+    libc = ctypes.CDLL(None)
+    return bool(hasattr(libc, "mallopt") and libc.mallopt(_M_MMAP_THRESHOLD, LARGE))
