@@ -395,7 +395,7 @@ def test_a_round_that_fails_is_told_by_its_code(
 
 def test_a_trainer_without_progress_is_ended_and_told(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     command = [sys.executable, "-m", "site_agent.training.null", "--fail", "hang"]
-    running = start(training={"command": command, "stuck_after": "2s"})
+    running = start(training={"command": command, "stuck_after": "6s"})
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
@@ -408,7 +408,7 @@ def test_a_trainer_that_stops_in_mid_round_is_replaced_and_the_next_round_trains
     start: Start, coordinator: script.ScriptedCoordinator
 ) -> None:
     command = [sys.executable, "-m", "site_agent.training.null", "--seconds", "3"]
-    running = start(training={"command": command, "stuck_after": "2s"})
+    running = start(training={"command": command, "stuck_after": "6s"})
 
     def experiment() -> dict[str, Any]:
         found: dict[str, Any] = running.ask("status")["experiments"][0]

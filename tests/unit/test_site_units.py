@@ -20,7 +20,7 @@ def rendered(name: str, folder: Path) -> Path:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit = folder / name
-    unit.write_text((UNITS / name).read_text().replace("/opt/konsil/bin/konsil", str(program)))
+    unit.write_text((UNITS / name).read_text().replace("/opt/konsil/current/bin/konsil", str(program)))
     return unit
 
 
