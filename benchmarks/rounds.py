@@ -21,24 +21,11 @@ from typing import Any
 
 from benchmarks import memory, phases
 from benchmarks.consortium import Bench, rehearsal, running
+from benchmarks.spread import Spread
 from messages.errors import KonsilError
 from messages.names import COORDINATOR
 
 WITHIN_A_ROUND = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Of the measured rounds, seconds."""
-
-    median: float
-    min: float
-    max: float
-    all: tuple[float, ...]
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        return cls(statistics.median(values), min(values), max(values), tuple(round(value, 4) for value in values))
 
 
 @dataclass(frozen=True, slots=True)

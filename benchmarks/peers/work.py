@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.spread import Spread
 from messages.errors import WorkFailed
 
 TENSORS = 20
@@ -37,20 +37,6 @@ class Work:
     def within(self) -> float:
         """Seconds that all rounds may take before the run counts as stuck: generous, it ends a hang."""
         return 90.0 + self.rounds * (20.0 + 0.5 * self.megabytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Seconds a round."""
-
-    median: float
-    min: float
-    max: float
-    all: tuple[float, ...]
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(statistics.median(values), min(values), max(values), tuple(round(value, 4) for value in values))
 
 
 @dataclass(frozen=True, slots=True)
