@@ -29,8 +29,6 @@ FIRST_ASK, LAST_ASK = 5.0, 60.0
 SAVE_EVERY = 0.5
 TICK = 0.25
 """Seconds between two looks at what is awaited: never once a chunk."""
-POSITION_EVERY = 16
-"""Every so many messages a stream's position is noted: it costs a digest, and chunks that come again are known."""
 
 ASKED_IN_VAIN = 3
 """After so many questions without an answer the site's stream is read again from its head, once."""
@@ -94,7 +92,7 @@ class Receiver:
         self._positions: dict[str, Position] = {}
         self._saved = self._tick_at = 0.0
         self._reread, self._room, self._full = reread, room, full
-        self._before: dict[str, Delivery | Position] = {}
+        self._before: dict[str, Position] = {}
         """Of each stream the message before the one at hand."""
         self._skipped: OrderedDict[TransferKey, Position | None] = OrderedDict()
         """Transfers that came before their round → where their first chunk is."""
@@ -175,9 +173,9 @@ class Receiver:
             self.dropped += 1
             reason = getattr(error, "reason", "malformed")
             log.warning("chunk set aside", queue=delivery.queue, reason=str(reason), count=self.dropped)
-        self._before[delivery.queue] = delivery
-        if delivery.offset is not None and delivery.offset % POSITION_EVERY == 0:
-            self._positions[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
+        if delivery.offset is not None:
+            position = Position(delivery.offset, digest_of(delivery.body))
+            self._before[delivery.queue] = self._positions[delivery.queue] = position
         ack(delivery)
 
     def _chunk(self, delivery: Delivery) -> None:
@@ -221,10 +219,7 @@ class Receiver:
         if key in self._skipped or delivery.offset is None:
             return
         before = self._before.get(delivery.queue)
-        if isinstance(before, Delivery):
-            follows = before.offset is not None and before.offset < delivery.offset
-            before = Position(before.offset, digest_of(before.body)) if follows and before.offset is not None else None
-        self._skipped[key] = before
+        self._skipped[key] = before if before is None or before.offset < delivery.offset else None
         while len(self._skipped) > MOST_SKIPPED:
             self._skipped.popitem(last=False)
 

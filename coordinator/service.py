@@ -40,8 +40,7 @@ from messages.exposition import Endpoint, Reading
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
 CHUNKS_IN_FLIGHT = 16
-"""Chunks of updates, of all sites together, that are handed over and not yet in their files: what they take of memory
-is the same for three sites and for thirty."""
+"""Credit for chunks of updates, of all sites together; what does bound them in memory is `messages.bus.backlog`."""
 
 log = structlog.get_logger("coordinator")
 

@@ -41,8 +41,6 @@ COMPLAIN_EVERY = 60.0
 """Seconds between two lines of the log about a disk that takes nothing; each chunk would have one."""
 POSITION_EVERY = 1.0
 """Seconds between stored positions of `global`: chunks that come again are known, so a stale one costs little."""
-POSITION_STEP = 16
-"""Every so many messages the position is noted: it costs a digest of the message."""
 
 
 @dataclass
@@ -174,7 +172,7 @@ class Receiver:
         except ValueError:
             log.warning("chunk refused", reason="malformed")
         finally:
-            if delivery.offset is not None and delivery.offset % POSITION_STEP == 0:
+            if delivery.offset is not None:
                 self._position = Position(delivery.offset, digest_of(delivery.body))
             ack(delivery)
 

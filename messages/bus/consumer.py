@@ -61,12 +61,13 @@ class Consumer:
         self._refused = False
         """Whether the owner was told that it may not read."""
         self._cancelled_by_broker = False
-        self._last: tuple[int, bytes] | None = None
+        self._last: Position | None = None
         self._heard = 0.0
         self._unacked = 0
 
     def ack(self, delivery: Delivery) -> None:
         """Give credit back (stream) or remove the message (inbox)."""
+        self._link.backlog.remove((self, delivery.epoch), len(delivery.body))
         self._link.call(lambda: self._ack(delivery))
 
     def seek(self, position: Position | None) -> None:
@@ -78,6 +79,7 @@ class Consumer:
         self._cancelled = True
         self._link.remove_user(self)
         self._link.call(self._close_channel)
+        self._link.backlog.remove((self, self._epoch))
 
     def on_up(self, _connection: Any) -> None:
         """Attach on the new connection."""
@@ -86,6 +88,7 @@ class Consumer:
     def on_down(self) -> None:
         """The channel went with the connection."""
         self._channel = None
+        self._link.backlog.remove((self, self._epoch))
 
     def _attach(self) -> None:
         """Begin (again) from what the service has stored."""
@@ -96,6 +99,7 @@ class Consumer:
         connection = self._link.connection
         if self._cancelled or connection is None or not connection.is_open:
             return
+        self._link.backlog.remove((self, self._epoch))
         self._epoch += 1
         self._cursor = cursor
         self._unacked = 0
@@ -156,10 +160,11 @@ class Consumer:
             if verdict is cursors.Verdict.DROP:
                 self._channel.basic_ack(method.delivery_tag)
                 return
-            self._last = offset, body
+            self._last = Position(offset, digest_of(body))
         self._unacked += 1
         spent = self._link.cpu_seconds()
         PHASES.add("receive", spent, cpu=spent, bytes=len(body))
+        self._link.backlog.add((self, epoch), len(body))
         self._wish.on_delivery(
             Delivery(
                 queue=self._wish.queue,
@@ -171,6 +176,7 @@ class Consumer:
                 epoch=epoch,
             )
         )
+        self._link.backlog.wait()
 
     def _on_silence(self, epoch: int) -> None:
         if epoch != self._epoch or self._channel is None:
@@ -197,8 +203,7 @@ class Consumer:
             wait = max(self._wish.idle - silent, 0.1 * self._wish.idle)
             self._link.call_later(wait, lambda: self._on_idle(epoch))
         elif self._last is not None:
-            offset, body = self._last
-            self._open(cursors.attach(Position(offset, digest_of(body)), self._wish.start))
+            self._open(cursors.attach(self._last, self._wish.start))
         elif self._wish.start is Start.FIRST:
             self._attach()
 

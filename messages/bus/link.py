@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from pika.adapters.select_connection import IOLoop
 
 from messages.bus.amqp_errors import explain
+from messages.bus.backlog import Backlog
 from messages.bus.base import BusState, Notice
 from messages.bus.wire import WireConnection
 from messages.errors import BrokerUnreachable, KonsilError, LoginRefused, TlsFailed
@@ -65,6 +66,7 @@ class Link:
     ) -> None:
         self.name = name
         self.users: list[LinkUser] = []
+        self.backlog = Backlog()
         self._parameters = parameters
         self._backoff = backoff
         self._on_notice = on_notice

@@ -66,3 +66,9 @@ def test_whatever_became_of_the_stream_nothing_new_is_skipped(
     intact = 0 <= index < len(stream) and stream[index] == body
     assert rewound is not intact
     assert delivered == (stream[index + 1 :] if intact else stream)
+
+
+def test_a_long_message_is_known_by_its_first_bytes_and_its_length() -> None:
+    body = bytes(range(256)) * 4096
+    assert digest_of(body) == digest_of(bytes(body))
+    assert len({digest_of(body), digest_of(body[:-1]), digest_of(b"\1" + body[1:]), digest_of(body[:4096])}) == 4
