@@ -53,6 +53,14 @@ class Unreachable(KonsilError):
     exit_status = 3
 
 
+class PacsUnreachable(Unreachable):
+    """A PACS does not answer, or not in time."""
+
+
+class PacsRefused(Unreachable):
+    """A PACS answered and will not do it: unknown AE title, credentials, verb, or a failure of its own."""
+
+
 class BrokerUnreachable(Unreachable):
     """The broker does not answer."""
 

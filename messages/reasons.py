@@ -22,6 +22,31 @@ class Reason(StrEnum):
     WITHDRAWN = "withdrawn"
     NOT_FINITE = "not-finite"
     EMPTY_IMAGE = "empty-image"
+    # studies and series of a PACS that were left out
+    RETRIEVE_FAILED = "retrieve-failed"
+    INCOMPLETE_SERIES = "incomplete-series"
+    MISSING_SLICES = "missing-slices"
+    DUPLICATE_SLICES = "duplicate-slices"
+    IRREGULAR_SPACING = "irregular-spacing"
+    TILTED = "tilted"
+    MIXED_GEOMETRY = "mixed-geometry"
+    MISSING_GEOMETRY = "missing-geometry"
+    TOO_FEW_SLICES = "too-few-slices"
+    TIME_SERIES = "time-series"
+    AMBIGUOUS_SERIES = "ambiguous-series"
+    UNRECOGNISED_SERIES = "unrecognised-series"
+    DERIVED_IMAGE = "derived-image"
+    LOCALIZER = "localizer"
+    SECONDARY_CAPTURE = "secondary-capture"
+    BURNED_IN_ANNOTATION = "burned-in-annotation"
+    UNSUPPORTED_IMAGE = "unsupported-image"
+    UNDECODABLE_PIXELS = "undecodable-pixels"
+    OTHER_FRAME_OF_REFERENCE = "other-frame-of-reference"
+    LABEL_REFERENCES_OTHERS = "label-references-others"
+    UNMATCHED_LABEL = "unmatched-label"
+    OVERLAPPING_LABELS = "overlapping-labels"
+    SEVERAL_LABELS = "several-labels"
+    MIXED_PATIENTS = "mixed-patients"
     # a site declines an experiment or a round
     UNKNOWN_DATASET = "unknown-dataset"
     MISSING_CONCEPT = "missing-concept"
@@ -106,6 +131,30 @@ ADVICE: dict[Reason, str] = {
     Reason.WITHDRAWN: "Consent was withdrawn: nothing to do",
     Reason.NOT_FINITE: "The image holds NaN or infinity: export it again",
     Reason.EMPTY_IMAGE: "The image is empty: export it again",
+    Reason.RETRIEVE_FAILED: "The PACS did not deliver all of it; it is asked for again at the next preparation",
+    Reason.INCOMPLETE_SERIES: "The series has fewer images than it says: have the archive checked, or send it again",
+    Reason.MISSING_SLICES: "Slices are missing inside the series: send it again from the scanner or archive",
+    Reason.DUPLICATE_SLICES: "Several images lie at one position and nothing tells them apart: leave one out",
+    Reason.IRREGULAR_SPACING: "The slices' distances differ: the series is no regular grid",
+    Reason.TILTED: "The slices are sheared (gantry tilt): the series is no right-angled grid",
+    Reason.MIXED_GEOMETRY: "Images of several sizes or directions lie in one series",
+    Reason.MISSING_GEOMETRY: "The images do not say where they lie (position, orientation, spacing)",
+    Reason.TOO_FEW_SLICES: "The series is no volume",
+    Reason.TIME_SERIES: "The series holds several volumes over time and a case needs one",
+    Reason.AMBIGUOUS_SERIES: "Several series could be this modality: say which with an override in site.toml",
+    Reason.UNRECOGNISED_SERIES: "No rule says which modality this is: add an override in site.toml",
+    Reason.DERIVED_IMAGE: "Maps, projections and subtractions are not trained on: nothing to do",
+    Reason.LOCALIZER: "Localizers are not trained on: nothing to do",
+    Reason.SECONDARY_CAPTURE: "Screenshots are not trained on: nothing to do",
+    Reason.BURNED_IN_ANNOTATION: "Text may be burned into the pixels: such images are never used",
+    Reason.UNSUPPORTED_IMAGE: "Not a greyscale image of a kind that can be trained on",
+    Reason.UNDECODABLE_PIXELS: "The pixels cannot be decoded: damaged, or compressed in a way that is not supported",
+    Reason.OTHER_FRAME_OF_REFERENCE: "The series has another frame of reference, and Konsil does not register images",
+    Reason.LABEL_REFERENCES_OTHERS: "The label refers to images that are not there: send those, or their own label",
+    Reason.UNMATCHED_LABEL: "No segment or structure is a concept that site.toml names: add its code there",
+    Reason.OVERLAPPING_LABELS: "Two concepts claim one voxel and site.toml does not say which wins (label_order)",
+    Reason.SEVERAL_LABELS: "Several labels fit one study and nothing says which counts",
+    Reason.MIXED_PATIENTS: "One study names several patients: have the archive checked",
     Reason.UNKNOWN_DATASET: "Describe the data set under [datasets.NAME] in site.toml",
     Reason.MISSING_CONCEPT: "The site's labels do not name every concept of the experiment's regions",
     Reason.TOO_FEW_CASES: "The site has fewer usable cases than the experiment or its own policy asks for",

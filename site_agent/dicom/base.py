@@ -1,0 +1,156 @@
+"""What the parts of the way from a PACS to a case hand to each other. No I/O and no pydicom.
+
+The way: a source finds studies and fetches their series (`sources`); each object passes the door, where what
+identifies a patient is removed (`door`) after what it says of its series has been taken down as `Facts` (`roles`); the
+spool keeps it (`spool`); its series become volumes (`volumes`), its segmentations labels (`segmentations`,
+`structures`), and a study a case on one grid (`cases`), which lies in the prepared data set (`store`, `build`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from messages.errors import KonsilError
+from messages.reasons import Reason
+
+Object = Any
+"""A pydicom Dataset with its file meta information (`file_meta.TransferSyntaxUID`)."""
+Take = Callable[[Object], None]
+"""Takes over one object that a source fetched."""
+Has = Callable[[str], bool]
+"""Whether an object is there already, by its SOP Instance UID."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFound:
+    """A series as the source's index describes it. Identifies a patient: never logged, never written to disk.
+
+    Attributes:
+        instances: Number of Series Related Instances (0020,1209) where the source says it, else None.
+    """
+
+    study: str
+    uid: str
+    modality: str
+    instances: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFound:
+    """A study of one patient; `patient` is the source's own identifier (Patient ID with its issuer)."""
+
+    uid: str
+    patient: str
+    series: tuple[SeriesFound, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of fetching one series.
+
+    Attributes:
+        received: objects handed to `take`, those that were there before not counted.
+        present: objects of the series that are there now.
+        reason: None where all that the source announced is there; else why not.
+    """
+
+    received: int
+    present: int
+    reason: Reason | None = None
+
+
+class Source(Protocol):
+    """Where studies come from. Raises `messages.errors` only: nothing foreign gets out."""
+
+    def find(self) -> Sequence[StudyFound]:
+        """Every study that the operator's query fits, each once.
+
+        Raises:
+            PacsUnreachable: nothing answers, or not in time.
+            PacsRefused: it answered and will not do it; a final status other than success is never "no studies".
+            DataError: a folder is missing or may not be read.
+        """
+
+    def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+        """Fetch what of a series is not there yet; what was taken stays taken where it breaks.
+
+        Raises:
+            PacsUnreachable, PacsRefused: as `find`; a later call goes on where this one broke.
+        """
+
+    def close(self) -> None:
+        """Release associations and listening ports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One three-dimensional image.
+
+    Attributes:
+        voxels: float32 (I, J, K), rescaled to the units of the modality; C-contiguous. I runs along a row (columns of
+            the DICOM image), J down a column, K along the normal.
+        affine: voxel index → millimetres in RAS+, float64 (4, 4).
+        frame_of_reference: Frame of Reference UID; "" where there is none.
+        series: Series Instance UID.
+        frames: for each k the SOP Instance UID and the frame number (from 1) that it came from.
+        part: what tells it from the series' other volumes, such as "echo 2" or "time 3"; "" where it is the only one.
+        extent_verified: whether something besides the slices themselves says that none is missing at the ends.
+    """
+
+    voxels: npt.NDArray[np.float32]
+    affine: npt.NDArray[np.float64]
+    frame_of_reference: str
+    series: str
+    frames: tuple[tuple[str, int], ...]
+    part: str = ""
+    extent_verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """A label on a reference volume's grid: position in `concepts` plus one, 0 is background. uint8 (I, J, K)."""
+
+    voxels: npt.NDArray[np.uint8]
+    concepts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A series, a volume or a label that is not used. `text` may say numbers, never what identifies a patient."""
+
+    reason: Reason
+    text: str
+    instances: int = 0
+
+
+class Refused(KonsilError):
+    """A series, label or study that cannot be used, with its reason. Raised by pure parts, counted by `build`."""
+
+    def __init__(self, reason: Reason, what: str, *, where: str = "") -> None:
+        super().__init__(what, where=where)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """What a data set holds, as counts: what leaves the site, and no more.
+
+    Attributes:
+        found: studies that the query fits. used: cases.
+        left_out: studies that gave no case, by reason. series_left_out: series, by reason.
+        extent_unverified: series used of which nothing but their slices says that none is missing at the ends.
+        fingerprint: keyed digest of the accepted cases' content (hex).
+    """
+
+    found: int
+    used: int
+    left_out: Counter[Reason] = field(default_factory=Counter)
+    series_left_out: Counter[Reason] = field(default_factory=Counter)
+    extent_unverified: int = 0
+    fingerprint: str = ""
