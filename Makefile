@@ -10,7 +10,7 @@ SCHEDULES = 200
 help:
 	@echo 'make demo             train one model at three hospitals on this machine (ARGS="--rounds 4" for options)'
 	@echo 'make test             lint, types, import contracts and all tests'
-	@echo 'make setup            only what both need: RabbitMQ, .venv with pinned dependencies'
+	@echo 'make setup            only what both need: RabbitMQ, Orthanc, .venv with pinned dependencies'
 	@echo 'make check            make test without the tests'
 	@echo 'make chaos            faults, and the services under a real systemd in a machine of their own (root; minutes)'
 	@echo 'make test-rabbitmq4   the bus and whole experiments on RabbitMQ 4 out of Debian 13 (root; debootstrap)'
@@ -23,6 +23,7 @@ help:
 setup:
 	@sh deploy/bootstrap/find-python.sh >/dev/null
 	@sh deploy/bootstrap/broker.sh
+	@sh deploy/bootstrap/orthanc.sh
 	@sh deploy/bootstrap/environment.sh
 
 # exec: make hands its place in the foreground over, so that Ctrl-C reaches the demo alone
