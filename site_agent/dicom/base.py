@@ -65,8 +65,34 @@ class Fetched:
     reason: Reason | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the last `find` came across besides the studies that it gave: counts alone.
+
+    Attributes:
+        objects: DICOM objects seen (folders only; a PACS tells of studies and series).
+        not_dicom: files that are no DICOM. unreadable: files that say they are, and cannot be read.
+        duplicates: objects that came again under one SOP Instance UID.
+        mixed_patients: studies left out because they name several patients (`Reason.MIXED_PATIENTS`).
+        not_asked: studies that the source gave although they do not fit the query.
+        unusable: studies or series left out because they have no usable UID.
+    """
+
+    objects: int = 0
+    not_dicom: int = 0
+    unreadable: int = 0
+    duplicates: int = 0
+    mixed_patients: int = 0
+    not_asked: int = 0
+    unusable: int = 0
+
+
 class Source(Protocol):
     """Where studies come from. Raises `messages.errors` only: nothing foreign gets out."""
+
+    @property
+    def looked(self) -> Looked:
+        """What the last `find` came across besides."""
 
     def find(self) -> Sequence[StudyFound]:
         """Every study that the operator's query fits, each once.
