@@ -35,6 +35,8 @@ class Reason(StrEnum):
     TIME_SERIES = "time-series"
     AMBIGUOUS_SERIES = "ambiguous-series"
     UNRECOGNISED_SERIES = "unrecognised-series"
+    OTHER_SERIES_PREFERRED = "other-series-preferred"
+    IGNORED_SERIES = "ignored-series"
     DERIVED_IMAGE = "derived-image"
     LOCALIZER = "localizer"
     SECONDARY_CAPTURE = "secondary-capture"
@@ -143,6 +145,8 @@ ADVICE: dict[Reason, str] = {
     Reason.TIME_SERIES: "The series holds several volumes over time and a case needs one",
     Reason.AMBIGUOUS_SERIES: "Several series could be this modality: say which with an override in site.toml",
     Reason.UNRECOGNISED_SERIES: "No rule says which modality this is: add an override in site.toml",
+    Reason.OTHER_SERIES_PREFERRED: "A better series of the same modality is taken (3-D, thinner): nothing to do",
+    Reason.IGNORED_SERIES: "An override in site.toml leaves the series out: nothing to do",
     Reason.DERIVED_IMAGE: "Maps, projections and subtractions are not trained on: nothing to do",
     Reason.LOCALIZER: "Localizers are not trained on: nothing to do",
     Reason.SECONDARY_CAPTURE: "Screenshots are not trained on: nothing to do",
