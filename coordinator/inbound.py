@@ -126,7 +126,7 @@ class Inbound:
             self.refused["unknown-site"] += 1
             log.warning("a live message of a stranger", kind=event.kind, sender=event.sender)
         elif isinstance(body, kinds.Hello):
-            shell.standing(event.sender)
+            shell.returning.standing(event.sender)
         elif isinstance(body, kinds.Echo):
             reply = kinds.EchoReply(nonce=body.nonce, time=shell.parts.clock.now())
             shell.parts.say.live("echo-reply", reply)
@@ -134,7 +134,7 @@ class Inbound:
             checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
             shell.parts.say.live("experiment-checked", checked, experiment=event.experiment)
         elif isinstance(body, kinds.ChunksWanted):
-            shell.send_chunks(event.experiment, body)
+            shell.returning.send_chunks(event.experiment, body)
 
     def _marked(self, event: Event, nonce: str) -> None:
         """A coordinator's mark: our own, one of an earlier term, or the word of one that took our place.

@@ -13,21 +13,23 @@ from typing import Any
 
 import structlog
 
-from coordinator import announce, story, timers
 from coordinator import decisions as d
 from coordinator import effects as e
 from coordinator import inputs as i
+from coordinator import story, timers
 from coordinator.announcer import Announcer
 from coordinator.evolve import evolve
 from coordinator.floods import Floods
+from coordinator.hands import Hands
 from coordinator.inbound import Inbound
 from coordinator.incoming import Receiver
 from coordinator.journal import ASIDE, NOTHING, STEP, DiskFull, Journal, Written
 from coordinator.machine import decide
 from coordinator.metrics import Tally
-from coordinator.outgoing import Audit, Events, Models, Shipment
+from coordinator.outgoing import Audit, Events, Models
 from coordinator.presence import Presence
 from coordinator.recovery import recover, step_body
+from coordinator.returning import Returning
 from coordinator.space import Space
 from coordinator.state import ExperimentState, Phase
 from coordinator.timers import Clock, Gate
@@ -49,8 +51,6 @@ SPARED = 600.0
 """Seconds until a timer is tried again whose firing could not be handled."""
 MOST_SHOWN = 3
 """Experiments named in the service manager's status line."""
-STANDING_FOR = 30 * 86400.0
-"""Seconds for which an ended experiment is told to sites that return (protocol rule 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,6 @@ def _changes_nothing(decided: tuple[d.AnyDecision, ...]) -> str | None:
     return next(reasons, Reason.DUPLICATE.value)
 
 
-def _shipment(
-    kind: str,
-    experiment: str,
-    sent: kinds.Transfer,
-    chunks: tuple[int, ...] | None = None,
-    done: Callable[[], None] | None = None,
-) -> Shipment:
-    return Shipment(kind, experiment, sent.round, sent.seal, sent.manifest, chunks, done, sent.attempt)
-
-
 class Shell:
     """The main loop."""
 
@@ -100,7 +90,16 @@ class Shell:
         self.states: dict[str, ExperimentState] = recover(parts.journal.entries())
         self._timed = {name: state for name, state in self.states.items() if state.timers}
         """Those that a timer runs for: the loop looks at them after every message, never at all there ever were."""
-        self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
+        self.returning = Returning(self.states, parts.say, parts.models, parts.clock)
+        self._hands = Hands(
+            parts.journal,
+            parts.say,
+            parts.models,
+            parts.receiver,
+            parts.work,
+            inputs,
+            lambda experiment, reason, what: self.set_aside(experiment, reason, what, NOTHING),
+        )
         self._inbound = inbound(self)
         self._alive_at = self._notes_at = self._marked_at = 0.0
         self._stopping = False
@@ -119,21 +118,19 @@ class Shell:
             self._outage(float(stamp))
         for name, effect in self._pending():
             if not isinstance(effect, e.PublishModel) or not self.parts.journal.get(f"published:{name}"):
-                self._carry_out(effect)
+                self._hands.carry_out(effect)
         self._greet()
         self.parts.audit.wake()
 
     def _pending(self) -> list[tuple[str, e.Effect]]:
         """What may be unfinished of each experiment that is not over, or ended lately."""
-        now = self.parts.clock.now()
         found: list[tuple[str, e.Effect]] = []
-        for name, state in sorted(self.states.items()):
-            if state.ended is None or now - state.ended < STANDING_FOR:
-                try:
-                    found += [(name, effect) for effect in e.pending(state)]
-                except Exception as error:
-                    log.exception("what is unfinished of an experiment is set aside", experiment=name)
-                    self.set_aside(name, type(error).__name__, {"effect": "pending"}, NOTHING)
+        for name, state in self.returning.lately():
+            try:
+                found += [(name, effect) for effect in e.pending(state)]
+            except Exception as error:
+                log.exception("what is unfinished of an experiment is set aside", experiment=name)
+                self.set_aside(name, type(error).__name__, {"effect": "pending"}, NOTHING)
         return found
 
     def _greet(self) -> None:
@@ -196,7 +193,7 @@ class Shell:
                 # Replay does not miss it: it changed nothing. Its sender hears of it as of any other.
                 self._inbound.put_back(written.positions)
                 for effect in todo:
-                    self._carry_out(effect)
+                    self._hands.carry_out(effect)
                 return True
         settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
         home = experiment if after is not None else NO_EXPERIMENT
@@ -216,7 +213,7 @@ class Shell:
             self.tally.decided(found, decision, given.time)
         self.parts.audit.wake()
         for effect in todo:
-            self._carry_out(effect)
+            self._hands.carry_out(effect)
         if self._inbound.holds(experiment):
             self.queue.put(partial(self._inbound.moved, experiment))
         return True
@@ -235,37 +232,6 @@ class Shell:
             log.warning("refused messages were only counted", sender=flood.sender, counted=flood.counted)
             what = {"sender": flood.sender, "since": flood.since, "counted": flood.counted}
             self.set_aside(NO_EXPERIMENT, "flood", what, NOTHING)
-
-    def standing(self, site: str) -> None:
-        """Tell a site that returns where its experiments are."""
-        now = self.parts.clock.now()
-        for name, state in sorted(self.states.items()):
-            if site not in state.members or (state.ended is not None and now - state.ended > STANDING_FOR):
-                continue
-            body = kinds.Standing(state=state.phase.value, events=self._current(name, state))
-            self.parts.say.live("standing", body, experiment=name, to=site)
-
-    def _current(self, experiment: str, state: ExperimentState) -> list[bytes]:
-        """What is told to a site that returns: made once a phase and round, for 1,000 of them may ask at once."""
-        mark = announce.mark(state)
-        known = self._told.get(experiment)
-        if known is None or known[0] != mark:
-            known = (mark, [self.parts.say.event(what).raw for what in announce.current(state)])
-            self._told[experiment] = known
-        return known[1]
-
-    def send_chunks(self, experiment: str, wanted: kinds.ChunksWanted) -> None:
-        """A site asks for chunks of a model: they go to all."""
-        state = self.states.get(experiment)
-        model = state.models.get(wanted.round) if state is not None else None
-        if state is None or model is None or wanted.seal not in (model.seal, model.wire):
-            log.warning("chunks of no model were asked for", experiment=experiment, round=wanted.round)
-            return
-        if wanted.seal not in e.needed(state):
-            return
-        chunks = None if wanted.chunks is None else tuple(wanted.chunks)
-        sent = announce.transfer(state, wanted.round, exact=wanted.seal == model.seal)
-        self.parts.models.send(_shipment("global-chunk", experiment, sent, chunks))
 
     def _take(self, item: Any) -> None:
         if isinstance(item, Delivery):
@@ -307,7 +273,7 @@ class Shell:
         self.parts.audit.again()
         for _name, effect in self._pending():
             if isinstance(effect, e.Announce | e.PublishModel):  # our own work goes on: nothing of it was lost
-                self._carry_out(effect)
+                self._hands.carry_out(effect)
         self._greet()
 
     def opened(self, nonce: str) -> None:
@@ -393,44 +359,6 @@ class Shell:
         systemd.notify("WATCHDOG=1")
         if self.ending.wait(STALL):
             raise error
-
-    def _published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
-        self.parts.say.live("model-ready", body, experiment=experiment, round_number=body.rounds)
-        self.parts.journal.put(f"published:{experiment}", b"1")
-
-    def _carry_out(self, effect: e.Effect) -> None:
-        """Do what was decided; what raises is set aside: neither the next message nor the next start trips on it."""
-        try:
-            self._do(effect)
-        except DiskFull:
-            raise
-        except Exception as error:
-            name = getattr(effect, "experiment", NO_EXPERIMENT)
-            log.exception("an effect is set aside", experiment=name, effect=type(effect).__name__)
-            what = {"effect": type(effect).__name__}
-            self.set_aside(str(name), type(error).__name__, what, NOTHING)
-
-    def _do(self, effect: e.Effect) -> None:
-        parts = self.parts
-        if isinstance(effect, e.Announce):
-            parts.say.announce(effect.what)
-        elif isinstance(effect, e.Acknowledge):
-            parts.say.receipt(effect.party, effect.event, effect.experiment)
-        elif isinstance(effect, e.Tell):
-            parts.say.tell(effect)
-        elif isinstance(effect, e.Initialise):
-            parts.work.initialise(effect)
-        elif isinstance(effect, e.SendModel):
-            parts.models.send(_shipment("global-chunk", effect.experiment, effect.transfer))
-        elif isinstance(effect, e.Listen | e.Expect | e.Forget):
-            parts.receiver.put(effect)
-        elif isinstance(effect, e.Aggregate):
-            parts.work.aggregate(effect)
-        elif isinstance(effect, e.PublishModel):
-            done = partial(self.queue.put, partial(self._published, effect.experiment, effect.body))
-            parts.models.send(_shipment("model-chunk", effect.experiment, effect.body.model.transfer, done=done))
-        else:
-            parts.work.blobs.prune(effect.experiment, effect.keep)
 
     def _log(
         self,
