@@ -30,7 +30,7 @@ from coordinator.presence import Presence
 from coordinator.shell import Parts, Shell
 from coordinator.timers import Clock, Gate
 from coordinator.work import Build, Work, build_in_subprocess
-from messages import descriptors, heap, logs, names, systemd
+from messages import descriptors, logs, names, systemd
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.bus.rabbitmq import RabbitBus
 from messages.envelope import Author
@@ -203,7 +203,6 @@ def run(config_path: Path) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status, errors are one line on standard error."""
     logs.configure("coordinator")
     descriptors.allow_many()
-    heap.map_large_blocks()
     try:
         crash = os.environ.get(CRASH, "")
         coordinator = Coordinator(configs.read(config_path), crash_after=int(crash) if crash.isdigit() else None)

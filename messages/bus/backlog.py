@@ -4,7 +4,8 @@ Credit alone bounds nothing here: RabbitMQ sends a stream's messages by the stor
 left of the consumer's credit, and a batch is what a publisher had in flight. Measured on 3.10.8: 30 streams of credit 1
 had 77 messages of 1 MiB handed over at once. So a connection that has more than `most` bytes handed over reads on only
 as they are acknowledged; then TCP holds the broker back. Measured with 30 sites of 30 MB (`benchmarks.rounds`): a
-coordinator 22 MB above idle instead of 75.
+coordinator 33 MB above idle. Tried on top: blocks from 256 KiB on mapped on their own (mallopt(3), M_MMAP_THRESHOLD):
+22 MB, and half a CPU second more in a round of 240 MB for the page faults.
 """
 
 from __future__ import annotations

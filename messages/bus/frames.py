@@ -6,7 +6,6 @@ frame, a content header with the body's size, and body frames (section 4.2.6).
 
 from __future__ import annotations
 
-import io
 import mmap
 import struct
 from collections.abc import Iterator, Sequence
@@ -140,7 +139,7 @@ class FrameReader:
         if body.left:
             return None
         del self._bodies[channel]
-        return body.whole()
+        return b"".join(body.parts)
 
     def _rewind(self) -> None:
         """Back to the buffer's beginning; what refers to its bytes gets a copy first."""
@@ -152,29 +151,13 @@ class FrameReader:
 
 
 class _Body:
-    """A body whose frames have begun to come; the parts refer to the reader's buffer until `keep`.
+    """A body whose frames have begun to come; the parts refer to the buffer until `keep`."""
 
-    What is kept goes to a BytesIO, which hands its bytes out without copying them once more, and is one block that is
-    given back whole: with dozens of bodies under way at a time, a bytes object for each frame left the heap in holes.
-    """
-
-    __slots__ = ("kept", "left", "parts", "size")
+    __slots__ = ("left", "parts", "size")
 
     def __init__(self, size: int) -> None:
         self.size = self.left = size
-        self.parts: list[memoryview] = []
-        self.kept: io.BytesIO | None = None
+        self.parts: list[Buffer] = []
 
     def keep(self) -> None:
-        """Copy what refers to the reader's buffer."""
-        if self.kept is None:
-            self.kept = io.BytesIO()
-        self.kept.writelines(self.parts)
-        self.parts.clear()
-
-    def whole(self) -> bytes:
-        """The body, complete."""
-        if self.kept is None:
-            return b"".join(self.parts)
-        self.keep()
-        return self.kept.getvalue()
+        self.parts = [part if isinstance(part, bytes) else bytes(part) for part in self.parts]
