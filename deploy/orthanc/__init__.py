@@ -1,0 +1,1 @@
+"""A private Orthanc, the PACS of the demo and of the tests."""
