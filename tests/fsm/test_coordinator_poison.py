@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from coordinator_kit import CONSORTIUM, PLATFORM, counts, plain
 from test_coordinator_service import Consortium
 
-from coordinator import effects, floods, handlers, machine, overview, shell
+from coordinator import effects, floods, handlers, machine, overview, returning
 from coordinator.floods import Floods
 from coordinator.inputs import kind_of
 from coordinator.journal import ASIDE, STEP, open_readonly
@@ -87,7 +87,7 @@ def test_an_event_whose_handler_raises_is_set_aside_with_its_bytes_and_the_rest_
 def test_a_live_message_whose_handling_raises_is_set_aside_and_the_rest_goes_on(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell.Shell, "standing", raising)
+    monkeypatch.setattr(returning.Returning, "standing", raising)
     consortium.start()
     consortium.join()  # each says hello
     consortium.say("experiment-start", START)
