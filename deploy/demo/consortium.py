@@ -126,7 +126,7 @@ class Consortium:
 
     def _broker(self, party: str, port: int, ca: Path | None) -> dict[str, Any]:
         secret = self.layout.run / f"{party}.password"
-        _write_private(secret, self.passwords[party] + "\n")
+        write_private(secret, self.passwords[party] + "\n")
         return {
             "host": "127.0.0.1",
             "port": port,
@@ -138,10 +138,11 @@ class Consortium:
 
     def _write(self, party: str, content: Mapping[str, Any]) -> Path:
         path = self.config_of(party)
-        _write_private(path, toml.dumps(content))
+        write_private(path, toml.dumps(content))
         return path
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)

@@ -43,6 +43,11 @@ class Layout:
         return self.run / "broker"
 
     @property
+    def pacs(self) -> Path:
+        """Each hospital's PACS, where the images come from one."""
+        return self.run / "pacs"
+
+    @property
     def coordinator(self) -> Path:
         """The coordinator's state: journal and blobs."""
         return self.run / "coordinator"
@@ -77,7 +82,7 @@ class Layout:
 
     def tidy(self) -> None:
         """Remove what only the run needed; configuration, logs, journal and stored updates stay (for replay)."""
-        for folder in (self.data, self.broker, *self.run.glob("site-*/")):
+        for folder in (self.data, self.broker, self.pacs, *self.run.glob("site-*/")):
             shutil.rmtree(folder, ignore_errors=True)
 
 

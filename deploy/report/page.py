@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import accumulate
 from pathlib import Path
@@ -38,7 +38,14 @@ figure{margin:0}figcaption{font-weight:600;font-size:.95rem}figure svg{width:100
 """
 
 
-def write(story: ExperimentStory, path: Path, *, baselines: Sequence[Baseline] = (), log: Path | None = None) -> None:
+def write(
+    story: ExperimentStory,
+    path: Path,
+    *,
+    baselines: Sequence[Baseline] = (),
+    log: Path | None = None,
+    images: Mapping[str, str] | None = None,
+) -> None:
     """Write the report, whole or not at all.
 
     Args:
@@ -46,13 +53,14 @@ def write(story: ExperimentStory, path: Path, *, baselines: Sequence[Baseline] =
         path: the HTML file.
         baselines: what the result is held against; none in the field, where nobody can pool.
         log: the exported event log, where there is one beside the report.
+        images: site → where its images came from, in words; only a demo knows.
 
     Raises:
         WorkFailed: the file cannot be written.
     """
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(render(story, baselines, log.name if log else None), encoding="utf-8")
+        part.write_text(render(story, baselines, log.name if log else None, images), encoding="utf-8")
         part.replace(path)
     except OSError as error:
         raise WorkFailed(
@@ -60,11 +68,16 @@ def write(story: ExperimentStory, path: Path, *, baselines: Sequence[Baseline] =
         ) from None
 
 
-def render(story: ExperimentStory, baselines: Sequence[Baseline] = (), log_name: str | None = None) -> str:
+def render(
+    story: ExperimentStory,
+    baselines: Sequence[Baseline] = (),
+    log_name: str | None = None,
+    images: Mapping[str, str] | None = None,
+) -> str:
     """The page as text."""
     title = f"Konsil: {story.id}"
     sections = [
-        ("Summary", tables.summary(story)),
+        ("Summary", tables.summary(story, images or {})),
         ("Result", tables.results(story, baselines) + tables.baseline_regions(story, baselines)),
         ("Curves", _charts(story, baselines)),
         ("Cases", tables.cases(story)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from deploy.report.baselines import Baseline
@@ -12,8 +12,9 @@ from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
 
 
-def summary(story: ExperimentStory) -> str:
-    """Who trained what, when, with which software."""
+def summary(story: ExperimentStory, images: Mapping[str, str]) -> str:
+    """Who trained what, when, with which software; `images` says of a site where its images came from."""
+    came = sorted({(text, tuple(sorted(name for name in images if images[name] == text))) for text in images.values()})
     experiment = story.experiment
     platforms = [site.platform for site in story.sites.values() if site.platform]
     versions = sorted({f"{name} {version}" for one in platforms for name, version in one.versions.items()})
@@ -26,6 +27,7 @@ def summary(story: ExperimentStory) -> str:
         ("Approval", experiment.approval if experiment else ""),
         ("Researcher", story.researcher or ""),
         ("Sites", ", ".join(f"{name} ({site.state})" for name, site in sorted(story.sites.items()))),
+        ("Images", "; ".join(f"{', '.join(names)}: {text}" for text, names in came)),
         ("Net", experiment.net.name if experiment else ""),
         ("Strategy", f"{experiment.plan.kind}, {experiment.plan.strategy}" if experiment else ""),
         ("Tensors travel as", experiment.wire.codec if experiment else ""),

@@ -51,11 +51,16 @@ def split_of(secret: bytes, patient: str, seed: int, fractions: Mapping[str, flo
     return "validation" if place < shares[2] + shares[1] else "train"
 
 
+def order_of(secret: bytes, case: str, seed: int) -> bytes:
+    """What a split's cases are sorted by: a keyed hash of the case's name (32 bytes), which tells nothing of it."""
+    return _keyed(secret, "order", seed, case)
+
+
 def split(
     cases: Iterable[Case], secret: bytes, seed: int, fractions: Mapping[str, float]
 ) -> dict[SplitName, tuple[Case, ...]]:
-    """All cases by split; inside a split in the order of a keyed hash, which says nothing of names."""
+    """All cases by split; inside a split in the order of `order_of`."""
     parts: dict[SplitName, list[Case]] = {name: [] for name in SPLITS}
-    for case in sorted(cases, key=lambda case: _keyed(secret, "order", seed, case.key)):
+    for case in sorted(cases, key=lambda case: order_of(secret, case.key, seed)):
         parts[split_of(secret, case.patient, seed, fractions)].append(case)
     return {name: tuple(members) for name, members in parts.items()}
