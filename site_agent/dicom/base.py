@@ -33,12 +33,14 @@ class SeriesFound:
 
     Attributes:
         instances: Number of Series Related Instances (0020,1209) where the source says it, else None.
+        mark: changes when the source sees other instances than before, where it can tell more than their number.
     """
 
     study: str
     uid: str
     modality: str
     instances: int | None = None
+    mark: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

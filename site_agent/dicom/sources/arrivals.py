@@ -1,0 +1,135 @@
+"""What comes of a series: taken once, only what was asked for, only whole; then counted against the announcement."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+
+from messages.reasons import Reason
+from site_agent.dicom.base import Fetched, Has, Object, SeriesFound, Take
+from site_agent.dicom.sources.pace import Pace
+
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+class Arrivals:
+    """Objects of one series on their way in; `offer` is safe among threads and calls `take` from one at a time.
+
+    Attributes:
+        received: objects handed to `take`.
+        strangers: objects of another study or series, or without a UID: not taken.
+        broken: objects that came incomplete: not taken.
+        failure: what `take` raised; nothing is taken any more.
+    """
+
+    def __init__(self, series: SeriesFound, has: Has, take: Take, pace: Pace) -> None:
+        self.series = series
+        self.received = self.strangers = self.broken = 0
+        self.failure: Exception | None = None
+        self._has = has
+        self._take = take
+        self._pace = pace
+        self._there: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def present(self) -> int:
+        """Objects of the series that are known to be there now."""
+        return len(self._there)
+
+    def known(self, sop: str) -> bool:
+        """Whether an object need not come: it is there, or came before."""
+        with self._lock:
+            if sop not in self._there and self._has(sop):
+                self._there.add(sop)
+            return sop in self._there
+
+    def missing(self, listed: Collection[str]) -> list[str]:
+        """Those of `listed` that are not there, in its order."""
+        return [sop for sop in listed if not self.known(sop)]
+
+    def offer(self, obj: Object, size: int) -> bool:
+        """Take an object that came over the line with `size` bytes.
+
+        Returns:
+            Whether it is there now: False for what was not asked for or is incomplete, and after `take` raised.
+        """
+        try:
+            return self._offer(obj)
+        finally:
+            self._pace.took(size)
+
+    def _offer(self, obj: Object) -> bool:
+        with self._lock:
+            sop = str(obj.get("SOPInstanceUID", ""))
+            asked = (str(obj.get("StudyInstanceUID", "")), str(obj.get("SeriesInstanceUID", "")))
+            if self.failure is not None:
+                return False
+            if not sop or asked != (self.series.study, self.series.uid):
+                self.strangers += 1
+                return False
+            if sop in self._there:
+                return True
+            if self._has(sop):
+                self._there.add(sop)
+                return True
+            if not whole(obj):
+                self.broken += 1
+                return False
+            try:
+                self._take(obj)
+            except Exception as error:  # noqa: BLE001 - a library's thread is no place for it: `fetched` raises it
+                self.failure = error
+                return False
+            self._there.add(sop)
+            self.received += 1
+            return True
+
+    def fetched(self, *, listed: Collection[str] = (), failed: bool = False) -> Fetched:
+        """The account of the series.
+
+        Args:
+            listed: SOP Instance UIDs that the source lists now, beside the number that it announced.
+            failed: whether the source said that it could not deliver some.
+
+        Raises:
+            Exception: what `take` raised.
+        """
+        if self.failure is not None:
+            raise self.failure
+        short = bool(self.missing(listed)) or self.present < (self.series.instances or 0)
+        if not short:
+            return Fetched(self.received, self.present)
+        reason = Reason.RETRIEVE_FAILED if failed or self.broken else Reason.INCOMPLETE_SERIES
+        return Fetched(self.received, self.present, reason)
+
+
+def weight(obj: Object) -> int:
+    """About the bytes of an object: those of its pixels, and 4 KiB for the rest."""
+    return 4096 + sum(len(obj[name].value or b"") for name in PIXELS if name in obj)
+
+
+def whole(obj: Object) -> bool:
+    """Whether an object has all the pixels that it says (PS3.3, C.7.6.3; PS3.5, 8.1.1 and 8.2).
+
+    Uncompressed ones by their length; of compressed ones only that there are any: their decoder will tell.
+    """
+    rows = obj.get("Rows")
+    if not rows:
+        return True  # no image: RTSTRUCT
+    if "FloatPixelData" in obj or "DoubleFloatPixelData" in obj:
+        return True
+    pixels = obj.get("PixelData")
+    if not pixels:
+        return False
+    syntax = getattr(obj.file_meta, "TransferSyntaxUID", None)
+    if syntax is None or (syntax.is_compressed and not syntax.is_deflated):
+        return True
+    try:
+        samples = int(rows) * int(obj.Columns) * int(obj.get("SamplesPerPixel") or 1)
+        bits = samples * int(obj.get("NumberOfFrames") or 1) * int(obj.BitsAllocated)
+    except (AttributeError, TypeError, ValueError):
+        return True  # says too little to be judged here: its volume is
+    if str(obj.get("PhotometricInterpretation", "")).endswith("_422"):
+        bits = bits * 2 // 3
+    return len(pixels) >= (bits + 7) // 8

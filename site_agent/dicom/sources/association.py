@@ -1,0 +1,190 @@
+"""Associations with a PACS (PS3.8): made and ended here, and every way in which they fail as one line of ours.
+
+pynetdicom's exceptions and empty answers stop at this module and `dimse`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from messages.errors import KonsilError, PacsRefused, PacsUnreachable
+from site_agent.dicom.config import DimseSource
+from site_agent.dicom.sources import tls
+from site_agent.dicom.sources.hush import hush, hush_pynetdicom
+
+ATTEMPTS = 3
+"""Associations asked for while the PACS says that it is at its limit for the moment."""
+PAUSE = 1.0
+"""Seconds before the second attempt; twice as many before the third."""
+PDU = 131072
+"""Bytes of a PDU that we take at most: larger ones are fewer, and this is the most that DCMTK sends."""
+
+Contexts = Sequence[Any]
+
+
+class Caller:
+    """Makes associations with one PACS.
+
+    Args:
+        config: whom we are, whom we call, TLS, patience.
+
+    Raises:
+        ConfigError: certificates cannot be used.
+    """
+
+    def __init__(self, config: DimseSource) -> None:
+        hush()
+        hush_pynetdicom()
+        self.config = config
+        self.where = f"{config.called} at {config.host}:{config.port}"
+        self._tls = tls.client(config.ca, config.cert, config.key)
+
+    @contextmanager
+    def association(
+        self, contexts: Contexts, *, roles: Sequence[Any] = (), handlers: Sequence[Any] = ()
+    ) -> Iterator[Any]:
+        """An established association, released at the end and aborted where the block raises.
+
+        Raises:
+            PacsUnreachable: nothing answers, or not as a DICOM node.
+            PacsRefused: the association is rejected.
+        """
+        made = self._made(contexts, roles, handlers)
+        try:
+            yield made
+        except BaseException:
+            if made.is_established:
+                made.abort()
+            raise
+        else:
+            if made.is_established:
+                made.release()
+
+    def context(self, made: Any, abstract: str, verb: str) -> None:
+        """Refuse an association in which the PACS does not offer `verb`.
+
+        Raises:
+            PacsRefused: its presentation context was rejected.
+        """
+        if not any(context.abstract_syntax == abstract for context in made.accepted_contexts):
+            raise PacsRefused(
+                f"it rejects the presentation context of {verb}",
+                where=self.where,
+                advice=f"Have {verb} (Study Root) allowed for AE title {self.config.ae!r} in the PACS",
+            )
+
+    def broken(self, doing: str) -> PacsUnreachable:
+        """The error of an association that ended, or fell silent, in the midst of something."""
+        return PacsUnreachable(
+            f"the association broke off, or {self.config.patience:g} s went by without a word, {doing}",
+            where=self.where,
+            advice="What came is kept; the next preparation goes on from there",
+        )
+
+    def _made(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
+        for attempt in range(1, ATTEMPTS + 1):
+            made = self._asked(contexts, roles, handlers)
+            if made.is_established:
+                return made
+            if made.rejected_contexts:
+                raise PacsRefused(
+                    "it accepts the association and rejects each presentation context",
+                    where=self.where,
+                    advice=f"Have query and retrieval (Study Root) allowed for AE title {self.config.ae!r} in the PACS",
+                )
+            if not made.is_rejected:
+                raise self._unreachable()
+            answer = made.acceptor.primitive
+            if answer.result != 0x02 or attempt == ATTEMPTS:  # 2: rejected for the moment (PS3.8, 9.3.4)
+                raise self._rejected(answer)
+            time.sleep(PAUSE * attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _asked(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
+        from pynetdicom import AE
+
+        config = self.config
+        entity = AE(ae_title=config.ae)
+        entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = config.patience
+        entity.network_timeout = 10 * config.patience  # between our own requests, while an object is dealt with
+        return entity.associate(
+            config.host,
+            config.port,
+            contexts=list(contexts),
+            ae_title=config.called,
+            max_pdu=PDU,
+            ext_neg=list(roles),
+            tls_args=None if self._tls is None else (self._tls, config.host),
+            evt_handlers=list(handlers),
+        )
+
+    def _rejected(self, answer: Any) -> PacsRefused:
+        """PS3.8, 9.3.4: result, source and reason of an A-ASSOCIATE-RJ."""
+        config = self.config
+        if (answer.result_source, answer.diagnostic) == (1, 3):
+            return PacsRefused(
+                f"it does not know our AE title {config.ae!r}",
+                where=self.where,
+                advice="Have it registered in the PACS with this machine's address, or correct ae in site.toml",
+            )
+        if (answer.result_source, answer.diagnostic) == (1, 7):
+            return PacsRefused(
+                f"it is not called {config.called!r}",
+                where=self.where,
+                advice="Correct called in site.toml: the PACS's own AE title",
+            )
+        said = f"{answer.reason_str}".strip().lower().rstrip(".")
+        return PacsRefused(
+            f"it rejects the association ({said}; result {answer.result}, source {answer.result_source}, "
+            f"reason {answer.diagnostic})",
+            where=self.where,
+            advice="Ask the PACS's operator whether this AE title may associate, and how many times at once",
+        )
+
+    def _unreachable(self) -> KonsilError:
+        """Why no association came about: pynetdicom does not say, so the same way is gone once more by hand."""
+        config = self.config
+        try:
+            with socket.create_connection((config.host, config.port), timeout=min(config.patience, 10.0)) as line:
+                if self._tls is not None:
+                    self._tls.wrap_socket(line, server_hostname=config.host).close()
+        except OSError as error:
+            if self._tls is not None and (why := tls.explain(error)):
+                return PacsUnreachable(why, where=self.where, advice="Check ca, cert and key, and that the port is TLS")
+            return PacsUnreachable(
+                f"nothing answers ({error.strerror or 'no answer in time'})",
+                where=self.where,
+                advice="Check host and port, and that the PACS runs and no firewall is in between",
+            )
+        return PacsUnreachable(
+            f"it takes the connection, and no association comes about within {config.patience:g} s",
+            where=self.where,
+            advice="Check that this port speaks DICOM"
+            + ("" if self._tls else "; if it speaks TLS, name ca")
+            + f", and that the PACS knows AE title {config.ae!r}",
+        )
+
+
+def echo(config: DimseSource) -> None:
+    """C-ECHO (PS3.7, 9.1.5): whether the PACS answers us.
+
+    Raises:
+        ConfigError, PacsUnreachable, PacsRefused: it does not; one line says why.
+    """
+    from pynetdicom import build_context
+
+    from site_agent.dicom.sources import statuses
+
+    verification = "1.2.840.10008.1.1"
+    caller = Caller(config)
+    with caller.association([build_context(verification)]) as made:
+        caller.context(made, verification, "C-ECHO")
+        answer = made.send_c_echo()
+        if "Status" not in answer:
+            raise caller.broken("in C-ECHO")
+        if answer.Status != 0x0000:
+            raise PacsRefused(f"it answers C-ECHO with {statuses.meaning(answer.Status)}", where=caller.where)

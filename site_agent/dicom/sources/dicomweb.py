@@ -1,0 +1,249 @@
+"""A PACS over DICOMweb (PS3.18): QIDO-RS to find, WADO-RS to fetch, through dicomweb-client.
+
+Its `iter_series` streams: one object of a series is in memory at a time, however many there are. A search is asked for
+page by page until a page brings nothing new: a service may give fewer than were asked for, or ignore the offset
+(PS3.18, 8.3.4.4). Objects are asked for in whatever transfer syntax they lie in: else the service would decompress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from messages.errors import PacsRefused
+from site_agent.dicom.base import Fetched, Has, Looked, SeriesFound, StudyFound, Take
+from site_agent.dicom.config import DicomWebSource
+from site_agent.dicom.sources.arrivals import Arrivals, weight
+from site_agent.dicom.sources.findings import Findings
+from site_agent.dicom.sources.pace import Pace
+from site_agent.dicom.sources.wanted import Described, Wanted, identified, usable
+from site_agent.dicom.sources.web import Failed, Web
+
+PAGE = 200
+"""Most matches of one answer."""
+AS_STORED = (("application/dicom", "*"),)
+STUDY = "0020000D"
+SERIES = "0020000E"
+OBJECT = "00080018"
+PATIENT = "00100020"
+ISSUER = "00100021"
+ACCESSION = "00080050"
+DATE = "00080020"
+DESCRIPTION = "00081030"
+MODALITIES = "00080061"
+MODALITY = "00080060"
+INSTANCES = "00201209"
+
+_log = structlog.get_logger()
+
+
+class DicomWeb:
+    """`base.Source` over a DICOMweb service. `fetch` may be called from several threads.
+
+    Raises:
+        ConfigError: a file of the query, a credential or a certificate cannot be used.
+    """
+
+    def __init__(self, config: DicomWebSource) -> None:
+        self._web = Web(config)
+        self._wanted = Wanted.read(config.query)
+        self._pace = Pace(config.associations, config.rate)
+        self._looked = Looked()
+
+    @property
+    def looked(self) -> Looked:
+        """What the last `find` came across besides."""
+        return self._looked
+
+    def find(self) -> Sequence[StudyFound]:
+        """Search for studies, then for each study's series; sorted by Study Instance UID.
+
+        Raises:
+            PacsUnreachable, PacsRefused: see `base.Source`. An address that the service does not know (404) is a
+                refusal, and so is its own failure (5xx): never "no studies".
+        """
+        findings = Findings(self._wanted)
+        with self._pace.association():
+            for keys in self._wanted.queries():
+                for match in self._search(
+                    "studies", STUDY, keys, [PATIENT, ISSUER, ACCESSION, DESCRIPTION, MODALITIES]
+                ):
+                    findings.study(*_study(match))
+            for uid in findings.candidates():
+                for match in self._search("series", SERIES, {}, [MODALITY, INSTANCES], uid):
+                    findings.series(uid, _text(match, SERIES), _text(match, MODALITY), _count(match))
+            for series in findings.uncounted():
+                listed = self._listed(series)
+                if listed is not None:
+                    findings.series(series.study, series.uid, series.modality, len(listed))
+        found, self._looked = findings.result()
+        return found
+
+    def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+        """Retrieve what of a series is missing, and compare with the service's list.
+
+        Raises:
+            PacsUnreachable, PacsRefused: see `base.Source`.
+        """
+        arrivals = Arrivals(series, has, take, self._pace)
+        failures: list[int] = []
+        with self._pace.association():
+            listed = self._listed(series)
+            missing = arrivals.missing(listed or ())
+            if listed is None or (listed and len(missing) == len(listed)):
+                self._retrieve(arrivals, failures)
+            else:
+                for sop in missing:
+                    self._retrieve(arrivals, failures, sop)
+        fetched = arrivals.fetched(listed=listed or (), failed=bool(failures))
+        if fetched.reason is not None:
+            _log.warning(
+                "series not retrieved in full",
+                reason=fetched.reason.value,
+                present=fetched.present,
+                listed=None if listed is None else len(listed),
+                http_status=sorted(set(failures)),
+                broken=arrivals.broken,
+            )
+        return fetched
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._web.close()
+
+    def check(self) -> None:
+        """Whether the service answers a search as we ask it.
+
+        Raises:
+            PacsUnreachable, PacsRefused: it does not; one line says why.
+        """
+        self._page("the search for studies", lambda client: client.search_for_studies(limit=1))
+
+    def _retrieve(self, arrivals: Arrivals, failures: list[int], sop: str | None = None) -> None:
+        """Take all objects of the series as they come, or one of them; what the service cannot deliver is noted."""
+        series = arrivals.series
+        try:
+            with self._web.client("the retrieval of a series") as client:
+                try:
+                    if sop is None:
+                        objects = client.iter_series(series.study, series.uid, media_types=AS_STORED)
+                    else:
+                        one = (series.study, series.uid, sop)
+                        objects = (client.retrieve_instance(*uids, media_types=AS_STORED) for uids in [one])
+                    for obj in _read(objects):
+                        arrivals.offer(obj, weight(obj))
+                        if arrivals.failure is not None:
+                            return
+                except _Damaged:
+                    failures.append(0)
+        except Failed as failed:
+            failures.append(failed.status)
+
+    def _listed(self, series: SeriesFound) -> list[str] | None:
+        """SOP Instance UIDs of a series; None where the service does not say."""
+        try:
+            matches = self._search("instances", OBJECT, {}, [], series.study, series.uid, whole=False)
+        except Failed:
+            return None
+        return [sop for match in matches if usable(sop := _text(match, OBJECT))]
+
+    def _search(
+        self,
+        what: str,
+        key: str,
+        filters: Mapping[str, str],
+        fields: Sequence[str],
+        *within: str,
+        whole: bool = True,
+    ) -> list[Mapping[str, Any]]:
+        """Every match of a search, each once by the UID at `key`.
+
+        Raises:
+            PacsUnreachable, PacsRefused: it cannot be answered. Failed: as well, where not `whole`.
+        """
+        doing = f"the search for {what}"
+        found: dict[str, Mapping[str, Any]] = {}
+        offset = 0
+        while True:
+            options = {"limit": PAGE, "offset": offset, "fields": list(fields) or None, "search_filters": dict(filters)}
+
+            def ask(client: Any, options: Mapping[str, Any] = options) -> Any:
+                return getattr(client, f"search_for_{what}")(*within, **options)
+
+            page = self._page(doing, ask, whole=whole)
+            before = len(found)
+            for match in page:
+                found.setdefault(_text(match, key), match)
+            offset += len(page)
+            if len(found) == before:
+                return list(found.values())
+
+    def _page(self, doing: str, ask: Callable[[Any], Any], *, whole: bool = True) -> Sequence[Mapping[str, Any]]:
+        try:
+            with self._web.client(doing) as client:
+                page = ask(client)
+        except Failed as failed:
+            if not whole:
+                raise
+            raise PacsRefused(
+                f"it fails in {doing} (HTTP {failed.status})",
+                where=self._web.where,
+                advice="Check url: the base of the DICOMweb service; if it is right, look into the PACS's own log",
+            ) from None
+        if not isinstance(page, list) or not all(isinstance(match, dict) for match in page):
+            raise PacsRefused(
+                f"it answers {doing} with something that is no DICOM JSON", where=self._web.where, advice="Check url"
+            )
+        return page
+
+
+class _Damaged(Exception):
+    """An answer in which no DICOM object can be read."""
+
+
+def _read(objects: Any) -> Any:
+    """Objects of an answer as they come; dicomweb-client reads each when it is asked for.
+
+    Raises:
+        _Damaged: a part is no multipart message or no DICOM.
+    """
+    from pydicom.errors import InvalidDicomError
+
+    while True:
+        try:
+            obj = next(objects, None)
+        except (InvalidDicomError, ValueError, TypeError, LookupError, AttributeError, EOFError, NotImplementedError):
+            raise _Damaged from None
+        if obj is None:
+            return
+        yield obj
+
+
+def _study(match: Mapping[str, Any]) -> tuple[str, str, Described]:
+    """A study of an answer: its UID, the patient with issuer, and what it says of itself."""
+    patient = _text(match, PATIENT)
+    modalities = frozenset(str(one) for one in _values(match, MODALITIES)) or None
+    described = Described(patient, _text(match, ACCESSION), _text(match, DATE), _text(match, DESCRIPTION), modalities)
+    return _text(match, STUDY), identified(patient, _text(match, ISSUER)), described
+
+
+def _values(match: Mapping[str, Any], tag: str) -> list[Any]:
+    """Values of an attribute in the DICOM JSON model (PS3.18, F.2)."""
+    element = match.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return [value for value in values if value is not None] if isinstance(values, list) else []
+
+
+def _text(match: Mapping[str, Any], tag: str) -> str:
+    values = _values(match, tag)
+    return str(values[0]).strip() if values else ""
+
+
+def _count(match: Mapping[str, Any]) -> int | None:
+    try:
+        count = int(_text(match, INSTANCES) or 0)
+    except ValueError:
+        return None
+    return count if count > 0 else None

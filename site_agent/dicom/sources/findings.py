@@ -1,0 +1,72 @@
+"""Answers of a PACS's index gathered into studies: each once, only what fits; what was left out as counts. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from site_agent.dicom.base import Looked, SeriesFound, StudyFound
+from site_agent.dicom.sources.wanted import Described, Wanted, usable
+
+
+class Findings:
+    """Gathers answers of queries that may overlap. An index that gives one study to two patients is not believed."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._patients: dict[str, set[str]] = {}
+        self._series: dict[str, dict[str, SeriesFound]] = {}
+        self._unsaid: set[str] = set()
+        self._strays: set[str] = set()
+        self._counts: Counter[str] = Counter()
+
+    def study(self, uid: str, patient: str, described: Described) -> None:
+        """An answer at the study level; one that does not fit the query is counted and forgotten."""
+        if not usable(uid):
+            self._counts["unusable"] += 1
+        elif not self._wanted.fits(described):
+            self._strays.add(uid)
+        else:
+            self._patients.setdefault(uid, set()).add(patient)
+            self._series.setdefault(uid, {})
+            if described.modalities is None:
+                self._unsaid.add(uid)
+
+    def candidates(self) -> Sequence[str]:
+        """Studies whose series are to be asked for, sorted."""
+        return sorted(uid for uid, patients in self._patients.items() if len(patients) == 1)
+
+    def series(self, study: str, uid: str, modality: str, instances: int | None) -> None:
+        """An answer at the series level; a later one of the same series replaces it."""
+        if not usable(uid):
+            self._counts["unusable"] += 1
+        else:
+            self._series[study][uid] = SeriesFound(study, uid, modality, instances)
+
+    def uncounted(self) -> Sequence[SeriesFound]:
+        """Series that will be fetched and whose number of instances the index does not say."""
+        return [
+            series
+            for study in self._series.values()
+            for series in study.values()
+            if series.instances is None and self._wanted.takes(series.modality)
+        ]
+
+    def result(self) -> tuple[Sequence[StudyFound], Looked]:
+        """Studies with those of their series that are fetched, sorted; and what was left out.
+
+        A study that did not say its modalities has to have a series of one that was asked for.
+        """
+        found = []
+        mixed = 0
+        for uid, patients in sorted(self._patients.items()):
+            series = self._series[uid]
+            if len(patients) > 1:
+                mixed += 1
+            elif uid in self._unsaid and not any(one.modality in self._wanted.modalities for one in series.values()):
+                self._strays.add(uid)
+            else:
+                taken = tuple(one for _, one in sorted(series.items()) if self._wanted.takes(one.modality))
+                found.append(StudyFound(uid, next(iter(patients)), taken))
+        strays = len(self._strays - {study.uid for study in found})
+        return found, Looked(mixed_patients=mixed, not_asked=strays, **self._counts)

@@ -1,0 +1,44 @@
+"""C-STORE requests that come to us, as sub-operations of C-GET or to our own storage SCP (PS3.4, annex B)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from site_agent.dicom.base import Object
+from site_agent.dicom.sources.arrivals import Arrivals
+
+STORED = 0x0000
+NOT_ASKED_FOR = 0x0124
+"""Refused: not authorised."""
+CANNOT_UNDERSTAND = 0xC000
+CANNOT_KEEP = 0xA700
+"""Refused: out of resources."""
+
+
+def received(event: Any) -> tuple[Object, int] | None:
+    """The object of a C-STORE request with its file meta information, and its bytes; None where it is damaged."""
+    try:
+        obj = event.dataset
+        obj.file_meta = event.file_meta
+        for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows"):
+            obj.get(keyword)  # pydicom decodes on access: a damaged value is noticed here
+    except Exception:  # noqa: BLE001 - whatever a damaged data set makes pydicom raise; the object is counted as broken
+        return None
+    return obj, event.request.DataSet.getbuffer().nbytes
+
+
+def store(came: tuple[Object, int] | None, arrivals: Arrivals) -> int:
+    """The status that answers a C-STORE request (PS3.4, B.2.3), after its object was taken.
+
+    Args:
+        came: `received`'s answer.
+    """
+    if came is None:
+        arrivals.broken += 1
+        return CANNOT_UNDERSTAND
+    strangers = arrivals.strangers
+    if arrivals.offer(*came):
+        return STORED
+    if arrivals.failure is not None:
+        return CANNOT_KEEP
+    return NOT_ASKED_FOR if arrivals.strangers > strangers else CANNOT_UNDERSTAND

@@ -1,0 +1,198 @@
+"""HTTP with a DICOMweb service: sessions with credentials, TLS and time-outs, and every failure as one line of ours.
+
+Exceptions of requests and dicomweb-client stop here. What a service says in words is not passed on: it may name
+patients.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+
+from messages.errors import ConfigError, PacsRefused, PacsUnreachable
+from messages.settings import secret
+from site_agent.dicom.config import DicomWebSource
+from site_agent.dicom.sources import tls
+from site_agent.dicom.sources.hush import hush
+
+RETRIES = 3
+"""Times that a request is made again which the service was too busy for (429, 503) or never took."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+_log = structlog.get_logger()
+
+
+class Failed(Exception):
+    """A service could not give one resource, and may well give others. `status` is HTTP's, 0 for a damaged answer."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(str(status))
+
+
+class Web:
+    """DICOMweb clients of one service, as many as associations may be had at a time.
+
+    Raises:
+        ConfigError: credentials or certificates cannot be used, or do not fit together.
+    """
+
+    def __init__(self, config: DicomWebSource) -> None:
+        hush()
+        address = urlsplit(config.url)
+        self.where = f"{address.hostname}:{address.port or (443 if address.scheme == 'https' else 80)}{address.path}"
+        self._config = config
+        self._url = config.url.rstrip("/")
+        self._headers, self._login = _credentials(config)
+        if config.ca is not None and address.scheme != "https":
+            raise ConfigError("ca is given and url is not https", where="url", advice="Write https://, or remove ca")
+        if (self._headers or self._login) and address.scheme != "https" and address.hostname not in LOOPBACK:
+            _log.warning("credentials for the PACS travel in the clear: its url is not https")
+        tls.client(config.ca, config.cert, config.key)  # its mistakes are the operator's, and told as such
+        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
+
+    @contextmanager
+    def client(self, doing: str) -> Iterator[Any]:
+        """A client for the block, and its failures as ours.
+
+        Args:
+            doing: the request in words, such as "the search for studies".
+
+        Raises:
+            PacsUnreachable: nothing answers, not in time, or the answer broke off.
+            PacsRefused: credentials, verb or form are refused.
+            Failed: the service has not got, or cannot deliver, what was asked for.
+        """
+        import requests
+
+        try:
+            client = self._free.get_nowait()
+        except queue.Empty:
+            client = self._made()
+        try:
+            yield client
+        except requests.HTTPError as error:
+            raise self._refused(error.response.status_code, doing) from None
+        except requests.exceptions.SSLError as error:
+            raise PacsUnreachable(
+                tls.explain(error) or "no TLS can be spoken with it",
+                where=self.where,
+                advice="Check ca, cert and key in site.toml, and that this port speaks HTTPS",
+            ) from None
+        except requests.Timeout:
+            raise PacsUnreachable(
+                f"no answer to {doing} within {self._config.patience:g} s",
+                where=self.where,
+                advice="Check that the PACS runs; what came is kept",
+            ) from None
+        except requests.JSONDecodeError:
+            raise PacsRefused(
+                f"it answers {doing} with something that is no DICOM JSON",
+                where=self.where,
+                advice="Check url: the base of the DICOMweb service, such as https://pacs.example/dicom-web",
+            ) from None
+        except requests.RequestException as error:
+            raise PacsUnreachable(
+                f"nothing answers, or the answer broke off ({_words(error)})",
+                where=self.where,
+                advice="Check url, and that the PACS runs and no firewall is in between; what came is kept",
+            ) from None
+        finally:
+            self._free.put(client)
+
+    def close(self) -> None:
+        """Close all connections."""
+        while True:
+            try:
+                self._free.get_nowait()._session.close()
+            except queue.Empty:
+                return
+
+    def _made(self) -> Any:
+        import requests
+        from dicomweb_client.web import DICOMwebClient
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
+
+        config = self._config
+        session = requests.Session()
+        # Nothing from the environment: a proxy, another bundle of authorities, a .netrc in place of the token.
+        session.trust_env = False
+        session.verify = str(config.ca) if config.ca is not None else True
+        session.cert = tls.own(config.cert, config.key)
+        session.auth = self._login
+        session.max_redirects = 3
+        retry = Retry(
+            total=RETRIES,
+            connect=1,
+            read=0,
+            redirect=3,
+            status_forcelist=(429, 503),
+            backoff_factor=0.25,
+            raise_on_status=False,
+            retry_after_max=max(1, int(config.patience)),
+        )
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retry))
+        client = DICOMwebClient(
+            self._url,
+            session=session,
+            headers=self._headers,
+            timeout=config.patience,
+            permissive_uid=True,  # real archives hold UIDs with leading zeros; `wanted.usable` has judged them
+        )
+        client.set_http_retry_params(retry=False)  # it would retry whatever is raised, for half a minute
+        return client
+
+    def _refused(self, status: int, doing: str) -> PacsRefused | Failed:
+        if status in (401, 403):
+            return PacsRefused(
+                f"it refuses our credentials (HTTP {status}, in {doing})",
+                where=self.where,
+                advice="Check user and password, or token, in site.toml, and what this user may do in the PACS",
+            )
+        if status in (404, 410) or status >= 500:
+            return Failed(status)
+        if status == 406:
+            return PacsRefused(
+                f"it cannot answer {doing} in the form that DICOMweb asks for (HTTP 406)",
+                where=self.where,
+                advice="Check that url is the DICOMweb base, or fetch over DIMSE",
+            )
+        return PacsRefused(
+            f"it refuses {doing} (HTTP {status})",
+            where=self.where,
+            advice="Check url, and what this user may do in the PACS",
+        )
+
+
+def _credentials(config: DicomWebSource) -> tuple[dict[str, str], tuple[str, str] | None]:
+    if config.token and (config.user or config.password):
+        raise ConfigError(
+            "token and user exclude each other", where="token", advice="Keep the one that the PACS asks for"
+        )
+    if config.token:
+        return {"Authorization": f"Bearer {secret(config.token, 'token')}"}, None
+    if config.user:
+        return {}, (config.user, secret(config.password, "password"))
+    return {}, None
+
+
+def _words(error: BaseException) -> str:
+    """The operating system's words for the cause, or the exception's type: never its text, which quotes the address."""
+    one: BaseException | None = error
+    seen: list[BaseException] = []
+    while one is not None and one not in seen:
+        seen.append(one)
+        inner = next((part for part in one.args if isinstance(part, BaseException)), None)
+        reason = getattr(one, "reason", None)
+        one = inner or (reason if isinstance(reason, BaseException) else None) or one.__cause__ or one.__context__
+    for cause in reversed(seen):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    return type(seen[-1]).__name__
