@@ -179,7 +179,8 @@ def _sources(obj: Object) -> tuple[Object, ...]:
     found = [obj]
     for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         groups = obj.get(name)
-        macros = groups[0] if groups else ()
+        # Private ones are not read: they may be malformed, and nothing is taken from them.
+        macros = [groups[0][tag] for tag in groups[0].keys() if not tag.is_private] if groups else []  # noqa: SIM118
         found.extend(macro.value[0] for macro in macros if macro.VR == "SQ" and macro.value)
     return tuple(found)
 
