@@ -21,6 +21,10 @@ def app(
         Path | None,
         typer.Option("--data", help="A real data set (Decathlon layout) to split among the sites, not phantoms."),
     ] = None,
+    from_pacs: Annotated[
+        bool,
+        typer.Option("--from-pacs", help="Phantoms as DICOM in an Orthanc a site: DICOMweb, C-GET and C-MOVE in turn."),
+    ] = False,
     baselines: Annotated[
         str, typer.Option("--baselines", help="Compared with: pooled, alone, both (pooled,alone), or none.")
     ] = "pooled",
@@ -43,6 +47,8 @@ def app(
 
     konsil demo
 
+    konsil demo --from-pacs
+
     konsil demo --data Task04_Hippocampus --rounds 20 --baselines pooled,alone
     """
     from deploy.broker.node import find_epmd, find_server
@@ -55,8 +61,14 @@ def app(
         raise RequestError(f"--sites {sites} is not allowed", advice=f"Use 1 to {MOST_SITES}")
     if codec not in CODECS:
         raise RequestError(f"--codec {codec!r} does not exist", advice=f"Use {', '.join(CODECS)}")
+    if from_pacs and data is not None:
+        raise RequestError("--from-pacs and --data exclude each other", advice="--from-pacs brings phantoms of its own")
     find_server()  # says how to install it, before anything is written
     find_epmd()
+    if from_pacs:
+        from deploy.orthanc.configuration import find
+
+        find()
     if data is not None:
         from deploy.demo.data import read_real
 
@@ -69,6 +81,7 @@ def app(
         rounds=rounds,
         seed=seed,
         data=data,
+        from_pacs=from_pacs,
         baselines=wanted,
         keep=keep,
         overrides={"wire": {"codec": codec}},

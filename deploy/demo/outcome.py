@@ -42,6 +42,7 @@ def plain(outcome: Outcome) -> dict[str, Any]:
     return {
         "experiment": story.id,
         "sites": list(outcome.experiment.sites),
+        "images": dict(outcome.images),
         "rounds": story.completed_rounds,
         "dice": dice,
         "model": str(outcome.layout.model),

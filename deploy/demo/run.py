@@ -24,6 +24,7 @@ from deploy.demo import experiments, machine, toml
 from deploy.demo.compare import Comparison, compare
 from deploy.demo.follow import follow
 from deploy.demo.layout import Layout
+from deploy.demo.origin import Dealt, Origin, Phantoms
 from deploy.demo.processes import Child, Children
 from deploy.watch import ExperimentStory
 from messages import chain, settings
@@ -48,6 +49,8 @@ class Options:
     seed: int = 1
     data: Path | None = None
     baselines: tuple[str, ...] = ("pooled",)
+    from_pacs: bool = False
+    """Phantoms as DICOM in a private Orthanc a site, from which it fetches them; not together with `data`."""
     keep: bool = False
     tls: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -66,6 +69,8 @@ class Outcome:
     story: ExperimentStory
     comparison: Comparison
     layout: Layout
+    images: Mapping[str, str]
+    """Site → where its images came from, in words."""
     log: Path
     model_digest: str
     seconds: float
@@ -85,13 +90,19 @@ def run(options: Options, view: View, say: Say) -> Outcome:
     layout.experiment.write_text(toml.dumps(experiment.plain()))
     consortium = consortia.Consortium.invent(layout, names)
     _fix_secrets(layout, names, options.seed)
-    with Children() as children, _broker(options, consortium) as start_broker:
-        writers = _bring_data(children, options, names, real)
+    origin = _origin(options, names, experiment, real)
+    with Children() as children, contextlib.closing(origin), _broker(options, consortium) as start_broker:
+        if options.from_pacs:
+            say("starting a private Orthanc for each site")
+        writers = origin.bring(children)
         say("starting a private RabbitMQ" + (", writing each site's images" if writers else ""))
         broker = start_broker()
-        services = _start_services(children, consortium, options, experiment, real, broker)
+        if origin.first:
+            _await_data(writers, origin, say)
+        services = _start_services(children, consortium, options, experiment, origin, broker)
         profile = consortium.write_profile(*broker)
-        _await_data(writers, options, names, say)
+        if not origin.first:
+            _await_data(writers, origin, say)
         say(f"publishing {experiment.id}: {len(names)} sites, {experiment.rounds.count} rounds")
         with _session(profile) as session:
             story, entries = follow(session, experiment, view, lambda: _check(services))
@@ -108,10 +119,10 @@ def run(options: Options, view: View, say: Say) -> Outcome:
     from deploy import report
 
     say("drawing the report")
-    report.write(story, layout.report, baselines=comparison.baselines, log=log)
+    report.write(story, layout.report, baselines=comparison.baselines, log=log, images=origin.told())
     if not options.keep:
         layout.tidy()
-    return Outcome(experiment, story, comparison, layout, log, model_digest, time.monotonic() - begun)
+    return Outcome(experiment, story, comparison, layout, origin.told(), log, model_digest, time.monotonic() - begun)
 
 
 def _experiment(options: Options, sites: tuple[str, ...], real: images.RealSet | None) -> Experiment:
@@ -126,6 +137,8 @@ def _experiment(options: Options, sites: tuple[str, ...], real: images.RealSet |
             channels=real.channels,
             concepts=tuple(real.labels[value] for value in sorted(real.labels)),
         )
+    if options.from_pacs:  # before a site can say that it joins, it fetches and prepares thousands of objects
+        plain["rounds"]["enrol_within"] = "30m"
     for section, content in options.overrides.items():
         both = isinstance(content, Mapping) and isinstance(plain.get(section), Mapping)
         plain[section] = {**plain[section], **content} if both else content
@@ -159,25 +172,23 @@ def _broker(options: Options, consortium: consortia.Consortium) -> Iterator[Call
             node.kill()
 
 
-def _bring_data(
-    children: Children, options: Options, sites: tuple[str, ...], real: images.RealSet | None
-) -> list[Child]:
-    if real is None:
-        cases = options.cases or CASES_PER_SITE
-        return images.start_writing(children, options.layout, sites, cases, options.seed, options.size)
-    from deploy.demo.partition import partition
+def _origin(options: Options, sites: tuple[str, ...], experiment: Experiment, real: images.RealSet | None) -> Origin:
+    if real is not None:
+        return Dealt(options.layout, sites, real, options.seed)
+    cases = options.cases or CASES_PER_SITE
+    if options.from_pacs:
+        from deploy.demo.pacs import Hospitals
 
-    partition(real.path, [options.layout.data / site for site in sites], seed=options.seed)
-    return []
+        return Hospitals(options.layout, sites, experiment, cases, options.seed, options.size)
+    return Phantoms(options.layout, sites, cases, options.seed, options.size)
 
 
-def _await_data(writers: list[Child], options: Options, sites: tuple[str, ...], say: Say) -> None:
-    cases = (options.cases or CASES_PER_SITE) * len(sites)
+def _await_data(writers: list[Child], origin: Origin, say: Say) -> None:
     told = 0.0
     while any(writer.running for writer in writers):
         if time.monotonic() - told > 3.0:
             told = time.monotonic()
-            say(f"writing each site's images: {images.written(options.layout, sites)} of {cases} cases")
+            say(f"writing each site's images: {origin.written()} of {origin.cases} cases")
         time.sleep(0.05)
     for writer in writers:
         if writer.process.returncode != 0:
@@ -189,7 +200,7 @@ def _start_services(
     consortium: consortia.Consortium,
     options: Options,
     experiment: Experiment,
-    real: images.RealSet | None,
+    origin: Origin,
     broker: Broker,
 ) -> list[Child]:
     """The coordinator and the site agents, as production starts them."""
@@ -198,12 +209,11 @@ def _start_services(
     command = [sys.executable, "-m", "coordinator", "--config", str(config)]
     services = [children.start("coordinator", command, layout.log_of("coordinator"))]
     for index, site in enumerate(consortium.sites):
-        source = real.source(layout.data / site) if real else images.phantom_source(layout, site, index)
         config = consortium.write_site(
             site,
             *broker,
             dataset=experiment.data.dataset,
-            source=source,
+            source=origin.source(site),
             threads=machine.share_threads(len(consortium.sites)),
             gpus=machine.share_gpus(index, gpus),
             trainer=options.trainer,
