@@ -4,8 +4,8 @@ For demo and benchmarks only: in the field nobody can pool. A baseline has the f
 preprocessing, splits, test cases, learning-rate schedule and optimiser resets, and makes as many epochs over its
 cases as the federation makes in rounds × local epochs. The code is the training process's own.
 
-`--sites FILE` is JSON: site → {"dataset": DatasetConfig, "secret": hex, "cache": folder}. Progress comes as JSON
-lines on standard output, the result as one JSON file that `read_result` reads.
+`--sites FILE` is JSON: site → {"dataset": AnyDataset, "secret": hex, "cache": folder, "state": folder}. Progress comes
+as JSON lines on standard output, the result as one JSON file that `read_result` reads.
 """
 
 from __future__ import annotations
@@ -184,6 +184,7 @@ def run(
             threads=threads,
             gpus=own.get("gpus", []),
             cache=str(own["cache"]),
+            state=str(own.get("state", "")),
         )
         sessions[site] = Session(request, lambda progress: None)
     results = []

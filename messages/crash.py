@@ -56,6 +56,15 @@ TRAINER = (
     "trainer:evaluated",
 )
 """Just before the trainer says so; "training": at a step of it, "writing": before the update is renamed into place."""
+PREPARATION = (
+    "dicom:spooled",
+    "dicom:storing",
+    "dicom:stored",
+    "dicom:judged",
+    "dicom:publishing",
+    "dicom:published",
+)
+"""Of a data set from DICOM: after an object, before and after a case, after its verdict, around a new state."""
 STEPS = COORDINATOR + AGENT + TRAINER
 
 _file = os.environ.get(AT)

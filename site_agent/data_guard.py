@@ -2,6 +2,9 @@
 
 Names, sizes and times of change of its images, no voxel: some 35 ms for a thousand files on a local disk. On a
 thread of its own, since a network mount that hangs must not hang the agent.
+
+A data set from DICOM was prepared on disk: it is the same while the state that the experiment was joined with is whole,
+and the list of the withdrawn is as it was. The PACS is not asked.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from messages.errors import DataError
 from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.layouts import entries, stem
+from site_agent.dicom import pins, store
+from site_agent.dicom.config import DicomDataset
 
 log = structlog.get_logger()
 
@@ -71,6 +76,21 @@ def _images(folder: Path, deep: int) -> Iterator[Path]:
                 yield Path(entry.path)  # one folder that cannot be entered: seen as such, now and later
 
 
+def look_at_prepared(config: DicomDataset, name: str, state: Path, cache: Path) -> Look:
+    """Look at the state of a data set from DICOM that an experiment trains on; before it is prepared, at nothing.
+
+    Args:
+        cache: the experiment's folder of caches, where that state is written down.
+    """
+    pin = pins.read(cache)
+    if pin is None:
+        return Look("not prepared", 1)
+    cases = store.whole(store.set_folder(state, name, pin.fingerprint))
+    if pin.dataset != name or pin.withdrawn != pins.look(config.withdrawn):
+        return Look("withdrawn", 1)
+    return Look(pin.fingerprint, cases) if cases is not None else Look("cases are gone", 1)
+
+
 def judged(joined: str | None, now: Look | None) -> Reason | None:
     """What stands against a task: `joined` is the digest at joining (None: joining now), `now` None: unreadable.
 
@@ -91,10 +111,16 @@ class DataGuard:
 
     Args:
         post: hands a closure to the main loop.
+        state: the site's state directory, under which data sets from DICOM are prepared.
     """
 
-    def __init__(self, datasets: Mapping[str, DatasetConfig], post: Callable[[Callable[[], None]], None]) -> None:
-        self._datasets, self._post = datasets, post
+    def __init__(
+        self,
+        datasets: Mapping[str, DatasetConfig | DicomDataset],
+        post: Callable[[Callable[[], None]], None],
+        state: Path = Path(),
+    ) -> None:
+        self._datasets, self._post, self._state = datasets, post, state
         self._then: dict[str, Then] = {}
 
     def look(self, experiment: str, dataset: str, then: Then) -> None:
@@ -110,7 +136,11 @@ class DataGuard:
     def _look(self, experiment: str, dataset: str) -> None:
         seen: Look | None = None
         try:
-            seen = look_at(self._datasets[dataset])
+            config = self._datasets[dataset]
+            if isinstance(config, DatasetConfig):
+                seen = look_at(config)
+            else:
+                seen = look_at_prepared(config, dataset, self._state, self._state / "cache" / experiment)
         except DataError as error:
             log.error("the data set cannot be read", dataset=dataset, error=str(error))
         except KeyError:

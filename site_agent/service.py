@@ -148,7 +148,7 @@ class Agent:
             workshop=self._workshop,
             receiver=self._receiver,
             sender=self._sender,
-            guard=DataGuard(config.datasets, self.post),
+            guard=DataGuard(config.datasets, self.post, config.site.state),
             post=self.post,
             show=self._show,
         )

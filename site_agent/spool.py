@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import sqlite3
 import threading
@@ -24,6 +23,7 @@ from messages.bus.base import Position
 from messages.envelope import Event
 from messages.errors import ConfigError, RequestError, WorkFailed
 from messages.transfer import TransferKey
+from site_agent.secret import secret_of
 from site_agent.work import Agenda, Job
 
 _SCHEMA = """
@@ -322,17 +322,7 @@ class Spool:
 
     def secret(self) -> bytes:
         """The site's secret (32 bytes, for keyed hashes); made at first use, never sent or logged."""
-        path = self.state / "secret"
-        with contextlib.suppress(FileNotFoundError):
-            return path.read_bytes()
-        beside = path.with_suffix(".new")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        return path.read_bytes()
+        return secret_of(self.state)
 
     def counts(self) -> Mapping[str, int]:
         """Rows of each table, for `status` and tests."""

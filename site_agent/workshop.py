@@ -133,6 +133,7 @@ class Workshop:
             gpus=list(limits.gpus),
             ram_bytes=limits.ram,
             cache=str(self._spool.cache_of(job.experiment)),
+            state=str(self._config.site.state),
         )
 
     # replies
@@ -156,7 +157,8 @@ class Workshop:
         )
         lack = policy.enough_cases(self._floors, experiment_of(job), counts)
         shared = policy.counts_for_sharing(self._floors, counts)
-        return Prepared(job.experiment, shared, platform, lack, self._data.get(job.experiment))
+        # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
+        return Prepared(job.experiment, shared, platform, lack, reply.data or self._data.get(job.experiment))
 
     def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
         """The update is written: seal it. Reads the whole file, so not for the main loop's thread."""

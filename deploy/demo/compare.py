@@ -57,6 +57,7 @@ def start(children: Children, consortium: Consortium, experiment: Experiment, wa
             "dataset": dataset.model_dump(mode="json"),
             "secret": (layout.site(site) / "secret").read_bytes().hex(),
             "cache": str(layout.site(site) / "cache" / experiment.id),  # the agents have ended
+            "state": str(layout.site(site)),
             "gpus": machine.share_gpus(index, min(1, machine.gpus())),
         }
     description = layout.run / "baseline.json"

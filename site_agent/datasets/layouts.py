@@ -17,7 +17,7 @@ from typing import Any
 from messages.errors import DataError
 from site_agent.datasets.config import DatasetConfig
 
-_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.nii(\.gz)?(\.enc)?$", re.IGNORECASE)
 _BRATS_ENDINGS = {
     "t1": "T1", "t1n": "T1",
     "t1ce": "T1c", "t1c": "T1c", "t1gd": "T1c",
@@ -158,7 +158,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def stem(name: str) -> str | None:
-    """A NIfTI file's name without its ending; None for another file."""
+    """A NIfTI file's name without its ending (".enc": encrypted, `vault`); None for another file."""
     return _SUFFIX.sub("", name) if _SUFFIX.search(name) else None
 
 

@@ -27,6 +27,7 @@ from messages.reasons import ADVICE, Reason
 from site_agent.datasets import layouts
 from site_agent.datasets.cache import VerdictCache
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.vault import SUFFIX, Vault
 
 AFFINE_TOLERANCE_MM = 1e-2
 """Headers store affines as float32, through sform or quaternion: the same grid differs by rounding."""
@@ -104,6 +105,7 @@ def survey(
     concepts: Collection[str],
     progress: Callable[[int, int], None] | None = None,
     cache: Path | None = None,
+    vault: Vault | None = None,
 ) -> Survey:
     """Find and check every case of a data set, holding one case's voxels at a time.
 
@@ -113,6 +115,7 @@ def survey(
         concepts: every concept that the experiment's regions name.
         progress: called with (cases looked at, cases found).
         cache: file (SQLite) of earlier verdicts by path, size and time of change, for a fast second survey.
+        vault: opens files that are encrypted (".nii.gz.enc").
 
     Raises:
         DataError: the folder or what steers it (dataset.json, the list of the withdrawn) cannot be read, holds
@@ -136,7 +139,7 @@ def survey(
                 if candidate.key in withdrawn or patient in withdrawn:
                     raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
                 case = _assembled(candidate, patient, channels, layout)
-                _judged(case, layout, verdicts)
+                _judged(case, layout, verdicts, vault)
                 cases.append(case)
             except CaseError as error:
                 details.append(LeftOut(candidate.key, error.reason, str(error)))
@@ -151,13 +154,13 @@ def survey(
     )
 
 
-def load(case: Case, config: DatasetConfig) -> LoadedCase:
-    """Read one case's voxels and check them.
+def load(case: Case, config: DatasetConfig, vault: Vault | None = None) -> LoadedCase:
+    """Read one case's voxels and check them; `vault` opens files that are encrypted.
 
     Raises:
         CaseError: a DataError whose `reason` says under which code to count the case.
     """
-    return _read(case, layouts.labels_of(config))
+    return _read(case, layouts.labels_of(config), vault)
 
 
 def _shown(labels: dict[int, str]) -> str:
@@ -190,13 +193,13 @@ def _assembled(candidate: layouts.Candidate, patient: str, channels: Sequence[st
     return Case(candidate.key, patient, tuple(candidate.images[name] for name in channels), candidate.label)
 
 
-def _judged(case: Case, layout: layouts.Layout, verdicts: VerdictCache) -> None:
+def _judged(case: Case, layout: layouts.Layout, verdicts: VerdictCache, vault: Vault | None) -> None:
     """Raise what is wrong with a case, from the cache where its files did not change."""
     files = (*dict.fromkeys(case.images), case.label)
     known = verdicts.get(case.key, files)
     if known is None:
         try:
-            _read(case, layout.labels)
+            _read(case, layout.labels, vault)
         except CaseError as error:
             verdicts.put(case.key, files, error.reason, error.what)
             raise
@@ -205,9 +208,13 @@ def _judged(case: Case, layout: layouts.Layout, verdicts: VerdictCache) -> None:
         raise CaseError(known.reason, known.text, where=case.key)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, vault: Vault | None) -> Any:
     """A NIfTI file; CaseError where it is none. A .gz is read to its end, so that its checksum is checked."""
     try:
+        if path.name.endswith(SUFFIX):
+            if vault is None:
+                raise CaseError(Reason.UNREADABLE, "is encrypted, and no key was given", where=path.name)
+            return nib.Nifti1Image.from_bytes(gzip.decompress(vault.open(path.read_bytes())))
         if path.name.lower().endswith(".gz"):
             with gzip.open(path) as stream:
                 raw = stream.read()
@@ -233,14 +240,14 @@ def _why(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-def _read(case: Case, labels: dict[int, str]) -> LoadedCase:
-    label_file = _open(case.label)
+def _read(case: Case, labels: dict[int, str], vault: Vault | None) -> LoadedCase:
+    label_file = _open(case.label, vault)
     shape, affine = label_file.shape, np.asarray(label_file.affine, dtype=np.float64)
     if len(shape) != 3:
         raise CaseError(Reason.SHAPE_MISMATCH, f"the label map has {len(shape)} axes, not 3", where=case.label.name)
     if 0 in shape:
         raise CaseError(Reason.EMPTY_IMAGE, "the label map has no voxel", where=case.label.name)
-    files = {path: _open(path) for path in dict.fromkeys(case.images)}
+    files = {path: _open(path, vault) for path in dict.fromkeys(case.images)}
     for path, file in files.items():  # headers first: a mismatch needs no voxel
         axes = 4 if case.volumes and len(file.shape) == 4 else 3
         if len(file.shape) != axes or file.shape[:3] != shape:

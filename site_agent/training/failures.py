@@ -7,6 +7,7 @@ import errno
 import torch
 from torch.cuda import DeferredCudaCallError
 
+from messages.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 
 _GPU_WORDS = (
@@ -21,6 +22,8 @@ def code_of(error: BaseException) -> Reason:
     named = getattr(error, "reason", None)
     if isinstance(named, Reason):  # our own errors carry their code
         reason = named
+    elif isinstance(error, PacsUnreachable | PacsRefused):
+        reason = Reason.RETRIEVE_FAILED
     elif isinstance(error, torch.cuda.OutOfMemoryError) or _gpu_memory_gave_out(error):
         reason = Reason.CUDA_OOM
     elif isinstance(error, MemoryError) or _cpu_allocator_gave_up(error):

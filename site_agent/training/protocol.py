@@ -37,13 +37,14 @@ class Prepare(Frame):
 
     Attributes:
         experiment: the experiment file as plain data; validates as `messages.experiment.Experiment`.
-        dataset: `site_agent.datasets.config.DatasetConfig` as plain data (`model_dump(mode="json")`).
+        dataset: `site_agent.datasets.described.AnyDataset` as plain data (`model_dump(mode="json")`).
         site: this site's name; seeds derive from it.
         secret: the site's secret, for the split by keyed hash. Never logged, never sent on.
         threads: CPU threads, part of reproducibility.
         gpus: indices of the GPUs that the site lends; empty: CPU.
         ram_bytes: most anonymous memory that the process may take on a CPU; None: no limit.
         cache: folder for preprocessed cases and optimiser state; made if missing.
+        state: the site's state directory, under which a data set from DICOM is prepared.
     """
 
     kind: Literal["prepare"] = "prepare"
@@ -55,6 +56,7 @@ class Prepare(Frame):
     gpus: list[int] = []
     ram_bytes: int | None = None
     cache: str
+    state: str = ""
 
 
 class Train(Frame):
@@ -190,6 +192,7 @@ class Prepared(Frame):
         versions: library → version, of what decides the bits.
         deterministic: whether the same bits come again on this device type, versions and thread count.
         fingerprint: hex SHA-256 over cases used, splits and preprocessing: changes when the data change.
+        data: what the agent is to hold the data set against before each task, where it cannot tell itself; else "".
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -205,6 +208,7 @@ class Prepared(Frame):
     versions: Versions
     deterministic: bool
     fingerprint: str
+    data: str = ""
 
 
 class Progress(Frame):
