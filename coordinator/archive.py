@@ -21,7 +21,7 @@ from pathlib import Path
 from coordinator import decisions as d
 from coordinator import inputs as i
 from coordinator.blobs import Blobs, sync
-from coordinator.diagnosis import good_entries
+from coordinator.diagnosis import examine, good_entries
 from coordinator.effects import needed
 from coordinator.evolve import evolve
 from coordinator.journal import ASIDE, STEP, lock, write_anew
@@ -126,14 +126,17 @@ def restore(saved: Path, state: Path, show: Show = lambda *_: None) -> Summary:
     return _summed(saved, wanted, missing)
 
 
-def cut(state: Path, after: int) -> Path:
+def cut(state: Path, after: int, *, even_good: bool = False) -> Path:
     """Go on from entry `after` of a broken journal; returns where the broken one is kept.
+
+    Args:
+        even_good: entries that hold may be cut off, too.
 
     What was heard later is heard again: the positions in the streams are forgotten, and the ids of what the entries
     that stay have handled are kept. Blobs stay as they are.
 
     Raises:
-        RequestError: there is no journal.
+        RequestError: there is no journal, or entries that hold would be cut off.
         NameTaken: a coordinator uses it.
         LogBroken: not even these entries hold.
     """
@@ -146,10 +149,17 @@ def cut(state: Path, after: int) -> Path:
             with contextlib.closing(reader(place)) as db:
                 entries = list(good_entries(db, after))
                 term = _old_term(db)
+                holds = examine(db).holds
         except sqlite3.DatabaseError as error:
             raise LogBroken(f"not even these entries can be read ({error})", where=str(place)) from None
         if len(entries) != after:
             raise RequestError(f"the journal has no entry {after}", where=str(place))
+        if after < holds and not even_good:
+            raise RequestError(
+                f"entries {after + 1} to {holds} hold, too, and would be cut off",
+                where=str(place),
+                advice=f"Use --after {holds}; or add --even-good, if they are to go",
+            )
         fresh = state / "journal.sqlite.part"
         fresh.unlink(missing_ok=True)
         write_anew(fresh, entries, handled(entries), term=max(term, int(time.time())))

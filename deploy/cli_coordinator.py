@@ -89,6 +89,7 @@ def restore(
 def cut(
     config: Config,
     after: Annotated[int, typer.Option("--after", min=1, help="Number of the last entry to keep.")],
+    even_good: Annotated[bool, typer.Option("--even-good", help="Cut off entries that hold, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Go on from a broken journal's last good entry; the broken one is kept beside it.
@@ -97,7 +98,7 @@ def cut(
     """
     from coordinator import archive
 
-    kept = archive.cut(_state(config), after)
+    kept = archive.cut(_state(config), after, even_good=even_good)
     if as_json:
         console.emit({"entries": after, "broken": str(kept)})
     else:
