@@ -7,6 +7,7 @@ bytes belong into processes that may die (`pool`); all else becomes Explicit VR 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -92,7 +93,9 @@ def _unpacked(clean: Object, content: bytes) -> bytes:
     clean["PixelData"].is_undefined_length = True
     clean.file_meta.TransferSyntaxUID = RLELossless
     try:
-        decompress(clean, as_rgb=False, generate_instance_uid=False, decoding_plugin="pydicom")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as of bytes behind a frame: they are left behind
+            decompress(clean, as_rgb=False, generate_instance_uid=False, decoding_plugin="pydicom")
     except Exception:  # noqa: BLE001 - a decoder may raise anything, and its words may quote the object
         raise Refused(Reason.UNDECODABLE_PIXELS, "compressed pixels that cannot be decoded") from None
     return bytes(clean["PixelData"].value)

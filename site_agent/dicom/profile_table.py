@@ -28,7 +28,7 @@ NUMBERS = _words(
     InConcatenationNumber InConcatenationTotalNumber ConcatenationFrameOffsetNumber
     InStackPositionNumber FrameAcquisitionNumber DimensionIndexValues DimensionIndexPointer FunctionalGroupPointer
     NumberOfSlices NumberOfTimeSlices NumberOfTimeSlots ImageIndex TriggerTime NominalCardiacTriggerDelayTime
-    CardiacCyclePosition FrameAcquisitionDuration
+    FrameAcquisitionDuration
     EchoTime EchoNumbers EffectiveEchoTime RepetitionTime InversionTime InversionTimes FlipAngle EchoTrainLength
     MagneticFieldStrength NumberOfAverages NumberOfPhaseEncodingSteps PixelBandwidth
     DiffusionBValue DiffusionGradientOrientation

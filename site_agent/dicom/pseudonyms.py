@@ -19,6 +19,9 @@ _PSEUDONYM = 16
 """Hexadecimal digits of a patient's or case's pseudonym: 64 bits, so that a million of them collide once in 37
 million sites."""
 
+REMEMBERED = 65536
+"""UIDs whose pseudonyms are kept at hand: an enhanced object names one in each of thousands of frames."""
+
 
 @lru_cache(maxsize=1)
 def _registered() -> frozenset[str]:
@@ -97,7 +100,7 @@ class Pseudonyms:
             digest[6] = digest[6] & 0x0F | 0x80  # version 8: the rest is ours to say (RFC 9562, 5.8)
             digest[8] = digest[8] & 0x3F | 0x80  # the RFC's variant
             known = f"2.25.{int.from_bytes(digest, 'big')}"
-            if len(self._uids) >= 65536:  # an enhanced object names one UID in thousands of frames; not for ever
+            if len(self._uids) >= REMEMBERED:
                 self._uids.clear()
             self._uids[plain] = known
         return known

@@ -216,7 +216,8 @@ def _positive(sources: Sequence[Object], *keywords: str) -> float | None:
             value = float(text) if text else 0.0
         except ValueError:
             continue
-        if math.isfinite(value) and 0 < value < 1e9:
+        # No time, angle or count of a series is as long as a patient's number, which a field may hold by mistake.
+        if math.isfinite(value) and 0 < value < 1e6:
             return value
     return None
 
