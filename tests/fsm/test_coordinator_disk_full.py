@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from brokers import eventually
 from coordinator_kit import plain
 from test_coordinator_fenced import Ending, coordinator
-from test_coordinator_service import Consortium, body_of
+from test_coordinator_service import Consortium, body_of, calm_digest
 
 from coordinator import space, story
 from coordinator.blobs import Blobs
@@ -58,14 +58,7 @@ def consortium(disk: Path) -> Iterator[Consortium]:
 
 @pytest.fixture
 def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = Consortium(tmp_path_factory.mktemp("calm"))
-    try:
-        made.start()
-        made.join()
-        made.say("experiment-start", START)
-        return body_of(made.until("experiment-complete")).final_digest
-    finally:
-        made.close()
+    return calm_digest(tmp_path_factory.mktemp("calm"), START)
 
 
 def running(consortium: Consortium) -> Coordinator:

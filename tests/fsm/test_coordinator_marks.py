@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,49 +15,44 @@ from brokers import eventually
 from coordinator_kit import broker, build, config
 
 from coordinator.service import Coordinator
+from coordinator.timers import Gate
 from messages.bus.base import BusState, Notice
 from messages.bus.memory import MemoryBus
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[tuple[Coordinator, Gate]]:
+    """A coordinator that runs and whose first mark came back, and its gate."""
+    with_broker = broker()
+    coordinator = Coordinator(
+        config(folder), connect=lambda _config, notice: MemoryBus(with_broker, "coordinator", on_notice=notice),
+        build=build,
+    )  # fmt: skip
+    thread = threading.Thread(target=coordinator.run)
+    thread.start()
+    try:
+        gate = coordinator.shell.parts.gate
+        eventually(lambda: not gate.closed, what="the first mark to come back")
+        yield coordinator, gate
+    finally:
+        coordinator.stop()
+        thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_a_mark_that_was_confirmed_and_never_stored_is_published_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("coordinator.shell.MARK_AGAIN", 0.2)
-    with_broker = broker()
-    coordinator = Coordinator(
-        config(tmp_path), connect=lambda _config, notice: MemoryBus(with_broker, "coordinator", on_notice=notice),
-        build=build,
-    )  # fmt: skip
-    thread = threading.Thread(target=coordinator.run)
-    thread.start()
-    try:
-        gate = coordinator.shell.parts.gate
-        eventually(lambda: not gate.closed, what="the first mark to come back")
+    with opened(tmp_path) as (_coordinator, gate):
         gate.mark()  # and nobody publishes it
         assert gate.closed
         eventually(lambda: not gate.closed, what="another mark")
-    finally:
-        coordinator.stop()
-        thread.join(20)
-    assert not thread.is_alive()
 
 
 def test_timers_stand_still_while_the_broker_takes_nothing(tmp_path: Path) -> None:
-    with_broker = broker()
-    coordinator = Coordinator(
-        config(tmp_path), connect=lambda _config, notice: MemoryBus(with_broker, "coordinator", on_notice=notice),
-        build=build,
-    )  # fmt: skip
-    thread = threading.Thread(target=coordinator.run)
-    thread.start()
-    try:
-        gate = coordinator.shell.parts.gate
-        eventually(lambda: not gate.closed, what="the first mark to come back")
+    with opened(tmp_path) as (coordinator, gate):
         coordinator.shell.queue.put(Notice(BusState.BLOCKED))
         eventually(lambda: gate.closed, what="the timers to be held")
         coordinator.shell.queue.put(Notice(BusState.UNBLOCKED))
         eventually(lambda: not gate.closed, what="the timers to go on")
-    finally:
-        coordinator.stop()
-        thread.join(20)
-    assert not thread.is_alive()

@@ -120,6 +120,18 @@ def body_of(event: envelope.Event) -> kinds.ExperimentComplete:
     return event.body
 
 
+def calm_digest(folder: Path, start: kinds.ExperimentStart) -> str:
+    """The final model's digest of a run to which nothing happens."""
+    made = Consortium(folder)
+    try:
+        made.start()
+        made.join()
+        made.say("experiment-start", start)
+        return body_of(made.until("experiment-complete")).final_digest
+    finally:
+        made.close()
+
+
 def test_three_sites_come_to_the_weighted_mean_and_the_replay_agrees(consortium: Consortium) -> None:
     consortium.start()
     consortium.join()
