@@ -36,8 +36,15 @@ def put(obj: Object, clean: Object) -> None:
         Refused: UNDECODABLE_PIXELS: damaged, too short, or compressed in another way; UNSUPPORTED_IMAGE: bits that
             nothing explains.
     """
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        RLELossless,
+    )
 
+    native = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
     syntax = obj.file_meta.TransferSyntaxUID
     content = obj["PixelData"].value
     if not isinstance(content, bytes | bytearray) or not content:
@@ -52,7 +59,7 @@ def put(obj: Object, clean: Object) -> None:
         return _compressed(obj, clean, content, frames)
     if syntax == RLELossless:
         content = _unpacked(clean, content)
-    elif syntax.is_encapsulated:
+    elif syntax not in native:
         raise Refused(Reason.UNDECODABLE_PIXELS, "compressed in a way that is not supported")
     expected = -(-rows * columns * frames * samples * bits // 8)
     if expected <= 0 or len(content) < expected:
