@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import highdicom
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from series_rig import LPS_TO_RAS, slices, truth, world_agrees
 
 from messages.reasons import Reason
-from site_agent.dicom import volumes
+from site_agent.dicom import geometry, volumes
 from site_agent.dicom.base import Refused
 
 angles = st.floats(-180, 180, allow_nan=False)
@@ -56,7 +57,7 @@ def test_any_orientation_spacing_and_order_of_files_gives_the_same_voxels_at_the
     assert (volume.series, volume.frame_of_reference, volume.part) == ("2.25.1000", "2.25.2", "")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(turned=st.tuples(angles, angles, angles), spacing=st.tuples(millimetres, millimetres, millimetres))
 def test_highdicom_builds_the_same_volume_where_it_builds_one(
     turned: tuple[float, float, float], spacing: tuple[float, float, float]
@@ -152,7 +153,7 @@ def moved(offset: Callable[[int], npt.ArrayLike]) -> Callable[[Dataset, int], No
     ("offset", "reason"),
     [
         (lambda k: (0, 0, 0.8 * (k == 3)), Reason.IRREGULAR_SPACING),
-        (lambda k: (0, 0, 0.018 * k**2), Reason.IRREGULAR_SPACING),  # each step within 2 %, the sum is not
+        (lambda k: (0, 0, 0.0225 * abs(k - 20)), Reason.IRREGULAR_SPACING),  # each step is within 2 %, their sum is not
         (lambda k: (0, 0.5 * k, 0), Reason.TILTED),
         (lambda k: (0, 4.0 * (k == 3), 0), Reason.IRREGULAR_SPACING),
         (lambda k: (0, 0, -2.5 * (k == 3)), Reason.DUPLICATE_SLICES),
@@ -161,8 +162,17 @@ def moved(offset: Callable[[int], npt.ArrayLike]) -> Callable[[Dataset, int], No
 def test_a_pile_that_is_no_right_angled_grid_is_refused(
     offset: Callable[[int], tuple[float, float, float]], reason: Reason
 ) -> None:
-    expected = truth((4, 4, 24)) if reason is Reason.IRREGULAR_SPACING else truth()
+    expected = truth((4, 4, 40)) if reason is Reason.IRREGULAR_SPACING else truth()
     assert refused(slices(expected, change=moved(offset))) is reason
+
+
+def test_a_grid_has_one_plane_at_a_place() -> None:
+    plane = geometry.plane(4, 4, (0, 0, 0), (1, 0, 0, 0, 1, 0), (1, 1), geometry.Tolerances())
+    above = replace(plane, position=(0, 0, 2.0))
+    with pytest.raises(Refused) as told:
+        geometry.regular([plane, above, plane], geometry.Tolerances())
+    assert told.value.reason is Reason.DUPLICATE_SLICES
+    assert geometry.regular([above, plane], geometry.Tolerances()).order == (1, 0)
 
 
 def test_positions_rounded_by_an_exporter_still_make_a_grid() -> None:

@@ -33,7 +33,7 @@ def every(times: int, places: int) -> list[tuple[int, int]]:
     return [(t, k) for t in range(times) for k in range(places)]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(turned=st.tuples(angles, angles, angles), data=st.data())
 def test_frames_in_any_order_become_one_volume_for_each_time(
     turned: tuple[float, float, float], data: st.DataObject

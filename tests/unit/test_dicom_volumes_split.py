@@ -75,7 +75,7 @@ def test_a_mark_that_differs_between_slices_never_mixes_them_into_one_volume() -
     assert [(volume.part, volume.voxels.shape[2]) for volume in found] == [("echo 1", 3), ("echo 2", 3)]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(times=st.integers(2, 5), places=st.integers(2, 6), by_place=st.booleans(), data=st.data())
 def test_a_run_that_says_how_many_times_it_has_is_sorted_by_its_instance_numbers(
     times: int, places: int, by_place: bool, data: st.DataObject
