@@ -84,8 +84,9 @@ def tags(*vrs: str) -> Iterator[tuple[int, str, str]]:
 def everything() -> Dataset:
     """An item with something planted in each element of every VR of `MARKS`, private ones among them."""
     item = Dataset()
-    for tag, vr, _ in tags(*MARKS):
-        _add(item, tag, vr, MARKS[vr])
+    for tag, vr, keyword in tags(*MARKS):
+        if keyword != "NumberOfFrames":  # refused at the door where it is no number
+            _add(item, tag, vr, MARKS[vr])
     _private(item)
     return item
 

@@ -13,16 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from messages.reasons import Reason
 from site_agent.dicom import mosaic, pixel_bytes
 from site_agent.dicom import profile_table as table
-from site_agent.dicom.base import Object
+from site_agent.dicom.base import Object, Refused
 from site_agent.dicom.codes import Codes
 from site_agent.dicom.pseudonyms import Pseudonyms
 
 _DECIMAL = re.compile(r"[+-]?(\d{1,16}(\.\d{0,24})?|\.\d{1,24})([eE][+-]?\d{1,3})?")
 """A decimal string (PS3.5, 6.2, VR DS), some digits longer than its 16 characters: real files have such."""
-_COUNTER = 10**7
-"""Integer strings (VR IS) count and number things; one as long as a hospital's numbers does not pass."""
+_LARGEST = 10**7
+"""Numbers in text (VR DS and IS) are millimetres, milliseconds, counts; none passes that is as long as a hospital's."""
 _RANGES = {"US": (0, 2**16), "SS": (-(2**15), 2**15), "UL": (0, 2**32), "SL": (-(2**31), 2**31), "AT": (0, 2**32)}
 _DEPTH = 12
 """Sequences within sequences that are followed; enhanced objects and RT structure sets have four."""
@@ -95,14 +96,16 @@ class Profile:
             elif kind == "sequence":
                 items = [self._item(item, depth + 1) for item in _items(obj, tag)] if depth < _DEPTH else []
             else:
-                value = self._passed(kind, vr, _value(obj, tag), obj)
+                value = self._passed(kind, vr, _value(obj, tag))
                 if value is not None:
-                    _put(clean, keyword, value, _unsigned_or_not(vr, value, obj))
+                    _put(clean, keyword, value, _unsigned_or_not(vr, value))
+                elif keyword in table.ESSENTIAL and obj.get_item(tag).value not in (None, "", b""):
+                    raise Refused(Reason.UNSUPPORTED_IMAGE, "a scale or number of frames that cannot be read")
                 continue
             _put(clean, keyword, items)
         return clean
 
-    def _passed(self, kind: str, vr: str, value: Any, obj: Object) -> Any:
+    def _passed(self, kind: str, vr: str, value: Any) -> Any:
         """What is written for a value; None where nothing is."""
         if value is None:
             return None
@@ -212,7 +215,7 @@ def _number(value: Any, vr: str) -> Any:
         return None
     text = str(getattr(value, "original_string", value)).strip(" \0")
     if vr == "DS":
-        return text if _DECIMAL.fullmatch(text) else None
+        return text if _DECIMAL.fullmatch(text) and abs(float(text)) < _LARGEST else None
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -222,12 +225,12 @@ def _number(value: Any, vr: str) -> Any:
     if not number.is_integer():
         return None
     if vr == "IS":
-        return int(number) if abs(number) < _COUNTER else None
+        return int(number) if abs(number) < _LARGEST else None
     low, high = _RANGES.get(vr, (-(2**15), 2**16))  # "US or SS": either
     return int(number) if low <= number < high else None
 
 
-def _unsigned_or_not(vr: str, value: Any, obj: Object) -> str:
+def _unsigned_or_not(vr: str, value: Any) -> str:
     """The VR to write: "US or SS" depends on the value (PS3.5, A.2)."""
     if vr != "US or SS":
         return vr

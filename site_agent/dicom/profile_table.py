@@ -38,6 +38,8 @@ NUMBERS = _words(
     """
 )
 """Numbers stay if they read as numbers: DS, IS, FD, FL, US, SS, UL, SL, AT."""
+ESSENTIAL = frozenset({"RescaleSlope", "RescaleIntercept", "NumberOfFrames", "MaximumFractionalValue"})
+"""Without these pixels would mean something else: what is said there and cannot be read is no reason to guess."""
 
 WORDS = _words(
     """

@@ -7,9 +7,13 @@ from io import BytesIO
 import pytest
 from dicom_files import image
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
+from messages.reasons import Reason
+from site_agent.dicom.base import Refused
 from site_agent.dicom.config import Labels
 from site_agent.dicom.door import Door
 from site_agent.dicom.pseudonyms import Pseudonyms
@@ -116,17 +120,32 @@ def test_contours_come_through_to_the_last_digit() -> None:
     assert found.NumberOfContourPoints == 3
 
 
-@pytest.mark.parametrize("value", ["1_000", "nan", "inf", "0x10", "12 34", "Jones", "1" * 40])
-def test_what_only_python_takes_for_a_number_is_none(value: str) -> None:
-    from pydicom import config
-    from pydicom.dataelem import RawDataElement
-    from pydicom.tag import Tag
+def said(keyword: str, value: str) -> Dataset:
+    """An image in which an element's bytes say something that pydicom would not write."""
+    obj, raw = image(), value.encode()
+    obj._dict[Tag(keyword)] = RawDataElement(Tag(keyword), "DS", len(raw), raw, 0, False, True)
+    return obj
 
-    obj = image()
-    raw = value.encode()
-    obj._dict[Tag("SliceThickness")] = RawDataElement(Tag("SliceThickness"), "DS", len(raw), raw, 0, False, True)
-    with config.disable_value_validation():
-        assert "SliceThickness" not in admitted(obj)
+
+NO_NUMBERS = ["1_000", "nan", "inf", "0x10", "12 34", "Jones", "1" * 40, "19481122"]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_what_only_python_takes_for_a_number_is_none(value: str) -> None:
+    assert "SliceThickness" not in DOOR.admit(said("SliceThickness", value)).object
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_a_scale_that_is_no_number_is_not_taken_for_none(keyword: str, value: str) -> None:
+    with pytest.raises(Refused) as told:
+        DOOR.admit(said(keyword, value))
+    assert told.value.reason is Reason.UNSUPPORTED_IMAGE
+    assert value not in str(told.value)
+
+
+def test_an_empty_scale_is_none() -> None:
+    assert "RescaleSlope" not in DOOR.admit(said("RescaleSlope", "")).object
 
 
 def test_a_number_as_long_as_a_hospitals_is_no_counter() -> None:
