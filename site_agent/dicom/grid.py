@@ -18,10 +18,8 @@ from site_agent.dicom.base import Refused, Volume
 
 SAME_GRID = 0.01
 """Grids whose corners lie closer than this part of a voxel are one grid: their voxels are taken as they are."""
-_SNAP = 1e-4
-"""So near to a whole number, a step between two grids is that number: decimal strings and float32 headers round off.
-Over 512 voxels that moves nothing by more than a twentieth of a voxel."""
 _RIM = 0.5 + 1e-3
+"""Half a voxel, and what decimal strings and float32 headers round off."""
 
 Affine = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]
@@ -90,17 +88,14 @@ def same(affine: Affine, shape: Shape, other: Affine, other_shape: Shape) -> boo
     if shape != other_shape:
         return False
     corners = np.array(list(itertools.product(*((0, n - 1) for n in shape))), dtype=np.float64)
-    matrix, offset = between(affine, other, snap=False)
+    matrix, offset = between(affine, other)
     return bool(np.max(np.abs(corners @ matrix.T + offset - corners)) <= SAME_GRID)
 
 
-def between(source: Affine, target: Affine, *, snap: bool = True) -> tuple[Affine, Affine]:
+def between(source: Affine, target: Affine) -> tuple[Affine, Affine]:
     """Matrix (3, 3) and offset (3,) that turn voxel indices of `source` into those of `target`."""
     step = np.linalg.inv(target) @ source
-    matrix, offset = step[:3, :3], step[:3, 3]
-    if snap:
-        matrix, offset = _snapped(matrix), _snapped(offset)
-    return matrix, offset
+    return step[:3, :3], step[:3, 3]
 
 
 def require_same_frame(volume: Volume, reference: Volume) -> None:
@@ -113,11 +108,6 @@ def require_same_frame(volume: Volume, reference: Volume) -> None:
         raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "the series has another frame of reference than the first one")
     if not volume.frame_of_reference and volume.series != reference.series:
         raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "two series without a frame of reference cannot be related")
-
-
-def _snapped(values: Affine) -> Affine:
-    whole = np.round(values)
-    return np.where(np.abs(values - whole) < _SNAP, whole, values)
 
 
 def _covered(matrix: Affine, offset: Affine, size: Shape, shape: Shape) -> npt.NDArray[np.bool_]:

@@ -293,7 +293,7 @@ def enhanced(
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        (MPRAGE, T1_SE),
+        (MPRAGE | {"SliceThickness": 3}, T1_SE | {"SliceThickness": 2}),
         (MPRAGE | {"SliceThickness": 1}, MPRAGE | {"SliceThickness": 2}),
         (MPRAGE, MPRAGE | {"SliceThickness": None}),
         (MPRAGE, MPRAGE | {"ImageType": ["DERIVED", "PRIMARY", "M", "ND"]}),

@@ -1,0 +1,372 @@
+"""DICOM SEG onto an image's grid, against truth kept as NRRD and against highdicom's own reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from dicom_labels_rig import (
+    CODES,
+    ORDERED,
+    RULES,
+    SERIES,
+    SHAPE,
+    SPACING,
+    TEST_DATA,
+    item,
+    nrrd,
+    rotation,
+    segmentation,
+    volume,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from pydicom.dataset import Dataset
+
+from messages.reasons import Reason
+from site_agent.dicom import segmentations, volumes
+from site_agent.dicom.base import Refused, Volume
+from site_agent.dicom.concepts import outline
+from site_agent.dicom.config import LabelRule, Labels
+
+OEDEMA, TUMOUR = 1, 2
+FRAME_SHAPE = (SHAPE[1], SHAPE[0])
+BOTH = {1: CODES["tumour"], 2: CODES["oedema"]}
+needs_data = pytest.mark.skipif(not (TEST_DATA / "dicom").is_dir(), reason="needs the shared test data (shared/data)")
+
+
+def block(rows: slice, columns: slice) -> np.ndarray[Any, Any]:
+    pixels = np.zeros(FRAME_SHAPE, np.uint8)
+    pixels[rows, columns] = 1
+    return pixels
+
+
+def refused(obj: Dataset, reference: Volume, rules: Labels = RULES, drawn_on: Sequence[Volume] = ()) -> Reason:
+    with pytest.raises(Refused) as error:
+        segmentations.read(obj, reference, rules, drawn_on)
+    return error.value.reason
+
+
+FRAMES = [
+    (1, 1, block(slice(1, 3), slice(2, 6))),
+    (2, 1, block(slice(3, 5), slice(2, 6))),
+    (2, 3, block(slice(0, 1), slice(0, 7))),
+]
+
+
+def expected() -> np.ndarray[Any, Any]:
+    voxels = np.zeros(SHAPE, np.uint8)
+    voxels[2:6, 1:3, 1] = TUMOUR
+    voxels[2:6, 3:5, 1] = OEDEMA
+    voxels[:, 0, 3] = OEDEMA
+    return voxels
+
+
+@pytest.mark.parametrize("turned", [rotation(), rotation(31, 2) @ rotation(-8, 0)])
+def test_sparse_frames_come_onto_their_slices_whatever_their_order(turned: np.ndarray[Any, Any]) -> None:
+    reference = volume(turned=turned)
+    for frames in (FRAMES, FRAMES[::-1]):
+        found = segmentations.read(segmentation(frames, BOTH, reference), reference, RULES)
+        assert found.concepts == ("oedema", "tumour")
+        np.testing.assert_array_equal(found.voxels, expected())
+
+
+def test_a_segmentation_without_named_images_counts_by_its_frame_of_reference() -> None:
+    reference = volume()
+    found = segmentations.read(segmentation(FRAMES, BOTH, reference, named=[]), reference, RULES)
+    np.testing.assert_array_equal(found.voxels, expected())
+
+
+def test_fractional_segments_count_from_one_half_of_their_maximum_on() -> None:
+    reference = volume()
+    pixels = np.arange(42, dtype=np.uint8).reshape(FRAME_SHAPE)
+    obj = segmentation([(1, 2, pixels)], {1: CODES["tumour"]}, reference, kind="FRACTIONAL", maximum=40)
+    found = segmentations.read(obj, reference, RULES).voxels
+    np.testing.assert_array_equal(found[:, :, 2].T > 0, pixels >= 20)
+    assert not found[:, :, [0, 1, 3, 4]].any()
+
+
+@pytest.mark.parametrize("padding", [None, 0, 5])
+def test_a_label_maps_values_are_segment_numbers_and_its_padding_is_background(padding: int | None) -> None:
+    reference = volume()
+    pixels = np.zeros(FRAME_SHAPE, np.uint8)
+    pixels[1:3, 2:6], pixels[3:5, 2:6], pixels[0, 0], pixels[0, 1] = 1, 2, 5, 7
+    codes = {0: "DCM:125040", **BOTH, 5: CODES["tumour"]} if padding == 5 else {0: "DCM:125040", **BOTH}
+    obj = segmentation([(0, 1, pixels)], codes, reference, kind="LABELMAP", padding=padding)
+    found = segmentations.read(obj, reference, RULES).voxels
+    wanted = expected()
+    wanted[:, :, 3] = 0
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_overlapping_segments_are_refused_unless_an_order_is_given() -> None:
+    reference = volume()
+    frames = [(1, 1, block(slice(1, 4), slice(1, 4))), (2, 1, block(slice(2, 5), slice(2, 5)))]
+    obj = segmentation(frames, BOTH, reference)
+    assert refused(obj, reference) == Reason.OVERLAPPING_LABELS
+    assert segmentations.read(obj, reference, ORDERED).voxels[2, 2, 1] == TUMOUR
+    turned = ORDERED.model_copy(update={"order": ("tumour", "oedema")})
+    assert segmentations.read(obj, reference, turned).voxels[2, 2, 1] == OEDEMA
+    half = ORDERED.model_copy(update={"order": ("tumour",)})
+    assert refused(obj, reference, half) == Reason.OVERLAPPING_LABELS
+
+
+def test_segments_of_one_concept_may_overlap_and_add_up() -> None:
+    reference = volume()
+    frames = [(1, 1, block(slice(1, 3), slice(1, 4))), (2, 1, block(slice(2, 5), slice(2, 5)))]
+    obj = segmentation(frames, {1: CODES["tumour"], 2: CODES["tumour"]}, reference)
+    found = segmentations.read(obj, reference, RULES).voxels
+    np.testing.assert_array_equal(found[:, :, 1].T == TUMOUR, (frames[0][2] | frames[1][2]) > 0)
+
+
+def test_a_segment_is_known_by_its_code_and_never_by_its_label() -> None:
+    reference = volume()
+    obj = segmentation(FRAMES, {1: "SCT:1", 2: "SCT:2"}, reference)
+    for segment in obj.SegmentSequence:
+        segment.SegmentLabel = "tumour"
+        segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning = "tumour"
+    assert refused(obj, reference) == Reason.UNMATCHED_LABEL
+
+
+def test_a_retired_snomed_code_is_the_snomed_ct_code_that_replaced_it() -> None:
+    reference = volume()
+    liver = Labels(concepts={"liver": LabelRule(codes=("SCT:10200004",))})
+    obj = segmentation([(1, 0, block(slice(0, 2), slice(0, 2)))], {1: "SRT:T-62000"}, reference)
+    assert (segmentations.read(obj, reference, liver).voxels > 0).sum() == 4
+    old = Labels(concepts={"liver": LabelRule(codes=("SRT:T-62000",))})
+    obj = segmentation([(1, 0, block(slice(0, 2), slice(0, 2)))], {1: "SCT:10200004"}, reference)
+    assert (segmentations.read(obj, reference, old).voxels > 0).sum() == 4
+
+
+def test_a_segment_whose_code_stands_for_two_concepts_is_refused() -> None:
+    reference = volume()
+    twice = Labels(concepts={name: LabelRule(codes=(CODES["tumour"],)) for name in ("a", "b")})
+    assert refused(segmentation(FRAMES, BOTH, reference), reference, twice) == Reason.UNMATCHED_LABEL
+
+
+def test_another_frame_of_reference_is_refused() -> None:
+    reference = volume()
+    assert refused(segmentation(FRAMES, BOTH, reference, frame="1.9"), reference) == Reason.OTHER_FRAME_OF_REFERENCE
+    nameless = volume(frame="")
+    assert (
+        refused(segmentation(FRAMES, BOTH, nameless, frame="", named=[]), nameless) == Reason.OTHER_FRAME_OF_REFERENCE
+    )
+    found = segmentations.read(segmentation(FRAMES, BOTH, nameless, frame=""), nameless, RULES)
+    np.testing.assert_array_equal(found.voxels, expected())
+
+
+def test_a_segmentation_that_names_images_which_are_not_there_is_refused() -> None:
+    reference = volume()
+    named = [f"{SERIES}.{k}" for k in range(6)]  # the image has five
+    assert refused(segmentation(FRAMES, BOTH, reference, named=named), reference) == Reason.LABEL_REFERENCES_OTHERS
+    other = segmentation(FRAMES, BOTH, reference, series="1.9")
+    assert refused(other, reference) == Reason.LABEL_REFERENCES_OTHERS
+
+
+def test_source_images_of_the_frames_count_where_no_series_is_named() -> None:
+    reference = volume()
+    obj = segmentation(FRAMES, BOTH, reference, named=[])
+    for groups, k in zip(obj.PerFrameFunctionalGroupsSequence, (1, 1, 3), strict=True):
+        source = item(ReferencedSOPInstanceUID=f"{SERIES}.{k}")
+        groups.DerivationImageSequence = [item(SourceImageSequence=[source])]
+    np.testing.assert_array_equal(segmentations.read(obj, reference, RULES).voxels, expected())
+    source.ReferencedSOPInstanceUID = "1.9.9"
+    assert refused(obj, reference) == Reason.LABEL_REFERENCES_OTHERS
+
+
+def test_a_frame_beyond_the_images_slices_is_refused() -> None:
+    reference = volume()
+    longer = volume((7, 6, 6))
+    obj = segmentation([*FRAMES, (1, 5, block(slice(0, 2), slice(0, 2)))], BOTH, longer, named=[f"{SERIES}.1"])
+    assert refused(obj, reference) == Reason.LABEL_REFERENCES_OTHERS
+    empty = segmentation([*FRAMES, (1, 5, block(slice(0, 0), slice(0, 0)))], BOTH, longer, named=[f"{SERIES}.1"])
+    np.testing.assert_array_equal(segmentations.read(empty, reference, RULES).voxels, expected())
+
+
+def test_frames_a_little_off_their_slices_are_put_there_and_frames_half_way_between_are_not() -> None:
+    reference = volume()
+    near = volume(origin=(-20.05, 10.05, 5.05))
+    np.testing.assert_array_equal(
+        segmentations.read(segmentation(FRAMES, BOTH, near), reference, RULES).voxels, expected()
+    )
+    shifted = volume(origin=(-20.0 + SPACING[0] / 2, 10.0, 5.0))
+    obj = segmentation(FRAMES, BOTH, shifted, between=SPACING[2])
+    assert segmentations._placed(segmentations._frames(obj), reference, SPACING[2]) is None
+
+
+def finer() -> Volume:
+    """A grid whose cells are the eighths of the reference's cells."""
+    return volume((14, 12, 10), spacing=(0.75, 1.0, 1.5), origin=(-20.375, 9.5, 4.25), series="1.9")
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_a_segmentation_with_a_grid_of_its_own_comes_to_the_nearest_voxels(kind: str) -> None:
+    reference, own = volume(), finer()
+    wide = expected().repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    if kind == "LABELMAP":
+        frames = [(0, k, np.choose(wide[:, :, k].T, (0, 2, 1))) for k in (2, 3, 6, 7)]
+    else:
+        frames = [
+            (number, k, (value == wide[:, :, k].T) * (200 if kind == "FRACTIONAL" else 1))
+            for number, value in ((1, TUMOUR), (2, OEDEMA))
+            for k in (2, 3, 6, 7)
+        ]
+    obj = segmentation(frames, BOTH, own, kind=kind, between=1.5, series="1.9")
+    assert refused(obj, reference) == Reason.LABEL_REFERENCES_OTHERS  # nobody said that its series is there
+    found = segmentations.read(obj, reference, RULES, [outline(own)])
+    np.testing.assert_array_equal(found.voxels, expected())
+
+
+def test_thick_slices_of_a_grid_of_their_own_fill_all_that_they_cover() -> None:
+    reference = volume((7, 6, 10), spacing=(1.5, 2.0, 1.0))
+    thick = volume((7, 6, 2), spacing=(1.5, 2.0, 5.0), origin=(-20.0, 10.0, 7.0), series="1.9")
+    frames = [(1, 0, block(slice(1, 3), slice(2, 6))), (1, 1, block(slice(1, 3), slice(2, 6)))]
+    obj = segmentation(frames, BOTH, thick, between=5.0, series="1.9")
+    found = segmentations.read(obj, reference, RULES, [outline(thick)]).voxels
+    assert (found[2:6, 1:3] == TUMOUR).all()
+    assert (found > 0).sum() == 4 * 2 * 10
+
+
+def test_a_grid_of_its_own_that_lies_elsewhere_is_refused() -> None:
+    away = volume((14, 12, 10), spacing=(0.75, 1.0, 1.5), origin=(-20.375, 9.5, 90.0), series="1.9")
+    frames = [(1, k, np.ones((12, 14), np.uint8)) for k in range(10)]
+    obj = segmentation(frames, {1: CODES["tumour"]}, away, between=1.5, series="1.9")
+    assert refused(obj, volume(), RULES, [away]) == Reason.LABEL_REFERENCES_OTHERS
+
+
+def test_a_damaged_or_other_object_is_refused_and_never_an_error_of_ours() -> None:
+    reference = volume()
+    surface = segmentation(FRAMES, BOTH, reference)
+    surface.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.5"
+    assert refused(surface, reference) == Reason.UNSUPPORTED_IMAGE
+    short = segmentation(FRAMES, BOTH, reference)
+    short.PixelData = short.PixelData[:4]
+    assert refused(short, reference) == Reason.UNDECODABLE_PIXELS
+    nowhere = segmentation(FRAMES, BOTH, reference)
+    del nowhere.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence
+    assert refused(nowhere, reference) == Reason.MISSING_GEOMETRY
+    single = segmentation(FRAMES, BOTH, reference)
+    del single.PerFrameFunctionalGroupsSequence
+    assert refused(single, reference) == Reason.MISSING_GEOMETRY
+    unidentified = segmentation(FRAMES, BOTH, reference)
+    del unidentified.PerFrameFunctionalGroupsSequence[2].SegmentIdentificationSequence
+    assert refused(unidentified, reference) == Reason.UNREADABLE
+
+
+@settings(max_examples=40)
+@given(arrays.arrays(np.uint8, SHAPE, elements=st.integers(0, 2)), st.sampled_from(["BINARY", "LABELMAP"]))
+def test_what_is_written_as_a_segmentation_is_read_again(voxels: np.ndarray[Any, Any], kind: str) -> None:
+    reference = volume(turned=rotation(40, 1))
+    if kind == "LABELMAP":
+        frames = [(0, k, voxels[:, :, k].T) for k in range(SHAPE[2])]
+    else:
+        frames = [(value, k, value == voxels[:, :, k].T) for value in (1, 2) for k in range(SHAPE[2])]
+    codes = {OEDEMA: CODES["oedema"], TUMOUR: CODES["tumour"]}
+    found = segmentations.read(segmentation(frames, codes, reference, kind=kind), reference, RULES)
+    np.testing.assert_array_equal(found.voxels, voxels)
+
+
+# Real objects with their truth (shared/data/dicom/seg), read on the CT slices that they were drawn on.
+
+
+def real(*parts: str) -> Dataset:
+    return pydicom.dcmread(TEST_DATA.joinpath("dicom", "seg", *parts))
+
+
+def image(*parts: str) -> Volume:
+    folder = TEST_DATA.joinpath("dicom", "seg", *parts)
+    (built,) = volumes.build([pydicom.dcmread(path) for path in sorted(folder.iterdir())])
+    return built
+
+
+def truth(name: str, reference: Volume) -> np.ndarray[Any, Any]:
+    """The truth's voxels, whose grid must be the image's."""
+    voxels, affine = nrrd(TEST_DATA / "dicom" / "seg" / name)
+    assert voxels.shape == reference.voxels.shape
+    np.testing.assert_allclose(affine, reference.affine, atol=1e-4)
+    return voxels
+
+
+LIVER = Labels(concepts={"liver": LabelRule(codes=("SCT:10200004",))})
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("folder", "label", "file"),
+    [
+        ("ct-3slice", ("liver.dcm",), "liver_seg.nrrd"),
+        ("24x38x3/image", ("24x38x3", "seg", "label.seg"), "24x38x3/nrrd/label.nrrd"),
+        ("23x38x3/image", ("23x38x3", "seg", "label.seg"), "23x38x3/nrrd/label.nrrd"),
+        ("24x38x3/image", ("sparse-labelmap-noppv.dcm",), "sparse_labelmap_noppv_seg.nrrd"),
+        ("24x38x3/image", ("sparse-labelmap-ppv5.dcm",), "sparse_labelmap_ppv5_seg.nrrd"),
+    ],
+)
+def test_a_real_segmentation_of_the_liver_agrees_with_its_truth_voxel_by_voxel(
+    folder: str, label: tuple[str, ...], file: str
+) -> None:
+    reference = image(*folder.split("/"))
+    found = segmentations.read(real(*label), reference, LIVER).voxels
+    np.testing.assert_array_equal(found == 1, truth(file, reference) == 1)
+    assert found.any()
+
+
+PARTS: Mapping[int, str] = {
+    1: "SCT:85756007",
+    2: "SCT:51114001",
+    3: "SCT:20982000",
+    4: "SCT:79654002",
+    5: "SCT:29092000",
+}
+
+
+@needs_data
+@pytest.mark.parametrize("segment", PARTS)
+def test_each_of_real_overlapping_segments_agrees_with_its_truth(segment: int) -> None:
+    reference = image("ct-3slice")
+    rules = Labels(concepts={"part": LabelRule(codes=(PARTS[segment],))})
+    found = segmentations.read(real("partial_overlaps.dcm"), reference, rules).voxels > 0
+    files = [truth(f"partial_overlaps-{n}.nrrd", reference) == segment for n in (1, 2, 3)]
+    np.testing.assert_array_equal(found, np.any(files, axis=0))
+    assert found.any()
+
+
+@needs_data
+def test_real_overlapping_segments_are_refused_without_an_order_and_stacked_with_one() -> None:
+    reference = image("ct-3slice")
+    names = {number: f"part{number}" for number in PARTS}
+    rules = Labels(concepts={names[number]: LabelRule(codes=(text,)) for number, text in PARTS.items()})
+    assert refused(real("partial_overlaps.dcm"), reference, rules) == Reason.OVERLAPPING_LABELS
+    ordered = rules.model_copy(update={"order": tuple(names.values())})
+    expected_voxels = np.max([truth(f"partial_overlaps-{n}.nrrd", reference) for n in (1, 2, 3)], axis=0)
+    np.testing.assert_array_equal(
+        segmentations.read(real("partial_overlaps.dcm"), reference, ordered).voxels, expected_voxels
+    )
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["liver.dcm", "partial_overlaps.dcm"])
+def test_real_segmentations_agree_with_highdicoms_own_reading(name: str) -> None:
+    reference = image("ct-3slice")
+    read = highdicom.seg.Segmentation.from_dataset(real(name), copy=True)
+    own = read.get_volume(combine_segments=False)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ own.affine[:, [2, 1, 0, 3]]
+    for index, number in enumerate(read.segment_numbers):
+        code = read.get_segment_description(number).segmented_property_type
+        rules = Labels(concepts={"part": LabelRule(codes=(f"{code.scheme_designator}:{code.value}",))})
+        found = segmentations.read(real(name), reference, rules).voxels > 0
+        theirs = np.asarray(own.array[..., index].transpose(2, 1, 0) > 0)
+        offset = np.rint(np.linalg.inv(reference.affine) @ affine @ [0, 0, 0, 1]).astype(int)[2]
+        step = np.rint(np.linalg.inv(reference.affine) @ affine[:, 2]).astype(int)[2]
+        for k in range(theirs.shape[2]):
+            np.testing.assert_array_equal(found[:, :, offset + step * k], theirs[:, :, k])
+        assert found.sum() == theirs.sum()
+
+
+@needs_data
+def test_a_real_segmentation_of_another_image_is_refused() -> None:
+    assert refused(real("liver.dcm"), image("24x38x3", "image"), LIVER) == Reason.OTHER_FRAME_OF_REFERENCE
