@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +18,7 @@ app = typer.Typer(no_args_is_help=True)
 DEFAULT = Path("/etc/konsil/site.toml")
 SLOW_CONFIRM = 10.0
 """Seconds without the broker's confirm that are worth a line of `status`."""
+SHOWN_SECONDS = 2.0
 ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration, site.toml.")]
 
 
@@ -63,11 +66,17 @@ def datasets(
     experiment: Annotated[
         Path | None, typer.Option("--experiment", help="Look with this experiment's channels and concepts.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask the PACS now, however short ago it was asked (refresh in site.toml).")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What the agent would train on: cases found, used, and left out with the reason. For local eyes only."""
+    """What the agent would train on: cases found, used, and left out with the reason. For local eyes only.
+
+    Data sets from DICOM are prepared: fetched, cleaned of what identifies a patient, and made into cases.
+    """
     from site_agent.config import read
-    from site_agent.inventory import take_stock
+    from site_agent.inventory import take_stock_of
 
     site = read(config)
     wanted = None if experiment is None else read_experiment(experiment)
@@ -80,7 +89,7 @@ def datasets(
     names = list(site.datasets) if wanted is None else [wanted.data.dataset]
     result: dict[str, Any] = {}
     for name in names:
-        stock = take_stock(site.datasets[name], wanted)
+        stock = take_stock_of(name, site.datasets[name], site.site.state, wanted, _shown(name), again=again)
         result[name] = {
             "found": stock.found,
             "used": stock.used,
@@ -89,15 +98,75 @@ def datasets(
             "channels": list(stock.channels),
             "concepts": list(stock.concepts),
         }
+        if stock.prepared is not None:
+            result[name] |= {
+                "series_left_out": {str(key): count for key, count in sorted(stock.prepared.series_left_out.items())},
+                "extent_unverified": stock.prepared.extent_unverified,
+                "fingerprint": stock.prepared.fingerprint,
+            }
         if not as_json:
             say(f"{name}: {stock.used} of {stock.found} cases usable")
             say(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
+            _say_prepared(result[name])
             for line in stock.details:
                 say(f"  left out: {line}")
     if as_json:
         emit({"datasets": result})
     elif not names:
         note("No data set is described: add [datasets.NAME] to site.toml")
+
+
+def _say_prepared(about: dict[str, Any]) -> None:
+    """What only a data set from DICOM has."""
+    if "fingerprint" not in about:
+        return
+    if about["left_out"]:
+        say("  studies left out: " + ", ".join(f"{count} {reason}" for reason, count in about["left_out"].items()))
+    if about["series_left_out"]:
+        counts = about["series_left_out"].items()
+        say("  series left out: " + ", ".join(f"{count} {reason}" for reason, count in counts))
+    if about["extent_unverified"]:
+        say(f"  series whose first and last slice nothing verifies: {about['extent_unverified']}")
+    say(f"  fingerprint {about['fingerprint'][:16]}")
+
+
+def _shown(name: str) -> Callable[[int, int], None]:
+    """Progress worth showing: what takes longer than two seconds, then every two."""
+    shown = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= SHOWN_SECONDS:
+            shown = now
+            note(f"{name}: {done} of {total} studies" if total else f"{name}: another process prepares it; waiting")
+
+    return progress
+
+
+@app.command()
+def preview(
+    name: Annotated[str, typer.Argument(help="A data set of site.toml that comes from DICOM.")],
+    config: ConfigOption = DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what would be trained on: each case's middle slices with the label's outline, as PNG in the state folder.
+
+    Heads show faces: the pictures are readable by you alone, and must not leave the site.
+    """
+    from site_agent.config import read
+    from site_agent.dicom.preview import WARNING, draw
+
+    site = read(config)
+    if name not in site.datasets:
+        raise ConfigError(f"data set {name!r} is not described", where=str(config), advice=f"Add [datasets.{name}]")
+    sheets = draw(name, site.datasets[name], site.site.state, _shown(name))
+    if as_json:
+        emit({"sheets": [str(path) for path in sheets], "warning": WARNING})
+        return
+    for path in sheets:
+        say(str(path))
+    note(WARNING)
 
 
 @app.command()

@@ -137,7 +137,8 @@ def parse(content: Any, model: type[Model], where: str) -> Model:
 def _mistakes(error: ValidationError) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+        # In brackets stand pydantic's own words: "[key]", and the tags of unions.
+        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("["))
         if item["type"] == "extra_forbidden":
             lines.append(f"key {key!r} is unknown")
         elif item["type"] == "missing":
@@ -152,5 +153,5 @@ def _mistakes(error: ValidationError) -> list[str]:
 
 def _shown(key: str, value: Any) -> str:
     """A value in an error's line: bounded, and never a secret."""
-    text = "***" if "password" in key else repr(value)
+    text = "***" if "password" in key or key.endswith("token") else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -12,7 +12,7 @@ from messages import settings
 from messages.exposition import MetricsSettings
 from messages.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
 from messages.tensor_codecs import CodecName
-from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.described import AnyDataset, placed
 
 
 class Site(Settings):
@@ -107,7 +107,7 @@ class SiteConfig(Settings):
     site: Site
     broker: BrokerAddress = BrokerAddress()
     limits: Limits = Limits()
-    datasets: dict[Name, DatasetConfig] = {}
+    datasets: dict[Name, AnyDataset] = {}
     policy: PolicyConfig = PolicyConfig()
     retention: Retention = Retention()
     training: Trainer = Trainer()
@@ -121,8 +121,13 @@ class SiteConfig(Settings):
 
 
 def read(path: Path) -> SiteConfig:
-    """Read site.toml; ConfigError names every mistake. Relative `state` and broker's files are relative to the file."""
+    """Read site.toml; ConfigError names every mistake.
+
+    Relative are to the file: `state`, the broker's files, and all paths of data sets from DICOM.
+    """
     config = settings.read(path, SiteConfig)
     folder = path.resolve().parent
     site = config.site.model_copy(update={"state": folder / config.site.state})
-    return config.model_copy(update={"site": site, "broker": config.broker.relative_to(folder)})
+    datasets = {name: placed(dataset, folder) for name, dataset in config.datasets.items()}
+    update = {"site": site, "broker": config.broker.relative_to(folder), "datasets": datasets}
+    return config.model_copy(update=update)

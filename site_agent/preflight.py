@@ -27,6 +27,8 @@ from messages.names import COORDINATOR, DOWNLINK, GLOBAL, PROGRESS, inbox
 from messages.units import human_bytes
 from site_agent import control
 from site_agent.config import SiteConfig
+from site_agent.datasets.config import DatasetConfig
+from site_agent.dicom.config import DicomDataset
 from site_agent.inventory import take_stock
 from site_agent.service import Connect, connect_rabbitmq
 
@@ -213,6 +215,9 @@ def _datasets(config: SiteConfig) -> Iterator[Check]:
         yield Check("datasets", Grade.WARN, "none is described", "Add [datasets.NAME] to site.toml")
     for name, dataset in config.datasets.items():
         label = f"dataset {name}"
+        if not isinstance(dataset, DatasetConfig):
+            yield _dicom(label, name, dataset, config)
+            continue
         try:
             stock = take_stock(dataset)
         except KonsilError as error:
@@ -228,6 +233,35 @@ def _datasets(config: SiteConfig) -> Iterator[Check]:
             yield Check(label, Grade.WARN, what, "Run `konsil site datasets` to see why")
         else:
             yield Check(label, Grade.OK, what)
+
+
+def _dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> Check:
+    """Ask the source what it has; nothing is fetched."""
+    from site_agent.dicom import build
+    from site_agent.dicom.sources import open_source
+
+    try:
+        source = open_source(dataset, config.site.state)
+        try:
+            found = len(source.find())
+        finally:
+            source.close()
+    except KonsilError as error:
+        return _failed(label, error)
+    prepared = build.accounting(config.site.state, name)
+    if not found:
+        return Check(label, Grade.FAIL, "the query finds no study", "Widen query in site.toml", 2)
+    what = f"{found} studies found"
+    if prepared is None:
+        return Check(label, Grade.WARN, f"{what}, none prepared yet", "Run `konsil site datasets` to prepare them")
+    what += f", {prepared.used} of {prepared.found} prepared as cases"
+    least = config.policy.floors.least_cases
+    if prepared.used < least:
+        advice = "Run `konsil site datasets` to see why, or lower policy.floors.least_cases"
+        return Check(label, Grade.FAIL, f"{what}, fewer than the policy's {least}", advice, 2)
+    if prepared.left_out:
+        return Check(label, Grade.WARN, what, "Run `konsil site datasets` to see why others are left out")
+    return Check(label, Grade.OK, what)
 
 
 _ASK_TORCH = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"

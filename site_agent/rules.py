@@ -15,6 +15,7 @@ from messages.reasons import Reason
 from site_agent import policy
 from site_agent.config import SiteConfig
 from site_agent.datasets.config import DatasetConfig
+from site_agent.dicom.config import DicomDataset
 from site_agent.policy import Verdict
 
 
@@ -70,8 +71,10 @@ class Rules:
         return (begin - now).total_seconds()
 
 
-def concepts_of(config: DatasetConfig) -> set[str]:
+def concepts_of(config: DatasetConfig | DicomDataset) -> set[str]:
     """The concepts that a data set's labels name; empty where its folder cannot tell."""
+    if not isinstance(config, DatasetConfig):
+        return set(config.labels.names)
     if config.labels:
         return set(config.labels.values())
     from site_agent.datasets.layouts import labels_of  # nibabel only where a folder has to be read

@@ -28,10 +28,13 @@ from nets.build import build
 from nets.registry import read as read_net
 from nets.weights import arrays, load, manifest
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.described import dataset_of
 from site_agent.datasets.source import Case, CaseError
 from site_agent.datasets.source import load as load_case
 from site_agent.datasets.source import survey as survey_cases
 from site_agent.datasets.splits import split as split_cases
+from site_agent.datasets.vault import ARRAYS, CASES, Vault
+from site_agent.dicom.base import Accounting
 from site_agent.training import cache
 from site_agent.training.cache import CachedCase
 from site_agent.training.checkpoint import Checkpoints
@@ -97,6 +100,9 @@ class Session:
         self._send = send
         self._interrupt = interrupt or Interrupt()
         self._sent = 0.0
+        # Only what comes from DICOM is encrypted, where the operator asks for it; what was, opens in any case.
+        self._cases = Vault(request.secret, CASES) if "encrypt" in request.dataset else None
+        self._arrays = Vault(request.secret, ARRAYS) if request.dataset.get("encrypt") else None
         task = self.experiment.task
         self.regions = Regions(task.regions, task.concepts, softmax=task.activation == "softmax")
         net = read_net({"name": self.experiment.net.name, **self.experiment.net.parameters})
@@ -191,9 +197,9 @@ class Session:
         )
 
     def _prepare(self, request: Prepare) -> Prepared:
-        config = DatasetConfig.model_validate(request.dataset)
         task, data = self.experiment.task, self.experiment.data
         cache.sweep(self.cache_folder)
+        config, prepared = self._data(request)
         if not config.path.is_dir():
             raise DatasetGone("there is no such folder", where=str(config.path))
         survey = survey_cases(
@@ -202,8 +208,11 @@ class Session:
             task.concepts,
             lambda done, total: self._progress(0, "preparing", done, 2 * total),
             cache=self.cache_folder / "survey.sqlite",
+            vault=self._cases,
         )
+        # What was left out on the way from DICOM counts with what the survey leaves out.
         left_out = Counter({str(reason): count for reason, count in survey.left_out.items()})
+        left_out.update({str(reason): count for reason, count in prepared.left_out.items()})
         parts = split_cases(survey.cases, request.secret, self.experiment.seed, data.split.model_dump())
         fingerprint = sha256(codec.canonical(self.experiment.preprocessing.model_dump(mode="json")))
         total, done = len(survey.cases), 0
@@ -223,7 +232,7 @@ class Session:
             raise TooFewCases("no case is left to train on", where=data.dataset)
         cuda = self.device.type == "cuda"
         return Prepared(
-            found=survey.found,
+            found=survey.found + prepared.left_out.total(),
             used=sum(len(cases) for cases in self.splits.values()),
             left_out=dict(sorted(left_out.items())),
             train=len(self.splits["train"]),
@@ -235,18 +244,39 @@ class Session:
             versions=_versions(),
             deterministic=not cuda or not torch.is_deterministic_algorithms_warn_only_enabled(),
             fingerprint=fingerprint.hexdigest(),
+            data=prepared.fingerprint,
         )
+
+    def _data(self, request: Prepare) -> tuple[DatasetConfig, Accounting]:
+        """The folder to read; from DICOM it is prepared first, with what that left out."""
+        dataset = dataset_of(request.dataset)
+        if isinstance(dataset, DatasetConfig):
+            return dataset, Accounting(0, 0)
+        from site_agent.dicom.build import for_experiment  # pydicom only where it is needed
+
+        name = self.experiment.data.dataset
+        config, prepared = for_experiment(
+            name,
+            dataset,
+            Path(request.state),
+            request.secret,
+            self.cache_folder,
+            lambda done, total: self._progress(0, "preparing", done, total),
+        )
+        if not prepared.used:
+            raise TooFewCases(f"none of {prepared.found} studies gives a case", where=name)
+        return config, prepared
 
     def _cached(self, case: Case, config: DatasetConfig) -> tuple[str, CachedCase]:
         settings = self.experiment.preprocessing
-        loaded = load_case(case, config)
+        loaded = load_case(case, config, self._cases)
         concepts = self.experiment.task.concepts
         label = _in_terms_of(concepts, loaded.label, loaded.concepts)
         key = cache.content_key(loaded.image, label, loaded.affine, settings, concepts)
-        if not cache.holds(self.cache_folder, key):
+        if not cache.holds(self.cache_folder, key, self._arrays):
             prepared = prepare(loaded.image, label, loaded.affine, settings)
-            cache.store(self.cache_folder, key, prepared)
-        return key, cache.fetch(self.cache_folder, key, case.key)
+            cache.store(self.cache_folder, key, prepared, self._arrays)
+        return key, cache.fetch(self.cache_folder, key, case.key, self._arrays)
 
     def _load(self, path: str, plain: Mapping[str, object]) -> dict[str, Tensor]:
         """Decode a model into the net; what was read, mapped, for the update to differ from."""

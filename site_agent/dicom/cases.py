@@ -1,0 +1,142 @@
+"""A study's series → one case on the reference modality's grid, or the reason why there is none.
+
+Nothing is guessed: where two series could be one modality, a series that is needed holds several volumes, or two labels
+fit, the study is left out and says why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from messages.reasons import Reason
+from site_agent.dicom import grid, nifti_labels, roles, segmentations, structures, volumes
+from site_agent.dicom.base import LabelMap, LeftOut, Object, Refused, Volume
+from site_agent.dicom.concepts import outline
+from site_agent.dicom.config import DicomDataset
+
+LABEL_MODALITY = {"seg": "SEG", "rtstruct": "RTSTRUCT"}
+"""Modality (0008,0060) of the objects that hold labels, by `labels.source`."""
+_SAYS_LEAST = (Reason.LABEL_REFERENCES_OTHERS, Reason.UNMATCHED_LABEL, Reason.OTHER_FRAME_OF_REFERENCE)
+"""Of several labels none of which can be used, those left out for one of these are not the ones to complain of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One study's clean objects, series by series. UIDs are pseudonyms.
+
+    Attributes:
+        facts: what was taken down of each image series before it was cleaned.
+        modalities: of every series that was fetched.
+        announced: how many instances the source says that a series has; None where it does not.
+        broken: series that did not come whole, with the reason.
+        objects: reads a series.
+        nifti: the label file beside, where labels are NIfTI; None where there is none.
+    """
+
+    facts: Mapping[str, roles.Facts]
+    modalities: Mapping[str, str]
+    announced: Mapping[str, int | None]
+    broken: Mapping[str, Reason]
+    objects: Callable[[str], Sequence[Object]]
+    nifti: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One case: modality → volume, in the order of `channels` and on one grid; the label on the same grid.
+
+    Attributes:
+        unverified: volumes of which nothing but their slices says that none is missing at the ends.
+    """
+
+    channels: Mapping[str, Volume]
+    label: LabelMap
+    unverified: int
+
+
+def assemble(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> Made:
+    """Make one case.
+
+    Args:
+        left_out: counts the series that are not used, whatever becomes of the study.
+
+    Raises:
+        Refused: the study gives no case.
+    """
+    chosen = _chosen(study, config, left_out)
+    channels: dict[str, Volume] = {}
+    reference: Volume | None = None
+    drawn_on: list[Volume] = []
+    unverified = 0
+    for role in config.channels:  # one series at a time: its objects are gone before the next one's are read
+        volume = _volume(study, chosen[role], role)
+        unverified += not volume.extent_verified
+        reference = reference or volume
+        channels[role] = volume if volume is reference else grid.onto(volume, reference)
+        drawn_on.append(outline(volume))
+    assert reference is not None  # noqa: S101 (for mypy: the configuration names a channel)
+    return Made(channels, _label(study, config, reference, drawn_on[1:]), unverified)
+
+
+def _chosen(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> dict[str, str]:
+    """Role → series, for every channel."""
+    decided = roles.decide(study.facts)
+    chosen: dict[str, str] = {}
+    reasons: Counter[Reason] = Counter()
+    for series, what in decided.items():
+        if isinstance(what, LeftOut):
+            reasons[what.reason] += 1
+        elif what in config.channels:
+            chosen[what] = series
+    left_out.update(reasons)
+    lacking = [role for role in config.channels if role not in chosen]
+    if not lacking:
+        return chosen
+    if reasons[Reason.AMBIGUOUS_SERIES]:
+        raise Refused(Reason.AMBIGUOUS_SERIES, f"{reasons[Reason.AMBIGUOUS_SERIES]} series could be {lacking[0]}")
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    raise Refused(Reason.MISSING_CHANNEL, f"no series is {', '.join(lacking)}" + (f" (left out: {why})" if why else ""))
+
+
+def _volume(study: Study, series: str, role: str) -> Volume:
+    if series in study.broken:
+        raise Refused(study.broken[series], f"the series for {role} did not come whole")
+    found = volumes.build(study.objects(series), announced=study.announced.get(series))
+    if len(found) > 1:
+        parts = ", ".join(volume.part for volume in found[:4])
+        several = f"the series for {role} holds {len(found)} volumes ({parts})"
+        timed = any(volume.part.startswith("time") for volume in found)
+        raise Refused(Reason.TIME_SERIES if timed else Reason.AMBIGUOUS_SERIES, several)
+    return found[0]
+
+
+def _label(study: Study, config: DicomDataset, reference: Volume, drawn_on: Sequence[Volume]) -> LabelMap:
+    """`drawn_on`: the other volumes that a label may have been drawn on."""
+    rules = config.labels
+    if rules.source == "nifti":
+        if study.nifti is None:
+            raise Refused(Reason.NO_LABEL, "no file in labels.folder is named after the study or the patient")
+        return nifti_labels.read(study.nifti, reference, rules)
+    read = segmentations.read if rules.source == "seg" else structures.read
+    wanted = [series for series, modality in study.modalities.items() if modality == LABEL_MODALITY[rules.source]]
+    found: list[LabelMap] = []
+    refused: list[Refused] = []
+    for series in sorted(wanted):
+        if series in study.broken:
+            refused.append(Refused(study.broken[series], "a label did not come whole"))
+            continue
+        for obj in study.objects(series):
+            try:
+                found.append(read(obj, reference, rules, drawn_on))
+            except Refused as error:
+                refused.append(error)
+    if len(found) > 1:
+        raise Refused(Reason.SEVERAL_LABELS, f"{len(found)} labels fit")
+    if found:
+        return found[0]
+    if refused:
+        raise next((error for error in refused if error.reason not in _SAYS_LEAST), refused[0])
+    raise Refused(Reason.NO_LABEL, "the study holds no label")

@@ -1,0 +1,345 @@
+"""One preparation of a data set: find, fetch, clean, make cases, publish; what was done before is not done again.
+
+    find ─► withdrawn patients left out ─► fetch ─► door ─► spool ─► cases (processes) ─► store ─► published state
+
+Killed at any point it goes on where it was: objects in the spool are not fetched again, studies with a verdict in the
+index neither, and a state of the data set appears whole. Studies stream: one is fetched while others are made into
+cases, and none is held longer.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from messages import crash
+from messages.errors import PacsRefused
+from messages.reasons import Reason
+from site_agent.datasets.layouts import read_withdrawn
+from site_agent.dicom import fingerprint, pins, store
+from site_agent.dicom.base import Accounting, Object, Refused, SeriesFound, Source, StudyFound
+from site_agent.dicom.cases import LABEL_MODALITY
+from site_agent.dicom.config import DicomDataset
+from site_agent.dicom.door import Door
+from site_agent.dicom.index import Index, Verdict
+from site_agent.dicom.making import SEALED, Task
+from site_agent.dicom.pool import Makers
+from site_agent.dicom.pseudonyms import Pseudonyms, patient_identity
+from site_agent.dicom.sources import open_source
+from site_agent.dicom.spool import Spool
+from site_agent.dicom.store import Store
+
+log = structlog.get_logger()
+
+Progress = Callable[[int, int], None]
+REFUSALS = 3
+"""Studies in a row of which the source will not give a series, until it counts as refusing altogether."""
+_UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
+"""A series that came short while it was fetched may come whole the next time, without the source saying otherwise."""
+_NOT_ASKED = ("password", "token", "rate", "associations", "patience", "refresh", "disk")
+"""Keys of the configuration that change nothing in what is found."""
+
+
+@dataclass
+class _Told:
+    """What is known of a study before any image of it came."""
+
+    found: StudyFound
+    study: str
+    patient: str
+    print: str
+    nifti: Path | None = None
+
+    @property
+    def case(self) -> str:
+        return f"{self.patient}-{self.study}"
+
+
+@dataclass
+class _Come:
+    """What came of fetching one study."""
+
+    broken: dict[str, Reason] = field(default_factory=dict)
+    series: Counter[Reason] = field(default_factory=Counter)
+    withdrawn: bool = False
+    refused: bool = False
+
+
+class Preparation:
+    """One run, under the data set's lock (`store.Store.lock`); see `build.materialise` for its arguments."""
+
+    def __init__(
+        self,
+        name: str,
+        config: DicomDataset,
+        state: Path,
+        secret: bytes,
+        progress: Progress,
+        lying: Store,
+        processes: int | None,
+    ) -> None:
+        self._name, self._config, self._state, self._secret = name, config, state, secret
+        self._progress, self._store = progress, lying
+        self._processes = processes or len(os.sched_getaffinity(0))
+        self._withdrawn = read_withdrawn(config.withdrawn)
+        self._names = Pseudonyms(secret)
+        self._door = Door(self._names, config.labels, config.overrides)
+        self._index = Index(lying.folder / "index.sqlite")
+        self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
+        self._members: dict[str, str] = {}
+        self._kept: dict[str, Verdict] = {}
+        self._done = self._total = self._refusals = self._bytes = 0
+
+    def close(self) -> None:
+        """Close index and spool."""
+        self._index.close()
+        self._spool.close()
+
+    def run(self, *, again: bool) -> Accounting:
+        """Bring the data set up to date; its newest state."""
+        self._spool.sweep()
+        self._store.drop_patients({self._names.patient(one) for one in self._withdrawn})
+        known = store.manifest(self._state, self._name)
+        if known is not None and not again and self._fresh(known):
+            return known
+        source = open_source(self._config, self._store.folder)
+        try:
+            found = [*source.find()]
+            mixed = source.looked.mixed_patients
+            self._total = len(found)
+            told = [self._told(study) for study in found]
+            waiting = [one for one in told if not self._settled(one)]
+            self._make_room()
+            with Makers(min(self._processes, len(waiting)), self._alive) as makers:
+                for one in waiting:
+                    task = self._fetched(source, one)
+                    for made, verdict in makers.give(task) if task is not None else ():
+                        self._made(made, verdict)
+                for made, verdict in makers.rest():
+                    self._made(made, verdict)
+        finally:
+            source.close()
+        return self._publish(mixed)
+
+    # before anything is fetched
+
+    def _fresh(self, known: Accounting) -> bool:
+        noted = self._index.noted("looked")
+        if not noted or store.whole(store.set_folder(self._state, self._name, known.fingerprint)) is None:
+            return False
+        looked = json.loads(noted)
+        age = time.time() - float(looked["time"])
+        return bool(looked["asked"] == self._asked() and 0 <= age < self._config.refresh and looked["complete"])
+
+    def _asked(self) -> str:
+        """Everything that decides what is found: another value, another look at the source."""
+        plain = {key: value for key, value in self._plain().items() if key not in _NOT_ASKED}
+        lists = (self._config.withdrawn, self._config.query.patients, self._config.query.accessions)
+        return self._keyed([plain, [pins.look(path) for path in lists]])
+
+    def _rules(self) -> list[object]:
+        """What a verdict depends on beside the study."""
+        plain = self._plain()
+        return [fingerprint.VERSION, plain["query"]["modalities"]] + [
+            plain[key] for key in ("channels", "overrides", "labels", "encrypt")
+        ]
+
+    def _plain(self) -> dict[str, Any]:
+        return self._config.model_dump(mode="json")
+
+    def _keyed(self, what: object) -> str:
+        # Keyed: what a study is made of must not be guessed from its print.
+        text = json.dumps(what, sort_keys=True, default=str).encode()
+        return hmac.new(self._secret, b"konsil-dicom-print\xff" + text, sha256).hexdigest()
+
+    def _told(self, found: StudyFound) -> _Told:
+        study = self._names.case(found.uid)
+        # One Patient ID of two issuers counts as one patient: it must not land in training and test.
+        number = found.patient.partition("^^^")[0]
+        patient = self._names.patient(number or f"study {found.uid}")
+        nifti = self._nifti(found, number)
+        series = sorted((one.uid, one.modality, str(one.instances), one.mark) for one in found.series)
+        print_ = self._keyed([self._rules(), series, None if nifti is None else pins.look(nifti)])
+        return _Told(found, study, patient, print_, nifti)
+
+    def _nifti(self, found: StudyFound, number: str) -> Path | None:
+        folder = self._config.labels.folder
+        if self._config.labels.source != "nifti" or folder is None:
+            return None
+        stems = [stem for stem in (found.uid, number) if stem and "/" not in stem and stem not in (".", "..")]
+        paths = (folder / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii"))
+        return next((path for path in paths if path.is_file()), None)
+
+    def _settled(self, told: _Told) -> bool:
+        """Whether nothing has to be fetched: the verdict stands, or can be told without an image."""
+        number = told.found.patient.partition("^^^")[0]
+        if {told.found.patient, number} & self._withdrawn:
+            self._withdraw(told)
+            return True
+        known = self._index.get(told.study)
+        stands = known is not None and known.print == told.print
+        if known is not None and stands and (known.reason is not None or self._store.holds(told.case, known.digest)):
+            self._settle(told.study, told.case, known)
+            return True
+        lacks = self._lacks(told)
+        if lacks is not None:
+            verdict = Verdict(told.patient, told.print, lacks, "the source names no series of this kind")
+            self._index.put(told.study, verdict)
+            self._settle(told.study, told.case, verdict)
+        return lacks is not None
+
+    def _lacks(self, told: _Told) -> Reason | None:
+        modalities = {one.modality for one in told.found.series}
+        if not modalities & set(self._config.query.modalities):
+            return Reason.NO_IMAGE
+        source = self._config.labels.source
+        labelled = told.nifti is not None if source == "nifti" else LABEL_MODALITY[source] in modalities
+        return None if labelled else Reason.NO_LABEL
+
+    def _withdraw(self, told: _Told) -> None:
+        self._store.drop_patients({told.patient})
+        self._spool.drop(told.study)
+        verdict = Verdict(told.patient, "", Reason.WITHDRAWN, "consent was withdrawn")
+        self._index.put(told.study, verdict)
+        self._settle(told.study, told.case, verdict)
+
+    # fetching
+
+    def _fetched(self, source: Source, told: _Told) -> Task | None:
+        """Fetch one study into the spool; None where it was settled by that."""
+        come = _Come()
+        for series in self._wanted(told.found):
+            uid = self._names.uid(series.uid)
+            try:
+                take = partial(self._take, study=told.study, series=uid, come=come)
+                fetched = source.fetch(series, self._spool.has, take)
+            except PacsRefused as error:
+                log.warning("the PACS does not give a series", dataset=self._name, error=str(error))
+                come.refused = True
+                come.broken[uid] = Reason.RETRIEVE_FAILED
+                if self._refusals + 1 >= REFUSALS:
+                    raise
+                continue
+            if fetched.reason is not None:
+                come.broken[uid] = fetched.reason
+                come.series[fetched.reason] += 1
+        self._refusals = self._refusals + 1 if come.refused else 0
+        if come.withdrawn:
+            self._withdraw(told)
+            return None
+        wanted = self._wanted(told.found)
+        return Task(
+            folder=self._store.folder,
+            config=self._config,
+            study=told.study,
+            patient=told.patient,
+            print=told.print,
+            modalities={self._names.uid(one.uid): one.modality for one in wanted},
+            announced={self._names.uid(one.uid): one.instances for one in wanted},
+            broken=come.broken,
+            secret=self._secret,
+            series=come.series,
+            nifti=told.nifti,
+        )
+
+    def _wanted(self, found: StudyFound) -> Sequence[SeriesFound]:
+        labels = LABEL_MODALITY.get(self._config.labels.source)
+        return [one for one in found.series if one.modality == labels or one.modality in self._config.query.modalities]
+
+    def _take(self, obj: Object, study: str, series: str, come: _Come) -> None:
+        self._alive()
+        identity = patient_identity(obj)
+        if {identity, identity.partition("^^^")[0]} & self._withdrawn:
+            come.withdrawn = True  # the source's index said otherwise
+            return
+        try:
+            admitted = self._door.admit(obj)
+            if (admitted.study, admitted.series) != (study, series):
+                come.broken[series] = Reason.RETRIEVE_FAILED  # not what was asked for
+                return
+            self._spool.put(admitted)
+            crash.passed("dicom:spooled")
+        except Refused as error:
+            if series not in come.broken:
+                come.series[error.reason] += 1
+            come.broken[series] = error.reason
+
+    # what came of it
+
+    def _made(self, task: Task, verdict: Verdict) -> None:
+        if verdict.reason is None and self._config.disk is not None:
+            self._bytes += self._store.size_of(task.case, verdict.digest)
+            if self._bytes > self._config.disk:
+                self._members[task.case] = verdict.digest
+                self._make_room()
+                del self._members[task.case]
+            if self._bytes > self._config.disk:
+                self._store.remove(task.case, verdict.digest)
+                self._bytes = self._store.size()
+                text = "the data set's disk in site.toml holds no more cases"
+                verdict = Verdict(task.patient, "", Reason.DISK_FULL, text, series=verdict.series)
+        unfinished = verdict.reason in _UNFINISHED and verdict.reason in task.broken.values()
+        if unfinished or verdict.reason is Reason.RETRIEVE_FAILED:
+            verdict = replace(verdict, print="")  # it does not stand, and what came of it is kept for the next time
+        self._index.put(task.study, verdict)
+        crash.passed("dicom:judged")
+        if verdict.print or verdict.reason is Reason.DISK_FULL:
+            self._spool.drop(task.study)
+        self._settle(task.study, task.case, verdict)
+
+    def _settle(self, study: str, case: str, verdict: Verdict) -> None:
+        self._kept[study] = verdict
+        if verdict.reason is None:
+            self._members[case] = verdict.digest
+        self._done += 1
+        self._alive()
+
+    def _alive(self) -> None:
+        self._progress(min(self._done, self._total), self._total)
+
+    def _make_room(self) -> None:
+        used = self._store.used_by(pins.pinned(self._state, self._name))
+        used |= {self._store.place_of(case, digest) for case, digest in self._members.items()}
+        self._bytes = self._store.make_room(used, self._config.disk, time.time())
+
+    def _publish(self, mixed: int) -> Accounting:
+        left_out = Counter(verdict.reason for verdict in self._kept.values() if verdict.reason is not None)
+        if mixed:
+            left_out[Reason.MIXED_PATIENTS] += mixed
+        series: Counter[Reason] = Counter()
+        for verdict in self._kept.values():
+            series.update(verdict.series)
+        result = Accounting(
+            found=len(self._kept) + mixed,
+            used=len(self._members),
+            left_out=left_out,
+            series_left_out=series,
+            extent_unverified=sum(verdict.unverified for verdict in self._kept.values()),
+            fingerprint=fingerprint.of_set(self._secret, [*self._members.values()]),
+        )
+        for study in set(self._spool.studies()) - self._kept.keys():
+            self._spool.drop(study)
+        before = store.manifest(self._state, self._name)
+        self._store.publish(result.fingerprint, self._members, result)
+        kept = pins.pinned(self._state, self._name) | {result.fingerprint}
+        self._store.drop_sets(kept | ({before.fingerprint} if before is not None else set()))
+        self._index.forget(set(self._index.all()) - self._kept.keys())
+        complete = all(one.print or one.reason is Reason.WITHDRAWN for one in self._kept.values())
+        looked = {"time": time.time(), "asked": self._asked(), "complete": complete}
+        self._index.note("looked", json.dumps(looked))
+        self._make_room()
+        if self._config.encrypt:
+            self._store.drop_open(SEALED, self._store.used_by(kept))
+        log.info("data set prepared", dataset=self._name, found=result.found, used=result.used)
+        return result

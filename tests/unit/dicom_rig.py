@@ -1,0 +1,73 @@
+"""Studies of invented patients in a folder, as a hospital exports them, and the settings that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deploy.demo import dicom, phantom
+from site_agent.datasets.config import DatasetConfig
+from site_agent.dicom.config import FolderSource
+
+SECRET = bytes(range(32))
+SHAPE, SPACING = (16, 18, 9), (10.0, 10.0, 13.0)
+CHANNELS = ("T1", "T1c", "T2", "FLAIR")
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One study as it was written."""
+
+    images: dict[str, npt.NDArray[np.int16]]
+    label: npt.NDArray[np.uint8]
+    folder: Path
+    examined: dicom.Examination
+
+
+def series_of(obj: Any) -> str:
+    """What a series is, by a word of its description."""
+    return "SEG" if obj.Modality == "SEG" else str(obj.SeriesDescription)
+
+
+def write(
+    folder: Path,
+    patients: Iterable[int],
+    *,
+    keep: Callable[[Any], bool] = lambda _obj: True,
+    change: Callable[[Any], list[Any]] = lambda obj: [obj],
+    visit: int = 0,
+) -> list[Phantom]:
+    """A study a patient; `keep` says which objects are written, `change` what is written instead of one."""
+    done = []
+    for patient in patients:
+        images, label = phantom.make_case(
+            site_index=0, patient=patient, visit=visit, seed=5, shape=SHAPE, spacing_mm=SPACING
+        )
+        examined = dicom.examination(5, 0, patient, visit, f"KH-{patient:04d}", dicom.uid("study", patient, visit))
+        place = folder / f"export {patient} {visit}"
+        place.mkdir(parents=True)
+        kept = (obj for obj in dicom.objects(images, label, SPACING, examined) if keep(obj))
+        for number, written in enumerate(one for obj in kept for one in change(obj)):
+            (place / f"IM{number:05d}").write_bytes(dicom.encoded(written))
+        done.append(Phantom(images, label, place, examined))
+    return done
+
+
+def settings(folder: Path, **more: Any) -> FolderSource:
+    """A data set of these studies, labels by their codes."""
+    codes = {name: {"codes": [f"{scheme}:{value}"]} for name, (scheme, value, _) in dicom.CODES.items()}
+    plain = {"source": "dicom", "path": str(folder), "channels": list(CHANNELS), "labels": {"concepts": codes}}
+    return FolderSource.model_validate({**plain, **more})
+
+
+def contents(dataset: DatasetConfig) -> dict[str, dict[str, bytes]]:
+    """Every file of a prepared data set, by case and name."""
+    return {
+        case.name: {file.name: file.read_bytes() for file in sorted(case.iterdir())}
+        for case in sorted(dataset.path.iterdir())
+    }
