@@ -111,6 +111,15 @@ class Labels(Settings):
                 raise ValueError('labels.source = "nifti" needs folder and values')
         elif not self.concepts:
             raise ValueError("labels.concepts: name each concept and its codes")
+        if 0 in self.values:
+            raise ValueError("labels.values: 0 is the background and stands for no concept")
+        if unknown := set(self.order) - set(self.names):
+            raise ValueError(f"labels.order: {min(unknown)} is no concept of labels")
+        known: dict[str, str] = {}
+        for concept, rule in self.concepts.items():
+            for word in {*rule.codes, *rule.names}:
+                if known.setdefault(word, concept) != concept:
+                    raise ValueError(f"labels.concepts: {word} stands for both {known[word]} and {concept}")
         return self
 
     @property

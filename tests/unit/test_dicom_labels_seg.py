@@ -28,7 +28,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydicom.dataset import Dataset
 
+from messages.errors import ConfigError
 from messages.reasons import Reason
+from messages.settings import parse
 from site_agent.dicom import segmentations, volumes
 from site_agent.dicom.base import Refused, Volume
 from site_agent.dicom.concepts import outline
@@ -145,8 +147,26 @@ def test_a_retired_snomed_code_is_the_snomed_ct_code_that_replaced_it() -> None:
 
 def test_a_segment_whose_code_stands_for_two_concepts_is_refused() -> None:
     reference = volume()
-    twice = Labels(concepts={name: LabelRule(codes=(CODES["tumour"],)) for name in ("a", "b")})
-    assert refused(segmentation(FRAMES, BOTH, reference), reference, twice) == Reason.UNMATCHED_LABEL
+    twice = Labels(concepts={"a": LabelRule(codes=("SCT:10200004",)), "b": LabelRule(codes=("SRT:T-62000",))})
+    obj = segmentation(FRAMES, {1: "SRT:T-62000", 2: "SCT:1"}, reference)
+    assert refused(obj, reference, twice) == Reason.UNMATCHED_LABEL
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            {"concepts": {"a": {"codes": ["SCT:1"]}, "b": {"codes": ["SCT:2", "SCT:1"]}}},
+            "SCT:1 stands for both a and b",
+        ),
+        ({"concepts": {"a": {"names": ["GTV"]}, "b": {"names": ["GTV"]}}}, "GTV stands for both a and b"),
+        ({"concepts": {"a": {"codes": ["SCT:1"]}}, "order": ["a", "b"]}, "b is no concept"),
+        ({"source": "nifti", "folder": "labels", "values": {"0": "a"}}, "0 is the background"),
+    ],
+)
+def test_labels_in_site_toml_must_not_contradict_themselves(labels: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(labels, Labels, "site.toml")
 
 
 def test_another_frame_of_reference_is_refused() -> None:
