@@ -294,6 +294,7 @@ def enhanced(
     ("better", "worse"),
     [
         (MPRAGE | {"SliceThickness": 3}, T1_SE | {"SliceThickness": 2}),
+        (T1_SE, TFE | {"NumberOfTemporalPositions": 40}),
         (MPRAGE | {"SliceThickness": 1}, MPRAGE | {"SliceThickness": 2}),
         (MPRAGE, MPRAGE | {"SliceThickness": None}),
         (MPRAGE, MPRAGE | {"ImageType": ["DERIVED", "PRIMARY", "M", "ND"]}),
