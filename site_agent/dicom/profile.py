@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from messages.reasons import Reason
@@ -59,7 +59,7 @@ class Profile:
         private = self._private(obj, clean) or layout is not None
         clean.SpecificCharacterSet = "ISO_IR 192"
         for keyword in table.EMPTY:
-            _put(clean, keyword, "")
+            setattr(clean, keyword, "")
         clean.PatientID = self._pseudonyms.patient_of(obj)
         maker = str(_value(obj, _tag("Manufacturer")) or "").upper()
         clean.Manufacturer = next((short for long, short in table.MAKERS.items() if maker.startswith(long)), "")
@@ -92,17 +92,16 @@ class Profile:
                 continue
             keyword, kind, vr = action
             if kind == "codes":
-                items = self._coded(_items(obj, tag), depth)
+                _put(clean, tag, "SQ", self._coded(_items(obj, tag), depth))
             elif kind == "sequence":
-                items = [self._item(item, depth + 1) for item in _items(obj, tag)] if depth < _DEPTH else []
+                deeper = _items(obj, tag) if depth < _DEPTH else ()
+                _put(clean, tag, "SQ", [self._item(item, depth + 1) for item in deeper])
             else:
                 value = self._passed(kind, vr, _value(obj, tag))
                 if value is not None:
-                    _put(clean, keyword, value, _unsigned_or_not(vr, value))
+                    _put(clean, tag, _unsigned_or_not(vr, value), value)
                 elif keyword in table.ESSENTIAL and obj.get_item(tag).value not in (None, "", b""):
                     raise Refused(Reason.UNSUPPORTED_IMAGE, "a scale or number of frames that cannot be read")
-                continue
-            _put(clean, keyword, items)
         return clean
 
     def _passed(self, kind: str, vr: str, value: Any) -> Any:
@@ -133,9 +132,9 @@ class Profile:
             scheme = _value(item, _tag("CodingSchemeDesignator")) or ""
             clean = _code(*self._codes.passed(str(scheme), str(value)))
             for tag in item.keys():  # noqa: SIM118 - as in `_item`
-                keyword, kind, _ = _actions().get(int(tag), ("", "", ""))
+                _, kind, _ = _actions().get(int(tag), ("", "", ""))
                 if kind == "codes" and depth < _DEPTH:
-                    _put(clean, keyword, self._coded(_items(item, tag), depth + 1))
+                    _put(clean, tag, "SQ", self._coded(_items(item, tag), depth + 1))
             coded.append(clean)
         return coded
 
@@ -153,7 +152,7 @@ class Profile:
         return kept
 
 
-@lru_cache(maxsize=1)
+@cache
 def _actions() -> Mapping[int, tuple[str, str, str]]:
     """Tag → keyword, what is done with it, VR (PS3.6)."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -177,6 +176,7 @@ def _actions() -> Mapping[int, tuple[str, str, str]]:
     return actions
 
 
+@cache
 def _tag(keyword: str) -> int:
     from pydicom.datadict import tag_for_keyword
 
@@ -237,15 +237,13 @@ def _unsigned_or_not(vr: str, value: Any) -> str:
     return "SS" if min(value) < 0 else "US"
 
 
-def _put(clean: Object, keyword: str, value: Any, vr: str = "") -> None:
+def _put(clean: Object, tag: Any, vr: str, value: Any) -> None:
     from pydicom import config
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
     from pydicom.dataelem import DataElement
 
-    tag = tag_for_keyword(keyword)
-    if isinstance(value, list) and len(value) == 1 and (vr or dictionary_VR(tag)) != "SQ":
+    if vr != "SQ" and isinstance(value, list) and len(value) == 1:
         value = value[0]
-    clean.add(DataElement(tag, vr or dictionary_VR(tag), value, validation_mode=config.IGNORE))
+    clean.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
 
 
 def _code(scheme: str, value: str, meaning: str) -> Object:
@@ -253,9 +251,9 @@ def _code(scheme: str, value: str, meaning: str) -> Object:
     from pydicom.dataset import Dataset
 
     item = Dataset()
-    _put(item, "CodeValue" if len(value) <= 16 else "LongCodeValue", value)
-    _put(item, "CodingSchemeDesignator", scheme)
-    _put(item, "CodeMeaning", meaning)
+    setattr(item, "CodeValue" if len(value) <= 16 else "LongCodeValue", value)
+    item.CodingSchemeDesignator = scheme
+    item.CodeMeaning = meaning
     return item
 
 
