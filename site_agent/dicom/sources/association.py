@@ -87,9 +87,11 @@ class Caller:
 
     def _made(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
         for attempt in range(1, ATTEMPTS + 1):
+            began = time.monotonic()
             made = self._asked(contexts, roles, handlers)
             if made.is_established:
                 return made
+            _close(made)
             if made.rejected_contexts:
                 raise PacsRefused(
                     "it accepts the association and rejects each presentation context",
@@ -97,6 +99,8 @@ class Caller:
                     advice=f"Have query and retrieval (Study Root) allowed for AE title {self.config.ae!r} in the PACS",
                 )
             if not made.is_rejected:
+                if attempt < ATTEMPTS and time.monotonic() - began < PAUSE:
+                    continue  # ended at once: a rejection may be lost where the connection is closed right behind it
                 raise self._unreachable()
             answer = made.acceptor.primitive
             if answer.result != 0x02 or attempt == ATTEMPTS:  # 2: rejected for the moment (PS3.8, 9.3.4)
@@ -167,6 +171,13 @@ class Caller:
             + ("" if self._tls else "; if it speaks TLS, name ca")
             + f", and that the PACS knows AE title {config.ae!r}",
         )
+
+
+def _close(made: Any) -> None:
+    """Close the socket of an association that did not come about: pynetdicom leaves some to the garbage collector."""
+    line = getattr(made.dul.socket, "socket", None)
+    if line is not None:
+        line.close()
 
 
 def echo(config: DimseSource) -> None:

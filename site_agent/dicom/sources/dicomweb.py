@@ -3,10 +3,15 @@
 Its `iter_series` streams: one object of a series is in memory at a time, however many there are. A search is asked for
 page by page until a page brings nothing new: a service may give fewer than were asked for, or ignore the offset
 (PS3.18, 8.3.4.4). Objects are asked for in whatever transfer syntax they lie in: else the service would decompress.
+
+Some services do not decode what is percent-encoded in a search (Orthanc's plugin as Debian 12 has it: `BRAIN%2A` finds
+nothing, and says so with success). So a search names nothing that needs it: other characters become wild cards, and
+which of the matches fit is judged here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -67,8 +72,9 @@ class DicomWeb:
         findings = Findings(self._wanted)
         with self._pace.association():
             for keys in self._wanted.queries():
+                filters = {keyword: sendable(value) for keyword, value in keys.items()}
                 for match in self._search(
-                    "studies", STUDY, keys, [PATIENT, ISSUER, ACCESSION, DESCRIPTION, MODALITIES]
+                    "studies", STUDY, filters, [PATIENT, ISSUER, ACCESSION, DESCRIPTION, MODALITIES]
                 ):
                     findings.study(*_study(match))
             for uid in findings.candidates():
@@ -99,6 +105,8 @@ class DicomWeb:
                     self._retrieve(arrivals, failures, sop)
         fetched = arrivals.fetched(listed=listed or (), failed=bool(failures))
         if fetched.reason is not None:
+            if not any(failures):
+                self.check()  # an answer without a length ends early without an error where its sender died
             _log.warning(
                 "series not retrieved in full",
                 reason=fetched.reason.value,
@@ -197,6 +205,11 @@ class DicomWeb:
                 f"it answers {doing} with something that is no DICOM JSON", where=self._web.where, advice="Check url"
             )
         return page
+
+
+def sendable(value: str) -> str:
+    """A value to match, with wild cards in place of what would be percent-encoded (RFC 3986, 2.3 and 3.4)."""
+    return re.sub(r"[^A-Za-z0-9._~*?-]", lambda match: "?" if match[0].isascii() else "*", value)
 
 
 class _Damaged(Exception):

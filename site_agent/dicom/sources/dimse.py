@@ -75,6 +75,7 @@ class Dimse:
         self._pace = Pace(config.associations, config.rate)
         self._looked = Looked()
         self._scp: StorageScp | None = None
+        self._moved = False
         self._opening = threading.Lock()
 
     @property
@@ -211,7 +212,11 @@ class Dimse:
                 raise arrivals.failure  # ends the association, and with it what the PACS still sends
         if statuses.pending(code):
             raise self._caller.broken(f"in {verb}, after {arrivals.received} objects")
-        if statuses.retrieval(code) is Verdict.REFUSED:
+        verdict = statuses.retrieval(code)
+        self._moved = self._moved or arrivals.received > 0
+        # Some (Orthanc among them) say "unable to process" of a destination that they do not know or cannot reach.
+        lost = verb == "C-MOVE" and verdict is Verdict.SERIES and not self._moved
+        if verdict is Verdict.REFUSED or lost:
             raise PacsRefused(
                 f"{verb} ends with {statuses.meaning(code)}", where=self._caller.where, advice=self._advice(code, verb)
             )
@@ -219,7 +224,7 @@ class Dimse:
 
     def _advice(self, code: int, verb: str) -> str:
         config = self._config
-        if code == 0xA801:
+        if verb == "C-MOVE":
             port = self._scp.port if self._scp is not None else config.listen_port
             return f"Have the PACS know AE title {config.ae!r} at this machine's address, port {port}"
         return f"Ask the PACS's operator whether AE title {config.ae!r} may use {verb}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-TALKERS = ("pynetdicom", "dicomweb_client", "pydicom", "urllib3")
+TALKERS = ("pynetdicom", "dicomweb_client", "pydicom", "urllib3", "retrying")
 
 
 def hush() -> None:

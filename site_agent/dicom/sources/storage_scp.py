@@ -7,7 +7,6 @@ are asked for at that moment. Everything else is refused with a status and count
 from __future__ import annotations
 
 import socketserver
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -55,12 +54,12 @@ class StorageScp:
         entity.network_timeout = 10 * config.patience
         where = f"{config.listen}:{config.listen_port}"
         try:
-            self._server = entity.make_server(
+            self._server = serve(
+                entity,
                 (config.listen, config.listen_port),
                 contexts=contexts.accepted(),
                 ssl_context=tls.server(config.ca, config.cert, config.key),
                 evt_handlers=[(evt.EVT_C_STORE, self._store)],
-                server_class=_server_class(),
             )
         except OSError as error:
             raise Unreachable(
@@ -68,10 +67,6 @@ class StorageScp:
                 where=where,
                 advice="Set listen and listen_port to an address of this machine and a free port that the PACS knows",
             ) from None
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(POLL,), name="konsil-storage-scp", daemon=True
-        )
-        self._thread.start()
 
     @property
     def port(self) -> int:
@@ -94,9 +89,6 @@ class StorageScp:
     def close(self) -> None:
         """Stop listening, and end the associations that there are."""
         self._server.stop()
-        self._thread.join()
-        for association in self._server.active_associations:
-            association.abort()
 
     def _store(self, event: Any) -> int:
         came = storing.received(event)
@@ -126,12 +118,21 @@ class _Expected:
         self.last = time.monotonic()
 
 
-def _server_class() -> Any:
+def serve(entity: Any, address: tuple[str, int], **options: Any) -> Any:
+    """Have an application entity listen, on a thread of its own, until `stop` of what is returned.
+
+    pynetdicom's own server, but handshakes end (one that says nothing would keep all others out), what fails in them is
+    closed and not drawn up on standard error, and its end ends its associations.
+
+    Args:
+        entity: pynetdicom's AE. options: of its `make_server`.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
     from pynetdicom.transport import ThreadedAssociationServer
 
     class Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is skipped by mypy
-        """pynetdicom's; but handshakes end (one that says nothing would keep all others out), and so does it."""
-
         def get_request(self) -> tuple[Any, Any]:
             line, address = self.socket.accept()
             if self.ssl_context is None:
@@ -139,18 +140,23 @@ def _server_class() -> Any:
             line.settimeout(HANDSHAKE)
             try:
                 wrapped = self.ssl_context.wrap_socket(line, server_side=True)
-            except (ssl.SSLError, OSError):
+            except OSError:
                 line.close()
-                raise
+                raise  # and the loop goes on: socketserver takes any OSError here for a connection that went
             wrapped.settimeout(None)
             return wrapped, address
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Say nothing: the default draws a traceback on standard error. The PACS's answer to C-MOVE tells."""
+            """Say nothing: the PACS's answer to C-MOVE tells."""
 
         def stop(self) -> None:
-            """As its `shutdown`, which is for servers that `start_server` made."""
             socketserver.BaseServer.shutdown(self)
+            thread.join()
             self.server_close()
+            for association in self.active_associations:
+                association.abort()
 
-    return Server
+    server = entity.make_server(address, server_class=Server, **options)
+    thread = threading.Thread(target=server.serve_forever, args=(POLL,), name="konsil-storage-scp", daemon=True)
+    thread.start()
+    return server

@@ -22,6 +22,8 @@ from site_agent.dicom.sources.hush import hush
 
 RETRIES = 3
 """Times that a request is made again which the service was too busy for (429, 503) or never took."""
+CHUNK = 65536
+"""Bytes read at a time: what came of such a piece is lost where the answer breaks off within it."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _log = structlog.get_logger()
@@ -116,7 +118,6 @@ class Web:
     def _made(self) -> Any:
         import requests
         from dicomweb_client.web import DICOMwebClient
-        from requests.adapters import HTTPAdapter
         from urllib3.util import Retry
 
         config = self._config
@@ -130,7 +131,7 @@ class Web:
         retry = Retry(
             total=RETRIES,
             connect=1,
-            read=0,
+            read=False,  # not at all, and said as what it is
             redirect=3,
             status_forcelist=(429, 503),
             backoff_factor=0.25,
@@ -138,12 +139,13 @@ class Web:
             retry_after_max=max(1, int(config.patience)),
         )
         for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=retry))
+            session.mount(scheme, _adapter(retry))
         client = DICOMwebClient(
             self._url,
             session=session,
             headers=self._headers,
             timeout=config.patience,
+            chunk_size=CHUNK,
             permissive_uid=True,  # real archives hold UIDs with leading zeros; `wanted.usable` has judged them
         )
         client.set_http_retry_params(retry=False)  # it would retry whatever is raised, for half a minute
@@ -169,6 +171,20 @@ class Web:
             where=self.where,
             advice="Check url, and what this user may do in the PACS",
         )
+
+
+def _adapter(retry: Any) -> Any:
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):  # type: ignore[misc]  # requests is skipped by mypy
+        """Leaves wild cards as they are: they need no encoding (RFC 3986, 3.4), and some services do not decode it."""
+
+        def send(self, request: Any, *args: Any, **options: Any) -> Any:
+            path, mark, query = request.url.partition("?")
+            request.url = path + mark + query.replace("%2A", "*").replace("%3F", "?")
+            return super().send(request, *args, **options)
+
+    return Adapter(max_retries=retry)
 
 
 def _credentials(config: DicomWebSource) -> tuple[dict[str, str], tuple[str, str] | None]:
