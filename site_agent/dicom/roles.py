@@ -27,8 +27,9 @@ def decide(facts_by_series: Mapping[str, Facts]) -> dict[str, Role | LeftOut]:
     """The role of each of a study's image series, or why it has none. Labels (SEG, RTSTRUCT) are not in the answer.
 
     Of several series for one role that is preferred which, in this order: the site's table names; is one volume rather
-    than several over time; is three-dimensional; has thinner slices; is ORIGINAL rather than DERIVED; says that it
-    repeats another. Where that leaves several, none is taken.
+    than several over time; is three-dimensional; is axial, if it is not three-dimensional (as the consensus protocols
+    ask, see `roles_table`); has thinner slices; is ORIGINAL rather than DERIVED; says that it repeats another. Where
+    that leaves several, none is taken.
     """
     answer: dict[str, Role | LeftOut] = {}
     candidates: dict[Role, list[str]] = {}
@@ -51,12 +52,13 @@ def decide(facts_by_series: Mapping[str, Facts]) -> dict[str, Role | LeftOut]:
     return answer
 
 
-def _rank(one: Facts) -> tuple[bool, bool, bool, float, bool, bool]:
+def _rank(one: Facts) -> tuple[bool, bool, bool, bool, float, bool, bool]:
     """Smaller is better. A thickness that is not given is worse than any."""
     return (
         not one.override,
         one.times > 1,
         not one.three_dimensional,
+        not one.three_dimensional and one.plane != "axial",
         round(one.thickness / _THICKNESS) if one.thickness is not None else float("inf"),
         "DERIVED" in one.image_type,
         "repeat" not in one.words,

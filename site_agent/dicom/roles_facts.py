@@ -42,6 +42,7 @@ class Facts:
         image_type: values of Image Type that `roles_table.KNOWN_TYPES` lists.
         echoes: "spin", "gradient", both or none; planar: echo planar. inversion: None where nothing says so.
         balanced: steady state without spoiling.
+        plane: the patient's plane that the slices are nearest to, "" where they do not say how they lie.
         tr, te, ti: ms. flip: degrees. field: tesla. thickness: mm. b: s/mm².
         contrast: Acquisition Contrast of enhanced MR, "" elsewhere.
         agent: whether a contrast agent was given; None where nothing says so.
@@ -60,6 +61,7 @@ class Facts:
     inversion: bool | None = None
     balanced: bool = False
     three_dimensional: bool | None = None
+    plane: Literal["axial", "sagittal", "coronal", ""] = ""
     tr: float | None = None
     te: float | None = None
     ti: float | None = None
@@ -126,6 +128,7 @@ def facts(obj: Object, overrides: Sequence[Override] = ()) -> Facts:
         balanced=bool(variant & {"SS", "TRSS"} and "SP" not in variant)
         or _first(sources, "SteadyStatePulseSequence") == "FREE_PRECESSION",
         three_dimensional=_yes(_first(sources, "MRAcquisitionType"), {"3D"}, {"2D"}),
+        plane=_plane(sources),
         tr=_positive(sources, "RepetitionTime"),
         te=_positive(sources, "EchoTime", "EffectiveEchoTime"),
         ti=_positive(sources, "InversionTime", "InversionTimes"),
@@ -252,6 +255,22 @@ def _inversion(scanning: set[str], sources: Sequence[Object]) -> bool | None:
 
 def _yes(value: str, yes: set[str], no: set[str]) -> bool | None:
     return True if value in yes else False if value in no else None
+
+
+def _plane(sources: Sequence[Object]) -> Literal["axial", "sagittal", "coronal", ""]:
+    """By the largest part of the normal, row × column (0020,0037)."""
+    for source in sources:
+        values = _values(source, "ImageOrientationPatient")
+        try:
+            a, b, c, d, e, f = (float(value) for value in values)
+        except ValueError:
+            continue
+        normal = {"sagittal": abs(b * f - c * e), "coronal": abs(c * d - a * f), "axial": abs(a * e - b * d)}
+        largest = max(normal.values())
+        if largest == normal["axial"]:
+            return "axial"
+        return "sagittal" if largest == normal["sagittal"] else "coronal"
+    return ""
 
 
 def _contrast(sources: Sequence[Object]) -> str:

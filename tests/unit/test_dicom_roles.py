@@ -294,6 +294,10 @@ def enhanced(
     ("better", "worse"),
     [
         (MPRAGE | {"SliceThickness": 3}, T1_SE | {"SliceThickness": 2}),
+        (
+            T1_SE | {"ImageOrientationPatient": [1, 0, 0, 0, 0.9, 0.4]},
+            T1_SE | {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "SliceThickness": 3},
+        ),
         (T1_SE, TFE | {"NumberOfTemporalPositions": 40}),
         (MPRAGE | {"SliceThickness": 1}, MPRAGE | {"SliceThickness": 2}),
         (MPRAGE, MPRAGE | {"SliceThickness": None}),
@@ -305,6 +309,27 @@ def test_of_two_series_for_one_role_the_better_one_is_taken(better: dict[str, An
     for first, second in itertools.permutations(("1", "2")):
         decided = decide({first: mr(**better), second: mr(**worse)})
         assert decided == {first: "T1", second: Reason.OTHER_SERIES_PREFERRED}
+
+
+@pytest.mark.parametrize(
+    ("orientation", "plane"),
+    [
+        ([1, 0, 0, 0, 1, 0], "axial"), ([1, 0, 0, 0, 0.8, 0.6], "axial"), ([-1, 0, 0, 0, -1, 0], "axial"),
+        ([0, 1, 0, 0, 0, -1], "sagittal"), ([1, 0, 0, 0, 0, -1], "coronal"), (None, ""), ([1, 0, 0], ""),
+    ],
+)  # fmt: skip
+def test_the_plane_is_that_of_the_patient_which_the_slices_are_nearest_to(
+    orientation: list[float] | None, plane: str
+) -> None:
+    assert roles.facts(mr(ImageOrientationPatient=orientation)).plane == plane
+
+
+def test_the_plane_of_a_three_dimensional_series_does_not_matter() -> None:
+    study = {
+        "1": mr(**MPRAGE, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+        "2": mr(**MPRAGE, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]),
+    }
+    assert decide(study) == {"1": Reason.AMBIGUOUS_SERIES, "2": Reason.AMBIGUOUS_SERIES}
 
 
 def test_two_equally_good_series_for_one_role_are_both_left_out_and_a_worse_one_does_not_step_in() -> None:
@@ -379,6 +404,7 @@ some_facts = st.builds(
     inversion=st.none() | st.booleans(),
     balanced=st.booleans(),
     three_dimensional=st.none() | st.booleans(),
+    plane=st.sampled_from(("axial", "sagittal", "coronal", "")),
     tr=numbers, te=numbers, ti=numbers, flip=numbers, field=numbers, thickness=numbers, b=numbers,
     contrast=st.sampled_from(("", *roles_table.CONTRASTS, *sorted(roles_table.OTHER_CONTRASTS))),
     agent=st.none() | st.booleans(),
