@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ def preflight(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> No
 
     marks = {"ok": "✓", "warn": "!", "fail": "✗"}
     done: list[checks.Check] = []
+    _quiet()
     site = read(config)
     note("trying the broker, the coordinator and each data set; that may take a minute ...")
     for check in checks.preflight(site):
@@ -78,6 +80,7 @@ def datasets(
     from site_agent.config import read
     from site_agent.inventory import take_stock_of
 
+    _quiet()
     site = read(config)
     wanted = None if experiment is None else read_experiment(experiment)
     if wanted is not None and wanted.data.dataset not in site.datasets:
@@ -114,6 +117,13 @@ def datasets(
         emit({"datasets": result})
     elif not names:
         note("No data set is described: add [datasets.NAME] to site.toml")
+
+
+def _quiet() -> None:
+    """What the agent's parts log goes to standard error, and only if it is worth a person's attention here."""
+    from messages import logs
+
+    logs.configure("site", logging.WARNING)
 
 
 def _say_prepared(about: dict[str, Any]) -> None:
@@ -157,6 +167,7 @@ def preview(
     from site_agent.config import read
     from site_agent.dicom.preview import WARNING, draw
 
+    _quiet()
     site = read(config)
     if name not in site.datasets:
         raise ConfigError(f"data set {name!r} is not described", where=str(config), advice=f"Add [datasets.{name}]")

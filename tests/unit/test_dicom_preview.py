@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,14 @@ import numpy as np
 import pytest
 from dicom_rig import SECRET, settings, write
 from PIL import Image
-from typer.testing import CliRunner
 
-from deploy.cli_site import app
 from deploy.demo import toml
 from messages.errors import DataError, RequestError
 from site_agent import preflight
 from site_agent.config import read
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.preview import draw
+from site_agent.inventory import take_stock_of
 
 
 def site(tmp_path: Path, **more: Any) -> Path:
@@ -36,20 +37,29 @@ def site(tmp_path: Path, **more: Any) -> Path:
     return tmp_path / "site.toml"
 
 
-def konsil(*arguments: str) -> dict[str, Any]:
-    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
-    return dict(json.loads(done.stdout))
+def konsil(*arguments: str) -> str:
+    """Standard output of `konsil site …`, which has to end well."""
+    command = [sys.executable, "-m", "deploy.cli", "site", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def prepare(path: Path) -> None:
+    """As the command does, in this process."""
+    config = read(path)
+    take_stock_of("glioma", config.datasets["glioma"], config.site.state)
 
 
 def test_the_command_prepares_and_tells_counts_and_reasons(tmp_path: Path) -> None:
     write(tmp_path / "export", range(2))
     write(tmp_path / "export", [2], keep=lambda obj: obj.Modality != "SEG")
     config = site(tmp_path)
-    told = konsil("datasets", "--config", str(config))["datasets"]["glioma"]
+    told = json.loads(konsil("datasets", "--config", str(config), "--json"))["datasets"]["glioma"]
     assert (told["found"], told["used"], told["left_out"]) == (3, 2, {"no-label": 1})
     assert told["channels"] == ["T1", "T1c", "T2", "FLAIR"]
     assert len(told["fingerprint"]) == 64
-    shown = CliRunner().invoke(app, ["datasets", "--config", str(config)], catch_exceptions=False).stdout
+    shown = konsil("datasets", "--config", str(config))
     assert "glioma: 2 of 3 cases usable" in shown
     assert "no-label" in shown
     assert "KH-000" not in shown
@@ -58,8 +68,8 @@ def test_the_command_prepares_and_tells_counts_and_reasons(tmp_path: Path) -> No
 def test_the_preview_is_one_picture_a_dozen_cases_and_its_owners_alone(tmp_path: Path) -> None:
     written = write(tmp_path / "export", range(2))
     config = site(tmp_path)
-    konsil("datasets", "--config", str(config))
-    told = konsil("preview", "glioma", "--config", str(config))
+    prepare(config)
+    told = json.loads(konsil("preview", "glioma", "--config", str(config), "--json"))
     assert "faces" in told["warning"]
     (sheet,) = map(Path, told["sheets"])
     assert stat.S_IMODE(sheet.stat().st_mode) == 0o600
@@ -80,7 +90,7 @@ def test_the_preview_of_what_is_not_prepared_or_no_dicom_says_what_to_do(tmp_pat
     with pytest.raises(RequestError, match="does not come from DICOM"):
         draw("glioma", nifti, tmp_path, lambda *_: None)
     path = site(tmp_path)
-    konsil("datasets", "--config", str(path))
+    prepare(path)
     with pytest.raises(DataError, match="no case out of 1"):
         draw("glioma", read(path).datasets["glioma"], tmp_path / "state", lambda *_: None)
 
@@ -90,7 +100,7 @@ def test_preflight_asks_the_source_and_says_what_is_prepared(tmp_path: Path) -> 
     path = site(tmp_path)
     before = [*preflight._datasets(read(path))]
     assert [(one.grade.value, "2 studies found, none prepared" in one.what) for one in before] == [("warn", True)]
-    konsil("datasets", "--config", str(path))
+    prepare(path)
     after = [*preflight._datasets(read(path))]
     assert [(one.grade.value, "2 of 2 prepared" in one.what) for one in after] == [("ok", True)]
     (tmp_path / "export").rename(tmp_path / "gone")
