@@ -108,7 +108,8 @@ def test_an_overlay_in_the_pixels_unused_bits_is_cleared() -> None:
     obj.add_new(0x60000100, "US", 16)
     obj.add_new(0x60000102, "US", 15)
     clean = cleaned(obj)
-    np.testing.assert_array_equal(clean.pixel_array, pixels)
+    # What lies there, and not what pydicom reads of it: it leaves unused bits out by itself.
+    np.testing.assert_array_equal(np.frombuffer(clean.PixelData, "<u2").reshape(8, 8), pixels)
     assert not [element for element in clean if element.tag.group == 0x6000]
 
 
@@ -120,7 +121,9 @@ def test_bits_that_nothing_explains_are_not_guessed_at() -> None:
 def test_signed_pixels_without_copies_of_their_sign_get_them() -> None:
     obj = with_pixels(np.array([[-1, 5], [-2048, 2047]], np.int16), stored=12)
     obj.PixelData = struct.pack("<4H", 0x0FFF, 5, 0x0800, 0x07FF)
-    np.testing.assert_array_equal(cleaned(obj).pixel_array, [[-1, 5], [-2048, 2047]])
+    clean = cleaned(obj)
+    np.testing.assert_array_equal(clean.pixel_array, [[-1, 5], [-2048, 2047]])
+    assert struct.unpack("<4h", clean.PixelData) == (-1, 5, -2048, 2047)
 
 
 @pytest.mark.parametrize(
