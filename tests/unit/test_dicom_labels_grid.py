@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_labels_rig import RULES, SHAPE, SPACING, rotation, volume
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from messages.reasons import Reason
@@ -46,6 +46,7 @@ def test_a_linear_volume_is_sampled_exactly_wherever_it_reaches() -> None:
     assert grid.outside(other, reference) == 0.0
 
 
+@settings(deadline=None)
 @given(st.permutations((0, 1, 2)), st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_the_same_image_stored_along_other_axes_comes_back_voxel_by_voxel(
     order: tuple[int, ...], flips: tuple[bool, ...]

@@ -35,6 +35,8 @@ from site_agent.dicom import segmentations, volumes
 from site_agent.dicom.base import Refused, Volume
 from site_agent.dicom.concepts import outline
 from site_agent.dicom.config import LabelRule, Labels
+from site_agent.dicom.door import Door
+from site_agent.dicom.pseudonyms import Pseudonyms
 
 OEDEMA, TUMOUR = 1, 2
 FRAME_SHAPE = (SHAPE[1], SHAPE[0])
@@ -278,7 +280,7 @@ def test_a_damaged_or_other_object_is_refused_and_never_an_error_of_ours() -> No
     assert refused(unidentified, reference) == Reason.UNREADABLE
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(arrays.arrays(np.uint8, SHAPE, elements=st.integers(0, 2)), st.sampled_from(["BINARY", "LABELMAP"]))
 def test_what_is_written_as_a_segmentation_is_read_again(voxels: np.ndarray[Any, Any], kind: str) -> None:
     reference = volume(turned=rotation(40, 1))
@@ -385,6 +387,23 @@ def test_real_segmentations_agree_with_highdicoms_own_reading(name: str) -> None
         for k in range(theirs.shape[2]):
             np.testing.assert_array_equal(found[:, :, offset + step * k], theirs[:, :, k])
         assert found.sum() == theirs.sum()
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("folder", "label", "file"),
+    [
+        ("ct-3slice", "liver.dcm", "liver_seg.nrrd"),
+        ("24x38x3/image", "sparse-labelmap-ppv5.dcm", "sparse_labelmap_ppv5_seg.nrrd"),
+    ],
+)
+def test_a_real_segmentation_that_passed_the_door_agrees_with_its_truth(folder: str, label: str, file: str) -> None:
+    door = Door(Pseudonyms(b"secret of a test, 32 bytes long."), LIVER)
+    paths = sorted(TEST_DATA.joinpath("dicom", "seg", *folder.split("/")).iterdir())
+    (reference,) = volumes.build([door.admit(pydicom.dcmread(path)).object for path in paths])
+    found = segmentations.read(door.admit(real(label)).object, reference, LIVER).voxels
+    np.testing.assert_array_equal(found == 1, truth(file, reference) == 1)
+    assert found.any()
 
 
 @needs_data

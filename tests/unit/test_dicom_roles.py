@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
@@ -416,11 +416,13 @@ some_facts = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(some_facts)
 def test_facts_come_back_from_json_as_they_were(facts: Facts) -> None:
     assert Facts.read(json.loads(json.dumps(facts.plain()))) == facts
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(alphabet="123456789.", min_size=1, max_size=4), some_facts, max_size=6))
 def test_every_image_series_gets_one_answer_and_every_role_at_most_one_series(study: dict[str, Facts]) -> None:
     decided = roles.decide(study)
@@ -433,6 +435,7 @@ def test_every_image_series_gets_one_answer_and_every_role_at_most_one_series(st
             assert not study[series].burned_in
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_description_is_reduced_to_listed_words(text: str) -> None:
     assert set(words(text)) <= set(get_args(roles_table.Word))
