@@ -14,7 +14,7 @@ from pathlib import Path
 from messages.reasons import Reason
 from site_agent.dicom import grid, nifti_labels, roles, segmentations, structures, volumes
 from site_agent.dicom.base import LabelMap, LeftOut, Object, Refused, Volume
-from site_agent.dicom.concepts import outline
+from site_agent.dicom.concepts import MOST_LOST, outline
 from site_agent.dicom.config import DicomDataset
 
 LABEL_MODALITY = {"seg": "SEG", "rtstruct": "RTSTRUCT"}
@@ -78,7 +78,17 @@ def assemble(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> M
         channels[role] = volume if volume is reference else grid.onto(volume, reference)
         drawn_on.append(outline(volume))
     assert reference is not None  # noqa: S101 (for mypy: the configuration names a channel)
-    return Made(channels, _label(study, config, reference, drawn_on[1:]), unverified)
+    label = _label(study, config, reference, drawn_on[1:])
+    for role, volume in zip(config.channels[1:], drawn_on[1:], strict=True):
+        _reaches(volume, role, label, reference)
+    return Made(channels, label, unverified)
+
+
+def _reaches(volume: Volume, role: str, label: LabelMap, reference: Volume) -> None:
+    """Raise Refused where a modality does not show what is labelled: its voxels there would be zeros."""
+    lost = grid.beyond(label.voxels, reference.affine, volume)
+    if lost > MOST_LOST:
+        raise Refused(Reason.AFFINE_MISMATCH, f"{lost:.1%} of the label lies outside the image of {role}")
 
 
 def _chosen(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> dict[str, str]:

@@ -31,7 +31,8 @@ def onto(volume: Volume, reference: Volume) -> Volume:
     Nothing is smoothed before: a finer volume on a coarser grid is sampled.
 
     Raises:
-        Refused: the two lie in different frames of reference, or nothing says that they share one.
+        Refused: the two lie in different frames of reference, or nothing says that they share one
+            (`OTHER_FRAME_OF_REFERENCE`); the volume does not reach the reference at all (`AFFINE_MISMATCH`).
     """
     require_same_frame(volume, reference)
     shape = _shape(reference)
@@ -40,10 +41,13 @@ def onto(volume: Volume, reference: Volume) -> Volume:
     from scipy import ndimage
 
     matrix, offset = between(reference.affine, volume.affine)
+    covered = _covered(matrix, offset, _shape(volume), shape)
+    if not covered.any():
+        raise Refused(Reason.AFFINE_MISMATCH, "the series does not reach the first one's image")
     voxels = ndimage.affine_transform(
         volume.voxels, matrix, offset, output_shape=shape, output=np.float32, order=1, mode="nearest"
     )
-    voxels[~_covered(matrix, offset, _shape(volume), shape)] = 0.0
+    voxels[~covered] = 0.0
     return replace(volume, voxels=np.ascontiguousarray(voxels), affine=reference.affine, frames=())
 
 

@@ -69,11 +69,20 @@ def of_another_study(obj: Any) -> list[Any]:
     return [obj]
 
 
+def cut_short(obj: Any) -> list[Any]:
+    """T2 ends below the tumour; nothing is missing of what was acquired."""
+    if "t2_tse" not in series_of(obj):
+        return [obj]
+    obj.ImagesInAcquisition = 2
+    return [obj] if obj.InstanceNumber <= 2 else []
+
+
 STUDIES: dict[str, tuple[Callable[[Any], list[Any]], Reason]] = {
     "two labels": (two_labels, Reason.SEVERAL_LABELS),
     "two series alike": (two_alike, Reason.AMBIGUOUS_SERIES),
     "a series over two times": (two_times, Reason.TIME_SERIES),
     "another frame of reference": (elsewhere, Reason.OTHER_FRAME_OF_REFERENCE),
+    "a modality that does not reach the tumour": (cut_short, Reason.AFFINE_MISMATCH),
     "two patients in one study": (of_another, Reason.MIXED_PATIENTS),
     "burned-in annotation": (burned_in, Reason.MISSING_CHANNEL),
     "a label of images that are not there": (of_another_study, Reason.LABEL_REFERENCES_OTHERS),

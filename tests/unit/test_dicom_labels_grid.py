@@ -88,6 +88,12 @@ def test_an_image_covers_half_a_voxel_beyond_its_outermost_centres() -> None:
     assert not moved.voxels[:, :, 3:].any()
 
 
+def test_a_volume_that_does_not_reach_the_reference_at_all_is_refused() -> None:
+    with pytest.raises(Refused) as refused:
+        grid.onto(volume(origin=(500.0, 0.0, 0.0), series="1.9"), volume())
+    assert refused.value.reason == Reason.AFFINE_MISMATCH
+
+
 @pytest.mark.parametrize("frames", [("1.2.3.1", "1.2.3.9"), ("1.2.3.1", ""), ("", "")])
 def test_volumes_of_other_or_nameless_frames_of_reference_are_refused(frames: tuple[str, str]) -> None:
     with pytest.raises(Refused) as refused:
