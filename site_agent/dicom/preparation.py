@@ -225,7 +225,7 @@ class Preparation:
                 take = partial(self._take, study=told.study, series=uid, come=come)
                 fetched = source.fetch(series, self._spool.has, take)
             except PacsRefused as error:
-                log.warning("the PACS does not give a series", dataset=self._name, error=str(error))
+                log.warning("the PACS does not give a series", dataset=self._name, error=error.what)
                 come.refused = True
                 come.broken[uid] = Reason.RETRIEVE_FAILED
                 if self._refusals + 1 >= REFUSALS:
