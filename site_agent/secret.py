@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 BYTES = 32
@@ -13,7 +14,7 @@ BYTES = 32
 def secret_of(state: Path) -> bytes:
     """The secret (32 bytes) of the site with this state directory; made at first use.
 
-    Two processes that make it at once end up with one: the file appears whole (link(2)), and only where none is yet.
+    Whoever makes it at once, all end up with one: the file appears whole (link(2)), and only where none is yet.
 
     Raises:
         OSError: the state directory cannot be written.
@@ -21,9 +22,8 @@ def secret_of(state: Path) -> bytes:
     path = state / "secret"
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
-    beside = path.with_suffix(f".new.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor, name = tempfile.mkstemp(prefix="secret.new.", dir=state)  # readable by its owner alone
+    beside = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(BYTES))
