@@ -6,7 +6,8 @@ planted where says `MARKS`: each VR has values of its own, so that a trace tells
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Container, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -91,8 +92,11 @@ def everything() -> Dataset:
     return item
 
 
-def plant(obj: Dataset) -> bytes:
-    """A DICOM file: the image with something planted everywhere, in its transfer syntax (implicit or explicit VR)."""
+def plant(obj: Dataset, *, but: Container[str] = ()) -> bytes:
+    """A DICOM file: the image with something planted everywhere, in its transfer syntax (implicit or explicit VR).
+
+    Not in the elements of `but` (keywords), and in none at the top level that the image has already.
+    """
     full, small = everything(), Dataset()
     for vr, value in MARKS.items():
         tag = next(tag for tag, found, _ in tags(vr) if found == vr)
@@ -100,7 +104,12 @@ def plant(obj: Dataset) -> bytes:
     planted = Dataset()
     planted.update({tag: obj[tag] for tag in obj.keys()})  # noqa: SIM118 - elements, not values
     for tag, vr, keyword in tags(*MARKS, "SQ", "OB", "OW", "UN", "OD", "OF", "OL", "OV"):
-        if keyword in KEPT or keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") or tag in obj:
+        if (
+            keyword in KEPT
+            or keyword in but
+            or keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+            or tag in obj
+        ):
             continue
         if keyword == "ModalityLUTSequence":
             continue  # refused at the door
@@ -128,7 +137,8 @@ def plant(obj: Dataset) -> bytes:
     planted.file_meta.PrivateInformation = b"QzMeta"
     planted.preamble = b"QzPreamble".ljust(128, b"\0")
     buffer = BytesIO()
-    with config.disable_value_validation():
+    with config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a character set that is none is planted, too
         dcmwrite(buffer, planted, enforce_file_format=True)
     return buffer.getvalue()
 

@@ -1,0 +1,37 @@
+"""A whole preparation of files in which something is planted everywhere: nothing of it is anywhere behind the door."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from dicom_rig import SECRET, settings, write
+from planted import plant, traces, traces_below
+from pydicom import dcmread
+
+from site_agent.dicom import build
+
+SAYS_MORE = {"AcquisitionContrast", "AngioFlag", "IssuerOfPatientID", "PerFrameFunctionalGroupsSequence", "StackID"}
+"""Not planted in: the study would be refused as another patient's, and the series as no T1 or no stack of slices."""
+
+
+def test_nothing_that_is_planted_in_a_study_is_found_in_what_is_prepared_logged_or_accounted_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    export, state = tmp_path / "export", tmp_path / "state"
+    [study] = write(export, [0])
+    identity = (study.examined.uid, "KH-0000", *study.examined.patient_name.split("^"))
+    first = min(path for path in study.folder.iterdir() if "ContrastBolusAgent" in dcmread(path))
+    first.write_bytes(plant(dcmread(first), but=SAYS_MORE))
+    assert traces_below(export, *identity)
+    caplog.clear()
+    capfd.readouterr()
+    with caplog.at_level(logging.DEBUG):
+        build.materialise("brain", settings(export), state, SECRET, lambda *_: None, processes=1)
+    accounting = build.accounting(state, "brain")
+    assert accounting is not None
+    assert (accounting.found, accounting.used, dict(accounting.left_out)) == (1, 1, {})
+    assert traces_below(state, *identity) == {}
+    said = capfd.readouterr()
+    assert traces((caplog.text + said.out + said.err + repr(accounting)).encode(), *identity) == set()
