@@ -7,8 +7,9 @@ so that a frame that is left out is an empty slice. A segmentation with a grid o
 and is brought to the reference by the nearest voxel.
 
 highdicom is not asked in the first case: it takes the distance between the frames that are there for their spacing
-where the object does not say it (so that a sparse segmentation would be smeared over the slices between), and refuses
-objects that lack what does not matter here, such as an algorithm's type. The tests take it as an oracle.
+where the object does not say it (so that a sparse segmentation would be smeared over the slices between). It refuses
+objects without a label, a category or an algorithm's type of a segment, or without dimensions, none of which matters
+here: those are stacked by ourselves. The tests take it as an oracle.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from site_agent.dicom.base import LabelMap, Object, Refused, Volume
 from site_agent.dicom.concepts import Known, Mask
 from site_agent.dicom.config import Labels
 from site_agent.dicom.frames import number, whole
-from site_agent.dicom.geometry import LPS_TO_RAS, Plane, Tolerances
+from site_agent.dicom.geometry import LPS_TO_RAS, Plane, Tolerances, along
 
 ON_SLICE = 0.1
 """How far (in voxels, at the corners) a frame may lie from the reference's voxels and still be put straight on them."""
@@ -76,7 +77,7 @@ def _read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volu
     frames = _frames(obj)
     placed = _placed(frames, reference, _between(obj))
     if placed is None:
-        drawn, affine = _own_grid(obj, wanted, rules)
+        drawn, affine = _own_grid(obj, frames, wanted, rules)
         return concepts.put(drawn, affine, reference)
     masks, lost = _put(obj, frames, placed, wanted, reference)
     # Drawn on this very volume nothing can lie outside; drawn on another one, its rim may.
@@ -171,12 +172,7 @@ def _placed(frames: Sequence[_Frame], reference: Volume, between: float | None) 
 
 
 def _on_slice(plane: Plane, reference: Volume) -> Steps | None:
-    affine = np.eye(4)
-    affine[:3, 0] = np.asarray(plane.row) * plane.spacing[1]
-    affine[:3, 1] = np.asarray(plane.column) * plane.spacing[0]
-    affine[:3, 2] = plane.normal
-    affine[:3, 3] = plane.position
-    matrix, offset = grid.between(LPS_TO_RAS @ affine, reference.affine)
+    matrix, offset = grid.between(_affine(plane, 1.0), reference.affine)
     exact = np.column_stack((matrix[:, :2], offset))
     steps = np.rint(exact)
     corners = np.array([(c, r, 1) for c in (0, plane.columns - 1) for r in (0, plane.rows - 1)], dtype=np.float64)
@@ -185,6 +181,16 @@ def _on_slice(plane: Plane, reference: Volume) -> Steps | None:
     ):
         return None
     return steps.astype(np.int64)
+
+
+def _affine(plane: Plane, step: float) -> grid.Affine:
+    """(column, row, slice) → RAS+ millimetres, slices `step` apart."""
+    affine = np.eye(4)
+    affine[:3, 0] = np.asarray(plane.row) * plane.spacing[1]
+    affine[:3, 1] = np.asarray(plane.column) * plane.spacing[0]
+    affine[:3, 2] = plane.normal * step
+    affine[:3, 3] = plane.position
+    return np.asarray(LPS_TO_RAS @ affine)
 
 
 def _put(
@@ -225,19 +231,31 @@ def _stored(obj: Object, count: int) -> npt.NDArray[np.generic]:
     return np.asarray(pixels != 0)
 
 
-def _own_grid(obj: Object, wanted: Mapping[int, str], rules: Labels) -> tuple[LabelMap, grid.Affine]:
-    """The label map on the segmentation's own regular grid; highdicom's axes are (slice, row, column), in LPS."""
-    from highdicom.seg import Segmentation
-
+def _own_grid(
+    obj: Object, frames: Sequence[_Frame], wanted: Mapping[int, str], rules: Labels
+) -> tuple[LabelMap, grid.Affine]:
+    """The label map on the segmentation's own regular grid: by highdicom, or what it does not read by ourselves."""
+    own = _stacked(frames, _between(obj))
     try:
-        segmentation = Segmentation.from_dataset(obj, copy=True)
-        volume = segmentation.get_volume(
-            segment_numbers=sorted(wanted), combine_segments=False, rescale_fractional=False, rtol=Tolerances().step
-        )
+        masks, affine = _by_highdicom(obj, wanted)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - highdicom lets through whatever its parts raise, SQLite's errors among them
-        raise Refused(Reason.IRREGULAR_SPACING, "the segmentation's frames make no regular grid") from None
+        placed = _placed(frames, own, None)
+        if placed is None:
+            raise Refused(Reason.IRREGULAR_SPACING, "the segmentation's frames make no regular grid") from None
+        masks, _ = _put(obj, frames, placed, wanted, own)
+        affine = own.affine
+    return concepts.merge(masks, next(iter(masks.values())).shape, rules), affine
+
+
+def _by_highdicom(obj: Object, wanted: Mapping[int, str]) -> tuple[dict[str, Mask], grid.Affine]:
+    """Masks by concept; highdicom's axes are (slice, row, column), in LPS."""
+    from highdicom.seg import Segmentation
+
+    volume = Segmentation.from_dataset(obj, copy=True).get_volume(
+        segment_numbers=sorted(wanted), combine_segments=False, rescale_fractional=False, rtol=Tolerances().step
+    )
     array = volume.array
     if str(obj.get("SegmentationType")) == "FRACTIONAL":
         array = array >= THRESHOLD * int(obj.MaximumFractionalValue)
@@ -245,5 +263,20 @@ def _own_grid(obj: Object, wanted: Mapping[int, str], rules: Labels) -> tuple[La
     for index, segment in enumerate(sorted(wanted)):
         mask = np.asarray(array[..., index].transpose(2, 1, 0) != 0)
         masks[wanted[segment]] = masks.get(wanted[segment], np.zeros_like(mask)) | mask
-    affine = LPS_TO_RAS @ np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
-    return concepts.merge(masks, next(iter(masks.values())).shape, rules), affine
+    return masks, LPS_TO_RAS @ np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
+
+
+def _stacked(frames: Sequence[_Frame], between: float | None) -> Volume:
+    """The outline of the grid that frames lie on: their own smallest distance apart, where the object does not say."""
+    planes = [frame.plane for frame in frames]
+    distances = along(planes)
+    first = planes[int(np.argmin(distances))]
+    gaps = np.diff(np.sort(distances))
+    gaps = gaps[gaps > Tolerances().same_position]
+    step = abs(between or (float(gaps.min()) if len(gaps) else 0.0))
+    if not step:
+        raise Refused(Reason.IRREGULAR_SPACING, "a single slice that does not say how thick it is")
+    shape = (first.columns, first.rows, round(float(np.ptp(distances)) / step) + 1)
+    if np.prod(shape, dtype=np.float64) > Tolerances().most_voxels:
+        raise Refused(Reason.IRREGULAR_SPACING, "the segmentation's frames are too far apart for a grid")
+    return Volume(np.broadcast_to(np.float32(0), shape), _affine(first, step), "", "", ())

@@ -242,6 +242,20 @@ def test_a_segmentation_with_a_grid_of_its_own_comes_to_the_nearest_voxels(kind:
     assert refused(obj, reference) == Reason.LABEL_REFERENCES_OTHERS  # nobody said that its series is there
     found = segmentations.read(obj, reference, RULES, [outline(own)])
     np.testing.assert_array_equal(found.voxels, expected())
+    del obj.DimensionIndexSequence  # without it, highdicom does not read the object
+    found = segmentations.read(obj, reference, RULES, [outline(own)])
+    np.testing.assert_array_equal(found.voxels, expected())
+
+
+def test_frames_that_make_no_regular_grid_are_refused() -> None:
+    own = finer()
+    frames = [(1, k, np.ones((12, 14), np.uint8)) for k in (0, 1, 4)]
+    obj = segmentation(frames, BOTH, own, series="1.9")
+    position = obj.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0]
+    position.ImagePositionPatient = [*position.ImagePositionPatient[:2], position.ImagePositionPatient[2] + 0.6]
+    assert refused(obj, volume(), RULES, [own]) == Reason.IRREGULAR_SPACING
+    single = segmentation(frames[:1], BOTH, own, series="1.9")
+    assert refused(single, volume(), RULES, [own]) == Reason.IRREGULAR_SPACING
 
 
 def test_thick_slices_of_a_grid_of_their_own_fill_all_that_they_cover() -> None:
