@@ -141,14 +141,14 @@ def _say_prepared(about: dict[str, Any]) -> None:
 
 
 def _shown(name: str) -> Callable[[int, int], None]:
-    """Progress worth showing: what takes longer than two seconds, then every two."""
-    shown = time.monotonic()
+    """Progress worth showing: what takes longer than two seconds, then every two where there is any."""
+    shown, last = time.monotonic(), (-1, -1)
 
     def progress(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal shown, last
         now = time.monotonic()
-        if now - shown >= SHOWN_SECONDS:
-            shown = now
+        if now - shown >= SHOWN_SECONDS and (done, total) != last:
+            shown, last = now, (done, total)
             note(f"{name}: {done} of {total} studies" if total else f"{name}: another process prepares it; waiting")
 
     return progress
