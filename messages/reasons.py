@@ -156,7 +156,7 @@ ADVICE: dict[Reason, str] = {
     Reason.OTHER_FRAME_OF_REFERENCE: "The series has another frame of reference, and Konsil does not register images",
     Reason.LABEL_REFERENCES_OTHERS: "The label refers to images that are not there: send those, or their own label",
     Reason.UNMATCHED_LABEL: "No segment or structure is a concept that site.toml names: add its code there",
-    Reason.OVERLAPPING_LABELS: "Two concepts claim one voxel and site.toml does not say which wins (label_order)",
+    Reason.OVERLAPPING_LABELS: "Two concepts claim one voxel and site.toml does not say which wins (labels.order)",
     Reason.SEVERAL_LABELS: "Several labels fit one study and nothing says which counts",
     Reason.MIXED_PATIENTS: "One study names several patients: have the archive checked",
     Reason.UNKNOWN_DATASET: "Describe the data set under [datasets.NAME] in site.toml",

@@ -215,6 +215,7 @@ def test_an_agent_changes_neither_t2_nor_flair() -> None:
         ({"ImageType": ["DERIVED", "PRIMARY", "PROJECTION IMAGE", "MIP"]}, Reason.DERIVED_IMAGE),
         ({"ImageType": ["DERIVED", "SECONDARY", "SUB"]}, Reason.DERIVED_IMAGE),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}, Reason.DERIVED_IMAGE),
+        ({"ImageType": ["DERIVED", "PRIMARY", "DIXON", "FAT"]}, Reason.DERIVED_IMAGE),
         ({"ImageType": ["DERIVED", "SECONDARY"]}, Reason.DERIVED_IMAGE),
         ({"SeriesDescription": "dT1"}, Reason.DERIVED_IMAGE),
         ({"SeriesDescription": "T1 SUB"}, Reason.DERIVED_IMAGE),
