@@ -111,7 +111,8 @@ DERIVED_TYPES = frozenset(
      "REFORMATTED", "PROJECTION IMAGE", "PROJECTION", "CPR", "VRT", "CURVED", "T1 MAP", "T2 MAP", "T2STAR MAP",
      "R2 MAP", "R2STAR MAP", "T1_MAP", "T2_MAP", "MAP", "PHASE", "PHASE MAP", "PHASE_MAP", "P", "R", "I", "REAL",
      "IMAGINARY", "B0", "B0 MAP", "B1", "FIELD MAP", "FIELDMAP", "MOSAIC SUB", "T_TEST", "FMRI", "UNI", "DIFFERENCE",
-     "FAT", "FAT_FRACTION", "OPP_PHASE", "OUT_PHASE", "STDDEV", "RATIO", "DIVISION", "ADDITION", "COMPOSED", "SCREEN SAVE", "SYNTHETIC"}
+     "FAT", "FAT_FRACTION", "OPP_PHASE", "OUT_PHASE",
+     "STDDEV", "RATIO", "DIVISION", "ADDITION", "COMPOSED", "SCREEN SAVE", "SYNTHETIC"}
 )  # fmt: skip
 """Values of Image Type (beyond the first two) that say: a map, a projection, a reformat, a phase, not the image."""
 OTHER_TYPES = frozenset({"DIFFUSION", "PERFUSION", "ASL", "TOF", "EPI", "ANGIO", "BOLD", "SWI", "MNIP"})
