@@ -124,6 +124,28 @@ def test_a_clean_object_says_how_it_was_cleaned(door: Door) -> None:
     assert (clean.PatientName, clean.StudyDate, clean.AccessionNumber) == ("", "", "")  # type 2: there, and empty
 
 
+def test_private_numbers_that_volumes_need_stay_and_the_object_says_so(door: Door) -> None:
+    obj = image()
+    block = obj.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    block.add_new(0x0C, "IS", "1000")
+    block.add_new(0x0E, "FD", [0.0, 0.6, 0.8])
+    block.add_new(0x08, "CS", "QZWORD")
+    clean = dcmread(BytesIO(encoded(door.admit(obj).object)))
+    kept = clean.private_block(0x0019, "SIEMENS MR HEADER")
+    assert (int(kept[0x0C].value), list(kept[0x0E].value), 0x08 in kept) == (1000, [0.0, 0.6, 0.8], False)
+    assert "113111" in {item.CodeValue for item in clean.DeidentificationMethodCodeSequence}
+
+
+@pytest.mark.parametrize("value", ["QzLong", "19481122", "1948-11-22", ""])
+def test_private_text_does_not_pass_for_a_number(door: Door, value: str) -> None:
+    obj = image()
+    block = obj.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    block.add_new(0x0C, "LO", value)
+    clean = door.admit(obj).object
+    assert not [element for element in clean if element.tag.is_private]
+    assert "113111" not in {item.CodeValue for item in clean.DeidentificationMethodCodeSequence}
+
+
 def test_facts_are_taken_down_before_descriptors_are_removed(door: Door) -> None:
     admitted = door.admit(image(SeriesDescription="ax t1 post gad", RepetitionTime="500", EchoTime="10"))
     assert "after" in admitted.facts.words
