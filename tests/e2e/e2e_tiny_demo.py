@@ -1,6 +1,7 @@
-"""The demo at its smallest, as a program of its own: `python e2e_tiny_demo.py OUT [--null]`.
+"""The demo at its smallest, as a program of its own: `python e2e_tiny_demo.py OUT [--null | --from-pacs]`.
 
 Same code as `konsil demo`; only the images are tiny and the rounds few. --null: no training at all, slow rounds.
+--from-pacs: the same images out of a PACS a site, and everything that the run wrote is kept.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ TINY = {
     "training": {"patch": [16, 16, 16], "patches_per_case": 1},
     "data": {"least_cases": 2},
 }
+SHAPE, SPACING_MM = (24, 24, 18), (7.0, 7.5, 7.0)
 NULL = (sys.executable, "-m", "site_agent.training.null", "--cases", "20", "--seconds", "3")
 
 
-def main(out: Path, *, null: bool) -> int:
+def main(out: Path, *, null: bool = False, from_pacs: bool = False) -> int:
     options = Options(
         prepare(out),
         rounds=50 if null else 2,
         cases=10,
-        size=PhantomShape((24, 24, 18), (7.0, 7.5, 7.0)),
+        size=PhantomShape(SHAPE, SPACING_MM),
         overrides=TINY,
-        baselines=() if null else ("pooled", "alone"),
+        baselines=() if null else ("pooled",) if from_pacs else ("pooled", "alone"),
+        from_pacs=from_pacs,
+        keep=from_pacs,
         trainer=NULL if null else None,
     )
     try:
@@ -46,4 +50,4 @@ def main(out: Path, *, null: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), null="--null" in sys.argv))
+    sys.exit(main(Path(sys.argv[1]), null="--null" in sys.argv, from_pacs="--from-pacs" in sys.argv))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -10,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import e2e_tiny_demo
 import psutil
 import pytest
 from brokers import need_broker
+from e2e_finished import Finished
 
 from messages import chain
 
@@ -26,22 +25,6 @@ PROGRAM = [sys.executable, e2e_tiny_demo.__file__]
 def konsil(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deploy.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-@dataclass
-class Finished:
-    out: Path
-    result: dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One tiny demo, run to its end."""
-    need_broker()
-    out = tmp_path_factory.mktemp("demo") / "out"
-    done = subprocess.run([*PROGRAM, str(out)], capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Finished(out, json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_the_json_object_holds_what_a_program_needs(finished: Finished) -> None:
