@@ -57,6 +57,21 @@ def test_images_at_one_place_that_differ_in_a_parameter_become_a_volume_each(
         world_agrees(volume.voxels, volume.affine, expected)
 
 
+def test_a_number_that_does_not_sort_every_place_is_passed_over_for_one_that_does() -> None:
+    def change(trigger: float) -> Callable[[Dataset, int], None]:
+        def apply(obj: Dataset, k: int) -> None:
+            obj.AcquisitionNumber, obj.TriggerTime = k % 2 + 1, trigger  # two interleaved acquisitions of slices
+
+        return apply
+
+    runs = [truth(seed=1), truth(seed=2)]
+    objects = [*slices(runs[0], change=change(0.0)), *slices(runs[1], first=7, change=change(45.0))]
+    found = volumes.build(objects)
+    assert [volume.part for volume in found] == ["trigger 1", "trigger 2"]
+    for volume, expected in zip(found, runs, strict=True):
+        world_agrees(volume.voxels, volume.affine, expected)
+
+
 def test_what_differs_in_two_ways_is_named_by_both() -> None:
     objects = []
     for echo in (1, 2):
