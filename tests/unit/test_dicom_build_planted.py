@@ -27,8 +27,18 @@ def test_nothing_that_is_planted_in_a_study_is_found_in_what_is_prepared_logged_
     assert traces_below(export, *identity)
     caplog.clear()
     capfd.readouterr()
+    spooled: dict[Path, set[str]] = {}
+
+    def look(done: int, of: int) -> None:
+        """What lies in the spool now; it goes when the study has become a case."""
+        for path in state.rglob("*.dcm"):
+            if path not in spooled:
+                spooled[path] = traces(path.read_bytes(), *identity)
+
     with caplog.at_level(logging.DEBUG):
-        build.materialise("brain", settings(export), state, SECRET, lambda *_: None, processes=1)
+        build.materialise("brain", settings(export), state, SECRET, look, processes=1)
+    assert len(spooled) > 30
+    assert {path: seen for path, seen in spooled.items() if seen} == {}
     accounting = build.accounting(state, "brain")
     assert accounting is not None
     assert (accounting.found, accounting.used, dict(accounting.left_out)) == (1, 1, {})
