@@ -27,7 +27,7 @@ from site_agent.data_guard import judged, look_at_prepared
 from site_agent.datasets import source
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.vault import CASES, Vault
-from site_agent.dicom import build, pins, preparation, store
+from site_agent.dicom import build, fingerprint, pins, preparation, store
 from site_agent.dicom.base import Accounting, Fetched, Has, Looked, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import DicomDataset, FolderSource
 from site_agent.dicom.pool import Makers
@@ -146,6 +146,9 @@ def test_the_fingerprint_is_of_the_content_and_keyed_with_the_sites_secret(
         build.materialise("glioma", settings(export[0]), tmp_path / name, secret, quiet, processes=1)
         prints.append(counted(tmp_path / name).fingerprint)
     assert prints[0] == prints[1] != prints[2]
+    assert fingerprint.of_set(SECRET, ["a", "b"]) == fingerprint.of_set(SECRET, ["b", "a"])
+    assert fingerprint.of_set(SECRET, ["a", "b"]) != fingerprint.of_set(SECRET[::-1], ["a", "b"])
+    assert fingerprint.of_set(SECRET, ["a", "b"]) != fingerprint.of_set(SECRET, ["a"])
 
 
 def test_what_is_prepared_is_not_asked_for_again_until_the_last_look_is_old(
@@ -389,6 +392,23 @@ def test_a_pacs_that_refuses_one_series_costs_one_study_and_is_asked_again(
     prepared(tmp_path, config)  # a look that failed is never young enough
     assert counted(tmp_path).left_out == {}
     assert asked["objects"] - before == 1  # the segmentation; the rest was kept
+
+
+def test_a_pacs_that_refuses_study_after_study_ends_the_preparation_and_what_was_prepared_stays(
+    export: tuple[Path, list[Phantom]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "first", [7])
+    prepared(tmp_path, settings(tmp_path / "first"))
+    before = counted(tmp_path)
+
+    class Refusing(Watched):
+        def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+            raise PacsRefused("not authorised (0124)", where="PACS")
+
+    monkeypatch.setattr(preparation, "open_source", lambda config, state: Refusing(config, state, Counter()))
+    with pytest.raises(PacsRefused, match="0124"):
+        prepared(tmp_path, settings(export[0]))
+    assert counted(tmp_path) == before
 
 
 STRUCK = {"dicom:spooled": 60, "dicom:storing": 2, "dicom:stored": 1, "dicom:judged": 2}
