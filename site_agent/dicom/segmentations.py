@@ -75,13 +75,15 @@ def _read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volu
     concepts.require_known(named, Known.of((reference, *drawn_on)))
     wanted = _wanted(obj, rules)
     frames = _frames(obj)
-    placed = _placed(frames, reference, _between(obj))
+    here = bool(named) and set(named) <= {reference.series}
+    # Drawn on this very volume, its slices are the volume's, whatever Spacing Between Slices says (some scanners write
+    # the gap there, and who draws copies it), and nothing can lie outside; drawn on another one, its rim may.
+    placed = _placed(frames, reference, None if here else _between(obj))
     if placed is None:
         drawn, affine = _own_grid(obj, frames, wanted, rules)
         return concepts.put(drawn, affine, reference)
     masks, lost = _put(obj, frames, placed, wanted, reference)
-    # Drawn on this very volume nothing can lie outside; drawn on another one, its rim may.
-    concepts.require_inside(lost, 0.0 if set(named) <= {reference.series} else concepts.MOST_LOST)
+    concepts.require_inside(lost, 0.0 if here else concepts.MOST_LOST)
     return concepts.merge(masks, reference.voxels.shape, rules)
 
 

@@ -221,6 +221,13 @@ def test_frames_a_little_off_their_slices_are_put_there_and_frames_half_way_betw
     assert segmentations._placed(segmentations._frames(obj), reference, SPACING[2]) is None
 
 
+@pytest.mark.parametrize("between", [1.0, 5.0])
+def test_a_wrong_spacing_does_not_matter_where_it_was_drawn_on_this_very_image(between: float) -> None:
+    reference = volume()
+    obj = segmentation(FRAMES, BOTH, reference, between=between)  # the image's slices are 3 mm apart
+    np.testing.assert_array_equal(segmentations.read(obj, reference, RULES).voxels, expected())
+
+
 def finer() -> Volume:
     """A grid whose cells are the eighths of the reference's cells."""
     return volume((14, 12, 10), spacing=(0.75, 1.0, 1.5), origin=(-20.375, 9.5, 4.25), series="1.9")
