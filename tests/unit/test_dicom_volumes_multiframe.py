@@ -78,6 +78,22 @@ def test_frames_at_one_place_that_only_a_dimension_tells_apart_become_a_volume_e
     assert refused([obj]) is Reason.DUPLICATE_SLICES
 
 
+def test_frames_that_two_dimensions_together_tell_apart_become_a_volume_each() -> None:
+    runs = [truth(seed=n) for n in range(4)]
+    obj = enhanced(runs, every(4, 6))
+    obj.DimensionIndexSequence = Items([Dataset() for _ in range(3)])
+    for item, pointer in zip(obj.DimensionIndexSequence, (0x00189217, 0x00189218, 0x00209057), strict=True):
+        item.DimensionIndexPointer = pointer
+    for (which, k), groups in zip(every(4, 6), obj.PerFrameFunctionalGroupsSequence, strict=True):
+        content = groups.FrameContentSequence[0]
+        del content.TemporalPositionIndex
+        content.DimensionIndexValues = [which // 2 + 1, which % 2 + 1, k + 1]
+    found = volumes.build([obj])
+    assert [volume.part for volume in found] == [f"dimensions {n}" for n in (1, 2, 3, 4)]
+    for volume, expected in zip(found, runs, strict=True):
+        world_agrees(volume.voxels, volume.affine, expected)
+
+
 def test_two_stacks_become_two_volumes() -> None:
     lower, upper = truth(seed=1), truth(seed=2, origin=(-80, -95, 60))
     obj = enhanced([lower, upper], every(2, 6))

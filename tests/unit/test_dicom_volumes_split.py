@@ -125,6 +125,7 @@ def run_of_three(**more: object) -> list[Dataset]:
         lambda objects: [delattr(obj, "NumberOfTemporalPositions") for obj in objects],
         lambda objects: [setattr(obj, "NumberOfTemporalPositions", 2) for obj in objects],
         lambda objects: [setattr(obj, "InstanceNumber", 1) for obj in objects],
+        lambda objects: [setattr(obj, "InstanceNumber", n % 6 + 1) for n, obj in enumerate(objects)],
         lambda objects: [delattr(obj, "InstanceNumber") for obj in objects],
         lambda objects: setattr(objects[0], "InstanceNumber", 18) or setattr(objects[17], "InstanceNumber", 1),
         lambda objects: objects.pop(4),
