@@ -303,13 +303,14 @@ def test_a_move_whose_destination_the_pacs_does_not_know_says_what_to_register()
         fetch(pacs, Taken(), retrieve="move")
 
 
-def send(port: int, obj: Any, *, ae: str = "PACS", called: str = "KONSIL") -> Any:
+def send(port: int, obj: Any, *, ae: str = "PACS", called: str = "KONSIL", tls_args: Any = None) -> Any:
     """C-STORE an object to a storage SCP: the status, or None where no association came about."""
     entity = AE(ae_title=ae)
-    entity.acse_timeout = entity.dimse_timeout = 5
+    entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = 3
     entity.add_requested_context(obj.SOPClassUID, obj.file_meta.TransferSyntaxUID)
-    made = entity.associate("127.0.0.1", port, ae_title=called)
+    made = entity.associate("127.0.0.1", port, ae_title=called, tls_args=tls_args)
     if not made.is_established:
+        association._close(made)
         return None
     status = made.send_c_store(obj).Status
     made.release()
@@ -333,6 +334,23 @@ def test_the_storage_scp_takes_only_what_was_asked_for_and_only_from_the_pacs() 
     assert taken.uids == [uid(1, 1, 1)]
     assert scp.refused == 3
     assert send(scp.port, image()) is None
+
+
+def test_the_storage_scp_over_tls_takes_nothing_without_a_certificate_of_the_authority(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "authority"), Authority(tmp_path / "stranger")
+    ours = authority.server(["127.0.0.1"], "site")
+    scp = StorageScp(settings(1, ca=authority.certificate, cert=ours.certificate, key=ours.key, patience=2.0))
+    taken = Taken()
+    try:
+        with scp.expecting(Arrivals(SERIES, taken.has, taken.take, Pace(1, None))):
+            for theirs in (stranger.client("pacs"), authority.client("pacs")):
+                context = tls.client(authority.certificate, theirs.certificate, theirs.key)
+                told = send(scp.port, image(), tls_args=(context, "127.0.0.1"))
+                assert told == (0x0000 if theirs.key.is_relative_to(authority.folder) else None)
+            assert send(scp.port, image()) is None
+    finally:
+        scp.close()
+    assert taken.uids == [uid(1, 1, 1)]
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,18 @@ def test_a_line_never_carries_more_than_its_rate(sent: list[tuple[int, float]], 
         now += line.wait(now)  # as `Pace` does
         assert total <= rate * now * (1 + 1e-9)
         now += pause
+
+
+def test_what_came_too_early_is_waited_for_and_without_a_rate_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    pace, free = Pace(1, 1000), Pace(1, None)
+    for size in (500, 1500):
+        pace.took(size)
+        free.took(size)
+
+    assert waited == [0.5, 2.0]
 
 
 def test_no_more_than_the_allowed_associations_are_held_at_a_time() -> None:

@@ -20,6 +20,8 @@ ATTEMPTS = 3
 """Associations asked for while the PACS says that it is at its limit for the moment."""
 PAUSE = 1.0
 """Seconds before the second attempt; twice as many before the third."""
+LINGER = 5.0
+"""Seconds for pynetdicom's thread to notice that its association is over."""
 PDU = 131072
 """Bytes of a PDU that we take at most: larger ones are fewer, and this is the most that DCMTK sends."""
 
@@ -63,6 +65,9 @@ class Caller:
         else:
             if made.is_established:
                 made.release()
+        finally:
+            made.join(LINGER)
+            _close(made)
 
     def context(self, made: Any, abstract: str, verb: str) -> None:
         """Refuse an association in which the PACS does not offer `verb`.
@@ -174,7 +179,7 @@ class Caller:
 
 
 def _close(made: Any) -> None:
-    """Close the socket of an association that did not come about: pynetdicom leaves some to the garbage collector."""
+    """Close the socket of an association that is over: pynetdicom leaves some of them to the garbage collector."""
     line = getattr(made.dul.socket, "socket", None)
     if line is not None:
         line.close()
