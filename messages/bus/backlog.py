@@ -52,7 +52,7 @@ class Backlog:
             self._total -= size
             self._changed.notify_all()
 
-    def wait(self) -> None:
+    def pause(self) -> None:
         """Wait, for `PAUSE` at most, while too much is handed over; a single message may be of any size."""
         if self._total > self._most:
             with self._changed:

@@ -176,7 +176,7 @@ class Consumer:
                 epoch=epoch,
             )
         )
-        self._link.backlog.wait()
+        self._link.backlog.pause()
 
     def _on_silence(self, epoch: int) -> None:
         if epoch != self._epoch or self._channel is None:

@@ -9,9 +9,9 @@ LONG = 10 * PAUSE
 
 
 def waited(backlog: Backlog) -> bool:
-    """Whether `wait` had to."""
+    """Whether `pause` had to wait."""
     began = time.monotonic()
-    backlog.wait()
+    backlog.pause()
     return time.monotonic() - began >= PAUSE
 
 
@@ -35,7 +35,7 @@ def test_an_acknowledgement_from_another_thread_ends_the_wait() -> None:
     thread = threading.Timer(0.0, lambda: backlog.remove("a", 11))
     thread.start()
     while backlog.total:  # each wait may end before the thread has begun
-        backlog.wait()
+        backlog.pause()
     thread.join(LONG)
     assert not waited(backlog)
 
