@@ -41,6 +41,10 @@ def mr_slice(*, study: str, instance: int = 1) -> bytes:
     return buffer.getvalue()
 
 
+TURNED_AWAY = ("rejected", "aborted")
+"""Orthanc closes the line right behind its A-ASSOCIATE-RJ: pynetdicom may see the one or the other first."""
+
+
 def echo(node: OrthancNode, *, calling: str, called: str) -> str:
     """How the node answers an association with one C-ECHO: "done", "rejected" or "aborted"."""
     entity = AE(ae_title=calling)
@@ -86,12 +90,12 @@ def test_what_is_no_dicom_is_refused_with_its_status(orthanc: OrthancNode) -> No
 
 def test_only_registered_titles_that_call_it_by_its_name_get_an_association(orthanc: OrthancNode) -> None:
     assert echo(orthanc, calling="KONSIL", called="ORTHANC") == "done"
-    assert echo(orthanc, calling="SOMEBODY", called="ORTHANC") == "rejected"
-    assert echo(orthanc, calling="KONSIL", called="ANOTHER") == "rejected"
+    assert echo(orthanc, calling="SOMEBODY", called="ORTHANC") in TURNED_AWAY
+    assert echo(orthanc, calling="KONSIL", called="ANOTHER") in TURNED_AWAY
 
 
 def test_a_title_that_is_registered_later_gets_in(orthanc: OrthancNode) -> None:
-    assert echo(orthanc, calling="LATE COMER", called="ORTHANC") == "rejected"
+    assert echo(orthanc, calling="LATE COMER", called="ORTHANC") in TURNED_AWAY
     orthanc.register("LATE COMER", "127.0.0.1", 11113)
     assert echo(orthanc, calling="LATE COMER", called="ORTHANC") == "done"
 
