@@ -150,6 +150,25 @@ def test_a_study_that_an_index_gives_to_two_patients_is_left_out() -> None:
     assert found.result() == ([], Looked(mixed_patients=1))
 
 
+def test_a_study_that_names_fewer_series_than_it_counts_is_asked_again() -> None:
+    found = findings()
+    found.study("1.1", "P1", Described("P1", series=2))
+    found.study("1.2", "P2", Described("P2", series=1))
+    found.study("1.3", "P3", Described("P3", series=9))
+    found.study("1.4", "P4", Described("P4"))
+    asked: list[str] = []
+
+    def ask(uid: str) -> None:
+        asked.append(uid)
+        found.series(uid, f"{uid}.1", "MR", 1)
+        if asked.count(uid) == 2:
+            found.series(uid, f"{uid}.2", "SEG", 1)
+
+    assert found.complete(ask) == 1, "one counts more than it ever shows"
+    assert asked == ["1.1", "1.2", "1.3", "1.4", "1.1", "1.3", "1.3"]
+    assert [len(study.series) for study in found.result()[0]] == [2, 1, 2, 1]
+
+
 def test_only_series_that_are_fetched_are_counted_where_the_index_does_not_say() -> None:
     found = findings()
     found.study("1.1", "P1", Described("P1"))

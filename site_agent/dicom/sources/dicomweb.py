@@ -40,6 +40,7 @@ DESCRIPTION = "00081030"
 MODALITIES = "00080061"
 MODALITY = "00080060"
 INSTANCES = "00201209"
+RELATED_SERIES = "00201206"
 
 _log = structlog.get_logger()
 
@@ -74,12 +75,16 @@ class DicomWeb:
             for keys in self._wanted.queries():
                 filters = {keyword: sendable(value) for keyword, value in keys.items()}
                 for match in self._search(
-                    "studies", STUDY, filters, [PATIENT, ISSUER, ACCESSION, DESCRIPTION, MODALITIES]
+                    "studies", STUDY, filters, [PATIENT, ISSUER, ACCESSION, DESCRIPTION, MODALITIES, RELATED_SERIES]
                 ):
                     findings.study(*_study(match))
-            for uid in findings.candidates():
+
+            def ask(uid: str) -> None:
                 for match in self._search("series", SERIES, {}, [MODALITY, INSTANCES], uid):
-                    findings.series(uid, _text(match, SERIES), _text(match, MODALITY), _count(match))
+                    findings.series(uid, _text(match, SERIES), _text(match, MODALITY), _count(match, INSTANCES))
+
+            if short := findings.complete(ask):
+                _log.warning("studies name fewer series than they count", studies=short)
             for series in findings.uncounted():
                 listed = self._listed(series)
                 if listed is not None:
@@ -238,7 +243,8 @@ def _study(match: Mapping[str, Any]) -> tuple[str, str, Described]:
     """A study of an answer: its UID, the patient with issuer, and what it says of itself."""
     patient = _text(match, PATIENT)
     modalities = frozenset(str(one) for one in _values(match, MODALITIES)) or None
-    described = Described(patient, _text(match, ACCESSION), _text(match, DATE), _text(match, DESCRIPTION), modalities)
+    accession, day, said = (_text(match, tag) for tag in (ACCESSION, DATE, DESCRIPTION))
+    described = Described(patient, accession, day, said, modalities, _count(match, RELATED_SERIES))
     return _text(match, STUDY), identified(patient, _text(match, ISSUER)), described
 
 
@@ -254,9 +260,9 @@ def _text(match: Mapping[str, Any], tag: str) -> str:
     return str(values[0]).strip() if values else ""
 
 
-def _count(match: Mapping[str, Any]) -> int | None:
+def _count(match: Mapping[str, Any], tag: str) -> int | None:
     try:
-        count = int(_text(match, INSTANCES) or 0)
+        count = int(_text(match, tag) or 0)
     except ValueError:
         return None
     return count if count > 0 else None

@@ -39,6 +39,7 @@ STUDY_KEYS = (
     "StudyDate",
     "StudyDescription",
     "ModalitiesInStudy",
+    "NumberOfStudyRelatedSeries",
 )
 SERIES_KEYS = ("SeriesInstanceUID", "Modality", "NumberOfSeriesRelatedInstances")
 BATCH = 100
@@ -99,10 +100,15 @@ class Dimse:
             for keys in self._wanted.queries():
                 for match in self._matches(made, "STUDY", {**dict.fromkeys(STUDY_KEYS, ""), **keys}):
                     findings.study(*_study(match))
-            for uid in findings.candidates():
+
+            def ask(uid: str) -> None:
                 query = {"StudyInstanceUID": uid, **dict.fromkeys(SERIES_KEYS, "")}
                 for match in self._matches(made, "SERIES", query):
-                    findings.series(uid, _text(match, "SeriesInstanceUID"), _text(match, "Modality"), _count(match))
+                    count = _count(match, "NumberOfSeriesRelatedInstances")
+                    findings.series(uid, _text(match, "SeriesInstanceUID"), _text(match, "Modality"), count)
+
+            if short := findings.complete(ask):
+                _log.warning("studies name fewer series than they count", studies=short)
             for series in findings.uncounted():
                 listed = self._listed(made, series)
                 if listed is not None:
@@ -302,7 +308,12 @@ def _study(match: Any) -> tuple[str, str, Described]:
     else:
         said = frozenset([modalities] if isinstance(modalities, str) else (str(one) for one in modalities))
     described = Described(
-        patient, _text(match, "AccessionNumber"), _text(match, "StudyDate"), _text(match, "StudyDescription"), said
+        patient,
+        _text(match, "AccessionNumber"),
+        _text(match, "StudyDate"),
+        _text(match, "StudyDescription"),
+        said,
+        _count(match, "NumberOfStudyRelatedSeries"),
     )
     return _text(match, "StudyInstanceUID"), identified(patient, _text(match, "IssuerOfPatientID")), described
 
@@ -312,10 +323,10 @@ def _text(match: Any, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _count(match: Any) -> int | None:
-    """Number of Series Related Instances; None where the PACS leaves it out or it is no number."""
+def _count(match: Any, keyword: str) -> int | None:
+    """A count; None where the PACS leaves it out or it is no number above 0."""
     try:
-        count = int(match.get("NumberOfSeriesRelatedInstances") or 0)
+        count = int(match.get(keyword) or 0)
     except (TypeError, ValueError):
         return None
     return count if count > 0 else None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from site_agent.dicom.base import Looked, SeriesFound, StudyFound
 from site_agent.dicom.sources.wanted import Described, Wanted, usable
+
+ASKED_AGAIN = 2
+"""How often a study is asked again whose series are fewer than it counts: one more answer is cheap, a label that is
+missing for want of it is a case lost."""
 
 
 class Findings:
@@ -17,6 +21,7 @@ class Findings:
         self._patients: dict[str, set[str]] = {}
         self._series: dict[str, dict[str, SeriesFound]] = {}
         self._unsaid: set[str] = set()
+        self._said: dict[str, int] = {}
         self._strays: set[str] = set()
         self._counts: Counter[str] = Counter()
 
@@ -31,10 +36,16 @@ class Findings:
             self._series.setdefault(uid, {})
             if described.modalities is None:
                 self._unsaid.add(uid)
+            if described.series is not None:
+                self._said[uid] = described.series
 
     def candidates(self) -> Sequence[str]:
         """Studies whose series are to be asked for, sorted."""
         return sorted(uid for uid, patients in self._patients.items() if len(patients) == 1)
+
+    def short(self) -> Sequence[str]:
+        """Candidates of which fewer series were named than the index counts, sorted."""
+        return [uid for uid in self.candidates() if len(self._series[uid]) < self._said.get(uid, 0)]
 
     def series(self, study: str, uid: str, modality: str, instances: int | None) -> None:
         """An answer at the series level; a later one of the same series replaces it."""
@@ -42,6 +53,23 @@ class Findings:
             self._counts["unusable"] += 1
         else:
             self._series[study][uid] = SeriesFound(study, uid, modality, instances)
+
+    def complete(self, ask: Callable[[str], None]) -> int:
+        """Have each candidate's series asked for, and again where fewer come than the index counts.
+
+        Args:
+            ask: asks for a study's series and gives each answer to `series`.
+
+        Returns:
+            Studies of which too few series are named to the end; they are used as they are: some archives count what
+            they do not show.
+        """
+        for uid in self.candidates():
+            ask(uid)
+        for _ in range(ASKED_AGAIN):
+            for uid in self.short():
+                ask(uid)
+        return len(self.short())
 
     def uncounted(self) -> Sequence[SeriesFound]:
         """Series that will be fetched and whose number of instances the index does not say."""

@@ -30,6 +30,8 @@ class Described:
     date: str = ""
     description: str = ""
     modalities: frozenset[str] | None = None
+    series: int | None = None
+    """Number of Study Related Series (0020,1206)."""
 
 
 @dataclass(frozen=True, slots=True)
