@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.console import JsonOption, emit, note, say
-from messages.errors import ConfigError
+from messages.errors import ConfigError, KonsilError
 from messages.experiment import read as read_experiment
 
 app = typer.Typer(no_args_is_help=True)
@@ -91,8 +91,15 @@ def datasets(
         )
     names = list(site.datasets) if wanted is None else [wanted.data.dataset]
     result: dict[str, Any] = {}
+    status = 0
     for name in names:
-        stock = take_stock_of(name, site.datasets[name], site.site.state, wanted, _shown(name), again=again)
+        try:
+            stock = take_stock_of(name, site.datasets[name], site.site.state, wanted, _shown(name), again=again)
+        except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
+            status = max(status, error.exit_status)
+            result[name] = {"error": str(error)}
+            note(f"{name}: {error}")
+            continue
         result[name] = {
             "found": stock.found,
             "used": stock.used,
@@ -117,6 +124,8 @@ def datasets(
         emit({"datasets": result})
     elif not names:
         note("No data set is described: add [datasets.NAME] to site.toml")
+    if status:
+        raise typer.Exit(status)
 
 
 def _quiet() -> None:

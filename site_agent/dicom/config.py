@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from messages.experiment import Concept
 from messages.settings import Seconds, Settings, SizeBytes
@@ -16,7 +16,15 @@ from messages.settings import Seconds, Settings, SizeBytes
 AeTitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """1 to 16 characters without backslash, no space at the ends (DICOM PS3.5, 6.2, VR AE)."""
 Role = Literal["T1", "T1c", "T2", "FLAIR"]
-Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+:[A-Za-z0-9.-]+$")]
+
+
+def _code(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+:[A-Za-z0-9.-]+", value):
+        raise ValueError('a code is its scheme and its value, such as "SCT:108369006"')
+    return value
+
+
+Code = Annotated[str, AfterValidator(_code)]
 """Coding scheme designator and code value, such as "SCT:108369006" (DICOM PS3.3, table 8.8-1)."""
 
 

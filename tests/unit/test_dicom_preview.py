@@ -23,13 +23,13 @@ from site_agent.dicom.preview import draw
 from site_agent.inventory import take_stock_of
 
 
-def site(tmp_path: Path, **more: Any) -> Path:
-    """A site.toml over the exported studies."""
+def site(tmp_path: Path, before: dict[str, Any] | None = None, **more: Any) -> Path:
+    """A site.toml over the exported studies, with other data sets before them."""
     plain = settings(tmp_path / "export", **more).model_dump(mode="json", exclude_unset=True)
     content = {
         "schema": 1,
         "site": {"name": "site-a", "consortium": "c", "state": "state"},
-        "datasets": {"glioma": plain},
+        "datasets": {**(before or {}), "glioma": plain},
     }
     (tmp_path / "site.toml").write_text(toml.dumps(content))
     (tmp_path / "state").mkdir(exist_ok=True)
@@ -63,6 +63,17 @@ def test_the_command_prepares_and_tells_counts_and_reasons(tmp_path: Path) -> No
     assert "glioma: 2 of 3 cases usable" in shown
     assert "no-label" in shown
     assert "KH-000" not in shown
+
+
+def test_a_data_set_that_cannot_be_had_hides_no_other_and_shows_in_the_exit_status(tmp_path: Path) -> None:
+    write(tmp_path / "export", [0])
+    config = site(tmp_path, {"early": {"source": "brats", "path": "gone", "labels": {"1": "ET"}}})
+    command = [sys.executable, "-m", "deploy.cli", "site", "datasets", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "early: " in done.stderr
+    assert "there is no such folder" in done.stderr
+    assert "glioma: 1 of 1 cases usable" in done.stdout
 
 
 def test_the_preview_is_one_picture_a_dozen_cases_and_its_owners_alone(tmp_path: Path) -> None:
