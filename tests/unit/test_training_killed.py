@@ -141,7 +141,7 @@ def test_killed_at_a_checkpoint_in_mid_write_and_told_to_end_it_resumes_to_the_b
     fourth = trainer()
     the_round.ask(fourth, 2, "killed", 3600.0)
     resumed, said = trained(fourth)
-    assert 1 < events(said, "resumed")[0] < STEPS
+    assert 1 <= events(said, "resumed")[0] < STEPS, "told to end, it may be at its first step still"
     same(resumed, calm)
     assert the_round.output(2, "killed").read_bytes() == the_round.output(2, "calm").read_bytes()
     os.kill(fourth.process.pid, signal.SIGTERM)  # with nothing to save
