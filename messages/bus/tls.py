@@ -45,7 +45,7 @@ def options(address: BrokerAddress) -> Any:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _load_authority(context, address.ca)
+    load_authority(context, address.ca, "broker.ca")
     if address.cert is not None:
         _load_own(context, address.cert, address.key)
     elif address.key is not None:
@@ -130,15 +130,16 @@ def _words(reason: str) -> str:
     return re.sub(r"^(ssl|tls)v\d+ ", "", reason.lower().replace("_", " "))
 
 
-def _load_authority(context: ssl.SSLContext, ca: Path) -> None:
+def load_authority(context: ssl.SSLContext, ca: Path, where: str) -> None:
+    """Trust this authority alone; ConfigError where its file cannot be read or holds no certificate."""
     try:
         context.load_verify_locations(cafile=str(ca))
     except ssl.SSLError:
         raise ConfigError(
-            f"{ca} holds no certificate in PEM form", where="broker.ca", advice="Name the authority's ca.pem"
+            f"{ca} holds no certificate in PEM form", where=where, advice="Name the authority's ca.pem"
         ) from None
     except OSError as error:
-        raise _unreadable(ca, "broker.ca", error) from None
+        raise unreadable(ca, where, error) from None
 
 
 def _load_own(context: ssl.SSLContext, cert: Path, key: str | None) -> None:
@@ -147,7 +148,7 @@ def _load_own(context: ssl.SSLContext, cert: Path, key: str | None) -> None:
         try:
             path.open("rb").close()
         except OSError as error:
-            raise _unreadable(path, where, error) from None
+            raise unreadable(path, where, error) from None
     try:
         # A key with a passphrase would have OpenSSL ask on the terminal: an empty one makes it an error.
         context.load_cert_chain(cert, key_file, password="")
@@ -162,7 +163,8 @@ def _load_own(context: ssl.SSLContext, cert: Path, key: str | None) -> None:
         ) from None
 
 
-def _unreadable(path: Path, where: str, error: OSError) -> ConfigError:
+def unreadable(path: Path, where: str, error: OSError) -> ConfigError:
+    """The error of a certificate or key that cannot be read; `where` names its key in the configuration."""
     return ConfigError(
         f"cannot read certificate or key in {path} ({error.strerror})",
         where=where,

@@ -164,7 +164,7 @@ def _numbered(name: str, frames: Sequence[Frame], numbers: npt.NDArray[np.int64]
 
 def _ranks(values: Sequence[Hashable]) -> dict[Hashable, int]:
     """Each value's rank from 1; values of one mark are of one kind and sort."""
-    return {value: rank for rank, value in enumerate(sorted(set(values)), 1)}  # type: ignore[type-var]
+    return {value: rank for rank, value in enumerate(sorted(set(values)), 1)}  # type: ignore[type-var]  # of one kind, and comparable
 
 
 def _id(frame: Frame) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from messages.bus.tls import load_authority, unreadable
 from messages.errors import ConfigError
 from messages.settings import secret_path
 
@@ -78,14 +79,7 @@ def explain(error: BaseException) -> str | None:
 
 def _filled(context: ssl.SSLContext, ca: Path, cert: Path | None, key: Path | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cafile=str(ca))
-    except ssl.SSLError:
-        raise ConfigError(
-            f"{ca} holds no certificate in PEM form", where="ca", advice="Name the authority's ca.pem"
-        ) from None
-    except OSError as error:
-        raise _unreadable(ca, "ca", error) from None
+    load_authority(context, ca, "ca")
     files = own(cert, key)
     if files is None:
         if key is not None:
@@ -95,7 +89,7 @@ def _filled(context: ssl.SSLContext, ca: Path, cert: Path | None, key: Path | No
         try:
             Path(path).open("rb").close()
         except OSError as error:
-            raise _unreadable(Path(path), where, error) from None
+            raise unreadable(Path(path), where, error) from None
     try:
         # A key with a passphrase would have OpenSSL ask on the terminal: an empty one makes it an error.
         context.load_cert_chain(*files, password="")
@@ -106,11 +100,3 @@ def _filled(context: ssl.SSLContext, ca: Path, cert: Path | None, key: Path | No
             advice="Name the two files that were made together",
         ) from None
     return context
-
-
-def _unreadable(path: Path, where: str, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot read certificate or key in {path} ({error.strerror})",
-        where=where,
-        advice="Check the path and its permissions",
-    )
