@@ -11,7 +11,7 @@ WAITING = {"wait", "wait_for", "join", "get", "acquire"}
 
 ENDED_BY: dict[tuple[str, str], str] = {
     ("coordinator/outgoing.py", "_run"): "an idle worker; `stop` puts None into its queue",
-    ("messages/bus/memory.py", "close"): "the bus's own thread, which sees `_closed`; tests only",
+    ("messages/bus/memory/connection.py", "close"): "the bus's own thread, which sees `_closed`; tests only",
     ("site_agent/receiver.py", "close"): "its thread looks every half second whether it is to end",
     ("site_agent/sender.py", "_send"): "the broker's answer is here already (`done`)",
 }

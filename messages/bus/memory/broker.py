@@ -1,0 +1,178 @@
+"""The broker in memory: streams and inboxes, who may write what into them, and being stopped and started."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from messages import names
+from messages.bus.grants import Grants, Topics
+from messages.errors import LoginRefused, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """As it lies in a queue; `user` is who published it."""
+
+    key: str
+    body: bytes
+    user: str
+
+
+@dataclass
+class Stream:
+    """Messages by offset; the head goes when there are more than `max_bytes`, the last message never."""
+
+    max_bytes: int | None
+    first: int = 0
+    size: int = 0
+    messages: deque[Message] = field(default_factory=deque)
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.messages)
+
+    def append(self, message: Message) -> None:
+        self.messages.append(message)
+        self.size += len(message.body)
+        if self.max_bytes is not None:
+            while self.size > self.max_bytes and len(self.messages) > 1:
+                self.drop_head()
+
+    def drop_head(self) -> None:
+        self.size -= len(self.messages.popleft().body)
+        self.first += 1
+
+    def get(self, offset: int) -> Message:
+        return self.messages[offset - self.first]
+
+
+@dataclass
+class Inbox:
+    """A classic queue: what waits, who holds it for itself, how many consume it."""
+
+    ready: deque[Message] = field(default_factory=deque)
+    exclusive: object | None = None
+    consumers: int = 0
+
+
+class Consumer(Protocol):
+    """What the broker asks of a queue's consumer."""
+
+    def wake(self) -> None:
+        """Look whether the queue has something for it."""
+
+
+class Listener(Protocol):
+    """What the broker asks of a connected bus."""
+
+    @property
+    def news(self) -> threading.Condition:
+        """Notified, with the broker's lock held, when the broker was stopped or started."""
+
+
+class MemoryBroker:
+    """A broker with one vhost.
+
+    Args:
+        definitions: RabbitMQ definitions, as `deploy.broker.definitions.render` makes them.
+        vhost: which of their vhosts; default: the only one.
+    """
+
+    def __init__(self, definitions: Mapping[str, Any], vhost: str | None = None) -> None:
+        self.vhost = definitions["vhosts"][0]["name"] if vhost is None else vhost
+        self.grants = Grants(definitions, self.vhost)
+        self.lock = threading.RLock()
+        """Guards everything here and in the buses."""
+        self.changed = threading.Condition(self.lock)
+        """Tells of exclusive locks and confirms; of messages each bus hears by itself, for its own queues only."""
+        self.buses: set[Listener] = set()
+        self.consumers: dict[str, list[Consumer]] = {}
+        self.up = True
+        self.epoch = 1
+        self.streams: dict[str, Stream] = {}
+        self.inboxes: dict[str, Inbox] = {}
+        self._limits: dict[str, int | None] = {}
+        for queue in definitions["queues"]:
+            if queue["vhost"] != self.vhost:
+                continue
+            if queue["arguments"].get("x-queue-type") == "stream":
+                self._limits[queue["name"]] = queue["arguments"].get("x-max-length-bytes")
+                self.wipe(queue["name"])
+            else:
+                self.inboxes[queue["name"]] = Inbox()
+        self._topics = Topics(
+            (binding["routing_key"], binding["destination"])
+            for binding in definitions["bindings"]
+            if binding["vhost"] == self.vhost
+        )
+
+    def queues_for(self, key: str) -> list[str]:
+        """The queues a routing key leads to."""
+        return sorted(self._topics.queues(key))
+
+    def wake(self, queue: str) -> None:
+        """Have the queue's consumers look at it; with the lock held."""
+        for subscription in self.consumers.get(queue, ()):
+            subscription.wake()
+
+    def publish(self, user: str, key: str, body: bytes) -> None:
+        """Route one message; raises LoginRefused (permission) or RequestError (no queue takes the key)."""
+        with self.changed:
+            if not self.grants.may_write(user, names.EXCHANGE, key):
+                raise LoginRefused(
+                    f"{user!r} may not write {key!r}",
+                    where=self.vhost,
+                    advice="Ask the consortium's operator for the permission",
+                )
+            queues = self.queues_for(key)
+            if not queues:
+                raise RequestError(f"no queue takes the key {key!r}", where=self.vhost)
+            message = Message(key, body, user)
+            for queue in queues:
+                if queue in self.streams:
+                    self.streams[queue].append(message)
+                else:
+                    self.inboxes[queue].ready.append(message)
+                self.wake(queue)
+
+    def wipe(self, queue: str) -> None:
+        """Delete a stream and declare it again, empty; its offsets begin at 0, and its consumers attach anew."""
+        with self.changed:
+            self.streams[queue] = Stream(self._limits[queue])
+            self.wake(queue)
+
+    def truncate(self, queue: str, keep: int) -> None:
+        """Drop a stream's head, as retention does, until `keep` messages are left; offsets stay."""
+        with self.changed:
+            stream = self.streams[queue]
+            while len(stream.messages) > keep:
+                stream.drop_head()
+
+    def length(self, queue: str) -> int:
+        """How many messages wait in a queue or are kept in a stream."""
+        with self.changed:
+            if queue in self.streams:
+                return len(self.streams[queue].messages)
+            return len(self.inboxes[queue].ready)
+
+    def stop(self) -> None:
+        """Break every connection; publishes wait until `start`."""
+        with self.changed:
+            self.up = False
+            self._tell_all()
+
+    def start(self) -> None:
+        """Take connections again: every bus attaches anew, and unacknowledged inbox messages come again."""
+        with self.changed:
+            self.up = True
+            self.epoch += 1
+            self._tell_all()
+            self.changed.notify_all()
+
+    def _tell_all(self) -> None:
+        for bus in self.buses:
+            bus.news.notify_all()
