@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import site_consortium as script
 import structlog
+from agent_rig import Start
 from brokers import eventually
 from structlog.testing import LogCapture
 
-from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.kinds import RoundComplete, Standing
 from messages.reasons import Reason
 from site_agent import sender
@@ -21,28 +19,8 @@ from site_agent.service import Agent
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return script.broker()
-
-
-@pytest.fixture
-def coordinator(broker: MemoryBroker) -> Iterator[script.ScriptedCoordinator]:
-    one = script.ScriptedCoordinator(broker)
-    yield one
-    one.bus.close()
-
-
-@pytest.fixture
-def agent(broker: MemoryBroker, tmp_path: Path) -> Iterator[Agent]:
-    one = Agent(
-        script.site_config(tmp_path / "state"), lambda c, notice: MemoryBus(broker, c.site.name, on_notice=notice)
-    )
-    thread = threading.Thread(target=one.run, daemon=True)
-    thread.start()
-    yield one
-    one.stop()
-    thread.join(20)
-    assert not thread.is_alive()
+def agent(start: Start) -> Agent:
+    return start().agent
 
 
 def test_an_event_that_the_broker_lost_comes_with_the_answer_to_an_enquiry(

@@ -1,0 +1,122 @@
+"""The whole agent and data that change or go under it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import site_consortium as script
+from agent_rig import Start, through_rounds
+from brokers import eventually
+
+from messages.reasons import Reason
+from site_agent.data_guard import Look, look_at
+from site_agent.datasets.config import DatasetConfig
+
+
+def data_on_disk(folder: Path) -> tuple[dict[str, Any], Path]:
+    """A data set's section of site.toml, and one of its images."""
+    image = folder / "case-1" / "case-1-t1.nii.gz"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"voxels")
+    return {"glioma": {"source": "brats", "path": str(folder), "labels": {3: "ET"}}}, image
+
+
+def outcome(coordinator: script.ScriptedCoordinator, number: int) -> Reason | None:
+    """What the site says of a round: why it fails, or None with its update."""
+    coordinator.send_model(number)
+    coordinator.start_round(number)
+    failed = lambda: coordinator.of("round-failed", number)  # noqa: E731
+    eventually(lambda: failed() or coordinator.of("weights-ready", number), what="the round's end")
+    return failed()[0].body.reason if failed() else None
+
+
+def test_a_data_set_that_changed_or_is_gone_between_rounds_is_told_though_the_trainer_is_warm(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, image = data_on_disk(tmp_path / "data")
+    status = image.stat()
+    running = start(datasets=datasets)
+    through_rounds(coordinator, 1)
+    pid = running.ask("status")["experiments"][0]["trainer_pid"]
+
+    image.write_bytes(b"other voxels")
+    assert outcome(coordinator, 2) is Reason.DATASET_CHANGED
+    image.write_bytes(b"voxels")
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert outcome(coordinator, 3) is None
+    away = (tmp_path / "data").rename(tmp_path / "away")
+    assert outcome(coordinator, 4) is Reason.DATASET_GONE
+    (tmp_path / "data").mkdir()  # a mount point without its mount
+    assert outcome(coordinator, 5) is Reason.DATASET_GONE
+    (tmp_path / "data").rmdir()
+    away.rename(tmp_path / "data")
+    assert outcome(coordinator, 6) is None
+    assert running.ask("status")["experiments"][0]["trainer_pid"] == pid
+
+
+def test_a_file_more_a_file_less_and_a_lost_permission_are_told_and_when_all_is_back_the_site_trains_again(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_roots_rights(config: DatasetConfig) -> Look:
+        # Root may read everything: this thread looks as nobody does (setfsuid(2) is of one thread).
+        ctypes.CDLL(None).setfsuid(65534)
+        return look_at(config)
+
+    monkeypatch.setattr("site_agent.data_guard.look_at", without_roots_rights)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as outside:  # pytest's own folder is closed to others
+        os.chmod(outside, 0o755)
+        folder = Path(outside) / "data"
+        datasets, image = data_on_disk(folder)
+        os.chmod(folder, 0o755)
+        os.chmod(image.parent, 0o755)
+        start(datasets=datasets)
+        through_rounds(coordinator, 1)
+
+        added = image.parent / "case-1-seg.nii.gz"
+        added.touch()
+        assert outcome(coordinator, 2) is Reason.DATASET_CHANGED
+        added.unlink()
+        assert outcome(coordinator, 3) is None
+        away = image.rename(Path(outside) / "away")
+        assert outcome(coordinator, 4) is Reason.DATASET_GONE  # it was the only one
+        away.rename(image)
+        assert outcome(coordinator, 5) is None
+        os.chmod(folder, 0o000)
+        assert outcome(coordinator, 6) is Reason.DATASET_GONE
+        os.chmod(folder, 0o755)
+        assert outcome(coordinator, 7) is None
+        os.chmod(image.parent, 0o000)
+        assert outcome(coordinator, 8) is Reason.DATASET_CHANGED  # one of its folders
+        os.chmod(image.parent, 0o755)
+        assert outcome(coordinator, 9) is None
+
+
+def test_an_experiment_whose_data_set_is_gone_is_declined(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, _ = data_on_disk(tmp_path / "data")
+    (tmp_path / "data").rename(tmp_path / "away")
+    start(datasets=datasets)
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.DATASET_GONE
+
+
+def test_a_data_set_that_changed_while_the_agent_was_down_is_told(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, image = data_on_disk(tmp_path / "data")
+    first = start(datasets=datasets)
+    through_rounds(coordinator, 1)
+    first.stop()
+    (image.parent / "case-1-seg.nii.gz").write_bytes(b"a label that came later")
+    start(datasets=datasets)
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is Reason.DATASET_CHANGED

@@ -1,0 +1,98 @@
+"""The whole agent under its operator's policy, hours and orders."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+import site_consortium as script
+from agent_rig import Start, joined
+from brokers import eventually
+
+from messages.errors import RequestError
+from messages.kinds import ExperimentChecked
+from messages.reasons import Reason
+
+
+def test_a_codec_that_the_policy_does_not_name_is_declined(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    start(policy={"approval": "auto", "allow": [{"codecs": ["float32"]}]})
+    coordinator.accept(script.experiment_file(wire={"codec": "bfloat16"}))
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.CODEC_NOT_ALLOWED
+
+
+def test_a_stranger_is_declined_with_a_code(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    start(policy={"approval": "auto", "allow": [{"researchers": ["dr-b"]}]})
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.RESEARCHER_NOT_ALLOWED
+    assert not coordinator.of("joined")
+
+
+def test_too_few_cases_are_declined_with_their_counts(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    start("--cases", "4")
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.TOO_FEW_CASES
+    assert declined.body.cases.used == 4
+
+
+def test_a_check_is_answered_without_joining(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    start()
+    body = ExperimentChecked(experiment=script.experiment_file(), researcher="dr-x", nonce="0" * 32)
+    eventually(lambda: coordinator.of("hello"), what="hello")
+    coordinator.say("experiment-checked", body, experiment="exp-1")
+    answer = eventually(lambda: [e for e in coordinator.live if e.kind == "check-answer"], what="an answer")[0]
+    assert (answer.body.accepts, answer.body.reason) == (False, Reason.RESEARCHER_NOT_ALLOWED)
+    assert not coordinator.of("declined")
+
+
+def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    running = start(policy={"approval": "hand", "allow": [{}]})
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.AWAITS_APPROVAL
+    with pytest.raises(RequestError, match="awaits approval"):
+        running.ask("approve", experiment="exp-2")
+    running.ask("approve", experiment="exp-1")
+    assert eventually(lambda: coordinator.of("joined"), what="joined")
+
+
+def test_a_paused_site_refuses_rounds_and_goes_on_when_resumed(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start()
+    joined(coordinator)
+    assert running.ask("pause")["state"] == "paused"
+    coordinator.start_round(1)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is Reason.SITE_PAUSED
+    running.ask("resume")
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    assert eventually(lambda: coordinator.of("weights-ready", 2), what="weights-ready")
+
+
+def test_outside_the_hours_new_work_waits(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    now = datetime.now()
+    hours = f"{now + timedelta(hours=3):%H:%M}-{now + timedelta(hours=4):%H:%M}"
+    running = start(limits={"hours": hours})
+    coordinator.accept()
+    eventually(lambda: running.ask("status")["queue"] == ["exp-1"], what="the experiment to wait")
+    assert not coordinator.of("joined")
+    assert running.ask("status")["within_hours"] is False
+
+
+def test_a_drained_site_finishes_and_goes(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    running = start("--seconds", "1")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    running.ask("drain")
+    running.thread.join(20)
+    assert running.result == [0]
+    assert coordinator.of("weights-ready", 1)
+    assert coordinator.of("leaving")

@@ -1,0 +1,194 @@
+"""The whole agent and a trainer that fails, hangs, stops or is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import site_consortium as script
+from agent_rig import Start, close_round, joined
+from brokers import eventually
+
+from messages.reasons import Reason
+
+
+@pytest.mark.parametrize(
+    ("trainer", "reason"),
+    [
+        ("nan-loss", Reason.NAN_LOSS),
+        ("die", Reason.TRAINER_DIED),
+        ("words of its own", Reason.TRAINING_ERROR),
+    ],
+)
+def test_a_round_that_fails_is_told_by_its_code(
+    start: Start, coordinator: script.ScriptedCoordinator, trainer: str, reason: Reason
+) -> None:
+    start("--fail", trainer)
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is reason
+
+
+def test_a_trainer_without_progress_is_ended_and_told(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    command = [sys.executable, "-m", "site_agent.training.null", "--fail", "hang"]
+    running = start(training={"command": command, "stuck_after": "6s"})
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is Reason.TRAINER_STUCK
+    assert running.ask("status")["experiments"][0]["trainer_pid"] is None
+
+
+def test_a_trainer_that_stops_in_mid_round_is_replaced_and_the_next_round_trains(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    command = [sys.executable, "-m", "site_agent.training.null", "--seconds", "3"]
+    running = start(training={"command": command, "stuck_after": "6s"})
+
+    def experiment() -> dict[str, Any]:
+        found: dict[str, Any] = running.ask("status")["experiments"][0]
+        return found
+
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: (experiment()["progress"] or {}).get("phase") == "training", what="progress of training")
+    stopped = experiment()["trainer_pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert (failed.round, failed.body.reason) == (1, Reason.TRAINER_STUCK)
+    eventually(lambda: not Path(f"/proc/{stopped}/exe").exists(), what="the stopped process to be gone")
+    close_round(coordinator, 1)
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    assert eventually(lambda: coordinator.of("weights-ready", 2), what="the next round's update")
+    assert experiment()["trainer_pid"] not in (None, stopped)
+
+
+def test_a_trainer_that_is_killed_in_mid_round_is_replaced_and_the_round_is_trained(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start("--seconds", "2")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    killed = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")
+    os.kill(killed, signal.SIGKILL)
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="the round's update")
+    assert not coordinator.of("round-failed")
+    assert running.ask("status")["experiments"][0]["trainer_pid"] not in (None, killed)
+
+
+def test_a_trainer_that_does_not_end_when_the_agent_stops_is_killed(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.trainers.Trainers.close.__defaults__", (1.0,))
+    running = start("--seconds", "600")
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    pid = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")
+    os.kill(pid, signal.SIGSTOP)
+    assert running.stop() == 0
+    assert not Path(f"/proc/{pid}/exe").exists()
+
+
+GPU_FAILS = """
+from pathlib import Path
+from site_agent.training import null
+from site_agent.training.protocol import Failed
+
+plain = null.NullTrainer._train
+
+def train(self, request):
+    times = Path(TIMES)
+    left = int(times.read_text())
+    if left == 0:
+        return plain(self, request)
+    times.write_text(str(left - 1))
+    self._say(Failed(code="gpu-error", round=request.round, detail="CUDA error: unknown error", fatal=True))
+
+null.NullTrainer._train = train
+raise SystemExit(null.main())
+"""
+
+
+def test_after_a_gpu_error_a_fresh_process_tries_once_more_and_then_the_round_is_given_up(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    times = tmp_path / "times"
+    times.write_text("1")
+    command = [sys.executable, "-c", GPU_FAILS.replace("TIMES", repr(str(times)))]
+    running = start(training={"command": command})
+
+    def pid() -> int:
+        found: int = running.ask("status")["experiments"][0]["trainer_pid"]
+        return found
+
+    joined(coordinator)
+    spoilt = pid()
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="the round's update")
+    assert pid() not in (None, spoilt)
+    assert not coordinator.of("round-failed")
+    close_round(coordinator, 1)
+    times.write_text("2")
+    coordinator.send_model(2)
+    coordinator.start_round(2)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert (failed.round, failed.body.reason) == (2, Reason.GPU_ERROR)
+    close_round(coordinator, 2)
+    coordinator.send_model(3)
+    coordinator.start_round(3)
+    assert eventually(lambda: coordinator.of("weights-ready", 3), what="the next round's update")
+
+
+KILLED_FOR_MEMORY = """
+import os, signal
+from pathlib import Path
+from site_agent.training import null
+
+def train(self, request):
+    events = Path(EVENTS)
+    count = int(events.read_text().split()[1])
+    events.write_text(f"oom_kill {count + COUNTED}")  # as the kernel does it: it counts, then kills
+    os.kill(os.getpid(), signal.SIGKILL)
+
+null.NullTrainer._train = train
+raise SystemExit(null.main())
+"""
+
+
+@pytest.mark.parametrize(("counted", "reason"), [(1, Reason.OUT_OF_MEMORY), (0, Reason.TRAINER_DIED)])
+def test_a_trainer_killed_for_want_of_memory_is_told_from_one_killed_by_hand(
+    start: Start,
+    coordinator: script.ScriptedCoordinator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counted: int,
+    reason: Reason,
+) -> None:
+    events = tmp_path / "root/sys/fs/cgroup/konsil/memory.events"
+    events.parent.mkdir(parents=True)
+    events.write_text("oom_kill 3")
+    groups = tmp_path / "root/proc/self/cgroup"
+    groups.parent.mkdir(parents=True)
+    groups.write_text("0::/konsil\n")
+    monkeypatch.setattr("site_agent.oom.ROOT", tmp_path / "root")
+    program = KILLED_FOR_MEMORY.replace("EVENTS", repr(str(events))).replace("COUNTED", str(counted))
+    start(training={"command": [sys.executable, "-c", program]})
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is reason
