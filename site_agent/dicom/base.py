@@ -142,10 +142,15 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class LabelMap:
-    """A label on a reference volume's grid: position in `concepts` plus one, 0 is background. uint8 (I, J, K)."""
+    """A label on a reference volume's grid: position in `concepts` plus one, 0 is background. uint8 (I, J, K).
+
+    Attributes:
+        described: the concepts of which the object that it was read from says something, be it that there are none.
+    """
 
     voxels: npt.NDArray[np.uint8]
     concepts: tuple[str, ...]
+    described: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,8 @@ class Accounting:
         left_out: studies that gave no case, by reason. series_left_out: series, by reason.
         extent_unverified: series used of which nothing but their slices says that none is missing at the ends.
         fingerprint: keyed digest of the accepted cases' content (hex).
+        as_of: when the source was last asked (Unix time), where it was away when this was wanted; None: it was not. For
+            the operator's eyes.
     """
 
     found: int
@@ -182,3 +189,4 @@ class Accounting:
     series_left_out: Counter[Reason] = field(default_factory=Counter)
     extent_unverified: int = 0
     fingerprint: str = ""
+    as_of: float | None = None

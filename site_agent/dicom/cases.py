@@ -7,41 +7,18 @@ fit, the study is left out and says why.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from messages.reasons import Reason
-from site_agent.dicom import grid, nifti_labels, roles, segmentations, structures, volumes
-from site_agent.dicom.base import LabelMap, LeftOut, Object, Refused, Volume
+from site_agent.dicom import grid, labels, roles, volumes
+from site_agent.dicom.base import LabelMap, LeftOut, Refused, Volume
 from site_agent.dicom.concepts import MOST_LOST, outline
 from site_agent.dicom.config import DicomDataset
+from site_agent.dicom.labels import LABEL_MODALITY
+from site_agent.dicom.study import Study
 
-LABEL_MODALITY = {"seg": "SEG", "rtstruct": "RTSTRUCT"}
-"""Modality (0008,0060) of the objects that hold labels, by `labels.source`."""
-_SAYS_LEAST = (Reason.LABEL_REFERENCES_OTHERS, Reason.UNMATCHED_LABEL, Reason.OTHER_FRAME_OF_REFERENCE)
-"""Of several labels none of which can be used, those left out for one of these are not the ones to complain of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """One study's clean objects, series by series. UIDs are pseudonyms.
-
-    Attributes:
-        facts: what was taken down of each image series before it was cleaned.
-        modalities: of every series that was fetched.
-        announced: how many instances the source says that a series has; None where it does not.
-        broken: series that did not come whole, with the reason.
-        objects: reads a series.
-        nifti: the label file beside, where labels are NIfTI; None where there is none.
-    """
-
-    facts: Mapping[str, roles.Facts]
-    modalities: Mapping[str, str]
-    announced: Mapping[str, int | None]
-    broken: Mapping[str, Reason]
-    objects: Callable[[str], Sequence[Object]]
-    nifti: Path | None = None
+__all__ = ["LABEL_MODALITY", "Made", "assemble"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +55,7 @@ def assemble(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> M
         channels[role] = volume if volume is reference else grid.onto(volume, reference)
         drawn_on.append(outline(volume))
     assert reference is not None  # noqa: S101 (for mypy: the configuration names a channel)
-    label = _label(study, config, reference, drawn_on[1:])
+    label = labels.read(study, config, reference, drawn_on[1:])
     for role, volume in zip(config.channels[1:], drawn_on[1:], strict=True):
         _reaches(volume, role, label, reference)
     return Made(channels, label, unverified)
@@ -121,32 +98,3 @@ def _volume(study: Study, series: str, role: str) -> Volume:
         timed = any(volume.part.startswith("time") for volume in found)
         raise Refused(Reason.TIME_SERIES if timed else Reason.AMBIGUOUS_SERIES, several)
     return found[0]
-
-
-def _label(study: Study, config: DicomDataset, reference: Volume, drawn_on: Sequence[Volume]) -> LabelMap:
-    """`drawn_on`: the other volumes that a label may have been drawn on."""
-    rules = config.labels
-    if rules.source == "nifti":
-        if study.nifti is None:
-            raise Refused(Reason.NO_LABEL, "no file in labels.folder is named after the study or the patient")
-        return nifti_labels.read(study.nifti, reference, rules)
-    read = segmentations.read if rules.source == "seg" else structures.read
-    wanted = [series for series, modality in study.modalities.items() if modality == LABEL_MODALITY[rules.source]]
-    found: list[LabelMap] = []
-    refused: list[Refused] = []
-    for series in sorted(wanted):
-        if series in study.broken:
-            refused.append(Refused(study.broken[series], "a label did not come whole"))
-            continue
-        for obj in study.objects(series):
-            try:
-                found.append(read(obj, reference, rules, drawn_on))
-            except Refused as error:
-                refused.append(error)
-    if len(found) > 1:
-        raise Refused(Reason.SEVERAL_LABELS, f"{len(found)} labels fit")
-    if found:
-        return found[0]
-    if refused:
-        raise next((error for error in refused if error.reason not in _SAYS_LEAST), refused[0])
-    raise Refused(Reason.NO_LABEL, "the study holds no label")

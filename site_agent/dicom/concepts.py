@@ -5,7 +5,8 @@ What the three kinds of labels have in common (`segmentations`, `structures`, `n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +46,24 @@ class Known:
 def outline(volume: Volume) -> Volume:
     """A volume's geometry and references without its voxels, to be kept at no cost (for `drawn_on`)."""
     return replace(volume, voxels=np.broadcast_to(np.float32(0), volume.voxels.shape))
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Raises Refused (`UNREADABLE`) for whatever a malformed object makes pydicom raise."""
+    try:
+        yield
+    except (Refused, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed object, and quotes its values
+        raise Refused(Reason.UNREADABLE, f"a {what} whose elements cannot be read") from None
+
+
+def related(named: Mapping[str, Sequence[str]], known: Known) -> bool:
+    """Whether a label names no image, or a known series, or known images without their series; see `require_known`."""
+    if not named or any(series in known.series for series in named if series):
+        return True
+    return "" in named and known.instances.issuperset(named[""])
 
 
 def require_known(named: Mapping[str, Sequence[str]], known: Known) -> None:
@@ -129,7 +148,29 @@ def merge(masks: Mapping[str, Mask], shape: tuple[int, ...], rules: Labels) -> L
             shared = int(np.count_nonzero(there))
             raise Refused(Reason.OVERLAPPING_LABELS, f"two concepts claim {shared} voxels and no order is given")
         voxels[mask] = names.index(concept) + 1
-    return LabelMap(voxels, names)
+    return LabelMap(voxels, names, frozenset(masks))
+
+
+def together(maps: Sequence[LabelMap], rules: Labels) -> LabelMap:
+    """The label maps of several objects on one grid as one; none of them changes, whatever their order.
+
+    Each gives other concepts than the others do; what two give alike, voxel by voxel, is the same label twice and
+    counts once. Which of two that differ is right (a second reader's, a revision) nothing says: dates tell when, not
+    why. What `rules.order` took from a concept within its own object it would have taken here.
+
+    Raises:
+        Refused: two give a concept otherwise (`SEVERAL_LABELS`); as `merge` (`OVERLAPPING_LABELS`).
+    """
+    if len(maps) == 1:
+        return maps[0]
+    masks: dict[str, Mask] = {}
+    for one in maps:
+        for concept in sorted(one.described):
+            mask = one.voxels == one.concepts.index(concept) + 1
+            if concept in masks and not np.array_equal(masks[concept], mask):
+                raise Refused(Reason.SEVERAL_LABELS, f"{len(maps)} labels fit, and two give one concept otherwise")
+            masks[concept] = mask
+    return merge(masks, maps[0].voxels.shape, rules)
 
 
 def put(drawn: LabelMap, affine: grid.Affine, reference: Volume) -> LabelMap:
@@ -139,7 +180,7 @@ def put(drawn: LabelMap, affine: grid.Affine, reference: Volume) -> LabelMap:
         Refused: too much of it lies outside the image (`LABEL_REFERENCES_OTHERS`).
     """
     require_inside(grid.beyond(drawn.voxels, affine, reference), MOST_LOST)
-    return LabelMap(grid.nearest(drawn.voxels, affine, reference), drawn.concepts)
+    return replace(drawn, voxels=grid.nearest(drawn.voxels, affine, reference))
 
 
 def require_inside(lost: float, most: float) -> None:

@@ -27,7 +27,7 @@ class Task:
 
     Attributes:
         folder: the data set's. study: the study's pseudonym; patient: the patient's; print: see `index.Verdict`.
-        modalities, announced, broken, nifti: as in `cases.Study`.
+        modalities, announced, broken, nifti: as in `study.Study`.
         series: series that were left out before, by reason.
     """
 
@@ -72,9 +72,10 @@ def make(task: Task) -> Verdict:
 
 
 def _made(task: Task, series: Counter[Reason]) -> Verdict:
-    from site_agent.dicom.cases import Study, assemble
+    from site_agent.dicom.cases import assemble
     from site_agent.dicom.pseudonyms import Pseudonyms
     from site_agent.dicom.spool import Spool
+    from site_agent.dicom.study import Study
 
     with Spool(task.folder / "spool", Pseudonyms(task.secret)) as spool:
         lying = spool.series(task.study)

@@ -32,8 +32,8 @@ ON_SLICE = 0.1
 """How far (in voxels, at the corners) a frame may lie from the reference's voxels and still be put straight on them."""
 THRESHOLD = 0.5
 """Share of Maximum Fractional Value from which on a fractional segment counts."""
-_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation, and Label Map Segmentation."""
 _SPACING = 0.01
 
 Steps = npt.NDArray[np.int64]
@@ -59,23 +59,39 @@ def read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volum
         Refused: UNSUPPORTED_IMAGE, OTHER_FRAME_OF_REFERENCE, LABEL_REFERENCES_OTHERS, UNMATCHED_LABEL,
             OVERLAPPING_LABELS, MISSING_GEOMETRY, IRREGULAR_SPACING, UNDECODABLE_PIXELS, UNREADABLE.
     """
-    try:
+    with concepts.readable("segmentation"):
         return _read(obj, reference, rules, drawn_on)
-    except (Refused, MemoryError):
-        raise
-    except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed object, and quotes its values
-        raise Refused(Reason.UNREADABLE, "a segmentation whose elements cannot be read") from None
+
+
+def described(obj: Object, rules: Labels) -> frozenset[str]:
+    """The concepts that an object's segments stand for, whether or not they have voxels; none where it is no SEG.
+
+    Raises:
+        Refused: UNMATCHED_LABEL (a segment stands for two), UNREADABLE.
+    """
+    with concepts.readable("segmentation"):
+        return frozenset(_concepts(obj, rules).values()) if str(obj.get("SOPClassUID")) in _CLASSES else frozenset()
+
+
+def named(obj: Object) -> Mapping[str, Sequence[str]]:
+    """The images that it says it was drawn on, as `concepts.require_known` takes them.
+
+    Raises:
+        Refused: UNREADABLE.
+    """
+    with concepts.readable("segmentation"):
+        return _named(obj)
 
 
 def _read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume]) -> LabelMap:
-    if str(obj.get("SOPClassUID")) not in (_SEGMENTATION, _LABEL_MAP) or (whole(obj, "SamplesPerPixel") or 1) != 1:
+    if str(obj.get("SOPClassUID")) not in _CLASSES or (whole(obj, "SamplesPerPixel") or 1) != 1:
         raise Refused(Reason.UNSUPPORTED_IMAGE, "not a segmentation of voxels")
-    named = _named(obj)
-    _same_frame(obj, reference, named)
-    concepts.require_known(named, Known.of((reference, *drawn_on)))
+    images = _named(obj)
+    _same_frame(obj, reference, images)
+    concepts.require_known(images, Known.of((reference, *drawn_on)))
     wanted = _wanted(obj, rules)
     frames = _frames(obj)
-    here = bool(named) and set(named) <= {reference.series}
+    here = bool(images) and set(images) <= {reference.series}
     # Drawn on this very volume, its slices are the volume's, whatever Spacing Between Slices says (some scanners write
     # the gap there, and who draws copies it), and nothing can lie outside; drawn on another one, its rim may.
     placed = _placed(frames, reference, None if here else _between(obj))
@@ -110,26 +126,33 @@ def _named(obj: Object) -> dict[str, list[str]]:
     return {"": images} if images else {}
 
 
-def _same_frame(obj: Object, reference: Volume, named: Mapping[str, Sequence[str]]) -> None:
+def _same_frame(obj: Object, reference: Volume, images: Mapping[str, Sequence[str]]) -> None:
     frame = str(obj.get("FrameOfReferenceUID") or "")
     if frame != reference.frame_of_reference:
         raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "the segmentation has another frame of reference than the image")
-    if not frame and reference.series not in named:
+    if not frame and reference.series not in images:
         raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "neither a frame of reference nor a reference relates the label")
 
 
 def _wanted(obj: Object, rules: Labels) -> dict[int, str]:
-    """Segment number → concept."""
+    """Segment number → concept; raises Refused (`UNMATCHED_LABEL`) where there is none."""
+    found = _concepts(obj, rules)
+    if not found:
+        count = len(obj.get("SegmentSequence") or ())
+        raise Refused(Reason.UNMATCHED_LABEL, f"none of {count} segments carries a code of site.toml")
+    return found
+
+
+def _concepts(obj: Object, rules: Labels) -> dict[int, str]:
     found: dict[int, str] = {}
     background = whole(obj, "PixelPaddingValue") if _is_label_map(obj) else None
-    segments = obj.get("SegmentSequence") or ()
-    for segment in segments:
+    for segment in obj.get("SegmentSequence") or ():
         concept = concepts.concept_of(concepts.codes_of(segment.get("SegmentedPropertyTypeCodeSequence")), None, rules)
         value = whole(segment, "SegmentNumber")
+        if concept is not None and value is None:
+            raise Refused(Reason.UNREADABLE, "a segment of site.toml that has no number")
         if concept is not None and value is not None and value != background:
             found[value] = concept
-    if not found:
-        raise Refused(Reason.UNMATCHED_LABEL, f"none of {len(segments)} segments carries a code of site.toml")
     return found
 
 

@@ -10,7 +10,7 @@ though they should say XOR), any other adds to it; one that comes twice counts o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,12 +60,36 @@ def read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volum
         Refused: UNSUPPORTED_IMAGE, OTHER_FRAME_OF_REFERENCE, LABEL_REFERENCES_OTHERS, UNMATCHED_LABEL,
             OVERLAPPING_LABELS, MISSING_SLICES, UNREADABLE.
     """
-    try:
+    with concepts.readable("structure set"):
         return _read(obj, reference, rules, drawn_on)
-    except (Refused, MemoryError):
-        raise
-    except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed object, and quotes its values
-        raise Refused(Reason.UNREADABLE, "a structure set whose elements cannot be read") from None
+
+
+def described(obj: Object, rules: Labels) -> frozenset[str]:
+    """The concepts that an object's structures stand for, drawn or not; none where it is no structure set.
+
+    Raises:
+        Refused: UNMATCHED_LABEL (a structure stands for two), UNREADABLE.
+    """
+    with concepts.readable("structure set"):
+        known = _known(obj, rules) if str(obj.get("SOPClassUID")) == _STRUCTURES else ()
+        return frozenset(concept for concept, _ in known)
+
+
+def named(obj: Object) -> Mapping[str, Sequence[str]]:
+    """The images that it says it was drawn on, as `concepts.require_known` takes them; those that contours name where
+    it names no series.
+
+    Raises:
+        Refused: UNREADABLE.
+    """
+    with concepts.readable("structure set"):
+        images = [
+            str(image.ReferencedSOPInstanceUID)
+            for roi in obj.get("ROIContourSequence") or ()
+            for contour in roi.get("ContourSequence") or ()
+            for image in contour.get("ContourImageSequence") or ()
+        ]
+        return _named(obj) or ({"": images} if images else {})
 
 
 def _read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume]) -> LabelMap:
@@ -73,14 +97,14 @@ def _read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volu
         raise Refused(Reason.UNSUPPORTED_IMAGE, "not a structure set")
     volumes = (reference, *drawn_on)
     known = Known.of(volumes)
-    named = _named(obj)
-    concepts.require_known(named, known)
+    series = _named(obj)
+    concepts.require_known(series, known)
     structures = _structures(obj, rules)
     images = {image for structure in structures for contour in structure.contours for image in contour.images}
     concepts.require_known({"": sorted(images)} if images else {}, known)
     canvas = next(
         (volume for volume in volumes if images and images <= Known.of([volume]).instances),
-        next((volume for volume in volumes if volume.series in named), reference),
+        next((volume for volume in volumes if volume.series in series), reference),
     )
     masks: dict[str, Mask] = {}
     for structure in structures:
@@ -108,23 +132,30 @@ def _named(obj: Object) -> dict[str, list[str]]:
 def _structures(obj: Object, rules: Labels) -> list[_Structure]:
     """The structures that are a concept of the rules."""
     contours = {int(item.ReferencedROINumber): item for item in obj.get("ROIContourSequence") or ()}
+    found = []
+    for concept, roi in _known(obj, rules):
+        number = int(roi.ROINumber)
+        frame = str(roi.get("ReferencedFrameOfReferenceUID") or "")
+        items = contours[number].get("ContourSequence") or () if number in contours else ()
+        found.append(_Structure(concept, frame, tuple(_contour(item) for item in items)))
+    if not found:
+        count = len(obj.get("StructureSetROISequence") or ())
+        raise Refused(Reason.UNMATCHED_LABEL, f"none of {count} structures is a concept of site.toml")
+    return found
+
+
+def _known(obj: Object, rules: Labels) -> list[tuple[str, Object]]:
+    """Concept and item of the structures that are one."""
     codes: dict[int, tuple[tuple[str, str], ...]] = {}
     for item in obj.get("RTROIObservationsSequence") or ():
         said = concepts.codes_of(item.get("RTROIIdentificationCodeSequence"))
         number = int(item.ReferencedROINumber)
         codes[number] = codes.get(number, ()) + said
     found = []
-    structures = obj.get("StructureSetROISequence") or ()
-    for roi in structures:
-        number = int(roi.ROINumber)
-        concept = concepts.concept_of(codes.get(number, ()), str(roi.get("ROIName") or ""), rules)
-        if concept is None:
-            continue
-        frame = str(roi.get("ReferencedFrameOfReferenceUID") or "")
-        items = contours[number].get("ContourSequence") or () if number in contours else ()
-        found.append(_Structure(concept, frame, tuple(_contour(item) for item in items)))
-    if not found:
-        raise Refused(Reason.UNMATCHED_LABEL, f"none of {len(structures)} structures is a concept of site.toml")
+    for roi in obj.get("StructureSetROISequence") or ():
+        concept = concepts.concept_of(codes.get(int(roi.ROINumber), ()), str(roi.get("ROIName") or ""), rules)
+        if concept is not None:
+            found.append((concept, roi))
     return found
 
 

@@ -233,3 +233,24 @@ def nrrd(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
 
 def _vector(text: str) -> list[float]:
     return [float(value) for value in text.strip("()").split(",")]
+
+
+def slices(grid: Volume) -> list[Dataset]:
+    """The MR objects of `grid`, one a slice."""
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine
+    lengths = np.linalg.norm(lps[:3, :3], axis=0)
+    made = []
+    for k, (uid, _) in enumerate(grid.frames):
+        obj = item(
+            SOPClassUID="1.2.840.10008.5.1.4.1.1.4", SOPInstanceUID=uid, StudyInstanceUID="1.2.9.2",
+            SeriesInstanceUID=grid.series, FrameOfReferenceUID=grid.frame_of_reference, Modality="MR",
+            Rows=grid.voxels.shape[1], Columns=grid.voxels.shape[0], SamplesPerPixel=1,
+            PhotometricInterpretation="MONOCHROME2", PixelRepresentation=0, BitsAllocated=16, BitsStored=12, HighBit=11,
+            ImageOrientationPatient=[*(lps[:3, 0] / lengths[0]), *(lps[:3, 1] / lengths[1])],
+            ImagePositionPatient=list((lps @ [0, 0, k, 1])[:3]), PixelSpacing=[lengths[1], lengths[0]],
+            SliceThickness=lengths[2], PixelData=np.ascontiguousarray(grid.voxels[:, :, k].T, "<u2").tobytes(),
+        )  # fmt: skip
+        obj.file_meta = FileMetaDataset()
+        obj.file_meta.TransferSyntaxUID = EXPLICIT
+        made.append(obj)
+    return made

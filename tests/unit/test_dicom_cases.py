@@ -11,7 +11,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_rig import CHANNELS, SECRET, SPACING, series_of, settings, write
+from dicom_rig import CHANNELS, SECRET, SPACING, contents, series_of, settings, write
+from pydicom.pixels import pack_bits, pixel_array
 
 from deploy.demo import dicom
 from messages.reasons import Reason
@@ -29,7 +30,34 @@ def again(obj: Any, **values: Any) -> Any:
 
 
 def two_labels(obj: Any) -> list[Any]:
-    return [obj, again(obj, InstanceNumber=2)] if obj.Modality == "SEG" else [obj]
+    """A second reader took one thing for the other."""
+    if obj.Modality != "SEG":
+        return [obj]
+    other = again(obj, InstanceNumber=2)
+    first, second, *_ = other.SegmentSequence
+    first.SegmentNumber, second.SegmentNumber = second.SegmentNumber, first.SegmentNumber
+    return [obj, other]
+
+
+def split(obj: Any) -> list[Any]:
+    """A segmentation a structure, each in a series of its own, as many tools export them."""
+    if obj.Modality != "SEG":
+        return [obj]
+    masks = pixel_array(obj)
+    numbers = [int(f.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for f in frames_of(obj)]
+    made = []
+    for segment in obj.SegmentSequence:
+        own = [n for n, number in enumerate(numbers) if number == segment.SegmentNumber]
+        one = again(obj, SeriesInstanceUID=dicom.uid("structure", segment.SegmentNumber), NumberOfFrames=len(own))
+        one.SegmentSequence = [segment]
+        one.PerFrameFunctionalGroupsSequence = [frames_of(obj)[n] for n in own]
+        one.PixelData = pack_bits(masks[own].ravel())
+        made.append(one)
+    return made
+
+
+def frames_of(obj: Any) -> Any:
+    return obj.PerFrameFunctionalGroupsSequence
 
 
 def two_alike(obj: Any) -> list[Any]:
@@ -100,6 +128,26 @@ def test_a_study_that_is_not_clear_is_left_out_with_its_reason(what: str, tmp_pa
     write(tmp_path / "export", [0], change=change)
     _, found = made(tmp_path, settings(tmp_path / "export"))
     assert (found.found, found.used, found.left_out) == (1, 0, Counter({reason: 1}))
+
+
+def test_a_segmentation_a_structure_gives_the_case_that_one_of_all_gives(tmp_path: Path) -> None:
+    write(tmp_path / "whole", [0])
+    write(tmp_path / "split", [0], change=split)
+    assert len(list((tmp_path / "split").rglob("IM*"))) == len(list((tmp_path / "whole").rglob("IM*"))) + 2
+    found = [contents(made(tmp_path / f"state {name}", settings(tmp_path / name))[0]) for name in ("whole", "split")]
+    assert found[0] == found[1]
+    assert found[0]
+
+
+def test_a_segmentation_drawn_on_a_series_that_is_no_channel_is_taken(tmp_path: Path) -> None:
+    (written,) = write(tmp_path / "export", [0])  # drawn on T1c
+    dataset, found = made(tmp_path, settings(tmp_path / "export", channels=["FLAIR"]))
+    assert (found.used, found.left_out) == (1, {})
+    (case,) = source.survey(dataset, ["FLAIR"], ["ED", "ET", "NCR"]).cases
+    loaded = source.load(case, dataset)
+    assert loaded.image.shape[0] == 1
+    sizes = np.bincount(loaded.label.ravel(), minlength=4)[1:]
+    assert tuple(sizes) == tuple(np.bincount(written.label.ravel(), minlength=4)[[2, 3, 1]])
 
 
 def test_an_override_says_which_of_two_series_it_is(tmp_path: Path) -> None:
