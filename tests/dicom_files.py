@@ -1,4 +1,7 @@
-"""Small synthetic DICOM objects for tests of sources. (Test modules import this as `dicom_files`.)"""
+"""Small synthetic DICOM objects for tests of sources, and the data set that they make.
+
+(Test modules import this as `dicom_files`.)
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from typing import Any
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+
+from site_agent.dicom.base import SeriesFound
+from site_agent.dicom.config import LabelRule, Labels, Query
 
 ROOT = "1.2.826.0.1.3680043.8.498.4711"
 """A root for tests alone (below pydicom's own, PS3.5, 9.2)."""
@@ -24,6 +30,16 @@ def uid(study: int, series: int | None = None, number: int | None = None) -> str
     """UID of a study, of a series of it, or of an object of that."""
     parts = [study] if series is None else [study, series] if number is None else [study, series, number]
     return ".".join([ROOT, *map(str, parts)])
+
+
+SERIES = SeriesFound(uid(1), uid(1, 1), "MR", 3)
+"""What an index says of `three`."""
+
+
+def asking(query: dict[str, Any]) -> dict[str, Any]:
+    """What a source's settings say of these objects, wherever they come from; as `query` asks for them."""
+    labels = Labels(concepts={"tumour": LabelRule(codes=("SCT:108369006",))})
+    return {"channels": ("T1",), "query": Query(**query), "labels": labels}
 
 
 def image(
@@ -58,6 +74,11 @@ def image(
     for keyword, value in values.items():
         setattr(obj, keyword, value)
     return obj
+
+
+def three() -> list[Dataset]:
+    """One series."""
+    return [image(1, 1, number) for number in (1, 2, 3)]
 
 
 def encoded(obj: Dataset) -> bytes:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from dicom_files import SERIES, Taken, asking
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
-from site_agent.dicom.config import DimseSource, LabelRule, Labels, Query
+from site_agent.dicom.base import Fetched, SeriesFound
+from site_agent.dicom.config import DimseSource
 from site_agent.dicom.sources import contexts
-from site_agent.dicom.sources.dimse import FIND, GET, MOVE
+from site_agent.dicom.sources.dimse import FIND, GET, MOVE, Dimse
 from site_agent.dicom.sources.storage_scp import serve
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -23,7 +25,6 @@ Answers = Iterator[tuple[int, Dataset | None]]
 
 def settings(port: int, **changes: Any) -> DimseSource:
     """A data set that comes from the node on this port."""
-    query = Query(**changes.pop("query", {}))
     values: dict[str, Any] = {
         "source": "dimse",
         "host": "127.0.0.1",
@@ -31,11 +32,18 @@ def settings(port: int, **changes: Any) -> DimseSource:
         "ae": "KONSIL",
         "called": "PACS",
         "patience": 5.0,
-        "channels": ("T1",),
-        "query": query,
-        "labels": Labels(concepts={"tumour": LabelRule(codes=("SCT:108369006",))}),
+        **asking(changes.pop("query", {})),
     }
     return DimseSource(**{**values, **changes})
+
+
+def fetch(pacs: Pacs, taken: Taken, series: SeriesFound = SERIES, **changes: Any) -> Fetched:
+    """What a source over this PACS says of fetching one series."""
+    source = Dimse(settings(pacs.port, **changes))
+    try:
+        return source.fetch(series, taken.has, taken.take)
+    finally:
+        source.close()
 
 
 class Pacs:

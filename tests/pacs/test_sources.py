@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_files import Taken, encoded, image, uid
+from dicom_files import SERIES, Taken, asking, encoded, image, three, uid
 from pydicom.uid import RLELossless
 
 from deploy.orthanc.node import OrthancNode
@@ -18,12 +18,10 @@ from messages.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.dicom import sources
 from site_agent.dicom.base import Fetched, SeriesFound, Source
-from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource, LabelRule, Labels, Query
+from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource
 from site_agent.dicom.sources.dimse import Dimse
 
 WAYS = ("get", "move", "web")
-LABELS = Labels(concepts={"tumour": LabelRule(codes=("SCT:108369006",))})
-SERIES = SeriesFound(uid(1), uid(1, 1), "MR", 3)
 
 
 def dimse(node: OrthancNode, **changes: Any) -> DimseSource:
@@ -34,17 +32,14 @@ def dimse(node: OrthancNode, **changes: Any) -> DimseSource:
         "ae": "KONSIL",
         "called": "ORTHANC",
         "patience": 20.0,
-        "channels": ("T1",),
-        "query": Query(**changes.pop("query", {})),
-        "labels": LABELS,
+        **asking(changes.pop("query", {})),
     }
     return DimseSource(**{**values, **changes})
 
 
 def web(node: OrthancNode, **changes: Any) -> DicomWebSource:
-    query = Query(**changes.pop("query", {}))
-    values = {"source": "dicomweb", "url": node.url, "patience": 20.0, "channels": ("T1",), "labels": LABELS}
-    return DicomWebSource(**{**values, "query": query, **changes})
+    values = {"source": "dicomweb", "url": node.url, "patience": 20.0, **asking(changes.pop("query", {}))}
+    return DicomWebSource(**{**values, **changes})
 
 
 def settings(way: str, node: OrthancNode, **changes: Any) -> DicomDataset:
@@ -67,10 +62,6 @@ def opened(way: str, node: OrthancNode, **changes: Any) -> Iterator[Source]:
 def hold(node: OrthancNode, *objects: Any) -> None:
     for obj in objects:
         node.store(encoded(obj))
-
-
-def three() -> list[Any]:
-    return [image(1, 1, number) for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("way", WAYS)

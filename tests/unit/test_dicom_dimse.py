@@ -1,44 +1,20 @@
-"""DIMSE against a PACS that misbehaves: each way in which it can fail ends in one clear line, never in "nothing"."""
+"""C-FIND and C-GET against a PACS that misbehaves: each failure ends in one clear line, and never in "nothing"."""
 
 from __future__ import annotations
 
-import socket
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_files import Taken, image, uid
-from dicom_nodes import FIND, GET, MOVE, VERIFICATION, Pacs, settings
-from pynetdicom import AE
+from dicom_files import SERIES, Taken, image, three, uid
+from dicom_nodes import Pacs, fetch, settings
 
-from deploy.broker.certificates import Authority
-from messages.errors import ConfigError, DataError, PacsRefused, PacsUnreachable, Unreachable
+from messages.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
-from site_agent.dicom import sources
 from site_agent.dicom.base import Looked, SeriesFound
-from site_agent.dicom.sources import association, contexts, dimse, tls
-from site_agent.dicom.sources.arrivals import Arrivals
+from site_agent.dicom.sources import dimse
 from site_agent.dicom.sources.dimse import Dimse
-from site_agent.dicom.sources.pace import Pace
-from site_agent.dicom.sources.silence import Silence
-from site_agent.dicom.sources.storage_scp import StorageScp
-
-SERIES = SeriesFound(uid(1), uid(1, 1), "MR", 3)
-
-
-def three() -> list[Any]:
-    return [image(1, 1, number) for number in (1, 2, 3)]
-
-
-def fetch(pacs: Pacs, taken: Taken, series: SeriesFound = SERIES, **changes: Any) -> Any:
-    source = Dimse(settings(pacs.port, **changes))
-    try:
-        return source.fetch(series, taken.has, taken.take)
-    finally:
-        source.close()
 
 
 def test_studies_and_series_are_found_with_their_counts() -> None:
@@ -248,26 +224,6 @@ def test_an_object_that_came_incomplete_is_not_taken() -> None:
     assert (fetched.received, fetched.reason) == (2, Reason.RETRIEVE_FAILED)
 
 
-@pytest.mark.parametrize("retrieve", ["get", "move"])
-def test_what_the_taker_raises_ends_the_transfer_and_comes_through(retrieve: str) -> None:
-    offered = []
-
-    def take(obj: Any) -> None:
-        offered.append(obj)
-        raise DataError("the disk is full")
-
-    destinations: dict[str, tuple[str, int]] = {}
-    with Pacs(three(), destinations=destinations) as pacs:
-        source = Dimse(settings(pacs.port, retrieve=retrieve))
-        if retrieve == "move":
-            destinations["KONSIL"] = ("127.0.0.1", source.scp.port)
-        with pytest.raises(DataError, match="disk is full"):
-            source.fetch(SERIES, lambda sop: False, take)
-        source.close()
-
-    assert len(offered) == 1
-
-
 def test_a_pacs_that_falls_silent_is_given_up() -> None:
     over = threading.Event()
 
@@ -281,239 +237,3 @@ def test_a_pacs_that_falls_silent_is_given_up() -> None:
                 fetch(pacs, Taken(), patience=2.0)
         finally:
             over.set()
-
-
-def test_a_move_brings_a_series_to_our_own_storage_scp() -> None:
-    destinations: dict[str, tuple[str, int]] = {}
-    with Pacs(three(), destinations=destinations) as pacs:
-        source, taken = Dimse(settings(pacs.port, retrieve="move")), Taken(uid(1, 1, 3))
-        destinations["KONSIL"] = ("127.0.0.1", source.scp.port)
-        fetched = source.fetch(SERIES, taken.has, taken.take)
-        source.close()
-
-    assert (fetched.received, fetched.present, fetched.reason) == (2, 3, None)
-    assert {obj.file_meta.TransferSyntaxUID for obj in taken.objects} == {"1.2.840.10008.1.2.1"}
-
-
-def test_a_move_whose_destination_the_pacs_does_not_know_says_what_to_register() -> None:
-    with (
-        Pacs(three()) as pacs,
-        pytest.raises(PacsRefused, match=r"0xA801, move destination unknown.*'KONSIL'.*port \d"),
-    ):
-        fetch(pacs, Taken(), retrieve="move")
-
-
-def send(port: int, obj: Any, *, ae: str = "PACS", called: str = "KONSIL", tls_args: Any = None) -> Any:
-    """C-STORE an object to a storage SCP: the status, or None where no association came about."""
-    entity = AE(ae_title=ae)
-    entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = 3
-    entity.add_requested_context(obj.SOPClassUID, obj.file_meta.TransferSyntaxUID)
-    made = entity.associate("127.0.0.1", port, ae_title=called, tls_args=tls_args)
-    if not made.is_established:
-        association._close(made)
-        return None
-    status = made.send_c_store(obj).Status
-    made.release()
-    return status
-
-
-def test_the_storage_scp_takes_only_what_was_asked_for_and_only_from_the_pacs() -> None:
-    scp, taken = StorageScp(settings(1)), Taken()
-    try:
-        coming = Arrivals(SERIES, taken.has, taken.take, Pace(1, None))
-        assert send(scp.port, image()) == 0x0124
-        with scp.expecting(coming):
-            assert send(scp.port, image(), ae="STRANGER") is None
-            assert send(scp.port, image(), called="ANOTHER") is None
-            assert send(scp.port, image(2, 1, 1)) == 0x0124
-            assert send(scp.port, image(1, 1, 1)) == 0x0000
-        assert send(scp.port, image(1, 1, 2)) == 0x0124
-    finally:
-        scp.close()
-
-    assert taken.uids == [uid(1, 1, 1)]
-    assert scp.refused == 3
-    assert send(scp.port, image()) is None
-
-
-def test_the_storage_scp_over_tls_takes_nothing_without_a_certificate_of_the_authority(tmp_path: Path) -> None:
-    authority, stranger = Authority(tmp_path / "authority"), Authority(tmp_path / "stranger")
-    ours = authority.server(["127.0.0.1"], "site")
-    scp = StorageScp(settings(1, ca=authority.certificate, cert=ours.certificate, key=ours.key, patience=2.0))
-    taken = Taken()
-    try:
-        with scp.expecting(Arrivals(SERIES, taken.has, taken.take, Pace(1, None))):
-            for theirs in (stranger.client("pacs"), authority.client("pacs")):
-                context = tls.client(authority.certificate, theirs.certificate, theirs.key)
-                told = send(scp.port, image(), tls_args=(context, "127.0.0.1"))
-                assert told == (0x0000 if theirs.key.is_relative_to(authority.folder) else None)
-            assert send(scp.port, image()) is None
-    finally:
-        scp.close()
-    assert taken.uids == [uid(1, 1, 1)]
-
-
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        config = settings(1, retrieve="move", listen_port=other.getsockname()[1])
-        with pytest.raises(Unreachable, match=r"cannot listen.*in use"):
-            StorageScp(config)
-
-
-class Line:
-    """What `Silence` touches of an association."""
-
-    def __init__(self) -> None:
-        self.dimse_timeout: float | None = 5.0
-        self.given_up = threading.Event()
-        self.dimse = self
-        self.msg_queue = self
-
-    def put(self, message: Any) -> None:
-        assert message == (None, None)
-        self.given_up.set()
-
-
-def test_a_move_is_given_up_only_once_neither_answers_nor_objects_come() -> None:
-    line, heard = Line(), [time.monotonic() + 3600]
-    with Silence(line, 0.05, lambda: heard[0]) as silence:
-        assert line.dimse_timeout is None
-        assert not line.given_up.wait(0.2)  # an object came in an hour's time: far from silent
-        assert list(silence.watched(iter([(1, 2)]))) == [(1, 2)]
-    assert line.dimse_timeout == 5.0
-
-    with Silence(line, 0.05, lambda: 0.0):
-        assert line.given_up.wait(10)
-
-
-def test_an_echo_is_answered() -> None:
-    with Pacs() as pacs:
-        sources.echo(settings(pacs.port))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"ae": "NOBODY"}, "does not know our AE title 'NOBODY'.*registered"),
-        ({"called": "OTHER"}, "is not called 'OTHER'.*Correct called"),
-    ],
-)
-def test_a_rejected_ae_title_is_told_by_name(changes: dict[str, Any], words: str) -> None:
-    with Pacs(three()) as pacs:
-        config = settings(pacs.port, **changes)
-        for ask in (lambda: sources.echo(config), Dimse(config).find):
-            with pytest.raises(PacsRefused, match=words):
-                ask()
-
-
-def test_a_pacs_at_its_limit_is_asked_again_and_then_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(association, "PAUSE", 0.0)
-    with Pacs(three(), maximum=1, callers=("KONSIL", "OTHER")) as pacs:
-        entity = AE(ae_title="OTHER")
-        entity.add_requested_context(VERIFICATION)
-        first = entity.associate("127.0.0.1", pacs.port, ae_title="PACS")
-        with pytest.raises(PacsRefused, match=r"rejects the association \(local limit exceeded"):
-            sources.echo(settings(pacs.port))
-        first.release()
-
-
-@pytest.mark.parametrize(
-    ("offers", "words"),
-    [
-        ((VERIFICATION, FIND), "presentation context of C-GET"),
-        ((VERIFICATION,), "presentation context of C-GET"),
-        ((), "presentation context of C-GET"),
-    ],
-)
-def test_a_rejected_presentation_context_is_told(offers: tuple[str, ...], words: str) -> None:
-    with Pacs(three(), offers=offers) as pacs, pytest.raises(PacsRefused, match=words):
-        fetch(pacs, Taken())
-
-
-def test_a_pacs_that_offers_nothing_that_we_ask_for_is_told() -> None:
-    with Pacs(three(), offers=(VERIFICATION,)) as pacs, pytest.raises(PacsRefused, match="each presentation context"):
-        Dimse(settings(pacs.port)).find()
-
-
-def test_a_pacs_that_lets_us_take_no_storage_class_over_get_is_told() -> None:
-    with (
-        Pacs(three(), roles=False, offers=(FIND, GET)) as pacs,
-        pytest.raises(PacsRefused, match=r'take no storage class.*retrieve = "move"'),
-    ):
-        fetch(pacs, Taken())
-
-
-def test_where_nothing_listens_it_is_said() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-    with pytest.raises(PacsUnreachable, match=r"nothing answers \(Connection refused\)"):
-        sources.echo(settings(port))
-
-
-def test_a_port_that_takes_connections_and_speaks_no_dicom_is_told() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as other,
-        pytest.raises(PacsUnreachable, match="no association comes about within"),
-    ):
-        sources.echo(settings(other.getsockname()[1], patience=0.3))
-
-
-def test_associations_are_not_left_open() -> None:
-    before = {thread.name for thread in threading.enumerate()}
-    with Pacs(three()) as pacs:
-        source = Dimse(settings(pacs.port))
-        source.find()
-        for _ in range(3):
-            source.fetch(SERIES, Taken().has, Taken().take)
-        source.close()
-    deadline = time.monotonic() + 10
-    while left := {thread.name for thread in threading.enumerate()} - before:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.01)
-
-
-def test_an_association_over_tls_shows_and_asks_for_certificates(tmp_path: Path) -> None:
-    authority = Authority(tmp_path / "authority")
-    theirs, ours = authority.server(["127.0.0.1"], "pacs"), authority.client("site")
-    own = {"ca": authority.certificate, "cert": ours.certificate, "key": ours.key}
-    serving = tls.server(authority.certificate, theirs.certificate, theirs.key)
-    with Pacs(three(), ssl_context=serving) as pacs:
-        taken = Taken()
-        assert fetch(pacs, taken, **own).reason is None
-        assert len(taken.objects) == 3
-
-        with pytest.raises(PacsUnreachable, match="Check that this port speaks DICOM; if it speaks TLS, name ca"):
-            sources.echo(settings(pacs.port, patience=0.5))
-        stranger = Authority(tmp_path / "stranger")
-        with pytest.raises(PacsUnreachable, match=r"certificate cannot be trusted"):
-            sources.echo(settings(pacs.port, **{**own, "ca": stranger.certificate}))
-
-
-def test_certificates_that_do_not_fit_together_are_a_mistake_of_the_settings(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    ours = authority.server(["127.0.0.1"], "site")
-    for changes, words in (
-        ({"cert": ours.certificate}, "cert needs ca"),
-        ({"ca": tmp_path / "missing"}, "cannot read certificate"),
-        ({"ca": ours.key}, "holds no certificate"),
-        ({"ca": authority.certificate, "key": ours.key}, "key needs the certificate"),
-        (
-            {"ca": authority.certificate, "cert": ours.certificate, "key": authority.certificate},
-            "not a certificate and",
-        ),
-    ):
-        with pytest.raises(ConfigError, match=words):
-            Dimse(settings(1, **changes))
-    with pytest.raises(ConfigError, match="needs a certificate of ours"):
-        StorageScp(settings(1, retrieve="move", ca=authority.certificate))
-
-
-def test_move_is_proposed_without_storage_contexts() -> None:
-    """A PACS that offers no C-GET serves C-MOVE."""
-    destinations: dict[str, tuple[str, int]] = {}
-    with Pacs(three(), offers=(FIND, MOVE), roles=False, destinations=destinations) as pacs:
-        source, taken = Dimse(settings(pacs.port, retrieve="move")), Taken()
-        destinations["KONSIL"] = ("127.0.0.1", source.scp.port)
-        assert source.fetch(SERIES, taken.has, taken.take).present == 3
-        source.close()
-    assert len(contexts.accepted()) == len(contexts.STORAGE)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_files import Taken, encoded, image, uid, write
+from dicom_files import Taken, asking, encoded, image, uid, write
 from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 
@@ -18,7 +18,7 @@ from messages.errors import ConfigError, DataError
 from messages.reasons import Reason
 from site_agent.dicom import sources
 from site_agent.dicom.base import Looked, SeriesFound
-from site_agent.dicom.config import FolderSource, LabelRule, Labels, Query
+from site_agent.dicom.config import FolderSource
 from site_agent.dicom.sources.folder import FolderReader
 
 TEST_DATA = Path(os.environ.get("KONSIL_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "dicom"
@@ -28,9 +28,7 @@ def settings(path: Path, **query: Any) -> FolderSource:
     return FolderSource(
         source="dicom",
         path=path,
-        channels=("T1",),
-        query=Query(**query),
-        labels=Labels(concepts={"tumour": LabelRule(codes=("SCT:108369006",))}),
+        **asking(query),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_files import Taken, image, uid
+from dicom_files import SERIES, Taken, image, uid
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,6 @@ from site_agent.dicom.sources.statuses import Verdict
 from site_agent.dicom.sources.wanted import Described, Wanted, identified, patient_id, usable
 
 DAYS = st.dates(date(1990, 1, 1), date(2030, 1, 1))
-SERIES = SeriesFound(uid(1), uid(1, 1), "MR", 3)
 
 
 def arrivals(taken: Taken, series: SeriesFound = SERIES) -> Arrivals:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_files import Taken, encoded, image, uid
+from dicom_files import SERIES, Taken, asking, encoded, image, three, uid
 from dicom_web_service import Service
 
 from deploy.broker.certificates import Authority
@@ -16,22 +16,14 @@ from messages.errors import ConfigError, DataError, PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.dicom import sources
 from site_agent.dicom.base import Fetched, Looked, SeriesFound
-from site_agent.dicom.config import DicomWebSource, LabelRule, Labels, Query
+from site_agent.dicom.config import DicomWebSource
 from site_agent.dicom.sources import dicomweb, tls
 from site_agent.dicom.sources.dicomweb import DicomWeb
 
-SERIES = SeriesFound(uid(1), uid(1, 1), "MR", 3)
-
 
 def settings(url: str, **changes: Any) -> DicomWebSource:
-    query = Query(**changes.pop("query", {}))
-    labels = Labels(concepts={"tumour": LabelRule(codes=("SCT:108369006",))})
-    values = {"source": "dicomweb", "url": url, "patience": 5.0, "channels": ("T1",), "query": query, "labels": labels}
+    values = {"source": "dicomweb", "url": url, "patience": 5.0, **asking(changes.pop("query", {}))}
     return DicomWebSource(**{**values, **changes})
-
-
-def three() -> list[Any]:
-    return [image(1, 1, number) for number in (1, 2, 3)]
 
 
 def fetch(service: Service, taken: Taken, series: SeriesFound = SERIES, **changes: Any) -> Fetched:
