@@ -14,6 +14,7 @@ here: those are stacked by ourselves. The tests take it as an oracle.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -144,16 +145,19 @@ def _wanted(obj: Object, rules: Labels) -> dict[int, str]:
 
 
 def _concepts(obj: Object, rules: Labels) -> dict[int, str]:
-    found: dict[int, str] = {}
+    """As `_wanted`, and empty where there is none. Numbers may have gaps, though only label maps should."""
     background = whole(obj, "PixelPaddingValue") if _is_label_map(obj) else None
-    for segment in obj.get("SegmentSequence") or ():
-        concept = concepts.concept_of(concepts.codes_of(segment.get("SegmentedPropertyTypeCodeSequence")), None, rules)
-        value = whole(segment, "SegmentNumber")
-        if concept is not None and value is None:
-            raise Refused(Reason.UNREADABLE, "a segment of site.toml that has no number")
-        if concept is not None and value is not None and value != background:
-            found[value] = concept
-    return found
+    segments = [
+        (
+            whole(segment, "SegmentNumber"),
+            concepts.concept_of(concepts.codes_of(segment.get("SegmentedPropertyTypeCodeSequence")), None, rules),
+        )
+        for segment in obj.get("SegmentSequence") or ()
+    ]
+    numbers = Counter(value for value, _ in segments)
+    if any(concept is not None and (value is None or numbers[value] > 1) for value, concept in segments):
+        raise Refused(Reason.UNREADABLE, "a segment of site.toml without a number of its own")
+    return {value: concept for value, concept in segments if concept and value is not None and value != background}
 
 
 def _is_label_map(obj: Object) -> bool:

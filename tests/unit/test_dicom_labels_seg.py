@@ -21,12 +21,14 @@ from dicom_labels_rig import (
     nrrd,
     rotation,
     segmentation,
+    slices,
     volume,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from messages.errors import ConfigError
 from messages.reasons import Reason
@@ -128,6 +130,92 @@ def test_segments_of_one_concept_may_overlap_and_add_up() -> None:
     np.testing.assert_array_equal(found[:, :, 1].T == TUMOUR, (frames[0][2] | frames[1][2]) > 0)
 
 
+@pytest.mark.parametrize("said", ["UNDEFINED", "NO", "YES", None])
+def test_overlap_is_found_in_the_frames_whatever_segments_overlap_says(said: str | None) -> None:
+    reference, own = volume(), volume((7, 6, 5), spacing=(1.5, 2.0, 3.0), origin=(-19.4, 10.0, 5.0), series="1.9")
+    frames = [(1, 1, block(slice(1, 4), slice(1, 4))), (2, 1, block(slice(2, 5), slice(2, 5)))]
+    for grid, drawn_on in ((reference, []), (own, [outline(own)])):
+        obj = segmentation(frames, BOTH, grid, series=grid.series, between=3.0)
+        if said is not None:
+            obj.SegmentsOverlap = said
+        assert refused(obj, reference, RULES, drawn_on) == Reason.OVERLAPPING_LABELS
+        assert segmentations.read(obj, reference, ORDERED, drawn_on).voxels[2, 2, 1] == TUMOUR
+
+
+NUMBERED = {3: CODES["tumour"], 7: CODES["oedema"]}
+
+
+@pytest.mark.parametrize("between", [None, 1.5])
+def test_segments_may_be_numbered_with_gaps(between: float | None) -> None:
+    """Only label maps may (PS3.3, table C.8.20-4), but nothing is ambiguous about it."""
+    reference, wide = volume(), expected().repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    if between is None:
+        obj = segmentation([({1: 3, 2: 7}[n], k, pixels) for n, k, pixels in FRAMES], NUMBERED, reference)
+        np.testing.assert_array_equal(segmentations.read(obj, reference, RULES).voxels, expected())
+        return
+    own = finer()
+    frames = [(n, k, value == wide[:, :, k].T) for n, value in ((3, TUMOUR), (7, OEDEMA)) for k in (2, 3, 6, 7)]
+    obj = segmentation(frames, NUMBERED, own, between=between, series="1.9")
+    np.testing.assert_array_equal(segmentations.read(obj, reference, RULES, [outline(own)]).voxels, expected())
+
+
+def test_a_label_map_of_16_bits_holds_numbers_beyond_255() -> None:
+    reference = volume()
+    pixels = np.zeros(FRAME_SHAPE, "<u2")
+    pixels[1:3, 2:6], pixels[3:5, 2:6], pixels[0, 0] = 3, 700, 188  # 700 and 444 differ by 256
+    obj = segmentation([(0, 1, pixels)], {3: CODES["tumour"], 700: CODES["oedema"]}, reference, kind="LABELMAP")
+    obj.BitsAllocated, obj.BitsStored, obj.HighBit, obj.PixelData = 16, 16, 15, pixels.tobytes()
+    wanted = expected()
+    wanted[:, :, 3] = 0
+    np.testing.assert_array_equal(segmentations.read(obj, reference, RULES).voxels, wanted)
+
+
+def test_two_segments_of_one_number_cannot_be_told_apart() -> None:
+    reference = volume()
+    obj = segmentation(FRAMES, BOTH, reference)
+    obj.SegmentSequence[1].SegmentNumber = 1
+    assert refused(obj, reference) == Reason.UNREADABLE
+    obj.SegmentSequence[1].SegmentedPropertyTypeCodeSequence[0].CodeValue = "1"  # of no concept
+    assert refused(obj, reference) == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("between", [None, 1.5])
+def test_an_empty_segment_says_that_there_is_none(between: float | None) -> None:
+    reference, own = volume(), volume() if between is None else finer()
+    pixels = np.zeros((own.voxels.shape[1], own.voxels.shape[0]), np.uint8)
+    pixels[2:4, 2:4] = 1
+    for frames in ([(1, 2, pixels), (1, 3, pixels)], [(1, 2, pixels), (1, 3, pixels), (2, 2, pixels * 0)]):
+        obj = segmentation(frames, BOTH, own, between=between, series=own.series)
+        found = segmentations.read(obj, reference, RULES, [outline(own)])
+        assert set(np.unique(found.voxels)) == {0, TUMOUR}
+        assert found.described == {"tumour", "oedema"}
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_a_segmentation_that_highdicom_writes_of_nothing_at_all_is_an_empty_label(kind: str) -> None:
+    reference, drawn_on = volume(), slices(volume())
+    for obj in drawn_on:
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+                        "StudyDate", "StudyTime", "ReferringPhysicianName"):  # fmt: skip
+            setattr(obj, keyword, "")
+    empty = highdicom.seg.Segmentation(
+        source_images=drawn_on,
+        pixel_array=np.zeros((SHAPE[2], SHAPE[1], SHAPE[0]), np.uint8),
+        segmentation_type=kind,
+        segment_descriptions=[
+            highdicom.seg.SegmentDescription(
+                number, name, Code("49755003", "SCT", "x"), Code(text.partition(":")[2], "SCT", name), "MANUAL"
+            )
+            for number, (name, text) in enumerate(CODES.items(), start=1)
+        ],
+        series_instance_uid="1.2.9.3", series_number=1, sop_instance_uid="1.2.9.1", instance_number=1,
+        manufacturer="x", manufacturer_model_name="x", software_versions="1", device_serial_number="1",
+    )  # fmt: skip
+    found = segmentations.read(empty, reference, RULES)
+    assert not found.voxels.any()
+    assert found.described == {"tumour", "oedema"}
+
+
 def test_a_segment_is_known_by_its_code_and_never_by_its_label() -> None:
     reference = volume()
     obj = segmentation(FRAMES, {1: "SCT:1", 2: "SCT:2"}, reference)
@@ -188,6 +276,8 @@ def test_a_segmentation_that_names_images_which_are_not_there_is_refused() -> No
     assert refused(segmentation(FRAMES, BOTH, reference, named=named), reference) == Reason.LABEL_REFERENCES_OTHERS
     other = segmentation(FRAMES, BOTH, reference, series="1.9")
     assert refused(other, reference) == Reason.LABEL_REFERENCES_OTHERS
+    resent = segmentation(FRAMES, BOTH, reference, named=[f"{SERIES}.9.{k}" for k in range(5)])  # the series is there
+    assert refused(resent, reference) == Reason.LABEL_REFERENCES_OTHERS
 
 
 def test_source_images_of_the_frames_count_where_no_series_is_named() -> None:
