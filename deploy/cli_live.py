@@ -15,6 +15,7 @@ from deploy.watch import ExperimentStory
 from deploy.watch_parts import Moment
 from messages import names
 from messages.bus.base import Start
+from messages.liveness import Liveness
 from messages.names import COORDINATOR
 from messages.scores import SplitScores
 from messages.units import human_bytes, human_seconds
@@ -89,8 +90,11 @@ def dice(found: SplitScores | None) -> str:
 
 
 def progress_words(story: ExperimentStory, site: str) -> str:
-    """What a site does right now: "training 12/40, epoch 1/2, loss 0.41, 0:12 left"."""
+    """What a site does right now: "training 12/40, epoch 1/2, loss 0.41, 0:12 left", or for what it waits."""
     live = story.sites[site].live
+    if live.state == OUTSIDE_HOURS:
+        begin = f", which begin at {when(live.opens_at)[11:16]}Z" if live.opens_at else ""
+        return f"its work waits for its allowed hours{begin}"
     if not live.phase or live.state != live.phase:
         return f"busy with {live.busy_with}" if live.busy_with not in (None, story.id) else ""
     words = [f"{live.phase} {live.done}/{live.total}"]
@@ -134,6 +138,7 @@ TROUBLE = {
     "stuck": "it is alive, but its work does not move",
     "slow": "its work moves, but will not be done in time",
 }
+OUTSIDE_HOURS = Liveness.OUTSIDE_HOURS.value
 
 
 class Lines:
@@ -143,7 +148,7 @@ class Lines:
         self._news = _News()
         self._closed = 0
         self._next = 0.0
-        self._troubled: dict[str, str] = {}
+        self._told: dict[str, str] = {}
 
     def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
         for moment in self._news.of(story):
@@ -152,22 +157,24 @@ class Lines:
         if story.completed_rounds > self._closed:
             self._closed = story.completed_rounds
             say(f"{headline(story, now)}")
-        if story.phase in ("running", "evaluating"):
-            for site in story.joined:
-                presence = story.presence(site, now)
-                if presence in TROUBLE and self._troubled.get(site) != presence:
-                    say(f"{site} is {presence}: {TROUBLE[presence]}")
-                elif presence not in TROUBLE and site in self._troubled:
-                    say(f"{site} is {self._troubled[site]} no longer")
-                if presence in TROUBLE:
-                    self._troubled[site] = presence
-                else:
-                    self._troubled.pop(site, None)
+        if not story.over:
+            for site in sorted(story.sites):
+                self._tell(story, site, story.presence(site, now))
         if now >= self._next and not story.over:
             self._next = now + LINE_EVERY
             for site in sorted(story.sites):
-                if words := progress_words(story, site):
-                    say(f"  {site} {story.presence(site, now)}: {words}")
+                words = progress_words(story, site)
+                if words and (presence := story.presence(site, now)) != OUTSIDE_HOURS:
+                    say(f"  {site} {presence}: {words}")
+
+    def _tell(self, story: ExperimentStory, site: str, presence: str) -> None:
+        """What somebody may wonder at, once; only who takes part in what runs can be missed."""
+        missed = story.phase in ("running", "evaluating") and site in story.joined and presence in TROUBLE
+        if (missed or presence == OUTSIDE_HOURS) and self._told.get(site) != presence:
+            self._told[site] = presence
+            say(f"{site} is {presence}: {TROUBLE.get(presence) or progress_words(story, site)}")
+        elif presence not in (*TROUBLE, OUTSIDE_HOURS) and site in self._told:
+            say(f"{site} is {self._told.pop(site)} no longer")
 
     def close(self, story: ExperimentStory) -> None:
         if story.over:
@@ -220,6 +227,7 @@ def live_summary(story: ExperimentStory, site: str, now: float) -> dict[str, Any
         "epochs": live.epochs,
         "loss": live.loss,
         "eta_seconds": live.eta_seconds,
+        "opens_at": live.opens_at,
         "bytes_down": live.bytes_down,
         "bytes_up": live.bytes_up,
     }

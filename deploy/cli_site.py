@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.console import JsonOption, emit, note, say
+from deploy.console import JsonOption, emit, note, say, when
 from messages.errors import ConfigError, KonsilError
 from messages.experiment import read as read_experiment
 
@@ -113,6 +113,7 @@ def datasets(
                 "series_left_out": {str(key): count for key, count in sorted(stock.prepared.series_left_out.items())},
                 "extent_unverified": stock.prepared.extent_unverified,
                 "fingerprint": stock.prepared.fingerprint,
+                "as_of": stock.prepared.as_of,
             }
         if not as_json:
             say(f"{name}: {stock.used} of {stock.found} cases usable")
@@ -139,6 +140,8 @@ def _say_prepared(about: dict[str, Any]) -> None:
     """What only a data set from DICOM has."""
     if "fingerprint" not in about:
         return
+    if about["as_of"] is not None:
+        say(f"  as of {when(about['as_of'])}: the PACS could not be reached")
     if about["left_out"]:
         say("  studies left out: " + ", ".join(f"{count} {reason}" for reason, count in about["left_out"].items()))
     if about["series_left_out"]:
@@ -230,6 +233,12 @@ def unconfirmed(waits: dict[str, Any]) -> str | None:
     return f"{count} not confirmed by the broker, the first for {waits['seconds']:.0f} s{why}"
 
 
+def outside_hours(answer: dict[str, Any]) -> str:
+    """What follows the state's word outside the hours, with the time at which they begin; `answer`: the status."""
+    begin = f" until {answer['opens_at'][11:]}" if answer["opens_at"] else ""
+    return begin if answer["state"] == "outside-hours" else f", outside its hours{begin}"
+
+
 def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     from site_agent import control
     from site_agent.config import read
@@ -238,7 +247,7 @@ def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit(answer)
         return
-    hours = "" if answer["within_hours"] else ", outside its hours"
+    hours = "" if answer["within_hours"] else outside_hours(answer)
     say(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
     if line := unconfirmed(answer["unconfirmed"]):
         say(f"  {line}")

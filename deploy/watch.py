@@ -143,7 +143,8 @@ class ExperimentStory:
         return self.test_of(label) or (self.test_of("final") if self.model_digest == self.final_digest else None)
 
     def presence(self, site: str, now: float) -> str:
-        """absent, slow, stuck, working, idle, paused or draining, by the judgement that the coordinator uses.
+        """absent, slow, stuck, working, idle, paused, draining or outside-hours, by the judgement that the coordinator
+        uses.
 
         Args:
             now: the clock by which `tell(event, now)` noted when messages came, seconds.
@@ -222,6 +223,7 @@ class ExperimentStory:
             state=body.state,
             busy_with=body.busy_with,
             queued=body.queued,
+            opens_at=None if body.opens_in is None else now + body.opens_in,
         )
         return self.with_site(sender, live=live)
 

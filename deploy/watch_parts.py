@@ -22,6 +22,8 @@ class LiveSite:
     state: str = ""
     busy_with: str | None = None
     queued: int = 0
+    opens_at: float | None = None
+    """When its allowed hours begin, where it waits for them."""
     round: int = 0
     phase: str = ""
     done: int = 0

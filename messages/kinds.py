@@ -288,8 +288,9 @@ class ChunksWanted(Body):
 # progress: live only
 
 
-STATES = r"^(idle|preparing|fetching|training|evaluating|sending|paused|draining|running)$"
+STATES = r"^(idle|preparing|fetching|training|evaluating|sending|paused|draining|outside-hours|running)$"
 """A site's words, and the coordinator's own "running"."""
+DAY = 86400.0
 
 
 class Alive(Body):
@@ -299,6 +300,8 @@ class Alive(Body):
     busy_with: str | None = Field(None, pattern=r"^[a-z0-9-]{1,64}$")
     """Experiment."""
     queued: Count = 0
+    opens_in: float | None = Field(None, ge=0, le=DAY)
+    """Seconds until the site's allowed hours begin, where it waits for them."""
 
 
 class Progress(Body):

@@ -36,6 +36,7 @@ class Liveness(StrEnum):
     SENDING = "sending"
     PAUSED = "paused"
     DRAINING = "draining"
+    OUTSIDE_HOURS = "outside-hours"
 
 
 WORKING: Final = frozenset(

@@ -154,16 +154,27 @@ def _next_for_slot(agenda: Agenda) -> Decisions:
     return ()
 
 
+def waits_for_hours(agenda: Agenda) -> bool:
+    """Whether nothing but the operator's hours keeps the site from work: some is queued, or was refused for them."""
+    if agenda.open or agenda.running is not None:
+        return False
+    refused = any(job.reason is Reason.OUTSIDE_HOURS for job in agenda.jobs.values() if job.phase is not Phase.ENDED)
+    return (refused and not agenda.paused) or bool(_next_for_slot(replace(agenda, open=True)))
+
+
 # handlers: what the coordinator says
 
 
 def _accepted(heard: Heard) -> Decisions:
     body = heard.event.body
     assert isinstance(body, ExperimentAccepted)  # noqa: S101 (for mypy: the kind says so)
+    refusal = heard.verdict.reason
+    if refusal is None and not heard.verdict.by_hand and heard.opens_in >= body.enrol_within > 0:
+        # It could not answer in time: saying so lets enrolment go on; it joins late when the hours begin.
+        refusal = Reason.OUTSIDE_HOURS
     invite = Invite(
-        heard.event.experiment, body.experiment, body.digest, body.researcher, heard.verdict.by_hand,
-        heard.verdict.reason,
-    )  # fmt: skip
+        heard.event.experiment, body.experiment, body.digest, body.researcher, heard.verdict.by_hand, refusal
+    )
     # An experiment that does not invite this site needs no answer.
     return (Ignore(heard.event.experiment, Reason.NOT_INVITED),) if invite.refusal is Reason.NOT_INVITED else (invite,)
 
@@ -348,13 +359,15 @@ def _chunks_sent(job: Job) -> Decision:
 
 
 def _switched(agenda: Agenda, said: Switched) -> Decisions:
-    return (
-        Switch(
-            agenda.paused if said.paused is None else said.paused,
-            agenda.draining if said.draining is None else said.draining,
-            agenda.open if said.open is None else said.open,
-        ),
+    switch = Switch(
+        agenda.paused if said.paused is None else said.paused,
+        agenda.draining if said.draining is None else said.draining,
+        agenda.open if said.open is None else said.open,
     )
+    if not said.open:
+        return (switch,)
+    late = (one for one in agenda.jobs.values() if (one.phase, one.reason) == (Phase.DECLINED, Reason.OUTSIDE_HOURS))
+    return (switch, *(Prepare(job.experiment) for job in late))
 
 
 def _restarted(agenda: Agenda, said: Restarted) -> Decisions:

@@ -22,7 +22,9 @@ from messages.reasons import Reason
 from site_agent.status import state_word
 from site_agent.work import OVER, Agenda, Decision, Deliver, GiveUp, Phase
 
-STATES = ("idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining")
+STATES = (
+    "idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining", "outside-hours",
+)  # fmt: skip
 _REASONS = frozenset(one.value for one in Reason)
 
 

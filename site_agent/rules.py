@@ -70,6 +70,11 @@ class Rules:
             begin += timedelta(days=1)
         return (begin - now).total_seconds()
 
+    def opens_at(self, now: datetime) -> datetime | None:
+        """When the hours begin, to the minute; None within them."""
+        wait = self.opens_in(now)
+        return now + timedelta(seconds=wait) if wait else None
+
 
 def concepts_of(config: DatasetConfig | DicomDataset) -> set[str]:
     """The concepts that a data set's labels name; empty where its folder cannot tell."""

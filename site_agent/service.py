@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -310,6 +311,7 @@ class Agent:
             bytes_up=self._sender.bytes_up,
             pending=self._bus.pending(),
             resumed=self._relay.resumed,
+            opens_at=self._rules.opens_at(datetime.now()),
         )
 
     def _read(self) -> Iterable[Reading]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
 from messages.bus.base import Pending
 from messages.kinds import Progress
 from messages.reasons import ADVICE
+from site_agent.agenda import waits_for_hours
 from site_agent.spool import Waiting
 from site_agent.training.protocol import CheckpointEvent
 from site_agent.work import Agenda, Job, Phase
@@ -34,7 +36,7 @@ _SHOWN = {
 
 
 def state_word(agenda: Agenda) -> str:
-    """idle, preparing, fetching, training, evaluating, sending, paused or draining."""
+    """idle, preparing, fetching, training, evaluating, sending, paused, draining or outside-hours."""
     if agenda.draining:
         return "draining"
     if agenda.running is not None:
@@ -43,6 +45,8 @@ def state_word(agenda: Agenda) -> str:
     for phase in (Phase.SENDING, Phase.FETCHING):
         if phase in phases:
             return _WORDS[phase]
+    if waits_for_hours(agenda):
+        return "outside-hours"
     return "paused" if agenda.paused else "idle"
 
 
@@ -65,7 +69,7 @@ def status_line(
         in_round = job.phase in (Phase.FETCHING, Phase.TRAINING, Phase.SENDING)
         place = f"round {job.round} of {job.file['rounds']['count']}, " if in_round else ""
         # the latest progress may still be of what came before
-        fits = shown is not None and shown.phase in _SHOWN[job.phase]
+        fits = shown is not None and shown.phase in _SHOWN[job.phase] and words != "outside-hours"
         words = f"{name}: {place}" + (f"{shown.phase} {shown.done} of {shown.total}" if shown and fits else words)
         if (step := resumed_at(job, resumed.get(name))) is not None:
             words += f" (resumed at step {step})"
@@ -87,8 +91,10 @@ def status_of(
     bytes_up: int,
     pending: Pending = Pending(),
     resumed: Mapping[str, CheckpointEvent] = _NONE,
+    opens_at: datetime | None = None,
 ) -> dict[str, Any]:
-    """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started."""
+    """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
+    `opens_at`: when the operator's hours begin, local time; None within them."""
     experiments = []
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -116,6 +122,7 @@ def status_of(
         "paused": agenda.paused,
         "draining": agenda.draining,
         "within_hours": agenda.open,
+        "opens_at": None if agenda.open or opens_at is None else opens_at.isoformat(timespec="minutes"),
         "broker": broker,
         "unconfirmed": {
             "messages": pending.messages,

@@ -62,12 +62,16 @@ class Upkeep:
         if self._pace.due("hours", HOURS_EVERY):
             self.look_at_the_clock()
         if self._pace.due("alive", ALIVE_EVERY):
-            agenda = self._steps.agenda
-            body = Alive(state=state_word(agenda), busy_with=agenda.running, queued=len(agenda.queue))
-            self._voice.live("alive", body)
+            self._voice.live("alive", self._pulse())
         self._enquire()
         if self._pace.due("prune", DAILY):
             self._prune()
+
+    def _pulse(self) -> Alive:
+        agenda = self._steps.agenda
+        word = state_word(agenda)
+        opens_in = self._rules.opens_in(datetime.now()) if word == "outside-hours" else None
+        return Alive(state=word, busy_with=agenda.running, queued=len(agenda.queue), opens_in=opens_in)
 
     def _enquire(self) -> None:
         """Say hello again where nothing is heard: the answer tells where each experiment is."""

@@ -15,6 +15,7 @@ from messages import tensors
 from messages.bus.base import Bus, Delivery, Start
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author, Event, decode
+from messages.errors import MalformedMessage
 from messages.experiment import Experiment
 from messages.kinds import (
     Body,
@@ -87,6 +88,7 @@ class ScriptedCoordinator:
         self.heard: list[Event] = []
         self.live: list[Event] = []
         self.chunks: dict[TransferKey, dict[int, bytes]] = {}
+        self.set_aside = 0
         self.receipting = True
         self._lock = threading.Lock()
         self.codec: CodecName = "float32"
@@ -111,7 +113,11 @@ class ScriptedCoordinator:
             self.live.append(event)
 
     def _on_chunk(self, delivery: Delivery) -> None:
-        header, data = decode_chunk(delivery.body)
+        try:
+            header, data = decode_chunk(delivery.body)
+        except MalformedMessage:
+            self.set_aside += 1
+            return
         self.chunks.setdefault(header.key, {})[header.index] = bytes(data)
 
     def receipt(self, event: Event) -> None:
@@ -149,7 +155,9 @@ class ScriptedCoordinator:
             confirm.wait(5)
         return event
 
-    def accept(self, plain: dict[str, Any] | None = None, researcher: str = "dr-a") -> Event:
+    def accept(
+        self, plain: dict[str, Any] | None = None, researcher: str = "dr-a", enrol_within: float = 86400.0
+    ) -> Event:
         plain = plain or experiment_file()
         original = Author(CONSORTIUM, researcher).write(
             "experiment-start", ExperimentStart(experiment=plain), time=0.0, experiment=plain["id"]
@@ -159,7 +167,7 @@ class ScriptedCoordinator:
             digest=Experiment.model_validate(plain).digest(),
             researcher=researcher,
             original=original.raw,
-            enrol_within=60.0,
+            enrol_within=enrol_within,
         )
         return self.say("experiment-accepted", body, experiment=plain["id"])
 

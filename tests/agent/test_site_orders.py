@@ -79,10 +79,33 @@ def test_outside_the_hours_new_work_waits(start: Start, coordinator: script.Scri
     now = datetime.now()
     hours = f"{now + timedelta(hours=3):%H:%M}-{now + timedelta(hours=4):%H:%M}"
     running = start(limits={"hours": hours})
+    status = running.ask("status")
+    assert (status["state"], status["within_hours"]) == ("idle", False)
     coordinator.accept()
     eventually(lambda: running.ask("status")["queue"] == ["exp-1"], what="the experiment to wait")
     assert not coordinator.of("joined")
-    assert running.ask("status")["within_hours"] is False
+    status = running.ask("status")
+    assert status["state"] == "outside-hours"
+    assert status["opens_at"] == f"{now + timedelta(hours=3):%Y-%m-%dT%H:%M}"
+    told = eventually(
+        lambda: [one for one in coordinator.live if one.kind == "alive" and one.body.state == "outside-hours"],
+        what="the coordinator to be told",
+    )
+    assert 10_000 < told[0].body.opens_in <= 3 * 3600
+
+
+def test_a_site_declines_what_its_hours_are_too_late_for_and_joins_it_once_it_may(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    now = datetime.now()
+    shut = start(limits={"hours": f"{now + timedelta(hours=3):%H:%M}-{now + timedelta(hours=4):%H:%M}"})
+    coordinator.accept(enrol_within=3600.0)
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.OUTSIDE_HOURS
+    assert shut.ask("status")["state"] == "outside-hours"
+    shut.stop()
+    start()
+    assert eventually(lambda: coordinator.of("joined"), what="joined")
 
 
 def test_a_drained_site_finishes_and_goes(start: Start, coordinator: script.ScriptedCoordinator) -> None:

@@ -81,7 +81,7 @@ def said(kind: str, body: Any, round_number: int = 0, name: str = "e") -> Event:
     return COORDINATOR.write(kind, body, time=0.0, experiment=name, round_number=round_number)
 
 
-def accepted(name: str = "e", verdict: Verdict | None = None) -> Heard:
+def accepted(name: str = "e", verdict: Verdict | None = None, opens_in: float = 0.0) -> Heard:
     plain = Experiment.model_validate(
         {
             "schema": 1,
@@ -94,7 +94,7 @@ def accepted(name: str = "e", verdict: Verdict | None = None) -> Heard:
         }
     ).plain()
     body = ExperimentAccepted(experiment=plain, digest="b" * 64, researcher="dr-a", original=b"", enrol_within=1.0)
-    return Heard(said("experiment-accepted", body, name=name), verdict or Verdict())
+    return Heard(said("experiment-accepted", body, name=name), verdict or Verdict(), opens_in)
 
 
 def round_start(number: int = 1, name: str = "e", sites: Iterable[str] = ("site-a",), **more: Any) -> Heard:

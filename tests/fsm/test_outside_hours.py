@@ -9,15 +9,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from coordinator_kit import SITES
-from test_agenda import WAYS, after, does, round_start
+from test_agenda import PREPARED, WAYS, accepted, after, does, model_ready, round_start
 from test_coordinator_machine import Run
 
 from coordinator import decisions as d
 from coordinator.state import Phase, Timer
-from messages.kinds import RoundAccepted, RoundFailed
+from messages.kinds import Declined, RoundAccepted, RoundFailed
 from messages.reasons import Reason
+from site_agent.policy import Verdict
+from site_agent.status import state_word, status_line
 from site_agent.work import Phase as SitePhase
-from site_agent.work import Say
+from site_agent.work import Restarted, RunPrepare, RunTrain, Say, Stimulus, Switched
+
+SHUT, OPEN = Switched(open=False), Switched(open=True)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +52,80 @@ def test_the_round_closes_without_a_site_that_is_outside_its_hours_as_soon_as_th
     run.aggregated(1)
     assert run.state.round is not None
     assert set(run.state.round.parts) == set(SITES), "the next round asks it again"
+
+
+@pytest.mark.parametrize(
+    ("stimuli", "word"),
+    [
+        ([SHUT], "idle"),
+        ([SHUT, accepted()], "outside-hours"),
+        ([accepted(), PREPARED, SHUT], "idle"),
+        ([accepted(), PREPARED, SHUT, round_start()], "fetching"),
+        ([accepted(), PREPARED, SHUT, round_start(), model_ready()], "outside-hours"),
+        ([accepted(), PREPARED, SHUT, round_start(), model_ready(), OPEN], "training"),
+        ([accepted(), PREPARED, round_start(), model_ready(), SHUT], "training"),
+        ([accepted(), PREPARED, SHUT, round_start(opens_in=100.0)], "outside-hours"),
+        ([accepted(), PREPARED, SHUT, round_start(opens_in=100.0), OPEN], "idle"),
+        ([SHUT, accepted(opens_in=1.0)], "outside-hours"),
+        # Here the hours alone would not let it begin:
+        ([Switched(paused=True), SHUT, accepted()], "paused"),
+        ([Switched(draining=True), SHUT, accepted()], "draining"),
+    ],
+)
+def test_a_site_whose_work_waits_for_the_hours_says_so_and_one_that_has_none_is_idle(
+    stimuli: list[Stimulus], word: str
+) -> None:
+    agenda, _ = after(stimuli)
+    assert state_word(agenda) == word
+
+
+def test_the_service_manager_is_told_that_a_round_waits_for_the_hours() -> None:
+    agenda, _ = after([accepted(), PREPARED, SHUT, round_start(), model_ready()])
+    assert status_line(agenda, {}, "connected") == "e: round 1 of 5, outside-hours, 1 waiting; broker connected"
+
+
+@pytest.mark.parametrize("opens_in", [0.0, 0.5])
+def test_a_site_whose_hours_begin_before_enrolment_ends_does_not_decline(opens_in: float) -> None:
+    agenda, todo = after([SHUT, accepted(opens_in=opens_in)])
+    assert agenda.phase("e") is SitePhase.PREPARING
+    assert todo == []
+
+
+def test_a_site_whose_hours_begin_too_late_for_enrolment_says_so_and_joins_when_they_begin() -> None:
+    agenda, todo = after([SHUT, accepted(opens_in=1.0)])
+    assert [one.body for one in todo if isinstance(one, Say)] == [Declined(reason=Reason.OUTSIDE_HOURS)]
+    agenda, todo = after([OPEN], agenda)
+    assert todo == [RunPrepare("e")]
+    agenda, todo = after([PREPARED, round_start(2), model_ready(2)], agenda)
+    assert [one.kind for one in todo if isinstance(one, Say)] == ["joined", "round-accepted"]
+    assert todo[-1] == RunTrain("e")
+
+
+def test_a_site_that_is_restarted_within_its_hours_joins_what_it_declined_for_them() -> None:
+    agenda, _ = after([SHUT, accepted(opens_in=1.0), OPEN])
+    declined, _ = after([SHUT, accepted(opens_in=1.0)])
+    assert after([Restarted({"e": Verdict()})], declined)[0].phase("e") is SitePhase.PREPARING
+    assert agenda.phase("e") is SitePhase.PREPARING
+
+
+@pytest.mark.parametrize("verdict", [Verdict(Reason.NOT_ALLOWED), Verdict(by_hand=True)])
+def test_what_was_declined_for_another_reason_stays_so_when_the_hours_begin(verdict: Verdict) -> None:
+    agenda, before = after([SHUT, accepted(verdict=verdict, opens_in=1.0)])
+    assert [one.body.reason for one in before if isinstance(one, Say)] == [verdict.reason or Reason.AWAITS_APPROVAL]  # type: ignore[attr-defined]
+    assert after([OPEN], agenda)[1] == []
+
+
+def test_enrolment_ends_at_once_when_the_only_sites_that_did_not_join_are_outside_their_hours() -> None:
+    run = Run()
+    run.join("site-a", "site-c")
+    assert run.state is not None
+    assert run.state.phase is Phase.RECRUITING
+    run.wire(Declined(reason=Reason.OUTSIDE_HOURS), "site-b")
+    assert run.state.phase is Phase.INITIALISING
+    run.initial()
+    run.join("site-b")
+    for site in ("site-a", "site-c"):
+        run.report(site, 1)
+    run.aggregated(1)
+    assert run.state.round is not None
+    assert set(run.state.round.parts) == set(SITES), "it takes part from the next round"

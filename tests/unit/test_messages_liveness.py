@@ -46,7 +46,7 @@ def test_a_site_is_slow_when_it_is_far_behind_the_others() -> None:
     assert judge(SEEN, 100.0, others_end=121.0) is Liveness.TRAINING
 
 
-@pytest.mark.parametrize("word", ["idle", "paused", "draining"])
+@pytest.mark.parametrize("word", ["idle", "paused", "draining", "outside-hours"])
 def test_who_does_not_work_is_neither_slow_nor_stuck(word: str) -> None:
     signs = SEEN.alive(word, 10_000.0)
     assert judge(signs, 10_001.0, deadline=0.0).value == word

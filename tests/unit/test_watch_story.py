@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from storytelling import CASES, SITES, complete, events, recruited, split
+from storytelling import CASES, EXPERIMENT, SITES, Teller, complete, events, recruited, split
 
 from deploy.cli_history import story_of_entries
-from deploy.cli_live import Lines, closing, headline, picture
+from deploy.cli_live import Lines, closing, headline, live_summary, picture
 from deploy.cli_summary import round_summary, summary
 from deploy.watch import ExperimentStory
 from messages import kinds
@@ -149,6 +149,29 @@ def test_plain_lines_tell_once_that_a_site_is_in_trouble_and_once_that_it_is_no_
     assert told == [
         f"{SITES[0]} is stuck: it is alive, but its work does not move",
         f"{SITES[0]} is stuck no longer",
+    ]
+
+
+def test_plain_lines_tell_once_that_a_site_waits_for_its_hours_and_that_it_does_so_no_longer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = Lines()
+    teller = Teller()
+    teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.plain()), admitted=SITES)
+    story = ExperimentStory("try").tell_all(events(teller))
+    assert story.phase == "recruiting"
+    waits = kinds.Alive(state="outside-hours", queued=1, opens_in=3600.0)
+    for moment in (100.0, 105.0, 200.0):
+        story = story.tell(live(SITES[0], "alive", waits, moment), moment)
+        lines.show(story, moment, None)
+    assert story.presence(SITES[0], 200.0) == "outside-hours"
+    assert live_summary(story, SITES[0], 200.0)["opens_at"] == 3800.0
+    story = story.tell(live(SITES[0], "alive", kinds.Alive(state="preparing", busy_with="try"), 205.0), 205.0)
+    lines.show(story, 205.0, None)
+    told = [line for line in capsys.readouterr().out.splitlines() if "hours" in line]
+    assert told == [
+        f"{SITES[0]} is outside-hours: its work waits for its allowed hours, which begin at 01:01Z",
+        f"{SITES[0]} is outside-hours no longer",
     ]
 
 
