@@ -53,11 +53,28 @@ class Unreachable(KonsilError):
     exit_status = 3
 
 
-class PacsUnreachable(Unreachable):
+class PacsFailed(Unreachable):
+    """A PACS does not do what it is asked.
+
+    Args:
+        passing: whether this may be over by itself, as maintenance and overload are, with nothing in site.toml wrong;
+            None: as the kind of error usually is.
+    """
+
+    usually_passes = False
+
+    def __init__(self, what: str, *, where: str = "", advice: str = "", passing: bool | None = None) -> None:
+        super().__init__(what, where=where, advice=advice)
+        self.passing = self.usually_passes if passing is None else passing
+
+
+class PacsUnreachable(PacsFailed):
     """A PACS does not answer, or not in time."""
 
+    usually_passes = True
 
-class PacsRefused(Unreachable):
+
+class PacsRefused(PacsFailed):
     """A PACS answered and will not do it: unknown AE title, credentials, verb, or a failure of its own."""
 
 

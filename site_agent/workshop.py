@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -140,6 +141,12 @@ class Workshop:
 
     def prepared(self, job: Job, reply: protocol.Prepared) -> Prepared:
         """The data were read: counts as they may leave, and whether they suffice."""
+        if reply.as_of is not None:
+            log.warning(
+                "the PACS is away: the data set is as it was when last asked",
+                experiment=job.experiment,
+                days=round((time.time() - reply.as_of) / 86400, 1),
+            )
         left_out = {_reason(code): count for code, count in reply.left_out.items() if count}
         counts = CaseCounts(
             found=reply.found,

@@ -9,12 +9,13 @@ from pathlib import Path
 from messages.errors import WorkFailed
 from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
-from site_agent.dicom import pins, store
+from site_agent.dicom import away, pins, store
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.index import Index, Verdict
 from site_agent.dicom.preparation import Preparation, Progress
 from site_agent.dicom.store import Store
+from site_agent.secret import secret_of
 
 
 class DiskFull(WorkFailed):
@@ -39,12 +40,13 @@ def materialise(
     Args:
         name: in site.toml. state: the site's state directory. secret: the site's.
         progress: called with (studies done, studies), often; also while it waits for another preparation.
-        again: ask the source even where the last look at it is younger than `config.refresh`.
+        again: ask the source even where the last look at it is younger than `config.refresh`; nothing stands in for it.
         processes: that make cases; None: as many as cores.
         done: called with the accounting while no other preparation can begin.
 
     Raises:
-        PacsUnreachable, PacsRefused: the source does not answer, or refuses; what came is kept for the next time.
+        PacsUnreachable, PacsRefused: the source does not answer, or refuses, and no earlier state stands in (`away`);
+            what came is kept for the next time.
         DataError: a folder or list is missing or may not be read.
         WorkFailed: the disk is full.
     """
@@ -92,6 +94,11 @@ def for_experiment(
 def accounting(state: Path, name: str) -> Accounting | None:
     """The newest state of a data set as counts; None where none was prepared."""
     return store.manifest(state, name)
+
+
+def standing(name: str, config: DicomDataset, state: Path) -> Accounting | None:
+    """The state that would stand in for a PACS that is away (`away.standing`); None where none would."""
+    return away.standing(name, config, state, secret_of(state))
 
 
 def verdicts(state: Path, name: str) -> dict[str, Verdict]:

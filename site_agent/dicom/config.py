@@ -143,6 +143,7 @@ class _Dicom(Settings):
         channels: the modalities that a case needs; the first is the reference whose grid the others are put on.
         withdrawn: file with one Patient ID a line that must not be used.
         refresh: how old the last look at the source may be before it is asked again.
+        stale: how old it may be to stand in for a PACS that is away; 0: never.
         encrypt: keep prepared cases and caches encrypted on disk (AES-256-GCM under the site's secret).
         disk: most bytes for this data set's prepared cases.
         rate: most bytes a second taken from the source; associations: most at a time.
@@ -154,6 +155,7 @@ class _Dicom(Settings):
     labels: Labels
     withdrawn: Path | None = None
     refresh: Seconds = 86400.0
+    stale: Seconds = 14 * 86400.0
     encrypt: bool = False
     disk: SizeBytes | None = None
     rate: SizeBytes | None = None

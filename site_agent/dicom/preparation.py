@@ -9,30 +9,28 @@ cases, and none is held longer.
 
 from __future__ import annotations
 
-import hmac
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from messages import crash
-from messages.errors import PacsRefused
+from messages.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.datasets.layouts import read_withdrawn
-from site_agent.dicom import fingerprint, pins, store
+from site_agent.dicom import away, fingerprint, pins, store
 from site_agent.dicom.base import Accounting, Object, Refused, SeriesFound, Source, StudyFound
-from site_agent.dicom.cases import LABEL_MODALITY
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door import Door
 from site_agent.dicom.index import Index, Verdict
+from site_agent.dicom.labels import LABEL_MODALITY
+from site_agent.dicom.looks import Look, Terms
 from site_agent.dicom.making import SEALED, Task
 from site_agent.dicom.pool import Makers
 from site_agent.dicom.pseudonyms import Pseudonyms, patient_identity
@@ -47,8 +45,6 @@ REFUSALS = 3
 """Studies in a row of which the source will not give a series, until it counts as refusing altogether."""
 _UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
 """A series that came short while it was fetched may come whole the next time, without the source saying otherwise."""
-_NOT_ASKED = ("password", "token", "rate", "associations", "patience", "refresh", "disk")
-"""Keys of the configuration that change nothing in what is found."""
 
 
 @dataclass
@@ -93,6 +89,7 @@ class Preparation:
         self._progress, self._store = progress, lying
         self._processes = processes or len(os.sched_getaffinity(0))
         self._withdrawn = read_withdrawn(config.withdrawn)
+        self._terms = Terms(config, secret)
         self._names = Pseudonyms(secret)
         self._door = Door(self._names, config.labels, config.overrides)
         self._index = Index(lying.folder / "index.sqlite")
@@ -107,12 +104,28 @@ class Preparation:
         self._spool.close()
 
     def run(self, *, again: bool) -> Accounting:
-        """Bring the data set up to date; its newest state."""
+        """Bring the data set up to date; its newest state, or where the PACS is away, the one that stands in for it."""
         self._spool.sweep()
         self._store.drop_patients({self._names.patient(one) for one in self._withdrawn})
         known = store.manifest(self._state, self._name)
         if known is not None and not again and self._fresh(known):
             return known
+        try:
+            return self._looked()
+        except (PacsUnreachable, PacsRefused) as error:
+            if again or not error.passing:  # asked for by a person, or for one to mend
+                raise
+            last = away.stand_in(self._name, self._config, self._state, self._secret, self._store, self._index)
+            if last is None or last.as_of is None:
+                raise
+            since = datetime.fromtimestamp(last.as_of, UTC).isoformat(timespec="minutes")
+            log.warning(
+                "the PACS is away: going on with what was prepared", dataset=self._name, error=error.what, as_of=since
+            )
+            return last
+
+    def _looked(self) -> Accounting:
+        """Ask the source, and do what is to be done."""
         source = open_source(self._config, self._store.folder)
         try:
             found = [*source.find()]
@@ -135,33 +148,9 @@ class Preparation:
     # before anything is fetched
 
     def _fresh(self, known: Accounting) -> bool:
-        noted = self._index.noted("looked")
-        if not noted or store.whole(store.set_folder(self._state, self._name, known.fingerprint)) is None:
-            return False
-        looked = json.loads(noted)
-        age = time.time() - float(looked["time"])
-        return bool(looked["asked"] == self._asked() and 0 <= age < self._config.refresh and looked["complete"])
-
-    def _asked(self) -> str:
-        """Everything that decides what is found: another value, another look at the source."""
-        plain = {key: value for key, value in self._plain().items() if key not in _NOT_ASKED}
-        lists = (self._config.withdrawn, self._config.query.patients, self._config.query.accessions)
-        return self._keyed([plain, [pins.look(path) for path in lists]])
-
-    def _rules(self) -> list[object]:
-        """What a verdict depends on beside the study."""
-        plain = self._plain()
-        return [fingerprint.VERSION, plain["query"]["modalities"]] + [
-            plain[key] for key in ("channels", "overrides", "labels", "encrypt")
-        ]
-
-    def _plain(self) -> dict[str, Any]:
-        return self._config.model_dump(mode="json")
-
-    def _keyed(self, what: object) -> str:
-        # Keyed: what a study is made of must not be guessed from its print.
-        text = json.dumps(what, sort_keys=True, default=str).encode()
-        return hmac.new(self._secret, b"konsil-dicom-print\xff" + text, sha256).hexdigest()
+        look = Look.read(self._index)
+        whole = store.whole(store.set_folder(self._state, self._name, known.fingerprint)) is not None
+        return look is not None and whole and look.fresh(self._terms, self._config.refresh)
 
     def _told(self, found: StudyFound) -> _Told:
         study = self._names.case(found.uid)
@@ -170,7 +159,7 @@ class Preparation:
         patient = self._names.patient(number or f"study {found.uid}")
         nifti = self._nifti(found, number)
         series = sorted((one.uid, one.modality, str(one.instances), one.mark) for one in found.series)
-        print_ = self._keyed([self._rules(), series, None if nifti is None else pins.look(nifti)])
+        print_ = self._terms.keyed([self._terms.rules, series, None if nifti is None else pins.look(nifti)])
         return _Told(found, study, patient, print_, nifti)
 
     def _nifti(self, found: StudyFound, number: str) -> Path | None:
@@ -336,8 +325,7 @@ class Preparation:
         self._store.drop_sets(kept | ({before.fingerprint} if before is not None else set()))
         self._index.forget(set(self._index.all()) - self._kept.keys())
         complete = all(one.print or one.reason is Reason.WITHDRAWN for one in self._kept.values())
-        looked = {"time": time.time(), "asked": self._asked(), "complete": complete}
-        self._index.note("looked", json.dumps(looked))
+        Look(time.time(), self._terms.asked, self._terms.standing, complete).write(self._index)
         self._make_room()
         if self._config.encrypt:
             self._store.drop_open(SEALED, self._store.used_by(kept))

@@ -9,6 +9,7 @@ references between objects still hold.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
@@ -75,6 +76,10 @@ class Pseudonyms:
     def patient(self, identity: str) -> str:
         """ "p" and 16 hexadecimal digits, of a Patient ID."""
         return "p" + self._keyed("patient", identity.strip()).hex()[:_PSEUDONYM]
+
+    def withdrawn(self, listed: Iterable[str]) -> set[str]:
+        """Pseudonyms of every patient whom a list of the withdrawn may mean: an issuer plays no part in them."""
+        return {self.patient(one) for entry in listed for one in (entry, entry.partition("^^^")[0])}
 
     def patient_of(self, obj: Any) -> str:
         """The pseudonym of an object's patient; where it names none, one of its own for each study.

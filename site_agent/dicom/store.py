@@ -47,6 +47,11 @@ def set_folder(state: Path, name: str, fingerprint: str) -> Path:
     return folder_of(state, name) / "sets" / fingerprint
 
 
+def patient_of(case: str) -> str:
+    """The patient's pseudonym in a case's name."""
+    return case.partition("-")[0]
+
+
 class Store:
     """One data set's folder.
 
@@ -189,7 +194,7 @@ class Store:
     def drop_patients(self, patients: Collection[str]) -> None:
         """Remove every case of some patients (pseudonyms), whatever uses it."""
         for path in self._cases():
-            if path.name.partition("-")[0] in patients:
+            if patient_of(path.name) in patients:
                 _remove(path)
 
     def drop_open(self, sealed: str, used: Collection[Path]) -> None:
@@ -214,6 +219,11 @@ class Store:
         """The cases that some states of the data set are made of."""
         links = (link for name in fingerprints for link in _listed(self.sets / name))
         return {self.cases / os.readlink(link).rpartition("/")[2] for link in links if link.is_symlink()}
+
+    def members(self, fingerprint: str) -> dict[str, str]:
+        """What a state of the data set is made of, be it there or not: case → digest of its content."""
+        links = [link for link in _listed(self.sets / fingerprint) if link.is_symlink()]
+        return {link.name: os.readlink(link).rpartition("/")[2].removeprefix(f"{link.name}.") for link in links}
 
     def _cases(self) -> list[Path]:
         return [path for path in self.cases.iterdir() if not path.name.startswith(".")]
@@ -242,7 +252,7 @@ def plain(accounting: Accounting) -> dict[str, Any]:
         "series_left_out": _by_code(accounting.series_left_out),
         "extent_unverified": accounting.extent_unverified,
         "fingerprint": accounting.fingerprint,
-    }
+    } | ({} if accounting.as_of is None else {"as_of": accounting.as_of})
 
 
 def read(content: Mapping[str, Any]) -> Accounting:
@@ -254,6 +264,7 @@ def read(content: Mapping[str, Any]) -> Accounting:
         series_left_out=Counter({Reason(key): int(count) for key, count in content["series_left_out"].items()}),
         extent_unverified=int(content["extent_unverified"]),
         fingerprint=str(content["fingerprint"]),
+        as_of=float(content["as_of"]) if "as_of" in content else None,
     )
 
 

@@ -193,6 +193,7 @@ class Prepared(Frame):
         deterministic: whether the same bits come again on this device type, versions and thread count.
         fingerprint: hex SHA-256 over cases used, splits and preprocessing: changes when the data change.
         data: what the agent is to hold the data set against before each task, where it cannot tell itself; else "".
+        as_of: when the PACS was last asked (Unix time), where it was away now; else None.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -209,6 +210,7 @@ class Prepared(Frame):
     deterministic: bool
     fingerprint: str
     data: str = ""
+    as_of: float | None = None
 
 
 class Progress(Frame):

@@ -245,6 +245,7 @@ class Session:
             deterministic=not cuda or not torch.is_deterministic_algorithms_warn_only_enabled(),
             fingerprint=fingerprint.hexdigest(),
             data=prepared.fingerprint,
+            as_of=prepared.as_of,
         )
 
     def _data(self, request: Prepare) -> tuple[DatasetConfig, Accounting]:

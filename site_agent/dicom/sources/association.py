@@ -152,6 +152,8 @@ class Caller:
             f"reason {answer.diagnostic})",
             where=self.where,
             advice="Ask the PACS's operator whether this AE title may associate, and how many times at once",
+            # for the moment, or without a reason: maintenance looks like that; every other reason is about who we are
+            passing=answer.result == 0x02 or (answer.result_source, answer.diagnostic) in ((1, 1), (2, 1)),
         )
 
     def _unreachable(self) -> KonsilError:
@@ -163,7 +165,8 @@ class Caller:
                     self._tls.wrap_socket(line, server_hostname=config.host).close()
         except OSError as error:
             if self._tls is not None and (why := tls.explain(error)):
-                return PacsUnreachable(why, where=self.where, advice="Check ca, cert and key, and that the port is TLS")
+                advice = "Check ca, cert and key, and that the port is TLS"
+                return PacsUnreachable(why, where=self.where, advice=advice, passing=False)
             return PacsUnreachable(
                 f"nothing answers ({error.strerror or 'no answer in time'})",
                 where=self.where,

@@ -204,6 +204,7 @@ class DicomWeb:
                 f"it fails in {doing} (HTTP {failed.status})",
                 where=self._web.where,
                 advice="Check url: the base of the DICOMweb service; if it is right, look into the PACS's own log",
+                passing=failed.passing,
             ) from None
         if not isinstance(page, list) or not all(isinstance(match, dict) for match in page):
             raise PacsRefused(

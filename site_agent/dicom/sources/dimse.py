@@ -224,7 +224,10 @@ class Dimse:
         lost = verb == "C-MOVE" and verdict is Verdict.SERIES and not self._moved
         if verdict is Verdict.REFUSED or lost:
             raise PacsRefused(
-                f"{verb} ends with {statuses.meaning(code)}", where=self._caller.where, advice=self._advice(code, verb)
+                f"{verb} ends with {statuses.meaning(code)}",
+                where=self._caller.where,
+                advice=self._advice(code, verb),
+                passing=statuses.passing(code) and not lost,  # where objects go is for the two operators to mend
             )
         return _Outcome(code, failed)
 
@@ -273,6 +276,7 @@ class Dimse:
             f"C-FIND at the {level} level ends with {statuses.meaning(code)}",
             where=self._caller.where,
             advice=f"Ask the PACS's operator whether AE title {self._config.ae!r} may query, or narrow the query",
+            passing=statuses.passing(code),
         )
 
 

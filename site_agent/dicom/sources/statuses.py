@@ -64,6 +64,11 @@ def retrieval(code: int) -> Verdict:
     return Verdict.REFUSED
 
 
+def passing(code: int) -> bool:
+    """Whether a failure may be over by itself: out of resources or unable to process, not forbidden or not known."""
+    return code in (0x0110, 0x0213, 0xA700, 0xA701, 0xA702) or code >> 12 == 0xC
+
+
 def _kind(code: int) -> str:
     if code >> 12 == 0xC:
         return "unable to process"

@@ -36,6 +36,11 @@ class Failed(Exception):
         self.status = status
         super().__init__(str(status))
 
+    @property
+    def passing(self) -> bool:
+        """Whether it may be over by itself: the service's own failure, not a verb that it lacks (RFC 9110, 15.6)."""
+        return self.status >= 500 and self.status not in (501, 505)
+
 
 class Web:
     """DICOMweb clients of one service, as many as associations may be had at a time.
@@ -85,6 +90,7 @@ class Web:
                 tls.explain(error) or "no TLS can be spoken with it",
                 where=self.where,
                 advice="Check ca, cert and key in site.toml, and that this port speaks HTTPS",
+                passing=False,
             ) from None
         except requests.Timeout:
             raise PacsUnreachable(
@@ -170,6 +176,7 @@ class Web:
             f"it refuses {doing} (HTTP {status})",
             where=self.where,
             advice="Check url, and what this user may do in the PACS",
+            passing=status == 429,  # still too busy after `RETRIES`
         )
 
 
