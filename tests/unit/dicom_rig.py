@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy.typing as npt
 
 from deploy.demo import dicom, phantom
 from site_agent.datasets.config import DatasetConfig
-from site_agent.dicom.config import FolderSource
+from site_agent.dicom import build
+from site_agent.dicom.base import Accounting, Fetched, Has, Looked, SeriesFound, StudyFound, Take
+from site_agent.dicom.config import DicomDataset, FolderSource
+from site_agent.dicom.sources import open_source
 
 SECRET = bytes(range(32))
 SHAPE, SPACING = (16, 18, 9), (10.0, 10.0, 13.0)
@@ -71,3 +75,44 @@ def contents(dataset: DatasetConfig) -> dict[str, dict[str, bytes]]:
         case.name: {file.name: file.read_bytes() for file in sorted(case.iterdir())}
         for case in sorted(dataset.path.iterdir())
     }
+
+
+def quiet(_done: int, _total: int) -> None:
+    """Nobody watches."""
+
+
+def prepared(state: Path, config: FolderSource, **more: Any) -> DatasetConfig:
+    return build.materialise("glioma", config, state, SECRET, quiet, processes=1, **more)
+
+
+def counted(state: Path) -> Accounting:
+    found = build.accounting(state, "glioma")
+    assert found is not None
+    return found
+
+
+class Watched:
+    """The real source, and what was asked of it."""
+
+    def __init__(self, config: DicomDataset, state: Path, asked: Counter[str]) -> None:
+        self._real, self._asked = open_source(config, state), asked
+
+    @property
+    def looked(self) -> Looked:
+        return self._real.looked
+
+    def find(self) -> Sequence[StudyFound]:
+        self._asked["find"] += 1
+        return self._real.find()
+
+    def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+        self._asked["series"] += 1
+
+        def taken(obj: Any) -> None:
+            self._asked["objects"] += 1
+            take(obj)
+
+        return self._real.fetch(series, has, taken)
+
+    def close(self) -> None:
+        self._real.close()
