@@ -51,6 +51,7 @@ AGENT = (
 TRAINER = (
     "trainer:prepared",
     "trainer:training",
+    "trainer:written",
     "trainer:writing",
     "trainer:trained",
     "trainer:evaluated",

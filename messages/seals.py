@@ -1,4 +1,4 @@
-"""Seals of files, and the chunk digests behind them remembered: what sealing has hashed, sending need not hash again.
+"""Seals of files, and the chunk digests behind them remembered: what was hashed once, sending need not hash again.
 
 A seal is a digest over the chunks' digests, so it names them: what is remembered cannot be stale, only forgotten. A
 file that changed after it was sealed shows at the receiver, chunk by chunk.
@@ -40,6 +40,18 @@ class Sealer:
         """
         return self.seal(manifest, mapped(path, manifest))
 
+    def seal_of(self, manifest: Manifest, digests: list[bytes]) -> str:
+        """The seal of a transfer whose chunks were hashed as they were written; ValueError if some are missing."""
+        if len(digests) != manifest.chunks:
+            raise ValueError(f"{len(digests)} digests, the manifest has {manifest.chunks} chunks")
+        sealed = tensors.seal(manifest, digests)
+        with self._lock:
+            self._known[sealed] = digests
+            self._known.move_to_end(sealed)
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return sealed
+
     def digests(self, manifest: Manifest, buffer: Buffer, seal: str, *, look: bool = False) -> list[bytes]:
         """The digests of a sealed buffer's chunks, in order: as remembered, or else hashed.
 
@@ -61,13 +73,7 @@ class Sealer:
     def _hashed(self, manifest: Manifest, buffer: Buffer) -> tuple[str, list[bytes]]:
         with PHASES.timed("hash", bytes=manifest.nbytes):
             digests = tensors.chunk_digests(manifest, buffer)
-        sealed = tensors.seal(manifest, digests)
-        with self._lock:
-            self._known[sealed] = digests
-            self._known.move_to_end(sealed)
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        return sealed, digests
+        return self.seal_of(manifest, digests), digests
 
 
 def mapped(path: Path, manifest: Manifest) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from messages.transfer import TransferKey
 from site_agent.data_guard import DataGuard, Look, judged
 from site_agent.post import Post
 from site_agent.receiver import Receiver
-from site_agent.sender import Sender, Task
+from site_agent.sender import Ahead, Sender, Task
 from site_agent.steps import Steps
 from site_agent.trainers import Trainers
 from site_agent.work import (
@@ -74,6 +74,10 @@ class Errands:
     def post(self, stimulus: Stimulus) -> None:
         """Apply a stimulus in its turn. Any thread."""
         self._post(lambda: self.apply(stimulus))
+
+    def send_ahead(self, ahead: Ahead) -> None:
+        """Send chunks of an update that is still written. Nothing is stored of it: after a restart they go again."""
+        self._sender.send(ahead)
 
     def perform(self, effects: list[Effect]) -> None:
         """Say what is new, and do what is to be done."""

@@ -36,6 +36,10 @@ class Reports:
         elif isinstance(reply, protocol.CheckpointEvent):
             self._steps.tally.checkpoints[reply.what] += 1
             self._relay.checkpoint(name, reply)
+        elif isinstance(reply, protocol.Written):
+            ahead = self._workshop.written(job, reply) if self._steps.agenda.running == name else None
+            if ahead is not None:
+                self._errands.send_ahead(ahead)
         elif isinstance(reply, protocol.Prepared):
             prepared = self._workshop.prepared(job, reply)
             if prepared.lack is not None:
@@ -44,7 +48,7 @@ class Reports:
             self._trainers.proceed(name)
         elif isinstance(reply, protocol.Trained):
             PHASES.add("train", reply.seconds)
-            # Sealing reads the whole file: on a thread of its own.
+            # Sealing may read the whole file: on a thread of its own.
             threading.Thread(
                 target=lambda: self._errands.post(self._workshop.trained(job, reply)),
                 name="seal",

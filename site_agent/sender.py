@@ -1,4 +1,8 @@
-"""Sending updates: the chunks of one complete file, on a thread of its own, no faster than the operator allows."""
+"""Sending updates: the chunks of a file, on a thread of its own, no faster than the operator allows.
+
+Chunks may go while the rest of the file is still written (`Ahead`): without the seal, which follows once it is whole,
+they are worth nothing to who receives them, and what was written anew in between is sent anew.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from messages import crash, logs
 from messages.bus.base import Bus, Confirm
@@ -20,6 +26,7 @@ from messages.kinds import Transfer as Sealed
 from messages.metrics import PHASES
 from messages.names import RoutingKey
 from messages.seals import Sealer, mapped
+from messages.tensors import Manifest
 from messages.transfer import ChunkHeader, TransferKey, chunk_pieces
 
 log = structlog.get_logger()
@@ -101,6 +108,26 @@ class Task:
     chunks: tuple[int, ...] | None
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """Send the next chunks of a file that is still written: they lie in it, whole. `places`: where it may be now."""
+
+    key: TransferKey
+    manifest: Manifest
+    places: tuple[Path, ...]
+    first: int
+    digests: list[bytes]
+
+
+@dataclass
+class _Flight:
+    """What of an update is on its way before it is sealed: its first chunks."""
+
+    data: memoryview
+    digests: list[bytes] = field(default_factory=list)
+    confirms: deque[Confirm] = field(default_factory=deque)
+
+
 class Sender:
     """Publishes chunks in the order of the tasks.
 
@@ -124,7 +151,10 @@ class Sender:
         self._throttle = Throttle(rate)
         self._sealer = sealer
         self._on_sent, self._on_lost, self._on_progress = on_sent, on_lost, on_progress
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task | Ahead | None] = queue.SimpleQueue()
+        self._flights: dict[TransferKey, _Flight] = {}
+        self._went: set[TransferKey] = set()
+        """Transfers of which every chunk was confirmed."""
         self._later: list[tuple[float, Task]] = []
         """What failed, with the (monotonic) time at which it is tried again."""
         self._dropped: dict[str, int] = {}
@@ -133,7 +163,7 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._thread.start()
 
-    def send(self, task: Task) -> None:
+    def send(self, task: Task | Ahead) -> None:
         """Queue a task."""
         self._tasks.put(task)
 
@@ -155,15 +185,23 @@ class Sender:
                 _due, task = self._later.pop(0)
             if task is None:
                 return
+            self._flights = {key: flight for key, flight in self._flights.items() if not self._stopped(key)}
+            self._went = {key for key in self._went if not self._stopped(key)}
             with logs.about(task.key.experiment, task.key.round):
                 try:
-                    self._send(task)
+                    if isinstance(task, Ahead):
+                        self._send_ahead(task)
+                    else:
+                        self._send(task)
                     continue
                 except KonsilError as error:
                     log.warning("sending an update failed, trying again", error=str(error), pause=AGAIN_AFTER)
                 except OSError as error:
                     log.error("an update cannot be read, trying again", error=error.strerror, pause=AGAIN_AFTER)
-            self._later.append((time.monotonic() + AGAIN_AFTER, task))
+            if isinstance(task, Ahead):
+                self._flights.pop(task.key, None)  # the whole goes once it is sealed
+            else:
+                self._later.append((time.monotonic() + AGAIN_AFTER, task))
 
     def _patience(self) -> float | None:
         """Seconds until the next task that failed is due; None: there is none."""
@@ -178,30 +216,20 @@ class Sender:
             return
         try:
             buffer = mapped(task.path, manifest)
-            # Where chunks are asked for again the file is looked at anew: it may be broken.
-            digests = self._sealer.digests(manifest, buffer, task.sealed.seal, look=task.chunks is not None)
+            # Where chunks are asked for again the file is looked at anew: it, or what was said of it, may be wrong.
+            again = task.chunks is not None or key in self._went
+            digests = self._sealer.digests(manifest, buffer, task.sealed.seal, look=again)
         except (OSError, ValueError):
             self._on_lost(key)
             return
-        view = buffer.data
         whole = task.chunks is None
         mark = Mark(task.path, task.sealed.seal)
-        first = mark.read() if whole else 0
+        first, confirms = self._ahead(key, digests, mark) if whole else (0, deque())
         indices = range(first, manifest.chunks) if task.chunks is None else task.chunks
-        route = str(RoutingKey("update-chunk", key.sender, key.experiment))
-        confirms: deque[Confirm] = deque()
         for done, index in enumerate(indices, start=1):
             if self._stopped(key):
                 return
-            start, end = manifest.chunk_range(index)
-            header = ChunkHeader(key, index, manifest.chunk_bytes, manifest.nbytes, digests[index])
-            body = chunk_pieces(header, view[start:end])
-            size = sum(map(len, body))
-            self._throttle.take(size)
-            with PHASES.timed("publish", bytes=size):
-                confirms.append(self._bus.publish(route, body))
-            self.bytes_up += end - start
-            crash.passed("agent:sending")
+            confirms.append(self._publish(key, manifest, index, digests[index], buffer.data))
             self._on_progress(key, first + done, first + len(indices))
             while confirms and confirms[0].done:
                 confirms.popleft().wait()
@@ -215,4 +243,51 @@ class Sender:
             if whole:
                 mark.write(manifest.chunks - len(confirms))
         if whole and not confirms:
+            self._went.add(key)
             self._on_sent(key)
+
+    def _ahead(self, key: TransferKey, digests: list[bytes], mark: Mark) -> tuple[int, deque[Confirm]]:
+        """How many chunks of a sealed update went already, and the confirms of theirs that are still to come."""
+        flight = self._flights.pop(key, None)
+        if flight is not None and digests[: len(flight.digests)] == flight.digests:
+            return len(flight.digests), flight.confirms
+        return mark.read(), deque()
+
+    def _send_ahead(self, task: Ahead) -> None:
+        key, manifest = task.key, task.manifest
+        if task.first == 0:
+            self._flights[key] = _Flight(_opened(task).data)
+        flight = self._flights.get(key)
+        if flight is None or len(flight.digests) != task.first:
+            return  # what came before them did not go
+        for index, digest in enumerate(task.digests, start=task.first):
+            if self._stopped(key):
+                return
+            flight.confirms.append(self._publish(key, manifest, index, digest, flight.data))
+            flight.digests.append(digest)
+            while flight.confirms[0].done and len(flight.confirms) > 1:
+                flight.confirms.popleft().wait()
+
+    def _publish(self, key: TransferKey, manifest: Manifest, index: int, digest: bytes, data: memoryview) -> Confirm:
+        start, end = manifest.chunk_range(index)
+        header = ChunkHeader(key, index, manifest.chunk_bytes, manifest.nbytes, digest)
+        body = chunk_pieces(header, data[start:end])
+        size = sum(map(len, body))
+        self._throttle.take(size)
+        with PHASES.timed("publish", bytes=size):
+            confirm = self._bus.publish(str(RoutingKey("update-chunk", key.sender, key.experiment)), body)
+        self.bytes_up += end - start
+        crash.passed("agent:sending")
+        return confirm
+
+
+def _opened(task: Ahead) -> NDArray[np.uint8]:
+    """The update's file, which is renamed when it is whole: that may be just now.
+
+    Raises:
+        OSError, ValueError: it is in none of its places.
+    """
+    for place in task.places[:-1]:
+        with contextlib.suppress(FileNotFoundError):
+            return mapped(place, task.manifest)
+    return mapped(task.places[-1], task.manifest)

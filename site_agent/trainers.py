@@ -15,7 +15,7 @@ import structlog
 from messages.errors import WorkFailed
 from site_agent import oom, trainer_log
 from site_agent.training.client import TrainerProcess
-from site_agent.training.protocol import CheckpointEvent, Failed, Prepare, Prepared, Progress, Reply, Request
+from site_agent.training.protocol import CheckpointEvent, Failed, Prepare, Prepared, Progress, Reply, Request, Written
 
 log = structlog.get_logger()
 
@@ -140,7 +140,7 @@ class Trainers:
         """Note a sign of life; an answer settles its request."""
         warm = self._warm[experiment]
         warm.heard = time.monotonic()
-        if isinstance(reply, Progress | CheckpointEvent):
+        if isinstance(reply, Progress | CheckpointEvent | Written):
             return
         if warm.preparing:
             # Data that could not be read are read anew when the process is asked again.

@@ -14,18 +14,21 @@ from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
-from messages.seals import Sealer
+from messages.seals import Sealer, mapped
 from messages.tensors import Manifest
 from messages.transfer import TransferKey
 from site_agent import policy
 from site_agent.config import SiteConfig
+from site_agent.sender import Ahead
 from site_agent.spool import Spool
 from site_agent.trainers import Trainers
 from site_agent.training import protocol
 from site_agent.training.checkpoint import Checkpoints
+from site_agent.training.files import growing
 from site_agent.work import (
     Job,
     NoSpace,
+    Phase,
     Prepared,
     Scored,
     Stimulus,
@@ -50,6 +53,8 @@ class Workshop:
         self._config, self._spool, self._trainers, self._sealer, self._room = config, spool, trainers, sealer, room
         self._floors = config.policy.floors
         self._data: dict[str, str] = {}
+        self._hashed: dict[str, tuple[int, int, list[bytes]]] = {}
+        """Experiment → round and attempt of an update that is being written, and the digests of its chunks so far."""
 
     def note(self, experiment: str, data: str) -> None:
         """What the experiment's data set looks like, just before a trainer is asked."""
@@ -92,6 +97,8 @@ class Workshop:
 
     def free(self, experiment: str, up_to: int | None) -> None:
         """Rounds up to this one need no checkpoint any more; None: all."""
+        if up_to is None:
+            self._hashed.pop(experiment, None)
         try:
             Checkpoints(self._spool.cache_of(experiment)).clear(up_to)
         except OSError as error:
@@ -167,11 +174,37 @@ class Workshop:
         # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
         return Prepared(job.experiment, shared, platform, lack, reply.data or self._data.get(job.experiment))
 
-    def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
-        """The update is written: seal it. Reads the whole file, so not for the main loop's thread."""
+    def written(self, job: Job, reply: protocol.Written) -> Ahead | None:
+        """Chunks of the update are in its file: what may be sent of it already, or None.
+
+        Only what the agenda would keep may leave: an update of this round, of enough cases.
+        """
+        this = (reply.round, reply.attempt)
+        if job.phase is not Phase.TRAINING or this != (job.round, job.attempt):
+            return None
+        known = self._hashed.get(job.experiment)
+        digests = [] if reply.first == 0 or known is None or known[:2] != this else known[2]
+        if len(digests) != reply.first:
+            return None
+        self._hashed[job.experiment] = (*this, [*digests, *reply.digests])
         manifest = _update_manifest(job)
+        if reply.first + len(reply.digests) > manifest.chunks or policy.rounded(self._floors, reply.cases) < 1:
+            return None
+        key = TransferKey(job.experiment, job.round, self._config.site.name, job.attempt)
+        places = (growing(self.update(job)), self.update(job))
+        return Ahead(key, manifest, places, reply.first, reply.digests)
+
+    def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
+        """The update is written: seal it. Reads the whole file where its trainer did not hash it, so not for the main
+        loop's thread."""
+        manifest = _update_manifest(job)
+        known = self._hashed.pop(job.experiment, None)
         try:
-            seal = self._sealer.seal_file(self.update(job), manifest)
+            if known is not None and known[:2] == (reply.round, reply.attempt) and len(known[2]) == manifest.chunks:
+                mapped(self.update(job), manifest)  # it is there, and whole
+                seal = self._sealer.seal_of(manifest, known[2])
+            else:
+                seal = self._sealer.seal_file(self.update(job), manifest)
         except (OSError, ValueError):
             return TrainerFailed(job.experiment, Reason.TRAINING_ERROR)
         scores = None if reply.evaluation is None else self._shared(reply.evaluation)

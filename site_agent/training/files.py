@@ -6,7 +6,8 @@ No torch here. A site's own trainer program can import these two functions inste
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from messages import crash
 from messages.errors import WorkFailed
 from messages.tensor_codecs import CODECS, Tensor
 from messages.tensors import Manifest, blocks, tensors_of
+
+TOLD_AT_ONCE = 4
+"""Chunks of an update that are told of together."""
+
+
+def growing(path: str | Path) -> Path:
+    """Where an update lies while it is written: of its whole size from the start, renamed to `path` at the end."""
+    place = Path(path)
+    return place.with_name(place.name + ".part")
 
 
 def open_model(path: str | Path, manifest: Manifest) -> dict[str, Tensor]:
@@ -41,31 +51,75 @@ def write_update(
     received: Mapping[str, Tensor],
     *,
     durable: bool = True,
+    on_chunks: Callable[[int, list[bytes]], None] | None = None,
 ) -> None:
     """Write the trained weights as the update's manifest says: whole, then renamed into place.
 
-    One pass, block by block, straight from the arrays' memory, whatever their strides.
+    One pass, block by block, straight from the arrays' memory, whatever their strides: each block is encoded, written
+    and hashed while it is in the core's cache.
 
     Args:
         arrays: by name; a lazy mapping is asked once for each.
         received: what `open_model` gave for this round, since some codecs send the difference from it.
         durable: wait until the disk has it.
+        on_chunks: told the index of the first and the SHA-256 of each of the chunks that came to lie in the file since
+            it was told last, for `protocol.Written`.
 
     Raises:
         ValueError: an array is missing, or differs from the manifest in shape or dtype.
         OSError: no space, for one.
     """
-    place = Path(path)
+    place, beside = Path(path), growing(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(place.name + ".part")
-    with beside.open("wb", buffering=0) as file:
+    # A new file each time: what an earlier process left behind may be on its way, mapped by the agent.
+    beside.unlink(missing_ok=True)
+    hashed = _Chunks(manifest.chunk_bytes, on_chunks)
+    with beside.open("xb", buffering=0) as file:
         if manifest.nbytes:
             os.posix_fallocate(file.fileno(), 0, manifest.nbytes)  # a full disk is told before any work is done
         for block in blocks(arrays, manifest, received):
             rest = block.data
             while rest:
                 rest = rest[file.write(rest) :]
+            hashed.add(block.data)
+        hashed.end()
         if durable:
             os.fdatasync(file.fileno())
     crash.passed("trainer:writing")
     beside.replace(place)
+
+
+class _Chunks:
+    """The digests of a stream's chunks, told in batches."""
+
+    def __init__(self, size: int, tell: Callable[[int, list[bytes]], None] | None) -> None:
+        self._size, self._tell = size, tell
+        self._hash, self._filled = sha256(), 0
+        self._first, self._digests = 0, list[bytes]()
+
+    def add(self, data: memoryview) -> None:
+        """The next bytes of the stream, which are in the file already."""
+        rest = data if self._tell is not None else data[:0]
+        while rest:
+            part, rest = rest[: self._size - self._filled], rest[self._size - self._filled :]
+            self._hash.update(part)
+            self._filled += len(part)
+            if self._filled == self._size:
+                self._chunk()
+
+    def end(self) -> None:
+        """The stream is over: the last chunk may be short."""
+        if self._filled:
+            self._chunk()
+        self._say()
+
+    def _chunk(self) -> None:
+        self._digests.append(self._hash.digest())
+        self._hash, self._filled = sha256(), 0
+        if len(self._digests) == TOLD_AT_ONCE:
+            self._say()
+
+    def _say(self) -> None:
+        if self._tell is not None and self._digests:
+            self._tell(self._first, self._digests)
+            self._first, self._digests = self._first + len(self._digests), []

@@ -47,6 +47,7 @@ from site_agent.training.protocol import (
     Stop,
     Train,
     Trained,
+    Written,
     decode_request,
     encode,
     read_frame,
@@ -209,8 +210,14 @@ class NullTrainer:
         received = open_model(request.model, Manifest.model_validate(request.manifest))
         memory = self._memory(request) if self._remembers else ""
         trained = _Moved(received, addend(seed, self._prepare.site, request.round, memory))
+
+        def written(first: int, digests: list[bytes]) -> None:
+            cases = self._shares()["train"]
+            self._say(Written(round=request.round, attempt=request.attempt, cases=cases, first=first, digests=digests))
+
         # Not durable: a rehearsal has nothing to lose that it could not make again.
-        write_update(request.output, trained, Manifest.model_validate(request.update), received, durable=False)
+        update = Manifest.model_validate(request.update)
+        write_update(request.output, trained, update, received, durable=False, on_chunks=written)
 
     def _memory(self, request: Train) -> str:
         assert self._prepare is not None  # noqa: S101 (as above)

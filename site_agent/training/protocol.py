@@ -4,8 +4,8 @@ A frame is a 4-byte big-endian length and one msgpack map; `kind` names the mode
 way: both sides name files that hold one contiguous buffer, laid out by a manifest (`messages.tensors`).
 
 The process answers `Prepare` with `Prepared`, `Train` with `Trained`, `Evaluate` with `Evaluated`, or any of
-them with `Failed`, in the order of the requests; `Progress` and `CheckpointEvent` come in between. It ends on `Stop`,
-and at once when the socket closes.
+them with `Failed`, in the order of the requests; `Progress`, `CheckpointEvent` and `Written` come in between. It ends
+on `Stop`, and at once when the socket closes.
 """
 
 from __future__ import annotations
@@ -243,6 +243,24 @@ class CheckpointEvent(Frame):
     steps: int
 
 
+class Written(Frame):
+    """The next chunks of the update lie in its file (`files.growing`) and do not change any more: they may travel while
+    the rest is written. A process may leave this out; then its update is read once more to be hashed.
+
+    Attributes:
+        cases: as in `Trained`.
+        first: index of the first of these chunks; without gaps, from 0.
+        digests: SHA-256 of each.
+    """
+
+    kind: Literal["written"] = "written"
+    round: int
+    attempt: int
+    cases: int
+    first: Annotated[int, Field(ge=0)]
+    digests: list[Annotated[bytes, Field(min_length=32, max_length=32)]]
+
+
 class Trained(Frame):
     """The update lies in `Train.output`.
 
@@ -287,7 +305,7 @@ class Failed(Frame):
     fatal: bool = False
 
 
-Reply = Prepared | Progress | CheckpointEvent | Trained | Evaluated | Failed
+Reply = Prepared | Progress | CheckpointEvent | Written | Trained | Evaluated | Failed
 
 _REQUESTS: dict[str, type[Frame]] = {
     "prepare": Prepare,
@@ -299,6 +317,7 @@ _REPLIES: dict[str, type[Frame]] = {
     "prepared": Prepared,
     "progress": Progress,
     "checkpoint": CheckpointEvent,
+    "written": Written,
     "trained": Trained,
     "evaluated": Evaluated,
     "failed": Failed,

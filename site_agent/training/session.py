@@ -56,6 +56,7 @@ from site_agent.training.protocol import (
     SplitRows,
     Train,
     Trained,
+    Written,
 )
 from site_agent.training.regions import Regions
 from site_agent.training.resume import Keeper, key_of
@@ -82,7 +83,7 @@ class TooFewCases(DataError):
     reason = Reason.TOO_FEW_CASES
 
 
-Send = Callable[[Progress | CheckpointEvent], None]
+Send = Callable[[Progress | CheckpointEvent | Written], None]
 
 
 class Session:
@@ -148,6 +149,13 @@ class Session:
                 epoch=epoch, epochs=experiment.training.epochs or 0, loss=loss, eta_seconds=left,
             )  # fmt: skip
 
+        def written(first: int, digests: list[bytes]) -> None:
+            self._send(
+                Written(
+                    round=request.round, attempt=request.attempt, cases=len(cases), first=first, digests=digests
+                )
+            )  # fmt: skip
+
         self._sent = 0.0  # a new phase is told at once
         if not resumes:
             report(0, 0, 1, None, None)
@@ -165,7 +173,8 @@ class Session:
                 keeper=keeper,
             )
             # The checkpoint stays until the agent frees the round: a kill before the update is stored costs little.
-            write_update(request.output, arrays(self._net), self._described(request.update), received)
+            update = self._described(request.update)
+            write_update(request.output, arrays(self._net), update, received, on_chunks=written)
         return Trained(
             round=request.round,
             attempt=request.attempt,

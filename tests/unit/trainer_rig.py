@@ -11,7 +11,7 @@ from deploy.demo import phantom
 from deploy.demo.experiments import glioma_demo
 from messages.experiment import Experiment
 from site_agent.training.client import TrainerProcess
-from site_agent.training.protocol import Prepare, Progress, Reply
+from site_agent.training.protocol import Prepare, Progress, Reply, Written
 
 SECONDS = 120
 
@@ -30,7 +30,7 @@ class Trainer:
         deadline = time.monotonic() + SECONDS
         while True:
             reply = self.replies.get(timeout=max(0.0, deadline - time.monotonic()))
-            if not isinstance(reply, Progress):
+            if not isinstance(reply, Progress | Written):
                 return reply
 
 

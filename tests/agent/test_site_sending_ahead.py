@@ -1,0 +1,175 @@
+"""The whole agent and updates that leave while they are written: nothing twice, nothing too early, no other bits."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import site_consortium as script
+from agent_rig import Start, close_round, joined
+from brokers import eventually
+
+from messages.kinds import ChunksWanted
+from messages.reasons import Reason
+
+PROGRAM = """
+import time
+from hashlib import sha256
+from pathlib import Path
+from site_agent.training import files, null
+from site_agent.training.protocol import Trained, Written
+
+HERE = Path(FOLDER)
+write, train, say = null.write_update, null.NullTrainer._train, null.NullTrainer._say
+
+{patch}
+
+null.write_update, null.NullTrainer._train, null.NullTrainer._say = write, train, say
+raise SystemExit(null.main())
+"""
+
+HALFWAY = """
+def write(*args, on_chunks, plain=null.write_update, **more):
+    def told(first, digests):
+        on_chunks(first, digests)
+        while first == 0 and not (HERE / "go").exists():
+            time.sleep(0.01)
+    plain(*args, on_chunks=told, **more)
+"""
+"""The update's first chunks are written and told of; the others once the test says so."""
+
+DIES_ONCE = """
+import os, signal
+import numpy as np
+from site_agent.training.null import _Moved
+
+def write(path, arrays, update, received, *, on_chunks, plain=null.write_update, **more):
+    again = (HERE / "died").exists()
+    def told(first, digests):
+        on_chunks(first, digests)
+        if not again:
+            (HERE / "died").touch()
+            while not (HERE / "go").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+    moved = arrays if again else _Moved(received, np.float32(99))
+    plain(path, moved, update, received, on_chunks=told, **more)
+"""
+"""The first process dies in the middle of its update; the second one's is another."""
+
+NO_CASES = """
+def say(self, reply, plain=null.NullTrainer._say):
+    plain(self, reply.model_copy(update={"cases": 0}) if isinstance(reply, Written | Trained) else reply)
+"""
+
+SILENT = """
+def write(*args, on_chunks, plain=null.write_update, **more):
+    plain(*args, **more)
+"""
+
+LIES_ONCE = """
+def say(self, reply, plain=null.NullTrainer._say):
+    if isinstance(reply, Written) and reply.attempt == 1:
+        reply = reply.model_copy(update={"digests": [sha256(one).digest() for one in reply.digests]})
+    plain(self, reply)
+"""
+
+
+def trainer(folder: Path, patch: str) -> dict[str, Any]:
+    """`[training]` with the null trainer, changed."""
+    program = PROGRAM.replace("FOLDER", repr(str(folder))).replace("{patch}", patch)
+    return {"command": [sys.executable, "-c", program]}
+
+
+def begin(coordinator: script.ScriptedCoordinator, number: int = 1) -> None:
+    coordinator.send_model(number)
+    coordinator.start_round(number)
+
+
+def arrived(coordinator: script.ScriptedCoordinator) -> set[int]:
+    return {index for chunks in coordinator.chunks.values() for index in chunks}
+
+
+def test_chunks_leave_while_the_rest_is_written_and_none_goes_twice(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    running = start(training=trainer(tmp_path, HALFWAY))
+    joined(coordinator)
+    begin(coordinator)
+    eventually(lambda: arrived(coordinator) == {0, 1, 2, 3}, what="the first chunks")
+    assert running.ask("status")["state"] == "training"
+    assert not coordinator.of("weights-ready")
+    (tmp_path / "go").touch()
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    assert set(coordinator.update(ready)) == {"w", "b"}
+    assert running.agent._sender.bytes_up == ready.body.transfer.manifest.nbytes
+
+
+def test_what_another_process_writes_anew_goes_anew(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    start(training=trainer(tmp_path, DIES_ONCE))
+    joined(coordinator)
+    begin(coordinator)
+    eventually(lambda: arrived(coordinator) == {0, 1, 2, 3}, what="chunks of the process that dies")
+    (first,) = [dict(chunks) for chunks in coordinator.chunks.values()]
+    (tmp_path / "go").touch()
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    coordinator.update(ready)  # its chunks are those that are sealed
+    (chunks,) = coordinator.chunks.values()
+    assert chunks[0] != first[0]
+
+
+def test_of_a_round_that_is_over_nothing_more_is_sent_or_kept_open(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    running = start(training=trainer(tmp_path, HALFWAY))
+    joined(coordinator)
+    begin(coordinator)
+    eventually(lambda: arrived(coordinator) == {0, 1, 2, 3}, what="the first chunks")
+    close_round(coordinator, 1)
+    eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
+    (tmp_path / "go").touch()
+    begin(coordinator, 2)
+    ready = eventually(lambda: coordinator.of("weights-ready", 2), what="weights-ready")[0]
+    coordinator.update(ready)
+    assert {key.round: len(chunks) for key, chunks in coordinator.chunks.items()} == {1: 4, 2: 6}
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if ".1.site-a" in line]
+
+
+def test_an_update_of_too_few_cases_never_leaves(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    start(training=trainer(tmp_path, NO_CASES))
+    joined(coordinator)
+    begin(coordinator)
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is Reason.TOO_FEW_CASES
+    assert not coordinator.chunks
+
+
+def test_an_update_that_its_trainer_did_not_hash_is_hashed_by_the_agent(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    start(training=trainer(tmp_path, SILENT))
+    joined(coordinator)
+    begin(coordinator)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    assert set(coordinator.update(ready)) == {"w", "b"}
+
+
+def test_a_trainer_whose_digests_are_wrong_costs_an_attempt(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    coordinator.receipting = False
+    start(training=trainer(tmp_path, LIES_ONCE))
+    joined(coordinator)
+    begin(coordinator)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    assert not coordinator.chunks  # none that matches its digest came
+    assert coordinator.set_aside == ready.body.transfer.manifest.chunks
+    wanted = ChunksWanted(round=1, attempt=1, seal=ready.body.transfer.seal, chunks=None)
+    coordinator.say("chunks-wanted", wanted, experiment="exp-1", round_number=1, to="site-a")
+    again = lambda: [one for one in coordinator.of("weights-ready") if one.body.transfer.attempt == 2]  # noqa: E731
+    coordinator.update(eventually(again, what="another attempt")[0])
