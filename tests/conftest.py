@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 from brokers import RealBroker, consortium_definitions, need_broker, with_admin
+from hypothesis import HealthCheck, settings
 
 from deploy.broker.node import PrivateNode
+
+# A machine that stood still for a fifth of a second says nothing of what is tried, nor of how examples are drawn.
+# What else hypothesis sets up stays: where CI is set, the same examples in each run.
+settings.register_profile("konsil", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("konsil")
 
 
 @pytest.fixture(scope="session")

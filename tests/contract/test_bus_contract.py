@@ -206,7 +206,7 @@ def test_models_travel_in_large_chunks_through_a_small_window(brokerage: Brokera
     for chunk in chunks:
         bus.publish("global-chunk.coordinator.exp", chunk)
     assert bus.flush(60)
-    eventually(lambda: len(got.deliveries) == 50, 60)
+    eventually(lambda: len(got.deliveries) == 50)
     assert [hashlib.sha256(one).digest() for one in got.bodies] == [hashlib.sha256(one).digest() for one in chunks]
 
 
@@ -232,7 +232,7 @@ def test_nothing_is_lost_when_the_broker_breaks_down_while_publishing(brokerage:
     publisher.join()
     assert bus.flush(40)
     wanted = numbered(range(sent[0]))
-    eventually(lambda: set(got.bodies) >= set(wanted), 40, "every message")
+    eventually(lambda: set(got.bodies) >= set(wanted), what="every message")
     firsts = list(dict.fromkeys(got.bodies))  # duplicates may come: what counts is each one's first time
     assert firsts == wanted
 
@@ -242,7 +242,7 @@ def test_an_unacknowledged_inbox_message_comes_again_after_a_break(brokerage: Br
     brokerage.bus("coordinator").publish("receipt.coordinator.exp.site-a", b"x").wait(10)
     eventually(lambda: len(got.deliveries) == 1)
     brokerage.interrupt()
-    eventually(lambda: len(got.deliveries) >= 2, 40)
+    eventually(lambda: len(got.deliveries) >= 2)
     old, new = got.deliveries[0], got.deliveries[-1]
     assert old.body == new.body
     assert old.epoch < new.epoch

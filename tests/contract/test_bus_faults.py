@@ -136,7 +136,7 @@ def test_a_half_open_line_is_noticed_by_both_directions_and_nothing_is_lost(
     bus.publish(UP, b"into the void")
     clean_broker.bus("coordinator").publish(DOWN, b"unheard")
     # heartbeat of 5 s: 10 s of silence are an end (pika's check), and three connections may be told one by one
-    eventually(lambda: sum(one is BusState.LOST for one in line.states()) >= 3, within=30)
+    eventually(lambda: sum(one is BusState.LOST for one in line.states()) >= 3)
     line.proxy.heal()
     assert bus.flush(30)
     eventually(lambda: b"into the void" in got.bodies)
@@ -163,7 +163,7 @@ def test_a_crawling_line_lives_and_carries_one_chunk_at_a_time(clean_broker: Rea
         return done.is_set()
 
     # 1.5 MiB at 1 Mbit/s take 12.6 s: longer than two heartbeats
-    eventually(watched, within=60)
+    eventually(watched)
     eventually(lambda: got.bodies == bodies)
     assert BusState.LOST not in line.states()
     assert 0 < widest <= 2 * len(bodies[0])

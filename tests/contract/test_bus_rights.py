@@ -39,7 +39,7 @@ def test_a_right_to_publish_that_is_taken_away_is_told_and_what_was_published_wa
         give(clean_broker, write="^$")
         cut_off(clean_broker)
         confirm = bus.publish("hello.site-a.none", b"meanwhile")
-        eventually(lambda: [one for one in notices if one.state is BusState.REFUSED], 30, "the refusal to be told")
+        eventually(lambda: [one for one in notices if one.state is BusState.REFUSED], what="the refusal to be told")
         assert not confirm.done
     finally:
         give(clean_broker)
@@ -56,10 +56,10 @@ def test_a_right_to_read_that_is_taken_away_is_told_and_so_is_that_it_is_back(cl
     try:
         give(clean_broker, read=r"^inbox\.site-a$")
         cut_off(clean_broker)
-        eventually(lambda: [one for one in notices if one.state is BusState.REFUSED], 30, "the refusal to be told")
+        eventually(lambda: [one for one in notices if one.state is BusState.REFUSED], what="the refusal to be told")
     finally:
         give(clean_broker)
-    eventually(lambda: notices[-1].state is BusState.CONNECTED, 30, "the right to be back")
+    eventually(lambda: notices[-1].state is BusState.CONNECTED, what="the right to be back")
     assert sum(one.state is BusState.REFUSED for one in notices) <= 1 + 3, (
         "more than once, and with each link that came"
     )
@@ -83,6 +83,6 @@ def test_an_inbox_that_is_deleted_and_declared_again_is_told_and_read(clean_brok
     bus = clean_broker.bus(SITE, on_notice=notices.append)
     got = Collector().of(bus, "inbox.site-a", exclusive=True)
     clean_broker.wipe("inbox.site-a")
-    eventually(lambda: [one for one in notices if one.state is BusState.RENEWED], 30, "the news")
+    eventually(lambda: [one for one in notices if one.state is BusState.RENEWED], what="the news")
     clean_broker.bus("coordinator").publish("receipt.coordinator.none.site-a", b"after").wait(20)
     eventually(lambda: got.bodies == [b"after"], what="the message")
