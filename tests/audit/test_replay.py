@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from coordinator_kit import SITES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "fsm"))
-from coordinator_kit import SITES
-from test_coordinator_machine import Run
+from machine_run import Run
 
 from coordinator import decisions as d
 from coordinator.journal import STEP, Journal, open_readonly

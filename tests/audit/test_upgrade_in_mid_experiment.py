@@ -2,21 +2,18 @@
 
 `data/state-58c5dea.zip` is a coordinator's state folder as that commit's own code left it when it was stopped:
 `exp-done` is complete, `exp-1` is the same experiment in round 2, where the update of site-c lacks two chunks. Both
-were run by that commit's scripted sites (tests/fsm/coordinator_kit.py) in memory.
+were run by that commit's scripted sites (tests/coordinator_kit.py) in memory.
 """
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "fsm"))
 from coordinator_kit import SITES
-from test_coordinator_service import Consortium, body_of
+from coordinator_rig import Consortium, body_of
 
 from coordinator.blobs import Blobs
 from coordinator.journal import open_readonly

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from agenda_kit import (
+    ENDINGS,
+    PREPARED,
+    SCORES,
+    STANDING,
+    WAYS,
+    accepted,
+    after,
+    chunks_wanted,
+    does,
+    evaluation_start,
+    model_ready,
+    round_complete,
+    round_start,
+    said,
+    trained,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from messages.envelope import Author, Event
-from messages.experiment import Experiment
-from messages.kinds import (
-    Candidate,
-    CaseCounts,
-    ChunksWanted,
-    EvaluationStart,
-    ExperimentAborted,
-    ExperimentAccepted,
-    ExperimentFailed,
-    ExperimentPaused,
-    ExperimentResumed,
-    Platform,
-    RoundComplete,
-    RoundStart,
-)
-from messages.kinds import Transfer as Sealed
+from messages.kinds import ExperimentPaused, ExperimentResumed
 from messages.reasons import Reason
-from messages.scores import SplitScores
-from messages.tensors import Manifest, TensorSpec
-from messages.transfer import TransferKey
 from site_agent.agenda import HEARD, OWN, TABLE, IllegalStimulus, decide, restored, step
 from site_agent.policy import Verdict
 from site_agent.work import (
@@ -39,16 +35,13 @@ from site_agent.work import (
     Agenda,
     Approved,
     ChunksSent,
-    Effect,
     Fetch,
     Free,
     Halt,
     Heard,
     Ignore,
-    ModelReady,
     NoSpace,
     Phase,
-    Prepared,
     Receipted,
     Restarted,
     RunEvaluate,
@@ -59,119 +52,10 @@ from site_agent.work import (
     SendChunks,
     Stimulus,
     Switched,
-    Trained,
     TrainerDied,
     TrainerFailed,
     UpdateLost,
 )
-
-MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(600,), dtype="float32"),), chunk_bytes=1024)
-SEAL = "a" * 64
-COUNTS = CaseCounts(found=10, used=10, train=7, validation=1, test=2)
-PLATFORM = Platform(device_type="cpu", threads=1, versions={}, deterministic=True)
-COORDINATOR = Author("c", "coordinator", 1, 1)
-STANDING = [phase for phase in Phase if phase is not Phase.UNKNOWN]
-
-
-def sealed(round_number: int) -> Sealed:
-    return Sealed(round=round_number, seal=SEAL, manifest=MANIFEST)
-
-
-def said(kind: str, body: Any, round_number: int = 0, name: str = "e") -> Event:
-    return COORDINATOR.write(kind, body, time=0.0, experiment=name, round_number=round_number)
-
-
-def accepted(name: str = "e", verdict: Verdict | None = None, opens_in: float = 0.0) -> Heard:
-    plain = Experiment.model_validate(
-        {
-            "schema": 1,
-            "id": name,
-            "sites": ["site-a"],
-            "task": {"kind": "segmentation", "channels": ["T1"], "regions": {"WT": ["ET"]}},
-            "data": {"dataset": "d"},
-            "net": {"name": "UNet"},
-            "rounds": {"count": 5},
-        }
-    ).plain()
-    body = ExperimentAccepted(experiment=plain, digest="b" * 64, researcher="dr-a", original=b"", enrol_within=1.0)
-    return Heard(said("experiment-accepted", body, name=name), verdict or Verdict(), opens_in)
-
-
-def round_start(number: int = 1, name: str = "e", sites: Iterable[str] = ("site-a",), **more: Any) -> Heard:
-    body = RoundStart(
-        transfer=sealed(number), model_digest="0" * 64, sites=list(sites), evaluate=False, train_within=100.0
-    )
-    return Heard(said("round-start", body, number, name), **more)
-
-
-def evaluation_start(number: int = 3, selected: int = 2) -> Heard:
-    models = [
-        Candidate(label="final", transfer=sealed(number), model_digest="1" * 64),
-        Candidate(label="selected", transfer=sealed(selected), model_digest="2" * 64),
-    ]
-    body = EvaluationStart(models=models, sites=["site-a"], evaluate_within=100.0)
-    return Heard(said("evaluation-start", body, number))
-
-
-def round_complete(number: int = 1) -> Heard:
-    body = RoundComplete(contributors={}, left_out={}, model_digest="0" * 64, seconds=1.0)
-    return Heard(said("round-complete", body, number))
-
-
-def model_ready(number: int = 1, name: str = "e") -> ModelReady:
-    return ModelReady(name, TransferKey(name, number, "coordinator", 1))
-
-
-def trained(number: int = 1, attempt: int = 1, name: str = "e") -> Trained:
-    transfer = Sealed(round=number, attempt=attempt, seal=SEAL, manifest=MANIFEST)
-    return Trained(
-        experiment=name, round=number, attempt=attempt, transfer=transfer, cases=7, epochs=1, steps=3, loss=0.5,
-        seconds=1.0,
-    )  # fmt: skip
-
-
-def chunks_wanted(number: int = 1, seal: str = SEAL, chunks: list[int] | None = None) -> Heard:
-    return Heard(said("chunks-wanted", ChunksWanted(round=number, attempt=1, seal=seal, chunks=chunks), number))
-
-
-PREPARED = Prepared("e", COUNTS, PLATFORM)
-SCORES = {"test": SplitScores(cases=2, withheld=True)}
-ENDINGS = (
-    Heard(said("experiment-aborted", ExperimentAborted())),
-    Heard(said("experiment-failed", ExperimentFailed(reason=Reason.QUORUM_NOT_MET))),
-)
-
-WAYS: dict[Phase, list[Stimulus]] = {
-    Phase.AWAITING: [accepted(verdict=Verdict(by_hand=True))],
-    Phase.PREPARING: [accepted()],
-    Phase.IDLE: [accepted(), PREPARED],
-    Phase.FETCHING: [accepted(), PREPARED, round_start()],
-    Phase.TRAINING: [accepted(), PREPARED, round_start(), model_ready()],
-    Phase.SENDING: [accepted(), PREPARED, round_start(), model_ready(), trained()],
-    Phase.EVALUATING: [accepted(), PREPARED, evaluation_start(), model_ready(3), model_ready(2)],
-    Phase.REPORTED: [
-        accepted(), PREPARED, evaluation_start(), model_ready(3), model_ready(2),
-        Scored("e", "final", SCORES), Scored("e", "selected", SCORES),
-    ],
-    Phase.DECLINED: [accepted(verdict=Verdict(Reason.NOT_ALLOWED))],
-    Phase.ENDED: [accepted(), ENDINGS[0]],
-}  # fmt: skip
-"""How to come into each phase."""
-
-
-def after(stimuli: Iterable[Stimulus], agenda: Agenda | None = None) -> tuple[Agenda, list[Effect]]:
-    agenda = agenda or Agenda("site-a")
-    todo: list[Effect] = []
-    for stimulus in stimuli:
-        agenda, _, effects = step(agenda, stimulus)
-        todo += effects
-    return agenda, todo
-
-
-def does(agenda: Agenda, stimulus: Stimulus) -> tuple[Phase, list[str], list[Effect]]:
-    """The phase, the kinds said, and everything to do, after one more stimulus."""
-    agenda, _, effects = step(agenda, stimulus)
-    return agenda.phase("e"), [one.kind for one in effects if isinstance(one, Say)], list(effects)
 
 
 @pytest.mark.parametrize("phase", STANDING)
@@ -398,7 +282,9 @@ def test_a_training_that_a_restart_interrupted_begins_again_as_the_same_attempt(
 # any order
 
 NUMBERS = st.integers(1, 4)
+
 NAMES = st.sampled_from(["e", "f"])
+
 ANYTHING: st.SearchStrategy[Stimulus] = st.one_of(
     st.builds(accepted, NAMES),
     st.builds(round_start, NUMBERS, NAMES),

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from coordinator_kit import SITES, plain
-from test_coordinator_service import Consortium, body_of, calm_digest
+from coordinator_rig import Consortium, body_of, calm_digest
 
 from coordinator import archive
 from coordinator.blobs import Blobs
@@ -22,17 +18,11 @@ from messages import kinds
 from messages.errors import NameTaken, RequestError, WorkFailed
 
 ROUNDS = 5
+
 PLAN = plain(
     quorum={"least_sites": "all"},
     rounds={"count": ROUNDS, "enrol_within": 100.0, "train_within": 1000.0, "grace": 50.0},
 )
-
-
-@pytest.fixture
-def consortium(tmp_path: Path) -> Iterator[Consortium]:
-    made = Consortium(tmp_path / "state")
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parent))
 from coordinator_kit import ARRAYS, MANIFEST, SITES, plain
 from coordinator_kit import transfer as sealed
 from coordinator_kit import weights as ready
-from test_coordinator_machine import Run
-from test_coordinator_service import Consortium, body_of
+from coordinator_rig import Consortium, body_of
+from machine_run import Run
+from numpy.typing import NDArray
 
 from coordinator import decisions as d
 from coordinator.blobs import Blobs
@@ -29,15 +23,10 @@ from messages.transfer import TransferKey
 from nets.digest import model_digest
 
 WEIGHTS = ARRAYS["conv.weight"]
+
 GAINS = {site: ord(site[-1]) % 7 for site in SITES}
+
 SHARES = {site: (number + 1) / 6 for number, site in enumerate(SITES)}
-
-
-@pytest.fixture
-def consortium(tmp_path: Path) -> Iterator[Consortium]:
-    made = Consortium(tmp_path)
-    yield made
-    made.close()
 
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from brokers import eventually
 from coordinator_kit import plain
-from test_coordinator_fenced import Ending, coordinator
-from test_coordinator_service import Consortium, body_of, calm_digest
+from coordinator_rig import Consortium, Ending, body_of, calm_digest, coordinator, running
 
 from coordinator import space, story
 from coordinator.blobs import Blobs
 from coordinator.journal import STEP, DiskFull, Journal, open_readonly
 from coordinator.recovery import recover
 from coordinator.replay import replay
-from coordinator.service import Coordinator
 from coordinator.state import Phase
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Start
@@ -59,11 +54,6 @@ def consortium(disk: Path) -> Iterator[Consortium]:
 @pytest.fixture
 def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return calm_digest(tmp_path_factory.mktemp("calm"), START)
-
-
-def running(consortium: Consortium) -> Coordinator:
-    assert consortium.coordinator is not None
-    return consortium.coordinator
 
 
 def fill(disk: Path) -> Path:
@@ -117,7 +107,7 @@ def test_a_journal_that_cannot_be_written_is_waited_for_and_nothing_is_lost(
 
 
 def test_a_coordinator_that_waits_for_space_ends_when_it_is_told_to(consortium: Consortium, disk: Path) -> None:
-    one = coordinator(consortium, consortium.folder)
+    one = coordinator(consortium.broker, consortium.folder)
     ending = Ending(one)
     fill(disk)
     consortium.say("experiment-start", START)

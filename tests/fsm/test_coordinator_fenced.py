@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from coordinator_kit import CONSORTIUM, plain
+from coordinator_rig import Consortium, Ending, coordinator
 
-sys.path.insert(0, str(Path(__file__).parent))
-from coordinator_kit import CONSORTIUM, build, config, plain
-from test_coordinator_service import Consortium
-
-from coordinator.service import Coordinator
 from messages import kinds
 from messages.bus.memory import MemoryBus
 from messages.envelope import Author
-from messages.errors import KonsilError, NameTaken
-
-
-@pytest.fixture
-def consortium(tmp_path: Path) -> Iterator[Consortium]:
-    made = Consortium(tmp_path / "first")
-    yield made
-    made.close()
-
-
-def coordinator(consortium: Consortium, folder: Path) -> Coordinator:
-    return Coordinator(
-        config(folder),
-        connect=lambda _config, notice: MemoryBus(consortium.broker, "coordinator", on_notice=notice),
-        build=build,
-    )
-
-
-class Ending(threading.Thread):
-    """Runs a coordinator that is to end by itself."""
-
-    def __init__(self, one: Coordinator) -> None:
-        super().__init__()
-        self._one = one
-        self.error: KonsilError | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._one.run()
-        except KonsilError as error:
-            self.error = error
-
-    def ended(self) -> KonsilError:
-        self.join(30)
-        assert not self.is_alive()
-        assert self.error is not None
-        return self.error
+from messages.errors import NameTaken
 
 
 def mark(consortium: Consortium, term: int) -> None:
@@ -70,7 +27,7 @@ def mark(consortium: Consortium, term: int) -> None:
 def test_a_coordinator_that_hears_a_mark_of_its_own_or_a_higher_term_ends_itself(
     consortium: Consortium, term: int, tmp_path: Path
 ) -> None:
-    one = coordinator(consortium, tmp_path / "first")
+    one = coordinator(consortium.broker, tmp_path / "state")
     running = Ending(one)
     assert one.journal.term == 1
     mark(consortium, term)
@@ -94,17 +51,17 @@ def test_a_journal_that_was_copied_back_does_not_speak_under_a_term_that_was_use
 ) -> None:
     consortium.start()
     consortium.stop()
-    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    shutil.copytree(tmp_path / "state", tmp_path / "copy")
     consortium.start()
     consortium.stop()
-    error = Ending(coordinator(consortium, tmp_path / "copy")).ended()
+    error = Ending(coordinator(consortium.broker, tmp_path / "copy")).ended()
     assert "older copy" in str(error)
 
 
 def test_a_second_coordinator_with_a_state_folder_of_its_own_is_refused(consortium: Consortium, tmp_path: Path) -> None:
     consortium.start()
     with pytest.raises(NameTaken) as caught:
-        coordinator(consortium, tmp_path / "other")
+        coordinator(consortium.broker, tmp_path / "other")
     assert caught.value.exit_status == 2
     consortium.join()
     consortium.say("experiment-start", kinds.ExperimentStart(experiment=plain()))

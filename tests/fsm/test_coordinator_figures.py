@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from structlog.testing import capture_logs
-
-sys.path.insert(0, str(Path(__file__).parent))
 from coordinator_kit import CONSORTIUM, MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
+from structlog.testing import capture_logs
 
 from coordinator import inputs as i
 from coordinator.evolve import evolve

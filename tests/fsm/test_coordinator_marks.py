@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from brokers import eventually
-from coordinator_kit import broker, build, config
+from coordinator_kit import broker
+from coordinator_rig import coordinator
 
 from coordinator.service import Coordinator
 from coordinator.timers import Gate
 from messages.bus.base import BusState, Notice
-from messages.bus.memory import MemoryBus
 
 
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[tuple[Coordinator, Gate]]:
     """A coordinator that runs and whose first mark came back, and its gate."""
-    with_broker = broker()
-    coordinator = Coordinator(
-        config(folder), connect=lambda _config, notice: MemoryBus(with_broker, "coordinator", on_notice=notice),
-        build=build,
-    )  # fmt: skip
-    thread = threading.Thread(target=coordinator.run)
+    one = coordinator(broker(), folder)
+    thread = threading.Thread(target=one.run)
     thread.start()
     try:
-        gate = coordinator.shell.parts.gate
+        gate = one.shell.parts.gate
         eventually(lambda: not gate.closed, what="the first mark to come back")
-        yield coordinator, gate
+        yield one, gate
     finally:
-        coordinator.stop()
+        one.stop()
         thread.join(20)
     assert not thread.is_alive()
 
@@ -51,8 +44,8 @@ def test_a_mark_that_was_confirmed_and_never_stored_is_published_again(
 
 
 def test_timers_stand_still_while_the_broker_takes_nothing(tmp_path: Path) -> None:
-    with opened(tmp_path) as (coordinator, gate):
-        coordinator.shell.queue.put(Notice(BusState.BLOCKED))
+    with opened(tmp_path) as (running, gate):
+        running.shell.queue.put(Notice(BusState.BLOCKED))
         eventually(lambda: gate.closed, what="the timers to be held")
-        coordinator.shell.queue.put(Notice(BusState.UNBLOCKED))
+        running.shell.queue.put(Notice(BusState.UNBLOCKED))
         eventually(lambda: not gate.closed, what="the timers to go on")

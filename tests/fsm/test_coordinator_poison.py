@@ -5,20 +5,16 @@ And what is refused does not fill the journal, however often it comes.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from brokers import eventually
+from coordinator_kit import CONSORTIUM, PLATFORM, counts, plain
+from coordinator_rig import Consortium, running
 from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-from coordinator_kit import CONSORTIUM, PLATFORM, counts, plain
-from test_coordinator_service import Consortium
 
 from coordinator import effects, floods, handlers, machine, overview, returning
 from coordinator.floods import Floods
@@ -26,7 +22,6 @@ from coordinator.inputs import kind_of
 from coordinator.journal import ASIDE, STEP, open_readonly
 from coordinator.recovery import read_step
 from coordinator.replay import replay
-from coordinator.service import Coordinator
 from coordinator.state import Phase, Timer
 from messages import codec, kinds
 from messages.bus.memory import MemoryBus
@@ -34,18 +29,6 @@ from messages.envelope import Author
 from messages.reasons import Reason
 
 START = kinds.ExperimentStart(experiment=plain(quorum={"least_sites": "all"}))
-
-
-@pytest.fixture
-def consortium(tmp_path: Path) -> Iterator[Consortium]:
-    made = Consortium(tmp_path)
-    yield made
-    made.close()
-
-
-def running(consortium: Consortium) -> Coordinator:
-    assert consortium.coordinator is not None
-    return consortium.coordinator
 
 
 def aside(folder: Path) -> list[dict[str, Any]]:

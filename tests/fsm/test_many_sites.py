@@ -7,12 +7,9 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
 from coordinator_kit import CONSORTIUM, MANIFEST, PLATFORM, counts, plain, weights
 
 from coordinator import decisions as d

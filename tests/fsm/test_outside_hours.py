@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
+from agenda_kit import PREPARED, WAYS, accepted, after, does, model_ready, round_start
 from coordinator_kit import SITES
-from test_agenda import PREPARED, WAYS, accepted, after, does, model_ready, round_start
-from test_coordinator_machine import Run
+from machine_run import Run
 
 from coordinator import decisions as d
 from coordinator.state import Phase, Timer
