@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +26,13 @@ from site_agent.dicom.config import DicomDataset
 from site_agent.secret import secret_of
 
 WARNING = "Heads show faces: these pictures identify patients. They are readable by you alone; keep them at the site."
-TILE = 192
-"""Pixels of a slice's longer edge."""
-_HEAD, _EDGE, _ROWS = 34, 18, 12
+TILE = 256
+"""Pixels of a slice's longer edge: a voxel of a head at 1 mm has one."""
+_HEAD, _EDGE, _ROWS = 48, 18, 12
 _COLOURS = ((255, 80, 80), (80, 220, 80), (90, 150, 255), (255, 210, 60), (240, 110, 240), (80, 230, 230))
 
 Image = npt.NDArray[np.uint8]
+_Value = TypeVar("_Value", bound=np.generic)
 
 
 def draw(
@@ -60,7 +62,8 @@ def draw(
         rows = []
         for number, case in enumerate(cases[first : first + _ROWS], start=first + 1):
             progress(number - 1, len(cases))
-            rows.append((case.key, _row(source.load(case, dataset, vault))))
+            said, tiles = _row(source.load(case, dataset, vault))
+            rows.append((f"{case.key}   {said}", tiles))
         path = folder / f"preview-{first // _ROWS + 1:03d}.png"
         _write(path, _sheet(rows, config.channels, config.labels.names))
         sheets.append(path)
@@ -76,8 +79,8 @@ def _cases(dataset: DatasetConfig, channels: Sequence[str]) -> list[source.Case]
     ]
 
 
-def _row(case: LoadedCase) -> list[Image]:
-    """A tile a modality, RGB: axial slices, the patient's right on the left as radiologists look at them."""
+def _row(case: LoadedCase) -> tuple[str, list[Image]]:
+    """Which slice is shown, and a tile a modality: axial, the patient's right on the left, as radiologists see it."""
     import nibabel as nib
 
     flips = nib.orientations.io_orientation(case.affine)
@@ -89,26 +92,48 @@ def _row(case: LoadedCase) -> list[Image]:
     for volume in case.image:
         plane = nib.orientations.apply_orientation(volume, flips)[:, :, middle]
         tiles.append(_tile(plane, label[:, :, middle], (float(zooms[0]), float(zooms[1]))))
-    return tiles
+    labelled = f"{slices.size} with label" if slices.size else "no label"
+    return f"slice {middle + 1} of {label.shape[2]}, {labelled}", tiles
 
 
 def _tile(plane: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], zooms: tuple[float, float]) -> Image:
-    """(x, y) in RAS+ → (TILE, TILE, 3): up is front, left the patient's right; grey from 1st to 99th percentile."""
+    """(x, y) in RAS+ → (TILE, TILE, 3): up is front, left the patient's right; grey from 1st to 99th percentile.
+
+    Each pixel shows the voxel at its centre. A label's outline are its own pixels beside others; where voxels are finer
+    than pixels, those pixels that hold a voxel of the outline: a structure of one voxel is seen, and a hole of one.
+    """
     size = (plane.shape[0] * zooms[0], plane.shape[1] * zooms[1])
     scale = TILE / max(size)
     width, height = (max(1, round(edge * scale)) for edge in size)
-    columns = (np.arange(width) * plane.shape[0] // width)[::-1]
-    rows = (np.arange(height) * plane.shape[1] // height)[::-1]
-    grey, drawn = plane[np.ix_(columns, rows)].T, label[np.ix_(columns, rows)].T
+    front_right = plane[::-1, ::-1].T
+    grey = _sampled(front_right, (height, width))
     low, high = np.percentile(grey, [1, 99])
     shown = np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1) * 255
     tile = np.repeat(shown.astype(np.uint8)[..., None], 3, axis=2)
-    for value in np.unique(drawn[drawn > 0]):
-        tile[_outline(drawn == value)] = _COLOURS[(int(value) - 1) % len(_COLOURS)]
+    turned = label[::-1, ::-1].T
+    for value in np.unique(turned[turned > 0]):
+        tile[_drawn(turned == value, (height, width))] = _COLOURS[(int(value) - 1) % len(_COLOURS)]
     whole = np.zeros((TILE, TILE, 3), dtype=np.uint8)
     top, left = (TILE - height) // 2, (TILE - width) // 2
-    whole[top : top + height, left : left + width] = tile[:TILE, :TILE]
+    whole[top : top + height, left : left + width] = tile
     return whole
+
+
+def _sampled(plane: npt.NDArray[_Value], shape: tuple[int, int]) -> npt.NDArray[_Value]:
+    """A plane's values at the centres of `shape` pixels."""
+    rows, columns = (
+        ((np.arange(pixels) + 0.5) * voxels / pixels).astype(int)
+        for pixels, voxels in zip(shape, plane.shape, strict=True)
+    )
+    return plane[np.ix_(rows, columns)]
+
+
+def _drawn(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The pixels that show a mask's outline."""
+    wide = _sampled(mask, (max(mask.shape[0], shape[0]), max(mask.shape[1], shape[1])))
+    drawn = np.zeros(shape, dtype=np.bool_)
+    drawn[tuple((np.argwhere(_outline(wide)) * shape // wide.shape).T)] = True
+    return drawn
 
 
 def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -126,7 +151,9 @@ def _sheet(rows: Sequence[tuple[str, list[Image]]], channels: Sequence[str], con
     width = max(len(channels) * TILE, 560)
     picture = Pictures.new("RGB", (width, _HEAD + len(rows) * (TILE + _EDGE)), (20, 20, 20))
     pen = ImageDraw.Draw(picture)
-    pen.text((4, 2), "Heads show faces: keep this at the site.   " + "  ".join(channels), fill=(230, 230, 230))
+    pen.text((4, 2), "Heads show faces: keep this at the site.", fill=(230, 230, 230))
+    for column, channel in enumerate(channels):
+        pen.text((column * TILE + 4, 32), channel, fill=(230, 230, 230))
     left = 4.0
     for number, concept in enumerate(concepts):
         pen.text((left, 17), concept, fill=_COLOURS[number % len(_COLOURS)])
