@@ -41,7 +41,7 @@ REQUIRED = {
 """What of pika's internals is used here."""
 
 
-class WireConnection(pika.SelectConnection):  # type: ignore[misc]
+class WireConnection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types: its classes are Any
     """A `SelectConnection` whose message bodies may be given as a tuple of buffers."""
 
     _reader: FrameReader | None = None

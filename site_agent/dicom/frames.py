@@ -6,6 +6,7 @@ A frame is one slice: a single-frame object, one frame of a multi-frame object (
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -133,11 +134,11 @@ def scale(obj: Object) -> tuple[float, float]:
     return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
 
 
-def kind(value: object) -> tuple[str, ...]:
+def kind(value: Any) -> tuple[str, ...]:
     """Image Type or Frame Type as a tuple of upper-case words."""
     if value is None:
         return ()
-    words = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    words = [value] if isinstance(value, str) else list(value)
     return tuple(str(word).strip().upper() for word in words)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -100,10 +101,11 @@ def planes(whole: Plane, layout: Layout, spacing: float | None) -> list[Plane]:
     return found
 
 
-def _several(value: object) -> list[object]:
+def _several(value: Any) -> list[Any]:
+    """Values of an element of the object, of whatever type pydicom gives them."""
     if value is None:
         return []
-    return [value] if isinstance(value, str | bytes) else list(value)  # type: ignore[call-overload]
+    return [value] if isinstance(value, str | bytes) else list(value)
 
 
 def _noted(obj: Object) -> Layout | None:
@@ -136,10 +138,11 @@ def _scanners(obj: Object) -> Layout | None:
     return None if normal is None else _layout(images, list(normal))
 
 
-def _layout(images: object, normal: Sequence[object]) -> Layout | None:
+def _layout(images: Any, normal: Sequence[Any]) -> Layout | None:
+    """None where count and direction are no numbers."""
     try:
-        count = int(images)  # type: ignore[call-overload]
-        x, y, z = (float(v) for v in normal)  # type: ignore[arg-type]
+        count = int(images)
+        x, y, z = (float(v) for v in normal)
     except (TypeError, ValueError):
         return None
     length = float(np.linalg.norm((x, y, z)))

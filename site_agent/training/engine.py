@@ -117,7 +117,7 @@ def _loop(
             with torch.autocast(device.type, enabled=amp):
                 logits = net(images)
             loss = loss_of(logits.float(), regions.target(labels))
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
             if settings.clip_norm is not None:
                 scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
