@@ -15,10 +15,7 @@ from site_agent.dicom import grid, labels, roles, volumes
 from site_agent.dicom.base import LabelMap, LeftOut, Refused, Volume
 from site_agent.dicom.concepts import MOST_LOST, outline
 from site_agent.dicom.config import DicomDataset
-from site_agent.dicom.labels import LABEL_MODALITY
 from site_agent.dicom.study import Study
-
-__all__ = ["LABEL_MODALITY", "Made", "assemble"]
 
 
 @dataclass(frozen=True, slots=True)
