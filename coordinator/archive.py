@@ -20,7 +20,7 @@ from pathlib import Path
 
 from coordinator import decisions as d
 from coordinator import inputs as i
-from coordinator.blobs import Blobs, sync
+from coordinator.blobs import Blobs
 from coordinator.diagnosis import examine, good_entries
 from coordinator.effects import needed
 from coordinator.evolve import evolve
@@ -29,6 +29,7 @@ from coordinator.journal_file import open_readonly, reader
 from coordinator.recovery import read_step, recover
 from coordinator.state import ExperimentState
 from messages.chain import Entry
+from messages.durable import sync
 from messages.errors import LogBroken, RequestError, WorkFailed
 from messages.tensors import Manifest
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from messages.durable import sync
 from messages.errors import RequestError
 from messages.seals import Sealer, mapped
 from messages.tensors import Manifest
@@ -95,12 +96,3 @@ def created(path: Path, size: int) -> Iterator[Any]:
         yield np.zeros(0, dtype=np.uint8)
         return
     yield np.memmap(path, dtype=np.uint8, mode="r+")
-
-
-def sync(path: Path) -> None:
-    """Have a file's (or folder's) content on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -19,10 +19,11 @@ import structlog
 
 from coordinator import inputs as i
 from coordinator.aggregate import aggregate, is_finite, weights
-from coordinator.blobs import Blobs, Buffer, created, sync
+from coordinator.blobs import Blobs, Buffer, created
 from coordinator.config import Limits
 from coordinator.effects import Aggregate, Expect, Initialise
 from messages import crash
+from messages.durable import sync
 from messages.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.experiment import Experiment
 from messages.metrics import PHASES

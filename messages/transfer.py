@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from messages import codec, tensors
+from messages.durable import sync, write_all
 from messages.errors import MalformedMessage
 from messages.metrics import PHASES
 from messages.names import EXPERIMENT_ID, NAME
@@ -108,23 +109,6 @@ def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:
     return ChunkHeader(TransferKey(experiment, round_number, sender, attempt), index, size, total, digest), data
 
 
-def _write_all(fd: int, data: bytes | memoryview, offset: int | None = None) -> None:
-    """Write everything or raise OSError: a filling disk takes a part of the bytes first, and says nothing."""
-    rest = memoryview(data)
-    while rest:
-        written = os.write(fd, rest) if offset is None else os.pwrite(fd, rest, offset)
-        rest = rest[written:]
-        offset = None if offset is None else offset + written
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 class Incoming:
     """A transfer being received: `<stem>.part` holds the bytes in place, `<stem>.have` which chunks are there.
 
@@ -151,7 +135,7 @@ class Incoming:
         # Written beside and moved: a kill while opening must not lose the record of what is there.
         fresh = self._have.with_name(self._have.name + ".new")
         self._log = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        _write_all(self._log, b"".join(i.to_bytes(4, "big") + d for i, d in self._digests.items()))
+        write_all(self._log, b"".join(i.to_bytes(4, "big") + d for i, d in self._digests.items()))
         os.replace(fresh, self._have)
         self._closed = False
 
@@ -174,8 +158,8 @@ class Incoming:
         if self._closed:
             raise ValueError("the transfer was closed")
         with PHASES.timed("spool", bytes=len(data)):
-            _write_all(self._data, data, header.index * self.size)
-            _write_all(self._log, header.index.to_bytes(4, "big") + header.digest)
+            write_all(self._data, data, header.index * self.size)
+            write_all(self._log, header.index.to_bytes(4, "big") + header.digest)
         self._digests[header.index] = header.digest
         return True
 
@@ -215,7 +199,7 @@ class Incoming:
         self.close()
         os.replace(self._part, destination)
         if durable:
-            _sync_folder(destination.parent)
+            sync(destination.parent)
         self._have.unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from messages import crash
+from messages.durable import sync
 from messages.errors import DataError
 from messages.reasons import Reason
 from site_agent.dicom.base import Accounting, LabelMap, Volume
@@ -117,10 +118,10 @@ class Store:
             for name, volume in channels.items():
                 self._write(beside / f"{case}-{ENDINGS[name]}.nii.gz", volume.voxels, affine, seal)
             self._write(beside / f"{case}-seg.nii.gz", label.voxels, affine, seal)
-            _sync(beside)
+            sync(beside)
             crash.passed("dicom:storing")
             beside.rename(final)
-            _sync(self.cases)
+            sync(self.cases)
             crash.passed("dicom:stored")
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
@@ -156,9 +157,9 @@ class Store:
             beside.mkdir(mode=0o700)
             for case, digest in members.items():
                 (beside / case).symlink_to(Path("..", "..", "cases", f"{case}.{digest}"))
-            _sync(beside)
+            sync(beside)
             beside.rename(final)
-            _sync(self.sets)
+            sync(self.sets)
         for case, digest in members.items():
             os.utime(self.place_of(case, digest))
         manifest = self.folder / ".manifest.json"
@@ -168,7 +169,7 @@ class Store:
             os.fsync(file.fileno())
         crash.passed("dicom:publishing")
         manifest.replace(self.folder / "manifest.json")
-        _sync(self.folder)
+        sync(self.folder)
         crash.passed("dicom:published")
 
     def make_room(self, used: Collection[Path], most: int | None, now: float) -> int:
@@ -297,11 +298,3 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     folder.rename(beside)
     shutil.rmtree(beside, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from messages import codec, crash
+from messages.durable import sync, write_all
 from messages.errors import MalformedMessage
 from messages.strictness import StrictModel, at_most
 from messages.tensor_codecs import Tensor
@@ -119,12 +120,12 @@ class Checkpoints:
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told before any work is done
                 for part in _parts(front, header.manifest, arrays):
                     state.update(part)
-                    _write(file.fileno(), part)
-                _write(file.fileno(), memoryview(state.digest()))
+                    write_all(file.fileno(), part)
+                write_all(file.fileno(), state.digest())
                 os.fsync(file.fileno())
             crash.passed("trainer:saving")
             beside.replace(path)
-            _sync(self._folder)
+            sync(self._folder)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
@@ -155,20 +156,6 @@ def _parts(front: bytes, manifest: Manifest, arrays: Mapping[str, NDArray[Any]])
     yield memoryview(MAGIC + len(front).to_bytes(4, "big") + front)
     for block in blocks(arrays, manifest):
         yield block.data
-
-
-def _write(descriptor: int, part: memoryview) -> None:
-    while part:
-        part = part[os.write(descriptor, part) :]
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk know the new name, too (fsync(2), "a separate fsync on the directory")."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(content: NDArray[np.uint8]) -> Checkpoint:
