@@ -94,7 +94,8 @@ def datasets(
     status = 0
     for name in names:
         try:
-            stock = take_stock_of(name, site.datasets[name], site.site.state, wanted, _shown(name), again=again)
+            asked = (name, site.datasets[name], site.site.state, wanted, _shown(name))
+            stock = take_stock_of(*asked, again=again, limit=site.limits.disk)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
             result[name] = {"error": str(error)}

@@ -43,11 +43,13 @@ def take_stock_of(
     progress: Callable[[int, int], None] | None = None,
     *,
     again: bool = False,
+    limit: int | None = None,
 ) -> Stock:
     """Survey any data set; one from DICOM is brought up to date first.
 
     Args:
         state: the site's state directory. again: ask the PACS even where it was asked a short while ago.
+        limit: most bytes under `state` (`limits.disk`).
 
     Raises:
         DataError: as `take_stock`. PacsUnreachable, PacsRefused, WorkFailed: as `dicom.build.materialise`.
@@ -60,7 +62,7 @@ def take_stock_of(
     secret = secret_of(state)
     told = progress or (lambda _done, _total: None)
     found: list[Accounting] = []
-    dataset = build.materialise(name, config, state, secret, told, again=again, done=found.append)
+    dataset = build.materialise(name, config, state, secret, told, again=again, limit=limit, done=found.append)
     prepared = found[0]
     details = tuple(
         f"{study}: {verdict.text} ({verdict.reason})"

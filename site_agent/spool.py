@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -23,6 +22,7 @@ from messages.bus.base import Position
 from messages.envelope import Event
 from messages.errors import ConfigError, RequestError, WorkFailed
 from messages.transfer import TransferKey
+from site_agent.room import room, used_bytes
 from site_agent.secret import secret_of
 from site_agent.work import Agenda, Job
 
@@ -308,17 +308,11 @@ class Spool:
 
     def used_bytes(self) -> int:
         """Bytes under the state directory."""
-        total = 0
-        for folder, _folders, files in os.walk(self.state):
-            for name in files:
-                with contextlib.suppress(OSError):
-                    total += Path(folder, name).lstat().st_blocks * 512
-        return total
+        return used_bytes(self.state)
 
     def room(self, limit: int | None) -> int:
         """Bytes that may still be written: the operator's limit and what the disk has."""
-        free = shutil.disk_usage(self.state).free
-        return free if limit is None else min(free, limit - self.used_bytes())
+        return room(self.state, limit)
 
     def secret(self) -> bytes:
         """The site's secret (32 bytes, for keyed hashes); made at first use, never sent or logged."""

@@ -140,6 +140,7 @@ class Workshop:
             threads=limits.threads,
             gpus=list(limits.gpus),
             ram_bytes=limits.ram,
+            disk_bytes=limits.disk,
             cache=str(self._spool.cache_of(job.experiment)),
             state=str(self._config.site.state),
         )

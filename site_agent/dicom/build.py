@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from messages.errors import WorkFailed
-from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom import away, pins, store
 from site_agent.dicom.base import Accounting
@@ -15,13 +14,8 @@ from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.index import Index, Verdict
 from site_agent.dicom.preparation import Preparation, Progress
 from site_agent.dicom.store import Store
+from site_agent.room import DiskFull
 from site_agent.secret import secret_of
-
-
-class DiskFull(WorkFailed):
-    """No space for prepared cases; `messages.reasons.Reason.DISK_FULL`."""
-
-    reason = Reason.DISK_FULL
 
 
 def materialise(
@@ -32,6 +26,7 @@ def materialise(
     progress: Progress,
     *,
     again: bool = False,
+    limit: int | None = None,
     processes: int | None = None,
     done: Callable[[Accounting], None] = lambda _: None,
 ) -> DatasetConfig:
@@ -41,6 +36,7 @@ def materialise(
         name: in site.toml. state: the site's state directory. secret: the site's.
         progress: called with (studies done, studies), often; also while it waits for another preparation.
         again: ask the source even where the last look at it is younger than `config.refresh`; nothing stands in for it.
+        limit: most bytes under `state` (`limits.disk`), of which preparing leaves some to rounds (`room.Room`).
         processes: that make cases; None: as many as cores.
         done: called with the accounting while no other preparation can begin.
 
@@ -53,7 +49,7 @@ def materialise(
     lying = Store(store.folder_of(state, name))
     try:
         with lying.lock(lambda: progress(0, 0)):
-            work = Preparation(name, config, state, secret, progress, lying, processes)
+            work = Preparation(name, config, state, secret, progress, lying, processes, limit)
             try:
                 accounting = work.run(again=again)
             finally:
@@ -65,12 +61,19 @@ def materialise(
 
 
 def for_experiment(
-    name: str, config: DicomDataset, state: Path, secret: bytes, cache: Path, progress: Progress
+    name: str,
+    config: DicomDataset,
+    state: Path,
+    secret: bytes,
+    cache: Path,
+    progress: Progress,
+    *,
+    limit: int | None = None,
 ) -> tuple[DatasetConfig, Accounting]:
     """The state of a data set that an experiment trains on: the one it was joined with, else the newest one.
 
     Args:
-        cache: the experiment's folder under `STATE/cache`.
+        cache: the experiment's folder under `STATE/cache`. limit: as `materialise`.
 
     Raises:
         As `materialise`.
@@ -87,7 +90,7 @@ def for_experiment(
         pins.write(cache, pins.Pin(name, accounting, withdrawn))
         found.append(accounting)
 
-    dataset = materialise(name, config, state, secret, progress, done=keep)
+    dataset = materialise(name, config, state, secret, progress, limit=limit, done=keep)
     return dataset, found[0]
 
 

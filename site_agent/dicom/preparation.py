@@ -35,8 +35,10 @@ from site_agent.dicom.making import SEALED, Task
 from site_agent.dicom.pool import Makers
 from site_agent.dicom.pseudonyms import Pseudonyms, patient_identity
 from site_agent.dicom.sources import open_source
+from site_agent.dicom.sources.arrivals import weight
 from site_agent.dicom.spool import Spool
 from site_agent.dicom.store import Store
+from site_agent.room import Room
 
 log = structlog.get_logger()
 
@@ -45,6 +47,14 @@ REFUSALS = 3
 """Studies in a row of which the source will not give a series, until it counts as refusing altogether."""
 _UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
 """A series that came short while it was fetched may come whole the next time, without the source saying otherwise."""
+GROWTH = 2
+"""A case takes at most so many times the bytes of its objects, as a rule: 16 bits become 32."""
+_LARGEST = "largest"
+"""Names the bytes of the largest study that came, in the index."""
+
+
+class _NoRoom(Exception):
+    """Another object would take room that rounds need."""
 
 
 @dataclass
@@ -84,6 +94,7 @@ class Preparation:
         progress: Progress,
         lying: Store,
         processes: int | None,
+        limit: int | None = None,
     ) -> None:
         self._name, self._config, self._state, self._secret = name, config, state, secret
         self._progress, self._store = progress, lying
@@ -94,9 +105,10 @@ class Preparation:
         self._door = Door(self._names, config.labels, config.overrides)
         self._index = Index(lying.folder / "index.sqlite")
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
+        self._room = Room(state, limit)
         self._members: dict[str, str] = {}
         self._kept: dict[str, Verdict] = {}
-        self._done = self._total = self._refusals = self._bytes = 0
+        self._done = self._total = self._refusals = self._bytes = self._came = 0
 
     def close(self) -> None:
         """Close index and spool."""
@@ -136,6 +148,9 @@ class Preparation:
             self._make_room()
             with Makers(min(self._processes, len(waiting)), self._alive) as makers:
                 for one in waiting:
+                    if not self._fits():
+                        self._unfit(one)
+                        continue
                     task = self._fetched(source, one)
                     for made, verdict in makers.give(task) if task is not None else ():
                         self._made(made, verdict)
@@ -205,9 +220,22 @@ class Preparation:
 
     # fetching
 
+    def _fits(self) -> bool:
+        """Whether there is room for a study as large as the largest that came, and its case."""
+        return self._makes_room(int(self._index.noted(_LARGEST) or 0) * (1 + GROWTH))
+
+    def _unfit(self, told: _Told) -> None:
+        """There is no room for a study: it is left out, and what came of it goes."""
+        self._spool.drop(told.study)
+        verdict = Verdict(
+            told.patient, "", Reason.DISK_FULL, "no room is left for it under limits.disk, or on the disk"
+        )
+        self._index.put(told.study, verdict)
+        self._settle(told.study, told.case, verdict)
+
     def _fetched(self, source: Source, told: _Told) -> Task | None:
         """Fetch one study into the spool; None where it was settled by that."""
-        come = _Come()
+        come, self._came = _Come(), 0
         for series in self._wanted(told.found):
             uid = self._names.uid(series.uid)
             try:
@@ -220,9 +248,14 @@ class Preparation:
                 if self._refusals + 1 >= REFUSALS:
                     raise
                 continue
+            except _NoRoom:
+                self._note_size()
+                self._unfit(told)
+                return None
             if fetched.reason is not None:
                 come.broken[uid] = fetched.reason
                 come.series[fetched.reason] += 1
+        self._note_size()
         self._refusals = self._refusals + 1 if come.refused else 0
         if come.withdrawn:
             self._withdraw(told)
@@ -257,6 +290,11 @@ class Preparation:
             if (admitted.study, admitted.series) != (study, series):
                 come.broken[series] = Reason.RETRIEVE_FAILED  # not what was asked for
                 return
+            size = weight(admitted.object)
+            if not self._makes_room(size):
+                raise _NoRoom
+            self._room.wrote(size)
+            self._came += size
             self._spool.put(admitted)
             crash.passed("dicom:spooled")
         except Refused as error:
@@ -264,20 +302,28 @@ class Preparation:
                 come.series[error.reason] += 1
             come.broken[series] = error.reason
 
+    def _note_size(self) -> None:
+        """Remember the largest study that came: what is to be free before another one is fetched."""
+        if self._came > int(self._index.noted(_LARGEST) or 0):
+            self._index.note(_LARGEST, str(self._came))
+
     # what came of it
 
     def _made(self, task: Task, verdict: Verdict) -> None:
-        if verdict.reason is None and self._config.disk is not None:
-            self._bytes += self._store.size_of(task.case, verdict.digest)
-            if self._bytes > self._config.disk:
+        if verdict.reason is None:
+            size = self._store.size_of(task.case, verdict.digest)
+            self._bytes += size
+            self._room.wrote(size)
+            full = self._full()
+            if full:
                 self._members[task.case] = verdict.digest
                 self._make_room()
                 del self._members[task.case]
-            if self._bytes > self._config.disk:
+                full = self._full()
+            if full:
                 self._store.remove(task.case, verdict.digest)
                 self._bytes = self._store.size()
-                text = "the data set's disk in site.toml holds no more cases"
-                verdict = Verdict(task.patient, "", Reason.DISK_FULL, text, series=verdict.series)
+                verdict = Verdict(task.patient, "", Reason.DISK_FULL, full, series=verdict.series)
         unfinished = verdict.reason in _UNFINISHED and verdict.reason in task.broken.values()
         if unfinished or verdict.reason is Reason.RETRIEVE_FAILED:
             verdict = replace(verdict, print="")  # it does not stand, and what came of it is kept for the next time
@@ -297,10 +343,27 @@ class Preparation:
     def _alive(self) -> None:
         self._progress(min(self._done, self._total), self._total)
 
-    def _make_room(self) -> None:
+    def _full(self) -> str:
+        """What stands against the cases that there are, in words; "" where nothing does."""
+        if self._config.disk is not None and self._bytes > self._config.disk:
+            return "the data set's disk in site.toml holds no more cases"
+        return "no room is left for it under limits.disk, or on the disk" if self._room.lacks(0) else ""
+
+    def _makes_room(self, wanted: int) -> bool:
+        """Whether there is room for `wanted` bytes; what nothing uses goes for it."""
+        if self._room.lacks(wanted):
+            self._make_room(wanted)
+        return not self._room.lacks(wanted)
+
+    def _make_room(self, wanted: int = 0) -> None:
+        """Remove cases that nothing uses, as far as `disk`, or room for `wanted` more bytes, asks for it."""
         used = self._store.used_by(pins.pinned(self._state, self._name))
         used |= {self._store.place_of(case, digest) for case, digest in self._members.items()}
-        self._bytes = self._store.make_room(used, self._config.disk, time.time())
+        most, lacking = self._config.disk, self._room.lacks(wanted)
+        if lacking:
+            least = self._store.size() - lacking
+            most = least if most is None else min(most, least)
+        self._bytes = self._store.make_room(used, most, time.time())
 
     def _publish(self, mixed: int) -> Accounting:
         left_out = Counter(verdict.reason for verdict in self._kept.values() if verdict.reason is not None)
@@ -329,5 +392,11 @@ class Preparation:
         self._make_room()
         if self._config.encrypt:
             self._store.drop_open(SEALED, self._store.used_by(kept))
+        if left_out[Reason.DISK_FULL]:
+            log.warning(
+                "no room for every study: free disk space, or raise limits.disk or the data set's disk in site.toml",
+                dataset=self._name,
+                left_out=left_out[Reason.DISK_FULL],
+            )
         log.info("data set prepared", dataset=self._name, found=result.found, used=result.used)
         return result

@@ -151,6 +151,11 @@ def holds(folder: Path, key: str, vault: Vault | None = None) -> bool:
     return place(folder, key, vault).is_dir()
 
 
+def size(case: PreparedCase) -> int:
+    """About the bytes that a case takes on disk."""
+    return 2 * case.image.size + 2 * case.label.nbytes + case.reference.nbytes
+
+
 def store(folder: Path, key: str, case: PreparedCase, vault: Vault | None = None) -> None:
     """Write a case, encrypted where there is a vault; a no-op where it is there already. OSError: the disk is full."""
     final = place(folder, key, vault)

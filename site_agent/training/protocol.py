@@ -43,6 +43,7 @@ class Prepare(Frame):
         threads: CPU threads, part of reproducibility.
         gpus: indices of the GPUs that the site lends; empty: CPU.
         ram_bytes: most anonymous memory that the process may take on a CPU; None: no limit.
+        disk_bytes: most bytes under the state directory, of which preparing leaves some to rounds; None: no limit.
         cache: folder for preprocessed cases and optimiser state; made if missing.
         state: the site's state directory, under which a data set from DICOM is prepared.
     """
@@ -55,6 +56,7 @@ class Prepare(Frame):
     threads: int
     gpus: list[int] = []
     ram_bytes: int | None = None
+    disk_bytes: int | None = None
     cache: str
     state: str = ""
 

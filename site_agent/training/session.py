@@ -35,6 +35,7 @@ from site_agent.datasets.source import survey as survey_cases
 from site_agent.datasets.splits import split as split_cases
 from site_agent.datasets.vault import ARRAYS, CASES, Vault
 from site_agent.dicom.base import Accounting
+from site_agent.room import Room
 from site_agent.training import cache
 from site_agent.training.cache import CachedCase
 from site_agent.training.checkpoint import Checkpoints
@@ -208,6 +209,8 @@ class Session:
     def _prepare(self, request: Prepare) -> Prepared:
         task, data = self.experiment.task, self.experiment.data
         cache.sweep(self.cache_folder)
+        self.cache_folder.mkdir(parents=True, exist_ok=True)
+        self._room = Room(Path(request.state or request.cache), request.disk_bytes)
         config, prepared = self._data(request)
         if not config.path.is_dir():
             raise DatasetGone("there is no such folder", where=str(config.path))
@@ -272,6 +275,7 @@ class Session:
             request.secret,
             self.cache_folder,
             lambda done, total: self._progress(0, "preparing", done, total),
+            limit=request.disk_bytes,
         )
         if not prepared.used:
             raise TooFewCases(f"none of {prepared.found} studies gives a case", where=name)
@@ -285,6 +289,7 @@ class Session:
         key = cache.content_key(loaded.image, label, loaded.affine, settings, concepts)
         if not cache.holds(self.cache_folder, key, self._arrays):
             prepared = prepare(loaded.image, label, loaded.affine, settings)
+            self._room.require(cache.size(prepared), "preprocessed cases")
             cache.store(self.cache_folder, key, prepared, self._arrays)
         return key, cache.fetch(self.cache_folder, key, case.key, self._arrays)
 
