@@ -131,8 +131,8 @@ def _run(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if process.stdout.readline().strip() != "ready":
                 raise SystemExit("a part of the benchmark failed; see above")
         for process in processes:
-            process.stdin.write("go\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
+            process.stdin.write("go\n")
+            process.stdin.flush()
         return [json.loads(process.communicate(timeout=300)[0]) for process in processes]
     finally:
         for process in processes:

@@ -29,7 +29,7 @@ class Journaled(Run):
         self.journal = Journal(folder)
         super().__init__()
 
-    def put(self, given):  # type: ignore[no-untyped-def]
+    def put(self, given):
         decided = super().put(given)
         if decided:
             self.journal.append("exp-1", STEP, step_body(given, decided), time=given.time)

@@ -82,7 +82,7 @@ class Havoc:
             self._heal(proxy)
         for party, several in list(self._armed.items()):
             if several and several[0].step == LAST:
-                self._in(LAST_WITHIN, lambda party=party: self._disarm(party))  # type: ignore[misc]
+                self._in(LAST_WITHIN, lambda party=party: self._disarm(party))
             else:
                 self._disarm(party)
 

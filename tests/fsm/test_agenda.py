@@ -185,7 +185,7 @@ def test_a_trainer_that_dies_gets_one_more_chance_and_then_the_round_fails() -> 
     assert effects == (RunTrain("e"),)
     phase, says, effects_after = does(agenda, TrainerDied("e"))
     assert (phase, says) == (Phase.IDLE, ["round-failed"])
-    assert any(isinstance(one, Say) and one.body.reason is Reason.TRAINER_DIED for one in effects_after)  # type: ignore[attr-defined]
+    assert any(isinstance(one, Say) and one.body.reason is Reason.TRAINER_DIED for one in effects_after)
 
 
 def test_wanted_chunks_are_sent_again_only_of_the_sealed_update() -> None:
@@ -228,7 +228,7 @@ def test_a_paused_site_begins_no_new_experiment_but_finishes_the_accepted_round(
 def test_a_paused_or_draining_site_refuses_rounds_with_its_code(switch: Switched, reason: Reason) -> None:
     agenda, _ = after([*WAYS[Phase.IDLE], switch])
     _, _, effects = does(agenda, round_start())
-    assert [one.body.reason for one in effects if isinstance(one, Say)] == [reason]  # type: ignore[attr-defined]
+    assert [one.body.reason for one in effects if isinstance(one, Say)] == [reason]
 
 
 def test_outside_the_hours_nothing_begins_and_what_runs_is_finished() -> None:

@@ -106,7 +106,7 @@ def test_a_site_that_is_restarted_within_its_hours_joins_what_it_declined_for_th
 @pytest.mark.parametrize("verdict", [Verdict(Reason.NOT_ALLOWED), Verdict(by_hand=True)])
 def test_what_was_declined_for_another_reason_stays_so_when_the_hours_begin(verdict: Verdict) -> None:
     agenda, before = after([SHUT, accepted(verdict=verdict, opens_in=1.0)])
-    assert [one.body.reason for one in before if isinstance(one, Say)] == [verdict.reason or Reason.AWAITS_APPROVAL]  # type: ignore[attr-defined]
+    assert [one.body.reason for one in before if isinstance(one, Say)] == [verdict.reason or Reason.AWAITS_APPROVAL]
     assert after([OPEN], agenda)[1] == []
 
 

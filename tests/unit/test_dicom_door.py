@@ -201,7 +201,7 @@ def test_an_error_of_a_library_is_told_without_its_words() -> None:
     def quotes(obj: Dataset, overrides: object) -> None:
         raise ValueError(f"cannot classify {obj.PatientName}")
 
-    door = Door(PSEUDONYMS, RULES, (), quotes)  # type: ignore[arg-type]
+    door = Door(PSEUDONYMS, RULES, (), quotes)
     told = refused(door, image())
     assert (told.reason, traces(str(told).encode(), "Test^Patient")) == (Reason.UNREADABLE, set())
     assert told.__cause__ is None

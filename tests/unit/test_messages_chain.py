@@ -63,7 +63,7 @@ def test_a_log_as_written_verifies_whole_and_by_experiment(experiments: str) -> 
 @pytest.mark.parametrize("whole_journal", [True, False])
 def test_a_changed_log_is_found_and_the_entry_named(change: object, named: str, whole_journal: bool) -> None:
     with pytest.raises(LogBroken, match=named):
-        verified(change(log("aaaa")), whole_journal=whole_journal)  # type: ignore[operator]
+        verified(change(log("aaaa")), whole_journal=whole_journal)
 
 
 def test_an_experiment_taken_out_whole_is_found_in_the_journal() -> None:

@@ -66,4 +66,4 @@ def test_no_stretch_is_lost_between_threads() -> None:
 
 def test_a_phase_that_is_not_in_the_list_is_refused() -> None:
     with pytest.raises(KeyError):
-        Phases().add("lunch", 1.0)  # type: ignore[arg-type]
+        Phases().add("lunch", 1.0)

@@ -249,7 +249,7 @@ def header(**changes: Any) -> tuple[Header, dict[str, np.ndarray]]:
     row = RegionRow(dice=0.25, reference_empty=False, prediction_empty=False)
     scores = SplitRows(split="validation", cases=[CaseRow(case="a", regions={"WT": row})])
     plain = {"key": "k", "round": 3, "step": 2, "steps": 9, "loss_sum": 1.5, "seconds": 2.0, "scores": scores}
-    return Header(manifest=manifest_of(held), **(plain | changes)), held  # type: ignore[arg-type]
+    return Header(manifest=manifest_of(held), **(plain | changes)), held
 
 
 @settings(max_examples=50, deadline=None)

@@ -64,7 +64,7 @@ def test_overall_pools_cases_and_the_worst_site_is_named_beside_it() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(WHOLE), max_size=40), st.randoms(use_true_random=False))
-def test_order_and_repetition_change_nothing_in_the_result(more: list, random) -> None:  # type: ignore[no-untyped-def,type-arg]
+def test_order_and_repetition_change_nothing_in_the_result(more: list, random) -> None:
     shuffled = [*WHOLE, *more]
     random.shuffle(shuffled)
     expected, story = ExperimentStory("try").tell_all(WHOLE), ExperimentStory("try").tell_all(shuffled)
@@ -86,7 +86,7 @@ def test_a_story_without_its_beginning_still_tells_what_the_sites_said() -> None
     assert set(story.rounds[1].updates) == set(SITES)
 
 
-def live(site: str, kind: str, body: kinds.Body, now: float):  # type: ignore[no-untyped-def]
+def live(site: str, kind: str, body: kinds.Body, now: float):
     return Author("test", site).write(kind, body, time=now, experiment="try", round_number=1)
 
 
