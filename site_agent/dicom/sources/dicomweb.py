@@ -85,10 +85,7 @@ class DicomWeb:
 
             if short := findings.complete(ask):
                 _log.warning("studies name fewer series than they count", studies=short)
-            for series in findings.uncounted():
-                listed = self._listed(series)
-                if listed is not None:
-                    findings.series(series.study, series.uid, series.modality, len(listed))
+            findings.count(self._listed)
         found, self._looked = findings.result()
         return found
 

@@ -109,10 +109,7 @@ class Dimse:
 
             if short := findings.complete(ask):
                 _log.warning("studies name fewer series than they count", studies=short)
-            for series in findings.uncounted():
-                listed = self._listed(made, series)
-                if listed is not None:
-                    findings.series(series.study, series.uid, series.modality, len(listed))
+            findings.count(lambda series: self._listed(made, series))
         found, self._looked = findings.result()
         return found
 

@@ -80,6 +80,13 @@ class Findings:
             if series.instances is None and self._wanted.takes(series.modality)
         ]
 
+    def count(self, listed: Callable[[SeriesFound], Sequence[str] | None]) -> None:
+        """Have what is uncounted counted by a list of its objects, where one is to be had (else None)."""
+        for series in self.uncounted():
+            objects = listed(series)
+            if objects is not None:
+                self.series(series.study, series.uid, series.modality, len(objects))
+
     def result(self) -> tuple[Sequence[StudyFound], Looked]:
         """Studies with those of their series that are fetched, sorted; and what was left out.
 
