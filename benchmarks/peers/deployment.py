@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks import memory
+from benchmarks.peers.work import Memory, Outcome, Work
+from benchmarks.spread import Spread
 from messages.errors import WorkFailed
 
 INTERVAL = 0.05
@@ -191,6 +193,38 @@ def watch(deployment: Deployment, rounds: Callable[[], int]) -> Iterator[Watched
     finally:
         stop.set()
         thread.join()
+
+
+def outcome(
+    work: Work,
+    spread: Spread,
+    idle: Mapping[str, int],
+    watched: Watched,
+    *,
+    system: str,
+    version: str,
+    transport: str,
+) -> Outcome:
+    """What was measured of a system, whose trees are `server` and one for each client.
+
+    Args:
+        spread: seconds of a round.
+        idle: sizes of the trees before the work, in bytes.
+        watched: what was seen of them during it.
+    """
+    clients = [name for name in idle if name != "server"]
+    return Outcome(
+        system=system,
+        version=version,
+        transport=transport,
+        megabytes=work.megabytes,
+        rounds=work.rounds,
+        seconds_per_round=spread,
+        idle_rss=Memory.of(idle, clients),
+        peak_rss=Memory.of(watched.largest, clients),
+        cpu_seconds=round(watched.cpu_per_round(), 3),
+        listens=watched.listens,
+    )
 
 
 def free_ports(count: int) -> list[int]:

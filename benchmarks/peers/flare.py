@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import environment
-from benchmarks.peers.deployment import Deployment, free_ports, watch
+from benchmarks.peers.deployment import Deployment, free_ports, outcome, watch
 from benchmarks.peers.deployment import environment as surroundings
-from benchmarks.peers.work import TENSORS, Memory, Outcome, Work, completed, seconds_per_round
+from benchmarks.peers.work import TENSORS, Outcome, Work, completed, seconds_per_round
 
 SIDE = environment.HERE / "sides" / "flare"
 ADMINISTRATOR = "admin@bench.example"
@@ -76,17 +76,14 @@ def measure(work: Work, folder: Path, say: Callable[[str], None], settings: Sett
         spread = seconds_per_round(stamps, work)
     finally:
         deployment.end()
-    return Outcome(
+    return outcome(
+        work,
+        spread,
+        idle,
+        watched,
         system="flare" if settings == TUNED else "flare-stock",
         version=environment.version("flare"),
         transport="gRPC, mutual TLS",
-        megabytes=work.megabytes,
-        rounds=work.rounds,
-        seconds_per_round=spread,
-        idle_rss=Memory.of(idle, clients),
-        peak_rss=Memory.of(watched.largest, clients),
-        cpu_seconds=round(watched.cpu_per_round(), 3),
-        listens=watched.listens,
     )
 
 

@@ -28,9 +28,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from benchmarks.peers import environment
-from benchmarks.peers.deployment import Deployment, free_ports, watch
+from benchmarks.peers.deployment import Deployment, free_ports, outcome, watch
 from benchmarks.peers.deployment import environment as surroundings
-from benchmarks.peers.work import TENSORS, Memory, Outcome, Work, completed, seconds_per_round
+from benchmarks.peers.work import TENSORS, Outcome, Work, completed, seconds_per_round
 from deploy.broker.certificates import Authority
 
 SIDE = environment.HERE / "sides" / "flower"
@@ -96,17 +96,14 @@ def measure(
         spread = seconds_per_round(stamps, work)
     finally:
         deployment.end()
-    return Outcome(
+    return outcome(
+        work,
+        spread,
+        idle,
+        watched,
         system="flower-stock" if not settings else "flower",
         version=environment.version("flower"),
         transport="HTTP/1.1, TLS (server certificates, signed requests)",
-        megabytes=work.megabytes,
-        rounds=work.rounds,
-        seconds_per_round=spread,
-        idle_rss=Memory.of(idle, clients),
-        peak_rss=Memory.of(watched.largest, clients),
-        cpu_seconds=round(watched.cpu_per_round(), 3),
-        listens=watched.listens,
     )
 
 
