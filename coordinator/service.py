@@ -27,6 +27,7 @@ from coordinator.journal import TERM, Journal, Written
 from coordinator.metrics import readings
 from coordinator.outgoing import Audit, Events, Models
 from coordinator.presence import Presence
+from coordinator.reading_back import ReadingBack
 from coordinator.shell import Parts, Shell
 from coordinator.timers import Clock, Gate
 from coordinator.work import Build, Work, build_in_subprocess
@@ -93,7 +94,10 @@ class Coordinator:
         receiver = Receiver(blobs, work.verify, say.ask, save, self._reread, work.room, full)
         audit = Audit(self._bus, self.journal.path)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
-        parts = Parts(self.journal, clock, gate, say, events, Models(self._bus, blobs), audit, receiver, work, presence)
+        own_word = ReadingBack(self.journal.position)
+        parts = Parts(
+            self.journal, clock, gate, say, events, Models(self._bus, blobs), audit, receiver, work, presence, own_word
+        )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = threading.Event()
         self._parts = parts
@@ -103,6 +107,7 @@ class Coordinator:
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe(names.inbox(names.COORDINATOR), self._queue.put, exclusive=True)
             self.journal.append(names.NO_EXPERIMENT, TERM, {"term": self.journal.term}, time=clock.now())
+            own_word.subscribe(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()
             self.shell.resume()
@@ -112,7 +117,7 @@ class Coordinator:
                 self._subscribe(names.update_queue(site), self._chunk, credit=credit)
             # What was said of progress before this start says nothing now.
             self._subscriptions[names.PROGRESS] = self._bus.subscribe(
-                names.PROGRESS, self._progress, start=Start.NEXT, credit=256
+                names.PROGRESS, self._progress, start=Start.NEXT, credit=256, vital=False
             )
             self._connected()
             self._endpoint = Endpoint(config.metrics, self._read)
@@ -143,6 +148,7 @@ class Coordinator:
         for subscription in self._subscriptions.values():
             subscription.cancel()
         parts = self._parts
+        parts.own_word.cancel()
         parts.receiver.stop()
         parts.work.stop()
         for worker in (parts.events, parts.models, parts.audit):

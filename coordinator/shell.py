@@ -28,6 +28,7 @@ from coordinator.machine import decide
 from coordinator.metrics import Tally
 from coordinator.outgoing import Audit, Events, Models
 from coordinator.presence import Presence
+from coordinator.reading_back import ReadingBack
 from coordinator.recovery import recover, step_body
 from coordinator.returning import Returning
 from coordinator.space import Space
@@ -36,7 +37,7 @@ from coordinator.timers import Clock, Gate
 from coordinator.work import Work
 from messages import crash, kinds, logs, systemd
 from messages.bus.base import BusState, Delivery, Notice
-from messages.names import NO_EXPERIMENT, UPLINK
+from messages.names import AUDIT, DOWNLINK, MODELS, NO_EXPERIMENT, UPLINK
 from messages.reasons import Reason
 
 log = structlog.get_logger("coordinator")
@@ -49,6 +50,7 @@ STALL = 1.0
 """Seconds between two tries to write a journal whose disk is full."""
 SPARED = 600.0
 """Seconds until a timer is tried again whose firing could not be handled."""
+LOAD_AGAIN = "import the broker's definitions again (rabbitmqctl import_definitions FILE): it is filled again then"
 MOST_SHOWN = 3
 """Experiments named in the service manager's status line."""
 
@@ -67,6 +69,7 @@ class Parts:
     receiver: Receiver
     work: Work
     presence: Presence
+    own_word: ReadingBack
 
 
 _NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)
@@ -107,6 +110,8 @@ class Shell:
         """Set from any thread: a wait for space on the disk ends, too."""
         self.floods = Floods()
         self._space = Space(parts.work.blobs.folder, parts.work.limits.disk_reserve)
+        self._missing: set[str] = set()
+        """Queues of ours that are not there, or that we may not read."""
         self._spared: dict[tuple[str, str], float] = {}
         """(experiment, timer) whose firing was set aside → when it is tried again."""
         parts.journal.on_full = self._stalled
@@ -251,6 +256,14 @@ class Shell:
         if notice.state is BusState.RENEWED:
             self._renewed(notice.detail)
             return
+        if notice.state is BusState.MISSING:
+            self._missing.add(notice.detail)
+            log.warning("a queue is not there, or may not be read", queue=notice.detail, advice=LOAD_AGAIN)
+            return
+        if notice.state is BusState.FOUND:
+            self._missing.discard(notice.detail)
+            log.info("a queue is there again", queue=notice.detail)
+            return
         self.tally.broker(notice.state)
         self.parts.presence.connected(self.tally.connected)
         log.info("broker", state=notice.state.value, detail=notice.detail, retry_in=notice.retry_in)
@@ -264,17 +277,22 @@ class Shell:
     def _renewed(self, queue: str) -> None:
         """A queue of the broker was wiped: what nobody holds but us is told again.
 
-        The streams of one broker go together, so what was to be read on uplink speaks for audit and models, which the
-        coordinator cannot read. Each site answers the hello with its own, and says again what waits for its receipt.
+        The streams of one broker go together, so what was to be read on uplink speaks for those that cannot be read
+        back. Each site answers the hello with its own, and says again what waits for its receipt.
         """
         log.warning("a queue is not the one that was read before", queue=queue)
-        if queue != UPLINK:
-            return
-        self.parts.audit.again()
-        for _name, effect in self._pending():
-            if isinstance(effect, e.Announce | e.PublishModel):  # our own work goes on: nothing of it was lost
-                self._hands.carry_out(effect)
-        self._greet()
+        self.parts.own_word.renewed(queue)
+        lost = {queue, *self._missing} if queue == UPLINK else {queue}
+        if AUDIT in lost:
+            self.parts.audit.again()
+        # Our own work goes on: nothing of it was lost.
+        again = (e.Announce,) * (not lost.isdisjoint((UPLINK, DOWNLINK))) + (e.PublishModel,) * (MODELS in lost)
+        if again:
+            for _name, effect in self._pending():
+                if isinstance(effect, again):
+                    self._hands.carry_out(effect)
+        if queue == UPLINK:
+            self._greet()
 
     def opened(self, nonce: str) -> None:
         """A mark came back on uplink."""
@@ -329,6 +347,8 @@ class Shell:
                 log.info("there is space again", experiment=name)
                 self.step(name, i.DiskFree(time=self.parts.clock.now()))
             self._inbound.save()
+            if positions := self.parts.own_word.positions():
+                self.parts.journal.note(Written({}, positions))
             self.parts.presence.tell(self.states)
         if now < self._alive_at:
             return
@@ -338,7 +358,9 @@ class Shell:
         self.parts.say.live("alive", body)
         self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
         told = [story.standing(self.states[name]) for name in running[:MOST_SHOWN]]
-        systemd.notify(f"STATUS={'; '.join(told) or 'idle'}; {len(running)} running, entry {self.parts.journal.number}")
+        missing = f"; missing in the broker: {', '.join(sorted(self._missing))}" if self._missing else ""
+        summary = f"{len(running)} running, entry {self.parts.journal.number}{missing}"
+        systemd.notify(f"STATUS={'; '.join(told) or 'idle'}; {summary}")
 
     def _stalled(self, error: DiskFull) -> None:
         """The journal cannot be written: nothing is decided, told or acknowledged until it can, and all of that waits.

@@ -100,7 +100,7 @@ class RealBroker:
         options.setdefault("chunks_verify_within", options["verify_within"])
         bus = RabbitBus(self.address(user, tls=tls), user, **options)
         self._buses.append(bus)
-        bus.connect(20.0)
+        bus.connect(PATIENCE)
         return bus
 
     def close_buses(self) -> None:
@@ -113,6 +113,11 @@ class RealBroker:
         credentials = pika.PlainCredentials(ADMIN, f"pw-{ADMIN}")
         parameters = pika.ConnectionParameters(self.node.host, self.node.port, VHOST, credentials)
         return pika.BlockingConnection(parameters)
+
+    def delete(self, queue: str) -> None:
+        """Delete a queue, and leave it so until `wipe` declares it again."""
+        with self.admin() as admin:
+            admin.channel().queue_delete(queue)
 
     def wipe(self, *queues: str) -> None:
         """Delete queues (default: all) and declare and bind them again, empty."""
@@ -133,7 +138,7 @@ class RealBroker:
             self._admin = self.admin()
         channel = self._admin.channel()
         try:
-            channel.queue_delete(name)
+            channel.queue_delete(name)  # of one that is not there is no error
             channel.queue_declare(name, durable=True, arguments=queue["arguments"])
             for binding in self.definitions["bindings"]:
                 if binding["destination"] == name:

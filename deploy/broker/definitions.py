@@ -173,7 +173,9 @@ def merge(several: Iterable[Definitions]) -> Definitions:
 def _reads(party: Party, sites: Sequence[str]) -> list[str]:
     own = rf"inbox\.{party.name}"
     if party.role == "coordinator":
-        return ["uplink", "progress", own, *(rf"update\.{site}" for site in sites)]
+        # It reads back what it alone can publish again: a loss of these is seen by nobody else.
+        own_word = ["downlink", "audit", "models"]
+        return ["uplink", "progress", own, *own_word, *(rf"update\.{site}" for site in sites)]
     if party.role == "site":
         return ["downlink", "global", "progress", own]
     if party.role == "researcher":

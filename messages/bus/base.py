@@ -97,6 +97,11 @@ class BusState(StrEnum):
     RENEWED = "renewed"
     """A queue (`detail`) is not the one that was read before: wiped, made anew, or its head is gone. The connection is
     as it was; what was published before may be lost, so owners say again what nobody has acknowledged."""
+    MISSING = "missing"
+    """A queue (`detail`) without which the party can live is not there, or may not be read; it is tried again until it
+    is, and nothing else waits for it."""
+    FOUND = "found"
+    """It is there again (`detail`); whether it is the one that was read before is told by RENEWED."""
     CLOSED = "closed"
 
 
@@ -158,6 +163,7 @@ class Bus(Protocol):
         start: Start = Start.FIRST,
         credit: int = 64,
         exclusive: bool = False,
+        vital: bool = True,
     ) -> Subscription:
         """Consume a queue from now on, through reconnects.
 
@@ -168,6 +174,8 @@ class Bus(Protocol):
             start: where to begin a stream without a position.
             credit: unacknowledged deliveries in flight (prefetch).
             exclusive: inboxes only: be the single consumer.
+            vital: False: that the queue does not exist, or may not be read, is no error, now or later: MISSING tells,
+                and FOUND once it is there.
 
         Raises:
             NameTaken: another exclusive consumer holds the queue (after waiting as long as a dead holder's lock

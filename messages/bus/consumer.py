@@ -22,6 +22,8 @@ RETRY = 1.0
 """Seconds until the next try after the broker closed the channel."""
 REFUSED_RETRY = 5.0
 """And where it did so because something is not allowed, or not there: it may be given back."""
+SPARE_RETRY = 60.0
+"""And where that is a right to what the party can live without: older definitions may not know of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,9 @@ class Wish:
     """What a consumer wants; see `Bus.subscribe`.
 
     `verify_within`: seconds of silence at a stored offset that mean "wiped". `lock_wait`: seconds that a dead
-    holder's lock may last. `idle`: seconds of silence after which a stream is attached anew: a consumer that
-    attached while a restarted broker was still choosing the stream's writer may never hear of it again.
+    holder's lock may last. `vital`: whether the party cannot live without it. `idle`: seconds of silence after which a
+    stream is attached anew: a consumer that attached while a restarted broker was still choosing the stream's writer
+    may never hear of it again.
     """
 
     queue: str
@@ -39,6 +42,7 @@ class Wish:
     start: Start
     credit: int
     exclusive: bool
+    vital: bool
     verify_within: float
     lock_wait: float
     idle: float
@@ -60,7 +64,8 @@ class Consumer:
         self._refused_since: float | None = None
         self._refused = False
         """Whether the owner was told that it may not read."""
-        self._cancelled_by_broker = False
+        self._deleted = False
+        """Whether the broker said that the queue was, or is, no more."""
         self._last: Position | None = None
         self._heard = 0.0
         self._unacked = 0
@@ -135,10 +140,13 @@ class Consumer:
         self.attached.settle()
         if self._refused:
             self._refused = False
-            self._on_notice(Notice(BusState.CONNECTED, self._wish.queue))
-        if self._cancelled_by_broker:
-            self._cancelled_by_broker = False
-            if not names.is_stream(self._wish.queue):  # a stream tells by its content
+            back = BusState.CONNECTED if self._wish.vital else BusState.FOUND
+            self._on_notice(Notice(back, self._wish.queue))
+        if self._deleted:
+            self._deleted = False
+            # A stream tells by its content, as far as anything of it was stored.
+            unproven = not self._wish.vital and self._cursor.mode is cursors.Mode.FOLLOWING
+            if unproven or not names.is_stream(self._wish.queue):
                 self._on_notice(Notice(BusState.RENEWED, self._wish.queue))
         if self._cursor.mode is cursors.Mode.VERIFYING:
             self._link.call_later(self._wish.verify_within, lambda: self._on_silence(epoch))
@@ -204,7 +212,7 @@ class Consumer:
             self._link.call_later(wait, lambda: self._on_idle(epoch))
         elif self._last is not None:
             self._open(cursors.attach(self._last, self._wish.start))
-        elif self._wish.start is Start.FIRST:
+        elif self._wish.start is Start.FIRST or (self._wish.position is not None and self._wish.position() is not None):
             self._attach()
 
     def _ack(self, delivery: Delivery) -> None:
@@ -220,13 +228,25 @@ class Consumer:
             return  # the connection went: on_down and on_up follow
         error = self._judge(reason.reply_code, reason.reply_text)
         if error is not None:
-            if not self.attached.done:
+            self._deleted = self._deleted or reason.reply_code == amqp_errors.NOT_FOUND
+            if self._wish.vital and not self.attached.done:
                 self.attached.settle(error)
                 return
+            self.attached.settle()
             if not self._refused:
                 self._refused = True
-                self._on_notice(Notice(BusState.REFUSED, str(error), REFUSED_RETRY))
-        self._link.call_later(RETRY if error is None else REFUSED_RETRY, lambda: self._retry(epoch))
+                self._on_notice(
+                    Notice(BusState.REFUSED, str(error), REFUSED_RETRY)
+                    if self._wish.vital
+                    else Notice(BusState.MISSING, self._wish.queue)
+                )
+        self._link.call_later(self._pause(reason.reply_code, error), lambda: self._retry(epoch))
+
+    def _pause(self, code: int, error: KonsilError | None) -> float:
+        """Seconds until the next try."""
+        if error is None:
+            return RETRY
+        return SPARE_RETRY if code == amqp_errors.ACCESS_REFUSED and not self._wish.vital else REFUSED_RETRY
 
     def _judge(self, code: int, text: str) -> KonsilError | None:
         """What the owner must learn of a closed channel, or None where trying again may help."""
@@ -251,7 +271,7 @@ class Consumer:
 
     def _on_cancelled(self, epoch: int) -> None:
         if epoch == self._epoch:
-            self._cancelled_by_broker = True
+            self._deleted = True
             self._retry(epoch)
 
     def _retry(self, epoch: int) -> None:

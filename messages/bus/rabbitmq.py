@@ -132,6 +132,7 @@ class RabbitBus:
         start: Start = Start.FIRST,
         credit: int = 64,
         exclusive: bool = False,
+        vital: bool = True,
     ) -> Subscription:
         """Consume a queue; see `Bus.subscribe`. Returns once attached.
 
@@ -147,7 +148,9 @@ class RabbitBus:
             start=start,
             credit=credit,
             exclusive=exclusive,
-            verify_within=self._chunks_verify_within if chunks else self._verify_within,
+            vital=vital,
+            # what nothing waits for is not published again for a broker that only took a breath
+            verify_within=self._chunks_verify_within if chunks or not vital else self._verify_within,
             lock_wait=self._lock_wait,
             idle=self._idle * 10 if chunks else self._idle,
         )

@@ -22,7 +22,7 @@ from messages.bus.base import (
 )
 from messages.bus.confirm import Receipt
 from messages.bus.memory.broker import MemoryBroker
-from messages.bus.memory.subscription import MemorySubscription
+from messages.bus.memory.subscription import MemorySubscription, NoSubscription
 from messages.errors import BrokerUnreachable, LoginRefused, NameTaken, RequestError
 
 
@@ -108,6 +108,7 @@ class MemoryBus:
         start: Start = Start.FIRST,
         credit: int = 64,
         exclusive: bool = False,
+        vital: bool = True,
     ) -> Subscription:
         """Consume a queue; see `Bus.subscribe`."""
         broker = self.broker
@@ -116,7 +117,11 @@ class MemoryBus:
         with broker.changed:
             if self._closed:
                 raise BrokerUnreachable("the bus is closed", where=broker.vhost)
-            if queue not in broker.streams and queue not in broker.inboxes:
+            there = queue in broker.streams or queue in broker.inboxes
+            if not vital and not (there and broker.grants.may_read(self.party, queue)):
+                self._on_notice(Notice(BusState.MISSING, queue))  # here it stays so
+                return NoSubscription()
+            if not there:
                 raise RequestError(
                     f"queue {queue!r} does not exist",
                     where=broker.vhost,

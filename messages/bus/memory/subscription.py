@@ -173,3 +173,16 @@ class MemorySubscription:
             inbox.ready.extendleft(reversed(self._unacked.values()))
             self._broker.wake(self.queue)
         self._unacked.clear()
+
+
+class NoSubscription:
+    """Of a queue that is not there, for who can live without it."""
+
+    def ack(self, delivery: Delivery) -> None:
+        """Nothing came."""
+
+    def seek(self, position: Position | None) -> None:
+        """There is nothing to read."""
+
+    def cancel(self) -> None:
+        """There is nothing to stop."""
