@@ -100,21 +100,16 @@ def main(directory: Path, owner: int | None) -> int:
     signal.signal(signal.SIGINT, stop)
 
     with (directory / "server.out").open("wb") as out:
-        epmd = subprocess.Popen(
-            plan["epmd"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            preexec_fn=_die_with_keeper,  # safe: the keeper has one thread
-        )
-        server = subprocess.Popen(
-            plan["server"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            preexec_fn=_die_with_keeper,
+        epmd, server = (
+            subprocess.Popen(
+                plan[name],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                preexec_fn=_die_with_keeper,  # safe: the keeper has one thread
+            )
+            for name in ("epmd", "server")
         )
     status = 0
     while True:
