@@ -194,9 +194,10 @@ def fetch(folder: Path, key: str, name: str, vault: Vault | None = None) -> Cach
     """Map a stored case; with a vault it is opened when it is read."""
     where = place(folder, key, vault)
     plain = json.loads((where / "geometry.json").read_text())
+    x, y, z = ((begin, end) for begin, end in plain["box"])
     geometry = Geometry(
         shape=tuple(plain["shape"]),
-        box=tuple((begin, end) for begin, end in plain["box"]),  # type: ignore[arg-type]
+        box=(x, y, z),
         spacing_mm=tuple(plain["spacing_mm"]),
     )
     if vault is not None:

@@ -11,7 +11,7 @@ on `Stop`, and at once when the socket closes.
 from __future__ import annotations
 
 import socket
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgpack
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -309,13 +309,14 @@ class Failed(Frame):
 
 Reply = Prepared | Progress | CheckpointEvent | Written | Trained | Evaluated | Failed
 
-_REQUESTS: dict[str, type[Frame]] = {
+_Model = TypeVar("_Model", bound=Frame)
+_REQUESTS: dict[str, type[Request]] = {
     "prepare": Prepare,
     "train": Train,
     "evaluate": Evaluate,
     "stop": Stop,
 }
-_REPLIES: dict[str, type[Frame]] = {
+_REPLIES: dict[str, type[Reply]] = {
     "prepared": Prepared,
     "progress": Progress,
     "checkpoint": CheckpointEvent,
@@ -339,7 +340,7 @@ def step_of(reply: Reply) -> str:
     return f"trainer:{reply.phase if isinstance(reply, Progress) else reply.kind}"
 
 
-def _decode(body: bytes, models: dict[str, type[Frame]]) -> Frame:
+def _decode(body: bytes, models: dict[str, type[_Model]]) -> _Model:
     try:
         plain = msgpack.unpackb(body, strict_map_key=True)
         return models[plain["kind"]].model_validate(plain)
@@ -349,12 +350,12 @@ def _decode(body: bytes, models: dict[str, type[Frame]]) -> Frame:
 
 def decode_request(body: bytes) -> Request:
     """A frame's body as a request; raises MalformedMessage."""
-    return _decode(body, _REQUESTS)  # type: ignore[return-value]
+    return _decode(body, _REQUESTS)
 
 
 def decode_reply(body: bytes) -> Reply:
     """A frame's body as a reply; raises MalformedMessage."""
-    return _decode(body, _REPLIES)  # type: ignore[return-value]
+    return _decode(body, _REPLIES)
 
 
 def read_frame(source: socket.socket) -> bytes | None:

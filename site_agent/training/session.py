@@ -373,5 +373,6 @@ def _versions() -> dict[str, str]:
         "numpy": np.__version__,
     }
     if torch.cuda.is_available():
-        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
     return found
