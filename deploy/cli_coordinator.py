@@ -96,9 +96,9 @@ def cut(
 
     Example: konsil coordinator cut --config /etc/konsil/coordinator.toml --after 4711
     """
-    from coordinator import archive
+    from coordinator import salvage
 
-    kept = archive.cut(_state(config), after, even_good=even_good)
+    kept = salvage.cut(_state(config), after, even_good=even_good)
     if as_json:
         console.emit({"entries": after, "broken": str(kept)})
     else:

@@ -9,7 +9,7 @@ import pytest
 from coordinator_kit import SITES, plain
 from coordinator_rig import Consortium, body_of, calm_digest
 
-from coordinator import archive
+from coordinator import archive, salvage
 from coordinator.blobs import Blobs
 from coordinator.journal import Journal, open_readonly
 from coordinator.recovery import recover
@@ -99,10 +99,10 @@ def test_a_journal_cut_at_its_last_good_entry_goes_on_to_the_same_bits(
     go_on(consortium, 3)
     consortium.stop()
     with pytest.raises(RequestError, match="has no entry 9999"):
-        archive.cut(consortium.folder, 9999)
+        salvage.cut(consortium.folder, 9999)
     with pytest.raises(RequestError, match=r"entries 9 to .* hold, too"):
-        archive.cut(consortium.folder, 8)
-    kept = archive.cut(consortium.folder, 8, even_good=True)
+        salvage.cut(consortium.folder, 8)
+    kept = salvage.cut(consortium.folder, 8, even_good=True)
     assert (kept / "journal.sqlite").is_file()
     assert [entry.number for entry in open_readonly(consortium.folder)] == list(range(1, 9))
     consortium.sites[2].lost_chunks = set()
@@ -134,7 +134,7 @@ def test_a_backup_goes_on_where_it_was_interrupted_and_is_refused_twice(consorti
     with pytest.raises(RequestError, match="a journal is there already"):
         archive.restore(tmp_path / "saved", consortium.folder)
     with pytest.raises(NameTaken):
-        archive.cut(consortium.folder, 3)
+        salvage.cut(consortium.folder, 3)
 
 
 def test_a_backup_that_was_damaged_is_not_restored(consortium: Consortium, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_ids_that_a_cut_keeps_are_those_that_the_coordinator_kept(consortium
     begin(consortium)
     consortium.stop()
     journal = Journal(consortium.folder)
-    told = archive.handled(journal.entries())
+    told = salvage.handled(journal.entries())
     assert len(told) > len(SITES)
     assert {name: journal.seen(name) for name in told} == told
     journal.close()
