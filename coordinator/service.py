@@ -31,7 +31,7 @@ from coordinator.reading_back import ReadingBack
 from coordinator.shell import Parts, Shell
 from coordinator.timers import Clock, Gate
 from coordinator.work import Build, Work, build_in_subprocess
-from messages import descriptors, logs, names, systemd
+from messages import descriptors, logs, names, starting, systemd
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.bus.rabbitmq import RabbitBus
 from messages.envelope import Author
@@ -214,6 +214,8 @@ def run(config_path: Path) -> int:
         coordinator = Coordinator(configs.read(config_path), crash_after=int(crash) if crash.isdigit() else None)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: coordinator.stop())
+        if starting.told():
+            coordinator.stop()
         coordinator.run()
     except KonsilError as error:
         return logs.last_word(error)

@@ -21,8 +21,10 @@ from typing import Annotated
 import typer
 
 from deploy import console
+from messages import starting
 from messages.errors import KonsilError
 
+SERVICES = (["site", "run"], ["coordinator", "run"])
 EXIT_INTERRUPTED = 130
 
 
@@ -49,6 +51,8 @@ EPILOG = "Exit status: 0 done, 1 the work failed, 2 the request was wrong, 3 som
 
 def main() -> None:
     """Entry point of `konsil`."""
+    if [word for word in sys.argv[1:] if not word.startswith("-")][:2] in SERVICES:
+        starting.stoppable()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from site_agent.service import run
+from messages import starting
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    starting.stoppable()
+    from site_agent.service import run  # after it: this is what takes its time
+
     parser = argparse.ArgumentParser(prog="site_agent")
     parser.add_argument("--config", type=Path, required=True)
     return run(parser.parse_args().config)

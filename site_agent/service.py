@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from messages import logs
+from messages import logs, starting
 from messages.bus.base import Bus, BusState, Notice, OnNotice
 from messages.bus.rabbitmq import RabbitBus
 from messages.errors import BrokerUnreachable, KonsilError
@@ -138,6 +138,7 @@ class Agent:
             self._bus,
             config.limits.bandwidth,
             sealer,
+            on_leaving=lambda key, size: self.spool.leaving(key, size, time.time()),
             on_sent=lambda key: self._errands.post(ChunksSent(key.experiment, key.round, key.attempt)),
             on_lost=lambda key: self._errands.post(self._workshop.lost(key)),
             on_progress=lambda key, done, total: self._relay.transfer("sending", key, done, total),
@@ -354,6 +355,8 @@ def run(config_path: Path) -> int:
         agent = Agent(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
+        if starting.told():
+            agent.stop()
         return agent.run()
     except KonsilError as error:
         return logs.last_word(error)
