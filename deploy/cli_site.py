@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from deploy.console import JsonOption, emit, note, say, when
+from deploy.console import JsonOption, emit, note, say, table, when
 from messages.errors import ConfigError, KonsilError
 from messages.experiment import read as read_experiment
+from messages.names import NO_EXPERIMENT
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -191,6 +194,40 @@ def preview(
     for path in sheets:
         say(str(path))
     note(WARNING)
+
+
+@app.command()
+def ledger(
+    config: ConfigOption = DEFAULT,
+    experiment: Annotated[str | None, typer.Option("--experiment", metavar="ID", help="Of this one only.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--since", formats=["%Y-%m-%d"], help="From this day on (UTC).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What left this site: every event and update, when, for which experiment, how many bytes.
+
+    Pulse and progress (a few hundred bytes every few seconds) are not recorded. The agent need not run.
+    """
+    from site_agent import ledger as record
+    from site_agent.config import read
+
+    day = 0.0 if since is None else since.replace(tzinfo=UTC).timestamp()
+    entries = record.read(read(config).site.state, experiment, day)
+    updates = [one for one in entries if one.kind == "update"]
+    if as_json:
+        emit({"ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
+        return
+    if not entries:
+        note("Nothing has left this site" + ("" if experiment is None and since is None else " that fits"))
+        return
+    rows = [
+        [when(one.time), "" if one.experiment == NO_EXPERIMENT else one.experiment, str(one.round or ""), one.kind,
+         f"{one.bytes:,}", "" if one.settled else "awaits its receipt"]
+        for one in entries
+    ]  # fmt: skip
+    table(["time", "experiment", "round", "what", "bytes", ""], rows)
+    say(f"{len(entries) - len(updates)} events and {len(updates)} updates, {sum(one.bytes for one in entries):,} bytes")
 
 
 @app.command()

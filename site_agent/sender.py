@@ -133,6 +133,7 @@ class Sender:
 
     Args:
         sealer: the one that sealed the updates, which remembers their chunks' digests.
+        on_leaving: called with a transfer and its bytes before its first chunk goes; where it raises, none goes.
         on_sent: called once every chunk of a whole transfer is confirmed.
         on_lost: called when the file is not what was sealed.
     """
@@ -143,6 +144,7 @@ class Sender:
         rate: float | None,
         sealer: Sealer,
         *,
+        on_leaving: Callable[[TransferKey, int], None],
         on_sent: Callable[[TransferKey], None],
         on_lost: Callable[[TransferKey], None],
         on_progress: Callable[[TransferKey, int, int], None],
@@ -150,7 +152,7 @@ class Sender:
         self._bus = bus
         self._throttle = Throttle(rate)
         self._sealer = sealer
-        self._on_sent, self._on_lost, self._on_progress = on_sent, on_lost, on_progress
+        self._on_leaving, self._on_sent, self._on_lost, self._on_progress = on_leaving, on_sent, on_lost, on_progress
         self._tasks: queue.SimpleQueue[Task | Ahead | None] = queue.SimpleQueue()
         self._flights: dict[TransferKey, _Flight] = {}
         self._went: set[TransferKey] = set()
@@ -222,6 +224,7 @@ class Sender:
         except (OSError, ValueError):
             self._on_lost(key)
             return
+        self._on_leaving(key, manifest.nbytes)
         whole = task.chunks is None
         mark = Mark(task.path, task.sealed.seal)
         first, confirms = self._ahead(key, digests, mark) if whole else (0, deque())
@@ -256,6 +259,7 @@ class Sender:
     def _send_ahead(self, task: Ahead) -> None:
         key, manifest = task.key, task.manifest
         if task.first == 0:
+            self._on_leaving(key, manifest.nbytes)
             self._flights[key] = _Flight(_opened(task).data)
         flight = self._flights.get(key)
         if flight is None or len(flight.digests) != task.first:

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS ledger (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL, experiment TEXT NOT NULL,
     round INTEGER NOT NULL, bytes INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX IF NOT EXISTS ledger_ids ON ledger (id);
 """
 SEEN_KEPT = 90 * 86400.0
 """Seconds that an event's id is remembered: longer than the broker keeps, or a standing repeats, an event."""
@@ -265,11 +266,21 @@ class Spool:
                 return None
             event = Waiting(*row)
             self._db.execute("DELETE FROM outbox WHERE id = ?", (identity,))
-            self._db.execute(
-                "INSERT INTO ledger (time, id, kind, experiment, round, bytes) VALUES (?, ?, ?, ?, ?, ?)",
-                (now, event.id, event.kind, event.experiment, event.round, len(event.raw)),
-            )
+            self._enter(now, event.id, event.kind, event.experiment, event.round, len(event.raw))
             return event
+
+    def leaving(self, key: TransferKey, size: int, now: float) -> None:
+        """Note in the ledger that an update of so many bytes begins to leave the site; once an attempt.
+
+        Raises:
+            WorkFailed: the disk is full or broken.
+        """
+        with self.transaction():
+            if self._db.execute("SELECT 1 FROM ledger WHERE id = ?", (key.stem,)).fetchone() is None:
+                self._enter(now, key.stem, "update", key.experiment, key.round, size)
+
+    def _enter(self, *row: float | str) -> None:
+        self._db.execute("INSERT INTO ledger (time, id, kind, experiment, round, bytes) VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def prune(self, now: float, ledger_kept: float) -> None:
         """Forget what is older than its retention."""

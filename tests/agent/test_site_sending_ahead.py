@@ -12,6 +12,7 @@ from brokers import eventually
 
 from messages.kinds import ChunksWanted
 from messages.reasons import Reason
+from site_agent import ledger
 
 PROGRAM = """
 import time
@@ -134,6 +135,8 @@ def test_of_a_round_that_is_over_nothing_more_is_sent_or_kept_open(
     begin(coordinator, 2)
     ready = eventually(lambda: coordinator.of("weights-ready", 2), what="weights-ready")[0]
     coordinator.update(ready)
+    left = {one.round: one.bytes for one in ledger.read(tmp_path / "state") if one.kind == "update"}
+    assert left == dict.fromkeys((1, 2), ready.body.transfer.manifest.nbytes)  # what began to leave is on record, too
     assert {key.round: len(chunks) for key, chunks in coordinator.chunks.items()} == {1: 4, 2: 6}
     assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if ".1.site-a" in line]
 
