@@ -207,7 +207,7 @@ def ledger(
 ) -> None:
     """What left this site: every event and update, when, for which experiment, how many bytes.
 
-    Pulse and progress (a few hundred bytes every few seconds) are not recorded. The agent need not run.
+    Not recorded: the pulse, progress, and answers to `konsil experiment check`. The agent need not run.
     """
     from site_agent import ledger as record
     from site_agent.config import read
