@@ -11,13 +11,28 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("package", ["messages", "nets", "coordinator"])
-def test_the_table_of_a_package_names_each_of_its_modules_and_no_other(package: str) -> None:
-    section = PAGE.split(f"## {package}/", 1)[1].split("\n## ", 1)[0]
-    named = re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE)
-    folder = ROOT / package
-    there = {file.stem for file in folder.glob("*.py")} | {file.parent.name for file in folder.glob("*/__init__.py")}
-    assert sorted(named) == sorted(there - {"__init__", "__main__"})
+SECTIONS = re.findall(r"^##+ ((?:\w+/)+) :", PAGE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_table_of_a_package_names_each_of_its_modules_and_no_other(section: str) -> None:
+    table = re.split(r"^##+ ", PAGE.split(f"# {section} :", 1)[1], flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", table, flags=re.MULTILINE)
+    named = [name.strip(" `") for row in rows for name in row.split(",")]
+    folder = ROOT / section
+    packages = {file.parent.name for file in folder.glob("*/__init__.py")}
+    apart = {name for name in packages if f"{section}{name}/" in SECTIONS}
+    there = {file.stem for file in folder.glob("*.py")} | packages
+    own = {"__init__", "__main__"}  # a program's own module is named where there is something to say of it
+    assert sorted(set(named) - apart - own) == sorted(there - apart - own)
+    assert len(named) == len(set(named))
+
+
+def test_every_package_has_a_table() -> None:
+    tops = ("messages", "nets", "site_agent", "coordinator", "deploy")
+    folders = {file.parent for top in tops for file in (ROOT / top).rglob("__init__.py")}
+    told = {f"{folder.relative_to(ROOT)}/" for folder in folders}
+    assert told - set(SECTIONS) == {"messages/bus/memory/"}, "which its parent's table tells of"
 
 
 def test_the_way_of_a_round_names_functions_that_are_there() -> None:
