@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from brokers import PATIENCE
 
 from deploy.broker.definitions import Party, render
 from messages import tensors
@@ -152,7 +153,7 @@ class ScriptedCoordinator:
         )
         confirm = self.bus.publish(event.key if to is None else event.key_to(to), event.raw)
         if wait:
-            confirm.wait(5)
+            confirm.wait(PATIENCE)
         return event
 
     def accept(

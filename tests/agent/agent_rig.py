@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import site_consortium as script
-from brokers import eventually
+from brokers import PATIENCE, eventually
 
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.errors import Unreachable
@@ -30,7 +30,7 @@ class Running:
 
     def stop(self) -> int:
         self.agent.stop()
-        self.thread.join(20)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
         return self.result[0]
 

@@ -10,6 +10,7 @@ import pytest
 import site_consortium as script
 from agent_rig import Running, Start
 from brokers import eventually
+from gated_trainer import Gate
 
 from messages.bus.memory import MemoryBroker
 
@@ -24,6 +25,12 @@ def coordinator(broker: MemoryBroker) -> Iterator[script.ScriptedCoordinator]:
     one = script.ScriptedCoordinator(broker)
     yield one
     one.bus.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Where rounds are held in mid-training; of agents that were started with `training={"command": gate.trainer}`."""
+    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ def train(self, request):
     place.write_bytes(str(request.checkpoint_seconds).encode())
     self._say(CheckpointEvent(round=request.round, what="unreadable", step=0, steps=0))
     self._say(CheckpointEvent(round=request.round, what="resumed", step=120, steps=300))
+    while Path(GATE).exists():
+        time.sleep(0.02)
     plain(self, request)
 
 null.NullTrainer._train = train
@@ -40,16 +42,20 @@ raise SystemExit(null.main())
 """
 
 
-def resuming(tmp_path: Path, seconds: float) -> dict[str, Any]:
-    """`[training]` with a trainer that says that it resumed, and takes half a second to save what it has."""
+def resuming(tmp_path: Path) -> dict[str, Any]:
+    """`[training]` with a trainer that says that it resumed, trains on once `tmp_path/gate` is gone, and takes half a
+    second to save what it has."""
     program = RESUMING.replace("CACHE", repr(str(tmp_path / "state" / "cache" / "exp-1")))
-    return {"command": [sys.executable, "-c", program, "--seconds", str(seconds)], "checkpoint_every": "7m"}
+    program = program.replace("GATE", repr(str(tmp_path / "gate")))
+    return {"command": [sys.executable, "-c", program], "checkpoint_every": "7m"}
 
 
 def test_a_resumed_round_is_shown_and_its_checkpoint_goes_when_the_update_is_receipted(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    running = start(training=resuming(tmp_path, 2.0))
+    gate = tmp_path / "gate"
+    gate.touch()
+    running = start(training=resuming(tmp_path))
     folder = tmp_path / "state" / "cache" / "exp-1" / "checkpoint"
     joined(coordinator)
     coordinator.receipting = False
@@ -57,6 +63,7 @@ def test_a_resumed_round_is_shown_and_its_checkpoint_goes_when_the_update_is_rec
     coordinator.start_round(1)
     shown = lambda: running.ask("status")["experiments"][0]  # noqa: E731
     assert eventually(lambda: shown()["resumed_at_step"], what="the step in the status") == 120
+    gate.unlink()
     ready = eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")[0]
     assert shown()["resumed_at_step"] is None
     assert (folder / "round-000001.checkpoint").read_bytes() == b"420.0"
@@ -76,14 +83,15 @@ def test_a_resumed_round_is_shown_and_its_checkpoint_goes_when_the_update_is_rec
 def test_a_trainer_at_work_may_save_what_it_has_when_the_agent_stops(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
 ) -> None:
-    running = start(training=resuming(tmp_path, 600.0))
+    (tmp_path / "gate").touch()
+    running = start(training=resuming(tmp_path))
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
     eventually(lambda: running.ask("status")["experiments"][0]["resumed_at_step"], what="training")
     pid = running.ask("status")["experiments"][0]["trainer_pid"]
     assert running.stop() == 0
-    assert coordinator.of("leaving")
+    assert eventually(lambda: coordinator.of("leaving"), what="its leaving")
     assert (tmp_path / "state" / "cache" / "exp-1" / "saved").exists()
     assert not Path(f"/proc/{pid}/exe").exists()
 
@@ -92,7 +100,7 @@ def test_without_room_for_a_checkpoint_none_is_written_and_the_round_is_trained(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("site_agent.workshop._COPIES", 2**50)
-    start(training=resuming(tmp_path, 0.0))
+    start(training=resuming(tmp_path))
     joined(coordinator)
     coordinator.receipting = False
     coordinator.send_model(1)

@@ -39,9 +39,11 @@ def test_missing_chunks_of_a_global_model_are_asked_for(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 0.2)
-    start()
+    running = start()
     joined(coordinator)
     coordinator.send_model(1, skip=(2, 4))
+    whole = coordinator.sealed(1)[0].manifest.nbytes
+    eventually(lambda: running.agent._receiver.bytes_down == whole - 2 * 1024, what="the others")
     coordinator.start_round(1)
     wanted = eventually(lambda: coordinator.of("chunks-wanted"), what="chunks-wanted")[0]
     assert wanted.body.chunks == [2, 4]
@@ -86,8 +88,9 @@ def test_both_candidates_are_scored_once_on_validation_and_test(
 
 
 def test_a_chosen_model_that_comes_before_the_evaluation_is_announced_is_not_asked_for(
-    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 3600.0)  # nothing is late, however slow this machine is
     running = start()
     through_rounds(coordinator, 2, 3)
     eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
@@ -106,6 +109,7 @@ def test_a_chosen_model_that_its_round_sent_in_a_codec_is_scored_from_its_exact_
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("site_agent.receiver.SOON", 0.2)
+    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 3600.0)
     start()
     coordinator.codec = "bfloat16"
     through_rounds(coordinator, 2)
@@ -136,7 +140,7 @@ def test_a_damaged_model_on_disk_is_fetched_again_after_a_restart(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 0.2)
-    first = start("--seconds", "30")
+    first = start("--seconds", "600")
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)

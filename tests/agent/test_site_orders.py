@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 import pytest
 import site_consortium as script
 from agent_rig import Start, joined
-from brokers import eventually
+from brokers import PATIENCE, eventually
+from gated_trainer import Gate
 
 from messages.errors import RequestError
 from messages.kinds import ExperimentChecked
@@ -108,14 +109,16 @@ def test_a_site_declines_what_its_hours_are_too_late_for_and_joins_it_once_it_ma
     assert eventually(lambda: coordinator.of("joined"), what="joined")
 
 
-def test_a_drained_site_finishes_and_goes(start: Start, coordinator: script.ScriptedCoordinator) -> None:
-    running = start("--seconds", "1")
+def test_a_drained_site_finishes_and_goes(start: Start, coordinator: script.ScriptedCoordinator, gate: Gate) -> None:
+    running = start(training={"command": gate.trainer})
+    gate.hold("site-a")
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
     eventually(lambda: running.ask("status")["state"] == "training", what="training")
     running.ask("drain")
-    running.thread.join(20)
+    gate.open("site-a")
+    running.thread.join(PATIENCE)
     assert running.result == [0]
-    assert coordinator.of("weights-ready", 1)
-    assert coordinator.of("leaving")
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
+    assert eventually(lambda: coordinator.of("leaving"), what="its leaving")

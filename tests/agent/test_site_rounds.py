@@ -10,6 +10,7 @@ import numpy as np
 import site_consortium as script
 from agent_rig import Start, close_round, joined
 from brokers import eventually
+from gated_trainer import Gate
 
 from messages.kinds import ExperimentAborted
 from messages.reasons import Reason
@@ -47,7 +48,7 @@ def test_an_update_without_a_receipt_survives_a_restart_and_is_said_again_as_it_
     coordinator.start_round(1)
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
     assert first.stop() == 0
-    assert coordinator.of("leaving")
+    assert eventually(lambda: coordinator.of("leaving"), what="its leaving")
     second = start()
     again = eventually(lambda: coordinator.of("weights-ready")[1:], what="the event said again")[0]
     assert again.raw == ready.raw
@@ -62,7 +63,7 @@ def test_an_update_without_a_receipt_survives_a_restart_and_is_said_again_as_it_
 def test_a_stop_in_mid_training_trains_the_same_bits_after_the_restart(
     start: Start, coordinator: script.ScriptedCoordinator
 ) -> None:
-    first = start("--seconds", "30")
+    first = start("--seconds", "600")
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
@@ -74,20 +75,25 @@ def test_a_stop_in_mid_training_trains_the_same_bits_after_the_restart(
     assert ready.body.transfer.attempt == 1
 
 
-def test_a_newer_round_wins_and_the_old_one_is_dropped(start: Start, coordinator: script.ScriptedCoordinator) -> None:
-    running = start("--seconds", "3")
+def test_a_newer_round_wins_and_the_old_one_is_dropped(
+    start: Start, coordinator: script.ScriptedCoordinator, gate: Gate
+) -> None:
+    running = start(training={"command": gate.trainer})
+    gate.hold("site-a")
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
     eventually(lambda: running.ask("status")["state"] == "training", what="training")
     coordinator.send_model(2)
     coordinator.start_round(2)
+    eventually(lambda: coordinator.of("round-accepted", 2), what="round 2 to be taken")
+    gate.open("site-a")
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")
     assert [event.round for event in ready] == [2]
 
 
 def test_a_round_that_closed_is_left(start: Start, coordinator: script.ScriptedCoordinator) -> None:
-    running = start("--seconds", "60")
+    running = start("--seconds", "600")
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
@@ -149,8 +155,11 @@ def test_data_that_no_longer_suffice_are_told_in_the_round_after_the_one_that_cl
     assert (failed.round, failed.body.reason) == (2, Reason.TOO_FEW_CASES)
 
 
-def test_two_experiments_take_turns_on_one_slot(start: Start, coordinator: script.ScriptedCoordinator) -> None:
-    running = start("--seconds", "1")
+def test_two_experiments_take_turns_on_one_slot(
+    start: Start, coordinator: script.ScriptedCoordinator, gate: Gate
+) -> None:
+    running = start(training={"command": gate.trainer})
+    gate.hold("site-a")
     for name in ("exp-1", "exp-2"):
         coordinator.accept(script.experiment_file(name))
     eventually(lambda: len(coordinator.of("joined")) == 2, what="both joined")
@@ -163,13 +172,14 @@ def test_two_experiments_take_turns_on_one_slot(start: Start, coordinator: scrip
         return status["running"] is not None and len(status["queue"]) == 1
 
     eventually(waits, what="one in the slot, one in the queue")
+    gate.open("site-a")
     assert eventually(lambda: len(coordinator.of("weights-ready")) == 2, what="both updates")
 
 
 def test_an_abort_ends_everything_and_frees_the_disk(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
 ) -> None:
-    running = start("--seconds", "60")
+    running = start("--seconds", "600")
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
@@ -177,7 +187,7 @@ def test_an_abort_ends_everything_and_frees_the_disk(
     coordinator.say("experiment-aborted", ExperimentAborted(), experiment="exp-1")
     eventually(lambda: running.ask("status")["experiments"][0]["phase"] == "ended", what="the end")
     eventually(lambda: not list((tmp_path / "state" / "globals").iterdir()), what="no model left")
-    assert running.ask("status")["experiments"][0]["trainer_pid"] is None
+    eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"] is None, what="the trainer's end")
 
 
 def test_a_model_that_was_not_freed_since_the_agent_was_killed_as_the_experiment_ended_goes_with_the_next_start(

@@ -9,6 +9,7 @@ import pytest
 import site_consortium as script
 from agent_rig import Running, Start, joined
 from brokers import eventually
+from gated_trainer import Gate
 
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
@@ -50,19 +51,21 @@ def test_a_standing_brings_what_the_site_missed(start: Start, coordinator: scrip
 
 
 def test_a_lost_broker_is_shown_and_the_agent_goes_on(
-    start: Start, broker: MemoryBroker, coordinator: script.ScriptedCoordinator
+    start: Start, broker: MemoryBroker, coordinator: script.ScriptedCoordinator, gate: Gate
 ) -> None:
-    running = start("--seconds", "1")
+    running = start(training={"command": gate.trainer})
+    gate.hold("site-a")
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
     eventually(lambda: running.ask("status")["state"] == "training", what="training")
     broker.stop()
     eventually(lambda: running.ask("status")["broker"] == "lost", what="the loss to be shown")
+    gate.open("site-a")
     eventually(lambda: running.ask("status")["state"] == "sending", what="the update")
     broker.start()
     assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
-    assert len(coordinator.of("hello")) >= 2
+    eventually(lambda: len(coordinator.of("hello")) >= 2, what="another hello")
 
 
 def test_two_agents_on_one_state_directory_or_one_name_are_refused(

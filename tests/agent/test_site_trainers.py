@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import site_consortium as script
-from agent_rig import Start, close_round, joined
+from agent_rig import Running, Start, close_round, joined
 from brokers import eventually
+from gated_trainer import Gate
 
 from messages.reasons import Reason
 
@@ -35,10 +36,19 @@ def test_a_round_that_fails_is_told_by_its_code(
     assert failed.body.reason is reason
 
 
-def test_a_trainer_without_progress_is_ended_and_told(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+def stuck_after(running: Running, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """From now on so many seconds without a word are too long: a process may take its time to start."""
+    assert running.agent._trainers._stuck_after == 3600
+    monkeypatch.setattr(running.agent._trainers, "_stuck_after", seconds)
+
+
+def test_a_trainer_without_progress_is_ended_and_told(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = [sys.executable, "-m", "site_agent.training.null", "--fail", "hang"]
-    running = start(training={"command": command, "stuck_after": "6s"})
+    running = start(training={"command": command, "stuck_after": "1h"})
     joined(coordinator)
+    stuck_after(running, monkeypatch, 1.0)
     coordinator.send_model(1)
     coordinator.start_round(1)
     failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
@@ -47,10 +57,10 @@ def test_a_trainer_without_progress_is_ended_and_told(start: Start, coordinator:
 
 
 def test_a_trainer_that_stops_in_mid_round_is_replaced_and_the_next_round_trains(
-    start: Start, coordinator: script.ScriptedCoordinator
+    start: Start, coordinator: script.ScriptedCoordinator, gate: Gate
 ) -> None:
-    command = [sys.executable, "-m", "site_agent.training.null", "--seconds", "3"]
-    running = start(training={"command": command, "stuck_after": "6s"})
+    running = start(training={"command": gate.trainer, "stuck_after": "1h"})
+    gate.hold("site-a")
 
     def experiment() -> dict[str, Any]:
         found: dict[str, Any] = running.ask("status")["experiments"][0]
@@ -62,8 +72,11 @@ def test_a_trainer_that_stops_in_mid_round_is_replaced_and_the_next_round_trains
     eventually(lambda: (experiment()["progress"] or {}).get("phase") == "training", what="progress of training")
     stopped = experiment()["trainer_pid"]
     os.kill(stopped, signal.SIGSTOP)
-    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    with pytest.MonkeyPatch.context() as impatient:
+        stuck_after(running, impatient, 1.0)
+        failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
     assert (failed.round, failed.body.reason) == (1, Reason.TRAINER_STUCK)
+    gate.open("site-a")
     eventually(lambda: not Path(f"/proc/{stopped}/exe").exists(), what="the stopped process to be gone")
     close_round(coordinator, 1)
     coordinator.send_model(2)
@@ -73,15 +86,17 @@ def test_a_trainer_that_stops_in_mid_round_is_replaced_and_the_next_round_trains
 
 
 def test_a_trainer_that_is_killed_in_mid_round_is_replaced_and_the_round_is_trained(
-    start: Start, coordinator: script.ScriptedCoordinator
+    start: Start, coordinator: script.ScriptedCoordinator, gate: Gate
 ) -> None:
-    running = start("--seconds", "2")
+    running = start(training={"command": gate.trainer})
+    gate.hold("site-a")
     joined(coordinator)
     coordinator.send_model(1)
     coordinator.start_round(1)
     eventually(lambda: running.ask("status")["state"] == "training", what="training")
     killed = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")
     os.kill(killed, signal.SIGKILL)
+    gate.open("site-a")
     assert eventually(lambda: coordinator.of("weights-ready", 1), what="the round's update")
     assert not coordinator.of("round-failed")
     assert running.ask("status")["experiments"][0]["trainer_pid"] not in (None, killed)
