@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 LARGEST = 4 * 2**20
@@ -32,7 +31,7 @@ def bound(log: Path, largest: int | None = None) -> None:
     try:
         with log.open("rb") as source, beside.open("wb") as target:
             source.seek(size - limit)
-            shutil.copyfileobj(source, target)
+            target.write(source.read(limit))  # and no more, however fast the process writes on
         beside.replace(_before(log))
     except OSError:  # a full disk: its room is worth more than the words
         beside.unlink(missing_ok=True)
