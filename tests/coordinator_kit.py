@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from brokers import PATIENCE
 
 from coordinator import inputs as i
 from coordinator.config import CoordinatorConfig
@@ -121,7 +122,7 @@ class Waiting:
     def __init__(self) -> None:
         self.changed = threading.Condition()
 
-    def until(self, condition: Callable[[], Any], what: str, within: float = 30.0) -> None:
+    def until(self, condition: Callable[[], Any], what: str, within: float = PATIENCE) -> None:
         with self.changed:
             assert self.changed.wait_for(condition, within), f"in vain: {what}"
 
@@ -129,7 +130,8 @@ class Waiting:
 class ScriptedSite:
     """A site that adds its number to the model it gets; answers each event as the protocol says.
 
-    `spoil` may change an update's bytes before they are sent (round, buffer) → buffer.
+    `spoil` may change an update's bytes before they are sent (round, buffer) → buffer. `lost_chunks` of an update never
+    arrive, however often they are asked for, until `find_chunks`.
     """
 
     def __init__(self, broker_: MemoryBroker, name: str, cases: int) -> None:
@@ -163,6 +165,11 @@ class ScriptedSite:
     def close(self) -> None:
         self.bus.close()
 
+    def find_chunks(self, experiment: str, number: int) -> None:
+        """What was lost of a round's update arrives after all."""
+        lost, self.lost_chunks = self.lost_chunks, set()
+        self.send_update(experiment, number, sorted(lost))
+
     def _take(self, delivery: Delivery) -> None:
         if delivery.queue == "global":
             header, data = decode_chunk(delivery.body)
@@ -187,7 +194,7 @@ class ScriptedSite:
         elif isinstance(body, kinds.Refused):
             self.refused.append(body)
         elif isinstance(body, kinds.ChunksWanted):
-            self.send_update(event.experiment, body.round, body.chunks)
+            self.send_update(event.experiment, body.round, body.chunks, skip=self.lost_chunks)
         elif isinstance(body, kinds.ExperimentAccepted) and event.id not in self.done:
             self.codecs[event.experiment] = Experiment.model_validate(body.experiment).wire.codec
             self.done.add(event.id)

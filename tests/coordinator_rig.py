@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from brokers import PATIENCE
 from coordinator_kit import CONSORTIUM, SITES, ScriptedSite, Waiting, broker, build, config
 
 from coordinator.service import Coordinator
@@ -60,7 +61,7 @@ class Consortium:
     def stop(self) -> None:
         if self.coordinator is not None and self.thread is not None:
             self.coordinator.stop()
-            self.thread.join(20)
+            self.thread.join(PATIENCE)
             assert not self.thread.is_alive()
             self.coordinator = None
 
@@ -129,7 +130,7 @@ class Ending(threading.Thread):
             self.error = error
 
     def ended(self) -> KonsilError:
-        self.join(30)
+        self.join(PATIENCE)
         assert not self.is_alive()
         assert self.error is not None
         return self.error

@@ -32,7 +32,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def hold(consortium: Consortium, number: int) -> None:
-    """From round `number` on two chunks of site-c's updates are lost on their way."""
+    """Two chunks of site-c's update of round `number` are lost on their way, so that the round stays open."""
     site = consortium.sites[2]
 
     def spoil(at: int, buffer: bytearray) -> bytearray:
@@ -59,7 +59,7 @@ def begin(consortium: Consortium) -> None:
 def go_on(consortium: Consortium, up_to: int) -> None:
     """Let round 2 end, and hold a later one."""
     hold(consortium, up_to)
-    consortium.sites[2].lost_chunks = set()
+    consortium.sites[2].find_chunks("exp-1", 2)
     run_until_held(consortium, up_to)
 
 

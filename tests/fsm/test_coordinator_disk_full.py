@@ -41,7 +41,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        # A process that another thread starts holds all that is open here, until it has become another program.
+        eventually(lambda: subprocess.run(["umount", str(place)], check=False).returncode == 0, what="umount")
 
 
 @pytest.fixture

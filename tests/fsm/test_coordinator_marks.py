@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from brokers import eventually
+from brokers import PATIENCE, eventually
 from coordinator_kit import broker
 from coordinator_rig import coordinator
 
@@ -29,7 +29,7 @@ def opened(folder: Path) -> Iterator[tuple[Coordinator, Gate]]:
         yield one, gate
     finally:
         one.stop()
-        thread.join(20)
+        thread.join(PATIENCE)
     assert not thread.is_alive()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from brokers import consortium_definitions, eventually
+from brokers import PATIENCE, consortium_definitions, eventually
 
 from coordinator.journal import ASIDE, Journal
 from coordinator.outgoing import Audit
@@ -40,7 +40,7 @@ class Log:
 
         subscription = self.auditor.subscribe(AUDIT, take, credit=10_000)
         eventually(lambda: found, what="an entry")
-        self.coordinator.flush(10)
+        self.coordinator.flush(PATIENCE)
         subscription.cancel()
         return set(found)
 
