@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from brokers import PATIENCE
 
 COORDINATOR = """schema = 1
 [coordinator]
@@ -32,7 +33,7 @@ def konsil(folder: Path, *arguments: str) -> tuple[int, list[str]]:
         env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     return finished.returncode, [line for line in finished.stderr.splitlines() if not line.startswith("{")]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from brokers import PATIENCE, eventually
 
 from benchmarks.peers import environment
 from benchmarks.peers.deployment import Deployment, Watched, free_ports, watch
@@ -89,11 +90,11 @@ def test_what_a_process_starts_counts_with_it_and_ends_with_it_even_in_a_session
     child = tmp_path / "child"
     try:
         deployment.start("server", [sys.executable, "-c", PARENT])
-        deployment.wait(lambda: child.exists() and child.read_text() != "", "child", 30)
+        deployment.wait(lambda: child.exists() and child.read_text() != "", "child", PATIENCE)
         assert deployment.sizes()["server"] > 50_000_000
     finally:
         deployment.end()
-    assert not psutil.pid_exists(int(child.read_text()))
+    eventually(lambda: not psutil.pid_exists(int(child.read_text())), what="its end")
 
 
 def test_a_benchmark_that_is_terminated_ends_what_it_started(tmp_path: Path) -> None:
@@ -104,16 +105,16 @@ def test_a_benchmark_that_is_terminated_ends_what_it_started(tmp_path: Path) -> 
         started = int(benchmark.stderr.readline().rpartition(" ")[2])
         assert psutil.pid_exists(started)
         benchmark.terminate()
-        assert benchmark.wait(30) == 128 + signal.SIGTERM
+        assert benchmark.wait(PATIENCE) == 128 + signal.SIGTERM
         assert "interrupted" in benchmark.stderr.read()
-    assert not psutil.pid_exists(started)
+    eventually(lambda: not psutil.pid_exists(started), what="its end")
 
 
 def test_a_process_that_dies_is_told_with_its_last_words(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, {"PATH": ""})
     deployment.start("server", [sys.executable, "-c", "raise SystemExit('no certificate')"])
     with pytest.raises(WorkFailed, match=r"(?s)server ended while waiting for a port.*no certificate"):
-        deployment.wait(lambda: False, "a port", 30)
+        deployment.wait(lambda: False, "a port", PATIENCE)
     deployment.end()
 
 
@@ -123,9 +124,9 @@ def test_where_a_system_listens_is_seen_while_it_settles(tmp_path: Path, monkeyp
     deployment = Deployment(tmp_path, {"PATH": ""})
     try:
         deployment.start("server", [sys.executable, "-c", LISTENER, str(port)])
-        deployment.wait((tmp_path / "ready").exists, "listener", 30)
+        deployment.wait((tmp_path / "ready").exists, "listener", PATIENCE)
         with watch(deployment, lambda: 0) as watched:
-            deployment.wait(lambda: f"127.0.0.1:{port}" in watched.listens, "sighting", 30)
+            deployment.wait(lambda: f"127.0.0.1:{port}" in watched.listens, "sighting", PATIENCE)
         assert watched.largest["server"] > 0
     finally:
         deployment.end()
@@ -180,10 +181,10 @@ def test_cpu_time_counts_what_a_process_started_and_saw_end(tmp_path: Path) -> N
     try:
         deployment.start("server", [sys.executable, "-c", parent])
         with watch(deployment, lambda: rounds[0]) as watched:
-            deployment.wait(lambda: 0 in watched.cpu, "first sample", 30)
-            deployment.wait((tmp_path / "done").exists, "end of the child", 30)
+            deployment.wait(lambda: 0 in watched.cpu, "first sample", PATIENCE)
+            deployment.wait((tmp_path / "done").exists, "end of the child", PATIENCE)
             rounds[0] = 1
-            deployment.wait(lambda: 1 in watched.cpu, "last sample", 30)
+            deployment.wait(lambda: 1 in watched.cpu, "last sample", PATIENCE)
     finally:
         deployment.end()
     assert watched.cpu[1] >= 0.5

@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from brokers import PATIENCE
 
 from messages import chain, codec
 
@@ -50,7 +52,7 @@ def konsil(tmp_path: Path):  # type: ignore[no-untyped-def]
             capture_output=True,
             text=True,
             env=kept | home | {"COLUMNS": "200"} | more,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -65,14 +67,14 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def profile(tmp_path: Path) -> Path:
+def profile(tmp_path: Path) -> Iterator[Path]:
     """A researcher whose broker does not listen."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = tmp_path / "profile.toml"
-    path.write_text(f'name = "dr-a"\nconsortium = "test"\n[broker]\nport = {port}\npassword = "x"\n')
-    return path
+    with socket.socket() as bound:  # and kept: no other process may take the port meanwhile
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        path = tmp_path / "profile.toml"
+        path.write_text(f'name = "dr-a"\nconsortium = "test"\n[broker]\nport = {port}\npassword = "x"\n')
+        yield path
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:

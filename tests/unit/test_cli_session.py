@@ -6,13 +6,15 @@ import io
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from brokers import PARTIES, consortium_definitions
+from brokers import PARTIES, PATIENCE, consortium_definitions
 from storytelling import EXPERIMENT, MANIFEST, complete, events
 
 from deploy import cli_live, cli_requests, model_file
@@ -84,16 +86,16 @@ def accept(event: Event, bus: MemoryBus) -> None:
 
 def test_starting_twice_is_one_start(broker: MemoryBroker, session: Session) -> None:
     with coordinator(broker, accept):
-        assert cli_requests.start(session, EXPERIMENT, 10.0, quiet).new
+        assert cli_requests.start(session, EXPERIMENT, PATIENCE, quiet).new
     with Session(MemoryBus(broker, "dr-a"), session.profile) as again:
-        assert not cli_requests.start(again, EXPERIMENT, 10.0, quiet).new
+        assert not cli_requests.start(again, EXPERIMENT, PATIENCE, quiet).new
     assert broker.length(names.UPLINK) == 1
 
 
 def test_an_id_that_other_content_holds_is_refused(broker: MemoryBroker, session: Session) -> None:
     other = EXPERIMENT.model_copy(update={"seed": 7})
     with coordinator(broker, accept), pytest.raises(RequestError, match="id-taken"):
-        cli_requests.start(session, other, 10.0, quiet)
+        cli_requests.start(session, other, PATIENCE, quiet)
 
 
 def test_a_refusal_is_told_with_the_coordinators_words(broker: MemoryBroker, session: Session) -> None:
@@ -102,7 +104,7 @@ def test_a_refusal_is_told_with_the_coordinators_words(broker: MemoryBroker, ses
         tell(bus, "experiment-refused", words)
 
     with coordinator(broker, refuse), pytest.raises(RequestError, match=r"unknown-site \(site-b\)"):
-        cli_requests.start(session, EXPERIMENT, 10.0, quiet)
+        cli_requests.start(session, EXPERIMENT, PATIENCE, quiet)
 
 
 def test_a_silent_coordinator_is_not_reachable(session: Session) -> None:
@@ -116,7 +118,7 @@ def test_aborting_waits_for_the_announcement(broker: MemoryBroker, session: Sess
         tell(bus, "experiment-aborted", kinds.ExperimentAborted())
 
     with coordinator(broker, end):
-        assert cli_requests.command(session, "abort", "try", 10.0) == "aborted"
+        assert cli_requests.command(session, "abort", "try", PATIENCE) == "aborted"
 
 
 def test_what_belongs_to_another_researcher_is_refused(broker: MemoryBroker, session: Session) -> None:
@@ -125,7 +127,7 @@ def test_what_belongs_to_another_researcher_is_refused(broker: MemoryBroker, ses
         tell(bus, "refused", words, to=event.sender)
 
     with coordinator(broker, refuse), pytest.raises(RequestError, match="not-the-owner"):
-        cli_requests.command(session, "pause", "try", 10.0)
+        cli_requests.command(session, "pause", "try", PATIENCE)
 
 
 def test_an_experiment_that_the_coordinator_does_not_know_is_refused_at_once(
@@ -137,7 +139,7 @@ def test_an_experiment_that_the_coordinator_does_not_know_is_refused_at_once(
         bus.publish(told.key_to(event.sender), told.raw)
 
     with coordinator(broker, refuse), pytest.raises(RequestError, match="unknown-experiment"):
-        cli_requests.command(session, "pause", "nosuch", 10.0)
+        cli_requests.command(session, "pause", "nosuch", PATIENCE)
 
 
 def test_an_auditor_who_starts_an_experiment_is_told_so_and_not_of_a_queue(broker: MemoryBroker) -> None:
@@ -152,8 +154,14 @@ def test_an_auditor_who_starts_an_experiment_is_told_so_and_not_of_a_queue(broke
                 ask()
 
 
-def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(broker: MemoryBroker, session: Session) -> None:
+def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(
+    broker: MemoryBroker, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = MemoryBus(broker, "site-a")
+    shown: list[str] = []
+    # The time that sites have is over once the one that is there has answered, however long that takes.
+    clock = SimpleNamespace(monotonic=lambda: 100.0 if shown else 0.0, time=time.time)
+    monkeypatch.setattr("deploy.cli_connection.time", clock)
 
     def pass_on(event: Event, bus: MemoryBus) -> None:
         assert isinstance(event.body, kinds.ExperimentCheck)
@@ -162,8 +170,9 @@ def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(broker: Memor
         site.publish(reply.key, reply.raw)
 
     with coordinator(broker, pass_on):
-        found = cli_requests.ask_sites(session, EXPERIMENT, 1.0, quiet)
+        found = cli_requests.ask_sites(session, EXPERIMENT, 1.0, shown.append)
     site.close()
+    assert shown == ["1 of 2 sites have answered"]
     assert [(one.site, one.online, one.accepts, one.reason) for one in found] == [
         ("site-a", True, False, Reason.UNKNOWN_DATASET),
         ("site-b", False, False, None),

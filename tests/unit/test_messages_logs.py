@@ -10,6 +10,8 @@ import sys
 import threading
 from typing import Any
 
+from brokers import PATIENCE
+
 from messages.errors import ConfigError
 from messages.logs import described
 
@@ -25,7 +27,7 @@ log = structlog.get_logger()
 
 def lines(program: str, status: int = 0) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", BEGIN + program], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == status, done.stderr
     assert done.stdout == ""
@@ -99,13 +101,15 @@ except ValueError:
 
 def test_the_last_word_is_plain_by_hand_and_a_line_in_the_systems_journal() -> None:
     program = BEGIN + 'sys.exit(logs.last_word(ConfigError("is wrong", where="site.toml")))'
-    by_hand = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    by_hand = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert by_hand.stderr == f"konsil: {ConfigError('is wrong', where='site.toml')}\n"
     receive, send = os.pipe()
     status = os.fstat(send)
     subprocess.run(
         [sys.executable, "-c", program],
-        stderr=send, timeout=60, check=False,
+        stderr=send, timeout=PATIENCE, check=False,
         env={**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
     )  # fmt: skip
     os.close(send)
@@ -133,8 +137,8 @@ def test_a_terminal_gets_lines_for_a_person() -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert child.wait(60) == 0
-    reader.join(10)
+    assert child.wait(PATIENCE) == 0
+    reader.join(PATIENCE)
     os.close(ours)
     assert b"hello" in said
     assert b"site-a" in said

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from brokers import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
 from messages import exposition, settings
@@ -21,7 +22,7 @@ def wanted(listen: str, **more: object) -> MetricsSettings:
 
 
 def scrape(endpoint: Endpoint) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/metrics", timeout=PATIENCE) as answer:
         text = answer.read().decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -74,7 +75,7 @@ def test_readings_come_out_as_prometheus_reads_them_beside_the_process_itself() 
     assert found["process_resident_memory_bytes", ()] > 1e6
     assert found["process_open_fds", ()] > 2
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", endpoint.port or 0), timeout=5)
+        socket.create_connection(("127.0.0.1", endpoint.port or 0), timeout=PATIENCE)
 
 
 def test_a_port_in_use_is_told_and_the_service_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +115,7 @@ def test_a_scraper_that_says_nothing_holds_nobody_but_other_scrapers(monkeypatch
     monkeypatch.setattr("messages.exposition._Handler.timeout", 0.2)
     endpoint = Endpoint(wanted("127.0.0.1:0"), lambda: [gauge("konsil_term", "Term.", 7)])
     try:
-        with socket.create_connection(("127.0.0.1", endpoint.port or 0), timeout=5):
+        with socket.create_connection(("127.0.0.1", endpoint.port or 0), timeout=PATIENCE):
             assert scrape(endpoint)["konsil_term", ()] == 7
     finally:
         endpoint.close()

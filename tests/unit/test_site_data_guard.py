@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from brokers import eventually
+from brokers import PATIENCE, eventually
 
 from messages.errors import DataError
 from messages.reasons import Reason
@@ -94,7 +94,7 @@ def test_while_a_look_hangs_the_newest_task_waits_for_it_and_the_older_ones_are_
 
     def hanging(config: DatasetConfig) -> Look:
         looks.append(config)
-        mounted.wait(20)
+        mounted.wait(PATIENCE)
         return look_at(config)
 
     monkeypatch.setattr("site_agent.data_guard.look_at", hanging)
