@@ -40,13 +40,18 @@ PARTS: dict[str, Part] = {
     "demo": Part("deploy.demo.cli", "A consortium on this machine: three hospitals train one model, and a report."),
     "experiment": Part("deploy.cli_experiment", "Check, start, watch and end experiments; their reports and models."),
     "audit": Part("deploy.cli_audit", "Replay, verify and export the event log."),
-    "site": Part("deploy.cli_site", "The site agent: run it, see what it does, pause it."),
-    "coordinator": Part("deploy.cli_coordinator", "The coordinator service."),
-    "broker": Part("deploy.broker.cli", "A private RabbitMQ node, for trying and testing."),
+    "site": Part(
+        "deploy.cli_site", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."
+    ),
+    "coordinator": Part("deploy.cli_coordinator", "The coordinator service, and its journal's safety."),
+    "broker": Part("deploy.broker.cli", "A private RabbitMQ node for trying, and definitions for a real one."),
     "provision": Part("deploy.provision.cli", "Certificates, users and permissions of a consortium."),
 }
 
-EPILOG = "Exit status: 0 done, 1 the work failed, 2 the request was wrong, 3 something needed is not reachable."
+EPILOG = (
+    "Exit status: 0 done, 1 the work failed, 2 the request was wrong, 3 something needed is not reachable, "
+    "130 interrupted."
+)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from deploy.console import working
 from messages import names
 from messages.errors import RequestError
 
-app = typer.Typer(help="A private RabbitMQ node for trying, and definitions for a real one.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Sites = Annotated[list[str] | None, typer.Option("--site", help="Name of a site; may be given several times.")]
@@ -56,7 +56,8 @@ def up(
 ) -> None:
     """Start the private node on loopback; it runs until `konsil broker down`.
 
-    With --tls it prints the TLS port and the authority's file: what `port` and `ca` are to be under [broker].
+    With --tls it prints the TLS port and the authority's file: what `port` and `ca` are to be in the
+    broker section of a configuration.
     """
     directory = state_directory()
     logins_file = directory / "logins.json"

@@ -15,7 +15,9 @@ from messages.errors import RequestError
 
 def app(
     sites: Annotated[int, typer.Option("--sites", help="Hospitals, 1 to 26.")] = 3,
-    rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds of training.", min=1)] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", help="Rounds of training; default 10, and 20 with --data.", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same data, same split, same bits.", min=0)] = 1,
     data: Annotated[
         Path | None,
@@ -35,7 +37,7 @@ def app(
         Path | None, typer.Option("--out", help="Where report, model and log go; default demo-out/DATE-TIME.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep images, caches and the broker's data too.")] = False,
-    tls: Annotated[bool, typer.Option("--tls", help="All talk to the broker goes over TLS.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="All talk with the broker goes over TLS.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Three hospitals on this machine train one model through a real RabbitMQ.
