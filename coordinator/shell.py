@@ -165,7 +165,7 @@ class Shell:
                 beat = time.monotonic() + pulse / 2
         with contextlib.suppress(DiskFull):  # the next start reads again what this one could not note
             self._count_floods(all_=True)
-            self._inbound.save()
+            self._save()
             self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
 
     def step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
@@ -346,9 +346,7 @@ class Shell:
             for name in self._space.freed(self.states, now):
                 log.info("there is space again", experiment=name)
                 self.step(name, i.DiskFree(time=self.parts.clock.now()))
-            self._inbound.save()
-            if positions := self.parts.own_word.positions():
-                self.parts.journal.note(Written({}, positions))
+            self._save()
             self.parts.presence.tell(self.states)
         if now < self._alive_at:
             return
@@ -361,6 +359,12 @@ class Shell:
         missing = f"; missing in the broker: {', '.join(sorted(self._missing))}" if self._missing else ""
         summary = f"{len(running)} running, entry {self.parts.journal.number}{missing}"
         systemd.notify(f"STATUS={'; '.join(told) or 'idle'}; {summary}")
+
+    def _save(self) -> None:
+        """Store positions that no entry took along."""
+        self._inbound.save()
+        if positions := self.parts.own_word.positions():
+            self.parts.journal.note(Written({}, positions))
 
     def _stalled(self, error: DiskFull) -> None:
         """The journal cannot be written: nothing is decided, told or acknowledged until it can, and all of that waits.
