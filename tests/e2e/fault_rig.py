@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pika
@@ -24,7 +21,7 @@ from messages.transfer import decode_chunk
 from site_agent import control
 
 EVERY_SITE = {"least_sites": "all"}
-LONG = 150.0
+LONG = 300.0
 
 
 class FaultRig(Rig):
@@ -55,23 +52,16 @@ class FaultRig(Rig):
         )
 
     def survives(self, name: str, fault: Callable[[], object], **sections: Any) -> ExperimentStory:
-        """Run an experiment, do harm while its first round trains, and see it end with the bits of the calm one."""
-        self.publish(self.small(name, **sections))
-        self.in_training(name)
-        with self.held("site-b", name):
+        """Run an experiment, do harm while its first round trains, and see it end with the bits of the calm one.
+
+        One site's training stands still meanwhile, so that the round cannot be over before the harm is done.
+        """
+        with self.gate.held("site-b"):
+            self.publish(self.small(name, **sections))
+            self.in_training(name)
+            eventually(lambda: self.trainer("site-b", name), what="a trainer at site-b")
             fault()
         return self.same_bits(name)
-
-    @contextlib.contextmanager
-    def held(self, site: str, identity: str) -> Iterator[None]:
-        """One site's training stands still meanwhile, so that the round cannot be over before the harm is done."""
-        trainer = eventually(lambda: self.trainer(site, identity), 60, f"a trainer at {site}")
-        os.kill(trainer, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(trainer, signal.SIGCONT)
 
     def same_bits(self, name: str) -> ExperimentStory:
         """The experiment ends as the calm one did, with every site in every round."""
@@ -143,6 +133,21 @@ class FaultRig(Rig):
             if header.key.experiment == identity:
                 sent.setdefault(header.key.round, []).append(header.index)
         return sent
+
+    def models_again(self, identity: str, number: int, *sites: str) -> int:
+        """How many chunks of a round's model these sites have asked for again: where a process stood still for seconds,
+        what is on its way counts as lost."""
+        return sum(
+            line["missing"]
+            for site in sites
+            for line in self.lines(site)
+            if line["event"] == "asking for chunks" and (line["experiment"], line["round"]) == (identity, number)
+        )
+
+    def updates_again(self, identity: str, number: int, site: str) -> int:
+        """How often the coordinator had a site send an update, or parts of it, again."""
+        about = {"event": "decided", "what": "resend", "experiment": identity, "round": number}
+        return sum(about.items() <= line.items() for line in self.lines(site))
 
     def audited(self) -> set[int]:
         """Numbers of the entries that the `audit` stream holds."""

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 from brokers import eventually, need_broker
+from e2e_rig import SITES
 from fault_rig import LONG, FaultRig
 
 from messages.crash import AT
 from messages.names import COORDINATOR
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 SITE = "site-a"
 LARGE = {"name": "UNet", "channels": [80, 160, 320], "strides": [2, 2], "num_res_units": 0}
 """A net whose weights take several chunks of 1 MiB."""
-STAGES = ("agent:takeround 1", "agent:fetching 4", "agent:begin 1", "agent:sending 5", "agent:seal 1")
+AHEAD = 5
+STAGES = ("agent:takeround 1", "agent:fetching 4", "agent:begin 1", f"agent:sending {AHEAD}", "agent:seal 1")
 """Just told of the round, downloading, training, uploading, waiting for the receipt."""
-STOP_WITHIN = 30
-"""Seconds that the unit gives the agent to stop (deploy/systemd/konsil-site.service, TimeoutStopSec)."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def crash(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory, crash: Path) -> Iterator[FaultRig]:
     need_broker()
-    rig = FaultRig(tmp_path_factory.mktemp("agent"), seconds=1.0)
+    rig = FaultRig(tmp_path_factory.mktemp("agent"), seconds=0.2)
     try:
         rig.start_broker()
         # A line slow enough that an update is on its way for some seconds.
@@ -59,24 +59,39 @@ def test_an_agent_killed_at_each_stage_of_a_round_goes_on_where_it_was(rig: Faul
         rig.start(SITE, environment={AT: str(crash)})
     rig.same_bits("killed")
 
-    down = rig.chunks("site-b", "global", "killed")
-    up = rig.chunks(COORDINATOR, f"update.{SITE}", "killed")
-    for sent in (down, up):
+    def both_rounds(reader: str, queue: str) -> dict[int, list[int]] | None:
+        sent = rig.chunks(reader, queue, "killed")
+        return sent if sent.keys() >= {1, 2} and set(sent[1]) == set(sent[2]) else None
+
+    for reader, queue in (("site-b", "global"), (COORDINATOR, f"update.{SITE}")):
+        sent = eventually(lambda of=(reader, queue): both_rounds(*of), what=f"both rounds' chunks in {queue}")
         chunks = len(set(sent[1]))
         assert chunks >= 5
-        assert sent[1].count(0) == 1, "it began again"
-        assert len(sent[1]) <= chunks + 4
-        assert sorted(sent[2]) == list(range(chunks))
+        assert set(sent[1]) == set(range(chunks))
+        # On a machine that stands still for seconds parties whom nobody kills may ask, too.
+        down = reader == "site-b"
+        again = rig.models_again("killed", 1, "site-b", "site-c") if down else 0
+        # Nothing is noted of chunks that leave before the update is sealed: those go anew.
+        ahead = 0 if down else AHEAD
+        assert sent[1].count(0) <= 1 + again + bool(ahead), "it began again"
+        assert len(sent[1]) <= chunks + 4 + again + ahead
+        again = rig.models_again("killed", 2, *SITES) if down else chunks * rig.updates_again("killed", 2, SITE)
+        assert len(sent[2]) <= chunks + again
 
 
 def test_an_agent_told_to_stop_in_training_says_so_and_comes_back_and_a_killed_trainer_is_replaced(
     rig: FaultRig, crash: Path
 ) -> None:
+    rig.gate.hold(SITE)
+
     def stopped() -> None:
-        os.kill(eventually(lambda: rig.trainer("site-b", "stopped"), 60, "the trainer"), signal.SIGKILL)
+        eventually(lambda: rig.trainer(SITE, "stopped"), what=f"a trainer at {SITE}")
+        os.kill(eventually(lambda: rig.trainer("site-b", "stopped"), what="the trainer"), signal.SIGKILL)
         rig.services[SITE].signal(signal.SIGTERM)
-        assert rig.services[SITE].process.wait(STOP_WITHIN) == 0
+        assert rig.services[SITE].process.wait(LONG) == 0  # in time for its unit: test_systemd_nspawn
+        assert not rig.said(SITE, "trainer did not end in time, ending it")
         eventually(lambda: rig.heard("leaving", SITE), what="its leaving")
+        rig.gate.open(SITE)
         rig.start(SITE, environment={AT: str(crash)})
 
     rig.survives("stopped", stopped, net=LARGE)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from e2e_rig import SITES, Rig, experiment, running
+from brokers import eventually, need_broker
+from e2e_rig import DEADLINE, SITES, experiment
+from fault_rig import LONG, FaultRig
 
 from coordinator.decisions import RoundCompleted
 from coordinator.inputs import Outage, kind_of
@@ -22,49 +23,55 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow]
 EVERY_SITE = {"least_sites": "all"}
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with running(tmp_path) as started:
-        yield started
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
+    """One consortium for all: each test leaves its services running, and its experiments ended."""
+    need_broker()
+    rig = FaultRig(tmp_path_factory.mktemp("processes"))
+    try:
+        rig.start_all()
+        yield rig
+    finally:
+        rig.close()
 
 
-def test_a_site_killed_in_training_is_left_out_by_quorum_and_takes_part_again_after_its_restart(
-    tmp_path: Path,
-) -> None:
-    with running(tmp_path, seconds=1.0) as rig:
-        one = experiment(
-            "killed-site", rounds={"count": 40, "grace": 1}, quorum={"least_sites": 2, "least_case_share": 0.5}
-        )
+def test_a_site_killed_in_training_is_left_out_by_quorum_and_takes_part_again_after_its_restart(rig: FaultRig) -> None:
+    one = experiment("killed-site", rounds={"count": 5, "grace": 1}, quorum={"least_sites": 2, "least_case_share": 0.5})
+    with rig.gate.held("site-a", 2), rig.gate.held("site-c", 2):
         rig.publish(one)
         rig.wait(
             one.id,
-            lambda story: (
-                story.completed_rounds >= 1
-                and "site-c" in story.sites
-                and story.sites["site-c"].live.phase == "training"
-                and story.sites["site-c"].live.round > story.completed_rounds
-            ),
-            "site-c trains",
+            lambda story: any(r.number == 2 and "site-c" in r.accepted for r in story.round_list),
+            "site-c is in round 2",
+            LONG,
         )
+        eventually(lambda: rig.trainer("site-c", one.id), what="site-c to train")
         rig.kill("site-c")
+        rig.gate.hold("site-a", 4)  # two sites are the least: round 4 waits for site-c
         story = rig.wait(
-            one.id, lambda story: any("site-c" in r.left_out for r in story.round_list), "a round closes without site-c"
+            one.id,
+            lambda story: any(r.number >= 2 and "site-c" in r.left_out for r in story.round_list),
+            "a round closes without site-c",
+            LONG,
         )
-        without = next(r for r in story.round_list if "site-c" in r.left_out)
+        without = next(r for r in story.round_list if r.number >= 2 and "site-c" in r.left_out)
         assert set(without.contributors) == {"site-a", "site-b"}
+        rig.gate.open("site-c")
         rig.start("site-c")
         story = rig.wait(
             one.id,
             lambda story: any("site-c" in r.contributors for r in story.round_list if r.number > without.number),
             "site-c contributes again",
+            LONG,
         )
         assert story.phase == "running"
+    rig.complete(one.id, LONG)
 
 
-def test_the_coordinator_killed_after_every_journal_entry_ends_with_the_same_model_as_the_calm_run(rig: Rig) -> None:
-    calm = experiment("calm", quorum=EVERY_SITE)
-    rig.publish(calm)
-    digest = rig.complete(calm.id).model_digest
+def test_the_coordinator_killed_after_every_journal_entry_ends_with_the_same_model_as_the_calm_run(
+    rig: FaultRig,
+) -> None:
+    digest = calm_digest(rig)
     rig.kill(COORDINATOR)
 
     one = experiment("killed", quorum=EVERY_SITE)
@@ -83,28 +90,33 @@ def test_the_coordinator_killed_after_every_journal_entry_ends_with_the_same_mod
     _killed_after_every_entry_until_round_1_was_complete(rig, one.id)
 
 
-def _start_until(rig: Rig, entry: int) -> None:
+def calm_digest(rig: FaultRig) -> str:
+    """What an experiment of two rounds ends with; asked for once."""
+    return rig.calm_digest or rig.calm()
+
+
+def _start_until(rig: FaultRig, entry: int) -> None:
     """Start the coordinator, which kills itself once this entry is on disk, before any effect of it."""
     crashing = rig.start(COORDINATOR, crash_after=entry)
-    crashing.process.wait(60)
+    crashing.process.wait(DEADLINE)
     assert crashing.process.returncode == -9
     assert _number(rig) == entry
 
 
-def _number(rig: Rig) -> int:
+def _number(rig: FaultRig) -> int:
     return len(list(open_readonly(rig.layout.coordinator)))
 
 
-def _state(rig: Rig, identity: str) -> ExperimentState | None:
+def _state(rig: FaultRig, identity: str) -> ExperimentState | None:
     return recover(open_readonly(rig.layout.coordinator)).get(identity)
 
 
-def _entries_of_a_start(rig: Rig) -> int:
+def _entries_of_a_start(rig: FaultRig) -> int:
     """Its term, and for each experiment with timers the time that it could not hear anything."""
     return 1 + sum(bool(one.timers) for one in recover(open_readonly(rig.layout.coordinator)).values())
 
 
-def _killed_after_every_entry_until_round_1_was_complete(rig: Rig, identity: str) -> None:
+def _killed_after_every_entry_until_round_1_was_complete(rig: FaultRig, identity: str) -> None:
     entries = list(open_readonly(rig.layout.coordinator))
     told = []
     for entry, following in itertools.pairwise(entries):
@@ -121,25 +133,13 @@ def _killed_after_every_entry_until_round_1_was_complete(rig: Rig, identity: str
     assert sorted(told) == sorted(expected)
 
 
-def test_the_broker_killed_in_mid_round_loses_nothing(tmp_path: Path) -> None:
-    with running(tmp_path, seconds=1.0) as rig:
-        calm = experiment("calm", quorum=EVERY_SITE)
-        rig.publish(calm)
-        digest = rig.complete(calm.id).model_digest
-        one = experiment("broker-killed", quorum=EVERY_SITE)
-        rig.publish(one)
-        rig.wait(
-            one.id,
-            lambda story: story.current_round is not None and len(story.current_round.accepted) == len(SITES),
-            "all sites are in the round",
-        )
-        rig.node.restart(hard=True)
-        story = rig.complete(one.id, deadline=150)
-        assert story.model_digest == digest
-        assert all(set(r.contributors) == set(SITES) for r in story.round_list)
+def test_the_broker_killed_in_mid_round_loses_nothing(rig: FaultRig) -> None:
+    digest = calm_digest(rig)
+    story = rig.survives("broker-killed", lambda: rig.node.restart(hard=True))
+    assert story.model_digest == digest
 
 
-def test_an_experiment_id_that_is_taken_is_refused_and_the_same_content_changes_nothing(rig: Rig) -> None:
+def test_an_experiment_id_that_is_taken_is_refused_and_the_same_content_changes_nothing(rig: FaultRig) -> None:
     one = experiment("taken", quorum=EVERY_SITE)
     rig.publish(one)
     rig.publish(one)
@@ -148,7 +148,7 @@ def test_an_experiment_id_that_is_taken_is_refused_and_the_same_content_changes_
     assert rig.complete(one.id).completed_rounds == 2
 
 
-def test_a_second_agent_under_a_sites_name_is_refused_with_status_2(rig: Rig) -> None:
+def test_a_second_agent_under_a_sites_name_is_refused_with_status_2(rig: FaultRig) -> None:
     config = rig.consortium.config_of("site-a")
     text = config.read_text().replace(str(rig.layout.site("site-a")), str(rig.layout.run / "twin"))
     twin_config = rig.layout.run / "twin.toml"
@@ -157,7 +157,7 @@ def test_a_second_agent_under_a_sites_name_is_refused_with_status_2(rig: Rig) ->
     rig.publish(one)
     rig.complete(one.id)  # so the first agent holds its name
     twin = rig.start_with("twin", "site_agent", twin_config)
-    twin.process.wait(120)
+    twin.process.wait(DEADLINE)
     assert twin.process.returncode == 2
     words = [line for line in twin.log.read_text().splitlines() if line.startswith("konsil")]
     assert len(words) == 1
@@ -165,30 +165,35 @@ def test_a_second_agent_under_a_sites_name_is_refused_with_status_2(rig: Rig) ->
     assert rig.services["site-a"].running
 
 
-@pytest.mark.parametrize("party", [COORDINATOR, "site-a"])
-def test_a_service_that_starts_while_the_broker_is_down_says_so_in_one_line_and_exits_3(
-    party: str, tmp_path: Path
-) -> None:
-    with running(tmp_path) as rig:
+def test_a_service_that_starts_while_the_broker_is_down_says_so_in_one_line_and_exits_3(rig: FaultRig) -> None:
+    parties = (COORDINATOR, "site-a")
+    for party in parties:
         rig.kill(party)
-        rig.node.stop()
-        lines = len(rig.layout.log_of(party).read_text().splitlines())
-        child = rig.start(party)
-        child.process.wait(60)
+    rig.node.stop()
+    lines = {party: len(rig.layout.log_of(party).read_text().splitlines()) for party in parties}
+    children = {party: rig.start(party) for party in parties}  # side by side: each tries for some seconds
+    for party, child in children.items():
+        child.process.wait(DEADLINE)
         assert child.process.returncode == 3
-        said = rig.layout.log_of(party).read_text().splitlines()[lines:]
+        said = rig.layout.log_of(party).read_text().splitlines()[lines[party] :]
         assert sum(line.startswith("konsil") for line in said) == 1, said
         assert not any("Traceback" in line for line in said)
+    rig.node.start()
+    for party in parties:
+        rig.start(party)
 
 
-def test_two_experiments_run_side_by_side_and_neither_changes_the_others_bits(rig: Rig) -> None:
+def test_two_experiments_run_side_by_side_and_neither_changes_the_others_bits(rig: FaultRig) -> None:
     alone = experiment("alone", quorum=EVERY_SITE, rounds={"count": 3})
     rig.publish(alone)
     digest = rig.complete(alone.id).model_digest
     # The null trainer's updates follow from seed, site and round: the same file under another id makes the same bits.
     pair = [experiment(name, quorum=EVERY_SITE, rounds={"count": 3}) for name in ("left", "right")]
-    for one in pair:
-        rig.publish_quietly(one)
+    with rig.gate.held("site-b"):  # the first one cannot be over before the second one begins
+        for one in pair:
+            rig.publish_quietly(one)
+        for one in pair:
+            rig.wait(one.id, lambda story: story.started is not None, "it is accepted")
     ended = [rig.complete(one.id) for one in pair]
     assert [story.model_digest for story in ended] == [digest, digest]
     begun = [story.started for story in ended if story.started is not None]
