@@ -91,7 +91,7 @@ def test_killed_at_any_step_it_goes_on_and_ends_with_the_same_set(
 ) -> None:
     at = tmp_path / "at"
     at.write_text(f"{step} {STRUCK.get(step, 1)}")
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
     ended = subprocess.run(
         [sys.executable, "-c", CHILD, str(export[0]), str(tmp_path / "killed")],
         env={**os.environ, crash.AT: str(at), "PYTHONPATH": paths},
