@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from dicom_rig import SECRET, settings, write
+from dicom_training_rig import request
 from structlog.testing import capture_logs
-from test_dicom_training import request
 
 from messages.reasons import Reason
 from site_agent import room

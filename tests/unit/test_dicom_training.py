@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from dicom_rig import SECRET, settings, write
-from trainer_rig import Trainer, experiment
+from dicom_training_rig import request
+from trainer_rig import Trainer
 
 from messages.experiment import Preprocessing
 from messages.reasons import Reason
@@ -16,19 +16,7 @@ from site_agent.data_guard import judged, look_at_prepared
 from site_agent.datasets.vault import ARRAYS, Vault
 from site_agent.training import cache
 from site_agent.training.preprocess import prepare
-from site_agent.training.protocol import Failed, Prepare, Prepared, Stop
-
-
-def request(tmp_path: Path, **more: Any) -> Prepare:
-    return Prepare(
-        experiment=experiment().plain(),
-        dataset=settings(tmp_path / "export", refresh="0s", **more).model_dump(mode="json"),
-        site="site-a",
-        secret=SECRET,
-        threads=1,
-        cache=str(tmp_path / "state" / "cache" / "e-1"),
-        state=str(tmp_path / "state"),
-    )
+from site_agent.training.protocol import Failed, Prepared, Stop
 
 
 @pytest.mark.torch
