@@ -62,4 +62,5 @@ def read(path: Path) -> CoordinatorConfig:
     config = settings.read(path, CoordinatorConfig)
     folder = path.resolve().parent
     identity = config.coordinator.model_copy(update={"state": folder / config.coordinator.state})
-    return config.model_copy(update={"coordinator": identity, "broker": config.broker.relative_to(folder)})
+    broker = config.broker.of_consortium(identity.consortium).relative_to(folder)
+    return config.model_copy(update={"coordinator": identity, "broker": broker})

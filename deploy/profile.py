@@ -87,4 +87,6 @@ def load(option: Path | None = None) -> Profile:
             advice="Name yours with --profile FILE or $KONSIL_PROFILE; it holds name, consortium and [broker]",
         )
     profile = settings.read(path, Profile)
-    return profile.model_copy(update={"broker": profile.broker.relative_to(path.resolve().parent)})
+    folder = path.resolve().parent
+    journal = folder / profile.journal if profile.journal is not None else None
+    return profile.model_copy(update={"broker": profile.broker.relative_to(folder), "journal": journal})

@@ -50,13 +50,18 @@ class BrokerAddress(Settings):
     heartbeat_seconds: int = Field(15, ge=5, le=20)
 
     def relative_to(self, folder: Path) -> BrokerAddress:
-        """The same, with relative paths of certificates and key taken from `folder`, as people mean them."""
+        """The same, with relative paths of certificates, key and secret taken from `folder`, as people mean them."""
         update: dict[str, Any] = {
             name: folder / path for name, path in (("ca", self.ca), ("cert", self.cert)) if path is not None
         }
+        update["password"] = SecretStr(secret_beside(self.password.get_secret_value(), folder))
         if self.key is not None and not self.key.startswith("credential:"):
             update["key"] = str(folder / self.key)
         return self.model_copy(update=update)
+
+    def of_consortium(self, consortium: str) -> BrokerAddress:
+        """The same, with the vhost that the broker's definitions make for a consortium where the file names none."""
+        return self if "vhost" in self.model_fields_set else self.model_copy(update={"vhost": consortium})
 
     def resolved_password(self) -> str:
         """The password itself; raises ConfigError where a reference leads nowhere."""
@@ -81,6 +86,12 @@ def secret(reference: str, where: str) -> str:
             where=where,
             advice="Check the path and its permissions",
         ) from None
+
+
+def secret_beside(reference: str, folder: Path) -> str:
+    """A secret's reference with the relative PATH of "file:PATH" taken from `folder`; anything else as it is."""
+    kind, _, rest = reference.partition(":")
+    return f"file:{folder / rest}" if kind == "file" else reference
 
 
 def secret_path(reference: str, where: str) -> Path:

@@ -123,11 +123,12 @@ class SiteConfig(Settings):
 def read(path: Path) -> SiteConfig:
     """Read site.toml; ConfigError names every mistake.
 
-    Relative are to the file: `state`, the broker's files, and all paths of data sets from DICOM.
+    Relative are to the file: `state`, the broker's files, and all paths of data sets.
     """
     config = settings.read(path, SiteConfig)
     folder = path.resolve().parent
     site = config.site.model_copy(update={"state": folder / config.site.state})
     datasets = {name: placed(dataset, folder) for name, dataset in config.datasets.items()}
-    update = {"site": site, "broker": config.broker.relative_to(folder), "datasets": datasets}
+    broker = config.broker.of_consortium(site.consortium).relative_to(folder)
+    update = {"site": site, "broker": broker, "datasets": datasets}
     return config.model_copy(update=update)

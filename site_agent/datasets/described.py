@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
+from messages.settings import secret_beside
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource, FolderSource, Labels, Query
 
@@ -41,15 +42,17 @@ def dataset_of(plain: Any) -> DatasetConfig | DicomDataset:
 
 
 def placed(dataset: DatasetConfig | DicomDataset, folder: Path) -> DatasetConfig | DicomDataset:
-    """With the relative paths of a data set from DICOM taken from `folder`, as people mean them."""
-    if isinstance(dataset, DatasetConfig):
-        return dataset
+    """With a data set's relative paths taken from `folder`, as people mean them."""
     changes: dict[str, Any] = _joined(dataset, folder)
+    if isinstance(dataset, DatasetConfig):
+        return dataset.model_copy(update=changes)
+    if isinstance(dataset, DicomWebSource):
+        changes |= {name: secret_beside(getattr(dataset, name), folder) for name in ("password", "token")}
     changes |= {"query": dataset.query.model_copy(update=_joined(dataset.query, folder))}
     changes |= {"labels": dataset.labels.model_copy(update=_joined(dataset.labels, folder))}
     return dataset.model_copy(update=changes)
 
 
-def _joined(model: DicomDataset | Query | Labels, folder: Path) -> dict[str, Path]:
+def _joined(model: DatasetConfig | DicomDataset | Query | Labels, folder: Path) -> dict[str, Path]:
     values = {name: getattr(model, name) for name in type(model).model_fields}
     return {name: folder / value for name, value in values.items() if isinstance(value, Path)}

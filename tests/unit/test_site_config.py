@@ -9,6 +9,8 @@ import pytest
 
 from messages.errors import ConfigError
 from site_agent import config
+from site_agent.datasets.config import DatasetConfig
+from site_agent.dicom.config import DicomWebSource
 from site_agent.rules import Rules
 from site_agent.sender import Throttle
 
@@ -125,3 +127,39 @@ def test_the_throttle_keeps_its_rate() -> None:
 def test_a_relative_state_directory_lies_beside_the_file(tmp_path: Path) -> None:
     site = config.read(written(tmp_path, ("schema = 1\n" + LEAST).replace("STATE", "state")))
     assert site.site.state == tmp_path / "state"
+
+
+def test_every_relative_path_lies_beside_the_file_whatever_folder_the_agent_was_started_in(tmp_path: Path) -> None:
+    text = """schema = 1
+[site]
+name = "site-a"
+consortium = "c"
+state = "state"
+[broker]
+password = "file:broker-password"
+[datasets.glioma]
+source = "decathlon"
+path = "images"
+withdrawn = "withdrawn.txt"
+[datasets.pacs]
+source = "dicomweb"
+url = "https://pacs.example/dicom-web"
+password = "file:pacs-password"
+token = "credential:pacs-token"
+channels = ["T1"]
+labels.concepts = { ET = { codes = ["NCIt:C113842"] } }
+"""
+    (tmp_path / "broker-password").write_text("secret\n")
+    site = config.read(written(tmp_path, text))
+    assert site.broker.resolved_password() == "secret"
+    glioma, pacs = site.datasets["glioma"], site.datasets["pacs"]
+    assert isinstance(glioma, DatasetConfig)
+    assert (glioma.path, glioma.withdrawn) == (tmp_path / "images", tmp_path / "withdrawn.txt")
+    assert isinstance(pacs, DicomWebSource)
+    assert (pacs.password, pacs.token) == (f"file:{tmp_path / 'pacs-password'}", "credential:pacs-token")
+
+
+def test_the_vhost_is_the_consortiums_unless_the_file_names_another(tmp_path: Path) -> None:
+    head = "schema = 1\n" + LEAST.replace("STATE", "state").replace('"c"', '"glioma"')
+    assert config.read(written(tmp_path, head)).broker.vhost == "glioma"
+    assert config.read(written(tmp_path, head + '[broker]\nvhost = "other"\n')).broker.vhost == "other"
