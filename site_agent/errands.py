@@ -11,28 +11,25 @@ from messages.errors import KonsilError
 from messages.reasons import Reason
 from messages.transfer import TransferKey
 from site_agent.data_guard import DataGuard, Look, judged
-from site_agent.post import Post
-from site_agent.receiver import Receiver
-from site_agent.sender import Ahead, Sender, Task
-from site_agent.steps import Steps
-from site_agent.trainers import Trainers
-from site_agent.work import (
-    OVER,
+from site_agent.effects import (
     CloseTrainer,
     Effect,
     Fetch,
     Free,
     Halt,
-    Job,
     RunEvaluate,
     RunPrepare,
     RunTrain,
     Say,
     SendChunks,
-    Stimulus,
-    TrainerFailed,
-    experiment_of,
 )
+from site_agent.jobs import OVER, Job, experiment_of
+from site_agent.post import Post
+from site_agent.receiver import Receiver
+from site_agent.sender import Ahead, Sender, Task
+from site_agent.steps import Steps
+from site_agent.stimuli import Stimulus, TrainerFailed
+from site_agent.trainers import Trainers
 from site_agent.workshop import Workshop
 
 log = structlog.get_logger()

@@ -8,9 +8,7 @@ from typing import Any
 from messages.kinds import ModelScores
 from messages.names import COORDINATOR
 from messages.transfer import TransferKey
-from site_agent.work import (
-    NEEDS_SLOT,
-    Agenda,
+from site_agent.decisions import (
     Begin,
     Decision,
     Decline,
@@ -22,11 +20,9 @@ from site_agent.work import (
     Hold,
     Ignore,
     Invite,
-    Job,
     Join,
     Keep,
     KeepScores,
-    Phase,
     Prepare,
     Recount,
     Recover,
@@ -40,6 +36,7 @@ from site_agent.work import (
     TakeEvaluation,
     TakeRound,
 )
+from site_agent.jobs import NEEDS_SLOT, Agenda, Job, Phase
 
 _NO_TASK: dict[str, Any] = {"start": None, "update": None, "sealed": False, "fetched": (), "deaths": 0}
 

@@ -25,12 +25,13 @@ from messages.kinds import (
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from site_agent.agenda import IllegalStimulus
+from site_agent.effects import Effect
 from site_agent.errands import Errands
 from site_agent.post import Post
 from site_agent.rules import Rules
 from site_agent.spool import Spool
 from site_agent.steps import Steps
-from site_agent.work import Effect, Heard, Receipted
+from site_agent.stimuli import Heard, Receipted
 
 log = structlog.get_logger()
 

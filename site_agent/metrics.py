@@ -19,8 +19,9 @@ from messages.bus.base import BusState
 from messages.exposition import Reading, counter, gauge, phase_readings
 from messages.kinds import Progress
 from messages.reasons import Reason
+from site_agent.decisions import Decision, Deliver, GiveUp
+from site_agent.jobs import OVER, Agenda, Phase
 from site_agent.status import state_word
-from site_agent.work import OVER, Agenda, Decision, Deliver, GiveUp, Phase
 
 STATES = (
     "idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining", "outside-hours",

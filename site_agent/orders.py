@@ -10,8 +10,9 @@ import structlog
 
 from messages.errors import KonsilError, RequestError
 from site_agent.errands import Errands
+from site_agent.jobs import Phase
 from site_agent.steps import Steps
-from site_agent.work import Approved, Phase, Switched
+from site_agent.stimuli import Approved, Switched
 
 log = structlog.get_logger()
 

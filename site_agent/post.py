@@ -13,8 +13,8 @@ from messages.envelope import Author, event_id
 from messages.errors import KonsilError
 from messages.kinds import Body, Hello
 from messages.names import COORDINATOR, NO_EXPERIMENT, RoutingKey
+from site_agent.effects import Say
 from site_agent.spool import Spool, Waiting
-from site_agent.work import Say
 
 log = structlog.get_logger()
 

@@ -10,9 +10,9 @@ from messages.metrics import PHASES
 from site_agent.errands import Errands
 from site_agent.relay import Relay
 from site_agent.steps import Steps
+from site_agent.stimuli import TrainerDied
 from site_agent.trainers import Trainers
 from site_agent.training import protocol
-from site_agent.work import TrainerDied
 from site_agent.workshop import Workshop
 
 log = structlog.get_logger()

@@ -33,8 +33,10 @@ from site_agent.agenda import restored
 from site_agent.config import SiteConfig
 from site_agent.control import ControlServer
 from site_agent.data_guard import DataGuard
+from site_agent.effects import Say
 from site_agent.errands import Errands
 from site_agent.hearing import Hearing
+from site_agent.jobs import Phase
 from site_agent.metrics import readings
 from site_agent.orders import Orders
 from site_agent.pace import Pace
@@ -47,10 +49,10 @@ from site_agent.sender import Sender
 from site_agent.spool import Spool
 from site_agent.status import status_line, status_of
 from site_agent.steps import Steps
+from site_agent.stimuli import ChunksSent, ModelReady, NoSpace, Restarted
 from site_agent.subscriptions import Subscriptions
 from site_agent.trainers import Trainers
 from site_agent.upkeep import Upkeep
-from site_agent.work import ChunksSent, ModelReady, NoSpace, Phase, Restarted, Say
 from site_agent.workshop import Workshop
 
 log = structlog.get_logger()

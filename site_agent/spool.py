@@ -22,9 +22,9 @@ from messages.bus.base import Position
 from messages.envelope import Event
 from messages.errors import ConfigError, RequestError, WorkFailed
 from messages.transfer import TransferKey
+from site_agent.jobs import Agenda, Job
 from site_agent.room import room, used_bytes
 from site_agent.secret import secret_of
-from site_agent.work import Agenda, Job
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;

@@ -11,9 +11,9 @@ from messages.bus.base import Pending
 from messages.kinds import Progress
 from messages.reasons import ADVICE
 from site_agent.agenda import waits_for_hours
+from site_agent.jobs import Agenda, Job, Phase
 from site_agent.spool import Waiting
 from site_agent.training.protocol import CheckpointEvent
-from site_agent.work import Agenda, Job, Phase
 
 _NONE: Mapping[str, CheckpointEvent] = MappingProxyType({})
 

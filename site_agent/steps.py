@@ -12,10 +12,13 @@ from messages import crash, logs
 from messages.errors import WorkFailed
 from messages.systemd import notify
 from site_agent.agenda import step
+from site_agent.decisions import Decision, Ignore
+from site_agent.effects import Effect, Say
+from site_agent.jobs import Agenda
 from site_agent.metrics import Tally
 from site_agent.post import Post
 from site_agent.spool import Spool
-from site_agent.work import Agenda, Decision, Effect, Ignore, Say, Stimulus
+from site_agent.stimuli import Stimulus
 
 log = structlog.get_logger()
 

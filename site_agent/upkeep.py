@@ -11,14 +11,15 @@ from messages.systemd import notify, watchdog_interval
 from site_agent.config import Retention
 from site_agent.errands import Errands
 from site_agent.hearing import Hearing
+from site_agent.jobs import OVER
 from site_agent.pace import Pace
 from site_agent.post import Post
 from site_agent.rules import Rules
 from site_agent.spool import Spool
 from site_agent.status import state_word
 from site_agent.steps import Steps
+from site_agent.stimuli import Switched
 from site_agent.trainers import Trainers
-from site_agent.work import OVER, Switched
 
 ALIVE_EVERY = 5.0
 ENQUIRE_AFTER = 60.0

@@ -19,24 +19,14 @@ from messages.tensors import Manifest
 from messages.transfer import TransferKey
 from site_agent import policy
 from site_agent.config import SiteConfig
+from site_agent.jobs import Job, Phase, Trained, experiment_of
 from site_agent.sender import Ahead
 from site_agent.spool import Spool
+from site_agent.stimuli import NoSpace, Prepared, Scored, Stimulus, TrainerFailed, UpdateLost
 from site_agent.trainers import Trainers
 from site_agent.training import protocol
 from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.files import growing
-from site_agent.work import (
-    Job,
-    NoSpace,
-    Phase,
-    Prepared,
-    Scored,
-    Stimulus,
-    Trained,
-    TrainerFailed,
-    UpdateLost,
-    experiment_of,
-)
 
 log = structlog.get_logger()
 

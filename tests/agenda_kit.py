@@ -25,8 +25,10 @@ from messages.scores import SplitScores
 from messages.tensors import Manifest, TensorSpec
 from messages.transfer import TransferKey
 from site_agent.agenda import step
+from site_agent.effects import Effect, Say
+from site_agent.jobs import Agenda, Phase, Trained
 from site_agent.policy import Verdict
-from site_agent.work import Agenda, Effect, Heard, ModelReady, Phase, Prepared, Say, Scored, Stimulus, Trained
+from site_agent.stimuli import Heard, ModelReady, Prepared, Scored, Stimulus
 
 MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(600,), dtype="float32"),), chunk_bytes=1024)
 

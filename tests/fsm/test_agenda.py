@@ -28,28 +28,18 @@ from hypothesis import strategies as st
 from messages.kinds import ExperimentPaused, ExperimentResumed
 from messages.reasons import Reason
 from site_agent.agenda import HEARD, OWN, TABLE, IllegalStimulus, decide, restored, step
+from site_agent.decisions import Ignore
+from site_agent.effects import Fetch, Free, Halt, RunEvaluate, RunPrepare, RunTrain, Say, SendChunks
+from site_agent.jobs import NEEDS_SLOT, OVER, Agenda, Phase
 from site_agent.policy import Verdict
-from site_agent.work import (
-    NEEDS_SLOT,
-    OVER,
-    Agenda,
+from site_agent.stimuli import (
     Approved,
     ChunksSent,
-    Fetch,
-    Free,
-    Halt,
     Heard,
-    Ignore,
     NoSpace,
-    Phase,
     Receipted,
     Restarted,
-    RunEvaluate,
-    RunPrepare,
-    RunTrain,
-    Say,
     Scored,
-    SendChunks,
     Stimulus,
     Switched,
     TrainerDied,

@@ -11,10 +11,11 @@ from coordinator import decisions as d
 from coordinator.state import Phase, Timer
 from messages.kinds import Declined, RoundAccepted, RoundFailed
 from messages.reasons import Reason
+from site_agent.effects import RunPrepare, RunTrain, Say
+from site_agent.jobs import Phase as SitePhase
 from site_agent.policy import Verdict
 from site_agent.status import state_word, status_line
-from site_agent.work import Phase as SitePhase
-from site_agent.work import Restarted, RunPrepare, RunTrain, Say, Stimulus, Switched
+from site_agent.stimuli import Restarted, Stimulus, Switched
 
 SHUT, OPEN = Switched(open=False), Switched(open=True)
 

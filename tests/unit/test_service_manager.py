@@ -16,9 +16,9 @@ from brokers import PATIENCE
 from messages.bus.memory import MemoryBus
 from messages.kinds import Progress
 from site_agent import control
+from site_agent.jobs import Agenda, Job, Phase
 from site_agent.service import TICK, Agent
 from site_agent.status import status_line
-from site_agent.work import Agenda, Job, Phase
 
 
 class Manager:

@@ -9,9 +9,10 @@ from messages.envelope import Author
 from messages.exposition import Reading
 from messages.kinds import Leaving
 from messages.reasons import Reason
+from site_agent.decisions import Deliver, GiveUp
+from site_agent.jobs import Agenda
 from site_agent.metrics import STATES, SpoolFigures, Tally, look, readings
 from site_agent.spool import Spool
-from site_agent.work import Agenda, Deliver, GiveUp
 
 
 def value(shown: dict[str, Reading], name: str, **labels: str) -> float | None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from deploy.cli_site import unconfirmed
 from messages.bus.base import Pending
+from site_agent.jobs import Agenda
 from site_agent.status import status_of
-from site_agent.work import Agenda
 
 
 def shown(pending: Pending) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from messages.bus.base import Position
 from messages.envelope import Author
 from messages.errors import RequestError, WorkFailed
 from messages.kinds import Leaving
+from site_agent.jobs import Agenda, Job, Phase
 from site_agent.spool import Spool
-from site_agent.work import Agenda, Job, Phase
 
 KILLED_IN_A_TRANSACTION = """
 import os, signal, sys
