@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from deploy import spare_ports
 from deploy.broker import configuration, keeper
 from deploy.broker.certificates import Authority
 from deploy.broker.configuration import Ports
@@ -229,7 +230,8 @@ class PrivateNode:
                 return ports
             if self._wanted_port in (0, ports.amqp):
                 wanted = ports.amqp
-        held = [_claim(wanted), _claim(0), _claim(0), *([_claim(0)] if self._tls else [])]
+        held = [_claim(wanted) if wanted else spare_ports.held(self.host)]
+        held += [spare_ports.held(self.host) for _ in range(3 if self._tls else 2)]
         ports = Ports(*(sock.getsockname()[1] for sock in held))
         for sock in held:
             sock.close()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import secrets
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from deploy import spare_ports
 from deploy.demo import identities, phantom
 from deploy.demo.consortium import write_private
 from deploy.demo.data import PhantomShape
@@ -25,7 +24,6 @@ from deploy.demo.patients import Delivery, Plan
 from deploy.demo.processes import Child, Children
 from deploy.orthanc.configuration import HOST
 from deploy.orthanc.node import OrthancNode
-from messages.errors import Unreachable
 from messages.experiment import Experiment
 
 WAYS = ("DICOMweb", "DIMSE C-GET", "DIMSE C-MOVE")
@@ -143,16 +141,6 @@ def _title(site: str) -> str:
 
 
 def _free_port() -> int:
-    """A port for a site's storage SCP, below those that the kernel hands out: free until the site takes it.
-
-    Raises:
-        Unreachable: none of those that were tried is free.
-    """
-    for port in random.sample(range(20_000, 32_000), 200):
-        with socket.socket() as sock:
-            try:
-                sock.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise Unreachable("no port is free on this machine", where=f"{HOST}:20000-32000", advice="End what listens there")
+    """A port for a site's storage SCP: free until the site takes it."""
+    with spare_ports.held(HOST) as sock:
+        return int(sock.getsockname()[1])

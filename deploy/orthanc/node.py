@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from deploy import spare_ports
 from deploy.demo import tether
 from deploy.orthanc import configuration
 from deploy.orthanc.configuration import HOST, Missing, Ports, find
@@ -251,7 +252,5 @@ def _listens(port: int) -> bool:
 
 def _free_ports() -> Ports:
     """Two free ports, held together while they are chosen so that they differ."""
-    with socket.socket() as first, socket.socket() as second:
-        for sock in (first, second):
-            sock.bind(("", 0))  # on every interface, as Orthanc will
+    with spare_ports.held("") as first, spare_ports.held("") as second:  # on every interface, as Orthanc will
         return Ports(first.getsockname()[1], second.getsockname()[1])
