@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +30,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Trainer]:
+    """One process for all tests that leave it running: it takes seconds to start, and stays warm in an agent, too."""
+    started = Trainer()
+    yield started
+    started.process.kill()
+    started.process.wait(SECONDS)
+
+
 @pytest.fixture
-def trainer() -> Any:
+def trainer() -> Iterator[Trainer]:
+    """A process of the test's own."""
     started = Trainer()
     yield started
     started.process.kill()
@@ -61,18 +71,18 @@ def rounds(folder: Path, chosen: Experiment, numbers: list[int], received: Path,
 
 
 @pytest.mark.parametrize("reset", [True, False])
-def test_a_warm_and_a_fresh_process_make_the_same_update_to_the_bit(site: Path, trainer: Trainer, reset: bool) -> None:
+def test_a_warm_and_a_fresh_process_make_the_same_update_to_the_bit(site: Path, warm: Trainer, reset: bool) -> None:
     chosen = experiment(reset=reset)
     start = site / "start"
     start.write_bytes(initial_model(chosen)[1])
     cache = f"cache-{reset}"
-    warm = rounds(site, chosen, [1, 2], start, trainer, cache)
-    first = site / f"{cache}-{trainer.process.pid}-1"
+    second = rounds(site, chosen, [1, 2], start, warm, cache)
+    first = site / f"{cache}-{warm.process.pid}-1"
     fresh = Trainer()
     try:
         cold = rounds(site, chosen, [2], first, fresh, cache)
-        assert cold.read_bytes() == warm.read_bytes()
-        assert warm.read_bytes() != first.read_bytes() != start.read_bytes()
+        assert cold.read_bytes() == second.read_bytes()
+        assert second.read_bytes() != first.read_bytes() != start.read_bytes()
     finally:
         fresh.process.kill()
         fresh.process.wait(SECONDS)
@@ -95,14 +105,14 @@ def test_each_request_gets_its_answer_and_stop_ends_the_process_well(site: Path,
         trainer.process.send(preparation(site, chosen))
 
 
-def test_a_difference_is_what_training_changed_in_the_model_as_it_was_decoded(site: Path, trainer: Trainer) -> None:
+def test_a_difference_is_what_training_changed_in_the_model_as_it_was_decoded(site: Path, warm: Trainer) -> None:
     chosen = experiment()
     exact, buffer = initial_model(chosen)
     sent = exact.in_codec("bfloat16")
     wire = bytearray(sent.nbytes)
     write_into(views(exact, buffer), sent, memoryview(wire))
     (site / "model-wire").write_bytes(wire)
-    assert isinstance(trainer.ask(preparation(site, chosen, "cache-codecs")), Prepared)
+    assert isinstance(warm.ask(preparation(site, chosen, "cache-codecs")), Prepared)
     found = {}
     for update in (exact, exact.in_codec("bfloat16-difference")):
         output = site / update.codec
@@ -114,7 +124,7 @@ def test_a_difference_is_what_training_changed_in_the_model_as_it_was_decoded(si
             update=update.plain(),
             output=str(output),
         )
-        assert isinstance(trainer.ask(request), Trained)
+        assert isinstance(warm.ask(request), Trained)
         found[update.codec] = {name: one.read() for name, one in tensors_of(update, output.read_bytes()).items()}
     changed = 0
     for name, received in tensors_of(sent, wire).items():
@@ -124,18 +134,18 @@ def test_a_difference_is_what_training_changed_in_the_model_as_it_was_decoded(si
     assert changed
 
 
-def test_a_model_of_other_shapes_is_a_failure_and_the_process_lives_on(site: Path, trainer: Trainer) -> None:
-    trainer.ask(preparation(site, experiment()))
+def test_a_model_of_other_shapes_is_a_failure_and_the_process_lives_on(site: Path, warm: Trainer) -> None:
+    warm.ask(preparation(site, experiment()))
     other = {"tensors": [{"name": "a", "shape": [2], "dtype": "float32"}]}
     request = Train(round=4, attempt=1, model=str(site / "x"), manifest=other, update=other, output=str(site / "y"))
-    reply = trainer.ask(request)
+    reply = warm.ask(request)
     assert isinstance(reply, Failed)
     assert (reply.code, reply.round, reply.fatal) == ("training-error", 4, False)
-    assert isinstance(trainer.ask(preparation(site, experiment())), Prepared)
+    assert isinstance(warm.ask(preparation(site, experiment())), Prepared)
 
 
-def test_a_missing_data_set_is_told_by_a_code(tmp_path: Path, trainer: Trainer) -> None:
-    reply = trainer.ask(preparation(tmp_path, experiment()))
+def test_a_missing_data_set_is_told_by_a_code(tmp_path: Path, warm: Trainer) -> None:
+    reply = warm.ask(preparation(tmp_path, experiment()))
     assert isinstance(reply, Failed)
     assert reply.code == "dataset-gone"
 

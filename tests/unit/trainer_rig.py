@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ from messages.experiment import Experiment
 from site_agent.training.client import TrainerProcess
 from site_agent.training.protocol import Prepare, Progress, Reply, Written
 
-SECONDS = 120
+SECONDS = 240
 
 
 class Trainer:
-    """A training process and its replies."""
+    """A training process and its replies.
 
-    def __init__(self) -> None:
+    Args:
+        program: in place of the one that comes with Konsil.
+    """
+
+    def __init__(self, program: Sequence[str] | None = None) -> None:
         self.replies: queue.Queue[Reply] = queue.Queue()
         self.statuses: queue.Queue[int] = queue.Queue()
-        self.process = TrainerProcess(self.replies.put, self.statuses.put)
+        self.process = TrainerProcess(self.replies.put, self.statuses.put, program=program)
 
     def ask(self, request: Any) -> Any:
         """Send, and wait for the answer; progress is passed over."""
