@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from brokers import PATIENCE
+
 from deploy.broker.node import PrivateNode
 
 CALM = "200MB"
@@ -27,7 +29,7 @@ def rabbitmqctl(node: PrivateNode, *arguments: str) -> str:
         cwd=node.directory,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     ).stdout
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from brokers import PATIENCE
 from dicom_files import SERIES, Taken, asking
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
@@ -31,7 +32,7 @@ def settings(port: int, **changes: Any) -> DimseSource:
         "port": port,
         "ae": "KONSIL",
         "called": "PACS",
-        "patience": 5.0,
+        "patience": PATIENCE,
         **asking(changes.pop("query", {})),
     }
     return DimseSource(**{**values, **changes})

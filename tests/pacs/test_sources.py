@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import PATIENCE
 from dicom_files import SERIES, Taken, asking, encoded, image, three, uid
 from pydicom.uid import RLELossless
 
@@ -31,14 +32,14 @@ def dimse(node: OrthancNode, **changes: Any) -> DimseSource:
         "port": node.dicom_port,
         "ae": "KONSIL",
         "called": "ORTHANC",
-        "patience": 20.0,
+        "patience": PATIENCE,
         **asking(changes.pop("query", {})),
     }
     return DimseSource(**{**values, **changes})
 
 
 def web(node: OrthancNode, **changes: Any) -> DicomWebSource:
-    values = {"source": "dicomweb", "url": node.url, "patience": 20.0, **asking(changes.pop("query", {}))}
+    values = {"source": "dicomweb", "url": node.url, "patience": PATIENCE, **asking(changes.pop("query", {}))}
     return DicomWebSource(**{**values, **changes})
 
 
@@ -215,7 +216,7 @@ def test_a_pacs_that_dies_in_mid_transfer_is_told_and_the_rest_comes_later(
         if len(taken.objects) == 5:
             node.kill()
 
-    with opened(way, node, patience=3.0) as source:
+    with opened(way, node, patience=20.0) as source:
         ((series,),) = [study.series for study in source.find()]
         with pytest.raises(PacsUnreachable):
             source.fetch(series, taken.has, take_and_kill)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import PATIENCE
 from dicom_files import SERIES, Taken, three
 from dicom_nodes import FIND, GET, VERIFICATION, Pacs, fetch, settings
 from pynetdicom import AE
@@ -101,7 +102,7 @@ def test_associations_are_not_left_open() -> None:
         for _ in range(3):
             source.fetch(SERIES, Taken().has, Taken().take)
         source.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while left := {thread.name for thread in threading.enumerate()} - before:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from brokers import PATIENCE
 from dicom_files import SERIES, Taken, image, three, uid
 from dicom_nodes import Pacs, fetch, settings
 
@@ -228,12 +229,12 @@ def test_a_pacs_that_falls_silent_is_given_up() -> None:
     over = threading.Event()
 
     def answer(event: Any) -> Iterator[Any]:
-        over.wait(30)
+        over.wait(PATIENCE)
         yield 0
 
     with Pacs(three(), get=answer) as pacs:
         try:
-            with pytest.raises(PacsUnreachable, match=r"2 s went by without a word, in C-GET"):
-                fetch(pacs, Taken(), patience=2.0)
+            with pytest.raises(PacsUnreachable, match=r"4 s went by without a word, in C-GET"):
+                fetch(pacs, Taken(), patience=4.0)
         finally:
             over.set()

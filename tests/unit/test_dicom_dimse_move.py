@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import PATIENCE
 from dicom_files import SERIES, Taken, image, three, uid
 from dicom_nodes import FIND, MOVE, Pacs, fetch, settings
 from pynetdicom import AE
@@ -110,7 +111,7 @@ def test_the_storage_scp_takes_only_what_was_asked_for_and_only_from_the_pacs() 
 def test_the_storage_scp_over_tls_takes_nothing_without_a_certificate_of_the_authority(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path / "authority"), Authority(tmp_path / "stranger")
     ours = authority.server(["127.0.0.1"], "site")
-    scp = StorageScp(settings(1, ca=authority.certificate, cert=ours.certificate, key=ours.key, patience=2.0))
+    scp = StorageScp(settings(1, ca=authority.certificate, cert=ours.certificate, key=ours.key, patience=PATIENCE))
     taken = Taken()
     try:
         with scp.expecting(Arrivals(SERIES, taken.has, taken.take, Pace(1, None))):
@@ -154,4 +155,4 @@ def test_a_move_is_given_up_only_once_neither_answers_nor_objects_come() -> None
     assert line.dimse_timeout == 5.0
 
     with Silence(line, 0.05, lambda: 0.0):
-        assert line.given_up.wait(10)
+        assert line.given_up.wait(PATIENCE)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import eventually
+from brokers import PATIENCE, eventually
 
 from messages.errors import ConfigError
 from messages.reasons import Reason
@@ -150,14 +150,14 @@ def test_a_site_has_one_secret_however_many_ask_for_it_first(tmp_path: Path) -> 
     start = threading.Barrier(8)
 
     def ask() -> None:
-        start.wait(10)
+        start.wait(PATIENCE)
         found.append(secret_of(tmp_path))
 
     askers = [threading.Thread(target=ask) for _ in range(8)]
     for asker in askers:
         asker.start()
     for asker in askers:
-        asker.join(10)
+        asker.join(PATIENCE)
     assert len(found) == 8
     assert len(set(found)) == 1
     assert len(found[0]) == 32

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from brokers import PATIENCE
 from dicom_files import image, uid
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -164,7 +165,10 @@ def test_a_kill_leaves_what_was_there_and_nothing_by_half(tmp_path: Path, point:
     folder = tmp_path / "spool"
     paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), point], env={"PYTHONPATH": ":".join(paths)}, timeout=60, check=False
+        [sys.executable, "-c", KILLED, str(folder), point],
+        env={"PYTHONPATH": ":".join(paths)},
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL
     with Spool(folder, PSEUDONYMS) as spool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import PATIENCE
 from dicom_files import SERIES, Taken, asking, encoded, image, three, uid
 from dicom_web_service import Service
 
@@ -22,7 +23,7 @@ from site_agent.dicom.sources.dicomweb import DicomWeb
 
 
 def settings(url: str, **changes: Any) -> DicomWebSource:
-    values = {"source": "dicomweb", "url": url, "patience": 5.0, **asking(changes.pop("query", {}))}
+    values = {"source": "dicomweb", "url": url, "patience": PATIENCE, **asking(changes.pop("query", {}))}
     return DicomWebSource(**{**values, **changes})
 
 

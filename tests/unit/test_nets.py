@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from brokers import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -177,7 +178,7 @@ def test_the_initial_models_process_writes_what_is_built_here(tmp_path: Path) ->
     source.write_text(json.dumps(experiment().plain()))
     command = [sys.executable, "-m", "nets.initial", "--experiment", str(source)]
     command += ["--out", str(tmp_path / "model"), "--manifest", str(tmp_path / "manifest")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE * 2, check=False)
     assert done.returncode == 0, done.stderr
     described, buffer = initial_model(experiment())
     assert (tmp_path / "model").read_bytes() == buffer

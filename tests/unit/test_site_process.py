@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import site_consortium as script
-from brokers import RealBroker, eventually
+from brokers import PATIENCE, RealBroker, eventually
 
 from messages.errors import KonsilError
 from site_agent import config as configuration
@@ -81,7 +81,7 @@ def coordinator(clean_broker: RealBroker) -> script.ScriptedCoordinator:
 def test_an_agent_killed_in_training_comes_back_and_sends_the_same_bits(
     site: Site, coordinator: script.ScriptedCoordinator
 ) -> None:
-    first = site.start("--seconds", "60")
+    first = site.start("--seconds", "600")
     coordinator.accept()
     eventually(lambda: coordinator.of("joined"), what="joined")
     coordinator.send_model(1)
@@ -92,12 +92,12 @@ def test_an_agent_killed_in_training_comes_back_and_sends_the_same_bits(
     first.wait()
     eventually(lambda: not Path(f"/proc/{trainer}/exe").exists(), what="the trainer to end with its agent")
     second = site.start()
-    ready = eventually(lambda: coordinator.of("weights-ready"), 40, what="weights-ready")[0]
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
     np.testing.assert_array_equal(coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1))
     assert ready.body.transfer.attempt == 1
     second.send_signal(signal.SIGTERM)
-    assert second.wait(20) == 0
-    assert coordinator.of("leaving")
+    assert second.wait(PATIENCE) == 0
+    assert eventually(lambda: coordinator.of("leaving"), what="its leaving")
 
 
 def test_preflight_finds_every_path_open_beside_the_running_agent(
@@ -122,7 +122,7 @@ def test_a_broker_that_refuses_or_is_down_at_the_start_ends_it_with_one_line(
     site: Site, more: dict[str, Any], status: int, words: str
 ) -> None:
     process = site.start(**more)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     lines = [line for line in said.splitlines() if not line.startswith("{")]
     assert process.returncode == status
     assert len(lines) == 1
@@ -133,7 +133,7 @@ def test_a_twin_is_refused_with_one_line(site: Site, coordinator: script.Scripte
     site.start()
     eventually(lambda: site.status()["state"] == "idle", what="the agent")
     twin = site.start()
-    _, said = twin.communicate(timeout=60)
+    _, said = twin.communicate(timeout=PATIENCE)
     assert twin.returncode == 2
     assert said.splitlines()[-1].startswith(f"konsil: {site.state}: another agent works on this state directory")
 
@@ -148,7 +148,7 @@ def test_an_agent_that_is_told_to_stop_while_it_waits_for_its_inbox_ends_at_once
     with log:
         assert any("taking the inbox" in line for line in iter(log.readline, ""))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 def test_a_configuration_with_a_mistake_ends_it_with_one_line(tmp_path: Path) -> None:
