@@ -56,7 +56,7 @@ def port_of(rig: Rig, party: str) -> int:
 
 
 def scrape(port: int) -> Figures:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as answer:
         text = answer.read().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -81,9 +81,10 @@ def within(rig: Rig, found: Callable[[], Found | None], what: str, deadline: flo
 @pytest.fixture(scope="module")
 def midway(rig: Rig) -> Figures:
     """What the coordinator showed in the middle of an experiment, which is complete now."""
-    rig.publish(experiment("metered", rounds={"count": 3}))
-    rig.wait("metered", lambda story: story.completed_rounds >= 2, "two rounds are complete")
-    figures = scrape(port_of(rig, COORDINATOR))
+    with rig.gate.held(SITES[1], 3):
+        rig.publish(experiment("metered", rounds={"count": 3}))
+        rig.wait("metered", lambda story: story.completed_rounds >= 2, "two rounds are complete")
+        figures = scrape(port_of(rig, COORDINATOR))
     rig.complete("metered")
     return figures
 
