@@ -19,10 +19,10 @@ from deploy import cli_replay
 
 BATCH = 16
 """Schedules that one world serves: its journal and its broker grow."""
-SILENT, WITHIN = 150.0, 450.0
+SILENT, WITHIN = 300.0, 900.0
 """An experiment hangs where nothing new comes into the journal for so many seconds, or where it does not end within so
 many. The protocol's own waits are 60 s at most (docs/reliability.md); the rest is for a loaded machine."""
-TIDY_WITHIN = 75.0
+TIDY_WITHIN = 240.0
 Say = Callable[[str], None]
 
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 import chaos_plan
 import pytest
-from brokers import need_broker
+from brokers import PATIENCE, need_broker
 from chaos_plan import BROKERS, DEATHS, LINE, OFTEN, SERVICE, TRAINER, is_torch, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,7 +93,7 @@ def walk(at: Path) -> tuple[int, int]:
     """Exit status of a process that passes two steps three times, and how many times it did."""
     done = subprocess.run(
         [sys.executable, "-c", WALKER], env={crash.AT: str(at), "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     return done.returncode, len(done.stdout.splitlines())
 
@@ -109,12 +109,12 @@ def test_an_armed_process_dies_at_the_named_step_and_what_comes_after_it_lives(t
 
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_few_schedules_of_faults_end_with_the_calm_runs_bits_and_leave_nothing_behind() -> None:
     need_broker()
     command = [sys.executable, "-m", "tests.chaos", "--schedules", "200", "--torch", "0", "--seed", "1", "--json"]
     command += ["--jobs", "2"] + [word for number in BOUNDED for word in ("--only", str(number))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=580)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1700)
     counts = json.loads(done.stdout)
     assert counts["failures"] == [], done.stderr
     assert (counts["schedules"], counts["not_run"]) == (len(BOUNDED), 0)
