@@ -17,6 +17,7 @@ from messages import names
 from messages.bus.base import Start
 from messages.liveness import Liveness
 from messages.names import COORDINATOR
+from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
 from messages.units import human_bytes, human_seconds
 
@@ -27,6 +28,8 @@ UNKNOWN_AFTER = 3.0
 """Seconds without any history until the experiment counts as unknown."""
 SETTLE = 1.5
 """Seconds to read on after the end: `audit` may come a little behind `downlink`."""
+CAUGHT_UP = 0.5
+"""Seconds without any more history until what happened before is shown, in the order in which it happened."""
 PICTURE_EVERY = 0.25
 LINE_EVERY = 10.0
 
@@ -62,6 +65,7 @@ def follow(session: Session, experiment: str, shown: View, clock: Callable[[], f
         session.listen(names.AUDIT)
     begun = heard_history = clock()
     coordinator_at: float | None = None
+    caught_up = False
     try:
         while not (story.over and clock() - heard_history > SETTLE):
             heard = session.next(PICTURE_EVERY)
@@ -75,7 +79,9 @@ def follow(session: Session, experiment: str, shown: View, clock: Callable[[], f
                 story = story.tell_all(reader.events(heard, experiment))
             if story.phase == "unknown" and now - max(begun, heard_history) > UNKNOWN_AFTER:
                 known(story)
-            shown.show(story, now, coordinator_at)
+            caught_up = caught_up or now - heard_history > CAUGHT_UP or now - begun > UNKNOWN_AFTER
+            if caught_up:
+                shown.show(story, now, coordinator_at)
     finally:
         shown.close(story)
     return story
@@ -107,10 +113,23 @@ def progress_words(story: ExperimentStory, site: str) -> str:
     return ", ".join(words)
 
 
+def recruiting(story: ExperimentStory) -> str:
+    """Until when sites may join and who has not answered; empty where it is not that for which all wait."""
+    if story.phase != "recruiting" or story.experiment is None or story.started is None:
+        return ""
+    silent = ", ".join(
+        name + (" (awaits approval there)" if site.reason is Reason.AWAITS_APPROVAL else "")
+        for name, site in sorted(story.sites.items())
+        if site.state == "invited" or site.reason is Reason.AWAITS_APPROVAL
+    )
+    until = when(story.started + story.experiment.rounds.enrol_within)
+    return f"recruiting until {until}" + (f"; not yet joined: {silent}" if silent else "")
+
+
 def headline(story: ExperimentStory, now: float) -> str:
     """One line: round, Dice, bytes, time left."""
     current = story.current_round
-    parts = [story.phase + (f" ({story.reason})" if story.reason else "")]
+    parts = [recruiting(story) or story.phase + (f" ({story.reason})" if story.reason else "")]
     if current is not None:
         parts.append(f"round {current.number}/{story.rounds_planned or '?'}")
     if curve := story.validation_curve():
@@ -122,7 +141,7 @@ def headline(story: ExperimentStory, now: float) -> str:
 
 
 class _News:
-    """Hands out each moment of a story once."""
+    """Hands out each moment of a story once; those that come together by their time, whatever stream they came from."""
 
     def __init__(self) -> None:
         self._told = 0
@@ -130,7 +149,7 @@ class _News:
     def of(self, story: ExperimentStory) -> tuple[Moment, ...]:
         news = story.moments[self._told :]
         self._told = len(story.moments)
-        return news
+        return tuple(sorted(news, key=lambda moment: moment.time))
 
 
 TROUBLE = {
@@ -149,6 +168,7 @@ class Lines:
         self._closed = 0
         self._next = 0.0
         self._told: dict[str, str] = {}
+        self._recruiting = ""
 
     def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
         for moment in self._news.of(story):
@@ -157,6 +177,9 @@ class Lines:
         if story.completed_rounds > self._closed:
             self._closed = story.completed_rounds
             say(f"{headline(story, now)}")
+        if (words := recruiting(story)) and words != self._recruiting:
+            self._recruiting = words
+            say(words)
         if not story.over:
             for site in sorted(story.sites):
                 self._tell(story, site, story.presence(site, now))
@@ -295,6 +318,8 @@ def picture(story: ExperimentStory, now: float, coordinator_at: float | None = N
 def closing(story: ExperimentStory) -> list[str]:
     """The result, for a person."""
     lines = [f"{story.id}: {story.phase}" + (f" ({story.reason})" if story.reason else "")]
+    if story.reason in ADVICE and story.phase != "complete":
+        lines.append(f"  {ADVICE[Reason(story.reason)]}")
     test = story.test
     if test is not None:
         lines.append(f"  test Dice overall  {dice(test.pooled)}, n = {test.n}")

@@ -20,6 +20,8 @@ from messages.units import human_bytes, human_seconds
 
 Show = Callable[[str], None]
 
+OFFLINE = "Off, or no name of the consortium's; it may join while recruiting"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -82,7 +84,8 @@ def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answe
     rows = []
     for one in answers:
         verdict = "would accept" if one.accepts else str(one.reason or ("no answer" if one.online else "offline"))
-        advice = ADVICE[one.reason] if one.reason else "" if one.accepts else "It may join while recruiting"
+        verdict += " by hand" if one.accepts and one.reason is Reason.AWAITS_APPROVAL else ""
+        advice = ADVICE[one.reason] if one.reason else "" if one.accepts else OFFLINE
         rows.append([one.site, verdict, advice])
     say()
     table(["site", "answer", "advice"], rows)

@@ -277,6 +277,13 @@ def outside_hours(answer: dict[str, Any]) -> str:
     return begin if answer["state"] == "outside-hours" else f", outside its hours{begin}"
 
 
+def standing(one: dict[str, Any]) -> str:
+    """Where an experiment stands, and what the operator is to do about it; `one`: its part of the status."""
+    if one["phase"] == "awaiting":
+        return f"awaits your approval (konsil site resume --approve {one['experiment']})"
+    return f"{one['phase']}, round {one['round']}" if one["round"] else str(one["phase"])
+
+
 def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     from site_agent import control
     from site_agent.config import read
@@ -290,7 +297,7 @@ def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     if line := unconfirmed(answer["unconfirmed"]):
         say(f"  {line}")
     for one in answer["experiments"]:
-        line = f"  {one['experiment']}: {one['phase']}, round {one['round']}, by {one['researcher']}"
+        line = f"  {one['experiment']}: {standing(one)}, by {one['researcher']}"
         if one["place_in_queue"]:
             line += f", number {one['place_in_queue']} in the queue for the training slot"
         if progress := one["progress"]:

@@ -153,7 +153,10 @@ class Hearing:
         if verdict.reason is Reason.NOT_INVITED:
             return
         reason = verdict.reason or (Reason.SITE_DRAINING if self._steps.agenda.draining else None)
-        answer = CheckAnswer(nonce=body.nonce, accepts=reason is None, reason=reason)
+        accepts = reason is None
+        if accepts and verdict.by_hand:
+            reason = Reason.AWAITS_APPROVAL  # it would: once somebody has looked at it
+        answer = CheckAnswer(nonce=body.nonce, accepts=accepts, reason=reason)
         self._post(lambda: self._voice.live("check-answer", answer, experiment=experiment))
 
     def _refuse(self, reason: str, what: str) -> None:

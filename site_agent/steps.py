@@ -12,7 +12,7 @@ from messages import crash, logs
 from messages.errors import WorkFailed
 from messages.systemd import notify
 from site_agent.agenda import step
-from site_agent.decisions import Decision, Ignore
+from site_agent.decisions import Decision, Ignore, Invite
 from site_agent.effects import Effect, Say
 from site_agent.jobs import Agenda
 from site_agent.metrics import Tally
@@ -85,3 +85,5 @@ class Steps:
         level = log.debug if isinstance(decision, Ignore) else log.info
         with logs.about(experiment, None if job is None else job.round):
             level("decided", what=name, reason=reason)
+            if isinstance(decision, Invite) and decision.by_hand and decision.refusal is None:
+                log.warning("awaits the operator's approval: konsil site resume --approve ID")

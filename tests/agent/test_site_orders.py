@@ -10,6 +10,7 @@ from agent_rig import Start, joined
 from brokers import PATIENCE, eventually
 from gated_trainer import Gate
 
+from deploy.cli_site import standing
 from messages.errors import RequestError
 from messages.kinds import ExperimentChecked
 from messages.reasons import Reason
@@ -50,11 +51,24 @@ def test_a_check_is_answered_without_joining(start: Start, coordinator: script.S
     assert not coordinator.of("declined")
 
 
+def test_a_check_is_told_that_the_site_would_take_part_once_its_operator_has_approved(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    start(policy={"approval": "hand", "allow": [{}]})
+    body = ExperimentChecked(experiment=script.experiment_file(), researcher="dr-a", nonce="0" * 32)
+    eventually(lambda: coordinator.of("hello"), what="hello")
+    coordinator.say("experiment-checked", body, experiment="exp-1")
+    answer = eventually(lambda: [e for e in coordinator.live if e.kind == "check-answer"], what="an answer")[0]
+    assert (answer.body.accepts, answer.body.reason) == (True, Reason.AWAITS_APPROVAL)
+
+
 def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     running = start(policy={"approval": "hand", "allow": [{}]})
     coordinator.accept()
     declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
     assert declined.body.reason is Reason.AWAITS_APPROVAL
+    waiting = running.ask("status")["experiments"][0]
+    assert standing(waiting) == "awaits your approval (konsil site resume --approve exp-1)"
     with pytest.raises(RequestError, match="awaits approval"):
         running.ask("approve", experiment="exp-2")
     running.ask("approve", experiment="exp-1")

@@ -13,10 +13,12 @@ from storytelling import CASES, EXPERIMENT, SITES, Teller, complete, events, rec
 from deploy.cli_history import story_of_entries
 from deploy.cli_live import Lines, closing, headline, live_summary, picture
 from deploy.cli_summary import round_summary, summary
+from deploy.console import when
 from deploy.watch import ExperimentStory
 from messages import kinds
 from messages.envelope import Author
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER
+from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
 
 WHOLE = list(events(complete()))
@@ -150,6 +152,44 @@ def test_plain_lines_tell_once_that_a_site_is_in_trouble_and_once_that_it_is_no_
         f"{SITES[0]} is stuck: it is alive, but its work does not move",
         f"{SITES[0]} is stuck no longer",
     ]
+
+
+def test_plain_lines_say_until_when_sites_may_join_and_who_has_not_answered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines, teller = Lines(), Teller()
+    teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.plain()), admitted=SITES)
+    story = ExperimentStory("try").tell_all(events(teller))
+    for _ in range(3):
+        lines.show(story, 100.0, None)
+    story = story.with_site(SITES[1], state="declined", reason=Reason.AWAITS_APPROVAL)
+    lines.show(story, 100.0, None)
+    for site in SITES:
+        story = story.with_site(site, state="joined", reason=None)
+    lines.show(story, 100.0, None)
+    assert story.started is not None
+    until = when(story.started + EXPERIMENT.rounds.enrol_within)
+    told = [line for line in capsys.readouterr().out.splitlines() if "recruiting" in line]
+    assert told == [
+        f"recruiting until {until}; not yet joined: {', '.join(SITES)}",
+        f"recruiting until {until}; not yet joined: {SITES[0]}, {SITES[1]} (awaits approval there)",
+        f"recruiting until {until}",
+    ]
+
+
+def test_what_came_over_several_streams_is_told_in_the_order_in_which_it_happened(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    story = ExperimentStory("try").tell_all(events(recruited()))
+    late = [replace(moment, time=100.0 - number) for number, moment in enumerate(story.moments)]
+    Lines().show(replace(story, moments=tuple(late)), 100.0, None)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1970")]
+    assert told == [f"{when(moment.time)} {moment.who}: {moment.what}" for moment in reversed(late)]
+
+
+def test_an_experiment_that_failed_says_what_its_code_means() -> None:
+    story = replace(ExperimentStory("try"), phase="failed", reason=Reason.ENROLMENT_FAILED)
+    assert closing(story) == ["try: failed (enrolment-failed)", f"  {ADVICE[Reason.ENROLMENT_FAILED]}"]
 
 
 def test_plain_lines_tell_once_that_a_site_waits_for_its_hours_and_that_it_does_so_no_longer(
