@@ -70,7 +70,7 @@ class Outbox:
         self._delayed: list[_Item] = []
         self._returned: set[str] = set()
         self._welcome: set[str] = set()
-        """Kinds of message that the broker has taken of us before."""
+        """Kinds of message and their senders that the broker has taken of us before: what a right is about."""
         self._refused = False
 
     def put(self, key: str, body: Body) -> Receipt:
@@ -174,7 +174,7 @@ class Outbox:
             self._refused = False
             self._on_notice(Notice(BusState.CONNECTED, "publishing"))
         for item in items:
-            self._welcome.add(_kind(item))
+            self._welcome.add(_right(item))
             if str(item.number) in self._returned:
                 self._returned.discard(str(item.number))
                 self._settle(
@@ -203,7 +203,7 @@ class Outbox:
         refused = self._refused_items(reason.reply_code, reason.reply_text)
         error = amqp_errors.channel_error(reason.reply_code, reason.reply_text, self._link.address)
         gone = reason.reply_code in (amqp_errors.ACCESS_REFUSED, amqp_errors.NOT_FOUND)
-        had = any(_kind(item) in self._welcome for item in self._sent.values() if item.number in refused)
+        had = any(_right(item) in self._welcome for item in self._sent.values() if item.number in refused)
         self._requeue()
         if gone and had:
             # A right that we had was taken away, and may be given back: nothing is lost over it.
@@ -257,8 +257,9 @@ class Outbox:
             self._changed.notify_all()
 
 
-def _kind(item: _Item) -> str:
-    return item.key.partition(".")[0]
+def _right(item: _Item) -> str:
+    """Kind and sender of a message: the same kind in another's name is another right, and was never given."""
+    return ".".join(item.key.split(".")[:2])
 
 
 def remaining(deadline: float) -> float:
