@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from brokers import RealBroker
+from brokers import PATIENCE, RealBroker
 
 from messages.bus.base import Bus, Delivery, Position, Subscription, digest_of
 from messages.bus.memory import MemoryBroker, MemoryBus
@@ -127,7 +127,7 @@ class Collector:
 def send(bus: Bus, numbers: range, key: str = "round-start.coordinator.exp") -> None:
     """Publish numbers and wait for all confirms."""
     confirms = [bus.publish(key, b"%d" % number) for number in numbers]
-    assert bus.flush(20)
+    assert bus.flush(PATIENCE)
     assert all(confirm.done for confirm in confirms)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from brokerage import Brokerage, Collector
-from brokers import RealBroker, eventually
+from brokers import PATIENCE, RealBroker, eventually
 
 from messages.bus import consumer
 from messages.bus.base import BusState, Notice, Start
@@ -49,7 +49,7 @@ def test_a_queue_that_is_deleted_alone_is_told_to_its_reader_and_read_again_when
     sender = clean_broker.bus(writer)
     collector = Collector()
     got = collector.of(clean_broker.bus(reader, on_notice=notices.append), queue, position=collector.stored)
-    sender.publish(key, b"before").wait(20)
+    sender.publish(key, b"before").wait(PATIENCE)
     eventually(lambda: got.bodies == [b"before"], what="the first message")
     clean_broker.delete(queue)
     eventually(lambda: BusState.REFUSED in states(notices), what="the reader to be told")
@@ -57,8 +57,9 @@ def test_a_queue_that_is_deleted_alone_is_told_to_its_reader_and_read_again_when
     assert queue in told
     clean_broker.wipe(queue)
     eventually(lambda: BusState.RENEWED in states(notices), what="the reader to be told that it is another one")
-    assert BusState.CONNECTED in states(notices)[states(notices).index(BusState.REFUSED) :]
-    sender.publish(key, b"after").wait(20)
+    refused = states(notices).index(BusState.REFUSED)
+    eventually(lambda: BusState.CONNECTED in states(notices)[refused:], what="the reader to be told that nothing lacks")
+    sender.publish(key, b"after").wait(PATIENCE)
     eventually(lambda: got.bodies == [b"before", b"after"], what="the message")
 
 
@@ -73,16 +74,16 @@ def test_a_queue_that_its_reader_can_live_without_is_told_missing_and_holds_noth
     collector = Collector()
     got = collector.of(bus, queue, position=collector.stored, start=Start.NEXT, vital=False)
     if read_before:
-        bus.publish(key, b"before").wait(20)
+        bus.publish(key, b"before").wait(PATIENCE)
         eventually(lambda: got.bodies == [b"before"], what="the first message")
     clean_broker.delete(queue)
     eventually(lambda: Notice(BusState.MISSING, queue) in notices, what="the reader to be told")
     clean_broker.wipe(queue)
     eventually(lambda: Notice(BusState.RENEWED, queue) in notices, what="the reader to be told that it is another one")
-    assert Notice(BusState.FOUND, queue) in notices
+    eventually(lambda: Notice(BusState.FOUND, queue) in notices, what="the reader to be told that it is there")
     assert BusState.REFUSED not in states(notices)
     assert states(notices).count(BusState.RENEWED) == 1
-    bus.publish(key, b"after").wait(20)
+    bus.publish(key, b"after").wait(PATIENCE)
     eventually(lambda: got.bodies[-1:] == [b"after"], what="the message")
 
 
@@ -95,11 +96,11 @@ def test_a_queue_that_is_not_there_at_the_start_is_no_error_to_who_can_live_with
     try:
         bus = clean_broker.bus("coordinator", on_notice=notices.append)
         got = Collector().of(bus, "audit", start=Start.NEXT, vital=False)
-        assert Notice(BusState.MISSING, "audit") in notices
+        eventually(lambda: Notice(BusState.MISSING, "audit") in notices, what="the reader to be told")
     finally:
         clean_broker.wipe("audit")
     eventually(lambda: Notice(BusState.RENEWED, "audit") in notices, what="the reader to be told")
-    bus.publish("journal-entry.coordinator.exp", b"entry").wait(20)
+    bus.publish("journal-entry.coordinator.exp", b"entry").wait(PATIENCE)
     eventually(lambda: got.bodies == [b"entry"], what="the message")
 
 
@@ -107,7 +108,7 @@ def test_a_queue_that_may_not_be_read_is_told_missing_to_who_can_live_without_it
     notices: list[Notice] = []
     bus = brokerage.bus("site-a", on_notice=notices.append)
     Collector().of(bus, "uplink", vital=False)
-    assert Notice(BusState.MISSING, "uplink") in notices
+    eventually(lambda: Notice(BusState.MISSING, "uplink") in notices, what="the reader to be told")
     got = Collector().of(bus, "downlink")
-    brokerage.bus("coordinator").publish("round-start.coordinator.exp", b"round").wait(20)
+    brokerage.bus("coordinator").publish("round-start.coordinator.exp", b"round").wait(PATIENCE)
     eventually(lambda: got.bodies == [b"round"], what="what may be read")

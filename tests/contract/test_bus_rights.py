@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from alarms import rabbitmqctl
 from brokerage import Brokerage, Collector
-from brokers import VHOST, RealBroker, eventually
+from brokers import PATIENCE, VHOST, RealBroker, eventually
 
 from messages.bus.base import BusState, Notice, Position, digest_of
 
@@ -34,7 +34,7 @@ def test_a_right_to_publish_that_is_taken_away_is_told_and_what_was_published_wa
     notices: list[Notice] = []
     got = Collector().of(clean_broker.bus("coordinator"), "uplink")
     bus = clean_broker.bus(SITE, on_notice=notices.append)
-    bus.publish("hello.site-a.none", b"before").wait(20)
+    bus.publish("hello.site-a.none", b"before").wait(PATIENCE)
     try:
         give(clean_broker, write="^$")
         cut_off(clean_broker)
@@ -43,7 +43,7 @@ def test_a_right_to_publish_that_is_taken_away_is_told_and_what_was_published_wa
         assert not confirm.done
     finally:
         give(clean_broker)
-    assert confirm.wait(30)
+    assert confirm.wait(PATIENCE)
     eventually(lambda: notices[-1].state is BusState.CONNECTED, what="the right to be back")
     eventually(lambda: got.bodies[-1:] == [b"meanwhile"], what="the message")
 
@@ -69,7 +69,7 @@ def test_a_right_to_read_that_is_taken_away_is_told_and_so_is_that_it_is_back(cl
 
 def test_a_stream_that_is_not_the_one_that_was_read_before_is_told(brokerage: Brokerage) -> None:
     notices: list[Notice] = []
-    brokerage.bus("coordinator").publish("round-start.coordinator.exp", b"new").wait(20)
+    brokerage.bus("coordinator").publish("round-start.coordinator.exp", b"new").wait(PATIENCE)
     position = Position(7, digest_of(b"old"))
     bus = brokerage.bus(SITE, on_notice=notices.append)
     bus.subscribe("downlink", lambda _delivery: None, position=lambda: position)
@@ -84,5 +84,5 @@ def test_an_inbox_that_is_deleted_and_declared_again_is_told_and_read(clean_brok
     got = Collector().of(bus, "inbox.site-a", exclusive=True)
     clean_broker.wipe("inbox.site-a")
     eventually(lambda: [one for one in notices if one.state is BusState.RENEWED], what="the news")
-    clean_broker.bus("coordinator").publish("receipt.coordinator.none.site-a", b"after").wait(20)
+    clean_broker.bus("coordinator").publish("receipt.coordinator.none.site-a", b"after").wait(PATIENCE)
     eventually(lambda: got.bodies == [b"after"], what="the message")

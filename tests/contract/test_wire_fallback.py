@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from brokers import RealBroker, eventually
+from brokers import PATIENCE, RealBroker, eventually
 
 from messages.bus import wire
 from messages.bus.base import Delivery
@@ -20,7 +20,7 @@ def exchange(broker: RealBroker, body: bytes) -> tuple[list[bytes], list[bool]]:
     reader, writer = broker.bus("coordinator"), broker.bus("site-a")
     reader.subscribe("update.site-a", got.append)
     writer.publish("update-chunk.site-a.exp", (body[:100], memoryview(body)[100:]))
-    assert writer.flush(20)
+    assert writer.flush(PATIENCE)
     eventually(lambda: got)
     return [one.body for one in got], [_direct(bus) for bus in (reader, writer)]
 
