@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import platform
-import queue
 import subprocess
 import sys
 import tempfile
@@ -26,17 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
+from benchmarks.training_parts import export, parts
+from benchmarks.training_sides import SITE, Konsil, Plain, experiment_of, settings_of
 from deploy.demo import phantom
-from deploy.demo.experiments import glioma_demo
-from messages.experiment import Experiment
 from messages.tensors import Manifest, views
-from site_agent.training.client import TrainerProcess
-from site_agent.training.protocol import Failed, Prepare, Prepared, Progress, Reply, Train, Trained
 
-SITE = "site-a"
-WITHIN = 600.0
 WARM_UP_STEPS = 20
 
 
@@ -50,203 +44,6 @@ class Pair:
     plain_cpu: float
     steps: int
     plain_cutting: float
-
-
-class Konsil:
-    """The real training process and its answers."""
-
-    def __init__(self, folder: Path, threads: int) -> None:
-        self._folder, self._threads = folder, threads
-        self._replies: queue.Queue[Reply] = queue.Queue()
-        self.progress = 0
-        self.process = TrainerProcess(self._replies.put, lambda _: None, log=folder / "trainer.log")
-        self._watched = psutil.Process(self.process.pid)
-
-    def prepare(self, experiment: Experiment) -> Prepared:
-        reply = self._ask(preparation(self._folder, experiment, self._threads))
-        assert isinstance(reply, Prepared), reply
-        return reply
-
-    def train(self, manifest: Manifest) -> tuple[float, float]:
-        """Wall and processor seconds of one round."""
-        before, began = self.cpu(), time.perf_counter()
-        reply = self._ask(
-            Train(
-                round=1,
-                attempt=1,
-                model=str(self._folder / "start"),
-                manifest=manifest.plain(),
-                update=manifest.plain(),
-                output=str(self._folder / "update"),
-            )
-        )
-        took = time.perf_counter() - began
-        assert isinstance(reply, Trained), reply
-        return took, self.cpu() - before
-
-    def cpu(self) -> float:
-        times = self._watched.cpu_times()
-        return float(times.user + times.system)
-
-    def rss(self) -> int:
-        return int(self._watched.memory_info().rss)
-
-    def _ask(self, request: Any) -> Reply:
-        self.process.send(request)
-        deadline = time.monotonic() + WITHIN
-        while True:
-            reply = self._replies.get(timeout=max(0.0, deadline - time.monotonic()))
-            if isinstance(reply, Progress):
-                self.progress += 1
-                continue
-            if isinstance(reply, Failed):
-                raise SystemExit(f"the trainer failed: {reply.code}: {reply.detail}")
-            return reply
-
-
-class Plain:
-    """`benchmarks.plain_training_loop` and its answers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.plain_training_loop", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._folder = folder
-        self._answer()
-
-    def train(self, settings: dict[str, Any], seed: int) -> dict[str, float]:
-        assert self.process.stdin is not None
-        asked = {"settings": settings, "seed": seed, "output": str(self._folder / "plain.safetensors")}
-        print(json.dumps(asked), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> dict[str, float]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("the plain loop ended")
-        answer: dict[str, float] = json.loads(line)
-        return answer
-
-
-def preparation(folder: Path, experiment: Experiment, threads: int) -> Prepare:
-    return Prepare(
-        experiment=experiment.plain(),
-        dataset={
-            "source": "brats",
-            "path": str(folder / "data"),
-            "labels": {str(integer): concept for integer, concept in phantom.site_labels(0).items()},
-            "patient_id": phantom.PATIENT_ID,
-        },
-        site=SITE,
-        secret=b"benchmark",
-        threads=threads,
-        cache=str(folder / "cache"),
-    )
-
-
-def experiment_of(options: argparse.Namespace, **training: Any) -> Experiment:
-    """The demo's experiment with this patch and as many epochs as asked for."""
-    plain = glioma_demo(1, 1, [SITE])
-    plain["training"] |= {"patch": [options.patch] * 3, "local_epochs": options.epochs} | training
-    return Experiment.model_validate(plain)
-
-
-def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """What the plain loop is told."""
-    training, augmentation = experiment.training, experiment.augmentation
-    assert not augmentation.noise
-    assert training.clip_norm is None
-    return {
-        "epochs": training.epochs,
-        "patch": list(training.patch),
-        "patches_per_case": training.patches_per_case,
-        "batch": training.batch,
-        "foreground_share": training.foreground_share,
-        "lr": training.optimizer.lr * training.schedule.factor(1, experiment.rounds.count),
-        "flip": augmentation.flip,
-        "scale_intensity": augmentation.scale_intensity,
-        "shift_intensity": augmentation.shift_intensity,
-        "regions": [
-            [experiment.task.concepts.index(concept) + 1 for concept in members]
-            for members in experiment.task.regions.values()
-        ],
-    }
-
-
-def export(folder: Path, options: argparse.Namespace) -> None:
-    """In a process of its own: hand the plain loop cases and start, and time the parts of Konsil's step."""
-    from safetensors.numpy import save_file
-
-    from nets.initial import initial_model
-    from site_agent.training.session import Session
-
-    experiment = experiment_of(options)
-    manifest, buffer = initial_model(experiment)
-    (folder / "start").write_bytes(buffer)
-    (folder / "manifest.json").write_text(json.dumps(manifest.plain()))
-    save_file({name: array.copy() for name, array in views(manifest, buffer).items()}, folder / "start.safetensors")
-    session = Session(preparation(folder, experiment, options.threads), lambda _: None)
-    cases = session.splits["train"]
-    for index, case in enumerate(cases):
-        np.save(folder / f"{index}-image.npy", np.asarray(case.image, dtype=np.float32))
-        np.save(folder / f"{index}-label.npy", np.asarray(case.label))
-        np.save(folder / f"{index}-foreground.npy", np.asarray(case.foreground))
-        smallest = min(case.label.shape)
-        assert smallest >= options.patch, f"a case of {smallest} voxels is smaller than the patch"
-    spec = experiment.net.parameters
-    net = {key: spec[key] for key in ("channels", "strides", "num_res_units", "norm")}
-    net |= {"in_channels": len(experiment.task.channels), "out_channels": experiment.task.out_channels}
-    described = {"threads": options.threads, "cases": len(cases), "net": net}
-    (folder / "plain.json").write_text(json.dumps(described))
-
-
-def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """In a process of its own: milliseconds of each part of Konsil's step, and of a round's beginning and end."""
-    import torch
-
-    from nets.weights import arrays
-    from site_agent.training.__main__ import _keep_freed_memory
-    from site_agent.training.engine import train_round
-    from site_agent.training.files import write_update
-    from site_agent.training.sampling import Sampler
-    from site_agent.training.seeds import derive
-    from site_agent.training.session import Session
-
-    _keep_freed_memory()
-    experiment = experiment_of(options, local_epochs=None, local_steps=100)
-    manifest = Manifest.model_validate(json.loads((folder / "manifest.json").read_text()))
-    session = Session(preparation(folder, experiment, options.threads), lambda _: None)
-    net, cases = session._net, session.splits["train"]
-    seed = derive(experiment.seed, "round", 1, "site", SITE)
-    sampler = Sampler(cases, experiment.training, experiment.augmentation, seed)
-    _, labels = sampler.batch(0)
-
-    def timed(work: Any, times: int) -> float:
-        work(0)
-        began = time.perf_counter()
-        for index in range(times):
-            work(index)
-        return 1000 * (time.perf_counter() - began) / times
-
-    def whole(_: int) -> None:
-        train_round(
-            net, cases, experiment, session.regions,
-            round_number=1, site=SITE, device=torch.device("cpu"),
-        )  # fmt: skip
-
-    update = folder / "parts-update"
-    received = session._load(str(folder / "start"), manifest.plain())
-    return {
-        "step": timed(whole, 2) / 100,
-        "batch": timed(sampler.batch, 100),
-        "target": timed(lambda _: session.regions.target(labels), 100),
-        "load_model": timed(lambda _: session._load(str(folder / "start"), manifest.plain()), 20),
-        "write_update": timed(lambda _: write_update(update, arrays(net), manifest, received), 20),
-    }
 
 
 def median_ratio(ratios: list[float], resamples: int = 10_000) -> dict[str, float]:

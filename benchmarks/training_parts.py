@@ -1,0 +1,86 @@
+"""What `benchmarks.training_loop` does in processes of its own, for torch: cases out, the step in parts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.training_sides import SITE, experiment_of, preparation
+from messages.tensors import Manifest, views
+
+
+def export(folder: Path, options: argparse.Namespace) -> None:
+    """In a process of its own: hand the plain loop cases and start, and time the parts of Konsil's step."""
+    from safetensors.numpy import save_file
+
+    from nets.initial import initial_model
+    from site_agent.training.session import Session
+
+    experiment = experiment_of(options)
+    manifest, buffer = initial_model(experiment)
+    (folder / "start").write_bytes(buffer)
+    (folder / "manifest.json").write_text(json.dumps(manifest.plain()))
+    save_file({name: array.copy() for name, array in views(manifest, buffer).items()}, folder / "start.safetensors")
+    session = Session(preparation(folder, experiment, options.threads), lambda _: None)
+    cases = session.splits["train"]
+    for index, case in enumerate(cases):
+        np.save(folder / f"{index}-image.npy", np.asarray(case.image, dtype=np.float32))
+        np.save(folder / f"{index}-label.npy", np.asarray(case.label))
+        np.save(folder / f"{index}-foreground.npy", np.asarray(case.foreground))
+        smallest = min(case.label.shape)
+        assert smallest >= options.patch, f"a case of {smallest} voxels is smaller than the patch"
+    spec = experiment.net.parameters
+    net = {key: spec[key] for key in ("channels", "strides", "num_res_units", "norm")}
+    net |= {"in_channels": len(experiment.task.channels), "out_channels": experiment.task.out_channels}
+    described = {"threads": options.threads, "cases": len(cases), "net": net}
+    (folder / "plain.json").write_text(json.dumps(described))
+
+
+def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """In a process of its own: milliseconds of each part of Konsil's step, and of a round's beginning and end."""
+    import torch
+
+    from nets.weights import arrays
+    from site_agent.training.__main__ import _keep_freed_memory
+    from site_agent.training.engine import train_round
+    from site_agent.training.files import write_update
+    from site_agent.training.sampling import Sampler
+    from site_agent.training.seeds import derive
+    from site_agent.training.session import Session
+
+    _keep_freed_memory()
+    experiment = experiment_of(options, local_epochs=None, local_steps=100)
+    manifest = Manifest.model_validate(json.loads((folder / "manifest.json").read_text()))
+    session = Session(preparation(folder, experiment, options.threads), lambda _: None)
+    net, cases = session._net, session.splits["train"]
+    seed = derive(experiment.seed, "round", 1, "site", SITE)
+    sampler = Sampler(cases, experiment.training, experiment.augmentation, seed)
+    _, labels = sampler.batch(0)
+
+    def timed(work: Any, times: int) -> float:
+        work(0)
+        began = time.perf_counter()
+        for index in range(times):
+            work(index)
+        return 1000 * (time.perf_counter() - began) / times
+
+    def whole(_: int) -> None:
+        train_round(
+            net, cases, experiment, session.regions,
+            round_number=1, site=SITE, device=torch.device("cpu"),
+        )  # fmt: skip
+
+    update = folder / "parts-update"
+    received = session._load(str(folder / "start"), manifest.plain())
+    return {
+        "step": timed(whole, 2) / 100,
+        "batch": timed(sampler.batch, 100),
+        "target": timed(lambda _: session.regions.target(labels), 100),
+        "load_model": timed(lambda _: session._load(str(folder / "start"), manifest.plain()), 20),
+        "write_update": timed(lambda _: write_update(update, arrays(net), manifest, received), 20),
+    }
