@@ -27,6 +27,7 @@ _LARGEST = 10**7
 _RANGES = {"US": (0, 2**16), "SS": (-(2**15), 2**15), "UL": (0, 2**32), "SL": (-(2**31), 2**31), "AT": (0, 2**32)}
 _DEPTH = 12
 """Sequences within sequences that are followed; enhanced objects and RT structure sets have four."""
+_CHARACTERS = "ISO_IR 192"
 _METHOD = "PS3.15 annex E: attributes by allow-list"
 
 
@@ -49,6 +50,7 @@ class Profile:
         Raises:
             Refused: its pixels cannot be decoded, or a mosaic does not say how it is laid out.
         """
+        from pydicom.charset import convert_encodings
         from pydicom.dataset import FileMetaDataset
         from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 
@@ -57,20 +59,16 @@ class Profile:
         if layout is not None:
             mosaic.keep(clean, layout)
         private = self._private(obj, clean) or layout is not None
-        clean.SpecificCharacterSet = "ISO_IR 192"
-        for keyword in table.EMPTY:
-            setattr(clean, keyword, "")
+        clean.SpecificCharacterSet = _CHARACTERS
+        for element in _same(private):
+            clean.add(element)
+        # All VRs are settled: pydicom need not look for ambiguous ones when it writes, nor read `_same` again.
+        clean.set_original_encoding(False, True, list(convert_encodings(_CHARACTERS)))
         clean.PatientID = self._pseudonyms.patient_of(obj)
         maker = str(_value(obj, _tag("Manufacturer")) or "").upper()
         clean.Manufacturer = next((short for long, short in table.MAKERS.items() if maker.startswith(long)), "")
         if clean.SOPClassUID == table.LABEL_MAP:
             clean.PhotometricInterpretation = "MONOCHROME2"  # numbers of segments, whatever colours a palette gave them
-        clean.PatientIdentityRemoved = "YES"
-        clean.DeidentificationMethod = _METHOD
-        clean.LongitudinalTemporalInformationModified = "REMOVED"
-        clean.DeidentificationMethodCodeSequence = [
-            _code("DCM", value, text) for value, text in table.METHODS + (table.SAFE_PRIVATE,) * private
-        ]
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = clean.SOPClassUID
         meta.MediaStorageSOPInstanceUID = clean.SOPInstanceUID
@@ -83,9 +81,11 @@ class Profile:
 
     def _item(self, obj: Object, depth: int) -> Object:
         """What may stay of an object or of a sequence's item."""
+        from pydicom.charset import default_encoding
         from pydicom.dataset import Dataset
 
         clean = Dataset()
+        clean.set_original_encoding(False, True, default_encoding)  # see `clean`
         for tag in obj.keys():  # noqa: SIM118 - iterating the object would read every value of it
             action = _actions().get(int(tag))
             if action is None:
@@ -174,6 +174,39 @@ def _actions() -> Mapping[int, tuple[str, str, str]]:
                 raise LookupError(f"profile_table: {keyword} is no keyword of PS3.6")
             actions[tag] = (keyword, kind, dictionary_VR(tag))
     return actions
+
+
+@cache
+def _same(private: bool) -> tuple[Any, ...]:
+    """Elements that each clean object has alike, as they are written: bytes, which none of them can change.
+
+    Args:
+        private: whether private elements were kept.
+    """
+    from pydicom.dataelem import RawDataElement
+    from pydicom.dataset import Dataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    same = Dataset()
+    for keyword in table.EMPTY:
+        setattr(same, keyword, "")
+    same.PatientIdentityRemoved = "YES"
+    same.DeidentificationMethod = _METHOD
+    same.LongitudinalTemporalInformationModified = "REMOVED"
+    elements = []
+    methods = table.METHODS + (table.SAFE_PRIVATE,) * private
+    same.DeidentificationMethodCodeSequence = [_code("DCM", value, text) for value, text in methods]
+    for element in same:
+        alone = Dataset()
+        alone.add(element)
+        buffer = DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = True, False
+        write_dataset(buffer, alone)
+        long = element.VR == "SQ"  # of these VRs, the one whose length has four bytes, after two that are reserved
+        content = buffer.getvalue()[12 if long else 8 :]
+        elements.append(RawDataElement(element.tag, element.VR, len(content), content, 0, False, True))
+    return tuple(elements)
 
 
 @cache

@@ -19,6 +19,7 @@ from messages.reasons import Reason
 from site_agent.dicom import sources
 from site_agent.dicom.base import Looked, SeriesFound
 from site_agent.dicom.config import FolderSource
+from site_agent.dicom.sources import folder
 from site_agent.dicom.sources.folder import FolderReader
 
 TEST_DATA = Path(os.environ.get("KONSIL_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "dicom"
@@ -104,6 +105,13 @@ def test_an_object_that_lies_there_twice_is_taken_once(tmp_path: Path) -> None:
     assert taken.uids == [uid(1, 1, 1), uid(1, 1, 2)]
 
 
+@pytest.fixture(params=["small", "large"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are read whole at once, and such whose header is read first."""
+    monkeypatch.setattr(folder, "SMALL", 2**20 if request.param == "small" else 0)
+
+
+@pytest.mark.usefixtures("size")
 def test_what_is_there_already_is_not_taken_again(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         write(image(number=number), tmp_path / str(number))
@@ -115,6 +123,7 @@ def test_what_is_there_already_is_not_taken_again(tmp_path: Path) -> None:
     assert taken.uids == [uid(1, 1, 1), uid(1, 1, 3)]
 
 
+@pytest.mark.usefixtures("size")
 def test_a_file_that_lost_its_end_is_not_taken_and_the_series_counts_as_not_retrieved(tmp_path: Path) -> None:
     write(image(number=1), tmp_path / "1")
     (tmp_path / "2").write_bytes(encoded(image(number=2))[:-10])
@@ -126,6 +135,7 @@ def test_a_file_that_lost_its_end_is_not_taken_and_the_series_counts_as_not_retr
     assert taken.uids == [uid(1, 1, 1)]
 
 
+@pytest.mark.usefixtures("size")
 def test_a_file_that_vanished_since_it_was_found_is_noticed(tmp_path: Path) -> None:
     for number in (1, 2):
         write(image(number=number), tmp_path / str(number))

@@ -11,6 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from site_agent.dicom.sources.wanted import Described, Wanted, identified, usabl
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 PREAMBLE, MAGIC = 128, b"DICM"
 """PS3.10, 7.1. Files of the time before it begin with the data set."""
+SMALL = 2**20
+"""Bytes up to which a file is read whole at once; of larger ones the header first, since they may be there already."""
 HEADER = (
     "SOPClassUID",
     "SOPInstanceUID",
@@ -133,12 +136,13 @@ class FolderReader:
         with self._pace.association():
             for name in there.files():
                 path = self._folder / name
-                header = _read(path, header=True)
-                if header is None:
+                size = _size(path)
+                obj = _read(path, header=size > SMALL)
+                if obj is None:
                     unread += 1
-                elif not arrivals.known(_text(header, "SOPInstanceUID")):
-                    obj = _read(path)
-                    unread += obj is None or not arrivals.offer(obj, path.stat().st_size)
+                elif not arrivals.known(_text(obj, "SOPInstanceUID")):
+                    obj = _read(path) if size > SMALL else obj
+                    unread += obj is None or not arrivals.offer(obj, size)
                 if arrivals.failure is not None:
                     break
         fetched = arrivals.fetched(failed=unread > 0)
@@ -253,6 +257,23 @@ def _text(header: Any, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
+@cache
+def _tags() -> tuple[Any, ...]:
+    """`HEADER` as tags: keywords are looked up anew each time."""
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+
+    return tuple(Tag(tag_for_keyword(keyword) or 0) for keyword in HEADER)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _read(path: Path, *, header: bool = False) -> Object | None:
     """One file, or its header alone; None where it cannot be read as DICOM."""
     import pydicom
@@ -260,11 +281,9 @@ def _read(path: Path, *, header: bool = False) -> Object | None:
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     try:
-        obj = pydicom.dcmread(
-            path, force=True, stop_before_pixels=header, specific_tags=list(HEADER) if header else None
-        )
-        for keyword in HEADER:
-            obj.get(keyword)  # decoded here, where a damaged value is an unreadable file
+        obj = pydicom.dcmread(path, force=True, stop_before_pixels=header, specific_tags=[*_tags()] if header else None)
+        for tag in _tags():
+            obj.get(tag)  # decoded here, where a damaged value is an unreadable file
     except (OSError, EOFError, InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
         return None
     if obj.get("SOPInstanceUID") is None and not header:
