@@ -18,7 +18,7 @@ class Finished:
     result: dict[str, Any]
 
 
-def finish(out: Path, *options: str, within: float = 200.0) -> Finished:
+def finish(out: Path, *options: str, within: float = 700.0) -> Finished:
     """Run the tiny demo into `out`; fails with what it said where it fails."""
     command = [sys.executable, e2e_tiny_demo.__file__, str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from brokers import need_broker
+from brokers import PATIENCE, eventually, need_broker
 from e2e_finished import Finished, finish
 from e2e_tiny_demo import SHAPE, SPACING_MM
 
@@ -22,10 +22,10 @@ from deploy.demo.patients import Delivery, Plan
 from deploy.orthanc.node import Missing, find
 from site_agent.dicom.pseudonyms import Pseudonyms
 
-WITHIN = 380.0
+WITHIN = 900.0
 """Seconds: the demo takes about one minute of two idle cores."""
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.torch, pytest.mark.timeout(WITHIN + 220)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.torch, pytest.mark.timeout(WITHIN + 900)]
 SITES = ("site-a", "site-b", "site-c")
 ENDINGS = {"T1": "t1n", "T1c": "t1c", "T2": "t2w", "FLAIR": "t2f"}
 VALUES = {"ED": 1, "ET": 2, "NCR": 3}
@@ -113,12 +113,16 @@ def test_nothing_that_names_a_patient_is_in_what_the_run_left_outside_the_pacs(f
 
 def test_no_process_outlives_the_demo(from_pacs: Finished) -> None:
     mine = str(from_pacs.out)
-    assert not [one for one in psutil.process_iter(["cmdline"]) if mine in " ".join(one.info["cmdline"] or ())]
+
+    def left() -> list[psutil.Process]:
+        return [one for one in psutil.process_iter(["cmdline"]) if mine in " ".join(one.info["cmdline"] or ())]
+
+    eventually(lambda: not left(), what="the end of all that the demo started")
 
 
 def test_phantoms_from_a_pacs_and_a_real_set_exclude_each_other(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deploy.cli", "demo", "--from-pacs", "--data", "/nowhere", "--out", tmp_path / "o"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert told.returncode == 2
     assert "--from-pacs" in told.stderr
     assert not (tmp_path / "o").exists()
