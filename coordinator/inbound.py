@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,16 +13,15 @@ from coordinator import inputs as i
 from coordinator.config import CoordinatorConfig
 from coordinator.incoming import Nudge
 from coordinator.journal import Written
+from coordinator.returning import Returning
 from coordinator.state import Standing
+from coordinator.steps import Steps
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event
 from messages.errors import KonsilError, MalformedMessage, NameTaken
 from messages.kinds import KINDS
 from messages.names import COORDINATOR, NO_EXPERIMENT, UPLINK
-
-if TYPE_CHECKING:
-    from coordinator.shell import Shell
 
 log = structlog.get_logger("coordinator.inbound")
 CATCH_UP = 120.0
@@ -35,10 +33,24 @@ KEPT_BYTES = 4096
 
 
 class Inbound:
-    """Handles deliveries, on the main loop's thread."""
+    """Handles deliveries, on the main loop's thread.
 
-    def __init__(self, shell: Shell, config: CoordinatorConfig, ack: Callable[[Delivery], None]) -> None:
-        self._shell, self._config, self._ack = shell, config, ack
+    Args:
+        steps: what decides, and keeps what came of it.
+        returning: what tells a site where things are.
+        opened: told when a mark of ours came back.
+        ack: acknowledges a delivery.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        returning: Returning,
+        opened: Callable[[str], None],
+        config: CoordinatorConfig,
+        ack: Callable[[Delivery], None],
+    ) -> None:
+        self._steps, self._returning, self._opened, self._config, self._ack = steps, returning, opened, config, ack
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
         self._unsaved: dict[str, Position] = {}
@@ -55,7 +67,7 @@ class Inbound:
             self._event(event, delivery)
         except MalformedMessage as error:
             reason = str(error.reason)
-            self._shell.tally.malformed_message(reason)
+            self._steps.tally.malformed_message(reason)
             self._aside(delivery, reason)
         except KonsilError:
             raise  # fenced off, or ended while the disk is full: not the message's fault
@@ -68,18 +80,18 @@ class Inbound:
         """Keep a message that cannot be handled, or only count it where its sender sends too many."""
         self.refused[reason] += 1
         log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
-        shell, kept = self._shell, delivery.body[:KEPT_BYTES]
-        if shell.floods.take(delivery.user or "nobody", reason, len(kept), shell.parts.clock.now()):
+        steps, kept = self._steps, delivery.body[:KEPT_BYTES]
+        if steps.floods.take(delivery.user or "nobody", reason, len(kept), steps.parts.clock.now()):
             what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
-            shell.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
+            steps.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
         else:
-            shell.tally.set_aside += 1
+            steps.tally.set_aside += 1
             self._note(delivery)
 
     def save(self) -> None:
         """Store positions that no entry took along."""
         if self._unsaved:
-            self._shell.parts.journal.note(Written({}, self._take()))
+            self._steps.parts.journal.note(Written({}, self._take()))
 
     def put_back(self, positions: Mapping[str, Position]) -> None:
         """Positions that no entry took along after all."""
@@ -118,7 +130,7 @@ class Inbound:
         )
 
     def _live(self, event: Event) -> None:
-        shell, body = self._shell, event.body
+        steps, body = self._steps, event.body
         if isinstance(body, kinds.Nonce):
             if event.sender == COORDINATOR:
                 self._marked(event, body.nonce)
@@ -126,15 +138,15 @@ class Inbound:
             self.refused["unknown-site"] += 1
             log.warning("a live message of a stranger", kind=event.kind, sender=event.sender)
         elif isinstance(body, kinds.Hello):
-            shell.returning.standing(event.sender)
+            self._returning.standing(event.sender)
         elif isinstance(body, kinds.Echo):
-            reply = kinds.EchoReply(nonce=body.nonce, time=shell.parts.clock.now())
-            shell.parts.say.live("echo-reply", reply)
+            reply = kinds.EchoReply(nonce=body.nonce, time=steps.parts.clock.now())
+            steps.parts.say.live("echo-reply", reply)
         elif isinstance(body, kinds.ExperimentCheck):
             checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
-            shell.parts.say.live("experiment-checked", checked, experiment=event.experiment)
+            steps.parts.say.live("experiment-checked", checked, experiment=event.experiment)
         elif isinstance(body, kinds.ChunksWanted):
-            shell.returning.send_chunks(event.experiment, body)
+            self._returning.send_chunks(event.experiment, body)
 
     def _marked(self, event: Event, nonce: str) -> None:
         """A coordinator's mark: our own, one of an earlier term, or the word of one that took our place.
@@ -142,26 +154,26 @@ class Inbound:
         Raises:
             NameTaken: this coordinator was fenced off. Sites refuse what it says since they heard the higher term.
         """
-        mine = self._shell.parts.journal.term
-        if event.term > mine or (event.term == mine and not self._shell.parts.gate.wrote(nonce)):
+        mine = self._steps.parts.journal.term
+        if event.term > mine or (event.term == mine and not self._steps.parts.gate.wrote(nonce)):
             raise NameTaken(
                 f"a coordinator of term {event.term} has spoken, and this one has term {mine}: it ends",
                 where=f"term {mine}",
                 advice="Run only one coordinator of a consortium. If this is its only journal, it is an older copy:"
                 " `konsil coordinator restore` gives a backup a term of its own, `konsil coordinator cut` this one",
             )
-        self._shell.opened(nonce)
+        self._opened(nonce)
 
     def _history(self, event: Event, delivery: Delivery) -> None:
-        shell = self._shell
+        steps = self._steps
         identity = i.identity(event)
-        settled = shell.parts.journal.seen(identity)
+        settled = steps.parts.journal.seen(identity)
         if settled is not None:
             self._note(delivery)
             if settled:
-                shell.parts.say.receipt(event.sender, event.id, event.experiment)
+                steps.parts.say.receipt(event.sender, event.id, event.experiment)
             else:
-                shell.parts.receiver.put(Nudge(event.experiment, event.sender))
+                steps.parts.receiver.put(Nudge(event.experiment, event.sender))
             return
         known = self._known(event)
         if known and self._catches_up(event.experiment) and self._is_ahead(event) and self._held < MOST_HELD:
@@ -176,13 +188,13 @@ class Inbound:
         start = event.kind == "experiment-start"
         given = i.Received.of(
             event,
-            time=shell.parts.clock.now(),
+            time=steps.parts.clock.now(),
             known=known,
             admitted=tuple(sorted(self._sites)) if start else (),
             keep_cap=self._config.limits.keep_cap if start else None,
         )
         waits = event.kind == "weights-ready"
-        shell.step(event.experiment, given, self._written(delivery, {identity: not waits}))
+        steps.step(event.experiment, given, self._written(delivery, {identity: not waits}))
 
     @property
     def _held(self) -> int:
@@ -194,7 +206,7 @@ class Inbound:
         What lies on uplink comes before our mark; what has no receipt yet is said again after our hello.
         """
         early = time.monotonic() < self._started + CATCH_UP
-        return early or self._shell.parts.gate.closed or experiment in self._ahead
+        return early or self._steps.parts.gate.closed or experiment in self._ahead
 
     def _is_ahead(self, event: Event) -> bool:
         """Whether an event speaks of a round that is still to come: a journal that was restored, or cut, is older.
@@ -202,7 +214,7 @@ class Inbound:
         What lies on uplink before our mark was said to whoever wrote the journal's lost end. Refusing it would tell
         sites that their updates are not wanted, and they would wait for a round that they have long done.
         """
-        state = self._shell.states.get(event.experiment)
+        state = self._steps.states.get(event.experiment)
         if state is None or state.ended is not None or event.sender not in state.members:
             return False
         return event.round > (state.round.number if state.round is not None else state.completed)
@@ -225,13 +237,13 @@ class Inbound:
 
     def _leaving(self, event: Event, delivery: Delivery, known: bool) -> None:
         """A site leaves as a whole: each running experiment that it takes part in is told."""
-        shell = self._shell
-        for name, state in sorted(shell.states.items()):
+        steps = self._steps
+        for name, state in sorted(steps.states.items()):
             member = state.members.get(event.sender)
             if state.ended is None and member is not None and member.standing is Standing.JOINED:
-                shell.step(name, i.Received(time=shell.parts.clock.now(), raw=event.raw, known=known))
-        if shell.floods.take(event.sender, event.kind, len(event.raw), shell.parts.clock.now()):
-            shell.parts.journal.note(self._written(delivery, {event.id: True}))
+                steps.step(name, i.Received(time=steps.parts.clock.now(), raw=event.raw, known=known))
+        if steps.floods.take(event.sender, event.kind, len(event.raw), steps.parts.clock.now()):
+            steps.parts.journal.note(self._written(delivery, {event.id: True}))
         else:
             self._note(delivery)
-        shell.parts.say.receipt(event.sender, event.id, event.experiment)
+        steps.parts.say.receipt(event.sender, event.id, event.experiment)

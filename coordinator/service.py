@@ -20,7 +20,6 @@ from coordinator import config as configs
 from coordinator.announcer import Announcer
 from coordinator.blobs import Blobs
 from coordinator.config import CoordinatorConfig
-from coordinator.inbound import Inbound
 from coordinator.incoming import Receiver
 from coordinator.inputs import DiskFull
 from coordinator.journal import TERM, Journal, Written
@@ -28,7 +27,8 @@ from coordinator.metrics import readings
 from coordinator.outgoing import Audit, Events, Models
 from coordinator.presence import Presence
 from coordinator.reading_back import ReadingBack
-from coordinator.shell import Parts, Shell
+from coordinator.shell import Shell
+from coordinator.steps import Parts
 from coordinator.timers import Clock, Gate
 from coordinator.work import Build, Work, build_in_subprocess
 from messages import descriptors, logs, names, starting, systemd
@@ -103,7 +103,7 @@ class Coordinator:
         self._parts = parts
         self._endpoint: Endpoint | None = None
         try:
-            self.shell = Shell(parts, lambda shell: Inbound(shell, config, self._ack), self._queue)
+            self.shell = Shell(parts, self._queue, config, self._ack)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe(names.inbox(names.COORDINATOR), self._queue.put, exclusive=True)
             self.journal.append(names.NO_EXPERIMENT, TERM, {"term": self.journal.term}, time=clock.now())
@@ -129,7 +129,7 @@ class Coordinator:
     def run(self) -> None:
         """Work until `stop`."""
         systemd.notify("READY=1")
-        log.info("ready", term=self.journal.term, experiments=len(self.shell.states), entry=self.journal.number)
+        log.info("ready", term=self.journal.term, experiments=len(self.shell.steps.states), entry=self.journal.number)
         try:
             self.shell.run()
         finally:
@@ -186,13 +186,13 @@ class Coordinator:
         self._ack(delivery)
 
     def _connected(self) -> None:
-        self.shell.tally.broker(BusState.CONNECTED)
+        self.shell.steps.tally.broker(BusState.CONNECTED)
         self._parts.presence.connected(True)
 
     def _read(self) -> Iterable[Reading]:
-        states = dict(self.shell.states)
+        states = dict(self.shell.steps.states)
         return readings(
-            self.shell.tally,
+            self.shell.steps.tally,
             states,
             self._parts.presence.judged(states),
             entries=self.journal.number,

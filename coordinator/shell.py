@@ -1,4 +1,4 @@
-"""The thin shell around the state machine: one loop takes inputs, journals decisions, carries out effects."""
+"""The thin shell around the state machine: one loop takes what comes and what time asks for, and has it decided."""
 
 from __future__ import annotations
 
@@ -7,38 +7,23 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import structlog
 
-from coordinator import decisions as d
 from coordinator import effects as e
 from coordinator import inputs as i
 from coordinator import story, timers
-from coordinator.announcer import Announcer
-from coordinator.evolve import evolve
-from coordinator.floods import Floods
-from coordinator.hands import Hands
+from coordinator.config import CoordinatorConfig
 from coordinator.inbound import Inbound
-from coordinator.incoming import Receiver
-from coordinator.journal import ASIDE, NOTHING, STEP, DiskFull, Journal, Written
-from coordinator.machine import decide
-from coordinator.metrics import Tally
-from coordinator.outgoing import Audit, Events, Models
-from coordinator.presence import Presence
-from coordinator.reading_back import ReadingBack
-from coordinator.recovery import recover, step_body
+from coordinator.journal import NOTHING, DiskFull, Written
 from coordinator.returning import Returning
 from coordinator.space import Space
-from coordinator.state import ExperimentState, Phase
-from coordinator.timers import Clock, Gate
-from coordinator.work import Work
-from messages import crash, kinds, logs, systemd
+from coordinator.state import Phase
+from coordinator.steps import Parts, Steps
+from messages import kinds, systemd
 from messages.bus.base import BusState, Delivery, Notice
-from messages.names import AUDIT, DOWNLINK, MODELS, NO_EXPERIMENT, UPLINK
-from messages.reasons import Reason
+from messages.names import AUDIT, DOWNLINK, MODELS, UPLINK
 
 log = structlog.get_logger("coordinator")
 ALIVE_EVERY = 5.0
@@ -55,60 +40,26 @@ MOST_SHOWN = 3
 """Experiments named in the service manager's status line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the shell works with; put together in `coordinator.service`."""
-
-    journal: Journal
-    clock: Clock
-    gate: Gate
-    say: Announcer
-    events: Events
-    models: Models
-    audit: Audit
-    receiver: Receiver
-    work: Work
-    presence: Presence
-    own_word: ReadingBack
-
-
-_NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)
-
-
-def _changes_nothing(decided: tuple[d.AnyDecision, ...]) -> str | None:
-    """The reason of a refusal that leaves the state as it is ("duplicate" where there is none); None: it is changed."""
-    if not all(isinstance(one, _NOTHING_NEW) for one in decided):
-        return None
-    reasons = (one.reason.value for one in decided if isinstance(one, d.Refused | d.StartRefused))
-    return next(reasons, Reason.DUPLICATE.value)
-
-
 class Shell:
     """The main loop."""
 
-    def __init__(self, parts: Parts, inbound: Callable[[Shell], Inbound], inputs: queue.SimpleQueue[Any]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        inputs: queue.SimpleQueue[Any],
+        config: CoordinatorConfig,
+        ack: Callable[[Delivery], None],
+    ) -> None:
         self.parts = parts
         self.queue = inputs
-        self.tally = Tally()
-        self.states: dict[str, ExperimentState] = recover(parts.journal.entries())
-        self._timed = {name: state for name, state in self.states.items() if state.timers}
-        """Those that a timer runs for: the loop looks at them after every message, never at all there ever were."""
-        self.returning = Returning(self.states, parts.say, parts.models, parts.clock)
-        self._hands = Hands(
-            parts.journal,
-            parts.say,
-            parts.models,
-            parts.receiver,
-            parts.work,
-            inputs,
-            lambda experiment, reason, what: self.set_aside(experiment, reason, what, NOTHING),
-        )
-        self._inbound = inbound(self)
+        self.steps = Steps(parts, inputs)
+        self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock)
+        self._inbound = Inbound(self.steps, self.returning, self.opened, config, ack)
+        self.steps.inbound = self._inbound
         self._alive_at = self._notes_at = self._marked_at = 0.0
         self._stopping = False
         self.ending = threading.Event()
         """Set from any thread: a wait for space on the disk ends, too."""
-        self.floods = Floods()
         self._space = Space(parts.work.blobs.folder, parts.work.limits.disk_reserve)
         self._missing: set[str] = set()
         """Queues of ours that are not there, or that we may not read."""
@@ -123,7 +74,7 @@ class Shell:
             self._outage(float(stamp))
         for name, effect in self._pending():
             if not isinstance(effect, e.PublishModel) or not self.parts.journal.get(f"published:{name}"):
-                self._hands.carry_out(effect)
+                self.steps.hands.carry_out(effect)
         self._greet()
         self.parts.audit.wake()
 
@@ -135,7 +86,7 @@ class Shell:
                 found += [(name, effect) for effect in e.pending(state)]
             except Exception as error:
                 log.exception("what is unfinished of an experiment is set aside", experiment=name)
-                self.set_aside(name, type(error).__name__, {"effect": "pending"}, NOTHING)
+                self.steps.set_aside(name, type(error).__name__, {"effect": "pending"}, NOTHING)
         return found
 
     def _greet(self) -> None:
@@ -164,79 +115,9 @@ class Shell:
                 systemd.notify("WATCHDOG=1")
                 beat = time.monotonic() + pulse / 2
         with contextlib.suppress(DiskFull):  # the next start reads again what this one could not note
-            self._count_floods(all_=True)
+            self.steps.count_floods(all_=True)
             self._save()
             self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
-
-    def step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
-        """Decide, journal, then act; what raises is set aside. False where there was nothing to decide."""
-        state = self.states.get(experiment)
-        with logs.about(experiment, state.round.number if state is not None and state.round is not None else None):
-            return self._step(experiment, state, given, written)
-
-    def _step(self, experiment: str, state: ExperimentState | None, given: i.AnyInput, written: Written) -> bool:
-        try:
-            decided = decide(state, given)
-            after, todo = state, list[e.Effect]()
-            made: list[tuple[ExperimentState | None, d.AnyDecision]] = []
-            for decision in decided:
-                made.append((after, decision))
-                after = evolve(after, decision)
-                todo += e.effects(after, decision)
-            body = step_body(given, decided) if decided else {}
-        except Exception as error:
-            log.exception("an input is set aside", experiment=experiment, error=type(error).__name__)
-            self.set_aside(experiment, type(error).__name__, i.to_plain(given), written)
-            return False
-        if not decided:
-            if written != NOTHING:
-                self.parts.journal.note(written)
-            return False
-        if isinstance(given, i.Received) and (refused := _changes_nothing(decided)) is not None:
-            sender = given.event.sender
-            if not self.floods.take(sender, refused, len(given.raw), given.time):
-                # Replay does not miss it: it changed nothing. Its sender hears of it as of any other.
-                self._inbound.put_back(written.positions)
-                for effect in todo:
-                    self._hands.carry_out(effect)
-                return True
-        settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
-        home = experiment if after is not None else NO_EXPERIMENT
-        self.parts.journal.append(
-            home,
-            STEP,
-            body,
-            time=given.time,
-            written=Written({**settled, **written.seen}, written.positions),
-        )
-        crash.passed(f"coordinator:{i.kind_of(given)}")
-        if after is not None:
-            self.states[experiment] = after
-            self._note_timers(experiment, after)
-        self._log(experiment, given, state, after)
-        for found, decision in made:
-            self.tally.decided(found, decision, given.time)
-        self.parts.audit.wake()
-        for effect in todo:
-            self._hands.carry_out(effect)
-        if self._inbound.holds(experiment):
-            self.queue.put(partial(self._inbound.moved, experiment))
-        return True
-
-    def set_aside(self, experiment: str, reason: str, what: Any, written: Written) -> None:
-        """Keep what could not be handled as an entry of its own; recovery skips it."""
-        home = experiment if experiment in self.states else NO_EXPERIMENT
-        body = {"reason": reason, "what": what}
-        self.tally.set_aside += 1
-        self.parts.journal.append(home, ASIDE, body, time=self.parts.clock.now(), written=written)
-        self.parts.audit.wake()
-
-    def _count_floods(self, *, all_: bool = False) -> None:
-        """One entry for each sender of whom something was only counted."""
-        for flood in self.floods.over(self.parts.clock.now(), all_=all_):
-            log.warning("refused messages were only counted", sender=flood.sender, counted=flood.counted)
-            what = {"sender": flood.sender, "since": flood.since, "counted": flood.counted}
-            self.set_aside(NO_EXPERIMENT, "flood", what, NOTHING)
 
     def _take(self, item: Any) -> None:
         if isinstance(item, Delivery):
@@ -249,7 +130,7 @@ class Shell:
             item()
         else:
             experiment, given = item
-            self.step(experiment, given)
+            self.steps.step(experiment, given)
 
     def _notice(self, notice: Notice) -> None:
         gate = self.parts.gate
@@ -264,8 +145,8 @@ class Shell:
             self._missing.discard(notice.detail)
             log.info("a queue is there again", queue=notice.detail)
             return
-        self.tally.broker(notice.state)
-        self.parts.presence.connected(self.tally.connected)
+        self.steps.tally.broker(notice.state)
+        self.parts.presence.connected(self.steps.tally.connected)
         log.info("broker", state=notice.state.value, detail=notice.detail, retry_in=notice.retry_in)
         if notice.state in (BusState.LOST, BusState.REFUSED, BusState.BLOCKED):
             # Under an alarm nobody can publish: what the sites have to say waits with them, so their time does too.
@@ -290,7 +171,7 @@ class Shell:
         if again:
             for _name, effect in self._pending():
                 if isinstance(effect, again):
-                    self._hands.carry_out(effect)
+                    self.steps.hands.carry_out(effect)
         if queue == UPLINK:
             self._greet()
 
@@ -303,59 +184,53 @@ class Shell:
             log.info("everything that lay on uplink is read")
 
     def _outage(self, since: float) -> None:
-        for name, state in sorted(self.states.items()):
+        for name, state in sorted(self.steps.states.items()):
             if state.timers and state.phase is not Phase.PAUSED:
-                self.step(name, i.Outage(time=self.parts.clock.now(), since=since))
-
-    def _note_timers(self, experiment: str, state: ExperimentState) -> None:
-        if state.timers:
-            self._timed[experiment] = state
-        else:
-            self._timed.pop(experiment, None)
+                self.steps.step(name, i.Outage(time=self.parts.clock.now(), since=since))
 
     def _patience(self) -> float:
         if self.parts.gate.closed:
             return 0.5
-        moment = timers.next_due(self._timed)
+        moment = timers.next_due(self.steps.timed)
         return 0.5 if moment is None else min(0.5, max(0.0, moment - self.parts.clock.now()))
 
     def _timers(self) -> None:
         if self.parts.gate.closed or not self.queue.empty():
             return
         now = self.parts.clock.now()
-        for _moment, name, timer in timers.due(self._timed, now):
+        for _moment, name, timer in timers.due(self.steps.timed, now):
             if self._spared.get((name, timer), 0.0) > now:
                 continue
-            aside = self.tally.set_aside
-            self.step(name, i.TimerFired(time=now, timer=timer))
-            if self.tally.set_aside > aside:  # it stays due: once in a while is often enough to try
+            aside = self.steps.tally.set_aside
+            self.steps.step(name, i.TimerFired(time=now, timer=timer))
+            if self.steps.tally.set_aside > aside:  # it stays due: once in a while is often enough to try
                 self._spared[name, timer] = now + SPARED
 
     def _every_so_often(self) -> None:
         now = time.monotonic()
         gate = self.parts.gate
-        if gate.nonce is not None and self.tally.reachable and now - self._marked_at > MARK_AGAIN:
+        if gate.nonce is not None and self.steps.tally.reachable and now - self._marked_at > MARK_AGAIN:
             self.mark()  # confirmed, and never stored: no timer would ever fire again
-        if self.tally.disk_full:
-            self.tally.disk_full = False
+        if self.steps.tally.disk_full:
+            self.steps.tally.disk_full = False
             log.info("the journal is written again")
             self.mark()
         if now >= self._notes_at:
             self._notes_at = now + 1.0
-            self._count_floods()
-            for name in self._space.freed(self.states, now):
+            self.steps.count_floods()
+            for name in self._space.freed(self.steps.states, now):
                 log.info("there is space again", experiment=name)
-                self.step(name, i.DiskFree(time=self.parts.clock.now()))
+                self.steps.step(name, i.DiskFree(time=self.parts.clock.now()))
             self._save()
-            self.parts.presence.tell(self.states)
+            self.parts.presence.tell(self.steps.states)
         if now < self._alive_at:
             return
         self._alive_at = now + ALIVE_EVERY
-        running = [name for name, state in sorted(self.states.items()) if state.ended is None]
+        running = [name for name, state in sorted(self.steps.states.items()) if state.ended is None]
         body = kinds.Alive(state="running" if running else "idle", queued=min(len(running), 2**31))
         self.parts.say.live("alive", body)
         self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
-        told = [story.standing(self.states[name]) for name in running[:MOST_SHOWN]]
+        told = [story.standing(self.steps.states[name]) for name in running[:MOST_SHOWN]]
         missing = f"; missing in the broker: {', '.join(sorted(self._missing))}" if self._missing else ""
         summary = f"{len(running)} running, entry {self.parts.journal.number}{missing}"
         systemd.notify(f"STATUS={'; '.join(told) or 'idle'}; {summary}")
@@ -373,8 +248,8 @@ class Shell:
             DiskFull: the service is to end.
         """
         now = time.monotonic()
-        if not self.tally.disk_full:
-            self.tally.disk_full = True
+        if not self.steps.tally.disk_full:
+            self.steps.tally.disk_full = True
             self.parts.gate.lost(self.parts.clock.now())  # deadlines get the time back
             self._alive_at = 0.0
             log.error("waits for space on the disk", detail=str(error))
@@ -385,23 +260,3 @@ class Shell:
         systemd.notify("WATCHDOG=1")
         if self.ending.wait(STALL):
             raise error
-
-    def _log(
-        self,
-        experiment: str,
-        given: i.AnyInput,
-        before: ExperimentState | None,
-        after: ExperimentState | None,
-    ) -> None:
-        kind = i.kind_of(given)
-        sender = given.event.sender if isinstance(given, i.Received) else "coordinator"
-        phase = after.phase.value if after else "none"
-        changed = before is None or after is None or before.phase is not after.phase
-        more: dict[str, Any] = {}
-        if (site := getattr(given, "site", sender)) in (after.members if after else ()):
-            more["site"] = site
-        if after is not None and after.round is not None:
-            more["round"] = after.round.number
-        (log.info if changed else log.debug)(
-            kind, experiment=experiment, sender=sender, phase=phase, entry=self.parts.journal.number, **more
-        )

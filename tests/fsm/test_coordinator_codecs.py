@@ -118,7 +118,7 @@ def test_a_difference_cannot_be_replayed_without_the_model_it_is_from_and_says_s
     consortium: Consortium, lost: str
 ) -> None:
     run(consortium, "bfloat16-difference")
-    state = consortium.coordinator.shell.states["exp-1"]
+    state = consortium.coordinator.shell.steps.states["exp-1"]
     consortium.stop()
     blobs = Blobs(consortium.folder / "blobs")
     master = blobs.path("exp-1", state.models[2].seal)
@@ -137,7 +137,7 @@ def test_a_difference_cannot_be_replayed_without_the_model_it_is_from_and_says_s
 
 def test_models_are_pruned_with_the_updates_that_are_differences_from_them(consortium: Consortium) -> None:
     run(consortium, "bfloat16-difference", keep_updates=1)
-    state = consortium.coordinator.shell.states["exp-1"]
+    state = consortium.coordinator.shell.steps.states["exp-1"]
     consortium.stop()
     blobs = Blobs(consortium.folder / "blobs")
     there = {path.name for path in (consortium.folder / "blobs" / "exp-1").iterdir()}

@@ -93,14 +93,14 @@ def test_a_journal_that_cannot_be_written_is_waited_for_and_nothing_is_lost(
     consortium.join()
     filler = fill(disk)
     consortium.say("experiment-start", START)
-    eventually(lambda: one.shell.tally.disk_full, what="the coordinator waits for space")
+    eventually(lambda: one.shell.steps.tally.disk_full, what="the coordinator waits for space")
     eventually(lambda: "paused" in signs.states, what="and says so to all")
     accepted = [event for event in consortium.heard if event.kind == "experiment-accepted"]
     assert accepted == [], "nothing is told that is not in the journal"
     filler.unlink()
     complete = body_of(consortium.until("experiment-complete"))
     assert complete.final_digest == calm
-    assert not one.shell.tally.disk_full
+    assert not one.shell.steps.tally.disk_full
     consortium.stop()
     signs.bus.close()
     assert all(step.agrees for step in replay(open_readonly(consortium.folder), Blobs(consortium.folder / "blobs")))
@@ -112,7 +112,7 @@ def test_a_coordinator_that_waits_for_space_ends_when_it_is_told_to(consortium: 
     ending = Ending(one)
     fill(disk)
     consortium.say("experiment-start", START)
-    eventually(lambda: one.shell.tally.disk_full, what="the coordinator waits for space")
+    eventually(lambda: one.shell.steps.tally.disk_full, what="the coordinator waits for space")
     one.stop()
     assert "Free space" in str(ending.ended())
     with pytest.raises(DiskFull, match="Free space"):
@@ -135,7 +135,7 @@ def test_a_model_that_has_no_space_pauses_its_experiment_which_goes_on_by_itself
     paused = consortium.until("experiment-paused").body
     assert isinstance(paused, kinds.ExperimentPaused)
     assert paused.reason is Reason.DISK_FULL
-    state = running(consortium).shell.states["exp-1"]
+    state = running(consortium).shell.steps.states["exp-1"]
     assert state.phase is Phase.PAUSED
     assert story.standing(state).startswith("exp-1: paused (disk-full)")
     taken.unlink()

@@ -54,7 +54,7 @@ def test_an_event_whose_handler_raises_is_set_aside_with_its_bytes_and_the_rest_
     consortium.join()
     consortium.say("experiment-start", START)
     consortium.until("round-complete", 2)
-    assert running(consortium).shell.tally.set_aside >= 2
+    assert running(consortium).shell.steps.tally.set_aside >= 2
     consortium.until("experiment-complete")
     consortium.stop()
     found = aside(consortium.folder)
@@ -88,7 +88,7 @@ def test_an_effect_that_raises_is_set_aside_and_does_not_stop_the_next_start_eit
         patched.setattr(effects, "pending", raising)
         consortium.start()
         consortium.say("experiment-start", START)
-        eventually(lambda: running(consortium).shell.tally.set_aside, what="it is set aside")
+        eventually(lambda: running(consortium).shell.steps.tally.set_aside, what="it is set aside")
         consortium.stop()
         consortium.start()
         consortium.stop()
@@ -105,7 +105,7 @@ def test_a_timer_whose_handling_raises_is_set_aside_once_and_not_in_every_turn_o
     consortium.start()
     experiment = plain(rounds={"count": 1, "enrol_within": 0.2, "train_within": 1000.0, "grace": 50.0})
     consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))
-    eventually(lambda: running(consortium).shell.tally.set_aside, what="it is set aside")
+    eventually(lambda: running(consortium).shell.steps.tally.set_aside, what="it is set aside")
     for n in range(20):  # the loop turns
         consortium.say("echo", kinds.Echo(nonce=f"{n:032x}"), attempt=n, experiment="none")
     other = plain(id="exp-2")
@@ -136,7 +136,7 @@ def test_whatever_handler_raises_the_journal_replays_and_the_next_coordinator_st
             eventually(
                 lambda: (
                     any(one.kind in ("experiment-paused", "experiment-refused") for one in made.heard)
-                    or running(made).shell.tally.set_aside
+                    or running(made).shell.steps.tally.set_aside
                 ),
                 what="something came of it",
             )

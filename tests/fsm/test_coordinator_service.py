@@ -113,7 +113,7 @@ def test_two_experiments_run_side_by_side(consortium: Consortium) -> None:
         body = kinds.ExperimentStart(experiment=plain(id=name))
         consortium.say("experiment-start", body, experiment=name)
     consortium.until("experiment-complete", 2)
-    assert {name: state.phase for name, state in consortium.coordinator.shell.states.items()} == {
+    assert {name: state.phase for name, state in consortium.coordinator.shell.steps.states.items()} == {
         "exp-1": Phase.COMPLETE,
         "exp-2": Phase.COMPLETE,
     }
