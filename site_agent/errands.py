@@ -22,6 +22,7 @@ from site_agent.effects import (
     RunTrain,
     Say,
     SendChunks,
+    fetches,
 )
 from site_agent.jobs import OVER, Job, experiment_of
 from site_agent.post import Post
@@ -88,6 +89,14 @@ class Errands:
         self._watch()
         if effects:
             self._show()
+
+    def expect(self) -> None:
+        """Name to the receiver what is being fetched, before the queues are read: chunks may lie there already, and one
+        that nobody expects is dropped, to be asked for again much later."""
+        for job in self._steps.agenda.jobs.values():
+            for effect in fetches(job):
+                self._receiver.expect(effect.key, effect.seal)
+        self._watch()
 
     def _watch(self) -> None:
         """Tell the receiver of which rounds chunks may come. After the last round, the one chosen on validation may."""

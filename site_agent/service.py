@@ -201,6 +201,7 @@ class Agent:
         try:
             # Shown before it waits: after a kill the broker holds the inbox for the dead agent a while longer.
             log.info("taking the inbox; another holder is waited for")
+            self._errands.expect()
             try:
                 self._subscriptions.attach(self.config.site.name, self._hearing.take, self._receiver.deliver)
             except BrokerUnreachable:

@@ -12,6 +12,7 @@ from brokers import eventually
 
 from messages.kinds import ChunksWanted
 from messages.tensor_codecs import CodecName
+from site_agent.service import Agent
 from site_agent.training.null import addend
 
 
@@ -49,6 +50,33 @@ def test_missing_chunks_of_a_global_model_are_asked_for(
     assert wanted.body.chunks == [2, 4]
     coordinator.send_model(1)
     assert eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_chunks_that_come_while_an_agent_takes_up_its_work_are_kept(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch, announced: bool
+) -> None:
+    first = start()
+    joined(coordinator)
+    if announced:
+        coordinator.start_round(1)
+        eventually(lambda: coordinator.of("round-accepted"), what="round-accepted")
+    first.stop()
+    coordinator.send_model(1)
+    recover = Agent._recover
+
+    def recover_late(agent: Agent) -> None:
+        """Not before every chunk was looked at."""
+        end = coordinator.bus.broker.length("global") - 1  # type: ignore[attr-defined]
+        eventually(lambda: (at := agent.spool.position("global")) and at.offset == end, what="the chunks")
+        recover(agent)
+
+    monkeypatch.setattr(Agent, "_recover", recover_late)
+    start()
+    if not announced:
+        coordinator.start_round(1)
+    assert eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")
+    assert not coordinator.of("chunks-wanted")
 
 
 def test_chunks_of_an_update_are_sent_again_when_wanted(start: Start, coordinator: script.ScriptedCoordinator) -> None:
