@@ -14,6 +14,7 @@ ENDED_BY: dict[tuple[str, str], str] = {
     ("messages/bus/memory/connection.py", "close"): "the bus's own thread, which sees `_closed`; tests only",
     ("site_agent/receiver.py", "close"): "its thread looks every half second whether it is to end",
     ("site_agent/sender.py", "_send"): "the broker's answer is here already (`done`)",
+    ("site_agent/sender.py", "_send_ahead"): "the same",
 }
 
 
