@@ -42,7 +42,7 @@ check: setup
 
 test: check
 	@echo 'konsil: tests'
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # On an otherwise idle machine; about a quarter of an hour
 bench: setup

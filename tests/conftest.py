@@ -20,6 +20,12 @@ settings.register_profile("konsil", settings.default, deadline=None, suppress_he
 settings.load_profile("konsil")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, where files run side by side: one that comes last leaves the others idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("torch")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def session_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
     """One private node for the whole session; tests ask for `broker` or `clean_broker`."""
