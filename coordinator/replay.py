@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -43,6 +43,10 @@ class AggregateCheck:
     status: Status
     agrees: bool
     problem: str = ""
+    contributors: Mapping[str, int] = field(default_factory=dict)
+    """Site → training cases that it used, as averaged."""
+    model_digest: str = ""
+    """Of the model that the round made, as recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,11 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
                     waiting[entry.experiment] = effect
             if isinstance(decision, d.RoundCompleted):
                 made = waiting.pop(entry.experiment, None)
-                check = _check(made, decision, blobs, final.get(entry.experiment))
+                check = replace(
+                    _check(made, decision, blobs, final.get(entry.experiment)),
+                    contributors={site: cases for site, _seal, cases in made.updates} if made is not None else {},
+                    model_digest=decision.digest,
+                )
         if check is not None and not check.agrees:
             problem = problem or check.problem
         if after is not None:

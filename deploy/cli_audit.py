@@ -122,12 +122,15 @@ def replay(
     konsil audit replay glioma-unet3d-01 --from-broker
     """
     from deploy import cli_replay
+    from deploy.cli_history import story_of_entries
 
     with working("reading the log"):
         source = read_source(checked_id(identity), profile, from_broker, journal, file)
     verdict = cli_replay.replay(source.entries, source.blobs, None if json_ else say)
     if json_:
-        emit({"experiment": identity, "source": source.where, **verdict.plain()})
+        described = story_of_entries(source.entries, identity).experiment
+        plain = described.plain() if described is not None else None
+        emit({"experiment": identity, "source": source.where, **verdict.plain(), "file": plain})
     else:
         say(verdict.line(identity))
     raise typer.Exit(0 if verdict.agrees else 1)

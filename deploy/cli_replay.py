@@ -18,7 +18,8 @@ class Verdict:
 
     entries: int = 0
     rounds: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Round → {"status": recomputed | digest-only | missing, "agrees": bool}."""
+    """Round → {"status": recomputed | digest-only | missing, "agrees": bool, "contributors": {site: cases},
+    "model_digest"}."""
     wrong: list[dict[str, Any]] = field(default_factory=list)
     """Entries that do not follow, or were changed: {"entry", "what"}."""
 
@@ -73,6 +74,8 @@ def replay(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str], N
                 verdict.rounds[step.aggregate.round] = {
                     "status": str(step.aggregate.status),
                     "agrees": step.aggregate.agrees,
+                    "contributors": dict(step.aggregate.contributors),
+                    "model_digest": step.aggregate.model_digest,
                 }
             if not step.agrees:
                 verdict.wrong.append({"entry": where, "what": step.problem or "it does not follow"})

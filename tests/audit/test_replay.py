@@ -57,6 +57,9 @@ def test_a_good_log_replays_and_tells_its_story(log: list[Entry]) -> None:
     assert all(step.agrees for step in steps)
     assert [step.aggregate.status for step in steps if step.aggregate] == [Status.DIGEST_ONLY] * 2
     assert any("round 1 closes with site-a (10), site-b (10), site-c (10)" in step.what for step in steps)
+    first = next(step.aggregate for step in steps if step.aggregate is not None)
+    assert (first.round, first.contributors) == (1, {"site-a": 10, "site-b": 10, "site-c": 10})
+    assert any(f"round 1 made model {first.model_digest[:12]}" in step.what for step in steps)
     assert recover(log)["exp-1"].phase is Phase.COMPLETE
 
 

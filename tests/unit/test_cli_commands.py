@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import storytelling
 from brokers import PATIENCE
 
 from messages import chain, codec
@@ -204,6 +205,16 @@ def test_a_changed_byte_in_a_log_is_named(konsil, tmp_path: Path) -> None:  # ty
 def test_a_file_that_is_no_log_ends_with_2(konsil, file: Path) -> None:  # type: ignore[no-untyped-def]
     done = konsil("audit", "verify", str(file))
     assert (done.returncode, "is not an exported event log" in said(done)) == (2, True)
+
+
+def test_a_replay_as_json_names_the_file_each_rounds_contributors_and_its_model(konsil, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "log"
+    chain.write_export(path, storytelling.complete().entries)
+    done = konsil("audit", "replay", "try", str(path), "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["file"]) == (0, storytelling.EXPERIMENT.plain())
+    assert answer["rounds"]["1"]["contributors"] == dict.fromkeys(storytelling.SITES, storytelling.CASES.train)
+    assert len(answer["rounds"]["1"]["model_digest"]) == 64
 
 
 def test_two_sources_at_once_are_refused(konsil, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
