@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needs import need_chaos
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
@@ -31,8 +32,7 @@ CLEAN = ("env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 def need_nspawn() -> None:
     """Skip, with the reason, where no such machine can be had or nobody asked for one."""
-    if os.environ.get("KONSIL_CHAOS") != "1":
-        pytest.skip("boots a machine, which takes minutes: `make chaos` runs it (KONSIL_CHAOS=1)")
+    need_chaos("boots a machine, which takes minutes")
     if os.geteuid() != 0:
         pytest.skip("systemd-nspawn needs root")
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from alarms import disk_alarm
-from brokers import eventually, need_broker
+from brokers import eventually
+from e2e_rig import running
 from fault_rig import FaultRig
+from needs import need_chaos
 
 from deploy.broker.configuration import write_private
 from messages.names import COORDINATOR
@@ -20,16 +21,10 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
-    if os.environ.get("KONSIL_CHAOS") != "1":
-        pytest.skip("takes minutes: `make chaos` runs it (KONSIL_CHAOS=1)")
-    need_broker()
-    rig = FaultRig(tmp_path_factory.mktemp("broker"), seconds=1.0)
-    try:
-        rig.start_all()
+    need_chaos()
+    with running(tmp_path_factory.mktemp("broker"), FaultRig, seconds=1.0) as rig:
         rig.calm()
         yield rig
-    finally:
-        rig.close()
 
 
 def test_a_broker_that_is_restarted_in_order_costs_time_and_nothing_else(rig: FaultRig) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from brokers import need_broker
 from fault_rig import FaultRig
+from needs import need_chaos
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,8 +31,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 
 def test_a_site_whose_disk_is_full_waits_and_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    if os.environ.get("KONSIL_CHAOS") != "1":
-        pytest.skip("takes minutes: `make chaos` runs it (KONSIL_CHAOS=1)")
+    need_chaos()
     need_broker()
     rig = FaultRig(tmp_path, seconds=0.5)
     state = rig.layout.site("site-c")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from brokers import eventually, need_broker
 from fault_rig import FaultRig
+from needs import need_chaos
 from proxy import FaultyProxy
 
 from messages.liveness import Liveness
@@ -29,8 +30,7 @@ def proxy() -> Iterator[FaultyProxy]:
 @pytest.fixture
 def rig(tmp_path_factory: pytest.TempPathFactory, proxy: FaultyProxy) -> Iterator[FaultRig]:
     """site-a's line goes through the proxy."""
-    if os.environ.get("KONSIL_CHAOS") != "1":
-        pytest.skip("takes minutes: `make chaos` runs it (KONSIL_CHAOS=1)")
+    need_chaos()
     need_broker()
     rig = FaultRig(tmp_path_factory.mktemp("line"), seconds=2.0)
     try:

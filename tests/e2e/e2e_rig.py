@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from brokers import need_broker
@@ -185,11 +185,14 @@ class Rig:
         self.node.kill()
 
 
+AnyRig = TypeVar("AnyRig", bound=Rig)
+
+
 @contextlib.contextmanager
-def running(folder: Path, *, seconds: float = 0.2, tls: bool = False) -> Iterator[Rig]:
+def running(folder: Path, kind: type[AnyRig] = Rig, *, seconds: float = 0.2, tls: bool = False) -> Iterator[AnyRig]:
     """A rig with everything started, ended with the context."""
     need_broker()
-    rig = Rig(folder, seconds=seconds, tls=tls)
+    rig = kind(folder, seconds=seconds, tls=tls)
     try:
         rig.start_all()
         yield rig

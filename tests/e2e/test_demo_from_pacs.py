@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +14,11 @@ import pytest
 from brokers import PATIENCE, eventually, need_broker
 from e2e_finished import Finished, finish
 from e2e_tiny_demo import SHAPE, SPACING_MM
+from needs import need_orthanc
 
 from deploy.demo import identities, phantom
 from deploy.demo.dicom import stored
 from deploy.demo.patients import Delivery, Plan
-from deploy.orthanc.node import Missing, find
 from site_agent.dicom.pseudonyms import Pseudonyms
 
 WITHIN = 900.0
@@ -36,12 +35,7 @@ VALUES = {"ED": 1, "ET": 2, "NCR": 3}
 def from_pacs(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """One tiny demo from DICOM, run to its end, with its folder kept."""
     need_broker()
-    try:
-        find()
-    except Missing as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    need_orthanc()
     return finish(tmp_path_factory.mktemp("pacs") / "out", "--from-pacs", within=WITHIN)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from brokers import eventually, need_broker
+from brokers import eventually
+from e2e_rig import running
 from fault_rig import FaultRig
 
 from deploy.broker.configuration import write_private
@@ -19,14 +20,9 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
-    need_broker()
-    rig = FaultRig(tmp_path_factory.mktemp("broker"), seconds=0.2)
-    try:
-        rig.start_all()
+    with running(tmp_path_factory.mktemp("broker"), FaultRig) as rig:
         rig.calm()
         yield rig
-    finally:
-        rig.close()
 
 
 def test_a_broker_that_lost_its_data_directory_gets_everything_again_and_the_bits_stay(rig: FaultRig) -> None:

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from brokers import eventually, need_broker
-from e2e_rig import DEADLINE, SITES, experiment
+from brokers import eventually
+from e2e_rig import DEADLINE, SITES, experiment, running
 from fault_rig import LONG, FaultRig
 
 from coordinator.decisions import RoundCompleted
@@ -26,13 +26,8 @@ EVERY_SITE = {"least_sites": "all"}
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
     """One consortium for all: each test leaves its services running, and its experiments ended."""
-    need_broker()
-    rig = FaultRig(tmp_path_factory.mktemp("processes"))
-    try:
-        rig.start_all()
+    with running(tmp_path_factory.mktemp("processes"), FaultRig) as rig:
         yield rig
-    finally:
-        rig.close()
 
 
 def test_a_site_killed_in_training_is_left_out_by_quorum_and_takes_part_again_after_its_restart(rig: FaultRig) -> None:

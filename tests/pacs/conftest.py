@@ -5,28 +5,18 @@ A missing Orthanc skips the tests that need it on a desk, and fails them where C
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import need_orthanc
 
-from deploy.orthanc.node import Missing, OrthancNode, find
+from deploy.orthanc.node import OrthancNode
 
 CALLER = "KONSIL"
 """The AE title that the session's node knows; it only calls (for C-MOVE: `orthanc.register`)."""
-
-
-def need_orthanc() -> None:
-    """Skip on a desk without Orthanc, fail in CI."""
-    try:
-        find()
-    except Missing as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

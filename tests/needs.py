@@ -1,0 +1,30 @@
+"""What a test needs and this machine may not have: skipped on a desk, failed where CI=true. (RabbitMQ: `brokers`.)"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from deploy.orthanc.node import Missing, find
+
+
+def lacks(what: str) -> None:
+    """Skip, or fail in CI: this is not here."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def need_orthanc() -> None:
+    """Orthanc is installed."""
+    try:
+        find()
+    except Missing as error:
+        lacks(str(error))
+
+
+def need_chaos(what: str = "takes minutes") -> None:
+    """Somebody asked for it: skipped everywhere else, in CI too."""
+    if os.environ.get("KONSIL_CHAOS") != "1":
+        pytest.skip(f"{what}: `make chaos` runs it (KONSIL_CHAOS=1)")
