@@ -15,7 +15,7 @@ from fault_rig import LONG, FaultRig
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 SHUT = "site-c"
 OTHERS = ("site-a", "site-b")
@@ -60,11 +60,11 @@ def test_a_site_whose_work_waits_for_its_hours_says_so_to_researcher_operator_an
         status = konsil("site", "status", "--config", rig.consortium.config_of(SHUT)).communicate(timeout=LONG)[0]
         assert f"{SHUT}: outside-hours until {BEGIN:%H:%M}, broker connected" in status
         assert rig.status(SHUT)["queue"] == ["night"]
-        eventually(lambda: rig.said(COORDINATOR, "ready"), 60, "the coordinator to be there")
+        eventually(lambda: rig.said(COORDINATOR, "ready"), what="the coordinator to be there")
         abort = konsil("experiment", "abort", "night", "--profile", rig.layout.profile)
         said = abort.communicate(timeout=LONG)[0]
         assert abort.returncode == 0, said
-        eventually(lambda: rig.status(SHUT)["state"] == "idle", 60, "nothing to wait any more")
+        eventually(lambda: rig.status(SHUT)["state"] == "idle", what="nothing to wait any more")
     finally:
         watch.kill()
         watch.communicate()
