@@ -61,7 +61,7 @@ def test_streams_that_only_others_read_are_missed_by_the_coordinator_when_they_a
     definitions = tmp_path / "definitions.json"
     write_private(definitions, json.dumps(rig.consortium.definitions()))
     before = rig.entries()
-    eventually(lambda: before <= rig.audited(), 60, "the event log to be there")
+    eventually(lambda: before <= rig.audited(), what="the event log to be there")
     deleted = len(rig.lines(COORDINATOR))
 
     def told(event: str, queue: str) -> bool:
@@ -70,13 +70,19 @@ def test_streams_that_only_others_read_are_missed_by_the_coordinator_when_they_a
 
     for queue in ("models", "audit", "downlink"):
         rig.ctl("delete_queue", queue, "-p", "VHOST")
-        eventually(lambda q=queue: told("a queue is not there, or may not be read", q), 30, f"{queue} to be missed")  # type: ignore[misc]
-        rig.ctl("import_definitions", str(definitions))
-        eventually(lambda q=queue: told("a queue is there again", q), 30, f"{queue} to be found")  # type: ignore[misc]
-    eventually(lambda: before <= rig.audited(), 90, "the event log to be filled again")
-    eventually(lambda: rig.messages(RESEARCHER, "downlink"), 90, "what is current to be told again")
-    eventually(lambda: rig.chunks(RESEARCHER, "models", "calm"), 90, "the finished model to be sent again")
+        eventually(lambda q=queue: told("a queue is not there, or may not be read", q), what=f"{queue} to be missed")  # type: ignore[misc]
+    rig.ctl("import_definitions", str(definitions))
+    for queue in ("models", "audit", "downlink"):
+        eventually(lambda q=queue: told("a queue is there again", q), what=f"{queue} to be found")  # type: ignore[misc]
+    eventually(lambda: before <= rig.audited(), what="the event log to be filled again")
+    eventually(lambda: rig.messages(RESEARCHER, "downlink"), what="what is current to be told again")
+    eventually(lambda: rig.chunks(RESEARCHER, "models", "calm"), what="the finished model to be sent again")
+
+    def renewed() -> set[str]:
+        about = "a queue is not the one that was read before"
+        return {line["queue"] for line in rig.lines(COORDINATOR)[deleted:] if line["event"] == about}
+
+    eventually(lambda: renewed() >= {"models", "audit", "downlink"}, what="each to be known as another one")
+    assert renewed() == {"models", "audit", "downlink"}
     lines = rig.lines(COORDINATOR)[deleted:]
     assert not [line for line in lines if line["event"] == "broker"], "nothing else waited for them"
-    renewed = {line["queue"] for line in lines if line["event"] == "a queue is not the one that was read before"}
-    assert renewed == {"models", "audit", "downlink"}
