@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from coordinator.inputs import OWN_KINDS
 from coordinator.machine import TABLE
 from messages import crash
-from site_agent import work
+from site_agent import decisions
 from site_agent.training import protocol
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ EXCEPTIONS = {
 
 
 def test_each_decision_of_a_calm_run_is_a_step_at_which_an_agent_is_killed() -> None:
-    decided = {one.__name__.lower() for one in get_args(work.Decision)}
+    decided = {one.__name__.lower() for one in get_args(decisions.Decision)}
     steps = {step.removeprefix("agent:") for step in crash.AGENT}
     assert steps - {"fetching", "sending"} == decided - EXCEPTIONS
 
