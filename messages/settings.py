@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -142,16 +143,29 @@ def parse(content: Any, model: type[Model], where: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("; ".join(_mistakes(error)), where=where) from None
+        raise ConfigError("; ".join(_mistakes(error, _keys_of(model))), where=where) from None
 
 
-def _mistakes(error: ValidationError) -> list[str]:
+def _keys_of(model: Any) -> set[str]:
+    """Every key that a file of this model may hold, in whatever section."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        own = {field.alias or name for name, field in model.model_fields.items()}
+        return own.union(*(_keys_of(field.annotation) for field in model.model_fields.values()))
+    return set().union(*(_keys_of(part) for part in get_args(model)))
+
+
+def _mistakes(error: ValidationError, keys: set[str]) -> list[str]:
     lines = []
-    for item in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    for item in found:
+        place = item["loc"]
+        if item["type"] == "too_short" and any(place == one["loc"][: len(place)] != one["loc"] for one in found):
+            continue  # it is too short because what stands in it is wrong, which is said already
         # In brackets stand pydantic's own words: "[key]", and the tags of unions.
         key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("["))
         if item["type"] == "extra_forbidden":
-            lines.append(f"key {key!r} is unknown")
+            near = get_close_matches(str(item["loc"][-1]), sorted(keys), n=1, cutoff=0.75)
+            lines.append(f"key {key!r} is unknown" + (f" (did you mean {near[0]!r}?)" if near else ""))
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is missing")
         else:

@@ -227,7 +227,7 @@ def _datasets(config: SiteConfig) -> Iterator[Check]:
         what = f"{stock.used} of {stock.found} cases usable" + (f" (left out: {left_out})" if left_out else "")
         least = config.policy.floors.least_cases
         if stock.used < least:
-            advice = "Add cases, or lower policy.floors.least_cases"
+            advice = "Run `konsil site datasets` to see why, add cases, or lower policy.floors.least_cases"
             yield Check(label, Grade.FAIL, f"{what}, fewer than the policy's {least}", advice, 2)
         elif left_out:
             yield Check(label, Grade.WARN, what, "Run `konsil site datasets` to see why")

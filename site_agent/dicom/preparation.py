@@ -198,7 +198,8 @@ class Preparation:
             return True
         lacks = self._lacks(told)
         if lacks is not None:
-            verdict = Verdict(told.patient, told.print, lacks, "the source names no series of this kind")
+            kind = "labels" if lacks is Reason.NO_LABEL else "images"
+            verdict = Verdict(told.patient, told.print, lacks, f"the source names no series of {kind} in this study")
             self._index.put(told.study, verdict)
             self._settle(told.study, told.case, verdict)
         return lacks is not None

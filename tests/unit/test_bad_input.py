@@ -44,7 +44,7 @@ def konsil(folder: Path, *arguments: str) -> tuple[int, list[str]]:
     [
         ("sites = [", "sites = ", "is not valid TOML"),
         ("vhost", "vhots", "key 'broker.vhots' is unknown"),
-        ('"{password}"', '"file:nowhere"', "cannot read the secret in nowhere"),
+        ('"{password}"', '"file:nowhere"', "nowhere (No such file or directory). Check the path and its permissions"),
         ("consortium = ", "# ", "key 'coordinator.consortium' is missing"),
     ],
 )

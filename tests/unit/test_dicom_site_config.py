@@ -94,6 +94,14 @@ def test_a_mistake_is_one_line_that_names_the_key_as_it_stands_in_the_file(
     assert "\n" not in str(refused.value)
 
 
+def test_a_wrong_item_of_a_list_is_one_mistake_and_not_two(tmp_path: Path) -> None:
+    wrong = SHARED.replace('["T1c", "FLAIR"]', '["CT"]')
+    with pytest.raises(ConfigError) as refused:
+        config.read(written(tmp_path, f"[datasets.g]\n{SETS['folder']}{wrong}"))
+    assert refused.value.what.startswith("datasets.g.channels.0 = 'CT': ")
+    assert ";" not in refused.value.what
+
+
 def test_no_secret_of_a_pacs_is_shown_in_a_mistake(tmp_path: Path) -> None:
     text = SETS["web"].replace('"credential:pacs"', "4711").replace("user", "token = 4712\nuser") + SHARED
     with pytest.raises(ConfigError) as refused:

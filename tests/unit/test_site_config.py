@@ -84,7 +84,7 @@ def test_the_designs_example_is_understood_to_the_last_key(tmp_path: Path) -> No
         (LEAST, "key 'schema' is missing"),
         ("schema = 1\n" + LEAST.replace("site-a", "Site A"), "site.name = 'Site A'"),
         ("schema = 1\n" + LEAST.replace("site-a", "coordinator"), "reserved"),
-        ("schema = 1\n" + LEAST + "[limits]\ngpu = 1\n", "key 'limits.gpu' is unknown"),
+        ("schema = 1\n" + LEAST + "[limits]\ngpu = 1\n", "key 'limits.gpu' is unknown (did you mean 'gpus'?)"),
         ("schema = 1\n" + LEAST + '[limits]\nhours = "6pm"\n', "write hours as HH:MM-HH:MM"),
         ("schema = 1\n" + LEAST + '[policy]\napproval = "maybe"\n', "policy.approval = 'maybe'"),
         ("schema = ", "is not valid TOML"),
