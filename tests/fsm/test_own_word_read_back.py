@@ -14,7 +14,19 @@ from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBus
 from messages.chain import decode_entry
 from messages.envelope import decode
-from messages.names import AUDIT, DOWNLINK, MODELS
+from messages.names import AUDIT, COORDINATOR, DOWNLINK, MODELS, UPLINK
+
+
+@pytest.fixture
+def older(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> Consortium:
+    """A consortium whose broker has the definitions of a version that read nothing back."""
+    may_read = consortium.broker.grants.may_read
+    monkeypatch.setattr(
+        consortium.broker.grants,
+        "may_read",
+        lambda user, queue: not (user == COORDINATOR and queue in OWN_WORD) and may_read(user, queue),
+    )
+    return consortium
 
 
 @pytest.fixture
@@ -95,3 +107,23 @@ def test_nothing_is_sent_twice_to_streams_that_are_what_they_were(complete: Cons
     started = complete.broker.length(AUDIT)
     assert complete.broker.length(MODELS) == lengths[MODELS]
     assert started - lengths[AUDIT] == 1
+
+
+def test_a_coordinator_that_may_not_read_them_says_so_works_on_and_takes_uplink_for_all_of_them(
+    older: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("messages.systemd.notify", told.append)
+    older.start()
+    older.join()
+    older.say("experiment-start", kinds.ExperimentStart(experiment=plain()))
+    older.until("model-ready")
+    eventually(lambda: held(older, AUDIT) == journaled(older), what="the whole event log")
+    eventually(lambda: any(line.endswith("missing in the broker: audit, downlink, models") for line in told), what="it")
+    said = capsys.readouterr().out
+    assert all(f"queue={queue}" in said for queue in OWN_WORD)
+    chunks = {one for one in held(older, MODELS) if isinstance(one, bytes)}
+    for queue in (AUDIT, MODELS, UPLINK):
+        older.broker.wipe(queue)
+    eventually(lambda: older.broker.length(AUDIT) and held(older, AUDIT) == journaled(older), what="the log")
+    eventually(lambda: chunks <= held(older, MODELS), what="the chunks of the model")
