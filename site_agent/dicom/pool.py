@@ -99,11 +99,11 @@ class Makers:
     def _opened(processes: int) -> ProcessPoolExecutor:
         # "spawn": this process may have threads and a trainer's libraries, which do not survive a fork.
         return ProcessPoolExecutor(
-            processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+            processes, mp_context=get_context("spawn"), initializer=begin, initargs=(os.getpid(),)
         )
 
 
-def _begin(parent: int) -> None:
+def begin(parent: int) -> None:
     """End with the parent, even a killed one (prctl(2)); Ctrl-C in a terminal is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

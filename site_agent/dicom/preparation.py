@@ -25,9 +25,9 @@ from messages.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.datasets.layouts import read_withdrawn
 from site_agent.dicom import away, fingerprint, pins, store
-from site_agent.dicom.base import Accounting, Object, Refused, SeriesFound, Source, StudyFound
+from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, Source, StudyFound
+from site_agent.dicom.cleaning import Cleaned, Cleaners, Rules
 from site_agent.dicom.config import DicomDataset
-from site_agent.dicom.door import Door
 from site_agent.dicom.index import Index, Verdict
 from site_agent.dicom.labels import LABEL_MODALITY
 from site_agent.dicom.looks import Look, Terms
@@ -35,7 +35,6 @@ from site_agent.dicom.making import SEALED, Task
 from site_agent.dicom.pool import Makers
 from site_agent.dicom.pseudonyms import Pseudonyms, patient_identity
 from site_agent.dicom.sources import open_source
-from site_agent.dicom.sources.arrivals import weight
 from site_agent.dicom.spool import Spool
 from site_agent.dicom.store import Store
 from site_agent.room import Room
@@ -47,10 +46,16 @@ REFUSALS = 3
 """Studies in a row of which the source will not give a series, until it counts as refusing altogether."""
 _UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
 """A series that came short while it was fetched may come whole the next time, without the source saying otherwise."""
+WORTH_PROCESSES = 4
+"""Studies from which on it is worth to start processes for the door's work."""
 GROWTH = 2
 """A case takes at most so many times the bytes of its objects, as a rule: 16 bits become 32."""
 _LARGEST = "largest"
 """Names the bytes of the largest study that came, in the index."""
+
+
+_BLOCK = 4096
+"""Bytes by which a file takes more than its content, at the most."""
 
 
 class _NoRoom(Exception):
@@ -70,6 +75,14 @@ class _Told:
     @property
     def case(self) -> str:
         return f"{self.patient}-{self.study}"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Which series is fetched; pseudonyms."""
+
+    study: str
+    series: str
 
 
 @dataclass
@@ -102,7 +115,7 @@ class Preparation:
         self._withdrawn = read_withdrawn(config.withdrawn)
         self._terms = Terms(config, secret)
         self._names = Pseudonyms(secret)
-        self._door = Door(self._names, config.labels, config.overrides)
+        self._cleaners = Cleaners(1, Rules(secret, config.labels, tuple(config.overrides)))
         self._index = Index(lying.folder / "index.sqlite")
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
@@ -111,7 +124,8 @@ class Preparation:
         self._done = self._total = self._refusals = self._bytes = self._came = 0
 
     def close(self) -> None:
-        """Close index and spool."""
+        """Close index and spool, and end the door's processes."""
+        self._cleaners.close()
         self._index.close()
         self._spool.close()
 
@@ -145,6 +159,7 @@ class Preparation:
             self._total = len(found)
             told = [self._told(study) for study in found]
             waiting = [one for one in told if not self._settled(one)]
+            self._cleaners.processes = self._processes if len(waiting) >= WORTH_PROCESSES else 1
             self._make_room()
             with Makers(min(self._processes, len(waiting)), self._alive) as makers:
                 for one in waiting:
@@ -198,8 +213,7 @@ class Preparation:
             return True
         lacks = self._lacks(told)
         if lacks is not None:
-            kind = "labels" if lacks is Reason.NO_LABEL else "images"
-            verdict = Verdict(told.patient, told.print, lacks, f"the source names no series of {kind} in this study")
+            verdict = Verdict(told.patient, told.print, lacks, "the source names no series of this kind")
             self._index.put(told.study, verdict)
             self._settle(told.study, told.case, verdict)
         return lacks is not None
@@ -240,8 +254,7 @@ class Preparation:
         for series in self._wanted(told.found):
             uid = self._names.uid(series.uid)
             try:
-                take = partial(self._take, study=told.study, series=uid, come=come)
-                fetched = source.fetch(series, self._spool.has, take)
+                fetched = self._of_series(source, series, _Asked(told.study, uid), come)
             except PacsRefused as error:
                 log.warning("the PACS does not give a series", dataset=self._name, error=error.what)
                 come.refused = True
@@ -276,32 +289,48 @@ class Preparation:
             nifti=told.nifti,
         )
 
+    def _of_series(self, source: Source, series: SeriesFound, asked: _Asked, come: _Come) -> Fetched:
+        """Fetch one series into the spool; what came of it is there when this ends, however it does."""
+        try:
+            try:
+                return source.fetch(series, self._spool.has, partial(self._take, asked=asked, come=come))
+            finally:
+                for one in self._cleaners.rest():
+                    self._keep(one, asked, come)
+        except _NoRoom:
+            self._cleaners.forget()  # all of the study goes
+            raise
+
     def _wanted(self, found: StudyFound) -> Sequence[SeriesFound]:
         labels = LABEL_MODALITY.get(self._config.labels.source)
         return [one for one in found.series if one.modality == labels or one.modality in self._config.query.modalities]
 
-    def _take(self, obj: Object, study: str, series: str, come: _Come) -> None:
+    def _take(self, obj: Object, asked: _Asked, come: _Come) -> None:
         self._alive()
         identity = patient_identity(obj)
         if {identity, identity.partition("^^^")[0]} & self._withdrawn:
             come.withdrawn = True  # the source's index said otherwise
             return
-        try:
-            admitted = self._door.admit(obj)
-            if (admitted.study, admitted.series) != (study, series):
-                come.broken[series] = Reason.RETRIEVE_FAILED  # not what was asked for
-                return
-            size = weight(admitted.object)
-            if not self._makes_room(size):
-                raise _NoRoom
-            self._room.wrote(size)
-            self._came += size
-            self._spool.put(admitted)
-            crash.passed("dicom:spooled")
-        except Refused as error:
-            if series not in come.broken:
-                come.series[error.reason] += 1
-            come.broken[series] = error.reason
+        for one in self._cleaners.give(obj):
+            self._keep(one, asked, come)
+
+    def _keep(self, clean: Cleaned, asked: _Asked, come: _Come) -> None:
+        """What the door made of an object of the series that was asked for."""
+        if isinstance(clean, Reason):
+            if asked.series not in come.broken:
+                come.series[clean] += 1
+            come.broken[asked.series] = clean
+            return
+        if (clean.study, clean.series) != (asked.study, asked.series):
+            come.broken[asked.series] = Reason.RETRIEVE_FAILED  # not what was asked for
+            return
+        size = len(clean.content) + _BLOCK
+        if not self._makes_room(size):
+            raise _NoRoom
+        self._room.wrote(size)
+        self._came += size
+        self._spool.keep(clean)
+        crash.passed("dicom:spooled")
 
     def _note_size(self) -> None:
         """Remember the largest study that came: what is to be free before another one is fetched."""

@@ -16,6 +16,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -44,6 +45,22 @@ _PURPOSE = "spool"
 _PREAMBLE = bytes(128)
 """Begins every file that is not encrypted (PS3.10, 7.1)."""
 _numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An object that passed the door, as a file's content; else as `door.Admitted`."""
+
+    study: str
+    series: str
+    sop: str
+    facts: Facts
+    content: bytes
+
+
+def written(admitted: Admitted) -> Written:
+    """Raises Refused (UNREADABLE) where an object cannot be written."""
+    return Written(admitted.study, admitted.series, admitted.sop, admitted.facts, encoded(admitted.object))
 
 
 class Spool:
@@ -93,10 +110,13 @@ class Spool:
         Raises:
             OSError: the disk is full. DataError: the index cannot be written.
         """
-        if self._there(admitted.sop):
+        return not self._there(admitted.sop) and self.keep(written(admitted))
+
+    def keep(self, clean: Written) -> bool:
+        """`put` of what is encoded already."""
+        if self._there(clean.sop):
             return False
-        path = self._path(admitted.study, admitted.series, admitted.sop)
-        content = encoded(admitted.object)
+        path, content = self._path(clean.study, clean.series, clean.sop), clean.content
         if self._seals:
             content = self._vault.seal(content)
         for folder in (path.parent.parent, path.parent):
@@ -110,8 +130,8 @@ class Spool:
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-        facts = json.dumps(admitted.facts.plain(), sort_keys=True)
-        row = (admitted.sop, admitted.study, admitted.series, len(content), _digest(content), facts)
+        facts = json.dumps(clean.facts.plain(), sort_keys=True)
+        row = (clean.sop, clean.study, clean.series, len(content), _digest(content), facts)
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)", row)
         return True
