@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import pack_bits
 
-from site_agent.dicom.base import Volume
+from messages.reasons import Reason
+from site_agent.dicom import segmentations
+from site_agent.dicom.base import Refused, Volume
 from site_agent.dicom.config import LabelRule, Labels
 
 TEST_DATA = Path(os.environ.get("KONSIL_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -254,3 +257,10 @@ def slices(grid: Volume) -> list[Dataset]:
         obj.file_meta.TransferSyntaxUID = EXPLICIT
         made.append(obj)
     return made
+
+
+def refused(obj: Dataset, reference: Volume, rules: Labels = RULES, drawn_on: Sequence[Volume] = ()) -> Reason:
+    """Why a segmentation is no label of this image."""
+    with pytest.raises(Refused) as error:
+        segmentations.read(obj, reference, rules, drawn_on)
+    return error.value.reason
