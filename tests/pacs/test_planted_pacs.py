@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from dicom_rig import CHANNELS, SECRET, series_of, write
 from dicom_rig import settings as folder_settings
+from pacs_rig import WAYS, settings
 from planted import plant, traces, traces_below
 from pydicom import dcmread
-from test_sources import WAYS, settings
 
 from deploy.demo.experiments import glioma_demo
 from deploy.orthanc.node import OrthancNode

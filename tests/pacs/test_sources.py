@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import PATIENCE
-from dicom_files import SERIES, Taken, asking, encoded, image, three, uid
+from dicom_files import SERIES, Taken, encoded, image, three, uid
+from pacs_rig import WAYS, opened, settings
 from pydicom.uid import RLELossless
 
 from deploy.orthanc.node import OrthancNode
 from messages.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.dicom import sources
-from site_agent.dicom.base import Fetched, SeriesFound, Source
-from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource
-from site_agent.dicom.sources.dimse import Dimse
-
-WAYS = ("get", "move", "web")
-
-
-def dimse(node: OrthancNode, **changes: Any) -> DimseSource:
-    values: dict[str, Any] = {
-        "source": "dimse",
-        "host": "127.0.0.1",
-        "port": node.dicom_port,
-        "ae": "KONSIL",
-        "called": "ORTHANC",
-        "patience": PATIENCE,
-        **asking(changes.pop("query", {})),
-    }
-    return DimseSource(**{**values, **changes})
-
-
-def web(node: OrthancNode, **changes: Any) -> DicomWebSource:
-    values = {"source": "dicomweb", "url": node.url, "patience": PATIENCE, **asking(changes.pop("query", {}))}
-    return DicomWebSource(**{**values, **changes})
-
-
-def settings(way: str, node: OrthancNode, **changes: Any) -> DicomDataset:
-    return web(node, **changes) if way == "web" else dimse(node, retrieve=way, **changes)
-
-
-@contextmanager
-def opened(way: str, node: OrthancNode, **changes: Any) -> Iterator[Source]:
-    """A source over the node, which knows where our storage SCP listens."""
-    source = sources.open_source(settings(way, node, **changes), Path("unused"))
-    try:
-        if way == "move":
-            assert isinstance(source, Dimse)
-            node.register("KONSIL", "127.0.0.1", source.scp.port)
-        yield source
-    finally:
-        source.close()
+from site_agent.dicom.base import Fetched, SeriesFound
 
 
 def hold(node: OrthancNode, *objects: Any) -> None:
