@@ -52,6 +52,14 @@ def joined(coordinator: script.ScriptedCoordinator) -> None:
     eventually(lambda: coordinator.of("joined"), what="joined")
 
 
+def training(coordinator: script.ScriptedCoordinator, running: Running) -> None:
+    """Join, and come to train round 1."""
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+
+
 def through_rounds(coordinator: script.ScriptedCoordinator, *numbers: int) -> None:
     joined(coordinator)
     for number in numbers:

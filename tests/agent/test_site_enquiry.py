@@ -66,14 +66,13 @@ def test_a_site_that_was_left_out_of_a_round_is_told_why(
     assert (told[0]["experiment"], told[0]["round"], told[0]["reason"]) == ("exp-1", 1, "straggler")
 
 
-def test_how_far_an_update_is_sent_is_known_of_this_content_alone(
+def test_how_far_an_update_is_sent_is_known_by_its_chunks_digests(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sender, "MARK_EVERY", 0.0)
     update = tmp_path / "exp-1.1.site-a.1.update"
-    assert Mark(update, "a" * 64).read() == 0
-    Mark(update, "a" * 64).write(7)
-    assert Mark(update, "a" * 64).read() == 7
-    assert Mark(update, "b" * 64).read() == 0
-    update.with_suffix(".sent").write_bytes(b"\xff\x00")
-    assert Mark(update, "a" * 64).read() == 0
+    assert Mark(update).read() == []
+    Mark(update).write([b"a" * 32, b"b" * 32])
+    assert Mark(update).read() == [b"a" * 32, b"b" * 32]
+    update.with_suffix(".sent").write_bytes(b"a" * 32 + b"torn")
+    assert Mark(update).read() == [b"a" * 32]

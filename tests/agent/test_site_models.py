@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import site_consortium as script
-from agent_rig import Start, joined, through_rounds
+from agent_rig import Start, joined, through_rounds, training
 from brokers import eventually
 
 from messages.kinds import ChunksWanted
@@ -169,10 +169,7 @@ def test_a_damaged_model_on_disk_is_fetched_again_after_a_restart(
 ) -> None:
     monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 0.2)
     first = start("--seconds", "600")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: first.ask("status")["state"] == "training", what="training")
+    training(coordinator, first)
     first.stop()
     (model,) = (tmp_path / "state" / "globals").iterdir()
     model.write_bytes(b"\xff" * model.stat().st_size)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 import site_consortium as script
-from agent_rig import Start, joined
+from agent_rig import Start, joined, training
 from brokers import PATIENCE, eventually
 from gated_trainer import Gate
 
@@ -126,10 +126,7 @@ def test_a_site_declines_what_its_hours_are_too_late_for_and_joins_it_once_it_ma
 def test_a_drained_site_finishes_and_goes(start: Start, coordinator: script.ScriptedCoordinator, gate: Gate) -> None:
     running = start(training={"command": gate.trainer})
     gate.hold("site-a")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    training(coordinator, running)
     running.ask("drain")
     gate.open("site-a")
     running.thread.join(PATIENCE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import site_consortium as script
-from agent_rig import Start, close_round, joined
+from agent_rig import Start, close_round, joined, training
 from brokers import eventually
 from gated_trainer import Gate
 
@@ -64,10 +64,7 @@ def test_a_stop_in_mid_training_trains_the_same_bits_after_the_restart(
     start: Start, coordinator: script.ScriptedCoordinator
 ) -> None:
     first = start("--seconds", "600")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: first.ask("status")["state"] == "training", what="training")
+    training(coordinator, first)
     first.stop()
     start()
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
@@ -80,10 +77,7 @@ def test_a_newer_round_wins_and_the_old_one_is_dropped(
 ) -> None:
     running = start(training={"command": gate.trainer})
     gate.hold("site-a")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    training(coordinator, running)
     coordinator.send_model(2)
     coordinator.start_round(2)
     eventually(lambda: coordinator.of("round-accepted", 2), what="round 2 to be taken")
@@ -94,10 +88,7 @@ def test_a_newer_round_wins_and_the_old_one_is_dropped(
 
 def test_a_round_that_closed_is_left(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     running = start("--seconds", "600")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    training(coordinator, running)
     close_round(coordinator, 1)
     eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
     assert not coordinator.of("weights-ready")
@@ -180,10 +171,7 @@ def test_an_abort_ends_everything_and_frees_the_disk(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
 ) -> None:
     running = start("--seconds", "600")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    training(coordinator, running)
     coordinator.say("experiment-aborted", ExperimentAborted(), experiment="exp-1")
     eventually(lambda: running.ask("status")["experiments"][0]["phase"] == "ended", what="the end")
     eventually(lambda: not list((tmp_path / "state" / "globals").iterdir()), what="no model left")

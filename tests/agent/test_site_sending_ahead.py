@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import site_consortium as script
 from agent_rig import Start, close_round, joined
 from brokers import eventually
@@ -13,6 +14,7 @@ from brokers import eventually
 from messages.kinds import ChunksWanted
 from messages.reasons import Reason
 from site_agent import ledger
+from site_agent.sender import Mark
 
 PROGRAM = """
 import time
@@ -120,6 +122,26 @@ def test_what_another_process_writes_anew_goes_anew(
     coordinator.update(ready)  # its chunks are those that are sealed
     (chunks,) = coordinator.chunks.values()
     assert chunks[0] != first[0]
+
+
+@pytest.mark.parametrize("patch", [HALFWAY, DIES_ONCE], ids=["same bits", "other bits"])
+def test_a_restarted_agent_sends_what_had_not_left_and_what_is_another_update_now(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: str
+) -> None:
+    monkeypatch.setattr("site_agent.sender.MARK_EVERY", 0.0)
+    first = start(training=trainer(tmp_path, patch))
+    joined(coordinator)
+    begin(coordinator)
+    eventually(lambda: arrived(coordinator) == {0, 1, 2, 3}, what="the first chunks")
+    assert first.stop() == 0
+    mark = Mark(tmp_path / "state" / "updates" / "exp-1.1.site-a.1.update").read()
+    assert mark
+    (tmp_path / "go").touch()
+    second = start(training=trainer(tmp_path, patch))
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    coordinator.update(ready)
+    kept = 0 if patch is DIES_ONCE else len(mark)
+    assert second.agent._sender.bytes_up == ready.body.transfer.manifest.nbytes - kept * 1024
 
 
 def test_of_a_round_that_is_over_nothing_more_is_sent_or_kept_open(

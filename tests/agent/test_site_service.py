@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import site_consortium as script
-from agent_rig import Running, Start, joined
+from agent_rig import Running, Start, joined, training
 from brokers import eventually
 from gated_trainer import Gate
 
@@ -55,10 +55,7 @@ def test_a_lost_broker_is_shown_and_the_agent_goes_on(
 ) -> None:
     running = start(training={"command": gate.trainer})
     gate.hold("site-a")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    training(coordinator, running)
     broker.stop()
     eventually(lambda: running.ask("status")["broker"] == "lost", what="the loss to be shown")
     gate.open("site-a")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import site_consortium as script
-from agent_rig import Running, Start, close_round, joined
+from agent_rig import Running, Start, close_round, joined, training
 from brokers import eventually
 from gated_trainer import Gate
 
@@ -90,10 +90,7 @@ def test_a_trainer_that_is_killed_in_mid_round_is_replaced_and_the_round_is_trai
 ) -> None:
     running = start(training={"command": gate.trainer})
     gate.hold("site-a")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    training(coordinator, running)
     killed = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")
     os.kill(killed, signal.SIGKILL)
     gate.open("site-a")
@@ -107,10 +104,7 @@ def test_a_trainer_that_does_not_end_when_the_agent_stops_is_killed(
 ) -> None:
     monkeypatch.setattr("site_agent.trainers.Trainers.close.__defaults__", (1.0,))
     running = start("--seconds", "600")
-    joined(coordinator)
-    coordinator.send_model(1)
-    coordinator.start_round(1)
-    eventually(lambda: running.ask("status")["state"] == "training", what="training")
+    training(coordinator, running)
     pid = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")
     os.kill(pid, signal.SIGSTOP)
     assert running.stop() == 0
