@@ -36,7 +36,7 @@ def save_and_wait(self, moment, step, loss_sum):
 resume.Keeper.save = save_and_wait
 raise SystemExit(__main__.main())
 """
-"""A training process that goes no further than its first checkpoint, until it is asked to end, while there is a GATE."""
+"""A training process that goes no further than its first checkpoint while there is a GATE, until asked to end."""
 
 
 class Round:
