@@ -281,6 +281,8 @@ def standing(one: dict[str, Any]) -> str:
     """Where an experiment stands, and what the operator is to do about it; `one`: its part of the status."""
     if one["phase"] == "awaiting":
         return f"awaits your approval (konsil site resume --approve {one['experiment']})"
+    if one["phase"] == "ended":
+        return "ended"
     return f"{one['phase']}, round {one['round']}" if one["round"] else str(one["phase"])
 
 
@@ -300,7 +302,7 @@ def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
         line = f"  {one['experiment']}: {standing(one)}, by {one['researcher']}"
         if one["place_in_queue"]:
             line += f", number {one['place_in_queue']} in the queue for the training slot"
-        if progress := one["progress"]:
+        if (progress := one["progress"]) and one["phase"] != "ended":
             line += f", {progress['phase']} {progress['done']}/{progress['total']}"
         if one["resumed_at_step"] is not None:
             line += f", resumed at step {one['resumed_at_step']}"

@@ -82,7 +82,7 @@ def ask(state: Path, request: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         Unreachable: no agent runs there.
-        RequestError: the agent refuses the request.
+        RequestError: the agent refuses the request, or this user may not ask it.
     """
     connection = socket.socket(socket.AF_UNIX)
     with connection:
@@ -92,6 +92,10 @@ def ask(state: Path, request: dict[str, Any]) -> dict[str, Any]:
                 connection.connect(path)
             connection.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(_line(connection))
+        except PermissionError:
+            raise RequestError(
+                "no permission to ask the agent", where=str(state), advice="Run this as root or as the agent's user"
+            ) from None
         except (OSError, ValueError):
             raise Unreachable(
                 "no agent answers",

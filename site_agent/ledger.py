@@ -58,8 +58,9 @@ def read(state: Path, experiment: str | None = None, since: float = 0.0) -> list
                 for time, kind, name, round_number, size, settled in spool.execute(_ROWS)
             ]
     except (OSError, sqlite3.OperationalError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise RequestError(
-            f"the record cannot be read ({error})", where=str(place), advice="Run this as root or as the agent's user"
+            f"the record cannot be read ({why})", where=str(place), advice="Run this as root or as the agent's user"
         ) from None
     except sqlite3.DatabaseError as error:
         raise WorkFailed(f"the record is damaged ({error})", where=str(place)) from None

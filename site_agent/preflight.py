@@ -5,6 +5,7 @@ Works while the agent itself runs: its inbox is not touched then. Torch is asked
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import secrets
@@ -94,10 +95,9 @@ def _state(config: SiteConfig) -> Check:
         probe.write_bytes(b"konsil")
         probe.unlink()
     except OSError as error:
-        return Check(
-            "state", Grade.FAIL, f"{folder}: cannot be written ({error.strerror})",
-            "Give the agent's user write access, or change site.state", 2,
-        )  # fmt: skip
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "Free disk space" if full else "Give the agent's user write access, or change site.state"
+        return Check("state", Grade.FAIL, f"{folder}: cannot be written ({error.strerror})", advice, 2)
     return Check("state", Grade.OK, f"{folder} can be written")
 
 

@@ -146,7 +146,8 @@ class Receiver:
         try:
             work()
         except KonsilError as error:
-            log.warning("receiving failed", error=str(error))
+            if self._complaints.due(str(error), COMPLAIN_EVERY):
+                log.warning("receiving failed", error=str(error))
         except OSError as error:
             if self._complaints.due("disk", COMPLAIN_EVERY):
                 log.error("a global model cannot be written, trying again", error=error.strerror)

@@ -16,11 +16,14 @@ from site_agent.decisions import Decision, Ignore, Invite
 from site_agent.effects import Effect, Say
 from site_agent.jobs import Agenda
 from site_agent.metrics import Tally
+from site_agent.pace import Pace
 from site_agent.post import Post
 from site_agent.spool import Spool
 from site_agent.stimuli import Stimulus
 
 log = structlog.get_logger()
+
+COMPLAIN_EVERY = 60.0
 
 
 class Steps:
@@ -36,6 +39,7 @@ class Steps:
         self.agenda = agenda
         self.tally = Tally()
         self._taken: list[Decision] = []
+        self._complaints = Pace()
 
     def atomically(self, work: Callable[[], list[Effect]]) -> list[Effect]:
         """Do work in a transaction of the spool; the agenda in memory goes back with it.
@@ -55,7 +59,9 @@ class Steps:
                 self.agenda = before
                 if self._stopping.wait(1.0):
                     raise
-                log.error("cannot be stored, trying again", error=str(error))
+                # once a minute: a log that grows by what a full disk says helps to fill it
+                if self._complaints.due("storing", COMPLAIN_EVERY):
+                    log.error("cannot be stored, trying again", error=str(error))
                 notify("WATCHDOG=1")
             except BaseException:
                 self.agenda = before

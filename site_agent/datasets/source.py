@@ -237,6 +237,8 @@ def _voxels(image: Any, path: Path) -> npt.NDArray[np.float32]:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission: let the site agent's user read it"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 

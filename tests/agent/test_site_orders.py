@@ -75,6 +75,13 @@ def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: scri
     assert eventually(lambda: coordinator.of("joined"), what="joined")
 
 
+def test_an_experiment_that_is_over_is_shown_as_ended_and_nothing_more() -> None:
+    over = {"experiment": "exp-1", "phase": "ended", "round": 4}
+    assert standing(over) == "ended"
+    assert standing(over | {"phase": "training"}) == "training, round 4"
+    assert standing(over | {"phase": "preparing", "round": 0}) == "preparing"
+
+
 def test_a_paused_site_refuses_rounds_and_goes_on_when_resumed(
     start: Start, coordinator: script.ScriptedCoordinator
 ) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import site_consortium as script
+import structlog
 from agent_rig import Running, Start, joined, training
 from brokers import eventually
 from gated_trainer import Gate
+from structlog.testing import LogCapture
 
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
@@ -105,9 +107,13 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost(
         return see(identity, now)
 
     monkeypatch.setattr(spool, "see", counting)
+    said = LogCapture()
+    monkeypatch.setattr("site_agent.steps.log", structlog.wrap_logger(structlog.PrintLogger(), processors=[said]))
     coordinator.send_model(1)
     announced = coordinator.start_round(1)
-    eventually(lambda: seen.count(announced.id) >= 2, what="the event to be tried again")
+    eventually(lambda: seen.count(announced.id) >= 3, what="the event to be tried again and again")
+    # a log that tells of it each time helps to fill the disk
+    assert [one["event"] for one in said.entries].count("cannot be stored, trying again") == 1
     assert not coordinator.of("round-accepted")
     with spool._guard:
         spool._db.execute(f"PRAGMA max_page_count = {2**30}")
