@@ -34,41 +34,48 @@ log = structlog.get_logger()
 
 MARK_EVERY = 0.5
 """Seconds between two marks of how far an update is sent: so much of it goes twice after a kill, at most."""
+_DIGEST = 32
 AGAIN_AFTER = 15.0
 """Seconds until chunks that the broker refused are sent again: a right may have been taken away, and given back."""
 
 
 class Mark:
-    """How many chunks of an update, from its first, the broker has confirmed: beside the update's file.
+    """Which chunks of an update, from its first, the broker has confirmed: their digests, beside the update's file.
 
     Not made durable, and no proof: what the broker lost all the same, the coordinator asks for (`chunks-wanted`).
 
     Args:
-        update: the update's file.
-        seal: which content the count is about.
+        update: the update's file, which need not be there yet.
     """
 
-    def __init__(self, update: Path, seal: str) -> None:
-        self._path, self._seal = update.with_suffix(".sent"), seal
+    def __init__(self, update: Path) -> None:
+        self._path = update.with_suffix(".sent")
         self._last: float | None = None
 
-    def read(self) -> int:
-        """The count; 0 where nothing is known."""
-        with contextlib.suppress(OSError, ValueError):
-            seal, count = self._path.read_text().split()
-            return int(count) if seal == self._seal else 0
-        return 0
+    def read(self) -> list[bytes]:
+        """The chunks' digests; none where nothing is known."""
+        with contextlib.suppress(OSError):
+            kept = self._path.read_bytes()
+            return [kept[start : start + _DIGEST] for start in range(0, len(kept) - _DIGEST + 1, _DIGEST)]
+        return []
 
-    def write(self, count: int) -> None:
-        """Keep the count, now and then. What a full disk does not take is sent again."""
+    def write(self, digests: list[bytes]) -> None:
+        """Keep them, now and then. What a full disk does not take is sent again."""
         now = time.monotonic()
-        if self._last is not None and now - self._last < MARK_EVERY:
+        if not digests or (self._last is not None and now - self._last < MARK_EVERY):
             return
         self._last = now
         beside = self._path.with_suffix(".sent-new")
         with contextlib.suppress(OSError):
-            beside.write_text(f"{self._seal} {count}")
+            beside.write_bytes(b"".join(digests))
             beside.replace(self._path)
+
+
+def _alike(one: list[bytes], other: list[bytes]) -> int:
+    """How many digests are the same, from the first on."""
+    return next(
+        (n for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(len(one), len(other))
+    )
 
 
 class Throttle:
@@ -121,9 +128,12 @@ class Ahead:
 
 @dataclass
 class _Flight:
-    """What of an update is on its way before it is sealed: its first chunks."""
+    """What of an update is on its way before it is sealed: its first chunks. `sent`: the digests of those that an
+    agent that was killed had sent."""
 
     data: memoryview
+    mark: Mark
+    sent: list[bytes]
     digests: list[bytes] = field(default_factory=list)
     confirms: deque[Confirm] = field(default_factory=deque)
 
@@ -226,7 +236,7 @@ class Sender:
             return
         self._on_leaving(key, manifest.nbytes)
         whole = task.chunks is None
-        mark = Mark(task.path, task.sealed.seal)
+        mark = Mark(task.path)
         first, confirms = self._ahead(key, digests, mark) if whole else (0, deque())
         indices = range(first, manifest.chunks) if task.chunks is None else task.chunks
         for done, index in enumerate(indices, start=1):
@@ -237,14 +247,14 @@ class Sender:
             while confirms and confirms[0].done:
                 confirms.popleft().wait()
             if whole:
-                mark.write(index + 1 - len(confirms))
+                mark.write(digests[: index + 1 - len(confirms)])
         while confirms:
             if confirms[0].wait(0.5):
                 confirms.popleft()
             elif self._stopped(key):
                 break
             if whole:
-                mark.write(manifest.chunks - len(confirms))
+                mark.write(digests[: manifest.chunks - len(confirms)])
         if whole and not confirms:
             self._went.add(key)
             self._on_sent(key)
@@ -254,23 +264,28 @@ class Sender:
         flight = self._flights.pop(key, None)
         if flight is not None and digests[: len(flight.digests)] == flight.digests:
             return len(flight.digests), flight.confirms
-        return mark.read(), deque()
+        return _alike(mark.read(), digests), deque()
 
     def _send_ahead(self, task: Ahead) -> None:
         key, manifest = task.key, task.manifest
         if task.first == 0:
             self._on_leaving(key, manifest.nbytes)
-            self._flights[key] = _Flight(_opened(task).data)
+            mark = Mark(task.places[-1])
+            self._flights[key] = _Flight(_opened(task).data, mark, mark.read())
         flight = self._flights.get(key)
         if flight is None or len(flight.digests) != task.first:
             return  # what came before them did not go
         for index, digest in enumerate(task.digests, start=task.first):
             if self._stopped(key):
                 return
-            flight.confirms.append(self._publish(key, manifest, index, digest, flight.data))
             flight.digests.append(digest)
-            while flight.confirms[0].done and len(flight.confirms) > 1:
+            if flight.sent[index : index + 1] == [digest]:
+                continue
+            flight.sent = flight.sent[:index]  # another update than the one that was on its way: all of the rest goes
+            flight.confirms.append(self._publish(key, manifest, index, digest, flight.data))
+            while flight.confirms and flight.confirms[0].done:
                 flight.confirms.popleft().wait()
+            flight.mark.write(flight.digests[: index + 1 - len(flight.confirms)])
 
     def _publish(self, key: TransferKey, manifest: Manifest, index: int, digest: bytes, data: memoryview) -> Confirm:
         start, end = manifest.chunk_range(index)
