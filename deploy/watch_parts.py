@@ -148,7 +148,7 @@ class ValidationPoint:
 
 @dataclass(frozen=True, slots=True)
 class TestScores:
-    """One model's scores on all sites' test cases (the design's evaluation rules 3 to 5)."""
+    """One model's scores on all sites' test cases (docs/architecture.md, rules of evaluation 3 to 5)."""
 
     __test__ = False
 

@@ -1,4 +1,4 @@
-"""What a site reports of an evaluation, and how reports pool (the design's evaluation rules 3 to 5).
+"""What a site reports of an evaluation, and how reports pool (docs/architecture.md, rules of evaluation 3 to 5).
 
 For each metric and region: sums and counts, no per-case score unless the site shares them. Reference and
 prediction both empty: left out and counted. Reference empty, prediction not: scored (Dice 0) and counted.

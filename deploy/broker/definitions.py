@@ -46,7 +46,7 @@ class Party:
 class StreamSizes:
     """How much each stream keeps, in bytes; retention drops whole segments, so a stream may hold one more.
 
-    `models_chunks` bounds `global` and `models` each; `update_chunks` bounds each site's `update.<site>`.
+    `model_chunks` bounds `global` and `models` each; `update_chunks` bounds each site's `update.<site>`.
     `progress_age` is RabbitMQ's notation (D, h, m, s).
     """
 

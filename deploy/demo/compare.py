@@ -1,4 +1,4 @@
-"""The demo's baselines: the same net on the pooled data, or at one site alone (the design's evaluation rules 6 and 7).
+"""The demo's baselines: the same net on the pooled data, or at one site alone (rules of evaluation 6 and 7).
 
 In the field nobody can pool; here all data lie on one machine. `deploy.baseline` trains, in a process of its own.
 """

@@ -20,7 +20,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A paired difference of mean test Dice: federated minus baseline (the design's evaluation rule 7)."""
+    """A paired difference of mean test Dice: federated minus baseline (docs/architecture.md, rule of evaluation 7)."""
 
     mean: float
     low: float
