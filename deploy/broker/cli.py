@@ -18,6 +18,9 @@ from messages.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True)
 
+LOGINS = "logins"
+"""Folder of the private node's passwords, a file a login."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Sites = Annotated[list[str] | None, typer.Option("--site", help="Name of a site; may be given several times.")]
 Researchers = Annotated[list[str] | None, typer.Option("--researcher", help="Name of a researcher; several times.")]
@@ -74,6 +77,7 @@ def up(
         logins_file,
         json.dumps({"consortium": consortium, "passwords": {party.name: party.password for party in logins}}),
     )
+    _write_logins(directory / LOGINS, logins)
     _show(_status(node), as_json)
 
 
@@ -142,6 +146,8 @@ def _status(node: PrivateNode) -> dict[str, Any]:
         shown["consortium"] = json.loads(logins_file.read_text())["consortium"]
         shown["users"] = sorted(_passwords(logins_file))
         shown["passwords"] = str(logins_file)
+        if (node.directory / LOGINS).is_dir():  # not of a node that an earlier version started
+            shown["logins"] = str(node.directory / LOGINS)
     return shown
 
 
@@ -167,6 +173,15 @@ def _passwords(path: Path) -> dict[str, str]:
             where=str(path),
             advice="Move it away; new passwords will be made",
         ) from None
+
+
+def _write_logins(folder: Path, logins: list[Party]) -> None:
+    """A file for each login that holds its password and nothing else: what `file:PATH` in a configuration reads."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for gone in {one.name for one in folder.iterdir()} - {one.name for one in logins}:
+        (folder / gone).unlink()
+    for one in logins:
+        _write_private(folder / one.name, one.password + "\n")
 
 
 def _write_private(path: Path, text: str) -> None:
