@@ -1,9 +1,9 @@
 """Where to read a stream after a (re)attach: a small state machine, pure, used by every bus.
 
 A stored offset can be a trap: a stream that was wiped and declared again keeps silent for a consumer at an old offset
-until its own new messages reach it, and retention makes a consumer jump ahead. So a consumer with a stored position reads
-again from that very offset, and goes on only if the message there is still the one that it stored. Otherwise it attaches at
-first, and its owner drops duplicates by event id.
+until its own new messages reach it, and retention makes a consumer jump ahead. So a consumer with a stored position
+reads again from that very offset, and goes on only if the message there is still the one that it stored. Otherwise it
+attaches at first, and its owner drops duplicates by event id.
 """
 
 from __future__ import annotations
