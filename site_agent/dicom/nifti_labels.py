@@ -32,11 +32,12 @@ def read(path: Path, reference: Volume, rules: Labels) -> LabelMap:
             twice and differently, or lies outside the image), NOT_FINITE, UNKNOWN_LABEL_VALUE.
     """
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
 
     try:
         image: Any = nibabel.load(path)
         values = np.asanyarray(image.dataobj)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error, MemoryError):
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error, MemoryError):
         raise Refused(Reason.UNREADABLE, "the label file cannot be read as NIfTI") from None
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
