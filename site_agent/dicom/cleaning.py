@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from pickle import PicklingError
 
 from messages.reasons import Reason
 from site_agent.dicom.base import Object, Refused
@@ -48,26 +49,41 @@ class Rules:
 
 
 class Cleaners:
-    """Cleans objects in `processes` processes, or in this one where that is less than 2. One thread at a time.
+    """Cleans objects in processes once it is `open`, in this one until then.
+
+    `give` may be called by any thread, one at a time. All else is for one thread, which outlives the processes: they
+    end with the thread that began them (prctl(2)), and a library's thread ends with its association.
 
     Args:
         rules: of the door.
-
-    Attributes:
-        processes: may be set until the first object is given.
     """
 
-    def __init__(self, processes: int, rules: Rules) -> None:
-        self.processes, self._rules = processes, rules
+    def __init__(self, rules: Rules) -> None:
+        self._processes, self._rules = 0, rules
         self._door = rules.door()
         self._executor: ProcessPoolExecutor | None = None
         self._batch: list[Object] = []
         self._bytes = 0
         self._sent: deque[tuple[Future[list[Cleaned]], list[Object]]] = deque()
 
+    def open(self, processes: int) -> None:
+        """Start so many processes, where that is more than one."""
+        if processes < 2:
+            return
+        self._processes = processes
+        # "spawn", as in `pool`: this process has threads.
+        self._executor = ProcessPoolExecutor(
+            processes, mp_context=get_context("spawn"), initializer=_start, initargs=(os.getpid(), self._rules)
+        )
+        try:
+            for _ in range(processes):  # each starts one, since none is idle yet
+                self._executor.submit(_clean, [])
+        except BrokenProcessPool:
+            self._executor = None
+
     def give(self, obj: Object) -> Iterator[Cleaned]:
         """Have an object cleaned, which is not used any more; yields what is done by now, the oldest first."""
-        if self.processes < 2:
+        if self._executor is None and not self._sent and not self._batch:
             yield from cleaned(self._door, [obj])
             return
         if getattr(obj, "buffer", None) is not None:
@@ -76,7 +92,7 @@ class Cleaners:
         self._bytes += weight(obj)
         if len(self._batch) >= BATCH_OBJECTS or self._bytes >= BATCH_BYTES:
             self._send()
-        while len(self._sent) > AHEAD * self.processes or (self._sent and self._sent[0][0].done()):
+        while len(self._sent) > AHEAD * self._processes or (self._sent and self._sent[0][0].done()):
             yield from self._next()
 
     def rest(self) -> Iterator[Cleaned]:
@@ -84,6 +100,8 @@ class Cleaners:
         self._send()
         while self._sent:
             yield from self._next()
+        if self._executor is None:
+            self.open(self._processes)
 
     def forget(self) -> None:
         """What was given and not yielded is not wanted any more."""
@@ -98,33 +116,30 @@ class Cleaners:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+        self._processes = 0
 
     def _send(self) -> None:
         batch, self._batch, self._bytes = self._batch, [], 0
         if not batch:
             return
-        if self._executor is None:
-            # "spawn", as in `pool`: this process has threads.
-            self._executor = ProcessPoolExecutor(
-                self.processes,
-                mp_context=get_context("spawn"),
-                initializer=_start,
-                initargs=(os.getpid(), self._rules),
-            )
-        try:
-            self._sent.append((self._executor.submit(_clean, batch), batch))
-        except BrokenProcessPool:
-            self._executor = None  # another one is opened with the next batch
-            done: Future[list[Cleaned]] = Future()
-            done.set_result(cleaned(self._door, batch))
-            self._sent.append((done, batch))
+        if self._executor is not None:
+            try:
+                self._sent.append((self._executor.submit(_clean, batch), batch))
+                return
+            except BrokenProcessPool:
+                self._executor = None
+        done: Future[list[Cleaned]] = Future()
+        done.set_result(cleaned(self._door, batch))
+        self._sent.append((done, batch))
 
     def _next(self) -> Iterator[Cleaned]:
         future, batch = self._sent.popleft()
         try:
             found = future.result()
         except BrokenProcessPool:
-            self._executor = None  # another one is opened with the next batch
+            self._executor = None  # others are started once all of this is done
+            found = cleaned(self._door, batch)
+        except (PicklingError, RecursionError, TypeError, AttributeError):  # nested too deep, or odd in another way
             found = cleaned(self._door, batch)
         yield from found
 

@@ -115,7 +115,7 @@ class Preparation:
         self._withdrawn = read_withdrawn(config.withdrawn)
         self._terms = Terms(config, secret)
         self._names = Pseudonyms(secret)
-        self._cleaners = Cleaners(1, Rules(secret, config.labels, tuple(config.overrides)))
+        self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
         self._index = Index(lying.folder / "index.sqlite")
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
@@ -159,7 +159,7 @@ class Preparation:
             self._total = len(found)
             told = [self._told(study) for study in found]
             waiting = [one for one in told if not self._settled(one)]
-            self._cleaners.processes = self._processes if len(waiting) >= WORTH_PROCESSES else 1
+            self._cleaners.open(self._processes if len(waiting) >= WORTH_PROCESSES else 1)
             self._make_room()
             with Makers(min(self._processes, len(waiting)), self._alive) as makers:
                 for one in waiting:

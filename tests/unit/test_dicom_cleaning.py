@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from dicom_rig import SECRET, contents, settings, write
 from planted import plant, traces, traces_below
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from messages.errors import KonsilError
 from messages.reasons import Reason
@@ -48,7 +49,8 @@ def objects(export: Path) -> list[Any]:
 @pytest.fixture
 def cleaners(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cleaners]:
     monkeypatch.setattr(cleaning, "BATCH_OBJECTS", 4)
-    made = Cleaners(2, RULES)
+    made = Cleaners(RULES)
+    made.open(2)
     yield made
     made.close()
 
@@ -65,19 +67,52 @@ def test_what_comes_out_of_processes_is_what_the_door_makes_here_in_the_order_it
     assert here[5] is Reason.BURNED_IN_ANNOTATION
     assert through(cleaners, objects) == here
     assert through(cleaners, objects[:3]) == here[:3]  # less than a batch
-    assert through(Cleaners(1, RULES), objects) == here
+    assert through(Cleaners(RULES), objects) == here
+
+
+def workers(cleaners: Cleaners) -> set[int]:
+    """Ids of its processes."""
+    assert cleaners._executor is not None
+    return {one.pid for one in cleaners._executor._processes.values() if one.is_alive() and one.pid}
+
+
+def test_threads_of_libraries_that_give_objects_and_end_take_no_process_with_them(
+    cleaners: Cleaners, objects: list[Any]
+) -> None:
+    here, found, before = cleaned(RULES.door(), objects), [], workers(cleaners)
+    assert len(before) == 2
+    for start in range(0, len(objects), 10):  # a thread a series, as pynetdicom has it
+
+        def give(some: list[Any] = objects[start : start + 10]) -> None:
+            found.extend(one for obj in some for one in cleaners.give(obj))
+
+        thread = threading.Thread(target=give)
+        thread.start()
+        thread.join(120)
+        found.extend(cleaners.rest())
+    assert found == here
+    assert workers(cleaners) == before
 
 
 def test_a_process_that_is_killed_costs_no_object(cleaners: Cleaners, objects: list[Any]) -> None:
     here = cleaned(RULES.door(), objects)
     found = [one for obj in objects[:9] for one in cleaners.give(obj)]
-    before = {one.pid for one in psutil.Process().children(recursive=True)}
-    assert before
-    for child in psutil.Process().children(recursive=True):
-        if "spawn_main" in " ".join(child.cmdline()):
-            os.kill(child.pid, signal.SIGKILL)
+    assert len(workers(cleaners)) == 2
+    for worker in workers(cleaners):
+        os.kill(worker, signal.SIGKILL)
     found += through(cleaners, objects[9:])
     assert found == here
+    assert through(cleaners, objects) == here
+
+
+def test_an_object_that_does_not_go_through_a_pipe_is_cleaned_here(cleaners: Cleaners, objects: list[Any]) -> None:
+    here = cleaned(RULES.door(), objects)
+    item = Dataset()
+    for _ in range(2000):  # deeper than pickle follows
+        outer = Dataset()
+        outer.ReferencedStudySequence = [item]
+        item = outer
+    objects[7].RequestAttributesSequence = [item]
     assert through(cleaners, objects) == here
 
 
