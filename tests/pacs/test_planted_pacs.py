@@ -127,6 +127,7 @@ def planted(orthanc: OrthancNode, patient: Patient, tmp_path: Path, monkeypatch:
         return source
 
     monkeypatch.setattr(preparation, "open_source", opened)
+    monkeypatch.setattr(preparation, "WORTH_PROCESSES", 1)
     return Planted(orthanc, tmp_path, patient)
 
 
@@ -163,11 +164,12 @@ def test_nothing_that_is_planted_in_a_pacs_is_found_in_files_logs_or_accounts(
 
     found: list[Accounting] = []
     config, told = planted.config(way, encrypt=encrypt), (planted.state, SECRET)
+    processes = 1 if encrypt else 2  # the door's work here, or in processes
     with pytest.raises(KonsilError, match="operator ends") as failed:
-        build.materialise("brain", config, *told, breaks_off, processes=1)
+        build.materialise("brain", config, *told, breaks_off, processes=processes)
     planted.clean(*traceback.format_exception(failed.value))
     assert [*(planted.state / "datasets" / "brain" / "spool").rglob("*.dcm")]
-    build.materialise("brain", config, *told, planted.look, processes=1, done=found.append)
+    build.materialise("brain", config, *told, planted.look, processes=processes, done=found.append)
     assert [(one.found, one.used, dict(one.left_out)) for one in found] == [(1, 1, {})]
     assert len([name for name in planted.seen if name.endswith(".dcm")]) > 30  # the spool was looked into
     assert any(name.endswith("-wal") for name in planted.seen)
