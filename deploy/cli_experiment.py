@@ -106,6 +106,7 @@ def list_(profile: ProfileOption = None, json_: JsonOption = False) -> None:
     """
     from deploy.cli_connection import session
     from deploy.cli_history import stories
+    from deploy.cli_live import state_words
     from messages.names import AUDIT, DOWNLINK
 
     with working("reading the consortium's events"), session(profile) as opened:
@@ -123,7 +124,7 @@ def list_(profile: ProfileOption = None, json_: JsonOption = False) -> None:
         curve = story.validation_curve()
         rounds = f"{story.completed_rounds}/{story.rounds_planned or '?'}"
         dice = figure(curve[-1].pooled.mean()) if curve else "-"
-        state = story.phase + (f" ({story.reason})" if story.reason else "")
+        state = state_words(story)
         rows.append([story.id, state, rounds, dice, story.researcher or "-", when(story.started)])
     table(["experiment", "state", "rounds", "validation Dice", "researcher", "started"], rows)
 

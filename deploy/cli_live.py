@@ -126,10 +126,15 @@ def recruiting(story: ExperimentStory) -> str:
     return f"recruiting until {until}" + (f"; not yet joined: {silent}" if silent else "")
 
 
+def state_words(story: ExperimentStory) -> str:
+    """Its state, with the reason where that says more: "failed (enrolment-failed)", "aborted"."""
+    return story.phase + (f" ({story.reason})" if story.reason and story.reason != story.phase else "")
+
+
 def headline(story: ExperimentStory, now: float) -> str:
     """One line: round, Dice, bytes, time left."""
     current = story.current_round
-    parts = [recruiting(story) or story.phase + (f" ({story.reason})" if story.reason else "")]
+    parts = [recruiting(story) or state_words(story)]
     if current is not None:
         parts.append(f"round {current.number}/{story.rounds_planned or '?'}")
     if curve := story.validation_curve():
@@ -317,7 +322,7 @@ def picture(story: ExperimentStory, now: float, coordinator_at: float | None = N
 
 def closing(story: ExperimentStory) -> list[str]:
     """The result, for a person."""
-    lines = [f"{story.id}: {story.phase}" + (f" ({story.reason})" if story.reason else "")]
+    lines = [f"{story.id}: {state_words(story)}"]
     if story.reason in ADVICE and story.phase != "complete":
         lines.append(f"  {ADVICE[Reason(story.reason)]}")
     test = story.test

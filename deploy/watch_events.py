@@ -188,6 +188,9 @@ def sentence(event: Event) -> str:
     match body:
         case kinds.ExperimentAccepted():
             return f"accepted for {body.researcher} (file {body.digest[:12]})"
+        case kinds.Declined() if body.cases is not None:
+            left = "".join(f", {count} {reason}" for reason, count in sorted(body.cases.left_out.items()))
+            return f"declined: {body.reason} ({body.cases.used} of {body.cases.found} cases usable{left})"
         case kinds.ExperimentRefused() | kinds.Declined() | kinds.ExperimentFailed() | kinds.ExperimentAborted():
             return f"{event.kind.removeprefix('experiment-')}: {body.reason}"
         case kinds.Joined():

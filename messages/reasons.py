@@ -194,7 +194,7 @@ ADVICE: dict[Reason, str] = {
     Reason.UNKNOWN_EXPERIMENT: "No experiment of this id runs here",
     Reason.UNKNOWN_KIND: "Update this party: it does not know the event's kind",
     Reason.WRONG_ROUND: "The event speaks of a round that is not running",
-    Reason.WRONG_STATE: "The experiment is in a state in which this event means nothing",
+    Reason.WRONG_STATE: "The experiment is in no state for that: `konsil experiment list` shows where it is",
     Reason.LATE: "The round closed before the update came: it is recorded and not used",
     Reason.DUPLICATE: "The same event came before: nothing to do",
     Reason.OLDER_ATTEMPT: "A newer attempt of the same update is known",

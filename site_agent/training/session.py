@@ -240,8 +240,7 @@ class Session:
                 self.splits[name].append(cached)
                 fingerprint.update(f"{name} {key}\n".encode())
                 self._progress(0, "preparing", total + done, 2 * total)
-        if not self.splits["train"]:
-            raise TooFewCases("no case is left to train on", where=data.dataset)
+        # That nothing may be left to train on is for the agent to judge: it tells of it with these counts.
         cuda = self.device.type == "cuda"
         return Prepared(
             found=survey.found + prepared.left_out.total(),

@@ -15,6 +15,7 @@ from deploy.cli_live import Lines, closing, headline, live_summary, picture
 from deploy.cli_summary import round_summary, summary
 from deploy.console import when
 from deploy.watch import ExperimentStory
+from deploy.watch_events import sentence
 from messages import kinds
 from messages.envelope import Author
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER
@@ -185,6 +186,15 @@ def test_what_came_over_several_streams_is_told_in_the_order_in_which_it_happene
     Lines().show(replace(story, moments=tuple(late)), 100.0, None)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1970")]
     assert told == [f"{when(moment.time)} {moment.who}: {moment.what}" for moment in reversed(late)]
+
+
+def test_a_site_that_declines_for_its_cases_says_why_they_are_left_out() -> None:
+    cases = kinds.CaseCounts(
+        found=25, used=0, left_out={"no-label": 1, "missing-channel": 24}, train=0, validation=0, test=0
+    )
+    body = kinds.Declined(reason=Reason.TOO_FEW_CASES, cases=cases)
+    event = Author("test", "site-a").write("declined", body, time=1.0, experiment="try")
+    assert sentence(event) == "declined: too-few-cases (0 of 25 cases usable, 24 missing-channel, 1 no-label)"
 
 
 def test_an_experiment_that_failed_says_what_its_code_means() -> None:
