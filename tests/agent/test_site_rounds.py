@@ -112,7 +112,8 @@ def test_a_trainer_that_starts_more_slowly_than_rounds_follow_each_other_still_c
         coordinator.send_model(number)
         coordinator.start_round(number)
         eventually(lambda: running.ask("status")["state"] == "training", what="training")
-        pids.add(running.ask("status")["experiments"][0]["trainer_pid"])
+        # The data are looked at first, and the trainer starts thereafter.
+        pids.add(eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer"))
         close_round(coordinator, number)
         eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
     coordinator.send_model(4)

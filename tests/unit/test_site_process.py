@@ -87,7 +87,7 @@ def test_an_agent_killed_in_training_comes_back_and_sends_the_same_bits(
     coordinator.send_model(1)
     coordinator.start_round(1)
     eventually(lambda: site.status()["state"] == "training", what="training")
-    trainer = site.status()["experiments"][0]["trainer_pid"]
+    trainer = eventually(lambda: site.status()["experiments"][0]["trainer_pid"], what="the trainer")
     first.kill()
     first.wait()
     eventually(lambda: not Path(f"/proc/{trainer}/exe").exists(), what="the trainer to end with its agent")
