@@ -29,7 +29,11 @@ def open_readonly(path: Path) -> Iterator[Entry]:
     if path.is_dir():
         path = path / "journal.sqlite"
     if not path.is_file():
-        raise RequestError("there is no journal", where=str(path), advice="Name the coordinator's state folder")
+        raise RequestError(
+            "there is no journal",
+            where=str(path),
+            advice="Name the coordinator's state folder; `konsil coordinator run` makes its journal",
+        )
     try:
         with contextlib.closing(reader(path)) as db:
             check_layout(db, path)

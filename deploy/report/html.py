@@ -13,6 +13,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 site", "3 sites"."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def megabytes(count: int) -> str:
     """Bytes in MB (10⁶)."""
     return f"{count / 1e6:,.1f} MB"

@@ -10,6 +10,7 @@ from pathlib import Path
 from deploy.report import tables
 from deploy.report.baselines import Baseline
 from deploy.report.curves import Line, draw
+from deploy.report.html import counted
 from deploy.watch import ExperimentStory
 from messages.errors import WorkFailed
 
@@ -96,7 +97,7 @@ def render(
 def _lead(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     test = story.test
     sites = len(story.joined) or len(story.sites)
-    head = f"{sites} sites, {story.completed_rounds} rounds"
+    head = f"{counted(sites, 'site')}, {counted(story.completed_rounds, 'round')}"
     if test is None or test.mean is None:
         return f"{head}, {story.phase}: no test result."
     text = f"{head}: mean test Dice {test.mean:.3f} over {test.n} cases"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from deploy.report.baselines import Baseline
 from deploy.report.html import NOTHING, definitions, duration, megabytes, number, table
 from deploy.watch import ExperimentStory
+from deploy.watch_parts import SiteStory
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
 
@@ -26,7 +27,7 @@ def summary(story: ExperimentStory, images: Mapping[str, str]) -> str:
         ("Purpose", experiment.purpose if experiment else ""),
         ("Approval", experiment.approval if experiment else ""),
         ("Researcher", story.researcher or ""),
-        ("Sites", ", ".join(f"{name} ({site.state})" for name, site in sorted(story.sites.items()))),
+        ("Sites", ", ".join(f"{name} ({_standing(site)})" for name, site in sorted(story.sites.items()))),
         ("Images", "; ".join(f"{', '.join(names)}: {text}" for text, names in came)),
         ("Net", experiment.net.name if experiment else ""),
         ("Strategy", f"{experiment.plan.kind}, {experiment.plan.strategy}" if experiment else ""),
@@ -45,6 +46,13 @@ def summary(story: ExperimentStory, images: Mapping[str, str]) -> str:
         ("Versions", ", ".join(versions)),
     ]
     return definitions([(name, value) for name, value in pairs if value])
+
+
+def _standing(site: SiteStory) -> str:
+    """joined, declined with its reason, or that it never answered."""
+    if site.state == "invited":
+        return "no answer"
+    return f"{site.state}: {site.reason}" if site.reason else site.state
 
 
 def results(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:

@@ -195,3 +195,10 @@ def test_the_report_is_written_whole(story: ExperimentStory, tmp_path: Path) -> 
     write(story, tmp_path / "report.html", baselines=[BASELINE])
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text().endswith("</html>\n")
+
+
+def test_a_site_that_never_answered_and_one_that_declined_say_so(story: ExperimentStory) -> None:
+    told = story.with_site("site-b", state="declined", reason=Reason.TOO_FEW_CASES).with_site("site-c", state="invited")
+    page = render(told)
+    assert "site-b (declined: too-few-cases), site-c (no answer)" in page
+    assert '<p class="lead">1 site, ' in page
