@@ -22,7 +22,7 @@ import typer
 
 from deploy import console
 from messages import starting
-from messages.errors import KonsilError
+from messages.errors import KonsilError, RequestError
 
 SERVICES = (["site", "run"], ["coordinator", "run"])
 EXIT_INTERRUPTED = 130
@@ -64,10 +64,16 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status, and never lets an exception out."""
     as_json = "--json" in arguments
+    console.EMITTED.clear()
     try:
         build(arguments)(args=list(arguments), prog_name="konsil")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if as_json and status == RequestError.exit_status and not console.EMITTED.is_set():
+            # The parser itself refused the arguments, and has said on standard error which.
+            told = "the arguments are wrong: standard error says which"
+            console.emit(console.error_object(RequestError(told, advice="See --help")))
+        return status
     except KonsilError as error:
         if as_json:
             console.emit(console.error_object(error))

@@ -123,6 +123,8 @@ def datasets(
             say(f"{name}: {stock.used} of {stock.found} cases usable")
             say(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
             _say_prepared(result[name])
+            if stock.prepared is None and (counts := result[name]["left_out"]):
+                say("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
             for line in stock.details:
                 say(f"  left out: {line}")
     if as_json:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -45,8 +46,13 @@ def notes(prefix: str) -> Callable[[str], None]:
     return tell
 
 
+EMITTED = threading.Event()
+"""Set once an object was printed."""
+
+
 def emit(value: dict[str, Any]) -> None:
     """One JSON object on a line of its own."""
+    EMITTED.set()
     say(json.dumps(value, default=_plain, ensure_ascii=False))
 
 

@@ -217,6 +217,13 @@ def test_a_replay_as_json_names_the_file_each_rounds_contributors_and_its_model(
     assert len(answer["rounds"]["1"]["model_digest"]) == 64
 
 
+@pytest.mark.parametrize("wrong", [["experiment", "start"], ["site", "ledger", "--since", "yesterday"]])
+def test_arguments_that_are_wrong_are_one_json_object_too(konsil, wrong: list[str]) -> None:  # type: ignore[no-untyped-def]
+    done = konsil(*wrong, "--json")
+    told = json.loads(done.stdout)["error"]
+    assert (done.returncode, told["exit_status"], told["kind"]) == (2, 2, "RequestError")
+
+
 def test_two_sources_at_once_are_refused(konsil, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     done = konsil("audit", "replay", "try", "--from-broker", "--journal", str(tmp_path))
     assert (done.returncode, "more than one source" in said(done)) == (2, True)
