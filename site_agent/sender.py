@@ -188,6 +188,7 @@ class Sender:
         self._closed = True
         self._tasks.put(None)
         self._thread.join(10.0)
+        self._flights = {}  # and the files that they hold open
 
     def _run(self) -> None:
         while not self._closed:

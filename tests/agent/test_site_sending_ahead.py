@@ -137,6 +137,8 @@ def test_a_restarted_agent_sends_what_had_not_left_and_what_is_another_update_no
     mark = Mark(tmp_path / "state" / "updates" / "exp-1.1.site-a.1.update").read()
     assert mark
     (tmp_path / "go").touch()
+    held = Path("/proc/self/maps").read_text()
+    assert str(tmp_path / "state" / "updates") not in held  # by an agent that ended
     second = start(training=trainer(tmp_path, patch))
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
     coordinator.update(ready)
@@ -160,7 +162,8 @@ def test_of_a_round_that_is_over_nothing_more_is_sent_or_kept_open(
     left = {one.round: one.bytes for one in ledger.read(tmp_path / "state") if one.kind == "update"}
     assert left == dict.fromkeys((1, 2), ready.body.transfer.manifest.nbytes)  # what began to leave is on record, too
     assert {key.round: len(chunks) for key, chunks in coordinator.chunks.items()} == {1: 4, 2: 6}
-    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if ".1.site-a" in line]
+    held = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    assert not [line for line in held if ".1.site-a" in line]
 
 
 def test_an_update_of_too_few_cases_never_leaves(
