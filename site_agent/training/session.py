@@ -29,7 +29,7 @@ from nets.registry import read as read_net
 from nets.weights import arrays, load, manifest
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.described import dataset_of
-from site_agent.datasets.source import Case, CaseError
+from site_agent.datasets.source import Case, CaseError, Survey
 from site_agent.datasets.source import load as load_case
 from site_agent.datasets.source import survey as survey_cases
 from site_agent.datasets.splits import split as split_cases
@@ -76,12 +76,6 @@ class GpuGone(WorkFailed):
     """The site lends a GPU and none is to be seen; `messages.reasons.Reason.GPU_ERROR`."""
 
     reason = Reason.GPU_ERROR
-
-
-class TooFewCases(DataError):
-    """Nothing is left to train on; `messages.reasons.Reason.TOO_FEW_CASES`."""
-
-    reason = Reason.TOO_FEW_CASES
 
 
 Send = Callable[[Progress | CheckpointEvent | Written], None]
@@ -207,24 +201,16 @@ class Session:
         )
 
     def _prepare(self, request: Prepare) -> Prepared:
-        task, data = self.experiment.task, self.experiment.data
+        data = self.experiment.data
         cache.sweep(self.cache_folder)
         self.cache_folder.mkdir(parents=True, exist_ok=True)
         self._room = Room(Path(request.state or request.cache), request.disk_bytes)
         config, prepared = self._data(request)
-        if not config.path.is_dir():
-            raise DatasetGone("there is no such folder", where=str(config.path))
-        survey = survey_cases(
-            config,
-            task.channels,
-            task.concepts,
-            lambda done, total: self._progress(0, "preparing", done, 2 * total),
-            cache=self.cache_folder / "survey.sqlite",
-            vault=self._cases,
-        )
+        survey = self._survey(config) if prepared is None or prepared.used else Survey(0, (), {}, ())
         # What was left out on the way from DICOM counts with what the survey leaves out.
         left_out = Counter({str(reason): count for reason, count in survey.left_out.items()})
-        left_out.update({str(reason): count for reason, count in prepared.left_out.items()})
+        before = Counter[Reason]() if prepared is None else prepared.left_out
+        left_out.update({str(reason): count for reason, count in before.items()})
         parts = split_cases(survey.cases, request.secret, self.experiment.seed, data.split.model_dump())
         fingerprint = sha256(codec.canonical(self.experiment.preprocessing.model_dump(mode="json")))
         total, done = len(survey.cases), 0
@@ -243,7 +229,7 @@ class Session:
         # That nothing may be left to train on is for the agent to judge: it tells of it with these counts.
         cuda = self.device.type == "cuda"
         return Prepared(
-            found=survey.found + prepared.left_out.total(),
+            found=survey.found + before.total(),
             used=sum(len(cases) for cases in self.splits.values()),
             left_out=dict(sorted(left_out.items())),
             train=len(self.splits["train"]),
@@ -255,19 +241,32 @@ class Session:
             versions=_versions(),
             deterministic=not cuda or not torch.is_deterministic_algorithms_warn_only_enabled(),
             fingerprint=fingerprint.hexdigest(),
-            data=prepared.fingerprint,
-            as_of=prepared.as_of,
+            data="" if prepared is None else prepared.fingerprint,
+            as_of=None if prepared is None else prepared.as_of,
         )
 
-    def _data(self, request: Prepare) -> tuple[DatasetConfig, Accounting]:
+    def _survey(self, config: DatasetConfig) -> Survey:
+        if not config.path.is_dir():
+            raise DatasetGone("there is no such folder", where=str(config.path))
+        task = self.experiment.task
+        return survey_cases(
+            config,
+            task.channels,
+            task.concepts,
+            lambda done, total: self._progress(0, "preparing", done, 2 * total),
+            cache=self.cache_folder / "survey.sqlite",
+            vault=self._cases,
+        )
+
+    def _data(self, request: Prepare) -> tuple[DatasetConfig, Accounting | None]:
         """The folder to read; from DICOM it is prepared first, with what that left out."""
         dataset = dataset_of(request.dataset)
         if isinstance(dataset, DatasetConfig):
-            return dataset, Accounting(0, 0)
+            return dataset, None
         from site_agent.dicom.build import for_experiment  # pydicom only where it is needed
 
         name = self.experiment.data.dataset
-        config, prepared = for_experiment(
+        return for_experiment(
             name,
             dataset,
             Path(request.state),
@@ -276,9 +275,6 @@ class Session:
             lambda done, total: self._progress(0, "preparing", done, total),
             limit=request.disk_bytes,
         )
-        if not prepared.used:
-            raise TooFewCases(f"none of {prepared.found} studies gives a case", where=name)
-        return config, prepared
 
     def _cached(self, case: Case, config: DatasetConfig) -> tuple[str, CachedCase]:
         settings = self.experiment.preprocessing

@@ -200,7 +200,8 @@ def test_what_fails_says_nothing_of_whom_it_was_about(
     def refuses(_obj: Any, _overrides: Any) -> Any:
         raise ValueError(f"cannot read {planted.identity}")
 
-    # A defect of ours, or a library's, whose words quote what it was given.
+    # A defect of ours, or a library's, whose words quote what it was given; in this process, where it can be planted.
+    monkeypatch.setattr(preparation, "WORTH_PROCESSES", 1000)
     monkeypatch.setattr("site_agent.dicom.door.facts", refuses)
     monkeypatch.setattr("site_agent.dicom.door.Door.__init__.__defaults__", ((), refuses))
     found: list[Accounting] = []

@@ -43,7 +43,8 @@ def test_a_trainer_prepares_from_dicom_and_says_what_was_left_out_on_the_way(tmp
 
 
 @pytest.mark.torch
-def test_a_pacs_that_is_not_there_has_its_own_code(tmp_path: Path) -> None:
+def test_a_pacs_that_is_not_there_has_its_own_code_and_what_keeps_every_study_out_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2), keep=lambda obj: obj.Modality != "SEG")
     trainer = Trainer()
     try:
         plain = {**request(tmp_path).dataset, "source": "dicomweb", "url": "http://127.0.0.1:9/dicom-web"}
@@ -51,6 +52,9 @@ def test_a_pacs_that_is_not_there_has_its_own_code(tmp_path: Path) -> None:
         said = trainer.ask(request(tmp_path).model_copy(update={"dataset": plain}))
         assert isinstance(said, Failed)
         assert (said.code, said.fatal) == (Reason.RETRIEVE_FAILED, False)
+        said = trainer.ask(request(tmp_path))
+        assert isinstance(said, Prepared), said
+        assert (said.found, said.used, said.left_out) == (2, 0, {"no-label": 2})
     finally:
         trainer.process.kill()
 
