@@ -86,7 +86,7 @@ class Session:
 
     Raises:
         ConfigError: the experiment or its net is not allowed.
-        DataError: no case can be used for training.
+        DataError: the data set cannot be read.
         GpuGone: the site lends a GPU that is not there.
     """
 
