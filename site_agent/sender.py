@@ -238,7 +238,8 @@ class Sender:
         self._on_leaving(key, manifest.nbytes)
         whole = task.chunks is None
         mark = Mark(task.path)
-        first, confirms = self._ahead(key, digests, mark) if whole else (0, deque())
+        # The broker's confirms are no proof: what is asked for once it all went goes whole, whatever it confirmed.
+        first, confirms = (0, deque()) if again else self._ahead(key, digests, mark)
         indices = range(first, manifest.chunks) if task.chunks is None else task.chunks
         for done, index in enumerate(indices, start=1):
             if self._stopped(key):

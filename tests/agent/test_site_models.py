@@ -96,6 +96,25 @@ def test_chunks_of_an_update_are_sent_again_when_wanted(start: Start, coordinato
     np.testing.assert_array_equal(coordinator.update(ready)["w"], complete["w"])
 
 
+def test_an_update_that_the_broker_lost_after_it_had_confirmed_it_goes_again_whole(
+    start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("site_agent.sender.MARK_EVERY", 0.0)
+    coordinator.receipting = False
+    start()
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
+    transfer = ready.body.transfer
+    coordinator.chunks.clear()
+    body = ChunksWanted(round=1, attempt=1, seal=transfer.seal, chunks=None)
+    coordinator.say("chunks-wanted", body, experiment="exp-1", round_number=1, to="site-a")
+    whole = set(range(transfer.manifest.chunks))
+    eventually(lambda: [set(one) for one in coordinator.chunks.values()] == [whole], what="all chunks again")
+    coordinator.update(ready)
+
+
 def test_both_candidates_are_scored_once_on_validation_and_test(
     start: Start, coordinator: script.ScriptedCoordinator
 ) -> None:
