@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.aggregate import aggregate
-from messages.tensor_codecs import CODECS
-from messages.tensors import Manifest, manifest_of, tensors_of, write_into
+from coordinator.work.aggregate import aggregate
+from messages.tensors.codecs import CODECS
+from messages.tensors.layout import Manifest, manifest_of, tensors_of, write_into
 
 TENSORS = 20
 

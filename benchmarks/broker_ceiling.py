@@ -28,9 +28,9 @@ from benchmarks.raw_amqp import RawClient
 from deploy.broker import keeper
 from deploy.broker.definitions import Party, StreamSizes, render
 from deploy.broker.node import PrivateNode
+from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Delivery, Start
-from messages.bus.rabbitmq import RabbitBus
-from messages.settings import BrokerAddress
+from messages.ground.settings import BrokerAddress
 
 VHOST = "ceiling"
 MIB = 2**20

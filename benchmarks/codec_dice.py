@@ -21,17 +21,17 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.aggregate import aggregate, weights
+from coordinator.work.aggregate import aggregate, weights
 from deploy.demo import machine
 from deploy.demo.consortium import site_names
 from deploy.demo.data import read_real
 from deploy.demo.experiments import decathlon_demo
 from deploy.demo.partition import partition
-from messages.errors import KonsilError
 from messages.experiment import Experiment
+from messages.ground.errors import KonsilError
 from messages.scores import pool
-from messages.tensor_codecs import CODECS, CodecName
-from messages.tensors import views, write_into
+from messages.tensors.codecs import CODECS, CodecName
+from messages.tensors.layout import views, write_into
 from nets.initial import initial_model
 from site_agent.training.protocol import Evaluate, Prepare, Train
 from site_agent.training.session import Session

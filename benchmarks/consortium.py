@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import memory, phases
-from deploy import cli_requests
-from deploy import profile as profiles
 from deploy.broker.definitions import StreamSizes
 from deploy.broker.keeper import descendants
 from deploy.broker.node import PrivateNode
-from deploy.cli_connection import Session, rabbit
+from deploy.cli import requests
 from deploy.demo import experiments
 from deploy.demo.consortium import Consortium
 from deploy.demo.layout import Layout, prepare
 from deploy.demo.processes import Child, Children
-from messages import kinds, names, settings
+from deploy.session import profile as profiles
+from deploy.session.connection import Session, rabbit
+from messages import kinds, names
 from messages.bus.base import Start
-from messages.errors import WorkFailed
 from messages.experiment import Experiment
-from site_agent import control
+from messages.ground import settings
+from messages.ground.errors import WorkFailed
+from site_agent.desk import control
 
 Say = Callable[[str], None]
 START_WITHIN, ENROL_WITHIN = 90.0, 180.0
@@ -156,7 +157,7 @@ class Bench:
             WorkFailed: it did not complete in time.
         """
         assert self.session is not None
-        cli_requests.start(self.session, experiment, 60.0, lambda _text: None)
+        requests.start(self.session, experiment, 60.0, lambda _text: None)
         ends: list[float] = []
         for heard in self.session.messages(within):
             event = heard.event

@@ -20,8 +20,8 @@ from messages.bus.base import Delivery, Subscription
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.scores import RegionScore, SplitScores
-from messages.tensors import chunk_digests, seal
-from messages.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
+from messages.tensors.layout import chunk_digests, seal
+from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 
 CROWD, RESEARCHER = "crowd", "researcher"
 PLATFORM = kinds.Platform(device_type="cpu", threads=1, versions={}, deterministic=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import memory
 from benchmarks.consortium import Bench, rehearsal, running
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 from messages.names import COORDINATOR
 
 LOOKS = 5

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from deploy.demo import dicom, phantom
+from deploy.demo.phantoms import dicom, phantom
 from site_agent.dicom.config import FolderSource
 
 SPACING = phantom.DEFAULT_SPACING_MM
@@ -90,7 +90,7 @@ class Watch:
 
 def measure(folder: Path, state: Path) -> dict[str, Any]:
     """Prepare twice in this process: seconds of each, CPU seconds of both, and the largest resident sizes in MiB."""
-    from site_agent.dicom import build
+    from site_agent.dicom.prepared import build
 
     seconds, watches = [], []
     for _ in range(2):

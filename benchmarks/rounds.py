@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import memory, phases
 from benchmarks.consortium import Bench, rehearsal, running
 from benchmarks.spread import Spread
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 from messages.names import COORDINATOR
 
 WITHIN_A_ROUND = 120.0

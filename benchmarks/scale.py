@@ -30,13 +30,14 @@ import structlog
 
 from benchmarks.crowd import RESEARCHER, Crowd, definitions
 from coordinator.config import CoordinatorConfig
-from coordinator.journal import open_readonly
+from coordinator.record.journal import open_readonly
 from coordinator.service import Coordinator
-from messages import descriptors, envelope, kinds
+from messages import envelope, kinds
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.experiment import Experiment
-from messages.tensors import manifest_of, write_into
+from messages.ground import descriptors
+from messages.tensors.layout import manifest_of, write_into
 
 CONSORTIUM, EXPERIMENT = "demo", "exp-1"
 MARKS = ("experiment-accepted", "round-start", "evaluation-start", "experiment-complete")

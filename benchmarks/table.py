@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import broker_ceiling
 from benchmarks.rounds import Result, measure
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 
 
 @dataclass(frozen=True, slots=True)

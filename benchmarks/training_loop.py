@@ -28,8 +28,8 @@ import numpy as np
 
 from benchmarks.training_parts import export, parts
 from benchmarks.training_sides import SITE, Konsil, Plain, experiment_of, settings_of
-from deploy.demo import phantom
-from messages.tensors import Manifest, views
+from deploy.demo.phantoms import phantom
+from messages.tensors.layout import Manifest, views
 
 WARM_UP_STEPS = 20
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.training_sides import SITE, experiment_of, preparation
-from messages.tensors import Manifest, views
+from messages.tensors.layout import Manifest, views
 
 
 def export(folder: Path, options: argparse.Namespace) -> None:
@@ -47,9 +47,9 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
     from nets.weights import arrays
     from site_agent.training.__main__ import _keep_freed_memory
+    from site_agent.training.cases.sampling import Sampler
     from site_agent.training.engine import train_round
     from site_agent.training.files import write_update
-    from site_agent.training.sampling import Sampler
     from site_agent.training.seeds import derive
     from site_agent.training.session import Session
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
-from deploy.demo import phantom
 from deploy.demo.experiments import glioma_demo
+from deploy.demo.phantoms import phantom
 from messages.experiment import Experiment
-from messages.tensors import Manifest
+from messages.tensors.layout import Manifest
 from site_agent.training.client import TrainerProcess
 from site_agent.training.protocol import Failed, Prepare, Prepared, Progress, Reply, Train, Trained, Written
 

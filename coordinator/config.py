@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from messages import settings
-from messages.exposition import MetricsSettings
-from messages.settings import BrokerAddress, Name, Settings, SizeBytes
+from messages.ground import settings
+from messages.ground.exposition import MetricsSettings
+from messages.ground.settings import BrokerAddress, Name, Settings, SizeBytes
 
 
 class Identity(Settings):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from coordinator import decisions as d
-from coordinator.state import ENDED, ExperimentState, Phase
+from coordinator.core import decisions as d
+from coordinator.core.state import ENDED, ExperimentState, Phase
 from messages.bus.base import BusState
-from messages.exposition import Reading, counter, gauge, phase_readings
+from messages.ground.exposition import Reading, counter, gauge, phase_readings
 from messages.liveness import Liveness
 from messages.reasons import Reason
 

@@ -17,31 +17,32 @@ from typing import Any
 import structlog
 
 from coordinator import config as configs
-from coordinator.announcer import Announcer
-from coordinator.blobs import Blobs
 from coordinator.config import CoordinatorConfig
-from coordinator.incoming import Receiver
-from coordinator.inputs import DiskFull
-from coordinator.journal import TERM, Journal, Written
+from coordinator.core.inputs import DiskFull
+from coordinator.loop.shell import Shell
+from coordinator.loop.steps import Parts
+from coordinator.loop.timers import Clock, Gate
 from coordinator.metrics import readings
-from coordinator.outgoing import Audit, Events, Models
-from coordinator.presence import Presence
-from coordinator.reading_back import ReadingBack
-from coordinator.shell import Shell
-from coordinator.steps import Parts
-from coordinator.timers import Clock, Gate
-from coordinator.work import Build, Work, build_in_subprocess
-from messages import descriptors, logs, names, starting, systemd
+from coordinator.record.journal import TERM, Journal, Written
+from coordinator.wire.announcer import Announcer
+from coordinator.wire.incoming import Receiver
+from coordinator.wire.outgoing import Audit, Events, Models
+from coordinator.wire.presence import Presence
+from coordinator.wire.reading_back import ReadingBack
+from coordinator.work.blobs import Blobs
+from coordinator.work.pool import Build, Work, build_in_subprocess
+from messages import names
+from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
-from messages.bus.rabbitmq import RabbitBus
 from messages.envelope import Author
-from messages.errors import KonsilError
-from messages.exposition import Endpoint, Reading
+from messages.ground import descriptors, logs, naming, starting, systemd
+from messages.ground.errors import KonsilError
+from messages.ground.exposition import Endpoint, Reading
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
 CHUNKS_IN_FLIGHT = 16
-"""Credit for chunks of updates, of all sites together; what does bound them in memory is `messages.bus.backlog`."""
+"""Credit for chunks of updates, of all sites together; `messages.bus.amqp.backlog` bounds them in memory."""
 
 log = structlog.get_logger("coordinator")
 
@@ -106,7 +107,7 @@ class Coordinator:
             self.shell = Shell(parts, self._queue, config, self._ack)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe(names.inbox(names.COORDINATOR), self._queue.put, exclusive=True)
-            self.journal.append(names.NO_EXPERIMENT, TERM, {"term": self.journal.term}, time=clock.now())
+            self.journal.append(naming.NO_EXPERIMENT, TERM, {"term": self.journal.term}, time=clock.now())
             own_word.subscribe(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.report.baselines import Baseline, Gain, Point
-from messages.errors import ConfigError, KonsilError, RequestError
 from messages.experiment import Experiment, read
+from messages.ground.errors import ConfigError, KonsilError, RequestError
 from messages.scores import SplitScores, pool
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def train_baseline(
     """
     from nets.build import build
     from site_agent.training.engine import train_round
-    from site_agent.training.evaluation import evaluate
     from site_agent.training.optimise import KeptState
+    from site_agent.training.tasks.evaluation import evaluate
 
     began = time.monotonic()
     first = next(iter(sessions.values()))

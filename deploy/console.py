@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 

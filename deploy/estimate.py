@@ -16,9 +16,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from messages.errors import ConfigError, WorkFailed
 from messages.experiment import Experiment
-from messages.tensor_codecs import CODECS
+from messages.ground.errors import ConfigError, WorkFailed
+from messages.tensors.codecs import CODECS
 from nets import registry
 from nets.registry import RehearsalSpec, SegResNetSpec, UNetSpec
 

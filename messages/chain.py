@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from messages import codec
-from messages.errors import ConfigError, LogBroken, MalformedMessage
+from messages.ground.errors import ConfigError, LogBroken, MalformedMessage
 
 ZERO = bytes(32)
 VERSION = 1

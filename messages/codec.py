@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 
-from messages.errors import MalformedMessage
+from messages.ground.errors import MalformedMessage
 from messages.reasons import Reason
 
 MAX_EVENT_BYTES = 4 * 2**20

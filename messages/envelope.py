@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from messages import codec
-from messages.errors import MalformedMessage
+from messages.ground.errors import MalformedMessage
+from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import KINDS, Body
-from messages.names import COORDINATOR, NO_EXPERIMENT, RoutingKey
+from messages.names import COORDINATOR, RoutingKey
 from messages.reasons import Reason
 
 SCHEMA = 1

@@ -15,13 +15,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from messages import codec, settings
-from messages.errors import ConfigError
-from messages.names import COORDINATOR, NO_EXPERIMENT
+from messages import codec
+from messages.ground import settings
+from messages.ground.errors import ConfigError
+from messages.ground.naming import NO_EXPERIMENT
+from messages.ground.settings import Name, Seconds, Settings
+from messages.ground.strictness import at_most
+from messages.names import COORDINATOR
 from messages.scores import MOST_REGIONS
-from messages.settings import Name, Seconds, Settings
-from messages.strictness import at_most
-from messages.tensor_codecs import CodecName
+from messages.tensors.codecs import CodecName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 WHOLE = 2**31 - 1

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from messages.experiment import MOST_SITES
+from messages.ground.strictness import StrictModel, at_most
 from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
 from messages.reasons import Reason
 from messages.scores import SplitScores
-from messages.strictness import StrictModel, at_most
-from messages.tensors import Manifest
+from messages.tensors.layout import Manifest
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]

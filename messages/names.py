@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from messages.errors import MalformedMessage, RequestError
+from messages.ground.errors import MalformedMessage, RequestError
+from messages.ground.naming import EXPERIMENT_ID, NAME, NO_EXPERIMENT
 
 EXCHANGE = "konsil"
 COORDINATOR = "coordinator"
-NO_EXPERIMENT = "none"
 
 DOWNLINK, GLOBAL, UPLINK, AUDIT, MODELS, PROGRESS = (
     "downlink",
@@ -19,9 +18,6 @@ DOWNLINK, GLOBAL, UPLINK, AUDIT, MODELS, PROGRESS = (
     "models",
     "progress",
 )
-
-NAME = re.compile(r"[a-z0-9-]{1,32}")
-EXPERIMENT_ID = re.compile(r"[a-z0-9-]{1,64}")
 
 
 def check_name(name: str, what: str = "name") -> str:

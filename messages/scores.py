@@ -12,7 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from messages.strictness import StrictModel, at_most
+from messages.ground.strictness import StrictModel, at_most
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Sum = Annotated[float, Field(ge=0)]

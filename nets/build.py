@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.networks.nets import SegResNet, UNet
 
-from messages.errors import ConfigError
+from messages.ground.errors import ConfigError
 from nets.registry import GROUPS, NetSpec, SegResNetSpec, UNetSpec, read
 
 

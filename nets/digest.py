@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from messages.tensors import Buffer, Manifest, views
+from messages.tensors.layout import Buffer, Manifest, views
 
 _DOMAIN = b"konsil-model-v1\0"
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from messages import codec
-from messages.errors import ConfigError, KonsilError, WorkFailed
 from messages.experiment import Experiment, read
-from messages.settings import parse
-from messages.tensors import Manifest, write_into
+from messages.ground.errors import ConfigError, KonsilError, WorkFailed
+from messages.ground.settings import parse
+from messages.tensors.layout import Manifest, write_into
 from nets import registry
 from nets.digest import model_digest
 from nets.rehearsal import rehearsal_model

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from messages.errors import ConfigError, DataError
 from messages.experiment import Experiment
-from messages.tensors import Buffer, Manifest, views
+from messages.ground.errors import ConfigError, DataError
+from messages.tensors.layout import Buffer, Manifest, views
 from nets.digest import arrays_digest
 
 _KEY = "konsil"

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from messages.errors import ConfigError
 from messages.experiment import Experiment
-from messages.settings import Settings, parse
+from messages.ground.errors import ConfigError
+from messages.ground.settings import Settings, parse
 
 
 class NetSpec(Settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from messages.tensors import Manifest, TensorSpec, views
+from messages.tensors.layout import Manifest, TensorSpec, views
 from nets.registry import RehearsalSpec
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from messages.errors import WorkFailed
-from messages.tensor_codecs import Tensor
-from messages.tensors import Manifest, manifest_of
+from messages.ground.errors import WorkFailed
+from messages.tensors.codecs import Tensor
+from messages.tensors.layout import Manifest, manifest_of
 
 _COUNTERS = "num_batches_tracked"
 """Batch normalisation's integer counter: means nothing to a net with a momentum, and cannot be averaged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from messages import starting
+from messages.ground import starting
 
 
 def main() -> int:

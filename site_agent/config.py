@@ -8,11 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from messages import settings
-from messages.exposition import MetricsSettings
-from messages.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
-from messages.tensor_codecs import CodecName
-from site_agent.datasets.described import AnyDataset, placed
+from messages.ground import settings
+from messages.ground.exposition import MetricsSettings
+from messages.ground.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
+from messages.tensors.codecs import CodecName
+from site_agent.data.described import AnyDataset, placed
 
 
 class Site(Settings):

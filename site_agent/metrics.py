@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from messages.bus.base import BusState
-from messages.exposition import Reading, counter, gauge, phase_readings
+from messages.ground.exposition import Reading, counter, gauge, phase_readings
 from messages.kinds import Progress
 from messages.reasons import Reason
-from site_agent.decisions import Decision, Deliver, GiveUp
-from site_agent.jobs import OVER, Agenda, Phase
-from site_agent.status import state_word
+from site_agent.core.decisions import Decision, Deliver, GiveUp
+from site_agent.core.jobs import OVER, Agenda, Phase
+from site_agent.desk.status import state_word
 
 STATES = (
     "idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining", "outside-hours",

@@ -19,41 +19,42 @@ from typing import Any, Protocol
 
 import structlog
 
-from messages import logs, starting
+from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Notice, OnNotice
-from messages.bus.rabbitmq import RabbitBus
-from messages.errors import BrokerUnreachable, KonsilError
-from messages.exposition import Endpoint, Reading
+from messages.ground import logs, starting
+from messages.ground.errors import BrokerUnreachable, KonsilError
+from messages.ground.exposition import Endpoint, Reading
+from messages.ground.naming import NO_EXPERIMENT
+from messages.ground.systemd import notify
 from messages.kinds import Leaving
-from messages.names import GLOBAL, NO_EXPERIMENT
-from messages.seals import Sealer
-from messages.systemd import notify
+from messages.names import GLOBAL
+from messages.tensors.seals import Sealer
 from site_agent import config as configuration
-from site_agent.agenda import restored
 from site_agent.config import SiteConfig
-from site_agent.control import ControlServer
-from site_agent.data_guard import DataGuard
-from site_agent.effects import Say
-from site_agent.errands import Errands
-from site_agent.hearing import Hearing
-from site_agent.jobs import Phase
+from site_agent.core.agenda import restored
+from site_agent.core.effects import Say
+from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, Restarted
+from site_agent.core.jobs import Phase
+from site_agent.data.guard import DataGuard
+from site_agent.desk.control import ControlServer
+from site_agent.desk.status import status_line, status_of
+from site_agent.disk.spool import Spool
+from site_agent.loop.effect_runner import Errands
+from site_agent.loop.inbound import Hearing
+from site_agent.loop.orders import Orders
+from site_agent.loop.relay import Relay
+from site_agent.loop.reports import Reports
+from site_agent.loop.rules import Rules
+from site_agent.loop.steps import Steps
+from site_agent.loop.upkeep import Upkeep
 from site_agent.metrics import readings
-from site_agent.orders import Orders
-from site_agent.pace import Pace
-from site_agent.post import Post
-from site_agent.receiver import Receiver
-from site_agent.relay import Relay
-from site_agent.reports import Reports
-from site_agent.rules import Rules
-from site_agent.sender import Sender
-from site_agent.spool import Spool
-from site_agent.status import status_line, status_of
-from site_agent.steps import Steps
-from site_agent.stimuli import ChunksSent, ModelReady, NoSpace, Restarted
-from site_agent.subscriptions import Subscriptions
-from site_agent.trainers import Trainers
-from site_agent.upkeep import Upkeep
-from site_agent.workshop import Workshop
+from site_agent.trainers.processes import Trainers
+from site_agent.trainers.requests import Workshop
+from site_agent.wire.outbox import Post
+from site_agent.wire.pace import Pace
+from site_agent.wire.receiver import Receiver
+from site_agent.wire.sender import Sender
+from site_agent.wire.subscriptions import Subscriptions
 
 log = structlog.get_logger()
 

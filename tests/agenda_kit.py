@@ -22,13 +22,13 @@ from messages.kinds import (
 from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from messages.scores import SplitScores
-from messages.tensors import Manifest, TensorSpec
-from messages.transfer import TransferKey
-from site_agent.agenda import step
-from site_agent.effects import Effect, Say
-from site_agent.jobs import Agenda, Phase, Trained
-from site_agent.policy import Verdict
-from site_agent.stimuli import Heard, ModelReady, Prepared, Scored, Stimulus
+from messages.tensors.layout import Manifest, TensorSpec
+from messages.tensors.transfer import TransferKey
+from site_agent.core.agenda import step
+from site_agent.core.effects import Effect, Say
+from site_agent.core.inputs import Heard, ModelReady, Prepared, Scored, Stimulus
+from site_agent.core.jobs import Agenda, Phase, Trained
+from site_agent.core.policy import Verdict
 
 MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(600,), dtype="float32"),), chunk_bytes=1024)
 

@@ -14,10 +14,10 @@ from needs import lacks
 
 from deploy.broker.definitions import Definitions, Party, password_hash, render
 from deploy.broker.node import PrivateNode, find_server
-from messages.bus.link import Backoff
-from messages.bus.rabbitmq import RabbitBus
-from messages.errors import Unreachable
-from messages.settings import BrokerAddress
+from messages.bus.amqp.link import Backoff
+from messages.bus.amqp.rabbitmq import RabbitBus
+from messages.ground.errors import Unreachable
+from messages.ground.settings import BrokerAddress
 
 VHOST = "test"
 ADMIN = "admin"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from brokers import PATIENCE
 
-from coordinator import inputs as i
 from coordinator.config import CoordinatorConfig
+from coordinator.core import inputs as i
 from deploy.broker.definitions import Party, render
 from messages import envelope, kinds
 from messages.bus.base import Delivery
@@ -19,9 +19,9 @@ from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.experiment import Experiment
 from messages.scores import RegionScore, SplitScores
-from messages.tensor_codecs import CodecName
-from messages.tensors import Manifest, chunk_digests, manifest_of, seal, tensors_of, write_into
-from messages.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
+from messages.tensors.codecs import CodecName
+from messages.tensors.layout import Manifest, chunk_digests, manifest_of, seal, tensors_of, write_into
+from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 from nets.digest import arrays_digest
 
 SITES = ("site-a", "site-b", "site-c")

@@ -13,7 +13,7 @@ from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 
 
 def coordinator(on: MemoryBroker, folder: Path) -> Coordinator:

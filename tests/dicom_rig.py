@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.demo import dicom, phantom
+from deploy.demo.phantoms import dicom, phantom
 from site_agent.datasets.config import DatasetConfig
-from site_agent.dicom import build
 from site_agent.dicom.base import Accounting, Fetched, Has, Looked, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import DicomDataset, FolderSource
+from site_agent.dicom.prepared import build
 from site_agent.dicom.sources import open_source
 
 SECRET = bytes(range(32))

@@ -6,14 +6,14 @@ from typing import Any
 
 from coordinator_kit import MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
 
-from coordinator import announce, quorum
-from coordinator import decisions as d
-from coordinator import inputs as i
-from coordinator.effects import effects, pending
-from coordinator.evolve import evolve, fold
-from coordinator.machine import decide
-from coordinator.recovery import step_body
-from coordinator.state import ExperimentState, Phase, Timer
+from coordinator.core import announce, quorum
+from coordinator.core import decisions as d
+from coordinator.core import inputs as i
+from coordinator.core.effects import effects, pending
+from coordinator.core.evolve import evolve, fold
+from coordinator.core.machine import decide
+from coordinator.core.state import ExperimentState, Phase, Timer
+from coordinator.record.recovery import step_body
 from messages import codec, kinds
 from messages.reasons import Reason
 

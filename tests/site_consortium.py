@@ -12,12 +12,11 @@ import numpy as np
 from brokers import PATIENCE
 
 from deploy.broker.definitions import Party, render
-from messages import tensors
 from messages.bus.base import Bus, Delivery, Start
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author, Event, decode
-from messages.errors import MalformedMessage
 from messages.experiment import Experiment
+from messages.ground.errors import MalformedMessage
 from messages.kinds import (
     Body,
     Candidate,
@@ -31,9 +30,10 @@ from messages.kinds import (
 )
 from messages.kinds import Transfer as Sealed
 from messages.names import RoutingKey
-from messages.tensor_codecs import CodecName
-from messages.tensors import manifest_of
-from messages.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
+from messages.tensors import layout
+from messages.tensors.codecs import CodecName
+from messages.tensors.layout import manifest_of
+from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 from site_agent.config import SiteConfig
 
 CONSORTIUM = "test"
@@ -179,9 +179,9 @@ class ScriptedCoordinator:
         arrays = self.model(round_number)
         manifest = manifest_of(arrays, chunk_bytes=1024, codec=self.codec)
         buffer = memoryview(bytearray(manifest.nbytes))
-        tensors.write_into(arrays, manifest, buffer)
-        digests = tensors.chunk_digests(manifest, buffer)
-        seal = tensors.seal(manifest, digests)
+        layout.write_into(arrays, manifest, buffer)
+        digests = layout.chunk_digests(manifest, buffer)
+        seal = layout.seal(manifest, digests)
         return (
             Sealed(round=round_number, attempt=self.attempts.get(round_number, 1), seal=seal, manifest=manifest),
             digests,
@@ -218,5 +218,5 @@ class ScriptedCoordinator:
         key = TransferKey(ready.experiment, ready.round, ready.sender, transfer.attempt)
         parts = self.chunks[key]
         buffer = b"".join(parts[index] for index in range(transfer.manifest.chunks))
-        assert tensors.seal(transfer.manifest, tensors.chunk_digests(transfer.manifest, buffer)) == transfer.seal
-        return {name: one.read() for name, one in tensors.tensors_of(transfer.manifest, buffer).items()}
+        assert layout.seal(transfer.manifest, layout.chunk_digests(transfer.manifest, buffer)) == transfer.seal
+        return {name: one.read() for name, one in layout.tensors_of(transfer.manifest, buffer).items()}

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.peers.run import SYSTEMS, guarded, machine, options, peer, show
 from benchmarks.peers.work import Outcome, Work
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ import psutil
 from benchmarks import memory
 from benchmarks.peers.work import Memory, Outcome, Work
 from benchmarks.spread import Spread
-from messages.errors import WorkFailed
+from messages.ground.errors import WorkFailed
 
 INTERVAL = 0.05
 LISTENERS_EVERY = 2.0

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from messages.errors import Unreachable, WorkFailed
+from messages.ground.errors import Unreachable, WorkFailed
 
 HERE = Path(__file__).resolve().parent
 ROOM = HERE.parent / ".peers"

@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.peers import environment
 from benchmarks.peers.run import SYSTEMS, guarded, konsil, machine, options, peer, say, show
 from benchmarks.peers.work import Outcome, Work
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 
 CODECS = ("float32", "bfloat16-difference")
 

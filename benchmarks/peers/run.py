@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.peers import flare, flower
 from benchmarks.peers.work import Outcome, Work
-from messages.errors import KonsilError, WorkFailed
+from messages.ground.errors import KonsilError, WorkFailed
 
 SYSTEMS: dict[str, Callable[[Work, Path, Callable[[str], None]], Outcome]] = {
     "flare": flare.measure,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.spread import Spread
-from messages.errors import WorkFailed
+from messages.ground.errors import WorkFailed
 
 TENSORS = 20
 BYTES_PER_NUMBER = 4

@@ -14,7 +14,7 @@ from deploy.broker.definitions import Party, StreamSizes, render
 from deploy.broker.node import PrivateNode, answers
 from deploy.console import working
 from messages import names
-from messages.errors import RequestError
+from messages.ground.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from messages import kinds, names
-from messages.errors import RequestError
+from messages.ground.errors import RequestError
 
 Definitions = dict[str, Any]
 

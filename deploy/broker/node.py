@@ -17,12 +17,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from deploy import spare_ports
 from deploy.broker import configuration, keeper
 from deploy.broker.certificates import Authority
 from deploy.broker.configuration import Ports
 from deploy.broker.definitions import Definitions
-from messages.errors import RequestError, Unreachable, WorkFailed
+from deploy.local import ports as spare_ports
+from messages.ground.errors import RequestError, Unreachable, WorkFailed
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 """What a client sends first (AMQP 0-9-1, section 4.2.2); a server that is up answers with connection.start."""

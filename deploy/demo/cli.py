@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from deploy.console import JsonOption
-from messages.errors import RequestError
+from messages.ground.errors import RequestError
 
 
 def app(
@@ -56,7 +56,7 @@ def app(
     from deploy.broker.node import find_epmd, find_server
     from deploy.demo import layout
     from deploy.demo.consortium import MOST_SITES
-    from messages.tensor_codecs import CODECS
+    from messages.tensors.codecs import CODECS
 
     wanted = _baselines(baselines)
     if not 1 <= sites <= MOST_SITES:
@@ -89,12 +89,13 @@ def app(
         overrides={"wire": {"codec": codec}},
         tls=tls,
     )
-    from deploy import cli_live, console
+    from deploy import console
+    from deploy.cli import live
     from deploy.demo import outcome as outcomes
 
     # With --json standard output holds the one object, and everything else goes to standard error.
     with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout), stoppable():
-        outcome = run(options, cli_live.view(False), console.notes("konsil: "))
+        outcome = run(options, live.view(False), console.notes("konsil: "))
     if json_:
         console.emit(outcomes.plain(outcome))
         return

@@ -15,11 +15,11 @@ from deploy.demo import machine
 from deploy.demo.consortium import Consortium
 from deploy.demo.processes import Child, Children
 from deploy.report.baselines import Baseline, Gain
-from deploy.watch import ExperimentStory
-from messages.errors import WorkFailed
+from deploy.story.story import ExperimentStory
 from messages.experiment import Experiment
+from messages.ground.errors import WorkFailed
+from messages.ground.units import human_seconds
 from messages.scores import SplitScores
-from messages.units import human_seconds
 
 KNOWN = ("pooled", "alone")
 Say = Callable[[str], None]

@@ -16,12 +16,12 @@ from typing import Any
 
 from deploy.demo.layout import Layout
 from deploy.demo.processes import Child, Children
-from messages.errors import DataError
+from messages.ground.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
 class PhantomShape:
-    """Size of the phantoms; the defaults of `deploy.demo.phantom` where None."""
+    """Size of the phantoms; the defaults of `deploy.demo.phantoms.phantom` where None."""
 
     shape: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
@@ -57,7 +57,7 @@ def written(layout: Layout, sites: Sequence[str]) -> int:
 
 def phantom_source(layout: Layout, site: str, index: int) -> dict[str, Any]:
     """[datasets.NAME] of a site that holds phantoms."""
-    from deploy.demo import phantom
+    from deploy.demo.phantoms import phantom
 
     labels = {str(integer): concept for integer, concept in phantom.site_labels(index).items()}
     return {
@@ -141,7 +141,7 @@ def _label_values(folder: Path) -> list[int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write phantoms for some sites; the worker's entry point."""
-    from deploy.demo import phantom
+    from deploy.demo.phantoms import phantom
 
     parser = argparse.ArgumentParser(prog="python -m deploy.demo.data")
     parser.add_argument("--site", action="append", required=True, help="INDEX:FOLDER")

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def glioma_demo(rounds: int, seed: int, sites: Sequence[str]) -> dict[str, Any]:
-    """Phantom gliomas of `deploy.demo.phantom`: four contrasts, overlapping regions, a small U-Net.
+    """Phantom gliomas of `deploy.demo.phantoms.phantom`: four contrasts, overlapping regions, a small U-Net.
 
     Six patches of 32³ from each case an epoch: three sites' round takes about five seconds of one core.
     """

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from deploy.cli_connection import COORDINATOR_WITHIN, Session, no_coordinator
-from deploy.cli_history import HISTORY, Reader
-from deploy.cli_live import View
-from deploy.watch import ExperimentStory
+from deploy.cli.live import View
+from deploy.session.connection import COORDINATOR_WITHIN, Session, no_coordinator
+from deploy.session.history import HISTORY, Reader
+from deploy.story.story import ExperimentStory
 from messages import codec, kinds, names
 from messages.bus.base import Start
 from messages.chain import MAX_ENTRY, Entry
-from messages.errors import WorkFailed
 from messages.experiment import Experiment
+from messages.ground.errors import WorkFailed
 
 LOG_WITHIN = 20.0
 """Seconds that `audit` may lag behind `downlink` at the end."""

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from messages.errors import RequestError, WorkFailed
+from messages.ground.errors import RequestError, WorkFailed
 
 MARK = ".konsil-demo"
 LEAST_FREE = 1.5e9

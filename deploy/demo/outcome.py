@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.demo.run import Outcome
 from deploy.report.html import duration, number
-from deploy.watch import ExperimentStory
+from deploy.story.story import ExperimentStory
 
 LAST = 3
 

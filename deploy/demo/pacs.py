@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from deploy import spare_ports
-from deploy.demo import identities, phantom
 from deploy.demo.consortium import write_private
 from deploy.demo.data import PhantomShape
-from deploy.demo.dicom import CODES, REFERENCE
 from deploy.demo.layout import Layout
-from deploy.demo.patients import Delivery, Plan
+from deploy.demo.phantoms import identities, phantom
+from deploy.demo.phantoms.dicom import CODES, REFERENCE
+from deploy.demo.phantoms.patients import Delivery, Plan
 from deploy.demo.processes import Child, Children
+from deploy.local import ports
 from deploy.orthanc.configuration import HOST
 from deploy.orthanc.node import OrthancNode
 from messages.experiment import Experiment
@@ -121,7 +121,7 @@ class Hospitals:
         name = f"data-{number + 1}"
         path = self._layout.pacs / f"{name}.json"
         write_private(path, json.dumps(plan.plain()))
-        command = [sys.executable, "-m", "deploy.demo.patients", str(path)]
+        command = [sys.executable, "-m", "deploy.demo.phantoms.patients", str(path)]
         return children.start(name, command, self._layout.log_of(name), environment={"OMP_NUM_THREADS": "1"})
 
     def _delivery(self, index: int, site: str) -> Delivery:
@@ -142,5 +142,5 @@ def _title(site: str) -> str:
 
 def _free_port() -> int:
     """A port for a site's storage SCP: free until the site takes it."""
-    with spare_ports.held(HOST) as sock:
+    with ports.held(HOST) as sock:
         return int(sock.getsockname()[1])

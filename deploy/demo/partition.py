@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from messages.errors import DataError
+from messages.ground.errors import DataError
 from site_agent.datasets.layouts import entries, stem
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from deploy.demo import tether
-from messages.errors import KonsilError, RequestError, Unreachable, WorkFailed
+from deploy.local import tether
+from messages.ground.errors import KonsilError, RequestError, Unreachable, WorkFailed
 
 _BY_STATUS: dict[int, type[KonsilError]] = {2: RequestError, 3: Unreachable}
 

@@ -13,11 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy import model_file
-from deploy import profile as profiles
 from deploy.broker.node import PrivateNode
-from deploy.cli_connection import Session, rabbit
-from deploy.cli_live import View
+from deploy.cli.live import View
 from deploy.demo import consortium as consortia
 from deploy.demo import data as images
 from deploy.demo import experiments, machine, toml
@@ -26,10 +23,14 @@ from deploy.demo.follow import follow
 from deploy.demo.layout import Layout
 from deploy.demo.origin import Dealt, Origin, Phantoms
 from deploy.demo.processes import Child, Children
-from deploy.watch import ExperimentStory
-from messages import chain, settings
-from messages.errors import WorkFailed
+from deploy.session import model_file
+from deploy.session import profile as profiles
+from deploy.session.connection import Session, rabbit
+from deploy.story.story import ExperimentStory
+from messages import chain
 from messages.experiment import Experiment
+from messages.ground import settings
+from messages.ground.errors import WorkFailed
 from messages.reasons import ADVICE
 
 Say = Callable[[str], None]

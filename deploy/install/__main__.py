@@ -17,7 +17,7 @@ from deploy.install import machine
 from deploy.install.machine import say
 from deploy.install.release import Releases, Source, download
 from deploy.install.service import SERVICES, Service
-from messages.errors import KonsilError, RequestError, WorkFailed
+from messages.ground.errors import KonsilError, RequestError, WorkFailed
 
 ROOT = Path("/opt/konsil")
 COMMAND = Path("/usr/local/bin/konsil")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from messages.errors import RequestError, Unreachable, WorkFailed
+from messages.ground.errors import RequestError, Unreachable, WorkFailed
 
 LEAST_SYSTEMD = 250
 """LoadCredential= of a whole folder (systemd.exec(5)) came with it; Debian 12 has 252."""

@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from deploy.install.machine import need_space, run, say
-from messages.errors import RequestError, WorkFailed
+from messages.ground.errors import RequestError, WorkFailed
 
 PACKAGES = ("messages", "nets", "site_agent", "coordinator", "deploy")
 FILES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploy.install import units
 from deploy.install.machine import run, say
-from messages.errors import WorkFailed
+from messages.ground.errors import WorkFailed
 
 ETC = Path("/etc/konsil")
 UNITS = Path("/etc/systemd/system")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from messages.errors import Unreachable
+from messages.ground.errors import Unreachable
 
 HOST = "127.0.0.1"
 PLUGIN = "libOrthancDicomWeb.so"

@@ -1,7 +1,7 @@
 """A private Orthanc of this user's, on free ports: for the demo from a PACS and for tests.
 
 Needs no root, touches no system service, and ends with its context or with this process, even on SIGKILL
-(`deploy.demo.tether`). HTTP is answered for loopback alone. Orthanc's DICOM port takes connections on every interface;
+(`deploy.local.tether`). HTTP is answered for loopback alone. Orthanc's DICOM port takes connections on every interface;
 with `strict_aet` it turns away whoever is not registered with a host of its own. So: no real patients in it.
 """
 
@@ -21,12 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deploy import spare_ports
-from deploy.demo import tether
+from deploy.local import ports as spare_ports
+from deploy.local import tether
 from deploy.orthanc import configuration
 from deploy.orthanc.configuration import HOST, Missing, Ports, find
 from deploy.orthanc.rest import Rest
-from messages.errors import RequestError, WorkFailed
+from messages.ground.errors import RequestError, WorkFailed
 
 __all__ = ["Missing", "OrthancNode", "find"]
 

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 
 from deploy.orthanc.configuration import HOST
-from messages.errors import WorkFailed
+from messages.ground.errors import WorkFailed
 
 TAKEN = ("Success", "AlreadyStored")
 

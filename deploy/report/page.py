@@ -11,8 +11,8 @@ from deploy.report import tables
 from deploy.report.baselines import Baseline
 from deploy.report.curves import Line, draw
 from deploy.report.html import counted
-from deploy.watch import ExperimentStory
-from messages.errors import WorkFailed
+from deploy.story.story import ExperimentStory
+from messages.ground.errors import WorkFailed
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1a1c1e;--paper:#fff;--rule:#c9ced3;--soft:#f3f5f7}

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from deploy.report.baselines import Baseline
 from deploy.report.html import NOTHING, definitions, duration, megabytes, number, table
-from deploy.watch import ExperimentStory
-from deploy.watch_parts import SiteStory
+from deploy.story.parts import SiteStory
+from deploy.story.story import ExperimentStory
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
 

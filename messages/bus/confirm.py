@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 
 
 class Receipt:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from messages.errors import DataError
+from messages.ground.errors import DataError
 from messages.reasons import Reason
 
 _BATCH_SECONDS = 1.0

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from messages.experiment import Concept
-from messages.settings import Settings
+from messages.ground.settings import Settings
 
 
 class DatasetConfig(Settings):

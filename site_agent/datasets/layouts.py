@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from messages.errors import DataError
+from messages.ground.errors import DataError
 from site_agent.datasets.config import DatasetConfig
 
 _SUFFIX = re.compile(r"\.nii(\.gz)?(\.enc)?$", re.IGNORECASE)

@@ -22,7 +22,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from messages.errors import DataError
+from messages.ground.errors import DataError
 from messages.reasons import ADVICE, Reason
 from site_agent.datasets import layouts
 from site_agent.datasets.cache import VerdictCache

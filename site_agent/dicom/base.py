@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 from messages.reasons import Reason
 
 Object = Any
@@ -90,7 +90,7 @@ class Looked:
 
 
 class Source(Protocol):
-    """Where studies come from. Raises `messages.errors` only: nothing foreign gets out."""
+    """Where studies come from. Raises `messages.ground.errors` only: nothing foreign gets out."""
 
     @property
     def looked(self) -> Looked:

@@ -18,8 +18,8 @@ import threading
 import traceback
 from typing import Any
 
-from messages import crash
-from messages.errors import KonsilError
+from messages.ground import crash
+from messages.ground.errors import KonsilError
 from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import (
     Evaluate,

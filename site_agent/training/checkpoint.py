@@ -1,8 +1,8 @@
 """A round's checkpoint as a file: one an experiment, in its cache folder. No torch, and nothing that could run code.
 
 A file is MAGIC, the header's length (4 bytes, big-endian), the header (msgpack), the tensors' bytes as the header's
-manifest lays them out (`messages.tensors`), and the SHA-256 of all of that. It is written beside its place, synced and
-renamed, so a kill at any moment leaves the one before it or the new one, whole.
+manifest lays them out (`messages.tensors.layout`), and the SHA-256 of all of that. It is written beside its place,
+synced and renamed, so a kill at any moment leaves the one before it or the new one, whole.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from messages import codec, crash
-from messages.durable import sync, write_all
-from messages.errors import MalformedMessage
-from messages.strictness import StrictModel, at_most
-from messages.tensor_codecs import Tensor
-from messages.tensors import Manifest, blocks, tensors_of
+from messages import codec
+from messages.ground import crash
+from messages.ground.durable import sync, write_all
+from messages.ground.errors import MalformedMessage
+from messages.ground.strictness import StrictModel, at_most
+from messages.tensors.codecs import Tensor
+from messages.tensors.layout import Manifest, blocks, tensors_of
 from site_agent.training.protocol import SplitRows
 
 MAGIC = b"KONSILC1"

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from messages.errors import KonsilError, WorkFailed
+from messages.ground.errors import KonsilError, WorkFailed
 from site_agent.training.protocol import Reply, Request, Stop, decode_reply, encode, read_frame
 
 OnReply = Callable[[Reply], None]

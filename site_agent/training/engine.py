@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import torch
 
-from messages.errors import WorkFailed
 from messages.experiment import Experiment
+from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
 from site_agent.training import optimise
-from site_agent.training.cache import CachedCase
-from site_agent.training.losses import loss_for
-from site_agent.training.regions import Regions
+from site_agent.training.cases.cache import CachedCase
+from site_agent.training.cases.sampling import Sampler
 from site_agent.training.resume import Keeper, Moment
-from site_agent.training.sampling import Sampler
 from site_agent.training.seeds import derive
+from site_agent.training.tasks.losses import loss_for
+from site_agent.training.tasks.regions import Regions
 
 REPORT_SECONDS = 0.4
 """Progress at most this often: reading the loss makes a GPU wait."""

@@ -7,7 +7,7 @@ import errno
 import torch
 from torch.cuda import DeferredCudaCallError
 
-from messages.errors import PacsRefused, PacsUnreachable
+from messages.ground.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 
 _GPU_WORDS = (

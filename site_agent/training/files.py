@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from messages import crash
-from messages.errors import WorkFailed
-from messages.tensor_codecs import CODECS, Tensor
-from messages.tensors import Manifest, blocks, tensors_of
+from messages.ground import crash
+from messages.ground.errors import WorkFailed
+from messages.tensors.codecs import CODECS, Tensor
+from messages.tensors.layout import Manifest, blocks, tensors_of
 
 TOLD_AT_ONCE = 4
 """Chunks of an update that are told of together."""

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from messages import crash
 from messages.experiment import Experiment
-from messages.tensor_codecs import Tensor
-from messages.tensors import Manifest
+from messages.ground import crash
+from messages.tensors.codecs import Tensor
+from messages.tensors.layout import Manifest
 from site_agent.training.files import open_model, write_update
 from site_agent.training.protocol import (
     CaseRow,

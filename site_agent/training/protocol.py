@@ -1,7 +1,7 @@
 """What agent and training process say to each other: frames over one inherited socket. No torch here.
 
 A frame is a 4-byte big-endian length and one msgpack map; `kind` names the model. Tensors never travel this
-way: both sides name files that hold one contiguous buffer, laid out by a manifest (`messages.tensors`).
+way: both sides name files that hold one contiguous buffer, laid out by a manifest (`messages.tensors.layout`).
 
 The process answers `Prepare` with `Prepared`, `Train` with `Trained`, `Evaluate` with `Evaluated`, or any of
 them with `Failed`, in the order of the requests; `Progress`, `CheckpointEvent` and `Written` come in between. It ends
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import msgpack
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from messages.errors import MalformedMessage
+from messages.ground.errors import MalformedMessage
 from messages.kinds import Versions
 from messages.scores import Region, RegionScore, SplitScores, tally
 
@@ -37,7 +37,7 @@ class Prepare(Frame):
 
     Attributes:
         experiment: the experiment file as plain data; validates as `messages.experiment.Experiment`.
-        dataset: `site_agent.datasets.described.AnyDataset` as plain data (`model_dump(mode="json")`).
+        dataset: `site_agent.data.described.AnyDataset` as plain data (`model_dump(mode="json")`).
         site: this site's name; seeds derive from it.
         secret: the site's secret, for the split by keyed hash. Never logged, never sent on.
         threads: CPU threads, part of reproducibility.
@@ -67,7 +67,7 @@ class Train(Frame):
     Attributes:
         round: counted from 1.
         model: file with the received global model's buffer, laid out by `manifest`.
-        manifest: `messages.tensors.Manifest` as plain data.
+        manifest: `messages.tensors.layout.Manifest` as plain data.
         update: the same for the update: the same tensors, in a codec that may be another.
         output: where the update goes; `site_agent.training.files.write_update` writes it as `update` says.
         evaluate: also score the received global model on the validation cases, before training.
@@ -336,7 +336,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def step_of(reply: Reply) -> str:
-    """The step of the protocol that a reply is (`messages.crash`)."""
+    """The step of the protocol that a reply is (`messages.ground.crash`)."""
     return f"trainer:{reply.phase if isinstance(reply, Progress) else reply.kind}"
 
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from messages import codec
 from messages.experiment import Experiment
-from messages.tensor_codecs import Tensor
-from messages.tensors import Manifest, TensorSpec
+from messages.tensors.codecs import Tensor
+from messages.tensors.layout import Manifest, TensorSpec
 from site_agent.training import optimise
 from site_agent.training.checkpoint import Checkpoint, Checkpoints, Header, Unreadable
 from site_agent.training.interrupt import Interrupt, Interrupted

@@ -19,32 +19,31 @@ import torch
 from numpy.typing import NDArray
 
 from messages import codec
-from messages.errors import DataError, WorkFailed
 from messages.experiment import Experiment
+from messages.ground.errors import DataError, WorkFailed
 from messages.reasons import Reason
-from messages.tensor_codecs import Tensor
-from messages.tensors import Manifest
+from messages.tensors.codecs import Tensor
+from messages.tensors.layout import Manifest
 from nets.build import build
 from nets.registry import read as read_net
 from nets.weights import arrays, load, manifest
+from site_agent.data.described import dataset_of
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.described import dataset_of
 from site_agent.datasets.source import Case, CaseError, Survey
 from site_agent.datasets.source import load as load_case
 from site_agent.datasets.source import survey as survey_cases
 from site_agent.datasets.splits import split as split_cases
 from site_agent.datasets.vault import ARRAYS, CASES, Vault
 from site_agent.dicom.base import Accounting
-from site_agent.room import Room
-from site_agent.training import cache
-from site_agent.training.cache import CachedCase
+from site_agent.disk.room import Room
+from site_agent.training.cases import cache
+from site_agent.training.cases.cache import CachedCase
+from site_agent.training.cases.preprocess import prepare
 from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.engine import train_round
-from site_agent.training.evaluation import evaluate
 from site_agent.training.files import open_model, write_update
 from site_agent.training.interrupt import Interrupt
 from site_agent.training.optimise import KeptState
-from site_agent.training.preprocess import prepare
 from site_agent.training.protocol import (
     CheckpointEvent,
     Evaluate,
@@ -59,8 +58,9 @@ from site_agent.training.protocol import (
     Trained,
     Written,
 )
-from site_agent.training.regions import Regions
 from site_agent.training.resume import Keeper, key_of
+from site_agent.training.tasks.evaluation import evaluate
+from site_agent.training.tasks.regions import Regions
 
 REPORT_SECONDS = 0.4
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -263,7 +263,7 @@ class Session:
         dataset = dataset_of(request.dataset)
         if isinstance(dataset, DatasetConfig):
             return dataset, None
-        from site_agent.dicom.build import for_experiment  # pydicom only where it is needed
+        from site_agent.dicom.prepared.build import for_experiment  # pydicom only where it is needed
 
         name = self.experiment.data.dataset
         return for_experiment(

@@ -10,11 +10,11 @@ import site_consortium as script
 from brokers import PATIENCE, eventually
 
 from messages.bus.memory import MemoryBroker, MemoryBus
-from messages.errors import Unreachable
+from messages.ground.errors import Unreachable
 from messages.kinds import RoundComplete
 from messages.reasons import Reason
-from site_agent import control
 from site_agent.config import SiteConfig
+from site_agent.desk import control
 from site_agent.service import Agent
 
 

@@ -99,7 +99,7 @@ def test_a_trainer_at_work_may_save_what_it_has_when_the_agent_stops(
 def test_without_room_for_a_checkpoint_none_is_written_and_the_round_is_trained(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.workshop._COPIES", 2**50)
+    monkeypatch.setattr("site_agent.trainers.requests._COPIES", 2**50)
     start(training=resuming(tmp_path))
     joined(coordinator)
     coordinator.receipting = False

@@ -14,7 +14,7 @@ from agent_rig import Start, through_rounds
 from brokers import eventually
 
 from messages.reasons import Reason
-from site_agent.data_guard import Look, look_at
+from site_agent.data.guard import Look, look_at
 from site_agent.datasets.config import DatasetConfig
 
 
@@ -67,7 +67,7 @@ def test_a_file_more_a_file_less_and_a_lost_permission_are_told_and_when_all_is_
         ctypes.CDLL(None).setfsuid(65534)
         return look_at(config)
 
-    monkeypatch.setattr("site_agent.data_guard.look_at", without_roots_rights)
+    monkeypatch.setattr("site_agent.data.guard.look_at", without_roots_rights)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as outside:  # pytest's own folder is closed to others
         os.chmod(outside, 0o755)
         folder = Path(outside) / "data"

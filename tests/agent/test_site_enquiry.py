@@ -13,9 +13,9 @@ from structlog.testing import LogCapture
 
 from messages.kinds import RoundComplete, Standing
 from messages.reasons import Reason
-from site_agent import sender
-from site_agent.sender import Mark
 from site_agent.service import Agent
+from site_agent.wire import sender
+from site_agent.wire.sender import Mark
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def agent(start: Start) -> Agent:
 def test_an_event_that_the_broker_lost_comes_with_the_answer_to_an_enquiry(
     monkeypatch: pytest.MonkeyPatch, coordinator: script.ScriptedCoordinator, agent: Agent
 ) -> None:
-    monkeypatch.setattr("site_agent.upkeep.ENQUIRE_AFTER", 0.3)
+    monkeypatch.setattr("site_agent.loop.upkeep.ENQUIRE_AFTER", 0.3)
     coordinator.accept()
     eventually(lambda: coordinator.of("joined"), what="joined")
     coordinator.send_model(1)
@@ -42,8 +42,8 @@ def test_an_event_that_the_broker_lost_comes_with_the_answer_to_an_enquiry(
 def test_a_site_without_an_experiment_asks_too_but_seldom(
     monkeypatch: pytest.MonkeyPatch, coordinator: script.ScriptedCoordinator, agent: Agent
 ) -> None:
-    monkeypatch.setattr("site_agent.upkeep.ENQUIRE_AFTER", 0.1)
-    monkeypatch.setattr("site_agent.upkeep.GREET_EVERY", 1.0)
+    monkeypatch.setattr("site_agent.loop.upkeep.ENQUIRE_AFTER", 0.1)
+    monkeypatch.setattr("site_agent.loop.upkeep.GREET_EVERY", 1.0)
     eventually(lambda: len(coordinator.of("hello")) >= 3, what="the site to ask")
 
 
@@ -51,7 +51,9 @@ def test_a_site_that_was_left_out_of_a_round_is_told_why(
     monkeypatch: pytest.MonkeyPatch, coordinator: script.ScriptedCoordinator, agent: Agent
 ) -> None:
     said = LogCapture()
-    monkeypatch.setattr("site_agent.hearing.log", structlog.wrap_logger(structlog.PrintLogger(), processors=[said]))
+    monkeypatch.setattr(
+        "site_agent.loop.inbound.log", structlog.wrap_logger(structlog.PrintLogger(), processors=[said])
+    )
     coordinator.accept()
     eventually(lambda: coordinator.of("joined"), what="joined")
     coordinator.start_round(1)

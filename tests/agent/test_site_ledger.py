@@ -10,10 +10,10 @@ import site_consortium as script
 from agent_rig import Start, joined, through_rounds
 from brokers import eventually
 
-from messages.errors import WorkFailed
-from messages.transfer import TransferKey
-from site_agent import ledger
-from site_agent.spool import Spool
+from messages.ground.errors import WorkFailed
+from messages.tensors.transfer import TransferKey
+from site_agent.disk import ledger
+from site_agent.disk.spool import Spool
 
 
 def test_every_event_and_update_is_on_record_while_the_agent_runs(
@@ -47,7 +47,7 @@ def test_an_event_without_a_receipt_is_on_record_as_such(
 def test_no_chunk_leaves_before_it_is_on_record(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.sender.AGAIN_AFTER", 0.1)
+    monkeypatch.setattr("site_agent.wire.sender.AGAIN_AFTER", 0.1)
     failed: list[bool] = []
     plain = Spool.leaving
 

@@ -11,7 +11,7 @@ from agent_rig import Start, joined, through_rounds, training
 from brokers import eventually
 
 from messages.kinds import ChunksWanted
-from messages.tensor_codecs import CodecName
+from messages.tensors.codecs import CodecName
 from site_agent.service import Agent
 from site_agent.training.null import addend
 
@@ -39,7 +39,7 @@ def test_an_update_leaves_in_the_experiments_codec(
 def test_missing_chunks_of_a_global_model_are_asked_for(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 0.2)
+    monkeypatch.setattr("site_agent.wire.receiver.FIRST_ASK", 0.2)
     running = start()
     joined(coordinator)
     coordinator.send_model(1, skip=(2, 4))
@@ -99,7 +99,7 @@ def test_chunks_of_an_update_are_sent_again_when_wanted(start: Start, coordinato
 def test_an_update_that_the_broker_lost_after_it_had_confirmed_it_goes_again_whole(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.sender.MARK_EVERY", 0.0)
+    monkeypatch.setattr("site_agent.wire.sender.MARK_EVERY", 0.0)
     coordinator.receipting = False
     start()
     joined(coordinator)
@@ -137,7 +137,7 @@ def test_both_candidates_are_scored_once_on_validation_and_test(
 def test_a_chosen_model_that_comes_before_the_evaluation_is_announced_is_not_asked_for(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 3600.0)  # nothing is late, however slow this machine is
+    monkeypatch.setattr("site_agent.wire.receiver.FIRST_ASK", 3600.0)  # nothing is late, however slow this machine is
     running = start()
     through_rounds(coordinator, 2, 3)
     eventually(lambda: running.ask("status")["state"] == "idle", what="idle")
@@ -155,8 +155,8 @@ def test_a_chosen_model_that_comes_before_the_evaluation_is_announced_is_not_ask
 def test_a_chosen_model_that_its_round_sent_in_a_codec_is_scored_from_its_exact_bytes(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.receiver.SOON", 0.2)
-    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 3600.0)
+    monkeypatch.setattr("site_agent.wire.receiver.SOON", 0.2)
+    monkeypatch.setattr("site_agent.wire.receiver.FIRST_ASK", 3600.0)
     start()
     coordinator.codec = "bfloat16"
     through_rounds(coordinator, 2)
@@ -172,7 +172,7 @@ def test_a_chosen_model_that_its_round_sent_in_a_codec_is_scored_from_its_exact_
 def test_a_chosen_model_whose_chunks_came_too_early_is_asked_for_soon(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 3600.0)
+    monkeypatch.setattr("site_agent.wire.receiver.FIRST_ASK", 3600.0)
     start()
     through_rounds(coordinator, 2, 3)
     coordinator.start_evaluation(4, selected=2)
@@ -186,7 +186,7 @@ def test_a_chosen_model_whose_chunks_came_too_early_is_asked_for_soon(
 def test_a_damaged_model_on_disk_is_fetched_again_after_a_restart(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.receiver.FIRST_ASK", 0.2)
+    monkeypatch.setattr("site_agent.wire.receiver.FIRST_ASK", 0.2)
     first = start("--seconds", "600")
     training(coordinator, first)
     first.stop()

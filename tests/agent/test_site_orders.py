@@ -10,8 +10,8 @@ from agent_rig import Start, joined, training
 from brokers import PATIENCE, eventually
 from gated_trainer import Gate
 
-from deploy.cli_site import standing
-from messages.errors import RequestError
+from deploy.cli.site import standing
+from messages.ground.errors import RequestError
 from messages.kinds import ExperimentChecked
 from messages.reasons import Reason
 

@@ -13,8 +13,8 @@ from brokers import eventually
 
 from messages.kinds import ChunksWanted
 from messages.reasons import Reason
-from site_agent import ledger
-from site_agent.sender import Mark
+from site_agent.disk import ledger
+from site_agent.wire.sender import Mark
 
 PROGRAM = """
 import time
@@ -128,7 +128,7 @@ def test_what_another_process_writes_anew_goes_anew(
 def test_a_restarted_agent_sends_what_had_not_left_and_what_is_another_update_now(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: str
 ) -> None:
-    monkeypatch.setattr("site_agent.sender.MARK_EVERY", 0.0)
+    monkeypatch.setattr("site_agent.wire.sender.MARK_EVERY", 0.0)
     first = start(training=trainer(tmp_path, patch))
     joined(coordinator)
     begin(coordinator)

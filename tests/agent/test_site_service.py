@@ -15,7 +15,7 @@ from structlog.testing import LogCapture
 
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
-from messages.errors import NameTaken, RequestError
+from messages.ground.errors import NameTaken, RequestError
 from messages.kinds import CoordinatorHello, Standing
 from site_agent.service import Agent
 
@@ -108,7 +108,7 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost(
 
     monkeypatch.setattr(spool, "see", counting)
     said = LogCapture()
-    monkeypatch.setattr("site_agent.steps.log", structlog.wrap_logger(structlog.PrintLogger(), processors=[said]))
+    monkeypatch.setattr("site_agent.loop.steps.log", structlog.wrap_logger(structlog.PrintLogger(), processors=[said]))
     coordinator.send_model(1)
     announced = coordinator.start_round(1)
     eventually(lambda: seen.count(announced.id) >= 3, what="the event to be tried again and again")

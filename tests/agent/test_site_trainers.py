@@ -102,7 +102,7 @@ def test_a_trainer_that_is_killed_in_mid_round_is_replaced_and_the_round_is_trai
 def test_a_trainer_that_does_not_end_when_the_agent_stops_is_killed(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.trainers.Trainers.close.__defaults__", (1.0,))
+    monkeypatch.setattr("site_agent.trainers.processes.Trainers.close.__defaults__", (1.0,))
     running = start("--seconds", "600")
     training(coordinator, running)
     pid = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")
@@ -193,7 +193,7 @@ def test_a_trainer_killed_for_want_of_memory_is_told_from_one_killed_by_hand(
     groups = tmp_path / "root/proc/self/cgroup"
     groups.parent.mkdir(parents=True)
     groups.write_text("0::/konsil\n")
-    monkeypatch.setattr("site_agent.oom.ROOT", tmp_path / "root")
+    monkeypatch.setattr("site_agent.trainers.oom.ROOT", tmp_path / "root")
     program = KILLED_FOR_MEMORY.replace("EVENTS", repr(str(events))).replace("COUNTED", str(counted))
     start(training={"command": [sys.executable, "-c", program]})
     joined(coordinator)

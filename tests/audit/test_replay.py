@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machine_run import Run
 
-from coordinator import decisions as d
-from coordinator.journal import STEP, Journal, open_readonly
-from coordinator.machine import decide
-from coordinator.recovery import read_step, recover, step_body
-from coordinator.replay import Status, replay
-from coordinator.state import Phase
+from coordinator.core import decisions as d
+from coordinator.core.machine import decide
+from coordinator.core.state import Phase
+from coordinator.record.journal import STEP, Journal, open_readonly
+from coordinator.record.recovery import read_step, recover, step_body
+from coordinator.record.replay import Status, replay
 from messages import chain, codec
 from messages.chain import Entry
-from messages.errors import LogBroken, MalformedMessage
+from messages.ground.errors import LogBroken, MalformedMessage
 
 
 class Journaled(Run):

@@ -15,11 +15,11 @@ import pytest
 from coordinator_kit import SITES
 from coordinator_rig import Consortium, body_of
 
-from coordinator.blobs import Blobs
-from coordinator.journal import open_readonly
-from coordinator.recovery import recover
-from coordinator.replay import Status, replay
-from coordinator.state import Phase
+from coordinator.core.state import Phase
+from coordinator.record.journal import open_readonly
+from coordinator.record.recovery import recover
+from coordinator.record.replay import Status, replay
+from coordinator.work.blobs import Blobs
 
 OLD = Path(__file__).parent / "data" / "state-58c5dea.zip"
 DIGEST = "63e4ea8a024f99bb1bc4036085132b99c117e682437c4b13f61400d499fd0471"

@@ -24,8 +24,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 from chaos_plan import is_torch  # noqa: E402 - the path comes first
 from chaos_run import Result, Runner, counted  # noqa: E402
 
-from deploy.demo import tether  # noqa: E402
-from messages import crash  # noqa: E402
+from deploy.local import tether  # noqa: E402
+from messages.ground import crash  # noqa: E402
 
 
 def main() -> int:

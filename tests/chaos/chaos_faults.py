@@ -17,7 +17,7 @@ from chaos_plan import BROKERS, Fault, Schedule
 from chaos_world import World, arm
 from proxy import FaultyProxy
 
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 
 LOOK_AGAIN = 0.05
 RESTART_AFTER = 0.3

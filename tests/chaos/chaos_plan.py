@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from messages import crash
+from messages.ground import crash
 from messages.names import COORDINATOR
 
 SITES = ("site-a", "site-b", "site-c")

@@ -14,8 +14,8 @@ from chaos_faults import Havoc
 from chaos_plan import SITES, Schedule, Shape, plan
 from chaos_world import Eye, World, entries, experiment, plain
 
-from coordinator.state import ENDED, Phase
-from deploy import cli_replay
+from coordinator.core.state import ENDED, Phase
+from deploy.cli import replay
 
 BATCH = 16
 """Schedules that one world serves: its journal and its broker grow."""
@@ -202,7 +202,7 @@ class Runner:
 
     def _replay(self, world: World, identity: str, result: Result) -> None:
         listed = entries(world.layout.coordinator / "journal.sqlite", identity)
-        verdict = cli_replay.replay(listed, world.layout.coordinator / "blobs", None)
+        verdict = replay.replay(listed, world.layout.coordinator / "blobs", None)
         if not verdict.agrees:
             result.disagrees = [f"{one['entry']}: {one['what']}" for one in verdict.wrong] or ["no entry"]
         if verdict.count("recomputed") != result.rounds:

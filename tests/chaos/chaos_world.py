@@ -21,23 +21,24 @@ import psutil
 from chaos_plan import PARTIES, SITES, Fault, Shape
 from proxy import FaultyProxy
 
-from coordinator import decisions as d
-from coordinator.evolve import evolve
-from coordinator.journal import STEP
-from coordinator.recovery import read_step
-from coordinator.state import ExperimentState
-from deploy import profile as profiles
+from coordinator.core import decisions as d
+from coordinator.core.evolve import evolve
+from coordinator.core.state import ExperimentState
+from coordinator.record.journal import STEP
+from coordinator.record.recovery import read_step
 from deploy.broker import keeper
 from deploy.broker.definitions import StreamSizes
 from deploy.broker.node import PrivateNode
-from deploy.cli_connection import Session, rabbit
 from deploy.demo import consortium as consortia
 from deploy.demo import data, experiments
 from deploy.demo.layout import Layout, prepare
 from deploy.demo.processes import Child, Children
-from messages import chain, crash, kinds, names, settings
-from messages.errors import KonsilError
+from deploy.session import profile as profiles
+from deploy.session.connection import Session, rabbit
+from messages import chain, kinds, names
 from messages.experiment import Experiment
+from messages.ground import crash, settings
+from messages.ground.errors import KonsilError
 
 HEARTBEAT = 5
 LINKS = 4

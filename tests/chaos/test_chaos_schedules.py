@@ -15,10 +15,10 @@ from chaos_plan import BROKERS, DEATHS, LINE, OFTEN, SERVICE, TRAINER, is_torch,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.inputs import OWN_KINDS
-from coordinator.machine import TABLE
-from messages import crash
-from site_agent import decisions
+from coordinator.core.inputs import OWN_KINDS
+from coordinator.core.machine import TABLE
+from messages.ground import crash
+from site_agent.core import decisions
 from site_agent.training import protocol
 
 ROOT = Path(__file__).resolve().parents[2]

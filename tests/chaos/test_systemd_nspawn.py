@@ -23,7 +23,7 @@ from deploy.demo import toml
 from deploy.demo.consortium import CONSORTIUM, RESEARCHER
 from deploy.demo.data import phantom_source
 from deploy.install.release import Source
-from deploy.watch import ExperimentStory
+from deploy.story.story import ExperimentStory
 from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.nspawn, pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -10,7 +10,7 @@ from brokerage import Brokerage, Collector, numbered, send
 from brokers import PATIENCE, eventually
 
 from messages.bus.base import Bus, Position, Start, digest_of
-from messages.errors import BrokerUnreachable, LoginRefused, NameTaken, RequestError
+from messages.ground.errors import BrokerUnreachable, LoginRefused, NameTaken, RequestError
 
 DOWN = "round-start.coordinator.exp"
 

@@ -6,7 +6,7 @@ import pytest
 from brokerage import Brokerage, Collector
 from brokers import PATIENCE, RealBroker, eventually
 
-from messages.bus import consumer
+from messages.bus.amqp import consumer
 from messages.bus.base import BusState, Notice, Start
 
 NEEDED = (

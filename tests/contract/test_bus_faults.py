@@ -14,12 +14,12 @@ from brokers import PATIENCE, RealBroker, eventually
 from proxy import FaultyProxy
 
 from messages import names
+from messages.bus.amqp.link import Backoff
+from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Notice
-from messages.bus.link import Backoff
-from messages.bus.rabbitmq import RabbitBus
-from messages.errors import KonsilError, MalformedMessage
+from messages.ground.errors import KonsilError, MalformedMessage
 from messages.reasons import Reason
-from messages.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
+from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 
 pytestmark = pytest.mark.broker
 

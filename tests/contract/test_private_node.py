@@ -15,7 +15,7 @@ import pytest
 from brokers import RealBroker, eventually
 
 from deploy.broker import keeper, node
-from messages.errors import RequestError, Unreachable
+from messages.ground.errors import RequestError, Unreachable
 
 OWNER = """
 import os, sys, time

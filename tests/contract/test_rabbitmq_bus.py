@@ -10,11 +10,11 @@ import pytest
 from brokerage import Collector, numbered, send
 from brokers import PATIENCE, RealBroker, eventually
 
+from messages.bus.amqp.link import Backoff
+from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import BusState, Notice
-from messages.bus.link import Backoff
-from messages.bus.rabbitmq import RabbitBus
-from messages.errors import BrokerUnreachable, ConfigError, LoginRefused
-from messages.settings import BrokerAddress
+from messages.ground.errors import BrokerUnreachable, ConfigError, LoginRefused
+from messages.ground.settings import BrokerAddress
 
 
 @pytest.mark.broker

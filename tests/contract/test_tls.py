@@ -15,19 +15,19 @@ from brokers import PATIENCE, VHOST, RealBroker, consortium_definitions, eventua
 from pydantic import SecretStr
 
 from coordinator import config as coordinator_config
-from deploy import cli
-from deploy import profile as profiles
 from deploy.broker.certificates import Authority
 from deploy.broker.node import PrivateNode
+from deploy.cli import command
 from deploy.demo import toml
-from messages import settings
+from deploy.session import profile as profiles
+from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Notice
-from messages.bus.rabbitmq import RabbitBus
-from messages.errors import BrokerUnreachable, ConfigError, LoginRefused, TlsFailed
-from messages.settings import BrokerAddress
+from messages.ground import settings
+from messages.ground.errors import BrokerUnreachable, ConfigError, LoginRefused, TlsFailed
+from messages.ground.settings import BrokerAddress
 from site_agent import config as site_config
 from site_agent.config import SiteConfig
-from site_agent.preflight import Grade, exit_status, preflight
+from site_agent.desk.preflight import Grade, exit_status, preflight
 
 
 def secured(broker: RealBroker, **changes: object) -> BrokerAddress:
@@ -203,7 +203,7 @@ def test_a_command_ends_with_the_mistake_in_one_line(
         profile = tmp_path / "profile.toml"
         address = {"port": broker.node.tls_port, "ca": broker.node.ca, "password": "pw-dr-a"} | changes
         profile.write_text(toml.dumps({"name": "dr-a", "consortium": VHOST, "broker": address}))
-        status = cli.run(["experiment", "list", "--profile", str(profile)])
+        status = command.run(["experiment", "list", "--profile", str(profile)])
         return status, capsys.readouterr().err
 
     for changes, expected, told in (

@@ -7,9 +7,9 @@ import os
 import pytest
 from brokers import PATIENCE, RealBroker, eventually
 
-from messages.bus import wire
+from messages.bus.amqp import wire
+from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Delivery
-from messages.bus.rabbitmq import RabbitBus
 
 pytestmark = pytest.mark.broker
 

@@ -17,20 +17,21 @@ import pytest
 from brokers import need_broker
 from gated_trainer import Gate
 
-from deploy import cli_requests
-from deploy import profile as profiles
 from deploy.broker.node import PrivateNode
-from deploy.cli_connection import Session
-from deploy.cli_history import HISTORY, Reader
+from deploy.cli import requests
 from deploy.demo import consortium as consortia
 from deploy.demo import experiments
 from deploy.demo.layout import Layout, prepare
 from deploy.demo.processes import Child, Children
-from deploy.watch import ExperimentStory
-from messages import kinds, names, settings
+from deploy.session import profile as profiles
+from deploy.session.connection import Session
+from deploy.session.history import HISTORY, Reader
+from deploy.story.story import ExperimentStory
+from messages import kinds, names
+from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Start
-from messages.bus.rabbitmq import RabbitBus
 from messages.experiment import Experiment
+from messages.ground import settings
 
 DEADLINE = 240.0
 """Seconds for anything that is to come: on a machine that is busy with other work, too."""
@@ -131,7 +132,7 @@ class Rig:
         """experiment-start, and the coordinator's acceptance; refused: RequestError."""
         profile = profiles.load(self.layout.profile)
         with Session(connected(profile), profile) as session:
-            cli_requests.start(session, one, DEADLINE, lambda _text: None)
+            requests.start(session, one, DEADLINE, lambda _text: None)
 
     def publish_quietly(self, one: Experiment) -> None:
         """experiment-start alone: whether anybody takes it shows later."""

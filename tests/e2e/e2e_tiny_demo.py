@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deploy import cli_live, console
+from deploy import console
+from deploy.cli import live
 from deploy.demo import outcome as outcomes
 from deploy.demo.data import PhantomShape
 from deploy.demo.layout import prepare
 from deploy.demo.run import Options, run, stoppable
-from messages.errors import KonsilError
+from messages.ground.errors import KonsilError
 
 TINY = {
     "net": {"channels": [4, 8], "strides": [2], "num_res_units": 0},
@@ -39,7 +40,7 @@ def main(out: Path, *, null: bool = False, from_pacs: bool = False) -> int:
     )
     try:
         with stoppable():
-            outcome = run(options, cli_live.Lines(), console.note)
+            outcome = run(options, live.Lines(), console.note)
     except KonsilError as error:
         console.note(console.one_line(error))
         return error.exit_status

@@ -11,14 +11,14 @@ from alarms import rabbitmqctl
 from brokers import eventually
 from e2e_rig import SITES, Rig, experiment
 
-from coordinator.journal import open_readonly
+from coordinator.record.journal import open_readonly
 from deploy.demo.consortium import CONSORTIUM, RESEARCHER
-from deploy.watch import ExperimentStory
+from deploy.story.story import ExperimentStory
 from messages.chain import decode_entry
-from messages.errors import MalformedMessage
 from messages.experiment import Experiment
-from messages.transfer import decode_chunk
-from site_agent import control
+from messages.ground.errors import MalformedMessage
+from messages.tensors.transfer import decode_chunk
+from site_agent.desk import control
 
 EVERY_SITE = {"least_sites": "all"}
 LONG = 300.0

@@ -15,9 +15,9 @@ import pytest
 from brokers import eventually
 from e2e_rig import SITES, Rig, experiment, running
 
-from coordinator import archive
-from coordinator.journal import open_readonly
-from coordinator.recovery import recover
+from coordinator.record import archive
+from coordinator.record.journal import open_readonly
+from coordinator.record.recovery import recover
 from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

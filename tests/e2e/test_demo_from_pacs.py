@@ -16,10 +16,10 @@ from e2e_finished import Finished, finish
 from e2e_tiny_demo import SHAPE, SPACING_MM
 from needs import need_orthanc
 
-from deploy.demo import identities, phantom
-from deploy.demo.dicom import stored
-from deploy.demo.patients import Delivery, Plan
-from site_agent.dicom.pseudonyms import Pseudonyms
+from deploy.demo.phantoms import identities, phantom
+from deploy.demo.phantoms.dicom import stored
+from deploy.demo.phantoms.patients import Delivery, Plan
+from site_agent.dicom.door.pseudonyms import Pseudonyms
 
 WITHIN = 900.0
 """Seconds: the demo takes about one minute of two idle cores."""
@@ -115,7 +115,17 @@ def test_no_process_outlives_the_demo(from_pacs: Finished) -> None:
 
 
 def test_phantoms_from_a_pacs_and_a_real_set_exclude_each_other(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deploy.cli", "demo", "--from-pacs", "--data", "/nowhere", "--out", tmp_path / "o"]
+    command = [
+        sys.executable,
+        "-m",
+        "deploy.cli.command",
+        "demo",
+        "--from-pacs",
+        "--data",
+        "/nowhere",
+        "--out",
+        tmp_path / "o",
+    ]
     told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert told.returncode == 2
     assert "--from-pacs" in told.stderr

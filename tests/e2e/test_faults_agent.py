@@ -12,7 +12,7 @@ from brokers import eventually, need_broker
 from e2e_rig import SITES
 from fault_rig import LONG, FaultRig
 
-from messages.crash import AT
+from messages.ground.crash import AT
 from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

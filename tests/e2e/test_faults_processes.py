@@ -10,12 +10,12 @@ from brokers import eventually
 from e2e_rig import DEADLINE, SITES, experiment, running
 from fault_rig import LONG, FaultRig
 
-from coordinator.decisions import RoundCompleted
-from coordinator.inputs import Outage, kind_of
-from coordinator.journal import STEP, TERM, open_readonly
-from coordinator.recovery import read_step, recover
-from coordinator.state import ExperimentState
-from messages.errors import RequestError
+from coordinator.core.decisions import RoundCompleted
+from coordinator.core.inputs import Outage, kind_of
+from coordinator.core.state import ExperimentState
+from coordinator.record.journal import STEP, TERM, open_readonly
+from coordinator.record.recovery import read_step, recover
+from messages.ground.errors import RequestError
 from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

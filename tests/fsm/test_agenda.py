@@ -27,12 +27,10 @@ from hypothesis import strategies as st
 
 from messages.kinds import ExperimentPaused, ExperimentResumed
 from messages.reasons import Reason
-from site_agent.agenda import HEARD, OWN, TABLE, IllegalStimulus, decide, restored, step
-from site_agent.decisions import Ignore
-from site_agent.effects import Fetch, Free, Halt, RunEvaluate, RunPrepare, RunTrain, Say, SendChunks
-from site_agent.jobs import NEEDS_SLOT, OVER, Agenda, Phase
-from site_agent.policy import Verdict
-from site_agent.stimuli import (
+from site_agent.core.agenda import HEARD, OWN, TABLE, IllegalStimulus, decide, restored, step
+from site_agent.core.decisions import Ignore
+from site_agent.core.effects import Fetch, Free, Halt, RunEvaluate, RunPrepare, RunTrain, Say, SendChunks
+from site_agent.core.inputs import (
     Approved,
     ChunksSent,
     Heard,
@@ -46,6 +44,8 @@ from site_agent.stimuli import (
     TrainerFailed,
     UpdateLost,
 )
+from site_agent.core.jobs import NEEDS_SLOT, OVER, Agenda, Phase
+from site_agent.core.policy import Verdict
 
 
 @pytest.mark.parametrize("phase", STANDING)

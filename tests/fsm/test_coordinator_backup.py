@@ -9,13 +9,13 @@ import pytest
 from coordinator_kit import SITES, plain
 from coordinator_rig import Consortium, body_of, calm_digest
 
-from coordinator import archive, salvage
-from coordinator.blobs import Blobs
-from coordinator.journal import Journal, open_readonly
-from coordinator.recovery import recover
-from coordinator.replay import replay
+from coordinator.record import archive, salvage
+from coordinator.record.journal import Journal, open_readonly
+from coordinator.record.recovery import recover
+from coordinator.record.replay import replay
+from coordinator.work.blobs import Blobs
 from messages import kinds
-from messages.errors import NameTaken, RequestError, WorkFailed
+from messages.ground.errors import NameTaken, RequestError, WorkFailed
 
 ROUNDS = 5
 

@@ -11,15 +11,15 @@ from coordinator_rig import Consortium, body_of
 from machine_run import Run
 from numpy.typing import NDArray
 
-from coordinator import decisions as d
-from coordinator.blobs import Blobs
-from coordinator.journal import open_readonly
-from coordinator.replay import Status, replay
+from coordinator.core import decisions as d
+from coordinator.record.journal import open_readonly
+from coordinator.record.replay import Status, replay
+from coordinator.work.blobs import Blobs
 from messages import kinds
 from messages.reasons import Reason
-from messages.tensor_codecs import CODECS, CodecName
-from messages.tensors import tensors_of, views
-from messages.transfer import TransferKey
+from messages.tensors.codecs import CODECS, CodecName
+from messages.tensors.layout import tensors_of, views
+from messages.tensors.transfer import TransferKey
 from nets.digest import model_digest
 
 WEIGHTS = ARRAYS["conv.weight"]

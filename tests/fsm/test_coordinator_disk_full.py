@@ -11,12 +11,13 @@ from brokers import eventually
 from coordinator_kit import plain
 from coordinator_rig import Consortium, Ending, body_of, calm_digest, coordinator, running
 
-from coordinator import space, story
-from coordinator.blobs import Blobs
-from coordinator.journal import STEP, DiskFull, Journal, open_readonly
-from coordinator.recovery import recover
-from coordinator.replay import replay
-from coordinator.state import Phase
+from coordinator.core.state import Phase
+from coordinator.loop import space
+from coordinator.record import story
+from coordinator.record.journal import STEP, DiskFull, Journal, open_readonly
+from coordinator.record.recovery import recover
+from coordinator.record.replay import replay
+from coordinator.work.blobs import Blobs
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Start
 from messages.bus.memory import MemoryBus

@@ -12,7 +12,7 @@ from coordinator_rig import Consortium, Ending, coordinator
 from messages import kinds
 from messages.bus.memory import MemoryBus
 from messages.envelope import Author
-from messages.errors import NameTaken
+from messages.ground.errors import NameTaken
 
 
 def mark(consortium: Consortium, term: int) -> None:

@@ -10,16 +10,16 @@ import structlog
 from coordinator_kit import CONSORTIUM, MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
 from structlog.testing import capture_logs
 
-from coordinator import inputs as i
-from coordinator.evolve import evolve
-from coordinator.machine import decide
+from coordinator.core import inputs as i
+from coordinator.core.evolve import evolve
+from coordinator.core.machine import decide
+from coordinator.core.state import ExperimentState
 from coordinator.metrics import Tally, readings
-from coordinator.presence import Presence
-from coordinator.state import ExperimentState
+from coordinator.wire.presence import Presence
 from messages import kinds
 from messages.bus.base import BusState, Delivery
 from messages.envelope import Author
-from messages.exposition import Reading
+from messages.ground.exposition import Reading
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER, Liveness
 from messages.reasons import Reason
 

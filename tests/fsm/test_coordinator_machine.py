@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from machine_run import BODIES, SEAL, Run, in_phase
 
-from coordinator import decisions as d
-from coordinator import inputs as i
-from coordinator.inputs import OWN_KINDS
-from coordinator.machine import TABLE, WIRE, UnknownPair, decide
-from coordinator.state import ACTIVE, ENDED, Phase, Timer
+from coordinator.core import decisions as d
+from coordinator.core import inputs as i
+from coordinator.core.inputs import OWN_KINDS
+from coordinator.core.machine import TABLE, WIRE, UnknownPair, decide
+from coordinator.core.state import ACTIVE, ENDED, Phase, Timer
 from messages import kinds
 from messages.reasons import Reason
 from messages.scores import RegionScore, SplitScores

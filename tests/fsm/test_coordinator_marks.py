@@ -12,8 +12,8 @@ from brokers import PATIENCE, eventually
 from coordinator_kit import broker
 from coordinator_rig import coordinator
 
+from coordinator.loop.timers import Gate
 from coordinator.service import Coordinator
-from coordinator.timers import Gate
 from messages.bus.base import BusState, Notice
 
 
@@ -36,7 +36,7 @@ def opened(folder: Path) -> Iterator[tuple[Coordinator, Gate]]:
 def test_a_mark_that_was_confirmed_and_never_stored_is_published_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("coordinator.shell.MARK_AGAIN", 0.2)
+    monkeypatch.setattr("coordinator.loop.shell.MARK_AGAIN", 0.2)
     with opened(tmp_path) as (_coordinator, gate):
         gate.mark()  # and nobody publishes it
         assert gate.closed

@@ -16,13 +16,15 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from coordinator import effects, floods, handlers, machine, overview, returning
-from coordinator.floods import Floods
-from coordinator.inputs import kind_of
-from coordinator.journal import ASIDE, STEP, open_readonly
-from coordinator.recovery import read_step
-from coordinator.replay import replay
-from coordinator.state import Phase, Timer
+from coordinator.core import effects, handlers, machine
+from coordinator.core.inputs import kind_of
+from coordinator.core.state import Phase, Timer
+from coordinator.loop import floods, returning
+from coordinator.loop.floods import Floods
+from coordinator.record import overview
+from coordinator.record.journal import ASIDE, STEP, open_readonly
+from coordinator.record.recovery import read_step
+from coordinator.record.replay import replay
 from messages import codec, kinds
 from messages.bus.memory import MemoryBus
 from messages.envelope import Author
@@ -84,7 +86,7 @@ def test_an_effect_that_raises_is_set_aside_and_does_not_stop_the_next_start_eit
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("coordinator.announcer.Announcer.announce", raising)
+        patched.setattr("coordinator.wire.announcer.Announcer.announce", raising)
         patched.setattr(effects, "pending", raising)
         consortium.start()
         consortium.say("experiment-start", START)

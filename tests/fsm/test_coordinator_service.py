@@ -7,16 +7,16 @@ import pytest
 from coordinator_kit import SITES, config, plain
 from coordinator_rig import Consortium, body_of
 
-from coordinator.blobs import Blobs
-from coordinator.journal import open_readonly
-from coordinator.replay import Status, replay
+from coordinator.core.state import Phase
+from coordinator.record.journal import open_readonly
+from coordinator.record.replay import Status, replay
 from coordinator.service import Coordinator
-from coordinator.state import Phase
+from coordinator.work.blobs import Blobs
 from messages import kinds
 from messages.bus.memory import MemoryBus
-from messages.errors import NameTaken
+from messages.ground.errors import NameTaken
 from messages.reasons import Reason
-from messages.tensors import views
+from messages.tensors.layout import views
 
 
 def test_three_sites_come_to_the_weighted_mean_and_the_replay_agrees(consortium: Consortium) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from brokers import PATIENCE, consortium_definitions, eventually
 
-from coordinator.journal import ASIDE, Journal
-from coordinator.outgoing import Audit
+from coordinator.record.journal import ASIDE, Journal
+from coordinator.wire.outgoing import Audit
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.chain import decode_entry
-from messages.names import AUDIT, NO_EXPERIMENT
+from messages.ground.naming import NO_EXPERIMENT
+from messages.names import AUDIT
 
 ENTRIES = 6
 

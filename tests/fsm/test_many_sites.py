@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from coordinator_kit import CONSORTIUM, MANIFEST, PLATFORM, counts, plain, weights
 
-from coordinator import decisions as d
-from coordinator import inputs as i
-from coordinator.aggregate import aggregate
-from coordinator.evolve import fold
-from coordinator.machine import decide
-from coordinator.state import ExperimentState, Phase
+from coordinator.core import decisions as d
+from coordinator.core import inputs as i
+from coordinator.core.evolve import fold
+from coordinator.core.machine import decide
+from coordinator.core.state import ExperimentState, Phase
+from coordinator.work.aggregate import aggregate
 from messages import kinds
 from messages.envelope import Author
-from messages.tensors import manifest_of
+from messages.tensors.layout import manifest_of
 
 
 def calls(work: Callable[[], Any]) -> int:

@@ -7,15 +7,15 @@ from agenda_kit import PREPARED, WAYS, accepted, after, does, model_ready, round
 from coordinator_kit import SITES
 from machine_run import Run
 
-from coordinator import decisions as d
-from coordinator.state import Phase, Timer
+from coordinator.core import decisions as d
+from coordinator.core.state import Phase, Timer
 from messages.kinds import Declined, RoundAccepted, RoundFailed
 from messages.reasons import Reason
-from site_agent.effects import RunPrepare, RunTrain, Say
-from site_agent.jobs import Phase as SitePhase
-from site_agent.policy import Verdict
-from site_agent.status import state_word, status_line
-from site_agent.stimuli import Restarted, Stimulus, Switched
+from site_agent.core.effects import RunPrepare, RunTrain, Say
+from site_agent.core.inputs import Restarted, Stimulus, Switched
+from site_agent.core.jobs import Phase as SitePhase
+from site_agent.core.policy import Verdict
+from site_agent.desk.status import state_word, status_line
 
 SHUT, OPEN = Switched(open=False), Switched(open=True)
 

@@ -7,8 +7,8 @@ from brokers import eventually
 from coordinator_kit import plain
 from coordinator_rig import Consortium, running
 
-from coordinator.journal import open_readonly
-from coordinator.reading_back import OWN_WORD
+from coordinator.record.journal import open_readonly
+from coordinator.wire.reading_back import OWN_WORD
 from messages import kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBus
@@ -113,7 +113,7 @@ def test_a_coordinator_that_may_not_read_them_says_so_works_on_and_takes_uplink_
     older: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("messages.systemd.notify", told.append)
+    monkeypatch.setattr("messages.ground.systemd.notify", told.append)
     older.start()
     older.join()
     older.say("experiment-start", kinds.ExperimentStart(experiment=plain()))

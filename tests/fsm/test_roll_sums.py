@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator import decisions as d
-from coordinator import quorum
-from coordinator.evolve import evolve
-from coordinator.roll import Roll
-from coordinator.state import ExperimentState, Phase, Standing, Step, invited
+from coordinator.core import decisions as d
+from coordinator.core import quorum
+from coordinator.core.evolve import evolve
+from coordinator.core.roll import Roll
+from coordinator.core.state import ExperimentState, Phase, Standing, Step, invited
 from messages.experiment import Experiment
 from messages.reasons import Reason
 

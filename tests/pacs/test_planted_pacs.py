@@ -22,15 +22,15 @@ from pydicom import dcmread
 
 from deploy.demo.experiments import glioma_demo
 from deploy.orthanc.node import OrthancNode
-from messages.errors import KonsilError
 from messages.experiment import Experiment
+from messages.ground.errors import KonsilError
 from nets.initial import initial_model
-from site_agent.dicom import build, preparation
 from site_agent.dicom.base import Accounting, Source
 from site_agent.dicom.config import DicomDataset
+from site_agent.dicom.hush import TALKERS
+from site_agent.dicom.prepared import build, preparation
 from site_agent.dicom.sources import open_source
 from site_agent.dicom.sources.dimse import Dimse
-from site_agent.dicom.sources.hush import TALKERS
 
 LABELS = folder_settings(Path("unused")).labels
 SAYS_MORE = {"AcquisitionContrast", "AngioFlag", "IssuerOfPatientID", "PerFrameFunctionalGroupsSequence", "StackID"}
@@ -202,8 +202,8 @@ def test_what_fails_says_nothing_of_whom_it_was_about(
 
     # A defect of ours, or a library's, whose words quote what it was given; in this process, where it can be planted.
     monkeypatch.setattr(preparation, "WORTH_PROCESSES", 1000)
-    monkeypatch.setattr("site_agent.dicom.door.facts", refuses)
-    monkeypatch.setattr("site_agent.dicom.door.Door.__init__.__defaults__", ((), refuses))
+    monkeypatch.setattr("site_agent.dicom.door.door.facts", refuses)
+    monkeypatch.setattr("site_agent.dicom.door.door.Door.__init__.__defaults__", ((), refuses))
     found: list[Accounting] = []
     build.materialise("brain", planted.config(way), planted.state, SECRET, planted.look, done=found.append)
     assert found[0].used == 0

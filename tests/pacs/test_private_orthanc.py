@@ -21,7 +21,7 @@ from pynetdicom import AE
 
 from deploy.orthanc import configuration
 from deploy.orthanc.node import Missing, OrthancNode, find
-from messages.errors import RequestError, WorkFailed
+from messages.ground.errors import RequestError, WorkFailed
 
 VERIFICATION = "1.2.840.10008.1.1"
 MakeNode = Callable[..., OrthancNode]

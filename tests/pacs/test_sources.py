@@ -14,7 +14,7 @@ from pacs_rig import WAYS, opened, settings
 from pydicom.uid import RLELossless
 
 from deploy.orthanc.node import OrthancNode
-from messages.errors import PacsRefused, PacsUnreachable
+from messages.ground.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.dicom import sources
 from site_agent.dicom.base import Fetched, SeriesFound

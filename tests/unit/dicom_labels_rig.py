@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import pack_bits
 
 from messages.reasons import Reason
-from site_agent.dicom import segmentations
 from site_agent.dicom.base import Refused, Volume
 from site_agent.dicom.config import LabelRule, Labels
+from site_agent.dicom.labels import segmentations
 
-TEST_DATA = Path(os.environ.get("KONSIL_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 EXPLICIT = "1.2.840.10008.1.2.1"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from coordinator import decisions, inputs, machine
-from coordinator.evolve import fold
-from coordinator.state import ExperimentState
+from coordinator.core import decisions, inputs, machine
+from coordinator.core.evolve import fold
+from coordinator.core.state import ExperimentState
 from messages import chain, codec, kinds, scores
 from messages.chain import Entry
 from messages.envelope import Author
 from messages.experiment import Experiment
-from messages.tensors import Manifest, TensorSpec, seal
+from messages.tensors.layout import Manifest, TensorSpec, seal
 
 SITES = ("site-a", "site-b")
 MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(300,), dtype="float32"),), chunk_bytes=1024)
@@ -115,7 +115,7 @@ def complete() -> Teller:
 
 def events(teller: Teller) -> Iterator[Any]:
     """What the entries tell."""
-    from deploy.cli_history import Reader
+    from deploy.session.history import Reader
 
     reader = Reader()
     for entry in teller.entries:

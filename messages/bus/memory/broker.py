@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from messages import names
-from messages.bus.grants import Grants, Topics
-from messages.errors import LoginRefused, RequestError
+from messages.bus.memory.grants import Grants, Topics
+from messages.ground.errors import LoginRefused, RequestError
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from messages.bus.base import (
 from messages.bus.confirm import Receipt
 from messages.bus.memory.broker import MemoryBroker
 from messages.bus.memory.subscription import MemorySubscription, NoSubscription
-from messages.errors import BrokerUnreachable, LoginRefused, NameTaken, RequestError
+from messages.ground.errors import BrokerUnreachable, LoginRefused, NameTaken, RequestError
 
 
 class MemoryBus:

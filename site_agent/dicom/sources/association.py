@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from messages.errors import KonsilError, PacsRefused, PacsUnreachable
+from messages.ground.errors import KonsilError, PacsRefused, PacsUnreachable
 from site_agent.dicom.config import DimseSource
+from site_agent.dicom.hush import hush, hush_pynetdicom
 from site_agent.dicom.sources import tls
-from site_agent.dicom.sources.hush import hush, hush_pynetdicom
 
 ATTEMPTS = 3
 """Associations asked for while the PACS says that it is at its limit for the moment."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from messages.errors import PacsRefused
+from messages.ground.errors import PacsRefused
 from site_agent.dicom.base import Fetched, Has, Looked, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import DicomWebSource
 from site_agent.dicom.sources.arrivals import Arrivals, weight

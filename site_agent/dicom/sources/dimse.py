@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from messages.errors import PacsRefused
+from messages.ground.errors import PacsRefused
 from site_agent.dicom.base import Fetched, Has, Looked, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import DimseSource
 from site_agent.dicom.sources import contexts, statuses, storing

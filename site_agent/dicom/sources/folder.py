@@ -16,12 +16,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from messages.errors import DataError
+from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import FolderSource
+from site_agent.dicom.hush import hush
 from site_agent.dicom.sources.arrivals import Arrivals
-from site_agent.dicom.sources.hush import hush
 from site_agent.dicom.sources.pace import Pace
 from site_agent.dicom.sources.wanted import Described, Wanted, identified, usable
 

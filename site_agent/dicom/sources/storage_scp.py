@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from messages.errors import Unreachable
+from messages.ground.errors import Unreachable
 from site_agent.dicom.config import DimseSource
+from site_agent.dicom.hush import hush, hush_pynetdicom
 from site_agent.dicom.sources import contexts, storing, tls
 from site_agent.dicom.sources.arrivals import Arrivals
 from site_agent.dicom.sources.association import PDU
-from site_agent.dicom.sources.hush import hush, hush_pynetdicom
 
 HANDSHAKE = 10.0
 """Seconds for a TLS handshake: it is made where connections are taken, one after the other."""

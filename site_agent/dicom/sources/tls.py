@@ -8,9 +8,9 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from messages.bus.tls import load_authority, unreadable
-from messages.errors import ConfigError
-from messages.settings import secret_path
+from messages.bus.amqp.tls import load_authority, unreadable
+from messages.ground.errors import ConfigError
+from messages.ground.settings import secret_path
 
 
 def client(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:

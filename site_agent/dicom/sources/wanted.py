@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from messages.errors import ConfigError
+from messages.ground.errors import ConfigError
 from site_agent.dicom.config import Query
 
 LABELS = frozenset({"SEG", "RTSTRUCT"})

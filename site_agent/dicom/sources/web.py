@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from messages.errors import ConfigError, PacsRefused, PacsUnreachable
-from messages.settings import secret
+from messages.ground.errors import ConfigError, PacsRefused, PacsUnreachable
+from messages.ground.settings import secret
 from site_agent.dicom.config import DicomWebSource
+from site_agent.dicom.hush import hush
 from site_agent.dicom.sources import tls
-from site_agent.dicom.sources.hush import hush
 
 RETRIES = 3
 """Times that a request is made again which the service was too busy for (429, 503) or never took."""

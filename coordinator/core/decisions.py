@@ -1,0 +1,290 @@
+"""What the state machine decides: frozen records that `evolve` applies and the journal keeps as plain maps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from coordinator.core.state import Step, Timer
+from messages.kinds import ModelScores
+from messages.reasons import Reason
+from messages.scores import SplitScores
+from messages.tensors.layout import Manifest
+
+
+class Decision(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Accepted(Decision):
+    """An experiment begins. `keep_updates`: rounds whose updates are kept; None: all."""
+
+    decision: Literal["accepted"] = "accepted"
+    experiment: dict[str, Any]
+    digest: str
+    researcher: str
+    original: bytes
+    time: float
+    enrol_due: float
+    keep_updates: int | None
+
+
+class StartRefused(Decision):
+    decision: Literal["start-refused"] = "start-refused"
+    experiment: str
+    event: str
+    reason: Reason
+    mistakes: str = ""
+
+
+class Settled(Decision):
+    """A history event is dealt with: its sender gets a receipt."""
+
+    decision: Literal["settled"] = "settled"
+    event: str
+    sender: str
+
+
+class Refused(Decision):
+    """An event is not used, and its sender is told."""
+
+    decision: Literal["refused"] = "refused"
+    event: str
+    kind: str
+    sender: str
+    reason: Reason
+    round: int = 0
+
+
+class SiteJoined(Decision):
+    decision: Literal["site-joined"] = "site-joined"
+    site: str
+    train: int
+
+
+class SiteDeclined(Decision):
+    decision: Literal["site-declined"] = "site-declined"
+    site: str
+    reason: Reason
+
+
+class SiteAway(Decision):
+    decision: Literal["site-away"] = "site-away"
+    site: str
+
+
+class SiteBack(Decision):
+    """A site that had left is heard of again."""
+
+    decision: Literal["site-back"] = "site-back"
+    site: str
+
+
+class RecruitingClosed(Decision):
+    decision: Literal["recruiting-closed"] = "recruiting-closed"
+    sites: tuple[str, ...]
+
+
+class InitialModel(Decision):
+    """`wire`: seal of the model in the codec that its round sends it in, where that is not exact."""
+
+    decision: Literal["initial-model"] = "initial-model"
+    manifest: Manifest
+    seal: str
+    digest: str
+    wire: str | None = None
+
+
+class RoundStarted(Decision):
+    """A round opens; `cases` are the taking-part sites' training cases, frozen."""
+
+    decision: Literal["round-started"] = "round-started"
+    number: int
+    step: Step
+    cases: dict[str, int]
+    away: tuple[str, ...]
+    evaluate: bool
+    time: float
+    accept_due: float
+    deadline: float
+
+
+class SiteAccepted(Decision):
+    decision: Literal["site-accepted"] = "site-accepted"
+    site: str
+
+
+class AnnouncedAgain(Decision):
+    """Some site has not accepted: the round-start is announced once more."""
+
+    decision: Literal["announced-again"] = "announced-again"
+    times: int
+    accept_due: float
+
+
+class SitesAbsent(Decision):
+    decision: Literal["sites-absent"] = "sites-absent"
+    sites: tuple[str, ...]
+
+
+class UpdateAnnounced(Decision):
+    decision: Literal["update-announced"] = "update-announced"
+    site: str
+    attempt: int
+    seal: str
+    chunk_bytes: int
+    event: str
+    cases_used: int
+    validation: SplitScores | None
+
+
+class UpdateTaken(Decision):
+    decision: Literal["update-taken"] = "update-taken"
+    site: str
+
+
+class TransferAgain(Decision):
+    """An update's bytes were not those sealed: the site sends all chunks again."""
+
+    decision: Literal["transfer-again"] = "transfer-again"
+    site: str
+    times: int
+
+
+class SiteFailed(Decision):
+    decision: Literal["site-failed"] = "site-failed"
+    site: str
+    reason: Reason
+
+
+class QuorumMet(Decision):
+    decision: Literal["quorum-met"] = "quorum-met"
+    time: float
+    grace_due: float
+
+
+class DeadlineExtended(Decision):
+    decision: Literal["deadline-extended"] = "deadline-extended"
+    times: int
+    deadline: float
+
+
+class RoundClosed(Decision):
+    """No more updates are taken: the contributors are aggregated."""
+
+    decision: Literal["round-closed"] = "round-closed"
+    number: int
+    time: float
+    contributors: dict[str, int]
+    left_out: dict[str, Reason]
+
+
+class RoundCompleted(Decision):
+    decision: Literal["round-completed"] = "round-completed"
+    number: int
+    contributors: dict[str, int]
+    left_out: dict[str, Reason]
+    seal: str
+    digest: str
+    wire: str | None = None
+    validation: SplitScores | None
+    seconds: float
+
+
+class SiteEvaluated(Decision):
+    decision: Literal["site-evaluated"] = "site-evaluated"
+    site: str
+    scores: dict[str, ModelScores]
+
+
+class Completed(Decision):
+    decision: Literal["completed"] = "completed"
+    time: float
+    label: Literal["final", "selected"]
+    rounds: int
+    test: SplitScores | None
+
+
+class Failed(Decision):
+    decision: Literal["failed"] = "failed"
+    time: float
+    reason: Reason
+
+
+class Aborted(Decision):
+    decision: Literal["aborted"] = "aborted"
+    time: float
+
+
+class Paused(Decision):
+    decision: Literal["paused"] = "paused"
+    reason: Reason | None
+    remaining: dict[Timer, float]
+
+
+class Resumed(Decision):
+    decision: Literal["resumed"] = "resumed"
+    timers: dict[Timer, float]
+
+
+class TimersMoved(Decision):
+    """Time that passed in an outage is given back."""
+
+    decision: Literal["timers-moved"] = "timers-moved"
+    timers: dict[Timer, float]
+
+
+class TimerDone(Decision):
+    """A timer fired and asked for nothing more."""
+
+    decision: Literal["timer-done"] = "timer-done"
+    timer: Timer
+
+
+AnyDecision = Annotated[
+    Accepted
+    | StartRefused
+    | Settled
+    | Refused
+    | SiteJoined
+    | SiteDeclined
+    | SiteAway
+    | SiteBack
+    | RecruitingClosed
+    | InitialModel
+    | RoundStarted
+    | SiteAccepted
+    | AnnouncedAgain
+    | SitesAbsent
+    | UpdateAnnounced
+    | UpdateTaken
+    | TransferAgain
+    | SiteFailed
+    | QuorumMet
+    | DeadlineExtended
+    | RoundClosed
+    | RoundCompleted
+    | SiteEvaluated
+    | Completed
+    | Failed
+    | Aborted
+    | Paused
+    | Resumed
+    | TimersMoved
+    | TimerDone,
+    Field(discriminator="decision"),
+]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyDecision)
+
+
+def to_plain(decision: AnyDecision) -> dict[str, Any]:
+    """As plain types for msgpack."""
+    plain: dict[str, Any] = decision.model_dump(mode="python")
+    return plain
+
+
+def from_plain(plain: Any) -> AnyDecision:
+    """Read back; pydantic.ValidationError (a ValueError) where it is none."""
+    read: AnyDecision = _ADAPTER.validate_python(plain)
+    return read

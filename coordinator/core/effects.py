@@ -1,0 +1,281 @@
+"""`effects(state_after, decision) -> effects`: what the shell has to carry out. Pure data; each is safe to repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.core import announce
+from coordinator.core import decisions as d
+from coordinator.core.announce import Announcement
+from coordinator.core.state import ExperimentState, Phase, Step
+from messages import kinds
+from messages.experiment import Experiment
+from messages.reasons import Reason
+from messages.tensors.codecs import CodecName
+from messages.tensors.layout import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Publish an event to all."""
+
+    what: Announcement
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Send a receipt."""
+
+    party: str
+    event: str
+    experiment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send `refused`."""
+
+    party: str
+    experiment: str
+    round: int
+    event: str
+    kind: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Initialise:
+    """Build the initial model, and write it in the codec of the rounds too."""
+
+    experiment: Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class SendModel:
+    """Send all chunks of a global model on `global`."""
+
+    experiment: str
+    transfer: kinds.Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Take chunks of updates of this round."""
+
+    experiment: str
+    round: int
+    manifest: Manifest
+    sites: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """An update is sealed: verify it once its chunks are here. `again`: forget them, all are sent again."""
+
+    experiment: str
+    round: int
+    site: str
+    attempt: int
+    seal: str
+    manifest: Manifest
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Take no more chunks for this experiment's round."""
+
+    experiment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Make the next global model.
+
+    Attributes:
+        manifest: of the model, exact.
+        updates: (site, seal, cases used) in the order of the sites' names.
+        codec: of the updates.
+        master: seal of the round's own exact model, where updates are differences from it.
+        wire: the codec in which the next round sends what is made, where that is not exact.
+    """
+
+    experiment: str
+    round: int
+    manifest: Manifest
+    updates: tuple[tuple[str, str, int], ...]
+    chunk_bytes: tuple[int, ...]
+    weight_by: str
+    weight_cap: float
+    codec: CodecName = "float32"
+    master: str | None = None
+    wire: CodecName | None = None
+
+    def manifest_of(self, seal: str) -> Manifest:
+        """The manifest under which an update was sealed: a site chooses its own chunk size."""
+        sizes = {one: size for (_site, one, _cases), size in zip(self.updates, self.chunk_bytes, strict=True)}
+        return self.manifest.in_codec(self.codec).model_copy(update={"chunk_bytes": sizes[seal]})
+
+
+@dataclass(frozen=True, slots=True)
+class PublishModel:
+    """Send the yielded model to `models`, then model-ready."""
+
+    experiment: str
+    body: kinds.ExperimentComplete
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Keep these blobs of the experiment, delete its others."""
+
+    experiment: str
+    keep: frozenset[str]
+
+
+Effect = (
+    Announce | Acknowledge | Tell | Initialise | SendModel | Listen | Expect | Forget | Aggregate | PublishModel | Prune
+)
+
+
+def effects(state: ExperimentState | None, decision: d.AnyDecision) -> tuple[Effect, ...]:
+    """What follows from a decision, given the state after it."""
+    if isinstance(decision, d.StartRefused):
+        refused = kinds.ExperimentRefused(reason=decision.reason, mistakes=decision.mistakes, event=decision.event)
+        return (Announce(Announcement("experiment-refused", decision.experiment, refused, attempt=decision.event)),)
+    experiment = state.id if state is not None else "none"
+    if isinstance(decision, d.Settled):
+        return (Acknowledge(decision.sender, decision.event, experiment),)
+    if isinstance(decision, d.Refused):
+        return (Tell(decision.sender, experiment, decision.round, decision.event, decision.kind, decision.reason),)
+    return _of_experiment(state, decision) if state is not None else ()
+
+
+def _of_experiment(state: ExperimentState, x: d.AnyDecision) -> tuple[Effect, ...]:
+    if isinstance(x, d.Accepted):
+        return (Announce(announce.accepted(state)),)
+    if isinstance(x, d.RecruitingClosed):
+        return (Initialise(state.experiment),)
+    if isinstance(x, d.RoundStarted):
+        return (*_listen(state), Announce(announce.round_opened(state)), *_models(state))
+    if isinstance(x, d.AnnouncedAgain):
+        return (Announce(announce.round_opened(state)),)
+    if isinstance(x, d.UpdateAnnounced | d.TransferAgain):
+        return _expect(state, x.site, again=isinstance(x, d.TransferAgain))
+    if isinstance(x, d.RoundClosed):
+        return (Forget(state.id), *_aggregate(state))
+    if isinstance(x, d.RoundCompleted):
+        return (Announce(_completed(state, x)), Prune(state.id, needed(state)))
+    if isinstance(x, d.Completed):
+        publish = PublishModel(state.id, announce.complete_body(state))
+        return (Forget(state.id), Announce(announce.ended(state)), publish, Prune(state.id, needed(state)))
+    if isinstance(x, d.Failed | d.Aborted):
+        return (Forget(state.id), Announce(announce.ended(state)))
+    if isinstance(x, d.Paused):
+        return (Announce(announce.paused(state)),)
+    if isinstance(x, d.Resumed):
+        return (Announce(announce.resumed(state)), *pending(state))
+    return ()
+
+
+def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
+    body = kinds.RoundComplete(
+        contributors=x.contributors,
+        left_out=x.left_out,
+        model_digest=x.digest,
+        validation=x.validation,
+        seconds=x.seconds,
+    )
+    return Announcement("round-complete", state.id, body, x.number)
+
+
+def _listen(state: ExperimentState) -> tuple[Effect, ...]:
+    if state.round is None or state.update_manifest is None or state.round.step is not Step.UPDATES:
+        return ()
+    return (Listen(state.id, state.round.number, state.update_manifest, frozenset(state.round.parts)),)
+
+
+def _models(state: ExperimentState) -> tuple[Effect, ...]:
+    """The open round's models on `global`; a selected one is sent again under the round that sent it first."""
+    if state.round is None or state.manifest is None:
+        return ()
+    if state.round.step is Step.UPDATES:
+        sent = [announce.transfer(state, state.round.number)]
+    else:
+        sent = [one.transfer for one in announce.candidates(state)]
+    return tuple(SendModel(state.id, one) for one in sent)
+
+
+def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[Effect, ...]:
+    if state.round is None or state.update_manifest is None:
+        return ()
+    update = state.round.parts[site].update
+    if update is None:
+        return ()
+    manifest = state.update_manifest.model_copy(update={"chunk_bytes": update.chunk_bytes})
+    return (Expect(state.id, state.round.number, site, update.attempt, update.seal, manifest, again),)
+
+
+def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
+    if state.round is None or state.manifest is None or state.round.closed_at is None:
+        return ()
+    taken = [(site, update) for site in state.round.reported if (update := state.round.parts[site].update) is not None]
+    plan, codec = state.experiment.plan, state.codec
+    # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
+    sent_on = state.round.number < state.experiment.rounds.count and codec.model != "float32"
+    aggregate = Aggregate(
+        experiment=state.id,
+        round=state.round.number,
+        manifest=state.manifest,
+        updates=tuple((site, update.seal, update.cases_used) for site, update in taken),
+        chunk_bytes=tuple(update.chunk_bytes for _site, update in taken),
+        weight_by=plan.weight_by,
+        weight_cap=plan.weight_cap,
+        codec=codec.name,
+        master=state.models[state.round.number].seal if codec.difference else None,
+        wire=codec.model if sent_on else None,
+    )
+    return (aggregate,)
+
+
+def pending(state: ExperimentState) -> tuple[Effect, ...]:
+    """What may be unfinished after a restart or a pause: done again. Models are only sent where they are asked for."""
+    if state.ended is not None:
+        done: tuple[Effect, ...] = (Announce(announce.ended(state)),)
+        if state.phase is Phase.COMPLETE:
+            done += (PublishModel(state.id, announce.complete_body(state)),)
+        return done
+    todo: tuple[Effect, ...] = tuple(Announce(what) for what in announce.current(state))
+    if state.stage is Phase.INITIALISING and not state.models:
+        return (*todo, Initialise(state.experiment))
+    if state.stage is Phase.AGGREGATING:
+        return (*todo, *_aggregate(state))
+    if state.round is None:
+        return todo
+    waiting = [
+        effect
+        for site, part in sorted(state.round.parts.items())
+        if part.update is not None and not part.stored
+        for effect in _expect(state, site)
+    ]
+    return (*todo, *_listen(state), *waiting)
+
+
+def needed(state: ExperimentState) -> frozenset[str]:
+    """Seals of the blobs that must stay: models that may still be sent, updates to aggregate or kept for replay.
+
+    Updates that are differences are kept together with the models that they are differences from.
+    """
+    seals = {one.seal for one in state.kept}
+    rounds = {state.completed + 1, state.selected + 1 if state.selected is not None else state.completed + 1}
+    if state.outcome is not None:
+        rounds.add(state.outcome.rounds + 1)
+    if state.codec.difference:
+        rounds |= {one.round for one in state.kept}
+    seals |= {state.models[number].seal for number in rounds if number in state.models}
+    sent = state.models.get(state.completed + 1)
+    if sent is not None and sent.wire is not None:
+        seals.add(sent.wire)
+    if state.round is not None:
+        seals |= {part.update.seal for part in state.round.parts.values() if part.update is not None}
+    return frozenset(seals)

@@ -1,0 +1,252 @@
+"""`evolve(state, decision) -> state`: what each decision does to the state. Pure; recovery is nothing but this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from coordinator.core import decisions as d
+from coordinator.core import quorum
+from coordinator.core.state import (
+    EMPTY,
+    ExperimentState,
+    Kept,
+    Model,
+    Outcome,
+    Part,
+    Phase,
+    Round,
+    Scored,
+    Standing,
+    Step,
+    Timer,
+    Update,
+    invited,
+)
+from messages.experiment import Experiment
+
+State = ExperimentState
+
+
+def evolve(state: State | None, decision: d.AnyDecision) -> State | None:
+    """Apply one decision. ValueError where it speaks of an experiment that has not begun."""
+    if isinstance(decision, d.Accepted):
+        return _accepted(decision)
+    if isinstance(decision, d.Settled | d.Refused | d.StartRefused):
+        return state
+    if state is None:
+        raise ValueError(f"decision {decision.decision!r} without an experiment")
+    return _APPLY[type(decision)](state, decision)
+
+
+def fold(state: State | None, decided: Iterable[d.AnyDecision]) -> State | None:
+    """Apply decisions one after the other."""
+    for decision in decided:
+        state = evolve(state, decision)
+    return state
+
+
+def _accepted(decision: d.Accepted) -> State:
+    experiment = Experiment.model_validate(decision.experiment)
+    return State(
+        experiment=experiment,
+        digest=decision.digest,
+        researcher=decision.researcher,
+        original=decision.original,
+        started=decision.time,
+        phase=Phase.RECRUITING,
+        members=invited(experiment.sites),
+        keep_updates=decision.keep_updates,
+        timers={Timer.ENROL: decision.enrol_due},
+    )
+
+
+def _member(state: State, site: str, **changes: Any) -> State:
+    return replace(state, members=state.members.replaced(site, replace(state.members[site], **changes)))
+
+
+def _part(state: State, site: str, **changes: Any) -> State:
+    if state.round is None or site not in state.round.parts:
+        return state
+    parts = state.round.parts.replaced(site, replace(state.round.parts[site], **changes))
+    return replace(state, round=replace(state.round, parts=parts))
+
+
+def _open(state: State) -> Round:
+    if state.round is None:
+        raise ValueError("no round is open")
+    return state.round
+
+
+def _timers(state: State, *without: Timer, **changes: float) -> Mapping[Timer, float]:
+    kept = {name: due for name, due in state.timers.items() if name not in without}
+    return kept | {Timer(name): due for name, due in changes.items()}
+
+
+def _to(state: State, phase: Phase, **changes: Any) -> State:
+    """Enter a phase, under a pause too."""
+    if state.phase is Phase.PAUSED:
+        return replace(state, paused_from=phase, **changes)
+    return replace(state, phase=phase, **changes)
+
+
+def _joined(state: State, x: d.SiteJoined) -> State:
+    return _member(state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False)
+
+
+def _declined(state: State, x: d.SiteDeclined) -> State:
+    return _member(state, x.site, standing=Standing.DECLINED, reason=x.reason)
+
+
+def _away(state: State, x: d.SiteAway) -> State:
+    return _part(_member(state, x.site, away=True), x.site, absent=True)
+
+
+def _back(state: State, x: d.SiteBack) -> State:
+    return _part(_member(state, x.site, away=False), x.site, absent=False)
+
+
+def _recruiting_closed(state: State, x: d.RecruitingClosed) -> State:
+    return _to(state, Phase.INITIALISING, timers=_timers(state, Timer.ENROL))
+
+
+def _initial_model(state: State, x: d.InitialModel) -> State:
+    return replace(state, manifest=x.manifest, models={1: Model(x.seal, x.digest, x.wire)})
+
+
+def _round_started(state: State, x: d.RoundStarted) -> State:
+    phase = Phase.RUNNING if x.step is Step.UPDATES else Phase.EVALUATING
+    away = frozenset(x.away)
+    parts = quorum.roll({site: Part(absent=site in away) for site in x.cases}, x.cases)
+    opened = Round(x.number, x.step, x.time, parts, x.cases, x.evaluate)
+    return _to(state, phase, round=opened, timers={Timer.ACCEPT: x.accept_due, Timer.DEADLINE: x.deadline})
+
+
+def _site_accepted(state: State, x: d.SiteAccepted) -> State:
+    return _part(_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None)
+
+
+def _announced_again(state: State, x: d.AnnouncedAgain) -> State:
+    return replace(state, round=replace(_open(state), announced=x.times), timers=_timers(state, accept=x.accept_due))
+
+
+def _sites_absent(state: State, x: d.SitesAbsent) -> State:
+    for site in x.sites:
+        state = _part(state, site, absent=True)
+    return replace(state, timers=_timers(state, Timer.ACCEPT))
+
+
+def _update_announced(state: State, x: d.UpdateAnnounced) -> State:
+    update = Update(x.attempt, x.seal, x.chunk_bytes, x.event, x.cases_used, x.validation)
+    return _part(_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None, update=update)
+
+
+def _update_taken(state: State, x: d.UpdateTaken) -> State:
+    return _part(state, x.site, stored=True)
+
+
+def _transfer_again(state: State, x: d.TransferAgain) -> State:
+    update = _open(state).parts[x.site].update
+    return _part(state, x.site, update=update and replace(update, asked_again=x.times))
+
+
+def _site_failed(state: State, x: d.SiteFailed) -> State:
+    return _part(state, x.site, failed=x.reason, update=None, accepted=True)
+
+
+def _quorum_met(state: State, x: d.QuorumMet) -> State:
+    return replace(state, round=replace(_open(state), quorum_at=x.time), timers=_timers(state, grace=x.grace_due))
+
+
+def _extended(state: State, x: d.DeadlineExtended) -> State:
+    return replace(state, round=replace(_open(state), extensions=x.times), timers=_timers(state, deadline=x.deadline))
+
+
+def _round_closed(state: State, x: d.RoundClosed) -> State:
+    closed = replace(_open(state), closed_at=x.time, left_out=x.left_out)
+    kept = tuple(
+        Kept(x.number, site, part.update.seal)
+        for site, part in sorted(closed.parts.items())
+        if site in x.contributors and part.update is not None
+    )
+    if state.keep_updates is not None:
+        kept = tuple(one for one in state.kept + kept if one.round > x.number - state.keep_updates)
+    else:
+        kept = state.kept + kept
+    return _to(state, Phase.AGGREGATING, round=closed, timers=EMPTY, kept=kept)
+
+
+def _round_completed(state: State, x: d.RoundCompleted) -> State:
+    mean = x.validation.mean() if x.validation is not None else None
+    scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
+    models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire)}
+    return replace(state, round=None, completed=x.number, models=models, scores=scores)
+
+
+def _evaluated(state: State, x: d.SiteEvaluated) -> State:
+    return _part(_member(state, x.site, away=False), x.site, scores=x.scores, accepted=True, absent=False, failed=None)
+
+
+def _ended(state: State, phase: Phase, time: float, **changes: Any) -> State:
+    return replace(
+        state, phase=phase, paused_from=None, timers=EMPTY, remaining=EMPTY, round=None, ended=time, **changes
+    )
+
+
+def _completed(state: State, x: d.Completed) -> State:
+    return _ended(state, Phase.COMPLETE, x.time, outcome=Outcome(x.label, x.rounds, x.test))
+
+
+def _paused(state: State, x: d.Paused) -> State:
+    return replace(
+        state,
+        phase=Phase.PAUSED,
+        paused_from=state.stage,
+        paused_because=x.reason,
+        pauses=state.pauses + 1,
+        timers=EMPTY,
+        remaining=x.remaining,
+    )
+
+
+def _resumed(state: State, x: d.Resumed) -> State:
+    return replace(
+        state,
+        phase=state.stage,
+        paused_from=None,
+        paused_because=None,
+        resumes=state.resumes + 1,
+        timers=x.timers,
+        remaining=EMPTY,
+    )
+
+
+_APPLY: dict[type[d.Decision], Callable[[State, Any], State]] = {
+    d.SiteJoined: _joined,
+    d.SiteDeclined: _declined,
+    d.SiteAway: _away,
+    d.SiteBack: _back,
+    d.RecruitingClosed: _recruiting_closed,
+    d.InitialModel: _initial_model,
+    d.RoundStarted: _round_started,
+    d.SiteAccepted: _site_accepted,
+    d.AnnouncedAgain: _announced_again,
+    d.SitesAbsent: _sites_absent,
+    d.UpdateAnnounced: _update_announced,
+    d.UpdateTaken: _update_taken,
+    d.TransferAgain: _transfer_again,
+    d.SiteFailed: _site_failed,
+    d.QuorumMet: _quorum_met,
+    d.DeadlineExtended: _extended,
+    d.RoundClosed: _round_closed,
+    d.RoundCompleted: _round_completed,
+    d.SiteEvaluated: _evaluated,
+    d.Completed: _completed,
+    d.Failed: lambda state, x: _ended(state, Phase.FAILED, x.time, reason=x.reason),
+    d.Aborted: lambda state, x: _ended(state, Phase.ABORTED, x.time),
+    d.Paused: _paused,
+    d.Resumed: _resumed,
+    d.TimersMoved: lambda state, x: replace(state, timers=x.timers),
+    d.TimerDone: lambda state, x: replace(state, timers=_timers(state, x.timer)),
+}

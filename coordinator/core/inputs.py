@@ -1,0 +1,179 @@
+"""What the state machine is told: events from the wire, and what the coordinator's own workers and timers report.
+
+Strict records that go into the journal as plain msgpack maps. Time comes with them; the machine has no clock.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from coordinator.core.state import Timer
+from messages import envelope
+from messages.kinds import KINDS
+from messages.reasons import Reason
+from messages.tensors.layout import Manifest
+
+
+class Input(BaseModel):
+    """Base: `time` is the coordinator's clock when the input was taken."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    time: float
+
+
+class Received(Input):
+    """A history event as it was on the wire.
+
+    `known`: its sender is admitted in the role that the kind asks for. The other fields are the operator's settings
+    at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap).
+    """
+
+    input: Literal["received"] = "received"
+    raw: bytes
+    known: bool = True
+    admitted: tuple[str, ...] = ()
+    keep_cap: int | None = None
+
+    @classmethod
+    def of(cls, event: envelope.Event, **fields: Any) -> Received:
+        """Of an event that is decoded already: decoding is the dearest step of a message, and `event` keeps it."""
+        given = cls(raw=event.raw, **fields)
+        given.__dict__["event"] = event
+        return given
+
+    @cached_property
+    def event(self) -> envelope.Event:
+        """The decoded event."""
+        return envelope.decode(self.raw)
+
+
+class Initialised(Input):
+    """The initial model is built and stored; `wire` is the seal of its copy in the codec that a round sends it in."""
+
+    input: Literal["initialised"] = "initialised"
+    manifest: Manifest
+    seal: str
+    digest: str
+    wire: str | None = None
+
+
+class InitialisationFailed(Input):
+    input: Literal["initialisation-failed"] = "initialisation-failed"
+    reason: Reason = Reason.INITIALISATION_FAILED
+
+
+class UpdateStored(Input):
+    """A site's update is verified, finite, and stored under its seal."""
+
+    input: Literal["update-stored"] = "update-stored"
+    site: str
+    round: int
+    attempt: int
+
+
+class UpdateBad(Input):
+    """A site's update cannot be used as it came."""
+
+    input: Literal["update-bad"] = "update-bad"
+    site: str
+    round: int
+    attempt: int
+    reason: Reason
+
+
+class Aggregated(Input):
+    """The round's aggregate is stored under its seal; `wire` as with `Initialised`."""
+
+    input: Literal["aggregated"] = "aggregated"
+    round: int
+    seal: str
+    digest: str
+    wire: str | None = None
+
+
+class AggregationFailed(Input):
+    input: Literal["aggregation-failed"] = "aggregation-failed"
+    round: int
+
+
+class TimerFired(Input):
+    input: Literal["timer-fired"] = "timer-fired"
+    timer: Timer
+
+
+class Outage(Input):
+    """From `since` until now nothing could be received: timers get that time back."""
+
+    input: Literal["outage"] = "outage"
+    since: float
+
+
+class DiskFull(Input):
+    """The coordinator's disk is full: the experiment waits until there is space."""
+
+    input: Literal["disk-full"] = "disk-full"
+
+
+class DiskFree(Input):
+    """There is space again: what waited for it goes on."""
+
+    input: Literal["disk-free"] = "disk-free"
+
+
+AnyInput = Annotated[
+    Received
+    | Initialised
+    | InitialisationFailed
+    | UpdateStored
+    | UpdateBad
+    | Aggregated
+    | AggregationFailed
+    | TimerFired
+    | Outage
+    | DiskFull
+    | DiskFree,
+    Field(discriminator="input"),
+]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyInput)
+
+OWN_KINDS = (
+    "initialised",
+    "initialisation-failed",
+    "update-stored",
+    "update-bad",
+    "aggregated",
+    "aggregation-failed",
+    "timer-fired",
+    "outage",
+    "disk-full",
+    "disk-free",
+)
+
+
+def kind_of(given: AnyInput) -> str:
+    """The table's second key: the event's kind, or the own input's name."""
+    return given.event.kind if isinstance(given, Received) else given.input
+
+
+def identity(event: envelope.Event) -> str:
+    """What a repetition is known by. A researcher may say the same thing twice and mean it (pause, resume, pause):
+    there the bytes tell."""
+    by_site = "site" in KINDS[event.kind].senders
+    return event.id if by_site else f"{event.id}:{sha256(event.raw).hexdigest()[:16]}"
+
+
+def to_plain(given: AnyInput) -> dict[str, Any]:
+    """As plain types for msgpack."""
+    plain: dict[str, Any] = given.model_dump(mode="python", exclude_defaults=False)
+    return plain
+
+
+def from_plain(plain: Any) -> AnyInput:
+    """Read back; pydantic.ValidationError (a ValueError) where it is none."""
+    read: AnyInput = _ADAPTER.validate_python(plain)
+    return read

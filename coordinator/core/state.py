@@ -1,0 +1,254 @@
+"""What the coordinator knows of one experiment: frozen records, changed only by `evolve`.
+
+All times are the coordinator's clock, seconds since 1970. Mappings are never changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from coordinator.core.roll import Roll
+from messages.experiment import Experiment
+from messages.kinds import ModelScores
+from messages.reasons import Reason
+from messages.scores import SplitScores
+from messages.tensors.codecs import CODECS, Codec
+from messages.tensors.layout import Manifest
+
+EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
+class Phase(StrEnum):
+    """Where an experiment is; NONE is an id of which nothing is known."""
+
+    NONE = "none"
+    RECRUITING = "recruiting"
+    INITIALISING = "initialising"
+    RUNNING = "running"
+    AGGREGATING = "aggregating"
+    EVALUATING = "evaluating"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+
+ENDED = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.ABORTED})
+ACTIVE = frozenset(Phase) - ENDED - {Phase.NONE}
+
+
+class Step(StrEnum):
+    """What an open round waits for.
+
+    A round is a sequence of steps, and what a site's event means depends on (phase, kind) first and on the step
+    second. Today a training round has the one step UPDATES and the final evaluation the one step SCORES. Secure
+    aggregation adds four (keys, shares, masked updates, unmasking): each is one more value here, one kind of event
+    whose handler fills `Part`, and one line in `rules.advance` that goes to the next step where it now closes the
+    round. Quorum, grace, deadline, absence and recovery are written against `Part.reported` and hold unchanged.
+    """
+
+    UPDATES = "updates"
+    SCORES = "scores"
+
+
+class Timer(StrEnum):
+    """Names of timers; each experiment has at most one of each."""
+
+    ENROL = "enrol"
+    ACCEPT = "accept"
+    GRACE = "grace"
+    DEADLINE = "deadline"
+
+
+class Standing(StrEnum):
+    """An invited site's answer."""
+
+    INVITED = "invited"
+    JOINED = "joined"
+    DECLINED = "declined"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An invited site. `away`: it said `leaving` and has not been heard of since."""
+
+    standing: Standing = Standing.INVITED
+    train: int = 0
+    reason: Reason | None = None
+    away: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether the site has said yes or no; "an operator must look at it first" is neither."""
+        if self.standing is Standing.DECLINED:
+            return self.reason is not Reason.AWAITS_APPROVAL
+        return self.standing is Standing.JOINED
+
+
+def invited(sites: Iterable[str]) -> Roll[Member]:
+    """Members of whom none has answered; the roll's one sum counts those who have."""
+    return Roll({site: Member() for site in sites}, lambda _site, member: int(member.answered))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A global model: the seal of its exact bytes, and the digest that names its weights.
+
+    `wire`: the seal of the copy that its round sends, where that is in another codec; None: the exact bytes travel.
+    """
+
+    seal: str
+    digest: str
+    wire: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An announced update. `event` is the id of the weights-ready that awaits its receipt."""
+
+    attempt: int
+    seal: str
+    chunk_bytes: int
+    event: str
+    cases_used: int
+    validation: SplitScores | None = None
+    asked_again: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A site's part in the open round."""
+
+    accepted: bool = False
+    absent: bool = False
+    failed: Reason | None = None
+    update: Update | None = None
+    stored: bool = False
+    scores: Mapping[str, ModelScores] | None = None
+
+    @property
+    def reported(self) -> bool:
+        """Whether what the step asks for is here and good."""
+        return self.stored or self.scores is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The open round. `cases` is what the sites announced, frozen at round-start; `parts` come from `quorum.roll`."""
+
+    number: int
+    step: Step
+    started: float
+    parts: Roll[Part]
+    cases: Mapping[str, int]
+    evaluate: bool
+    announced: int = 1
+    quorum_at: float | None = None
+    extensions: int = 0
+    closed_at: float | None = None
+    left_out: Mapping[str, Reason] = field(default_factory=lambda: EMPTY)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Sites whose part is here, in the order of their names."""
+        return tuple(sorted(site for site, part in self.parts.items() if part.reported))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An update whose blob is kept for replay."""
+
+    round: int
+    site: str
+    seal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Pooled mean validation score of the model that `rounds` rounds made."""
+
+    rounds: int
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a complete experiment yields; `label` is "final" or "selected"."""
+
+    label: str
+    rounds: int
+    test: SplitScores | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentState:
+    """Everything that the journal's entries of one experiment add up to.
+
+    `models[r]` is the model that round r received (so `models[1]` is the initial one). `timers` are moments that are
+    due; while paused they are `remaining` seconds instead.
+    """
+
+    experiment: Experiment
+    digest: str
+    researcher: str
+    original: bytes
+    started: float
+    phase: Phase
+    members: Roll[Member]
+    keep_updates: int | None = None
+    timers: Mapping[Timer, float] = field(default_factory=lambda: EMPTY)
+    paused_from: Phase | None = None
+    paused_because: Reason | None = None
+    pauses: int = 0
+    resumes: int = 0
+    remaining: Mapping[Timer, float] = field(default_factory=lambda: EMPTY)
+    manifest: Manifest | None = None
+    models: Mapping[int, Model] = field(default_factory=lambda: EMPTY)
+    round: Round | None = None
+    completed: int = 0
+    scores: tuple[Scored, ...] = ()
+    kept: tuple[Kept, ...] = ()
+    reason: Reason | None = None
+    ended: float | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def id(self) -> str:
+        """The experiment's id."""
+        return self.experiment.id
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the updates; it names that of the models that rounds send."""
+        return CODECS[self.experiment.wire.codec]
+
+    @property
+    def update_manifest(self) -> Manifest | None:
+        """What an update looks like on the wire; None before there is a model."""
+        return None if self.manifest is None else self.manifest.in_codec(self.codec.name)
+
+    @property
+    def stage(self) -> Phase:
+        """The phase, or the one that a pause came from."""
+        return self.paused_from if self.paused_from is not None else self.phase
+
+    @property
+    def everybody_answered(self) -> bool:
+        """Whether each invited site has said yes or no."""
+        return self.members.sums == (len(self.members),)
+
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """Sites that take part, in the order of their names."""
+        return tuple(sorted(site for site, one in self.members.items() if one.standing is Standing.JOINED))
+
+    @property
+    def selected(self) -> int | None:
+        """Rounds that made the best-scored model so far (the earliest of equals); None where none was scored."""
+        if self.experiment.evaluation.select_by == "last" or not self.scores:
+            return None
+        return max(self.scores, key=lambda scored: (scored.mean, -scored.rounds)).rounds

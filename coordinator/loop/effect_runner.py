@@ -1,0 +1,96 @@
+"""Carries out what was decided: each effect by the part whose work it is; what raises is set aside."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from coordinator.core import effects as e
+from coordinator.record.journal import DiskFull, Journal
+from coordinator.wire.announcer import Announcer
+from coordinator.wire.incoming import Receiver
+from coordinator.wire.outgoing import Models, Shipment
+from coordinator.work.pool import Work
+from messages import kinds
+from messages.ground.naming import NO_EXPERIMENT
+
+log = structlog.get_logger("coordinator")
+
+
+def shipment(
+    kind: str,
+    experiment: str,
+    sent: kinds.Transfer,
+    chunks: tuple[int, ...] | None = None,
+    done: Callable[[], None] | None = None,
+) -> Shipment:
+    """A model, or chunks of it, as it is sent."""
+    return Shipment(kind, experiment, sent.round, sent.seal, sent.manifest, chunks, done, sent.attempt)
+
+
+class Hands:
+    """Effects → work. Main loop's thread.
+
+    Args:
+        inputs: the main loop's queue: takes a closure for what comes after long work.
+        set_aside: called with experiment, reason and description of an effect that raised: neither the next message
+            nor the next start trips on it.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        say: Announcer,
+        models: Models,
+        receiver: Receiver,
+        work: Work,
+        inputs: queue.SimpleQueue[Any],
+        set_aside: Callable[[str, str, Any], None],
+    ) -> None:
+        self._journal, self._say, self._models = journal, say, models
+        self._receiver, self._work = receiver, work
+        self._inputs, self._set_aside = inputs, set_aside
+
+    def carry_out(self, effect: e.Effect) -> None:
+        """Do what was decided.
+
+        Raises:
+            DiskFull: the journal cannot be written.
+        """
+        try:
+            self._do(effect)
+        except DiskFull:
+            raise
+        except Exception as error:
+            name = getattr(effect, "experiment", NO_EXPERIMENT)
+            log.exception("an effect is set aside", experiment=name, effect=type(effect).__name__)
+            self._set_aside(str(name), type(error).__name__, {"effect": type(effect).__name__})
+
+    def _do(self, effect: e.Effect) -> None:
+        if isinstance(effect, e.Announce):
+            self._say.announce(effect.what)
+        elif isinstance(effect, e.Acknowledge):
+            self._say.receipt(effect.party, effect.event, effect.experiment)
+        elif isinstance(effect, e.Tell):
+            self._say.tell(effect)
+        elif isinstance(effect, e.Initialise):
+            self._work.initialise(effect)
+        elif isinstance(effect, e.SendModel):
+            self._models.send(shipment("global-chunk", effect.experiment, effect.transfer))
+        elif isinstance(effect, e.Listen | e.Expect | e.Forget):
+            self._receiver.put(effect)
+        elif isinstance(effect, e.Aggregate):
+            self._work.aggregate(effect)
+        elif isinstance(effect, e.PublishModel):
+            done = partial(self._inputs.put, partial(self._published, effect.experiment, effect.body))
+            self._models.send(shipment("model-chunk", effect.experiment, effect.body.model.transfer, done=done))
+        else:
+            self._work.blobs.prune(effect.experiment, effect.keep)
+
+    def _published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
+        self._say.live("model-ready", body, experiment=experiment, round_number=body.rounds)
+        self._journal.put(f"published:{experiment}", b"1")

@@ -1,0 +1,250 @@
+"""What comes in on uplink and the coordinator's inbox: checked, counted, and brought to the state machine."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+
+import structlog
+
+from coordinator.config import CoordinatorConfig
+from coordinator.core import inputs as i
+from coordinator.core.state import Standing
+from coordinator.loop.returning import Returning
+from coordinator.loop.steps import Steps
+from coordinator.record.journal import Written
+from coordinator.wire.incoming import Nudge
+from messages import envelope, kinds
+from messages.bus.base import Delivery, Position, digest_of
+from messages.envelope import Event
+from messages.ground.errors import KonsilError, MalformedMessage, NameTaken
+from messages.ground.naming import NO_EXPERIMENT
+from messages.kinds import KINDS
+from messages.names import COORDINATOR, UPLINK
+
+log = structlog.get_logger("coordinator.loop.inbound")
+CATCH_UP = 120.0
+"""Seconds after a start in which sites that were told of later rounds say again what has no receipt (every 30 s)."""
+MOST_HELD = 100_000
+"""Events ahead of their round that are held in memory; more are refused as what they are."""
+KEPT_BYTES = 4096
+"""Of a message that is set aside: its digest names the rest, so that rubbish cannot fill the journal."""
+
+
+class Inbound:
+    """Handles deliveries, on the main loop's thread.
+
+    Args:
+        steps: what decides, and keeps what came of it.
+        returning: what tells a site where things are.
+        opened: told when a mark of ours came back.
+        ack: acknowledges a delivery.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        returning: Returning,
+        opened: Callable[[str], None],
+        config: CoordinatorConfig,
+        ack: Callable[[Delivery], None],
+    ) -> None:
+        self._steps, self._returning, self._opened, self._config, self._ack = steps, returning, opened, config, ack
+        self._sites = frozenset(config.coordinator.sites)
+        self._researchers = frozenset(config.coordinator.researchers)
+        self._unsaved: dict[str, Position] = {}
+        self._started = time.monotonic()
+        self._ahead: dict[str, list[tuple[Event, Delivery]]] = {}
+        """Experiment → events of rounds that this coordinator has not come to: its journal is older than they are."""
+        self.refused: Counter[str] = Counter()
+
+    def handle(self, delivery: Delivery) -> None:
+        """Take one message; whatever it is, it is acknowledged once what it led to is stored."""
+        try:
+            event = envelope.decode(delivery.body)
+            envelope.check_origin(event, delivery.key, delivery.user, self._config.coordinator.consortium)
+            self._event(event, delivery)
+        except MalformedMessage as error:
+            reason = str(error.reason)
+            self._steps.tally.malformed_message(reason)
+            self._aside(delivery, reason)
+        except KonsilError:
+            raise  # fenced off, or ended while the disk is full: not the message's fault
+        except Exception as error:
+            log.exception("a message could not be handled", queue=delivery.queue, error=type(error).__name__)
+            self._aside(delivery, type(error).__name__)
+        self._ack(delivery)
+
+    def _aside(self, delivery: Delivery, reason: str) -> None:
+        """Keep a message that cannot be handled, or only count it where its sender sends too many."""
+        self.refused[reason] += 1
+        log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
+        steps, kept = self._steps, delivery.body[:KEPT_BYTES]
+        if steps.floods.take(delivery.user or "nobody", reason, len(kept), steps.parts.clock.now()):
+            what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
+            steps.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
+        else:
+            steps.tally.set_aside += 1
+            self._note(delivery)
+
+    def save(self) -> None:
+        """Store positions that no entry took along."""
+        if self._unsaved:
+            self._steps.parts.journal.note(Written({}, self._take()))
+
+    def put_back(self, positions: Mapping[str, Position]) -> None:
+        """Positions that no entry took along after all."""
+        self._unsaved = {**positions, **self._unsaved}
+
+    def _take(self) -> dict[str, Position]:
+        taken, self._unsaved = self._unsaved, {}
+        if self._ahead and UPLINK in taken:
+            self._unsaved[UPLINK] = taken.pop(UPLINK)  # what is held must be read again after a restart
+        return taken
+
+    def _written(self, delivery: Delivery, seen: dict[str, bool] | None = None) -> Written:
+        self._note(delivery)
+        return Written(seen or {}, self._take())
+
+    def _note(self, delivery: Delivery) -> None:
+        if delivery.offset is not None:
+            self._unsaved[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
+
+    def _event(self, event: Event, delivery: Delivery) -> None:
+        spec = KINDS[event.kind]
+        if (spec.queue == UPLINK) != (delivery.queue == UPLINK) or (
+            COORDINATOR in spec.senders and (event.kind != "nonce" and event.sender == COORDINATOR)
+        ):
+            raise MalformedMessage("unknown-kind", "a kind that does not come here")
+        if spec.history:
+            self._history(event, delivery)
+        else:
+            self._note(delivery)
+            self._live(event)
+
+    def _known(self, event: Event) -> bool:
+        senders = KINDS[event.kind].senders
+        return ("site" in senders and event.sender in self._sites) or (
+            "researcher" in senders and event.sender in self._researchers
+        )
+
+    def _live(self, event: Event) -> None:
+        steps, body = self._steps, event.body
+        if isinstance(body, kinds.Nonce):
+            if event.sender == COORDINATOR:
+                self._marked(event, body.nonce)
+        elif not self._known(event):
+            self.refused["unknown-site"] += 1
+            log.warning("a live message of a stranger", kind=event.kind, sender=event.sender)
+        elif isinstance(body, kinds.Hello):
+            self._returning.standing(event.sender)
+        elif isinstance(body, kinds.Echo):
+            reply = kinds.EchoReply(nonce=body.nonce, time=steps.parts.clock.now())
+            steps.parts.say.live("echo-reply", reply)
+        elif isinstance(body, kinds.ExperimentCheck):
+            checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
+            steps.parts.say.live("experiment-checked", checked, experiment=event.experiment)
+        elif isinstance(body, kinds.ChunksWanted):
+            self._returning.send_chunks(event.experiment, body)
+
+    def _marked(self, event: Event, nonce: str) -> None:
+        """A coordinator's mark: our own, one of an earlier term, or the word of one that took our place.
+
+        Raises:
+            NameTaken: this coordinator was fenced off. Sites refuse what it says since they heard the higher term.
+        """
+        mine = self._steps.parts.journal.term
+        if event.term > mine or (event.term == mine and not self._steps.parts.gate.wrote(nonce)):
+            raise NameTaken(
+                f"a coordinator of term {event.term} has spoken, and this one has term {mine}: it ends",
+                where=f"term {mine}",
+                advice="Run only one coordinator of a consortium. If this is its only journal, it is an older copy:"
+                " `konsil coordinator restore` gives a backup a term of its own, `konsil coordinator cut` this one",
+            )
+        self._opened(nonce)
+
+    def _history(self, event: Event, delivery: Delivery) -> None:
+        steps = self._steps
+        identity = i.identity(event)
+        settled = steps.parts.journal.seen(identity)
+        if settled is not None:
+            self._note(delivery)
+            if settled:
+                steps.parts.say.receipt(event.sender, event.id, event.experiment)
+            else:
+                steps.parts.receiver.put(Nudge(event.experiment, event.sender))
+            return
+        known = self._known(event)
+        if known and self._catches_up(event.experiment) and self._is_ahead(event) and self._held < MOST_HELD:
+            self._note(delivery)
+            held = self._ahead.setdefault(event.experiment, [])
+            if all(one.id != event.id for one, _delivery in held):  # it is said again until it has its receipt
+                held.append((event, delivery))
+            return
+        if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:
+            self._leaving(event, delivery, known)
+            return
+        start = event.kind == "experiment-start"
+        given = i.Received.of(
+            event,
+            time=steps.parts.clock.now(),
+            known=known,
+            admitted=tuple(sorted(self._sites)) if start else (),
+            keep_cap=self._config.limits.keep_cap if start else None,
+        )
+        waits = event.kind == "weights-ready"
+        steps.step(event.experiment, given, self._written(delivery, {identity: not waits}))
+
+    @property
+    def _held(self) -> int:
+        return sum(map(len, self._ahead.values()))
+
+    def _catches_up(self, experiment: str) -> bool:
+        """Whether rounds may be behind what sites say: after a start, and as long as something is held.
+
+        What lies on uplink comes before our mark; what has no receipt yet is said again after our hello.
+        """
+        early = time.monotonic() < self._started + CATCH_UP
+        return early or self._steps.parts.gate.closed or experiment in self._ahead
+
+    def _is_ahead(self, event: Event) -> bool:
+        """Whether an event speaks of a round that is still to come: a journal that was restored, or cut, is older.
+
+        What lies on uplink before our mark was said to whoever wrote the journal's lost end. Refusing it would tell
+        sites that their updates are not wanted, and they would wait for a round that they have long done.
+        """
+        state = self._steps.states.get(event.experiment)
+        if state is None or state.ended is not None or event.sender not in state.members:
+            return False
+        return event.round > (state.round.number if state.round is not None else state.completed)
+
+    def holds(self, experiment: str) -> bool:
+        """Whether something waits for the experiment to come to a later round."""
+        return experiment in self._ahead
+
+    def moved(self, experiment: str) -> None:
+        """An experiment has changed: what was ahead of it may be its turn now."""
+        if experiment in self._ahead:
+            held, self._ahead[experiment] = self._ahead[experiment], []
+            for event, delivery in held:
+                if self._is_ahead(event):
+                    self._ahead[experiment].append((event, delivery))
+                else:
+                    self._history(event, delivery)
+            if not self._ahead[experiment]:
+                del self._ahead[experiment]
+
+    def _leaving(self, event: Event, delivery: Delivery, known: bool) -> None:
+        """A site leaves as a whole: each running experiment that it takes part in is told."""
+        steps = self._steps
+        for name, state in sorted(steps.states.items()):
+            member = state.members.get(event.sender)
+            if state.ended is None and member is not None and member.standing is Standing.JOINED:
+                steps.step(name, i.Received(time=steps.parts.clock.now(), raw=event.raw, known=known))
+        if steps.floods.take(event.sender, event.kind, len(event.raw), steps.parts.clock.now()):
+            steps.parts.journal.note(self._written(delivery, {event.id: True}))
+        else:
+            self._note(delivery)
+        steps.parts.say.receipt(event.sender, event.id, event.experiment)

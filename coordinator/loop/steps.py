@@ -1,0 +1,188 @@
+"""One input: decided, journaled, then acted on; what raises is set aside."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from coordinator.core import decisions as d
+from coordinator.core import effects as e
+from coordinator.core import inputs as i
+from coordinator.core.evolve import evolve
+from coordinator.core.machine import decide
+from coordinator.core.state import ExperimentState
+from coordinator.loop.effect_runner import Hands
+from coordinator.loop.floods import Floods
+from coordinator.loop.timers import Clock, Gate
+from coordinator.metrics import Tally
+from coordinator.record.journal import ASIDE, NOTHING, STEP, Journal, Written
+from coordinator.record.recovery import recover, step_body
+from coordinator.wire.announcer import Announcer
+from coordinator.wire.incoming import Receiver
+from coordinator.wire.outgoing import Audit, Events, Models
+from coordinator.wire.presence import Presence
+from coordinator.wire.reading_back import ReadingBack
+from coordinator.work.pool import Work
+from messages.ground import crash, logs
+from messages.ground.naming import NO_EXPERIMENT
+from messages.reasons import Reason
+
+if TYPE_CHECKING:  # which imports this module
+    from coordinator.loop.inbound import Inbound
+
+log = structlog.get_logger("coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the shell works with; put together in `coordinator.service`."""
+
+    journal: Journal
+    clock: Clock
+    gate: Gate
+    say: Announcer
+    events: Events
+    models: Models
+    audit: Audit
+    receiver: Receiver
+    work: Work
+    presence: Presence
+    own_word: ReadingBack
+
+
+_NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)
+
+
+def _changes_nothing(decided: tuple[d.AnyDecision, ...]) -> str | None:
+    """The reason of a refusal that leaves the state as it is ("duplicate" where there is none); None: it is changed."""
+    if not all(isinstance(one, _NOTHING_NEW) for one in decided):
+        return None
+    reasons = (one.reason.value for one in decided if isinstance(one, d.Refused | d.StartRefused))
+    return next(reasons, Reason.DUPLICATE.value)
+
+
+class Steps:
+    """Every experiment's state, and the one way in which it changes. Main loop's thread.
+
+    Attributes:
+        inbound: where input came from; set before the first step.
+    """
+
+    inbound: Inbound
+
+    def __init__(self, parts: Parts, inputs: queue.SimpleQueue[Any]) -> None:
+        self.parts, self.queue = parts, inputs
+        self.tally = Tally()
+        self.floods = Floods()
+        self.states: dict[str, ExperimentState] = recover(parts.journal.entries())
+        self.timed = {name: state for name, state in self.states.items() if state.timers}
+        """Those that a timer runs for: the loop looks at them after every message, never at all there ever were."""
+        self.hands = Hands(
+            parts.journal,
+            parts.say,
+            parts.models,
+            parts.receiver,
+            parts.work,
+            inputs,
+            lambda experiment, reason, what: self.set_aside(experiment, reason, what, NOTHING),
+        )
+
+    def step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
+        """Decide, journal, then act; what raises is set aside. False where there was nothing to decide."""
+        state = self.states.get(experiment)
+        with logs.about(experiment, state.round.number if state is not None and state.round is not None else None):
+            return self._step(experiment, state, given, written)
+
+    def _step(self, experiment: str, state: ExperimentState | None, given: i.AnyInput, written: Written) -> bool:
+        try:
+            decided = decide(state, given)
+            after, todo = state, list[e.Effect]()
+            made: list[tuple[ExperimentState | None, d.AnyDecision]] = []
+            for decision in decided:
+                made.append((after, decision))
+                after = evolve(after, decision)
+                todo += e.effects(after, decision)
+            body = step_body(given, decided) if decided else {}
+        except Exception as error:
+            log.exception("an input is set aside", experiment=experiment, error=type(error).__name__)
+            self.set_aside(experiment, type(error).__name__, i.to_plain(given), written)
+            return False
+        if not decided:
+            if written != NOTHING:
+                self.parts.journal.note(written)
+            return False
+        if isinstance(given, i.Received) and (refused := _changes_nothing(decided)) is not None:
+            sender = given.event.sender
+            if not self.floods.take(sender, refused, len(given.raw), given.time):
+                # Replay does not miss it: it changed nothing. Its sender hears of it as of any other.
+                self.inbound.put_back(written.positions)
+                for effect in todo:
+                    self.hands.carry_out(effect)
+                return True
+        settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
+        home = experiment if after is not None else NO_EXPERIMENT
+        self.parts.journal.append(
+            home,
+            STEP,
+            body,
+            time=given.time,
+            written=Written({**settled, **written.seen}, written.positions),
+        )
+        crash.passed(f"coordinator:{i.kind_of(given)}")
+        if after is not None:
+            self.states[experiment] = after
+            self._note_timers(experiment, after)
+        self._log(experiment, given, state, after)
+        for found, decision in made:
+            self.tally.decided(found, decision, given.time)
+        self.parts.audit.wake()
+        for effect in todo:
+            self.hands.carry_out(effect)
+        if self.inbound.holds(experiment):
+            self.queue.put(partial(self.inbound.moved, experiment))
+        return True
+
+    def set_aside(self, experiment: str, reason: str, what: Any, written: Written) -> None:
+        """Keep what could not be handled as an entry of its own; recovery skips it."""
+        home = experiment if experiment in self.states else NO_EXPERIMENT
+        body = {"reason": reason, "what": what}
+        self.tally.set_aside += 1
+        self.parts.journal.append(home, ASIDE, body, time=self.parts.clock.now(), written=written)
+        self.parts.audit.wake()
+
+    def count_floods(self, *, all_: bool = False) -> None:
+        """One entry for each sender of whom something was only counted."""
+        for flood in self.floods.over(self.parts.clock.now(), all_=all_):
+            log.warning("refused messages were only counted", sender=flood.sender, counted=flood.counted)
+            what = {"sender": flood.sender, "since": flood.since, "counted": flood.counted}
+            self.set_aside(NO_EXPERIMENT, "flood", what, NOTHING)
+
+    def _note_timers(self, experiment: str, state: ExperimentState) -> None:
+        if state.timers:
+            self.timed[experiment] = state
+        else:
+            self.timed.pop(experiment, None)
+
+    def _log(
+        self,
+        experiment: str,
+        given: i.AnyInput,
+        before: ExperimentState | None,
+        after: ExperimentState | None,
+    ) -> None:
+        kind = i.kind_of(given)
+        sender = given.event.sender if isinstance(given, i.Received) else "coordinator"
+        phase = after.phase.value if after else "none"
+        changed = before is None or after is None or before.phase is not after.phase
+        more: dict[str, Any] = {}
+        if (site := getattr(given, "site", sender)) in (after.members if after else ()):
+            more["site"] = site
+        if after is not None and after.round is not None:
+            more["round"] = after.round.number
+        (log.info if changed else log.debug)(
+            kind, experiment=experiment, sender=sender, phase=phase, entry=self.parts.journal.number, **more
+        )

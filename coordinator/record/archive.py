@@ -1,0 +1,241 @@
+"""Backup of a coordinator's state while it runs, and restore from it.
+
+A backup is a folder: `journal.sqlite` (SQLite's online backup of one moment), `blobs/` (what that journal needs to go
+on), and `backup.json`, written last, so that a folder without it is an unfinished one. What is restored goes on under
+a term of its own (`salvage`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.core import decisions as d
+from coordinator.core.effects import needed
+from coordinator.core.evolve import evolve
+from coordinator.core.state import ExperimentState
+from coordinator.record.journal import STEP
+from coordinator.record.journal_file import open_readonly, reader
+from coordinator.record.recovery import read_step, recover
+from coordinator.record.salvage import raise_term
+from coordinator.work.blobs import Blobs
+from messages.chain import Entry
+from messages.ground.durable import sync
+from messages.ground.errors import RequestError, WorkFailed
+from messages.tensors.layout import Manifest
+
+FORMAT = 1
+TRIES = 5
+PAGES = 1024
+"""SQLite pages (4 KiB) between two reports of progress."""
+
+Show = Callable[[str, int, int], None]
+"""(what, done, of)"""
+Wanted = dict[tuple[str, str], Manifest]
+"""(experiment, seal) → how the blob is laid out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a backup holds."""
+
+    entries: int
+    experiments: int
+    blobs: int
+    bytes: int
+    missing: tuple[str, ...] = ()
+    """Blobs that the journal needs and the state folder does not have."""
+
+
+def backup(state: Path, out: Path, show: Show = lambda *_: None) -> Summary:
+    """Copy a coordinator's state; it may be running. What an interrupted backup to `out` has copied is used again.
+
+    Raises:
+        RequestError: there is no journal, or `out` holds a finished backup or something else.
+        WorkFailed: it cannot be written; or the coordinator prunes faster than can be copied.
+        LogBroken: what was copied does not verify.
+    """
+    source = state / "journal.sqlite"
+    if not source.is_file():
+        raise RequestError("there is no journal", where=str(state), advice="Name the coordinator's configuration")
+    if out.exists():
+        raise RequestError("is there already", where=str(out), advice="Name a new folder for each backup")
+    part = out.with_name(out.name + ".part")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        for tried in range(TRIES):
+            _snapshot(source, part / "journal.sqlite", show)
+            wanted = _wanted(part)
+            missing = _copy(state / "blobs", part / "blobs", wanted, show)
+            if not missing or tried == TRIES - 1:
+                break  # else the coordinator has pruned in between: the next snapshot does not need them
+        _drop_others(part / "blobs", wanted)
+        verify(part, wanted, show, missing)
+        summary = _summed(part, wanted, missing)
+        _describe(part, summary)
+        sync(part)
+        os.replace(part, out)
+        sync(out.parent)
+    except OSError as error:
+        raise WorkFailed(
+            f"the backup cannot be written ({error.strerror})",
+            where=str(out),
+            advice="Free space there; the same command goes on with what is copied",
+        ) from None
+    return summary
+
+
+def restore(saved: Path, state: Path, show: Show = lambda *_: None) -> Summary:
+    """Make a backup a coordinator's state, under a term of its own. The journal comes last: half a restore is none.
+
+    Raises:
+        RequestError: `saved` is no finished backup, or the state folder has a journal.
+        LogBroken, WorkFailed: the backup is damaged, or cannot be copied.
+    """
+    if not (saved / "backup.json").is_file():
+        raise RequestError("is no finished backup", where=str(saved), advice="Use `konsil coordinator backup`")
+    place = state / "journal.sqlite"
+    if place.exists():
+        raise RequestError(
+            "a journal is there already", where=str(state), advice="Stop the coordinator and move its state folder away"
+        )
+    try:
+        wanted = _wanted(saved)
+        missing = [name for name in _names(wanted) if not (saved / "blobs" / name).is_file()]
+        verify(saved, wanted, show, missing)
+        state.mkdir(parents=True, exist_ok=True)
+        _copy(saved / "blobs", state / "blobs", wanted, show)
+        for beside in ("journal.sqlite-wal", "journal.sqlite-shm", "journal.head"):
+            (state / beside).unlink(missing_ok=True)
+        fresh = state / "journal.sqlite.part"
+        shutil.copyfile(saved / "journal.sqlite", fresh)
+        raise_term(fresh)
+        sync(fresh)
+        os.replace(fresh, place)
+        sync(state)
+    except OSError as error:
+        raise WorkFailed(f"cannot be restored ({error.strerror})", where=str(state)) from None
+    return _summed(saved, wanted, missing)
+
+
+def verify(folder: Path, wanted: Wanted, show: Show = lambda *_: None, missing: Iterable[str] = ()) -> None:
+    """Read a backup again: the chain entry by entry, each blob against the seal that it is named by.
+
+    Raises:
+        LogBroken: an entry was changed or is missing.
+        WorkFailed: a blob is not what its name says.
+    """
+    for _entry in open_readonly(folder):
+        pass
+    gone, blobs = set(missing), Blobs(folder / "blobs")
+    for done, ((experiment, seal), manifest) in enumerate(wanted.items(), 1):
+        if f"{experiment}/{seal}" not in gone and not blobs.intact(experiment, seal, manifest):
+            raise WorkFailed("a blob is not what its name says", where=str(blobs.path(experiment, seal)))
+        show("verified", done, len(wanted))
+
+
+def _snapshot(source: Path, out: Path, show: Show) -> None:
+    """SQLite's online backup (https://sqlite.org/backup.html) of one moment: the reading transaction holds it still."""
+    out.unlink(missing_ok=True)
+    with contextlib.closing(reader(source)) as db, contextlib.closing(sqlite3.connect(out)) as copy:
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM meta").fetchone()
+        db.backup(copy, pages=PAGES, progress=lambda _status, left, total: show("journal", total - left, total))
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+    sync(out)
+
+
+def _wanted(folder: Path) -> Wanted:
+    """What the journal in a folder needs of blobs, as far as they must be there."""
+    entries = list(open_readonly(folder))
+    known = _described(entries)
+    wanted: Wanted = {}
+    for name, state in sorted(recover(entries).items()):
+        for seal in sorted(needed(state) - _under_way(state)):
+            if (name, seal) in known:
+                wanted[name, seal] = known[name, seal]
+    return wanted
+
+
+def _under_way(state: ExperimentState) -> set[str]:
+    """Updates that are announced and not here yet."""
+    parts = state.round.parts.values() if state.round is not None else ()
+    return {part.update.seal for part in parts if part.update is not None and not part.stored}
+
+
+def _described(entries: Iterable[Entry]) -> Mapping[tuple[str, str], Manifest]:
+    """How each blob that the entries name is laid out."""
+    known: dict[tuple[str, str], Manifest] = {}
+    states: dict[str, ExperimentState | None] = {}
+    for entry in entries:
+        if entry.type != STEP:
+            continue
+        for one in read_step(entry)[1]:
+            state = states[entry.experiment] = evolve(states.get(entry.experiment), one)
+            if state is None or state.manifest is None:
+                continue
+            if isinstance(one, d.InitialModel | d.RoundCompleted):
+                known[state.id, one.seal] = state.manifest
+                if one.wire is not None:
+                    known[state.id, one.wire] = state.manifest.in_codec(state.codec.model)
+            elif isinstance(one, d.UpdateAnnounced) and state.update_manifest is not None:
+                known[state.id, one.seal] = state.update_manifest.model_copy(update={"chunk_bytes": one.chunk_bytes})
+    return known
+
+
+def _names(wanted: Wanted) -> Iterator[str]:
+    return (f"{experiment}/{seal}" for experiment, seal in wanted)
+
+
+def _copy(source: Path, out: Path, wanted: Wanted, show: Show) -> list[str]:
+    """Copy the blobs that are not there yet; returns those that the source does not have."""
+    missing: list[str] = []
+    # What is pruned next is copied first: the newest files.
+    for done, ((experiment, seal), manifest) in enumerate(reversed(wanted.items()), 1):
+        place = out / experiment / seal
+        if not (place.is_file() and place.stat().st_size == manifest.nbytes):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part = place.with_name(f"{seal}.copy")
+            try:
+                shutil.copyfile(source / experiment / seal, part)
+            except FileNotFoundError:
+                missing.append(f"{experiment}/{seal}")
+                continue
+            sync(part)
+            os.replace(part, place)
+        show("blobs", done, len(wanted))
+    return missing
+
+
+def _drop_others(folder: Path, wanted: Wanted) -> None:
+    """What an earlier try has copied and this snapshot does not need."""
+    names = set(_names(wanted))
+    for path in list(folder.glob("*/*")):
+        if f"{path.parent.name}/{path.name}" not in names:
+            path.unlink()
+
+
+def _summed(folder: Path, wanted: Wanted, missing: Iterable[str]) -> Summary:
+    entries = sum(1 for _ in open_readonly(folder))
+    gone = tuple(missing)
+    return Summary(
+        entries=entries,
+        experiments=len({experiment for experiment, _seal in wanted}),
+        blobs=len(wanted) - len(gone),
+        bytes=sum(manifest.nbytes for manifest in wanted.values()),
+        missing=gone,
+    )
+
+
+def _describe(folder: Path, summary: Summary) -> None:
+    path = folder / "backup.json"
+    content = {"format": FORMAT, "entries": summary.entries, "time": time.time(), "missing": list(summary.missing)}
+    path.write_bytes(json.dumps(content, indent=1).encode() + b"\n")
+    sync(path)

@@ -1,0 +1,178 @@
+"""Replay: verify the chain, decide anew from the inputs, recompute every aggregate, and compare with the record."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from coordinator.core import decisions as d
+from coordinator.core.effects import Aggregate, effects
+from coordinator.core.evolve import evolve
+from coordinator.core.machine import UnknownPair, decide
+from coordinator.core.state import ExperimentState
+from coordinator.record import story
+from coordinator.record.journal import STEP
+from coordinator.record.recovery import read_step
+from coordinator.work.blobs import Blobs, created
+from coordinator.work.pool import average
+from messages import chain, codec
+from messages.chain import Entry
+from messages.ground.errors import LogBroken
+from messages.tensors import layout
+from nets.digest import model_digest
+
+
+class Status(StrEnum):
+    """How far a round's aggregate can be checked."""
+
+    RECOMPUTED = "recomputed"
+    DIGEST_ONLY = "digest-only"
+    """The updates were not to be kept: their seals and the aggregate's digest stand in the log."""
+    MISSING = "missing"
+    """Updates that should be kept are not there, or were changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateCheck:
+    """What became of one round's aggregate."""
+
+    round: int
+    status: Status
+    agrees: bool
+    problem: str = ""
+    contributors: Mapping[str, int] = field(default_factory=dict)
+    """Site → training cases that it used, as averaged."""
+    model_digest: str = ""
+    """Of the model that the round made, as recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStep:
+    """One entry, replayed. `who` and `what` tell it in plain language; `problem` says what does not follow."""
+
+    entry: Entry
+    agrees: bool
+    problem: str
+    who: str
+    what: str
+    aggregate: AggregateCheck | None = None
+
+
+def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[ReplayStep]:
+    """Replay a journal, an export, or the entries of one experiment.
+
+    Args:
+        entries: in their order.
+        blobs: the coordinator's blobs; None: aggregates are not recomputed.
+
+    Raises:
+        LogBroken: an entry was changed or is missing; names it.
+    """
+    states: dict[str, ExperimentState] = {}
+    waiting: dict[str, Aggregate] = {}
+    listed = list(entries)
+    final = _final_states(listed) if blobs is not None else {}
+    whole = bool(listed) and listed[0].number == 1 and listed[-1].number == len(listed)
+    for entry in chain.verify(listed, whole_journal=whole):
+        who, what = story.tell(entry)
+        if entry.type != STEP:
+            yield ReplayStep(entry, True, "", who, what)
+            continue
+        given, recorded = read_step(entry)
+        before = states.get(entry.experiment)
+        try:
+            anew = decide(before, given)
+        except (UnknownPair, ValueError, KeyError) as error:
+            yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what)
+            return
+        problem = "" if _bytes(anew) == _bytes(recorded) else "the decisions do not follow from the input"
+        check: AggregateCheck | None = None
+        after = before
+        for decision in recorded:
+            after = evolve(after, decision)
+            for effect in effects(after, decision):
+                if isinstance(effect, Aggregate):
+                    waiting[entry.experiment] = effect
+            if isinstance(decision, d.RoundCompleted):
+                made = waiting.pop(entry.experiment, None)
+                check = replace(
+                    _check(made, decision, blobs, final.get(entry.experiment)),
+                    contributors={site: cases for site, _seal, cases in made.updates} if made is not None else {},
+                    model_digest=decision.digest,
+                )
+        if check is not None and not check.agrees:
+            problem = problem or check.problem
+        if after is not None:
+            states[entry.experiment] = after
+        yield ReplayStep(entry, not problem, problem, who, what, check)
+
+
+def _final_states(entries: Iterable[Entry]) -> dict[str, ExperimentState]:
+    states: dict[str, ExperimentState] = {}
+    for entry in entries:
+        if entry.type != STEP:
+            continue
+        try:
+            for decision in read_step(entry)[1]:
+                state = evolve(states.get(entry.experiment), decision)
+                if state is not None:
+                    states[entry.experiment] = state
+        except (LogBroken, ValueError, KeyError):
+            break  # the pass that verifies names the entry
+    return states
+
+
+def _bytes(decided: Iterable[d.AnyDecision]) -> bytes:
+    return codec.canonical([d.to_plain(one) for one in decided])
+
+
+def _check(
+    made: Aggregate | None, completed: d.RoundCompleted, blobs: Blobs | None, final: ExperimentState | None
+) -> AggregateCheck:
+    number = completed.number
+    if made is None or made.round != number:
+        return AggregateCheck(number, Status.MISSING, False, f"the log names no updates for round {number}")
+    if blobs is None:
+        return AggregateCheck(number, Status.DIGEST_ONLY, True)
+    kept = {(one.round, one.site) for one in final.kept} if final is not None else set()
+    gone = [site for site, seal, _cases in made.updates if not blobs.has(made.experiment, seal)]
+    if gone:
+        due = [site for site in gone if (number, site) in kept]
+        if not due:
+            return AggregateCheck(number, Status.DIGEST_ONLY, True)
+        problem = f"the update of {', '.join(due)} for round {number} should be kept and is not there"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    if made.master is not None and not blobs.has(made.experiment, made.master):
+        if not any(one == number for one, _site in kept):
+            return AggregateCheck(number, Status.DIGEST_ONLY, True)
+        problem = f"the model that round {number} began with should be kept and is not there"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    changed = [site for site, seal, _cases in made.updates if not _intact(blobs, made, seal)]
+    if changed:
+        problem = f"the stored update of {', '.join(changed)} for round {number} was changed"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    if made.master is not None and not blobs.intact(made.experiment, made.master, made.manifest):
+        problem = f"the stored model that round {number} began with was changed"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    same = _made(blobs, made) == (completed.digest, completed.wire)
+    problem = "" if same else f"the updates of round {number} do not make the model that the log names"
+    return AggregateCheck(number, Status.RECOMPUTED, same, problem)
+
+
+def _intact(blobs: Blobs, made: Aggregate, seal: str) -> bool:
+    return blobs.intact(made.experiment, seal, made.manifest_of(seal))
+
+
+def _made(blobs: Blobs, made: Aggregate) -> tuple[str, str | None]:
+    """The digest of what the updates make, and the seal of the copy of it that the next round sends."""
+    sent = None if made.wire is None else made.manifest.in_codec(made.wire)
+    with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder, ExitStack() as files:
+        out = files.enter_context(created(Path(folder, "aggregate"), made.manifest.nbytes))
+        wire = None if sent is None else files.enter_context(created(Path(folder, "wire"), sent.nbytes))
+        average(blobs, made, out, wire)
+        sealed = None if sent is None or wire is None else layout.seal(sent, layout.chunk_digests(sent, wire))
+        return model_digest(made.manifest, out), sealed

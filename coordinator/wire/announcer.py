@@ -1,0 +1,102 @@
+"""Writes and sends the coordinator's own events; one event said again keeps its bytes within a term."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import count
+
+from coordinator.core.announce import Announcement
+from coordinator.core.effects import Expect, Tell
+from coordinator.wire.outgoing import Events
+from messages import kinds
+from messages.envelope import Author, Event
+from messages.ground.naming import NO_EXPERIMENT
+from messages.kinds import Body
+
+REMEMBERED = 512
+"""Announcements whose bytes are kept, to be said again."""
+
+
+class Announcer:
+    """The coordinator's voice.
+
+    Args:
+        author: consortium, name and term.
+        send: the thread that publishes.
+        now: the coordinator's clock.
+    """
+
+    def __init__(self, author: Author, send: Events, now: Callable[[], float]) -> None:
+        self._author, self._events, self._now = author, send, now
+        self._written: OrderedDict[tuple[str, str, int, int | str], Event] = OrderedDict()
+        self._seq = 0
+        self._live = count(1)
+
+    def event(self, what: Announcement) -> Event:
+        """The event of an announcement: written once a term, with a gapless sequence number."""
+        place = (what.kind, what.experiment, what.round, what.attempt)
+        known = self._written.get(place)
+        if known is not None and known.body == what.body:
+            self._written.move_to_end(place)
+            return known
+        self._seq += 1
+        event = self._author.write(
+            what.kind,
+            what.body,
+            time=self._now(),
+            experiment=what.experiment,
+            round_number=what.round,
+            attempt=what.attempt,
+            seq=self._seq,
+        )
+        self._written[place] = event
+        while len(self._written) > REMEMBERED:
+            self._written.popitem(last=False)
+        return event
+
+    def announce(self, what: Announcement) -> None:
+        """Send to all."""
+        event = self.event(what)
+        self._events.send(event.key, event.raw)
+
+    def live(
+        self,
+        kind: str,
+        body: Body,
+        *,
+        experiment: str = NO_EXPERIMENT,
+        round_number: int = 0,
+        to: str | None = None,
+    ) -> None:
+        """Send a live event, to all or to one party's inbox."""
+        event = self._author.write(
+            kind,
+            body,
+            time=self._now(),
+            experiment=experiment,
+            round_number=round_number,
+            attempt=f"{self._author.term}-{next(self._live)}",
+        )
+        self._events.send(event.key if to is None else event.key_to(to), event.raw)
+
+    def receipt(self, party: str, identity: str, experiment: str = NO_EXPERIMENT) -> None:
+        """Tell a party that its event is stored."""
+        self.live("receipt", kinds.Receipt(events=[identity]), experiment=experiment, to=party)
+
+    def tell(self, effect: Tell) -> None:
+        """Tell a party that its event is not used."""
+        event = self._author.write(
+            "refused",
+            kinds.Refused(event=effect.event, kind=effect.kind, reason=effect.reason),
+            time=self._now(),
+            experiment=effect.experiment,
+            round_number=effect.round,
+            attempt=effect.event,
+        )
+        self._events.send(event.key_to(effect.party), event.raw)
+
+    def ask(self, effect: Expect, chunks: list[int] | None) -> None:
+        """Ask a site for chunks of its update."""
+        body = kinds.ChunksWanted(round=effect.round, attempt=effect.attempt, seal=effect.seal, chunks=chunks)
+        self.live("chunks-wanted", body, experiment=effect.experiment, round_number=effect.round, to=effect.site)

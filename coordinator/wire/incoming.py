@@ -1,0 +1,289 @@
+"""Chunks of updates → verified blobs, off the main loop: one thread receives, the pool verifies.
+
+Only one attempt of a site's update is kept at a time, and only of the size that the round's model has, so what a
+flooding site can make us store is bounded.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from coordinator.core.effects import Expect, Forget, Listen
+from coordinator.work.blobs import Blobs
+from coordinator.work.pool import is_full
+from messages.bus.base import Delivery, Position, digest_of
+from messages.ground.errors import KonsilError, MalformedMessage
+from messages.names import RoutingKey, update_queue
+from messages.tensors.transfer import Incoming, TransferKey, decode_chunk
+
+FIRST_ASK, LAST_ASK = 5.0, 60.0
+"""Seconds of silence until missing chunks are asked for, and the longest pause between two such questions."""
+SAVE_EVERY = 0.5
+TICK = 0.25
+"""Seconds between two looks at what is awaited: never once a chunk."""
+
+ASKED_IN_VAIN = 3
+"""After so many questions without an answer the site's stream is read again from its head, once."""
+MOST_SKIPPED = 1000
+"""Transfers ahead of their round that are noted."""
+
+log = structlog.get_logger("coordinator.wire.incoming")
+
+
+@dataclass
+class _Awaited:
+    effect: Expect
+    ask_at: float
+    pause: float = FIRST_ASK
+    all: bool = False
+    asked: int = 0
+    """How often in vain: nothing of it has come since."""
+    reread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """A sealed update's event came again: its chunks may be lost."""
+
+    experiment: str
+    site: str
+
+
+class Receiver:
+    """Receives updates.
+
+    Args:
+        verify: called with a complete transfer and what seals it (None: the blob is there); takes over the files.
+        ask: called with what is expected and the missing chunks (None: all).
+        save: called with the streams' positions, behind what is on disk.
+        reread: called with a stream's name and a position: the stream is to be read again from behind it (None: from
+            its head). A coordinator that goes on from an older journal reads chunks before it has come to their round,
+            and nobody but the broker still has them: what is skipped is noted, and read again in its round.
+        room: raises OSError where so many bytes may not be written.
+        full: called with an experiment for whose update there is no space; what came of it is asked for again later.
+    """
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        verify: Callable[[Incoming | None, Expect], None],
+        ask: Callable[[Expect, list[int] | None], None],
+        save: Callable[[Mapping[str, Position]], None],
+        reread: Callable[[str, Position | None], None] = lambda _queue, _position: None,
+        room: Callable[[int], None] = lambda _size: None,
+        full: Callable[[str], None] = lambda _experiment: None,
+    ) -> None:
+        self._blobs, self._verify, self._ask, self._save = blobs, verify, ask, save
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._rounds: dict[str, Listen] = {}
+        self._transfers: dict[tuple[str, str], Incoming] = {}
+        self._done: set[TransferKey] = set()
+        self._out_of_space: set[str] = set()
+        """Told of once, until the experiment goes on: then it listens again."""
+        self._awaited: dict[tuple[str, str], _Awaited] = {}
+        self._positions: dict[str, Position] = {}
+        self._saved = self._tick_at = 0.0
+        self._reread, self._room, self._full = reread, room, full
+        self._before: dict[str, Position] = {}
+        """Of each stream the message before the one at hand."""
+        self._skipped: OrderedDict[TransferKey, Position | None] = OrderedDict()
+        """Transfers that came before their round → where their first chunk is."""
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="incoming", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def put(self, item: Listen | Expect | Forget | Nudge) -> None:
+        """Hand over an effect or a nudge."""
+        self._queue.put(item)
+
+    def delivery(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
+        """Hand over a chunk; `ack` is called once it is in its file."""
+        self._queue.put((delivery, ack))
+
+    def stop(self) -> None:
+        """Finish what is queued, close the files (they are resumed), end."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                item = self._queue.get(timeout=TICK)
+            except queue.Empty:
+                item = ()
+            if item is None:
+                break
+            try:
+                self._handle(item)
+                self._tick(time.monotonic())
+            except (OSError, KonsilError, ValueError) as error:
+                log.error("an update could not be received", error=type(error).__name__, detail=str(error))
+        for incoming in self._transfers.values():
+            incoming.close()
+
+    def _handle(self, item: Any) -> None:
+        if isinstance(item, tuple) and item:
+            self._take(*item)
+        elif isinstance(item, Listen):
+            known = self._rounds.get(item.experiment)
+            if known is None or known.round != item.round:
+                self._forget(item.experiment)
+            self._rounds[item.experiment] = item
+            self._out_of_space.discard(item.experiment)
+        elif isinstance(item, Expect):
+            try:
+                self._expect(item)
+            except OSError as error:
+                self._no_space(item.experiment, error)
+        elif isinstance(item, Forget):
+            self._forget(item.experiment)
+        elif isinstance(item, Nudge):
+            awaited = self._awaited.get((item.experiment, item.site))
+            if awaited is not None:
+                awaited.ask_at = time.monotonic()
+
+    def _forget(self, experiment: str) -> None:
+        self._rounds.pop(experiment, None)
+        for place in [one for one in self._transfers if one[0] == experiment]:
+            self._transfers.pop(place).discard()
+        for place in [one for one in self._awaited if one[0] == experiment]:
+            del self._awaited[place]
+        self._done = {key for key in self._done if key.experiment != experiment}
+
+    def _take(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
+        try:
+            self._chunk(delivery)
+        except OSError as error:  # it is asked for again, and its credit must not be lost over it
+            ack(delivery)
+            self._no_space(RoutingKey.parse(delivery.key).experiment, error)
+            return
+        except (MalformedMessage, ValueError) as error:
+            self.dropped += 1
+            reason = getattr(error, "reason", "malformed")
+            log.warning("chunk set aside", queue=delivery.queue, reason=str(reason), count=self.dropped)
+        if delivery.offset is not None:
+            position = Position(delivery.offset, digest_of(delivery.body))
+            self._before[delivery.queue] = self._positions[delivery.queue] = position
+        ack(delivery)
+
+    def _chunk(self, delivery: Delivery) -> None:
+        header, data = decode_chunk(delivery.body)
+        key, route = header.key, RoutingKey.parse(delivery.key)
+        listen = self._rounds.get(key.experiment)
+        mine = (route.sender, route.experiment) == (key.sender, key.experiment)
+        if delivery.user != key.sender or not mine or delivery.queue != update_queue(key.sender):
+            raise MalformedMessage("sender-mismatch", "a chunk under another sender's name")
+        if listen is None or key.round > listen.round:
+            self._skip(delivery, key)
+            return
+        if listen.round != key.round or key.sender not in listen.sites or key in self._done:
+            return  # a late chunk, or one that came again
+        if header.total != listen.manifest.nbytes:
+            raise MalformedMessage("wrong-shape", "a chunk of a transfer of another size")
+        place = (key.experiment, key.sender)
+        incoming = self._transfers.get(place)
+        if incoming is not None and incoming.key.attempt > key.attempt:
+            return
+        if incoming is not None and (incoming.key, incoming.size) != (key, header.size):
+            incoming.discard()
+            incoming = None
+        if incoming is None:
+            incoming = self._open(key, header.size, header.total)
+        incoming.add(header, data)
+        awaited = self._awaited.get(place)
+        if awaited is not None:
+            awaited.ask_at, awaited.asked = time.monotonic() + FIRST_ASK, 0
+            self._finish(place, incoming, awaited.effect)
+
+    def _no_space(self, experiment: str, error: OSError) -> None:
+        if not is_full(error):
+            raise error
+        if experiment not in self._out_of_space:
+            self._out_of_space.add(experiment)
+            log.error("no space for an update", experiment=experiment, detail=error.strerror)
+            self._full(experiment)
+
+    def _skip(self, delivery: Delivery, key: TransferKey) -> None:
+        if key in self._skipped or delivery.offset is None:
+            return
+        before = self._before.get(delivery.queue)
+        self._skipped[key] = before if before is None or before.offset < delivery.offset else None
+        while len(self._skipped) > MOST_SKIPPED:
+            self._skipped.popitem(last=False)
+
+    def _again(self, site: str, position: Position | None) -> None:
+        """Have a site's stream read again."""
+        queue = update_queue(site)
+        log.info("chunks are read again", queue=queue, after=position.offset if position else None)
+        self._before.pop(queue, None)
+        if position is not None:
+            self._before[queue] = position
+        self._positions.pop(queue, None)
+        self._reread(queue, position)
+
+    def _open(self, key: TransferKey, size: int, total: int) -> Incoming:
+        self._room(total)
+        folder = self._blobs.scratch(key.experiment, key.stem).parent
+        incoming = Incoming(folder, key, size=size, total=total)
+        self._transfers[(key.experiment, key.sender)] = incoming
+        return incoming
+
+    def _expect(self, effect: Expect) -> None:
+        key = TransferKey(effect.experiment, effect.round, effect.site, effect.attempt)
+        place = (effect.experiment, effect.site)
+        incoming = self._transfers.get(place)
+        if incoming is not None and (incoming.key != key or effect.again):
+            self._transfers.pop(place).discard()
+            incoming = None
+        self._done.discard(key)
+        if self._blobs.has(effect.experiment, effect.seal):
+            self._done.add(key)
+            self._verify(None, effect)
+            return
+        if incoming is None:
+            incoming = self._open(key, effect.manifest.chunk_bytes, effect.manifest.nbytes)
+        now = time.monotonic()
+        self._awaited[place] = _Awaited(effect, now if effect.again else now + FIRST_ASK, all=effect.again)
+        if key in self._skipped:
+            self._again(effect.site, self._skipped.pop(key))
+        self._finish(place, incoming, effect)
+
+    def _finish(self, place: tuple[str, str], incoming: Incoming, effect: Expect) -> None:
+        if incoming.complete and incoming.key.attempt == effect.attempt:
+            del self._transfers[place], self._awaited[place]
+            self._done.add(incoming.key)
+            self._verify(incoming, effect)
+
+    def _tick(self, now: float) -> None:
+        if now < self._tick_at:
+            return
+        self._tick_at = now + TICK
+        for place, awaited in self._awaited.items():
+            if now < awaited.ask_at:
+                continue
+            awaited.pause = min(LAST_ASK, awaited.pause * 2)
+            awaited.ask_at = now + awaited.pause
+            incoming = self._transfers.get(place)
+            everything = awaited.all or incoming is None or incoming.received == 0
+            awaited.all = False
+            awaited.asked += 1
+            if awaited.asked >= ASKED_IN_VAIN and not awaited.reread:
+                awaited.reread = True
+                self._again(place[1], None)  # the site may have been told, by a journal that was lost, to forget it
+            self._ask(awaited.effect, None if everything or incoming is None else incoming.missing()[:10_000])
+        if self._positions and now >= self._saved + SAVE_EVERY:
+            self._saved = now
+            self._save(dict(self._positions))
+            self._positions.clear()

@@ -1,0 +1,228 @@
+"""What goes out: events, chunks of models, and the journal's entries, each on a thread of its own.
+
+Publishing blocks while the broker is away or slow; the main loop never does.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from coordinator.record.journal import AuditPosition
+from coordinator.work.blobs import Blobs
+from messages.bus.base import Bus, Confirm
+from messages.ground import crash, logs
+from messages.ground.errors import BrokerUnreachable, KonsilError
+from messages.ground.metrics import PHASES
+from messages.names import COORDINATOR, RoutingKey
+from messages.tensors.layout import Manifest
+from messages.tensors.transfer import ChunkHeader, TransferKey, chunk_pieces
+
+log = structlog.get_logger("coordinator.wire.outgoing")
+CONFIRM_WITHIN = 600.0
+"""Seconds until a finished model that the broker has not confirmed is sent again."""
+
+
+class Worker:
+    """A thread that takes items one by one until None."""
+
+    def __init__(self, name: str) -> None:
+        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End after what is queued, or after the time."""
+        self.queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is still at work."""
+        return self._thread.is_alive()
+
+    def handle(self, item: Any) -> None:
+        """Do one item's work."""
+        raise NotImplementedError
+
+    def concerns(self, item: Any) -> tuple[str | None, int | None]:
+        """Experiment and round of an item, for the log."""
+        return None, None
+
+    def _run(self) -> None:
+        while (item := self.queue.get()) is not None:
+            with logs.about(*self.concerns(item)):
+                try:
+                    self.handle(item)
+                except BrokerUnreachable:
+                    return
+                except (KonsilError, OSError, ValueError) as error:
+                    log.error("could not be sent", error=type(error).__name__, detail=str(error))
+
+
+class Events(Worker):
+    """Publishes events in order."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__("events-out")
+        self._bus = bus
+
+    def send(self, key: str, raw: bytes) -> None:
+        """Queue one event."""
+        self.queue.put((key, raw))
+
+    def handle(self, item: Any) -> None:
+        """Publish one event."""
+        self._bus.publish(*item)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """Chunks of a model to send; `chunks` None means all. `done`: called when the broker has confirmed them.
+
+    `attempt` 2: exactly, after the model went out in another codec (`announce.transfer`).
+    """
+
+    kind: str
+    experiment: str
+    round: int
+    seal: str
+    manifest: Manifest
+    chunks: tuple[int, ...] | None = None
+    done: Callable[[], None] | None = None
+    attempt: int = 1
+
+
+class Models(Worker):
+    """Publishes chunks of models; a chunk that is queued already is not queued twice, however many sites ask."""
+
+    def __init__(self, bus: Bus, blobs: Blobs) -> None:
+        super().__init__("models-out")
+        self._bus, self._blobs = bus, blobs
+        self._lock = threading.Lock()
+        self._queued: set[tuple[str, int, int, str, int]] = set()
+        self.bytes_sent = 0
+
+    def send(self, shipment: Shipment) -> None:
+        """Queue the shipment's chunks."""
+        wanted = range(shipment.manifest.chunks) if shipment.chunks is None else shipment.chunks
+        with self._lock:
+            keys = [
+                (shipment.experiment, shipment.round, shipment.attempt, shipment.kind, index)
+                for index in wanted
+                if 0 <= index < shipment.manifest.chunks
+            ]
+            fresh = [key for key in keys if key not in self._queued]
+            self._queued.update(fresh)
+        self.queue.put((shipment, fresh))
+
+    def concerns(self, item: Any) -> tuple[str | None, int | None]:
+        """The shipment's."""
+        return item[0].experiment, item[0].round
+
+    def handle(self, item: Any) -> None:
+        """Publish a shipment."""
+        shipment, keys = item
+        confirms: list[Confirm] = []
+        try:
+            buffer = self._blobs.open(shipment.experiment, shipment.seal, shipment.manifest)
+            transfer = TransferKey(shipment.experiment, shipment.round, COORDINATOR, shipment.attempt)
+            key = str(RoutingKey(shipment.kind, COORDINATOR, shipment.experiment))
+            manifest, view = shipment.manifest, buffer.data
+            size, total = manifest.chunk_bytes, manifest.nbytes
+            digests = self._blobs.sealer.digests(manifest, buffer, shipment.seal)
+            for place in keys:
+                data = view[slice(*manifest.chunk_range(place[-1]))]
+                body = chunk_pieces(ChunkHeader(transfer, place[-1], size, total, digests[place[-1]]), data)
+                with PHASES.timed("publish", bytes=sum(map(len, body))):
+                    confirm = self._bus.publish(key, body)
+                self.bytes_sent += len(data)
+                crash.passed("coordinator:sending-model")
+                if shipment.done is not None:
+                    confirms.append(confirm)
+                with self._lock:
+                    self._queued.discard(place)
+        finally:
+            with self._lock:
+                self._queued.difference_update(keys)
+        if shipment.done is None:
+            return
+        if all(confirm.wait(CONFIRM_WITHIN) for confirm in confirms):
+            shipment.done()
+        else:
+            log.warning("the broker does not confirm a finished model: it is sent again")
+            self.send(shipment)
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    last: int | None
+
+
+class Audit(Worker):
+    """Publishes the journal's entries to `audit`, from the last number whose publish was confirmed."""
+
+    WINDOW = 200
+
+    def __init__(self, bus: Bus, path: Path) -> None:
+        super().__init__("audit-out")
+        self._bus, self._path = bus, path
+        self._position: AuditPosition | None = None
+        self._woken = threading.Event()
+
+    def wake(self) -> None:
+        """There is a new entry."""
+        if not self._woken.is_set():
+            self._woken.set()
+            self.queue.put(True)
+
+    def again(self, last: int | None = None) -> None:
+        """Publish entries again that the broker may have lost: so many of the last, None: all.
+
+        Readers know entries by their numbers.
+        """
+        self.queue.put(_Again(last))
+
+    def handle(self, item: Any) -> None:
+        """Publish what is new."""
+        self._woken.clear()
+        if self._position is None:
+            self._position = AuditPosition(self._path)
+        number = self._position.read()
+        if isinstance(item, _Again) and number:
+            number = 0 if item.last is None else max(0, number - item.last)
+            self._position.write(number)
+            log.info("the event log is published again", after=number)
+        while True:
+            window: list[tuple[int, Confirm]] = []
+            for entry in self._position.entries(number):
+                key = str(RoutingKey("journal-entry", COORDINATOR, entry.experiment))
+                window.append((entry.number, self._bus.publish(key, entry.encode())))
+                if len(window) >= self.WINDOW:
+                    break
+            if not window:
+                return
+            for _number, confirm in window:
+                if not confirm.wait(60):
+                    log.warning("the broker does not confirm the event log", entry=_number)
+                    self.wake()
+                    return
+            number = window[-1][0]
+            self._position.write(number)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End as any worker does, and close the journal's second connection."""
+        super().stop(timeout)
+        if self._position is not None and not self.running:
+            self._position.close()
+            self._position = None

@@ -1,0 +1,106 @@
+"""Whether each site is there and its work moves, from the `progress` stream; a change is a line of the log.
+
+Nothing that is decided depends on it: it is for the people who look (log, metrics), and is not journaled.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from coordinator.core.state import ExperimentState, Step, Timer
+from messages import envelope, kinds
+from messages.bus.base import Delivery
+from messages.ground import logs
+from messages.ground.errors import MalformedMessage
+from messages.liveness import Liveness, Signs, judge, median_of_others
+
+log = structlog.get_logger("coordinator.wire.presence")
+NOTHING = Signs()
+TROUBLE = frozenset({Liveness.ABSENT, Liveness.STUCK, Liveness.SLOW})
+
+
+class Presence:
+    """Hears on a thread of the bus, is judged and read on others.
+
+    Args:
+        sites: admitted sites; nobody else is heard.
+        now: the coordinator's clock.
+    """
+
+    def __init__(self, consortium: str, sites: Iterable[str], now: Callable[[], float]) -> None:
+        self._consortium, self._now = consortium, now
+        self._lock = threading.Lock()
+        self._signs: dict[str, Signs] = dict.fromkeys(sorted(sites), NOTHING)
+        self._listening_since: float | None = None
+        self._told: dict[str, Liveness] = {}
+
+    def connected(self, is_connected: bool) -> None:
+        """The broker came or went: what is not heard meanwhile says nothing of the sites."""
+        with self._lock:
+            if not is_connected:
+                self._listening_since = None
+            elif self._listening_since is None:  # a broker that only blocks publishers is heard all the while
+                self._listening_since = self._now()
+
+    def hear(self, delivery: Delivery) -> None:
+        """Take a live message; what is none, or no site's, is dropped."""
+        try:
+            event = envelope.decode(delivery.body)
+            envelope.check_origin(event, delivery.key, delivery.user, self._consortium)
+        except MalformedMessage:
+            return
+        body, now = event.body, self._now()
+        with self._lock:
+            signs = self._signs.get(event.sender)
+            if signs is None:
+                return
+            if isinstance(body, kinds.Alive):
+                self._signs[event.sender] = signs.alive(body.state, now)
+            elif isinstance(body, kinds.Progress):
+                self._signs[event.sender] = signs.progress(
+                    event.experiment, event.round, body.phase, body.done, body.eta_seconds, now
+                )
+
+    def judged(self, states: Mapping[str, ExperimentState]) -> dict[str, Liveness]:
+        """Every site as it is seen now; empty while nothing is heard of anybody."""
+        with self._lock:
+            signs, since, now = dict(self._signs), self._listening_since, self._now()
+        if since is None:
+            return {}
+        ends: dict[str | None, list[float]] = {}
+        for one in signs.values():
+            if (end := one.estimate) is not None:
+                ends.setdefault(one.experiment, []).append(end)
+        for each in ends.values():
+            each.sort()
+        seen = {}
+        for site, one in signs.items():
+            others = median_of_others(ends.get(one.experiment, ()), one.estimate)
+            deadline = _deadline(states.get(one.experiment or ""), site)
+            seen[site] = judge(one, now, deadline=deadline, others_end=others, listening_since=since)
+        return seen
+
+    def tell(self, states: Mapping[str, ExperimentState]) -> None:
+        """A line of the log for each site that became absent, stuck or slow, or is so no longer."""
+        with self._lock:
+            concerns = {site: one.mark[:2] if one.mark else (None, None) for site, one in self._signs.items()}
+        for site, seen in self.judged(states).items():
+            before = self._told.get(site)
+            self._told[site] = seen
+            if seen is not before and (seen in TROUBLE or before in TROUBLE):
+                level = log.warning if seen in TROUBLE else log.info
+                with logs.about(*concerns[site]):
+                    level("liveness", site=site, liveness=seen.value, before=before.value if before else "unknown")
+
+
+def _deadline(state: ExperimentState | None, site: str) -> float | None:
+    """When the round closes at the latest, if it still waits for the site."""
+    if state is None or state.round is None or state.round.step is not Step.UPDATES:
+        return None
+    part = state.round.parts.get(site)
+    if part is None or part.reported:
+        return None
+    return min((state.timers[name] for name in (Timer.DEADLINE, Timer.GRACE) if name in state.timers), default=None)

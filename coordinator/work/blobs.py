@@ -1,0 +1,98 @@
+"""Models and updates as content-addressed files: named by their seal (SHA-256 over manifest and chunk digests).
+
+The seal is what the wire names a transfer's content by, so no second pass over the bytes is needed to store it.
+One folder an experiment, so that pruning one never touches another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from messages.ground.durable import sync
+from messages.ground.errors import RequestError
+from messages.tensors.layout import Manifest
+from messages.tensors.seals import Sealer, mapped
+
+Buffer = NDArray[np.uint8]
+
+
+class Blobs:
+    """A folder of blobs.
+
+    Args:
+        folder: made where it does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sealer = Sealer()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"cannot be used ({error.strerror})", where=str(folder)) from None
+
+    def path(self, experiment: str, seal: str) -> Path:
+        """Where a blob is or would be. Ids and seals are checked at decoding, so the path stays inside."""
+        return self.folder / experiment / seal
+
+    def has(self, experiment: str, seal: str) -> bool:
+        """Whether the blob is there."""
+        return self.path(experiment, seal).is_file()
+
+    def scratch(self, experiment: str, name: str) -> Path:
+        """A file on the same file system to write to before `keep`."""
+        folder = self.folder / experiment
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}.part"
+
+    def keep(self, experiment: str, seal: str, source: Path) -> None:
+        """Make a finished file durable under its seal: fsync, rename, fsync of the folder."""
+        destination = self.path(experiment, seal)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        sync(source)
+        os.replace(source, destination)
+        sync(destination.parent)
+
+    def open(self, experiment: str, seal: str, manifest: Manifest) -> Buffer:
+        """The blob's bytes, mapped read-only; FileNotFoundError where it is gone, ValueError where its size differs."""
+        return mapped(self.path(experiment, seal), manifest)
+
+    def intact(self, experiment: str, seal: str, manifest: Manifest) -> bool:
+        """Whether the blob is there and still what its name says."""
+        try:
+            buffer = self.open(experiment, seal, manifest)
+        except (OSError, ValueError):
+            return False
+        return self.sealer.seal(manifest, buffer) == seal
+
+    def prune(self, experiment: str, keep: Collection[str]) -> int:
+        """Delete the experiment's blobs but these; returns how many went. Unfinished files are left alone."""
+        folder = self.folder / experiment
+        gone = 0
+        if folder.is_dir():
+            for path in folder.iterdir():
+                if path.is_file() and len(path.name) == 64 and path.name not in keep:
+                    path.unlink(missing_ok=True)
+                    gone += 1
+        return gone
+
+
+@contextmanager
+def created(path: Path, size: int) -> Iterator[Any]:
+    """A new file of so many bytes, mapped for writing; `Blobs.keep` makes it durable."""
+    with path.open("wb") as file:
+        file.truncate(size)
+        if size:
+            # Reserve the space now: running out of it inside a mapping would kill the process (SIGBUS).
+            os.posix_fallocate(file.fileno(), 0, size)
+    if size == 0:
+        yield np.zeros(0, dtype=np.uint8)
+        return
+    yield np.memmap(path, dtype=np.uint8, mode="r+")

@@ -1,0 +1,247 @@
+"""The long work, on the pool: build the initial model, verify updates, aggregate. Each ends in one input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from coordinator.config import Limits
+from coordinator.core import inputs as i
+from coordinator.core.effects import Aggregate, Expect, Initialise
+from coordinator.work.aggregate import aggregate, is_finite, weights
+from coordinator.work.blobs import Blobs, Buffer, created
+from messages.experiment import Experiment
+from messages.ground import crash
+from messages.ground.durable import sync
+from messages.ground.errors import KonsilError, MalformedMessage, WorkFailed
+from messages.ground.metrics import PHASES
+from messages.reasons import Reason
+from messages.tensors.codecs import CODECS
+from messages.tensors.layout import Manifest, views, write_into
+from messages.tensors.seals import mapped
+from messages.tensors.transfer import Incoming
+from nets.digest import model_digest
+
+log = structlog.get_logger("coordinator.work.pool")
+
+
+def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None) -> bool:
+    """Aggregate what the effect names, out of the blobs, into `out` and, in the codec of the next round, `wire`.
+
+    Returns whether all of it is finite; FileNotFoundError or ValueError where a blob is gone or of another size.
+    """
+    shares = weights(
+        {site: cases for site, _seal, cases in effect.updates},
+        weight_by=effect.weight_by,
+        cap=effect.weight_cap,
+    )
+    name, update = effect.experiment, effect.manifest.in_codec(effect.codec)
+    return aggregate(
+        effect.manifest,
+        [(shares[site], blobs.open(name, sealed, update)) for site, sealed, _cases in effect.updates],
+        out,
+        codec=effect.codec,
+        master=None if effect.master is None else blobs.open(name, effect.master, effect.manifest),
+        wire=wire,
+    )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk (or a quota, or a limit of file sizes) had no space."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+Build = Callable[[Experiment, Path, Path, float], None]
+"""(experiment, file for the buffer, file for the manifest, seconds) → both files, or a KonsilError."""
+Post = Callable[[str, i.AnyInput], None]
+
+
+def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, within: float) -> None:
+    """`python -m nets.initial`: torch stays out of this process; WorkFailed where it fails or takes too long."""
+    source = out.with_name("initial.json")
+    source.write_text(json.dumps(experiment.plain()))
+    command = [sys.executable, "-m", "nets.initial", "--experiment", str(source)]
+    command += ["--out", str(out), "--manifest", str(manifest)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)
+    except subprocess.TimeoutExpired:
+        raise WorkFailed(f"building the net took more than {within:.0f} s", where=experiment.id) from None
+    finally:
+        source.unlink(missing_ok=True)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        reason = said[-1] if said else f"exit status {done.returncode}"
+        raise WorkFailed(f"the net cannot be built: {reason}", where=experiment.id)
+
+
+@dataclass
+class Work:
+    """The pool and what it needs; `post` puts an input into the main loop's queue."""
+
+    blobs: Blobs
+    limits: Limits
+    post: Post
+    now: Callable[[], float]
+    build: Build = build_in_subprocess
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="work")
+
+    def stop(self) -> None:
+        """Drop what has not begun; what runs is repeated after the next start."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def initialise(self, effect: Initialise) -> None:
+        """Build and store the initial model → Initialised."""
+        failed = partial(i.InitialisationFailed)
+        name = effect.experiment.id
+        self._submit(name, partial(self._initialise, effect), lambda: failed(time=self.now()))
+
+    def aggregate(self, effect: Aggregate) -> None:
+        """Average and store → Aggregated."""
+        self._submit(
+            effect.experiment,
+            partial(self._aggregate, effect),
+            lambda: i.AggregationFailed(time=self.now(), round=effect.round),
+        )
+
+    def verify(self, incoming: Incoming | None, effect: Expect) -> None:
+        """Check seal and numbers, store → UpdateStored or UpdateBad."""
+        self._submit(
+            effect.experiment,
+            partial(self._verify, incoming, effect),
+            lambda: self._bad(effect, Reason.WRONG_DIGEST),
+        )
+
+    def _submit(self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
+        def run() -> None:
+            try:
+                given = job()
+            except OSError as error:
+                log.error("work failed", experiment=experiment, detail=str(error))
+                given = i.DiskFull(time=self.now()) if is_full(error) else failed()
+            except KonsilError as error:
+                log.error("work failed", experiment=experiment, detail=str(error))
+                given = failed()
+            except Exception as error:
+                log.exception("work failed", experiment=experiment, error=type(error).__name__)
+                given = failed()
+            self.post(experiment, given)
+
+        try:
+            self._pool.submit(run)
+        except RuntimeError:
+            log.info("work left for the next start", experiment=experiment)
+
+    def room(self, size: int) -> None:
+        """OSError (ENOSPC) where so many bytes would leave less than the reserve."""
+        if shutil.disk_usage(self.blobs.folder).free < size + self.limits.disk_reserve:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _initialise(self, effect: Initialise) -> i.AnyInput:
+        name = effect.experiment.id
+        self.room(0)
+        out = self.blobs.scratch(name, "initial")
+        described = out.with_name("initial.manifest")
+        self.build(effect.experiment, out, described, self.limits.initialise_within)
+        manifest = Manifest.model_validate_json(described.read_text())
+        described.unlink()
+        if manifest.nbytes > self.limits.model_bytes_max:
+            out.unlink()
+            return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
+        wire = self._initial_wire(effect.experiment, out, manifest)
+        sealed, digest = self._keep(name, out, manifest)
+        return i.Initialised(time=self.now(), manifest=manifest, seal=sealed, digest=digest, wire=wire)
+
+    def _initial_wire(self, experiment: Experiment, exact: Path, manifest: Manifest) -> str | None:
+        """The seal of the initial model in the codec in which round 1 sends it; None where that is exact."""
+        sent = manifest.in_codec(CODECS[experiment.wire.codec].model)
+        if sent.codec == manifest.codec:
+            return None
+        self.room(sent.nbytes)
+        path = self.blobs.scratch(experiment.id, "initial-wire")
+        with created(path, sent.nbytes) as out:
+            write_into(views(manifest, mapped(exact, manifest)), sent, out.data)
+            if not is_finite(sent, out):
+                raise WorkFailed(f"the initial model is not finite in {sent.codec}", where=experiment.id)
+        return self._keep_wire(experiment.id, path, sent)
+
+    def _keep_wire(self, experiment: str, path: Path, manifest: Manifest) -> str:
+        sealed = self.blobs.sealer.seal(manifest, mapped(path, manifest))
+        self.blobs.keep(experiment, sealed, path)
+        return sealed
+
+    def _keep(self, experiment: str, path: Path, manifest: Manifest) -> tuple[str, str]:
+        buffer = mapped(path, manifest)
+        with ThreadPoolExecutor(2) as beside:  # two passes of SHA-256 over one mapping, while the disk writes
+            digest = beside.submit(_digest, manifest, buffer)
+            written = beside.submit(sync, path)
+            sealed = self.blobs.sealer.seal(manifest, buffer)
+            found = digest.result()
+            written.result()
+        self.blobs.keep(experiment, sealed, path)
+        return sealed, found
+
+    def _aggregate(self, effect: Aggregate) -> i.AnyInput:
+        manifest, name = effect.manifest, effect.experiment
+        sent = None if effect.wire is None else manifest.in_codec(effect.wire)
+        self.room(manifest.nbytes + (0 if sent is None else sent.nbytes))
+        path = self.blobs.scratch(name, f"aggregate-{effect.round}")
+        beside = self.blobs.scratch(name, f"aggregate-{effect.round}-wire")
+        with ExitStack() as files:
+            out = files.enter_context(created(path, manifest.nbytes))
+            wire = None if sent is None else files.enter_context(created(beside, sent.nbytes))
+            with PHASES.timed("aggregate", bytes=len(effect.updates) * manifest.nbytes):
+                finite = average(self.blobs, effect, out, wire)
+            if not finite:
+                raise WorkFailed("the aggregate is not finite", where=name)
+        crash.passed("coordinator:aggregating")
+        sealed, digest = self._keep(name, path, manifest)
+        copy = None if sent is None else self._keep_wire(name, beside, sent)
+        return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy)
+
+    def _bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
+        return i.UpdateBad(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason)
+
+    def _verify(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
+        with PHASES.timed("verify", bytes=effect.manifest.nbytes):
+            return self._verified(incoming, effect)
+
+    def _verified(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
+        if incoming is None:
+            if not self.blobs.intact(effect.experiment, effect.seal, effect.manifest):
+                self.blobs.path(effect.experiment, effect.seal).unlink(missing_ok=True)
+                return self._bad(effect, Reason.WRONG_DIGEST)
+            buffer = self.blobs.open(effect.experiment, effect.seal, effect.manifest)
+            if not is_finite(effect.manifest, buffer):
+                return self._bad(effect, Reason.NOT_FINITE_UPDATE)
+        else:
+            path = self.blobs.scratch(effect.experiment, f"update-{incoming.key.stem}")
+            crash.passed("coordinator:verifying")
+            try:
+                incoming.finish(effect.manifest, effect.seal, path)
+            except MalformedMessage as error:
+                incoming.discard()
+                return self._bad(effect, Reason(error.reason))
+            if not is_finite(effect.manifest, mapped(path, effect.manifest)):
+                path.unlink()
+                return self._bad(effect, Reason.NOT_FINITE_UPDATE)
+            self.blobs.keep(effect.experiment, effect.seal, path)
+        return i.UpdateStored(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt)
+
+
+def _digest(manifest: Manifest, buffer: Buffer) -> str:
+    with PHASES.timed("digest", bytes=manifest.nbytes):
+        return model_digest(manifest, buffer)

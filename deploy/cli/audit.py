@@ -1,0 +1,199 @@
+"""`konsil audit`: replay, verify, export. What trained which model, and that nobody altered the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli.experiment import checked_id
+from deploy.console import JsonOption, emit, note, say, when, working
+from deploy.session import profile as profiles
+from deploy.session.profile import ProfileOption
+from messages import chain
+from messages.chain import Entry
+from messages.ground.errors import LogBroken, RequestError
+
+app = typer.Typer(no_args_is_help=True)
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id.")]
+FromBroker = Annotated[bool, typer.Option("--from-broker", help="Read the broker's `audit` stream.")]
+JournalOption = Annotated[
+    Path | None, typer.Option("--journal", help="The coordinator's state folder (on its machine).")
+]
+
+
+@app.callback()
+def _group() -> None:
+    """The event log: every decision and every aggregate, derived anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a log was read from; `blobs` is the folder of stored models and updates, if there is one."""
+
+    where: str
+    entries: list[Entry]
+    blobs: Path | None = None
+
+
+def read_source(
+    identity: str | None, profile: Path | None, from_broker: bool, journal: Path | None, file: Path | None
+) -> Source:
+    """The entries of one experiment (of all, without an id), as their source holds them.
+
+    One of the three is read: an exported file, a journal (named, or by the profile), the broker.
+
+    Raises:
+        RequestError: more than one source is named; the source knows no such experiment.
+        LogBroken: the journal or file cannot be read to its end.
+    """
+    if sum((from_broker, journal is not None, file is not None)) > 1:
+        raise RequestError("more than one source", advice="Give --from-broker, or --journal, or a file")
+    if file is not None:
+        source = Source(str(file), _only(chain.read_export(file), identity))
+    else:
+        folder = journal
+        if folder is None and not from_broker:
+            folder = profiles.load(profile).journal
+        source = _journal(folder, identity) if folder is not None else _broker(identity, profile)
+    if identity is not None and not source.entries:
+        raise RequestError(f"no experiment {identity!r} in this log", where=source.where)
+    return source
+
+
+def _only(entries: Iterator[Entry], identity: str | None) -> list[Entry]:
+    return [entry for entry in entries if identity is None or entry.experiment == identity]
+
+
+def _journal(folder: Path, identity: str | None) -> Source:
+    from coordinator.record.journal import open_readonly
+
+    base = folder if folder.is_dir() else folder.parent
+    blobs = base / "blobs"
+    return Source(str(folder), _only(open_readonly(folder), identity), blobs if blobs.is_dir() else None)
+
+
+def _broker(identity: str | None, profile: Path | None) -> Source:
+    """Entries from `audit`, each once, in the journal's order (a restarted coordinator sends some again)."""
+    from deploy.session.connection import session
+    from messages.names import AUDIT
+
+    found: dict[int, Entry] = {}
+    with session(profile) as opened:
+        for heard in opened.history(AUDIT):
+            entry = heard.entry
+            if entry is None or (identity is not None and entry.experiment != identity):
+                continue
+            other = found.setdefault(entry.number, entry)
+            if other.hash != entry.hash:
+                raise LogBroken(
+                    "the broker holds two different entries of this number",
+                    where=f"entry {entry.index} of {entry.experiment} (journal number {entry.number})",
+                )
+        if opened.malformed:
+            note(f"konsil: {opened.malformed} messages in `audit` are no entries, or not the coordinator's")
+    return Source("the broker's audit stream", [found[number] for number in sorted(found)])
+
+
+@app.command()
+def replay(
+    identity: IdArgument,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="An exported log.")] = None,
+    from_broker: FromBroker = False,
+    journal: JournalOption = None,
+    profile: ProfileOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Tell an experiment's story from its log, and derive every decision and every aggregate anew.
+
+    For each round: recomputed (from the stored updates), digest only (the updates were not kept), or missing; and
+    whether it agrees. Exit status 0: all agrees; 1: something does not, and it is named.
+
+    Examples:
+
+    konsil audit replay glioma-unet3d-01 --journal /var/lib/konsil
+
+    konsil audit replay glioma-unet3d-01 log.konsil
+
+    konsil audit replay glioma-unet3d-01 --from-broker
+    """
+    from deploy.cli import replay as cli_replay
+    from deploy.session.history import story_of_entries
+
+    with working("reading the log"):
+        source = read_source(checked_id(identity), profile, from_broker, journal, file)
+    verdict = cli_replay.replay(source.entries, source.blobs, None if json_ else say)
+    if json_:
+        described = story_of_entries(source.entries, identity).experiment
+        plain = described.plain() if described is not None else None
+        emit({"experiment": identity, "source": source.where, **verdict.plain(), "file": plain})
+    else:
+        say(verdict.line(identity))
+    raise typer.Exit(0 if verdict.agrees else 1)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")], json_: JsonOption = False
+) -> None:
+    """Check an exported log's chain, with broker and network gone: no entry was changed, taken out or moved.
+
+    Who can write the whole file anew can still write another history until heads are signed: compare the last hash
+    with the coordinator's or the broker's. Exit status 1: the log was altered, and the first entry concerned is named.
+
+    Example: konsil audit verify log.konsil
+    """
+    counts: dict[str, int] = {}
+    last: Entry | None = None
+    for entry in chain.verify(chain.read_export(file)):
+        counts[entry.experiment] = counts.get(entry.experiment, 0) + 1
+        last = entry
+    if last is None:
+        raise LogBroken("the log holds no entry", where=str(file))
+    result: dict[str, Any] = {
+        "file": str(file),
+        "verified": True,
+        "entries": counts,
+        "last": {"hash": last.hash.hex(), "number": last.number, "time": last.time},
+    }
+    if json_:
+        emit(result)
+        return
+    for experiment, count in counts.items():
+        say(f"{experiment}: {count} entries, each as it was written")
+    say(f"last entry: journal number {last.number}, {when(last.time)}, hash {last.hash.hex()}")
+
+
+@app.command()
+def export(
+    identity: IdArgument,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    from_broker: FromBroker = False,
+    journal: JournalOption = None,
+    profile: ProfileOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write one experiment's log to one file that verifies without broker, journal or network.
+
+    Example: konsil audit export glioma-unet3d-01 --out log.konsil
+    """
+    with working("reading the log"):
+        source = read_source(checked_id(identity), profile, from_broker, journal, None)
+    count = chain.write_export(out, chain.verify(source.entries))
+    head = source.entries[-1].hash.hex()
+    if json_:
+        emit(
+            {
+                "experiment": identity,
+                "file": str(out),
+                "entries": count,
+                "source": source.where,
+                "last_hash": head,
+            }
+        )
+    else:
+        say(f"{out}: {count} entries, last hash {head}")

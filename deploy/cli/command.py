@@ -1,0 +1,155 @@
+"""The `konsil` command: finds the sub-command's module, and turns every failure into one line and an exit status.
+
+0 done, 1 the work failed, 2 the request was wrong, 3 something needed is not reachable, 130 interrupted.
+Only the module of the sub-command asked for is imported, so that `konsil --help` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy import console
+from messages.ground import starting
+from messages.ground.errors import KonsilError, RequestError
+
+SERVICES = (["site", "run"], ["coordinator", "run"])
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One sub-command: `app` in `module`, which may be a typer app or a function."""
+
+    module: str
+    help: str
+
+
+PARTS: dict[str, Part] = {
+    "demo": Part("deploy.demo.cli", "A consortium on this machine: three hospitals train one model, and a report."),
+    "experiment": Part("deploy.cli.experiment", "Check, start, watch and end experiments; their reports and models."),
+    "audit": Part("deploy.cli.audit", "Replay, verify and export the event log."),
+    "site": Part(
+        "deploy.cli.site", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."
+    ),
+    "coordinator": Part("deploy.cli.coordinator", "The coordinator service, and its journal's safety."),
+    "broker": Part("deploy.broker.cli", "A private RabbitMQ node for trying, and definitions for a real one."),
+    "provision": Part("deploy.provision.cli", "Certificates, users and permissions of a consortium."),
+}
+
+EPILOG = (
+    "Exit status: 0 done, 1 the work failed, 2 the request was wrong, 3 something needed is not reachable, "
+    "130 interrupted."
+)
+
+
+def main() -> None:
+    """Entry point of `konsil`."""
+    if [word for word in sys.argv[1:] if not word.startswith("-")][:2] in SERVICES:
+        starting.stoppable()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status, and never lets an exception out."""
+    as_json = "--json" in arguments
+    console.EMITTED.clear()
+    try:
+        build(arguments)(args=list(arguments), prog_name="konsil")
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if as_json and status == RequestError.exit_status and not console.EMITTED.is_set():
+            # The parser itself refused the arguments, and has said on standard error which.
+            told = "the arguments are wrong: standard error says which"
+            console.emit(console.error_object(RequestError(told, advice="See --help")))
+        return status
+    except KonsilError as error:
+        if as_json:
+            console.emit(console.error_object(error))
+        console.note(console.one_line(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the outermost place: a person gets a line, the log the traceback
+        log = _defect_log(arguments)
+        what = f"unexpected {type(error).__name__}; this is a defect: see {log}"
+        if as_json:
+            console.emit({"error": {"what": what, "kind": "Defect", "exit_status": 1}})
+        console.note(f"konsil: {what}")
+        return 1
+    return 0
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """The command's parser: the part that `arguments` names in full, of the others only their help."""
+    asked = next((word for word in arguments if not word.startswith("-")), None)
+    app = typer.Typer(
+        name="konsil",
+        help="Federated learning on medical images that never leave their hospitals.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name, part in PARTS.items():
+        if not _installed(part.module):
+            continue
+        if name == asked:
+            found = importlib.import_module(part.module).app
+            if isinstance(found, typer.Typer):
+                app.add_typer(found, name=name, help=part.help)
+            else:
+                app.command(name)(found)
+        else:
+            app.command(name, help=part.help)(_not_loaded)
+    return app
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed_version
+
+        console.say(f"konsil {installed_version('konsil')}")
+        raise typer.Exit
+
+
+def _not_loaded() -> None:
+    """Stands in the list of commands for a part that this call does not need."""
+    raise AssertionError("the part that was asked for is always loaded")
+
+
+def _installed(module: str) -> bool:
+    """Whether the module's file exists, without importing anything."""
+    root = Path(__file__).resolve().parents[2]
+    path = root.joinpath(*module.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def _defect_log(arguments: Sequence[str]) -> Path:
+    """Write the traceback being handled to a file of its own; returns its path."""
+    base = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "konsil"
+    name = f"defect-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    text = f"konsil {' '.join(arguments)}\n\n{traceback.format_exc()}"
+    for folder in (base, Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        except OSError:
+            continue
+        return folder / name
+    return Path(os.devnull)

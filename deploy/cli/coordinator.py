@@ -1,0 +1,144 @@
+"""`konsil coordinator …`: run the service, and look after its journal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploy import console
+from messages.ground.units import human_bytes
+
+if TYPE_CHECKING:
+    from coordinator.record.archive import Show, Summary
+
+app = typer.Typer(no_args_is_help=True)
+
+Config = Annotated[Path, typer.Option("--config", help="coordinator.toml")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.callback()
+def _group() -> None:
+    """The coordinator service."""
+
+
+@app.command()
+def run(config: Config) -> None:
+    """Run the coordinator of a consortium until SIGTERM.
+
+    Example: konsil coordinator run --config /etc/konsil/coordinator.toml
+    """
+    from coordinator import service
+
+    raise typer.Exit(service.run(config))
+
+
+@app.command()
+def status(config: Config, as_json: Json = False) -> None:
+    """Tell from the journal how things stand, also while the coordinator runs or where it does not start.
+
+    Says whether every entry holds, where each experiment is, and what was set aside.
+    Exit status 1: the journal is broken.
+
+    Example: konsil coordinator status --config /etc/konsil/coordinator.toml
+    """
+    from coordinator.record import overview
+
+    seen = overview.look(_state(config))
+    if as_json:
+        console.emit(seen.plain())
+    else:
+        for line in seen.lines():
+            console.say(line)
+    raise typer.Exit(0 if not seen.problem else 1)
+
+
+@app.command()
+def backup(config: Config, out: Annotated[Path, typer.Argument(help="A new folder.")], as_json: Json = False) -> None:
+    """Copy journal and models while the coordinator runs, and read the copy again.
+
+    An interrupted backup goes on where it was, by the same command.
+
+    Example: konsil coordinator backup --config /etc/konsil/coordinator.toml /backup/konsil-2026-11-23
+    """
+    from coordinator.record import archive
+
+    _tell(archive.backup(_state(config), out, _progress()), "backup", out, as_json)
+
+
+@app.command()
+def restore(
+    config: Config, saved: Annotated[Path, typer.Argument(help="A backup's folder.")], as_json: Json = False
+) -> None:
+    """Make a backup the coordinator's state; its state folder must not have a journal.
+
+    The coordinator goes on under a term of its own, and hears again what came after the backup.
+
+    Example: konsil coordinator restore --config /etc/konsil/coordinator.toml /backup/konsil-2026-11-23
+    """
+    from coordinator.record import archive
+
+    state = _state(config)
+    _tell(archive.restore(saved, state, _progress()), "restored", state, as_json)
+
+
+@app.command()
+def cut(
+    config: Config,
+    after: Annotated[int, typer.Option("--after", min=1, help="Number of the last entry to keep.")],
+    even_good: Annotated[bool, typer.Option("--even-good", help="Cut off entries that hold, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on from a broken journal's last good entry; the broken one is kept beside it.
+
+    Example: konsil coordinator cut --config /etc/konsil/coordinator.toml --after 4711
+    """
+    from coordinator.record import salvage
+
+    kept = salvage.cut(_state(config), after, even_good=even_good)
+    if as_json:
+        console.emit({"entries": after, "broken": str(kept)})
+    else:
+        console.say(f"The journal now ends with entry {after}; the broken one is kept in {kept}")
+
+
+def _state(config: Path) -> Path:
+    from coordinator import config as configs
+
+    return configs.read(config).coordinator.state
+
+
+def _progress() -> Show:
+    """Shows progress on standard error, a line for each part and now and then one between."""
+    at: dict[str, float] = {}
+
+    def show(what: str, done: int, of: int) -> None:
+        now = time.monotonic()
+        if done == of or now - at.get(what, 0.0) > 2.0:
+            at[what] = now
+            console.note(f"{what}: {done} of {of}")
+
+    return show
+
+
+def _tell(summary: Summary, what: str, where: Path, as_json: bool) -> None:
+    content: dict[str, Any] = {
+        "entries": summary.entries,
+        "experiments": summary.experiments,
+        "blobs": summary.blobs,
+        "bytes": summary.bytes,
+        "missing": list(summary.missing),
+    }
+    if as_json:
+        console.emit({what: str(where)} | content)
+    else:
+        console.say(
+            f"{where}: {summary.entries} entries, {summary.blobs} models and updates of {summary.experiments}"
+            f" experiments ({human_bytes(summary.bytes)}), read again and as they were written"
+        )
+        for name in summary.missing:
+            console.say(f"missing already where it came from: {name}")
+    raise typer.Exit(1 if summary.missing else 0)

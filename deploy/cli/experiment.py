@@ -1,0 +1,253 @@
+"""`konsil experiment`: check, start, list, watch, abort, pause, resume, report, model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.console import JsonOption, emit, figure, note, say, table, when, working
+from deploy.session.profile import ProfileOption
+from messages.ground.errors import RequestError
+from messages.ground.naming import EXPERIMENT_ID
+
+app = typer.Typer(no_args_is_help=True)
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file (TOML).")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id.")]
+WithinOption = Annotated[float, typer.Option("--within", help="Seconds to wait for the coordinator.", min=1.0)]
+
+
+@app.callback()
+def _group() -> None:
+    """Experiments: one file describes each; publish it, watch it, take the model."""
+
+
+def checked_id(identity: str) -> str:
+    """The id, if it is one; RequestError else."""
+    if not EXPERIMENT_ID.fullmatch(identity):
+        raise RequestError(f"{identity!r} is no experiment's id", advice="An id is 1 to 64 of a-z, 0-9 and '-'")
+    return identity
+
+
+@app.command()
+def check(
+    file: FileArgument,
+    profile: ProfileOption = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the sites.")] = False,
+    within: Annotated[float, typer.Option("--within", help="Seconds to wait for the sites.", min=1.0)] = 8.0,
+    json_: JsonOption = False,
+) -> None:
+    """Validate a file, estimate what it takes, and ask the sites who is there and would take part.
+
+    Nothing is started, and nothing of it is recorded. Exit status 1: so few sites would accept now that the
+    experiment could not begin.
+
+    Example: konsil experiment check glioma.toml
+    """
+    from deploy.cli import requests
+    from deploy.estimate import estimate
+    from deploy.session import profile as profiles
+    from deploy.session.connection import session
+    from messages import experiment as experiments
+
+    experiment = experiments.read(file)
+    with working("counting the net's parameters"):
+        found = estimate(experiment)
+    answers = None
+    if not offline and profiles.exists(profile):
+        with working(f"asking {len(experiment.sites)} sites") as show, session(profile) as opened:
+            answers = requests.ask_sites(opened, experiment, within, show)
+    elif not offline:
+        note("konsil: no profile, so the sites were not asked; name one with --profile")
+    enough = answers is None or sum(one.accepts for one in answers) >= experiment.least_sites
+    if json_:
+        result: dict[str, Any] = {"experiment": experiment.id, "digest": experiment.digest(), "valid": True}
+        result |= {"estimate": found.plain(), "asked": answers is not None, "enough": enough}
+        result["sites"] = {one.site: one.plain() for one in answers or ()}
+        emit(result)
+    else:
+        requests.print_check(experiment, found, answers, enough)
+    raise typer.Exit(0 if enough else 1)
+
+
+@app.command()
+def start(
+    file: FileArgument, profile: ProfileOption = None, within: WithinOption = 30.0, json_: JsonOption = False
+) -> None:
+    """Publish an experiment, and wait until the coordinator accepts or refuses it.
+
+    The same file again changes nothing. Exit status 2: refused; 3: no coordinator answers.
+
+    Example: konsil experiment start glioma.toml && konsil experiment watch glioma-unet3d-01
+    """
+    from deploy.cli import requests
+    from deploy.session.connection import session
+    from messages import experiment as experiments
+    from nets import registry
+
+    experiment = experiments.read(file)
+    registry.check(experiment)
+    with working(f"publishing {experiment.id}") as show, session(profile) as opened:
+        outcome = requests.start(opened, experiment, within, show)
+    if json_:
+        emit({"experiment": experiment.id, "digest": experiment.digest(), "accepted": True, "new": outcome.new})
+        return
+    say(f"{experiment.id}: {'accepted' if outcome.new else 'was started before with the same content; nothing to do'}")
+    note(f"Watch it with: konsil experiment watch {experiment.id}")
+
+
+@app.command("list")
+def list_(profile: ProfileOption = None, json_: JsonOption = False) -> None:
+    """List the experiments of your consortium.
+
+    Example: konsil experiment list
+    """
+    from deploy.cli.live import state_words
+    from deploy.session.connection import session
+    from deploy.session.history import stories
+    from messages.names import AUDIT, DOWNLINK
+
+    with working("reading the consortium's events"), session(profile) as opened:
+        found = stories(opened.history(DOWNLINK if opened.profile.role == "researcher" else AUDIT))
+    if json_:
+        from deploy.story.summary import summary
+
+        emit({"experiments": [summary(story) for story in found.values()]})
+        return
+    if not found:
+        say("no experiments yet")
+        return
+    rows = []
+    for story in found.values():
+        curve = story.validation_curve()
+        rounds = f"{story.completed_rounds}/{story.rounds_planned or '?'}"
+        dice = figure(curve[-1].pooled.mean()) if curve else "-"
+        state = state_words(story)
+        rows.append([story.id, state, rounds, dice, story.researcher or "-", when(story.started)])
+    table(["experiment", "state", "rounds", "validation Dice", "researcher", "started"], rows)
+
+
+@app.command()
+def watch(identity: IdArgument, profile: ProfileOption = None, json_: JsonOption = False) -> None:
+    """Watch an experiment until it ends: rounds, each site's state, epoch, Dice by region, bytes, time left.
+
+    With --json one object a line, the last with "over": true. Ctrl-C stops the watching, not the experiment. Exit
+    status 0: complete; 1: failed or aborted.
+
+    Example: konsil experiment watch glioma-unet3d-01
+    """
+    from deploy.cli import live
+    from deploy.session.connection import session
+
+    checked_id(identity)
+    with session(profile) as opened:
+        story = live.follow(opened, identity, live.view(json_))
+    raise typer.Exit(0 if story.phase == "complete" else 1)
+
+
+def _ask(kind: str, identity: str, profile: Path | None, within: float, json_: bool) -> None:
+    from deploy.cli import requests
+    from deploy.session.connection import session
+
+    checked_id(identity)
+    with working(f"asking the coordinator to {kind} {identity}"), session(profile) as opened:
+        phase = requests.command(opened, kind, identity, within)
+    if json_:
+        emit({"experiment": identity, "state": phase})
+    else:
+        say(f"{identity}: {phase}")
+
+
+@app.command()
+def abort(
+    identity: IdArgument,
+    profile: ProfileOption = None,
+    within: WithinOption = 30.0,
+    json_: JsonOption = False,
+) -> None:
+    """End an experiment for good. Only the researcher who started it may.
+
+    Example: konsil experiment abort glioma-unet3d-01
+    """
+    _ask("abort", identity, profile, within, json_)
+
+
+@app.command()
+def pause(
+    identity: IdArgument,
+    profile: ProfileOption = None,
+    within: WithinOption = 30.0,
+    json_: JsonOption = False,
+) -> None:
+    """Let an experiment wait; what sites have finished stays. Go on with `resume`.
+
+    Example: konsil experiment pause glioma-unet3d-01
+    """
+    _ask("pause", identity, profile, within, json_)
+
+
+@app.command()
+def resume(
+    identity: IdArgument,
+    profile: ProfileOption = None,
+    within: WithinOption = 30.0,
+    json_: JsonOption = False,
+) -> None:
+    """Go on with a paused experiment.
+
+    Example: konsil experiment resume glioma-unet3d-01
+    """
+    _ask("resume", identity, profile, within, json_)
+
+
+@app.command()
+def report(
+    identity: IdArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML file; default: ID.html.")] = None,
+    profile: ProfileOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write the report of an experiment: one HTML file with results, curves, cases and rounds.
+
+    Example: konsil experiment report glioma-unet3d-01 --out report.html
+    """
+    from deploy.session.connection import session
+    from deploy.session.history import story_of
+    from deploy.story.summary import summary
+
+    path = out or Path(f"{checked_id(identity)}.html")
+    with working("reading the experiment's events") as show, session(profile) as opened:
+        story = story_of(opened, identity)
+        show("drawing the report")
+        from deploy import report as reports
+
+        reports.write(story, path)
+    if json_:
+        emit(summary(story) | {"report": str(path)})
+    else:
+        say(str(path))
+
+
+@app.command()
+def model(
+    identity: IdArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="The file; default: ID.safetensors.")] = None,
+    profile: ProfileOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Fetch the trained model: safetensors, with what rebuilds the net in its metadata. Digest and seal are checked.
+
+    Example: konsil experiment model glioma-unet3d-01 --out model.safetensors
+    """
+    from deploy.session import model_file
+    from deploy.session.connection import session
+
+    path = out or Path(f"{checked_id(identity)}.safetensors")
+    with working("looking for the model") as show, session(profile) as opened:
+        digest = model_file.fetch(opened, identity, path, show)
+    if json_:
+        emit({"experiment": identity, "model": str(path), "model_digest": digest})
+    else:
+        say(f"{path}  digest {digest}")

@@ -1,0 +1,340 @@
+"""Watching an experiment: a live picture in a terminal, plain lines elsewhere, JSON lines for programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from deploy.console import emit, figure, say, when
+from deploy.session.connection import Session
+from deploy.session.history import HISTORY, Reader, known
+from deploy.story.parts import Moment
+from deploy.story.story import ExperimentStory
+from deploy.story.summary import round_summary, summary
+from messages import names
+from messages.bus.base import Start
+from messages.ground.units import human_bytes, human_seconds
+from messages.liveness import Liveness
+from messages.names import COORDINATOR
+from messages.reasons import ADVICE, Reason
+from messages.scores import SplitScores
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+UNKNOWN_AFTER = 3.0
+"""Seconds without any history until the experiment counts as unknown."""
+SETTLE = 1.5
+"""Seconds to read on after the end: `audit` may come a little behind `downlink`."""
+CAUGHT_UP = 0.5
+"""Seconds without any more history until what happened before is shown, in the order in which it happened."""
+PICTURE_EVERY = 0.25
+LINE_EVERY = 10.0
+
+
+class View(Protocol):
+    """Something that shows a story as it grows."""
+
+    def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
+        """The story as it is now; called often."""
+
+    def close(self, story: ExperimentStory) -> None:
+        """The last word."""
+
+
+def view(as_json: bool) -> View:
+    """The view that fits where the output goes."""
+    if as_json:
+        return JsonLines()
+    return Picture() if sys.stdout.isatty() else Lines()
+
+
+def follow(session: Session, experiment: str, shown: View, clock: Callable[[], float] = time.time) -> ExperimentStory:
+    """Read history and live messages until the experiment is over; returns the whole story.
+
+    Raises:
+        RequestError: nothing is known of the experiment.
+    """
+    story, reader = ExperimentStory(experiment), Reader()
+    if session.profile.role == "researcher":
+        session.listen(names.PROGRESS, start=Start.NEXT)
+        session.listen(*HISTORY)
+    else:  # an auditor reads the event log alone
+        session.listen(names.AUDIT)
+    begun = heard_history = clock()
+    coordinator_at: float | None = None
+    caught_up = False
+    try:
+        while not (story.over and clock() - heard_history > SETTLE):
+            heard = session.next(PICTURE_EVERY)
+            now = clock()
+            if heard is not None and heard.delivery.queue == names.PROGRESS:
+                if heard.event is not None:
+                    coordinator_at = now if heard.event.sender == COORDINATOR else coordinator_at
+                    story = story.tell(heard.event, now)
+            elif heard is not None:
+                heard_history = now
+                story = story.tell_all(reader.events(heard, experiment))
+            if story.phase == "unknown" and now - max(begun, heard_history) > UNKNOWN_AFTER:
+                known(story)
+            caught_up = caught_up or now - heard_history > CAUGHT_UP or now - begun > UNKNOWN_AFTER
+            if caught_up:
+                shown.show(story, now, coordinator_at)
+    finally:
+        shown.close(story)
+    return story
+
+
+def dice(found: SplitScores | None) -> str:
+    """ "0.7123 (WT 0.81 TC 0.70 ET 0.63)"."""
+    if found is None or found.mean() is None:
+        return "-"
+    regions = " ".join(f"{region} {figure(mean, 3)}" for region, mean in found.regions().items())
+    return f"{figure(found.mean())} ({regions})"
+
+
+def progress_words(story: ExperimentStory, site: str) -> str:
+    """What a site does right now: "training 12/40, epoch 1/2, loss 0.41, 0:12 left", or for what it waits."""
+    live = story.sites[site].live
+    if live.state == OUTSIDE_HOURS:
+        begin = f", which begin at {when(live.opens_at)[11:16]}Z" if live.opens_at else ""
+        return f"its work waits for its allowed hours{begin}"
+    if not live.phase or live.state != live.phase:
+        return f"busy with {live.busy_with}" if live.busy_with not in (None, story.id) else ""
+    words = [f"{live.phase} {live.done}/{live.total}"]
+    if live.epoch is not None and live.epochs:
+        words.append(f"epoch {live.epoch}/{live.epochs}")
+    if live.loss is not None:
+        words.append(f"loss {live.loss:.4f}")
+    if live.eta_seconds is not None:
+        words.append(f"{human_seconds(live.eta_seconds)} left")
+    return ", ".join(words)
+
+
+def recruiting(story: ExperimentStory) -> str:
+    """Until when sites may join and who has not answered; empty where it is not that for which all wait."""
+    if story.phase != "recruiting" or story.experiment is None or story.started is None:
+        return ""
+    silent = ", ".join(
+        name + (" (awaits approval there)" if site.reason is Reason.AWAITS_APPROVAL else "")
+        for name, site in sorted(story.sites.items())
+        if site.state == "invited" or site.reason is Reason.AWAITS_APPROVAL
+    )
+    until = when(story.started + story.experiment.rounds.enrol_within)
+    return f"recruiting until {until}" + (f"; not yet joined: {silent}" if silent else "")
+
+
+def state_words(story: ExperimentStory) -> str:
+    """Its state, with the reason where that says more: "failed (enrolment-failed)", "aborted"."""
+    return story.phase + (f" ({story.reason})" if story.reason and story.reason != story.phase else "")
+
+
+def headline(story: ExperimentStory, now: float) -> str:
+    """One line: round, Dice, bytes, time left."""
+    current = story.current_round
+    parts = [recruiting(story) or state_words(story)]
+    if current is not None:
+        parts.append(f"round {current.number}/{story.rounds_planned or '?'}")
+    if curve := story.validation_curve():
+        parts.append(f"validation Dice {dice(curve[-1].pooled)}")
+    parts.append(f"{human_bytes(story.bytes_down)} down, {human_bytes(story.bytes_up)} up")
+    if (left := story.eta_seconds(now)) is not None and story.phase == "running":
+        parts.append(f"about {human_seconds(left)} left")
+    return " · ".join(parts)
+
+
+class _News:
+    """Hands out each moment of a story once; those that come together by their time, whatever stream they came from."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def of(self, story: ExperimentStory) -> tuple[Moment, ...]:
+        news = story.moments[self._told :]
+        self._told = len(story.moments)
+        return tuple(sorted(news, key=lambda moment: moment.time))
+
+
+TROUBLE = {
+    "absent": "no sign of life",
+    "stuck": "it is alive, but its work does not move",
+    "slow": "its work moves, but will not be done in time",
+}
+OUTSIDE_HOURS = Liveness.OUTSIDE_HOURS.value
+
+
+class Lines:
+    """Plain lines: one a moment, and now and then what each site does."""
+
+    def __init__(self) -> None:
+        self._news = _News()
+        self._closed = 0
+        self._next = 0.0
+        self._told: dict[str, str] = {}
+        self._recruiting = ""
+
+    def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
+        for moment in self._news.of(story):
+            say(f"{when(moment.time)} {moment.who}: {moment.what}")
+            self._next = now + LINE_EVERY
+        if story.completed_rounds > self._closed:
+            self._closed = story.completed_rounds
+            say(f"{headline(story, now)}")
+        if (words := recruiting(story)) and words != self._recruiting:
+            self._recruiting = words
+            say(words)
+        if not story.over:
+            for site in sorted(story.sites):
+                self._tell(story, site, story.presence(site, now))
+        if now >= self._next and not story.over:
+            self._next = now + LINE_EVERY
+            for site in sorted(story.sites):
+                words = progress_words(story, site)
+                if words and (presence := story.presence(site, now)) != OUTSIDE_HOURS:
+                    say(f"  {site} {presence}: {words}")
+
+    def _tell(self, story: ExperimentStory, site: str, presence: str) -> None:
+        """What somebody may wonder at, once; only who takes part in what runs can be missed."""
+        missed = story.phase in ("running", "evaluating") and site in story.joined and presence in TROUBLE
+        if (missed or presence == OUTSIDE_HOURS) and self._told.get(site) != presence:
+            self._told[site] = presence
+            say(f"{site} is {presence}: {TROUBLE.get(presence) or progress_words(story, site)}")
+        elif presence not in (*TROUBLE, OUTSIDE_HOURS) and site in self._told:
+            say(f"{site} is {self._told.pop(site)} no longer")
+
+    def close(self, story: ExperimentStory) -> None:
+        if story.over:
+            for line in closing(story):
+                say(line)
+
+
+class JsonLines:
+    """One object a moment and a closed round, at most two a second of progress, and the summary as the last."""
+
+    def __init__(self) -> None:
+        self._news = _News()
+        self._closed: set[int] = set()
+        self._next = 0.0
+
+    def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
+        for moment in self._news.of(story):
+            emit({"type": "event", "time": moment.time, "who": moment.who, "what": moment.what})
+        for one in story.round_list:
+            if one.state == "complete" and one.number not in self._closed:
+                self._closed.add(one.number)
+                emit({"type": "round", **round_summary(one)})
+        if now >= self._next and not story.over:
+            self._next = now + 0.5
+            live = {site: live_summary(story, site, now) for site in sorted(story.sites)}
+            emit(
+                {
+                    "type": "progress",
+                    "state": story.phase,
+                    "eta_seconds": story.eta_seconds(now),
+                    "sites": live,
+                }
+            )
+
+    def close(self, story: ExperimentStory) -> None:
+        emit({"type": "end" if story.over else "interrupted", **summary(story)})
+
+
+def live_summary(story: ExperimentStory, site: str, now: float) -> dict[str, Any]:
+    """What a site does now, as plain types."""
+    live = story.sites[site].live
+    return {
+        "presence": story.presence(site, now),
+        "state": live.state,
+        "phase": live.phase,
+        "round": live.round,
+        "done": live.done,
+        "total": live.total,
+        "epoch": live.epoch,
+        "epochs": live.epochs,
+        "loss": live.loss,
+        "eta_seconds": live.eta_seconds,
+        "opens_at": live.opens_at,
+        "bytes_down": live.bytes_down,
+        "bytes_up": live.bytes_up,
+    }
+
+
+class Picture:
+    """A live picture in a terminal; it stays on the screen when it ends."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(), auto_refresh=False, transient=False)
+        self._live.start()
+        self._next = 0.0
+
+    def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
+        if now >= self._next or story.over:
+            self._next = now + PICTURE_EVERY
+            self._live.update(picture(story, now, coordinator_at), refresh=True)
+
+    def close(self, story: ExperimentStory) -> None:
+        self._live.stop()
+        if story.over:
+            for line in closing(story):
+                say(line)
+
+
+PRESENCE_STYLE = {"absent": "red", "stuck": "bold red", "slow": "yellow", "working": "green"}
+
+
+def picture(story: ExperimentStory, now: float, coordinator_at: float | None = None) -> RenderableType:
+    """The whole state as something that rich can draw: headline, a row for each site, the latest events."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    sites = Table("site", "", "doing", "cases", "Dice", "down", "up", box=box.SIMPLE_HEAD, expand=False)
+    rounds = [one for one in story.round_list if one.site_validation]
+    latest = rounds[-1].site_validation if rounds else {}
+    for name, site in sorted(story.sites.items()):
+        presence = story.presence(name, now)
+        state = presence if site.state in ("joined", "invited") else f"{site.state} ({site.reason})"
+        cases = f"{site.cases.train}+{site.cases.validation}+{site.cases.test}" if site.cases else "-"
+        score = latest[name].mean() if name in latest else None
+        sites.add_row(
+            name,
+            Text(state, style=PRESENCE_STYLE.get(presence, "")),
+            progress_words(story, name),
+            cases,
+            figure(score),
+            human_bytes(site.live.bytes_down),
+            human_bytes(site.live.bytes_up),
+        )
+    lines: list[RenderableType] = [Text(story.id, style="bold"), Text(headline(story, now)), sites]
+    if coordinator_at is not None and now - coordinator_at > 20:
+        lines.append(Text(f"no sign of the coordinator for {now - coordinator_at:.0f} s", style="red"))
+    lines += [
+        Text(f"{when(moment.time)[11:]} {moment.who}: {moment.what}", style="dim") for moment in story.moments[-6:]
+    ]
+    return Group(*lines)
+
+
+def closing(story: ExperimentStory) -> list[str]:
+    """The result, for a person."""
+    lines = [f"{story.id}: {state_words(story)}"]
+    if story.reason in ADVICE and story.phase != "complete":
+        lines.append(f"  {ADVICE[Reason(story.reason)]}")
+    test = story.test
+    if test is not None:
+        lines.append(f"  test Dice overall  {dice(test.pooled)}, n = {test.n}")
+        for site, found in sorted(test.sites.items()):
+            words = "withheld" if found.withheld else f"{dice(found)}, n = {found.cases}"
+            lines.append(f"  test Dice {site:<8} {words}")
+        if test.worst is not None:
+            lines.append(
+                f"  mean over sites {figure(test.unweighted_mean)}, worst {test.worst[0]} {figure(test.worst[1])}"
+            )
+    if story.model_digest:
+        lines.append(f"  model of round {story.model_round}, digest {story.model_digest}")
+    return lines

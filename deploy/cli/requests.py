@@ -1,0 +1,176 @@
+"""What the `experiment` commands ask of coordinator and sites, and how their answers read."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.console import say, table
+from deploy.estimate import Estimate
+from deploy.session.connection import Session, no_coordinator
+from messages import kinds, names
+from messages.bus.base import Start
+from messages.experiment import Experiment
+from messages.ground.errors import KonsilError, RequestError
+from messages.ground.units import human_bytes, human_seconds
+from messages.names import COORDINATOR, DOWNLINK, PROGRESS
+from messages.reasons import ADVICE, Reason
+
+Show = Callable[[str], None]
+
+OFFLINE = "Off, or no name of the consortium's; it may join while recruiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one invited site said to a check."""
+
+    site: str
+    online: bool
+    accepts: bool
+    reason: Reason | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """For --json."""
+        return {"online": self.online, "accepts": self.accepts, "reason": self.reason}
+
+
+def ask_sites(session: Session, experiment: Experiment, within: float, show: Show) -> list[Answer]:
+    """Publish experiment-check and gather the answers; returns early once every site has answered.
+
+    Raises:
+        Unreachable: neither the coordinator nor any site said anything.
+    """
+    session.may_send()
+    session.listen(DOWNLINK, PROGRESS, start=Start.NEXT)
+    nonce = secrets.token_hex(16)
+    session.publish("experiment-check", kinds.ExperimentCheck(experiment=experiment.plain(), nonce=nonce))
+    alive: set[str] = set()
+    answers: dict[str, Answer] = {}
+    for heard in session.messages(within):
+        event = heard.event
+        if event is None:
+            continue
+        alive.add(event.sender)
+        body = event.body
+        if isinstance(body, kinds.CheckAnswer) and body.nonce == nonce and event.sender in experiment.sites:
+            answers[event.sender] = Answer(event.sender, True, body.accepts, body.reason)
+            show(f"{len(answers)} of {len(experiment.sites)} sites have answered")
+            if len(answers) == len(experiment.sites):
+                break
+    if COORDINATOR not in alive and not answers:
+        raise no_coordinator(within, kept=False)
+    return [answers.get(site) or Answer(site, site in alive, False) for site in experiment.sites]
+
+
+def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answer] | None, enough: bool) -> None:
+    """The result of a check, for a person."""
+    say(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
+    say(f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}")
+    say(f"  memory    about {human_bytes(found.training_memory_bytes)} for training at each site (estimate)")
+    say(f"  a round   {human_bytes(found.round_bytes_down)} to the sites, {human_bytes(found.round_bytes_up)} back")
+    say(
+        f"  in all    {human_bytes(found.total_bytes)} over {experiment.rounds.count} rounds; "
+        f"the broker stores {human_bytes(found.broker_disk_bytes)} if nothing is evicted"
+    )
+    say(
+        f"  time      at the latest {human_seconds(found.latest_end_seconds)} after the start; "
+        "how long a round takes shows after the first one"
+    )
+    if answers is None:
+        return
+    rows = []
+    for one in answers:
+        verdict = "would accept" if one.accepts else str(one.reason or ("no answer" if one.online else "offline"))
+        verdict += " by hand" if one.accepts and one.reason is Reason.AWAITS_APPROVAL else ""
+        advice = ADVICE[one.reason] if one.reason else "" if one.accepts else OFFLINE
+        rows.append([one.site, verdict, advice])
+    say()
+    table(["site", "answer", "advice"], rows)
+    accepting = sum(one.accepts for one in answers)
+    say(
+        f"{accepting} of {len(answers)} sites would accept; {experiment.least_sites} are needed"
+        + ("" if enough else ": not enough now")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """`new` is false where the very same experiment had been started before."""
+
+    new: bool
+
+
+def start(session: Session, experiment: Experiment, within: float, show: Show) -> Started:
+    """Publish experiment-start and wait for the coordinator's word.
+
+    Raises:
+        RequestError: refused, with the reason; or the id is taken by other content.
+        Unreachable: no word within so many seconds.
+    """
+    session.may_send()
+    for heard in session.history(DOWNLINK):
+        event = heard.event
+        if event is not None and event.experiment == experiment.id:
+            body = event.body
+            if isinstance(body, kinds.ExperimentAccepted):
+                if body.digest == experiment.digest():
+                    return Started(new=False)
+                raise refusal(experiment.id, Reason.ID_TAKEN)
+    sent = session.publish("experiment-start", kinds.ExperimentStart(experiment=experiment.plain()), experiment.id)
+    show("waiting for the coordinator")
+    for heard in session.messages(within):
+        event = heard.event
+        if event is None or event.experiment != experiment.id:
+            continue
+        body = event.body
+        if isinstance(body, kinds.ExperimentAccepted):
+            if body.digest != experiment.digest():
+                raise refusal(experiment.id, Reason.ID_TAKEN)
+            return Started(new=True)
+        if isinstance(body, kinds.ExperimentRefused) and body.event == sent.id:
+            raise refusal(experiment.id, body.reason, body.mistakes)
+    raise no_coordinator(within)
+
+
+OUTCOMES: dict[str, type[kinds.Body]] = {
+    "abort": kinds.ExperimentAborted,
+    "pause": kinds.ExperimentPaused,
+    "resume": kinds.ExperimentResumed,
+}
+BODIES: dict[str, kinds.Body] = {
+    "abort": kinds.ExperimentAbort(),
+    "pause": kinds.ExperimentPause(),
+    "resume": kinds.ExperimentResume(),
+}
+
+
+def command(session: Session, verb: str, experiment: str, within: float) -> str:
+    """Publish experiment-abort, -pause or -resume; returns the new state once the coordinator has announced it.
+
+    Raises:
+        RequestError: refused (not the owner, wrong state, unknown experiment).
+        Unreachable: no word within so many seconds.
+    """
+    session.may_send()
+    session.listen(DOWNLINK, start=Start.NEXT)
+    session.listen(names.inbox(session.profile.name))
+    sent = session.publish(f"experiment-{verb}", BODIES[verb], experiment)
+    for heard in session.messages(within):
+        event = heard.event
+        if event is None:
+            continue
+        # Known by the event it answers: of an experiment that it does not know the coordinator names none.
+        if isinstance(event.body, kinds.Refused) and event.body.event == sent.id:
+            raise refusal(experiment, event.body.reason)
+        if event.experiment == experiment and isinstance(event.body, OUTCOMES[verb]):
+            return {"abort": "aborted", "pause": "paused", "resume": "resumed"}[verb]
+    raise no_coordinator(within)
+
+
+def refusal(experiment: str, reason: Reason, mistakes: str = "") -> KonsilError:
+    """The error that tells a refusal."""
+    what = f"refused: {reason}" + (f" ({mistakes})" if mistakes else "")
+    return RequestError(what, where=experiment, advice=ADVICE[reason])

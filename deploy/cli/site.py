@@ -1,0 +1,315 @@
+"""`konsil site …`: run a site's agent, see what it does and what would stop it, pause it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.console import JsonOption, emit, note, say, table, when
+from messages.experiment import read as read_experiment
+from messages.ground.errors import ConfigError, KonsilError
+from messages.ground.naming import NO_EXPERIMENT
+
+app = typer.Typer(no_args_is_help=True)
+
+DEFAULT = Path("/etc/konsil/site.toml")
+SLOW_CONFIRM = 10.0
+"""Seconds without the broker's confirm that are worth a line of `status`."""
+SHOWN_SECONDS = 2.0
+ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration, site.toml.")]
+
+
+@app.callback()
+def _group() -> None:
+    """The site agent: run it, see what it does, pause it."""
+
+
+@app.command()
+def run(config: ConfigOption = DEFAULT) -> None:
+    """Run the site's agent until SIGTERM.
+
+    Example: konsil site run --config /etc/konsil/site.toml
+    """
+    from site_agent import service
+
+    raise typer.Exit(service.run(config))
+
+
+@app.command()
+def preflight(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """Find what would stop this site from taking part: broker, login, data sets, GPU, disk, memory, clock."""
+    from site_agent.config import read
+    from site_agent.desk import preflight as checks
+
+    marks = {"ok": "✓", "warn": "!", "fail": "✗"}
+    done: list[checks.Check] = []
+    _quiet()
+    site = read(config)
+    note("trying the broker, the coordinator and each data set; that may take a minute ...")
+    for check in checks.preflight(site):
+        done.append(check)
+        if not as_json:
+            advice = f". {check.advice}" if check.advice else ""
+            say(f"{marks[check.grade]} {check.name:<18} {check.what}{advice}")
+    status = checks.exit_status(done)
+    if as_json:
+        rows = [{"name": one.name, "grade": one.grade.value, "what": one.what, "advice": one.advice} for one in done]
+        emit({"checks": rows, "exit_status": status})
+    raise typer.Exit(status)
+
+
+@app.command()
+def datasets(
+    config: ConfigOption = DEFAULT,
+    experiment: Annotated[
+        Path | None, typer.Option("--experiment", help="Look with this experiment's channels and concepts.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask the PACS now, however short ago it was asked (refresh in site.toml).")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What the agent would train on: cases found, used, and left out with the reason. For local eyes only.
+
+    Data sets from DICOM are prepared: fetched, cleaned of what identifies a patient, and made into cases.
+    """
+    from site_agent.config import read
+    from site_agent.data.inventory import take_stock_of
+
+    _quiet()
+    site = read(config)
+    wanted = None if experiment is None else read_experiment(experiment)
+    if wanted is not None and wanted.data.dataset not in site.datasets:
+        raise ConfigError(
+            f"data set {wanted.data.dataset!r} is not described",
+            where=str(config),
+            advice=f"Add [datasets.{wanted.data.dataset}]",
+        )
+    names = list(site.datasets) if wanted is None else [wanted.data.dataset]
+    result: dict[str, Any] = {}
+    status = 0
+    for name in names:
+        try:
+            asked = (name, site.datasets[name], site.site.state, wanted, _shown(name))
+            stock = take_stock_of(*asked, again=again, limit=site.limits.disk)
+        except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
+            status = max(status, error.exit_status)
+            result[name] = {"error": str(error)}
+            note(f"{name}: {error}")
+            continue
+        result[name] = {
+            "found": stock.found,
+            "used": stock.used,
+            "left_out": stock.left_out,
+            "details": list(stock.details),
+            "channels": list(stock.channels),
+            "concepts": list(stock.concepts),
+        }
+        if stock.prepared is not None:
+            result[name] |= {
+                "series_left_out": {str(key): count for key, count in sorted(stock.prepared.series_left_out.items())},
+                "extent_unverified": stock.prepared.extent_unverified,
+                "fingerprint": stock.prepared.fingerprint,
+                "as_of": stock.prepared.as_of,
+            }
+        if not as_json:
+            say(f"{name}: {stock.used} of {stock.found} cases usable")
+            say(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
+            _say_prepared(result[name])
+            if stock.prepared is None and (counts := result[name]["left_out"]):
+                say("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
+            for line in stock.details:
+                say(f"  left out: {line}")
+    if as_json:
+        emit({"datasets": result})
+    elif not names:
+        note("No data set is described: add [datasets.NAME] to site.toml")
+    if status:
+        raise typer.Exit(status)
+
+
+def _quiet() -> None:
+    """What the agent's parts log goes to standard error, and only if it is worth a person's attention here."""
+    from messages.ground import logs
+
+    logs.configure("site", logging.WARNING)
+
+
+def _say_prepared(about: dict[str, Any]) -> None:
+    """What only a data set from DICOM has."""
+    if "fingerprint" not in about:
+        return
+    if about["as_of"] is not None:
+        say(f"  as of {when(about['as_of'])}: the PACS could not be reached")
+    if about["left_out"]:
+        say("  studies left out: " + ", ".join(f"{count} {reason}" for reason, count in about["left_out"].items()))
+    if about["series_left_out"]:
+        counts = about["series_left_out"].items()
+        say("  series left out: " + ", ".join(f"{count} {reason}" for reason, count in counts))
+    if about["extent_unverified"]:
+        say(f"  series whose first and last slice nothing verifies: {about['extent_unverified']}")
+    say(f"  fingerprint {about['fingerprint'][:16]}")
+
+
+def _shown(name: str) -> Callable[[int, int], None]:
+    """Progress worth showing: what takes longer than two seconds, then every two where there is any."""
+    shown, last = time.monotonic(), (-1, -1)
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown, last
+        now = time.monotonic()
+        if now - shown >= SHOWN_SECONDS and (done, total) != last:
+            shown, last = now, (done, total)
+            note(f"{name}: {done} of {total} studies" if total else f"{name}: another process prepares it; waiting")
+
+    return progress
+
+
+@app.command()
+def preview(
+    name: Annotated[str, typer.Argument(help="A data set of site.toml that comes from DICOM.")],
+    config: ConfigOption = DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what would be trained on: each case's middle slices with the label's outline, as PNG in the state folder.
+
+    Heads show faces: the pictures are readable by you alone, and must not leave the site.
+    """
+    from site_agent.config import read
+    from site_agent.dicom.prepared.preview import WARNING, draw
+
+    _quiet()
+    site = read(config)
+    if name not in site.datasets:
+        raise ConfigError(f"data set {name!r} is not described", where=str(config), advice=f"Add [datasets.{name}]")
+    sheets = draw(name, site.datasets[name], site.site.state, _shown(name))
+    if as_json:
+        emit({"sheets": [str(path) for path in sheets], "warning": WARNING})
+        return
+    for path in sheets:
+        say(str(path))
+    note(WARNING)
+
+
+@app.command()
+def ledger(
+    config: ConfigOption = DEFAULT,
+    experiment: Annotated[str | None, typer.Option("--experiment", metavar="ID", help="Of this one only.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--since", formats=["%Y-%m-%d"], help="From this day on (UTC).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What left this site: every event and update, when, for which experiment, how many bytes.
+
+    Not recorded: the pulse, progress, and answers to `konsil experiment check`. The agent need not run.
+    """
+    from site_agent.config import read
+    from site_agent.disk import ledger as record
+
+    day = 0.0 if since is None else since.replace(tzinfo=UTC).timestamp()
+    entries = record.read(read(config).site.state, experiment, day)
+    updates = [one for one in entries if one.kind == "update"]
+    if as_json:
+        emit({"ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
+        return
+    if not entries:
+        note("Nothing has left this site" + ("" if experiment is None and since is None else " that fits"))
+        return
+    rows = [
+        [when(one.time), "" if one.experiment == NO_EXPERIMENT else one.experiment, str(one.round or ""), one.kind,
+         f"{one.bytes:,}", "" if one.settled else "awaits its receipt"]
+        for one in entries
+    ]  # fmt: skip
+    table(["time", "experiment", "round", "what", "bytes", ""], rows)
+    say(f"{len(entries) - len(updates)} events and {len(updates)} updates, {sum(one.bytes for one in entries):,} bytes")
+
+
+@app.command()
+def status(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """What the running agent does now, experiment by experiment, and who waits for the training slot."""
+    _order(config, {"do": "status"}, as_json)
+
+
+@app.command()
+def pause(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """Take no new work; what was accepted is finished. Holds over restarts, until `resume`."""
+    _order(config, {"do": "pause"}, as_json)
+
+
+@app.command()
+def resume(
+    config: ConfigOption = DEFAULT,
+    approve: Annotated[
+        str | None,
+        typer.Option("--approve", metavar="ID", help="Approve this experiment, which waits for it."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take work again; with --approve ID let one experiment that awaits approval use this site."""
+    order = {"do": "resume"} if approve is None else {"do": "approve", "experiment": approve}
+    _order(config, order, as_json)
+
+
+@app.command()
+def drain(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """Finish what was accepted, then stop the agent."""
+    _order(config, {"do": "drain"}, as_json)
+
+
+def unconfirmed(waits: dict[str, Any]) -> str | None:
+    """A line for what has long waited for the broker, or None; `waits` as in the status."""
+    if not waits["messages"] or not (waits["blocked"] or waits["seconds"] >= SLOW_CONFIRM):
+        return None
+    why = ": it has raised an alarm (disk or memory) and takes nothing" if waits["blocked"] else ""
+    count = f"{waits['bytes']:,} bytes in {waits['messages']} messages"
+    return f"{count} not confirmed by the broker, the first for {waits['seconds']:.0f} s{why}"
+
+
+def outside_hours(answer: dict[str, Any]) -> str:
+    """What follows the state's word outside the hours, with the time at which they begin; `answer`: the status."""
+    begin = f" until {answer['opens_at'][11:]}" if answer["opens_at"] else ""
+    return begin if answer["state"] == "outside-hours" else f", outside its hours{begin}"
+
+
+def standing(one: dict[str, Any]) -> str:
+    """Where an experiment stands, and what the operator is to do about it; `one`: its part of the status."""
+    if one["phase"] == "awaiting":
+        return f"awaits your approval (konsil site resume --approve {one['experiment']})"
+    if one["phase"] == "ended":
+        return "ended"
+    return f"{one['phase']}, round {one['round']}" if one["round"] else str(one["phase"])
+
+
+def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
+    from site_agent.config import read
+    from site_agent.desk import control
+
+    answer = control.ask(read(config).site.state, request)
+    if as_json:
+        emit(answer)
+        return
+    hours = "" if answer["within_hours"] else outside_hours(answer)
+    say(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
+    if line := unconfirmed(answer["unconfirmed"]):
+        say(f"  {line}")
+    for one in answer["experiments"]:
+        line = f"  {one['experiment']}: {standing(one)}, by {one['researcher']}"
+        if one["place_in_queue"]:
+            line += f", number {one['place_in_queue']} in the queue for the training slot"
+        if (progress := one["progress"]) and one["phase"] != "ended":
+            line += f", {progress['phase']} {progress['done']}/{progress['total']}"
+        if one["resumed_at_step"] is not None:
+            line += f", resumed at step {one['resumed_at_step']}"
+        if one["reason"]:
+            line += f" ({one['reason']}: {one['advice']})"
+        say(line)
+    if answer["unreceipted"]:
+        say(f"  {answer['unreceipted']} events wait for the coordinator's receipt")

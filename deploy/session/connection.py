@@ -1,0 +1,170 @@
+"""A person's session with the broker: publish an event, listen to streams, until the command is done."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from deploy.session import profile as profiles
+from deploy.session.profile import Profile
+from messages import names
+from messages.bus.base import Bus, Delivery, Start, Subscription
+from messages.chain import Entry, decode_entry
+from messages.envelope import Author, Event, check_origin, decode
+from messages.ground import naming
+from messages.ground.errors import MalformedMessage, RequestError, Unreachable
+from messages.kinds import Body
+from messages.names import RoutingKey
+
+CONNECT_WITHIN = 5.0
+CONFIRM_WITHIN = 15.0
+QUIET = 1.5
+"""Seconds without a message that mean "read up to now": a stream says no end."""
+COORDINATOR_WITHIN = 30.0
+"""Seconds until a coordinator that says nothing counts as not reachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One message: an event, or an entry of the journal (from `audit`), or neither (chunks)."""
+
+    delivery: Delivery
+    event: Event | None = None
+    entry: Entry | None = None
+
+
+class Session:
+    """One command's connection.
+
+    Args:
+        bus: the person's bus, connected.
+        profile: who they are.
+    """
+
+    def __init__(self, bus: Bus, profile: Profile) -> None:
+        self.bus, self.profile = bus, profile
+        # A command keeps no state: each one is an incarnation of its own, and its events count from 1.
+        self._author = Author(profile.consortium, profile.name, incarnation=int(time.time() * 1000))
+        self._seq = 0
+        self._heard: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._subscriptions: dict[str, Subscription] = {}
+        self.malformed = 0
+        """Messages that were not what their queue promises, or from another sender than they say."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bus.close()
+
+    def listen(self, *queues: str, start: Start = Start.FIRST) -> None:
+        """Hear what comes on these queues (streams from `start` on; one's own inbox from what waits there)."""
+        for name in queues:
+            if name not in self._subscriptions:
+                self._subscriptions[name] = self.bus.subscribe(name, self._heard.put, start=start, credit=256)
+
+    def may_send(self) -> None:
+        """Say at once, before the broker refuses a queue, that an auditor only reads; raises RequestError."""
+        if self.profile.role != "researcher":
+            raise RequestError(
+                f"a profile with role {self.profile.role!r} only reads",
+                where=self.profile.name,
+                advice="Use a researcher's profile",
+            )
+
+    def publish(self, kind: str, body: Body, experiment: str = naming.NO_EXPERIMENT) -> Event:
+        """Send one event and wait until the broker has it; every call is an event of its own.
+
+        Raises:
+            RequestError: an auditor's profile cannot send anything.
+            Unreachable: the broker does not confirm.
+        """
+        self.may_send()
+        self._seq += 1
+        event = self._author.write(
+            kind,
+            body,
+            time=time.time(),
+            experiment=experiment,
+            attempt=secrets.token_hex(8),
+            seq=self._seq,
+        )
+        if not self.bus.publish(event.key, event.raw).wait(CONFIRM_WITHIN):
+            raise Unreachable("the broker does not confirm", advice="Look at it with `konsil broker status`")
+        return event
+
+    def next(self, timeout: float) -> Heard | None:
+        """The next message, None where none comes within `timeout` seconds; what cannot be read is counted."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                delivery = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return None
+            try:
+                return self._read(delivery)
+            except MalformedMessage:
+                self.malformed += 1
+            finally:
+                self._subscriptions[delivery.queue].ack(delivery)
+
+    def _read(self, delivery: Delivery) -> Heard:
+        kind = RoutingKey.parse(delivery.key).kind
+        if kind == "journal-entry":
+            if delivery.user != names.COORDINATOR:
+                raise MalformedMessage("sender-mismatch", "an entry that is not the coordinator's")
+            return Heard(delivery, entry=decode_entry(delivery.body))
+        if kind.endswith("-chunk"):
+            return Heard(delivery)
+        event = decode(delivery.body)
+        check_origin(event, delivery.key, delivery.user, self.profile.consortium)
+        return Heard(delivery, event=event)
+
+    def messages(self, timeout: float) -> Iterator[Heard]:
+        """Messages as they come, for so many seconds in all."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            heard = self.next(left)
+            if heard is not None:
+                yield heard
+
+    def history(self, *queues: str, quiet: float = QUIET) -> Iterator[Heard]:
+        """Everything that these streams hold up to now."""
+        self.listen(*queues)
+        while (heard := self.next(quiet)) is not None:
+            yield heard
+
+
+Connect = Callable[[Profile], Bus]
+
+
+def rabbit(profile: Profile) -> Bus:
+    """Connect to the broker of a profile; raises BrokerUnreachable or LoginRefused."""
+    from messages.bus.amqp.rabbitmq import RabbitBus
+
+    bus = RabbitBus(profile.address(), profile.name)
+    bus.connect(CONNECT_WITHIN)
+    return bus
+
+
+@contextmanager
+def session(profile_path: Path | None) -> Iterator[Session]:
+    """A session under the profile that was named."""
+    profile = profiles.load(profile_path)
+    with Session(rabbit(profile), profile) as opened:
+        yield opened
+
+
+def no_coordinator(waited: float, *, kept: bool = True) -> Unreachable:
+    """What to say where the coordinator keeps silent; `kept`: the broker keeps the request for it."""
+    ask = "Ask the consortium's operator whether `konsil coordinator run` is up"
+    return Unreachable(
+        f"the coordinator has not answered within {waited:.0f} s",
+        advice=f"{ask}; nothing is lost: it reads the request when it starts" if kept else ask,
+    )

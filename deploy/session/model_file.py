@@ -1,0 +1,122 @@
+"""The trained model: from the `models` stream into one safetensors file (`nets.model_file`). Torch-free."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from deploy.session.connection import QUIET, Session
+from messages import kinds
+from messages.experiment import Experiment
+from messages.ground.errors import MalformedMessage, RequestError, WorkFailed
+from messages.ground.units import human_bytes
+from messages.kinds import ExperimentComplete
+from messages.names import AUDIT, COORDINATOR, DOWNLINK, MODELS, RoutingKey
+from messages.tensors.layout import Manifest
+from messages.tensors.transfer import Incoming, TransferKey, decode_chunk
+from nets.digest import model_digest
+
+WITHIN = 600.0
+"""Seconds without the missing chunks until the model counts as gone from the broker."""
+
+
+def write(path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, digest: str, round_number: int) -> None:
+    """Check the weights against the digest and write the file, whole or not at all.
+
+    Raises:
+        WorkFailed: the weights are not those that the digest names, or the file cannot be written.
+    """
+    from nets.model_file import save_model
+
+    content = np.memmap(buffer, dtype=np.uint8, mode="r") if manifest.nbytes else np.zeros(0, np.uint8)
+    if model_digest(manifest, content) != digest:
+        raise WorkFailed("the model's weights do not match the digest that was announced", where=str(path))
+    try:
+        save_model(path, experiment, manifest, content, round_number=round_number)
+    except OSError as error:
+        raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def announced(session: Session, experiment: str) -> tuple[Experiment, ExperimentComplete]:
+    """The experiment's file and its end, as the coordinator announced them.
+
+    Raises:
+        RequestError: no such experiment, or it has no model (yet).
+    """
+    from deploy.session.history import Reader, known
+    from deploy.story.story import ExperimentStory
+
+    story, reader = ExperimentStory(experiment), Reader()
+    complete: ExperimentComplete | None = None
+    queue = DOWNLINK if session.profile.role == "researcher" else AUDIT
+    for heard in session.history(queue):
+        for event in reader.events(heard, experiment):
+            story = story.tell(event)
+            if event.experiment == experiment and isinstance(event.body, kinds.ExperimentComplete):
+                complete = event.body
+    known(story)
+    if complete is None or story.experiment is None:
+        raise RequestError(
+            f"has no model: it is {story.phase}",
+            where=experiment,
+            advice="A model exists once it is complete",
+        )
+    return story.experiment, complete
+
+
+def fetch(session: Session, experiment: str, path: Path, show: Callable[[str], None]) -> str:
+    """Fetch an experiment's model into `path`; returns its digest.
+
+    Raises:
+        RequestError: no such experiment, or no model yet; the file's folder does not exist.
+        WorkFailed: the broker does not hold all of it any more, or it is not what was announced.
+    """
+    if not path.absolute().parent.is_dir():
+        raise RequestError("the folder does not exist", where=str(path), advice="Name another place with --out")
+    described, complete = announced(session, experiment)
+    transfer = complete.model.transfer
+    key = TransferKey(experiment, transfer.round, COORDINATOR, transfer.attempt)
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".konsil-") as folder:
+        incoming = Incoming(Path(folder), key, size=transfer.manifest.chunk_bytes, total=transfer.manifest.nbytes)
+        try:
+            _receive(session, incoming, show)
+            buffer = Path(folder, "buffer")
+            incoming.finish(transfer.manifest, transfer.seal, buffer)
+        except MalformedMessage as error:
+            raise WorkFailed(f"what the broker holds is not the model ({error.reason})", where=experiment) from None
+        finally:
+            incoming.close()
+        write(path, described, transfer.manifest, buffer, complete.model.model_digest, complete.model_round)
+    return complete.model.model_digest
+
+
+def _receive(session: Session, incoming: Incoming, show: Callable[[str], None]) -> None:
+    """Take the chunks of one transfer out of `models`; WorkFailed where the stream ends without them."""
+    session.listen(MODELS)
+    deadline = time.monotonic() + WITHIN
+    quiet_until = time.monotonic() + 2 * QUIET
+    while incoming.received < incoming.chunks:
+        heard = session.next(QUIET)
+        if heard is not None and heard.delivery.queue == MODELS:
+            quiet_until = time.monotonic() + 2 * QUIET
+            route = RoutingKey.parse(heard.delivery.key)
+            if route.experiment == incoming.key.experiment and route.kind == "model-chunk":
+                _take(incoming, heard.delivery.body)
+                here = min(incoming.received * incoming.size, incoming.total)  # the last chunk is shorter
+                show(f"{human_bytes(here)} of {human_bytes(incoming.total)}")
+        elif time.monotonic() > min(quiet_until, deadline):
+            raise WorkFailed(
+                f"{incoming.chunks - incoming.received} of {incoming.chunks} chunks of the model are not in the broker",
+                where=incoming.key.experiment,
+                advice="It may have been evicted, or still be on its way: try again, or ask the operator",
+            )
+
+
+def _take(incoming: Incoming, body: bytes) -> None:
+    header, data = decode_chunk(body)
+    if header.key == incoming.key and (header.size, header.total) == (incoming.size, incoming.total):
+        incoming.add(header, data)

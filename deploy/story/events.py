@@ -1,0 +1,212 @@
+"""What each kind of event changes in an experiment's story (`deploy.story.story`), and how it reads in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from deploy.story.parts import SiteStory, UpdateStory
+from messages import kinds
+from messages.envelope import Event
+from messages.experiment import Experiment
+
+if TYPE_CHECKING:  # the story tells itself by these functions
+    from deploy.story.story import ExperimentStory
+
+
+def _accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccepted) -> ExperimentStory:
+    try:
+        experiment = Experiment.model_validate(body.experiment)
+    except ValidationError:  # written by a newer version: the rest of the story still reads
+        return replace(story, phase="recruiting", digest=body.digest, researcher=body.researcher, started=event.time)
+    return replace(
+        story,
+        phase="recruiting" if story.phase == "unknown" else story.phase,
+        experiment=experiment,
+        digest=body.digest,
+        researcher=body.researcher,
+        started=event.time,
+        sites={name: story.sites.get(name, SiteStory(name)) for name in experiment.sites},
+    )
+
+
+def _refused(story: ExperimentStory, event: Event, body: kinds.ExperimentRefused) -> ExperimentStory:
+    # A second start of a running experiment may be refused (id-taken): the one that runs is not touched by it.
+    return replace(story, phase="refused", reason=body.reason) if story.phase == "unknown" else story
+
+
+def _joined(story: ExperimentStory, event: Event, body: kinds.Joined) -> ExperimentStory:
+    return story.with_site(event.sender, state="joined", reason=None, cases=body.cases, platform=body.platform)
+
+
+def _declined(story: ExperimentStory, event: Event, body: kinds.Declined) -> ExperimentStory:
+    return story.with_site(event.sender, state="declined", reason=body.reason, cases=body.cases)
+
+
+def _leaving(story: ExperimentStory, event: Event, body: kinds.Leaving) -> ExperimentStory:
+    return story.with_site(event.sender, state="leaving", reason=body.reason)
+
+
+def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -> ExperimentStory:
+    return replace(
+        story,
+        phase=story.phase if story.over else "running",
+    ).with_round(
+        event.round,
+        started=event.time,
+        sites=tuple(body.sites),
+        evaluate=body.evaluate,
+        train_within=body.train_within,
+        model_bytes=body.transfer.manifest.nbytes,
+        received_digest=body.model_digest,
+    )
+
+
+def _round_accepted(story: ExperimentStory, event: Event, body: kinds.RoundAccepted) -> ExperimentStory:
+    if story.rounds_planned is not None and event.round > story.rounds_planned:
+        return story  # the evaluation phase is announced as the round after the last
+    return story.with_round(event.round, accepted=story.round_or_new(event.round).accepted | {event.sender})
+
+
+def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsReady) -> ExperimentStory:
+    update = UpdateStory(
+        event.sender,
+        body.cases_used,
+        body.cases,
+        body.epochs,
+        body.steps,
+        body.loss,
+        body.seconds,
+        body.validation,
+        body.transfer.manifest.nbytes,
+        body.platform,
+        event.time,
+    )
+    return story.with_round(event.round, updates={**story.round_or_new(event.round).updates, event.sender: update})
+
+
+def _round_failed(story: ExperimentStory, event: Event, body: kinds.RoundFailed) -> ExperimentStory:
+    return story.with_round(
+        event.round, failures={**story.round_or_new(event.round).failures, event.sender: body.reason}
+    )
+
+
+def _round_complete(story: ExperimentStory, event: Event, body: kinds.RoundComplete) -> ExperimentStory:
+    return story.with_round(
+        event.round,
+        state="complete",
+        contributors=dict(body.contributors),
+        left_out=dict(body.left_out),
+        model_digest=body.model_digest,
+        validation=body.validation,
+        seconds=body.seconds,
+    )
+
+
+def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.EvaluationStart) -> ExperimentStory:
+    return replace(
+        story,
+        phase=story.phase if story.over else "evaluating",
+        candidates={model.label: model.model_digest for model in body.models},
+    )
+
+
+def _evaluated(story: ExperimentStory, event: Event, body: kinds.Evaluated) -> ExperimentStory:
+    scores: dict[str, kinds.ModelScores] = dict(body.scores.items())
+    return replace(story, evaluations={**story.evaluations, event.sender: scores})
+
+
+def _complete(story: ExperimentStory, event: Event, body: kinds.ExperimentComplete) -> ExperimentStory:
+    return replace(
+        story,
+        phase="complete",
+        ended=event.time,
+        model_label=body.model.label,
+        model_digest=body.model.model_digest,
+        model_round=body.model_round,
+        final_digest=body.final_digest,
+        candidates={
+            **story.candidates,
+            body.model.label: body.model.model_digest,
+            "final": body.final_digest,
+        },
+    )
+
+
+def _failed(story: ExperimentStory, event: Event, body: kinds.ExperimentFailed) -> ExperimentStory:
+    return replace(story, phase="failed", reason=body.reason, ended=event.time)
+
+
+def _aborted(story: ExperimentStory, event: Event, body: kinds.ExperimentAborted) -> ExperimentStory:
+    return replace(story, phase="aborted", reason=body.reason, ended=event.time)
+
+
+def _paused(story: ExperimentStory, event: Event, body: kinds.ExperimentPaused) -> ExperimentStory:
+    return replace(story, phase="paused", reason=body.reason, resumes_to=story.phase)
+
+
+def _resumed(story: ExperimentStory, event: Event, body: kinds.ExperimentResumed) -> ExperimentStory:
+    return replace(story, phase=story.resumes_to, reason=None) if story.phase == "paused" else story
+
+
+def _noted(story: ExperimentStory, event: Event, body: kinds.Body) -> ExperimentStory:
+    return story
+
+
+HANDLERS: Mapping[type[kinds.Body], Callable[..., ExperimentStory]] = {
+    kinds.ExperimentStart: _noted,
+    kinds.ExperimentAbort: _noted,
+    kinds.ExperimentPause: _noted,
+    kinds.ExperimentResume: _noted,
+    kinds.ExperimentAccepted: _accepted,
+    kinds.ExperimentRefused: _refused,
+    kinds.Joined: _joined,
+    kinds.Declined: _declined,
+    kinds.Leaving: _leaving,
+    kinds.RoundStart: _round_start,
+    kinds.RoundAccepted: _round_accepted,
+    kinds.WeightsReady: _weights_ready,
+    kinds.RoundFailed: _round_failed,
+    kinds.RoundComplete: _round_complete,
+    kinds.EvaluationStart: _evaluation_start,
+    kinds.Evaluated: _evaluated,
+    kinds.ExperimentComplete: _complete,
+    kinds.ExperimentFailed: _failed,
+    kinds.ExperimentAborted: _aborted,
+    kinds.ExperimentPaused: _paused,
+    kinds.ExperimentResumed: _resumed,
+}
+"""Kind of event → what it changes in the story; other kinds change nothing."""
+
+
+def sentence(event: Event) -> str:
+    """What an event says, in one line of plain words."""
+    body, number = event.body, event.round
+    match body:
+        case kinds.ExperimentAccepted():
+            return f"accepted for {body.researcher} (file {body.digest[:12]})"
+        case kinds.Declined() if body.cases is not None:
+            left = "".join(f", {count} {reason}" for reason, count in sorted(body.cases.left_out.items()))
+            return f"declined: {body.reason} ({body.cases.used} of {body.cases.found} cases usable{left})"
+        case kinds.ExperimentRefused() | kinds.Declined() | kinds.ExperimentFailed() | kinds.ExperimentAborted():
+            return f"{event.kind.removeprefix('experiment-')}: {body.reason}"
+        case kinds.Joined():
+            cases = body.cases
+            return f"joined: {cases.train} training, {cases.validation} validation, {cases.test} test cases"
+        case kinds.RoundStart():
+            return f"round {number} started with {', '.join(body.sites)}"
+        case kinds.WeightsReady():
+            loss = "" if body.loss is None else f", loss {body.loss:.4f}"
+            return f"round {number}: update of {body.cases_used} cases, {body.steps} steps{loss}"
+        case kinds.RoundFailed():
+            return f"round {number} failed: {body.reason}"
+        case kinds.RoundComplete():
+            left = "".join(f", {site} left out ({reason})" for site, reason in sorted(body.left_out.items()))
+            return f"round {number} closed with {', '.join(sorted(body.contributors))}{left}: {body.model_digest[:12]}"
+        case kinds.ExperimentComplete():
+            return f"complete: model {body.model.model_digest[:12]} of round {body.model_round}"
+        case _:
+            return event.kind.replace("-", " ") + (f" (round {number})" if number else "")

@@ -1,0 +1,201 @@
+"""What a story (`deploy.story.story`) is made of: sites, rounds, updates, scores. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from messages import kinds
+from messages.liveness import Signs
+from messages.reasons import Reason
+from messages.scores import SplitScores
+
+NO_SIGNS = Signs()
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSite:
+    """What a site says of itself right now; times are the observer's clock, seconds."""
+
+    signs: Signs = NO_SIGNS
+    """What `presence` is judged by."""
+    state: str = ""
+    busy_with: str | None = None
+    queued: int = 0
+    opens_at: float | None = None
+    """When its allowed hours begin, where it waits for them."""
+    round: int = 0
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    eta_seconds: float | None = None
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStory:
+    """One invited site. `state`: invited, joined, declined, leaving."""
+
+    name: str
+    state: str = "invited"
+    reason: Reason | None = None
+    cases: kinds.CaseCounts | None = None
+    """As announced in `joined` (or told in `declined`)."""
+    platform: kinds.Platform | None = None
+    live: LiveSite = LiveSite()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStory:
+    """What one site delivered in a round (its weights-ready)."""
+
+    site: str
+    cases_used: int
+    cases: kinds.CaseCounts
+    epochs: int
+    steps: int
+    loss: float | None
+    seconds: float
+    validation: SplitScores | None
+    """Scores of the global model that the site received."""
+    bytes: int
+    """Of the update."""
+    platform: kinds.Platform
+    came: float
+    """The site's clock, seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStory:
+    """One round. `state`: open, complete."""
+
+    number: int
+    state: str = "open"
+    started: float | None = None
+    """The coordinator's clock at round-start, seconds since 1970."""
+    sites: tuple[str, ...] = ()
+    evaluate: bool = False
+    train_within: float | None = None
+    model_bytes: int = 0
+    received_digest: str | None = None
+    """The global model this round began with."""
+    accepted: frozenset[str] = frozenset()
+    updates: Mapping[str, UpdateStory] = field(default_factory=dict)
+    failures: Mapping[str, Reason] = field(default_factory=dict)
+    """Sites that said they cannot deliver this round."""
+    contributors: Mapping[str, int] = field(default_factory=dict)
+    """Site → training cases used, once the round is complete."""
+    left_out: Mapping[str, Reason] = field(default_factory=dict)
+    model_digest: str | None = None
+    """Of the aggregate."""
+    validation: SplitScores | None = None
+    """Pooled scores of the received model, once the round is complete and where it was scored."""
+    seconds: float | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When the sites' parts must be here (the coordinator's clock), while the round is open."""
+        if self.started is None or self.train_within is None or self.state != "open":
+            return None
+        return self.started + self.train_within
+
+    @property
+    def site_validation(self) -> dict[str, SplitScores]:
+        """The received model's scores at each site that reported them."""
+        return {
+            name: update.validation for name, update in sorted(self.updates.items()) if update.validation is not None
+        }
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Training loss (mean over the round) at each site."""
+        return {name: update.loss for name, update in sorted(self.updates.items()) if update.loss is not None}
+
+    @property
+    def loss(self) -> float | None:
+        """Mean of the sites' losses, weighted by training cases."""
+        weighted = [
+            (update.loss, update.cases_used)
+            for update in self.updates.values()
+            if update.loss is not None and update.cases_used
+        ]
+        total = sum(cases for _, cases in weighted)
+        return sum(loss * cases for loss, cases in weighted) / total if total else None
+
+    @property
+    def bytes_up(self) -> int:
+        """Updates, all sites together."""
+        return sum(update.bytes for update in self.updates.values())
+
+    @property
+    def bytes_down(self) -> int:
+        """The global model, once for each site that took it on."""
+        return self.model_bytes * len(self.accepted | self.updates.keys())
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationPoint:
+    """Validation scores of the global model after `round` rounds (0: the initial model)."""
+
+    round: int
+    pooled: SplitScores
+    sites: Mapping[str, SplitScores]
+
+
+@dataclass(frozen=True, slots=True)
+class TestScores:
+    """One model's scores on all sites' test cases (docs/architecture.md, rules of evaluation 3 to 5)."""
+
+    __test__ = False
+
+    label: str
+    """final or selected."""
+    model_digest: str
+    sites: Mapping[str, SplitScores]
+    pooled: SplitScores
+
+    @property
+    def mean(self) -> float | None:
+        """Dice: region mean over all cases, then mean over regions ("overall")."""
+        return self.pooled.mean()
+
+    @property
+    def regions(self) -> dict[str, float | None]:
+        """Dice by region, all cases pooled."""
+        return self.pooled.regions()
+
+    @property
+    def n(self) -> int:
+        """Test cases, withheld sites left out."""
+        return self.pooled.cases
+
+    @property
+    def site_means(self) -> dict[str, float]:
+        """Mean Dice of each site that reported one."""
+        found = ((name, scores.mean()) for name, scores in sorted(self.sites.items()))
+        return {name: mean for name, mean in found if mean is not None}
+
+    @property
+    def unweighted_mean(self) -> float | None:
+        """Mean over sites, each counting once."""
+        means = self.site_means
+        return sum(means.values()) / len(means) if means else None
+
+    @property
+    def worst(self) -> tuple[str, float] | None:
+        """The site with the lowest mean Dice, and that mean."""
+        means = self.site_means
+        return min(means.items(), key=lambda item: item[1]) if means else None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One line of the story: when (the sender's clock), who, what, in plain words."""
+
+    time: float
+    who: str
+    what: str

@@ -1,0 +1,254 @@
+"""The story of one experiment: a pure reducer over its events, for the live view, the report and programs.
+
+`ExperimentStory.tell(event)` takes every event of the experiment, in any order and as often as it comes (duplicates
+fall out by id), and returns the next story. History comes from the journal or the `audit` stream (and `downlink` for
+the coordinator's own events), liveness from `progress`. Nothing here does I/O or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from deploy.story.events import HANDLERS, sentence
+from deploy.story.parts import Moment, RoundStory, SiteStory, TestScores, ValidationPoint
+from messages import kinds
+from messages.envelope import Event
+from messages.experiment import Experiment
+from messages.liveness import WORKING, Liveness, judge, median_of_others
+from messages.reasons import Reason
+from messages.scores import SplitScores, pool
+
+ENDS = ("complete", "failed", "aborted", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentStory:
+    """Everything that is known of one experiment.
+
+    `phase`: unknown, recruiting, running, evaluating, paused, complete, failed, aborted, refused.
+    """
+
+    id: str
+    phase: str = "unknown"
+    reason: Reason | None = None
+    """Why it failed, was aborted, paused or refused."""
+    experiment: Experiment | None = None
+    digest: str | None = None
+    researcher: str | None = None
+    started: float | None = None
+    """The coordinator's clock at experiment-accepted, seconds since 1970."""
+    ended: float | None = None
+    sites: Mapping[str, SiteStory] = field(default_factory=dict)
+    rounds: Mapping[int, RoundStory] = field(default_factory=dict)
+    """By number, from 1; `round_list` has them in order."""
+    candidates: Mapping[str, str] = field(default_factory=dict)
+    """In the evaluation phase: label (final, selected) → model digest."""
+    evaluations: Mapping[str, Mapping[str, kinds.ModelScores]] = field(default_factory=dict)
+    """Site → label → scores."""
+    model_label: str | None = None
+    """Which candidate the experiment yields: final or selected."""
+    model_digest: str | None = None
+    model_round: int | None = None
+    final_digest: str | None = None
+    moments: tuple[Moment, ...] = ()
+    seen: frozenset[str] = frozenset()
+    resumes_to: str = "recruiting"
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, one way or another."""
+        return self.phase in ENDS
+
+    @property
+    def round_list(self) -> tuple[RoundStory, ...]:
+        """Rounds in order."""
+        return tuple(self.rounds[number] for number in sorted(self.rounds))
+
+    @property
+    def current_round(self) -> RoundStory | None:
+        """The latest round."""
+        return self.rounds[max(self.rounds)] if self.rounds else None
+
+    @property
+    def completed_rounds(self) -> int:
+        """How many rounds have closed."""
+        return sum(one.state == "complete" for one in self.rounds.values())
+
+    @property
+    def rounds_planned(self) -> int | None:
+        """`rounds.count` of the experiment file."""
+        return self.experiment.rounds.count if self.experiment else None
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the regions, in the file's order."""
+        return tuple(self.experiment.task.regions) if self.experiment else ()
+
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """Sites that joined, by name."""
+        return tuple(name for name, site in sorted(self.sites.items()) if site.state in ("joined", "leaving"))
+
+    @property
+    def bytes_down(self) -> int:
+        """Global models, all rounds and sites."""
+        return sum(one.bytes_down for one in self.rounds.values())
+
+    @property
+    def bytes_up(self) -> int:
+        """Updates, all rounds and sites."""
+        return sum(one.bytes_up for one in self.rounds.values())
+
+    @property
+    def seconds(self) -> float | None:
+        """From acceptance to the end, by the coordinator's clock."""
+        return self.ended - self.started if self.ended is not None and self.started is not None else None
+
+    def validation_curve(self) -> list[ValidationPoint]:
+        """Scores of each global model that was scored: what round r's sites report is the model after r - 1."""
+        points = []
+        for one in self.round_list:
+            pooled = one.validation or (pool(one.site_validation.values()) if one.site_validation else None)
+            if pooled is not None and pooled.mean() is not None:
+                points.append(ValidationPoint(one.number - 1, pooled, one.site_validation))
+        final = self.scores("final", "validation")
+        scored = pool(final.values())
+        if scored.mean() is not None and (self.rounds_planned or 0) not in {point.round for point in points}:
+            points.append(ValidationPoint(self.completed_rounds, scored, final))
+        return points
+
+    def scores(self, label: str, split: str) -> dict[str, SplitScores]:
+        """Each site's scores of a candidate (final, selected) on a split (validation, test)."""
+        found: dict[str, SplitScores] = {}
+        for site, by_label in sorted(self.evaluations.items()):
+            splits = cast("Mapping[str, SplitScores]", by_label[label].splits) if label in by_label else {}
+            if split in splits:
+                found[site] = splits[split]
+        return found
+
+    def test_of(self, label: str) -> TestScores | None:
+        """Test scores of a candidate; None before any site reported."""
+        sites = self.scores(label, "test")
+        return TestScores(label, self.candidates.get(label, ""), sites, pool(sites.values())) if sites else None
+
+    @property
+    def test(self) -> TestScores | None:
+        """Test scores of the model that the experiment yields (while it still runs: of the final one).
+
+        The selected model may be the final one: sites then score it once, as `final`.
+        """
+        label = self.model_label or "final"
+        return self.test_of(label) or (self.test_of("final") if self.model_digest == self.final_digest else None)
+
+    def presence(self, site: str, now: float) -> str:
+        """absent, slow, stuck, working, idle, paused, draining or outside-hours, by the judgement that the coordinator
+        uses.
+
+        Args:
+            now: the clock by which `tell(event, now)` noted when messages came, seconds.
+        """
+        seen = self.liveness(site, now)
+        return "working" if seen in WORKING else seen.value
+
+    def liveness(self, site: str, now: float) -> Liveness:
+        """What is seen of a site; whether it is slow is told of its work for this experiment alone."""
+        signs = self.sites[site].live.signs
+        if signs.experiment != self.id:
+            return judge(replace(signs, ends_at=None), now)
+        working = (one.live.signs for one in self.sites.values() if one.live.signs.experiment == self.id)
+        ends = sorted(end for one in working if (end := one.estimate) is not None)
+        deadline = None if self.over or self.current_round is None else self.current_round.deadline
+        return judge(signs, now, deadline=deadline, others_end=median_of_others(ends, signs.estimate))
+
+    def eta_seconds(self, now: float) -> float | None:
+        """Time until the last round closes, from the rounds that closed; None before the first one."""
+        times = [one.seconds for one in self.round_list if one.seconds is not None][-5:]
+        if not times or self.rounds_planned is None or self.over:
+            return None
+        mean = sum(times) / len(times)
+        current = self.current_round
+        spent = 0.0
+        if current is not None and current.state == "open" and current.started is not None:
+            spent = min(max(now - current.started, 0.0), mean)
+        return max(0.0, (self.rounds_planned - self.completed_rounds) * mean - spent)
+
+    def tell(self, event: Event, now: float | None = None) -> ExperimentStory:
+        """The story with one more event; events of other experiments and repeated ones change nothing.
+
+        Args:
+            now: the observer's clock when the event came, seconds (live messages only; default: the event's time).
+        """
+        moment = event.time if now is None else now
+        if isinstance(event.body, kinds.Alive):
+            return self._alive(event.sender, event.body, moment)
+        if isinstance(event.body, kinds.Progress):
+            return self._progress(event, event.body, moment)
+        if event.experiment != self.id:
+            return self
+        if event.id in self.seen or (handler := HANDLERS.get(type(event.body))) is None:
+            return self
+        known = replace(self, seen=self.seen | {event.id})
+        told = handler(known, event, event.body)
+        return replace(told, moments=(*told.moments, Moment(event.time, event.sender, sentence(event))))
+
+    def tell_all(self, events: Iterable[Event]) -> ExperimentStory:
+        """`tell` for each."""
+        story = self
+        for event in events:
+            story = story.tell(event)
+        return story
+
+    def with_site(self, name: str, **changes: Any) -> ExperimentStory:
+        """The story with something else known of a site."""
+        site = replace(self.sites.get(name, SiteStory(name)), **changes)
+        return replace(self, sites={**self.sites, name: site})
+
+    def with_round(self, number: int, **changes: Any) -> ExperimentStory:
+        """The story with something else known of a round."""
+        one = replace(self.rounds.get(number, RoundStory(number)), **changes)
+        return replace(self, rounds={**self.rounds, number: one})
+
+    def round_or_new(self, number: int) -> RoundStory:
+        """A round, empty where nothing is known of it."""
+        return self.rounds.get(number, RoundStory(number))
+
+    def _alive(self, sender: str, body: kinds.Alive, now: float) -> ExperimentStory:
+        if sender not in self.sites:
+            return self
+        live = replace(
+            self.sites[sender].live,
+            signs=self.sites[sender].live.signs.alive(body.state, now),
+            state=body.state,
+            busy_with=body.busy_with,
+            queued=body.queued,
+            opens_at=None if body.opens_in is None else now + body.opens_in,
+        )
+        return self.with_site(sender, live=live)
+
+    def _progress(self, event: Event, body: kinds.Progress, now: float) -> ExperimentStory:
+        if event.sender not in self.sites:
+            return self
+        live = self.sites[event.sender].live
+        signs = live.signs.progress(event.experiment, event.round, body.phase, body.done, body.eta_seconds, now)
+        if event.experiment != self.id:  # it works, at something else
+            return self.with_site(event.sender, live=replace(live, signs=signs))
+        return self.with_site(
+            event.sender,
+            live=replace(
+                live,
+                signs=signs,
+                state=body.phase,
+                round=event.round,
+                phase=body.phase,
+                done=body.done,
+                total=body.total,
+                epoch=body.epoch,
+                epochs=body.epochs,
+                loss=body.loss if body.loss is not None else live.loss,
+                eta_seconds=body.eta_seconds,
+                bytes_down=body.bytes_down,
+                bytes_up=body.bytes_up,
+            ),
+        )

@@ -1,0 +1,73 @@
+"""An experiment's story as plain types, for --json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deploy.story.parts import RoundStory
+from deploy.story.story import ExperimentStory
+from messages.scores import SplitScores
+
+
+def scores(found: SplitScores | None) -> dict[str, Any] | None:
+    """Mean Dice, by region, and of how many cases."""
+    if found is None:
+        return None
+    return {
+        "mean": found.mean(),
+        "regions": found.regions(),
+        "cases": found.cases,
+        "withheld": found.withheld,
+    }
+
+
+def round_summary(one: RoundStory) -> dict[str, Any]:
+    """One round."""
+    return {
+        "round": one.number,
+        "state": one.state,
+        "sites": list(one.sites),
+        "contributors": dict(one.contributors),
+        "left_out": dict(one.left_out),
+        "failures": dict(one.failures),
+        "loss": one.loss,
+        "validation": scores(one.validation),
+        "site_validation": {site: scores(found) for site, found in one.site_validation.items()},
+        "bytes_down": one.bytes_down,
+        "bytes_up": one.bytes_up,
+        "seconds": one.seconds,
+        "model_digest": one.model_digest,
+    }
+
+
+def summary(story: ExperimentStory) -> dict[str, Any]:
+    """The whole story without its rounds' details."""
+    test = story.test
+    curve = story.validation_curve()
+    return {
+        "experiment": story.id,
+        "state": story.phase,
+        "over": story.over,
+        "reason": story.reason,
+        "researcher": story.researcher,
+        "digest": story.digest,
+        "started": story.started,
+        "ended": story.ended,
+        "rounds": {"complete": story.completed_rounds, "planned": story.rounds_planned},
+        "sites": {name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())},
+        "validation": scores(curve[-1].pooled) if curve else None,
+        "test": None
+        if test is None
+        else {
+            "mean": test.mean,
+            "regions": test.regions,
+            "n": test.n,
+            "sites": test.site_means,
+            "unweighted_mean": test.unweighted_mean,
+            "worst": test.worst,
+        },
+        "model_digest": story.model_digest,
+        "model_round": story.model_round,
+        "bytes_down": story.bytes_down,
+        "bytes_up": story.bytes_up,
+    }

@@ -1,0 +1,182 @@
+"""Reading a TOML file into a strict model: one clear line per mistake, naming file, key, value and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from messages.ground import units
+from messages.ground.errors import ConfigError
+from messages.ground.strictness import StrictModel
+
+
+class Settings(StrictModel):
+    """Base of every model that a person writes: strict about keys, frozen, lenient about nothing."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+
+def _parsed(parse: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+Seconds = Annotated[float, _parsed(units.seconds), Field(ge=0, le=100 * 365.25 * 86400)]
+SizeBytes = Annotated[int, _parsed(units.size_bytes), Field(ge=0, lt=2**63)]
+Rate = Annotated[float, _parsed(units.bytes_per_second), Field(gt=0)]
+WorkHours = Annotated[units.Hours, _parsed(units.Hours.parse)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+
+
+class BrokerAddress(Settings):
+    """Where the broker of a consortium is and how one party logs in."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(5672, ge=1, le=65535)
+    vhost: str = "konsil"
+    user: str = ""
+    """Login; empty: the party's own name."""
+    password: SecretStr = SecretStr("")
+    """Literal, or "credential:NAME" (systemd LoadCredential), or "file:PATH"."""
+    ca: Path | None = None
+    """PEM of the authority that signed the broker's certificate; with it the connection is TLS."""
+    cert: Path | None = None
+    """PEM of this party's own certificate, where the broker asks for one (it logs in by password all the same)."""
+    key: str | None = None
+    """Private key of `cert`: a path or "credential:NAME"."""
+    heartbeat_seconds: int = Field(15, ge=5, le=20)
+
+    def relative_to(self, folder: Path) -> BrokerAddress:
+        """The same, with relative paths of certificates, key and secret taken from `folder`, as people mean them."""
+        update: dict[str, Any] = {
+            name: folder / path for name, path in (("ca", self.ca), ("cert", self.cert)) if path is not None
+        }
+        update["password"] = SecretStr(secret_beside(self.password.get_secret_value(), folder))
+        if self.key is not None and not self.key.startswith("credential:"):
+            update["key"] = str(folder / self.key)
+        return self.model_copy(update=update)
+
+    def of_consortium(self, consortium: str) -> BrokerAddress:
+        """The same, with the vhost that the broker's definitions make for a consortium where the file names none."""
+        return self if "vhost" in self.model_fields_set else self.model_copy(update={"vhost": consortium})
+
+    def resolved_password(self) -> str:
+        """The password itself; raises ConfigError where a reference leads nowhere."""
+        return secret(self.password.get_secret_value(), "broker.password")
+
+
+def secret(reference: str, where: str) -> str:
+    """Resolve "credential:NAME" (in $CREDENTIALS_DIRECTORY) and "file:PATH"; anything else is the secret itself."""
+    kind, _, rest = reference.partition(":")
+    if kind == "credential":
+        path = secret_path(reference, where)
+    elif kind == "file":
+        path = Path(rest)
+    else:
+        return reference
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(
+            f"cannot read the secret in {path} ({why})",
+            where=where,
+            advice="Check the path and its permissions",
+        ) from None
+
+
+def secret_beside(reference: str, folder: Path) -> str:
+    """A secret's reference with the relative PATH of "file:PATH" taken from `folder`; anything else as it is."""
+    kind, _, rest = reference.partition(":")
+    return f"file:{folder / rest}" if kind == "file" else reference
+
+
+def secret_path(reference: str, where: str) -> Path:
+    """The file behind "credential:NAME" or a plain path."""
+    if not reference.startswith("credential:"):
+        return Path(reference)
+    name = reference.removeprefix("credential:")
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    # LoadCredential=konsil:FOLDER gives each file of a folder the name konsil_FILE (systemd.exec(5))
+    paths = [Path(folder, loaded) for loaded in (name, f"konsil_{name}")] if folder else []
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ConfigError(
+            f"credential {name!r} is not loaded",
+            where=where,
+            advice="Put it into the folder that the systemd unit loads (/etc/konsil/credentials), or use file:PATH",
+        )
+    return path
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read(path: Path, model: type[Model]) -> Model:
+    """Read and check a TOML file.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or says what is not allowed; names each key.
+    """
+    return parse(read_toml(path), model, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file as plain types; ConfigError where it is missing or not TOML."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read ({error.strerror})", where=str(path), advice="Check the path and its permissions"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not valid TOML: {error}", where=str(path)) from None
+
+
+def parse(content: Any, model: type[Model], where: str) -> Model:
+    """Check plain types against a model; ConfigError lists every mistake, one line each."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_mistakes(error, _keys_of(model))), where=where) from None
+
+
+def _keys_of(model: Any) -> set[str]:
+    """Every key that a file of this model may hold, in whatever section."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        own = {field.alias or name for name, field in model.model_fields.items()}
+        return own.union(*(_keys_of(field.annotation) for field in model.model_fields.values()))
+    return set().union(*(_keys_of(part) for part in get_args(model)))
+
+
+def _mistakes(error: ValidationError, keys: set[str]) -> list[str]:
+    lines = []
+    found = error.errors(include_url=False)
+    for item in found:
+        place = item["loc"]
+        if item["type"] == "too_short" and any(place == one["loc"][: len(place)] != one["loc"] for one in found):
+            continue  # it is too short because what stands in it is wrong, which is said already
+        # In brackets stand pydantic's own words: "[key]", and the tags of unions.
+        key = ".".join(str(part) for part in item["loc"] if not str(part).startswith("["))
+        if item["type"] == "extra_forbidden":
+            near = get_close_matches(str(item["loc"][-1]), sorted(keys), n=1, cutoff=0.75)
+            lines.append(f"key {key!r} is unknown" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        elif item["type"] == "missing":
+            lines.append(f"key {key!r} is missing")
+        else:
+            value = "" if isinstance(item["input"], dict) else f" = {_shown(key, item['input'])}"
+            message = item["msg"].removeprefix("Value error, ")
+            # A mistake of the whole file names its keys itself.
+            lines.append(f"{key}{value}: {message[:1].lower()}{message[1:]}" if key else message)
+    return lines
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value in an error's line: bounded, and never a secret."""
+    text = "***" if "password" in key or key.endswith("token") else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

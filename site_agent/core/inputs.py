@@ -1,0 +1,142 @@
+"""What happens to the agenda: what the coordinator says, what our own parts report, what operator and clock change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from messages.envelope import Event
+from messages.kinds import CaseCounts, Platform
+from messages.reasons import Reason
+from messages.scores import SplitScores
+from messages.tensors.transfer import TransferKey
+from site_agent.core.jobs import Trained
+from site_agent.core.policy import Verdict
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An event of the coordinator, new and of the current term. `verdict`: today's, on the event's experiment;
+    `opens_in`: seconds until the operator's hours begin, 0 within them."""
+
+    event: Event
+    verdict: Verdict = field(default_factory=Verdict)
+    opens_in: float = 0.0
+
+
+@dataclass(frozen=True)
+class Approved:
+    experiment: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The trainer has read the data. `lack`: why they do not suffice; `data`: what they looked like just before."""
+
+    experiment: str
+    counts: CaseCounts
+    platform: Platform
+    lack: Reason | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelReady:
+    """A global model is complete on disk."""
+
+    experiment: str
+    key: TransferKey
+
+
+@dataclass(frozen=True)
+class NoSpace:
+    """There is no room for a global model or an update."""
+
+    experiment: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model was scored; scores as they may leave the site."""
+
+    experiment: str
+    label: Literal["final", "selected"]
+    splits: dict[Literal["validation", "test"], SplitScores]
+
+
+@dataclass(frozen=True)
+class TrainerFailed:
+    """The trainer could not do what it was asked."""
+
+    experiment: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class TrainerDied:
+    """The process ended in mid-task; `stuck`: by the agent's hand, `out_of_memory`: by the kernel's."""
+
+    experiment: str
+    stuck: bool = False
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
+class ChunksSent:
+    """The broker has confirmed every chunk of an update."""
+
+    experiment: str
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class UpdateLost:
+    """The update's file is not what it was."""
+
+    experiment: str
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Receipted:
+    """The coordinator has dealt with the whole update."""
+
+    experiment: str
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The agent starts; `verdicts`: today's, on every experiment that was declined."""
+
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Switched:
+    """The operator or the clock changed how the agent works; None leaves as it is."""
+
+    paused: bool | None = None
+    draining: bool | None = None
+    open: bool | None = None
+
+
+Stimulus = (
+    Heard
+    | Approved
+    | Prepared
+    | ModelReady
+    | NoSpace
+    | Trained
+    | Scored
+    | TrainerFailed
+    | TrainerDied
+    | ChunksSent
+    | UpdateLost
+    | Receipted
+    | Restarted
+    | Switched
+)

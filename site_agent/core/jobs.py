@@ -1,0 +1,163 @@
+"""What the site has on its hands: each experiment as a job, and the agenda of them all.
+
+All frozen; both are what the spool keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from messages.envelope import Event, decode
+from messages.experiment import Experiment
+from messages.kinds import Body, CaseCounts, EvaluationStart, ModelScores, Platform, RoundStart
+from messages.kinds import Transfer as Sealed
+from messages.reasons import Reason
+from messages.scores import SplitScores
+
+
+class Phase(StrEnum):
+    """Where one experiment stands at this site."""
+
+    UNKNOWN = "unknown"
+    """Not in the agenda."""
+    AWAITING = "awaiting"
+    """Allowed, and the operator has to approve it by hand."""
+    PREPARING = "preparing"
+    IDLE = "idle"
+    """Joined, between rounds."""
+    FETCHING = "fetching"
+    TRAINING = "training"
+    """Queued for the training slot, or in it (`Agenda.running`)."""
+    SENDING = "sending"
+    """The update is complete on disk; ends with its receipt."""
+    EVALUATING = "evaluating"
+    REPORTED = "reported"
+    """The final scores are out."""
+    DECLINED = "declined"
+    ENDED = "ended"
+
+
+NEEDS_SLOT = (Phase.PREPARING, Phase.TRAINING, Phase.EVALUATING)
+OVER = (Phase.DECLINED, Phase.ENDED)
+
+
+class Job(BaseModel):
+    """One experiment at this site.
+
+    `start` is the event, verbatim, of the round or evaluation that is being worked on; `pending` one that came
+    before the site was ready. `round` is the last round that was dealt with. `attempt` goes up only where chunks of
+    an earlier attempt may be out with other content. `data` is what the data set looked like when the site joined
+    (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment: str
+    digest: str
+    file: dict[str, Any]
+    researcher: str
+    phase: Phase = Phase.PREPARING
+    round: int = 0
+    attempt: int = 1
+    start: bytes | None = None
+    pending: bytes | None = None
+    counts: CaseCounts | None = None
+    platform: Platform | None = None
+    data: str | None = None
+    update: Trained | None = None
+    sealed: bool = False
+    fetched: tuple[str, ...] = ()
+    scores: dict[Literal["final", "selected"], ModelScores] = {}
+    deaths: int = 0
+    suspended: bool = False
+    reason: Reason | None = None
+
+    @property
+    def round_start(self) -> RoundStart:
+        """The body of the round's announcement."""
+        body = _body(self.start)
+        assert isinstance(body, RoundStart)  # noqa: S101 (for mypy: only round-starts are kept in these phases)
+        return body
+
+    @property
+    def evaluation_start(self) -> EvaluationStart:
+        """The body of the evaluation's announcement."""
+        body = _body(self.start)
+        assert isinstance(body, EvaluationStart)  # noqa: S101 (as above)
+        return body
+
+    @property
+    def label(self) -> Literal["final", "selected"] | None:
+        """The model to score next; None when all are scored."""
+        return next((one.label for one in self.evaluation_start.models if one.label not in self.scores), None)
+
+
+class Trained(BaseModel):
+    """Stimulus: the update of a round is complete on disk, and its seal is known. Scores as they may leave."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment: str
+    round: int
+    attempt: int
+    transfer: Sealed
+    cases: int
+    epochs: int
+    steps: int
+    loss: float | None
+    seconds: float
+    validation: SplitScores | None = None
+
+
+Job.model_rebuild()
+
+
+@lru_cache(maxsize=64)
+def event_of(raw: bytes) -> Event:
+    """An event that was stored verbatim."""
+    return decode(raw)
+
+
+def _body(raw: bytes | None) -> Body | None:
+    return None if raw is None else event_of(raw).body
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """All experiments of one site, and the queue for its one training slot."""
+
+    site: str
+    jobs: dict[str, Job] = field(default_factory=dict)
+    queue: tuple[str, ...] = ()
+    """Who waits for the training slot, first come first."""
+    running: str | None = None
+    paused: bool = False
+    draining: bool = False
+    open: bool = True
+    """Within the operator's hours."""
+
+    def job(self, experiment: str) -> Job | None:
+        """The job of an experiment, if there is one."""
+        return self.jobs.get(experiment)
+
+    def phase(self, experiment: str) -> Phase:
+        """Where an experiment stands."""
+        job = self.jobs.get(experiment)
+        return Phase.UNKNOWN if job is None else job.phase
+
+    @property
+    def busy(self) -> bool:
+        """Whether some round or evaluation is in work."""
+        return any(
+            job.phase in (Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING) for job in self.jobs.values()
+        )
+
+
+def experiment_of(job: Job) -> Experiment:
+    """The experiment file of a job."""
+    return Experiment.model_validate(job.file)

@@ -1,0 +1,58 @@
+"""A data set as site.toml describes it, whatever its source: a folder of NIfTI files, DICOM files or a PACS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag, TypeAdapter
+
+from messages.ground.settings import secret_beside
+from site_agent.datasets.config import DatasetConfig
+from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource, FolderSource, Labels, Query
+
+SOURCES = ("brats", "decathlon", "dicom", "dimse", "dicomweb")
+
+
+def _kind(value: Any) -> str | None:
+    """The tag stands in brackets: `messages.ground.settings` leaves such a part out of a mistake's key."""
+    source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
+    if source in ("brats", "decathlon"):
+        return "[nifti]"
+    return f"[{source}]" if source in SOURCES else None
+
+
+AnyDataset = Annotated[
+    Annotated[DatasetConfig, Tag("[nifti]")]
+    | Annotated[FolderSource, Tag("[dicom]")]
+    | Annotated[DimseSource, Tag("[dimse]")]
+    | Annotated[DicomWebSource, Tag("[dicomweb]")],
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_source",
+        custom_error_message="a data set names its source: " + ", ".join(f'"{name}"' for name in SOURCES),
+    ),
+]
+_ADAPTER: TypeAdapter[DatasetConfig | DicomDataset] = TypeAdapter(AnyDataset)
+
+
+def dataset_of(plain: Any) -> DatasetConfig | DicomDataset:
+    """A data set from plain types, as `model_dump(mode="json")` gives them; raises pydantic's ValidationError."""
+    return _ADAPTER.validate_python(plain)
+
+
+def placed(dataset: DatasetConfig | DicomDataset, folder: Path) -> DatasetConfig | DicomDataset:
+    """With a data set's relative paths taken from `folder`, as people mean them."""
+    changes: dict[str, Any] = _joined(dataset, folder)
+    if isinstance(dataset, DatasetConfig):
+        return dataset.model_copy(update=changes)
+    if isinstance(dataset, DicomWebSource):
+        changes |= {name: secret_beside(getattr(dataset, name), folder) for name in ("password", "token")}
+    changes |= {"query": dataset.query.model_copy(update=_joined(dataset.query, folder))}
+    changes |= {"labels": dataset.labels.model_copy(update=_joined(dataset.labels, folder))}
+    return dataset.model_copy(update=changes)
+
+
+def _joined(model: DatasetConfig | DicomDataset | Query | Labels, folder: Path) -> dict[str, Path]:
+    values = {name: getattr(model, name) for name in type(model).model_fields}
+    return {name: folder / value for name, value in values.items() if isinstance(value, Path)}

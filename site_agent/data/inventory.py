@@ -1,0 +1,130 @@
+"""What a data set holds, for the operator's eyes: `konsil site datasets` and `preflight`. Reads every image.
+
+What comes from DICOM is prepared first, as a training process would.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from messages.experiment import Experiment
+from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.vault import CASES, Vault
+from site_agent.dicom.base import Accounting
+from site_agent.dicom.config import DicomDataset
+from site_agent.disk.secret import secret_of
+
+if TYPE_CHECKING:
+    from site_agent.datasets.layouts import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """One data set; `details` name cases and stay at the site; `prepared` is what a preparation from DICOM counted."""
+
+    found: int
+    used: int
+    left_out: dict[str, int]
+    details: tuple[str, ...]
+    channels: tuple[str, ...]
+    concepts: tuple[str, ...]
+    prepared: Accounting | None = None
+
+
+def take_stock_of(
+    name: str,
+    config: DatasetConfig | DicomDataset,
+    state: Path,
+    experiment: Experiment | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    again: bool = False,
+    limit: int | None = None,
+) -> Stock:
+    """Survey any data set; one from DICOM is brought up to date first.
+
+    Args:
+        state: the site's state directory. again: ask the PACS even where it was asked a short while ago.
+        limit: most bytes under `state` (`limits.disk`).
+
+    Raises:
+        DataError: as `take_stock`. PacsUnreachable, PacsRefused, WorkFailed: as `dicom.build.materialise`.
+    """
+    if isinstance(config, DatasetConfig):
+        return take_stock(config, experiment, progress)
+    from site_agent.dicom.prepared import build  # pydicom: not for the agent's event loop
+
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret = secret_of(state)
+    told = progress or (lambda _done, _total: None)
+    found: list[Accounting] = []
+    dataset = build.materialise(name, config, state, secret, told, again=again, limit=limit, done=found.append)
+    prepared = found[0]
+    details = tuple(
+        f"{study}: {verdict.text} ({verdict.reason})"
+        for study, verdict in build.verdicts(state, name).items()
+        if verdict.reason is not None
+    )
+    channels, concepts = config.channels, config.labels.names
+    stock = Stock(0, 0, {}, (), channels, concepts)
+    if prepared.used:
+        cache = state / "datasets" / name / "survey.sqlite"
+        stock = take_stock(dataset, experiment, None, cache, Vault(secret, CASES), channels)
+    left_out = Counter({str(reason): count for reason, count in prepared.left_out.items()})
+    left_out.update(stock.left_out)
+    return Stock(
+        found=prepared.found,
+        used=stock.used,
+        left_out=dict(sorted(left_out.items())),
+        details=details + stock.details,
+        channels=stock.channels,
+        concepts=stock.concepts,
+        prepared=prepared,
+    )
+
+
+def take_stock(
+    config: DatasetConfig,
+    experiment: Experiment | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+    vault: Vault | None = None,
+    own: tuple[str, ...] = (),
+) -> Stock:
+    """Survey a folder, for an experiment's channels and concepts, or else for those that it has itself.
+
+    Args:
+        vault: opens files that are encrypted. own: the channels that it has, where that is known.
+
+    Raises:
+        DataError: the folder cannot be read, holds no case, or lacks a concept of the experiment.
+    """
+    from site_agent.datasets import layouts, source  # nibabel: not for the agent's event loop
+
+    layout = layouts.look(config)
+    if experiment is None:
+        channels, concepts = own or _common(layout), set(layout.labels.values())
+    else:
+        channels, concepts = experiment.task.channels, set(experiment.task.concepts)
+    survey = source.survey(config, channels, concepts, progress, cache, vault)
+    return Stock(
+        found=survey.found,
+        used=len(survey.cases),
+        left_out={str(reason): count for reason, count in survey.left_out.items()},
+        details=tuple(f"{one.key}: {one.text} ({one.reason})" for one in survey.details),
+        channels=tuple(channels),
+        concepts=tuple(sorted(concepts)),
+    )
+
+
+def _common(layout: Layout) -> tuple[str, ...]:
+    """The channels that most cases have: a case that lacks one of them is worth a line."""
+    if layout.channels:
+        return layout.channels
+    counted = Counter(name for case in layout.candidates for name in case.images)
+    most = max(counted.values(), default=0)
+    return tuple(sorted(name for name, count in counted.items() if 2 * count >= most))

@@ -1,0 +1,298 @@
+"""De-identification of one object: what `profile_table` names is written anew, and nothing else passes.
+
+PS3.15, annex E, Basic Application Level Confidentiality Profile, with the options of `profile_table.METHODS`. Nothing
+is copied as bytes: numbers are read and checked, words looked up, UIDs replaced, code meanings and all that is
+required written from our own lists; so nothing can ride along in a value, in file meta information or in the preamble.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from messages.reasons import Reason
+from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.door import pixel_bytes
+from site_agent.dicom.door import profile_table as table
+from site_agent.dicom.door.codes import Codes
+from site_agent.dicom.door.pseudonyms import Pseudonyms
+from site_agent.dicom.volumes import mosaic
+
+_DECIMAL = re.compile(r"[+-]?(\d{1,16}(\.\d{0,24})?|\.\d{1,24})([eE][+-]?\d{1,3})?")
+"""A decimal string (PS3.5, 6.2, VR DS), some digits longer than its 16 characters: real files have such."""
+_LARGEST = 10**7
+"""Numbers in text (VR DS and IS) are millimetres, milliseconds, counts; none passes that is as long as a hospital's."""
+_RANGES = {"US": (0, 2**16), "SS": (-(2**15), 2**15), "UL": (0, 2**32), "SL": (-(2**31), 2**31), "AT": (0, 2**32)}
+_DEPTH = 12
+"""Sequences within sequences that are followed; enhanced objects and RT structure sets have four."""
+_CHARACTERS = "ISO_IR 192"
+_METHOD = "PS3.15 annex E: attributes by allow-list"
+
+
+class Profile:
+    """Cleans objects.
+
+    Args:
+        names: names of segments and structures that may stay.
+        codes: which coded concepts may stay.
+    """
+
+    def __init__(self, pseudonyms: Pseudonyms, names: Iterable[str], codes: Codes) -> None:
+        self._pseudonyms = pseudonyms
+        self._names = frozenset(names)
+        self._codes = codes
+
+    def clean(self, obj: Object) -> Object:
+        """A new object with what may stay of this one, which is not changed.
+
+        Raises:
+            Refused: its pixels cannot be decoded, or a mosaic does not say how it is laid out.
+        """
+        from pydicom.charset import convert_encodings
+        from pydicom.dataset import FileMetaDataset
+        from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
+
+        layout = mosaic.read(obj)
+        clean = self._item(obj, 0)
+        if layout is not None:
+            mosaic.keep(clean, layout)
+        private = self._private(obj, clean) or layout is not None
+        clean.SpecificCharacterSet = _CHARACTERS
+        for element in _same(private):
+            clean.add(element)
+        # All VRs are settled: pydicom need not look for ambiguous ones when it writes, nor read `_same` again.
+        clean.set_original_encoding(False, True, list(convert_encodings(_CHARACTERS)))
+        clean.PatientID = self._pseudonyms.patient_of(obj)
+        maker = str(_value(obj, _tag("Manufacturer")) or "").upper()
+        clean.Manufacturer = next((short for long, short in table.MAKERS.items() if maker.startswith(long)), "")
+        if clean.SOPClassUID == table.LABEL_MAP:
+            clean.PhotometricInterpretation = "MONOCHROME2"  # numbers of segments, whatever colours a palette gave them
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = clean.SOPClassUID
+        meta.MediaStorageSOPInstanceUID = clean.SOPInstanceUID
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
+        clean.file_meta = meta
+        if "PixelData" in obj:
+            pixel_bytes.put(obj, clean)
+        return clean
+
+    def _item(self, obj: Object, depth: int) -> Object:
+        """What may stay of an object or of a sequence's item."""
+        from pydicom.charset import default_encoding
+        from pydicom.dataset import Dataset
+
+        clean = Dataset()
+        clean.set_original_encoding(False, True, default_encoding)  # see `clean`
+        for tag in obj.keys():  # noqa: SIM118 - iterating the object would read every value of it
+            action = _actions().get(int(tag))
+            if action is None:
+                continue
+            keyword, kind, vr = action
+            if kind == "codes":
+                _put(clean, tag, "SQ", self._coded(_items(obj, tag), depth))
+            elif kind == "sequence":
+                deeper = _items(obj, tag) if depth < _DEPTH else ()
+                _put(clean, tag, "SQ", [self._item(item, depth + 1) for item in deeper])
+            else:
+                value = self._passed(kind, vr, _value(obj, tag))
+                if value is not None:
+                    _put(clean, tag, _unsigned_or_not(vr, value), value)
+                elif keyword in table.ESSENTIAL and obj.get_item(tag).value not in (None, "", b""):
+                    raise Refused(Reason.UNSUPPORTED_IMAGE, "a scale or number of frames that cannot be read")
+        return clean
+
+    def _passed(self, kind: str, vr: str, value: Any) -> Any:
+        """What is written for a value; None where nothing is."""
+        if value is None:
+            return None
+        several = _listed(value)
+        if kind == "numbers":
+            numbers = [_number(one, vr) for one in several]
+            return None if None in numbers or not numbers else numbers
+        if kind == "words":
+            return [self._word(word, word in table.VOCABULARY) for word in _texts(several)]
+        if kind == "tokens":
+            return [self._word(word, re.fullmatch(r"\d{1,3}", word) is not None) for word in _texts(several)]
+        if kind == "uids":
+            return [self._pseudonyms.uid(word) for word in _texts(several)]
+        text = str(value).strip()
+        return text if text in self._names else ""
+
+    def _word(self, word: str, known: bool) -> str:
+        return word if known or not word else self._pseudonyms.word(word)
+
+    def _coded(self, items: Iterable[Object], depth: int) -> list[Object]:
+        """Items of a code sequence, with the code sequences inside them (modifiers)."""
+        coded = []
+        for item in items:
+            value = next((v for k in ("CodeValue", "LongCodeValue") if (v := _value(item, _tag(k)))), "")
+            scheme = _value(item, _tag("CodingSchemeDesignator")) or ""
+            clean = _code(*self._codes.passed(str(scheme), str(value)))
+            for tag in item.keys():  # noqa: SIM118 - as in `_item`
+                _, kind, _ = _actions().get(int(tag), ("", "", ""))
+                if kind == "codes" and depth < _DEPTH:
+                    _put(clean, tag, "SQ", self._coded(_items(item, tag), depth + 1))
+            coded.append(clean)
+        return coded
+
+    @staticmethod
+    def _private(obj: Object, clean: Object) -> bool:
+        """Keep the private numbers that volumes need; whether there are any."""
+        kept = False
+        for (group, creator), elements in table.PRIVATE.items():
+            for element, vr in elements.items():
+                numbers = [_number(one, vr) for one in _listed(_private_value(obj, group, creator, element))]
+                if None not in numbers:
+                    block = clean.private_block(group, creator, create=True)
+                    block.add_new(element, vr, numbers if len(numbers) > 1 else numbers[0])
+                    kept = True
+        return kept
+
+
+@cache
+def _actions() -> Mapping[int, tuple[str, str, str]]:
+    """Tag → keyword, what is done with it, VR (PS3.6)."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    groups = {
+        "numbers": table.NUMBERS,
+        "words": table.WORDS,
+        "tokens": table.TOKENS,
+        "uids": table.UIDS,
+        "sequence": table.SEQUENCES,
+        "codes": table.CODES,
+        "labels": table.LABELS,
+    }
+    actions = {}
+    for kind, keywords in groups.items():
+        for keyword in keywords:
+            tag = tag_for_keyword(keyword)
+            if tag is None:
+                raise LookupError(f"profile_table: {keyword} is no keyword of PS3.6")
+            actions[tag] = (keyword, kind, dictionary_VR(tag))
+    return actions
+
+
+@cache
+def _same(private: bool) -> tuple[Any, ...]:
+    """Elements that each clean object has alike, as they are written: bytes, which none of them can change.
+
+    Args:
+        private: whether private elements were kept.
+    """
+    from pydicom.dataelem import RawDataElement
+    from pydicom.dataset import Dataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    same = Dataset()
+    for keyword in table.EMPTY:
+        setattr(same, keyword, "")
+    same.PatientIdentityRemoved = "YES"
+    same.DeidentificationMethod = _METHOD
+    same.LongitudinalTemporalInformationModified = "REMOVED"
+    elements = []
+    methods = table.METHODS + (table.SAFE_PRIVATE,) * private
+    same.DeidentificationMethodCodeSequence = [_code("DCM", value, text) for value, text in methods]
+    for element in same:
+        alone = Dataset()
+        alone.add(element)
+        buffer = DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = True, False
+        write_dataset(buffer, alone)
+        long = element.VR == "SQ"  # of these VRs, the one whose length has four bytes, after two that are reserved
+        content = buffer.getvalue()[12 if long else 8 :]
+        elements.append(RawDataElement(element.tag, element.VR, len(content), content, 0, False, True))
+    return tuple(elements)
+
+
+@cache
+def _tag(keyword: str) -> int:
+    from pydicom.datadict import tag_for_keyword
+
+    return int(tag_for_keyword(keyword))
+
+
+def _value(obj: Object, tag: Any) -> Any:
+    """An element's value; None where there is none, or it cannot be read."""
+    try:
+        element = obj.get(tag)
+    except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed value, and quotes it
+        return None
+    return None if element is None or element.is_empty else element.value
+
+
+def _items(obj: Object, tag: Any) -> Iterator[Object]:
+    from pydicom.sequence import Sequence
+
+    value = _value(obj, tag)
+    yield from value if isinstance(value, Sequence) else ()
+
+
+def _listed(value: Any) -> list[Any]:
+    from pydicom.multival import MultiValue
+
+    return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+
+
+def _texts(values: list[Any]) -> list[str]:
+    return [str(value).strip(" \0") if not isinstance(value, bytes) else "" for value in values]
+
+
+def _number(value: Any, vr: str) -> Any:
+    """A number fit for a VR; None for anything else."""
+    if isinstance(value, bytes | bool) or value is None:
+        return None
+    text = str(getattr(value, "original_string", value)).strip(" \0")
+    if vr == "DS":
+        return text if _DECIMAL.fullmatch(text) and abs(float(text)) < _LARGEST else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if vr in ("FD", "FL"):
+        return number if math.isfinite(number) else None
+    if not number.is_integer():
+        return None
+    if vr == "IS":
+        return int(number) if abs(number) < _LARGEST else None
+    low, high = _RANGES.get(vr, (-(2**15), 2**16))  # "US or SS": either
+    return int(number) if low <= number < high else None
+
+
+def _unsigned_or_not(vr: str, value: Any) -> str:
+    """The VR to write: "US or SS" depends on the value (PS3.5, A.2)."""
+    if vr != "US or SS":
+        return vr
+    return "SS" if min(value) < 0 else "US"
+
+
+def _put(clean: Object, tag: Any, vr: str, value: Any) -> None:
+    from pydicom import config
+    from pydicom.dataelem import DataElement
+
+    if vr != "SQ" and isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    clean.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
+
+
+def _code(scheme: str, value: str, meaning: str) -> Object:
+    """An item of a code sequence (PS3.3, 8.8)."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    setattr(item, "CodeValue" if len(value) <= 16 else "LongCodeValue", value)
+    item.CodingSchemeDesignator = scheme
+    item.CodeMeaning = meaning
+    return item
+
+
+def _private_value(obj: Object, group: int, creator: str, element: int) -> Any:
+    try:
+        return obj.get_private_item(group, element, creator).value
+    except Exception:  # noqa: BLE001 - missing (KeyError), or malformed in any way; its words may quote the value
+        return None

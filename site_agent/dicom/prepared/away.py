@@ -1,0 +1,83 @@
+"""What is trained on while the PACS is away: the last prepared state, without those who have withdrawn since."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from messages.reasons import Reason
+from site_agent.datasets.layouts import read_withdrawn
+from site_agent.dicom.base import Accounting
+from site_agent.dicom.config import DicomDataset
+from site_agent.dicom.door.pseudonyms import Pseudonyms
+from site_agent.dicom.prepared import fingerprint, pins, store
+from site_agent.dicom.prepared.index import Index, Verdict
+from site_agent.dicom.prepared.looks import Look, Terms
+from site_agent.dicom.prepared.store import Store
+
+
+def standing(name: str, config: DicomDataset, state: Path, secret: bytes) -> Accounting | None:
+    """The state that would stand in for a PACS that is away now; None where none does. Changes nothing.
+
+    Raises:
+        DataError: the list of the withdrawn cannot be read.
+    """
+    folder = store.folder_of(state, name)
+    if not (folder / "index.sqlite").exists():
+        return None
+    index = Index(folder / "index.sqlite")
+    try:
+        found = _found(name, config, state, secret, Store(folder), index)
+    finally:
+        index.close()
+    return None if found is None else found[0]
+
+
+def stand_in(
+    name: str, config: DicomDataset, state: Path, secret: bytes, lying: Store, index: Index
+) -> Accounting | None:
+    """Make that state the newest one; under the data set's lock.
+
+    Raises:
+        DataError: as `standing`.
+    """
+    found = _found(name, config, state, secret, lying, index)
+    if found is None:
+        return None
+    accounting, members, withdrawn = found
+    lying.drop_patients(withdrawn)
+    lying.publish(accounting.fingerprint, members, accounting)
+    lying.drop_sets(pins.pinned(state, name) | {accounting.fingerprint})
+    for study, verdict in index.all().items():
+        if verdict.patient in withdrawn and verdict.reason is None:
+            index.put(study, Verdict(verdict.patient, "", Reason.WITHDRAWN, "consent was withdrawn"))
+    return accounting
+
+
+def _found(
+    name: str, config: DicomDataset, state: Path, secret: bytes, lying: Store, index: Index
+) -> tuple[Accounting, dict[str, str], Collection[str]] | None:
+    """The accounting, its cases and the withdrawn patients (pseudonyms)."""
+    known, look = store.manifest(state, name), Look.read(index)
+    if known is None or look is None or not look.stands_in(Terms(config, secret), config.stale):
+        return None
+    before = lying.members(known.fingerprint)
+    # An entry with an issuer names its patient as one without: who is who among issuers, only the PACS could tell.
+    withdrawn = Pseudonyms(secret).withdrawn(read_withdrawn(config.withdrawn))
+    members = {case: digest for case, digest in before.items() if store.patient_of(case) not in withdrawn}
+    if len(before) != known.used or not all(lying.holds(case, digest) for case, digest in members.items()):
+        return None
+    gone = [one for one in index.all().values() if one.reason is None and one.patient in withdrawn]
+    series: Counter[Reason] = sum((Counter(one.series) for one in gone), Counter())
+    accounting = replace(
+        known,
+        used=len(members),
+        left_out=known.left_out + Counter({Reason.WITHDRAWN: len(before) - len(members)}),
+        series_left_out=known.series_left_out - series,
+        extent_unverified=max(0, known.extent_unverified - sum(one.unverified for one in gone)),
+        fingerprint=fingerprint.of_set(secret, [*members.values()]),
+        as_of=look.time,
+    )
+    return accounting, members, withdrawn

@@ -1,0 +1,134 @@
+"""Data sets from DICOM, prepared on disk: made or brought up to date, for the operator or for an experiment."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+from messages.ground.errors import WorkFailed
+from site_agent.datasets.config import DatasetConfig
+from site_agent.dicom.base import Accounting
+from site_agent.dicom.config import DicomDataset
+from site_agent.dicom.prepared import away, pins, store
+from site_agent.dicom.prepared.index import Index, Verdict
+from site_agent.dicom.prepared.preparation import Preparation, Progress
+from site_agent.dicom.prepared.store import Store
+from site_agent.disk.room import DiskFull
+from site_agent.disk.secret import secret_of
+
+
+def materialise(
+    name: str,
+    config: DicomDataset,
+    state: Path,
+    secret: bytes,
+    progress: Progress,
+    *,
+    again: bool = False,
+    limit: int | None = None,
+    processes: int | None = None,
+    done: Callable[[Accounting], None] = lambda _: None,
+) -> DatasetConfig:
+    """Prepare a data set, as far as it is not; the newest state of it, as a folder in BraTS layout.
+
+    Args:
+        name: in site.toml. state: the site's state directory. secret: the site's.
+        progress: called with (studies done, studies), often; also while it waits for another preparation.
+        again: ask the source even where the last look at it is younger than `config.refresh`; nothing stands in for it.
+        limit: most bytes under `state` (`limits.disk`), of which preparing leaves some to rounds (`room.Room`).
+        processes: that make cases; None: as many as cores.
+        done: called with the accounting while no other preparation can begin.
+
+    Raises:
+        PacsUnreachable, PacsRefused: the source does not answer, or refuses, and no earlier state stands in (`away`);
+            what came is kept for the next time.
+        DataError: a folder or list is missing or may not be read.
+        WorkFailed: the disk is full.
+    """
+    lying = Store(store.folder_of(state, name))
+    try:
+        with lying.lock(lambda: progress(0, 0)):
+            work = Preparation(name, config, state, secret, progress, lying, processes, limit)
+            try:
+                accounting = work.run(again=again)
+            finally:
+                work.close()
+            done(accounting)
+    except OSError as error:
+        raise _disk(error, lying.folder) from None
+    return dataset_of(name, config, state, accounting)
+
+
+def for_experiment(
+    name: str,
+    config: DicomDataset,
+    state: Path,
+    secret: bytes,
+    cache: Path,
+    progress: Progress,
+    *,
+    limit: int | None = None,
+) -> tuple[DatasetConfig, Accounting]:
+    """The state of a data set that an experiment trains on: the one it was joined with, else the newest one.
+
+    Args:
+        cache: the experiment's folder under `STATE/cache`. limit: as `materialise`.
+
+    Raises:
+        As `materialise`.
+    """
+    pin = pins.read(cache)
+    withdrawn = pins.look(config.withdrawn)
+    if pin is not None and pin.dataset == name and pin.withdrawn == withdrawn:
+        folder = store.set_folder(state, name, pin.fingerprint)
+        if store.whole(folder) is not None:
+            return dataset_of(name, config, state, pin.accounting), pin.accounting
+    found: list[Accounting] = []
+
+    def keep(accounting: Accounting) -> None:
+        pins.write(cache, pins.Pin(name, accounting, withdrawn))
+        found.append(accounting)
+
+    dataset = materialise(name, config, state, secret, progress, limit=limit, done=keep)
+    return dataset, found[0]
+
+
+def accounting(state: Path, name: str) -> Accounting | None:
+    """The newest state of a data set as counts; None where none was prepared."""
+    return store.manifest(state, name)
+
+
+def standing(name: str, config: DicomDataset, state: Path) -> Accounting | None:
+    """The state that would stand in for a PACS that is away (`away.standing`); None where none would."""
+    return away.standing(name, config, state, secret_of(state))
+
+
+def verdicts(state: Path, name: str) -> dict[str, Verdict]:
+    """What became of each study, by pseudonym; for the operator's eyes. Takes the lock of no preparation."""
+    path = store.folder_of(state, name) / "index.sqlite"
+    if not path.exists():
+        return {}
+    index = Index(path)
+    try:
+        return index.all()
+    finally:
+        index.close()
+
+
+def dataset_of(name: str, config: DicomDataset, state: Path, accounting: Accounting) -> DatasetConfig:
+    """A state of the data set as `site_agent.datasets` reads it."""
+    return DatasetConfig(
+        source="brats",
+        path=store.set_folder(state, name, accounting.fingerprint),
+        labels=dict(enumerate(config.labels.names, start=1)),
+        patient_id=store.PATIENT_ID,
+    )
+
+
+def _disk(error: OSError, folder: Path) -> WorkFailed:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "Free disk space, or bound the data set with disk in site.toml"
+        return DiskFull("the disk is full", where=str(folder), advice=advice)
+    why = error.strerror or type(error).__name__
+    return WorkFailed(f"cannot be read or written ({why})", where=str(folder), advice="Check the state directory")

@@ -1,0 +1,137 @@
+"""What was found of each study of a data set, so that a study which is done is neither fetched nor built again.
+
+SQLite, because a kill between two writes must leave a readable file. Pseudonyms, reasons and numbers only. It is worth
+nothing but time: damaged, it is replaced, and the studies are looked at anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from messages.ground.errors import DataError
+from messages.reasons import Reason
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS study (
+    study TEXT PRIMARY KEY, patient TEXT NOT NULL, print TEXT NOT NULL, reason TEXT, text TEXT NOT NULL,
+    digest TEXT NOT NULL, unverified INTEGER NOT NULL, series TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one study.
+
+    Attributes:
+        patient: pseudonym. print: keyed digest of what the source announced of it and of the rules it was judged by; ""
+            where the verdict does not stand, and the study is tried again.
+        reason: None: it is a case. text: for the operator's eyes; numbers, no names.
+        digest: of the case's content; "" where it is none.
+        unverified: series used of which nothing but their slices says that none is missing at the ends.
+        series: series that were left out, by reason.
+    """
+
+    patient: str
+    print: str
+    reason: Reason | None = None
+    text: str = ""
+    digest: str = ""
+    unverified: int = 0
+    series: Mapping[Reason, int] = field(default_factory=Counter)
+
+
+class Index:
+    """The verdicts of one data set, by the study's pseudonym. Used by one process at a time (`store.Store.lock`).
+
+    Raises:
+        DataError: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = self._opened()
+        except (OSError, sqlite3.OperationalError) as error:
+            raise self._cannot(error) from None
+
+    def _opened(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
+        try:
+            db.executescript(_SCHEMA)
+        except sqlite3.OperationalError:
+            db.close()
+            raise
+        except sqlite3.DatabaseError:  # not a database: damaged
+            db.close()
+            self._path.unlink()
+            db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
+            db.executescript(_SCHEMA)
+        return db
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def get(self, study: str) -> Verdict | None:
+        """What became of a study; None where nothing is known."""
+        row = self._db.execute(
+            "SELECT patient, print, reason, text, digest, unverified, series FROM study WHERE study = ?", (study,)
+        ).fetchone()
+        return None if row is None else _verdict(row)
+
+    def all(self) -> dict[str, Verdict]:
+        """Every verdict, by study."""
+        rows = self._db.execute(
+            "SELECT study, patient, print, reason, text, digest, unverified, series FROM study ORDER BY study"
+        ).fetchall()
+        return {row[0]: _verdict(row[1:]) for row in rows}
+
+    def put(self, study: str, verdict: Verdict) -> None:
+        """Remember a verdict; durable when this returns."""
+        reason = None if verdict.reason is None else verdict.reason.value
+        series = json.dumps({key.value: count for key, count in sorted(verdict.series.items())})
+        row = (study, verdict.patient, verdict.print, reason, verdict.text, verdict.digest, verdict.unverified, series)
+        self._write("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [row])
+
+    def forget(self, studies: Iterable[str]) -> None:
+        """Forget what is known of some studies."""
+        self._write("DELETE FROM study WHERE study = ?", [(study,) for study in studies])
+
+    def note(self, key: str, value: str) -> None:
+        """Remember a value of the whole data set."""
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, value)])
+
+    def noted(self, key: str) -> str:
+        """A value of the whole data set; "" where there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(statement, rows)
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise self._cannot(error) from None
+
+    def _cannot(self, error: Exception) -> DataError:
+        return DataError(
+            f"the data set's index cannot be opened or written ({error})",
+            where=str(self._path),
+            advice="Check free space and permissions of the site's state folder",
+        )
+
+
+def _verdict(row: tuple[str, str, str | None, str, str, int, str]) -> Verdict:
+    patient, print_, reason, text, digest, unverified, series = row
+    counts = Counter({Reason(key): int(count) for key, count in json.loads(series).items()})
+    return Verdict(patient, print_, Reason(reason) if reason else None, text, digest, unverified, counts)

@@ -1,0 +1,111 @@
+"""One study from the spool to a case in the store: the work of one process, which knows nothing of the others."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from messages.reasons import Reason
+from site_agent.datasets.vault import CASES, Vault
+from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.config import DicomDataset
+from site_agent.dicom.prepared import fingerprint
+from site_agent.dicom.prepared.index import Verdict
+from site_agent.dicom.prepared.store import Store
+
+SEALED = "-sealed"
+"""Ends the digest under which an encrypted case lies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a process needs to make one case. All UIDs are pseudonyms.
+
+    Attributes:
+        folder: the data set's. study: the study's pseudonym; patient: the patient's; print: see `index.Verdict`.
+        modalities, announced, broken, nifti: as in `study.Study`.
+        series: series that were left out before, by reason.
+    """
+
+    folder: Path
+    config: DicomDataset
+    study: str
+    patient: str
+    print: str
+    modalities: Mapping[str, str]
+    announced: Mapping[str, int | None]
+    broken: Mapping[str, Reason]
+    secret: bytes = field(repr=False)
+    series: Mapping[Reason, int] = field(default_factory=Counter)
+    nifti: Path | None = None
+
+    @property
+    def case(self) -> str:
+        """The case's name: patient and study."""
+        return f"{self.patient}-{self.study}"
+
+
+def make(task: Task) -> Verdict:
+    """Make one case and store it; what became of it.
+
+    Raises:
+        OSError: the disk is full. MemoryError.
+    """
+    series = Counter(task.series)
+    try:
+        return _made(task, series)
+    except Refused as error:
+        return Verdict(task.patient, task.print, error.reason, error.what, series=series)
+    except (MemoryError, ImportError):  # nothing that a study can bring about
+        raise
+    except Exception as error:  # one study's nonsense must not end the others' preparation
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # Type and place, never the message: it may hold what the file says.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"cannot be processed ({type(error).__name__} in {Path(place.filename).name}, line {place.lineno})"
+        return Verdict(task.patient, task.print, Reason.UNDECODABLE_PIXELS, text, series=series)
+
+
+def _made(task: Task, series: Counter[Reason]) -> Verdict:
+    from site_agent.dicom.door.pseudonyms import Pseudonyms
+    from site_agent.dicom.door.spool import Spool
+    from site_agent.dicom.prepared.cases import assemble
+    from site_agent.dicom.roles.study import Study
+
+    with Spool(task.folder / "spool", Pseudonyms(task.secret)) as spool:
+        lying = spool.series(task.study)
+        facts = spool.facts(task.study)
+        patients: set[str] = set()
+
+        def objects(uid: str) -> Sequence[Object]:
+            try:
+                read = [spool.load(path) for path in lying.get(uid, ())]
+            except Refused as error:  # damaged since it was put there
+                raise Refused(Reason.RETRIEVE_FAILED, error.what) from None
+            patients.update(str(obj.get("PatientID", "")) for obj in read)
+            return read
+
+        study = Study(
+            facts={
+                uid: what for uid, what in facts.items() if task.modalities.get(uid) in task.config.query.modalities
+            },
+            modalities=task.modalities,
+            announced=task.announced,
+            broken=task.broken,
+            objects=objects,
+            nifti=task.nifti,
+        )
+        made = assemble(study, task.config, series)
+    if len(patients) > 1:
+        raise Refused(Reason.MIXED_PATIENTS, f"{len(patients)} patients in one study")
+    names = task.config.labels.names
+    digest = fingerprint.content(task.patient, made.channels, made.label, names)
+    seal = Vault(task.secret, CASES).seal if task.config.encrypt else None
+    digest += SEALED if seal is not None else ""
+    Store(task.folder).put(task.case, digest, made.channels, made.label, seal)
+    return Verdict(task.patient, task.print, None, "", digest, made.unverified, series)

@@ -1,0 +1,78 @@
+"""Which state of a data set from DICOM an experiment trains on, whatever else comes from the PACS meanwhile.
+
+A PACS receives new studies every day, and an experiment trains on the data with which it was joined. So the state that
+was prepared for its joining is written down beside its caches, goes when they go, and is kept on disk until then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from site_agent.dicom.base import Accounting
+from site_agent.dicom.prepared import store
+
+FILE = "dataset.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What an experiment was joined with.
+
+    Attributes:
+        dataset: its name in site.toml.
+        withdrawn: how the list of the withdrawn looked (`look`): another list, another data set.
+    """
+
+    dataset: str
+    accounting: Accounting
+    withdrawn: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data set's state."""
+        return self.accounting.fingerprint
+
+
+def look(withdrawn: Path | None) -> str:
+    """Size and time of change of the list of the withdrawn: by them a changed list is noticed."""
+    if withdrawn is None:
+        return ""
+    try:
+        status = withdrawn.stat()
+    except OSError:
+        return "unreadable"
+    return f"{status.st_size}|{status.st_mtime_ns}"
+
+
+def write(cache: Path, pin: Pin) -> None:
+    """Write down what an experiment trains on, whole or not at all.
+
+    Args:
+        cache: the experiment's folder under `STATE/cache`.
+    """
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = cache / f".{FILE}.{os.getpid()}"
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump({"dataset": pin.dataset, "withdrawn": pin.withdrawn, "set": store.plain(pin.accounting)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(cache / FILE)
+
+
+def read(cache: Path) -> Pin | None:
+    """What an experiment trains on; None where it was not prepared yet, or the file is damaged."""
+    try:
+        content: dict[str, Any] = json.loads((cache / FILE).read_text(encoding="utf-8"))
+        return Pin(str(content["dataset"]), store.read(content["set"]), str(content["withdrawn"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def pinned(state: Path, dataset: str) -> set[str]:
+    """The states of a data set that experiments train on, or did until their caches are removed."""
+    found = (read(path.parent) for path in (state / "cache").glob(f"*/{FILE}"))
+    return {pin.fingerprint for pin in found if pin is not None and pin.dataset == dataset}

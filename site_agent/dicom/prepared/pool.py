@@ -1,0 +1,111 @@
+"""The processes that make cases, as many as cores: a study each at a time, so that memory is bounded by them.
+
+`concurrent.futures` pickles tasks and verdicts between processes of one program; nothing from outside is unpickled.
+A process that a damaged file kills takes nothing with it but its own study.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Self
+
+from messages.reasons import Reason
+from site_agent.dicom.prepared.index import Verdict
+from site_agent.dicom.prepared.making import Task, make
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Makers:
+    """Makes cases in `processes` processes, or in this one where that is less than 2. A context manager.
+
+    Args:
+        alive: called about once a second while a case is waited for.
+    """
+
+    def __init__(self, processes: int, alive: Callable[[], None]) -> None:
+        self._processes, self._alive = processes, alive
+        self._pool: ProcessPoolExecutor | None = None
+        self._tasks: dict[Future[Verdict], Task] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def give(self, task: Task) -> Iterator[tuple[Task, Verdict]]:
+        """Have a case made; yields what is done by now. Waits while each process has one and one more to go on with."""
+        if self._processes < 2:
+            yield task, make(task)
+            return
+        if self._pool is None:
+            self._pool = self._opened(self._processes)
+        try:
+            self._tasks[self._pool.submit(make, task)] = task
+        except BrokenProcessPool:
+            yield from self._one_by_one([task])
+        while len(self._tasks) > 2 * self._processes:
+            yield from self._some()
+
+    def rest(self) -> Iterator[tuple[Task, Verdict]]:
+        """Wait for everything that is still being made."""
+        while self._tasks:
+            yield from self._some()
+
+    def _some(self) -> Iterator[tuple[Task, Verdict]]:
+        done, _ = wait(self._tasks, timeout=1.0, return_when=FIRST_COMPLETED)
+        self._alive()
+        for future in done:
+            task = self._tasks.pop(future, None)
+            if task is None:
+                continue
+            try:
+                verdict = future.result()
+            except BrokenProcessPool:
+                suspects = [task, *self._tasks.values()]
+                self._tasks.clear()
+                yield from self._one_by_one(suspects)
+                return
+            yield task, verdict
+
+    def _one_by_one(self, suspects: list[Task]) -> Iterator[tuple[Task, Verdict]]:
+        """A process died, and which study it was is not told: each in a process of its own, to find out."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+        for task in suspects:
+            with self._opened(1) as pool:
+                try:
+                    verdict = pool.submit(make, task).result()
+                except BrokenProcessPool:
+                    text = "the process that read it died: damaged, or too large for this machine's memory"
+                    # Without a print it is tried again at the next preparation.
+                    verdict = Verdict(task.patient, "", Reason.UNDECODABLE_PIXELS, text, series=task.series)
+            self._alive()
+            yield task, verdict
+
+    @staticmethod
+    def _opened(processes: int) -> ProcessPoolExecutor:
+        # "spawn": this process may have threads and a trainer's libraries, which do not survive a fork.
+        return ProcessPoolExecutor(
+            processes, mp_context=get_context("spawn"), initializer=begin, initargs=(os.getpid(),)
+        )
+
+
+def begin(parent: int) -> None:
+    """End with the parent, even a killed one (prctl(2)); Ctrl-C in a terminal is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,432 @@
+"""One preparation of a data set: find, fetch, clean, make cases, publish; what was done before is not done again.
+
+    find ─► withdrawn patients left out ─► fetch ─► door ─► spool ─► cases (processes) ─► store ─► published state
+
+Killed at any point it goes on where it was: objects in the spool are not fetched again, studies with a verdict in the
+index neither, and a state of the data set appears whole. Studies stream: one is fetched while others are made into
+cases, and none is held longer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from messages.ground import crash
+from messages.ground.errors import PacsRefused, PacsUnreachable
+from messages.reasons import Reason
+from site_agent.datasets.layouts import read_withdrawn
+from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, Source, StudyFound
+from site_agent.dicom.config import DicomDataset
+from site_agent.dicom.door.pseudonyms import Pseudonyms, patient_identity
+from site_agent.dicom.door.spool import Spool
+from site_agent.dicom.labels.label_map import LABEL_MODALITY
+from site_agent.dicom.prepared import away, fingerprint, pins, store
+from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, Rules
+from site_agent.dicom.prepared.index import Index, Verdict
+from site_agent.dicom.prepared.looks import Look, Terms
+from site_agent.dicom.prepared.making import SEALED, Task
+from site_agent.dicom.prepared.pool import Makers
+from site_agent.dicom.prepared.store import Store
+from site_agent.dicom.sources import open_source
+from site_agent.disk.room import Room
+
+log = structlog.get_logger()
+
+Progress = Callable[[int, int], None]
+REFUSALS = 3
+"""Studies in a row of which the source will not give a series, until it counts as refusing altogether."""
+_UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
+"""A series that came short while it was fetched may come whole the next time, without the source saying otherwise."""
+WORTH_PROCESSES = 4
+"""Studies from which on it is worth to start processes for the door's work."""
+GROWTH = 2
+"""A case takes at most so many times the bytes of its objects, as a rule: 16 bits become 32."""
+_LARGEST = "largest"
+"""Names the bytes of the largest study that came, in the index."""
+
+
+_BLOCK = 4096
+"""Bytes by which a file takes more than its content, at the most."""
+
+
+class _NoRoom(Exception):
+    """Another object would take room that rounds need."""
+
+
+@dataclass
+class _Told:
+    """What is known of a study before any image of it came."""
+
+    found: StudyFound
+    study: str
+    patient: str
+    print: str
+    nifti: Path | None = None
+
+    @property
+    def case(self) -> str:
+        return f"{self.patient}-{self.study}"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Which series is fetched; pseudonyms."""
+
+    study: str
+    series: str
+
+
+@dataclass
+class _Come:
+    """What came of fetching one study."""
+
+    broken: dict[str, Reason] = field(default_factory=dict)
+    series: Counter[Reason] = field(default_factory=Counter)
+    withdrawn: bool = False
+    refused: bool = False
+
+
+class Preparation:
+    """One run, under the data set's lock (`store.Store.lock`); see `build.materialise` for its arguments."""
+
+    def __init__(
+        self,
+        name: str,
+        config: DicomDataset,
+        state: Path,
+        secret: bytes,
+        progress: Progress,
+        lying: Store,
+        processes: int | None,
+        limit: int | None = None,
+    ) -> None:
+        self._name, self._config, self._state, self._secret = name, config, state, secret
+        self._progress, self._store = progress, lying
+        self._processes = processes or len(os.sched_getaffinity(0))
+        self._withdrawn = read_withdrawn(config.withdrawn)
+        self._terms = Terms(config, secret)
+        self._names = Pseudonyms(secret)
+        self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
+        self._index = Index(lying.folder / "index.sqlite")
+        self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
+        self._room = Room(state, limit)
+        self._members: dict[str, str] = {}
+        self._kept: dict[str, Verdict] = {}
+        self._done = self._total = self._refusals = self._bytes = self._came = 0
+
+    def close(self) -> None:
+        """Close index and spool, and end the door's processes."""
+        self._cleaners.close()
+        self._index.close()
+        self._spool.close()
+
+    def run(self, *, again: bool) -> Accounting:
+        """Bring the data set up to date; its newest state, or where the PACS is away, the one that stands in for it."""
+        self._spool.sweep()
+        self._store.drop_patients({self._names.patient(one) for one in self._withdrawn})
+        known = store.manifest(self._state, self._name)
+        if known is not None and not again and self._fresh(known):
+            return known
+        try:
+            return self._looked()
+        except (PacsUnreachable, PacsRefused) as error:
+            if again or not error.passing:  # asked for by a person, or for one to mend
+                raise
+            last = away.stand_in(self._name, self._config, self._state, self._secret, self._store, self._index)
+            if last is None or last.as_of is None:
+                raise
+            since = datetime.fromtimestamp(last.as_of, UTC).isoformat(timespec="minutes")
+            log.warning(
+                "the PACS is away: going on with what was prepared", dataset=self._name, error=error.what, as_of=since
+            )
+            return last
+
+    def _looked(self) -> Accounting:
+        """Ask the source, and do what is to be done."""
+        source = open_source(self._config, self._store.folder)
+        try:
+            found = [*source.find()]
+            mixed = source.looked.mixed_patients
+            self._total = len(found)
+            told = [self._told(study) for study in found]
+            waiting = [one for one in told if not self._settled(one)]
+            self._cleaners.open(self._processes if len(waiting) >= WORTH_PROCESSES else 1)
+            self._make_room()
+            with Makers(min(self._processes, len(waiting)), self._alive) as makers:
+                for one in waiting:
+                    if not self._fits():
+                        self._unfit(one)
+                        continue
+                    task = self._fetched(source, one)
+                    for made, verdict in makers.give(task) if task is not None else ():
+                        self._made(made, verdict)
+                for made, verdict in makers.rest():
+                    self._made(made, verdict)
+        finally:
+            source.close()
+        return self._publish(mixed)
+
+    # before anything is fetched
+
+    def _fresh(self, known: Accounting) -> bool:
+        look = Look.read(self._index)
+        whole = store.whole(store.set_folder(self._state, self._name, known.fingerprint)) is not None
+        return look is not None and whole and look.fresh(self._terms, self._config.refresh)
+
+    def _told(self, found: StudyFound) -> _Told:
+        study = self._names.case(found.uid)
+        # One Patient ID of two issuers counts as one patient: it must not land in training and test.
+        number = found.patient.partition("^^^")[0]
+        patient = self._names.patient(number or f"study {found.uid}")
+        nifti = self._nifti(found, number)
+        series = sorted((one.uid, one.modality, str(one.instances), one.mark) for one in found.series)
+        print_ = self._terms.keyed([self._terms.rules, series, None if nifti is None else pins.look(nifti)])
+        return _Told(found, study, patient, print_, nifti)
+
+    def _nifti(self, found: StudyFound, number: str) -> Path | None:
+        folder = self._config.labels.folder
+        if self._config.labels.source != "nifti" or folder is None:
+            return None
+        stems = [stem for stem in (found.uid, number) if stem and "/" not in stem and stem not in (".", "..")]
+        paths = (folder / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii"))
+        return next((path for path in paths if path.is_file()), None)
+
+    def _settled(self, told: _Told) -> bool:
+        """Whether nothing has to be fetched: the verdict stands, or can be told without an image."""
+        number = told.found.patient.partition("^^^")[0]
+        if {told.found.patient, number} & self._withdrawn:
+            self._withdraw(told)
+            return True
+        known = self._index.get(told.study)
+        stands = known is not None and known.print == told.print
+        if known is not None and stands and (known.reason is not None or self._store.holds(told.case, known.digest)):
+            self._settle(told.study, told.case, known)
+            return True
+        lacks = self._lacks(told)
+        if lacks is not None:
+            verdict = Verdict(told.patient, told.print, lacks, "the source names no series of this kind")
+            self._index.put(told.study, verdict)
+            self._settle(told.study, told.case, verdict)
+        return lacks is not None
+
+    def _lacks(self, told: _Told) -> Reason | None:
+        modalities = {one.modality for one in told.found.series}
+        if not modalities & set(self._config.query.modalities):
+            return Reason.NO_IMAGE
+        source = self._config.labels.source
+        labelled = told.nifti is not None if source == "nifti" else LABEL_MODALITY[source] in modalities
+        return None if labelled else Reason.NO_LABEL
+
+    def _withdraw(self, told: _Told) -> None:
+        self._store.drop_patients({told.patient})
+        self._spool.drop(told.study)
+        verdict = Verdict(told.patient, "", Reason.WITHDRAWN, "consent was withdrawn")
+        self._index.put(told.study, verdict)
+        self._settle(told.study, told.case, verdict)
+
+    # fetching
+
+    def _fits(self) -> bool:
+        """Whether there is room for a study as large as the largest that came, and its case."""
+        return self._makes_room(int(self._index.noted(_LARGEST) or 0) * (1 + GROWTH))
+
+    def _unfit(self, told: _Told) -> None:
+        """There is no room for a study: it is left out, and what came of it goes."""
+        self._spool.drop(told.study)
+        verdict = Verdict(
+            told.patient, "", Reason.DISK_FULL, "no room is left for it under limits.disk, or on the disk"
+        )
+        self._index.put(told.study, verdict)
+        self._settle(told.study, told.case, verdict)
+
+    def _fetched(self, source: Source, told: _Told) -> Task | None:
+        """Fetch one study into the spool; None where it was settled by that."""
+        come, self._came = _Come(), 0
+        for series in self._wanted(told.found):
+            uid = self._names.uid(series.uid)
+            try:
+                fetched = self._of_series(source, series, _Asked(told.study, uid), come)
+            except PacsRefused as error:
+                log.warning("the PACS does not give a series", dataset=self._name, error=error.what)
+                come.refused = True
+                come.broken[uid] = Reason.RETRIEVE_FAILED
+                if self._refusals + 1 >= REFUSALS:
+                    raise
+                continue
+            except _NoRoom:
+                self._note_size()
+                self._unfit(told)
+                return None
+            if fetched.reason is not None:
+                come.broken[uid] = fetched.reason
+                come.series[fetched.reason] += 1
+        self._note_size()
+        self._refusals = self._refusals + 1 if come.refused else 0
+        if come.withdrawn:
+            self._withdraw(told)
+            return None
+        wanted = self._wanted(told.found)
+        return Task(
+            folder=self._store.folder,
+            config=self._config,
+            study=told.study,
+            patient=told.patient,
+            print=told.print,
+            modalities={self._names.uid(one.uid): one.modality for one in wanted},
+            announced={self._names.uid(one.uid): one.instances for one in wanted},
+            broken=come.broken,
+            secret=self._secret,
+            series=come.series,
+            nifti=told.nifti,
+        )
+
+    def _of_series(self, source: Source, series: SeriesFound, asked: _Asked, come: _Come) -> Fetched:
+        """Fetch one series into the spool; what came of it is there when this ends, however it does."""
+        try:
+            try:
+                return source.fetch(series, self._spool.has, partial(self._take, asked=asked, come=come))
+            finally:
+                for one in self._cleaners.rest():
+                    self._keep(one, asked, come)
+        except _NoRoom:
+            self._cleaners.forget()  # all of the study goes
+            raise
+
+    def _wanted(self, found: StudyFound) -> Sequence[SeriesFound]:
+        labels = LABEL_MODALITY.get(self._config.labels.source)
+        return [one for one in found.series if one.modality == labels or one.modality in self._config.query.modalities]
+
+    def _take(self, obj: Object, asked: _Asked, come: _Come) -> None:
+        self._alive()
+        identity = patient_identity(obj)
+        if {identity, identity.partition("^^^")[0]} & self._withdrawn:
+            come.withdrawn = True  # the source's index said otherwise
+            return
+        for one in self._cleaners.give(obj):
+            self._keep(one, asked, come)
+
+    def _keep(self, clean: Cleaned, asked: _Asked, come: _Come) -> None:
+        """What the door made of an object of the series that was asked for."""
+        if isinstance(clean, Reason):
+            if asked.series not in come.broken:
+                come.series[clean] += 1
+            come.broken[asked.series] = clean
+            return
+        if (clean.study, clean.series) != (asked.study, asked.series):
+            come.broken[asked.series] = Reason.RETRIEVE_FAILED  # not what was asked for
+            return
+        size = len(clean.content) + _BLOCK
+        if not self._makes_room(size):
+            raise _NoRoom
+        self._room.wrote(size)
+        self._came += size
+        self._spool.keep(clean)
+        crash.passed("dicom:spooled")
+
+    def _note_size(self) -> None:
+        """Remember the largest study that came: what is to be free before another one is fetched."""
+        if self._came > int(self._index.noted(_LARGEST) or 0):
+            self._index.note(_LARGEST, str(self._came))
+
+    # what came of it
+
+    def _made(self, task: Task, verdict: Verdict) -> None:
+        if verdict.reason is None:
+            size = self._store.size_of(task.case, verdict.digest)
+            self._bytes += size
+            self._room.wrote(size)
+            full = self._full()
+            if full:
+                self._members[task.case] = verdict.digest
+                self._make_room()
+                del self._members[task.case]
+                full = self._full()
+            if full:
+                self._store.remove(task.case, verdict.digest)
+                self._bytes = self._store.size()
+                verdict = Verdict(task.patient, "", Reason.DISK_FULL, full, series=verdict.series)
+        unfinished = verdict.reason in _UNFINISHED and verdict.reason in task.broken.values()
+        if unfinished or verdict.reason is Reason.RETRIEVE_FAILED:
+            verdict = replace(verdict, print="")  # it does not stand, and what came of it is kept for the next time
+        self._index.put(task.study, verdict)
+        crash.passed("dicom:judged")
+        if verdict.print or verdict.reason is Reason.DISK_FULL:
+            self._spool.drop(task.study)
+        self._settle(task.study, task.case, verdict)
+
+    def _settle(self, study: str, case: str, verdict: Verdict) -> None:
+        self._kept[study] = verdict
+        if verdict.reason is None:
+            self._members[case] = verdict.digest
+        self._done += 1
+        self._alive()
+
+    def _alive(self) -> None:
+        self._progress(min(self._done, self._total), self._total)
+
+    def _full(self) -> str:
+        """What stands against the cases that there are, in words; "" where nothing does."""
+        if self._config.disk is not None and self._bytes > self._config.disk:
+            return "the data set's disk in site.toml holds no more cases"
+        return "no room is left for it under limits.disk, or on the disk" if self._room.lacks(0) else ""
+
+    def _makes_room(self, wanted: int) -> bool:
+        """Whether there is room for `wanted` bytes; what nothing uses goes for it."""
+        if self._room.lacks(wanted):
+            self._make_room(wanted)
+        return not self._room.lacks(wanted)
+
+    def _make_room(self, wanted: int = 0) -> None:
+        """Remove cases that nothing uses, as far as `disk`, or room for `wanted` more bytes, asks for it."""
+        used = self._store.used_by(pins.pinned(self._state, self._name))
+        used |= {self._store.place_of(case, digest) for case, digest in self._members.items()}
+        most, lacking = self._config.disk, self._room.lacks(wanted)
+        if lacking:
+            least = self._store.size() - lacking
+            most = least if most is None else min(most, least)
+        self._bytes = self._store.make_room(used, most, time.time())
+
+    def _publish(self, mixed: int) -> Accounting:
+        left_out = Counter(verdict.reason for verdict in self._kept.values() if verdict.reason is not None)
+        if mixed:
+            left_out[Reason.MIXED_PATIENTS] += mixed
+        series: Counter[Reason] = Counter()
+        for verdict in self._kept.values():
+            series.update(verdict.series)
+        result = Accounting(
+            found=len(self._kept) + mixed,
+            used=len(self._members),
+            left_out=left_out,
+            series_left_out=series,
+            extent_unverified=sum(verdict.unverified for verdict in self._kept.values()),
+            fingerprint=fingerprint.of_set(self._secret, [*self._members.values()]),
+        )
+        for study in set(self._spool.studies()) - self._kept.keys():
+            self._spool.drop(study)
+        before = store.manifest(self._state, self._name)
+        self._store.publish(result.fingerprint, self._members, result)
+        kept = pins.pinned(self._state, self._name) | {result.fingerprint}
+        self._store.drop_sets(kept | ({before.fingerprint} if before is not None else set()))
+        self._index.forget(set(self._index.all()) - self._kept.keys())
+        complete = all(one.print or one.reason is Reason.WITHDRAWN for one in self._kept.values())
+        Look(time.time(), self._terms.asked, self._terms.standing, complete).write(self._index)
+        self._make_room()
+        if self._config.encrypt:
+            self._store.drop_open(SEALED, self._store.used_by(kept))
+        if left_out[Reason.DISK_FULL]:
+            log.warning(
+                "no room for every study: free disk space, or raise limits.disk or the data set's disk in site.toml",
+                dataset=self._name,
+                left_out=left_out[Reason.DISK_FULL],
+            )
+        log.info("data set prepared", dataset=self._name, found=result.found, used=result.used)
+        return result

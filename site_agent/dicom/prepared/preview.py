@@ -1,0 +1,177 @@
+"""Contact sheets of a prepared data set, so that a person can look at what will be trained on.
+
+A row a case: for each modality the slice through the middle of the label (of the volume, where the label is empty) with
+the label's outline. Heads show faces, so the sheets stay in the state directory, readable by the operator alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from messages.ground.errors import DataError, RequestError
+from site_agent.datasets import layouts, source
+from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.source import LoadedCase
+from site_agent.datasets.vault import CASES, Vault
+from site_agent.dicom.config import DicomDataset
+from site_agent.dicom.prepared import store
+from site_agent.dicom.prepared.build import dataset_of
+from site_agent.disk.secret import secret_of
+
+WARNING = "Heads show faces: these pictures identify patients. They are readable by you alone; keep them at the site."
+TILE = 256
+"""Pixels of a slice's longer edge: a voxel of a head at 1 mm has one."""
+_HEAD, _EDGE, _ROWS = 48, 18, 12
+_COLOURS = ((255, 80, 80), (80, 220, 80), (90, 150, 255), (255, 210, 60), (240, 110, 240), (80, 230, 230))
+
+Image = npt.NDArray[np.uint8]
+_Value = TypeVar("_Value", bound=np.generic)
+
+
+def draw(
+    name: str, config: DatasetConfig | DicomDataset, state: Path, progress: Callable[[int, int], None]
+) -> list[Path]:
+    """Write the sheets of a prepared data set's newest state; their paths.
+
+    Raises:
+        RequestError: the data set does not come from DICOM. DataError: it was not prepared yet, or holds no case.
+    """
+    if isinstance(config, DatasetConfig):
+        raise RequestError(
+            "does not come from DICOM", where=f"datasets.{name}", advice="Look at its NIfTI files with any viewer"
+        )
+    prepared = store.manifest(state, name)
+    if prepared is None or not prepared.used:
+        what = "was not prepared yet" if prepared is None else f"has no case out of {prepared.found} studies"
+        raise DataError(what, where=f"datasets.{name}", advice="Run `konsil site datasets`")
+    dataset = dataset_of(name, config, state, prepared)
+    vault = Vault(secret_of(state), CASES)
+    cases = _cases(dataset, config.channels)
+    folder = store.folder_of(state, name)
+    for old in folder.glob("preview-*.png"):
+        old.unlink()
+    sheets = []
+    for first in range(0, len(cases), _ROWS):
+        rows = []
+        for number, case in enumerate(cases[first : first + _ROWS], start=first + 1):
+            progress(number - 1, len(cases))
+            said, tiles = _row(source.load(case, dataset, vault))
+            rows.append((f"{case.key}   {said}", tiles))
+        path = folder / f"preview-{first // _ROWS + 1:03d}.png"
+        _write(path, _sheet(rows, config.channels, config.labels.names))
+        sheets.append(path)
+    return sheets
+
+
+def _cases(dataset: DatasetConfig, channels: Sequence[str]) -> list[source.Case]:
+    """The cases by name; preparation has checked them already."""
+    return [
+        source.Case(one.key, dataset.patient_of(one.key), tuple(one.images[name] for name in channels), one.label)
+        for one in layouts.look(dataset).candidates
+        if one.label is not None and all(name in one.images for name in channels)
+    ]
+
+
+def _row(case: LoadedCase) -> tuple[str, list[Image]]:
+    """Which slice is shown, and a tile a modality: axial, the patient's right on the left, as radiologists see it."""
+    import nibabel as nib
+
+    flips = nib.orientations.io_orientation(case.affine)
+    label = nib.orientations.apply_orientation(case.label, flips)
+    slices = np.flatnonzero(label.any(axis=(0, 1)))
+    middle = int(slices[len(slices) // 2]) if slices.size else label.shape[2] // 2
+    zooms = np.sqrt((case.affine[:3, :3] ** 2).sum(axis=0))[np.argsort(flips[:, 0])]
+    tiles = []
+    for volume in case.image:
+        plane = nib.orientations.apply_orientation(volume, flips)[:, :, middle]
+        tiles.append(_tile(plane, label[:, :, middle], (float(zooms[0]), float(zooms[1]))))
+    labelled = f"{slices.size} with label" if slices.size else "no label"
+    return f"slice {middle + 1} of {label.shape[2]}, {labelled}", tiles
+
+
+def _tile(plane: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], zooms: tuple[float, float]) -> Image:
+    """(x, y) in RAS+ → (TILE, TILE, 3): up is front, left the patient's right; grey from 1st to 99th percentile.
+
+    Each pixel shows the voxel at its centre. A label's outline are its own pixels beside others; where voxels are finer
+    than pixels, those pixels that hold a voxel of the outline: a structure of one voxel is seen, and a hole of one.
+    """
+    size = (plane.shape[0] * zooms[0], plane.shape[1] * zooms[1])
+    scale = TILE / max(size)
+    width, height = (max(1, round(edge * scale)) for edge in size)
+    front_right = plane[::-1, ::-1].T
+    grey = _sampled(front_right, (height, width))
+    low, high = np.percentile(grey, [1, 99])
+    shown = np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1) * 255
+    tile = np.repeat(shown.astype(np.uint8)[..., None], 3, axis=2)
+    turned = label[::-1, ::-1].T
+    for value in np.unique(turned[turned > 0]):
+        tile[_drawn(turned == value, (height, width))] = _COLOURS[(int(value) - 1) % len(_COLOURS)]
+    whole = np.zeros((TILE, TILE, 3), dtype=np.uint8)
+    top, left = (TILE - height) // 2, (TILE - width) // 2
+    whole[top : top + height, left : left + width] = tile
+    return whole
+
+
+def _sampled(plane: npt.NDArray[_Value], shape: tuple[int, int]) -> npt.NDArray[_Value]:
+    """A plane's values at the centres of `shape` pixels."""
+    rows, columns = (
+        ((np.arange(pixels) + 0.5) * voxels / pixels).astype(int)
+        for pixels, voxels in zip(shape, plane.shape, strict=True)
+    )
+    return plane[np.ix_(rows, columns)]
+
+
+def _drawn(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The pixels that show a mask's outline."""
+    wide = _sampled(mask, (max(mask.shape[0], shape[0]), max(mask.shape[1], shape[1])))
+    drawn = np.zeros(shape, dtype=np.bool_)
+    drawn[tuple((np.argwhere(_outline(wide)) * shape // wide.shape).T)] = True
+    return drawn
+
+
+def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask that have a neighbour outside it (4-neighbourhood)."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside
+
+
+def _sheet(rows: Sequence[tuple[str, list[Image]]], channels: Sequence[str], concepts: Sequence[str]) -> bytes:
+    """PNG."""
+    from PIL import Image as Pictures
+    from PIL import ImageDraw
+
+    width = max(len(channels) * TILE, 560)
+    picture = Pictures.new("RGB", (width, _HEAD + len(rows) * (TILE + _EDGE)), (20, 20, 20))
+    pen = ImageDraw.Draw(picture)
+    pen.text((4, 2), "Heads show faces: keep this at the site.", fill=(230, 230, 230))
+    for column, channel in enumerate(channels):
+        pen.text((column * TILE + 4, 32), channel, fill=(230, 230, 230))
+    left = 4.0
+    for number, concept in enumerate(concepts):
+        pen.text((left, 17), concept, fill=_COLOURS[number % len(_COLOURS)])
+        left += pen.textlength(concept) + 12
+    for number, (case, tiles) in enumerate(rows):
+        top = _HEAD + number * (TILE + _EDGE)
+        pen.text((4, top + 2), case, fill=(170, 170, 170))
+        for column, tile in enumerate(tiles):
+            picture.paste(Pictures.fromarray(tile), (column * TILE, top + _EDGE))
+    content = BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Readable by its owner alone from the first byte on."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    beside.replace(path)

@@ -1,0 +1,209 @@
+"""One object → its frames: where each lies, what marks it apart, how its values are scaled. Reads no pixels.
+
+A frame is one slice: a single-frame object, one frame of a multi-frame object (`multiframe`), or one tile of a mosaic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from messages.reasons import Reason
+from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.volumes import mosaic
+from site_agent.dicom.volumes.geometry import Plane, Tolerances, plane
+
+Mark = tuple[str, object]
+"""A name from a closed list and a value that is hashable and sortable among its like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One slice.
+
+    Attributes:
+        source: which of the series' objects it is in, from 0.
+        sop: that object's SOP Instance UID.
+        number: its frame number there, from 1; of a mosaic, its tile's.
+        tile: the mosaic's layout, where it is a tile.
+        plane: where it lies.
+        between, thickness: Spacing Between Slices (of a 3D acquisition else its thickness) and Slice Thickness,
+            millimetres, where they are said.
+        frame_of_reference: Frame of Reference UID, "" where there is none.
+        marks: what keeps frames apart in any case: kind of image, echo, time, diffusion, stack.
+        hints: what may tell apart frames that lie at one place, in the order in which it is tried.
+        instance: Instance Number.
+        scale: slope and intercept; None where the object has a Modality LUT instead.
+    """
+
+    source: int
+    sop: str
+    number: int
+    plane: Plane
+    between: float | None
+    thickness: float | None
+    frame_of_reference: str
+    marks: tuple[Mark, ...]
+    hints: tuple[Mark, ...]
+    instance: int | None
+    scale: tuple[float, float] | None
+    tile: mosaic.Layout | None = None
+
+
+def frames(obj: Object, source: int, tolerances: Tolerances) -> list[Frame]:
+    """Every slice that an object holds.
+
+    Raises:
+        Refused: UNSUPPORTED_IMAGE: not a greyscale image. MISSING_GEOMETRY: it does not say where it lies.
+    """
+    from site_agent.dicom.volumes import multiframe
+
+    greyscale(obj)
+    if multiframe.enhanced(obj):
+        return multiframe.frames(obj, source, tolerances)
+    if (whole(obj, "NumberOfFrames") or 1) > 1:
+        raise Refused(Reason.MISSING_GEOMETRY, "several frames in one object that does not say where each lies")
+    layout = mosaic.read(obj)
+    # Each mosaic is a volume of its own, and they follow each other in time.
+    shot = (0, 0) if layout is None else (whole(obj, "InstanceNumber") or 0, source)
+    single = Frame(
+        source,
+        str(obj.get("SOPInstanceUID", "")),
+        1,
+        plane(
+            *size(obj),
+            numbers(obj, "ImagePositionPatient", 3),
+            numbers(obj, "ImageOrientationPatient", 6),
+            numbers(obj, "PixelSpacing", 2),
+            tolerances,
+        ),
+        _between(obj),
+        number(obj, "SliceThickness"),
+        str(obj.get("FrameOfReferenceUID") or ""),
+        marks=(
+            ("kind", kind(obj.get("ImageType"))),
+            ("echo", (whole(obj, "EchoNumbers") or 0, round(number(obj, "EchoTime") or 0.0, 1))),
+            ("time", (whole(obj, "TemporalPositionIdentifier") or 0, *shot)),
+            ("diffusion", _diffusion(obj)),
+            ("stack", str(obj.get("StackID") or "")),
+        ),
+        hints=hints(
+            ("acquisition", whole(obj, "AcquisitionNumber")),
+            ("inversion", number(obj, "InversionTime")),
+            ("flip angle", number(obj, "FlipAngle")),
+            ("trigger", number(obj, "TriggerTime")),
+        ),
+        instance=whole(obj, "InstanceNumber"),
+        scale=None if obj.get("ModalityLUTSequence") else scale(obj),
+    )
+    return [single] if layout is None else _tiles(single, layout, number(obj, "SpacingBetweenSlices"))
+
+
+def greyscale(obj: Object) -> None:
+    """Raises Refused (UNSUPPORTED_IMAGE) for what is no greyscale image whose samples fill their bits from below."""
+    samples, shown = whole(obj, "SamplesPerPixel"), str(obj.get("PhotometricInterpretation", ""))
+    if samples != 1 or shown not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Refused(Reason.UNSUPPORTED_IMAGE, "not a greyscale image")
+    if shown == "MONOCHROME1" and obj.get("ModalityLUTSequence"):
+        raise Refused(Reason.UNSUPPORTED_IMAGE, "MONOCHROME1 with a modality LUT: which comes first is not clear")
+    allocated, stored, high = whole(obj, "BitsAllocated"), whole(obj, "BitsStored"), whole(obj, "HighBit")
+    if allocated not in (8, 16, 32, 64) or (stored is not None and high is not None and high != stored - 1):
+        raise Refused(Reason.UNSUPPORTED_IMAGE, f"{stored} of {allocated} bits up to bit {high}")
+
+
+def size(obj: Object) -> tuple[int, int]:
+    """Rows and columns."""
+    rows, columns = whole(obj, "Rows"), whole(obj, "Columns")
+    if not rows or not columns:
+        raise Refused(Reason.UNSUPPORTED_IMAGE, "an image without rows or columns")
+    return rows, columns
+
+
+def scale(obj: Object) -> tuple[float, float]:
+    """Rescale slope and intercept; 1 and 0 where they are not said.
+
+    Raises:
+        Refused: UNSUPPORTED_IMAGE: a slope of 0, or values that are no numbers.
+    """
+    said = [name for name in ("RescaleSlope", "RescaleIntercept") if obj.get(name) not in (None, "")]
+    slope, intercept = number(obj, "RescaleSlope"), number(obj, "RescaleIntercept")
+    if slope == 0 or (slope is None and "RescaleSlope" in said) or (intercept is None and "RescaleIntercept" in said):
+        raise Refused(Reason.UNSUPPORTED_IMAGE, "an image whose rescale slope and intercept are no scale")
+    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+
+
+def kind(value: Any) -> tuple[str, ...]:
+    """Image Type or Frame Type as a tuple of upper-case words."""
+    if value is None:
+        return ()
+    words = [value] if isinstance(value, str) else list(value)
+    return tuple(str(word).strip().upper() for word in words)
+
+
+def diffusion(b: float | None, direction: tuple[float, ...] | None) -> tuple[float, ...]:
+    """b-value (s/mm²) and gradient direction as one sortable value; () where none is said."""
+    return () if b is None else (round(b, 1), *(round(v, 3) for v in direction or ()))
+
+
+def hints(*named: tuple[str, object]) -> tuple[Mark, ...]:
+    """Those that are said."""
+    return tuple((name, value) for name, value in named if value is not None)
+
+
+def numbers(obj: Object, keyword: str, count: int) -> tuple[float, ...] | None:
+    """`count` finite numbers of an attribute; None where it is absent, empty, of other length or not numbers."""
+    try:
+        value = obj.get(keyword)
+        found = () if value is None else tuple(float(v) for v in value)
+    except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed value, and quotes it
+        return None
+    return found if len(found) == count and np.isfinite(found).all() else None
+
+
+def number(obj: Object, keyword: str) -> float | None:
+    """One finite number of an attribute, the first where it has several; None where there is none."""
+    try:
+        value = obj.get(keyword)
+        if not isinstance(value, str | bytes) and hasattr(value, "__len__"):
+            value = value[0] if len(value) else None
+        found = float("nan") if value is None else float(value)
+    except Exception:  # noqa: BLE001 - as in `numbers`
+        return None
+    return found if np.isfinite(found) else None
+
+
+def whole(obj: Object, keyword: str) -> int | None:
+    """One whole number of an attribute, as `number`."""
+    found = number(obj, keyword)
+    return None if found is None else int(found)
+
+
+def _diffusion(obj: Object) -> tuple[float, ...]:
+    """As the standard says it, or as Siemens does in private elements that the door lets pass."""
+    b, direction = number(obj, "DiffusionBValue"), numbers(obj, "DiffusionGradientOrientation", 3)
+    if b is None:
+        try:
+            block = obj.private_block(0x0019, mosaic.SIEMENS)
+            b = float(block[0x0C].value)
+            direction = tuple(float(v) for v in block[0x0E].value) if 0x0E in block else None
+        except Exception:  # noqa: BLE001 - there is none (KeyError), or it is malformed in any way
+            return ()
+    return diffusion(b, direction)
+
+
+def _between(obj: Object) -> float | None:
+    """Spacing Between Slices; the thickness where a 3D acquisition does not say it, since its slices leave no gaps."""
+    said = number(obj, "SpacingBetweenSlices")
+    if said is None and obj.get("MRAcquisitionType") == "3D" and "ORIGINAL" in kind(obj.get("ImageType")):
+        return number(obj, "SliceThickness")
+    return said
+
+
+def _tiles(single: Frame, layout: mosaic.Layout, spacing: float | None) -> list[Frame]:
+    """A mosaic's slices."""
+    return [
+        replace(single, number=k + 1, plane=where, tile=layout)
+        for k, where in enumerate(mosaic.planes(single.plane, layout, spacing))
+    ]

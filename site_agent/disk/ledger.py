@@ -1,0 +1,67 @@
+"""The record of what left the site, as its operator or data protection officer reads it; the agent need not run."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from messages.ground.errors import RequestError, WorkFailed
+
+_ROWS = """
+SELECT time, kind, experiment, round, bytes, 1 FROM ledger
+UNION ALL SELECT time, kind, experiment, round, length(raw), 0 FROM outbox
+ORDER BY time
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that left, or is about to.
+
+    Attributes:
+        time: Unix time of its receipt; where there is none, of its writing.
+        kind: of the event; "update": a model update's chunks, in all `bytes` (more where some went again).
+        settled: False: an event that still waits for the coordinator's receipt.
+    """
+
+    time: float
+    kind: str
+    experiment: str
+    round: int
+    bytes: int
+    settled: bool
+
+
+def read(state: Path, experiment: str | None = None, since: float = 0.0) -> list[Entry]:
+    """What left, oldest first.
+
+    Args:
+        state: the site's state directory.
+        experiment: of this one only; None: of all, and of none.
+        since: Unix time.
+
+    Raises:
+        RequestError: no agent has worked on this directory, or it cannot be read by this user.
+        WorkFailed: the record is damaged.
+    """
+    place = state / "spool.sqlite"
+    try:
+        if not place.exists():
+            raise RequestError(
+                "no agent has worked here", where=str(state), advice="Look at site.state; `konsil site run` starts one"
+            )
+        with contextlib.closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as spool:
+            found = [
+                Entry(time, kind, name, round_number, size, bool(settled))
+                for time, kind, name, round_number, size, settled in spool.execute(_ROWS)
+            ]
+    except (OSError, sqlite3.OperationalError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(
+            f"the record cannot be read ({why})", where=str(place), advice="Run this as root or as the agent's user"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise WorkFailed(f"the record is damaged ({error})", where=str(place)) from None
+    return [one for one in found if one.time >= since and experiment in (None, one.experiment)]

@@ -1,0 +1,336 @@
+"""The site's durable in- and outbox: agenda, stream positions, events seen, events to be receipted; and the files.
+
+SQLite with WAL and synchronous=FULL: what is committed survives a power cut. What belongs together (an event's
+effect on the agenda, the position of the stream it came by, what is said about it) is one transaction.
+Models and updates are files beside it, named by their transfer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgpack
+
+from messages.bus.base import Position
+from messages.envelope import Event
+from messages.ground.errors import ConfigError, RequestError, WorkFailed
+from messages.tensors.transfer import TransferKey
+from site_agent.core.jobs import Agenda, Job
+from site_agent.disk.room import room, used_bytes
+from site_agent.disk.secret import secret_of
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS positions (queue TEXT PRIMARY KEY, offset INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY, time REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS jobs (experiment TEXT PRIMARY KEY, state BLOB NOT NULL, changed REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS outbox (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, experiment TEXT NOT NULL,
+    round INTEGER NOT NULL, attempt INTEGER NOT NULL, key TEXT NOT NULL, raw BLOB NOT NULL, time REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS ledger (
+    number INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL, experiment TEXT NOT NULL,
+    round INTEGER NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS ledger_ids ON ledger (id);
+"""
+SEEN_KEPT = 90 * 86400.0
+"""Seconds that an event's id is remembered: longer than the broker keeps, or a standing repeats, an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that waits for its receipt."""
+
+    id: str
+    kind: str
+    experiment: str
+    round: int
+    attempt: int
+    key: str
+    raw: bytes
+
+
+class Spool:
+    """One site's spool; opened by one agent at a time (flock on the state directory).
+
+    Args:
+        state: the state directory; made if missing, for its owner only.
+
+    Raises:
+        RequestError: another agent works on this state directory.
+        ConfigError: the directory cannot be made or written.
+        WorkFailed: the spool's database is damaged.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.globals = state / "globals"
+        self.updates = state / "updates"
+        self.cache = state / "cache"
+        try:
+            for folder in (state, self.globals, self.updates, self.cache):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot be written ({error.strerror})",
+                where=str(state),
+                advice="Give the agent's user write access, or change site.state",
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise RequestError(
+                "another agent works on this state directory",
+                where=str(state),
+                advice="Stop it first, or give this one a directory of its own",
+            ) from None
+        self._guard = threading.RLock()
+        self._nested = False
+        try:
+            self._db = sqlite3.connect(state / "spool.sqlite", isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            os.close(self._lock)
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                # The file is sound: to move it away would lose what waits in it.
+                raise WorkFailed(
+                    f"the spool cannot be written ({error})",
+                    where=str(state / "spool.sqlite"),
+                    advice="Free space on this disk, or mend it, and start again; leave the file where it is",
+                ) from None
+            raise WorkFailed(
+                f"the spool cannot be read ({error})",
+                where=str(state / "spool.sqlite"),
+                advice="Move the file away: the coordinator tells the agent where the experiments are",
+            ) from None
+        self.incarnation = self._bump("incarnation")
+        self._set("seq", 0)
+
+    def close(self) -> None:
+        """Close the database and free the directory. Idempotent."""
+        with self._guard:
+            if self._lock < 0:
+                return
+            self._db.close()
+            os.close(self._lock)
+            self._lock = -1
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; the outermost one commits.
+
+        Raises:
+            WorkFailed: the disk is full or broken; nothing was stored.
+        """
+        with self._guard:
+            if self._nested:
+                yield
+                return
+            self._nested = True
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise WorkFailed(
+                    f"the spool cannot be written ({error})",
+                    where=str(self.state / "spool.sqlite"),
+                    advice="Free disk space under the state directory",
+                ) from error
+            finally:
+                self._nested = False
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    # numbers
+
+    def _get(self, key: str) -> int:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def _set(self, key: str, value: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _bump(self, key: str) -> int:
+        with self.transaction():
+            value = self._get(key) + 1
+            self._set(key, value)
+            return value
+
+    def next_seq(self) -> int:
+        """The next gapless sequence number of this incarnation; call it in the transaction that stores the event."""
+        return self._bump("seq")
+
+    @property
+    def term(self) -> int:
+        """The highest coordinator's term seen."""
+        with self._guard:
+            return self._get("term")
+
+    def raise_term(self, term: int) -> None:
+        """Remember a higher term."""
+        with self._guard:
+            self._set("term", max(term, self._get("term")))
+
+    # streams and what was seen
+
+    def position(self, queue: str) -> Position | None:
+        """Where to resume a stream."""
+        with self._guard:
+            row = self._db.execute("SELECT offset, digest FROM positions WHERE queue = ?", (queue,)).fetchone()
+        return Position(row[0], row[1]) if row else None
+
+    def set_position(self, queue: str, position: Position) -> None:
+        """Remember the last message whose content is stored; WorkFailed on a full disk."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (queue, position.offset, position.digest)
+            )
+
+    def see(self, identity: str, now: float) -> bool:
+        """Remember an event's id; False where it was seen before."""
+        with self._guard:
+            done = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (identity, now))
+            return done.rowcount > 0
+
+    # agenda
+
+    def load_agenda(self, site: str) -> Agenda:
+        """The agenda as it was stored."""
+        with self._guard:
+            rows = self._db.execute("SELECT state FROM jobs ORDER BY rowid").fetchall()
+            paused = bool(self._get("paused"))
+        jobs = [Job.model_validate(msgpack.unpackb(row[0])) for row in rows]
+        return Agenda(site=site, jobs={job.experiment: job for job in jobs}, paused=paused)
+
+    def store_agenda(self, before: Agenda, after: Agenda, now: float) -> None:
+        """Store what changed."""
+        with self._guard:
+            for name, job in after.jobs.items():
+                if before.jobs.get(name) is not job:
+                    state = msgpack.packb(job.model_dump(mode="python"))
+                    self._db.execute(
+                        "INSERT INTO jobs VALUES (?, ?, ?) ON CONFLICT (experiment) DO UPDATE SET "
+                        "state = excluded.state, changed = excluded.changed",
+                        (name, state, now),
+                    )
+            if before.paused != after.paused:
+                self._set("paused", int(after.paused))
+
+    def changed(self, experiment: str) -> float:
+        """When a job last changed, seconds since 1970."""
+        with self._guard:
+            row = self._db.execute("SELECT changed FROM jobs WHERE experiment = ?", (experiment,)).fetchone()
+        return float(row[0]) if row else 0.0
+
+    # outbox
+
+    def post(self, event: Event, attempt: int = 1) -> None:
+        """Put a history event into the outbox; an event that is there stays as it is."""
+        with self._guard:
+            self._db.execute(
+                "INSERT OR IGNORE INTO outbox (id, kind, experiment, round, attempt, key, raw, time) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    event.id, event.kind, event.experiment, event.round, attempt, event.key, event.raw, event.time,
+                ),
+            )  # fmt: skip
+
+    def waiting(self) -> list[Waiting]:
+        """What waits for its receipt, oldest first."""
+        with self._guard:
+            rows = self._db.execute(
+                "SELECT id, kind, experiment, round, attempt, key, raw FROM outbox ORDER BY number"
+            ).fetchall()
+        return [Waiting(*row) for row in rows]
+
+    def receipted(self, identity: str, now: float) -> Waiting | None:
+        """Take an event out of the outbox and note in the ledger what left the site; None where it was not there."""
+        with self._guard:
+            row = self._db.execute(
+                "SELECT id, kind, experiment, round, attempt, key, raw FROM outbox WHERE id = ?", (identity,)
+            ).fetchone()
+            if row is None:
+                return None
+            event = Waiting(*row)
+            self._db.execute("DELETE FROM outbox WHERE id = ?", (identity,))
+            self._enter(now, event.id, event.kind, event.experiment, event.round, len(event.raw))
+            return event
+
+    def leaving(self, key: TransferKey, size: int, now: float) -> None:
+        """Note in the ledger that an update of so many bytes begins to leave the site; once an attempt.
+
+        Raises:
+            WorkFailed: the disk is full or broken.
+        """
+        with self.transaction():
+            if self._db.execute("SELECT 1 FROM ledger WHERE id = ?", (key.stem,)).fetchone() is None:
+                self._enter(now, key.stem, "update", key.experiment, key.round, size)
+
+    def _enter(self, *row: float | str) -> None:
+        self._db.execute("INSERT INTO ledger (time, id, kind, experiment, round, bytes) VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def prune(self, now: float, ledger_kept: float) -> None:
+        """Forget what is older than its retention."""
+        with self.transaction():
+            self._db.execute("DELETE FROM seen WHERE time < ?", (now - SEEN_KEPT,))
+            self._db.execute("DELETE FROM ledger WHERE time < ?", (now - ledger_kept,))
+
+    # files
+
+    def global_file(self, key: TransferKey) -> Path:
+        """Where a complete global model lies."""
+        return self.globals / f"{key.stem}.model"
+
+    def update_file(self, experiment: str, round_number: int, site: str, attempt: int) -> Path:
+        """Where a complete update lies."""
+        return self.updates / f"{TransferKey(experiment, round_number, site, attempt).stem}.update"
+
+    def free_files(self, experiment: str, up_to: int | None) -> None:
+        """Remove models and updates of an experiment up to a round; None: all."""
+        for folder in (self.globals, self.updates):
+            for path in folder.glob(f"{experiment}.*"):
+                number = path.name.removeprefix(f"{experiment}.").partition(".")[0]
+                if number.isdigit() and (up_to is None or int(number) <= up_to):
+                    path.unlink(missing_ok=True)
+
+    def free_left_over(self, ended: Collection[str]) -> None:
+        """Remove what an agent that was killed as experiments ended did not come to remove."""
+        for folder in (self.globals, self.updates):
+            for path in folder.iterdir():
+                if path.name.partition(".")[0] in ended:
+                    path.unlink(missing_ok=True)
+
+    def cache_of(self, experiment: str) -> Path:
+        """The trainer's folder for one experiment."""
+        return self.cache / experiment
+
+    def used_bytes(self) -> int:
+        """Bytes under the state directory."""
+        return used_bytes(self.state)
+
+    def room(self, limit: int | None) -> int:
+        """Bytes that may still be written: the operator's limit and what the disk has."""
+        return room(self.state, limit)
+
+    def secret(self) -> bytes:
+        """The site's secret (32 bytes, for keyed hashes); made at first use, never sent or logged."""
+        return secret_of(self.state)
+
+    def counts(self) -> Mapping[str, int]:
+        """Rows of each table, for `status` and tests."""
+        tables = ("seen", "jobs", "outbox", "ledger")
+        with self._guard:
+            return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in tables}

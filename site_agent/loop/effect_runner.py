@@ -1,0 +1,159 @@
+"""Does what the agenda decided: each effect handed to receiver, sender or trainer, after its transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from messages.ground import logs
+from messages.ground.errors import KonsilError
+from messages.reasons import Reason
+from messages.tensors.transfer import TransferKey
+from site_agent.core.effects import (
+    CloseTrainer,
+    Effect,
+    Fetch,
+    Free,
+    Halt,
+    RunEvaluate,
+    RunPrepare,
+    RunTrain,
+    Say,
+    SendChunks,
+    fetches,
+)
+from site_agent.core.inputs import Stimulus, TrainerFailed
+from site_agent.core.jobs import OVER, Job, experiment_of
+from site_agent.data.guard import DataGuard, Look, judged
+from site_agent.loop.steps import Steps
+from site_agent.trainers.processes import Trainers
+from site_agent.trainers.requests import Workshop
+from site_agent.wire.outbox import Post
+from site_agent.wire.receiver import Receiver
+from site_agent.wire.sender import Ahead, Sender, Task
+
+log = structlog.get_logger()
+
+EVER = 10**9
+
+
+class Errands:
+    """Owned by the main loop.
+
+    Args:
+        post: hands a closure to the main loop.
+        show: called when something was done, to show the agent's state.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: Steps,
+        voice: Post,
+        trainers: Trainers,
+        workshop: Workshop,
+        receiver: Receiver,
+        sender: Sender,
+        guard: DataGuard,
+        post: Callable[[Callable[[], None]], None],
+        show: Callable[[], None],
+    ) -> None:
+        self._steps, self._voice, self._trainers, self._workshop = steps, voice, trainers, workshop
+        self._receiver, self._sender, self._guard = receiver, sender, guard
+        self._post, self._show = post, show
+        self._watched: dict[str, int] = {}
+
+    def apply(self, stimulus: Stimulus) -> None:
+        """Decide, store, then do."""
+        with logs.about(getattr(stimulus, "experiment", None)):
+            self.perform(self._steps.atomically(lambda: self._steps.step(stimulus)))
+
+    def post(self, stimulus: Stimulus) -> None:
+        """Apply a stimulus in its turn. Any thread."""
+        self._post(lambda: self.apply(stimulus))
+
+    def send_ahead(self, ahead: Ahead) -> None:
+        """Send chunks of an update that is still written. Nothing is stored of it: after a restart they go again."""
+        self._sender.send(ahead)
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Say what is new, and do what is to be done."""
+        self._voice.publish()
+        for effect in effects:
+            with logs.about(getattr(effect, "experiment", None)):
+                try:
+                    self._do(effect)
+                except KonsilError as error:
+                    log.error("cannot be done", what=type(effect).__name__, error=str(error))
+        self._watch()
+        if effects:
+            self._show()
+
+    def expect(self) -> None:
+        """Name to the receiver what is being fetched, before the queues are read: chunks may lie there already, and one
+        that nobody expects is dropped, to be asked for again much later."""
+        for job in self._steps.agenda.jobs.values():
+            for effect in fetches(job):
+                self._receiver.expect(effect.key, effect.seal)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Tell the receiver of which rounds chunks may come. After the last round, the one chosen on validation may."""
+        for name, job in self._steps.agenda.jobs.items():
+            if job.phase in OVER:
+                self._watched.pop(name, None)
+            elif self._watched.get(name) != job.round:
+                self._watched[name] = job.round
+                self._receiver.watch(name, job.round, again=job.round == experiment_of(job).rounds.count)
+
+    def _begin(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job, seen: Look | None) -> None:
+        """Give a task to the trainer, once its data were looked at; the task may be void by then."""
+        agenda = self._steps.agenda
+        now = agenda.job(job.experiment)
+        if now is None or agenda.running != now.experiment:
+            return
+        if (now.phase, now.round, now.attempt) != (job.phase, job.round, job.attempt):
+            return
+        obstacle: Stimulus | None = None
+        reason = judged(now.data, seen)
+        if seen is None or reason is not None:
+            obstacle = TrainerFailed(now.experiment, reason or Reason.DATASET_GONE)
+        else:
+            self._workshop.note(now.experiment, seen.digest)
+            try:
+                obstacle = self._ask(effect, now)
+            except KonsilError as error:
+                log.error("cannot be done", what=type(effect).__name__, error=str(error))
+                obstacle = TrainerFailed(now.experiment, Reason.TRAINER_DIED)
+        if obstacle is not None:
+            self.apply(obstacle)
+
+    def _ask(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> Stimulus | None:
+        if isinstance(effect, RunTrain):
+            return self._workshop.train(job)
+        if isinstance(effect, RunEvaluate):
+            self._workshop.evaluate(job, effect.label)
+        else:
+            self._workshop.prepare(job)
+        return None
+
+    def _do(self, effect: Effect) -> None:
+        job = self._steps.agenda.jobs[effect.experiment] if not isinstance(effect, Say | Fetch) else None
+        if isinstance(effect, Fetch):
+            self._receiver.expect(effect.key, effect.seal)
+        elif isinstance(effect, Free):
+            self._receiver.drop(effect.experiment, effect.round)
+            self._sender.drop(effect.experiment, EVER if effect.round is None else effect.round)
+            self._workshop.free(effect.experiment, effect.round)
+        elif isinstance(effect, Halt):
+            self._trainers.halt(effect.experiment)
+        elif isinstance(effect, CloseTrainer):
+            self._trainers.kill(effect.experiment)
+        elif isinstance(effect, RunPrepare | RunTrain | RunEvaluate) and job is not None:
+            self._guard.look(
+                job.experiment, experiment_of(job).data.dataset, lambda seen: self._begin(effect, job, seen)
+            )
+        elif isinstance(effect, SendChunks) and job is not None and job.update is not None:
+            key = TransferKey(job.experiment, job.round, self._steps.agenda.site, job.attempt)
+            self._sender.send(Task(key, job.update.transfer, self._workshop.update(job), effect.chunks))

@@ -1,0 +1,85 @@
+"""The operator's orders, as they come over the control socket."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from messages.ground.errors import KonsilError, RequestError
+from site_agent.core.inputs import Approved, Switched
+from site_agent.core.jobs import Phase
+from site_agent.loop.effect_runner import Errands
+from site_agent.loop.steps import Steps
+
+log = structlog.get_logger()
+
+ANSWER_WITHIN = 8.0
+
+
+class Orders:
+    """Obeys on the main loop, answers on the control socket's thread.
+
+    Args:
+        status: what the agent does now; called on the main loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: Steps,
+        errands: Errands,
+        post: Callable[[Callable[[], None]], None],
+        status: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._steps, self._errands, self._post, self._status = steps, errands, post, status
+
+    def take(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Obey a request, and answer with the status after it.
+
+        Raises:
+            RequestError: there is no such order, or nothing to approve.
+            KonsilError: the main loop did not come to it.
+        """
+        answers: queue.SimpleQueue[dict[str, Any] | KonsilError] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                answers.put(self._obey(request))
+            except KonsilError as error:
+                answers.put(error)
+
+        self._post(work)
+        try:
+            answer = answers.get(timeout=ANSWER_WITHIN)
+        except queue.Empty:
+            raise KonsilError("the agent is busy", advice="Try again") from None
+        if isinstance(answer, KonsilError):
+            raise answer
+        return answer
+
+    def _obey(self, request: dict[str, Any]) -> dict[str, Any]:
+        order = request.get("do")
+        if order == "pause":
+            self._errands.apply(Switched(paused=True))
+        elif order == "resume":
+            self._errands.apply(Switched(paused=False, draining=False))
+        elif order == "drain":
+            self._errands.apply(Switched(draining=True))
+        elif order == "approve":
+            self._approve(str(request.get("experiment")))
+        elif order != "status":
+            raise RequestError(f"unknown order {order!r}")
+        if order != "status":
+            log.info("ordered", what=order)
+        return self._status()
+
+    def _approve(self, name: str) -> None:
+        if self._steps.agenda.phase(name) is not Phase.AWAITING:
+            raise RequestError(
+                f"no experiment {name!r} awaits approval",
+                advice="`konsil site status` lists those that do",
+            )
+        self._errands.apply(Approved(name))

@@ -1,0 +1,90 @@
+"""What the operator's file says about an experiment today: the policy with its clock, data sets and hours applied."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from messages.envelope import decode
+from messages.experiment import Experiment
+from messages.ground.errors import KonsilError, MalformedMessage
+from messages.kinds import ExperimentAccepted, ExperimentStart
+from messages.reasons import Reason
+from site_agent.config import SiteConfig
+from site_agent.core import policy
+from site_agent.core.policy import Verdict
+from site_agent.datasets.config import DatasetConfig
+from site_agent.dicom.config import DicomDataset
+
+
+class Rules:
+    """Judges for one site."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config = config
+        self.floors = config.policy.floors
+
+    def accepted(self, body: ExperimentAccepted) -> Verdict:
+        """Judge an announced experiment; the researcher's own event has to say the same as the coordinator."""
+        verdict = self.judge(body.experiment, body.researcher)
+        if verdict.reason in (Reason.NOT_INVITED, Reason.UNSUPPORTED):
+            return verdict
+        try:
+            original = decode(body.original)
+            start = original.body
+            if not isinstance(start, ExperimentStart) or original.sender != body.researcher:
+                return Verdict(Reason.SENDER_MISMATCH)
+            digests = {Experiment.model_validate(plain).digest() for plain in (start.experiment, body.experiment)}
+        except (MalformedMessage, ValidationError):
+            return Verdict(Reason.MALFORMED)
+        return verdict if digests == {body.digest} else Verdict(Reason.WRONG_DIGEST)
+
+    def judge(self, plain: dict[str, Any], researcher: str) -> Verdict:
+        """Judge an experiment file for a researcher."""
+        try:
+            experiment = Experiment.model_validate(plain)
+        except ValidationError:
+            return Verdict(Reason.UNSUPPORTED)
+        return policy.judge(
+            self.config.policy,
+            experiment,
+            researcher,
+            self.config.site.name,
+            self._concepts(experiment.data.dataset),
+            datetime.now().date(),
+        )
+
+    def _concepts(self, name: str) -> dict[str, set[str]]:
+        config = self.config.datasets.get(name)
+        return {} if config is None else {name: concepts_of(config)}
+
+    def opens_in(self, now: datetime) -> float:
+        """Seconds until new work may begin, by the site's clock; 0 within the hours."""
+        hours = self.config.limits.hours
+        if hours is None or hours.include(now.time()):
+            return 0.0
+        begin = datetime.combine(now.date(), hours.begin)
+        if begin < now:
+            begin += timedelta(days=1)
+        return (begin - now).total_seconds()
+
+    def opens_at(self, now: datetime) -> datetime | None:
+        """When the hours begin, to the minute; None within them."""
+        wait = self.opens_in(now)
+        return now + timedelta(seconds=wait) if wait else None
+
+
+def concepts_of(config: DatasetConfig | DicomDataset) -> set[str]:
+    """The concepts that a data set's labels name; empty where its folder cannot tell."""
+    if not isinstance(config, DatasetConfig):
+        return set(config.labels.names)
+    if config.labels:
+        return set(config.labels.values())
+    from site_agent.datasets.layouts import labels_of  # nibabel only where a folder has to be read
+
+    try:
+        return set(labels_of(config).values())
+    except KonsilError:
+        return set()

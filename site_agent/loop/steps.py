@@ -1,0 +1,95 @@
+"""The agenda in memory and on disk: decides, and stores what was decided and said in one transaction."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from messages.ground import crash, logs
+from messages.ground.errors import WorkFailed
+from messages.ground.systemd import notify
+from site_agent.core.agenda import step
+from site_agent.core.decisions import Decision, Ignore, Invite
+from site_agent.core.effects import Effect, Say
+from site_agent.core.inputs import Stimulus
+from site_agent.core.jobs import Agenda
+from site_agent.disk.spool import Spool
+from site_agent.metrics import Tally
+from site_agent.wire.outbox import Post
+from site_agent.wire.pace import Pace
+
+log = structlog.get_logger()
+
+COMPLAIN_EVERY = 60.0
+
+
+class Steps:
+    """Owned by the main loop.
+
+    Args:
+        agenda: as it came out of the spool.
+        stopping: set when the agent stops; a full disk is no longer waited for then.
+    """
+
+    def __init__(self, spool: Spool, voice: Post, agenda: Agenda, stopping: threading.Event) -> None:
+        self._spool, self._voice, self._stopping = spool, voice, stopping
+        self.agenda = agenda
+        self.tally = Tally()
+        self._taken: list[Decision] = []
+        self._complaints = Pace()
+
+    def atomically(self, work: Callable[[], list[Effect]]) -> list[Effect]:
+        """Do work in a transaction of the spool; the agenda in memory goes back with it.
+
+        A full disk is waited for, since going on would lose what happened.
+        """
+        before = self.agenda
+        while True:
+            try:
+                self._taken.clear()
+                with self._spool.transaction():
+                    todo = work()
+                for decision in self._taken:
+                    crash.passed(f"agent:{type(decision).__name__.lower()}")
+                return todo
+            except WorkFailed as error:
+                self.agenda = before
+                if self._stopping.wait(1.0):
+                    raise
+                # once a minute: a log that grows by what a full disk says helps to fill it
+                if self._complaints.due("storing", COMPLAIN_EVERY):
+                    log.error("cannot be stored, trying again", error=str(error))
+                notify("WATCHDOG=1")
+            except BaseException:
+                self.agenda = before
+                raise
+
+    def step(self, stimulus: Stimulus) -> list[Effect]:
+        """Decide and store; inside a transaction. Returns what is to be done after it."""
+        before = self.agenda
+        after, decisions, effects = step(before, stimulus)
+        now = time.time()
+        self._spool.store_agenda(before, after, now)
+        for effect in effects:
+            if isinstance(effect, Say):
+                self._voice.say(effect, now)
+        self.agenda = after
+        self._taken += decisions
+        for decision in decisions:
+            self._tell(decision)
+        return [effect for effect in effects if not isinstance(effect, Say)]
+
+    def _tell(self, decision: Decision) -> None:
+        self.tally.decided(decision)
+        name = type(decision).__name__.lower()
+        experiment = getattr(decision, "experiment", None)
+        reason = getattr(decision, "reason", None)
+        job = None if experiment is None else self.agenda.job(experiment)
+        level = log.debug if isinstance(decision, Ignore) else log.info
+        with logs.about(experiment, None if job is None else job.round):
+            level("decided", what=name, reason=reason)
+            if isinstance(decision, Invite) and decision.by_hand and decision.refusal is None:
+                log.warning("awaits the operator's approval: konsil site resume --approve ID")

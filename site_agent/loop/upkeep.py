@@ -1,0 +1,106 @@
+"""What time asks for: the pulse, trainers that are stuck, the operator's hours, what is kept too long."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import datetime
+
+from messages.ground.systemd import notify, watchdog_interval
+from messages.kinds import Alive
+from site_agent.config import Retention
+from site_agent.core.inputs import Switched
+from site_agent.core.jobs import OVER
+from site_agent.desk.status import state_word
+from site_agent.disk.spool import Spool
+from site_agent.loop.effect_runner import Errands
+from site_agent.loop.inbound import Hearing
+from site_agent.loop.rules import Rules
+from site_agent.loop.steps import Steps
+from site_agent.trainers.processes import Trainers
+from site_agent.wire.outbox import Post
+from site_agent.wire.pace import Pace
+
+ALIVE_EVERY = 5.0
+ENQUIRE_AFTER = 60.0
+"""Seconds without a word of the coordinator about an open experiment, until it is asked where things are: what the
+broker confirmed may never have been stored, and the last event of an experiment leaves no gap behind it."""
+GREET_EVERY = 600.0
+"""Seconds until it is asked in any case: the announcement of an experiment may have been lost."""
+HOURS_EVERY = 5.0
+DAILY = 86400.0
+
+
+class Upkeep:
+    """Owned by the main loop."""
+
+    def __init__(
+        self,
+        *,
+        steps: Steps,
+        errands: Errands,
+        voice: Post,
+        trainers: Trainers,
+        rules: Rules,
+        spool: Spool,
+        retention: Retention,
+        hearing: Hearing,
+    ) -> None:
+        self._steps, self._errands, self._voice, self._trainers = steps, errands, voice, trainers
+        self._rules, self._spool, self._retention = rules, spool, retention
+        self._hearing = hearing
+        self._asked = time.monotonic()
+        self._pace = Pace()
+
+    def tick(self) -> None:
+        """Do what is due."""
+        interval = watchdog_interval()
+        if interval is not None and self._pace.due("watchdog", interval / 2):
+            notify("WATCHDOG=1")
+        self._voice.publish()
+        self._trainers.end_stuck()
+        self._trainers.bound_logs()
+        if self._pace.due("hours", HOURS_EVERY):
+            self.look_at_the_clock()
+        if self._pace.due("alive", ALIVE_EVERY):
+            self._voice.live("alive", self._pulse())
+        self._enquire()
+        if self._pace.due("prune", DAILY):
+            self._prune()
+
+    def _pulse(self) -> Alive:
+        agenda = self._steps.agenda
+        word = state_word(agenda)
+        opens_in = self._rules.opens_in(datetime.now()) if word == "outside-hours" else None
+        return Alive(state=word, busy_with=agenda.running, queued=len(agenda.queue), opens_in=opens_in)
+
+    def _enquire(self) -> None:
+        """Say hello again where nothing is heard: the answer tells where each experiment is."""
+        now = time.monotonic()
+        if not self._voice.connected or now - self._asked < ENQUIRE_AFTER:
+            return
+        heard = self._hearing.heard_at
+        open_ = [name for name, job in self._steps.agenda.jobs.items() if job.phase not in OVER]
+        if now - self._asked >= GREET_EVERY or any(now - heard.get(name, 0.0) >= ENQUIRE_AFTER for name in open_):
+            self._asked = now
+            self._voice.hello()
+
+    def look_at_the_clock(self) -> None:
+        """Tell the agenda when the operator's hours begin or end."""
+        is_open = self._rules.opens_in(datetime.now()) == 0
+        if self._steps.agenda.open != is_open:
+            self._errands.apply(Switched(open=is_open))
+
+    @property
+    def drained(self) -> bool:
+        """Whether a draining agent has nothing left to do."""
+        agenda = self._steps.agenda
+        return agenda.draining and not agenda.busy and not self._spool.waiting()
+
+    def _prune(self) -> None:
+        now = time.time()
+        self._spool.prune(now, self._retention.sent_ledger)
+        for name, job in self._steps.agenda.jobs.items():
+            if job.phase in OVER and now - self._spool.changed(name) > self._retention.cache:
+                shutil.rmtree(self._spool.cache_of(name), ignore_errors=True)
+                self._trainers.forget(name)

@@ -1,0 +1,221 @@
+"""The warm training processes: one an experiment, started when first needed, watched, ended when the work is void."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from messages.ground.errors import WorkFailed
+from site_agent.trainers import log_file, oom
+from site_agent.training.client import TrainerProcess
+from site_agent.training.protocol import CheckpointEvent, Failed, Prepare, Prepared, Progress, Reply, Request, Written
+
+log = structlog.get_logger()
+
+SAVED_WITHIN = 10.0
+"""Seconds for a checkpoint when the agent stops: a third of the unit's TimeoutStopSec=."""
+
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""Exit status after SIGKILL: as `subprocess` says it, and as a shell does."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: was it at work, was it ended as stuck, or by the kernel for want of memory."""
+
+    busy: bool
+    stuck: bool
+    out_of_memory: bool
+
+
+@dataclass
+class _Warm:
+    token: int
+    process: TrainerProcess
+    preparing: bool = False
+    ready: bool = False
+    """Whether it has read its data; what is asked of it before waits in `next`."""
+    next: Request | None = None
+    at_work: bool = False
+    """Whether a request other than preparing has no answer yet."""
+    heard: float = field(default_factory=time.monotonic)
+    stuck: bool = False
+    leaving: bool = False
+    """Whether it was asked to save what it has and end."""
+    oom_kills: int | None = None
+    """The out-of-memory killer's count when the last request was made."""
+
+    @property
+    def busy(self) -> bool:
+        return self.preparing or self.at_work
+
+
+class Trainers:
+    """Owned by the agent's main loop; replies and exits come on other threads, marked with the process's token, and
+    what a process says after it was given up is dropped here.
+
+    Args:
+        on_reply: (experiment, token, reply), on another thread.
+        on_exit: (experiment, token, exit status), on another thread.
+        program: the operator's own trainer; None: Konsil's.
+        stuck_after: seconds without any word from a busy trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_reply: Callable[[str, int, Reply], None],
+        on_exit: Callable[[str, int, int], None],
+        logs: Path,
+        program: Sequence[str] | None,
+        nice: int,
+        stuck_after: float,
+    ) -> None:
+        self._on_reply, self._on_exit = on_reply, on_exit
+        self._logs, self._program, self._nice, self._stuck_after = logs, program, nice, stuck_after
+        self._warm: dict[str, _Warm] = {}
+        self._tokens = itertools.count(1)
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def ask(self, experiment: str, prepare: Prepare, request: Request | None) -> None:
+        """Send a request to the experiment's process; a cold one is started and prepared first. Without a request,
+        the data are read (again).
+
+        Raises:
+            WorkFailed: the process cannot be started.
+        """
+        warm = self._warm.get(experiment)
+        if warm is None or not warm.process.alive:
+            warm = self._start(experiment)
+        warm.heard = time.monotonic()
+        warm.oom_kills = oom.kills()
+        if warm.ready and request is not None:
+            self._hand_over(warm, request)
+            return
+        warm.next = request
+        if not warm.preparing:
+            warm.ready, warm.preparing = False, True
+            warm.process.send(prepare)
+
+    def proceed(self, experiment: str) -> None:
+        """The data are read and found enough: hand over what waited for that."""
+        warm = self._warm.get(experiment)
+        if warm is not None and warm.ready and warm.next is not None:
+            request, warm.next = warm.next, None
+            with contextlib.suppress(WorkFailed):  # it ended just now: its exit follows, and says that it was at work
+                self._hand_over(warm, request)
+
+    @staticmethod
+    def _hand_over(warm: _Warm, request: Request) -> None:
+        warm.at_work = True
+        warm.process.send(request)
+
+    def _start(self, experiment: str) -> _Warm:
+        token = next(self._tokens)
+        process = TrainerProcess(
+            lambda reply: self._on_reply(experiment, token, reply),
+            lambda status: self._on_exit(experiment, token, status),
+            log=log_file.log_of(self._logs, experiment),
+            nice=self._nice,
+            program=self._program,
+        )
+        log_file.bound(log_file.log_of(self._logs, experiment))
+        log.info("trainer started", experiment=experiment, pid=process.pid)
+        warm = self._warm[experiment] = _Warm(token, process)
+        return warm
+
+    def current(self, experiment: str, token: int) -> bool:
+        """Whether a word comes from the process that counts."""
+        warm = self._warm.get(experiment)
+        return warm is not None and warm.token == token
+
+    def heard(self, experiment: str, reply: Reply) -> None:
+        """Note a sign of life; an answer settles its request."""
+        warm = self._warm[experiment]
+        warm.heard = time.monotonic()
+        if isinstance(reply, Progress | CheckpointEvent | Written):
+            return
+        if warm.preparing:
+            # Data that could not be read are read anew when the process is asked again.
+            warm.preparing, warm.ready = False, isinstance(reply, Prepared)
+            warm.next = warm.next if warm.ready else None
+        else:
+            warm.at_work = False
+        if isinstance(reply, Failed) and reply.fatal:
+            self.kill(experiment)
+
+    def ended(self, experiment: str, status: int) -> Ended:
+        """The process ended with this exit status. It is cold from now on."""
+        warm = self._warm.pop(experiment)
+        # SIGKILL comes from many hands; the kernel counts what it ends for want of memory, where that can be read.
+        before, now = warm.oom_kills, oom.kills()
+        counted = before is not None and now is not None and now > before
+        return Ended(warm.busy, warm.stuck, out_of_memory=status in _KILLED and not warm.stuck and counted)
+
+    def end_stuck(self) -> None:
+        """Kill what has been silent for too long; its exit follows."""
+        now = time.monotonic()
+        for experiment, warm in self._warm.items():
+            if warm.busy and not warm.stuck and now - warm.heard > self._stuck_after:
+                log.error("trainer is stuck, ending it", experiment=experiment, pid=warm.process.pid)
+                warm.stuck = True
+                warm.process.kill()
+
+    def bound_logs(self) -> None:
+        """Keep the processes' own words within bounds."""
+        for experiment in self._warm:
+            log_file.bound(log_file.log_of(self._logs, experiment))
+
+    def forget(self, experiment: str) -> None:
+        """Remove the words of an experiment's processes; none of them runs any more."""
+        log_file.remove(log_file.log_of(self._logs, experiment))
+
+    def kill(self, experiment: str) -> None:
+        """End the process at once; nothing more is heard of it."""
+        warm = self._warm.pop(experiment, None)
+        if warm is not None:
+            warm.process.kill()
+
+    def halt(self, experiment: str) -> None:
+        """Void what the process works on. One that has answered everything stays warm, and one that still reads its
+        data goes on: else a site that starts more slowly than rounds follow each other would never train."""
+        warm = self._warm.get(experiment)
+        if warm is None:
+            return
+        warm.next = None
+        if warm.at_work:
+            self.kill(experiment)
+
+    def leave(self) -> None:
+        """Ask what is at work to save what it has and end; `close` waits for it."""
+        for warm in self._warm.values():
+            if warm.at_work and not warm.leaving:
+                warm.leaving = True
+                warm.process.terminate()
+
+    def close(self, within: float = SAVED_WITHIN) -> None:
+        """End all. What is at work gets so many seconds to save what it has."""
+        self.leave()
+        deadline = time.monotonic() + within
+        warm = [*self._warm.values()]
+        self._warm.clear()
+        for one in warm:
+            if not one.leaving:
+                one.process.kill()
+        for one in warm:
+            if one.leaving and one.process.wait(max(0.0, deadline - time.monotonic())) is None:
+                log.warning("trainer did not end in time, ending it", pid=one.process.pid)
+                one.process.kill()
+        for one in warm:
+            one.process.wait(5.0)
+
+    def pids(self) -> dict[str, int]:
+        """Experiment → process id, for `status` and the metrics' thread."""
+        return {experiment: warm.process.pid for experiment, warm in self._warm.copy().items()}

@@ -1,0 +1,248 @@
+"""From the agenda's orders to requests for a training process, and from its replies to stimuli that may leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from messages.kinds import CaseCounts, Platform
+from messages.kinds import Transfer as Sealed
+from messages.names import COORDINATOR
+from messages.reasons import Reason
+from messages.scores import SplitScores
+from messages.tensors.layout import Manifest
+from messages.tensors.seals import Sealer, mapped
+from messages.tensors.transfer import TransferKey
+from site_agent.config import SiteConfig
+from site_agent.core import policy
+from site_agent.core.inputs import NoSpace, Prepared, Scored, Stimulus, TrainerFailed, UpdateLost
+from site_agent.core.jobs import Job, Phase, Trained, experiment_of
+from site_agent.disk.spool import Spool
+from site_agent.trainers.processes import Trainers
+from site_agent.training import protocol
+from site_agent.training.checkpoint import Checkpoints
+from site_agent.training.files import growing
+from site_agent.wire.sender import Ahead
+
+log = structlog.get_logger()
+
+_COPIES = 3
+"""A checkpoint is at most so many times its model: weights, and Adam's two moments."""
+
+
+class Workshop:
+    """Orders and replies of one site's trainers."""
+
+    def __init__(
+        self, config: SiteConfig, spool: Spool, trainers: Trainers, sealer: Sealer, room: Callable[[], int]
+    ) -> None:
+        self._config, self._spool, self._trainers, self._sealer, self._room = config, spool, trainers, sealer, room
+        self._floors = config.policy.floors
+        self._data: dict[str, str] = {}
+        self._hashed: dict[str, tuple[int, int, list[bytes]]] = {}
+        """Experiment → round and attempt of an update that is being written, and the digests of its chunks so far."""
+
+    def note(self, experiment: str, data: str) -> None:
+        """What the experiment's data set looks like, just before a trainer is asked."""
+        self._data[experiment] = data
+
+    def prepare(self, job: Job) -> None:
+        """Have the data read."""
+        self._trainers.ask(job.experiment, self._preparation(job), None)
+
+    def train(self, job: Job) -> Stimulus | None:
+        """Have a round trained; what stands against it, or None."""
+        start = job.round_start
+        sealed = start.transfer
+        update = _update_manifest(job)
+        if update.nbytes > self._room():
+            return NoSpace(job.experiment)
+        request = protocol.Train(
+            round=job.round,
+            attempt=job.attempt,
+            model=str(self._model(job, sealed)),
+            manifest=sealed.manifest.plain(),
+            update=update.plain(),
+            output=str(self.update(job)),
+            evaluate=start.evaluate,
+            checkpoint_seconds=self._checkpoint_seconds(job, update),
+        )
+        self._trainers.ask(job.experiment, self._preparation(job), request)
+        return None
+
+    def _checkpoint_seconds(self, job: Job, update: Manifest) -> float | None:
+        """How often; None: never, since the operator said so or the disk has no room for one and its successor."""
+        every = self._config.training.checkpoint_every
+        if not every:
+            return None
+        largest = _COPIES * job.round_start.transfer.manifest.in_codec("float32").nbytes
+        if 2 * largest + update.nbytes > self._room():
+            log.warning("no disk space for checkpoints: a round that is cut off begins anew", bytes=2 * largest)
+            return None
+        return every
+
+    def free(self, experiment: str, up_to: int | None) -> None:
+        """Rounds up to this one need no checkpoint any more; None: all."""
+        if up_to is None:
+            self._hashed.pop(experiment, None)
+        try:
+            Checkpoints(self._spool.cache_of(experiment)).clear(up_to)
+        except OSError as error:
+            log.warning("a checkpoint cannot be removed", error=str(error))
+
+    def evaluate(self, job: Job, label: Literal["final", "selected"]) -> None:
+        """Have a candidate scored."""
+        sealed = next(one.transfer for one in job.evaluation_start.models if one.label == label)
+        counts = job.counts
+        splits: list[protocol.Split] = []
+        if counts is None or counts.validation:
+            splits.append("validation")
+        if counts is None or counts.test:
+            splits.append("test")
+        request = protocol.Evaluate(
+            round=job.round,
+            model=str(self._model(job, sealed)),
+            manifest=sealed.manifest.plain(),
+            splits=splits,
+            label=label,
+        )
+        self._trainers.ask(job.experiment, self._preparation(job), request)
+
+    def update(self, job: Job) -> Path:
+        """Where the job's update lies."""
+        return self._spool.update_file(job.experiment, job.round, self._config.site.name, job.attempt)
+
+    def _model(self, job: Job, sealed: Sealed) -> Path:
+        return self._spool.global_file(TransferKey(job.experiment, sealed.round, COORDINATOR, sealed.attempt))
+
+    def _preparation(self, job: Job) -> protocol.Prepare:
+        experiment = experiment_of(job)
+        limits = self._config.limits
+        return protocol.Prepare(
+            experiment=experiment.plain(),
+            dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
+            site=self._config.site.name,
+            secret=self._spool.secret(),
+            threads=limits.threads,
+            gpus=list(limits.gpus),
+            ram_bytes=limits.ram,
+            disk_bytes=limits.disk,
+            cache=str(self._spool.cache_of(job.experiment)),
+            state=str(self._config.site.state),
+        )
+
+    # replies
+
+    def prepared(self, job: Job, reply: protocol.Prepared) -> Prepared:
+        """The data were read: counts as they may leave, and whether they suffice."""
+        if reply.as_of is not None:
+            log.warning(
+                "the PACS is away: the data set is as it was when last asked",
+                experiment=job.experiment,
+                days=round((time.time() - reply.as_of) / 86400, 1),
+            )
+        left_out = {_reason(code): count for code, count in reply.left_out.items() if count}
+        counts = CaseCounts(
+            found=reply.found,
+            used=reply.used,
+            left_out=left_out,
+            train=reply.train,
+            validation=reply.validation,
+            test=reply.test,
+        )
+        platform = Platform(
+            device_type=reply.device_type,
+            threads=reply.threads,
+            versions=dict(list(reply.versions.items())[:16]),
+            deterministic=reply.deterministic,
+        )
+        lack = policy.enough_cases(self._floors, experiment_of(job), counts)
+        shared = policy.counts_for_sharing(self._floors, counts)
+        # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
+        return Prepared(job.experiment, shared, platform, lack, reply.data or self._data.get(job.experiment))
+
+    def written(self, job: Job, reply: protocol.Written) -> Ahead | None:
+        """Chunks of the update are in its file: what may be sent of it already, or None.
+
+        Only what the agenda would keep may leave: an update of this round, of enough cases.
+        """
+        this = (reply.round, reply.attempt)
+        if job.phase is not Phase.TRAINING or this != (job.round, job.attempt):
+            return None
+        known = self._hashed.get(job.experiment)
+        digests = [] if reply.first == 0 or known is None or known[:2] != this else known[2]
+        if len(digests) != reply.first:
+            return None
+        self._hashed[job.experiment] = (*this, [*digests, *reply.digests])
+        manifest = _update_manifest(job)
+        if reply.first + len(reply.digests) > manifest.chunks or policy.rounded(self._floors, reply.cases) < 1:
+            return None
+        key = TransferKey(job.experiment, job.round, self._config.site.name, job.attempt)
+        places = (growing(self.update(job)), self.update(job))
+        return Ahead(key, manifest, places, reply.first, reply.digests)
+
+    def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
+        """The update is written: seal it. Reads the whole file where its trainer did not hash it, so not for the main
+        loop's thread."""
+        manifest = _update_manifest(job)
+        known = self._hashed.pop(job.experiment, None)
+        try:
+            if known is not None and known[:2] == (reply.round, reply.attempt) and len(known[2]) == manifest.chunks:
+                mapped(self.update(job), manifest)  # it is there, and whole
+                seal = self._sealer.seal_of(manifest, known[2])
+            else:
+                seal = self._sealer.seal_file(self.update(job), manifest)
+        except (OSError, ValueError):
+            return TrainerFailed(job.experiment, Reason.TRAINING_ERROR)
+        scores = None if reply.evaluation is None else self._shared(reply.evaluation)
+        return Trained(
+            experiment=job.experiment,
+            round=reply.round,
+            attempt=reply.attempt,
+            transfer=Sealed(round=reply.round, attempt=reply.attempt, seal=seal, manifest=manifest),
+            cases=policy.rounded(self._floors, reply.cases),
+            epochs=max(0, round(reply.epochs)),
+            steps=reply.steps,
+            loss=policy.loss_for_sharing(self._floors, reply.loss),
+            seconds=reply.seconds,
+            validation=scores,
+        )
+
+    def scored(self, job: Job, reply: protocol.Evaluated) -> Stimulus:
+        """A candidate was scored."""
+        splits: dict[Literal["validation", "test"], SplitScores] = {}
+        for rows in reply.scores:
+            if rows.split != "train":
+                splits[rows.split] = self._shared(rows)
+        label: Literal["final", "selected"] = "final" if reply.label == "final" else "selected"
+        return Scored(job.experiment, label, splits)
+
+    def failed(self, job: Job, reply: protocol.Failed) -> TrainerFailed:
+        """The trainer could not; its own words go to the local log only."""
+        log.error("training failed", experiment=job.experiment, reason=reply.code)
+        log.debug("training failed, in the trainer's words", experiment=job.experiment, detail=reply.detail)
+        return TrainerFailed(job.experiment, _reason(reply.code))
+
+    def _shared(self, rows: protocol.SplitRows) -> SplitScores:
+        return policy.scores_for_sharing(self._floors, rows.scores())
+
+    def lost(self, key: TransferKey) -> UpdateLost:
+        """The update's file is not what was sealed."""
+        return UpdateLost(key.experiment, key.round, key.attempt)
+
+
+def _update_manifest(job: Job) -> Manifest:
+    """What the update looks like on the wire: the round's tensors in the experiment's codec."""
+    return job.round_start.transfer.manifest.in_codec(experiment_of(job).wire.codec)
+
+
+def _reason(code: str) -> Reason:
+    """A code of the list; whatever else a trainer says stays here."""
+    try:
+        return Reason(code)
+    except ValueError:
+        return Reason.TRAINING_ERROR

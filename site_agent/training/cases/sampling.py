@@ -1,0 +1,104 @@
+"""Patches out of memory-mapped cases.
+
+MONAI's dictionary pipeline reads whole volumes, keeps MetaTensors with their transform history and spends 5 to 20 ms
+a patch in Python; here a patch is one slice of a memory map. The choices are MONAI's (RandCropByPosNegLabel,
+RandFlip, RandScaleIntensity, RandShiftIntensity, RandGaussianNoise), their randomness is `seeds.generator`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from messages.experiment import Augmentation, Training
+from site_agent.training.cases.cache import CachedCase
+from site_agent.training.seeds import generator
+
+
+class Sampler:
+    """The batches of one round, each by its step: a pure function of (cases, settings, key, step).
+
+    An epoch is a permutation of all (case, patch number) pairs; its last batch may be smaller.
+    """
+
+    def __init__(self, cases: Sequence[CachedCase], training: Training, augmentation: Augmentation, key: int) -> None:
+        self._cases = cases
+        self._training = training
+        self._augmentation = augmentation
+        self._key = key
+        self._draws = len(cases) * training.patches_per_case
+        self.steps_per_epoch = -(-self._draws // training.batch)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the round."""
+        if self._training.local_steps is not None:
+            return self._training.local_steps
+        return (self._training.epochs or 1) * self.steps_per_epoch
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images float32 (B, C, *patch) and labels uint8 (B, *patch) of one step, from 0."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        size = self._training.batch
+        chosen = self._permutation(epoch)[within * size : (within + 1) * size]
+        rng = generator(self._key, step)
+        channels = self._cases[0].image.shape[0]
+        patch = self._training.patch
+        images = np.zeros((len(chosen), channels, *patch), dtype=np.float32)
+        labels = np.zeros((len(chosen), *patch), dtype=np.uint8)
+        for row, draw in enumerate(chosen):
+            self._patch(self._cases[int(draw) % len(self._cases)], rng, images[row], labels[row])
+        self._intensities(images, rng)
+        return torch.from_numpy(images), torch.from_numpy(labels)
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            # Counters of epochs lie beyond those of steps.
+            self._order = (epoch, generator(self._key, 2**40 + epoch).permutation(self._draws))
+        return self._order[1]
+
+    def _patch(
+        self,
+        case: CachedCase,
+        rng: np.random.Generator,
+        image: NDArray[np.float32],
+        label: NDArray[np.uint8],
+    ) -> None:
+        shape, patch = case.label.shape, label.shape
+        if case.foreground.size and rng.random() < self._training.foreground_share:
+            flat = int(case.foreground[rng.integers(case.foreground.size)])
+            centre = np.unravel_index(flat, shape)
+        else:
+            centre = tuple(rng.integers(edge) for edge in shape)
+        source, target = [], []
+        for middle, edge, width in zip(centre, shape, patch, strict=True):
+            if edge <= width:
+                source.append(slice(0, edge))
+                before = (width - edge) // 2
+                target.append(slice(before, before + edge))
+            else:
+                begin = min(max(int(middle) - width // 2, 0), edge - width)
+                source.append(slice(begin, begin + width))
+                target.append(slice(0, width))
+        flips = tuple(slice(None, None, -1 if rng.random() < self._augmentation.flip else None) for _ in range(3))
+        # Flipping the views that are written to costs nothing.
+        image[(slice(None), *flips)][(slice(None), *target)] = case.image[(slice(None), *source)]
+        label[flips][tuple(target)] = case.label[tuple(source)]
+
+    def _intensities(self, images: NDArray[np.float32], rng: np.random.Generator) -> None:
+        """Per image and channel: scale by 1 ± s, shift by ± s standard deviations, add noise of up to s."""
+        settings = self._augmentation
+        each = (images.shape[0], images.shape[1], 1, 1, 1)
+        if settings.scale_intensity:
+            strength = settings.scale_intensity
+            images *= rng.uniform(1 - strength, 1 + strength, each).astype(np.float32)
+        if settings.shift_intensity:
+            strength = settings.shift_intensity
+            images += rng.uniform(-strength, strength, each).astype(np.float32)
+        if settings.noise:
+            deviation = rng.uniform(0, settings.noise, (images.shape[0], 1, 1, 1, 1)).astype(np.float32)
+            images += deviation * rng.standard_normal(images.shape, dtype=np.float32)

@@ -1,0 +1,123 @@
+"""Scores of one case by rules 2 and 3 of docs/architecture.md, rules of evaluation: 3-D, native grid, full volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from messages.experiment import Experiment
+from site_agent.training.cases.cache import CachedCase
+from site_agent.training.cases.preprocess import to_native
+from site_agent.training.protocol import CaseRow, RegionRow, Split, SplitRows
+from site_agent.training.tasks.regions import Regions
+
+Mask = NDArray[np.bool_]
+
+
+def evaluate(
+    net: torch.nn.Module,
+    cases: Sequence[CachedCase],
+    experiment: Experiment,
+    regions: Regions,
+    *,
+    split: Split,
+    device: torch.device,
+    report: Callable[[int, int], None] | None = None,
+) -> SplitRows:
+    """Score a net on all cases of a split, in their order.
+
+    A case that cannot be read counts as failed; running out of memory is the round's failure and is raised.
+    """
+    net.eval()
+    rows = []
+    hd95 = "hd95" in experiment.evaluation.metrics
+    for done, case in enumerate(cases):
+        try:
+            rows.append(score_case(net, case, experiment, regions, device, hd95=hd95))
+        except (OSError, ValueError):
+            rows.append(CaseRow(case=case.name, failed=True, regions={}))
+        if report is not None:
+            report(done + 1, len(cases))
+    return SplitRows(split=split, cases=rows, hd95=hd95)
+
+
+def score_case(
+    net: torch.nn.Module,
+    case: CachedCase,
+    experiment: Experiment,
+    regions: Regions,
+    device: torch.device,
+    *,
+    hd95: bool,
+) -> CaseRow:
+    """Predict one whole volume and compare it with its reference on the native grid."""
+    predicted = regions.predicted(predict(net, case, experiment, regions, device))
+    references = regions.masks(case.reference)
+    spacing = case.geometry.spacing_mm
+    return CaseRow(
+        case=case.name,
+        regions={
+            name: _compare(prediction, reference, spacing, hd95=hd95)
+            for name, prediction, reference in zip(regions.names, predicted, references, strict=True)
+        },
+    )
+
+
+@torch.inference_mode()
+def predict(
+    net: torch.nn.Module, case: CachedCase, experiment: Experiment, regions: Regions, device: torch.device
+) -> torch.Tensor:
+    """Probabilities (K, X, Y, Z) on the whole native grid: Gaussian-weighted sliding window over the patches.
+
+    The windows' logits are blended, as MONAI and nnU-Net do, and the probabilities resampled.
+    """
+    image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))[None].to(device)
+    amp = experiment.training.precision == "amp" and device.type == "cuda"
+    with torch.autocast(device.type, enabled=amp):
+        logits = sliding_window_inference(
+            image,
+            roi_size=experiment.training.patch,
+            sw_batch_size=experiment.training.batch,
+            predictor=net,
+            overlap=experiment.evaluation.overlap,
+            mode="gaussian",
+        )
+    return to_native(regions.probabilities(logits.float())[0], case.geometry, regions.background)
+
+
+def dice(prediction: Mask, reference: Mask) -> float | None:
+    """2 |P ∩ R| / (|P| + |R|); None where both are empty (rule 3)."""
+    size = int(prediction.sum()) + int(reference.sum())
+    return 2 * int(np.logical_and(prediction, reference).sum()) / size if size else None
+
+
+def hausdorff95(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) -> float | None:
+    """The larger of the two directed 95th percentiles of surface distances, mm; None where one is empty.
+
+    Surface voxels are those that a 6-neighbourhood erosion takes away; computed in the box around both masks,
+    outside of which no surface lies.
+    """
+    if not prediction.any() or not reference.any():
+        return None
+    box = ndimage.find_objects((prediction | reference).astype(np.uint8))[0]
+    surfaces = [np.pad(mask[box], 1) for mask in (prediction, reference)]
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in surfaces]
+    directed = [
+        np.percentile(ndimage.distance_transform_edt(~other, sampling=spacing_mm)[one], 95)
+        for one, other in (surfaces, surfaces[::-1])
+    ]
+    return float(max(directed))
+
+
+def _compare(prediction: Mask, reference: Mask, spacing_mm: Sequence[float], *, hd95: bool) -> RegionRow:
+    return RegionRow(
+        dice=dice(prediction, reference),
+        reference_empty=not reference.any(),
+        prediction_empty=not prediction.any(),
+        hd95=hausdorff95(prediction, reference, spacing_mm) if hd95 else None,
+    )

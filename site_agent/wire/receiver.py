@@ -1,0 +1,323 @@
+"""Receiving global models: chunks of `global` into files, on a thread of its own, resumed at the chunk that lacks.
+
+Chunks may come before the event that names them; they are taken for experiments in work: of later rounds, and after
+the last round of one earlier round more, since the model that was chosen on validation is sent again. A transfer on
+which nothing new came for a while is asked for again, with growing pauses (docs/architecture.md, rule 3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from messages.bus.base import Delivery, Position, digest_of
+from messages.ground import crash
+from messages.ground.errors import KonsilError, MalformedMessage
+from messages.kinds import ChunksWanted
+from messages.kinds import Transfer as Sealed
+from messages.names import COORDINATOR, GLOBAL
+from messages.tensors.seals import Sealer
+from messages.tensors.transfer import Incoming, TransferKey, decode_chunk
+from site_agent.disk.spool import Spool
+from site_agent.wire.pace import Pace
+
+log = structlog.get_logger()
+
+FIRST_ASK = 5.0
+SOON = 1.0
+"""Seconds until a transfer of an earlier round is asked for: its chunks may have come and gone before it was named."""
+GAPS = 3.0
+"""A transfer is quiet when so many times the seconds have passed that its chunks take: a slow line is not asked to
+carry everything twice."""
+LONGEST_PAUSE = 60.0
+MOST_ASKED = 10_000
+COMPLAIN_EVERY = 60.0
+"""Seconds between two lines of the log about a disk that takes nothing; each chunk would have one."""
+POSITION_EVERY = 1.0
+"""Seconds between stored positions of `global`: chunks that come again are known, so a stale one costs little."""
+
+
+@dataclass
+class _Wanted:
+    sealed: Sealed | None = None
+    incoming: Incoming | None = None
+    quiet_since: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)
+    """When its last chunk came, or it was first heard of."""
+    pause: float = field(default_factory=lambda: FIRST_ASK)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    after: int
+    again: bool
+
+
+_STRANGER = _Watch(2**62, again=False)
+
+
+class Receiver:
+    """Brings global models to disk.
+
+    Args:
+        on_complete: called with the transfer's key once its file is complete.
+        on_no_room: called with the experiment when there is no room for a model.
+        ask: publishes a `chunks-wanted` (experiment, body).
+        room: bytes that may still be written.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        *,
+        on_complete: Callable[[TransferKey], None],
+        on_no_room: Callable[[str], None],
+        on_progress: Callable[[TransferKey, int, int], None],
+        ask: Callable[[str, ChunksWanted], None],
+        room: Callable[[], int],
+    ) -> None:
+        self._spool = spool
+        self._on_complete, self._on_no_room, self._on_progress = on_complete, on_no_room, on_progress
+        self._ask, self._room = ask, room
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._wanted: dict[TransferKey, _Wanted] = {}
+        self._watched: dict[str, _Watch] = {}
+        self._heard: dict[str, float] = {}
+        self._done: set[TransferKey] = set()
+        self._gap = 0.0
+        """Seconds that a chunk took lately."""
+        self._position: Position | None = None
+        self._position_at = 0.0
+        self._complaints = Pace()
+        self.bytes_down = 0
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread.start()
+
+    # from other threads
+
+    def deliver(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
+        """Take one chunk; acknowledged when it is written."""
+        self._inbox.put(lambda: self._chunk(delivery, ack))
+
+    def watch(self, experiment: str, after: int, *, again: bool = False) -> None:
+        """Take early chunks of this experiment's rounds after `after`; `again`: and of one round that was before."""
+        self._inbox.put(lambda: self._watched.__setitem__(experiment, _Watch(after, again)))
+
+    def expect(self, key: TransferKey, sealed: Sealed) -> None:
+        """A transfer was announced; `on_complete` follows (at once where its file is there)."""
+        self._inbox.put(lambda: self._announce(key, sealed))
+
+    def drop(self, experiment: str, up_to: int | None) -> None:
+        """Forget an experiment's transfers up to a round; None: all, and the experiment."""
+        self._inbox.put(lambda: self._drop(experiment, up_to))
+
+    def close(self) -> None:
+        """Stop; what was received stays."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    # on the thread
+
+    def _run(self) -> None:
+        while True:
+            try:
+                work = self._inbox.get(timeout=0.5)
+            except queue.Empty:
+                self._safely(self._now_and_then)
+                continue
+            if work is None:
+                break
+            self._safely(work)
+            if time.monotonic() - self._position_at > POSITION_EVERY:
+                self._safely(self._now_and_then)
+        self._safely(self._store_position)
+        for wanted in self._wanted.values():
+            if wanted.incoming is not None:
+                wanted.incoming.close()
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        """Whatever fails, the thread lives: what was not written is asked for again."""
+        try:
+            work()
+        except KonsilError as error:
+            if self._complaints.due(str(error), COMPLAIN_EVERY):
+                log.warning("receiving failed", error=str(error))
+        except OSError as error:
+            if self._complaints.due("disk", COMPLAIN_EVERY):
+                log.error("a global model cannot be written, trying again", error=error.strerror)
+        except Exception:
+            log.critical("defect", exc_info=True)
+
+    def _now_and_then(self) -> None:
+        self._position_at = time.monotonic()
+        self._ask_again()
+        self._store_position()
+
+    def _store_position(self) -> None:
+        self._position_at = time.monotonic()
+        if self._position is not None:
+            self._spool.set_position(GLOBAL, self._position)
+            self._position = None
+
+    def _chunk(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
+        try:
+            self._take(delivery)
+        except MalformedMessage as error:
+            log.warning("chunk refused", reason=error.reason)
+        except ValueError:
+            log.warning("chunk refused", reason="malformed")
+        finally:
+            if delivery.offset is not None:
+                self._position = Position(delivery.offset, digest_of(delivery.body))
+            ack(delivery)
+
+    def _take(self, delivery: Delivery) -> None:
+        if delivery.user != COORDINATOR:
+            raise MalformedMessage("sender-mismatch", "a chunk that the coordinator did not send")
+        header, data = decode_chunk(delivery.body)
+        key = header.key
+        wanted = self._wanted.get(key)
+        if wanted is None:
+            if key.sender != COORDINATOR or not self._useful(key):
+                return
+            wanted = self._wanted[key] = _Wanted()
+        if wanted.incoming is None:
+            manifest = wanted.sealed.manifest if wanted.sealed else None
+            if manifest and (manifest.nbytes, manifest.chunk_bytes) != (header.total, header.size):
+                raise MalformedMessage("wrong-shape", "chunk and manifest differ in size")
+            if not self._open(key, wanted, header.size, header.total):
+                return
+        assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
+        if wanted.incoming.add(header, data):
+            self.bytes_down += len(data)
+            crash.passed("agent:fetching")
+            # What comes of one transfer speaks for those behind it: the coordinator sends them one after the other.
+            now = self._heard[key.experiment] = time.monotonic()
+            self._gap, wanted.moved = max(now - wanted.moved, 0.8 * self._gap), now
+            wanted.pause = self._patience()
+            self._on_progress(key, wanted.incoming.received, wanted.incoming.chunks)
+            self._finish(key, wanted)
+
+    def _patience(self) -> float:
+        """Seconds of quiet until a transfer is asked for."""
+        return max(FIRST_ASK, min(LONGEST_PAUSE, GAPS * self._gap))
+
+    def _useful(self, key: TransferKey) -> bool:
+        """Whether a chunk of a transfer that nobody has named yet is worth keeping."""
+        watch = self._watched.get(key.experiment, _STRANGER)
+        if key.round > watch.after:
+            return key not in self._done
+        if not watch.again or self._spool.global_file(key).exists():
+            return False
+        # One at most, whatever the wire brings: the newest to come takes the place of what came before it.
+        for other in [one for one in self._wanted if one.experiment == key.experiment and one.round <= watch.after]:
+            if self._wanted[other].sealed is not None:
+                return False
+            self._forget(other)
+        return True
+
+    def _forget(self, key: TransferKey) -> None:
+        wanted = self._wanted.pop(key)
+        if wanted.incoming is not None:
+            wanted.incoming.discard()
+
+    def _open(self, key: TransferKey, wanted: _Wanted, size: int, total: int) -> bool:
+        if total > self._room():
+            log.error("no room for a global model", experiment=key.experiment, round=key.round, bytes=total)
+            self._wanted.pop(key, None)
+            self._on_no_room(key.experiment)
+            return False
+        wanted.incoming = Incoming(self._spool.globals, key, size=size, total=total)
+        return True
+
+    def _announce(self, key: TransferKey, sealed: Sealed) -> None:
+        if self._have(key, sealed):
+            self._on_complete(key)
+            return
+        self._done.discard(key)
+        wanted = self._wanted.setdefault(key, _Wanted())
+        if wanted.incoming is None and key.round <= self._watched.get(key.experiment, _STRANGER).after:
+            wanted.pause = SOON
+        elif wanted.incoming is None:
+            wanted.pause = self._patience()
+        wanted.sealed, wanted.quiet_since = sealed, time.monotonic()
+        wanted.moved = wanted.quiet_since
+        incoming = wanted.incoming
+        if incoming is not None and (incoming.total, incoming.size) != (
+            sealed.manifest.nbytes,
+            sealed.manifest.chunk_bytes,
+        ):
+            # What came early was not what is announced.
+            incoming.discard()
+            wanted.incoming = None
+        if wanted.incoming is None and not self._open(key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes):
+            return
+        self._finish(key, wanted)
+
+    def _have(self, key: TransferKey, sealed: Sealed) -> bool:
+        """Whether the complete file is there, and still what was sealed (a disk may have been full or broken)."""
+        path = self._spool.global_file(key)
+        with contextlib.suppress(OSError, ValueError):
+            if Sealer().seal_file(path, sealed.manifest) == sealed.seal:
+                return True
+        path.unlink(missing_ok=True)
+        return False
+
+    def _finish(self, key: TransferKey, wanted: _Wanted) -> None:
+        incoming, sealed = wanted.incoming, wanted.sealed
+        if incoming is None or sealed is None or incoming.received < incoming.chunks:
+            return
+        try:
+            # Not made durable: `_have` looks at a file's content before it is used again, and it can be asked for anew.
+            incoming.finish(sealed.manifest, sealed.seal, self._spool.global_file(key), durable=False)
+        except MalformedMessage as error:
+            # Some chunk is not the sealed one: no way to know which, so all of it is asked for again.
+            log.warning(
+                "global model does not match its seal", reason=error.reason, experiment=key.experiment, round=key.round
+            )
+            incoming.discard()
+            wanted.incoming = None
+            self._open(key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes)
+            return
+        del self._wanted[key]
+        self._done.add(key)
+        self._on_complete(key)
+
+    def _ask_again(self) -> None:
+        now = time.monotonic()
+        for key, wanted in list(self._wanted.items()):
+            if wanted.sealed is None:
+                continue
+            if now - max(wanted.quiet_since, self._heard.get(key.experiment, 0.0)) < wanted.pause:
+                continue
+            wanted.quiet_since, wanted.pause = now, min(LONGEST_PAUSE, 2 * wanted.pause)
+            # A full disk may have refused the file when it was announced, or when it was complete.
+            manifest = wanted.sealed.manifest
+            if wanted.incoming is None and not self._open(key, wanted, manifest.chunk_bytes, manifest.nbytes):
+                continue
+            assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
+            if not (missing := wanted.incoming.missing()):
+                self._finish(key, wanted)
+                continue
+            log.info("asking for chunks", experiment=key.experiment, round=key.round, missing=len(missing))
+            chunks = None if len(missing) == wanted.incoming.chunks else missing[:MOST_ASKED]
+            self._ask(
+                key.experiment,
+                ChunksWanted(round=key.round, attempt=key.attempt, seal=wanted.sealed.seal, chunks=chunks),
+            )
+
+    def _drop(self, experiment: str, up_to: int | None) -> None:
+        if up_to is None:
+            self._watched.pop(experiment, None)
+            self._heard.pop(experiment, None)
+            self._done = {key for key in self._done if key.experiment != experiment}
+        for key in [key for key in self._wanted if key.experiment == experiment]:
+            if up_to is None or key.round <= up_to:
+                self._forget(key)
+        self._spool.free_files(experiment, up_to)

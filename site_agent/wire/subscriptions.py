@@ -1,0 +1,58 @@
+"""What the agent listens to, from where it was left, and the acknowledging of what was stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from messages.bus.base import Bus, Delivery, Subscription
+from messages.names import DOWNLINK, GLOBAL, inbox
+from site_agent.disk.spool import Spool
+
+
+class Subscriptions:
+    """The agent's queues.
+
+    Args:
+        post: hands a closure to the main loop.
+    """
+
+    def __init__(self, bus: Bus, spool: Spool, post: Callable[[Callable[[], None]], None]) -> None:
+        self._bus, self._spool, self._post = bus, spool, post
+        self._open: dict[str, Subscription] = {}
+
+    def attach(
+        self,
+        site: str,
+        event: Callable[[Delivery], None],
+        chunk: Callable[[Delivery, Callable[[Delivery], None]], None],
+    ) -> None:
+        """Take the inbox (the lock of this site's name), then the streams from where they were left.
+
+        Args:
+            event: called on the main loop with a delivery of the inbox or of `downlink`.
+            chunk: called on a thread of the bus with a delivery of `global`, and with what acknowledges it.
+
+        Raises:
+            NameTaken: another agent holds the inbox.
+        """
+        self._subscribe(inbox(site), event, exclusive=True)
+        self._subscribe(DOWNLINK, event)
+        self._open[GLOBAL] = self._bus.subscribe(
+            GLOBAL, lambda delivery: chunk(delivery, self.ack), position=lambda: self._spool.position(GLOBAL)
+        )
+
+    def _subscribe(self, name: str, event: Callable[[Delivery], None], *, exclusive: bool = False) -> None:
+        self._open[name] = self._bus.subscribe(
+            name,
+            lambda delivery: self._post(lambda: event(delivery)),
+            position=None if exclusive else lambda: self._spool.position(name),
+            exclusive=exclusive,
+        )
+
+    def ack(self, delivery: Delivery) -> None:
+        """A delivery is dealt with. Any thread."""
+        subscription = self._open.get(delivery.queue)
+        if subscription is None:  # delivered before `subscribe` returned: its turn comes again
+            self._post(lambda: self.ack(delivery))
+            return
+        subscription.ack(delivery)

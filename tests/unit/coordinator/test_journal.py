@@ -1,0 +1,95 @@
+"""The journal: one writer, a chain that holds, and nothing lost between two entries."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordinator.record.journal import ASIDE, AuditPosition, Journal, Written, open_readonly
+from messages.bus.base import Position
+from messages.ground.errors import LogBroken, NameTaken, RequestError
+
+
+def filled(folder: Path, count: int = 4) -> None:
+    journal = Journal(folder)
+    for n in range(count):
+        written = Written({f"id-{n}": n % 2 == 0}, {"uplink": Position(n, bytes(32))})
+        journal.append(f"exp-{n % 2}", ASIDE, {"n": n}, time=float(n), written=written)
+    journal.close()
+
+
+def test_what_was_committed_together_is_there_after_opening_again(tmp_path: Path) -> None:
+    filled(tmp_path)
+    journal = Journal(tmp_path)
+    assert journal.term == 2
+    assert journal.number == 4
+    assert journal.position("uplink") == Position(3, bytes(32))
+    assert [journal.seen(f"id-{n}") for n in range(5)] == [True, False, True, False, None]
+    journal.append("exp-0", ASIDE, {}, time=9.0)
+    journal.close()
+    assert [entry.index for entry in open_readonly(tmp_path)] == [1, 1, 2, 2, 3]
+
+
+def test_what_is_settled_stays_settled(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.note(Written({"a": True}, {}))
+    journal.note(Written({"a": False}, {}))
+    assert journal.seen("a") is True
+    journal.close()
+
+
+def test_a_second_coordinator_is_refused_with_one_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with pytest.raises(NameTaken, match="another coordinator uses this journal"):
+        Journal(tmp_path)
+    journal.close()
+    Journal(tmp_path).close()
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_an_entry_that_is_gone_is_found_at_open(tmp_path: Path, number: int) -> None:
+    filled(tmp_path)
+    with sqlite3.connect(tmp_path / "journal.sqlite") as db:
+        db.execute("DELETE FROM entries WHERE number = ?", (number,))
+    db.close()
+    with pytest.raises(LogBroken):
+        Journal(tmp_path)
+    with pytest.raises(LogBroken):
+        list(open_readonly(tmp_path))
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"rubbish" * 1000)
+    with pytest.raises(LogBroken, match="damaged"):
+        Journal(tmp_path)
+
+
+def test_no_journal_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="there is no journal"):
+        list(open_readonly(tmp_path))
+
+
+def test_the_audit_position_outlives_its_reader(tmp_path: Path) -> None:
+    filled(tmp_path)
+    position = AuditPosition(tmp_path / "journal.sqlite")
+    assert position.read() == 0
+    position.write(3)
+    position.close()
+    again = AuditPosition(tmp_path / "journal.sqlite")
+    assert [entry.number for entry in again.entries(again.read())] == [4]
+    again.close()
+
+
+def test_the_test_hook_kills_right_after_the_commit(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from coordinator.record.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1]), crash_after=2)\n"
+        "for n in range(5): journal.append('exp', 'set-aside', {}, time=1.0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    assert [entry.number for entry in open_readonly(tmp_path)] == [1, 2]

@@ -1,0 +1,121 @@
+"""Definitions: who reads and writes what, and where each kind goes (deploy.broker.definitions)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy.broker.definitions import Party, StreamSizes, merge, password_hash, render
+from messages import kinds
+from messages.bus.memory.grants import Grants, Topics, matches_topic
+from messages.ground.errors import RequestError
+
+PARTIES = (
+    Party("coordinator", "coordinator", "c"),
+    Party("site-a", "site", "a"),
+    Party("site-ab", "site", "ab"),
+    Party("dr-a", "researcher", "r"),
+    Party("auditor", "auditor", "u"),
+)
+DEFINITIONS = render("glioma", PARTIES)
+GRANTS = Grants(DEFINITIONS, "glioma")
+
+
+def test_the_password_hash_is_rabbitmqs_salted_sha256() -> None:
+    assert (
+        password_hash("test12", bytes.fromhex("908dc60a"))
+        == base64.b64encode(
+            bytes.fromhex("908dc60a") + hashlib.sha256(bytes.fromhex("908dc60a") + b"test12").digest()
+        ).decode()
+    )
+    # the worked example of https://www.rabbitmq.com/docs/passwords
+    assert password_hash("test12", bytes.fromhex("908DC60A")) == "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"
+
+
+def test_no_password_stands_in_the_definitions() -> None:
+    rendered = render("glioma", [Party("coordinator", "coordinator", "very-secret-word")])
+    assert "very-secret-word" not in json.dumps(rendered)
+
+
+@pytest.mark.parametrize("kind", sorted(kinds.ROUTES))
+def test_every_kind_leads_to_exactly_its_queue(kind: str) -> None:
+    route = kinds.ROUTES[kind]
+    sender = "site-a" if route in ("uplink", "update", "progress") else "coordinator"
+    key = f"{kind}.{sender}.exp" + (".site-ab" if route == "inbox" else "")
+    taken = {
+        binding["destination"] for binding in DEFINITIONS["bindings"] if matches_topic(binding["routing_key"], key)
+    }
+    assert taken == {{"update": "update.site-a", "inbox": "inbox.site-ab"}.get(route, route)}
+
+
+def test_nobody_may_declare_anything() -> None:
+    assert {entry["configure"] for entry in DEFINITIONS["permissions"]} == {"^$"}
+
+
+def test_a_name_that_begins_like_another_gains_nothing_by_it() -> None:
+    assert GRANTS.may_write("site-a", "konsil", "hello.site-a.none")
+    assert not GRANTS.may_write("site-a", "konsil", "hello.site-ab.none")
+    assert not GRANTS.may_write("site-ab", "konsil", "hello.site-a.none")
+    assert not GRANTS.may_read("site-a", "inbox.site-ab")
+    assert not GRANTS.may_write("site-a", "konsil", "hello.coordinator.site-a")
+
+
+def test_nobody_writes_to_the_default_exchange() -> None:
+    assert not any(GRANTS.may_write(party.name, "", "inbox.site-a") for party in PARTIES)
+
+
+def test_queues_say_their_type_and_their_bounds() -> None:
+    queues = {queue["name"]: queue["arguments"] for queue in DEFINITIONS["queues"]}
+    assert {name for name, arguments in queues.items() if arguments["x-queue-type"] == "classic"} == {
+        f"inbox.{party.name}" for party in PARTIES if party.role != "auditor"
+    }
+    sizes = StreamSizes()
+    assert queues["update.site-a"]["x-max-length-bytes"] == sizes.update_chunks
+    assert all(
+        arguments["x-max-length-bytes"] >= 2 * arguments["x-stream-max-segment-size-bytes"]
+        for arguments in queues.values()
+        if arguments["x-queue-type"] == "stream"
+    )
+
+
+@pytest.mark.parametrize(
+    ("consortium", "parties"),
+    [
+        ("Glioma", PARTIES),
+        ("glioma", PARTIES[1:]),
+        ("glioma", (*PARTIES, Party("site-a", "site", "again"))),
+    ],
+)
+def test_a_wrong_consortium_is_refused(consortium: str, parties: tuple[Party, ...]) -> None:
+    with pytest.raises(RequestError):
+        render(consortium, parties)
+
+
+@pytest.mark.parametrize(("name", "role"), [("site.a", "site"), ("site-a", "king"), ("coordinator", "site")])
+def test_a_wrong_party_is_refused(name: str, role: str) -> None:
+    with pytest.raises(RequestError):
+        Party(name, role, "x")
+
+
+def test_merging_keeps_each_user_once() -> None:
+    merged = merge([DEFINITIONS, render("other", PARTIES)])
+    assert [vhost["name"] for vhost in merged["vhosts"]] == ["glioma", "other"]
+    assert len(merged["users"]) == len(PARTIES)
+    assert len(merged["permissions"]) == 2 * len(PARTIES)
+
+
+WORDS = st.sampled_from(["a", "b", "*", "#"])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=4).map(".".join), st.sampled_from("xyz")), max_size=8),
+    st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join),
+)
+def test_bindings_looked_up_by_word_are_those_that_match_one_by_one(bindings: list[tuple[str, str]], key: str) -> None:
+    assert Topics(bindings).queues(key) == {queue for pattern, queue in bindings if matches_topic(pattern, key)}

@@ -1,0 +1,204 @@
+"""The report: what it says, and that it needs nothing but itself."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from deploy.report import Baseline, Gain, Point, render, write
+from deploy.story.parts import RoundStory, SiteStory, UpdateStory
+from deploy.story.story import ExperimentStory
+from messages import experiment as experiments
+from messages import kinds
+from messages.ground.errors import WorkFailed
+from messages.reasons import Reason
+from messages.scores import SplitScores, tally
+
+SITES = ("site-a", "site-b", "site-c")
+FILE = """
+schema = 1
+id = "tiny-01"
+sites = ["site-a", "site-b", "site-c"]
+purpose = "trying <b>things</b>"
+[task]
+kind = "segmentation"
+channels = ["T1", "FLAIR"]
+[task.regions]
+WT = ["ED", "ET"]
+ET = ["ET"]
+[data]
+dataset = "glioma"
+[net]
+name = "UNet"
+[rounds]
+count = 4
+"""
+PLATFORM = kinds.Platform(device_type="cpu", threads=1, versions={"torch": "2.13.0"}, deterministic=True)
+CASES = kinds.CaseCounts(
+    found=14, used=12, left_out={Reason.NO_LABEL: 1, Reason.SHAPE_MISMATCH: 1}, train=8, validation=2, test=2
+)
+
+
+def scores(*wt: float) -> SplitScores:
+    dice = {
+        "WT": tally(list(wt), reference_empty=[False] * len(wt)),
+        "ET": tally([value / 2 for value in wt], reference_empty=[False] * len(wt)),
+    }
+    return SplitScores(cases=len(wt), metrics={"dice": dice})
+
+
+def update(site: str, number: int) -> UpdateStory:
+    return UpdateStory(
+        site, 8, CASES, 1, 16, 1.5 / number, 3.0, scores(0.2 * number, 0.22 * number), 300_000, PLATFORM, 0.0
+    )
+
+
+@pytest.fixture
+def story() -> ExperimentStory:
+    rounds = {
+        number: RoundStory(
+            number,
+            state="complete",
+            started=1.7e9 + 10 * number,
+            sites=SITES,
+            evaluate=True,
+            model_bytes=300_000,
+            accepted=frozenset(SITES),
+            updates={site: update(site, number) for site in SITES if (site, number) != ("site-c", 3)},
+            contributors={site: 8 for site in SITES if (site, number) != ("site-c", 3)},
+            left_out={"site-c": Reason.ABSENT} if number == 3 else {},
+            model_digest="ab" * 32,
+            seconds=9.5,
+        )
+        for number in range(1, 5)
+    }
+    final = {
+        site: {"final": kinds.ModelScores(model_digest="cd" * 32, splits={"test": scores(0.8, 0.9)})} for site in SITES
+    }
+    return ExperimentStory(
+        "tiny-01",
+        phase="complete",
+        experiment=experiments.loads(FILE),
+        digest="ef" * 32,
+        researcher="dr-a",
+        started=1.7e9,
+        ended=1.7e9 + 60,
+        sites={site: SiteStory(site, "joined", cases=CASES, platform=PLATFORM) for site in SITES},
+        rounds=rounds,
+        evaluations=final,
+        model_label="final",
+        model_digest="cd" * 32,
+        model_round=4,
+        final_digest="cd" * 32,
+    )
+
+
+BASELINE = Baseline(
+    "pooled",
+    {site: scores(0.85, 0.95) for site in SITES},
+    curve=tuple(Point(epoch, 48 * epoch, 0.15 * epoch) for epoch in range(5)),
+    seconds=30.0,
+    gain=Gain(-0.03, -0.05, -0.01, 6),
+)
+
+
+class Structure(HTMLParser):
+    """Tags that are open at the end, resources that would be fetched, and tables without a header."""
+
+    VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("src", "href", "xlink:href") and not str(value).startswith("#"):
+                self.fetched.append(str(value))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def text_of(html: str) -> str:
+    return re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
+
+
+def test_the_page_is_well_formed_and_fetches_nothing(story: ExperimentStory) -> None:
+    structure = Structure()
+    structure.feed(render(story, [BASELINE]))
+    assert structure.open == []
+    assert structure.fetched == []
+    assert "<script" not in render(story, [BASELINE])
+    assert "@import" not in render(story, [BASELINE])
+
+
+def test_overall_pools_all_test_cases_and_stands_beside_pooled_with_their_ratio(story: ExperimentStory) -> None:
+    text = text_of(render(story, [BASELINE]))
+    assert "mean test Dice 0.638 over 6 cases; pooled 0.675 (ratio 0.944)" in text
+    assert "-0.0300 (95 % interval -0.0500 to -0.0100, n = 6)" in text
+
+
+def test_a_site_that_was_left_out_of_a_round_is_named_with_its_reason(story: ExperimentStory) -> None:
+    assert "site-c (absent)" in text_of(render(story))
+
+
+def test_cases_that_were_left_out_are_counted_by_reason(story: ExperimentStory) -> None:
+    text = text_of(render(story))
+    assert "no-label" in text
+    assert "shape-mismatch" in text
+
+
+def test_the_five_curves_are_drawn_and_letters_take_the_pages_colour(story: ExperimentStory) -> None:
+    html = render(story, [BASELINE])
+    assert html.count("<svg") == 5
+    assert render(story).count("<svg") == 3  # without a baseline there is nothing to hold it against
+    assert "currentColor" in html
+    assert "#010203" not in html
+
+
+def test_what_a_researcher_wrote_cannot_become_markup(story: ExperimentStory) -> None:
+    assert "<b>things</b>" not in render(story)
+
+
+def test_the_same_story_gives_the_same_bytes(story: ExperimentStory) -> None:
+    assert render(story, [BASELINE]) == render(story, [BASELINE])
+
+
+def test_an_experiment_without_a_result_is_reported_as_such() -> None:
+    empty = ExperimentStory("tiny-02", phase="failed", reason=Reason.ENROLMENT_FAILED)
+    text = text_of(render(empty))
+    assert "no test result" in text
+    assert "enrolment-failed" in text
+
+
+def test_a_report_that_cannot_be_written_says_where(story: ExperimentStory, tmp_path: Path) -> None:
+    with pytest.raises(WorkFailed, match="cannot be written"):
+        write(story, tmp_path / "missing" / "report.html")
+
+
+def test_the_report_is_written_whole(story: ExperimentStory, tmp_path: Path) -> None:
+    write(story, tmp_path / "report.html", baselines=[BASELINE])
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text().endswith("</html>\n")
+
+
+def test_a_site_that_never_answered_and_one_that_declined_say_so(story: ExperimentStory) -> None:
+    told = story.with_site("site-b", state="declined", reason=Reason.TOO_FEW_CASES).with_site("site-c", state="invited")
+    page = render(told)
+    assert "site-b (declined: too-few-cases), site-c (no answer)" in page
+    assert '<p class="lead">1 site, ' in page

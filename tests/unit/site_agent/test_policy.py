@@ -1,0 +1,163 @@
+"""The site's policy: default deny, a code for each refusal, and nothing that a message could weaken."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from messages.experiment import Experiment
+from messages.kinds import CaseCounts
+from messages.reasons import Reason
+from messages.scores import RegionScore, SplitScores
+from site_agent.config import Floors, PolicyConfig
+from site_agent.core import policy
+
+TODAY = date(2026, 5, 1)
+DATASETS = {"glioma": {"NCR", "ED", "ET"}}
+ALLOW: dict[str, Any] = {
+    "researchers": ["dr-a"],
+    "datasets": ["glioma"],
+    "tasks": ["segmentation"],
+    "nets": ["UNet"],
+    "codecs": ["float32"],
+    "rounds_max": 600,
+    "until": date(2027, 12, 31),
+}
+
+
+def experiment(**changes: Any) -> Experiment:
+    plain: dict[str, Any] = {
+        "schema": 1,
+        "id": "e",
+        "sites": ["site-a"],
+        "task": {"kind": "segmentation", "channels": ["T1"], "regions": {"WT": ["ET", "ED"]}},
+        "data": {"dataset": "glioma", "least_cases": 20, "least_used_share": 0.9},
+        "net": {"name": "UNet"},
+        "rounds": {"count": 500},
+    }
+    return Experiment.model_validate({**plain, **changes})
+
+
+def verdict(config: dict[str, Any], *, researcher: str = "dr-a", site: str = "site-a", **changes: Any) -> Reason | None:
+    parsed = PolicyConfig.model_validate(config)
+    return policy.judge(parsed, experiment(**changes), researcher, site, DATASETS, TODAY).reason
+
+
+def test_what_every_key_allows_is_allowed() -> None:
+    assert verdict({"allow": [ALLOW]}) is None
+
+
+def test_a_site_without_rules_denies() -> None:
+    assert verdict({}) is Reason.NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"researchers": ["dr-b"]}, Reason.RESEARCHER_NOT_ALLOWED),
+        ({"datasets": ["spleen"]}, Reason.DATASET_NOT_ALLOWED),
+        ({"tasks": ["classification"]}, Reason.TASK_NOT_ALLOWED),
+        ({"nets": ["VNet"]}, Reason.NET_NOT_ALLOWED),
+        ({"codecs": ["bfloat16", "bfloat16-difference"]}, Reason.CODEC_NOT_ALLOWED),
+        ({"rounds_max": 499}, Reason.TOO_MANY_ROUNDS),
+        ({"until": date(2026, 4, 30)}, Reason.POLICY_EXPIRED),
+    ],
+)
+def test_each_key_that_does_not_fit_has_its_own_code(change: dict[str, Any], reason: Reason) -> None:
+    assert verdict({"allow": [{**ALLOW, **change}]}) is reason
+
+
+def test_one_rule_that_fits_is_enough_and_rules_do_not_mix() -> None:
+    other = {**ALLOW, "researchers": ["dr-b"]}
+    assert verdict({"allow": [other, ALLOW]}) is None
+    assert verdict({"allow": [{**ALLOW, "nets": ["VNet"]}, other]}) is Reason.NET_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"sites": ["site-b"]}, Reason.NOT_INVITED),
+        ({"expires": date(2026, 4, 30)}, Reason.EXPERIMENT_EXPIRED),
+        ({"data": {"dataset": "spleen"}}, Reason.UNKNOWN_DATASET),
+        (
+            {"task": {"kind": "segmentation", "channels": ["T1"], "regions": {"RC": ["RC"]}}},
+            Reason.MISSING_CONCEPT,
+        ),
+    ],
+)
+def test_what_this_site_cannot_do_is_refused_even_where_all_is_allowed(changes: dict[str, Any], reason: Reason) -> None:
+    assert verdict({"default": "allow"}, **changes) is reason
+
+
+@pytest.mark.parametrize("floors", [{"secure_aggregation": True}, {"noise_multiplier_min": 0.1}])
+def test_a_floor_that_cannot_be_kept_refuses(floors: dict[str, Any]) -> None:
+    assert verdict({"allow": [ALLOW], "floors": floors}) is Reason.PRIVACY_BELOW_FLOOR
+
+
+@given(
+    researcher=st.sampled_from(["dr-a", "dr-b", "x"]),
+    rounds=st.integers(1, 1000),
+    privacy=st.sampled_from([{}, {"secure_aggregation": False}]),
+    rules=st.lists(st.fixed_dictionaries({"researchers": st.just(["dr-b"]), "rounds_max": st.integers(1, 600)})),
+)
+def test_no_experiment_is_allowed_unless_a_rule_names_its_researcher(
+    researcher: str, rounds: int, privacy: dict[str, Any], rules: list[dict[str, Any]]
+) -> None:
+    config = PolicyConfig.model_validate({"allow": rules})
+    wanted = experiment(rounds={"count": rounds}, privacy=privacy)
+    found = policy.judge(config, wanted, researcher, "site-a", DATASETS, TODAY)
+    fits = researcher == "dr-b" and any(rounds <= rule["rounds_max"] for rule in rules)
+    assert found.allowed == fits
+
+
+def counts(found: int, used: int, train: int) -> CaseCounts:
+    return CaseCounts(found=found, used=used, train=train, validation=0, test=used - train)
+
+
+@pytest.mark.parametrize(
+    ("found", "used", "train", "reason"),
+    [
+        (30, 30, 20, None),
+        (19, 19, 19, Reason.TOO_FEW_CASES),
+        (30, 30, 0, Reason.TOO_FEW_CASES),
+        (30, 26, 20, Reason.TOO_MANY_LEFT_OUT),
+    ],
+)
+def test_too_few_or_too_many_left_out_cases_decline(found: int, used: int, train: int, reason: Reason | None) -> None:
+    assert policy.enough_cases(Floors(), experiment(), counts(found, used, train)) is reason
+
+
+def test_the_sites_floor_of_cases_holds_over_a_lower_one_of_the_experiment() -> None:
+    assert policy.enough_cases(Floors(least_cases=31), experiment(), counts(30, 30, 20)) is Reason.TOO_FEW_CASES
+
+
+def scores(cases: int) -> SplitScores:
+    region = RegionScore(n=cases, sum=0.5 * cases, squares=0.25 * cases)
+    return SplitScores(cases=cases, metrics={"dice": {"WT": region}}, rows=[{"WT": 0.5}] * cases)
+
+
+@given(cases=st.integers(0, 40), floor=st.integers(1, 20), rows=st.booleans(), metrics=st.booleans())
+def test_scores_leave_only_as_far_as_the_floors_let_them(cases: int, floor: int, rows: bool, metrics: bool) -> None:
+    floors = Floors(least_metric_cases=floor, share_case_metrics=rows, share_site_metrics=metrics)
+    shared = policy.scores_for_sharing(floors, scores(cases))
+    told = metrics and cases >= floor
+    assert shared.withheld == (not told)
+    assert bool(shared.metrics) == told
+    assert (shared.rows is not None) == (told and rows)
+
+
+@given(count=st.integers(0, 10_000), step=st.integers(1, 50))
+def test_counts_leave_as_multiples_and_never_turn_into_nothing(count: int, step: int) -> None:
+    told = policy.rounded(Floors(round_counts_to=step), count)
+    assert told % step == 0
+    assert (told == 0) == (count == 0)
+    assert count == 0 or abs(told - count) < step
+
+
+def test_a_site_that_shares_no_metrics_tells_no_loss_either() -> None:
+    assert policy.loss_for_sharing(Floors(share_site_metrics=False), 0.5) is None
+    assert policy.loss_for_sharing(Floors(), 0.5) == 0.5
