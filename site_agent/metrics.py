@@ -15,44 +15,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from messages.bus.base import BusState
 from messages.ground.exposition import Reading, counter, gauge, phase_readings
 from messages.kinds import Progress
 from messages.reasons import Reason
-from site_agent.core.decisions import Decision, Deliver, GiveUp
 from site_agent.core.jobs import OVER, Agenda, Phase
 from site_agent.desk.status import state_word
+from site_agent.loop.tally import Tally
 
 STATES = (
     "idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining", "outside-hours",
 )  # fmt: skip
 _REASONS = frozenset(one.value for one in Reason)
-
-
-class Tally:
-    """What happened since this process started. The main loop's thread writes."""
-
-    def __init__(self) -> None:
-        self.rounds: Counter[str] = Counter({"delivered": 0, "failed": 0})
-        self.failures: Counter[str] = Counter()
-        self.checkpoints: Counter[str] = Counter()
-        self.connected = self.blocked = False
-
-    def broker(self, state: BusState) -> None:
-        """The connection changed."""
-        self.connected = state in (BusState.CONNECTED, BusState.BLOCKED, BusState.UNBLOCKED)
-        self.blocked = state is BusState.BLOCKED
-
-    def decided(self, decision: Decision) -> None:
-        """Count a decision of the agenda."""
-        match decision:
-            case Deliver():
-                self.rounds["delivered"] += 1
-            case GiveUp():
-                self.rounds["failed"] += 1
-                self.failures[decision.reason.value] += 1
-            case _:
-                pass
 
 
 @dataclass(frozen=True, slots=True)

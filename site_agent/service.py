@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from messages.bus.amqp.rabbitmq import RabbitBus
-from messages.bus.base import Bus, BusState, Notice, OnNotice
+from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
 from messages.ground.errors import BrokerUnreachable, KonsilError
 from messages.ground.exposition import Endpoint, Reading
@@ -50,6 +49,7 @@ from site_agent.loop.upkeep import Upkeep
 from site_agent.metrics import readings
 from site_agent.trainers.processes import Trainers
 from site_agent.trainers.requests import Workshop
+from site_agent.wire.connection import Connect, connect_rabbitmq
 from site_agent.wire.outbox import Post
 from site_agent.wire.pace import Pace
 from site_agent.wire.receiver import Receiver
@@ -61,19 +61,6 @@ log = structlog.get_logger()
 TICK = 0.25
 SHOW_EVERY = 1.0
 GOODBYE_WITHIN = 3.0
-
-
-class Connect(Protocol):
-    """Makes the agent's bus; raises BrokerUnreachable or LoginRefused."""
-
-    def __call__(self, config: SiteConfig, on_notice: OnNotice) -> Bus: ...
-
-
-def connect_rabbitmq(config: SiteConfig, on_notice: OnNotice) -> Bus:
-    """The agent's connection to its consortium's broker."""
-    bus = RabbitBus(config.broker, config.site.name, on_notice=on_notice)
-    bus.connect()
-    return bus
 
 
 class Agent:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -17,8 +18,8 @@ from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState
 from coordinator.loop.effect_runner import Hands
 from coordinator.loop.floods import Floods
+from coordinator.loop.tally import Tally
 from coordinator.loop.timers import Clock, Gate
-from coordinator.metrics import Tally
 from coordinator.record.journal import ASIDE, NOTHING, STEP, Journal, Written
 from coordinator.record.recovery import recover, step_body
 from coordinator.wire.announcer import Announcer
@@ -27,12 +28,10 @@ from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
 from coordinator.wire.reading_back import ReadingBack
 from coordinator.work.pool import Work
+from messages.bus.base import Position
 from messages.ground import crash, logs
 from messages.ground.naming import NO_EXPERIMENT
 from messages.reasons import Reason
-
-if TYPE_CHECKING:  # which imports this module
-    from coordinator.loop.inbound import Inbound
 
 log = structlog.get_logger("coordinator")
 
@@ -65,6 +64,19 @@ def _changes_nothing(decided: tuple[d.AnyDecision, ...]) -> str | None:
     return next(reasons, Reason.DUPLICATE.value)
 
 
+class HeldBack(Protocol):
+    """What input waits for a later state of its experiment."""
+
+    def put_back(self, positions: Mapping[str, Position]) -> None:
+        """Store these positions with the next entry."""
+
+    def holds(self, experiment: str) -> bool:
+        """Whether something of this experiment waits."""
+
+    def moved(self, experiment: str) -> None:
+        """Take what the experiment has come to."""
+
+
 class Steps:
     """Every experiment's state, and the one way in which it changes. Main loop's thread.
 
@@ -72,7 +84,7 @@ class Steps:
         inbound: where input came from; set before the first step.
     """
 
-    inbound: Inbound
+    inbound: HeldBack
 
     def __init__(self, parts: Parts, inputs: queue.SimpleQueue[Any]) -> None:
         self.parts, self.queue = parts, inputs

@@ -13,6 +13,7 @@ from deploy.session.history import HISTORY, Reader, known
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import round_summary, summary
+from deploy.story.telling import tell, tell_all
 from messages import names
 from messages.bus.base import Start
 from messages.ground.units import human_bytes, human_seconds
@@ -73,10 +74,10 @@ def follow(session: Session, experiment: str, shown: View, clock: Callable[[], f
             if heard is not None and heard.delivery.queue == names.PROGRESS:
                 if heard.event is not None:
                     coordinator_at = now if heard.event.sender == COORDINATOR else coordinator_at
-                    story = story.tell(heard.event, now)
+                    story = tell(story, heard.event, now)
             elif heard is not None:
                 heard_history = now
-                story = story.tell_all(reader.events(heard, experiment))
+                story = tell_all(story, reader.events(heard, experiment))
             if story.phase == "unknown" and now - max(begun, heard_history) > UNKNOWN_AFTER:
                 known(story)
             caught_up = caught_up or now - heard_history > CAUGHT_UP or now - begun > UNKNOWN_AFTER

@@ -9,6 +9,7 @@ from deploy.cli.live import View
 from deploy.session.connection import COORDINATOR_WITHIN, Session, no_coordinator
 from deploy.session.history import HISTORY, Reader
 from deploy.story.story import ExperimentStory
+from deploy.story.telling import tell, tell_all
 from messages import codec, kinds, names
 from messages.bus.base import Start
 from messages.chain import MAX_ENTRY, Entry
@@ -50,9 +51,9 @@ def follow(
             if heard is not None and heard.delivery.queue == names.PROGRESS:
                 if heard.event is not None:
                     coordinator_at = now if heard.event.sender == names.COORDINATOR else coordinator_at
-                    story = story.tell(heard.event, now)
+                    story = tell(story, heard.event, now)
             elif heard is not None:
-                story = story.tell_all(reader.events(heard, experiment.id))
+                story = tell_all(story, reader.events(heard, experiment.id))
                 if heard.entry is not None and heard.entry.experiment == experiment.id:
                     entries.append(heard.entry)
                     log_ended = log_ended or _ends(heard.entry)

@@ -7,6 +7,7 @@ from typing import Any
 
 from deploy.session.connection import Heard, Session
 from deploy.story.story import ExperimentStory
+from deploy.story.telling import tell, tell_all
 from messages import codec, names
 from messages.chain import MAX_ENTRY, Entry
 from messages.envelope import Author, Event, decode
@@ -107,7 +108,7 @@ def story_of(session: Session, experiment: str) -> ExperimentStory:
     story, reader = ExperimentStory(experiment), Reader()
     queues = HISTORY if session.profile.role == "researcher" else (names.AUDIT,)
     for heard in session.history(*queues):
-        story = story.tell_all(reader.events(heard, experiment))
+        story = tell_all(story, reader.events(heard, experiment))
     return known(story)
 
 
@@ -116,7 +117,7 @@ def story_of_entries(entries: Iterable[Entry], experiment: str) -> ExperimentSto
     story, reader = ExperimentStory(experiment), Reader()
     for entry in entries:
         if entry.experiment == experiment:
-            story = story.tell_all(reader.of_entry(entry))
+            story = tell_all(story, reader.of_entry(entry))
     return story
 
 
@@ -138,5 +139,5 @@ def stories(heard: Iterable[Heard]) -> dict[str, ExperimentStory]:
         for event in reader.events(message):
             if event.experiment != naming.NO_EXPERIMENT:
                 story = found.get(event.experiment) or ExperimentStory(event.experiment)
-                found[event.experiment] = story.tell(event)
+                found[event.experiment] = tell(story, event)
     return {identity: story for identity, story in sorted(found.items()) if story.phase != "unknown"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.session.connection import QUIET, Session
+from deploy.story.telling import tell
 from messages import kinds
 from messages.experiment import Experiment
 from messages.ground.errors import MalformedMessage, RequestError, WorkFailed
@@ -55,7 +56,7 @@ def announced(session: Session, experiment: str) -> tuple[Experiment, Experiment
     queue = DOWNLINK if session.profile.role == "researcher" else AUDIT
     for heard in session.history(queue):
         for event in reader.events(heard, experiment):
-            story = story.tell(event)
+            story = tell(story, event)
             if event.experiment == experiment and isinstance(event.body, kinds.ExperimentComplete):
                 complete = event.body
     known(story)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from deploy.story.parts import SiteStory, UpdateStory
+from deploy.story.story import ExperimentStory
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
-
-if TYPE_CHECKING:  # the story tells itself by these functions
-    from deploy.story.story import ExperimentStory
 
 
 def _accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccepted) -> ExperimentStory:

@@ -1,17 +1,16 @@
 """The story of one experiment: a pure reducer over its events, for the live view, the report and programs.
 
-`ExperimentStory.tell(event)` takes every event of the experiment, in any order and as often as it comes (duplicates
+`telling.tell(story, event)` takes every event of the experiment, in any order and as often as it comes (duplicates
 fall out by id), and returns the next story. History comes from the journal or the `audit` stream (and `downlink` for
 the coordinator's own events), liveness from `progress`. Nothing here does I/O or reads a clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from deploy.story.events import HANDLERS, sentence
 from deploy.story.parts import Moment, RoundStory, SiteStory, TestScores, ValidationPoint
 from messages import kinds
 from messages.envelope import Event
@@ -174,32 +173,6 @@ class ExperimentStory:
             spent = min(max(now - current.started, 0.0), mean)
         return max(0.0, (self.rounds_planned - self.completed_rounds) * mean - spent)
 
-    def tell(self, event: Event, now: float | None = None) -> ExperimentStory:
-        """The story with one more event; events of other experiments and repeated ones change nothing.
-
-        Args:
-            now: the observer's clock when the event came, seconds (live messages only; default: the event's time).
-        """
-        moment = event.time if now is None else now
-        if isinstance(event.body, kinds.Alive):
-            return self._alive(event.sender, event.body, moment)
-        if isinstance(event.body, kinds.Progress):
-            return self._progress(event, event.body, moment)
-        if event.experiment != self.id:
-            return self
-        if event.id in self.seen or (handler := HANDLERS.get(type(event.body))) is None:
-            return self
-        known = replace(self, seen=self.seen | {event.id})
-        told = handler(known, event, event.body)
-        return replace(told, moments=(*told.moments, Moment(event.time, event.sender, sentence(event))))
-
-    def tell_all(self, events: Iterable[Event]) -> ExperimentStory:
-        """`tell` for each."""
-        story = self
-        for event in events:
-            story = story.tell(event)
-        return story
-
     def with_site(self, name: str, **changes: Any) -> ExperimentStory:
         """The story with something else known of a site."""
         site = replace(self.sites.get(name, SiteStory(name)), **changes)
@@ -214,7 +187,7 @@ class ExperimentStory:
         """A round, empty where nothing is known of it."""
         return self.rounds.get(number, RoundStory(number))
 
-    def _alive(self, sender: str, body: kinds.Alive, now: float) -> ExperimentStory:
+    def with_alive(self, sender: str, body: kinds.Alive, now: float) -> ExperimentStory:
         if sender not in self.sites:
             return self
         live = replace(
@@ -227,7 +200,7 @@ class ExperimentStory:
         )
         return self.with_site(sender, live=live)
 
-    def _progress(self, event: Event, body: kinds.Progress, now: float) -> ExperimentStory:
+    def with_progress(self, event: Event, body: kinds.Progress, now: float) -> ExperimentStory:
         if event.sender not in self.sites:
             return self
         live = self.sites[event.sender].live

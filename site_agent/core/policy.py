@@ -13,7 +13,7 @@ from messages.experiment import Experiment
 from messages.kinds import CaseCounts
 from messages.reasons import Reason
 from messages.scores import SplitScores
-from site_agent.config import Allow, Floors, PolicyConfig
+from site_agent.core.permissions import Allow, Floors, PolicyConfig
 
 
 @dataclass(frozen=True, slots=True)

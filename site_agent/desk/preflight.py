@@ -31,7 +31,7 @@ from site_agent.data.inventory import take_stock
 from site_agent.datasets.config import DatasetConfig
 from site_agent.desk import control
 from site_agent.dicom.config import DicomDataset
-from site_agent.service import Connect, connect_rabbitmq
+from site_agent.wire.connection import Connect, connect_rabbitmq
 
 LEAST_FREE = 2 * 2**30
 LEAST_MEMORY = 2 * 2**30

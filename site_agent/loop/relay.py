@@ -11,8 +11,8 @@ import structlog
 from messages.ground import logs
 from messages.kinds import Progress
 from messages.tensors.transfer import TransferKey
-from site_agent.config import Floors
 from site_agent.core import policy
+from site_agent.core.permissions import Floors
 from site_agent.training import protocol
 from site_agent.wire.outbox import Post
 from site_agent.wire.pace import Pace

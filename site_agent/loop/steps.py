@@ -17,7 +17,7 @@ from site_agent.core.effects import Effect, Say
 from site_agent.core.inputs import Stimulus
 from site_agent.core.jobs import Agenda
 from site_agent.disk.spool import Spool
-from site_agent.metrics import Tally
+from site_agent.loop.tally import Tally
 from site_agent.wire.outbox import Post
 from site_agent.wire.pace import Pace
 

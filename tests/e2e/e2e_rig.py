@@ -27,6 +27,7 @@ from deploy.session import profile as profiles
 from deploy.session.connection import Session
 from deploy.session.history import HISTORY, Reader
 from deploy.story.story import ExperimentStory
+from deploy.story.telling import tell
 from messages import kinds, names
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Start
@@ -154,11 +155,11 @@ class Rig:
             if heard.delivery.queue == names.PROGRESS:
                 if heard.event is not None:
                     for known, one in self._stories.items():
-                        self._stories[known] = one.tell(heard.event, time.time())
+                        self._stories[known] = tell(one, heard.event, time.time())
             else:
                 for event in self._reader.events(heard):
                     known = event.experiment
-                    self._stories[known] = self.story(known).tell(event)
+                    self._stories[known] = tell(self.story(known), event)
         return story
 
     def story(self, identity: str) -> ExperimentStory:

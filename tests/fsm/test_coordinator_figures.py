@@ -14,7 +14,8 @@ from coordinator.core import inputs as i
 from coordinator.core.evolve import evolve
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState
-from coordinator.metrics import Tally, readings
+from coordinator.loop.tally import Tally
+from coordinator.metrics import readings
 from coordinator.wire.presence import Presence
 from messages import kinds
 from messages.bus.base import BusState, Delivery

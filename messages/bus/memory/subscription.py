@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from messages.bus import cursor as cursors
 from messages.bus.base import BusState, Delivery, Notice, OnDelivery, Position, Start
-from messages.bus.memory.broker import Message, Stream
+from messages.bus.memory.broker import MemoryBroker, Message, Stream
 
-if TYPE_CHECKING:  # which imports this module
-    from messages.bus.memory.connection import MemoryBus
+
+class Owner(Protocol):
+    """The connection that a subscription belongs to, as it sees it."""
+
+    broker: MemoryBroker
+    news: threading.Condition
+    verify_within: float
+    woken: dict[MemorySubscription, None]
+    silent: dict[MemorySubscription, None]
+
+    def forget(self, subscription: MemorySubscription) -> None:
+        """It is cancelled."""
+
+    def noticed(self, notice: Notice) -> None:
+        """Tell the owner of the bus."""
 
 
 class MemorySubscription:
@@ -19,7 +33,7 @@ class MemorySubscription:
 
     def __init__(
         self,
-        bus: MemoryBus,
+        bus: Owner,
         queue: str,
         on_delivery: OnDelivery,
         position: Callable[[], Position | None] | None,

@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from messages.reasons import Reason
 from site_agent.dicom.base import Object, Refused, Volume
-from site_agent.dicom.volumes.frames import Frame, frames, whole
+from site_agent.dicom.volumes.frames import Frame, whole
 from site_agent.dicom.volumes.geometry import Grid, Tolerances, regular
 from site_agent.dicom.volumes.multiframe import concatenated, enhanced
 from site_agent.dicom.volumes.parts import Part, split
 from site_agent.dicom.volumes.pixels import Pixels
+from site_agent.dicom.volumes.slices import read_slices
 
 __all__ = ["Tolerances", "build"]
 
@@ -51,7 +52,7 @@ def build(
     tolerances = tolerances or Tolerances()
     try:
         objects = _once(objects)
-        described = [frame for source, obj in enumerate(objects) for frame in frames(obj, source, tolerances)]
+        described = [frame for source, obj in enumerate(objects) for frame in read_slices(obj, source, tolerances)]
     except (Refused, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - pydicom raises anything for malformed elements, and quotes them

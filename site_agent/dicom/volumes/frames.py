@@ -53,16 +53,11 @@ class Frame:
 
 
 def frames(obj: Object, source: int, tolerances: Tolerances) -> list[Frame]:
-    """Every slice that an object holds.
+    """The slices of an object that says once for all of it where it lies: one, or a mosaic's tiles.
 
     Raises:
-        Refused: UNSUPPORTED_IMAGE: not a greyscale image. MISSING_GEOMETRY: it does not say where it lies.
+        Refused: MISSING_GEOMETRY: it does not say where it lies.
     """
-    from site_agent.dicom.volumes import multiframe
-
-    greyscale(obj)
-    if multiframe.enhanced(obj):
-        return multiframe.frames(obj, source, tolerances)
     if (whole(obj, "NumberOfFrames") or 1) > 1:
         raise Refused(Reason.MISSING_GEOMETRY, "several frames in one object that does not say where each lies")
     layout = mosaic.read(obj)

@@ -16,6 +16,7 @@ from deploy.session.history import story_of_entries
 from deploy.story.events import sentence
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import round_summary, summary
+from deploy.story.telling import tell, tell_all
 from messages import kinds
 from messages.envelope import Author
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER
@@ -40,13 +41,13 @@ def test_a_journal_alone_tells_the_whole_story() -> None:
 
 
 def test_validation_scores_belong_to_the_model_that_was_received() -> None:
-    curve = ExperimentStory("try").tell_all(WHOLE).validation_curve()
+    curve = tell_all(ExperimentStory("try"), WHOLE).validation_curve()
     means = {point.round: point.pooled.mean() for point in curve}
     assert means == {0: pytest.approx(0.3), 1: pytest.approx(0.6), 2: pytest.approx(0.7)}
 
 
 def test_validation_that_every_site_withholds_is_no_point_of_the_curve() -> None:
-    story = ExperimentStory("try").tell_all(WHOLE)
+    story = tell_all(ExperimentStory("try"), WHOLE)
     nothing = {
         "final": kinds.ModelScores(model_digest="c" * 64, splits={"validation": SplitScores(cases=1, withheld=True)})
     }
@@ -56,7 +57,7 @@ def test_validation_that_every_site_withholds_is_no_point_of_the_curve() -> None
 
 
 def test_overall_pools_cases_and_the_worst_site_is_named_beside_it() -> None:
-    test = ExperimentStory("try").tell_all(WHOLE).test
+    test = tell_all(ExperimentStory("try"), WHOLE).test
     assert test is not None
     assert test.n == 4
     assert test.mean == pytest.approx(0.825)
@@ -70,7 +71,7 @@ def test_overall_pools_cases_and_the_worst_site_is_named_beside_it() -> None:
 def test_order_and_repetition_change_nothing_in_the_result(more: list, random) -> None:
     shuffled = [*WHOLE, *more]
     random.shuffle(shuffled)
-    expected, story = ExperimentStory("try").tell_all(WHOLE), ExperimentStory("try").tell_all(shuffled)
+    expected, story = tell_all(ExperimentStory("try"), WHOLE), tell_all(ExperimentStory("try"), shuffled)
     assert summary(story) == summary(expected)
     assert [round_summary(one) for one in story.round_list] == [round_summary(one) for one in expected.round_list]
 
@@ -95,26 +96,26 @@ def live(site: str, kind: str, body: kinds.Body, now: float):
 
 def working(story: ExperimentStory, site: str, done: int, now: float, eta: float = 5.0) -> ExperimentStory:
     body = kinds.Progress(phase="training", done=done, total=10, epoch=1, epochs=2, loss=0.5, eta_seconds=eta)
-    return story.tell(live(site, "progress", body, now), now)
+    return tell(story, live(site, "progress", body, now), now)
 
 
 def test_absent_slow_and_stuck_look_different() -> None:
-    story = ExperimentStory("try").tell_all(events(recruited()))
+    story = tell_all(ExperimentStory("try"), events(recruited()))
     assert story.presence("site-a", 0.0) == "absent"
     story = working(working(story, "site-a", 1, 100.0), "site-b", 1, 100.0)
     assert story.presence("site-a", 101.0) == "working"
     slow = working(story, "site-a", 2, 101.0, eta=500.0)
     assert (slow.presence("site-a", 101.0), slow.presence("site-b", 101.0)) == ("slow", "working")
     later = 100.0 + STUCK_AFTER + 1
-    stuck = story.tell(live("site-a", "alive", kinds.Alive(state="training", busy_with="try"), later), later)
+    stuck = tell(story, live("site-a", "alive", kinds.Alive(state="training", busy_with="try"), later), later)
     assert stuck.presence("site-a", later) == "stuck"
     assert stuck.presence("site-a", later + ABSENT_AFTER + 1) == "absent"
-    idle = story.tell(live("site-a", "alive", kinds.Alive(state="idle"), 102.0), 102.0)
+    idle = tell(story, live("site-a", "alive", kinds.Alive(state="idle"), 102.0), 102.0)
     assert idle.presence("site-a", 102.0) == "idle"
 
 
 def test_a_site_that_will_not_be_done_by_the_deadline_is_slow_though_nobody_is_faster() -> None:
-    story = ExperimentStory("try").tell_all(events(recruited()))
+    story = tell_all(ExperimentStory("try"), events(recruited()))
     story = story.with_round(1, started=100.0, train_within=60.0)
     assert working(story, "site-a", 1, 110.0, eta=45.0).presence("site-a", 111.0) == "working"
     late = working(story, "site-a", 1, 110.0, eta=55.0)
@@ -123,11 +124,11 @@ def test_a_site_that_will_not_be_done_by_the_deadline_is_slow_though_nobody_is_f
 
 
 def test_a_site_that_works_at_another_experiment_is_not_stuck() -> None:
-    story = ExperimentStory("try").tell_all(events(recruited()))
+    story = tell_all(ExperimentStory("try"), events(recruited()))
     story = working(story, "site-a", 1, 100.0)
     later = 100.0 + STUCK_AFTER + 1
     other = kinds.Progress(phase="training", done=3, total=10, eta_seconds=10_000.0)
-    told = story.tell(Author("test", "site-a").write("progress", other, time=later, experiment="other"), later)
+    told = tell(story, Author("test", "site-a").write("progress", other, time=later, experiment="other"), later)
     assert told.presence("site-a", later) == "working"
     assert told.sites["site-a"].live.done == 1
 
@@ -136,7 +137,7 @@ def test_plain_lines_tell_once_that_a_site_is_in_trouble_and_once_that_it_is_no_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = Lines()
-    story = ExperimentStory("try").tell_all(events(recruited())).with_round(1, started=100.0, train_within=1000.0)
+    story = tell_all(ExperimentStory("try"), events(recruited())).with_round(1, started=100.0, train_within=1000.0)
     story = replace(story, phase="running")
     for site in SITES:
         story = working(story, site, 1, 100.0)
@@ -144,7 +145,7 @@ def test_plain_lines_tell_once_that_a_site_is_in_trouble_and_once_that_it_is_no_
     later = 100.0 + STUCK_AFTER + 1
     for site in SITES[1:]:
         story = working(story, site, 2, later)
-    story = story.tell(live(SITES[0], "alive", kinds.Alive(state="training", busy_with="try"), later), later)
+    story = tell(story, live(SITES[0], "alive", kinds.Alive(state="training", busy_with="try"), later), later)
     for _ in range(3):
         lines.show(story, later, None)
     lines.show(working(story, SITES[0], 2, later), later, None)
@@ -160,7 +161,7 @@ def test_plain_lines_say_until_when_sites_may_join_and_who_has_not_answered(
 ) -> None:
     lines, teller = Lines(), Teller()
     teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.plain()), admitted=SITES)
-    story = ExperimentStory("try").tell_all(events(teller))
+    story = tell_all(ExperimentStory("try"), events(teller))
     for _ in range(3):
         lines.show(story, 100.0, None)
     story = story.with_site(SITES[1], state="declined", reason=Reason.AWAITS_APPROVAL)
@@ -181,7 +182,7 @@ def test_plain_lines_say_until_when_sites_may_join_and_who_has_not_answered(
 def test_what_came_over_several_streams_is_told_in_the_order_in_which_it_happened(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    story = ExperimentStory("try").tell_all(events(recruited()))
+    story = tell_all(ExperimentStory("try"), events(recruited()))
     late = [replace(moment, time=100.0 - number) for number, moment in enumerate(story.moments)]
     Lines().show(replace(story, moments=tuple(late)), 100.0, None)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1970")]
@@ -208,15 +209,15 @@ def test_plain_lines_tell_once_that_a_site_waits_for_its_hours_and_that_it_does_
     lines = Lines()
     teller = Teller()
     teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.plain()), admitted=SITES)
-    story = ExperimentStory("try").tell_all(events(teller))
+    story = tell_all(ExperimentStory("try"), events(teller))
     assert story.phase == "recruiting"
     waits = kinds.Alive(state="outside-hours", queued=1, opens_in=3600.0)
     for moment in (100.0, 105.0, 200.0):
-        story = story.tell(live(SITES[0], "alive", waits, moment), moment)
+        story = tell(story, live(SITES[0], "alive", waits, moment), moment)
         lines.show(story, moment, None)
     assert story.presence(SITES[0], 200.0) == "outside-hours"
     assert live_summary(story, SITES[0], 200.0)["opens_at"] == 3800.0
-    story = story.tell(live(SITES[0], "alive", kinds.Alive(state="preparing", busy_with="try"), 205.0), 205.0)
+    story = tell(story, live(SITES[0], "alive", kinds.Alive(state="preparing", busy_with="try"), 205.0), 205.0)
     lines.show(story, 205.0, None)
     told = [line for line in capsys.readouterr().out.splitlines() if "hours" in line]
     assert told == [
@@ -226,14 +227,14 @@ def test_plain_lines_tell_once_that_a_site_waits_for_its_hours_and_that_it_does_
 
 
 def test_live_messages_are_no_history() -> None:
-    story = ExperimentStory("try").tell_all(events(recruited()))
+    story = tell_all(ExperimentStory("try"), events(recruited()))
     assert working(story, "site-a", 1, 5.0).moments == story.moments
 
 
 def test_what_is_drawn_names_round_sites_and_scores() -> None:
     from rich.console import Console
 
-    story = working(ExperimentStory("try").tell_all(WHOLE), "site-a", 3, 2000.0)
+    story = working(tell_all(ExperimentStory("try"), WHOLE), "site-a", 3, 2000.0)
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(picture(story, 2001.0))
     drawn = console.export_text()

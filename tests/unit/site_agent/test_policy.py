@@ -13,8 +13,8 @@ from messages.experiment import Experiment
 from messages.kinds import CaseCounts
 from messages.reasons import Reason
 from messages.scores import RegionScore, SplitScores
-from site_agent.config import Floors, PolicyConfig
 from site_agent.core import policy
+from site_agent.core.permissions import Floors, PolicyConfig
 
 TODAY = date(2026, 5, 1)
 DATASETS = {"glioma": {"NCR", "ED", "ET"}}

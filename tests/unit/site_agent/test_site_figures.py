@@ -12,7 +12,8 @@ from messages.reasons import Reason
 from site_agent.core.decisions import Deliver, GiveUp
 from site_agent.core.jobs import Agenda
 from site_agent.disk.spool import Spool
-from site_agent.metrics import STATES, SpoolFigures, Tally, look, readings
+from site_agent.loop.tally import Tally
+from site_agent.metrics import STATES, SpoolFigures, look, readings
 
 
 def value(shown: dict[str, Reading], name: str, **labels: str) -> float | None:

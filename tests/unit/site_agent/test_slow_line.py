@@ -17,7 +17,7 @@ from messages.bus.memory import MemoryBus
 from messages.kinds import ChunksWanted, Transfer
 from messages.tensors.layout import chunk_digests, manifest_of, seal
 from messages.tensors.transfer import ChunkHeader, TransferKey, encode_chunk
-from site_agent.config import Floors
+from site_agent.core.permissions import Floors
 from site_agent.disk.spool import Spool
 from site_agent.loop.relay import Relay
 from site_agent.wire import receiver as receivers

@@ -1,0 +1,39 @@
+"""A story with one more event: the reducer itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from deploy.story.events import HANDLERS, sentence
+from deploy.story.parts import Moment
+from deploy.story.story import ExperimentStory
+from messages import kinds
+from messages.envelope import Event
+
+
+def tell(story: ExperimentStory, event: Event, now: float | None = None) -> ExperimentStory:
+    """The story with one more event; events of other experiments and repeated ones change nothing.
+
+    Args:
+        now: the observer's clock when the event came, seconds (live messages only; default: the event's time).
+    """
+    moment = event.time if now is None else now
+    if isinstance(event.body, kinds.Alive):
+        return story.with_alive(event.sender, event.body, moment)
+    if isinstance(event.body, kinds.Progress):
+        return story.with_progress(event, event.body, moment)
+    if event.experiment != story.id:
+        return story
+    if event.id in story.seen or (handler := HANDLERS.get(type(event.body))) is None:
+        return story
+    known = replace(story, seen=story.seen | {event.id})
+    told = handler(known, event, event.body)
+    return replace(told, moments=(*told.moments, Moment(event.time, event.sender, sentence(event))))
+
+
+def tell_all(story: ExperimentStory, events: Iterable[Event]) -> ExperimentStory:
+    """`tell` for each."""
+    for event in events:
+        story = tell(story, event)
+    return story

@@ -1,0 +1,50 @@
+"""What a site's operator allows, as `[policy]` of site.toml says it: strict models."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Literal
+
+from pydantic import Field
+
+from messages.ground.settings import Name, Settings
+from messages.tensors.codecs import CodecName
+
+
+class Allow(Settings):
+    """One permission: every key that is given must fit. A key that is absent allows any value."""
+
+    researchers: tuple[Name, ...] | None = None
+    datasets: tuple[Name, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    nets: tuple[str, ...] | None = None
+    codecs: tuple[CodecName, ...] | None = None
+    rounds_max: int | None = Field(None, ge=1)
+    until: date | None = None
+
+
+class Floors(Settings):
+    """What no experiment can go below."""
+
+    least_cases: int = Field(1, ge=1)
+    """Usable cases without which the site does not take part."""
+    least_metric_cases: int = Field(5, ge=1)
+    """A split with fewer cases is reported as "withheld"."""
+    round_counts_to: int = Field(1, ge=1)
+    """Case counts leave the site rounded to a multiple of this."""
+    clip_norm_max: float | None = Field(None, gt=0)
+    """Largest clipping norm under differential privacy; means nothing without noise."""
+    noise_multiplier_min: float = Field(0.0, ge=0)
+    secure_aggregation: bool = False
+    share_site_metrics: bool = True
+    share_case_metrics: bool = False
+
+
+class PolicyConfig(Settings):
+    """The site's policy: what is not allowed is declined with a code."""
+
+    default: Literal["deny", "allow"] = "deny"
+    approval: Literal["hand", "auto"] = "hand"
+    """"hand": the operator approves each experiment with `konsil site resume --approve ID`."""
+    allow: tuple[Allow, ...] = ()
+    floors: Floors = Floors()
