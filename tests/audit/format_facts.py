@@ -9,11 +9,11 @@ from typing import Any
 
 from format_rig import read_jobs
 
-from coordinator.blobs import Blobs
-from coordinator.journal import open_readonly
-from coordinator.recovery import recover
-from coordinator.replay import ReplayStep, replay
-from coordinator.state import ExperimentState
+from coordinator.core.state import ExperimentState
+from coordinator.record.journal import open_readonly
+from coordinator.record.recovery import recover
+from coordinator.record.replay import ReplayStep, replay
+from coordinator.work.blobs import Blobs
 from messages.chain import Entry
 
 

@@ -19,20 +19,20 @@ from coordinator_kit import CONSORTIUM, SITES, ScriptedSite, Waiting, build
 from coordinator_rig import Consortium
 
 from coordinator.config import CoordinatorConfig
-from coordinator.journal import open_readonly
-from coordinator.recovery import recover
+from coordinator.core.state import ExperimentState
+from coordinator.record.journal import open_readonly
+from coordinator.record.recovery import recover
 from coordinator.service import Coordinator
-from coordinator.state import ExperimentState
 from deploy.broker.definitions import Party, render
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
-from site_agent import control
 from site_agent.config import SiteConfig
-from site_agent.jobs import Job
+from site_agent.core.jobs import Job
+from site_agent.desk import control
+from site_agent.disk.spool import Spool
 from site_agent.service import Agent
-from site_agent.spool import Spool
 
 CASES = {"site-a": 10, "site-b": 10, "site-c": 20}
 """Shares of the mean that are exact in binary: a quarter, a quarter, a half."""

@@ -16,7 +16,7 @@ from coordinator_kit import MANIFEST, PLATFORM, counts, plain, weights
 from format_rig import PAIR, STRANGER, TRAINER, LosingSite, Pair, Scripted, read_states
 from gated_trainer import Gate
 
-from coordinator.state import Phase
+from coordinator.core.state import Phase
 from messages import kinds
 from messages.bus.memory import MemoryBus
 from messages.experiment import Experiment

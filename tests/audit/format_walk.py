@@ -13,17 +13,17 @@ from pathlib import Path
 
 from coordinator_kit import ARRAYS, MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
 
-from coordinator import inputs as i
-from coordinator.evolve import fold
-from coordinator.inputs import OWN_KINDS, kind_of
-from coordinator.journal import STEP, TERM, Journal
-from coordinator.machine import WIRE, UnknownPair, decide
-from coordinator.recovery import step_body
-from coordinator.state import ExperimentState, Timer
+from coordinator.core import inputs as i
+from coordinator.core.evolve import fold
+from coordinator.core.inputs import OWN_KINDS, kind_of
+from coordinator.core.machine import WIRE, UnknownPair, decide
+from coordinator.core.state import ExperimentState, Timer
+from coordinator.record.journal import STEP, TERM, Journal
+from coordinator.record.recovery import step_body
 from messages import kinds
 from messages.names import NO_EXPERIMENT
 from messages.reasons import Reason
-from messages.tensors import manifest_of
+from messages.tensors.layout import manifest_of
 
 WALKS, STEPS = 80, 28
 BEGAN = 2_000_000_000.0

@@ -22,8 +22,8 @@ from messages.kinds import KINDS, Body
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import RegionScore, SplitScores
-from messages.tensors import Manifest, TensorSpec
-from messages.transfer import ChunkHeader, TransferKey, encode_chunk
+from messages.tensors.layout import Manifest, TensorSpec
+from messages.tensors.transfer import ChunkHeader, TransferKey, encode_chunk
 
 NONCE, EVENT, DIGEST = "0f" * 16, "1e" * 16, "2d" * 32
 TIME = 1_999_999_999.125

@@ -43,10 +43,10 @@ from format_walk import write_walks  # noqa: E402
 from format_words import wire_words  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from coordinator import decisions as d  # noqa: E402
-from coordinator.inputs import OWN_KINDS  # noqa: E402
-from coordinator.machine import WIRE  # noqa: E402
-from deploy import cli_audit  # noqa: E402
+from coordinator.core import decisions as d  # noqa: E402
+from coordinator.core.inputs import OWN_KINDS  # noqa: E402
+from coordinator.core.machine import WIRE  # noqa: E402
+from deploy.cli import audit  # noqa: E402
 from messages import chain, envelope, experiment, kinds  # noqa: E402
 from messages.experiment import Experiment  # noqa: E402
 
@@ -205,7 +205,7 @@ def _write_experiments(folder: Path) -> dict[str, str]:
 
 
 def _export(folder: Path, out: Path) -> None:
-    done = CliRunner().invoke(cli_audit.app, ["export", "done", "--journal", str(folder), "--out", str(out)])
+    done = CliRunner().invoke(audit.app, ["export", "done", "--journal", str(folder), "--out", str(out)])
     assert done.exit_code == 0, done.output
 
 

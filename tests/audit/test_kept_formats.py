@@ -20,12 +20,12 @@ from format_scenes import file
 from format_words import wire_words
 from typer.testing import CliRunner
 
-from coordinator.state import Phase
-from deploy import cli_audit
+from coordinator.core.state import Phase
+from deploy.cli import audit
 from messages import chain, codec, envelope, experiment, kinds
 from messages.envelope import Author
 from messages.experiment import Experiment
-from messages.transfer import decode_chunk, encode_chunk
+from messages.tensors.transfer import decode_chunk, encode_chunk
 
 FORMATS = sorted(path for path in (Path(__file__).parent / "formats").iterdir() if path.is_dir())
 JOURNALS = {"coordinator.zip": "", "site.zip": "coordinator", "walks.zip": ""}
@@ -202,7 +202,7 @@ Invoke = Callable[..., str]
 @pytest.fixture
 def konsil_audit() -> Invoke:
     def invoke(*words: str, status: int = 0) -> str:
-        done = CliRunner().invoke(cli_audit.app, list(words))
+        done = CliRunner().invoke(audit.app, list(words))
         assert done.exit_code == status, done.output
         return done.stdout
 
@@ -230,7 +230,7 @@ def test_a_changed_byte_of_a_kept_export_is_found(kept: Path, tmp_path: Path) ->
     content = bytearray((kept / "log.export").read_bytes())
     content[len(content) // 2] ^= 1
     changed.write_bytes(content)
-    done = CliRunner().invoke(cli_audit.app, ["verify", str(changed)])
+    done = CliRunner().invoke(audit.app, ["verify", str(changed)])
     assert done.exit_code != 0
 
 
