@@ -55,7 +55,7 @@ def _part(what: str, folder: Path) -> dict[str, Any]:
     """
     rig = next(ROOT.glob("tests/**/trainer_rig.py")).parent
     sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(rig)]
-    from messages import crash
+    from messages.ground import crash
 
     if what == "prepare":
         return _prepare(folder)
