@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from messages import codec
 
 AS_SAID: Final = object()
-"""In `FORM_0`: the file has to say it, and it stands in the form as it was said."""
+"""In `FORM_0`: 0.1 has no default for it, and it stands in the form as it was said."""
 
 FORM_0: Mapping[str, Any] = MappingProxyType(
     {
@@ -113,15 +113,11 @@ def plain_of(model: BaseModel) -> dict[str, Any]:
 
 
 def fill(said: Mapping[str, Any], form: Mapping[str, Any] = FORM_0) -> dict[str, Any]:
-    """Form 0 of what a file says: its keys of 0.1, the frozen default for each that it does not say.
-
-    Raises:
-        KeyError: the file does not say what it has to.
-    """
+    """Form 0 of what a file says: its keys of 0.1, the frozen default for each that it does not say."""
     filled: dict[str, Any] = {}
     for key, default in form.items():
         if default is AS_SAID:
-            filled[key] = said[key]
+            filled |= {key: said[key]} if key in said else {}
         elif isinstance(default, Mapping):
             filled[key] = fill(said.get(key, {}), default)
         else:

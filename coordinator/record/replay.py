@@ -12,7 +12,7 @@ from pathlib import Path
 from coordinator.core import decisions as d
 from coordinator.core.effects import Aggregate, effects
 from coordinator.core.evolve import evolve
-from coordinator.core.logic import explain_unknown
+from coordinator.core.logic import LOGIC, explain_unknown
 from coordinator.core.machine import UnknownPair, decide
 from coordinator.core.state import ExperimentState
 from coordinator.record import story
@@ -81,7 +81,8 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
     final = _final_states(listed) if blobs is not None else {}
     whole = bool(listed) and listed[0].number == 1 and listed[-1].number == len(listed)
     for entry in chain.verify(listed, whole_journal=whole):
-        if entry.type == STEP and (unknown := explain_unknown(read_logic(entry))) is not None:
+        logic = read_logic(entry) if entry.type == STEP else LOGIC
+        if (unknown := explain_unknown(logic)) is not None:
             advice = f"{unknown}: replay it with the Konsil version that wrote it, or a newer one"
             yield ReplayStep(entry, False, advice, story.COORDINATOR, "a step that this version cannot decide anew")
             return
@@ -89,7 +90,7 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
         if entry.type != STEP:
             yield ReplayStep(entry, True, "", who, what)
             continue
-        given, recorded, logic = *read_step(entry), read_logic(entry)
+        given, recorded = read_step(entry)
         before = states.get(entry.experiment)
         try:
             anew = decide(before, upcast(logic, given, recorded, before), logic)
