@@ -19,7 +19,8 @@ from machine_run import in_phase
 from coordinator import service
 from coordinator.core import decisions as d
 from coordinator.core import logic, machine, rules
-from coordinator.core.state import ExperimentState, Phase
+from coordinator.core.inputs import TimerFired
+from coordinator.core.state import ExperimentState, Phase, Timer
 from coordinator.record.journal import STEP, TERM, open_readonly
 from coordinator.record.recovery import read_step, step_body
 from coordinator.record.replay import replay
@@ -67,6 +68,30 @@ def test_what_was_decided_under_a_number_is_decided_so_again(monkeypatch: pytest
     ]
     assert waits == [rules.ACCEPT_WITHIN, 60.0]
     assert problems(entries) == []
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_every_rule_sees_the_number_that_it_is_to_decide_under(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def watch(name: str) -> None:
+        rule = getattr(rules, name)
+
+        def watched(state: ExperimentState, now: float) -> tuple[d.AnyDecision, ...]:
+            seen.append(state.logic)
+            decided: tuple[d.AnyDecision, ...] = rule(state, now)
+            return decided
+
+        monkeypatch.setattr(rules, name, watched)
+
+    watch("advance")
+    run = in_phase(Phase.RECRUITING)
+    seen.clear()
+    machine.decide(None, run.steps[0][0], number)
+    assert seen == [number]
+    watch("close_recruiting")
+    machine.decide(run.state, TimerFired(time=1e9, timer=Timer.ENROL), number)
+    assert seen == [number] * 3
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
