@@ -8,7 +8,7 @@ from typing import Any
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.state import ExperimentState, Phase
-from coordinator.record.journal import TERM
+from coordinator.record.journal import STEP, TERM
 from coordinator.record.recovery import read_step
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
@@ -24,6 +24,8 @@ def tell(entry: Entry) -> tuple[str, str]:
     try:
         given, decided = read_step(entry)
     except LogBroken:
+        if entry.type == STEP:
+            return COORDINATOR, "a step that this version cannot read"
         return COORDINATOR, f"set a message aside ({_body(entry).get('reason', 'unreadable')})"
     who = given.event.sender if isinstance(given, i.Received) else COORDINATOR
     said = [line for decision in decided if (line := _line(decision))]
