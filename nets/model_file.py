@@ -36,7 +36,7 @@ def save_model(
         OSError: the file cannot be written.
     """
     arrays = views(manifest, buffer)
-    plain = experiment.plain()
+    plain = experiment.filled()
     digest = arrays_digest(arrays)
     metadata = {
         "format": FORMAT,
