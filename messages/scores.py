@@ -1,7 +1,8 @@
 """What a site reports of an evaluation, and how reports pool (docs/architecture.md, rules of evaluation 3 to 5).
 
 For each metric and target (what a task scores apart: a structure, a class, a quantity): sums and counts, no per-case
-score unless the site shares them. Which metrics and targets there are, and how they read, is the task's (`messages.tasks`).
+score unless the site shares them. Which metrics and targets there are, and how they read, is the task's
+(`messages.tasks`).
 """
 
 from __future__ import annotations

@@ -154,6 +154,10 @@ class Task(Settings):
     kind: str
     channels: Annotated[tuple[Concept, ...], at_most(16)] = Field(min_length=1)
 
+    kinds: ClassVar[dict[str, type[Task]]] = {}
+    """Every task by its `kind`; `registry` fills it."""
+    came_with: ClassVar[int] = 1
+    """The form of experiment files with which the task came (`messages.forms`); 0.1 knew segmentation alone."""
     losses: ClassVar[tuple[str, ...]]
     """Words that `training.loss` may have."""
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -15,7 +15,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownEr
 from messages.tasks.base import ScoreReader, Task, TaskRows, UnknownReader, select_word
 from messages.tasks.segmentation import SegmentationTask
 
-TASKS: dict[str, type[Task]] = {"segmentation": SegmentationTask}
+TASKS: dict[str, type[Task]] = Task.kinds
+TASKS |= {"segmentation": SegmentationTask}
 """By `task.kind`. A new task is a line here and one in `site_agent.training.tasks.registry`, beside its two files."""
 
 UNKNOWN = UnknownReader()

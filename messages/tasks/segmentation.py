@@ -124,6 +124,7 @@ class SegmentationTask(Task):
         min_length=1
     )
 
+    came_with: ClassVar[int] = 0
     losses: ClassVar[tuple[str, ...]] = ("dice+bce", "dice+ce")
     rows: ClassVar[type[TaskRows]] = SplitRows
     reader_type: ClassVar[type[ScoreReader]] = SegmentationReader

@@ -23,7 +23,7 @@ from deploy.report import Baseline, Gain, Point, render
 from deploy.session.history import story_of_entries
 from deploy.story.summary import round_summary, summary
 from messages import codec, kinds
-from messages.experiment import Experiment
+from messages.experiment import Experiment, read_recorded
 from messages.ground.errors import ConfigError, MalformedMessage
 from messages.ground.settings import parse
 from messages.scores import SplitScores, pool
@@ -85,6 +85,9 @@ def test_its_keys_its_defaults_and_its_digest_come_back_over_the_wire() -> None:
     assert one.task.out_channels == 1
     again = Experiment.model_validate(codec.unpack(codec.pack(one.plain())))
     assert (again, again.digest()) == (one, one.digest())
+    assert one.form == 1  # 0.1 knew segmentation alone; what it means by keys that are left out is written down
+    assert one.plain()["training"]["loss"] == "l1"
+    assert read_recorded(one.plain()) == one
 
 
 @pytest.mark.parametrize(
@@ -188,8 +191,8 @@ def test_pooling_sites_is_scoring_all_cases_at_once() -> None:
 ELSEWHERE = ("coordinator", "messages", "nets", "site_agent/core", "site_agent/loop", "site_agent/trainers",
              "site_agent/training", "deploy/story", "deploy/cli", "deploy/report")  # fmt: skip
 OWN = ("messages/tasks", "site_agent/training/tasks")
-FROZEN = {"messages/experiment.py": 3, "site_agent/training/protocol.py": 2}
-"""Defaults of 0.1's keys, and names under which a site's own trainer imports rows."""
+FROZEN = {"messages/experiment.py": 3, "messages/forms.py": 5, "site_agent/training/protocol.py": 2}
+"""Keys and defaults of 0.1, and names under which a site's own trainer imports rows."""
 
 
 def test_no_module_outside_a_tasks_files_knows_what_it_scores() -> None:
