@@ -12,7 +12,7 @@ from coordinator.core.inputs import Aggregated
 from coordinator.core.state import ExperimentState, Phase, Round, Step, Timer
 from messages.experiment import Experiment
 from messages.reasons import Reason
-from messages.scores import SplitScores, pool
+from messages.scores import SplitScores
 
 Decided = tuple[d.AnyDecision, ...]
 
@@ -137,7 +137,7 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         seal=made.seal,
         digest=made.digest,
         wire=made.wire,
-        validation=pool(scores) if round_.evaluate and scores else None,
+        validation=state.experiment.task.reader.pool(scores) if round_.evaluate and scores else None,
         seconds=(round_.closed_at or round_.started) - round_.started,
     )
 
@@ -148,19 +148,20 @@ def finish(state: ExperimentState, round_: Round, now: float) -> d.Completed:
     rounds = state.completed
     best = state.selected
     if best is not None and best != state.completed:
-        final = _pooled(round_, "final", "validation")
-        final_mean = final.mean() if final is not None else None
+        reader = state.experiment.task.reader
+        final = _pooled(state, round_, "final", "validation")
+        final_mean = reader.score(final) if final is not None else None
         best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
-        if final_mean is None or best_mean > final_mean:
+        if final_mean is None or reader.rank(best_mean) > reader.rank(final_mean):
             chosen, rounds = "selected", best
     label = "selected" if chosen == "selected" else "final"
-    return d.Completed(time=now, label=label, rounds=rounds, test=_pooled(round_, label, "test"))
+    return d.Completed(time=now, label=label, rounds=rounds, test=_pooled(state, round_, label, "test"))
 
 
-def _pooled(round_: Round, label: str, split: str) -> SplitScores | None:
+def _pooled(state: ExperimentState, round_: Round, label: str, split: str) -> SplitScores | None:
     reports: list[SplitScores] = []
     for site in round_.reported:
         scores = (round_.parts[site].scores or {}).get(label)
         if scores is not None:
             reports += [one for name, one in scores.splits.items() if name == split]
-    return pool(reports) if reports else None
+    return state.experiment.task.reader.pool(reports) if reports else None

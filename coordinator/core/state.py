@@ -255,4 +255,5 @@ class ExperimentState:
         """Rounds that made the best-scored model so far (the earliest of equals); None where none was scored."""
         if self.experiment.evaluation.select_by == "last" or not self.scores:
             return None
-        return max(self.scores, key=lambda scored: (scored.mean, -scored.rounds)).rounds
+        rank = self.experiment.task.reader.rank
+        return max(self.scores, key=lambda scored: (rank(scored.mean), -scored.rounds)).rounds

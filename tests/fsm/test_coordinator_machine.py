@@ -18,7 +18,7 @@ from coordinator.core.machine import TABLE, WIRE, UnknownPair, decide
 from coordinator.core.state import ACTIVE, ENDED, Phase, Timer
 from messages import kinds
 from messages.reasons import Reason
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 
 ALL = sorted(ACTIVE | ENDED)
 
@@ -141,7 +141,7 @@ def test_rubbish_updates_are_refused_by_their_reason() -> None:
 
 
 FOREIGN = [
-    SplitScores(cases=1, metrics={"dice": {"Mueller": RegionScore()}}),
+    SplitScores(cases=1, metrics={"dice": {"Mueller": ScoreSums()}}),
     SplitScores(cases=1, rows=[{"Mueller": 0.5}]),
 ]
 
