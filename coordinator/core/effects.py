@@ -89,12 +89,28 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Contribution:
+    """One site's update, as it goes into what is made of a round.
+
+    Attributes:
+        seal: names its blob.
+        cases: training cases that it used.
+        chunk_bytes: of its transfer: a site chooses its own chunk size, and the seal depends on it.
+    """
+
+    site: str
+    seal: str
+    cases: int
+    chunk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregate:
     """Make the next global model.
 
     Attributes:
         manifest: of the model, exact.
-        updates: (site, seal, cases used) in the order of the sites' names.
+        updates: in the order of the sites' names.
         codec: of the updates.
         master: seal of the round's own exact model, where updates are differences from it.
         wire: the codec in which the next round sends what is made, where that is not exact.
@@ -103,18 +119,16 @@ class Aggregate:
     experiment: str
     round: int
     manifest: Manifest
-    updates: tuple[tuple[str, str, int], ...]
-    chunk_bytes: tuple[int, ...]
+    updates: tuple[Contribution, ...]
     weight_by: str
     weight_cap: float
     codec: CodecName = "float32"
     master: str | None = None
     wire: CodecName | None = None
 
-    def manifest_of(self, seal: str) -> Manifest:
-        """The manifest under which an update was sealed: a site chooses its own chunk size."""
-        sizes = {one: size for (_site, one, _cases), size in zip(self.updates, self.chunk_bytes, strict=True)}
-        return self.manifest.in_codec(self.codec).model_copy(update={"chunk_bytes": sizes[seal]})
+    def manifest_of(self, update: Contribution) -> Manifest:
+        """The manifest under which an update was sealed."""
+        return self.manifest.in_codec(self.codec).model_copy(update={"chunk_bytes": update.chunk_bytes})
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +233,11 @@ def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[
 def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.closed_at is None:
         return ()
-    taken = [(site, update) for site in state.round.reported if (update := state.round.parts[site].update) is not None]
+    taken = tuple(
+        Contribution(site, update.seal, update.cases_used, update.chunk_bytes)
+        for site in state.round.reported
+        if (update := state.round.parts[site].update) is not None
+    )
     plan, codec = state.experiment.plan, state.codec
     # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
     sent_on = state.round.number < state.experiment.rounds.count and codec.model != "float32"
@@ -227,8 +245,7 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
         experiment=state.id,
         round=state.round.number,
         manifest=state.manifest,
-        updates=tuple((site, update.seal, update.cases_used) for site, update in taken),
-        chunk_bytes=tuple(update.chunk_bytes for _site, update in taken),
+        updates=taken,
         weight_by=plan.weight_by,
         weight_cap=plan.weight_cap,
         codec=codec.name,
