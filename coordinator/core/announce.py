@@ -51,13 +51,8 @@ def transfer(state: ExperimentState, number: int, *, exact: bool = False) -> kin
 
 def candidate(state: ExperimentState, label: str, rounds: int) -> kinds.Candidate:
     """The model that `rounds` rounds made: the one that the round after them received."""
-    return kinds.Candidate.model_validate(
-        {
-            "label": label,
-            "transfer": transfer(state, rounds + 1, exact=True),
-            "model_digest": state.models[rounds + 1].digest,
-        }
-    )
+    sent, digest = transfer(state, rounds + 1, exact=True), state.models[rounds + 1].digest
+    return kinds.Candidate(label=label, transfer=sent, model_digest=digest)
 
 
 def candidates(state: ExperimentState) -> list[kinds.Candidate]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from coordinator.core.state import Step, Timer
-from messages.kinds import ModelScores
+from messages.kinds import Label, ModelScores
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.layout import Manifest
@@ -201,7 +201,7 @@ class SiteEvaluated(Decision):
 class Completed(Decision):
     decision: Literal["completed"] = "completed"
     time: float
-    label: Literal["final", "selected"]
+    label: Label
     rounds: int
     test: SplitScores | None
 

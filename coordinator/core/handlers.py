@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from coordinator.core import announce, quorum, rules
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core import quorum, rules
 from coordinator.core.admission import judge
 from coordinator.core.state import ExperimentState, Phase, Standing, Step, Timer
 from messages import kinds
@@ -226,9 +226,7 @@ def evaluated(state: ExperimentState, given: i.Received) -> Answer:
         return Reason.WRONG_STATE
     if state.round.parts[given.event.sender].reported:
         return Reason.DUPLICATE
-    expected = {"final": state.models[state.completed + 1].digest}
-    if state.selected is not None and state.selected != state.completed:
-        expected["selected"] = state.models[state.selected + 1].digest
+    expected = {one.label: one.model_digest for one in announce.candidates(state)}
     for label, scores in body.scores.items():
         if expected.get(label) != scores.model_digest:
             return Reason.WRONG_DIGEST

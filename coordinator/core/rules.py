@@ -144,16 +144,14 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
 
 def finish(state: ExperimentState, round_: Round, now: float) -> d.Completed:
     """Choose the model on validation scores; test scores are only reported."""
-    chosen: str = "final"
-    rounds = state.completed
+    label, rounds = "final", state.completed
     best = state.selected
     if best is not None and best != state.completed:
         final = _pooled(round_, "final", "validation")
         final_mean = final.mean() if final is not None else None
         best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
         if final_mean is None or best_mean > final_mean:
-            chosen, rounds = "selected", best
-    label = "selected" if chosen == "selected" else "final"
+            label, rounds = "selected", best
     return d.Completed(time=now, label=label, rounds=rounds, test=_pooled(round_, label, "test"))
 
 

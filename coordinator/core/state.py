@@ -177,7 +177,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a complete experiment yields; `label` is "final" or "selected"."""
+    """What a complete experiment yields; `label` names the candidate that was chosen."""
 
     label: str
     rounds: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from messages.kinds import CaseCounts, Platform
+from messages.kinds import CaseCounts, Label, Platform
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from site_agent.core.jobs import Trained
@@ -160,7 +160,7 @@ class Retry:
 @dataclass(frozen=True)
 class KeepScores:
     experiment: str
-    label: Literal["final", "selected"]
+    label: Label
     splits: dict[Literal["validation", "test"], SplitScores]
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from messages.kinds import Body, Declined, Evaluated, Joined, RoundAccepted, RoundFailed, WeightsReady
+from messages.kinds import Body, Declined, Evaluated, Joined, Label, RoundAccepted, RoundFailed, WeightsReady
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
@@ -70,7 +69,7 @@ class RunTrain:
 @dataclass(frozen=True)
 class RunEvaluate:
     experiment: str
-    label: Literal["final", "selected"]
+    label: Label
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from messages.envelope import Event, decode
 from messages.experiment import Experiment
-from messages.kinds import Body, CaseCounts, EvaluationStart, ModelScores, Platform, RoundStart
+from messages.kinds import Body, CaseCounts, EvaluationStart, Label, ModelScores, Platform, RoundStart
 from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -72,7 +72,7 @@ class Job(BaseModel):
     update: Trained | None = None
     sealed: bool = False
     fetched: tuple[str, ...] = ()
-    scores: dict[Literal["final", "selected"], ModelScores] = {}
+    scores: dict[Label, ModelScores] = {}
     deaths: int = 0
     suspended: bool = False
     reason: Reason | None = None
@@ -92,7 +92,7 @@ class Job(BaseModel):
         return body
 
     @property
-    def label(self) -> Literal["final", "selected"] | None:
+    def label(self) -> Label | None:
         """The model to score next; None when all are scored."""
         return next((one.label for one in self.evaluation_start.models if one.label not in self.scores), None)
 

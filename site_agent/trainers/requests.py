@@ -9,7 +9,7 @@ from typing import Literal
 
 import structlog
 
-from messages.kinds import CaseCounts, Platform
+from messages.kinds import CaseCounts, Label, Platform
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
@@ -94,7 +94,7 @@ class Workshop:
         except OSError as error:
             log.warning("a checkpoint cannot be removed", error=str(error))
 
-    def evaluate(self, job: Job, label: Literal["final", "selected"]) -> None:
+    def evaluate(self, job: Job, label: Label) -> None:
         """Have a candidate scored."""
         sealed = next(one.transfer for one in job.evaluation_start.models if one.label == label)
         counts = job.counts
@@ -218,8 +218,7 @@ class Workshop:
         for rows in reply.scores:
             if rows.split != "train":
                 splits[rows.split] = self._shared(rows)
-        label: Literal["final", "selected"] = "final" if reply.label == "final" else "selected"
-        return Scored(job.experiment, label, splits)
+        return Scored(job.experiment, reply.label, splits)
 
     def failed(self, job: Job, reply: protocol.Failed) -> TrainerFailed:
         """The trainer could not; its own words go to the local log only."""
