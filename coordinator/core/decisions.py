@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
-from coordinator.core.state import Step, Timer
+from coordinator.core.state import StepName, Timer
 from messages.kinds import Label, ModelScores
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -97,17 +97,30 @@ class InitialModel(Decision):
 
 
 class RoundStarted(Decision):
-    """A round opens; `cases` are the taking-part sites' training cases, frozen."""
+    """A step of a round opens; `cases` are the taking-part sites' training cases, frozen when the round began.
+
+    `opening`: how many steps the round has opened, with this one. `left_out`: sites that it has left behind so far.
+    """
 
     decision: Literal["round-started"] = "round-started"
     number: int
-    step: Step
+    step: StepName
     cases: dict[str, int]
     away: tuple[str, ...]
     evaluate: bool
     time: float
     accept_due: float
     deadline: float
+    opening: int = 1
+    left_out: dict[str, Reason] = {}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The first step of a round is written as 0.1 writes it, so that 0.1 can read it."""
+        plain: dict[str, Any] = fields(self)
+        if self.opening == 1 and not self.left_out:
+            del plain["opening"], plain["left_out"]
+        return plain
 
 
 class SiteAccepted(Decision):
@@ -198,6 +211,14 @@ class SiteEvaluated(Decision):
     scores: dict[str, ModelScores]
 
 
+class StepAnswered(Decision):
+    """A site's answer in a step that asks for nothing but its answer; `answer` is the event's body."""
+
+    decision: Literal["step-answered"] = "step-answered"
+    site: str
+    answer: dict[str, Any]
+
+
 class Completed(Decision):
     decision: Literal["completed"] = "completed"
     time: float
@@ -266,6 +287,7 @@ AnyDecision = Annotated[
     | RoundClosed
     | RoundCompleted
     | SiteEvaluated
+    | StepAnswered
     | Completed
     | Failed
     | Aborted

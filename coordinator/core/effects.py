@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from coordinator.core import announce
 from coordinator.core import decisions as d
 from coordinator.core.announce import Announcement
-from coordinator.core.state import ExperimentState, Phase, Step
+from coordinator.core.plans.table import plan_of
+from coordinator.core.state import ExperimentState, Phase
+from coordinator.core.steps.table import row_of
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
@@ -204,20 +206,16 @@ def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
 
 
 def _listen(state: ExperimentState) -> tuple[Effect, ...]:
-    if state.round is None or state.update_manifest is None or state.round.step is not Step.UPDATES:
+    if state.round is None or state.update_manifest is None or not row_of(state.round).takes_updates:
         return ()
     return (Listen(state.id, state.round.number, state.update_manifest, frozenset(state.round.parts)),)
 
 
 def _models(state: ExperimentState) -> tuple[Effect, ...]:
-    """The open round's models on `global`; a selected one is sent again under the round that sent it first."""
+    """The open step's models on `global`."""
     if state.round is None or state.manifest is None:
         return ()
-    if state.round.step is Step.UPDATES:
-        sent = [announce.transfer(state, state.round.number)]
-    else:
-        sent = [one.transfer for one in announce.candidates(state)]
-    return tuple(SendModel(state.id, one) for one in sent)
+    return tuple(SendModel(state.id, one) for one in row_of(state.round).transfers(state, state.round))
 
 
 def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[Effect, ...]:
@@ -235,12 +233,12 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
         return ()
     taken = tuple(
         Contribution(site, update.seal, update.cases_used, update.chunk_bytes)
-        for site in state.round.reported
+        for site in plan_of(state).contributors(state, state.round)
         if (update := state.round.parts[site].update) is not None
     )
     plan, codec = state.experiment.plan, state.codec
     # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
-    sent_on = state.round.number < state.experiment.rounds.count and codec.model != "float32"
+    sent_on = not plan_of(state).is_trained(state.experiment, state.round.number) and codec.model != "float32"
     aggregate = Aggregate(
         experiment=state.id,
         round=state.round.number,
@@ -294,5 +292,6 @@ def needed(state: ExperimentState) -> frozenset[str]:
     if sent is not None and sent.wire is not None:
         seals.add(sent.wire)
     if state.round is not None:
-        seals |= {part.update.seal for part in state.round.parts.values() if part.update is not None}
+        for parts in (state.round.parts, *state.round.earlier.values()):
+            seals |= {part.update.seal for part in parts.values() if part.update is not None}
     return frozenset(seals)
