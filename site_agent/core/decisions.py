@@ -79,16 +79,21 @@ class Drop:
 
 @dataclass(frozen=True)
 class TakeRound:
+    """A step of a round is taken on: `raw` is the event that opened it, the evaluation's too."""
+
     experiment: str
     round: int
+    opening: int
     raw: bytes
 
 
 @dataclass(frozen=True)
-class TakeEvaluation:
+class PassBy:
+    """A round goes on without this site: nothing of it need be kept."""
+
     experiment: str
     round: int
-    raw: bytes
+    opening: int
 
 
 @dataclass(frozen=True)
@@ -143,10 +148,11 @@ class Redo:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """The round (or the evaluation) cannot be delivered."""
+    """The step cannot be delivered."""
 
     experiment: str
     round: int
+    opening: int
     reason: Reason
 
 
@@ -207,7 +213,7 @@ Decision = (
     | Hold
     | Drop
     | TakeRound
-    | TakeEvaluation
+    | PassBy
     | Fetched
     | Begin
     | Keep

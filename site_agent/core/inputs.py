@@ -124,7 +124,7 @@ class Switched:
     open: bool | None = None
 
 
-Stimulus = (
+AnyInput = (
     Heard
     | Approved
     | Prepared

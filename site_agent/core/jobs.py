@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from messages.envelope import Event, decode
 from messages.experiment import Experiment
@@ -49,10 +49,10 @@ OVER = (Phase.DECLINED, Phase.ENDED)
 class Job(BaseModel):
     """One experiment at this site.
 
-    `start` is the event, verbatim, of the round or evaluation that is being worked on; `pending` one that came
-    before the site was ready. `round` is the last round that was dealt with. `attempt` goes up only where chunks of
-    an earlier attempt may be out with other content. `data` is what the data set looked like when the site joined
-    (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
+    `start` is the event, verbatim, of the step that is being worked on; `pending` one that came before the site was
+    ready. `round` is the last round that was dealt with, `opening` the opening in it (`site_agent.core.steps`).
+    `attempt` goes up only where chunks of an earlier attempt may be out with other content. `data` is what the data set
+    looked like when the site joined (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +63,7 @@ class Job(BaseModel):
     researcher: str
     phase: Phase = Phase.PREPARING
     round: int = 0
+    opening: int = 1
     attempt: int = 1
     start: bytes | None = None
     pending: bytes | None = None
@@ -76,6 +77,14 @@ class Job(BaseModel):
     deaths: int = 0
     suspended: bool = False
     reason: Reason | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What 0.1 does not know is left out where it says nothing: an agent that is rolled back reads its spool."""
+        plain: dict[str, Any] = fields(self)
+        if self.opening == 1:
+            del plain["opening"]
+        return plain
 
     @property
     def round_start(self) -> RoundStart:
@@ -98,7 +107,7 @@ class Job(BaseModel):
 
 
 class Trained(BaseModel):
-    """Stimulus: the update of a round is complete on disk, and its seal is known. Scores as they may leave."""
+    """AnyInput: the update of a round is complete on disk, and its seal is known. Scores as they may leave."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""From the agenda's orders to requests for a training process, and from its replies to stimuli that may leave."""
+"""From the agenda's orders to requests for a training process, and from its replies to inputs that may leave."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from messages.tensors.seals import Sealer, mapped
 from messages.tensors.transfer import TransferKey
 from site_agent.config import SiteConfig
 from site_agent.core import policy
-from site_agent.core.inputs import NoSpace, Prepared, Scored, Stimulus, TrainerFailed, UpdateLost
+from site_agent.core.inputs import AnyInput, NoSpace, Prepared, Scored, TrainerFailed, UpdateLost
 from site_agent.core.jobs import Job, Phase, Trained, experiment_of
 from site_agent.disk.spool import Spool
 from site_agent.trainers.processes import Trainers
@@ -54,7 +54,7 @@ class Workshop:
         """Have the data read."""
         self._trainers.ask(job.experiment, self._preparation(job), None)
 
-    def train(self, job: Job) -> Stimulus | None:
+    def train(self, job: Job) -> AnyInput | None:
         """Have a round trained; what stands against it, or None."""
         start = job.round_start
         sealed = start.transfer
@@ -185,7 +185,7 @@ class Workshop:
         places = (growing(self.update(job)), self.update(job))
         return Ahead(key, manifest, places, reply.first, reply.digests)
 
-    def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
+    def trained(self, job: Job, reply: protocol.Trained) -> AnyInput:
         """The update is written: seal it. Reads the whole file where its trainer did not hash it, so not for the main
         loop's thread."""
         manifest = _update_manifest(job)
@@ -212,7 +212,7 @@ class Workshop:
             validation=scores,
         )
 
-    def scored(self, job: Job, reply: protocol.Evaluated) -> Stimulus:
+    def scored(self, job: Job, reply: protocol.Evaluated) -> AnyInput:
         """A candidate was scored."""
         splits: dict[Literal["validation", "test"], SplitScores] = {}
         for rows in reply.scores:
