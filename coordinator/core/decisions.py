@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from coordinator.core.state import StepName, Timer
 from messages.kinds import Label, ModelScores
@@ -111,16 +111,8 @@ class RoundStarted(Decision):
     time: float
     accept_due: float
     deadline: float
-    opening: int = 1
-    left_out: dict[str, Reason] = {}
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The first step of a round is written as 0.1 writes it, so that 0.1 can read it."""
-        plain: dict[str, Any] = fields(self)
-        if self.opening == 1 and not self.left_out:
-            del plain["opening"], plain["left_out"]
-        return plain
+    opening: int = Field(1, exclude_if=lambda value: value == 1)
+    left_out: dict[str, Reason] = Field({}, exclude_if=lambda value: not value)
 
 
 class SiteAccepted(Decision):

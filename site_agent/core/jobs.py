@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from messages.envelope import Event, decode
 from messages.experiment import Experiment
@@ -63,7 +63,7 @@ class Job(BaseModel):
     researcher: str
     phase: Phase = Phase.PREPARING
     round: int = 0
-    opening: int = 1
+    opening: int = Field(1, exclude_if=lambda value: value == 1)  # an agent that is rolled back reads its spool
     attempt: int = 1
     start: bytes | None = None
     pending: bytes | None = None
@@ -77,14 +77,6 @@ class Job(BaseModel):
     deaths: int = 0
     suspended: bool = False
     reason: Reason | None = None
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What 0.1 does not know is left out where it says nothing: an agent that is rolled back reads its spool."""
-        plain: dict[str, Any] = fields(self)
-        if self.opening == 1:
-            del plain["opening"]
-        return plain
 
     @property
     def round_start(self) -> RoundStart:

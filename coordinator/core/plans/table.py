@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 from coordinator.core.plans.aggregation import Aggregation
 from coordinator.core.plans.base import Plan
+from coordinator.core.plans.sequential import Sequential
 from coordinator.core.state import ExperimentState
 
-ROWS: dict[str, Plan] = {"aggregation": Aggregation()}
+ROWS: dict[str, Plan] = {"aggregation": Aggregation(), "sequential": Sequential()}
 PLANS: Mapping[str, Plan] = MappingProxyType(ROWS)
 
 
