@@ -350,7 +350,7 @@ def _row(queue: str, body: type[Body] | None, senders: str, *, history: bool = T
 INBOX, UPDATE = "inbox", "update"
 
 KINDS: Mapping[str, KindSpec] = MappingProxyType(
-    {
+    ROWS := {
         "experiment-start": _row(UPLINK, ExperimentStart, "researcher"),
         "experiment-abort": _row(UPLINK, ExperimentAbort, "researcher"),
         "experiment-pause": _row(UPLINK, ExperimentPause, "researcher"),
