@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from coordinator.core import announce
 from coordinator.core import decisions as d
@@ -164,34 +166,21 @@ def effects(state: ExperimentState | None, decision: d.AnyDecision) -> tuple[Eff
         return (Acknowledge(decision.sender, decision.event, experiment),)
     if isinstance(decision, d.Refused):
         return (Tell(decision.sender, experiment, decision.round, decision.event, decision.kind, decision.reason),)
-    return _of_experiment(state, decision) if state is not None else ()
+    made = _EFFECTS.get(type(decision))
+    return () if state is None or made is None else made(state, decision)
 
 
-def _of_experiment(state: ExperimentState, x: d.AnyDecision) -> tuple[Effect, ...]:
-    if isinstance(x, d.Accepted):
-        return (Announce(announce.accepted(state)),)
-    if isinstance(x, d.RecruitingClosed):
-        return (Initialise(state.experiment),)
-    if isinstance(x, d.RoundStarted):
-        return (*_listen(state), Announce(announce.round_opened(state)), *_models(state))
-    if isinstance(x, d.AnnouncedAgain):
-        return (Announce(announce.round_opened(state)),)
-    if isinstance(x, d.UpdateAnnounced | d.TransferAgain):
-        return _expect(state, x.site, again=isinstance(x, d.TransferAgain))
-    if isinstance(x, d.RoundClosed):
-        return (Forget(state.id), *_aggregate(state))
-    if isinstance(x, d.RoundCompleted):
-        return (Announce(_completed(state, x)), Prune(state.id, needed(state)))
-    if isinstance(x, d.Completed):
-        publish = PublishModel(state.id, announce.complete_body(state))
-        return (Forget(state.id), Announce(announce.ended(state)), publish, Prune(state.id, needed(state)))
-    if isinstance(x, d.Failed | d.Aborted):
-        return (Forget(state.id), Announce(announce.ended(state)))
-    if isinstance(x, d.Paused):
-        return (Announce(announce.paused(state)),)
-    if isinstance(x, d.Resumed):
-        return (Announce(announce.resumed(state)), *pending(state))
-    return ()
+def _opened(state: ExperimentState, x: d.RoundStarted) -> tuple[Effect, ...]:
+    return (*_listen(state), Announce(announce.round_opened(state)), *_models(state))
+
+
+def _yielded(state: ExperimentState, x: d.Completed) -> tuple[Effect, ...]:
+    publish = PublishModel(state.id, announce.complete_body(state))
+    return (Forget(state.id), Announce(announce.ended(state)), publish, Prune(state.id, needed(state)))
+
+
+def _ended(state: ExperimentState, x: d.Failed | d.Aborted) -> tuple[Effect, ...]:
+    return (Forget(state.id), Announce(announce.ended(state)))
 
 
 def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
@@ -251,6 +240,24 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
         wire=codec.model if sent_on else None,
     )
     return (aggregate,)
+
+
+_EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, ...]]] = {
+    d.Accepted: lambda state, x: (Announce(announce.accepted(state)),),
+    d.RecruitingClosed: lambda state, x: (Initialise(state.experiment),),
+    d.RoundStarted: _opened,
+    d.AnnouncedAgain: lambda state, x: (Announce(announce.round_opened(state)),),
+    d.UpdateAnnounced: lambda state, x: _expect(state, x.site),
+    d.TransferAgain: lambda state, x: _expect(state, x.site, again=True),
+    d.RoundClosed: lambda state, x: (Forget(state.id), *_aggregate(state)),
+    d.RoundCompleted: lambda state, x: (Announce(_completed(state, x)), Prune(state.id, needed(state))),
+    d.Completed: _yielded,
+    d.Failed: _ended,
+    d.Aborted: _ended,
+    d.Paused: lambda state, x: (Announce(announce.paused(state)),),
+    d.Resumed: lambda state, x: (Announce(announce.resumed(state)), *pending(state)),
+}
+"""What each decision asks for, given the state after it; the others ask for nothing."""
 
 
 def pending(state: ExperimentState) -> tuple[Effect, ...]:

@@ -13,9 +13,10 @@ from types import MappingProxyType
 
 from coordinator.core import decisions as d
 from coordinator.core import handlers as h
+from coordinator.core import reports as own
 from coordinator.core import rules
+from coordinator.core.answers import Handler
 from coordinator.core.evolve import fold
-from coordinator.core.handlers import Handler
 from coordinator.core.inputs import AnyInput, Received, kind_of
 from coordinator.core.state import ENDED, ExperimentState, Phase
 from coordinator.core.steps.base import Answer, StepRow
@@ -42,61 +43,61 @@ _EVERY: dict[str, Rule] = {
     "leaving": h.leaving,
     "round-accepted": h.late,
     "round-failed": h.late,
-    "outage": h.outage,
-    "disk-full": h.disk_full,
-    "disk-free": h.disk_free,
-    "timer-fired": h.timer_fired,
+    "outage": own.outage,
+    "disk-full": own.disk_full,
+    "disk-free": own.disk_free,
+    "timer-fired": own.timer_fired,
 }
 # What workers report late: an update of a closed round, a timer that was due when something else came first.
 _STALE: dict[str, Rule] = {
-    "update-stored": h.ignore,
-    "update-bad": h.ignore,
-    "initialised": h.ignore,
-    "initialisation-failed": h.ignore,
-    "aggregation-failed": h.ignore,
+    "update-stored": own.ignore,
+    "update-bad": own.ignore,
+    "initialised": own.ignore,
+    "initialisation-failed": own.ignore,
+    "aggregation-failed": own.ignore,
 }
 _OVER: dict[str, Rule] = {
     "experiment-start": h.start_again,
     "leaving": h.leaving,
     "round-accepted": Reason.LATE,
     "round-failed": Reason.LATE,
-    "initialised": h.ignore,
-    "initialisation-failed": h.ignore,
-    "update-stored": h.ignore,
-    "update-bad": h.ignore,
-    "aggregated": h.ignore,
-    "aggregation-failed": h.ignore,
-    "timer-fired": h.ignore,
-    "disk-full": h.ignore,
-    "disk-free": h.ignore,
+    "initialised": own.ignore,
+    "initialisation-failed": own.ignore,
+    "update-stored": own.ignore,
+    "update-bad": own.ignore,
+    "aggregated": own.ignore,
+    "aggregation-failed": own.ignore,
+    "timer-fired": own.ignore,
+    "disk-full": own.ignore,
+    "disk-free": own.ignore,
 }
 _BY_PHASE: dict[Phase, dict[str, Rule]] = {
     _P.RECRUITING: _EVERY,
-    _P.INITIALISING: _EVERY | {"initialised": h.initialised, "initialisation-failed": h.initialisation_failed},
+    _P.INITIALISING: _EVERY | {"initialised": own.initialised, "initialisation-failed": own.initialisation_failed},
     _P.RUNNING: _EVERY
     | _STALE
     | {
         "round-accepted": h.round_accepted,
         "round-failed": h.round_failed,
-        "update-stored": h.update_stored,
-        "update-bad": h.update_bad,
-        "aggregated": h.ignore,
+        "update-stored": own.update_stored,
+        "update-bad": own.update_bad,
+        "aggregated": own.ignore,
     },
-    _P.AGGREGATING: _EVERY | _STALE | {"aggregated": h.aggregated, "aggregation-failed": h.aggregation_failed},
+    _P.AGGREGATING: _EVERY | _STALE | {"aggregated": own.aggregated, "aggregation-failed": own.aggregation_failed},
     _P.EVALUATING: _EVERY
     | _STALE
     | {
         "joined": Reason.WRONG_STATE,
         "round-accepted": h.round_accepted,
         "round-failed": h.round_failed,
-        "aggregated": h.ignore,
+        "aggregated": own.ignore,
     },
     _P.COMPLETE: _OVER,
     _P.FAILED: _OVER,
     _P.ABORTED: _OVER,
 }
 PAUSED: Mapping[str, Rule] = MappingProxyType(
-    {"experiment-pause": Reason.WRONG_STATE, "experiment-resume": h.resume, "outage": h.ignore}
+    {"experiment-pause": Reason.WRONG_STATE, "experiment-resume": h.resume, "outage": own.ignore}
 )
 """What a pause changes; everything else means what it meant in the phase that the pause came from."""
 
@@ -148,8 +149,8 @@ def _answered(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDeci
     if not isinstance(given, Received):
         if state is None:
             raise IllegalInput(f"{kind_of(given)} without an experiment")
-        own = _answer(state, kind_of(given), given)
-        return own if isinstance(own, tuple) else ()
+        said = _answer(state, kind_of(given), given)
+        return said if isinstance(said, tuple) else ()
     event = given.event
     kind = event.kind
     by_site = "site" in KINDS[kind].senders

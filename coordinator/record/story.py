@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.state import ExperimentState, Phase
+from coordinator.core.state import SCORES, UPDATES, ExperimentState, Phase
 from coordinator.record.journal import TERM
 from coordinator.record.recovery import read_step
 from messages import codec
@@ -62,6 +62,15 @@ def _input(given: i.AnyInput) -> str:
     return given.input
 
 
+def _opening(x: d.RoundStarted) -> str:
+    if x.step == SCORES:
+        return f"evaluation starts with {', '.join(x.cases)}"
+    place = f"round {x.number}" if x.step == UPDATES else f"round {x.number}, {x.step},"
+    verb = "starts" if x.opening == 1 else "goes on"
+    left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
+    return f"{place} {verb} with {', '.join(x.cases)}" + (f"; left out {left}" if left else "")
+
+
 def _line(x: d.AnyDecision) -> str:
     if isinstance(x, d.Refused):
         return f"refused: {x.reason}"
@@ -78,8 +87,7 @@ def _line(x: d.AnyDecision) -> str:
     if isinstance(x, d.InitialModel):
         return f"initial model {x.digest[:12]}"
     if isinstance(x, d.RoundStarted):
-        what = "evaluation" if x.step == "scores" else f"round {x.number}"
-        return f"{what} starts with {', '.join(x.cases)}"
+        return _opening(x)
     if isinstance(x, d.SitesAbsent):
         return f"counted as absent: {', '.join(x.sites)}"
     if isinstance(x, d.QuorumMet):

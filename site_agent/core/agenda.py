@@ -19,9 +19,10 @@ from messages.kinds import KINDS
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from site_agent.core import handlers as h
+from site_agent.core import heard
+from site_agent.core.answers import Decisions, Handler
 from site_agent.core.decisions import Begin, Ignore
 from site_agent.core.evolve import fold
-from site_agent.core.handlers import Decisions, Handler
 from site_agent.core.inputs import (
     AnyInput,
     Approved,
@@ -86,7 +87,7 @@ def _answered(agenda: Agenda, given: AnyInput) -> Decisions:
     job = agenda.job(experiment)
     if job is None:
         if isinstance(given, Heard) and name == "experiment-accepted":
-            return h.accepted(given)
+            return heard.accepted(given)
         return (Ignore(experiment, Reason.UNKNOWN_EXPERIMENT),)
     rule = TABLE.get((job.phase, name))
     if rule is None:
@@ -117,12 +118,12 @@ _STANDING = tuple(phase for phase in Phase if phase is not Phase.UNKNOWN)
 _AT_WORK = (Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
 
 
-def build_table(steps: Iterable[str], heard: Iterable[str]) -> Table:
+def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     """The whole table.
 
     Args:
         steps: kinds of event that open a step.
-        heard: kinds of event that the coordinator may send.
+        kinds: of event that the coordinator may send.
     """
     table: dict[tuple[Phase, str], Rule] = {}
 
@@ -130,22 +131,22 @@ def build_table(steps: Iterable[str], heard: Iterable[str]) -> Table:
         for phase in phases:
             table[phase, what if isinstance(what, str) else what.__name__] = rule
 
-    for kind in heard:
+    for kind in kinds:
         row(_STANDING, kind, Reason.WRONG_STATE)
     for own in OWN:
         row(_STANDING, own, Reason.LATE)
-    row(_STANDING, "experiment-accepted", h.accepted_again)
+    row(_STANDING, "experiment-accepted", heard.accepted_again)
     for kind in steps:
-        row((Phase.IDLE, *_AT_WORK), kind, h.announced)
-        row((Phase.AWAITING, Phase.PREPARING), kind, h.held)
-    row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", h.completed)
-    row((Phase.AWAITING, Phase.PREPARING), "round-complete", h.forget_held)
+        row((Phase.IDLE, *_AT_WORK), kind, heard.announced)
+        row((Phase.AWAITING, Phase.PREPARING), kind, heard.held)
+    row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", heard.completed)
+    row((Phase.AWAITING, Phase.PREPARING), "round-complete", heard.forget_held)
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
-        row(living, kind, h.ended)
+        row(living, kind, heard.ended)
     for kind in ("experiment-paused", "experiment-resumed"):
-        row(living, kind, h.suspended)
-    row((Phase.SENDING,), "chunks-wanted", h.chunks_wanted)
+        row(living, kind, heard.suspended)
+    row((Phase.SENDING,), "chunks-wanted", heard.chunks_wanted)
 
     row((Phase.AWAITING,), Approved, h.approved)
     row((Phase.PREPARING,), Prepared, h.prepared)
