@@ -37,8 +37,8 @@ that a step asks for are added by its row (`coordinator.core.steps`); which step
 says (`coordinator.core.plans`). Source: `coordinator.core.machine.TABLE`.
 """
 
-PAUSE = """A paused experiment records as in the phase that the pause came from, and advances only when it resumes. These kinds
-mean something else while it is paused:
+PAUSE = """A paused experiment records as in the phase that the pause came from, and advances only when it resumes.
+These kinds mean something else while it is paused:
 """
 
 SITE = """## A site: its job in an experiment

@@ -24,7 +24,7 @@ class Announcement:
 
 def accepted(state: ExperimentState) -> Announcement:
     body = kinds.ExperimentAccepted(
-        experiment=state.experiment.plain(),
+        experiment=dict(state.file),
         digest=state.digest,
         researcher=state.researcher,
         original=state.original,

@@ -26,7 +26,7 @@ from coordinator.core.state import (
     invited,
 )
 from coordinator.core.steps.table import STEPS
-from messages.experiment import Experiment
+from messages.experiment import read_recorded
 
 State = ExperimentState
 
@@ -50,7 +50,7 @@ def fold(state: State | None, decided: Iterable[d.AnyDecision]) -> State | None:
 
 
 def _accepted(decision: d.Accepted) -> State:
-    experiment = Experiment.model_validate(decision.experiment)
+    experiment = read_recorded(decision.experiment)
     return State(
         experiment=experiment,
         digest=decision.digest,
@@ -61,6 +61,7 @@ def _accepted(decision: d.Accepted) -> State:
         members=invited(experiment.sites),
         keep_updates=decision.keep_updates,
         timers={Timer.ENROL: decision.enrol_due},
+        file=decision.experiment,
     )
 
 

@@ -9,6 +9,7 @@ docs/machines.md draws it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from coordinator.core import decisions as d
@@ -18,6 +19,7 @@ from coordinator.core import rules
 from coordinator.core.answers import Handler
 from coordinator.core.evolve import fold
 from coordinator.core.inputs import AnyInput, Received, kind_of
+from coordinator.core.logic import LOGIC, explain_unknown
 from coordinator.core.state import ENDED, ExperimentState, Phase
 from coordinator.core.steps.base import Answer, StepRow
 from coordinator.core.steps.table import STEPS
@@ -128,21 +130,30 @@ class IllegalInput(LookupError):
     """An own input came in a phase in which it cannot: a mistake of ours, never a sender's."""
 
 
-def decide(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDecision, ...]:
+def decide(state: ExperimentState | None, given: AnyInput, logic: int = LOGIC) -> tuple[d.AnyDecision, ...]:
     """What to do about an input; never raises for what came over the wire.
 
     Args:
         state: None where the experiment is not known.
+        logic: the number under which it is decided: for replay, that of the entry.
 
     Raises:
         IllegalInput: an own input in a phase in which it cannot come.
+        ValueError: this version does not know the logic number.
     """
+    if (unknown := explain_unknown(logic)) is not None:
+        raise ValueError(unknown)
+    state = _under(logic, state)
     decided = _answered(state, given)
-    after = fold(state, decided)
+    after = _under(logic, fold(state, decided))
     while after is not None and (more := rules.advance(after, given.time)):
         decided += more
         after = fold(after, more)
     return decided
+
+
+def _under(logic: int, state: ExperimentState | None) -> ExperimentState | None:
+    return state if state is None or state.logic == logic else replace(state, logic=logic)
 
 
 def _answered(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDecision, ...]:
