@@ -49,8 +49,8 @@ def sealed(round_number: int) -> Sealed:
     return Sealed(round=round_number, seal=SEAL, manifest=MANIFEST)
 
 
-def said(kind: str, body: Any, round_number: int = 0, name: str = "e") -> Event:
-    return COORDINATOR.write(kind, body, time=0.0, experiment=name, round_number=round_number)
+def said(kind: str, body: Any, round_number: int = 0, name: str = "e", attempt: int = 1) -> Event:
+    return COORDINATOR.write(kind, body, time=0.0, experiment=name, round_number=round_number, attempt=attempt)
 
 
 def accepted(name: str = "e", verdict: Verdict | None = None, opens_in: float = 0.0) -> Heard:
