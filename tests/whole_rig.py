@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBus
 from messages.envelope import Author
 from messages.ground import crash
+from messages.ground.errors import RequestError
 from site_agent.config import SiteConfig
 from site_agent.service import Agent
 
@@ -64,6 +66,9 @@ class Party(threading.Thread):
                 self.service.run()
             except Killed:
                 self.kills += 1
+            except RequestError:
+                # Its lock lives on in the child that another agent of this process forks, until that child runs.
+                time.sleep(0.01)
 
     def end(self) -> None:
         self.over = True
