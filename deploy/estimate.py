@@ -66,6 +66,8 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     kept = int(size.kept_bytes * training.batch * (0.6 if training.precision == "amp" else 1.0))
     memory = FRAMEWORK_BYTES + model * (2 + MOMENTS[training.optimizer.name]) + kept
     sites, rounds = len(experiment.sites), experiment.rounds.count
+    # All sites read the model of each round; in a sequential plan one trains it, and up to all may be asked to.
+    trained, waits = (1, sites) if experiment.plan.kind == "sequential" else (sites, 1)
     codec = CODECS[experiment.wire.codec]
     down, up = (parameters * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
     candidates = 2 if experiment.evaluation.select_by != "last" else 1
@@ -74,10 +76,10 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
         model_bytes=model,
         training_memory_bytes=memory,
         round_bytes_down=down * sites,
-        round_bytes_up=up * sites,
-        total_bytes=(down + up) * sites * rounds + candidates * model * sites + model,
-        broker_disk_bytes=rounds * (down + up * sites) + model * (candidates + 1),
-        latest_end_seconds=experiment.rounds.enrol_within + experiment.rounds.train_within * (rounds + 1),
+        round_bytes_up=up * trained,
+        total_bytes=(down * sites + up * trained) * rounds + candidates * model * sites + model,
+        broker_disk_bytes=rounds * (down + up * trained) + model * (candidates + 1),
+        latest_end_seconds=experiment.rounds.enrol_within + experiment.rounds.train_within * (rounds * waits + 1),
     )
 
 

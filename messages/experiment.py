@@ -194,11 +194,23 @@ class Rounds(Settings):
 
 
 class Plan(Settings):
-    kind: Literal["aggregation"] = "aggregation"
+    """Who trains when: all sites in each round, or one after the other."""
+
+    kind: Literal["aggregation", "sequential"] = "aggregation"
     strategy: Literal["FedAvg"] = "FedAvg"
     weight_by: Literal["cases_used", "equal"] = "cases_used"
     weight_cap: float = Field(1.0, gt=0, le=1)
     """No site weighs more than this share (the rest is scaled up in proportion, as far as it goes)."""
+    order: Literal["listed", "seeded", "size"] = Field("listed", json_schema_extra={"form": 1})
+    """In which order a sequential plan visits the sites: as the file names them, by the seed, or the largest last."""
+
+    @model_validator(mode="after")
+    def _keys_of_this_kind(self) -> Self:
+        if self.kind == "aggregation" and self.order != "listed":
+            raise ValueError('order goes with kind = "sequential"')
+        if self.kind == "sequential" and (self.weight_by, self.weight_cap) != ("cases_used", 1.0):
+            raise ValueError('weight_by and weight_cap go with kind = "aggregation"')
+        return self
 
 
 class Quorum(Settings):
