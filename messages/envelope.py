@@ -65,6 +65,8 @@ class Event:
     term: int
     body: Body
     raw: bytes
+    attempt: str = "1"
+    """What tells apart events of one sender and kind in one round: part of the id."""
 
     @property
     def key(self) -> str:
@@ -148,6 +150,7 @@ class Author:
             self.term,
             body,
             raw,
+            str(attempt),
         )
 
 
@@ -184,6 +187,7 @@ def decode(raw: bytes) -> Event:
         payload.term,
         body,
         raw,
+        payload.attempt,
     )
 
 

@@ -29,6 +29,9 @@ Versions = Annotated[dict[Word, Version], at_most(16)]
 LeftOut = Annotated[dict[Reason, Count], at_most(len(Reason))]
 MOST_RECEIPTS = 1000
 MOST_CHUNKS = 100_000
+MOST_CANDIDATES = 16
+Label = Word
+"""Names a candidate within its experiment, as a code word: "final", "selected", …"""
 Sites = Annotated[list[SiteName], at_most(MOST_SITES)]
 
 
@@ -127,13 +130,13 @@ class RoundComplete(Body):
 class Candidate(Body):
     """A model that is scored at the end."""
 
-    label: Literal["final", "selected"]
+    label: Label
     transfer: Transfer
     model_digest: Digest
 
 
 class EvaluationStart(Body):
-    models: Annotated[list[Candidate], at_most(2)]
+    models: Annotated[list[Candidate], at_most(MOST_CANDIDATES)]
     sites: Sites
     evaluate_within: float
 
@@ -236,7 +239,8 @@ class ModelScores(Body):
 
 
 class Evaluated(Body):
-    scores: Annotated[dict[Literal["final", "selected"], ModelScores], at_most(2)]
+    scores: Annotated[dict[Label, ModelScores], at_most(MOST_CANDIDATES)]
+    """By candidate."""
 
 
 class Leaving(Body):
@@ -346,7 +350,7 @@ def _row(queue: str, body: type[Body] | None, senders: str, *, history: bool = T
 INBOX, UPDATE = "inbox", "update"
 
 KINDS: Mapping[str, KindSpec] = MappingProxyType(
-    {
+    ROWS := {
         "experiment-start": _row(UPLINK, ExperimentStart, "researcher"),
         "experiment-abort": _row(UPLINK, ExperimentAbort, "researcher"),
         "experiment-pause": _row(UPLINK, ExperimentPause, "researcher"),

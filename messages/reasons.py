@@ -163,7 +163,7 @@ ADVICE: dict[Reason, str] = {
     Reason.SEVERAL_LABELS: "Several labels fit one study and nothing says which counts",
     Reason.MIXED_PATIENTS: "One study names several patients: have the archive checked",
     Reason.UNKNOWN_DATASET: "Describe the data set under [datasets.NAME] in site.toml",
-    Reason.MISSING_CONCEPT: "The site's labels do not name every concept of the experiment's regions",
+    Reason.MISSING_CONCEPT: "The site's labels do not name every concept that the experiment's task needs",
     Reason.TOO_FEW_CASES: "The site has fewer usable cases than the experiment or its own policy asks for",
     Reason.TOO_MANY_LEFT_OUT: "Run `konsil site datasets` at the site to see why cases were left out",
     Reason.NOT_ALLOWED: "The site's policy does not allow this experiment",

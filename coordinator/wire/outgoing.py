@@ -90,7 +90,7 @@ class Events(Worker):
 class Shipment:
     """Chunks of a model to send; `chunks` None means all. `done`: called when the broker has confirmed them.
 
-    `attempt` 2: exactly, after the model went out in another codec (`announce.transfer`).
+    `attempt` 2: exactly, after the model went out in another codec (`models.transfer`).
     """
 
     kind: str

@@ -24,9 +24,10 @@ from messages.kinds import (
 )
 from messages.names import COORDINATOR
 from messages.reasons import Reason
-from site_agent.core.agenda import IllegalStimulus
+from site_agent.core.agenda import IllegalInput
 from site_agent.core.effects import Effect
 from site_agent.core.inputs import Heard, Receipted
+from site_agent.core.steps import STEPS
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import Errands
 from site_agent.loop.rules import Rules
@@ -87,7 +88,7 @@ class Hearing:
 
         try:
             return self._steps.atomically(lambda: work(event))
-        except IllegalStimulus:
+        except IllegalInput:
             self.set_aside += 1
             log.critical("an event could not be handled and is set aside", exc_info=True)
             return self._steps.atomically(lambda: work(None))
@@ -127,7 +128,7 @@ class Hearing:
         job = self._steps.agenda.job(event.experiment)
         if isinstance(event.body, ExperimentAccepted):
             verdict = self._rules.accepted(event.body)
-        elif event.kind in ("round-start", "evaluation-start") and job is not None:
+        elif event.kind in STEPS and job is not None:
             verdict = self._rules.judge(job.file, job.researcher)
         else:
             return Heard(event)

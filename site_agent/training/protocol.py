@@ -11,19 +11,22 @@ on `Stop`, and at once when the socket closes.
 from __future__ import annotations
 
 import socket
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from messages.ground.errors import MalformedMessage
 from messages.kinds import Versions
-from messages.scores import Region, RegionScore, SplitScores, tally
+from messages.tasks.base import Split
+from messages.tasks.registry import AnyRows
+from messages.tasks.segmentation import CaseRow, RegionRow, SplitRows
+
+__all__ = ["CaseRow", "RegionRow", "Split", "SplitRows"]  # a site's own trainer imports them from here
 
 LARGEST_FRAME = 64 * 2**20
 
 Phase = Literal["preparing", "training", "validating", "testing"]
-Split = Literal["train", "validation", "test"]
 
 
 class Frame(BaseModel):
@@ -104,83 +107,6 @@ class Stop(Frame):
 
 
 Request = Prepare | Train | Evaluate | Stop
-
-
-class RegionRow(Frame):
-    """One case, one region: Dice in 3-D on the native grid.
-
-    Attributes:
-        dice: None where reference and prediction are both empty (left out and counted); 0 where only the
-            reference is empty (a false positive).
-        hd95: 95th percentile of the surface distance in mm; None unless asked for and both are non-empty.
-    """
-
-    dice: Annotated[float, Field(ge=0, le=1)] | None
-    reference_empty: bool
-    prediction_empty: bool
-    hd95: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-
-    @model_validator(mode="after")
-    def _one_case_can_have_it(self) -> Self:
-        if (self.dice is None) != (self.reference_empty and self.prediction_empty):
-            raise ValueError("dice is None where both are empty, and only there")
-        if self.reference_empty and (self.dice or self.hd95 is not None):
-            raise ValueError("where the reference is empty there is nothing to overlap with, and no distance")
-        return self
-
-
-class CaseRow(Frame):
-    """One case's scores. `case` is its local name: it stays at the site.
-
-    Attributes:
-        failed: the case could not be scored; counted, never skipped. `regions` is empty then.
-    """
-
-    case: str
-    failed: bool = False
-    regions: dict[Region, RegionRow]
-
-
-class SplitRows(Frame):
-    """All cases of one split, in the split's keyed order: raw material. The agent decides what leaves.
-
-    `hd95` tells whether that metric was asked for.
-    """
-
-    split: Split
-    cases: list[CaseRow]
-    hd95: bool = False
-
-    def scores(self) -> SplitScores:
-        """As it may be reported, rows included: `SplitScores.for_sharing` takes away what the policy forbids."""
-        scored = [case.regions for case in self.cases if not case.failed]
-        failed = len(self.cases) - len(scored)
-        regions = list(dict.fromkeys(region for case in scored for region in case))
-        metrics = {
-            "dice": {
-                region: tally(
-                    [case[region].dice for case in scored],
-                    reference_empty=[case[region].reference_empty for case in scored],
-                    failed=failed,
-                )
-                for region in regions
-            }
-        }
-        if self.hd95:
-            metrics["hd95"] = {region: self._distances(region, scored, failed) for region in regions}
-        rows = [
-            {region: case.regions[region].dice if region in case.regions else None for region in regions}
-            for case in self.cases
-        ]
-        return SplitScores(cases=len(self.cases), metrics=metrics, rows=rows)
-
-    @staticmethod
-    def _distances(region: str, scored: list[dict[str, RegionRow]], failed: int) -> RegionScore:
-        rows = [case[region] for case in scored]
-        score = tally([row.hd95 for row in rows], reference_empty=[row.reference_empty for row in rows], failed=failed)
-        # A distance exists only where neither is empty: `both_empty` means what it says here too.
-        both = sum(row.reference_empty and row.prediction_empty for row in rows)
-        return score.model_copy(update={"both_empty": both})
 
 
 class Prepared(Frame):
@@ -280,7 +206,7 @@ class Trained(Frame):
     epochs: float
     loss: float
     seconds: float
-    evaluation: SplitRows | None = None
+    evaluation: AnyRows | None = None
 
 
 class Evaluated(Frame):
@@ -289,7 +215,7 @@ class Evaluated(Frame):
     kind: Literal["evaluated"] = "evaluated"
     round: int
     label: str
-    scores: list[SplitRows]
+    scores: list[AnyRows]
 
 
 class Failed(Frame):

@@ -105,12 +105,12 @@ def test_an_experiment_that_ends_takes_its_series_along() -> None:
     run.put(i.Aggregated(time=run.time, round=1, seal=SEAL, digest="ab" * 32))
     run.updates(number=2)
     run.put(i.Aggregated(time=run.time, round=2, seal=SEAL, digest="ab" * 32))
-    assert run.tally.dice
+    assert run.tally.validation
     run.wire("experiment-abort", kinds.ExperimentAbort(), "dr-a")
     assert run.value("konsil_rounds_total", outcome="aborted") == 1
     assert run.value("konsil_experiments_total", outcome="aborted") == 1
     assert not [one.name for one in run.shown().values() for labels, _ in one.samples if "experiment" in labels]
-    assert not run.tally.dice
+    assert not run.tally.validation
 
 
 def test_a_reason_that_is_none_of_ours_makes_no_label() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from coordinator.core import effects, handlers, machine
+from coordinator.core import effects, machine, rules
 from coordinator.core.inputs import kind_of
 from coordinator.core.state import Phase, Timer
 from coordinator.loop import floods, returning
@@ -103,7 +103,7 @@ def test_an_effect_that_raises_is_set_aside_and_does_not_stop_the_next_start_eit
 def test_a_timer_whose_handling_raises_is_set_aside_once_and_not_in_every_turn_of_the_loop(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers.rules, "close_recruiting", raising)
+    monkeypatch.setattr(rules, "close_recruiting", raising)
     consortium.start()
     experiment = plain(rounds={"count": 1, "enrol_within": 0.2, "train_within": 1000.0, "grace": 50.0})
     consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))

@@ -42,7 +42,7 @@ def test_a_journal_alone_tells_the_whole_story() -> None:
 
 def test_validation_scores_belong_to_the_model_that_was_received() -> None:
     curve = tell_all(ExperimentStory("try"), WHOLE).validation_curve()
-    means = {point.round: point.pooled.mean() for point in curve}
+    means = {point.round: point.pooled.mean("dice") for point in curve}
     assert means == {0: pytest.approx(0.3), 1: pytest.approx(0.6), 2: pytest.approx(0.7)}
 
 
@@ -63,7 +63,7 @@ def test_overall_pools_cases_and_the_worst_site_is_named_beside_it() -> None:
     assert test.mean == pytest.approx(0.825)
     assert test.unweighted_mean == pytest.approx((0.7 + 0.95) / 2)
     assert test.worst == ("site-a", pytest.approx(0.7))
-    assert test.regions == {"WT": pytest.approx(0.825), "TC": pytest.approx(0.825)}
+    assert test.by_target == {"WT": pytest.approx(0.825), "TC": pytest.approx(0.825)}
 
 
 @settings(max_examples=30, deadline=None)
@@ -73,7 +73,9 @@ def test_order_and_repetition_change_nothing_in_the_result(more: list, random) -
     random.shuffle(shuffled)
     expected, story = tell_all(ExperimentStory("try"), WHOLE), tell_all(ExperimentStory("try"), shuffled)
     assert summary(story) == summary(expected)
-    assert [round_summary(one) for one in story.round_list] == [round_summary(one) for one in expected.round_list]
+    assert [round_summary(one, story.reader) for one in story.round_list] == [
+        round_summary(one, expected.reader) for one in expected.round_list
+    ]
 
 
 def test_an_update_that_the_coordinator_refused_is_no_part_of_the_round() -> None:

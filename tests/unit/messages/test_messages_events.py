@@ -14,7 +14,7 @@ from messages.envelope import Author, check_origin, decode, event_id
 from messages.ground.errors import MalformedMessage
 from messages.kinds import KINDS, Body
 from messages.reasons import Reason
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 from messages.tensors.layout import Manifest, TensorSpec
 
 SITE = Author("glioma", "site-a", incarnation=7)
@@ -35,7 +35,7 @@ CASES = kinds.CaseCounts(found=9, used=8, left_out={Reason.NO_LABEL: 1}, train=6
 PLATFORM = kinds.Platform(device_type="cpu", threads=2, versions={"torch": "2.13.0"}, deterministic=True)
 SCORES = SplitScores(
     cases=2,
-    metrics={"dice": {"WT": RegionScore(n=2, sum=1.5, squares=1.2)}},
+    metrics={"dice": {"WT": ScoreSums(n=2, sum=1.5, squares=1.2)}},
     rows=[{"WT": 0.5}, {"WT": None}],
 )
 CANDIDATE = kinds.Candidate(label="final", transfer=TRANSFER, model_digest=DIGEST)
