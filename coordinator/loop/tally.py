@@ -41,8 +41,8 @@ class Tally:
                 if decision.validation is not None:
                     means = decision.validation.regions().items()
                     self.dice[name] = {region: mean for region, mean in means if mean is not None}
-            case d.UpdateTaken() if before is not None and before.manifest is not None:
-                self.update_bytes += before.manifest.nbytes
+            case d.UpdateTaken() if before is not None and (manifest := before.update_manifest) is not None:
+                self.update_bytes += manifest.nbytes
             case d.Refused(kind="weights-ready"):
                 self.refused_updates[decision.reason.value] += 1
             case d.Refused() | d.StartRefused():
