@@ -2,7 +2,8 @@
 
 The payload is one msgpack map. Decoding is strict: unknown kind, unknown field outside `ext`, wrong type, too large,
 too deep is refused with a reason code. The signature is empty until sites and coordinator hold keys; its place is
-here so that nothing stored today has to change.
+here so that nothing stored today has to change. Signature and `ext` are bounded (`messages.extension`), and within the
+bounds ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from messages import codec
+from messages import codec, extension
 from messages.ground.errors import MalformedMessage
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import KINDS, Body
@@ -152,13 +153,34 @@ class Author:
 
 
 def decode(raw: bytes) -> Event:
-    """Decode a message; MalformedMessage carries the reason code."""
+    """Decode a message from the wire.
+
+    Raises:
+        MalformedMessage: carries the reason code.
+        UnboundedMessage: the same, of a signature or an `ext` beyond its bounds.
+    """
+    return _decode(raw, bounded=True)
+
+
+def decode_stored(raw: bytes) -> Event:
+    """Decode a message that was taken from the wire and stored: 0.1 took any signature and any `ext`.
+
+    Raises:
+        MalformedMessage: carries the reason code.
+    """
+    return _decode(raw, bounded=False)
+
+
+def _decode(raw: bytes, *, bounded: bool) -> Event:
     outer = codec.unpack(raw)
     if not (isinstance(outer, list) and len(outer) == 2 and all(isinstance(part, bytes) for part in outer)):
         raise MalformedMessage(Reason.MALFORMED, "an event is [payload, signature]")
     content = codec.unpack(outer[0])
     if not isinstance(content, dict):
         raise MalformedMessage(Reason.MALFORMED, "payload is not a map")
+    if bounded:  # before anything else is found wrong with it: what is beyond these is not stored
+        extension.check_signature(outer[1])
+        extension.check_ext(content.get("ext", {}))
     if content.get("v") != SCHEMA:
         raise MalformedMessage(Reason.UNKNOWN_SCHEMA, "unknown schema version")
     if len(content) > len(_Payload.model_fields):

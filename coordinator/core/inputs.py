@@ -49,7 +49,7 @@ class Received(Input):
     @cached_property
     def event(self) -> envelope.Event:
         """The decoded event."""
-        return envelope.decode(self.raw)
+        return envelope.decode_stored(self.raw)
 
 
 class Initialised(Input):

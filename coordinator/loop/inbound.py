@@ -19,7 +19,7 @@ from coordinator.wire.incoming import Nudge
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event
-from messages.ground.errors import KonsilError, MalformedMessage, NameTaken
+from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, UnboundedMessage
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import KINDS
 from messages.names import COORDINATOR, UPLINK
@@ -69,7 +69,7 @@ class Inbound:
         except MalformedMessage as error:
             reason = str(error.reason)
             self._steps.tally.malformed_message(reason)
-            self._aside(delivery, reason)
+            self._aside(delivery, reason, with_bytes=not isinstance(error, UnboundedMessage))
         except KonsilError:
             raise  # fenced off, or ended while the disk is full: not the message's fault
         except Exception as error:
@@ -77,11 +77,14 @@ class Inbound:
             self._aside(delivery, type(error).__name__)
         self._ack(delivery)
 
-    def _aside(self, delivery: Delivery, reason: str) -> None:
-        """Keep a message that cannot be handled, or only count it where its sender sends too many."""
+    def _aside(self, delivery: Delivery, reason: str, *, with_bytes: bool = True) -> None:
+        """Keep a message that cannot be handled, or only count it where its sender sends too many.
+
+        Without its bytes only its digest is kept: what is beyond its bounds may be a site's free text.
+        """
         self.refused[reason] += 1
         log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
-        steps, kept = self._steps, delivery.body[:KEPT_BYTES]
+        steps, kept = self._steps, delivery.body[:KEPT_BYTES] if with_bytes else b""
         if steps.floods.take(delivery.user or "nobody", reason, len(kept), steps.parts.clock.now()):
             what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
             steps.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
