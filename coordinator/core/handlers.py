@@ -14,6 +14,7 @@ from coordinator.core import quorum, rules
 from coordinator.core.admission import judge
 from coordinator.core.state import ExperimentState, Phase, Standing, Step, Timer
 from messages import kinds
+from messages.abilities import read_abilities
 from messages.experiment import Experiment
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -119,7 +120,8 @@ def joined(state: ExperimentState, given: i.Received) -> Answer:
         return reason
     if body.cases.train == 0:
         return Reason.NO_CASES
-    return (d.SiteJoined(site=site, train=body.cases.train),)
+    can = tuple(sorted(read_abilities(given.event.ext)))
+    return (d.SiteJoined(site=site, train=body.cases.train, abilities=can),)
 
 
 def declined(state: ExperimentState, given: i.Received) -> Answer:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from coordinator.core.state import Timer
-from messages import envelope
+from messages import abilities, envelope
 from messages.kinds import KINDS
 from messages.reasons import Reason
 from messages.tensors.layout import Manifest
@@ -31,6 +31,8 @@ class Received(Input):
 
     `known`: its sender is admitted in the role that the kind asks for. The other fields are the operator's settings
     at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap).
+    `vocabulary`: the number of the words that its reader knew, where the event held newer ones: a later version that
+    replays the journal reads it as it was read. Left out of the journal where it held none.
     """
 
     input: Literal["received"] = "received"
@@ -38,18 +40,19 @@ class Received(Input):
     known: bool = True
     admitted: tuple[str, ...] = ()
     keep_cap: int | None = None
+    vocabulary: int | None = Field(None, exclude_if=lambda value: value is None)
 
     @classmethod
     def of(cls, event: envelope.Event, **fields: Any) -> Received:
         """Of an event that is decoded already: decoding is the dearest step of a message, and `event` keeps it."""
-        given = cls(raw=event.raw, **fields)
+        given = cls(raw=event.raw, vocabulary=abilities.VOCABULARY if event.newer else None, **fields)
         given.__dict__["event"] = event
         return given
 
     @cached_property
     def event(self) -> envelope.Event:
         """The decoded event."""
-        return envelope.decode_stored(self.raw)
+        return envelope.decode_stored(self.raw, self.vocabulary)
 
 
 class Initialised(Input):

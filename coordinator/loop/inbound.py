@@ -23,6 +23,7 @@ from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unb
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import KINDS
 from messages.names import COORDINATOR, UPLINK
+from messages.reasons import Reason
 
 log = structlog.get_logger("coordinator.loop.inbound")
 CATCH_UP = 120.0
@@ -59,6 +60,8 @@ class Inbound:
         self._ahead: dict[str, list[tuple[Event, Delivery]]] = {}
         """Experiment → events of rounds that this coordinator has not come to: its journal is older than they are."""
         self.refused: Counter[str] = Counter()
+        self._newer: set[str] = set()
+        """Senders of kinds that only a newer version has, told of once: logins, so there are only so many."""
 
     def handle(self, delivery: Delivery) -> None:
         """Take one message; whatever it is, it is acknowledged once what it led to is stored."""
@@ -116,6 +119,9 @@ class Inbound:
             self._unsaved[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
 
     def _event(self, event: Event, delivery: Delivery) -> None:
+        if not event.known:
+            self._unknown(event, delivery)
+            return
         spec = KINDS[event.kind]
         if (spec.queue == UPLINK) != (delivery.queue == UPLINK) or (
             COORDINATOR in spec.senders and (event.kind != "nonce" and event.sender == COORDINATOR)
@@ -126,6 +132,16 @@ class Inbound:
         else:
             self._note(delivery)
             self._live(event)
+
+    def _unknown(self, event: Event, delivery: Delivery) -> None:
+        """A kind that only a newer version has: counted, and receipted, so that its sender's outbox frees it."""
+        self._note(delivery)
+        self._steps.tally.refused_events[Reason.UNKNOWN_KIND.value] += 1
+        if event.sender not in self._newer:
+            self._newer.add(event.sender)
+            log.warning("a newer version says what this one does not know", kind=event.kind, sender=event.sender)
+        if event.seq and (event.sender in self._sites or event.sender in self._researchers):
+            self._steps.parts.say.receipt(event.sender, event.id, event.experiment)
 
     def _known(self, event: Event) -> bool:
         senders = KINDS[event.kind].senders
@@ -245,7 +261,7 @@ class Inbound:
         for name, state in sorted(steps.states.items()):
             member = state.members.get(event.sender)
             if state.ended is None and member is not None and member.standing is Standing.JOINED:
-                steps.step(name, i.Received(time=steps.parts.clock.now(), raw=event.raw, known=known))
+                steps.step(name, i.Received.of(event, time=steps.parts.clock.now(), known=known))
         if steps.floods.take(event.sender, event.kind, len(event.raw), steps.parts.clock.now()):
             steps.parts.journal.note(self._written(delivery, {event.id: True}))
         else:
