@@ -120,6 +120,8 @@ class Reason(StrEnum):
     INITIALISATION_FAILED = "initialisation-failed"
     AGGREGATION_FAILED = "aggregation-failed"
     LEAVING = "leaving"
+    # what a reader does not know
+    OTHER = "other"
 
 
 RETIRED = frozenset({Reason.NO_ROUND_CLOSED})
@@ -226,5 +228,6 @@ ADVICE: dict[Reason, str] = {
     Reason.ABORTED: "The researcher ended the experiment",
     Reason.INITIALISATION_FAILED: "The coordinator could not build the net: its log says why",
     Reason.AGGREGATION_FAILED: "The coordinator could not aggregate: its log says why",
+    Reason.OTHER: "A newer version gave a reason that this one does not know: update this one, or read the other's log",
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }

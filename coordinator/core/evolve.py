@@ -95,7 +95,8 @@ def _to(state: State, phase: Phase, **changes: Any) -> State:
 
 
 def _joined(state: State, x: d.SiteJoined) -> State:
-    return _member(state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False)
+    can = frozenset(x.abilities)
+    return _member(state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False, abilities=can)
 
 
 def _declined(state: State, x: d.SiteDeclined) -> State:

@@ -49,6 +49,7 @@ from site_agent.training.protocol import (
     Written,
     decode_request,
     encode,
+    greeting,
     read_frame,
     step_of,
 )
@@ -243,6 +244,7 @@ def main() -> int:
     connection = socket.socket(fileno=options.fd)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+    connection.sendall(greeting())
     trainer = NullTrainer(connection, options.cases, options.seconds, options.fail, memory=options.memory)
     while not isinstance(request := requests.get(), Stop):
         trainer.answer(request)

@@ -3,6 +3,9 @@
 A frame is a 4-byte big-endian length and one msgpack map; `kind` names the model. Tensors never travel this
 way: both sides name files that hold one contiguous buffer, laid out by a manifest (`messages.tensors.layout`).
 
+The process says `Ready` with the version of this protocol that it speaks, before anything else, where the environment
+names `ANNOUNCED`: an agent that does not know the word would not understand it. `training.compatibility` has the rules.
+
 The process answers `Prepare` with `Prepared`, `Train` with `Trained`, `Evaluate` with `Evaluated`, or any of
 them with `Failed`, in the order of the requests; `Progress`, `CheckpointEvent` and `Written` come in between. It ends
 on `Stop`, and at once when the socket closes.
@@ -10,6 +13,7 @@ on `Stop`, and at once when the socket closes.
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,6 +28,11 @@ from messages.tasks.segmentation import CaseRow, RegionRow, SplitRows
 
 __all__ = ["CaseRow", "RegionRow", "Split", "SplitRows"]  # a site's own trainer imports them from here
 
+PROTOCOL = "1.1"
+"""This version. 1.0 is 0.1's, in which the process says none. A field that a request gets later has a default, and
+`json_schema_extra={"since": MINOR}`; what changes the meaning of a frame gets a new major version."""
+ANNOUNCED = "KONSIL_TRAINER_PROTOCOL"
+"""Environment variable in which the agent tells the process its own version."""
 LARGEST_FRAME = 64 * 2**20
 
 Phase = Literal["preparing", "training", "validating", "testing"]
@@ -107,6 +116,15 @@ class Stop(Frame):
 
 
 Request = Prepare | Train | Evaluate | Stop
+
+
+class Ready(Frame):
+    """The process's first word: `protocol` is the version that it speaks, MAJOR.MINOR; all else in it is skipped."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    kind: Literal["ready"] = "ready"
+    protocol: Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")] = PROTOCOL
 
 
 class Prepared(Frame):
@@ -255,10 +273,20 @@ _REPLIES: dict[str, type[Reply]] = {
 
 def encode(frame: Frame) -> bytes:
     """One frame with its length in front."""
-    body: bytes = msgpack.packb(frame.model_dump())
+    return in_frame(frame.model_dump())
+
+
+def in_frame(plain: dict[str, Any]) -> bytes:
+    """A frame's content with its length in front."""
+    body: bytes = msgpack.packb(plain)
     if len(body) > LARGEST_FRAME:
         raise MalformedMessage("too-large", f"a frame to or from the trainer has {len(body)} bytes")
     return len(body).to_bytes(4, "big") + body
+
+
+def greeting() -> bytes:
+    """What a process writes first: `Ready` in its frame, or nothing to an agent that does not know it."""
+    return encode(Ready()) if os.environ.get(ANNOUNCED) else b""
 
 
 def step_of(reply: Reply) -> str:

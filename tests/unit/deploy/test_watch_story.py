@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from newer_version import NEWER, written
 from storytelling import CASES, EXPERIMENT, SITES, Teller, complete, events, recruited, split
 
 from deploy.cli.live import Lines, closing, headline, live_summary, picture
@@ -18,7 +19,7 @@ from deploy.story.story import ExperimentStory
 from deploy.story.summary import round_summary, summary
 from deploy.story.telling import tell, tell_all
 from messages import kinds
-from messages.envelope import Author
+from messages.envelope import Author, decode
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
@@ -247,3 +248,19 @@ def test_what_is_drawn_names_round_sites_and_scores() -> None:
 
 def test_withheld_scores_are_counted_out() -> None:
     assert split(0.5).for_sharing(5, False).withheld
+
+
+def test_what_a_newer_version_says_is_shown_and_changes_nothing_else() -> None:
+    def wrote(kind: str, body: dict[str, object], ext: dict[str, int]) -> bytes:
+        return written(kind, body, ext, sender="site-a", consortium="test", experiment="try", round_number=1)
+
+    before = story_of_entries(recruited().entries, "try")
+    story = tell(before, decode(wrote("key-shares", {"shares": [1]}, NEWER)))
+    assert replace(story, moments=before.moments, seen=before.seen) == before
+    assert story.moments[-1].what == "key-shares: a newer version says it, and this one does not know it"
+    story = tell(story, decode(wrote("round-failed", {"reason": "gpu-melted"}, NEWER)))
+    assert story.round_list[0].failures == {"site-a": Reason.OTHER}
+    assert story.moments[-1].what == "round 1 failed: other"
+    story = tell(story, decode(wrote("alive", {"state": "hibernating"}, NEWER)))
+    assert story.sites["site-a"].live.state == "other"
+    assert round_summary(story.round_list[0])["failures"] == {"site-a": "other"}

@@ -214,10 +214,6 @@ def test_a_payload_with_thousands_of_fields_is_refused_unread() -> None:
         decode(changed(READY_EVENT.raw, **MANY))
 
 
-def test_what_newer_versions_say_under_ext_is_ignored() -> None:
-    assert decode(changed(READY_EVENT.raw, ext={"new": [1]})).body == READY
-
-
 @given(st.binary(max_size=150))
 def test_random_bytes_are_malformed_and_nothing_else(data: bytes) -> None:
     with pytest.raises(MalformedMessage):
