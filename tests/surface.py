@@ -27,6 +27,8 @@ from deploy.session.profile import Profile
 from messages.experiment import Experiment
 from messages.ground import errors
 from messages.reasons import ADVICE, Reason
+from messages.tasks.base import select_word
+from messages.tasks.registry import TASKS
 from nets.registry import NETS
 from site_agent.config import SiteConfig
 
@@ -87,6 +89,13 @@ def files() -> Iterator[str]:
     ):
         yield f"[{name}]"
         yield from _keys(model, "")
+        yield ""
+    for kind, task in TASKS.items():
+        yield f"[experiment.toml, task.kind = {kind!r}]"
+        yield from _keys(task, "task.")
+        yield f"training.loss: {' | '.join(map(repr, task.losses))}"
+        yield f"evaluation.metrics: {' | '.join(map(repr, task.reader_type.metrics))}"
+        yield f"evaluation.select_by: {select_word(task.reader_type.metric)!r} | 'last'"
         yield ""
     for net in sorted(NETS):
         yield f"[experiment.toml, net.name = {net!r}]"
