@@ -39,9 +39,8 @@ WIDTH = "100"
 def commands() -> Iterator[str]:
     """Each command with its help, its arguments and its options."""
     for name in command.PARTS:
-        if command._installed(command.PARTS[name].module):
-            root = typer.main.get_command(command.build([name]))
-            yield from _command(f"konsil {name}", root.commands[name])
+        root: Any = typer.main.get_command(command.build([name]))
+        yield from _command(f"konsil {name}", root.commands[name])
     yield "$ python -m deploy.install --help"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KONSIL_")}
     told = subprocess.run(
