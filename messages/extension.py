@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from messages import codec
@@ -20,8 +19,6 @@ EXT_BYTES = 1024
 """Of the encoded map."""
 WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 HASH = re.compile(r"[0-9a-f]{1,128}")
-
-Ext = Mapping[str, int | float | str]
 
 
 def check_signature(signature: bytes) -> None:

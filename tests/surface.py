@@ -27,6 +27,8 @@ from deploy.session.profile import Profile
 from messages.experiment import Experiment
 from messages.ground import errors
 from messages.reasons import ADVICE, Reason
+from messages.tasks.base import select_word
+from messages.tasks.registry import TASKS
 from nets.registry import NETS
 from site_agent.config import SiteConfig
 
@@ -37,9 +39,8 @@ WIDTH = "100"
 def commands() -> Iterator[str]:
     """Each command with its help, its arguments and its options."""
     for name in command.PARTS:
-        if command._installed(command.PARTS[name].module):
-            root = typer.main.get_command(command.build([name]))
-            yield from _command(f"konsil {name}", root.commands[name])
+        root: Any = typer.main.get_command(command.build([name]))
+        yield from _command(f"konsil {name}", root.commands[name])
     yield "$ python -m deploy.install --help"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KONSIL_")}
     told = subprocess.run(
@@ -87,6 +88,13 @@ def files() -> Iterator[str]:
     ):
         yield f"[{name}]"
         yield from _keys(model, "")
+        yield ""
+    for kind, task in TASKS.items():
+        yield f"[experiment.toml, task.kind = {kind!r}]"
+        yield from _keys(task, "task.")
+        yield f"training.loss: {' | '.join(map(repr, task.losses))}"
+        yield f"evaluation.metrics: {' | '.join(map(repr, task.reader_type.metrics))}"
+        yield f"evaluation.select_by: {select_word(task.reader_type.metric)!r} | 'last'"
         yield ""
     for net in sorted(NETS):
         yield f"[experiment.toml, net.name = {net!r}]"

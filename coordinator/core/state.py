@@ -40,7 +40,6 @@ class Phase(StrEnum):
 
 
 ENDED = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.ABORTED})
-ACTIVE = frozenset(Phase) - ENDED - {Phase.NONE}
 
 
 StepName = Word

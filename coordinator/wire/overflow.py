@@ -48,11 +48,6 @@ class Overflow:
     def __len__(self) -> int:
         return len(self._near) + self._far + len(self._behind)
 
-    @property
-    def in_memory(self) -> int:
-        """Messages that are in memory."""
-        return len(self._near) + len(self._behind)
-
     def put(self, item: Message | None) -> None:
         """Take one more; None: no more come, and `get` tells so once the last one is out."""
         with self._changed:

@@ -23,6 +23,10 @@ def message(number: int) -> tuple[str, bytes]:
     return f"receipt.coordinator.exp-{number}.site-a", b"%d" % number
 
 
+def in_memory(queue: Overflow) -> int:
+    return len(queue._near) + len(queue._behind)
+
+
 @pytest.fixture
 def waiting(tmp_path: Path) -> Iterator[Overflow]:
     one = Overflow(tmp_path)
@@ -42,7 +46,7 @@ def test_what_overflows_comes_out_in_order_and_memory_stays_bounded(waiting: Ove
     out = []
     for number in range(MANY):
         waiting.put(message(number))
-        assert waiting.in_memory <= overflow.MOST
+        assert in_memory(waiting) <= overflow.MOST
         if number % 3 == 0:
             out.append(waiting.get())
     assert len(waiting) == MANY - len(out)
@@ -61,7 +65,7 @@ def test_large_messages_overflow_by_their_bytes_and_one_of_any_size_may_wait(wai
     large = [("standing.coordinator.exp.site-a", bytes([number]) * (overflow.MOST_BYTES + 1)) for number in range(4)]
     for one in large:
         waiting.put(one)
-        assert waiting.in_memory == 1
+        assert in_memory(waiting) == 1
     assert drained(waiting) == large
 
 
@@ -131,7 +135,7 @@ def test_thousands_of_events_outlast_a_broker_that_is_away(speaking: Speaking) -
             speaking.events.send("alive.coordinator.none", b"alive")
     eventually(lambda: speaking.bus.pending().messages >= MOST_MESSAGES, what="the bus has all that it takes")
     assert speaking.bus.pending().messages == MOST_MESSAGES
-    assert speaking.events.waiting.in_memory <= overflow.MOST
+    assert in_memory(speaking.events.waiting) <= overflow.MOST
     assert len(speaking.events.waiting) >= MANY - MOST_MESSAGES - 1
     assert speaking.events.dropped > 0  # signs of life of yesterday
     speaking.broker.start()
