@@ -13,11 +13,11 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from coordinator.core import decisions as d
-from coordinator.core import handlers as h
-from coordinator.core import reports as own
 from coordinator.core import rules
-from coordinator.core.answers import Handler
 from coordinator.core.evolve import fold
+from coordinator.core.handlers import events as h
+from coordinator.core.handlers import reports as own
+from coordinator.core.handlers.answers import Handler
 from coordinator.core.inputs import AnyInput, Received, kind_of
 from coordinator.core.logic import LOGIC, explain_unknown
 from coordinator.core.state import ENDED, ExperimentState, Phase

@@ -8,7 +8,7 @@ from __future__ import annotations
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import rules
-from coordinator.core.answers import on, paused_by, receipts_left
+from coordinator.core.handlers.answers import on, paused_by, receipts_left
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Timer
 from coordinator.core.steps.base import Answer

@@ -11,7 +11,7 @@ from functools import wraps
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.admission import judge
-from coordinator.core.answers import Handler, on, paused_by, receipts_left
+from coordinator.core.handlers.answers import Handler, on, paused_by, receipts_left
 from coordinator.core.state import ExperimentState, Standing
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, superseded
 from messages import codec, kinds
