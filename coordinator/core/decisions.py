@@ -59,9 +59,12 @@ class Refused(Decision):
 
 
 class SiteJoined(Decision):
+    """A site takes part. `abilities`: what its version can beside 0.1, sorted; not in the journal where nothing."""
+
     decision: Literal["site-joined"] = "site-joined"
     site: str
     train: int
+    abilities: tuple[str, ...] = Field((), exclude_if=lambda value: not value)
 
 
 class SiteDeclined(Decision):

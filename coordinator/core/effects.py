@@ -186,12 +186,17 @@ def _ended(state: ExperimentState, x: d.Failed | d.Aborted) -> tuple[Effect, ...
 def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
     body = kinds.RoundComplete(
         contributors=x.contributors,
-        left_out=x.left_out,
+        left_out={site: _told(reason) for site, reason in x.left_out.items()},
         model_digest=x.digest,
         validation=x.validation,
         seconds=x.seconds,
     )
     return Announcement("round-complete", state.id, body, x.number)
+
+
+def _told(reason: Reason) -> Reason:
+    """A reason as all can read it: "other" is how we read, and 0.1 refuses it. The site's log says more."""
+    return Reason.TRAINING_ERROR if reason is Reason.OTHER else reason
 
 
 def _listen(state: ExperimentState) -> tuple[Effect, ...]:

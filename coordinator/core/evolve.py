@@ -95,7 +95,8 @@ def _to(state: State, phase: Phase, **changes: Any) -> State:
 
 
 def _joined(state: State, x: d.SiteJoined) -> State:
-    return _member(state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False)
+    can = frozenset(x.abilities)
+    return _member(state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False, abilities=can)
 
 
 def _declined(state: State, x: d.SiteDeclined) -> State:
@@ -194,7 +195,7 @@ def _round_closed(state: State, x: d.RoundClosed) -> State:
 
 
 def _round_completed(state: State, x: d.RoundCompleted) -> State:
-    mean = x.validation.mean() if x.validation is not None else None
+    mean = state.experiment.task.reader.score(x.validation) if x.validation is not None else None
     scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
     models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire)}
     turns = plan_of(state).remember(state.turns, x.contributors)

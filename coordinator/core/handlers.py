@@ -15,6 +15,7 @@ from coordinator.core.answers import Handler, on, paused_by, receipts_left
 from coordinator.core.state import ExperimentState, Standing
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, superseded
 from messages import codec, kinds
+from messages.abilities import read_abilities
 from messages.reasons import Reason
 
 # researchers
@@ -110,7 +111,8 @@ def joined(state: ExperimentState, given: i.Received) -> Answer:
         return reason
     if body.cases.train == 0:
         return Reason.NO_CASES
-    return (d.SiteJoined(site=site, train=body.cases.train),)
+    can = tuple(sorted(read_abilities(given.event.ext)))
+    return (d.SiteJoined(site=site, train=body.cases.train, abilities=can),)
 
 
 @on(i.Received)

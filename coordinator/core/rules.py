@@ -17,7 +17,6 @@ from coordinator.core.state import EMPTY, ExperimentState, Phase, Round, Timer
 from coordinator.core.steps.base import left_behind
 from coordinator.core.steps.table import STEPS, row_of
 from messages.reasons import Reason
-from messages.scores import pool
 
 Decided = tuple[d.AnyDecision, ...]
 
@@ -145,6 +144,6 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         seal=made.seal,
         digest=made.digest,
         wire=made.wire,
-        validation=pool(scores) if round_.evaluate and scores else None,
+        validation=state.experiment.task.reader.pool(scores) if round_.evaluate and scores else None,
         seconds=(round_.closed_at or began) - began,
     )

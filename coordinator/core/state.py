@@ -13,6 +13,7 @@ from typing import Any
 
 from coordinator.core.logic import LOGIC
 from coordinator.core.roll import Roll
+from messages import abilities
 from messages.experiment import Experiment
 from messages.kinds import ModelScores, Word
 from messages.reasons import Reason
@@ -39,7 +40,6 @@ class Phase(StrEnum):
 
 
 ENDED = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.ABORTED})
-ACTIVE = frozenset(Phase) - ENDED - {Phase.NONE}
 
 
 StepName = Word
@@ -67,12 +67,16 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An invited site. `away`: it said `leaving` and has not been heard of since."""
+    """An invited site. `away`: it said `leaving` and has not been heard of since.
+
+    `abilities`: what its version can beside 0.1, as it said when it joined.
+    """
 
     standing: Standing = Standing.INVITED
     train: int = 0
     reason: Reason | None = None
     away: bool = False
+    abilities: frozenset[str] = frozenset()
 
     @property
     def answered(self) -> bool:
@@ -253,6 +257,10 @@ class ExperimentState:
         """Whether each invited site has said yes or no."""
         return self.members.sums == (len(self.members),)
 
+    def may_use(self, ability: str) -> bool:
+        """Whether something that 0.1 lacks may be used: this version and every site that takes part have it."""
+        return abilities.may_use(ability, (self.members[site].abilities for site in self.joined))
+
     @property
     def joined(self) -> tuple[str, ...]:
         """Sites that take part, in the order of their names."""
@@ -263,4 +271,5 @@ class ExperimentState:
         """Rounds that made the best-scored model so far (the earliest of equals); None where none was scored."""
         if self.experiment.evaluation.select_by == "last" or not self.scores:
             return None
-        return max(self.scores, key=lambda scored: (scored.mean, -scored.rounds)).rounds
+        rank = self.experiment.task.reader.rank
+        return max(self.scores, key=lambda scored: (rank(scored.mean), -scored.rounds)).rounds

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from messages.envelope import Event, decode
+from messages.envelope import Event, decode_stored
 from messages.experiment import Experiment
 from messages.kinds import Body, CaseCounts, EvaluationStart, Label, ModelScores, Platform, RoundStart
 from messages.kinds import Transfer as Sealed
@@ -121,7 +121,7 @@ Job.model_rebuild()
 @lru_cache(maxsize=64)
 def event_of(raw: bytes) -> Event:
     """An event that was stored verbatim."""
-    return decode(raw)
+    return decode_stored(raw)
 
 
 def _body(raw: bytes | None) -> Body | None:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from messages.abilities import ANNOUNCING, read_abilities
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event, check_origin, decode
 from messages.ground import logs
@@ -61,6 +62,8 @@ class Hearing:
         self._voice, self._rules, self._ack, self._post = voice, rules, ack, post
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
+        self.coordinator_can: frozenset[str] = frozenset()
+        """What the coordinator's version can beside 0.1, as it said last: nothing else that is new is said to it."""
         self.set_aside = 0
         self.refusals: dict[str, int] = {}
 
@@ -104,6 +107,11 @@ class Hearing:
                 return []
             self._spool.raise_term(event.term)
         self.heard_at[event.experiment] = time.monotonic()
+        if not event.known:
+            self._refuse(Reason.UNKNOWN_KIND, event.kind)
+            return []
+        if event.kind in ANNOUNCING and not embedded:
+            self.coordinator_can = read_abilities(event.ext)
         body = event.body
         now = time.time()
         if isinstance(body, Receipt):

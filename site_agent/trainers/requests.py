@@ -14,6 +14,7 @@ from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.tasks.base import TaskRows
 from messages.tensors.layout import Manifest
 from messages.tensors.seals import Sealer, mapped
 from messages.tensors.transfer import TransferKey
@@ -226,7 +227,7 @@ class Workshop:
         log.debug("training failed, in the trainer's words", experiment=job.experiment, detail=reply.detail)
         return TrainerFailed(job.experiment, _reason(reply.code))
 
-    def _shared(self, rows: protocol.SplitRows) -> SplitScores:
+    def _shared(self, rows: TaskRows) -> SplitScores:
         return policy.scores_for_sharing(self._floors, rows.scores())
 
     def lost(self, key: TransferKey) -> UpdateLost:

@@ -15,11 +15,12 @@ from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.inputs import OWN_KINDS
 from coordinator.core.machine import TABLE, WIRE, IllegalInput, decide
-from coordinator.core.state import ACTIVE, ENDED, Phase, Timer
+from coordinator.core.state import ENDED, Phase, Timer
 from messages import kinds
 from messages.reasons import Reason
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 
+ACTIVE = frozenset(Phase) - ENDED - {Phase.NONE}
 ALL = sorted(ACTIVE | ENDED)
 
 
@@ -141,7 +142,7 @@ def test_rubbish_updates_are_refused_by_their_reason() -> None:
 
 
 FOREIGN = [
-    SplitScores(cases=1, metrics={"dice": {"Mueller": RegionScore()}}),
+    SplitScores(cases=1, metrics={"dice": {"Mueller": ScoreSums()}}),
     SplitScores(cases=1, rows=[{"Mueller": 0.5}]),
 ]
 

@@ -98,7 +98,5 @@ def superseded(state: ExperimentState, site: str) -> Decided:
 
 
 def is_foreign(state: ExperimentState, scores: SplitScores) -> bool:
-    """Whether scores are told of what the experiment does not ask for: names of regions would be a site's own words."""
-    regions = {name for told in scores.metrics.values() for name in told}
-    regions |= {name for row in scores.rows or () for name in row}
-    return not regions <= set(state.experiment.task.regions)
+    """Whether scores are told of what the experiment does not ask for: such names would be a site's own words."""
+    return not state.experiment.task.reader.asks_for(scores)

@@ -9,7 +9,7 @@ from coordinator.core.state import SCORES, ExperimentState, Phase, Round
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign
 from messages import kinds
 from messages.reasons import Reason
-from messages.scores import SplitScores, pool
+from messages.scores import SplitScores
 
 
 def body(state: ExperimentState, round_: Round) -> kinds.EvaluationStart:
@@ -26,7 +26,7 @@ def transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ..
 def evaluated(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
     """evaluated, when a site has scored every candidate (protocol rule 3, rules of evaluation 5).
 
-    Records `SiteEvaluated`; scores of another model, or of regions that the experiment does not name, are refused.
+    Records `SiteEvaluated`; scores of another model, or of targets that the experiment does not name, are refused.
     """
     body = body_of(given, kinds.Evaluated)
     expected = {one.label: one.model_digest for one in models.candidates(state)}
@@ -47,21 +47,22 @@ def finish(state: ExperimentState, round_: Round, now: float) -> Decided:
     label, rounds = "final", state.completed
     best = state.selected
     if best is not None and best != state.completed:
-        final = _pooled(round_, "final", "validation")
-        final_mean = final.mean() if final is not None else None
+        reader = state.experiment.task.reader
+        final = _pooled(state, round_, "final", "validation")
+        final_mean = reader.score(final) if final is not None else None
         best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
-        if final_mean is None or best_mean > final_mean:
+        if final_mean is None or reader.rank(best_mean) > reader.rank(final_mean):
             label, rounds = "selected", best
-    return (d.Completed(time=now, label=label, rounds=rounds, test=_pooled(round_, label, "test")),)
+    return (d.Completed(time=now, label=label, rounds=rounds, test=_pooled(state, round_, label, "test")),)
 
 
-def _pooled(round_: Round, label: str, split: str) -> SplitScores | None:
+def _pooled(state: ExperimentState, round_: Round, label: str, split: str) -> SplitScores | None:
     reports: list[SplitScores] = []
     for site in round_.reported:
         scores = (round_.parts[site].scores or {}).get(label)
         if scores is not None:
             reports += [one for name, one in scores.splits.items() if name == split]
-    return pool(reports) if reports else None
+    return state.experiment.task.reader.pool(reports) if reports else None
 
 
 ROW = StepRow(
