@@ -63,6 +63,8 @@ class Party(threading.Thread):
         while not self.over:
             try:
                 self.service = self._make()
+                if self.over:  # it was told so while another one was made
+                    self.service.stop()
                 self.service.run()
             except Killed:
                 self.kills += 1

@@ -85,3 +85,10 @@ def test_estimating_does_not_import_torch() -> None:
     modules = "deploy.estimate, deploy.cli.experiment, deploy.session.model_file"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), check=False).returncode == 0
+
+
+def test_in_a_sequential_plan_one_site_a_round_sends_an_update_and_a_round_may_wait_for_each_site() -> None:
+    found = estimate.estimate(experiment(plan={"kind": "sequential"}))
+    assert (found.round_bytes_down, found.round_bytes_up) == (3 * found.model_bytes, found.model_bytes)
+    assert found.total_bytes == ((3 + 1) * 10 + 2 * 3 + 1) * found.model_bytes
+    assert found.latest_end_seconds == 10 + (3 * 10 + 1) * 5
