@@ -138,7 +138,11 @@ def _without(plain: dict[str, Any], error: BaseException | None) -> dict[str, An
         for one in error.errors(include_url=False, include_input=False):
             *way, last = one["loc"]
             place: Any = plain
-            for step in way:
-                place = place[step]
-            place.pop(last, None)
+            for step in way:  # the name of a member of a union stands in the way, too, and is no key
+                if isinstance(place, list) and isinstance(step, int):
+                    place = place[step]
+                elif isinstance(place, dict) and step in place:
+                    place = place[step]
+            if isinstance(place, dict):
+                place.pop(last, None)
     return plain

@@ -263,4 +263,4 @@ def test_what_a_newer_version_says_is_shown_and_changes_nothing_else() -> None:
     assert story.moments[-1].what == "round 1 failed: other"
     story = tell(story, decode(wrote("alive", {"state": "hibernating"}, NEWER)))
     assert story.sites["site-a"].live.state == "other"
-    assert round_summary(story.round_list[0])["failures"] == {"site-a": "other"}
+    assert round_summary(story.round_list[0], story.reader)["failures"] == {"site-a": "other"}

@@ -26,7 +26,20 @@ from site_agent.training.compatibility import (
     read_ready,
     read_reply,
 )
-from site_agent.training.protocol import Evaluate, Failed, Frame, Prepare, Prepared, Progress, Ready, encode
+from site_agent.training.protocol import (
+    CaseRow,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Frame,
+    Prepare,
+    Prepared,
+    Progress,
+    Ready,
+    RegionRow,
+    SplitRows,
+    encode,
+)
 
 PREPARE = Prepare(
     experiment=script.experiment_file(), dataset={}, site="site-a", secret=b"", threads=1, cache="/nowhere"
@@ -107,6 +120,17 @@ def test_only_of_a_newer_trainer_unknown_fields_and_kinds_are_left_out() -> None
         for body in (wider, msgpack.packb({"kind": "temperature"})):
             with pytest.raises(MalformedMessage):
                 read_reply(body, version)
+
+
+def test_unknown_fields_of_a_newer_trainer_are_left_out_within_its_scores_too() -> None:
+    row = RegionRow(dice=0.5, reference_empty=False, prediction_empty=False)
+    rows = SplitRows(split="validation", cases=[CaseRow(case="a", regions={"WT": row})])
+    known = Evaluated(round=1, label="final", scores=[rows])
+    plain_ = known.model_dump()
+    plain_["watts"] = plain_["scores"][0]["seconds"] = plain_["scores"][0]["cases"][0]["nice"] = 1
+    assert read_reply(msgpack.packb(plain_), ProtocolVersion(OURS.major, OURS.minor + 1)) == known
+    with pytest.raises(MalformedMessage):
+        read_reply(msgpack.packb(plain_), OURS)
 
 
 class Talk:
