@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from tests import shape
+import shape
 
 
 def tree(root: Path, files: dict[str, str]) -> list[shape.Module]:
