@@ -139,9 +139,7 @@ def _without(plain: dict[str, Any], error: BaseException | None) -> dict[str, An
             *way, last = one["loc"]
             place: Any = plain
             for step in way:  # the name of a member of a union stands in the way, too, and is no key
-                if isinstance(place, list) and isinstance(step, int):
-                    place = place[step]
-                elif isinstance(place, dict) and step in place:
+                if not isinstance(place, dict) or step in place:
                     place = place[step]
             if isinstance(place, dict):
                 place.pop(last, None)
