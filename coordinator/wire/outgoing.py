@@ -5,7 +5,6 @@ Publishing blocks while the broker is away or slow; the main loop never does.
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from coordinator.record.journal import AuditPosition
 from coordinator.work.blobs import Blobs
 from messages.bus.base import Bus, Confirm
 from messages.ground import crash, logs
+from messages.ground.clock import Clock, Queue
 from messages.ground.errors import BrokerUnreachable, KonsilError
 from messages.ground.metrics import PHASES
 from messages.names import COORDINATOR, RoutingKey
@@ -32,9 +32,9 @@ CONFIRM_WITHIN = 600.0
 class Worker:
     """A thread that takes items one by one until None."""
 
-    def __init__(self, name: str) -> None:
-        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.queue: Queue[Any] = clock.make_queue()
+        self._thread = clock.make_thread(self._run, name)
 
     def start(self) -> None:
         """Begin."""
@@ -73,8 +73,8 @@ class Worker:
 class Events(Worker):
     """Publishes events in order."""
 
-    def __init__(self, bus: Bus) -> None:
-        super().__init__("events-out")
+    def __init__(self, bus: Bus, clock: Clock) -> None:
+        super().__init__("events-out", clock)
         self._bus = bus
 
     def send(self, key: str, raw: bytes) -> None:
@@ -106,8 +106,8 @@ class Shipment:
 class Models(Worker):
     """Publishes chunks of models; a chunk that is queued already is not queued twice, however many sites ask."""
 
-    def __init__(self, bus: Bus, blobs: Blobs) -> None:
-        super().__init__("models-out")
+    def __init__(self, bus: Bus, blobs: Blobs, clock: Clock) -> None:
+        super().__init__("models-out", clock)
         self._bus, self._blobs = bus, blobs
         self._lock = threading.Lock()
         self._queued: set[tuple[str, int, int, str, int]] = set()
@@ -174,11 +174,11 @@ class Audit(Worker):
 
     WINDOW = 200
 
-    def __init__(self, bus: Bus, path: Path) -> None:
-        super().__init__("audit-out")
+    def __init__(self, bus: Bus, path: Path, clock: Clock) -> None:
+        super().__init__("audit-out", clock)
         self._bus, self._path = bus, path
         self._position: AuditPosition | None = None
-        self._woken = threading.Event()
+        self._woken = clock.make_event()
 
     def wake(self) -> None:
         """There is a new entry."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-import time
 from importlib.metadata import version
 
 import structlog
 
 from messages.bus.base import Bus
 from messages.envelope import Author, event_id
+from messages.ground.clock import Clock
 from messages.ground.errors import KonsilError
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import Body, Hello
@@ -26,8 +26,8 @@ AGAIN_AFTER = 30.0
 class Post:
     """One running agent's voice. Used by the main loop; `live` by any thread."""
 
-    def __init__(self, bus: Bus, spool: Spool, consortium: str, site: str) -> None:
-        self._bus, self._spool = bus, spool
+    def __init__(self, bus: Bus, spool: Spool, consortium: str, site: str, clock: Clock) -> None:
+        self._bus, self._spool, self._clock = bus, spool, clock
         self._author = Author(consortium, site, spool.incarnation)
         self._published: dict[str, float] = {}
         self._live = 0
@@ -53,7 +53,7 @@ class Post:
         """Publish what is new in the outbox or was not receipted for long; `everything`: all of it (reconnected)."""
         if not self.connected:
             return
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for event in self._spool.waiting():
             last = self._published.get(event.id)
             if everything or last is None or now - last >= AGAIN_AFTER:
@@ -81,10 +81,10 @@ class Post:
         event = self._author.write(
             kind,
             body,
-            time=time.time(),
+            time=self._clock.wall(),
             experiment=experiment,
             round_number=round_number,
-            attempt=f"{self._author.incarnation}.{self._live}.{time.time_ns()}",
+            attempt=f"{self._author.incarnation}.{self._live}.{round(1e9 * self._clock.wall())}",
         )
         key = RoutingKey(kind, event.sender, experiment, addressee)
         self._send(str(key), event.raw)

@@ -1,0 +1,79 @@
+"""The real coordinator and the real agents run a whole experiment of many hours under one virtual clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from coordinator_kit import plain
+from virtual_consortium import VirtualConsortium
+
+from messages import kinds
+from messages.ground.clock import SystemClock
+from messages.ground.virtual.clock import VirtualClock
+from messages.reasons import Reason
+
+MINUTE, HOUR = 60.0, 3600.0
+ROUNDS = {
+    "count": 3,
+    "enrol_within": 1 * HOUR,
+    "train_within": 6 * HOUR,
+    "grace": 2 * HOUR,
+    "at_deadline": "extend",
+    "extensions": 1,
+}
+
+
+def takes(site: str, number: int) -> float:
+    """Round 1: all at once. Round 2: site-c is not back within the grace period. Round 3: only site-a is back by the
+    deadline, site-b within its extension."""
+    slow = {("site-c", 2): 20 * HOUR, ("site-b", 3): 8 * HOUR, ("site-c", 3): 50 * HOUR}
+    return slow.get((site, number), 30 * MINUTE)
+
+
+def run(folder: Path) -> tuple[str, list[kinds.RoundComplete], kinds.ExperimentComplete, float]:
+    """Trace, rounds, end, and the hours that it took."""
+    clock = VirtualClock()
+
+    def body() -> tuple[list[kinds.RoundComplete], kinds.ExperimentComplete, float]:
+        consortium = VirtualConsortium(folder, clock, takes)
+        began = clock.monotonic()
+        experiment = plain(rounds=ROUNDS, quorum={"least_sites": 2})
+        consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))
+        complete = consortium.until("experiment-complete", 48 * HOUR).body
+        hours = (clock.monotonic() - began) / HOUR
+        consortium.close()
+        rounds = [one.body for _at, one in consortium.of("round-complete")]
+        assert isinstance(complete, kinds.ExperimentComplete)
+        return [one for one in rounds if isinstance(one, kinds.RoundComplete)], complete, hours
+
+    rounds, complete, hours = clock.run(body)
+    return clock.trace, rounds, complete, hours
+
+
+def no_machine_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that was handed no clock, and asks the machine's, fails."""
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("the machine's clock was asked")
+
+    for name in [one for one in vars(SystemClock) if not one.startswith("_")]:
+        monkeypatch.setattr(SystemClock, name, forbidden)
+
+
+def test_an_experiment_of_a_day_runs_in_seconds_and_to_the_same_end_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_machine_time(monkeypatch)
+    trace, rounds, complete, hours = run(tmp_path / "one")
+    assert [set(one.contributors) for one in rounds] == [
+        {"site-a", "site-b", "site-c"},
+        {"site-a", "site-b"},
+        {"site-a", "site-b"},
+    ]
+    assert [one.left_out for one in rounds] == [{}, {"site-c": Reason.LATE}, {"site-c": Reason.LATE}]
+    assert [round(one.seconds / HOUR, 1) for one in rounds] == [0.5, 2.5, 10.0]
+    assert 13.0 < hours < 14.5
+    assert complete.test is not None
+    again = run(tmp_path / "two")
+    assert (again[2].final_digest, again[0]) == (complete.final_digest, trace)
