@@ -57,7 +57,8 @@ from site_agent.wire.subscriptions import Subscriptions
 
 log = structlog.get_logger()
 
-TICK = 0.25
+TICK = 1.0
+"""Seconds between two looks at what time asks for; what comes is handled at once."""
 SHOW_EVERY = 1.0
 GOODBYE_WITHIN = 3.0
 
@@ -194,8 +195,9 @@ class Agent:
         self._queue.put(work)
 
     def stop(self) -> None:
-        """Stop soon: say `leaving`, keep the state. Any thread; the loop ends within its next tick."""
+        """Stop soon: say `leaving`, keep the state. Any thread."""
         self._stopping.set()
+        self.post(lambda: None)  # the loop need not wait for its next tick
         if not self._attached:  # whoever waits for the inbox, or for a broker that is away, is freed by this
             self._clock.make_thread(self._bus.close, "stopping").start()
 

@@ -43,7 +43,9 @@ class _Script(NullTrainer):
         for done in range(1, STEPS + 1):
             self._clock.sleep(seconds / STEPS)
             self._say(
-                Progress(round=request.round, phase="training", done=done, total=STEPS, epoch=1, epochs=1, loss=1 / done)
+                Progress(
+                    round=request.round, phase="training", done=done, total=STEPS, epoch=1, epochs=1, loss=1 / done
+                )
             )
         self._write(request)
         self._say(

@@ -1,4 +1,4 @@
-"""A whole consortium in this process and in virtual time: the real services on the bus in memory, trainers by script."""
+"""A whole consortium in this process and in virtual time: real services, the bus in memory, trainers by script."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ class VirtualConsortium:
 
     Args:
         seconds: how long a round's training takes at a site.
+        sites: those whose agents run.
     """
 
-    def __init__(self, folder: Path, clock: VirtualClock, seconds: Seconds) -> None:
+    def __init__(self, folder: Path, clock: VirtualClock, seconds: Seconds, sites: tuple[str, ...] = SITES) -> None:
         self.clock, self._folder, self._seconds = clock, folder, seconds
         parties = [Party("coordinator", "coordinator", "x"), Party("dr-a", "researcher", "x")]
-        sites = [Party(site, "site", "x") for site in SITES]
-        self.broker = MemoryBroker(render(CONSORTIUM, [*parties, *sites]), clock=clock)
+        parties += [Party(site, "site", "x") for site in SITES]
+        self.broker = MemoryBroker(render(CONSORTIUM, parties), clock=clock)
         self.heard: list[tuple[float, envelope.Event]] = []
         self.researcher = MemoryBus(self.broker, "dr-a")
         self._down = self.researcher.subscribe("downlink", self._take)
@@ -44,7 +45,7 @@ class VirtualConsortium:
             build=build,
             clock=clock,
         )
-        self.agents = {site: self._agent(site) for site in SITES}
+        self.agents = {site: self._agent(site) for site in sites}
         self._threads: list[threading.Thread] = [clock.make_thread(self.coordinator.run, "coordinator")]
         self._threads += [clock.make_thread(agent.run, site) for site, agent in self.agents.items()]
         for thread in self._threads:

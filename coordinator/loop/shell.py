@@ -27,6 +27,8 @@ from messages.ground.clock import Queue
 from messages.names import AUDIT, DOWNLINK, MODELS, UPLINK
 
 log = structlog.get_logger("coordinator")
+TICK = 1.0
+"""Seconds between two looks at what time asks for; what comes, and timers, are handled at once."""
 ALIVE_EVERY = 5.0
 AUDITED_AGAIN = 200
 """Entries of the event log that are published again when the broker is back: what it confirmed last may be lost."""
@@ -192,8 +194,8 @@ class Shell:
     def _patience(self) -> float:
         if self.parts.gate.closed:
             return 0.5
-        moment = timers.next_due(self.steps.timed)
-        return 0.5 if moment is None else min(0.5, max(0.0, moment - self.parts.clock.now()))
+        moment = timers.next_due(self.steps.timed, self._spared)
+        return TICK if moment is None else min(TICK, max(0.0, moment - self.parts.clock.now()))
 
     def _timers(self) -> None:
         if self.parts.gate.closed or not self.queue.empty():

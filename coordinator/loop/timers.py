@@ -57,6 +57,13 @@ def due(states: Mapping[str, ExperimentState], now: float) -> list[tuple[float, 
     )
 
 
-def next_due(states: Mapping[str, ExperimentState]) -> float | None:
-    """When the next timer is due."""
-    return min((moment for state in states.values() for moment in state.timers.values()), default=None)
+def next_due(states: Mapping[str, ExperimentState], spared: Mapping[tuple[str, str], float]) -> float | None:
+    """When the next timer is due; a spared one, (experiment, timer), not before the time that it is spared until."""
+    return min(
+        (
+            max(moment, spared.get((name, timer), 0.0))
+            for name, state in states.items()
+            for timer, moment in state.timers.items()
+        ),
+        default=None,
+    )

@@ -13,21 +13,22 @@ from messages.ground.clock import SystemClock
 from messages.ground.virtual.clock import VirtualClock
 from messages.reasons import Reason
 
+SITES = ("site-a", "site-b")
 MINUTE, HOUR = 60.0, 3600.0
 ROUNDS = {
     "count": 3,
     "enrol_within": 1 * HOUR,
-    "train_within": 6 * HOUR,
-    "grace": 2 * HOUR,
+    "train_within": 2 * HOUR,
+    "grace": 1 * HOUR,
     "at_deadline": "extend",
     "extensions": 1,
 }
 
 
 def takes(site: str, number: int) -> float:
-    """Round 1: all at once. Round 2: site-c is not back within the grace period. Round 3: only site-a is back by the
-    deadline, site-b within its extension."""
-    slow = {("site-c", 2): 20 * HOUR, ("site-b", 3): 8 * HOUR, ("site-c", 3): 50 * HOUR}
+    """Round 1: both at once. Round 2: site-b is not back within the grace period. Round 3: nobody is back by the
+    deadline, site-a within its extension, site-b never."""
+    slow = {("site-b", 2): 20 * HOUR, ("site-a", 3): 2.5 * HOUR, ("site-b", 3): 50 * HOUR}
     return slow.get((site, number), 30 * MINUTE)
 
 
@@ -36,9 +37,9 @@ def run(folder: Path) -> tuple[str, list[kinds.RoundComplete], kinds.ExperimentC
     clock = VirtualClock()
 
     def body() -> tuple[list[kinds.RoundComplete], kinds.ExperimentComplete, float]:
-        consortium = VirtualConsortium(folder, clock, takes)
+        consortium = VirtualConsortium(folder, clock, takes, SITES)
         began = clock.monotonic()
-        experiment = plain(rounds=ROUNDS, quorum={"least_sites": 2})
+        experiment = plain(sites=[*SITES], rounds=ROUNDS, quorum={"least_sites": 1})
         consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))
         complete = consortium.until("experiment-complete", 48 * HOUR).body
         hours = (clock.monotonic() - began) / HOUR
@@ -61,19 +62,15 @@ def no_machine_time(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(SystemClock, name, forbidden)
 
 
-def test_an_experiment_of_a_day_runs_in_seconds_and_to_the_same_end_twice(
+def test_an_experiment_of_hours_runs_in_seconds_and_to_the_same_end_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_machine_time(monkeypatch)
     trace, rounds, complete, hours = run(tmp_path / "one")
-    assert [set(one.contributors) for one in rounds] == [
-        {"site-a", "site-b", "site-c"},
-        {"site-a", "site-b"},
-        {"site-a", "site-b"},
-    ]
-    assert [one.left_out for one in rounds] == [{}, {"site-c": Reason.LATE}, {"site-c": Reason.LATE}]
-    assert [round(one.seconds / HOUR, 1) for one in rounds] == [0.5, 2.5, 10.0]
-    assert 13.0 < hours < 14.5
+    assert [set(one.contributors) for one in rounds] == [{"site-a", "site-b"}, {"site-a"}, {"site-a"}]
+    assert [one.left_out for one in rounds] == [{}, {"site-b": Reason.ABSENT}, {"site-b": Reason.ABSENT}]
+    assert [round(one.seconds / HOUR, 1) for one in rounds] == [0.5, 1.5, 3.5]
+    assert hours == pytest.approx(5.5, abs=0.1)
     assert complete.test is not None
     again = run(tmp_path / "two")
     assert (again[2].final_digest, again[0]) == (complete.final_digest, trace)
