@@ -16,6 +16,9 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Protocol
 
+STANDS_STILL = 200_000
+"""Turns without any time passing that are no work any more, but a loop that waits for nothing."""
+
 
 class Stopped(BaseException):
     """Raised in a participant's wait once all is over: it unwinds and ends without a word."""
@@ -62,6 +65,8 @@ class Turns:
         self.guard = threading.Lock()
         self.time = 0.0
         self.count = 0
+        self._moved_at = 0
+        """The count when time moved last."""
         self.threads: set[Endable] = set()
         self._draw = None if seed is None else random.Random(seed)  # noqa: S311 (no secret: a schedule)
         self._here = threading.local()
@@ -86,11 +91,14 @@ class Turns:
 
         Raises:
             Stopped: all is over.
+            RuntimeError: time stands still, since somebody waits in a loop for no time at all.
         """
         me: Waiter | None = getattr(self._here, "waiter", None)
         if me is None:
             return self._park_outside(place, timeout, let_go)
         self._check()
+        if self.count - self._moved_at > STANDS_STILL:
+            raise RuntimeError(f"virtual time stands still at {self.time} s, in the turn of {me.name}")
         me.woken, me.wait = False, me.wait + 1
         place.append(me)
         self._parked[me] = None
@@ -194,7 +202,8 @@ class Turns:
         while self._due:
             due, _order, waiter, wait = heapq.heappop(self._due)
             if waiter.wait == wait and waiter in self._parked:
-                self.time = max(self.time, due)
+                if due > self.time:
+                    self.time, self._moved_at = due, self.count
                 del self._parked[waiter]
                 return waiter
         return None

@@ -152,6 +152,17 @@ def test_whoever_waits_when_all_is_over_unwinds() -> None:
     assert not thread.is_alive()
 
 
+def test_a_loop_that_waits_for_nothing_is_named() -> None:
+    clock = VirtualClock()
+
+    def spin() -> None:
+        while True:
+            clock.sleep(0.0)
+
+    with pytest.raises(RuntimeError, match=r"stands still at 0\.0 s, in the turn of body"):
+        clock.run(spin)
+
+
 def test_a_thread_that_takes_no_turns_is_heard_and_answered() -> None:
     clock = VirtualClock()
     asked, answers = clock.make_queue(), clock.make_queue()
