@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import structlog
 from coordinator import config as configs
 from coordinator.config import CoordinatorConfig
 from coordinator.core.inputs import DiskFull
+from coordinator.core.logic import LOGIC
 from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Gate
@@ -121,7 +123,8 @@ class Coordinator:
             self.shell = Shell(parts, self._queue, config, self._ack)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe(names.inbox(names.COORDINATOR), self._queue.put, exclusive=True)
-            self.journal.append(naming.NO_EXPERIMENT, TERM, {"term": self.journal.term}, time=clock.now())
+            started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
+            self.journal.append(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
             own_word.subscribe(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()

@@ -27,7 +27,7 @@ from coordinator.record.salvage import raise_term
 from coordinator.work.blobs import Blobs
 from messages.chain import Entry
 from messages.ground.clock import Clock, SystemClock
-from messages.ground.durable import sync
+from messages.ground.durable import keep_file, sync
 from messages.ground.errors import RequestError, WorkFailed
 from messages.tensors.layout import Manifest
 
@@ -80,9 +80,7 @@ def backup(state: Path, out: Path, show: Show = lambda *_: None, *, clock: Clock
         verify(part, wanted, show, missing)
         summary = _summed(part, wanted, missing)
         _describe(part, summary, clock.wall())
-        sync(part)
-        os.replace(part, out)
-        sync(out.parent)
+        keep_file(part, out)
     except OSError as error:
         raise WorkFailed(
             f"the backup cannot be written ({error.strerror})",
@@ -117,9 +115,7 @@ def restore(saved: Path, state: Path, show: Show = lambda *_: None, *, clock: Cl
         fresh = state / "journal.sqlite.part"
         shutil.copyfile(saved / "journal.sqlite", fresh)
         raise_term(fresh, clock)
-        sync(fresh)
-        os.replace(fresh, place)
-        sync(state)
+        keep_file(fresh, place)
     except OSError as error:
         raise WorkFailed(f"cannot be restored ({error.strerror})", where=str(state)) from None
     return _summed(saved, wanted, missing)

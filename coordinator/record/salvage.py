@@ -21,7 +21,7 @@ from coordinator.record.journal_file import reader
 from coordinator.record.recovery import read_step
 from messages.chain import Entry
 from messages.ground.clock import Clock, SystemClock
-from messages.ground.durable import sync
+from messages.ground.durable import keep_file
 from messages.ground.errors import LogBroken, RequestError
 
 
@@ -62,14 +62,12 @@ def cut(state: Path, after: int, *, even_good: bool = False, clock: Clock = Syst
         fresh = state / "journal.sqlite.part"
         fresh.unlink(missing_ok=True)
         write_anew(fresh, entries, handled(entries), term=max(term, int(clock.wall())))
-        sync(fresh)
         kept = state / f"journal-broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(clock.wall()))}"
         kept.mkdir()
         for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "journal.head"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(state / name, kept / name)
-        os.replace(fresh, place)
-        sync(state)
+        keep_file(fresh, place)
     finally:
         os.close(handle)
     return kept

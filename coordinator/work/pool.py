@@ -25,7 +25,7 @@ from coordinator.work.blobs import Blobs, Buffer, created
 from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.clock import Clock
-from messages.ground.durable import sync
+from messages.ground.durable import is_out_of_space, sync
 from messages.ground.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.ground.metrics import PHASES
 from messages.reasons import Reason
@@ -57,11 +57,6 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None) -
         master=None if effect.master is None else blobs.open(name, effect.master, effect.manifest),
         wire=wire,
     )
-
-
-def is_full(error: OSError) -> bool:
-    """Whether the disk (or a quota, or a limit of file sizes) had no space."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 Build = Callable[[Experiment, Path, Path, float], None]
@@ -133,7 +128,7 @@ class Work:
                 given = job()
             except OSError as error:
                 log.error("work failed", experiment=experiment, detail=str(error))
-                given = i.DiskFull(time=self.now()) if is_full(error) else failed()
+                given = i.DiskFull(time=self.now()) if is_out_of_space(error) else failed()
             except KonsilError as error:
                 log.error("work failed", experiment=experiment, detail=str(error))
                 given = failed()
