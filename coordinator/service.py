@@ -87,7 +87,7 @@ class Coordinator:
             raise
         gate = Gate()
         blobs = Blobs(state / "blobs")
-        events = Events(self._bus, clock)
+        events = Events(self._bus, state, clock)
         author = Author(config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term)
         say = Announcer(author, events, clock.now)
         work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock, build)

@@ -13,7 +13,7 @@ from coordinator.core import decisions as d
 from coordinator.core.effects import Aggregate, effects
 from coordinator.core.evolve import evolve
 from coordinator.core.logic import LOGIC, explain_unknown
-from coordinator.core.machine import UnknownPair, decide
+from coordinator.core.machine import IllegalInput, decide
 from coordinator.core.state import ExperimentState
 from coordinator.record import story
 from coordinator.record.journal import STEP
@@ -94,7 +94,7 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
         before = states.get(entry.experiment)
         try:
             anew = decide(before, upcast(logic, given, recorded, before), logic)
-        except (UnknownPair, ValueError, KeyError) as error:
+        except (IllegalInput, ValueError, KeyError) as error:
             yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what)
             return
         problem = "" if _compared(anew) == _compared(recorded) else "the decisions do not follow from the input"
@@ -109,7 +109,7 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
                 made = waiting.pop(entry.experiment, None)
                 check = replace(
                     _check(made, decision, blobs, final.get(entry.experiment)),
-                    contributors={site: cases for site, _seal, cases in made.updates} if made is not None else {},
+                    contributors={one.site: one.cases for one in made.updates} if made is not None else {},
                     model_digest=decision.digest,
                 )
         if check is not None and not check.agrees:
@@ -147,7 +147,7 @@ def _check(
     if blobs is None:
         return AggregateCheck(number, Status.DIGEST_ONLY, True)
     kept = {(one.round, one.site) for one in final.kept} if final is not None else set()
-    gone = [site for site, seal, _cases in made.updates if not blobs.has(made.experiment, seal)]
+    gone = [one.site for one in made.updates if not blobs.has(made.experiment, one.seal)]
     if gone:
         due = [site for site in gone if (number, site) in kept]
         if not due:
@@ -159,7 +159,7 @@ def _check(
             return AggregateCheck(number, Status.DIGEST_ONLY, True)
         problem = f"the model that round {number} began with should be kept and is not there"
         return AggregateCheck(number, Status.MISSING, False, problem)
-    changed = [site for site, seal, _cases in made.updates if not _intact(blobs, made, seal)]
+    changed = [one.site for one in made.updates if not blobs.intact(made.experiment, one.seal, made.manifest_of(one))]
     if changed:
         problem = f"the stored update of {', '.join(changed)} for round {number} was changed"
         return AggregateCheck(number, Status.MISSING, False, problem)
@@ -169,10 +169,6 @@ def _check(
     same = _made(blobs, made) == (completed.digest, completed.wire)
     problem = "" if same else f"the updates of round {number} do not make the model that the log names"
     return AggregateCheck(number, Status.RECOMPUTED, same, problem)
-
-
-def _intact(blobs: Blobs, made: Aggregate, seal: str) -> bool:
-    return blobs.intact(made.experiment, seal, made.manifest_of(seal))
 
 
 def _made(blobs: Blobs, made: Aggregate) -> tuple[str, str | None]:

@@ -44,14 +44,14 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None) -
     Returns whether all of it is finite; FileNotFoundError or ValueError where a blob is gone or of another size.
     """
     shares = weights(
-        {site: cases for site, _seal, cases in effect.updates},
+        {one.site: one.cases for one in effect.updates},
         weight_by=effect.weight_by,
         cap=effect.weight_cap,
     )
     name, update = effect.experiment, effect.manifest.in_codec(effect.codec)
     return aggregate(
         effect.manifest,
-        [(shares[site], blobs.open(name, sealed, update)) for site, sealed, _cases in effect.updates],
+        [(shares[one.site], blobs.open(name, one.seal, update)) for one in effect.updates],
         out,
         codec=effect.codec,
         master=None if effect.master is None else blobs.open(name, effect.master, effect.manifest),

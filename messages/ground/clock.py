@@ -68,6 +68,9 @@ class Condition(Protocol):
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
         """Wait until the predicate holds; its last value."""
 
+    def notify(self) -> None:
+        """Free the first who waits."""
+
     def notify_all(self) -> None:
         """Free all who wait."""
 

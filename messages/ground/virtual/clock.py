@@ -95,6 +95,17 @@ class VirtualClock(Clock):
         """How many turns were given so far."""
         return self._turns.count
 
+    def advance(self, seconds: float) -> None:
+        """Let so many seconds pass for parts that have no thread by this clock.
+
+        Raises:
+            RuntimeError: a thread of this clock runs or waits: it would miss what is due meanwhile. Use `sleep`.
+        """
+        with self._turns.guard:
+            if self._turns.threads:
+                raise RuntimeError("time passes by itself where threads wait for it")
+            self._turns.time += seconds
+
     def run(self, body: Callable[[], T]) -> T:
         """Call `body` as the first participant. Once it is over, all others unwind where they wait (`Stopped`)."""
         with self._turns.guard:

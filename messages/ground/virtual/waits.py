@@ -125,6 +125,11 @@ class VirtualCondition:
                 return predicate()  # an outsider's seconds are real: virtual time need not have moved
         return found
 
+    def notify(self) -> None:
+        """Free the first who waits."""
+        with self._turns.guard:
+            self._turns.wake(self._waiting, 1)
+
     def notify_all(self) -> None:
         """Free all who wait."""
         with self._turns.guard:

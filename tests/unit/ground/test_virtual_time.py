@@ -152,6 +152,19 @@ def test_whoever_waits_when_all_is_over_unwinds() -> None:
     assert not thread.is_alive()
 
 
+def test_time_is_moved_by_hand_only_where_no_thread_waits_for_it() -> None:
+    clock = VirtualClock()
+    clock.advance(HOUR)
+    assert clock.monotonic() == UPTIME + HOUR
+
+    def body() -> None:
+        clock.make_thread(lambda: clock.sleep(HOUR), "sleeper").start()
+        with pytest.raises(RuntimeError):
+            clock.advance(1.0)
+
+    clock.run(body)
+
+
 def test_a_loop_that_waits_for_nothing_is_named() -> None:
     clock = VirtualClock()
 
