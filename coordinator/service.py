@@ -7,9 +7,7 @@ any effect of it; used to prove that recovery works between any two entries.
 from __future__ import annotations
 
 import os
-import queue
 import signal
-import threading
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +21,7 @@ from coordinator.core.inputs import DiskFull
 from coordinator.core.logic import LOGIC
 from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
-from coordinator.loop.timers import Clock, Gate
+from coordinator.loop.timers import Gate
 from coordinator.metrics import readings
 from coordinator.record.journal import TERM, Journal, Written
 from coordinator.wire.announcer import Announcer
@@ -38,6 +36,7 @@ from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.envelope import Author
 from messages.ground import descriptors, logs, naming, starting, systemd
+from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import KonsilError
 from messages.ground.exposition import Endpoint, Reading
 
@@ -59,6 +58,9 @@ def connect_rabbitmq(config: CoordinatorConfig, on_notice: OnNotice) -> Bus:
 class Coordinator:
     """A coordinator: opened by the constructor, run by `run`, ended by `stop` from any thread.
 
+    Args:
+        clock: by which all of it goes; None: the machine's.
+
     Raises:
         NameTaken: another coordinator holds the journal or the inbox.
         LogBroken: the journal does not verify.
@@ -71,9 +73,11 @@ class Coordinator:
         *,
         connect: Connect = connect_rabbitmq,
         build: Build = build_in_subprocess,
+        clock: Clock | None = None,
         crash_after: int | None = None,
     ) -> None:
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        clock = SystemClock() if clock is None else clock
+        self._queue: Queue[Any] = clock.make_queue()
         state = config.coordinator.state
         self.journal = Journal(state, crash_after=crash_after)
         try:
@@ -81,12 +85,12 @@ class Coordinator:
         except BaseException:
             self.journal.close()
             raise
-        clock, gate = Clock(), Gate()
+        gate = Gate()
         blobs = Blobs(state / "blobs")
-        events = Events(self._bus, state)
+        events = Events(self._bus, state, clock)
         author = Author(config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term)
         say = Announcer(author, events, clock.now)
-        work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock.now, build)
+        work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock, build)
 
         def save(positions: Any) -> None:
             self._queue.put(lambda: self.journal.note(Written({}, positions)))
@@ -94,15 +98,25 @@ class Coordinator:
         def full(name: str) -> None:
             self._queue.put((name, DiskFull(time=clock.now())))
 
-        receiver = Receiver(blobs, work.verify, say.ask, save, self._reread, work.room, full)
-        audit = Audit(self._bus, self.journal.path)
+        receiver = Receiver(blobs, work.verify, say.ask, save, clock, self._reread, work.room, full)
+        audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
         own_word = ReadingBack(self.journal.position)
         parts = Parts(
-            self.journal, clock, gate, say, events, Models(self._bus, blobs), audit, receiver, work, presence, own_word
+            self.journal,
+            clock,
+            gate,
+            say,
+            events,
+            Models(self._bus, blobs, clock),
+            audit,
+            receiver,
+            work,
+            presence,
+            own_word,
         )
         self._subscriptions: dict[str, Subscription] = {}
-        self._attached = threading.Event()
+        self._attached = clock.make_event()
         self._parts = parts
         self._endpoint: Endpoint | None = None
         try:

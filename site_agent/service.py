@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import structlog
 
 from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
+from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import BrokerUnreachable, KonsilError
 from messages.ground.exposition import Endpoint, Reading
 from messages.ground.naming import NO_EXPERIMENT
@@ -47,7 +45,8 @@ from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
 from site_agent.loop.upkeep import Upkeep
 from site_agent.metrics import readings
-from site_agent.trainers.processes import Trainers
+from site_agent.trainers.base import StartTrainers
+from site_agent.trainers.processes import start_processes
 from site_agent.trainers.requests import Workshop
 from site_agent.wire.connection import Connect, connect_rabbitmq
 from site_agent.wire.outbox import Post
@@ -58,7 +57,10 @@ from site_agent.wire.subscriptions import Subscriptions
 
 log = structlog.get_logger()
 
-TICK = 0.25
+TICK = 1.0
+"""Seconds between two looks at what time asks for; what comes is handled at once."""
+HURRY = 0.25
+"""The same while the bus takes what lies in the outbox only bit by bit."""
 SHOW_EVERY = 1.0
 GOODBYE_WITHIN = 3.0
 
@@ -66,58 +68,70 @@ GOODBYE_WITHIN = 3.0
 class Agent:
     """One site's agent.
 
+    Args:
+        trainers: makes what trains; production has a process for each experiment.
+        clock: by which all of it goes; None: the machine's.
+
     Raises (constructor and `run`):
         KonsilError: with the exit status it stands for: state directory or name taken (2), broker down or login
             refused at the start (3).
     """
 
-    def __init__(self, config: SiteConfig, connect: Connect = connect_rabbitmq) -> None:
+    def __init__(
+        self,
+        config: SiteConfig,
+        connect: Connect = connect_rabbitmq,
+        *,
+        trainers: StartTrainers = start_processes,
+        clock: Clock | None = None,
+    ) -> None:
         self.config = config
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._stopping = threading.Event()
+        self._clock: Clock = SystemClock() if clock is None else clock
+        self._queue: Queue[Callable[[], None]] = self._clock.make_queue()
+        self._stopping = self._clock.make_event()
         self._broker = "connecting"
         self._lost = self._attached = False
-        self._pace = Pace()
-        self._rules = Rules(config)
+        self._pace = Pace(self._clock)
+        self._rules = Rules(config, self._clock)
         self.spool = Spool(config.site.state)
         try:
             agenda = restored(self.spool.load_agenda(config.site.name))
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post(lambda: self._on_notice(notice)))
-            self._voice = Post(self._bus, self.spool, config.site.consortium, config.site.name)
-            self._steps = Steps(self.spool, self._voice, agenda, self._stopping)
+            self._voice = Post(self._bus, self.spool, config.site.consortium, config.site.name, self._clock)
+            self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
         except BaseException:
             self.spool.close()
             raise
         self._subscriptions = Subscriptions(self._bus, self.spool, self.post)
-        self._make_hands()
+        self._make_hands(trainers)
         self._make_ears()
 
-    def _make_hands(self) -> None:
+    def _make_hands(self, trainers: StartTrainers) -> None:
         """What works: trainers, transfers, and what gives them their errands. They answer through the main loop."""
-        config = self.config
+        config, clock = self.config, self._clock
 
         def room() -> int:
             return self.spool.room(config.limits.disk)
 
         sealer = Sealer()
-        self._trainers = Trainers(
-            on_reply=lambda name, token, reply: self.post(lambda: self._reports.reply(name, token, reply)),
-            on_exit=lambda name, token, status: self.post(lambda: self._reports.exit(name, token, status)),
-            logs=config.site.state / "logs",
-            program=config.training.command,
-            nice=config.training.nice,
-            stuck_after=config.training.stuck_after,
+        self._trainers = trainers(
+            config,
+            lambda name, token, reply: self.post(lambda: self._reports.reply(name, token, reply)),
+            lambda name, token, status: self.post(lambda: self._reports.exit(name, token, status)),
+            clock,
         )
-        self._workshop = Workshop(config, self.spool, self._trainers, sealer, room)
+        self._workshop = Workshop(config, self.spool, self._trainers, sealer, room, clock)
         self._relay = Relay(
             self._voice,
             self._rules.floors,
             moved=lambda: (self._receiver.bytes_down, self._sender.bytes_up),
             post=self.post,
+            clock=clock,
         )
         self._receiver = Receiver(
             self.spool,
+            clock,
             on_complete=lambda key: self._errands.post(ModelReady(key.experiment, key)),
             on_no_room=lambda name: self._errands.post(NoSpace(name)),
             on_progress=lambda key, done, total: self._relay.transfer("fetching", key, done, total),
@@ -128,7 +142,8 @@ class Agent:
             self._bus,
             config.limits.bandwidth,
             sealer,
-            on_leaving=lambda key, size: self.spool.leaving(key, size, time.time()),
+            clock,
+            on_leaving=lambda key, size: self.spool.leaving(key, size, clock.wall()),
             on_sent=lambda key: self._errands.post(ChunksSent(key.experiment, key.round, key.attempt)),
             on_lost=lambda key: self._errands.post(self._workshop.lost(key)),
             on_progress=lambda key, done, total: self._relay.transfer("sending", key, done, total),
@@ -140,7 +155,7 @@ class Agent:
             workshop=self._workshop,
             receiver=self._receiver,
             sender=self._sender,
-            guard=DataGuard(config.datasets, self.post, config.site.state),
+            guard=DataGuard(config.datasets, self.post, clock, config.site.state),
             post=self.post,
             show=self._show,
         )
@@ -156,12 +171,15 @@ class Agent:
             rules=self._rules,
             ack=self._subscriptions.ack,
             post=self.post,
+            clock=self._clock,
         )
         self._reports = Reports(
             steps=self._steps, errands=self._errands, trainers=self._trainers,
-            workshop=self._workshop, relay=self._relay,
+            workshop=self._workshop, relay=self._relay, clock=self._clock,
         )  # fmt: skip
-        self._orders = Orders(steps=self._steps, errands=self._errands, post=self.post, status=self.status)
+        self._orders = Orders(
+            steps=self._steps, errands=self._errands, post=self.post, status=self.status, clock=self._clock
+        )
         self._upkeep = Upkeep(
             steps=self._steps,
             errands=self._errands,
@@ -171,6 +189,7 @@ class Agent:
             spool=self.spool,
             retention=self.config.retention,
             hearing=self._hearing,
+            clock=self._clock,
         )
 
     def post(self, work: Callable[[], None]) -> None:
@@ -178,10 +197,11 @@ class Agent:
         self._queue.put(work)
 
     def stop(self) -> None:
-        """Stop soon: say `leaving`, keep the state. Any thread; the loop ends within its next tick."""
+        """Stop soon: say `leaving`, keep the state. Any thread."""
         self._stopping.set()
+        self.post(lambda: None)  # the loop need not wait for its next tick
         if not self._attached:  # whoever waits for the inbox, or for a broker that is away, is freed by this
-            threading.Thread(target=self._bus.close, name="stopping", daemon=True).start()
+            self._clock.make_thread(self._bus.close, "stopping").start()
 
     def run(self) -> int:
         """Work until stopped; returns the exit status."""
@@ -232,12 +252,15 @@ class Agent:
     def _turn(self) -> None:
         """Handle what came, or the passing of time."""
         try:
-            work: Callable[[], None] | None = self._queue.get(timeout=TICK)
+            work: Callable[[], None] | None = self._queue.get(timeout=self._patience())
         except queue.Empty:
             work = None
         if work is not None:
             self._safely(work)
         self._safely(self._tick)
+
+    def _patience(self) -> float:
+        return HURRY if self._voice.behind and self._voice.connected else TICK
 
     @staticmethod
     def _safely(work: Callable[[], None]) -> None:
@@ -277,7 +300,7 @@ class Agent:
             self._voice.hello()
 
     def _tick(self) -> None:
-        if self._pace.due("tick", TICK):
+        if self._pace.due("tick", self._patience()):
             self._upkeep.tick()
             if self._pace.due("show", SHOW_EVERY):
                 self._show()
@@ -303,7 +326,7 @@ class Agent:
             bytes_up=self._sender.bytes_up,
             pending=self._bus.pending(),
             resumed=self._relay.resumed,
-            opens_at=self._rules.opens_at(datetime.now()),
+            opens_at=self._rules.opens_at(),
         )
 
     def _read(self) -> Iterable[Reading]:
@@ -329,7 +352,7 @@ class Agent:
             with self.spool.transaction():
                 self._voice.say(
                     Say("leaving", NO_EXPERIMENT, 0, Leaving(), f"incarnation-{self.spool.incarnation}"),
-                    time.time(),
+                    self._clock.wall(),
                 )
             self._voice.publish()
             if self._voice.connected:

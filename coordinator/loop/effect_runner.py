@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from coordinator.wire.incoming import Receiver
 from coordinator.wire.outgoing import Models, Shipment
 from coordinator.work.pool import Work
 from messages import kinds
+from messages.ground.clock import Queue
 from messages.ground.naming import NO_EXPERIMENT
 
 log = structlog.get_logger("coordinator")
@@ -48,7 +48,7 @@ class Hands:
         models: Models,
         receiver: Receiver,
         work: Work,
-        inputs: queue.SimpleQueue[Any],
+        inputs: Queue[Any],
         set_aside: Callable[[str, str, Any], None],
     ) -> None:
         self._journal, self._say, self._models = journal, say, models

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -57,7 +56,7 @@ class Inbound:
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
         self._unsaved: dict[str, Position] = {}
-        self._started = time.monotonic()
+        self._started = steps.parts.clock.monotonic()
         self._ahead: dict[str, list[tuple[Event, Delivery]]] = {}
         """Experiment → events of rounds that this coordinator has not come to: its journal is older than they are."""
         self.refused: Counter[str] = Counter()
@@ -227,7 +226,7 @@ class Inbound:
 
         What lies on uplink comes before our mark; what has no receipt yet is said again after our hello.
         """
-        early = time.monotonic() < self._started + CATCH_UP
+        early = self._steps.parts.clock.monotonic() < self._started + CATCH_UP
         return early or self._steps.parts.gate.closed or experiment in self._ahead
 
     def _is_ahead(self, event: Event) -> bool:

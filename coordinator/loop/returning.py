@@ -10,10 +10,10 @@ from coordinator.core import announce, models
 from coordinator.core import effects as e
 from coordinator.core.state import ExperimentState
 from coordinator.loop.effect_runner import shipment
-from coordinator.loop.timers import Clock
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.outgoing import Models
 from messages import kinds
+from messages.ground.clock import Clock
 
 log = structlog.get_logger("coordinator")
 STANDING_FOR = 30 * 86400.0

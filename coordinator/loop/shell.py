@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,9 +23,12 @@ from coordinator.record.journal import NOTHING, DiskFull, Written
 from messages import kinds
 from messages.bus.base import BusState, Delivery, Notice
 from messages.ground import systemd
+from messages.ground.clock import Queue
 from messages.names import AUDIT, DOWNLINK, MODELS, UPLINK
 
 log = structlog.get_logger("coordinator")
+TICK = 1.0
+"""Seconds between two looks at what time asks for; what comes, and timers, are handled at once."""
 ALIVE_EVERY = 5.0
 AUDITED_AGAIN = 200
 """Entries of the event log that are published again when the broker is back: what it confirmed last may be lost."""
@@ -48,7 +49,7 @@ class Shell:
     def __init__(
         self,
         parts: Parts,
-        inputs: queue.SimpleQueue[Any],
+        inputs: Queue[Any],
         config: CoordinatorConfig,
         ack: Callable[[Delivery], None],
     ) -> None:
@@ -60,7 +61,7 @@ class Shell:
         self.steps.inbound = self._inbound
         self._alive_at = self._notes_at = self._marked_at = 0.0
         self._stopping = False
-        self.ending = threading.Event()
+        self.ending = parts.clock.make_event()
         """Set from any thread: a wait for space on the disk ends, too."""
         self._space = Space(parts.work.blobs.folder, parts.work.limits.disk_reserve)
         self._missing: set[str] = set()
@@ -97,7 +98,7 @@ class Shell:
 
     def mark(self) -> None:
         """Publish our mark on uplink; timers wait until it is read."""
-        self._marked_at = time.monotonic()
+        self._marked_at = self.parts.clock.monotonic()
         self.parts.say.live("nonce", kinds.Nonce(nonce=self.parts.gate.mark()))
 
     def run(self) -> None:
@@ -113,9 +114,9 @@ class Shell:
                 self._take(item)
             self._timers()
             self._every_so_often()
-            if pulse is not None and time.monotonic() >= beat:
+            if pulse is not None and self.parts.clock.monotonic() >= beat:
                 systemd.notify("WATCHDOG=1")
-                beat = time.monotonic() + pulse / 2
+                beat = self.parts.clock.monotonic() + pulse / 2
         with contextlib.suppress(DiskFull):  # the next start reads again what this one could not note
             self.steps.count_floods(all_=True)
             self._save()
@@ -193,8 +194,8 @@ class Shell:
     def _patience(self) -> float:
         if self.parts.gate.closed:
             return 0.5
-        moment = timers.next_due(self.steps.timed)
-        return 0.5 if moment is None else min(0.5, max(0.0, moment - self.parts.clock.now()))
+        moment = timers.next_due(self.steps.timed, self._spared)
+        return TICK if moment is None else min(TICK, max(0.0, moment - self.parts.clock.now()))
 
     def _timers(self) -> None:
         if self.parts.gate.closed or not self.queue.empty():
@@ -209,7 +210,7 @@ class Shell:
                 self._spared[name, timer] = now + SPARED
 
     def _every_so_often(self) -> None:
-        now = time.monotonic()
+        now = self.parts.clock.monotonic()
         gate = self.parts.gate
         if gate.nonce is not None and self.steps.tally.reachable and now - self._marked_at > MARK_AGAIN:
             self.mark()  # confirmed, and never stored: no timer would ever fire again
@@ -249,7 +250,7 @@ class Shell:
         Raises:
             DiskFull: the service is to end.
         """
-        now = time.monotonic()
+        now = self.parts.clock.monotonic()
         if not self.steps.tally.disk_full:
             self.steps.tally.disk_full = True
             self.parts.gate.lost(self.parts.clock.now())  # deadlines get the time back

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from coordinator.core.state import ExperimentState
 from coordinator.loop.effect_runner import Hands
 from coordinator.loop.floods import Floods
 from coordinator.loop.tally import Tally
-from coordinator.loop.timers import Clock, Gate
+from coordinator.loop.timers import Gate
 from coordinator.record.journal import ASIDE, NOTHING, STEP, Journal, Written
 from coordinator.record.recovery import recover, step_body
 from coordinator.wire.announcer import Announcer
@@ -30,6 +29,7 @@ from coordinator.wire.reading_back import ReadingBack
 from coordinator.work.pool import Work
 from messages.bus.base import Position
 from messages.ground import crash, logs
+from messages.ground.clock import Clock, Queue
 from messages.ground.naming import NO_EXPERIMENT
 from messages.reasons import Reason
 
@@ -86,7 +86,7 @@ class Steps:
 
     inbound: HeldBack
 
-    def __init__(self, parts: Parts, inputs: queue.SimpleQueue[Any]) -> None:
+    def __init__(self, parts: Parts, inputs: Queue[Any]) -> None:
         self.parts, self.queue = parts, inputs
         self.tally = Tally()
         self.floods = Floods()

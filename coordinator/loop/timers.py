@@ -1,23 +1,11 @@
-"""The coordinator's clock, and the gate that holds timers back while messages may lie unread."""
+"""Which timers are due, and the gate that holds them back while messages may lie unread."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from uuid import uuid4
 
 from coordinator.core.state import ExperimentState, Timer
-
-
-class Clock:
-    """Seconds since 1970, read once and then counted: a step of the machine's clock moves no deadline."""
-
-    def __init__(self) -> None:
-        self._wall, self._base = time.time(), time.monotonic()
-
-    def now(self) -> float:
-        """The time."""
-        return self._wall + time.monotonic() - self._base
 
 
 class Gate:
@@ -69,6 +57,13 @@ def due(states: Mapping[str, ExperimentState], now: float) -> list[tuple[float, 
     )
 
 
-def next_due(states: Mapping[str, ExperimentState]) -> float | None:
-    """When the next timer is due."""
-    return min((moment for state in states.values() for moment in state.timers.values()), default=None)
+def next_due(states: Mapping[str, ExperimentState], spared: Mapping[tuple[str, str], float]) -> float | None:
+    """When the next timer is due; a spared one, (experiment, timer), not before the time that it is spared until."""
+    return min(
+        (
+            max(moment, spared.get((name, timer), 0.0))
+            for name, state in states.items()
+            for timer, moment in state.timers.items()
+        ),
+        default=None,
+    )

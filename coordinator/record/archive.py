@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from coordinator.record.recovery import read_step, recover
 from coordinator.record.salvage import raise_term
 from coordinator.work.blobs import Blobs
 from messages.chain import Entry
+from messages.ground.clock import Clock, SystemClock
 from messages.ground.durable import keep_file, sync
 from messages.ground.errors import RequestError, WorkFailed
 from messages.tensors.layout import Manifest
@@ -54,7 +54,7 @@ class Summary:
     """Blobs that the journal needs and the state folder does not have."""
 
 
-def backup(state: Path, out: Path, show: Show = lambda *_: None) -> Summary:
+def backup(state: Path, out: Path, show: Show = lambda *_: None, *, clock: Clock = SystemClock()) -> Summary:
     """Copy a coordinator's state; it may be running. What an interrupted backup to `out` has copied is used again.
 
     Raises:
@@ -79,7 +79,7 @@ def backup(state: Path, out: Path, show: Show = lambda *_: None) -> Summary:
         _drop_others(part / "blobs", wanted)
         verify(part, wanted, show, missing)
         summary = _summed(part, wanted, missing)
-        _describe(part, summary)
+        _describe(part, summary, clock.wall())
         keep_file(part, out)
     except OSError as error:
         raise WorkFailed(
@@ -90,7 +90,7 @@ def backup(state: Path, out: Path, show: Show = lambda *_: None) -> Summary:
     return summary
 
 
-def restore(saved: Path, state: Path, show: Show = lambda *_: None) -> Summary:
+def restore(saved: Path, state: Path, show: Show = lambda *_: None, *, clock: Clock = SystemClock()) -> Summary:
     """Make a backup a coordinator's state, under a term of its own. The journal comes last: half a restore is none.
 
     Raises:
@@ -114,7 +114,7 @@ def restore(saved: Path, state: Path, show: Show = lambda *_: None) -> Summary:
             (state / beside).unlink(missing_ok=True)
         fresh = state / "journal.sqlite.part"
         shutil.copyfile(saved / "journal.sqlite", fresh)
-        raise_term(fresh)
+        raise_term(fresh, clock)
         keep_file(fresh, place)
     except OSError as error:
         raise WorkFailed(f"cannot be restored ({error.strerror})", where=str(state)) from None
@@ -230,8 +230,8 @@ def _summed(folder: Path, wanted: Wanted, missing: Iterable[str]) -> Summary:
     )
 
 
-def _describe(folder: Path, summary: Summary) -> None:
+def _describe(folder: Path, summary: Summary, now: float) -> None:
     path = folder / "backup.json"
-    content = {"format": FORMAT, "entries": summary.entries, "time": time.time(), "missing": list(summary.missing)}
+    content = {"format": FORMAT, "entries": summary.entries, "time": now, "missing": list(summary.missing)}
     path.write_bytes(json.dumps(content, indent=1).encode() + b"\n")
     sync(path)

@@ -20,11 +20,12 @@ from coordinator.record.journal import ASIDE, STEP, lock, write_anew
 from coordinator.record.journal_file import reader
 from coordinator.record.recovery import read_step
 from messages.chain import Entry
+from messages.ground.clock import Clock, SystemClock
 from messages.ground.durable import keep_file
 from messages.ground.errors import LogBroken, RequestError
 
 
-def cut(state: Path, after: int, *, even_good: bool = False) -> Path:
+def cut(state: Path, after: int, *, even_good: bool = False, clock: Clock = SystemClock()) -> Path:
     """Go on from entry `after` of a broken journal; returns where the broken one is kept.
 
     Args:
@@ -60,8 +61,8 @@ def cut(state: Path, after: int, *, even_good: bool = False) -> Path:
             )
         fresh = state / "journal.sqlite.part"
         fresh.unlink(missing_ok=True)
-        write_anew(fresh, entries, handled(entries), term=max(term, int(time.time())))
-        kept = state / f"journal-broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        write_anew(fresh, entries, handled(entries), term=max(term, int(clock.wall())))
+        kept = state / f"journal-broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(clock.wall()))}"
         kept.mkdir()
         for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "journal.head"):
             with contextlib.suppress(FileNotFoundError):
@@ -93,10 +94,10 @@ def handled(entries: Iterable[Entry]) -> dict[str, bool]:
     return seen
 
 
-def raise_term(path: Path) -> None:
+def raise_term(path: Path, clock: Clock = SystemClock()) -> None:
     """Give a journal that nobody uses a term above all that were used before."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        term = max(_old_term(db), int(time.time()))
+        term = max(_old_term(db), int(clock.wall()))
         db.execute("INSERT OR REPLACE INTO meta VALUES ('term', ?)", (str(term).encode(),))
 
 

@@ -7,8 +7,6 @@ flooding site can make us store is bounded.
 from __future__ import annotations
 
 import queue
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import structlog
 from coordinator.core.effects import Expect, Forget, Listen
 from coordinator.work.blobs import Blobs
 from messages.bus.base import Delivery, Position, digest_of
+from messages.ground.clock import Clock, Queue
 from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError, MalformedMessage
 from messages.names import RoutingKey, update_queue
@@ -77,12 +76,14 @@ class Receiver:
         verify: Callable[[Incoming | None, Expect], None],
         ask: Callable[[Expect, list[int] | None], None],
         save: Callable[[Mapping[str, Position]], None],
+        clock: Clock,
         reread: Callable[[str, Position | None], None] = lambda _queue, _position: None,
         room: Callable[[int], None] = lambda _size: None,
         full: Callable[[str], None] = lambda _experiment: None,
     ) -> None:
         self._blobs, self._verify, self._ask, self._save = blobs, verify, ask, save
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._clock = clock
+        self._queue: Queue[Any] = clock.make_queue()
         self._rounds: dict[str, Listen] = {}
         self._transfers: dict[tuple[str, str], Incoming] = {}
         self._done: set[TransferKey] = set()
@@ -97,7 +98,7 @@ class Receiver:
         self._skipped: OrderedDict[TransferKey, Position | None] = OrderedDict()
         """Transfers that came before their round → where their first chunk is."""
         self.dropped = 0
-        self._thread = threading.Thread(target=self._run, name="incoming", daemon=True)
+        self._thread = clock.make_thread(self._run, "incoming")
 
     def start(self) -> None:
         """Begin."""
@@ -120,18 +121,22 @@ class Receiver:
     def _run(self) -> None:
         while True:
             try:
-                item = self._queue.get(timeout=TICK)
+                item = self._queue.get(timeout=self._patience())
             except queue.Empty:
                 item = ()
             if item is None:
                 break
             try:
                 self._handle(item)
-                self._tick(time.monotonic())
+                self._tick(self._clock.monotonic())
             except (OSError, KonsilError, ValueError) as error:
                 log.error("an update could not be received", error=type(error).__name__, detail=str(error))
         for incoming in self._transfers.values():
             incoming.close()
+
+    def _patience(self) -> float | None:
+        """Seconds until something may be due; None: not before an item comes."""
+        return TICK if self._awaited or self._positions else None
 
     def _handle(self, item: Any) -> None:
         if isinstance(item, tuple) and item:
@@ -152,7 +157,7 @@ class Receiver:
         elif isinstance(item, Nudge):
             awaited = self._awaited.get((item.experiment, item.site))
             if awaited is not None:
-                awaited.ask_at = time.monotonic()
+                awaited.ask_at = self._clock.monotonic()
 
     def _forget(self, experiment: str) -> None:
         self._rounds.pop(experiment, None)
@@ -204,7 +209,7 @@ class Receiver:
         incoming.add(header, data)
         awaited = self._awaited.get(place)
         if awaited is not None:
-            awaited.ask_at, awaited.asked = time.monotonic() + FIRST_ASK, 0
+            awaited.ask_at, awaited.asked = self._clock.monotonic() + FIRST_ASK, 0
             self._finish(place, incoming, awaited.effect)
 
     def _no_space(self, experiment: str, error: OSError) -> None:
@@ -254,7 +259,7 @@ class Receiver:
             return
         if incoming is None:
             incoming = self._open(key, effect.manifest.chunk_bytes, effect.manifest.nbytes)
-        now = time.monotonic()
+        now = self._clock.monotonic()
         self._awaited[place] = _Awaited(effect, now if effect.again else now + FIRST_ASK, all=effect.again)
         if key in self._skipped:
             self._again(effect.site, self._skipped.pop(key))

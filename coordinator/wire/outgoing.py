@@ -5,7 +5,6 @@ Publishing blocks while the broker is away or slow; the main loop never does.
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from coordinator.wire.overflow import Overflow
 from coordinator.work.blobs import Blobs
 from messages.bus.base import Bus, Confirm
 from messages.ground import crash, logs
+from messages.ground.clock import Clock
 from messages.ground.errors import BrokerUnreachable, KonsilError
 from messages.ground.metrics import PHASES
 from messages.kinds import ROUTES
@@ -46,9 +46,9 @@ class Items(Protocol):
 class Worker:
     """A thread that takes items one by one until None."""
 
-    def __init__(self, name: str, items: Items | None = None) -> None:
-        self.queue: Items = queue.SimpleQueue() if items is None else items
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+    def __init__(self, name: str, clock: Clock, items: Items | None = None) -> None:
+        self.queue: Items = clock.make_queue() if items is None else items
+        self._thread = clock.make_thread(self._run, name)
 
     def start(self) -> None:
         """Begin."""
@@ -91,9 +91,9 @@ class Events(Worker):
         folder: the coordinator's state.
     """
 
-    def __init__(self, bus: Bus, folder: Path) -> None:
-        self.waiting = Overflow(folder)
-        super().__init__("events-out", self.waiting)
+    def __init__(self, bus: Bus, folder: Path, clock: Clock) -> None:
+        self.waiting = Overflow(folder, clock)
+        super().__init__("events-out", clock, self.waiting)
         self._bus = bus
         self.dropped = 0
         """Live messages that were dropped, because too much waited before them."""
@@ -136,8 +136,8 @@ class Shipment:
 class Models(Worker):
     """Publishes chunks of models; a chunk that is queued already is not queued twice, however many sites ask."""
 
-    def __init__(self, bus: Bus, blobs: Blobs) -> None:
-        super().__init__("models-out")
+    def __init__(self, bus: Bus, blobs: Blobs, clock: Clock) -> None:
+        super().__init__("models-out", clock)
         self._bus, self._blobs = bus, blobs
         self._lock = threading.Lock()
         self._queued: set[tuple[str, int, int, str, int]] = set()
@@ -204,11 +204,11 @@ class Audit(Worker):
 
     WINDOW = 200
 
-    def __init__(self, bus: Bus, path: Path) -> None:
-        super().__init__("audit-out")
+    def __init__(self, bus: Bus, path: Path, clock: Clock) -> None:
+        super().__init__("audit-out", clock)
         self._bus, self._path = bus, path
         self._position: AuditPosition | None = None
-        self._woken = threading.Event()
+        self._woken = clock.make_event()
 
     def wake(self) -> None:
         """There is a new entry."""

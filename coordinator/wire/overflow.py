@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import struct
 import tempfile
-import threading
 from collections import deque
 from pathlib import Path
 from typing import IO
 
 import structlog
+
+from messages.ground.clock import Clock
 
 log = structlog.get_logger("coordinator.wire.outgoing")
 
@@ -33,9 +34,9 @@ class Overflow:
         folder: where the file lies; it is made when it is needed, and has no name in there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
-        self._changed = threading.Condition()
+        self._changed = clock.make_condition()
         self._near: deque[Message] = deque()
         self._near_bytes = 0
         self._file: IO[bytes] | None = None

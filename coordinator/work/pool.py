@@ -24,6 +24,7 @@ from coordinator.work.aggregate import aggregate, is_finite, weights
 from coordinator.work.blobs import Blobs, Buffer, created
 from messages.experiment import Experiment
 from messages.ground import crash
+from messages.ground.clock import Clock
 from messages.ground.durable import is_out_of_space, sync
 from messages.ground.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.ground.metrics import PHASES
@@ -88,11 +89,12 @@ class Work:
     blobs: Blobs
     limits: Limits
     post: Post
-    now: Callable[[], float]
+    clock: Clock
     build: Build = build_in_subprocess
 
     def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="work")
+        self._pool = self.clock.make_pool(2, "work")
+        self.now = self.clock.now
 
     def stop(self) -> None:
         """Drop what has not begun; what runs is repeated after the next start."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-
+from messages.ground.clock import Event
 from messages.ground.errors import KonsilError
 
 
 class Receipt:
-    """A `Confirm`: settled once, by the broker's answer or by an error."""
+    """A `Confirm`: settled once, by the broker's answer or by an error.
+
+    Args:
+        event: one that is not set, of the clock by which it is waited for.
+    """
 
     __slots__ = ("_error", "_event")
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
+    def __init__(self, event: Event) -> None:
+        self._event = event
         self._error: KonsilError | None = None
 
     @property

@@ -10,7 +10,6 @@ and the list of the withdrawn is as it was. The PACS is not asked.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from messages.ground.clock import Clock
 from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
@@ -118,9 +118,10 @@ class DataGuard:
         self,
         datasets: Mapping[str, DatasetConfig | DicomDataset],
         post: Callable[[Callable[[], None]], None],
+        clock: Clock,
         state: Path = Path(),
     ) -> None:
-        self._datasets, self._post, self._state = datasets, post, state
+        self._datasets, self._post, self._clock, self._state = datasets, post, clock, state
         self._then: dict[str, Then] = {}
 
     def look(self, experiment: str, dataset: str, then: Then) -> None:
@@ -131,7 +132,7 @@ class DataGuard:
         waits = experiment in self._then
         self._then[experiment] = then
         if not waits:
-            threading.Thread(target=self._look, args=(experiment, dataset), name="data-guard", daemon=True).start()
+            self._clock.make_thread(self._look, "data-guard", experiment, dataset).start()
 
     def _look(self, experiment: str, dataset: str) -> None:
         seen: Look | None = None

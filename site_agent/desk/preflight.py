@@ -11,7 +11,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +20,7 @@ import psutil
 
 from messages.bus.base import Bus, Delivery, Start
 from messages.envelope import Author, decode
+from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
 from messages.ground.units import human_bytes
@@ -67,12 +67,14 @@ def exit_status(checks: list[Check]) -> int:
     return next((status for status in (2, 3, 1) if status in failed), 0)
 
 
-def preflight(config: SiteConfig, connect: Connect = connect_rabbitmq) -> Iterator[Check]:
+def preflight(
+    config: SiteConfig, connect: Connect = connect_rabbitmq, *, clock: Clock = SystemClock()
+) -> Iterator[Check]:
     """Yield each check as it is done."""
     yield _state(config)
     yield _disk(config)
     yield _memory(config)
-    yield from _broker(config, connect)
+    yield from _broker(config, connect, clock)
     yield from _datasets(config)
     yield _gpus(config)
     if config.training.command is not None:
@@ -130,7 +132,7 @@ def _memory(config: SiteConfig) -> Check:
     return Check("memory", Grade.OK, what)
 
 
-def _broker(config: SiteConfig, connect: Connect) -> Iterator[Check]:
+def _broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterator[Check]:
     address = f"{config.broker.host}:{config.broker.port}"
     try:
         bus = connect(config, lambda _notice: None)
@@ -142,7 +144,7 @@ def _broker(config: SiteConfig, connect: Connect) -> Iterator[Check]:
         for name in (DOWNLINK, GLOBAL):
             yield _readable(bus, name)
         yield _own_inbox(config, bus)
-        yield _echo(config, bus)
+        yield _echo(config, bus, clock)
     finally:
         bus.close()
 
@@ -179,10 +181,10 @@ def _own_inbox(config: SiteConfig, bus: Bus) -> Check:
     return Check("inbox", Grade.OK, "readable, and nobody else holds it")
 
 
-def _echo(config: SiteConfig, bus: Bus) -> Check:
+def _echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
     """The whole way to the coordinator and back: uplink writable, progress readable, and whose clock is right."""
     nonce = secrets.token_hex(16)
-    answers: queue.SimpleQueue[tuple[float, float]] = queue.SimpleQueue()
+    answers: Queue[tuple[float, float]] = clock.make_queue()
 
     def on_delivery(delivery: Delivery) -> None:
         subscription.ack(delivery)
@@ -191,12 +193,12 @@ def _echo(config: SiteConfig, bus: Bus) -> Check:
         except MalformedMessage:
             return
         if event.sender == COORDINATOR and isinstance(event.body, EchoReply) and event.body.nonce == nonce:
-            answers.put((time.time(), event.body.time))
+            answers.put((clock.wall(), event.body.time))
 
     try:
         subscription = bus.subscribe(PROGRESS, on_delivery, start=Start.NEXT)
         author = Author(config.site.consortium, config.site.name)
-        sent = time.time()
+        sent = clock.wall()
         event = author.write("echo", Echo(nonce=nonce), time=sent, attempt=nonce)
         if not bus.publish(event.key, event.raw).wait(ECHO_WITHIN):
             raise Unreachable("the broker does not confirm what is written", where="uplink")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from pathlib import Path
 
+from messages.ground.clock import Clock, SystemClock
 from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
 
@@ -49,8 +49,9 @@ class Room:
     little it is walked again, so that what was removed meanwhile counts before anything is refused.
     """
 
-    def __init__(self, state: Path, limit: int | None) -> None:
+    def __init__(self, state: Path, limit: int | None, clock: Clock | None = None) -> None:
         self._state, self._limit = state, limit
+        self._clock: Clock = SystemClock() if clock is None else clock
         whole = shutil.disk_usage(state).total
         self._kept = min(KEPT_FREE, (whole if limit is None else min(limit, whole)) // 10)
         self._left, self._measured = 0, float("-inf")
@@ -61,9 +62,9 @@ class Room:
 
     def lacks(self, size: int) -> int:
         """Bytes by which there is too little room for `size` more; 0 where there is enough."""
-        if self._left < size or time.monotonic() - self._measured > REMEASURED_SECONDS:
+        if self._left < size or self._clock.monotonic() - self._measured > REMEASURED_SECONDS:
             self._left = room(self._state, self._limit) - self._kept
-            self._measured = time.monotonic()
+            self._measured = self._clock.monotonic()
         return max(0, size - self._left)
 
     def require(self, size: int, what: str) -> None:

@@ -27,7 +27,7 @@ from site_agent.core.inputs import AnyInput, TrainerFailed
 from site_agent.core.jobs import OVER, Job, experiment_of
 from site_agent.data.guard import DataGuard, Look, judged
 from site_agent.loop.steps import Steps
-from site_agent.trainers.processes import Trainers
+from site_agent.trainers.base import Trainers
 from site_agent.trainers.requests import Workshop
 from site_agent.wire.outbox import Post
 from site_agent.wire.receiver import Receiver

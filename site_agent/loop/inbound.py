@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from datetime import datetime
 
 import structlog
 
@@ -12,6 +10,7 @@ from messages.abilities import ANNOUNCING, read_abilities
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event, check_origin, decode
 from messages.ground import logs
+from messages.ground.clock import Clock
 from messages.ground.errors import MalformedMessage
 from messages.kinds import (
     KINDS,
@@ -55,11 +54,12 @@ class Hearing:
         errands: Errands,
         voice: Post,
         rules: Rules,
+        clock: Clock,
         ack: Callable[[Delivery], None],
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self._consortium, self._spool, self._steps, self._errands = consortium, spool, steps, errands
-        self._voice, self._rules, self._ack, self._post = voice, rules, ack, post
+        self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
         self.coordinator_can: frozenset[str] = frozenset()
@@ -106,14 +106,14 @@ class Hearing:
                 self._refuse(Reason.OLD_TERM, event.kind)
                 return []
             self._spool.raise_term(event.term)
-        self.heard_at[event.experiment] = time.monotonic()
+        self.heard_at[event.experiment] = self._clock.monotonic()
         if not event.known:
             self._refuse(Reason.UNKNOWN_KIND, event.kind)
             return []
         if event.kind in ANNOUNCING and not embedded:
             self.coordinator_can = read_abilities(event.ext)
         body = event.body
-        now = time.time()
+        now = self._clock.wall()
         if isinstance(body, Receipt):
             return [effect for identity in body.events for effect in self._receipt(identity, now)]
         if isinstance(body, Standing):
@@ -140,7 +140,7 @@ class Hearing:
             verdict = self._rules.judge(job.file, job.researcher)
         else:
             return Heard(event)
-        return Heard(event, verdict, self._rules.opens_in(datetime.now()))
+        return Heard(event, verdict, self._rules.opens_in())
 
     def _standing(self, body: Standing) -> list[Effect]:
         todo: list[Effect] = []

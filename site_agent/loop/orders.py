@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from messages.ground.clock import Clock, Queue
 from messages.ground.errors import KonsilError, RequestError
 from site_agent.core.inputs import Approved, Switched
 from site_agent.core.jobs import Phase
@@ -33,8 +34,10 @@ class Orders:
         errands: Errands,
         post: Callable[[Callable[[], None]], None],
         status: Callable[[], dict[str, Any]],
+        clock: Clock,
     ) -> None:
         self._steps, self._errands, self._post, self._status = steps, errands, post, status
+        self._clock = clock
 
     def take(self, request: dict[str, Any]) -> dict[str, Any]:
         """Obey a request, and answer with the status after it.
@@ -43,7 +46,7 @@ class Orders:
             RequestError: there is no such order, or nothing to approve.
             KonsilError: the main loop did not come to it.
         """
-        answers: queue.SimpleQueue[dict[str, Any] | KonsilError] = queue.SimpleQueue()
+        answers: Queue[dict[str, Any] | KonsilError] = self._clock.make_queue()
 
         def work() -> None:
             try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Literal
 
 import structlog
 
 from messages.ground import logs
+from messages.ground.clock import Clock
 from messages.kinds import Progress
 from messages.tensors.transfer import TransferKey
 from site_agent.core import policy
@@ -44,9 +44,10 @@ class Relay:
         floors: Floors,
         moved: Callable[[], tuple[int, int]],
         post: Callable[[Callable[[], None]], None],
+        clock: Clock,
     ) -> None:
         self._voice, self._floors, self._moved, self._post = voice, floors, moved, post
-        self._pace = Pace()
+        self._clock, self._pace = clock, Pace(clock)
         self._began: dict[str, tuple[TransferKey, float, int]] = {}
         """Phase → the transfer that was last seen to move in it, when it was first, and how far it was then."""
         self.latest: dict[str, Progress] = {}
@@ -78,7 +79,7 @@ class Relay:
 
     def transfer(self, phase: Literal["fetching", "sending"], key: TransferKey, done: int, total: int) -> None:
         """From the receiver's or the sender's thread: only now and then, or at the end."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         began = self._began.get(phase)
         if began is None or began[0] != key or done < began[2]:
             began = self._began[phase] = (key, now, done)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-
 import structlog
 
+from messages.ground.clock import Clock
 from messages.ground.metrics import PHASES
 from site_agent.core.inputs import TrainerDied
 from site_agent.loop.effect_runner import Errands
 from site_agent.loop.relay import Relay
 from site_agent.loop.steps import Steps
-from site_agent.trainers.processes import Trainers
+from site_agent.trainers.base import Trainers
 from site_agent.trainers.requests import Workshop
 from site_agent.training import protocol
 
@@ -21,9 +20,18 @@ log = structlog.get_logger()
 class Reports:
     """Owned by the main loop; words of a process that was given up are dropped."""
 
-    def __init__(self, *, steps: Steps, errands: Errands, trainers: Trainers, workshop: Workshop, relay: Relay) -> None:
+    def __init__(
+        self,
+        *,
+        steps: Steps,
+        errands: Errands,
+        trainers: Trainers,
+        workshop: Workshop,
+        relay: Relay,
+        clock: Clock,
+    ) -> None:
         self._steps, self._errands, self._trainers, self._workshop = steps, errands, trainers, workshop
-        self._relay = relay
+        self._relay, self._clock = relay, clock
 
     def reply(self, name: str, token: int, reply: protocol.Reply) -> None:
         """One reply of an experiment's process."""
@@ -49,11 +57,7 @@ class Reports:
         elif isinstance(reply, protocol.Trained):
             PHASES.add("train", reply.seconds)
             # Sealing may read the whole file: on a thread of its own.
-            threading.Thread(
-                target=lambda: self._errands.post(self._workshop.trained(job, reply)),
-                name="seal",
-                daemon=True,
-            ).start()
+            self._clock.make_thread(lambda: self._errands.post(self._workshop.trained(job, reply)), "seal").start()
         elif isinstance(reply, protocol.Evaluated):
             self._errands.apply(self._workshop.scored(job, reply))
         else:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from messages.envelope import decode_stored
 from messages.experiment import Experiment
+from messages.ground.clock import Clock
 from messages.ground.errors import KonsilError, MalformedMessage
 from messages.kinds import ExperimentAccepted, ExperimentStart
 from messages.reasons import Reason
@@ -22,8 +23,8 @@ from site_agent.dicom.config import DicomDataset
 class Rules:
     """Judges for one site."""
 
-    def __init__(self, config: SiteConfig) -> None:
-        self.config = config
+    def __init__(self, config: SiteConfig, clock: Clock) -> None:
+        self.config, self._clock = config, clock
         self.floors = config.policy.floors
 
     def accepted(self, body: ExperimentAccepted) -> Verdict:
@@ -53,16 +54,16 @@ class Rules:
             researcher,
             self.config.site.name,
             self._concepts(experiment.data.dataset),
-            datetime.now().date(),
+            self._clock.local().date(),
         )
 
     def _concepts(self, name: str) -> dict[str, set[str]]:
         config = self.config.datasets.get(name)
         return {} if config is None else {name: concepts_of(config)}
 
-    def opens_in(self, now: datetime) -> float:
+    def opens_in(self) -> float:
         """Seconds until new work may begin, by the site's clock; 0 within the hours."""
-        hours = self.config.limits.hours
+        hours, now = self.config.limits.hours, self._clock.local()
         if hours is None or hours.include(now.time()):
             return 0.0
         begin = datetime.combine(now.date(), hours.begin)
@@ -70,10 +71,10 @@ class Rules:
             begin += timedelta(days=1)
         return (begin - now).total_seconds()
 
-    def opens_at(self, now: datetime) -> datetime | None:
+    def opens_at(self) -> datetime | None:
         """When the hours begin, to the minute; None within them."""
-        wait = self.opens_in(now)
-        return now + timedelta(seconds=wait) if wait else None
+        wait = self.opens_in()
+        return self._clock.local() + timedelta(seconds=wait) if wait else None
 
 
 def concepts_of(config: DatasetConfig | DicomDataset) -> set[str]:

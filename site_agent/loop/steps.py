@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 
 import structlog
 
 from messages.ground import crash, logs
+from messages.ground.clock import Clock, Event
 from messages.ground.errors import WorkFailed
 from messages.ground.systemd import notify
 from site_agent.core.agenda import decide
@@ -35,12 +34,12 @@ class Steps:
         stopping: set when the agent stops; a full disk is no longer waited for then.
     """
 
-    def __init__(self, spool: Spool, voice: Post, agenda: Agenda, stopping: threading.Event) -> None:
-        self._spool, self._voice, self._stopping = spool, voice, stopping
+    def __init__(self, spool: Spool, voice: Post, agenda: Agenda, stopping: Event, clock: Clock) -> None:
+        self._spool, self._voice, self._stopping, self._clock = spool, voice, stopping, clock
         self.agenda = agenda
         self.tally = Tally()
         self._taken: list[Decision] = []
-        self._complaints = Pace()
+        self._complaints = Pace(clock)
 
     def atomically(self, work: Callable[[], list[Effect]]) -> list[Effect]:
         """Do work in a transaction of the spool; the agenda in memory goes back with it.
@@ -75,7 +74,7 @@ class Steps:
         for decision in decisions:
             found, after = after, evolve(after, decision)
             todo += effects(found, after, decision)
-        now = time.time()
+        now = self._clock.wall()
         self._spool.store_agenda(before, after, now)
         for effect in todo:
             if isinstance(effect, Say):

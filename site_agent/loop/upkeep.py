@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
-from datetime import datetime
 
+from messages.ground.clock import Clock
 from messages.ground.systemd import notify, watchdog_interval
 from messages.kinds import Alive
 from site_agent.config import Retention
@@ -17,7 +16,7 @@ from site_agent.loop.effect_runner import Errands
 from site_agent.loop.inbound import Hearing
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
-from site_agent.trainers.processes import Trainers
+from site_agent.trainers.base import Trainers
 from site_agent.wire.outbox import Post
 from site_agent.wire.pace import Pace
 
@@ -45,12 +44,13 @@ class Upkeep:
         spool: Spool,
         retention: Retention,
         hearing: Hearing,
+        clock: Clock,
     ) -> None:
         self._steps, self._errands, self._voice, self._trainers = steps, errands, voice, trainers
         self._rules, self._spool, self._retention = rules, spool, retention
         self._hearing = hearing
-        self._asked = time.monotonic()
-        self._pace = Pace()
+        self._clock, self._pace = clock, Pace(clock)
+        self._asked = clock.monotonic()
 
     def tick(self) -> None:
         """Do what is due."""
@@ -71,12 +71,12 @@ class Upkeep:
     def _pulse(self) -> Alive:
         agenda = self._steps.agenda
         word = state_word(agenda)
-        opens_in = self._rules.opens_in(datetime.now()) if word == "outside-hours" else None
+        opens_in = self._rules.opens_in() if word == "outside-hours" else None
         return Alive(state=word, busy_with=agenda.running, queued=len(agenda.queue), opens_in=opens_in)
 
     def _enquire(self) -> None:
         """Say hello again where nothing is heard: the answer tells where each experiment is."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if not self._voice.connected or now - self._asked < ENQUIRE_AFTER:
             return
         heard = self._hearing.heard_at
@@ -87,7 +87,7 @@ class Upkeep:
 
     def look_at_the_clock(self) -> None:
         """Tell the agenda when the operator's hours begin or end."""
-        is_open = self._rules.opens_in(datetime.now()) == 0
+        is_open = self._rules.opens_in() == 0
         if self._steps.agenda.open != is_open:
             self._errands.apply(Switched(open=is_open))
 
@@ -98,7 +98,7 @@ class Upkeep:
         return agenda.draining and not agenda.busy and not self._spool.count_waiting()
 
     def _prune(self) -> None:
-        now = time.time()
+        now = self._clock.wall()
         self._spool.prune(now, self._retention.sent_ledger)
         for name, job in self._steps.agenda.jobs.items():
             if job.phase in OVER and now - self._spool.changed(name) > self._retention.cache:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from messages.ground.clock import Clock
 from messages.ground.errors import WorkFailed
+from site_agent.config import SiteConfig
 from site_agent.trainers import log_file, oom
+from site_agent.trainers.base import Ended, OnExit, OnReply
 from site_agent.training.client import TrainerProcess
 from site_agent.training.protocol import CheckpointEvent, Failed, Prepare, Prepared, Progress, Reply, Request, Written
 
@@ -26,26 +28,17 @@ _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 """Exit status after SIGKILL: as `subprocess` says it, and as a shell does."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a process ended: was it at work, was it ended as stuck, or by the kernel for want of memory."""
-
-    busy: bool
-    stuck: bool
-    out_of_memory: bool
-
-
 @dataclass
 class _Warm:
     token: int
     process: TrainerProcess
+    heard: float
     preparing: bool = False
     ready: bool = False
     """Whether it has read its data; what is asked of it before waits in `next`."""
     next: Request | None = None
     at_work: bool = False
     """Whether a request other than preparing has no answer yet."""
-    heard: float = field(default_factory=time.monotonic)
     stuck: bool = False
     leaving: bool = False
     """Whether it was asked to save what it has and end."""
@@ -57,9 +50,9 @@ class _Warm:
         return self.preparing or self.at_work
 
 
-class Trainers:
-    """Owned by the agent's main loop; replies and exits come on other threads, marked with the process's token, and
-    what a process says after it was given up is dropped here.
+class TrainerProcesses:
+    """`Trainers` with a process each. Owned by the agent's main loop; replies and exits come on other threads, marked
+    with the process's token, and what a process says after it was given up is dropped here.
 
     Args:
         on_reply: (experiment, token, reply), on another thread.
@@ -71,14 +64,15 @@ class Trainers:
     def __init__(
         self,
         *,
-        on_reply: Callable[[str, int, Reply], None],
-        on_exit: Callable[[str, int, int], None],
+        on_reply: OnReply,
+        on_exit: OnExit,
+        clock: Clock,
         logs: Path,
         program: Sequence[str] | None,
         nice: int,
         stuck_after: float,
     ) -> None:
-        self._on_reply, self._on_exit = on_reply, on_exit
+        self._on_reply, self._on_exit, self._clock = on_reply, on_exit, clock
         self._logs, self._program, self._nice, self._stuck_after = logs, program, nice, stuck_after
         self._warm: dict[str, _Warm] = {}
         self._tokens = itertools.count(1)
@@ -94,7 +88,7 @@ class Trainers:
         warm = self._warm.get(experiment)
         if warm is None or not warm.process.alive:
             warm = self._start(experiment)
-        warm.heard = time.monotonic()
+        warm.heard = self._clock.monotonic()
         warm.oom_kills = oom.kills()
         if warm.ready and request is not None:
             self._hand_over(warm, request)
@@ -128,7 +122,7 @@ class Trainers:
         )
         log_file.bound(log_file.log_of(self._logs, experiment))
         log.info("trainer started", experiment=experiment, pid=process.pid)
-        warm = self._warm[experiment] = _Warm(token, process)
+        warm = self._warm[experiment] = _Warm(token, process, heard=self._clock.monotonic())
         return warm
 
     def current(self, experiment: str, token: int) -> bool:
@@ -139,7 +133,7 @@ class Trainers:
     def heard(self, experiment: str, reply: Reply) -> None:
         """Note a sign of life; an answer settles its request."""
         warm = self._warm[experiment]
-        warm.heard = time.monotonic()
+        warm.heard = self._clock.monotonic()
         if isinstance(reply, Progress | CheckpointEvent | Written):
             return
         if warm.preparing:
@@ -161,7 +155,7 @@ class Trainers:
 
     def end_stuck(self) -> None:
         """Kill what has been silent for too long; its exit follows."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for experiment, warm in self._warm.items():
             if warm.busy and not warm.stuck and now - warm.heard > self._stuck_after:
                 log.error("trainer is stuck, ending it", experiment=experiment, pid=warm.process.pid)
@@ -203,14 +197,14 @@ class Trainers:
     def close(self, within: float = SAVED_WITHIN) -> None:
         """End all. What is at work gets so many seconds to save what it has."""
         self.leave()
-        deadline = time.monotonic() + within
+        deadline = self._clock.monotonic() + within
         warm = [*self._warm.values()]
         self._warm.clear()
         for one in warm:
             if not one.leaving:
                 one.process.kill()
         for one in warm:
-            if one.leaving and one.process.wait(max(0.0, deadline - time.monotonic())) is None:
+            if one.leaving and one.process.wait(max(0.0, deadline - self._clock.monotonic())) is None:
                 log.warning("trainer did not end in time, ending it", pid=one.process.pid)
                 one.process.kill()
         for one in warm:
@@ -219,3 +213,16 @@ class Trainers:
     def pids(self) -> dict[str, int]:
         """Experiment → process id, for `status` and the metrics' thread."""
         return {experiment: warm.process.pid for experiment, warm in self._warm.copy().items()}
+
+
+def start_processes(config: SiteConfig, on_reply: OnReply, on_exit: OnExit, clock: Clock) -> TrainerProcesses:
+    """The trainers of production: a process each, started when it is first needed."""
+    return TrainerProcesses(
+        on_reply=on_reply,
+        on_exit=on_exit,
+        clock=clock,
+        logs=config.site.state / "logs",
+        program=config.training.command,
+        nice=config.training.nice,
+        stuck_after=config.training.stuck_after,
+    )

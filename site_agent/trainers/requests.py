@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
+from messages.ground.clock import Clock
 from messages.kinds import CaseCounts, Label, Platform
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
@@ -23,7 +23,7 @@ from site_agent.core import policy
 from site_agent.core.inputs import AnyInput, NoSpace, Prepared, Scored, TrainerFailed, UpdateLost
 from site_agent.core.jobs import Job, Phase, Trained, experiment_of
 from site_agent.disk.spool import Spool
-from site_agent.trainers.processes import Trainers
+from site_agent.trainers.base import Trainers
 from site_agent.training import protocol
 from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.files import growing
@@ -39,9 +39,16 @@ class Workshop:
     """Orders and replies of one site's trainers."""
 
     def __init__(
-        self, config: SiteConfig, spool: Spool, trainers: Trainers, sealer: Sealer, room: Callable[[], int]
+        self,
+        config: SiteConfig,
+        spool: Spool,
+        trainers: Trainers,
+        sealer: Sealer,
+        room: Callable[[], int],
+        clock: Clock,
     ) -> None:
         self._config, self._spool, self._trainers, self._sealer, self._room = config, spool, trainers, sealer, room
+        self._clock = clock
         self._floors = config.policy.floors
         self._data: dict[str, str] = {}
         self._hashed: dict[str, tuple[int, int, list[bytes]]] = {}
@@ -144,7 +151,7 @@ class Workshop:
             log.warning(
                 "the PACS is away: the data set is as it was when last asked",
                 experiment=job.experiment,
-                days=round((time.time() - reply.as_of) / 86400, 1),
+                days=round((self._clock.wall() - reply.as_of) / 86400, 1),
             )
         left_out = {_reason(code): count for code, count in reply.left_out.items() if count}
         counts = CaseCounts(

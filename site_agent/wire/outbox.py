@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import structlog
 
 from messages.bus.base import Bus, Confirm
 from messages.envelope import Author, event_id
+from messages.ground.clock import Clock
 from messages.ground.errors import KonsilError
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import Body, Hello
@@ -75,8 +75,8 @@ class _Lane:
 class Post:
     """One running agent's voice. Used by the main loop; `live` by any thread."""
 
-    def __init__(self, bus: Bus, spool: Spool, consortium: str, site: str) -> None:
-        self._bus, self._spool = bus, spool
+    def __init__(self, bus: Bus, spool: Spool, consortium: str, site: str, clock: Clock) -> None:
+        self._bus, self._spool, self._clock = bus, spool, clock
         self._author = Author(consortium, site, spool.incarnation)
         self._handed: dict[int, tuple[Confirm, int]] = {}
         """Place in the outbox → its confirm and bytes, of what the bus may still hold."""
@@ -88,6 +88,8 @@ class Post:
         self.dropped = 0
         """Live messages that were dropped, because the bus had too many."""
         self.connected = True
+        self.behind = False
+        """Whether the bus took not all that is to be published: the next calls go on."""
         self._say_all()
 
     def _say_all(self) -> None:
@@ -122,7 +124,8 @@ class Post:
             return
         if everything:
             self._say_all()
-        now = time.monotonic()
+        self.behind = True
+        now = self._clock.monotonic()
         self._again.extend((*self._more.due(now), *self._once.due(now)))
         while self._again:
             span = self._again[0]
@@ -133,6 +136,7 @@ class Post:
         self._reached, done = self._hand(self._reached, None, self._once, now)
         if done and self._greets:
             self._greets = not self._greet()
+        self.behind = self._greets or not done
 
     def _hand(self, after: int, until: int | None, lane: _Lane, now: float) -> tuple[int, bool]:
         """Hand over what lies between two places; returns the place reached, and whether that is all of it."""
@@ -198,10 +202,10 @@ class Post:
         event = self._author.write(
             kind,
             body,
-            time=time.time(),
+            time=self._clock.wall(),
             experiment=experiment,
             round_number=round_number,
-            attempt=f"{self._author.incarnation}.{number}.{time.time_ns()}",
+            attempt=f"{self._author.incarnation}.{number}.{round(1e9 * self._clock.wall())}",
         )
         confirm = self._send(str(RoutingKey(kind, event.sender, experiment, to)), event.raw)
         if confirm is not None:

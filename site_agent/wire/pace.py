@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from messages.ground.clock import Clock
 
 
 class Pace:
     """Remembers when what was last done. Any thread; where two ask at once, both may be told yes."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._last: dict[str, float] = {}
 
     def due(self, what: str, every: float) -> bool:
         """Whether `every` seconds have passed since this last said yes; the first time it does."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         last = self._last.get(what)
         if last is not None and now - last < every:
             return False

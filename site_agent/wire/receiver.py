@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +16,7 @@ import structlog
 
 from messages.bus.base import Delivery, Position, digest_of
 from messages.ground import crash
+from messages.ground.clock import Clock, Queue
 from messages.ground.errors import KonsilError, MalformedMessage
 from messages.kinds import ChunksWanted
 from messages.kinds import Transfer as Sealed
@@ -45,12 +44,12 @@ POSITION_EVERY = 1.0
 
 @dataclass
 class _Wanted:
-    sealed: Sealed | None = None
-    incoming: Incoming | None = None
-    quiet_since: float = field(default_factory=time.monotonic)
-    moved: float = field(default_factory=time.monotonic)
+    quiet_since: float
+    moved: float
     """When its last chunk came, or it was first heard of."""
     pause: float = field(default_factory=lambda: FIRST_ASK)
+    sealed: Sealed | None = None
+    incoming: Incoming | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ class Receiver:
     def __init__(
         self,
         spool: Spool,
+        clock: Clock,
         *,
         on_complete: Callable[[TransferKey], None],
         on_no_room: Callable[[str], None],
@@ -82,10 +82,10 @@ class Receiver:
         ask: Callable[[str, ChunksWanted], None],
         room: Callable[[], int],
     ) -> None:
-        self._spool = spool
+        self._spool, self._clock = spool, clock
         self._on_complete, self._on_no_room, self._on_progress = on_complete, on_no_room, on_progress
         self._ask, self._room = ask, room
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._inbox: Queue[Callable[[], None] | None] = clock.make_queue()
         self._wanted: dict[TransferKey, _Wanted] = {}
         self._watched: dict[str, _Watch] = {}
         self._heard: dict[str, float] = {}
@@ -94,9 +94,9 @@ class Receiver:
         """Seconds that a chunk took lately."""
         self._position: Position | None = None
         self._position_at = 0.0
-        self._complaints = Pace()
+        self._complaints = Pace(clock)
         self.bytes_down = 0
-        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread = clock.make_thread(self._run, "receiver")
         self._thread.start()
 
     # from other threads
@@ -127,14 +127,14 @@ class Receiver:
     def _run(self) -> None:
         while True:
             try:
-                work = self._inbox.get(timeout=0.5)
+                work = self._inbox.get(timeout=0.5 if self._wanted or self._position is not None else None)
             except queue.Empty:
                 self._safely(self._now_and_then)
                 continue
             if work is None:
                 break
             self._safely(work)
-            if time.monotonic() - self._position_at > POSITION_EVERY:
+            if self._clock.monotonic() - self._position_at > POSITION_EVERY:
                 self._safely(self._now_and_then)
         self._safely(self._store_position)
         for wanted in self._wanted.values():
@@ -155,12 +155,12 @@ class Receiver:
             log.critical("defect", exc_info=True)
 
     def _now_and_then(self) -> None:
-        self._position_at = time.monotonic()
+        self._position_at = self._clock.monotonic()
         self._ask_again()
         self._store_position()
 
     def _store_position(self) -> None:
-        self._position_at = time.monotonic()
+        self._position_at = self._clock.monotonic()
         if self._position is not None:
             self._spool.set_position(GLOBAL, self._position)
             self._position = None
@@ -186,7 +186,7 @@ class Receiver:
         if wanted is None:
             if key.sender != COORDINATOR or not self._useful(key):
                 return
-            wanted = self._wanted[key] = _Wanted()
+            wanted = self._wanted[key] = self._heard_of()
         if wanted.incoming is None:
             manifest = wanted.sealed.manifest if wanted.sealed else None
             if manifest and (manifest.nbytes, manifest.chunk_bytes) != (header.total, header.size):
@@ -198,11 +198,15 @@ class Receiver:
             self.bytes_down += len(data)
             crash.passed("agent:fetching")
             # What comes of one transfer speaks for those behind it: the coordinator sends them one after the other.
-            now = self._heard[key.experiment] = time.monotonic()
+            now = self._heard[key.experiment] = self._clock.monotonic()
             self._gap, wanted.moved = max(now - wanted.moved, 0.8 * self._gap), now
             wanted.pause = self._patience()
             self._on_progress(key, wanted.incoming.received, wanted.incoming.chunks)
             self._finish(key, wanted)
+
+    def _heard_of(self) -> _Wanted:
+        now = self._clock.monotonic()
+        return _Wanted(now, now)
 
     def _patience(self) -> float:
         """Seconds of quiet until a transfer is asked for."""
@@ -241,12 +245,12 @@ class Receiver:
             self._on_complete(key)
             return
         self._done.discard(key)
-        wanted = self._wanted.setdefault(key, _Wanted())
+        wanted = self._wanted.setdefault(key, self._heard_of())
         if wanted.incoming is None and key.round <= self._watched.get(key.experiment, _STRANGER).after:
             wanted.pause = SOON
         elif wanted.incoming is None:
             wanted.pause = self._patience()
-        wanted.sealed, wanted.quiet_since = sealed, time.monotonic()
+        wanted.sealed, wanted.quiet_since = sealed, self._clock.monotonic()
         wanted.moved = wanted.quiet_since
         incoming = wanted.incoming
         if incoming is not None and (incoming.total, incoming.size) != (
@@ -290,7 +294,7 @@ class Receiver:
         self._on_complete(key)
 
     def _ask_again(self) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for key, wanted in list(self._wanted.items()):
             if wanted.sealed is None:
                 continue

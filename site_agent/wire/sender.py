@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from messages.bus.base import Bus, Confirm
 from messages.ground import crash, logs
+from messages.ground.clock import Clock, Queue
 from messages.ground.durable import replace_file
 from messages.ground.errors import KonsilError
 from messages.ground.metrics import PHASES
@@ -49,8 +48,8 @@ class Mark:
         update: the update's file, which need not be there yet.
     """
 
-    def __init__(self, update: Path) -> None:
-        self._path = update.with_suffix(".sent")
+    def __init__(self, update: Path, clock: Clock) -> None:
+        self._path, self._clock = update.with_suffix(".sent"), clock
         self._last: float | None = None
 
     def read(self) -> list[bytes]:
@@ -62,7 +61,7 @@ class Mark:
 
     def write(self, digests: list[bytes]) -> None:
         """Keep them, now and then. What a full disk does not take is sent again."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if not digests or (self._last is not None and now - self._last < MARK_EVERY):
             return
         self._last = now
@@ -82,26 +81,20 @@ class Throttle:
 
     Args:
         rate: bytes per second; None: no limit.
-        clock, sleep: for tests.
     """
 
-    def __init__(
-        self,
-        rate: float | None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._rate, self._clock, self._sleep = rate, clock, sleep
+    def __init__(self, rate: float | None, clock: Clock) -> None:
+        self._rate, self._clock = rate, clock
         self._free_at = 0.0
 
     def take(self, size: int) -> None:
         """Wait until `size` more bytes may go."""
         if self._rate is None:
             return
-        now = self._clock()
+        now = self._clock.monotonic()
         self._free_at = max(self._free_at, now - 0.25) + size / self._rate
         if self._free_at > now:
-            self._sleep(self._free_at - now)
+            self._clock.sleep(self._free_at - now)
 
 
 @dataclass(frozen=True)
@@ -156,17 +149,18 @@ class Sender:
         bus: Bus,
         rate: float | None,
         sealer: Sealer,
+        clock: Clock,
         *,
         on_leaving: Callable[[TransferKey, int], None],
         on_sent: Callable[[TransferKey], None],
         on_lost: Callable[[TransferKey], None],
         on_progress: Callable[[TransferKey, int, int], None],
     ) -> None:
-        self._bus = bus
-        self._throttle = Throttle(rate)
+        self._bus, self._clock = bus, clock
+        self._throttle = Throttle(rate, clock)
         self._sealer = sealer
         self._on_leaving, self._on_sent, self._on_lost, self._on_progress = on_leaving, on_sent, on_lost, on_progress
-        self._tasks: queue.SimpleQueue[Task | Ahead | None] = queue.SimpleQueue()
+        self._tasks: Queue[Task | Ahead | None] = clock.make_queue()
         self._flights: dict[TransferKey, _Flight] = {}
         self._went: set[TransferKey] = set()
         """Transfers of which every chunk was confirmed."""
@@ -178,7 +172,7 @@ class Sender:
         """Experiment → round and attempt of which something was last to be sent."""
         self._closed = False
         self.bytes_up = 0
-        self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
+        self._thread = clock.make_thread(self._run, "sender")
         self._thread.start()
 
     def send(self, task: Task | Ahead) -> None:
@@ -223,11 +217,11 @@ class Sender:
             if isinstance(task, Ahead):
                 self._flights.pop(task.key, None)  # the whole goes once it is sealed
             else:
-                self._later.append((time.monotonic() + AGAIN_AFTER, task))
+                self._later.append((self._clock.monotonic() + AGAIN_AFTER, task))
 
     def _patience(self) -> float | None:
         """Seconds until the next task that failed is due; None: there is none."""
-        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
+        return max(0.0, self._later[0][0] - self._clock.monotonic()) if self._later else None
 
     def _stopped(self, key: TransferKey) -> bool:
         return self._closed or (key.round, key.attempt) <= self._dropped.get(key.experiment, (0, 0))
@@ -246,7 +240,7 @@ class Sender:
             return
         self._on_leaving(key, manifest.nbytes)
         whole = task.chunks is None
-        mark = Mark(task.path)
+        mark = Mark(task.path, self._clock)
         # The broker's confirms are no proof: what is asked for once it all went goes whole, whatever it confirmed.
         first, confirms = (0, deque()) if again else self._ahead(key, digests, mark)
         indices = range(first, manifest.chunks) if task.chunks is None else task.chunks
@@ -281,7 +275,7 @@ class Sender:
         key, manifest = task.key, task.manifest
         if task.first == 0:
             self._on_leaving(key, manifest.nbytes)
-            mark = Mark(task.places[-1])
+            mark = Mark(task.places[-1], self._clock)
             self._flights[key] = _Flight(_opened(task).data, mark, mark.read())
         flight = self._flights.get(key)
         if flight is None or len(flight.digests) != task.first:

@@ -11,6 +11,7 @@ from agent_rig import Start
 from brokers import eventually
 from structlog.testing import LogCapture
 
+from messages.ground.clock import SystemClock
 from messages.kinds import RoundComplete, Standing
 from messages.reasons import Reason
 from site_agent.service import Agent
@@ -73,8 +74,8 @@ def test_how_far_an_update_is_sent_is_known_by_its_chunks_digests(
 ) -> None:
     monkeypatch.setattr(sender, "MARK_EVERY", 0.0)
     update = tmp_path / "exp-1.1.site-a.1.update"
-    assert Mark(update).read() == []
-    Mark(update).write([b"a" * 32, b"b" * 32])
-    assert Mark(update).read() == [b"a" * 32, b"b" * 32]
+    assert Mark(update, SystemClock()).read() == []
+    Mark(update, SystemClock()).write([b"a" * 32, b"b" * 32])
+    assert Mark(update, SystemClock()).read() == [b"a" * 32, b"b" * 32]
     update.with_suffix(".sent").write_bytes(b"a" * 32 + b"torn")
-    assert Mark(update).read() == [b"a" * 32]
+    assert Mark(update, SystemClock()).read() == [b"a" * 32]

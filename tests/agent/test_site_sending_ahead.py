@@ -11,6 +11,7 @@ import site_consortium as script
 from agent_rig import Start, close_round, joined
 from brokers import eventually
 
+from messages.ground.clock import SystemClock
 from messages.kinds import ChunksWanted
 from messages.reasons import Reason
 from site_agent.disk import ledger
@@ -134,7 +135,7 @@ def test_a_restarted_agent_sends_what_had_not_left_and_what_is_another_update_no
     begin(coordinator)
     eventually(lambda: arrived(coordinator) == {0, 1, 2, 3}, what="the first chunks")
     assert first.stop() == 0
-    mark = Mark(tmp_path / "state" / "updates" / "exp-1.1.site-a.1.update").read()
+    mark = Mark(tmp_path / "state" / "updates" / "exp-1.1.site-a.1.update", SystemClock()).read()
     assert mark
     (tmp_path / "go").touch()
     held = Path("/proc/self/maps").read_text()

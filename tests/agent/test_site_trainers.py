@@ -105,7 +105,7 @@ def test_a_trainer_that_is_killed_in_mid_round_is_replaced_and_the_round_is_trai
 def test_a_trainer_that_does_not_end_when_the_agent_stops_is_killed(
     start: Start, coordinator: script.ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("site_agent.trainers.processes.Trainers.close.__defaults__", (1.0,))
+    monkeypatch.setattr("site_agent.trainers.processes.TrainerProcesses.close.__defaults__", (1.0,))
     running = start("--seconds", "600")
     training(coordinator, running)
     pid = eventually(lambda: running.ask("status")["experiments"][0]["trainer_pid"], what="the trainer")

@@ -13,6 +13,7 @@ from coordinator.wire.outgoing import Audit
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.chain import decode_entry
+from messages.ground.clock import SystemClock
 from messages.ground.naming import NO_EXPERIMENT
 from messages.names import AUDIT
 
@@ -28,7 +29,7 @@ class Log:
         for number in range(ENTRIES):
             self.journal.append(NO_EXPERIMENT, ASIDE, {"number": number}, time=float(number))
         self.coordinator, self.auditor = MemoryBus(self.broker, "coordinator"), MemoryBus(self.broker, "auditor")
-        self.audit = Audit(self.coordinator, self.journal.path)
+        self.audit = Audit(self.coordinator, self.journal.path, SystemClock())
         self.audit.start()
 
     def held(self) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Consumer:
     """A running subscription on a link. All methods but `ack` and `cancel` run on the link's I/O thread."""
 
     def __init__(self, link: Link, wish: Wish, on_notice: Callable[[Notice], None]) -> None:
-        self.attached = Receipt()
+        self.attached = Receipt(threading.Event())
         """Settled with the first attachment, or with why there is none."""
         self._link = link
         self._wish = wish

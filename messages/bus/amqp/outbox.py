@@ -79,7 +79,7 @@ class Outbox:
         Raises:
             BrokerUnreachable: the outbox was closed, also while waiting.
         """
-        receipt = Receipt()
+        receipt = Receipt(threading.Event())
         pieces = body if isinstance(body, tuple) else (body,)
         size = sum(len(piece) for piece in pieces)
         with self._changed:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from messages import names
 from messages.bus.memory.grants import Grants, Topics
+from messages.ground.clock import Clock, Condition, SystemClock
 from messages.ground.errors import LoginRefused, RequestError
 
 
@@ -70,7 +71,7 @@ class Listener(Protocol):
     """What the broker asks of a connected bus."""
 
     @property
-    def news(self) -> threading.Condition:
+    def news(self) -> Condition:
         """Notified, with the broker's lock held, when the broker was stopped or started."""
 
 
@@ -80,14 +81,16 @@ class MemoryBroker:
     Args:
         definitions: RabbitMQ definitions, as `deploy.broker.definitions.render` makes them.
         vhost: which of their vhosts; default: the only one.
+        clock: of the broker and of the buses on it.
     """
 
-    def __init__(self, definitions: Mapping[str, Any], vhost: str | None = None) -> None:
+    def __init__(self, definitions: Mapping[str, Any], vhost: str | None = None, *, clock: Clock | None = None) -> None:
+        self.clock: Clock = SystemClock() if clock is None else clock
         self.vhost = definitions["vhosts"][0]["name"] if vhost is None else vhost
         self.grants = Grants(definitions, self.vhost)
         self.lock = threading.RLock()
         """Guards everything here and in the buses."""
-        self.changed = threading.Condition(self.lock)
+        self.changed = self.clock.make_condition(self.lock)
         """Tells of exclusive locks and confirms; of messages each bus hears by itself, for its own queues only."""
         self.buses: set[Listener] = set()
         self.consumers: dict[str, list[Consumer]] = {}

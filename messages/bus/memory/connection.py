@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -60,7 +59,8 @@ class MemoryBus:
         self.verify_within = verify_within
         self._lock_wait = lock_wait
         self._on_notice = on_notice or (lambda _notice: None)
-        self.news = threading.Condition(broker.lock)
+        self._clock = broker.clock
+        self.news = self._clock.make_condition(broker.lock)
         self.woken: dict[MemorySubscription, None] = {}
         """Subscriptions that may have something to deliver, or must attach; the others are not looked at."""
         self.silent: dict[MemorySubscription, None] = {}
@@ -69,14 +69,14 @@ class MemoryBus:
         self._closed = False
         self._outbox: deque[tuple[str, bytes, Receipt, float]] = deque()
         self._window, self._in_flight = window, 0
-        self._thread = threading.Thread(target=self._run, name=f"bus-{party}", daemon=True)
+        self._thread = self._clock.make_thread(self._run, f"bus-{party}")
         with broker.changed:
             broker.buses.add(self)
         self._thread.start()
 
     def publish(self, key: str, body: Body) -> Confirm:
         """Route one message at once; while the broker is stopped, keep it until it is back, as the window allows."""
-        receipt = Receipt()
+        receipt = Receipt(self._clock.make_event())
         whole = b"".join(body) if isinstance(body, tuple) else bytes(body)
         with self.broker.changed:
             self.broker.changed.wait_for(
@@ -89,7 +89,7 @@ class MemoryBus:
             )
             if self._closed:
                 raise BrokerUnreachable("the bus is closed", where=self.broker.vhost)
-            self._outbox.append((key, whole, receipt, time.monotonic()))
+            self._outbox.append((key, whole, receipt, self._clock.monotonic()))
             self._in_flight += len(whole)
             self._send()
         return receipt
@@ -97,7 +97,7 @@ class MemoryBus:
     def pending(self) -> Pending:
         """What waits for the broker to come back."""
         with self.broker.changed:
-            waited = time.monotonic() - self._outbox[0][3] if self._outbox else 0.0
+            waited = self._clock.monotonic() - self._outbox[0][3] if self._outbox else 0.0
             return Pending(len(self._outbox), self._in_flight, waited)
 
     def subscribe(
@@ -113,7 +113,7 @@ class MemoryBus:
     ) -> Subscription:
         """Consume a queue; see `Bus.subscribe`."""
         broker = self.broker
-        deadline = time.monotonic() + self._lock_wait
+        deadline = self._clock.monotonic() + self._lock_wait
         stored = position() if position is not None else None
         with broker.changed:
             if self._closed:
@@ -134,7 +134,7 @@ class MemoryBus:
                 raise RequestError("only an inbox can have an exclusive consumer", where=queue)
             subscription = MemorySubscription(self, queue, on_delivery, position, start, credit, exclusive)
             while not subscription.take_lock():
-                if not broker.changed.wait(deadline - time.monotonic()):
+                if not broker.changed.wait(deadline - self._clock.monotonic()):
                     raise NameTaken(
                         f"another process runs under the name {self.party!r}",
                         where=queue,
@@ -241,8 +241,8 @@ class MemoryBus:
 
     def _wait(self) -> None:
         deadlines = [one.silent_at for one in self.silent if one.silent_at is not None]
-        self.news.wait(max(0.0, min(deadlines) - time.monotonic()) if deadlines else None)
-        now = time.monotonic()
+        self.news.wait(max(0.0, min(deadlines) - self._clock.monotonic()) if deadlines else None)
+        now = self._clock.monotonic()
         for one in self.silent:
             if one.silent_at is not None and now >= one.silent_at:
                 self.woken[one] = None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from messages.bus import cursor as cursors
 from messages.bus.base import BusState, Delivery, Notice, OnDelivery, Position, Start
 from messages.bus.memory.broker import MemoryBroker, Message, Stream
+from messages.ground.clock import Condition
 
 
 class Owner(Protocol):
     """The connection that a subscription belongs to, as it sees it."""
 
     broker: MemoryBroker
-    news: threading.Condition
+    news: Condition
     verify_within: float
     woken: dict[MemorySubscription, None]
     silent: dict[MemorySubscription, None]
@@ -104,7 +103,7 @@ class MemorySubscription:
         stream = self._stream
         if stream is None:
             return self._next_of_inbox()
-        if self.silent_at is not None and time.monotonic() >= self.silent_at:
+        if self.silent_at is not None and self._broker.clock.monotonic() >= self.silent_at:
             self._rewind(cursors.on_silence(self._cursor)[0])
         while len(self._unacked) < self._credit:
             self._offset = max(self._offset, stream.first)
@@ -161,7 +160,7 @@ class MemorySubscription:
         elif (stream := self._stream) is not None:
             self._offset = stream.first if cursor.offset == Start.FIRST else stream.end
         verifying = cursor.mode is cursors.Mode.VERIFYING
-        self._await_silence(time.monotonic() + self._bus.verify_within if verifying else None)
+        self._await_silence(self._broker.clock.monotonic() + self._bus.verify_within if verifying else None)
 
     def _await_silence(self, until: float | None) -> None:
         self.silent_at = until

@@ -15,6 +15,7 @@ from coordinator.wire.outgoing import Events
 from coordinator.wire.overflow import Overflow
 from messages.bus.base import MOST_MESSAGES
 from messages.bus.memory import MemoryBroker, MemoryBus
+from messages.ground.clock import SystemClock
 
 MANY = 5000
 
@@ -29,7 +30,7 @@ def in_memory(queue: Overflow) -> int:
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Iterator[Overflow]:
-    one = Overflow(tmp_path)
+    one = Overflow(tmp_path, SystemClock())
     yield one
     one.close()
 
@@ -112,7 +113,7 @@ class Speaking:
     def __init__(self, folder: Path) -> None:
         self.broker: MemoryBroker = script.broker()
         self.bus = MemoryBus(self.broker, "coordinator")
-        self.events = Events(self.bus, folder)
+        self.events = Events(self.bus, folder, SystemClock())
         self.events.start()
 
     def arrived(self, queue: str) -> list[bytes]:

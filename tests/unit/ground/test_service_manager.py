@@ -18,7 +18,9 @@ from messages.kinds import Progress
 from site_agent.core.jobs import Agenda, Job, Phase
 from site_agent.desk import control
 from site_agent.desk.status import status_line
-from site_agent.service import TICK, Agent
+from site_agent.service import Agent
+
+TICK = 0.25
 
 
 class Manager:
@@ -58,6 +60,7 @@ class Manager:
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     one = Manager(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setattr("site_agent.service.TICK", TICK)
     monkeypatch.setenv("WATCHDOG_USEC", str(int(4e6 * TICK)))
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     yield one

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from messages.ground.errors import ConfigError
+from messages.ground.virtual.clock import VirtualClock
 from site_agent import config
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.config import DicomWebSource
@@ -109,19 +110,21 @@ def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str
     ],
 )
 def test_hours_that_pass_midnight_say_when_they_begin(tmp_path: Path, moment: datetime, seconds: float) -> None:
-    assert Rules(config.read(written(tmp_path, WHOLE))).opens_in(moment) == seconds
+    clock = VirtualClock(moment.replace(tzinfo=UTC).timestamp())
+    assert Rules(config.read(written(tmp_path, WHOLE)), clock).opens_in() == seconds
 
 
 def test_the_throttle_keeps_its_rate() -> None:
-    now = [0.0]
+    clock = VirtualClock()
+    began = clock.now()
 
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
+    def send() -> None:
+        throttle = Throttle(1000.0, clock)
+        for _ in range(20):
+            throttle.take(500)
 
-    throttle = Throttle(1000.0, clock=lambda: now[0], sleep=sleep)
-    for _ in range(20):
-        throttle.take(500)
-    assert now[0] == pytest.approx(20 * 500 / 1000, abs=0.3)
+    clock.run(send)
+    assert clock.now() - began == pytest.approx(20 * 500 / 1000, abs=0.3)
 
 
 def test_a_relative_state_directory_lies_beside_the_file(tmp_path: Path) -> None:

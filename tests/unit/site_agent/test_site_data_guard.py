@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from brokers import PATIENCE, eventually
 
+from messages.ground.clock import SystemClock
 from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.data.guard import DataGuard, Look, judged, look_at
@@ -99,7 +100,7 @@ def test_while_a_look_hangs_the_newest_task_waits_for_it_and_the_older_ones_are_
 
     monkeypatch.setattr("site_agent.data.guard.look_at", hanging)
     seen: list[str] = []
-    guard = DataGuard({"glioma": brats(data)}, lambda work: work())
+    guard = DataGuard({"glioma": brats(data)}, lambda work: work(), SystemClock())
     for name in ("round 1", "round 2", "round 3"):
         guard.look("e", "glioma", lambda _look, name=name: seen.append(name))  # type: ignore[misc]
     mounted.set()

@@ -11,6 +11,7 @@ from brokers import eventually
 
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import decode
+from messages.ground.virtual.clock import VirtualClock
 from messages.kinds import Alive, RoundAccepted
 from site_agent.core.effects import Say
 from site_agent.disk.spool import Spool
@@ -25,9 +26,10 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.broker: MemoryBroker = script.broker()
+        self.clock = VirtualClock()
         self.spool = Spool(folder)
         self.bus = MemoryBus(self.broker, "site-a")
-        self.voice = Post(self.bus, self.spool, script.CONSORTIUM, "site-a")
+        self.voice = Post(self.bus, self.spool, script.CONSORTIUM, "site-a", self.clock)
 
     def say(self, numbers: range) -> None:
         with self.spool.transaction():
@@ -84,13 +86,10 @@ def test_after_a_reconnect_all_without_a_receipt_is_said_again_and_then_hello(si
 
 
 def test_an_event_without_a_receipt_is_published_again_after_its_time_and_not_before(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site,
 ) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(outbox.time, "monotonic", lambda: now[0])
-
     def after(seconds: float) -> list[int]:
-        now[0] += seconds
+        site.clock.advance(seconds)
         before = len(site.arrived())
         for _turn in range(5):
             site.voice.publish()

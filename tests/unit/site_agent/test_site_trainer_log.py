@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from brokers import eventually
 
+from messages.ground.clock import SystemClock
 from site_agent.trainers import log_file
-from site_agent.trainers.processes import Trainers
+from site_agent.trainers.processes import TrainerProcesses
 from site_agent.training.protocol import Prepare
 
 
@@ -44,9 +45,10 @@ def test_a_log_that_cannot_be_kept_is_emptied_all_the_same(tmp_path: Path) -> No
 def test_a_trainer_that_never_stops_talking_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_file, "LARGEST", 2**16)
     talk = "import itertools, time\nfor n in itertools.count(): print(n, 'x' * 1000, flush=True); time.sleep(0.001)"
-    trainers = Trainers(
+    trainers = TrainerProcesses(
         on_reply=lambda *_: None,
         on_exit=lambda *_: None,
+        clock=SystemClock(),
         logs=tmp_path,
         program=[sys.executable, "-c", talk],
         nice=0,

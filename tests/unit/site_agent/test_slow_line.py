@@ -14,6 +14,7 @@ from brokers import eventually
 
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBus
+from messages.ground.clock import SystemClock
 from messages.kinds import ChunksWanted, Transfer
 from messages.tensors.layout import chunk_digests, manifest_of, seal
 from messages.tensors.transfer import ChunkHeader, TransferKey, encode_chunk
@@ -38,6 +39,7 @@ class Site:
         self.complete = threading.Event()
         self.receiver = Receiver(
             self.spool,
+            SystemClock(),
             on_complete=lambda _key: self.complete.set(),
             on_no_room=lambda _name: None,
             on_progress=lambda _key, _done, _total: None,
@@ -82,8 +84,8 @@ def test_a_transfer_tells_when_it_will_be_done_once_it_has_moved(
     monkeypatch.setattr("site_agent.loop.relay.EVERY", 0.0)
     spool, bus = Spool(tmp_path / "state"), MemoryBus(script.broker(), "site-a")
     try:
-        voice = Post(bus, spool, script.CONSORTIUM, "site-a")
-        relay = Relay(voice, Floors(), moved=lambda: (0, 0), post=lambda work: work())
+        voice = Post(bus, spool, script.CONSORTIUM, "site-a", SystemClock())
+        relay = Relay(voice, Floors(), moved=lambda: (0, 0), post=lambda work: work(), clock=SystemClock())
         relay.transfer("fetching", KEY, 1, CHUNKS)
         assert relay.latest["exp-1"].eta_seconds is None
         relay.transfer("fetching", KEY, 3, CHUNKS)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from brokers import PATIENCE, eventually
 
+from messages.ground.clock import SystemClock
 from messages.ground.errors import ConfigError
 from messages.reasons import Reason
 from site_agent import config
@@ -115,7 +116,7 @@ def test_the_guard_judges_a_prepared_set_by_what_the_experiment_was_joined_with(
 ) -> None:
     (tmp_path / "withdrawn.txt").write_text("")
     state, print_ = site.site.state, "f" * 64
-    guard, seen = DataGuard(site.datasets, lambda work: work(), state), []
+    guard, seen = DataGuard(site.datasets, lambda work: work(), SystemClock(), state), []
 
     def look() -> Reason | None:
         seen.clear()

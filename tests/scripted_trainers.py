@@ -1,0 +1,161 @@
+"""Trainers without processes: the null trainer on a thread of the agent's clock. A round takes what a script says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from messages.ground.clock import Clock, Queue
+from site_agent.config import SiteConfig
+from site_agent.trainers.base import Ended, OnExit, OnReply
+from site_agent.training.null import NullTrainer
+from site_agent.training.protocol import (
+    CheckpointEvent,
+    Prepare,
+    Prepared,
+    Progress,
+    Reply,
+    Request,
+    Train,
+    Trained,
+    Written,
+)
+
+Seconds = Callable[[str, int], float]
+"""(site, round) → how long its training takes."""
+STEPS = 4
+
+
+class _Script(NullTrainer):
+    """Answers by a call, and takes its time by a clock."""
+
+    def __init__(self, say: Callable[[Reply], None], seconds: Seconds, clock: Clock, cases: int) -> None:
+        super().__init__(None, cases, 0.0, "")  # type: ignore[arg-type]  # there is no socket: `_say` is all that used it
+        self._answer, self._takes, self._clock = say, seconds, clock
+
+    def _say(self, reply: Reply) -> None:
+        self._answer(reply)
+
+    def _train(self, request: Train) -> None:
+        assert self._prepare is not None
+        seconds = self._takes(self._prepare.site, request.round)
+        for done in range(1, STEPS + 1):
+            self._clock.sleep(seconds / STEPS)
+            self._say(
+                Progress(
+                    round=request.round, phase="training", done=done, total=STEPS, epoch=1, epochs=1, loss=1 / done
+                )
+            )
+        self._write(request)
+        self._say(
+            Trained(
+                round=request.round,
+                attempt=request.attempt,
+                cases=self._shares()["train"],
+                steps=STEPS,
+                epochs=1.0,
+                loss=1 / (request.round + 1),
+                seconds=seconds,
+                evaluation=self._rows("validation") if request.evaluate else None,
+            )
+        )
+
+
+@dataclass
+class _Warm:
+    token: int
+    inbox: Queue[Request | None]
+    preparing: bool = False
+    ready: bool = False
+    next: Request | None = None
+    at_work: bool = False
+
+
+class ScriptedTrainers:
+    """`site_agent.trainers.base.Trainers`, in this process."""
+
+    def __init__(
+        self, config: SiteConfig, on_reply: OnReply, on_exit: OnExit, clock: Clock, seconds: Seconds, cases: int
+    ) -> None:
+        self._site, self._on_reply, self._clock, self._seconds = config.site.name, on_reply, clock, seconds
+        self._cases = cases
+        self._warm: dict[str, _Warm] = {}
+        self._tokens = itertools.count(1)
+
+    def ask(self, experiment: str, prepare: Prepare, request: Request | None) -> None:
+        warm = self._warm.get(experiment) or self._start(experiment)
+        if warm.ready and request is not None:
+            self._hand_over(warm, request)
+            return
+        warm.next = request
+        if not warm.preparing:
+            warm.ready, warm.preparing = False, True
+            warm.inbox.put(prepare)
+
+    def proceed(self, experiment: str) -> None:
+        warm = self._warm.get(experiment)
+        if warm is not None and warm.ready and warm.next is not None:
+            request, warm.next = warm.next, None
+            self._hand_over(warm, request)
+
+    @staticmethod
+    def _hand_over(warm: _Warm, request: Request) -> None:
+        warm.at_work = True
+        warm.inbox.put(request)
+
+    def _start(self, experiment: str) -> _Warm:
+        token = next(self._tokens)
+        warm = self._warm[experiment] = _Warm(token, self._clock.make_queue())
+        say: Callable[[Reply], None] = lambda reply: self._on_reply(experiment, token, reply)  # noqa: E731
+        script = _Script(say, self._seconds, self._clock, self._cases)
+
+        def work() -> None:
+            while (request := warm.inbox.get()) is not None:
+                script.answer(request)
+
+        self._clock.make_thread(work, f"trainer-{self._site}-{token}").start()
+        return warm
+
+    def current(self, experiment: str, token: int) -> bool:
+        warm = self._warm.get(experiment)
+        return warm is not None and warm.token == token
+
+    def heard(self, experiment: str, reply: Reply) -> None:
+        warm = self._warm[experiment]
+        if isinstance(reply, Progress | CheckpointEvent | Written):
+            return
+        if warm.preparing:
+            warm.preparing, warm.ready = False, isinstance(reply, Prepared)
+        else:
+            warm.at_work = False
+
+    def ended(self, experiment: str, status: int) -> Ended:
+        raise AssertionError("a script does not end by itself")
+
+    def end_stuck(self) -> None: ...
+
+    def bound_logs(self) -> None: ...
+
+    def forget(self, experiment: str) -> None: ...
+
+    def kill(self, experiment: str) -> None:
+        warm = self._warm.pop(experiment, None)
+        if warm is not None:
+            warm.inbox.put(None)
+
+    def halt(self, experiment: str) -> None:
+        warm = self._warm.get(experiment)
+        if warm is not None:
+            warm.next = None
+            if warm.at_work:
+                self.kill(experiment)
+
+    def leave(self) -> None: ...
+
+    def close(self) -> None:
+        for experiment in [*self._warm]:
+            self.kill(experiment)
+
+    def pids(self) -> dict[str, int]:
+        return {}

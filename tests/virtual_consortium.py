@@ -1,0 +1,93 @@
+"""A whole consortium in this process and in virtual time: real services, the bus in memory, trainers by script."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from coordinator_kit import CONSORTIUM, SITES, build, config
+from scripted_trainers import ScriptedTrainers, Seconds
+
+from coordinator.service import Coordinator
+from deploy.broker.definitions import Party, render
+from messages import envelope, kinds
+from messages.bus.base import Delivery
+from messages.bus.memory import MemoryBroker, MemoryBus
+from messages.envelope import Author
+from messages.ground.virtual.clock import VirtualClock
+from site_agent.config import SiteConfig
+from site_agent.service import Agent
+
+CASES = {"site-a": 40, "site-b": 60, "site-c": 80}
+
+
+class VirtualConsortium:
+    """Made, driven and closed in `clock.run`.
+
+    Args:
+        seconds: how long a round's training takes at a site.
+        sites: those whose agents run.
+    """
+
+    def __init__(self, folder: Path, clock: VirtualClock, seconds: Seconds, sites: tuple[str, ...] = SITES) -> None:
+        self.clock, self._folder, self._seconds = clock, folder, seconds
+        parties = [Party("coordinator", "coordinator", "x"), Party("dr-a", "researcher", "x")]
+        parties += [Party(site, "site", "x") for site in SITES]
+        self.broker = MemoryBroker(render(CONSORTIUM, parties), clock=clock)
+        self.heard: list[tuple[float, envelope.Event]] = []
+        self.researcher = MemoryBus(self.broker, "dr-a")
+        self._down = self.researcher.subscribe("downlink", self._take)
+        self.coordinator = Coordinator(
+            config(folder / "coordinator"),
+            connect=lambda _config, notice: MemoryBus(self.broker, "coordinator", on_notice=notice),
+            build=build,
+            clock=clock,
+        )
+        self.agents = {site: self._agent(site) for site in sites}
+        self._threads: list[threading.Thread] = [clock.make_thread(self.coordinator.run, "coordinator")]
+        self._threads += [clock.make_thread(agent.run, site) for site, agent in self.agents.items()]
+        for thread in self._threads:
+            thread.start()
+
+    def _agent(self, site: str) -> Agent:
+        state, data = self._folder / site, self._folder / f"data-{site}"
+        data.mkdir(parents=True, exist_ok=True)
+        plain: dict[str, Any] = {
+            "schema": 1,
+            "site": {"name": site, "consortium": CONSORTIUM, "state": str(state)},
+            "datasets": {"glioma": {"source": "brats", "path": str(data), "labels": {2: "ED"}}},
+            "policy": {"approval": "auto", "allow": [{"researchers": ["dr-a"]}]},
+        }
+        return Agent(
+            SiteConfig.model_validate(plain),
+            lambda c, notice: MemoryBus(self.broker, c.site.name, on_notice=notice),
+            trainers=partial(ScriptedTrainers, seconds=self._seconds, cases=CASES[site]),
+            clock=self.clock,
+        )
+
+    def _take(self, delivery: Delivery) -> None:
+        self.heard.append((self.clock.now(), envelope.decode(delivery.body)))
+        self._down.ack(delivery)
+
+    def say(self, kind: str, body: kinds.Body, experiment: str = "exp-1") -> None:
+        event = Author(CONSORTIUM, "dr-a").write(kind, body, time=self.clock.wall(), experiment=experiment, seq=1)
+        self.researcher.publish(event.key, event.raw)
+
+    def of(self, kind: str) -> list[tuple[float, envelope.Event]]:
+        """Events of the coordinator, and when they came; each once."""
+        return list({one.id: (at, one) for at, one in reversed(self.heard) if one.kind == kind}.values())[::-1]
+
+    def until(self, kind: str, within: float) -> envelope.Event:
+        assert self.clock.wait_until(lambda: self.of(kind), within, every=60.0), [one.kind for _at, one in self.heard]
+        return self.of(kind)[-1][1]
+
+    def close(self) -> None:
+        for agent in self.agents.values():
+            agent.stop()
+        self.coordinator.stop()
+        for thread in self._threads:
+            thread.join(60.0)
+            assert not thread.is_alive()
+        self.researcher.close()
