@@ -23,6 +23,7 @@ from messages.ground.settings import Name, Seconds, Settings
 from messages.ground.strictness import at_most
 from messages.names import COORDINATOR
 from messages.scores import MOST_REGIONS
+from messages.strategies import FEDAVG, AnyStrategy
 from messages.tensors.codecs import CodecName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -224,7 +225,8 @@ class Rounds(Settings):
 
 class Plan(Settings):
     kind: Literal["aggregation"] = "aggregation"
-    strategy: Literal["FedAvg"] = "FedAvg"
+    strategy: AnyStrategy = FEDAVG
+    """How updates make the next model: a name, or a table with a name and parameters."""
     weight_by: Literal["cases_used", "equal"] = "cases_used"
     weight_cap: float = Field(1.0, gt=0, le=1)
     """No site weighs more than this share (the rest is scaled up in proportion, as far as it goes)."""
