@@ -180,7 +180,7 @@ def _round_closed(state: State, x: d.RoundClosed) -> State:
 def _round_completed(state: State, x: d.RoundCompleted) -> State:
     mean = x.validation.mean() if x.validation is not None else None
     scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
-    models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire)}
+    models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
     return replace(state, round=None, completed=x.number, models=models, scores=scores)
 
 

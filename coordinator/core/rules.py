@@ -139,6 +139,7 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         wire=made.wire,
         validation=pool(scores) if round_.evaluate and scores else None,
         seconds=(round_.closed_at or round_.started) - round_.started,
+        memory=made.memory,
     )
 
 

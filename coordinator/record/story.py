@@ -68,7 +68,9 @@ def _line(x: d.AnyDecision) -> str:
     if isinstance(x, d.StartRefused):
         return f"refused: {x.reason} {x.mistakes}".rstrip()
     if isinstance(x, d.Accepted):
-        return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}"
+        strategy = x.experiment.get("plan", {}).get("strategy", "FedAvg")
+        named = f"; strategy {strategy.get('name')}" if isinstance(strategy, dict) else ""
+        return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}"
     if isinstance(x, d.SiteJoined):
         return f"joins with {x.train} training cases"
     if isinstance(x, d.SiteDeclined | d.SiteFailed):
