@@ -11,6 +11,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import structlog
 from coordinator import config as configs
 from coordinator.config import CoordinatorConfig
 from coordinator.core.inputs import DiskFull
+from coordinator.core.logic import LOGIC
 from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Clock, Gate
@@ -107,7 +109,8 @@ class Coordinator:
             self.shell = Shell(parts, self._queue, config, self._ack)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe(names.inbox(names.COORDINATOR), self._queue.put, exclusive=True)
-            self.journal.append(naming.NO_EXPERIMENT, TERM, {"term": self.journal.term}, time=clock.now())
+            started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
+            self.journal.append(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
             own_word.subscribe(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from deploy.report.baselines import Baseline, Gain, Point
 from messages.experiment import Experiment, read
+from messages.ground.durable import replace_file
 from messages.ground.errors import ConfigError, KonsilError, RequestError
 from messages.scores import SplitScores, pool
 
@@ -206,9 +207,7 @@ def write_result(path: Path, baselines: Sequence[Baseline]) -> None:
         }
         for one in baselines
     ]
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps({"baselines": plain}, indent=1), encoding="utf-8")
-    beside.replace(path)
+    replace_file(path, json.dumps({"baselines": plain}, indent=1).encode())
 
 
 def read_result(path: Path) -> list[Baseline]:

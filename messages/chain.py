@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from messages import codec
+from messages.ground.durable import writing_beside
 from messages.ground.errors import ConfigError, LogBroken, MalformedMessage
 
 ZERO = bytes(32)
@@ -112,20 +113,16 @@ def verify(entries: Iterable[Entry], *, whole_journal: bool = False) -> Iterator
 def write_export(path: Path, entries: Iterable[Entry]) -> int:
     """Write entries to one file that verifies alone; returns how many. Written beside and moved, never half."""
     count, last = 0, ZERO
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        with writing_beside(path) as part, part.open("wb") as file:
             file.write(MAGIC)
             for entry in entries:
                 data = entry.encode()
                 file.write(len(data).to_bytes(4, "big") + data)
                 count, last = count + 1, entry.hash
             file.write(_closing(count, last))
-        part.replace(path)
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror})", where=str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
     return count
 
 

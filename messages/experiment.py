@@ -1,7 +1,10 @@
 """The experiment file: what a researcher publishes, as a strict model. Data only, never code.
 
 One section a class. Everything that a site or the coordinator decides from an experiment is decided from this
-model; its digest is over the canonical encoding, so that comments and key order do not matter.
+model; its digest is over its canonical form (`messages.forms`), so that comments and key order do not matter.
+
+A key that is not in `forms.FORM_0` is declared with the form that it came with:
+`Field(default, json_schema_extra={"form": 1})`. A new value of a key that there is needs none.
 """
 
 from __future__ import annotations
@@ -9,13 +12,12 @@ from __future__ import annotations
 import math
 import tomllib
 from datetime import date
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from messages import codec
+from messages import forms
 from messages.ground import settings
 from messages.ground.errors import ConfigError
 from messages.ground.naming import NO_EXPERIMENT
@@ -342,16 +344,34 @@ class Experiment(Settings):
         """Quorum's number of sites."""
         return len(self.sites) if self.quorum.least_sites == "all" else self.quorum.least_sites
 
+    @property
+    def form(self) -> int:
+        """The number of the file's canonical form."""
+        return forms.form_of(self)
+
     def plain(self) -> dict[str, Any]:
-        """As plain types for the wire; `Experiment.model_validate` reads it back to an equal model."""
-        return self.model_dump(mode="json", by_alias=True)
+        """The canonical form as plain types, for wire and journal; `Experiment.model_validate` reads it back equal."""
+        return forms.plain_of(self)
+
+    def filled(self) -> dict[str, Any]:
+        """As plain types for a reader without defaults of its own: `plain` where that says every key of 0.1 (form 0),
+        else every key of today."""
+        return self.model_dump(mode="json", by_alias=True) if self.form else self.plain()
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical encoding: comments and key order do not matter.
+        """SHA-256 (hex) of the canonical form: comments and key order do not matter.
 
         The order of the regions does: it is the order of the net's output channels.
         """
-        return sha256(codec.canonical([self.plain(), list(self.task.regions)])).hexdigest()
+        return forms.digest_of(self.form, self.plain())
+
+
+def read_recorded(plain: dict[str, Any]) -> Experiment:
+    """An experiment that was accepted once, also where the model of today would refuse it."""
+    try:
+        return Experiment.model_validate(plain)
+    except ValidationError:
+        return forms.rebuild(Experiment, plain)
 
 
 def read(path: Path) -> Experiment:

@@ -122,6 +122,9 @@ class Reason(StrEnum):
     LEAVING = "leaving"
 
 
+RETIRED = frozenset({Reason.NO_ROUND_CLOSED})
+"""Codes that no version gives any more. They stay readable, since journals and streams hold them."""
+
 ADVICE: dict[Reason, str] = {
     Reason.NO_LABEL: "Add the label file, or leave the image out",
     Reason.NO_IMAGE: "Add the image file, or leave the label out",

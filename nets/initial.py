@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from messages import codec
 from messages.experiment import Experiment, read
+from messages.ground.durable import replace_file
 from messages.ground.errors import ConfigError, KonsilError, WorkFailed
 from messages.ground.settings import parse
 from messages.tensors.layout import Manifest, write_into
@@ -86,14 +86,8 @@ def _experiment(path: Path) -> Experiment:
 
 
 def _write(path: Path, content: bytes | bytearray) -> None:
-    """Whole or not at all: a file beside it, synced, renamed."""
-    beside = path.with_name(path.name + ".part")
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        replace_file(path, content, durable=True)
     except OSError as error:
         raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
 

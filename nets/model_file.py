@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from messages.experiment import Experiment
+from messages.ground.durable import writing_beside
 from messages.ground.errors import ConfigError, DataError
 from messages.tensors.layout import Buffer, Manifest, views
 from nets.digest import arrays_digest
@@ -35,7 +36,7 @@ def save_model(
         OSError: the file cannot be written.
     """
     arrays = views(manifest, buffer)
-    plain = experiment.plain()
+    plain = experiment.filled()
     digest = arrays_digest(arrays)
     metadata = {
         "format": FORMAT,
@@ -53,13 +54,9 @@ def save_model(
         "patch": plain["training"]["patch"],
         "overlap": plain["evaluation"]["overlap"],
     }
-    beside = path.with_name(path.name + ".part")
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    try:
+    with writing_beside(path) as beside:
         save_file(contiguous, beside, metadata={_KEY: json.dumps(metadata)})
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
     return digest
 
 

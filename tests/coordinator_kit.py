@@ -12,6 +12,7 @@ from brokers import PATIENCE
 
 from coordinator.config import CoordinatorConfig
 from coordinator.core import inputs as i
+from coordinator.loop.file_checks import check_file
 from deploy.broker.definitions import Party, render
 from messages import envelope, kinds
 from messages.bus.base import Delivery
@@ -85,7 +86,8 @@ def received(
     event = Author(CONSORTIUM, sender).write(
         kind, body, time=time, experiment=experiment, round_number=number, attempt=attempt, seq=1
     )
-    return i.Received(time=time, raw=event.raw, known=known, admitted=SITES)
+    found = check_file(event) if known else None
+    return i.Received(time=time, raw=event.raw, known=known, admitted=SITES, file_check=found)
 
 
 def build(experiment: Experiment, out: Path, manifest: Path, within: float) -> None:

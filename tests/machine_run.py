@@ -13,7 +13,7 @@ from coordinator.core.effects import effects, pending
 from coordinator.core.evolve import evolve, fold
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState, Phase, Timer
-from coordinator.record.recovery import step_body
+from coordinator.record.recovery import read_body, step_body
 from messages import codec, kinds
 from messages.reasons import Reason
 
@@ -41,14 +41,14 @@ class Run:
         self.state: ExperimentState | None = None
         self.time = 1000.0
         self.decided: list[d.AnyDecision] = []
+        self.steps: list[tuple[i.AnyInput, tuple[d.AnyDecision, ...]]] = []
         self.told: dict[announce.Mark, tuple[announce.Announcement, ...]] = {}
         self.wire(BODIES["experiment-start"] if not changes else kinds.ExperimentStart(experiment=plain(**changes)))
 
     def put(self, given: i.AnyInput) -> tuple[d.AnyDecision, ...]:
         decided = decide(self.state, given)
         body = codec.unpack(codec.pack(step_body(given, decided)))
-        assert i.from_plain(body["input"]) == given
-        assert tuple(d.from_plain(one) for one in body["decisions"]) == decided
+        assert read_body(body) == (given, decided)
         for one in decided:
             before = self.state
             self.state = evolve(before, one)
@@ -56,6 +56,7 @@ class Run:
             if isinstance(one, d.RoundClosed):
                 self._closed_rightly(before, one)
         self.decided += decided
+        self.steps.append((given, decided))
         if self.state is not None:
             pending(self.state)
             told = announce.current(self.state)

@@ -22,7 +22,7 @@ class Announcement:
 
 def accepted(state: ExperimentState) -> Announcement:
     body = kinds.ExperimentAccepted(
-        experiment=state.experiment.plain(),
+        experiment=dict(state.file),
         digest=state.digest,
         researcher=state.researcher,
         original=state.original,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from coordinator.core.records import WORDS, Record
 from coordinator.core.state import Step, Timer
 from messages.kinds import ModelScores
 from messages.reasons import Reason
@@ -13,8 +14,8 @@ from messages.scores import SplitScores
 from messages.tensors.layout import Manifest
 
 
-class Decision(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Decision(Record):
+    """Base."""
 
 
 class Accepted(Decision):
@@ -35,7 +36,7 @@ class StartRefused(Decision):
     experiment: str
     event: str
     reason: Reason
-    mistakes: str = ""
+    mistakes: Annotated[str, WORDS] = ""
 
 
 class Settled(Decision):

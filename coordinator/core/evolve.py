@@ -24,7 +24,7 @@ from coordinator.core.state import (
     Update,
     invited,
 )
-from messages.experiment import Experiment
+from messages.experiment import read_recorded
 
 State = ExperimentState
 
@@ -48,7 +48,7 @@ def fold(state: State | None, decided: Iterable[d.AnyDecision]) -> State | None:
 
 
 def _accepted(decision: d.Accepted) -> State:
-    experiment = Experiment.model_validate(decision.experiment)
+    experiment = read_recorded(decision.experiment)
     return State(
         experiment=experiment,
         digest=decision.digest,
@@ -59,6 +59,7 @@ def _accepted(decision: d.Accepted) -> State:
         members=invited(experiment.sites),
         keep_updates=decision.keep_updates,
         timers={Timer.ENROL: decision.enrol_due},
+        file=decision.experiment,
     )
 
 

@@ -13,8 +13,7 @@ from coordinator.core import inputs as i
 from coordinator.core import quorum, rules
 from coordinator.core.admission import judge
 from coordinator.core.state import ExperimentState, Phase, Standing, Step, Timer
-from messages import kinds
-from messages.experiment import Experiment
+from messages import codec, kinds
 from messages.reasons import Reason
 from messages.scores import SplitScores
 
@@ -46,12 +45,11 @@ def first_start(given: i.Received) -> Decided:
 
 def start_again(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-start with an id that is taken: the same content is no news, other content is refused."""
-    body = _body(given, kinds.ExperimentStart)
-    try:
-        same = Experiment.model_validate(body.experiment).digest() == state.digest
-    except ValueError:
-        same = False
-    if same:
+    body, found = _body(given, kinds.ExperimentStart), given.file_check
+    if found is not None and found.digest == state.digest:
+        return ()
+    # The very file that was accepted, whatever the model of today finds in it.
+    if codec.pack(body.experiment) == codec.pack(dict(state.file)):
         return ()
     return (d.StartRefused(experiment=state.id, event=given.event.id, reason=Reason.ID_TAKEN),)
 

@@ -9,8 +9,9 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from coordinator.core.records import WORDS, Record
 from coordinator.core.state import Timer
 from messages import envelope
 from messages.kinds import KINDS
@@ -18,12 +19,28 @@ from messages.reasons import Reason
 from messages.tensors.layout import Manifest
 
 
-class Input(BaseModel):
+class Input(Record):
     """Base: `time` is the coordinator's clock when the input was taken."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     time: float
+
+
+class FileCheck(Record):
+    """What was found in the file of an experiment-start, by the version that took it.
+
+    `reason`: why the file is not valid, with the mistakes in words; None: it is valid, and the other fields tell of it.
+    `file` is its canonical form, `expires` its last day ("2027-12-31"), `enrol_within` seconds, `keep_updates` rounds
+    (None: all). `digest` is empty where the file is no experiment at all.
+    """
+
+    reason: Reason | None = None
+    mistakes: Annotated[str, WORDS] = ""
+    digest: str = ""
+    file: dict[str, Any] = {}
+    sites: tuple[str, ...] = ()
+    expires: str | None = None
+    enrol_within: float = 0.0
+    keep_updates: int | None = None
 
 
 class Received(Input):
@@ -31,6 +48,7 @@ class Received(Input):
 
     `known`: its sender is admitted in the role that the kind asks for. The other fields are the operator's settings
     at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap).
+    `file_check` is given with experiment-start of a known sender (0.1: never).
     """
 
     input: Literal["received"] = "received"
@@ -38,6 +56,7 @@ class Received(Input):
     known: bool = True
     admitted: tuple[str, ...] = ()
     keep_cap: int | None = None
+    file_check: FileCheck | None = Field(None, exclude_if=lambda value: value is None)
 
     @classmethod
     def of(cls, event: envelope.Event, **fields: Any) -> Received:

@@ -8,6 +8,7 @@ total over all history kinds that can come over the wire; a missing pair among t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +17,7 @@ from coordinator.core import handlers as h
 from coordinator.core import rules
 from coordinator.core.evolve import fold
 from coordinator.core.inputs import AnyInput, Received, kind_of
+from coordinator.core.logic import LOGIC, explain_unknown
 from coordinator.core.state import ENDED, ExperimentState, Phase
 from messages.kinds import KINDS
 from messages.names import UPLINK
@@ -109,21 +111,30 @@ class UnknownPair(LookupError):
     """An own input came in a phase in which it cannot: a mistake of ours, never a sender's."""
 
 
-def decide(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDecision, ...]:
+def decide(state: ExperimentState | None, given: AnyInput, logic: int = LOGIC) -> tuple[d.AnyDecision, ...]:
     """What to do about an input; never raises for what came over the wire.
 
     Args:
         state: None where the experiment is not known.
+        logic: the number under which it is decided: for replay, that of the entry.
 
     Raises:
         UnknownPair: an own input in a phase in which it cannot come.
+        ValueError: this version does not know the logic number.
     """
+    if (unknown := explain_unknown(logic)) is not None:
+        raise ValueError(unknown)
+    state = _under(logic, state)
     decided = _answered(state, given)
-    after = fold(state, decided)
+    after = _under(logic, fold(state, decided))
     while after is not None and (more := rules.advance(after, given.time)):
         decided += more
         after = fold(after, more)
     return decided
+
+
+def _under(logic: int, state: ExperimentState | None) -> ExperimentState | None:
+    return state if state is None or state.logic == logic else replace(state, logic=logic)
 
 
 def _answered(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDecision, ...]:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from coordinator.core.logic import LOGIC
 from coordinator.core.roll import Roll
 from messages.experiment import Experiment
 from messages.kinds import ModelScores
@@ -191,7 +192,8 @@ class ExperimentState:
     """Everything that the journal's entries of one experiment add up to.
 
     `models[r]` is the model that round r received (so `models[1]` is the initial one). `timers` are moments that are
-    due; while paused they are `remaining` seconds instead.
+    due; while paused they are `remaining` seconds instead. `file` is the experiment file as it was accepted.
+    `logic` is no part of the record: `decide` sets it, for rules that differ by it (`coordinator.core.logic`).
     """
 
     experiment: Experiment
@@ -217,6 +219,8 @@ class ExperimentState:
     reason: Reason | None = None
     ended: float | None = None
     outcome: Outcome | None = None
+    file: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    logic: int = LOGIC
 
     @property
     def id(self) -> str:

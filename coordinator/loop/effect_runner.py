@@ -54,6 +54,19 @@ class Hands:
         self._journal, self._say, self._models = journal, say, models
         self._receiver, self._work = receiver, work
         self._inputs, self._set_aside = inputs, set_aside
+        self._table: dict[type[e.Effect], Callable[[Any], object]] = {
+            e.Announce: lambda effect: say.announce(effect.what),
+            e.Acknowledge: lambda effect: say.receipt(effect.party, effect.event, effect.experiment),
+            e.Tell: say.tell,
+            e.Initialise: work.initialise,
+            e.SendModel: self._send_model,
+            e.Listen: receiver.put,
+            e.Expect: receiver.put,
+            e.Forget: receiver.put,
+            e.Aggregate: work.aggregate,
+            e.PublishModel: self._publish_model,
+            e.Prune: lambda effect: work.blobs.prune(effect.experiment, effect.keep),
+        }
 
     def carry_out(self, effect: e.Effect) -> None:
         """Do what was decided.
@@ -71,25 +84,14 @@ class Hands:
             self._set_aside(str(name), type(error).__name__, {"effect": type(effect).__name__})
 
     def _do(self, effect: e.Effect) -> None:
-        if isinstance(effect, e.Announce):
-            self._say.announce(effect.what)
-        elif isinstance(effect, e.Acknowledge):
-            self._say.receipt(effect.party, effect.event, effect.experiment)
-        elif isinstance(effect, e.Tell):
-            self._say.tell(effect)
-        elif isinstance(effect, e.Initialise):
-            self._work.initialise(effect)
-        elif isinstance(effect, e.SendModel):
-            self._models.send(shipment("global-chunk", effect.experiment, effect.transfer))
-        elif isinstance(effect, e.Listen | e.Expect | e.Forget):
-            self._receiver.put(effect)
-        elif isinstance(effect, e.Aggregate):
-            self._work.aggregate(effect)
-        elif isinstance(effect, e.PublishModel):
-            done = partial(self._inputs.put, partial(self._published, effect.experiment, effect.body))
-            self._models.send(shipment("model-chunk", effect.experiment, effect.body.model.transfer, done=done))
-        else:
-            self._work.blobs.prune(effect.experiment, effect.keep)
+        self._table[type(effect)](effect)
+
+    def _send_model(self, effect: e.SendModel) -> None:
+        self._models.send(shipment("global-chunk", effect.experiment, effect.transfer))
+
+    def _publish_model(self, effect: e.PublishModel) -> None:
+        done = partial(self._inputs.put, partial(self._published, effect.experiment, effect.body))
+        self._models.send(shipment("model-chunk", effect.experiment, effect.body.model.transfer, done=done))
 
     def _published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
         self._say.live("model-ready", body, experiment=experiment, round_number=body.rounds)

@@ -12,6 +12,7 @@ import structlog
 from coordinator.config import CoordinatorConfig
 from coordinator.core import inputs as i
 from coordinator.core.state import Standing
+from coordinator.loop.file_checks import check_file
 from coordinator.loop.returning import Returning
 from coordinator.loop.steps import Steps
 from coordinator.record.journal import Written
@@ -193,6 +194,7 @@ class Inbound:
             known=known,
             admitted=tuple(sorted(self._sites)) if start else (),
             keep_cap=self._config.limits.keep_cap if start else None,
+            file_check=check_file(event) if start and known else None,
         )
         waits = event.kind == "weights-ready"
         steps.step(event.experiment, given, self._written(delivery, {identity: not waits}))

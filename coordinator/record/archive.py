@@ -28,7 +28,7 @@ from coordinator.record.salvage import raise_term
 from coordinator.work.blobs import Blobs
 from coordinator.work.strategies.table import strategy_of
 from messages.chain import Entry
-from messages.ground.durable import sync
+from messages.ground.durable import keep_file, sync
 from messages.ground.errors import RequestError, WorkFailed
 from messages.tensors.layout import Manifest
 
@@ -81,9 +81,7 @@ def backup(state: Path, out: Path, show: Show = lambda *_: None) -> Summary:
         verify(part, wanted, show, missing)
         summary = _summed(part, wanted, missing)
         _describe(part, summary)
-        sync(part)
-        os.replace(part, out)
-        sync(out.parent)
+        keep_file(part, out)
     except OSError as error:
         raise WorkFailed(
             f"the backup cannot be written ({error.strerror})",
@@ -118,9 +116,7 @@ def restore(saved: Path, state: Path, show: Show = lambda *_: None) -> Summary:
         fresh = state / "journal.sqlite.part"
         shutil.copyfile(saved / "journal.sqlite", fresh)
         raise_term(fresh)
-        sync(fresh)
-        os.replace(fresh, place)
-        sync(state)
+        keep_file(fresh, place)
     except OSError as error:
         raise WorkFailed(f"cannot be restored ({error.strerror})", where=str(state)) from None
     return _summed(saved, wanted, missing)

@@ -32,6 +32,7 @@ from coordinator.record.journal_file import (
     reader,
     verified,
 )
+from coordinator.record.numbering import check_term
 from messages import chain, codec
 from messages.bus.base import Position
 from messages.chain import Entry
@@ -109,6 +110,8 @@ class Journal:
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.executescript(_SCHEMA)
         for entry in verified(self._db, self.path):
+            if entry.type == TERM:
+                check_term(entry, self.path)
             self._last[entry.experiment] = self._before = entry
         self._db.execute(f"PRAGMA user_version = {LAYOUT}")
         self.term = int(self.get("term") or b"0") + 1

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.evolve import fold
+from coordinator.core.logic import LOGIC
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import STEP
+from coordinator.record.numbering import unreadable
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import LogBroken, MalformedMessage
 
+BESIDE = ("file_check",)
+"""Fields of an input that stand beside it in the body: a reader of 0.1 refuses them in it, and reads over them here."""
 
-def step_body(given: i.AnyInput, decided: Iterable[d.AnyDecision]) -> dict[str, Any]:
-    """The body of a step's entry."""
-    return {"input": i.to_plain(given), "decisions": [d.to_plain(one) for one in decided]}
+
+def step_body(given: i.AnyInput, decided: Iterable[d.AnyDecision], logic: int = LOGIC) -> dict[str, Any]:
+    """The body of a step's entry. It names its logic number, since an export has no `term` entries."""
+    plain = i.to_plain(given)
+    beside = {name: plain.pop(name) for name in BESIDE if name in plain}
+    return {"input": plain, "decisions": [d.to_plain(one) for one in decided], **beside, "logic": logic}
+
+
+def read_body(body: Mapping[str, Any]) -> tuple[i.AnyInput, tuple[d.AnyDecision, ...]]:
+    """Input and decisions of what `step_body` made; KeyError, TypeError or ValueError where it did not."""
+    plain = body["input"] | {name: body[name] for name in BESIDE if name in body}
+    return i.from_plain(plain), tuple(d.from_plain(one) for one in body["decisions"])
 
 
 def read_step(entry: Entry) -> tuple[i.AnyInput, tuple[d.AnyDecision, ...]]:
     """Input and decisions of a step's entry; LogBroken where it cannot be read."""
     try:
-        body = codec.unpack(entry.body, max_bytes=MAX_ENTRY)
-        return i.from_plain(body["input"]), tuple(d.from_plain(one) for one in body["decisions"])
+        return read_body(codec.unpack(entry.body, max_bytes=MAX_ENTRY))
     except (MalformedMessage, KeyError, TypeError, ValueError):
-        where = f"entry {entry.index} of {entry.experiment} (journal number {entry.number})"
-        raise LogBroken(
-            "the step cannot be read", where=where, advice="Use the Konsil version that wrote the journal"
-        ) from None
+        raise unreadable(entry) from None
 
 
 def recover(entries: Iterable[Entry]) -> dict[str, ExperimentState]:

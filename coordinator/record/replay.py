@@ -12,14 +12,17 @@ from pathlib import Path
 from coordinator.core import decisions as d
 from coordinator.core.effects import Aggregate, effects
 from coordinator.core.evolve import evolve
+from coordinator.core.logic import LOGIC, explain_unknown
 from coordinator.core.machine import UnknownPair, decide
 from coordinator.core.state import ExperimentState
 from coordinator.record import story
 from coordinator.record.journal import STEP
+from coordinator.record.numbering import read_logic
 from coordinator.record.recovery import read_step
+from coordinator.record.upcasting import upcast
 from coordinator.work.blobs import Blobs, Buffer, created
 from coordinator.work.pool import average, memory_manifest
-from messages import chain, codec
+from messages import chain
 from messages.chain import Entry
 from messages.ground.errors import LogBroken
 from messages.tensors import layout
@@ -79,6 +82,11 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
     final = _final_states(listed) if blobs is not None else {}
     whole = bool(listed) and listed[0].number == 1 and listed[-1].number == len(listed)
     for entry in chain.verify(listed, whole_journal=whole):
+        logic = read_logic(entry) if entry.type == STEP else LOGIC
+        if (unknown := explain_unknown(logic)) is not None:
+            advice = f"{unknown}: replay it with the Konsil version that wrote it, or a newer one"
+            yield ReplayStep(entry, False, advice, story.COORDINATOR, "a step that this version cannot decide anew")
+            return
         who, what = story.tell(entry)
         if entry.type != STEP:
             yield ReplayStep(entry, True, "", who, what)
@@ -86,11 +94,11 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
         given, recorded = read_step(entry)
         before = states.get(entry.experiment)
         try:
-            anew = decide(before, given)
+            anew = decide(before, upcast(logic, given, recorded, before), logic)
         except (UnknownPair, ValueError, KeyError) as error:
             yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what)
             return
-        problem = "" if _bytes(anew) == _bytes(recorded) else "the decisions do not follow from the input"
+        problem = "" if _compared(anew) == _compared(recorded) else "the decisions do not follow from the input"
         check: AggregateCheck | None = None
         after = before
         for decision in recorded:
@@ -127,8 +135,8 @@ def _final_states(entries: Iterable[Entry]) -> dict[str, ExperimentState]:
     return states
 
 
-def _bytes(decided: Iterable[d.AnyDecision]) -> bytes:
-    return codec.canonical([d.to_plain(one) for one in decided])
+def _compared(decided: Iterable[d.AnyDecision]) -> list[bytes]:
+    return [one.compared() for one in decided]
 
 
 def _check(

@@ -20,7 +20,7 @@ from coordinator.record.journal import ASIDE, STEP, lock, write_anew
 from coordinator.record.journal_file import reader
 from coordinator.record.recovery import read_step
 from messages.chain import Entry
-from messages.ground.durable import sync
+from messages.ground.durable import keep_file
 from messages.ground.errors import LogBroken, RequestError
 
 
@@ -61,14 +61,12 @@ def cut(state: Path, after: int, *, even_good: bool = False) -> Path:
         fresh = state / "journal.sqlite.part"
         fresh.unlink(missing_ok=True)
         write_anew(fresh, entries, handled(entries), term=max(term, int(time.time())))
-        sync(fresh)
         kept = state / f"journal-broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         kept.mkdir()
         for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "journal.head"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(state / name, kept / name)
-        os.replace(fresh, place)
-        sync(state)
+        keep_file(fresh, place)
     finally:
         os.close(handle)
     return kept

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.state import ExperimentState, Phase
-from coordinator.record.journal import TERM
+from coordinator.record.journal import STEP, TERM
 from coordinator.record.recovery import read_step
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
@@ -21,6 +24,8 @@ def tell(entry: Entry) -> tuple[str, str]:
     try:
         given, decided = read_step(entry)
     except LogBroken:
+        if entry.type == STEP:
+            return COORDINATOR, "a step that this version cannot read"
         return COORDINATOR, f"set a message aside ({_body(entry).get('reason', 'unreadable')})"
     who = given.event.sender if isinstance(given, i.Received) else COORDINATOR
     said = [line for decision in decided if (line := _line(decision))]
@@ -62,42 +67,55 @@ def _input(given: i.AnyInput) -> str:
     return given.input
 
 
-def _line(x: d.AnyDecision) -> str:
-    if isinstance(x, d.Refused):
-        return f"refused: {x.reason}"
-    if isinstance(x, d.StartRefused):
-        return f"refused: {x.reason} {x.mistakes}".rstrip()
-    if isinstance(x, d.Accepted):
-        strategy = x.experiment.get("plan", {}).get("strategy", "FedAvg")
-        named = f"; strategy {strategy.get('name')}" if isinstance(strategy, dict) else ""
-        return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}"
-    if isinstance(x, d.SiteJoined):
-        return f"joins with {x.train} training cases"
-    if isinstance(x, d.SiteDeclined | d.SiteFailed):
-        return f"{x.site}: {x.reason}"
-    if isinstance(x, d.RecruitingClosed):
-        return f"recruiting ends with {', '.join(x.sites)}"
-    if isinstance(x, d.InitialModel):
-        return f"initial model {x.digest[:12]}"
-    if isinstance(x, d.RoundStarted):
-        what = "evaluation" if x.step == "scores" else f"round {x.number}"
-        return f"{what} starts with {', '.join(x.cases)}"
-    if isinstance(x, d.SitesAbsent):
-        return f"counted as absent: {', '.join(x.sites)}"
-    if isinstance(x, d.QuorumMet):
-        return f"quorum is met, {x.grace_due - x.time:.0f} s of grace begin"
-    if isinstance(x, d.DeadlineExtended):
-        return f"deadline extended ({x.times})"
-    if isinstance(x, d.RoundClosed):
-        took = ", ".join(f"{site} ({cases})" for site, cases in x.contributors.items())
-        left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
-        return f"round {x.number} closes with {took}" + (f"; left out {left}" if left else "")
-    if isinstance(x, d.RoundCompleted):
-        return f"round {x.number} made model {x.digest[:12]}"
-    if isinstance(x, d.Completed):
-        return f"complete: the {x.label} model, of {x.rounds} rounds"
-    if isinstance(x, d.Failed | d.Paused):
-        return f"{x.decision}: {x.reason}" if x.reason else x.decision
-    if isinstance(x, d.Aborted | d.Resumed):
-        return x.decision
-    return ""
+def _line(decision: d.AnyDecision) -> str:
+    tell_it = _LINES.get(type(decision))
+    return tell_it(decision) if tell_it is not None else ""
+
+
+def _tell_accepted(x: d.Accepted) -> str:
+    strategy = x.experiment.get("plan", {}).get("strategy", "FedAvg")
+    named = f"; strategy {strategy.get('name')}" if isinstance(strategy, dict) else ""
+    return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}"
+
+
+def _tell_round_started(x: d.RoundStarted) -> str:
+    what = "evaluation" if x.step == "scores" else f"round {x.number}"
+    return f"{what} starts with {', '.join(x.cases)}"
+
+
+def _tell_round_closed(x: d.RoundClosed) -> str:
+    took = ", ".join(f"{site} ({cases})" for site, cases in x.contributors.items())
+    left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
+    return f"round {x.number} closes with {took}" + (f"; left out {left}" if left else "")
+
+
+def _tell_site_reason(x: d.SiteDeclined | d.SiteFailed) -> str:
+    return f"{x.site}: {x.reason}"
+
+
+def _tell_with_reason(x: d.Failed | d.Paused) -> str:
+    return f"{x.decision}: {x.reason}" if x.reason else x.decision
+
+
+_LINES: Mapping[type[d.Decision], Callable[[Any], str]] = {
+    d.Refused: lambda x: f"refused: {x.reason}",
+    d.StartRefused: lambda x: f"refused: {x.reason} {x.mistakes}".rstrip(),
+    d.Accepted: _tell_accepted,
+    d.SiteJoined: lambda x: f"joins with {x.train} training cases",
+    d.SiteDeclined: _tell_site_reason,
+    d.SiteFailed: _tell_site_reason,
+    d.RecruitingClosed: lambda x: f"recruiting ends with {', '.join(x.sites)}",
+    d.InitialModel: lambda x: f"initial model {x.digest[:12]}",
+    d.RoundStarted: _tell_round_started,
+    d.SitesAbsent: lambda x: f"counted as absent: {', '.join(x.sites)}",
+    d.QuorumMet: lambda x: f"quorum is met, {x.grace_due - x.time:.0f} s of grace begin",
+    d.DeadlineExtended: lambda x: f"deadline extended ({x.times})",
+    d.RoundClosed: _tell_round_closed,
+    d.RoundCompleted: lambda x: f"round {x.number} made model {x.digest[:12]}",
+    d.Completed: lambda x: f"complete: the {x.label} model, of {x.rounds} rounds",
+    d.Failed: _tell_with_reason,
+    d.Paused: _tell_with_reason,
+    d.Aborted: lambda x: x.decision,
+    d.Resumed: lambda x: x.decision,
+}
+"""Kind of decision → how it reads in one line; the others say nothing that a reader misses."""

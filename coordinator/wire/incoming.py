@@ -18,8 +18,8 @@ import structlog
 
 from coordinator.core.effects import Expect, Forget, Listen
 from coordinator.work.blobs import Blobs
-from coordinator.work.pool import is_full
 from messages.bus.base import Delivery, Position, digest_of
+from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError, MalformedMessage
 from messages.names import RoutingKey, update_queue
 from messages.tensors.transfer import Incoming, TransferKey, decode_chunk
@@ -208,7 +208,7 @@ class Receiver:
             self._finish(place, incoming, awaited.effect)
 
     def _no_space(self, experiment: str, error: OSError) -> None:
-        if not is_full(error):
+        if not is_out_of_space(error):
             raise error
         if experiment not in self._out_of_space:
             self._out_of_space.add(experiment)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from messages.ground.durable import sync
+from messages.ground.durable import keep_file
 from messages.ground.errors import RequestError
 from messages.tensors.layout import Manifest
 from messages.tensors.seals import Sealer, mapped
@@ -56,9 +56,7 @@ class Blobs:
         """Make a finished file durable under its seal: fsync, rename, fsync of the folder."""
         destination = self.path(experiment, seal)
         destination.parent.mkdir(parents=True, exist_ok=True)
-        sync(source)
-        os.replace(source, destination)
-        sync(destination.parent)
+        keep_file(source, destination)
 
     def open(self, experiment: str, seal: str, manifest: Manifest) -> Buffer:
         """The blob's bytes, mapped read-only; FileNotFoundError where it is gone, ValueError where its size differs."""

@@ -26,7 +26,7 @@ from coordinator.work.blobs import Blobs, Buffer, created
 from coordinator.work.strategies.table import strategy_of
 from messages.experiment import Experiment
 from messages.ground import crash
-from messages.ground.durable import sync
+from messages.ground.durable import is_out_of_space, sync
 from messages.ground.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.ground.metrics import PHASES
 from messages.reasons import Reason
@@ -88,11 +88,6 @@ def _opened_memory(blobs: Blobs, effect: Aggregate) -> Buffer | None:
             where=str(blobs.path(effect.experiment, effect.memory)),
             advice="Put the file back from a backup before the coordinator starts",
         ) from None
-
-
-def is_full(error: OSError) -> bool:
-    """Whether the disk (or a quota, or a limit of file sizes) had no space."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 Build = Callable[[Experiment, Path, Path, float], None]
@@ -163,7 +158,7 @@ class Work:
                 given = job()
             except OSError as error:
                 log.error("work failed", experiment=experiment, detail=str(error))
-                given = i.DiskFull(time=self.now()) if is_full(error) else failed()
+                given = i.DiskFull(time=self.now()) if is_out_of_space(error) else failed()
             except KonsilError as error:
                 log.error("work failed", experiment=experiment, detail=str(error))
                 given = failed()

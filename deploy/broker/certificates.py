@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
 
 AUTHORITY_LIFE = timedelta(days=3650)
@@ -89,8 +89,8 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        _write(self._key_file, _key_pem(key), 0o600)
-        _write(self.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        replace_file(self._key_file, _key_pem(key), mode=0o600)
+        replace_file(self.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
     def _leaf(
         self, stem: str, name: str, hosts: Sequence[str], purpose: x509.ObjectIdentifier, life: timedelta
@@ -117,8 +117,8 @@ class Authority:
                 names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
                 builder = builder.add_extension(names, critical=False)
             certificate = builder.sign(self._key, hashes.SHA256())
-            _write(identity.key, _key_pem(key), 0o600)
-            _write(identity.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+            replace_file(identity.key, _key_pem(key), mode=0o600)
+            replace_file(identity.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return identity
 
     def _fits(self, identity: Identity, hosts: Sequence[str]) -> bool:
@@ -189,15 +189,6 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file whole, with its mode from the first byte on."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-    fresh.replace(path)
 
 
 @contextlib.contextmanager

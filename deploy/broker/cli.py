@@ -14,6 +14,7 @@ from deploy.broker.definitions import Party, StreamSizes, render
 from deploy.broker.node import PrivateNode, answers
 from deploy.console import working
 from messages import names
+from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True)
@@ -186,12 +187,8 @@ def _write_logins(folder: Path, logins: list[Party]) -> None:
 
 def _write_private(path: Path, text: str) -> None:
     """Replace a file whole, readable by its owner only."""
-    fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        fresh.replace(path)
+        replace_file(path, text.encode(), mode=0o600)
     except OSError as error:
         raise RequestError(
             f"cannot be written ({error.strerror})", where=str(path), advice="Choose a folder that exists"

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from deploy.console import emit, figure, say, when
 from deploy.session.connection import Session
-from deploy.session.history import HISTORY, Reader, known
+from deploy.session.following import Follower
+from deploy.session.history import known
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import round_summary, summary
-from deploy.story.telling import tell, tell_all
-from messages import names
-from messages.bus.base import Start
 from messages.ground.units import human_bytes, human_seconds
 from messages.liveness import Liveness
-from messages.names import COORDINATOR
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
 
@@ -58,34 +55,23 @@ def follow(session: Session, experiment: str, shown: View, clock: Callable[[], f
     Raises:
         RequestError: nothing is known of the experiment.
     """
-    story, reader = ExperimentStory(experiment), Reader()
-    if session.profile.role == "researcher":
-        session.listen(names.PROGRESS, start=Start.NEXT)
-        session.listen(*HISTORY)
-    else:  # an auditor reads the event log alone
-        session.listen(names.AUDIT)
-    begun = heard_history = clock()
-    coordinator_at: float | None = None
+    follower = Follower(session, experiment, clock)
+    follower.listen_from_start()
+    begun = follower.history_at
     caught_up = False
     try:
-        while not (story.over and clock() - heard_history > SETTLE):
-            heard = session.next(PICTURE_EVERY)
+        while not (follower.story.over and clock() - follower.history_at > SETTLE):
+            follower.hear_next(PICTURE_EVERY)
             now = clock()
-            if heard is not None and heard.delivery.queue == names.PROGRESS:
-                if heard.event is not None:
-                    coordinator_at = now if heard.event.sender == COORDINATOR else coordinator_at
-                    story = tell(story, heard.event, now)
-            elif heard is not None:
-                heard_history = now
-                story = tell_all(story, reader.events(heard, experiment))
-            if story.phase == "unknown" and now - max(begun, heard_history) > UNKNOWN_AFTER:
-                known(story)
-            caught_up = caught_up or now - heard_history > CAUGHT_UP or now - begun > UNKNOWN_AFTER
+            quiet = now - follower.history_at
+            if follower.story.phase == "unknown" and quiet > UNKNOWN_AFTER:
+                known(follower.story)
+            caught_up = caught_up or quiet > CAUGHT_UP or now - begun > UNKNOWN_AFTER
             if caught_up:
-                shown.show(story, now, coordinator_at)
+                shown.show(follower.story, now, follower.coordinator_at)
     finally:
-        shown.close(story)
-    return story
+        shown.close(follower.story)
+    return follower.story
 
 
 def dice(found: SplitScores | None) -> str:

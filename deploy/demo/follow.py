@@ -7,11 +7,9 @@ from collections.abc import Callable
 
 from deploy.cli.live import View
 from deploy.session.connection import COORDINATOR_WITHIN, Session, no_coordinator
-from deploy.session.history import HISTORY, Reader
+from deploy.session.following import Follower
 from deploy.story.story import ExperimentStory
-from deploy.story.telling import tell, tell_all
 from messages import codec, kinds, names
-from messages.bus.base import Start
 from messages.chain import MAX_ENTRY, Entry
 from messages.experiment import Experiment
 from messages.ground.errors import WorkFailed
@@ -35,28 +33,20 @@ def follow(
         Unreachable: the coordinator says nothing.
         WorkFailed: the event log's last entry does not come.
     """
-    story, reader = ExperimentStory(experiment.id), Reader()
+    follower = Follower(session, experiment.id)
     entries: list[Entry] = []
-    session.listen(names.PROGRESS, start=Start.NEXT)
-    session.listen(*HISTORY)
+    follower.listen_from_start()
     session.publish("experiment-start", kinds.ExperimentStart(experiment=experiment.plain()), experiment.id)
     published = time.monotonic()
     over: float | None = None
     log_ended = False
-    coordinator_at: float | None = None
     try:
         while over is None or not log_ended:
-            heard = session.next(LOOK_EVERY)
-            now = time.time()
-            if heard is not None and heard.delivery.queue == names.PROGRESS:
-                if heard.event is not None:
-                    coordinator_at = now if heard.event.sender == names.COORDINATOR else coordinator_at
-                    story = tell(story, heard.event, now)
-            elif heard is not None:
-                story = tell_all(story, reader.events(heard, experiment.id))
-                if heard.entry is not None and heard.entry.experiment == experiment.id:
-                    entries.append(heard.entry)
-                    log_ended = log_ended or _ends(heard.entry)
+            heard = follower.hear_next(LOOK_EVERY)
+            if heard is not None and heard.entry is not None and heard.entry.experiment == experiment.id:
+                entries.append(heard.entry)
+                log_ended = log_ended or _ends(heard.entry)
+            story = follower.story
             if story.over and over is None:
                 over = time.monotonic()
             if story.phase == "unknown" and time.monotonic() - published > COORDINATOR_WITHIN:
@@ -64,10 +54,10 @@ def follow(
             if over is not None and time.monotonic() - over > LOG_WITHIN:
                 raise WorkFailed("the end of the event log did not come", where=names.AUDIT)
             check()
-            view.show(story, now, coordinator_at)
+            view.show(story, time.time(), follower.coordinator_at)
     finally:
-        view.close(story)
-    return story, entries
+        view.close(follower.story)
+    return follower.story, entries
 
 
 def _ends(entry: Entry) -> bool:

@@ -12,6 +12,7 @@ from deploy.report.baselines import Baseline
 from deploy.report.curves import Line, draw
 from deploy.report.html import counted
 from deploy.story.story import ExperimentStory
+from messages.ground.durable import replace_file
 from messages.ground.errors import WorkFailed
 
 STYLE = """
@@ -59,10 +60,8 @@ def write(
     Raises:
         WorkFailed: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(render(story, baselines, log.name if log else None, images), encoding="utf-8")
-        part.replace(path)
+        replace_file(path, render(story, baselines, log.name if log else None, images).encode())
     except OSError as error:
         raise WorkFailed(
             f"the report cannot be written ({error.strerror})", where=str(path), advice="Choose another place"

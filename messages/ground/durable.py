@@ -1,9 +1,17 @@
-"""What is written survives a power cut: whole writes, and content and names on the disk."""
+"""What is written is whole, and survives a power cut: files replaced, content and names on the disk."""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+def is_out_of_space(error: OSError) -> bool:
+    """Whether the disk (or a quota, or a limit of file sizes) had no space."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
@@ -30,3 +38,53 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def keep_file(source: Path, destination: Path) -> None:
+    """Make a finished file durable under its name: fsync, rename(2), fsync of the folder.
+
+    Raises:
+        OSError: it is not there, or the disk fails.
+    """
+    sync(source)
+    os.replace(source, destination)
+    sync(destination.parent)
+
+
+@contextmanager
+def writing_beside(path: Path) -> Iterator[Path]:
+    """A new file's place beside `path`: moved over it at the end, and removed where writing fails.
+
+    A reader finds the old content or the new one, never a part. A killed writer leaves a hidden file behind, which
+    nobody takes for `path`. The name holds the process's number: two writers do not meet.
+
+    Raises:
+        OSError: whatever the writer meets, and where the file cannot be moved.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    beside.unlink(missing_ok=True)
+    try:
+        yield beside
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def replace_file(path: Path, content: bytes | bytearray, *, mode: int = 0o666, durable: bool = False) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        mode: permissions from the first byte on, less the process's umask.
+        durable: have content and name on the disk before this returns.
+
+    Raises:
+        OSError: no space, no permission; the file that was there before stays.
+    """
+    with writing_beside(path) as beside:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+        if durable:
+            sync(beside)
+    if durable:
+        sync(path.parent)

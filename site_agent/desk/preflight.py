@@ -5,7 +5,6 @@ Works while the agent itself runs: its inbox is not touched then. Torch is asked
 
 from __future__ import annotations
 
-import errno
 import os
 import queue
 import secrets
@@ -22,6 +21,7 @@ import psutil
 
 from messages.bus.base import Bus, Delivery, Start
 from messages.envelope import Author, decode
+from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
 from messages.ground.units import human_bytes
 from messages.kinds import Echo, EchoReply
@@ -95,7 +95,7 @@ def _state(config: SiteConfig) -> Check:
         probe.write_bytes(b"konsil")
         probe.unlink()
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = is_out_of_space(error)
         advice = "Free disk space" if full else "Give the agent's user write access, or change site.state"
         return Check("state", Grade.FAIL, f"{folder}: cannot be written ({error.strerror})", advice, 2)
     return Check("state", Grade.OK, f"{folder} can be written")

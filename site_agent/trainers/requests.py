@@ -123,7 +123,7 @@ class Workshop:
         experiment = experiment_of(job)
         limits = self._config.limits
         return protocol.Prepare(
-            experiment=experiment.plain(),
+            experiment=experiment.filled(),
             dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
             site=self._config.site.name,
             secret=self._spool.secret(),

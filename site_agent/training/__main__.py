@@ -20,6 +20,7 @@ from typing import Any
 
 from messages.ground import crash
 from messages.ground.errors import KonsilError
+from messages.ground.parent import die_with_parent
 from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import (
     Evaluate,
@@ -35,7 +36,6 @@ from site_agent.training.protocol import (
     step_of,
 )
 
-_PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
 """The most that glibc takes for M_MMAP_THRESHOLD on 64 bits."""
@@ -48,7 +48,8 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--nice", type=int, default=0)
     options = parser.parse_args()
-    _die_with(options.parent)
+    if not die_with_parent(options.parent):
+        return 1
     if options.nice:
         os.nice(options.nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the agent's to handle
@@ -59,14 +60,6 @@ def main() -> int:
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
     _serve(connection, requests, interrupt)
     return 0
-
-
-def _die_with(parent: int) -> None:
-    """SIGKILL when the thread that started this process ends (prctl(2)); end now if it has already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit(1)
 
 
 def _keep_freed_memory() -> None:

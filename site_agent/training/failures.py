@@ -7,6 +7,7 @@ import errno
 import torch
 from torch.cuda import DeferredCudaCallError
 
+from messages.ground.durable import is_out_of_space
 from messages.ground.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 
@@ -28,7 +29,7 @@ def code_of(error: BaseException) -> Reason:
         reason = Reason.CUDA_OOM
     elif isinstance(error, MemoryError) or _cpu_allocator_gave_up(error):
         reason = Reason.OUT_OF_MEMORY
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    elif isinstance(error, OSError) and is_out_of_space(error):
         reason = Reason.DISK_FULL
     elif isinstance(error, OSError) and error.errno == errno.ENOMEM:
         reason = Reason.OUT_OF_MEMORY

@@ -10,7 +10,6 @@ site's operator can choose it, in site.toml:
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import queue
@@ -28,6 +27,8 @@ from numpy.typing import NDArray
 
 from messages.experiment import Experiment
 from messages.ground import crash
+from messages.ground.durable import replace_file
+from messages.ground.parent import die_with_parent
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
 from site_agent.training.files import open_model, write_update
@@ -88,9 +89,7 @@ class Memory:
             raise ValueError(f"round {known['round']} was trained, and now round {round_number}")
         before = known["before"] if known["round"] == round_number else known["after"]
         after = sha256(f"{before}|{round_number}|{model.hex()}".encode()).hexdigest()
-        beside = self._path.with_suffix(".new")
-        beside.write_text(json.dumps({"round": round_number, "before": before, "after": after}))
-        beside.replace(self._path)
+        replace_file(self._path, json.dumps({"round": round_number, "before": before, "after": after}).encode())
         return after
 
 
@@ -243,8 +242,7 @@ def main() -> int:
     parser.add_argument("--fail", default="")
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the agent
-    if os.getppid() != options.parent:
+    if not die_with_parent(options.parent):
         return 1
     connection = socket.socket(fileno=options.fd)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from messages.experiment import Optimizer
+from messages.ground.durable import writing_beside
 
 
 def make(settings: Optimizer, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -74,9 +75,8 @@ class KeptState:
     def keep(self, optimizer: torch.optim.Optimizer, round_number: int) -> None:
         """Write the state after a round."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        beside = self._file(round_number).with_suffix(".part")
-        save_file({name: value.cpu().contiguous() for name, value in flat(optimizer).items()}, beside)
-        beside.replace(self._file(round_number))
+        with writing_beside(self._file(round_number)) as beside:
+            save_file({name: value.cpu().contiguous() for name, value in flat(optimizer).items()}, beside)
         for old in sorted(self._rounds())[:-2]:
             self._file(old).unlink(missing_ok=True)
 

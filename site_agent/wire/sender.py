@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from messages.bus.base import Bus, Confirm
 from messages.ground import crash, logs
+from messages.ground.durable import replace_file
 from messages.ground.errors import KonsilError
 from messages.ground.metrics import PHASES
 from messages.kinds import Transfer as Sealed
@@ -65,10 +66,8 @@ class Mark:
         if not digests or (self._last is not None and now - self._last < MARK_EVERY):
             return
         self._last = now
-        beside = self._path.with_suffix(".sent-new")
         with contextlib.suppress(OSError):
-            beside.write_bytes(b"".join(digests))
-            beside.replace(self._path)
+            replace_file(self._path, b"".join(digests))
 
 
 def _alike(one: list[bytes], other: list[bytes]) -> int:

@@ -17,11 +17,12 @@ from coordinator_rig import Consortium, body_of, calm_digest, coordinator, runni
 from machine_run import Run
 from numpy.typing import NDArray
 
+from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.state import ExperimentState
 from coordinator.record import archive
 from coordinator.record.journal import Journal, open_readonly
-from coordinator.record.recovery import recover, step_body
+from coordinator.record.recovery import recover
 from coordinator.record.replay import Status, replay
 from coordinator.service import Coordinator
 from coordinator.work.blobs import Blobs
@@ -42,8 +43,8 @@ ALL = {"least_sites": "all"}
 ROUNDS = 3
 GAINS = {site: ord(site[-1]) % 7 for site in SITES}
 SHARES = {site: (number + 1) / 6 for number, site in enumerate(SITES)}
-FEDAVG_JOURNAL = "cbbb9a998082850d61bc3c1b57bf522fec40e903718de19c27a7f97bba5722fe"
-"""SHA-256 of the bodies that 03d2e43 journaled for the same inputs, when no strategy had a memory."""
+FEDAVG_JOURNAL = "53be5456406b32fec2106b00223d98b0d9f92721bd9a67809be123d6330a96bc"
+"""SHA-256 of the own inputs and the decisions that 03d2e43 journaled, when no strategy had a memory."""
 
 
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -278,9 +279,10 @@ def test_fedavgs_journal_has_the_bytes_that_it_had_before_strategies_kept_anythi
     bodies: list[bytes] = []
 
     class Recorded(Run):
-        def put(self, given: i.AnyInput) -> tuple[object, ...]:
+        def put(self, given: i.AnyInput) -> tuple[d.AnyDecision, ...]:
             decided = super().put(given)
-            bodies.append(codec.pack(step_body(given, decided)))
+            own = None if isinstance(given, i.Received) else i.to_plain(given)
+            bodies.append(codec.pack([own, [d.to_plain(one) for one in decided]]))
             return decided
 
     one = Recorded()

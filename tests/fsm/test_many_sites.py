@@ -17,6 +17,7 @@ from coordinator.core import inputs as i
 from coordinator.core.evolve import fold
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState, Phase
+from coordinator.loop.file_checks import check_file
 from coordinator.work.aggregate import aggregate
 from messages import kinds
 from messages.envelope import Author
@@ -52,7 +53,7 @@ class Many:
 
     def wire(self, kind: str, body: kinds.Body, sender: str, number: int = 0) -> i.Received:
         event = Author(CONSORTIUM, sender).write(kind, body, time=0.0, experiment="exp-1", round_number=number, seq=1)
-        return i.Received.of(event, time=1000.0, admitted=self.sites)
+        return i.Received.of(event, time=1000.0, admitted=self.sites, file_check=check_file(event))
 
     def put(self, given: i.AnyInput) -> tuple[d.AnyDecision, ...]:
         decided = decide(self.state, given)

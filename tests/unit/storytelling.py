@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from coordinator.core import decisions, inputs, machine
+from coordinator.core import inputs, machine
 from coordinator.core.evolve import fold
 from coordinator.core.state import ExperimentState
+from coordinator.loop.file_checks import check_file
+from coordinator.record.recovery import step_body
 from messages import chain, codec, kinds, scores
 from messages.chain import Entry
 from messages.envelope import Author
@@ -50,7 +52,7 @@ class Teller:
     def give(self, given: inputs.AnyInput) -> None:
         decided = machine.decide(self.state, given)
         self.state = fold(self.state, decided)
-        body = {"input": inputs.to_plain(given), "decisions": [decisions.to_plain(one) for one in decided]}
+        body = step_body(given, decided)
         previous = self.entries[-1].hash if self.entries else chain.ZERO
         number = len(self.entries) + 1
         entry = Entry(number, number, "try", given.time, "step", codec.pack(body), previous, previous)
@@ -62,7 +64,7 @@ class Teller:
 
     def say(self, sender: str, kind: str, body: kinds.Body, round_number: int = 0, **more: Any) -> None:
         event = self.authors[sender].write(kind, body, time=self.tick(), experiment="try", round_number=round_number)
-        self.give(inputs.Received(time=self.time, raw=event.raw, **more))
+        self.give(inputs.Received(time=self.time, raw=event.raw, file_check=check_file(event), **more))
 
     def update(self, site: str, number: int, dice: float, loss: float) -> None:
         """A site's weights-ready, and the worker's word that it is stored."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from messages.ground.durable import replace_file
 from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.datasets.vault import Damaged, Vault
@@ -121,15 +122,7 @@ class Spool:
             content = self._vault.seal(content)
         for folder in (path.parent.parent, path.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
-        beside = path.with_name(f".{os.getpid()}.{next(_numbers)}")
-        try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        replace_file(path, content, mode=0o600)
         facts = json.dumps(clean.facts.plain(), sort_keys=True)
         row = (clean.sop, clean.study, clean.series, len(content), _digest(content), facts)
         with self._writing() as db:

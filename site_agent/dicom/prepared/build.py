@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 
+from messages.ground.durable import is_out_of_space
 from messages.ground.errors import WorkFailed
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.base import Accounting
@@ -127,7 +127,7 @@ def dataset_of(name: str, config: DicomDataset, state: Path, accounting: Account
 
 
 def _disk(error: OSError, folder: Path) -> WorkFailed:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_out_of_space(error):
         advice = "Free disk space, or bound the data set with disk in site.toml"
         return DiskFull("the disk is full", where=str(folder), advice=advice)
     why = error.strerror or type(error).__name__

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from messages.ground.durable import is_out_of_space
 from messages.reasons import Reason
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import Object, Refused
@@ -63,7 +63,7 @@ def make(task: Task) -> Verdict:
     except (MemoryError, ImportError):  # nothing that a study can bring about
         raise
     except Exception as error:  # one study's nonsense must not end the others' preparation
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and is_out_of_space(error):
             raise
         # Type and place, never the message: it may hold what the file says.
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -6,7 +6,6 @@ A process that a damaged file kills takes nothing with it but its own study.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,11 +15,10 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Self
 
+from messages.ground.parent import die_with_parent
 from messages.reasons import Reason
 from site_agent.dicom.prepared.index import Verdict
 from site_agent.dicom.prepared.making import Task, make
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Makers:
@@ -106,6 +104,5 @@ class Makers:
 def begin(parent: int) -> None:
     """End with the parent, even a killed one (prctl(2)); Ctrl-C in a terminal is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if not die_with_parent(parent):
         os._exit(1)

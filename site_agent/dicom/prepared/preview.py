@@ -6,7 +6,6 @@ the label's outline. Heads show faces, so the sheets stay in the state directory
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from messages.ground.durable import replace_file
 from messages.ground.errors import DataError, RequestError
 from site_agent.datasets import layouts, source
 from site_agent.datasets.config import DatasetConfig
@@ -170,8 +170,4 @@ def _sheet(rows: Sequence[tuple[str, list[Image]]], channels: Sequence[str], con
 
 def _write(path: Path, content: bytes) -> None:
     """Readable by its owner alone from the first byte on."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    beside.replace(path)
+    replace_file(path, content, mode=0o600)

@@ -18,7 +18,7 @@ from messages.ground.logs import described
 BEGIN = """
 import logging, sys, threading, warnings
 import structlog
-from messages import logs
+from messages.ground import logs
 from messages.ground.errors import ConfigError
 logs.configure("site")
 log = structlog.get_logger()

@@ -136,11 +136,11 @@ spool.put(door.admit(image(1, 1, 1)))
 def cut(path, *rest):
     os.truncate(path, 50)
     die()
-replace, point = pathlib.Path.replace, sys.argv[2]
+point = sys.argv[2]
 if point == "while writing":
-    pathlib.Path.replace = cut
+    os.replace = cut
 elif point == "before the rename":
-    pathlib.Path.replace = die
+    os.replace = die
 elif point == "before the entry":
     module._digest = die
 elif point == "in mid-transaction":

@@ -1,0 +1,39 @@
+"""Base of inputs and decisions: strict frozen records, which the journal keeps as plain maps.
+
+A record of 0.1 has every field, and 0.1 refuses others. A field that came later has a default that means "as before",
+and `exclude_if` keeps it out of the journal where it has that. Text for people is marked `WORDS`: replay does not
+compare it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from pydantic import BaseModel, ConfigDict
+
+from messages import codec
+
+
+class FieldMark:
+    """A mark on a record's field: `Annotated[type, MARK]`."""
+
+
+WORDS = FieldMark()
+
+
+class Record(BaseModel):
+    """Base: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def compared(self) -> bytes:
+        """What replay compares: every field but words for people, whatever bytes the journal keeps of it.
+
+        A field that the journal does not state has its default here. 1 and 1.0 differ.
+        """
+        return codec.canonical(self.model_dump(mode="python", exclude=_words_of(type(self))))
+
+
+@cache
+def _words_of(record: type[Record]) -> set[str]:
+    return {name for name, field in record.model_fields.items() if WORDS in field.metadata}

@@ -1,0 +1,288 @@
+"""The experiment files of the kept formats: what a researcher writes, as TOML. One dictionary, file name → content.
+
+`defaults-written` says what `minimal` leaves out: both are one experiment. `every-key` names each key that this version
+knows, none with its default. A later format adds files for its newer keys.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from pydantic import BaseModel
+
+from messages.experiment import Experiment
+
+MINIMAL = """\
+schema = 1
+id = "kept-minimal"
+sites = ["site-a", "site-b", "site-c"]
+
+[task]
+kind = "segmentation"
+channels = ["T1"]
+regions = { WT = ["ED"] }
+
+[data]
+dataset = "glioma"
+
+[net]
+name = "UNet"
+
+[rounds]
+count = 2
+"""
+
+DEFAULTS_WRITTEN = """\
+schema = 1
+id = "kept-minimal"
+purpose = ""
+approval = ""
+seed = 0
+sites = ["site-a", "site-b", "site-c"]
+keep_updates = "all"
+
+[task]
+kind = "segmentation"
+channels = ["T1"]
+activation = "sigmoid"
+regions = { WT = ["ED"] }
+
+[data]
+dataset = "glioma"
+split = { train = 0.7, validation = 0.1, test = 0.2 }
+least_cases = 1
+least_used_share = 0.0
+
+[net]
+name = "UNet"
+
+[preprocessing]
+orientation = "RAS"
+crop = "foreground"
+normalise = "zscore-nonzero"
+
+[augmentation]
+flip = 0.0
+scale_intensity = 0.0
+shift_intensity = 0.0
+noise = 0.0
+
+[training]
+patch = [64, 64, 64]
+patches_per_case = 1
+foreground_share = 0.33
+batch = 2
+loss = "dice+bce"
+optimizer = { name = "Adam", lr = 1e-3, weight_decay = 0.0, momentum = 0.9, reset = true }
+schedule = { name = "constant", over = "rounds", power = 0.9, warmup_rounds = 0 }
+precision = "float32"
+
+[evaluation]
+every = 1
+overlap = 0.5
+metrics = ["dice"]
+select_by = "validation.dice.mean"
+
+[rounds]
+count = 2
+enrol_within = "24h"
+train_within = "6h"
+at_deadline = "extend"
+extensions = 2
+
+[plan]
+kind = "aggregation"
+strategy = "FedAvg"
+weight_by = "cases_used"
+weight_cap = 1.0
+
+[quorum]
+least_sites = "all"
+least_case_share = 0.0
+
+[privacy]
+secure_aggregation = false
+
+[wire]
+codec = "float32"
+"""
+
+EVERY_KEY = """\
+# Every key that this version knows, none with its default where it has another value.
+schema = 1
+id = "kept-every-key"
+purpose = "Tumoren im Gehirn: Größe über die Zeit"
+approval = "EC-2099-001"
+expires = 2099-12-31
+seed = 9007199254740993
+sites = ["site-c", "site-a", "site-b"]
+keep_updates = 7
+
+[task]
+kind = "segmentation"
+channels = ["T1c", "T1", "FLAIR"]
+activation = "softmax"
+[task.regions]                  # their order is that of the net's outputs
+TC = ["NCR", "ET"]
+ED = ["ED"]
+
+[data]
+dataset = "glioma-2"
+split = { train = 0.5, validation = 0.25, test = 0.25 }
+least_cases = 12
+least_used_share = 0.5
+
+[net]
+name = "SegResNet"
+init_filters = 16
+blocks_down = [1, 2, 2]
+blocks_up = [1, 1]
+dropout = 0.125
+
+[preprocessing]
+orientation = "LPS"
+spacing_mm = [1.0, 1.5, 2.0]
+crop = "none"
+normalise = "zscore"
+
+[augmentation]
+flip = 0.5
+scale_intensity = 0.1
+shift_intensity = 0.2
+noise = 0.05
+
+[training]
+local_steps = 150
+patch = [96, 64, 32]
+patches_per_case = 4
+foreground_share = 0.5
+batch = 3
+loss = "dice+ce"
+optimizer = { name = "SGD", lr = 0.01, weight_decay = 1e-5, momentum = 0.99, reset = false }
+schedule = { name = "poly", over = "rounds", power = 0.75, warmup_rounds = 3 }
+precision = "amp"
+clip_norm = 12
+
+[evaluation]
+every = 5
+overlap = 0.25
+metrics = ["dice", "hd95"]
+select_by = "last"
+
+[rounds]
+count = 50
+enrol_within = "90m"
+train_within = "2h"
+grace = "30s"
+at_deadline = "fail"
+extensions = 0
+
+[plan]
+kind = "aggregation"
+strategy = "FedAvg"
+weight_by = "equal"
+weight_cap = 0.6
+
+[quorum]
+least_sites = 2
+least_case_share = 0.4
+
+[privacy]
+secure_aggregation = false
+
+[wire]
+codec = "bfloat16-difference"
+"""
+
+EPOCHS = """\
+schema = 1
+id = "kept-epochs"
+seed = 3
+sites = ["site-a", "site-b"]
+keep_updates = "none"
+
+[task]
+kind = "segmentation"
+channels = ["T1", "T2"]
+[task.regions]
+WT = ["NCR", "ED", "ET"]
+ET = ["ET"]
+
+[data]
+dataset = "glioma"
+
+[net]
+name = "UNet"
+channels = [8, 16, 32]
+strides = [2, 2]
+norm = "group"
+num_res_units = 0
+act = "LEAKYRELU"
+kernel_size = 5
+
+[training]
+local_epochs = 2
+optimizer = { name = "AdamW", weight_decay = 0.01 }
+schedule = { name = "cosine" }
+
+[rounds]
+count = 4
+enrol_within = 3600
+grace = 0
+
+[quorum]
+least_sites = "all"
+
+[wire]
+codec = "bfloat16"
+"""
+
+OTHER_ORDER = """\
+# "kept-epochs" with its two regions the other way round: the order of the outputs, and so another experiment.
+""" + EPOCHS.replace('WT = ["NCR", "ED", "ET"]\nET = ["ET"]\n', 'ET = ["ET"]\nWT = ["NCR", "ED", "ET"]\n')
+
+EXACT = (
+    MINIMAL.replace("kept-minimal", "kept-exact") + '\n[wire]\ncodec = "exact"          # what "float32" was called\n'
+)
+
+REHEARSAL = """\
+schema = 1
+id = "kept-rehearsal"
+sites = ["site-a"]
+task = { kind = "segmentation", channels = ["T1"], regions = { WT = ["ED"] } }
+data = { dataset = "none" }
+net = { name = "Rehearsal", tensors = 3, kilobytes = 12 }
+rounds = { count = 1 }
+"""
+
+FILES = {
+    "minimal.toml": MINIMAL,
+    "defaults-written.toml": DEFAULTS_WRITTEN,
+    "every-key.toml": EVERY_KEY,
+    "epochs.toml": EPOCHS,
+    "other-order.toml": OTHER_ORDER,
+    "exact.toml": EXACT,
+    "rehearsal.toml": REHEARSAL,
+}
+
+EITHER_OR = {"local_epochs"}
+"""Keys that do not go with another one that `every-key` has."""
+
+
+def check_files() -> None:
+    """Fail where `every-key` does not name every key, or `other-order` is no other file."""
+    assert _unnamed(Experiment, tomllib.loads(EVERY_KEY), "") == []
+    assert OTHER_ORDER.count("WT") == 1
+    assert OTHER_ORDER.index("ET = ") < OTHER_ORDER.index("WT = ")
+
+
+def _unnamed(model: type[BaseModel], content: dict[str, Any], where: str) -> list[str]:
+    missing: list[str] = []
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if key not in content:
+            missing += [] if key in EITHER_OR else [where + key]
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            missing += _unnamed(field.annotation, content[key], f"{where}{key}.")
+    return missing
