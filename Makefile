@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test lint check chaos test-rabbitmq4 bench bench-peers clean
+.PHONY: help setup demo test lint check shape chaos test-rabbitmq4 bench bench-peers clean
 
 BIN = .venv/bin
 ARGS =
@@ -12,6 +12,7 @@ help:
 	@echo 'make test             lint, types, import contracts and all tests'
 	@echo 'make setup            only what both need: RabbitMQ, Orthanc, .venv with pinned dependencies'
 	@echo 'make check            make test without the tests'
+	@echo 'make shape            figures of the code: sizes, names, circles (make test prints them too)'
 	@echo 'make chaos            faults, and the services under a real systemd in a machine of their own (root; minutes)'
 	@echo 'make test-rabbitmq4   the bus and whole experiments on RabbitMQ 4 out of Debian 13 (root; debootstrap)'
 	@echo 'make bench            a round of null training: seconds, bytes, memory, by size, codec and number of sites'
@@ -40,7 +41,11 @@ check: setup
 	@$(BIN)/lint-imports --no-logo >.import-contracts.log 2>&1 || { cat .import-contracts.log; rm -f .import-contracts.log; exit 1; }
 	@rm -f .import-contracts.log
 
-test: check
+shape: setup
+	@echo 'konsil: shape'
+	@$(BIN)/python -m tests.shape
+
+test: check shape
 	@echo 'konsil: tests'
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 

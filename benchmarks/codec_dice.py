@@ -109,8 +109,8 @@ def federate(members: dict[str, Session], experiment: Experiment, codec: CodecNa
     test = pool([members[site].evaluate(request).scores[0].scores() for site in shares])
     return Result(
         codec=codec,
-        mean=test.mean() or 0.0,
-        regions=test.regions(),
+        mean=test.mean("dice") or 0.0,
+        regions=test.by_target("dice"),
         cases=test.cases,
         round_bytes=len(shares) * (sent.nbytes + update.nbytes),
         seconds=round(time.monotonic() - began, 1),

@@ -19,7 +19,7 @@ from messages import envelope, kinds, names
 from messages.bus.base import Delivery, Subscription
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 from messages.tensors.layout import chunk_digests, seal
 from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 
@@ -41,7 +41,7 @@ def definitions(consortium: str, sites: Sequence[str]) -> Definitions:
 
 
 def scores(mean: float) -> SplitScores:
-    return SplitScores(cases=1, metrics={"dice": {"WT": RegionScore(n=1, sum=mean, squares=mean * mean)}})
+    return SplitScores(cases=1, metrics={"dice": {"WT": ScoreSums(n=1, sum=mean, squares=mean * mean)}})
 
 
 class Crowd:

@@ -52,12 +52,14 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from site_agent.training.files import write_update
     from site_agent.training.seeds import derive
     from site_agent.training.session import Session
+    from site_agent.training.tasks.segmentation import SegmentationLearner
 
     _keep_freed_memory()
     experiment = experiment_of(options, local_epochs=None, local_steps=100)
     manifest = Manifest.model_validate(json.loads((folder / "manifest.json").read_text()))
     session = Session(preparation(folder, experiment, options.threads), lambda _: None)
-    net, cases = session._net, session.splits["train"]
+    net, cases, learner = session._net, session.splits["train"], session.learner
+    assert isinstance(learner, SegmentationLearner)
     seed = derive(experiment.seed, "round", 1, "site", SITE)
     sampler = Sampler(cases, experiment.training, experiment.augmentation, seed)
     _, labels = sampler.batch(0)
@@ -71,7 +73,7 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
     def whole(_: int) -> None:
         train_round(
-            net, cases, experiment, session.regions,
+            net, cases, experiment, session.learner,
             round_number=1, site=SITE, device=torch.device("cpu"),
         )  # fmt: skip
 
@@ -80,7 +82,7 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     return {
         "step": timed(whole, 2) / 100,
         "batch": timed(sampler.batch, 100),
-        "target": timed(lambda _: session.regions.target(labels), 100),
+        "target": timed(lambda _: learner.regions.target(labels), 100),
         "load_model": timed(lambda _: session._load(str(folder / "start"), manifest.plain()), 20),
         "write_update": timed(lambda _: write_update(update, arrays(net), manifest, received), 20),
     }

@@ -16,6 +16,7 @@ import psutil
 from deploy.demo.experiments import glioma_demo
 from deploy.demo.phantoms import phantom
 from messages.experiment import Experiment
+from messages.tasks.segmentation import SegmentationTask
 from messages.tensors.layout import Manifest
 from site_agent.training.client import TrainerProcess
 from site_agent.training.protocol import Failed, Prepare, Prepared, Progress, Reply, Train, Trained, Written
@@ -37,6 +38,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     training, augmentation = experiment.training, experiment.augmentation
     assert not augmentation.noise
     assert training.clip_norm is None
+    assert isinstance(experiment.task, SegmentationTask)
     return {
         "epochs": training.epochs,
         "patch": list(training.patch),

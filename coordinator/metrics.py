@@ -1,19 +1,21 @@
 """The coordinator's figures for Prometheus (docs/metrics.md): what it counted, and what is so now.
 
 The main loop counts into plain numbers as it decides; the endpoint's thread reads them and the frozen states. Labels
-are words of this program, admitted sites, running experiments and their regions: bounded, and no free text.
+are words of this program, admitted sites, running experiments and what they score: bounded, and no free text.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from coordinator.core.state import ENDED, ExperimentState, Phase
 from coordinator.loop.tally import Tally
 from messages.ground.exposition import Reading, counter, gauge, phase_readings
 from messages.liveness import Liveness
 from messages.reasons import Reason
+from messages.tasks.base import ScoreReader
+from messages.tasks.registry import TASKS
 
 _REASONS = frozenset(one.value for one in Reason)
 _SHOWN = [one for one in Phase if one not in ENDED and one is not Phase.NONE]
@@ -52,15 +54,8 @@ def readings(
     yield counter("konsil_events_set_aside_total", "Kept with their bytes, unhandled.", tally.set_aside)
     directions = {"up": tally.update_bytes, "down": model_bytes}
     yield counter("konsil_model_bytes_total", "Updates taken (up), models sent (down).", directions, "direction")
-    yield Reading(
-        "konsil_validation_dice", "gauge", "Pooled validation Dice of the last round that was scored.",
-        tuple(
-            ({"experiment": name, "region": region}, mean)
-            for name, means in sorted(tally.dice.copy().items())
-            if name in running
-            for region, mean in means.items()
-        ),
-    )  # fmt: skip
+    for kind, task in TASKS.items():
+        yield _validation(task.reader_type(), kind, tally, running)
     yield gauge("konsil_broker_connected", "1: there is a connection to the broker.", tally.connected)
     yield gauge("konsil_broker_blocked", "1: the broker takes no messages now.", tally.blocked)
     yield gauge("konsil_disk_full", "1: the journal waits for space on its disk.", tally.disk_full)
@@ -72,3 +67,18 @@ def readings(
 
 def _rounds(states: Iterable[ExperimentState]) -> dict[str, float]:
     return {one.id: one.round.number for one in states if one.round is not None}
+
+
+def _validation(reader: ScoreReader, kind: str, tally: Tally, running: Container[str]) -> Reading:
+    """The scores of all running experiments of one task, under the name of its main metric."""
+    return Reading(
+        f"konsil_validation_{reader.metric.replace('-', '_')}",
+        "gauge",
+        f"Pooled validation {reader.title} of the last round that was scored.",
+        tuple(
+            ({"experiment": name, reader.target: target}, mean)
+            for name, (of, means) in sorted(tally.validation.copy().items())
+            if of == kind and name in running
+            for target, mean in means.items()
+        ),
+    )

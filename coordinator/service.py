@@ -83,7 +83,7 @@ class Coordinator:
             raise
         clock, gate = Clock(), Gate()
         blobs = Blobs(state / "blobs")
-        events = Events(self._bus)
+        events = Events(self._bus, state)
         author = Author(config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term)
         say = Announcer(author, events, clock.now)
         work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock.now, build)

@@ -26,13 +26,13 @@ from deploy.report.baselines import Baseline, Gain, Point
 from messages.experiment import Experiment, read
 from messages.ground.durable import replace_file
 from messages.ground.errors import ConfigError, KonsilError, RequestError
-from messages.scores import SplitScores, pool
+from messages.scores import SplitScores
 
 if TYPE_CHECKING:
     from site_agent.training.session import Session
 
 Rows = Sequence[Mapping[str, float | None]]
-"""Dice by region, one mapping a test case."""
+"""The main metric by target, one mapping a test case."""
 
 Tell = Callable[[dict[str, Any]], None]
 KINDS = ("pooled", "alone")
@@ -42,10 +42,10 @@ RESAMPLES = 2000
 def paired_bootstrap(
     federated: Mapping[str, Rows], baseline: Mapping[str, Rows], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Gain:
-    """Federated minus baseline mean test Dice with its 95 % percentile interval (rule 7).
+    """Federated minus baseline mean test score with its 95 % percentile interval (rule 7).
 
     Cases are drawn with replacement within each site, the same ones for both models (Efron and Tibshirani 1993);
-    the statistic is the region mean over cases, then the mean over regions (rule 4).
+    the statistic is the mean over cases for each target, then the mean over targets (rule 4).
 
     Raises:
         RequestError: sites or numbers of cases differ, so nothing can be paired.
@@ -55,9 +55,9 @@ def paired_bootstrap(
     sites = [site for site in sorted(federated) if federated[site]]
     if not sites:
         raise RequestError("there is no test case to pair", where="paired bootstrap")
-    regions = sorted({region for site in sites for row in federated[site] for region in row})
+    targets = sorted({target for site in sites for row in federated[site] for target in row})
     ours, theirs = (
-        [np.array([[_number(row.get(region)) for region in regions] for row in rows[site]]) for site in sites]
+        [np.array([[_number(row.get(target)) for target in targets] for row in rows[site]]) for site in sites]
         for rows in (federated, baseline)
     )
     rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def mean_rows(several: Sequence[Mapping[str, Rows]]) -> dict[str, list[dict[str,
     first = several[0]
     return {
         site: [
-            {region: _mean_of([one[site][index].get(region) for one in several]) for region in row}
+            {target: _mean_of([one[site][index].get(target) for one in several]) for target in row}
             for index, row in enumerate(rows)
         ]
         for site, rows in first.items()
@@ -94,7 +94,6 @@ def train_baseline(
     from nets.build import build
     from site_agent.training.engine import train_round
     from site_agent.training.optimise import KeptState
-    from site_agent.training.tasks.evaluation import evaluate
 
     began = time.monotonic()
     first = next(iter(sessions.values()))
@@ -115,9 +114,7 @@ def train_baseline(
 
     def score(split: Any) -> dict[str, SplitScores]:
         return {
-            site: evaluate(
-                net, session.splits[split], experiment, session.regions, split=split, device=first.device
-            ).scores()
+            site: session.learner.evaluate(net, session.splits[split], split=split, device=first.device).scores()
             for site, session in sessions.items()
         }
 
@@ -128,7 +125,7 @@ def train_baseline(
             net,
             cases,
             experiment,
-            first.regions,
+            first.learner,
             round_number=number,
             site=label,
             device=first.device,
@@ -137,9 +134,10 @@ def train_baseline(
         steps += result.steps
         epochs += result.epochs
         if number % experiment.evaluation.every == 0 or number == experiment.rounds.count:
-            dice = pool(score("validation").values()).mean()
-            if dice is not None:
-                curve.append(Point(epoch=epochs, steps=steps, dice=dice))
+            reader = experiment.task.reader
+            reached = reader.score(reader.pool(score("validation").values()))
+            if reached is not None:
+                curve.append(Point(epoch=epochs, steps=steps, score=reached))
         if tell is not None:
             spent = time.monotonic() - began
             tell(
@@ -148,7 +146,7 @@ def train_baseline(
                     "round": number,
                     "rounds": experiment.rounds.count,
                     "loss": result.loss,
-                    "dice": curve[-1].dice if curve else None,
+                    "score": curve[-1].score if curve else None,
                     "eta_seconds": spent / number * (experiment.rounds.count - number),
                 }
             )
@@ -251,7 +249,7 @@ def _mean_of(scores: Sequence[float | None]) -> float | None:
 
 
 def _mean(by_site: Sequence[NDArray[np.float64]]) -> float:
-    """Cases × regions of each site → mean over cases, then over regions; a region without any case is left out."""
+    """Cases × targets of each site → mean over cases, then over targets; a target without any case is left out."""
     rows = np.concatenate(by_site)
     known = ~np.isnan(rows)
     counts = known.sum(axis=0)

@@ -2,23 +2,27 @@
 
 The payload is one msgpack map. Decoding is strict: unknown kind, unknown field outside `ext`, wrong type, too large,
 too deep is refused with a reason code. The signature is empty until sites and coordinator hold keys; its place is
-here so that nothing stored today has to change.
+here so that nothing stored today has to change. Signature and `ext` are bounded (`messages.extension`). Of `ext` two
+things are read: its sender's abilities, and whether the event holds words of a newer version; only then are unknown
+kinds, reasons, states and fields no mistake (`messages.abilities`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from messages import codec
+from messages import abilities, codec, extension
 from messages.ground.errors import MalformedMessage
 from messages.ground.naming import NO_EXPERIMENT
-from messages.kinds import KINDS, Body
+from messages.kinds import KINDS, Body, KindSpec, Unknown
 from messages.names import COORDINATOR, RoutingKey
 from messages.reasons import Reason
+from messages.words import Reading, needed_vocabulary
 
 SCHEMA = 1
 
@@ -50,7 +54,8 @@ class Event:
 
     `incarnation` counts the sender's starts, `seq` its history events within one incarnation without gaps (from 1;
     0 on live events). `term` is the coordinator's (0 from others). `time` is the sender's clock, seconds since 1970.
-    `raw` is the message as it was on the wire.
+    `raw` is the message as it was on the wire. `ext` is what it carries beside its body; `newer`: it holds words of a
+    newer version than its reader's, so that some of them may be read as "other".
     """
 
     kind: str
@@ -65,6 +70,15 @@ class Event:
     term: int
     body: Body
     raw: bytes
+    attempt: str = "1"
+    """What tells apart events of one sender and kind in one round: part of the id."""
+    ext: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    newer: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether its kind is one that this version knows."""
+        return not isinstance(self.body, Unknown)
 
     @property
     def key(self) -> str:
@@ -87,12 +101,13 @@ def event_id(experiment: str, round_number: int, kind: str, sender: str, attempt
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """What all events of one running service share."""
+    """What all events of one running service share. `can`: the abilities that it announces."""
 
     consortium: str
     name: str
     incarnation: int = 0
     term: int = 0
+    can: frozenset[str] = abilities.OURS
 
     def write(
         self,
@@ -116,6 +131,10 @@ class Author:
             raise TypeError(f"the body of {kind!r} is {spec.body}, not {type(body)}")
         RoutingKey.parse(str(RoutingKey(kind, self.name, experiment)))
         identity = event_id(experiment, round_number, kind, self.name, attempt)
+        ext = abilities.announce_abilities(self.can) if kind in abilities.ANNOUNCING else {}
+        if (vocabulary := needed_vocabulary(kind, body)) > 1:
+            ext[abilities.WORDS] = vocabulary
+        extension.check_ext(ext)
         payload = {
             "v": SCHEMA,
             "kind": kind,
@@ -130,7 +149,7 @@ class Author:
             "time": time,
             "term": self.term,
             "body": body.plain(),
-            "ext": {},
+            "ext": ext,
         }
         raw = codec.pack([codec.pack(payload), b""])
         if len(raw) > codec.MAX_EVENT_BYTES:
@@ -148,17 +167,44 @@ class Author:
             self.term,
             body,
             raw,
+            str(attempt),
+            ext,
         )
 
 
 def decode(raw: bytes) -> Event:
-    """Decode a message; MalformedMessage carries the reason code."""
+    """Decode a message from the wire.
+
+    Raises:
+        MalformedMessage: carries the reason code.
+        UnboundedMessage: the same, of a signature or an `ext` beyond its bounds.
+    """
+    return _decode(raw, abilities.VOCABULARY, bounded=True)
+
+
+def decode_stored(raw: bytes, vocabulary: int | None = None) -> Event:
+    """Decode a message that was taken from the wire and stored: 0.1 took any signature and any `ext`.
+
+    Args:
+        vocabulary: of the reader that took it, where the event held words that were unknown to that one; they are
+            read as they were then.
+
+    Raises:
+        MalformedMessage: carries the reason code.
+    """
+    return _decode(raw, abilities.VOCABULARY if vocabulary is None else vocabulary, bounded=False)
+
+
+def _decode(raw: bytes, vocabulary: int, *, bounded: bool) -> Event:
     outer = codec.unpack(raw)
     if not (isinstance(outer, list) and len(outer) == 2 and all(isinstance(part, bytes) for part in outer)):
         raise MalformedMessage(Reason.MALFORMED, "an event is [payload, signature]")
     content = codec.unpack(outer[0])
     if not isinstance(content, dict):
         raise MalformedMessage(Reason.MALFORMED, "payload is not a map")
+    if bounded:  # before anything else is found wrong with it: what is beyond these is not stored
+        extension.check_signature(outer[1])
+        extension.check_ext(content.get("ext", {}))
     if content.get("v") != SCHEMA:
         raise MalformedMessage(Reason.UNKNOWN_SCHEMA, "unknown schema version")
     if len(content) > len(_Payload.model_fields):
@@ -167,10 +213,7 @@ def decode(raw: bytes) -> Event:
     if payload.id != event_id(payload.experiment, payload.round, payload.kind, payload.sender, payload.attempt):
         # Receivers drop duplicates by id: nobody may take another sender's id in advance.
         raise MalformedMessage(Reason.MALFORMED, "the id does not derive from what it stands for")
-    spec = KINDS.get(payload.kind)
-    if spec is None or spec.body is None:
-        raise MalformedMessage(Reason.UNKNOWN_KIND, "unknown kind of event")
-    body = _validated(spec.body, payload.body)
+    newer = abilities.read_vocabulary(payload.ext) > vocabulary
     return Event(
         payload.kind,
         payload.id,
@@ -182,9 +225,21 @@ def decode(raw: bytes) -> Event:
         payload.seq,
         payload.time,
         payload.term,
-        body,
+        _read_body(payload, Reading(vocabulary) if newer else None),
         raw,
+        payload.attempt,
+        payload.ext,
+        newer,
     )
+
+
+def _read_body(payload: _Payload, reading: Reading | None) -> Body:
+    spec: KindSpec | None = KINDS.get(payload.kind)
+    if reading is not None and (spec is None or not abilities.is_known(payload.kind, reading.vocabulary)):
+        return Unknown()
+    if spec is None or spec.body is None:
+        raise MalformedMessage(Reason.UNKNOWN_KIND, "unknown kind of event")
+    return _validated(spec.body, payload.body, reading)
 
 
 def check_origin(event: Event, key: str, user: str | None, consortium: str) -> None:
@@ -197,8 +252,8 @@ def check_origin(event: Event, key: str, user: str | None, consortium: str) -> N
     """
     route = RoutingKey.parse(key)
     same = (route.kind, route.sender, route.experiment) == (event.kind, event.sender, event.experiment)
-    roles = KINDS[event.kind].senders
-    fits = "coordinator" in roles if event.sender == COORDINATOR else roles != {"coordinator"}
+    roles = KINDS[event.kind].senders if event.known else None  # whose an unknown kind is, nobody here can say
+    fits = roles is None or ("coordinator" in roles if event.sender == COORDINATOR else roles != {"coordinator"})
     if not same or not fits or user != event.sender or event.consortium != consortium:
         raise MalformedMessage(Reason.SENDER_MISMATCH, "user, routing key and event name different senders")
 
@@ -206,9 +261,9 @@ def check_origin(event: Event, key: str, user: str | None, consortium: str) -> N
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
-def _validated(model: type[Checked], content: dict[str, Any]) -> Checked:
+def _validated(model: type[Checked], content: dict[str, Any], reading: Reading | None = None) -> Checked:
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context=reading)
     except ValidationError as error:
         mistakes = error.errors(include_url=False, include_input=False, include_context=False)
         unknown = any(item["type"] == "extra_forbidden" for item in mistakes)

@@ -24,45 +24,14 @@ from messages.ground.naming import NO_EXPERIMENT
 from messages.ground.settings import Name, Seconds, Settings
 from messages.ground.strictness import at_most
 from messages.names import COORDINATOR
-from messages.scores import MOST_REGIONS
 from messages.strategies import FEDAVG, AnyStrategy
+from messages.tasks.registry import AnyTask, LossWord, MetricWords, SelectionWord, with_defaults
 from messages.tensors.codecs import CodecName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 WHOLE = 2**31 - 1
 """Largest whole number that a person has a reason to write; every wire and database can hold it."""
 MOST_SITES = 1000
-Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
-
-
-class Task(Settings):
-    """What the net is to learn. Regions are named unions of concepts, never a site's integers."""
-
-    kind: Literal["segmentation"]
-    channels: Annotated[tuple[Concept, ...], at_most(16)] = Field(min_length=1)
-    activation: Literal["sigmoid", "softmax"] = "sigmoid"
-    regions: Annotated[dict[Concept, Annotated[tuple[Concept, ...], at_most(64)]], at_most(MOST_REGIONS)] = Field(
-        min_length=1
-    )
-
-    @property
-    def concepts(self) -> tuple[str, ...]:
-        """Every concept that some region names, sorted."""
-        return tuple(sorted({concept for members in self.regions.values() for concept in members}))
-
-    @property
-    def out_channels(self) -> int:
-        """Outputs of the net: one a region for sigmoid, background first for softmax."""
-        return len(self.regions) + (self.activation == "softmax")
-
-    @model_validator(mode="after")
-    def _regions_fit_the_activation(self) -> Self:
-        members = [concept for region in self.regions.values() for concept in region]
-        if any(not region for region in self.regions.values()):
-            raise ValueError("every region names at least one concept")
-        if self.activation == "softmax" and len(members) != len(set(members)):
-            raise ValueError('regions that overlap need activation = "sigmoid"')
-        return self
 
 
 class Split(Settings):
@@ -182,7 +151,7 @@ class Training(Settings):
     """Patches drawn from each case in an epoch."""
     foreground_share: Fraction = 0.33
     batch: int = Field(2, ge=1, le=256)
-    loss: Literal["dice+bce", "dice+ce"] = "dice+bce"
+    loss: LossWord = "dice+bce"
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     precision: Literal["float32", "amp"] = "float32"
@@ -211,8 +180,8 @@ class Evaluation(Settings):
     every: int = Field(1, ge=1, le=WHOLE)
     """The received global model is scored on the validation cases every so many rounds."""
     overlap: float = Field(0.5, ge=0, lt=1)
-    metrics: Annotated[tuple[Literal["dice", "hd95"], ...], at_most(2)] = ("dice",)
-    select_by: Literal["validation.dice.mean", "last"] = "validation.dice.mean"
+    metrics: MetricWords = ("dice",)
+    select_by: SelectionWord = "validation.dice.mean"
 
 
 class Rounds(Settings):
@@ -226,12 +195,26 @@ class Rounds(Settings):
 
 
 class Plan(Settings):
-    kind: Literal["aggregation"] = "aggregation"
+    """Who trains when: all sites in each round, or one after the other."""
+
+    kind: Literal["aggregation", "sequential"] = "aggregation"
     strategy: AnyStrategy = FEDAVG
     """How updates make the next model: a name, or a table with a name and parameters."""
     weight_by: Literal["cases_used", "equal"] = "cases_used"
     weight_cap: float = Field(1.0, gt=0, le=1)
     """No site weighs more than this share (the rest is scaled up in proportion, as far as it goes)."""
+    order: Literal["listed", "seeded", "size"] = Field("listed", json_schema_extra={"form": 1})
+    """In which order a sequential plan visits the sites: as the file names them, by the seed, or the largest last."""
+
+    @model_validator(mode="after")
+    def _keys_of_this_kind(self) -> Self:
+        if self.kind == "aggregation" and self.order != "listed":
+            raise ValueError('order goes with kind = "sequential"')
+        if self.kind == "sequential" and (self.weight_by, self.weight_cap) != ("cases_used", 1.0):
+            raise ValueError('weight_by and weight_cap go with kind = "aggregation"')
+        if self.kind == "sequential" and self.strategy != FEDAVG:
+            raise ValueError(f'strategy = "{self.strategy.name}" goes with kind = "aggregation"')
+        return self
 
 
 class Quorum(Settings):
@@ -275,7 +258,7 @@ class Experiment(Settings):
     sites: Annotated[tuple[Name, ...], at_most(MOST_SITES)] = Field(min_length=1)
     keep_updates: Literal["all", "none"] | int = "all"
     """How many rounds' updates the coordinator keeps for replay (its operator may cap it)."""
-    task: Task
+    task: AnyTask
     data: Data
     net: Net
     preprocessing: Preprocessing = Preprocessing()
@@ -287,6 +270,11 @@ class Experiment(Settings):
     quorum: Quorum = Quorum()
     privacy: Privacy = Privacy()
     wire: Wire = Wire()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _task_has_defaults_of_its_own(cls, content: Any) -> Any:
+        return with_defaults(content)
 
     @field_validator("schema_version", mode="before")
     @classmethod
@@ -333,10 +321,10 @@ class Experiment(Settings):
     def _fits_together(self) -> Self:
         if isinstance(self.quorum.least_sites, int) and self.quorum.least_sites > len(self.sites):
             raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
-        if self.training.loss == "dice+bce" and self.task.activation == "softmax":
-            raise ValueError('training.loss: "dice+bce" goes with sigmoid, "dice+ce" with softmax')
-        if self.training.loss == "dice+ce" and self.task.activation == "sigmoid":
-            raise ValueError('training.loss: "dice+ce" goes with softmax, "dice+bce" with sigmoid')
+        scored = self.evaluation
+        why = self.task.misfit(loss=self.training.loss, metrics=scored.metrics, select_by=scored.select_by)
+        if why is not None:
+            raise ValueError(why)
         return self
 
     @property
@@ -361,9 +349,9 @@ class Experiment(Settings):
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical form: comments and key order do not matter.
 
-        The order of the regions does: it is the order of the net's output channels.
+        The order of the task's targets does: it is the order of the net's output channels.
         """
-        return forms.digest_of(self.form, self.plain())
+        return forms.digest_of(self.form, self.plain(), self.task.targets)
 
 
 def read_recorded(plain: dict[str, Any]) -> Experiment:

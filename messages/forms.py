@@ -7,7 +7,7 @@ refuse. So a form is frozen once a version was released with it:
   A file that says only keys of 0.1 has this form for ever. Nothing of a later version is in it.
 - Form N (1 and up) is what the file says, and nothing else; the number N is digested with it. A key that is newer than
   0.1 names the form that it came with: `Field(default, json_schema_extra={"form": N})`. The newest key that a file
-  says makes its form.
+  says makes its form. A newer kind of a section (another task) names its form in a class attribute, `came_with`.
 
 The content alone decides on the form, so no record and no message needs a place for the number, and a running
 experiment keeps its form. Within a form no default ever changes. Another default needs a key that says so, and with it
@@ -16,7 +16,7 @@ a form of its own (cf. protocol buffers: a field's default is part of its contra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from hashlib import sha256
@@ -93,7 +93,8 @@ def form_of(model: BaseModel) -> int:
     """The form of a file (or a section): the highest that a key it says came with; 0 where all are 0.1's."""
     fields = type(model).model_fields
     said = [(fields[name], getattr(model, name)) for name in model.model_fields_set if name in fields]
-    return max((max(_came_with(field.json_schema_extra), _form_in(value)) for field, value in said), default=0)
+    own = int(getattr(type(model), "came_with", 0))
+    return max((own, *(max(_came_with(field.json_schema_extra), _form_in(value)) for field, value in said)))
 
 
 def _came_with(extra: Any) -> int:
@@ -127,10 +128,14 @@ def fill(said: Mapping[str, Any], form: Mapping[str, Any] = FORM_0) -> dict[str,
     return filled
 
 
-def digest_of(form: int, plain: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of a file in its form; the order of the regions counts, that of keys does not."""
-    regions = list(plain["task"].get("regions") or ())
-    content = [form, dict(plain), regions] if form else [dict(plain), regions]
+def digest_of(form: int, plain: Mapping[str, Any], targets: Sequence[str] | None = None) -> str:
+    """SHA-256 (hex) of a file in its form; the order of what the task scores counts, that of keys does not.
+
+    Args:
+        targets: names of what the task scores, in its order; None: the regions, since 0.1 knew segmentation alone.
+    """
+    order = list(plain["task"].get("regions") or ()) if targets is None else list(targets)
+    content = [form, dict(plain), order] if form else [dict(plain), order]
     return sha256(codec.canonical(content)).hexdigest()
 
 
@@ -139,6 +144,7 @@ def rebuild(model: type[Model], plain: Mapping[str, Any]) -> Model:
 
     Keys that the model does not know are left out; what the record does not say has the model's default.
     """
+    model = getattr(model, "kinds", {}).get(plain.get("kind"), model)  # a section that comes in several kinds
     known = {field.alias or name: (name, field) for name, field in model.model_fields.items()}
     values = {name: _part(field, plain[key]) for key, (name, field) in known.items() if key in plain}
     if model.model_config.get("extra") == "allow":

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from messages.experiment import MOST_SITES
 from messages.ground.strictness import StrictModel, at_most
@@ -17,6 +17,7 @@ from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.layout import Manifest
+from messages.words import drop_unknown_fields, other_keys_folded, other_where_unknown, reading_of
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -26,14 +27,29 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,39}$")]
 Versions = Annotated[dict[Word, Version], at_most(16)]
-LeftOut = Annotated[dict[Reason, Count], at_most(len(Reason))]
+_REASONS = frozenset(one.value for one in Reason)
+Code = Annotated[Reason, other_where_unknown(_REASONS)]
+"""A reason code."""
+LeftOut = Annotated[dict[Reason, Count], at_most(len(Reason)), other_keys_folded(_REASONS)]
 MOST_RECEIPTS = 1000
 MOST_CHUNKS = 100_000
+MOST_CANDIDATES = 16
+Label = Word
+"""Names a candidate within its experiment, as a code word: "final", "selected", …"""
 Sites = Annotated[list[SiteName], at_most(MOST_SITES)]
 
 
 class Body(StrictModel):
-    """Base of all bodies: unknown fields, scalars of another type, NaN and infinity are refused; frozen."""
+    """Base of all bodies: unknown fields, scalars of another type, NaN and infinity are refused; frozen.
+
+    In an event that says that it is of a newer version, unknown fields are left out.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _later_fields_are_left_out(cls, content: Any, info: ValidationInfo) -> Any:
+        reading = reading_of(info)
+        return drop_unknown_fields(cls, content, reading) if reading and isinstance(content, dict) else content
 
     def plain(self) -> dict[str, Any]:
         """As plain types for msgpack."""
@@ -89,7 +105,7 @@ class ExperimentAccepted(Body):
 
 
 class ExperimentRefused(Body):
-    reason: Reason
+    reason: Code
     mistakes: str = Field("", max_length=4000)
     """The coordinator's own words on an invalid file."""
     event: EventId
@@ -116,7 +132,7 @@ class RoundStart(Body):
 class RoundComplete(Body):
     contributors: Annotated[dict[SiteName, Count], at_most(MOST_SITES)]
     """Site → training cases used."""
-    left_out: Annotated[dict[SiteName, Reason], at_most(MOST_SITES)]
+    left_out: Annotated[dict[SiteName, Code], at_most(MOST_SITES)]
     model_digest: Digest
     """Of the aggregate."""
     validation: SplitScores | None = None
@@ -127,13 +143,13 @@ class RoundComplete(Body):
 class Candidate(Body):
     """A model that is scored at the end."""
 
-    label: Literal["final", "selected"]
+    label: Label
     transfer: Transfer
     model_digest: Digest
 
 
 class EvaluationStart(Body):
-    models: Annotated[list[Candidate], at_most(2)]
+    models: Annotated[list[Candidate], at_most(MOST_CANDIDATES)]
     sites: Sites
     evaluate_within: float
 
@@ -149,15 +165,15 @@ class ExperimentComplete(Body):
 
 
 class ExperimentFailed(Body):
-    reason: Reason
+    reason: Code
 
 
 class ExperimentAborted(Body):
-    reason: Reason = Reason.ABORTED
+    reason: Code = Reason.ABORTED
 
 
 class ExperimentPaused(Body):
-    reason: Reason | None = None
+    reason: Code | None = None
 
 
 class ExperimentResumed(Body):
@@ -203,7 +219,7 @@ class Joined(Body):
 
 
 class Declined(Body):
-    reason: Reason
+    reason: Code
     cases: CaseCounts | None = None
 
 
@@ -227,7 +243,7 @@ class WeightsReady(Body):
 class RoundFailed(Body):
     """The site cannot deliver this round."""
 
-    reason: Reason
+    reason: Code
 
 
 class ModelScores(Body):
@@ -236,11 +252,12 @@ class ModelScores(Body):
 
 
 class Evaluated(Body):
-    scores: Annotated[dict[Literal["final", "selected"], ModelScores], at_most(2)]
+    scores: Annotated[dict[Label, ModelScores], at_most(MOST_CANDIDATES)]
+    """By candidate."""
 
 
 class Leaving(Body):
-    reason: Reason = Reason.LEAVING
+    reason: Code = Reason.LEAVING
 
 
 class Nonce(Body):
@@ -267,7 +284,7 @@ class Refused(Body):
 
     event: EventId
     kind: str = Field(max_length=32)
-    reason: Reason
+    reason: Code
 
 
 class Standing(Body):
@@ -288,15 +305,19 @@ class ChunksWanted(Body):
 # progress: live only
 
 
-STATES = r"^(idle|preparing|fetching|training|evaluating|sending|paused|draining|outside-hours|running)$"
-"""A site's words, and the coordinator's own "running"."""
+STATES = (
+    "idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining", "outside-hours",
+    "running", "other",
+)  # fmt: skip
+"""A site's words, the coordinator's own "running", and what a word of a newer version is read as."""
+PHASES = ("preparing", "fetching", "training", "validating", "testing", "sending", "other")
 DAY = 86400.0
 
 
 class Alive(Body):
     """Liveness, every few seconds."""
 
-    state: str = Field(pattern=STATES)
+    state: Annotated[str, Field(pattern=rf"^({'|'.join(STATES)})$"), other_where_unknown(frozenset(STATES))]
     busy_with: str | None = Field(None, pattern=r"^[a-z0-9-]{1,64}$")
     """Experiment."""
     queued: Count = 0
@@ -305,7 +326,10 @@ class Alive(Body):
 
 
 class Progress(Body):
-    phase: Literal["preparing", "fetching", "training", "validating", "testing", "sending"]
+    phase: Annotated[
+        Literal["preparing", "fetching", "training", "validating", "testing", "sending", "other"],
+        other_where_unknown(frozenset(PHASES)),
+    ]
     done: Count
     total: Count
     epoch: Count | None = None
@@ -319,13 +343,17 @@ class Progress(Body):
 class CheckAnswer(Body):
     nonce: EventId
     accepts: bool
-    reason: Reason | None = None
+    reason: Code | None = None
 
 
 class EchoReply(Body):
     nonce: EventId
     time: float
     """The coordinator's clock, seconds since 1970."""
+
+
+class Unknown(Body):
+    """What stands for the body of a kind that a newer version has and this one does not know: nothing is read of it."""
 
 
 class KindSpec(BaseModel):
@@ -346,7 +374,7 @@ def _row(queue: str, body: type[Body] | None, senders: str, *, history: bool = T
 INBOX, UPDATE = "inbox", "update"
 
 KINDS: Mapping[str, KindSpec] = MappingProxyType(
-    {
+    ROWS := {
         "experiment-start": _row(UPLINK, ExperimentStart, "researcher"),
         "experiment-abort": _row(UPLINK, ExperimentAbort, "researcher"),
         "experiment-pause": _row(UPLINK, ExperimentPause, "researcher"),

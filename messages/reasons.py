@@ -120,6 +120,8 @@ class Reason(StrEnum):
     INITIALISATION_FAILED = "initialisation-failed"
     AGGREGATION_FAILED = "aggregation-failed"
     LEAVING = "leaving"
+    # what a reader does not know
+    OTHER = "other"
 
 
 RETIRED = frozenset({Reason.NO_ROUND_CLOSED})
@@ -163,7 +165,7 @@ ADVICE: dict[Reason, str] = {
     Reason.SEVERAL_LABELS: "Several labels fit one study and nothing says which counts",
     Reason.MIXED_PATIENTS: "One study names several patients: have the archive checked",
     Reason.UNKNOWN_DATASET: "Describe the data set under [datasets.NAME] in site.toml",
-    Reason.MISSING_CONCEPT: "The site's labels do not name every concept of the experiment's regions",
+    Reason.MISSING_CONCEPT: "The site's labels do not name every concept that the experiment's task needs",
     Reason.TOO_FEW_CASES: "The site has fewer usable cases than the experiment or its own policy asks for",
     Reason.TOO_MANY_LEFT_OUT: "Run `konsil site datasets` at the site to see why cases were left out",
     Reason.NOT_ALLOWED: "The site's policy does not allow this experiment",
@@ -226,5 +228,6 @@ ADVICE: dict[Reason, str] = {
     Reason.ABORTED: "The researcher ended the experiment",
     Reason.INITIALISATION_FAILED: "The coordinator could not build the net: its log says why",
     Reason.AGGREGATION_FAILED: "The coordinator could not aggregate: its log says why",
+    Reason.OTHER: "A newer version gave a reason that this one does not know: update this one, or read the other's log",
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }

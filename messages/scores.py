@@ -1,7 +1,8 @@
 """What a site reports of an evaluation, and how reports pool (docs/architecture.md, rules of evaluation 3 to 5).
 
-For each metric and region: sums and counts, no per-case score unless the site shares them. Reference and
-prediction both empty: left out and counted. Reference empty, prediction not: scored (Dice 0) and counted.
+For each metric and target (what a task scores apart: a structure, a class, a quantity): sums and counts, no per-case
+score unless the site shares them. Which metrics and targets there are, and how they read, is the task's
+(`messages.tasks`).
 """
 
 from __future__ import annotations
@@ -10,32 +11,41 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from messages.ground.strictness import StrictModel, at_most
+from messages.tasks.metrics import METRICS
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Sum = Annotated[float, Field(ge=0)]
-Metric = Annotated[str, Field(pattern=r"^(dice|hd95)$")]
-Region = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
-MOST_REGIONS, MOST_ROWS = 32, 100_000
+Target = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+MOST_TARGETS, MOST_ROWS = 32, 100_000
 ROUNDING = 1e-6
 """Relative; sums of many floats, added up in any order, differ by less."""
 
 
-class RegionScore(StrictModel):
-    """One metric of one region over a site's cases."""
+def _known(metric: str) -> str:
+    if metric not in METRICS:
+        raise ValueError("no task has this metric")
+    return metric
+
+
+MetricName = Annotated[str, AfterValidator(_known)]
+
+
+class ScoreSums(StrictModel):
+    """One metric of one target over a site's cases."""
 
     n: Count = 0
     """Cases that were scored."""
     sum: Sum = 0.0
     squares: Sum = 0.0
     both_empty: Count = 0
-    """Left out: neither reference nor prediction has the region."""
+    """Left out: neither reference nor prediction has the target."""
     reference_empty: Count = 0
     """Cases whose reference is empty (both_empty included)."""
     false_positive: Count = 0
-    """Reference empty, prediction not: part of `n` for Dice, with score 0."""
+    """Reference empty, prediction not: part of `n` with score 0, where the metric counts that as nothing found."""
     failed: Count = 0
     withheld: Count = 0
     """Scored cases of a site with fewer of them than its floor: not part of `n` and the sums."""
@@ -68,11 +78,11 @@ class RegionScore(StrictModel):
         n = self.n - self.false_positive
         return self.sum / n if n > 0 else None
 
-    def __add__(self, other: RegionScore) -> RegionScore:
-        return RegionScore(**{key: getattr(self, key) + getattr(other, key) for key in RegionScore.model_fields})
+    def __add__(self, other: ScoreSums) -> ScoreSums:
+        return ScoreSums(**{key: getattr(self, key) + getattr(other, key) for key in ScoreSums.model_fields})
 
 
-Row = Annotated[dict[Region, Annotated[float, Field(ge=0, le=1)] | None], at_most(MOST_REGIONS)]
+Row = Annotated[dict[Target, Sum | None], at_most(MOST_TARGETS)]
 
 
 class SplitScores(StrictModel):
@@ -82,57 +92,72 @@ class SplitScores(StrictModel):
     withheld: bool = False
     """Fewer cases than the site's floor: only `cases` is told."""
     metrics: Annotated[
-        dict[Metric, Annotated[dict[Region, RegionScore], at_most(MOST_REGIONS)]], at_most(MOST_REGIONS)
+        dict[MetricName, Annotated[dict[Target, ScoreSums], at_most(MOST_TARGETS)]], at_most(MOST_TARGETS)
     ] = {}
-    """Metric → region → sums."""
+    """Metric → target → sums."""
     rows: Annotated[list[Row], Field(fail_fast=True), at_most(MOST_ROWS)] | None = None
-    """Dice by region for each case, in the split's keyed order, only where the site's policy shares them;
-    None is left out (both empty)."""
+    """The task's main metric by target for each case, in the split's keyed order, only where the site's policy shares
+    them; None is left out (both empty)."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if self.withheld and (self.metrics or self.rows):
             raise ValueError("what is withheld is not told")
-        for score in (score for regions in self.metrics.values() for score in regions.values()):
+        for score in (score for targets in self.metrics.values() for score in targets.values()):
             if score.n + score.both_empty + score.failed + score.withheld > self.cases:
                 raise ValueError("more cases are scored or left out than there are")
-        for dice in self.metrics.get("dice", {}).values():
-            most = (dice.n - dice.false_positive) * (1 + ROUNDING)
-            if dice.sum > most or dice.squares > dice.sum * (1 + ROUNDING):
-                raise ValueError("a Dice is at most 1, and 0 for a false positive")
+        for name, targets in self.metrics.items():
+            for score in targets.values():
+                _check_bounds(name, score)
         if self.rows is not None and len(self.rows) > self.cases:
             raise ValueError("one row a case")
+        most = next((METRICS[name].most for name in self.metrics if METRICS[name].headline), 1.0)
+        values = (value for row in self.rows or () for value in row.values() if value is not None)
+        if most is not None and any(value > most for value in values):
+            raise ValueError(f"a case's score is at most {most:g}")
         return self
 
-    def mean(self, metric: str = "dice") -> float | None:
-        """Region mean over cases, then mean over regions (rule 4); None where no region was scored."""
-        means = [score.mean for score in self.metrics.get(metric, {}).values() if score.mean is not None]
+    def mean(self, metric: str) -> float | None:
+        """Mean over cases for each target, then mean over targets (rule 4); None where none was scored."""
+        means = [mean for mean in self.by_target(metric).values() if mean is not None]
         return sum(means) / len(means) if means else None
 
-    def regions(self, metric: str = "dice") -> dict[str, float | None]:
-        """Mean for each region."""
-        return {region: score.mean for region, score in self.metrics.get(metric, {}).items()}
+    def by_target(self, metric: str) -> dict[str, float | None]:
+        """Mean over cases for each target."""
+        return {target: score.mean for target, score in self.metrics.get(metric, {}).items()}
 
     def for_sharing(self, floor: int, share_rows: bool) -> SplitScores:
         """What may leave the site: nothing but the count below the floor, rows only where shared.
 
-        The floor holds for each region too (rule 5): from sum and squares of one or two cases each score follows.
+        The floor holds for each target too (rule 5): from sum and squares of one or two cases each score follows.
         """
         if self.cases < floor:
             return SplitScores(cases=self.cases, withheld=True)
         if share_rows:
             return self
         metrics = {
-            metric: {region: _floored(score, floor) for region, score in regions.items()}
-            for metric, regions in self.metrics.items()
+            metric: {target: _floored(score, floor) for target, score in targets.items()}
+            for metric, targets in self.metrics.items()
         }
         return SplitScores(cases=self.cases, withheld=self.withheld, metrics=metrics)
 
 
-def _floored(score: RegionScore, floor: int) -> RegionScore:
+def _check_bounds(metric: str, score: ScoreSums) -> None:
+    """Raises ValueError where no cases can have these sums."""
+    rule = METRICS[metric]
+    if rule.most is None:
+        return
+    found = score.n - score.false_positive if rule.nothing_found else score.n
+    most = rule.most * (1 + ROUNDING)
+    if score.sum > found * most or score.squares > score.sum * most:
+        nothing = ", and 0 for a false positive" if rule.nothing_found else ""
+        raise ValueError(f"{rule.title} is at most {rule.most:g}{nothing}")
+
+
+def _floored(score: ScoreSums, floor: int) -> ScoreSums:
     if score.n == 0 or score.n >= floor:
         return score
-    return RegionScore(
+    return ScoreSums(
         both_empty=score.both_empty,
         reference_empty=score.reference_empty,
         failed=score.failed,
@@ -140,8 +165,8 @@ def _floored(score: RegionScore, floor: int) -> RegionScore:
     )
 
 
-def tally(scores: Iterable[float | None], *, reference_empty: Iterable[bool], failed: int = 0) -> RegionScore:
-    """Sums of one metric of one region.
+def tally(scores: Iterable[float | None], *, reference_empty: Iterable[bool], failed: int = 0) -> ScoreSums:
+    """Sums of one metric of one target.
 
     Args:
         scores: one a case; None where reference and prediction are both empty.
@@ -159,7 +184,7 @@ def tally(scores: Iterable[float | None], *, reference_empty: Iterable[bool], fa
         false_positive += is_empty
         total += score
         squares += score * score
-    return RegionScore(
+    return ScoreSums(
         n=n,
         sum=total,
         squares=squares,
@@ -173,13 +198,13 @@ def tally(scores: Iterable[float | None], *, reference_empty: Iterable[bool], fa
 def pool(reports: Iterable[SplitScores]) -> SplitScores:
     """All cases of all sites together ("overall", rule 4); withheld reports add only to nothing."""
     cases = 0
-    metrics: dict[str, dict[str, RegionScore]] = {}
+    metrics: dict[str, dict[str, ScoreSums]] = {}
     for report in reports:
         if report.withheld:
             continue
         cases += report.cases
-        for metric, regions in report.metrics.items():
+        for metric, targets in report.metrics.items():
             into = metrics.setdefault(metric, {})
-            for region, score in regions.items():
-                into[region] = into[region] + score if region in into else score
+            for target, score in targets.items():
+                into[target] = into[target] + score if target in into else score
     return SplitScores(cases=cases, metrics=metrics)

@@ -1,1 +1,1 @@
-"""Networks by name, weights ↔ arrays, model digests. torch only in `build`, `weights`, `initial` and `export`."""
+"""Networks by name, weights ↔ arrays, model digests. torch: `build`, `measure`, `weights`, `initial`, `export`."""

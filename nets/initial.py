@@ -21,14 +21,13 @@ from messages.ground.settings import parse
 from messages.tensors.layout import Manifest, write_into
 from nets import registry
 from nets.digest import model_digest
-from nets.rehearsal import rehearsal_model
 
 
 def initial_model(experiment: Experiment) -> tuple[Manifest, bytearray]:
     """The model before round 1: seeded by the experiment, the same on every machine with the same torch."""
     spec = registry.read({"name": experiment.net.name, **experiment.net.parameters})
-    if isinstance(spec, registry.RehearsalSpec):
-        return rehearsal_model(spec, experiment.seed)
+    if (drawn := spec.draw_without_net(experiment.seed)) is not None:
+        return drawn
 
     import torch
 

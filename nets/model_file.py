@@ -30,7 +30,8 @@ def save_model(
     """Write the model, whole or not at all; returns its digest.
 
     The metadata hold one JSON object under "konsil": format, experiment id and digest, round, model digest, the order
-    of the tensors (safetensors sorts them), net, channels, regions, activation, preprocessing, patch and overlap.
+    of the tensors (safetensors sorts them), net, channels, what the task says of its outputs, preprocessing, patch
+    and overlap.
 
     Raises:
         OSError: the file cannot be written.
@@ -47,8 +48,7 @@ def save_model(
         "tensors": list(arrays),
         "net": plain["net"],
         "channels": plain["task"]["channels"],
-        "regions": plain["task"]["regions"],
-        "activation": plain["task"]["activation"],
+        **experiment.task.describe_outputs(),
         "out_channels": experiment.task.out_channels,
         "preprocessing": plain["preprocessing"],
         "patch": plain["training"]["patch"],

@@ -296,7 +296,7 @@ class Agent:
             broker=str(self._broker),
             progress=self._relay.latest,
             refusals=self._hearing.refusals,
-            waiting=self.spool.waiting(),
+            waiting=self.spool.count_waiting(),
             pids=self._trainers.pids(),
             used_bytes=self.spool.used_bytes(),
             bytes_down=self._receiver.bytes_down,

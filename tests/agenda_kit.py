@@ -24,9 +24,11 @@ from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.layout import Manifest, TensorSpec
 from messages.tensors.transfer import TransferKey
-from site_agent.core.agenda import step
-from site_agent.core.effects import Effect, Say
-from site_agent.core.inputs import Heard, ModelReady, Prepared, Scored, Stimulus
+from site_agent.core.agenda import decide
+from site_agent.core.decisions import Decision
+from site_agent.core.effects import Effect, Say, effects
+from site_agent.core.evolve import evolve
+from site_agent.core.inputs import AnyInput, Heard, ModelReady, Prepared, Scored
 from site_agent.core.jobs import Agenda, Phase, Trained
 from site_agent.core.policy import Verdict
 
@@ -47,8 +49,8 @@ def sealed(round_number: int) -> Sealed:
     return Sealed(round=round_number, seal=SEAL, manifest=MANIFEST)
 
 
-def said(kind: str, body: Any, round_number: int = 0, name: str = "e") -> Event:
-    return COORDINATOR.write(kind, body, time=0.0, experiment=name, round_number=round_number)
+def said(kind: str, body: Any, round_number: int = 0, name: str = "e", attempt: int = 1) -> Event:
+    return COORDINATOR.write(kind, body, time=0.0, experiment=name, round_number=round_number, attempt=attempt)
 
 
 def accepted(name: str = "e", verdict: Verdict | None = None, opens_in: float = 0.0) -> Heard:
@@ -113,7 +115,7 @@ ENDINGS = (
     Heard(said("experiment-failed", ExperimentFailed(reason=Reason.QUORUM_NOT_MET))),
 )
 
-WAYS: dict[Phase, list[Stimulus]] = {
+WAYS: dict[Phase, list[AnyInput]] = {
     Phase.AWAITING: [accepted(verdict=Verdict(by_hand=True))],
     Phase.PREPARING: [accepted()],
     Phase.IDLE: [accepted(), PREPARED],
@@ -131,16 +133,25 @@ WAYS: dict[Phase, list[Stimulus]] = {
 """How to come into each phase."""
 
 
-def after(stimuli: Iterable[Stimulus], agenda: Agenda | None = None) -> tuple[Agenda, list[Effect]]:
+def step(agenda: Agenda, given: AnyInput) -> tuple[Agenda, tuple[Decision, ...], tuple[Effect, ...]]:
+    """Decide and apply: the agenda after it, what was decided, what is to be done."""
+    decided, todo = decide(agenda, given), list[Effect]()
+    for decision in decided:
+        before, agenda = agenda, evolve(agenda, decision)
+        todo += effects(before, agenda, decision)
+    return agenda, decided, tuple(todo)
+
+
+def after(inputs: Iterable[AnyInput], agenda: Agenda | None = None) -> tuple[Agenda, list[Effect]]:
     agenda = agenda or Agenda("site-a")
     todo: list[Effect] = []
-    for stimulus in stimuli:
-        agenda, _, effects = step(agenda, stimulus)
-        todo += effects
+    for given in inputs:
+        agenda, _, more = step(agenda, given)
+        todo += more
     return agenda, todo
 
 
-def does(agenda: Agenda, stimulus: Stimulus) -> tuple[Phase, list[str], list[Effect]]:
-    """The phase, the kinds said, and everything to do, after one more stimulus."""
-    agenda, _, effects = step(agenda, stimulus)
-    return agenda.phase("e"), [one.kind for one in effects if isinstance(one, Say)], list(effects)
+def does(agenda: Agenda, given: AnyInput) -> tuple[Phase, list[str], list[Effect]]:
+    """The phase, the kinds said, and everything to do, after one more given."""
+    agenda, _, todo = step(agenda, given)
+    return agenda.phase("e"), [one.kind for one in todo if isinstance(one, Say)], list(todo)

@@ -19,7 +19,7 @@ from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.experiment import Experiment
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 from messages.tensors.codecs import CodecName
 from messages.tensors.layout import Manifest, chunk_digests, manifest_of, seal, tensors_of, write_into
 from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
@@ -51,7 +51,7 @@ def counts(train: int) -> kinds.CaseCounts:
 
 
 def scores(mean: float) -> SplitScores:
-    return SplitScores(cases=1, metrics={"dice": {"WT": RegionScore(n=1, sum=mean, squares=mean * mean)}})
+    return SplitScores(cases=1, metrics={"dice": {"WT": ScoreSums(n=1, sum=mean, squares=mean * mean)}})
 
 
 def transfer(number: int, attempt: int = 1, sealed: str = "ab" * 32) -> kinds.Transfer:

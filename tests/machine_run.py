@@ -6,12 +6,13 @@ from typing import Any
 
 from coordinator_kit import MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
 
-from coordinator.core import announce, quorum
+from coordinator.core import announce
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.effects import effects, pending
 from coordinator.core.evolve import evolve, fold
 from coordinator.core.machine import decide
+from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Timer
 from coordinator.record.recovery import read_body, step_body
 from messages import codec, kinds
@@ -67,7 +68,7 @@ class Run:
     def _closed_rightly(self, before: ExperimentState | None, one: d.RoundClosed) -> None:
         assert before is not None
         assert before.round is not None
-        assert quorum.met(before.round, before.experiment)
+        assert plan_of(before).is_enough(before, before.round)
         assert set(one.contributors) == set(before.round.reported)
         assert not set(one.contributors) & set(one.left_out)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from coordinator.core.records import WORDS, Record
-from coordinator.core.state import Step, Timer
-from messages.kinds import ModelScores
+from coordinator.core.state import StepName, Timer
+from messages.kinds import Label, ModelScores
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.layout import Manifest
@@ -59,9 +59,12 @@ class Refused(Decision):
 
 
 class SiteJoined(Decision):
+    """A site takes part. `abilities`: what its version can beside 0.1, sorted; not in the journal where nothing."""
+
     decision: Literal["site-joined"] = "site-joined"
     site: str
     train: int
+    abilities: tuple[str, ...] = Field((), exclude_if=lambda value: not value)
 
 
 class SiteDeclined(Decision):
@@ -98,17 +101,22 @@ class InitialModel(Decision):
 
 
 class RoundStarted(Decision):
-    """A round opens; `cases` are the taking-part sites' training cases, frozen."""
+    """A step of a round opens; `cases` are the taking-part sites' training cases, frozen when the round began.
+
+    `opening`: how many steps the round has opened, with this one. `left_out`: sites that it has left behind so far.
+    """
 
     decision: Literal["round-started"] = "round-started"
     number: int
-    step: Step
+    step: StepName
     cases: dict[str, int]
     away: tuple[str, ...]
     evaluate: bool
     time: float
     accept_due: float
     deadline: float
+    opening: int = Field(1, exclude_if=lambda value: value == 1)
+    left_out: dict[str, Reason] = Field({}, exclude_if=lambda value: not value)
 
 
 class SiteAccepted(Decision):
@@ -202,10 +210,18 @@ class SiteEvaluated(Decision):
     scores: dict[str, ModelScores]
 
 
+class StepAnswered(Decision):
+    """A site's answer in a step that asks for nothing but its answer; `answer` is the event's body."""
+
+    decision: Literal["step-answered"] = "step-answered"
+    site: str
+    answer: dict[str, Any]
+
+
 class Completed(Decision):
     decision: Literal["completed"] = "completed"
     time: float
-    label: Literal["final", "selected"]
+    label: Label
     rounds: int
     test: SplitScores | None
 
@@ -270,6 +286,7 @@ AnyDecision = Annotated[
     | RoundClosed
     | RoundCompleted
     | SiteEvaluated
+    | StepAnswered
     | Completed
     | Failed
     | Aborted

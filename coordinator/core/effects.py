@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from coordinator.core import announce
 from coordinator.core import decisions as d
 from coordinator.core.announce import Announcement
-from coordinator.core.state import ExperimentState, Phase, Step
+from coordinator.core.plans.table import plan_of
+from coordinator.core.state import ExperimentState, Phase
+from coordinator.core.steps.table import row_of
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
@@ -167,40 +171,27 @@ def effects(state: ExperimentState | None, decision: d.AnyDecision) -> tuple[Eff
         return (Acknowledge(decision.sender, decision.event, experiment),)
     if isinstance(decision, d.Refused):
         return (Tell(decision.sender, experiment, decision.round, decision.event, decision.kind, decision.reason),)
-    return _of_experiment(state, decision) if state is not None else ()
+    made = _EFFECTS.get(type(decision))
+    return () if state is None or made is None else made(state, decision)
 
 
-def _of_experiment(state: ExperimentState, x: d.AnyDecision) -> tuple[Effect, ...]:
-    if isinstance(x, d.Accepted):
-        return (Announce(announce.accepted(state)),)
-    if isinstance(x, d.RecruitingClosed):
-        return (Initialise(state.experiment),)
-    if isinstance(x, d.RoundStarted):
-        return (*_listen(state), Announce(announce.round_opened(state)), *_models(state))
-    if isinstance(x, d.AnnouncedAgain):
-        return (Announce(announce.round_opened(state)),)
-    if isinstance(x, d.UpdateAnnounced | d.TransferAgain):
-        return _expect(state, x.site, again=isinstance(x, d.TransferAgain))
-    if isinstance(x, d.RoundClosed):
-        return (Forget(state.id), *_aggregate(state))
-    if isinstance(x, d.RoundCompleted):
-        return (Announce(_completed(state, x)), Prune(state.id, needed(state)))
-    if isinstance(x, d.Completed):
-        publish = PublishModel(state.id, announce.complete_body(state))
-        return (Forget(state.id), Announce(announce.ended(state)), publish, Prune(state.id, needed(state)))
-    if isinstance(x, d.Failed | d.Aborted):
-        return (Forget(state.id), Announce(announce.ended(state)))
-    if isinstance(x, d.Paused):
-        return (Announce(announce.paused(state)),)
-    if isinstance(x, d.Resumed):
-        return (Announce(announce.resumed(state)), *pending(state))
-    return ()
+def _opened(state: ExperimentState, x: d.RoundStarted) -> tuple[Effect, ...]:
+    return (*_listen(state), Announce(announce.round_opened(state)), *_models(state))
+
+
+def _yielded(state: ExperimentState, x: d.Completed) -> tuple[Effect, ...]:
+    publish = PublishModel(state.id, announce.complete_body(state))
+    return (Forget(state.id), Announce(announce.ended(state)), publish, Prune(state.id, needed(state)))
+
+
+def _ended(state: ExperimentState, x: d.Failed | d.Aborted) -> tuple[Effect, ...]:
+    return (Forget(state.id), Announce(announce.ended(state)))
 
 
 def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
     body = kinds.RoundComplete(
         contributors=x.contributors,
-        left_out=x.left_out,
+        left_out={site: _told(reason) for site, reason in x.left_out.items()},
         model_digest=x.digest,
         validation=x.validation,
         seconds=x.seconds,
@@ -208,21 +199,22 @@ def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
     return Announcement("round-complete", state.id, body, x.number)
 
 
+def _told(reason: Reason) -> Reason:
+    """A reason as all can read it: "other" is how we read, and 0.1 refuses it. The site's log says more."""
+    return Reason.TRAINING_ERROR if reason is Reason.OTHER else reason
+
+
 def _listen(state: ExperimentState) -> tuple[Effect, ...]:
-    if state.round is None or state.update_manifest is None or state.round.step is not Step.UPDATES:
+    if state.round is None or state.update_manifest is None or not row_of(state.round).takes_updates:
         return ()
     return (Listen(state.id, state.round.number, state.update_manifest, frozenset(state.round.parts)),)
 
 
 def _models(state: ExperimentState) -> tuple[Effect, ...]:
-    """The open round's models on `global`; a selected one is sent again under the round that sent it first."""
+    """The open step's models on `global`."""
     if state.round is None or state.manifest is None:
         return ()
-    if state.round.step is Step.UPDATES:
-        sent = [announce.transfer(state, state.round.number)]
-    else:
-        sent = [one.transfer for one in announce.candidates(state)]
-    return tuple(SendModel(state.id, one) for one in sent)
+    return tuple(SendModel(state.id, one) for one in row_of(state.round).transfers(state, state.round))
 
 
 def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[Effect, ...]:
@@ -240,12 +232,12 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
         return ()
     taken = tuple(
         Contribution(site, update.seal, update.cases_used, update.chunk_bytes)
-        for site in state.round.reported
+        for site in plan_of(state).contributors(state, state.round)
         if (update := state.round.parts[site].update) is not None
     )
     plan, codec = state.experiment.plan, state.codec
     # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
-    sent_on = state.round.number < state.experiment.rounds.count and codec.model != "float32"
+    sent_on = not plan_of(state).is_trained(state.experiment, state.round.number) and codec.model != "float32"
     aggregate = Aggregate(
         experiment=state.id,
         round=state.round.number,
@@ -260,6 +252,24 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
         memory=state.models[state.round.number].memory,
     )
     return (aggregate,)
+
+
+_EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, ...]]] = {
+    d.Accepted: lambda state, x: (Announce(announce.accepted(state)),),
+    d.RecruitingClosed: lambda state, x: (Initialise(state.experiment),),
+    d.RoundStarted: _opened,
+    d.AnnouncedAgain: lambda state, x: (Announce(announce.round_opened(state)),),
+    d.UpdateAnnounced: lambda state, x: _expect(state, x.site),
+    d.TransferAgain: lambda state, x: _expect(state, x.site, again=True),
+    d.RoundClosed: lambda state, x: (Forget(state.id), *_aggregate(state)),
+    d.RoundCompleted: lambda state, x: (Announce(_completed(state, x)), Prune(state.id, needed(state))),
+    d.Completed: _yielded,
+    d.Failed: _ended,
+    d.Aborted: _ended,
+    d.Paused: lambda state, x: (Announce(announce.paused(state)),),
+    d.Resumed: lambda state, x: (Announce(announce.resumed(state)), *pending(state)),
+}
+"""What each decision asks for, given the state after it; the others ask for nothing."""
 
 
 def pending(state: ExperimentState) -> tuple[Effect, ...]:
@@ -305,5 +315,6 @@ def needed(state: ExperimentState) -> frozenset[str]:
     if sent is not None and sent.wire is not None:
         seals.add(sent.wire)
     if state.round is not None:
-        seals |= {part.update.seal for part in state.round.parts.values() if part.update is not None}
+        for parts in (state.round.parts, *state.round.earlier.values()):
+            seals |= {part.update.seal for part in parts.values() if part.update is not None}
     return frozenset(seals)

@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.core import decisions as d
 from coordinator.core import quorum
+from coordinator.core.plans.table import plan_of
 from coordinator.core.state import (
     EMPTY,
     ExperimentState,
@@ -19,11 +20,12 @@ from coordinator.core.state import (
     Round,
     Scored,
     Standing,
-    Step,
+    StepName,
     Timer,
     Update,
     invited,
 )
+from coordinator.core.steps.table import STEPS
 from messages.experiment import read_recorded
 
 State = ExperimentState
@@ -93,7 +95,8 @@ def _to(state: State, phase: Phase, **changes: Any) -> State:
 
 
 def _joined(state: State, x: d.SiteJoined) -> State:
-    return _member(state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False)
+    can = frozenset(x.abilities)
+    return _member(state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False, abilities=can)
 
 
 def _declined(state: State, x: d.SiteDeclined) -> State:
@@ -117,11 +120,24 @@ def _initial_model(state: State, x: d.InitialModel) -> State:
 
 
 def _round_started(state: State, x: d.RoundStarted) -> State:
-    phase = Phase.RUNNING if x.step is Step.UPDATES else Phase.EVALUATING
     away = frozenset(x.away)
     parts = quorum.roll({site: Part(absent=site in away) for site in x.cases}, x.cases)
-    opened = Round(x.number, x.step, x.time, parts, x.cases, x.evaluate)
-    return _to(state, phase, round=opened, timers={Timer.ACCEPT: x.accept_due, Timer.DEADLINE: x.deadline})
+    opened = Round(
+        x.number, x.step, x.time, parts, x.cases, x.evaluate, opening=x.opening, left_out=x.left_out, began=x.time
+    )
+    if state.round is not None:
+        opened = replace(
+            opened, began=state.round.began, extensions=state.round.extensions, earlier=_earlier(state.round, x.step)
+        )
+    timers = {Timer.ACCEPT: x.accept_due, Timer.DEADLINE: x.deadline}
+    return _to(state, STEPS[x.step].phase, round=opened, timers=timers)
+
+
+def _earlier(round_: Round, following: StepName) -> Mapping[StepName, Mapping[str, Part]]:
+    """What was reported before a step that follows; nothing of a step that is opened anew for others."""
+    if following == round_.step:
+        return round_.earlier
+    return {**round_.earlier, round_.step: {site: round_.parts[site] for site in round_.reported}}
 
 
 def _site_accepted(state: State, x: d.SiteAccepted) -> State:
@@ -179,14 +195,19 @@ def _round_closed(state: State, x: d.RoundClosed) -> State:
 
 
 def _round_completed(state: State, x: d.RoundCompleted) -> State:
-    mean = x.validation.mean() if x.validation is not None else None
+    mean = state.experiment.task.reader.score(x.validation) if x.validation is not None else None
     scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
     models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
-    return replace(state, round=None, completed=x.number, models=models, scores=scores)
+    turns = plan_of(state).remember(state.turns, x.contributors)
+    return replace(state, round=None, completed=x.number, models=models, scores=scores, turns=turns)
 
 
 def _evaluated(state: State, x: d.SiteEvaluated) -> State:
     return _part(_member(state, x.site, away=False), x.site, scores=x.scores, accepted=True, absent=False, failed=None)
+
+
+def _answered(state: State, x: d.StepAnswered) -> State:
+    return _part(_member(state, x.site, away=False), x.site, answer=x.answer, accepted=True, absent=False, failed=None)
 
 
 def _ended(state: State, phase: Phase, time: float, **changes: Any) -> State:
@@ -243,6 +264,7 @@ _APPLY: dict[type[d.Decision], Callable[[State, Any], State]] = {
     d.RoundClosed: _round_closed,
     d.RoundCompleted: _round_completed,
     d.SiteEvaluated: _evaluated,
+    d.StepAnswered: _answered,
     d.Completed: _completed,
     d.Failed: lambda state, x: _ended(state, Phase.FAILED, x.time, reason=x.reason),
     d.Aborted: lambda state, x: _ended(state, Phase.ABORTED, x.time),

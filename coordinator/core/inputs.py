@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from coordinator.core.records import WORDS, Record
 from coordinator.core.state import Timer
-from messages import envelope
+from messages import abilities, envelope
 from messages.kinds import KINDS
 from messages.reasons import Reason
 from messages.tensors.layout import Manifest
@@ -49,6 +49,8 @@ class Received(Input):
     `known`: its sender is admitted in the role that the kind asks for. The other fields are the operator's settings
     at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap).
     `file_check` is given with experiment-start of a known sender (0.1: never).
+    `vocabulary`: the number of the words that its reader knew, where the event held newer ones: a later version that
+    replays the journal reads it as it was read. Left out of the journal where it held none.
     """
 
     input: Literal["received"] = "received"
@@ -57,18 +59,19 @@ class Received(Input):
     admitted: tuple[str, ...] = ()
     keep_cap: int | None = None
     file_check: FileCheck | None = Field(None, exclude_if=lambda value: value is None)
+    vocabulary: int | None = Field(None, exclude_if=lambda value: value is None)
 
     @classmethod
     def of(cls, event: envelope.Event, **fields: Any) -> Received:
         """Of an event that is decoded already: decoding is the dearest step of a message, and `event` keeps it."""
-        given = cls(raw=event.raw, **fields)
+        given = cls(raw=event.raw, vocabulary=abilities.VOCABULARY if event.newer else None, **fields)
         given.__dict__["event"] = event
         return given
 
     @cached_property
     def event(self) -> envelope.Event:
         """The decoded event."""
-        return envelope.decode(self.raw)
+        return envelope.decode_stored(self.raw, self.vocabulary)
 
 
 class Initialised(Input):

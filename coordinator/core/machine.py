@@ -3,31 +3,39 @@
 A decider: `decide(state, input) -> decisions`, `evolve(state, decision) -> state` (`coordinator.core.evolve`),
 `effects(state, decision) -> effects` (`coordinator.core.effects`). All pure: no clock, I/O or randomness. The table is
 total over all history kinds that can come over the wire; a missing pair among the coordinator's own inputs raises.
+docs/machines.md draws it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
 from coordinator.core import decisions as d
-from coordinator.core import handlers as h
 from coordinator.core import rules
 from coordinator.core.evolve import fold
+from coordinator.core.handlers import events as h
+from coordinator.core.handlers import reports as own
+from coordinator.core.handlers.answers import Handler
 from coordinator.core.inputs import AnyInput, Received, kind_of
 from coordinator.core.logic import LOGIC, explain_unknown
 from coordinator.core.state import ENDED, ExperimentState, Phase
+from coordinator.core.steps.base import Answer, StepRow
+from coordinator.core.steps.table import STEPS
 from messages.kinds import KINDS
 from messages.names import UPLINK
 from messages.reasons import Reason
+
+Rule = Handler | Reason
+"""What a pair of (phase, kind) leads to: a handler, or a refusal by its reason."""
+Table = Mapping[tuple[Phase, str], Rule]
 
 WIRE = tuple(kind for kind, spec in KINDS.items() if spec.queue == UPLINK and spec.history)
 """History kinds that a coordinator can receive."""
 
 _P = Phase
-_EVERY = {
+_EVERY: dict[str, Rule] = {
     "experiment-start": h.start_again,
     "experiment-abort": h.abort,
     "experiment-pause": h.pause,
@@ -36,78 +44,89 @@ _EVERY = {
     "declined": h.declined,
     "leaving": h.leaving,
     "round-accepted": h.late,
-    "weights-ready": h.late,
     "round-failed": h.late,
-    "evaluated": h.late,
-    "outage": h.outage,
-    "disk-full": h.disk_full,
-    "disk-free": h.disk_free,
-    "timer-fired": h.timer_fired,
+    "outage": own.outage,
+    "disk-full": own.disk_full,
+    "disk-free": own.disk_free,
+    "timer-fired": own.timer_fired,
 }
 # What workers report late: an update of a closed round, a timer that was due when something else came first.
-_STALE = {
-    "update-stored": h.ignore,
-    "update-bad": h.ignore,
-    "initialised": h.ignore,
-    "initialisation-failed": h.ignore,
-    "aggregation-failed": h.ignore,
+_STALE: dict[str, Rule] = {
+    "update-stored": own.ignore,
+    "update-bad": own.ignore,
+    "initialised": own.ignore,
+    "initialisation-failed": own.ignore,
+    "aggregation-failed": own.ignore,
 }
-_OVER = dict.fromkeys(WIRE, Reason.WRONG_STATE) | {
+_OVER: dict[str, Rule] = {
     "experiment-start": h.start_again,
     "leaving": h.leaving,
-    "weights-ready": Reason.LATE,
     "round-accepted": Reason.LATE,
     "round-failed": Reason.LATE,
-    "evaluated": Reason.LATE,
-    "initialised": h.ignore,
-    "initialisation-failed": h.ignore,
-    "update-stored": h.ignore,
-    "update-bad": h.ignore,
-    "aggregated": h.ignore,
-    "aggregation-failed": h.ignore,
-    "timer-fired": h.ignore,
-    "disk-full": h.ignore,
-    "disk-free": h.ignore,
+    "initialised": own.ignore,
+    "initialisation-failed": own.ignore,
+    "update-stored": own.ignore,
+    "update-bad": own.ignore,
+    "aggregated": own.ignore,
+    "aggregation-failed": own.ignore,
+    "timer-fired": own.ignore,
+    "disk-full": own.ignore,
+    "disk-free": own.ignore,
 }
-_BY_PHASE: dict[Phase, dict[str, Any]] = {
-    _P.NONE: dict.fromkeys(WIRE, Reason.UNKNOWN_EXPERIMENT) | {"experiment-start": h.first_start},
+_BY_PHASE: dict[Phase, dict[str, Rule]] = {
     _P.RECRUITING: _EVERY,
-    _P.INITIALISING: _EVERY | {"initialised": h.initialised, "initialisation-failed": h.initialisation_failed},
+    _P.INITIALISING: _EVERY | {"initialised": own.initialised, "initialisation-failed": own.initialisation_failed},
     _P.RUNNING: _EVERY
     | _STALE
     | {
         "round-accepted": h.round_accepted,
-        "weights-ready": h.weights_ready,
         "round-failed": h.round_failed,
-        "update-stored": h.update_stored,
-        "update-bad": h.update_bad,
-        "aggregated": h.ignore,
+        "update-stored": own.update_stored,
+        "update-bad": own.update_bad,
+        "aggregated": own.ignore,
     },
-    _P.AGGREGATING: _EVERY | _STALE | {"aggregated": h.aggregated, "aggregation-failed": h.aggregation_failed},
+    _P.AGGREGATING: _EVERY | _STALE | {"aggregated": own.aggregated, "aggregation-failed": own.aggregation_failed},
     _P.EVALUATING: _EVERY
     | _STALE
     | {
         "joined": Reason.WRONG_STATE,
         "round-accepted": h.round_accepted,
         "round-failed": h.round_failed,
-        "evaluated": h.evaluated,
-        "aggregated": h.ignore,
+        "aggregated": own.ignore,
     },
     _P.COMPLETE: _OVER,
     _P.FAILED: _OVER,
     _P.ABORTED: _OVER,
 }
-PAUSED = {"experiment-pause": Reason.WRONG_STATE, "experiment-resume": h.resume, "outage": h.ignore}
+PAUSED: Mapping[str, Rule] = MappingProxyType(
+    {"experiment-pause": Reason.WRONG_STATE, "experiment-resume": h.resume, "outage": own.ignore}
+)
 """What a pause changes; everything else means what it meant in the phase that the pause came from."""
 
-TABLE: Mapping[tuple[Phase, str], Any] = MappingProxyType(
-    {(phase, kind): rule for phase, row in _BY_PHASE.items() for kind, rule in row.items()}
-)
 
-_SITE_KINDS = frozenset(kind for kind in WIRE if "site" in KINDS[kind].senders)
+def build_table(steps: Iterable[StepRow], wire: Iterable[str]) -> Table:
+    """The whole table: what is written above, and the answers that steps ask for.
+
+    Args:
+        steps: the answer of each has its handler in the step's phase; elsewhere it is late.
+        wire: kinds that can come over the wire; of an unknown or ended experiment each is refused.
+    """
+    rows, kinds = list(steps), tuple(wire)
+    table: dict[tuple[Phase, str], Rule] = {(_P.NONE, kind): Reason.UNKNOWN_EXPERIMENT for kind in kinds}
+    for phase, row in _BY_PHASE.items():
+        over = phase in ENDED
+        refused: dict[str, Rule] = dict.fromkeys(kinds, Reason.WRONG_STATE) if over else {}
+        answers: dict[str, Rule] = dict.fromkeys((one.answers for one in rows), Reason.LATE if over else h.late)
+        if not over:
+            answers |= {one.answers: h.answered(one) for one in rows if one.phase is phase}
+        table |= {(phase, kind): rule for kind, rule in (refused | answers | row).items()}
+    return MappingProxyType(table)
 
 
-class UnknownPair(LookupError):
+TABLE = build_table(STEPS.values(), WIRE)
+
+
+class IllegalInput(LookupError):
     """An own input came in a phase in which it cannot: a mistake of ours, never a sender's."""
 
 
@@ -119,7 +138,7 @@ def decide(state: ExperimentState | None, given: AnyInput, logic: int = LOGIC) -
         logic: the number under which it is decided: for replay, that of the entry.
 
     Raises:
-        UnknownPair: an own input in a phase in which it cannot come.
+        IllegalInput: an own input in a phase in which it cannot come.
         ValueError: this version does not know the logic number.
     """
     if (unknown := explain_unknown(logic)) is not None:
@@ -140,23 +159,22 @@ def _under(logic: int, state: ExperimentState | None) -> ExperimentState | None:
 def _answered(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDecision, ...]:
     if not isinstance(given, Received):
         if state is None:
-            raise UnknownPair(f"{kind_of(given)} without an experiment")
-        own: h.Answer = _rule(state, kind_of(given))(state, given)
-        return own if isinstance(own, tuple) else ()
+            raise IllegalInput(f"{kind_of(given)} without an experiment")
+        said = _answer(state, kind_of(given), given)
+        return said if isinstance(said, tuple) else ()
     event = given.event
     kind = event.kind
-    answer: h.Answer
+    by_site = "site" in KINDS[kind].senders
+    answer: Answer
     if state is None:
-        rule = TABLE[(Phase.NONE, kind)]
-        answer = rule(given) if callable(rule) else rule
+        answer = h.first_start(given) if kind == "experiment-start" else _unknown(kind)
     elif not given.known:
-        answer = Reason.UNKNOWN_SITE if kind in _SITE_KINDS else Reason.RESEARCHER_NOT_ALLOWED
+        answer = Reason.UNKNOWN_SITE if by_site else Reason.RESEARCHER_NOT_ALLOWED
     else:
-        rule = _rule(state, kind)
-        answer = rule(state, given) if callable(rule) else rule
+        answer = _answer(state, kind, given)
     if isinstance(answer, Reason):
         answer = (d.Refused(event=event.id, kind=kind, sender=event.sender, reason=answer, round=event.round),)
-    elif kind in _SITE_KINDS and state is not None and state.phase not in ENDED:
+    elif by_site and state is not None and state.phase not in ENDED:
         answer = _heard(state, event.sender, kind) + answer
     # A weights-ready that was taken gets its receipt when the update itself is here.
     if any(isinstance(one, d.UpdateAnnounced) for one in answer):
@@ -171,7 +189,19 @@ def _heard(state: ExperimentState, site: str, kind: str) -> tuple[d.AnyDecision,
     return (d.SiteBack(site=site),)
 
 
-def _rule(state: ExperimentState, kind: str) -> Any:
+def _answer(state: ExperimentState, kind: str, given: AnyInput) -> Answer:
+    rule = rule_of(state, kind)
+    return rule if isinstance(rule, Reason) else rule(state, given)
+
+
+def _unknown(kind: str) -> Reason:
+    rule = TABLE[(Phase.NONE, kind)]
+    assert isinstance(rule, Reason)  # noqa: S101  (for mypy: the row of NONE holds refusals only)
+    return rule
+
+
+def rule_of(state: ExperimentState, kind: str) -> Rule:
+    """What the table says of a kind of input now; IllegalInput where it says nothing."""
     phase = state.phase
     if phase is Phase.PAUSED:
         if kind in PAUSED:
@@ -180,4 +210,4 @@ def _rule(state: ExperimentState, kind: str) -> Any:
     try:
         return TABLE[(phase, kind)]
     except KeyError:
-        raise UnknownPair(f"{kind} while {state.phase}") from None
+        raise IllegalInput(f"{kind} while {state.phase}") from None

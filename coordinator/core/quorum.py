@@ -45,6 +45,11 @@ def everybody_heard(round_: Round) -> bool:
     return round_.parts.sums[_HEARD] == len(round_.parts)
 
 
+def everybody_reported(round_: Round) -> bool:
+    """Whether each taking-part site has reported."""
+    return round_.parts.sums[_REPORTED] == len(round_.parts)
+
+
 def grace(round_: Round, experiment: Experiment, now: float) -> float:
     """Seconds that other sites still get once quorum is met at `now`."""
     if experiment.rounds.grace is not None:

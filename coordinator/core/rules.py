@@ -6,13 +6,17 @@ what it was told, and no way into a state can forget what follows from it. A pau
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from coordinator.core import decisions as d
 from coordinator.core import quorum
 from coordinator.core.inputs import Aggregated
-from coordinator.core.state import ExperimentState, Phase, Round, Step, Timer
-from messages.experiment import Experiment
+from coordinator.core.plans.base import Opening
+from coordinator.core.plans.table import plan_of
+from coordinator.core.state import EMPTY, ExperimentState, Phase, Round, Timer
+from coordinator.core.steps.base import left_behind
+from coordinator.core.steps.table import STEPS, row_of
 from messages.reasons import Reason
-from messages.scores import SplitScores, pool
 
 Decided = tuple[d.AnyDecision, ...]
 
@@ -29,9 +33,12 @@ def advance(state: ExperimentState, now: float) -> Decided:
     if state.phase in (Phase.INITIALISING, Phase.AGGREGATING) and state.round is None:
         return start_next(state, now) if state.completed + 1 in state.models else ()
     if state.phase in (Phase.RUNNING, Phase.EVALUATING) and state.round is not None:
-        if not quorum.met(state.round, state.experiment):
-            return ()
-        if quorum.everybody_heard(state.round):
+        plan = plan_of(state)
+        heard = quorum.everybody_heard(state.round)
+        if not plan.is_enough(state, state.round):
+            other = plan.instead(state, state.round) if heard else None
+            return () if other is None else go_on(state, state.round, other, now)
+        if heard:
             return close_round(state, state.round, now)
         if state.round.quorum_at is None:
             due = now + quorum.grace(state.round, state.experiment, now)
@@ -48,64 +55,63 @@ def close_recruiting(state: ExperimentState, now: float) -> Decided:
 
 def start_next(state: ExperimentState, now: float) -> Decided:
     """Open the next round, or the final evaluation after the last."""
-    number = state.completed + 1
-    last = number > state.experiment.rounds.count
-    return (
-        d.RoundStarted(
-            number=number,
-            step=Step.SCORES if last else Step.UPDATES,
-            cases={site: state.members[site].train for site in state.joined},
-            away=tuple(site for site in state.joined if state.members[site].away),
-            evaluate=last or scored_in(state.experiment, number),
-            time=now,
-            accept_due=now + ACCEPT_WITHIN,
-            deadline=now + state.experiment.rounds.train_within,
-        ),
+    return (open_step(state, plan_of(state).next_round(state), now),)
+
+
+def open_step(
+    state: ExperimentState, opening: Opening, now: float, left_out: Mapping[str, Reason] = EMPTY
+) -> d.RoundStarted:
+    """Open a step: of a new round where none is open, else one more of the open round."""
+    before = state.round
+    cases = {site: state.members[site].train for site in opening.sites}
+    if before is not None:
+        cases |= {site: count for site, count in before.cases.items() if site in cases}
+    return d.RoundStarted(
+        number=state.completed + 1,
+        step=opening.step,
+        cases=cases,
+        away=tuple(site for site in opening.sites if state.members[site].away),
+        evaluate=opening.evaluate,
+        time=now,
+        accept_due=now + ACCEPT_WITHIN,
+        deadline=now + STEPS[opening.step].within(state.experiment),
+        opening=1 if before is None else before.opening + 1,
+        left_out=dict(left_out),
     )
 
 
-def scored_in(experiment: Experiment, number: int) -> bool:
-    """Whether round `number` scores the model it receives: the one that a multiple of `every` rounds made.
+def go_on(state: ExperimentState, round_: Round, opening: Opening, now: float, *, forgiving: bool = False) -> Decided:
+    """Open another step of the round; who has not reported in the open one is left behind and told.
 
-    The initial model is never scored: it has learnt nothing, and scoring costs a pass over the validation cases.
+    Args:
+        forgiving: nobody counts as left behind: each may be tried once more.
     """
-    return number > 1 and (number - 1) % experiment.evaluation.every == 0
+    left_out, told = left_behind(round_)
+    left_out = {} if forgiving else dict(sorted({**round_.left_out, **left_out}.items()))
+    return (open_step(state, opening, now, left_out), *told)
 
 
 def close_round(state: ExperimentState, round_: Round, now: float) -> Decided:
-    """Take no more reports, tell those whose transfer was under way, and go on with what is here."""
-    if round_.step is Step.SCORES:
-        return (finish(state, round_, now),)
-    contributors = {
-        site: part.update.cases_used for site in round_.reported if (part := round_.parts[site]).update is not None
-    }
-    left_out: dict[str, Reason] = {}
-    told: list[d.AnyDecision] = []
-    for site, part in sorted(round_.parts.items()):
-        if part.reported:
-            continue
-        left_out[site] = part.failed or (Reason.STRAGGLER if part.update else Reason.ABSENT)
-        if part.update is not None:
-            event = part.update.event
-            told.append(
-                d.Refused(event=event, kind="weights-ready", sender=site, reason=Reason.LATE, round=round_.number)
-            )
-            told.append(d.Settled(event=event, sender=site))
-    closed = d.RoundClosed(number=round_.number, time=now, contributors=contributors, left_out=left_out)
-    return (closed, *told)
+    """Take no more reports in the open step, and go on with what is here: to the round's next step, or out of it."""
+    following = plan_of(state).next_step(state, round_)
+    if following is not None:
+        return go_on(state, round_, following, now)
+    return row_of(round_).close(state, round_, now)
 
 
 def deadline(state: ExperimentState, round_: Round, now: float) -> Decided:
-    """The round's deadline came: with quorum close, else extend, else give up (or evaluate with what is here)."""
-    rounds = state.experiment.rounds
-    if quorum.met(round_, state.experiment):
+    """The step's deadline came: with quorum close, else ask others, extend, or do what the step does then."""
+    rounds, plan = state.experiment.rounds, plan_of(state)
+    if plan.is_enough(state, round_):
         return close_round(state, round_, now)
+    other = plan.instead(state, round_)
+    if other is not None:
+        return go_on(state, round_, other, now)
     if rounds.at_deadline == "extend" and round_.extensions < rounds.extensions:
-        return (d.DeadlineExtended(times=round_.extensions + 1, deadline=now + rounds.train_within),)
-    if round_.step is Step.SCORES:
-        # The model is made: too few scores are a reason to say so (n is always told), not to throw it away.
-        return (finish(state, round_, now),)
-    return (d.Failed(time=now, reason=Reason.QUORUM_NOT_MET),)
+        extended = d.DeadlineExtended(times=round_.extensions + 1, deadline=now + rounds.train_within)
+        other = plan.instead(state, round_, again=True)
+        return (extended, *(() if other is None else go_on(state, round_, other, now, forgiving=True)))
+    return row_of(round_).overdue(state, round_, now)
 
 
 def unaccepted(state: ExperimentState, round_: Round, now: float) -> Decided:
@@ -126,10 +132,11 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
     """The aggregate is made."""
     used = {
         site: part.update
-        for site in round_.reported
+        for site in plan_of(state).contributors(state, round_)
         if (part := round_.parts[site]).update is not None and part.update is not None
     }
     scores = [update.validation for update in used.values() if update.validation is not None]
+    began = round_.started if round_.began is None else round_.began
     return d.RoundCompleted(
         number=round_.number,
         contributors={site: update.cases_used for site, update in used.items()},
@@ -137,31 +144,7 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         seal=made.seal,
         digest=made.digest,
         wire=made.wire,
-        validation=pool(scores) if round_.evaluate and scores else None,
-        seconds=(round_.closed_at or round_.started) - round_.started,
+        validation=state.experiment.task.reader.pool(scores) if round_.evaluate and scores else None,
+        seconds=(round_.closed_at or began) - began,
         memory=made.memory,
     )
-
-
-def finish(state: ExperimentState, round_: Round, now: float) -> d.Completed:
-    """Choose the model on validation scores; test scores are only reported."""
-    chosen: str = "final"
-    rounds = state.completed
-    best = state.selected
-    if best is not None and best != state.completed:
-        final = _pooled(round_, "final", "validation")
-        final_mean = final.mean() if final is not None else None
-        best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
-        if final_mean is None or best_mean > final_mean:
-            chosen, rounds = "selected", best
-    label = "selected" if chosen == "selected" else "final"
-    return d.Completed(time=now, label=label, rounds=rounds, test=_pooled(round_, label, "test"))
-
-
-def _pooled(round_: Round, label: str, split: str) -> SplitScores | None:
-    reports: list[SplitScores] = []
-    for site in round_.reported:
-        scores = (round_.parts[site].scores or {}).get(label)
-        if scores is not None:
-            reports += [one for name, one in scores.splits.items() if name == split]
-    return pool(reports) if reports else None

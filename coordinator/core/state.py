@@ -13,8 +13,9 @@ from typing import Any
 
 from coordinator.core.logic import LOGIC
 from coordinator.core.roll import Roll
+from messages import abilities
 from messages.experiment import Experiment
-from messages.kinds import ModelScores
+from messages.kinds import ModelScores, Word
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.codecs import CODECS, Codec
@@ -39,21 +40,12 @@ class Phase(StrEnum):
 
 
 ENDED = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.ABORTED})
-ACTIVE = frozenset(Phase) - ENDED - {Phase.NONE}
 
 
-class Step(StrEnum):
-    """What an open round waits for.
-
-    A round is a sequence of steps, and what a site's event means depends on (phase, kind) first and on the step
-    second. Today a training round has the one step UPDATES and the final evaluation the one step SCORES. Secure
-    aggregation adds four (keys, shares, masked updates, unmasking): each is one more value here, one kind of event
-    whose handler fills `Part`, and one line in `rules.advance` that goes to the next step where it now closes the
-    round. Quorum, grace, deadline, absence and recovery are written against `Part.reported` and hold unchanged.
-    """
-
-    UPDATES = "updates"
-    SCORES = "scores"
+StepName = Word
+"""What an open round waits for: the name of a row of `coordinator.core.steps.table`."""
+UPDATES: StepName = "updates"
+SCORES: StepName = "scores"
 
 
 class Timer(StrEnum):
@@ -75,12 +67,16 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An invited site. `away`: it said `leaving` and has not been heard of since."""
+    """An invited site. `away`: it said `leaving` and has not been heard of since.
+
+    `abilities`: what its version can beside 0.1, as it said when it joined.
+    """
 
     standing: Standing = Standing.INVITED
     train: int = 0
     reason: Reason | None = None
     away: bool = False
+    abilities: frozenset[str] = frozenset()
 
     @property
     def answered(self) -> bool:
@@ -124,7 +120,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A site's part in the open round."""
+    """A site's part in the open step. `answer`: the body of its answer, in a step that asks for nothing else."""
 
     accepted: bool = False
     absent: bool = False
@@ -132,19 +128,30 @@ class Part:
     update: Update | None = None
     stored: bool = False
     scores: Mapping[str, ModelScores] | None = None
+    answer: Mapping[str, Any] | None = None
 
     @property
     def reported(self) -> bool:
-        """Whether what the step asks for is here and good."""
-        return self.stored or self.scores is not None
+        """Whether what the step asks for is here and good: the update is stored, the scores or the answer are here."""
+        return self.stored or self.scores is not None or self.answer is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The open round. `cases` is what the sites announced, frozen at round-start; `parts` come from `quorum.roll`."""
+    """The open round, in its open step.
+
+    Attributes:
+        started: when the step opened; `began`: when the round did.
+        parts: of the sites that take part in the step; they come from `quorum.roll`.
+        cases: what these sites announced, frozen when the round began.
+        announced: how often the step was announced.
+        opening: how many steps have opened in the round; the attempt of the event that opened this one.
+        left_out: sites that the round has left behind, each with its reason.
+        earlier: what was reported in earlier steps of the round, by step and site.
+    """
 
     number: int
-    step: Step
+    step: StepName
     started: float
     parts: Roll[Part]
     cases: Mapping[str, int]
@@ -154,6 +161,9 @@ class Round:
     extensions: int = 0
     closed_at: float | None = None
     left_out: Mapping[str, Reason] = field(default_factory=lambda: EMPTY)
+    opening: int = 1
+    began: float | None = None
+    earlier: Mapping[StepName, Mapping[str, Part]] = field(default_factory=lambda: EMPTY)
 
     @property
     def reported(self) -> tuple[str, ...]:
@@ -180,7 +190,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a complete experiment yields; `label` is "final" or "selected"."""
+    """What a complete experiment yields; `label` names the candidate that was chosen."""
 
     label: str
     rounds: int
@@ -192,8 +202,9 @@ class ExperimentState:
     """Everything that the journal's entries of one experiment add up to.
 
     `models[r]` is the model that round r received (so `models[1]` is the initial one). `timers` are moments that are
-    due; while paused they are `remaining` seconds instead. `file` is the experiment file as it was accepted.
-    `logic` is no part of the record: `decide` sets it, for rules that differ by it (`coordinator.core.logic`).
+    due; while paused they are `remaining` seconds instead. `turns` is the plan's own memory (`Plan.remember`). `file`
+    is the experiment file as it was accepted. `logic` is no part of the record: `decide` sets it, for rules that differ
+    by it (`coordinator.core.logic`).
     """
 
     experiment: Experiment
@@ -215,6 +226,7 @@ class ExperimentState:
     round: Round | None = None
     completed: int = 0
     scores: tuple[Scored, ...] = ()
+    turns: tuple[str, ...] = ()
     kept: tuple[Kept, ...] = ()
     reason: Reason | None = None
     ended: float | None = None
@@ -252,6 +264,10 @@ class ExperimentState:
         """Whether each invited site has said yes or no."""
         return self.members.sums == (len(self.members),)
 
+    def may_use(self, ability: str) -> bool:
+        """Whether something that 0.1 lacks may be used: this version and every site that takes part have it."""
+        return abilities.may_use(ability, (self.members[site].abilities for site in self.joined))
+
     @property
     def joined(self) -> tuple[str, ...]:
         """Sites that take part, in the order of their names."""
@@ -262,4 +278,5 @@ class ExperimentState:
         """Rounds that made the best-scored model so far (the earliest of equals); None where none was scored."""
         if self.experiment.evaluation.select_by == "last" or not self.scores:
             return None
-        return max(self.scores, key=lambda scored: (scored.mean, -scored.rounds)).rounds
+        rank = self.experiment.task.reader.rank
+        return max(self.scores, key=lambda scored: (rank(scored.mean), -scored.rounds)).rounds

@@ -20,10 +20,11 @@ from coordinator.wire.incoming import Nudge
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event
-from messages.ground.errors import KonsilError, MalformedMessage, NameTaken
+from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, UnboundedMessage
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import KINDS
 from messages.names import COORDINATOR, UPLINK
+from messages.reasons import Reason
 
 log = structlog.get_logger("coordinator.loop.inbound")
 CATCH_UP = 120.0
@@ -60,6 +61,8 @@ class Inbound:
         self._ahead: dict[str, list[tuple[Event, Delivery]]] = {}
         """Experiment → events of rounds that this coordinator has not come to: its journal is older than they are."""
         self.refused: Counter[str] = Counter()
+        self._newer: set[str] = set()
+        """Senders of kinds that only a newer version has, told of once: logins, so there are only so many."""
 
     def handle(self, delivery: Delivery) -> None:
         """Take one message; whatever it is, it is acknowledged once what it led to is stored."""
@@ -70,7 +73,7 @@ class Inbound:
         except MalformedMessage as error:
             reason = str(error.reason)
             self._steps.tally.malformed_message(reason)
-            self._aside(delivery, reason)
+            self._aside(delivery, reason, with_bytes=not isinstance(error, UnboundedMessage))
         except KonsilError:
             raise  # fenced off, or ended while the disk is full: not the message's fault
         except Exception as error:
@@ -78,11 +81,14 @@ class Inbound:
             self._aside(delivery, type(error).__name__)
         self._ack(delivery)
 
-    def _aside(self, delivery: Delivery, reason: str) -> None:
-        """Keep a message that cannot be handled, or only count it where its sender sends too many."""
+    def _aside(self, delivery: Delivery, reason: str, *, with_bytes: bool = True) -> None:
+        """Keep a message that cannot be handled, or only count it where its sender sends too many.
+
+        Without its bytes only its digest is kept: what is beyond its bounds may be a site's free text.
+        """
         self.refused[reason] += 1
         log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
-        steps, kept = self._steps, delivery.body[:KEPT_BYTES]
+        steps, kept = self._steps, delivery.body[:KEPT_BYTES] if with_bytes else b""
         if steps.floods.take(delivery.user or "nobody", reason, len(kept), steps.parts.clock.now()):
             what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
             steps.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
@@ -114,6 +120,9 @@ class Inbound:
             self._unsaved[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
 
     def _event(self, event: Event, delivery: Delivery) -> None:
+        if not event.known:
+            self._unknown(event, delivery)
+            return
         spec = KINDS[event.kind]
         if (spec.queue == UPLINK) != (delivery.queue == UPLINK) or (
             COORDINATOR in spec.senders and (event.kind != "nonce" and event.sender == COORDINATOR)
@@ -124,6 +133,16 @@ class Inbound:
         else:
             self._note(delivery)
             self._live(event)
+
+    def _unknown(self, event: Event, delivery: Delivery) -> None:
+        """A kind that only a newer version has: counted, and receipted, so that its sender's outbox frees it."""
+        self._note(delivery)
+        self._steps.tally.refused_events[Reason.UNKNOWN_KIND.value] += 1
+        if event.sender not in self._newer:
+            self._newer.add(event.sender)
+            log.warning("a newer version says what this one does not know", kind=event.kind, sender=event.sender)
+        if event.seq and (event.sender in self._sites or event.sender in self._researchers):
+            self._steps.parts.say.receipt(event.sender, event.id, event.experiment)
 
     def _known(self, event: Event) -> bool:
         senders = KINDS[event.kind].senders
@@ -244,7 +263,7 @@ class Inbound:
         for name, state in sorted(steps.states.items()):
             member = state.members.get(event.sender)
             if state.ended is None and member is not None and member.standing is Standing.JOINED:
-                steps.step(name, i.Received(time=steps.parts.clock.now(), raw=event.raw, known=known))
+                steps.step(name, i.Received.of(event, time=steps.parts.clock.now(), known=known))
         if steps.floods.take(event.sender, event.kind, len(event.raw), steps.parts.clock.now()):
             steps.parts.journal.note(self._written(delivery, {event.id: True}))
         else:

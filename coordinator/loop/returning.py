@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from coordinator.core import announce
+from coordinator.core import announce, models
 from coordinator.core import effects as e
 from coordinator.core.state import ExperimentState
 from coordinator.loop.effect_runner import shipment
@@ -63,5 +63,5 @@ class Returning:
         if wanted.seal not in e.needed(state):
             return
         chunks = None if wanted.chunks is None else tuple(wanted.chunks)
-        sent = announce.transfer(state, wanted.round, exact=wanted.seal == model.seal)
+        sent = models.transfer(state, wanted.round, exact=wanted.seal == model.seal)
         self._models.send(shipment("global-chunk", experiment, sent, chunks))

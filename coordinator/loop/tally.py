@@ -25,7 +25,8 @@ class Tally:
         self.update_bytes = 0
         self.stretches: Counter[str] = Counter({"collect": 0, "aggregate": 0})
         self.seconds: dict[str, float] = {"collect": 0.0, "aggregate": 0.0}
-        self.dice: dict[str, dict[str, float]] = {}
+        self.validation: dict[str, tuple[str, dict[str, float]]] = {}
+        """Experiment → its task's kind, and the pooled scores of its last scored round by target."""
         self.connected = self.blocked = self.disk_full = False
 
     def decided(self, before: ExperimentState | None, decision: d.Decision, time: float) -> None:
@@ -38,11 +39,12 @@ class Tally:
                 self._took("collect", decision.seconds)
                 if open_round is not None and open_round.closed_at is not None:
                     self._took("aggregate", max(0.0, time - open_round.closed_at))
-                if decision.validation is not None:
-                    means = decision.validation.regions().items()
-                    self.dice[name] = {region: mean for region, mean in means if mean is not None}
-            case d.UpdateTaken() if before is not None and before.manifest is not None:
-                self.update_bytes += before.manifest.nbytes
+                if decision.validation is not None and before is not None:
+                    task = before.experiment.task
+                    means = task.reader.by_target(decision.validation).items()
+                    self.validation[name] = task.kind, {target: mean for target, mean in means if mean is not None}
+            case d.UpdateTaken() if before is not None and (manifest := before.update_manifest) is not None:
+                self.update_bytes += manifest.nbytes
             case d.Refused(kind="weights-ready"):
                 self.refused_updates[decision.reason.value] += 1
             case d.Refused() | d.StartRefused():
@@ -76,6 +78,6 @@ class Tally:
 
     def _end(self, name: str, how: str, round_outcome: str | None) -> None:
         self.ended[how] += 1
-        self.dice.pop(name, None)
+        self.validation.pop(name, None)
         if round_outcome is not None:
             self.rounds[round_outcome] += 1

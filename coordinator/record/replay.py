@@ -13,7 +13,7 @@ from coordinator.core import decisions as d
 from coordinator.core.effects import Aggregate, effects
 from coordinator.core.evolve import evolve
 from coordinator.core.logic import LOGIC, explain_unknown
-from coordinator.core.machine import UnknownPair, decide
+from coordinator.core.machine import IllegalInput, decide
 from coordinator.core.state import ExperimentState
 from coordinator.record import story
 from coordinator.record.journal import STEP
@@ -95,7 +95,7 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
         before = states.get(entry.experiment)
         try:
             anew = decide(before, upcast(logic, given, recorded, before), logic)
-        except (UnknownPair, ValueError, KeyError) as error:
+        except (IllegalInput, ValueError, KeyError) as error:
             yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what)
             return
         problem = "" if _compared(anew) == _compared(recorded) else "the decisions do not follow from the input"

@@ -7,7 +7,7 @@ from typing import Any
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.state import ExperimentState, Phase
+from coordinator.core.state import SCORES, UPDATES, ExperimentState, Phase
 from coordinator.record.journal import STEP, TERM
 from coordinator.record.recovery import read_step
 from messages import codec
@@ -79,8 +79,12 @@ def _tell_accepted(x: d.Accepted) -> str:
 
 
 def _tell_round_started(x: d.RoundStarted) -> str:
-    what = "evaluation" if x.step == "scores" else f"round {x.number}"
-    return f"{what} starts with {', '.join(x.cases)}"
+    if x.step == SCORES:
+        return f"evaluation starts with {', '.join(x.cases)}"
+    place = f"round {x.number}" if x.step == UPDATES else f"round {x.number}, {x.step},"
+    verb = "starts" if x.opening == 1 else "goes on"
+    left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
+    return f"{place} {verb} with {', '.join(x.cases)}" + (f"; left out {left}" if left else "")
 
 
 def _tell_round_closed(x: d.RoundClosed) -> str:

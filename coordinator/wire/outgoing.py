@@ -10,30 +10,44 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from coordinator.record.journal import AuditPosition
+from coordinator.wire.overflow import Overflow
 from coordinator.work.blobs import Blobs
 from messages.bus.base import Bus, Confirm
 from messages.ground import crash, logs
 from messages.ground.errors import BrokerUnreachable, KonsilError
 from messages.ground.metrics import PHASES
-from messages.names import COORDINATOR, RoutingKey
+from messages.kinds import ROUTES
+from messages.names import COORDINATOR, PROGRESS, RoutingKey
 from messages.tensors.layout import Manifest
 from messages.tensors.transfer import ChunkHeader, TransferKey, chunk_pieces
 
 log = structlog.get_logger("coordinator.wire.outgoing")
+MOST_LIVE = 64
+"""Events that wait, from which on no live message joins them: alive comes every few seconds, whatever waits."""
 CONFIRM_WITHIN = 600.0
 """Seconds until a finished model that the broker has not confirmed is sent again."""
+
+
+class Items(Protocol):
+    """Where a worker's items wait."""
+
+    def put(self, item: Any) -> None:
+        """Add one; None: the end."""
+
+    def get(self) -> Any:
+        """The next one; None at the end."""
 
 
 class Worker:
     """A thread that takes items one by one until None."""
 
-    def __init__(self, name: str) -> None:
-        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    def __init__(self, name: str, items: Items | None = None) -> None:
+        self.queue: Items = queue.SimpleQueue() if items is None else items
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -71,15 +85,31 @@ class Worker:
 
 
 class Events(Worker):
-    """Publishes events in order."""
+    """Publishes events in order; what the bus does not take yet waits on the disk.
 
-    def __init__(self, bus: Bus) -> None:
-        super().__init__("events-out")
+    Args:
+        folder: the coordinator's state.
+    """
+
+    def __init__(self, bus: Bus, folder: Path) -> None:
+        self.waiting = Overflow(folder)
+        super().__init__("events-out", self.waiting)
         self._bus = bus
+        self.dropped = 0
+        """Live messages that were dropped, because too much waited before them."""
 
     def send(self, key: str, raw: bytes) -> None:
-        """Queue one event."""
-        self.queue.put((key, raw))
+        """Queue one event; a live message is dropped where it would wait behind many (protocol rule 7)."""
+        if len(self.waiting) >= MOST_LIVE and ROUTES.get(key.partition(".")[0]) == PROGRESS:
+            self.dropped += 1
+        else:
+            self.queue.put((key, raw))
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End as any worker does, and give the file back."""
+        super().stop(timeout)
+        if not self.running:
+            self.waiting.close()
 
     def handle(self, item: Any) -> None:
         """Publish one event."""
@@ -90,7 +120,7 @@ class Events(Worker):
 class Shipment:
     """Chunks of a model to send; `chunks` None means all. `done`: called when the broker has confirmed them.
 
-    `attempt` 2: exactly, after the model went out in another codec (`announce.transfer`).
+    `attempt` 2: exactly, after the model went out in another codec (`models.transfer`).
     """
 
     kind: str

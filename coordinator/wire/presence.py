@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from coordinator.core.state import ExperimentState, Step, Timer
+from coordinator.core.state import ExperimentState, Timer
+from coordinator.core.steps.table import row_of
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.ground import logs
@@ -98,7 +99,7 @@ class Presence:
 
 def _deadline(state: ExperimentState | None, site: str) -> float | None:
     """When the round closes at the latest, if it still waits for the site."""
-    if state is None or state.round is None or state.round.step is not Step.UPDATES:
+    if state is None or state.round is None or not row_of(state.round).takes_updates:
         return None
     part = state.round.parts.get(site)
     if part is None or part.reported:

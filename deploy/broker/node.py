@@ -22,6 +22,7 @@ from deploy.broker.certificates import Authority
 from deploy.broker.configuration import Ports
 from deploy.broker.definitions import Definitions
 from deploy.local import ports as spare_ports
+from deploy.local.startup import wait_for_server
 from messages.ground.errors import RequestError, Unreachable, WorkFailed
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -147,20 +148,23 @@ class PrivateNode:
             start_new_session=True,  # Ctrl-C is for the foreground; the owner decides when the broker ends
         )
         (self.directory / "keeper.pid").write_text(str(self._keeper.pid))
-        deadline = time.monotonic() + timeout
-        while not (answers(self.host, ports.amqp) and (not ports.tls or _listens(self.host, ports.tls))):
-            if self._keeper.poll() is not None:
-                raise WorkFailed(
-                    "the private broker ended while starting", where=str(self.log), advice=self._last_words()
-                )
-            if time.monotonic() > deadline:
-                self.kill()
-                raise WorkFailed(
-                    f"the private broker did not answer within {timeout:.0f} s",
-                    where=str(self.log),
-                    advice="Read its log, or try again on a less busy machine",
-                )
-            time.sleep(0.05)
+        started = self._keeper
+
+        def is_up() -> bool:
+            return answers(self.host, ports.amqp) and (not ports.tls or _listens(self.host, ports.tls))
+
+        def ended() -> WorkFailed | None:
+            if started.poll() is None:
+                return None
+            return WorkFailed("the private broker ended while starting", where=str(self.log), advice=self._last_words())
+
+        if not wait_for_server(is_up, ended, timeout):
+            self.kill()
+            raise WorkFailed(
+                f"the private broker did not answer within {timeout:.0f} s",
+                where=str(self.log),
+                advice="Read its log, or try again on a less busy machine",
+            )
 
     def stop(self, timeout: float = 30.0) -> None:
         """End the node in order; idempotent."""

@@ -45,7 +45,6 @@ PARTS: dict[str, Part] = {
     ),
     "coordinator": Part("deploy.cli.coordinator", "The coordinator service, and its journal's safety."),
     "broker": Part("deploy.broker.cli", "A private RabbitMQ node for trying, and definitions for a real one."),
-    "provision": Part("deploy.provision.cli", "Certificates, users and permissions of a consortium."),
 }
 
 EPILOG = (
@@ -105,8 +104,6 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     for name, part in PARTS.items():
-        if not _installed(part.module):
-            continue
         if name == asked:
             found = importlib.import_module(part.module).app
             if isinstance(found, typer.Typer):
@@ -131,13 +128,6 @@ def _root(
 def _not_loaded() -> None:
     """Stands in the list of commands for a part that this call does not need."""
     raise AssertionError("the part that was asked for is always loaded")
-
-
-def _installed(module: str) -> bool:
-    """Whether the module's file exists, without importing anything."""
-    root = Path(__file__).resolve().parents[2]
-    path = root.joinpath(*module.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def _defect_log(arguments: Sequence[str]) -> Path:

@@ -123,15 +123,15 @@ def list_(profile: ProfileOption = None, json_: JsonOption = False) -> None:
     for story in found.values():
         curve = story.validation_curve()
         rounds = f"{story.completed_rounds}/{story.rounds_planned or '?'}"
-        dice = figure(curve[-1].pooled.mean()) if curve else "-"
+        score = f"{story.reader.title} {figure(story.reader.score(curve[-1].pooled))}" if curve else "-"
         state = state_words(story)
-        rows.append([story.id, state, rounds, dice, story.researcher or "-", when(story.started)])
-    table(["experiment", "state", "rounds", "validation Dice", "researcher", "started"], rows)
+        rows.append([story.id, state, rounds, score, story.researcher or "-", when(story.started)])
+    table(["experiment", "state", "rounds", "validation", "researcher", "started"], rows)
 
 
 @app.command()
 def watch(identity: IdArgument, profile: ProfileOption = None, json_: JsonOption = False) -> None:
-    """Watch an experiment until it ends: rounds, each site's state, epoch, Dice by region, bytes, time left.
+    """Watch an experiment until it ends: rounds, each site's state, epoch, scores, bytes, time left.
 
     With --json one object a line, the last with "over": true. Ctrl-C stops the watching, not the experiment. Exit
     status 0: complete; 1: failed or aborted.

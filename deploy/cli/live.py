@@ -18,6 +18,7 @@ from messages.ground.units import human_bytes, human_seconds
 from messages.liveness import Liveness
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
+from messages.tasks.base import ScoreReader
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,12 +75,12 @@ def follow(session: Session, experiment: str, shown: View, clock: Callable[[], f
     return follower.story
 
 
-def dice(found: SplitScores | None) -> str:
+def score_words(found: SplitScores | None, reader: ScoreReader) -> str:
     """ "0.7123 (WT 0.81 TC 0.70 ET 0.63)"."""
-    if found is None or found.mean() is None:
+    if found is None or reader.score(found) is None:
         return "-"
-    regions = " ".join(f"{region} {figure(mean, 3)}" for region, mean in found.regions().items())
-    return f"{figure(found.mean())} ({regions})"
+    targets = " ".join(f"{target} {figure(mean, 3)}" for target, mean in reader.by_target(found).items())
+    return f"{figure(reader.score(found))} ({targets})"
 
 
 def progress_words(story: ExperimentStory, site: str) -> str:
@@ -119,13 +120,13 @@ def state_words(story: ExperimentStory) -> str:
 
 
 def headline(story: ExperimentStory, now: float) -> str:
-    """One line: round, Dice, bytes, time left."""
+    """One line: round, score, bytes, time left."""
     current = story.current_round
     parts = [recruiting(story) or state_words(story)]
     if current is not None:
         parts.append(f"round {current.number}/{story.rounds_planned or '?'}")
     if curve := story.validation_curve():
-        parts.append(f"validation Dice {dice(curve[-1].pooled)}")
+        parts.append(f"validation {story.reader.title} {score_words(curve[-1].pooled, story.reader)}")
     parts.append(f"{human_bytes(story.bytes_down)} down, {human_bytes(story.bytes_up)} up")
     if (left := story.eta_seconds(now)) is not None and story.phase == "running":
         parts.append(f"about {human_seconds(left)} left")
@@ -211,7 +212,7 @@ class JsonLines:
         for one in story.round_list:
             if one.state == "complete" and one.number not in self._closed:
                 self._closed.add(one.number)
-                emit({"type": "round", **round_summary(one)})
+                emit({"type": "round", **round_summary(one, story.reader)})
         if now >= self._next and not story.over:
             self._next = now + 0.5
             live = {site: live_summary(story, site, now) for site in sorted(story.sites)}
@@ -281,14 +282,14 @@ def picture(story: ExperimentStory, now: float, coordinator_at: float | None = N
     from rich.table import Table
     from rich.text import Text
 
-    sites = Table("site", "", "doing", "cases", "Dice", "down", "up", box=box.SIMPLE_HEAD, expand=False)
+    sites = Table("site", "", "doing", "cases", story.reader.title, "down", "up", box=box.SIMPLE_HEAD, expand=False)
     rounds = [one for one in story.round_list if one.site_validation]
     latest = rounds[-1].site_validation if rounds else {}
     for name, site in sorted(story.sites.items()):
         presence = story.presence(name, now)
         state = presence if site.state in ("joined", "invited") else f"{site.state} ({site.reason})"
         cases = f"{site.cases.train}+{site.cases.validation}+{site.cases.test}" if site.cases else "-"
-        score = latest[name].mean() if name in latest else None
+        score = story.reader.score(latest[name]) if name in latest else None
         sites.add_row(
             name,
             Text(state, style=PRESENCE_STYLE.get(presence, "")),
@@ -314,10 +315,11 @@ def closing(story: ExperimentStory) -> list[str]:
         lines.append(f"  {ADVICE[Reason(story.reason)]}")
     test = story.test
     if test is not None:
-        lines.append(f"  test Dice overall  {dice(test.pooled)}, n = {test.n}")
+        title = test.reader.title
+        lines.append(f"  test {title} overall  {score_words(test.pooled, test.reader)}, n = {test.n}")
         for site, found in sorted(test.sites.items()):
-            words = "withheld" if found.withheld else f"{dice(found)}, n = {found.cases}"
-            lines.append(f"  test Dice {site:<8} {words}")
+            words = "withheld" if found.withheld else f"{score_words(found, test.reader)}, n = {found.cases}"
+            lines.append(f"  test {title} {site:<8} {words}")
         if test.worst is not None:
             lines.append(
                 f"  mean over sites {figure(test.unweighted_mean)}, worst {test.worst[0]} {figure(test.worst[1])}"

@@ -65,6 +65,16 @@ def ask_sites(session: Session, experiment: Experiment, within: float, show: Sho
     return [answers.get(site) or Answer(site, site in alive, False) for site in experiment.sites]
 
 
+def _rounds(experiment: Experiment) -> str:
+    """How many rounds, in words."""
+    count, sites = experiment.rounds.count, len(experiment.sites)
+    if experiment.plan.kind != "sequential":
+        return f"{count} rounds"
+    cycles, rest = divmod(count, sites)
+    more = f" and {rest} of {sites} sites once more" if rest else ""
+    return f"{count} visits ({cycles} cycle{'' if cycles == 1 else 's'} of {sites} sites{more})"
+
+
 def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answer] | None, enough: bool) -> None:
     """The result of a check, for a person."""
     say(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
@@ -72,7 +82,7 @@ def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answe
     say(f"  memory    about {human_bytes(found.training_memory_bytes)} for training at each site (estimate)")
     say(f"  a round   {human_bytes(found.round_bytes_down)} to the sites, {human_bytes(found.round_bytes_up)} back")
     say(
-        f"  in all    {human_bytes(found.total_bytes)} over {experiment.rounds.count} rounds; "
+        f"  in all    {human_bytes(found.total_bytes)} over {_rounds(experiment)}; "
         f"the broker stores {human_bytes(found.broker_disk_bytes)} if nothing is evicted"
     )
     strategy = experiment.plan.strategy

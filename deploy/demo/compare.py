@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 class Comparison:
     """The baselines of a run.
 
-    `alone` is the mean test Dice of the single-site models, `gain` the paired gain of the federated model over them.
+    `alone` is the mean test score of the single-site models, `gain` the paired gain of the federated model over them.
     """
 
     baselines: tuple[Baseline, ...] = ()
@@ -89,7 +89,7 @@ def compare(
         return Comparison()
     say(f"training for comparison: {', '.join(wanted)}")
     child = start(children, consortium, experiment, wanted)
-    _relay(child, say)
+    _relay(child, say, experiment.task.reader.title)
     child.process.wait()
     if child.process.returncode != 0:
         child.check()
@@ -109,7 +109,7 @@ def against(story: ExperimentStory, baselines: list[Baseline]) -> Comparison:
     if federated:
         baselines = [with_gain(one, federated) for one in baselines]
     single = [one for one in baselines if one.name.startswith("alone")]
-    means = [one.mean for one in single if one.mean is not None]
+    means = [score for one in single if (score := one.score(story.reader)) is not None]
     alone = sum(means) / len(means) if means else None
     return Comparison(tuple(baselines), alone, _gain_over(federated, single) if federated and single else None)
 
@@ -124,14 +124,14 @@ def _gain_over(federated: Mapping[str, SplitScores], single: list[Baseline]) -> 
     return paired_bootstrap({site: scores.rows or [] for site, scores in federated.items()}, theirs)
 
 
-def _relay(child: Child, say: Say) -> None:
+def _relay(child: Child, say: Say, title: str) -> None:
     """Tell each line of progress until the process closes its output."""
     assert child.process.stdout is not None  # noqa: S101 - it was started piped
     for line in child.process.stdout:
         try:
             told: dict[str, Any] = json.loads(line)
-            dice = "" if told["dice"] is None else f", validation Dice {told['dice']:.3f}"
+            score = "" if told["score"] is None else f", validation {title} {told['score']:.3f}"
             left = human_seconds(told["eta_seconds"])
-            say(f"{told['baseline']}: round {told['round']} of {told['rounds']}{dice}, about {left} left")
+            say(f"{told['baseline']}: round {told['round']} of {told['rounds']}{score}, about {left} left")
         except (ValueError, KeyError, TypeError):
             continue  # a library's own words

@@ -12,19 +12,19 @@ LAST = 3
 
 
 def last_validation(story: ExperimentStory, last: int = LAST) -> float | None:
-    """Mean of the last few validation Dice of the global model: no lucky round."""
-    means = [mean for point in story.validation_curve() if (mean := point.pooled.mean()) is not None]
+    """Mean of the last few validation scores of the global model: no lucky round."""
+    means = [mean for point in story.validation_curve() if (mean := story.reader.score(point.pooled)) is not None]
     return sum(means[-last:]) / len(means[-last:]) if means else None
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
     """The object that --json prints."""
     story, comparison = outcome.story, outcome.comparison
-    test = story.test
-    dice: dict[str, Any] = {
+    test, reader = story.test, story.reader
+    scores: dict[str, Any] = {
         "federated": {
             "mean": test.mean if test else None,
-            "regions": test.regions if test else {},
+            reader.plural: test.by_target if test else {},
             "n": test.n if test else 0,
             "sites": test.site_means if test else {},
             "unweighted_mean": test.unweighted_mean if test else None,
@@ -33,18 +33,20 @@ def plain(outcome: Outcome) -> dict[str, Any]:
         }
     }
     if (pooled := comparison.pooled) is not None:
-        dice["pooled"] = {"mean": pooled.mean, "regions": pooled.regions, "n": pooled.pooled.cases}
-        dice["ratio"] = test.mean / pooled.mean if test and test.mean is not None and pooled.mean else None
+        whole = pooled.pooled(reader)
+        mean = reader.score(whole)
+        scores["pooled"] = {"mean": mean, reader.plural: reader.by_target(whole), "n": whole.cases}
+        scores["ratio"] = test.mean / mean if test and test.mean is not None and mean else None
     if comparison.alone is not None:
-        dice["alone"] = {"mean": comparison.alone}
+        scores["alone"] = {"mean": comparison.alone}
         if (gain := comparison.gain) is not None:
-            dice["alone"]["gain"] = {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n}
+            scores["alone"]["gain"] = {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n}
     return {
         "experiment": story.id,
         "sites": list(outcome.experiment.sites),
         "images": dict(outcome.images),
         "rounds": story.completed_rounds,
-        "dice": dice,
+        reader.metric: scores,
         "model": str(outcome.layout.model),
         "model_digest": outcome.model_digest,
         "model_round": story.model_round,
@@ -57,19 +59,20 @@ def plain(outcome: Outcome) -> dict[str, Any]:
 
 
 def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
-    """Test Dice by region for each site and overall; the pooled model's mean beside it."""
+    """Test scores by target for each site and overall; the pooled model's mean beside it."""
     story, pooled = outcome.story, outcome.comparison.pooled
-    test, regions = story.test, list(story.regions)
-    head = ["test Dice", *regions, "mean", "n", *(["pooled"] if pooled else [])]
+    test, reader = story.test, story.reader
+    head = [f"test {reader.title}", *reader.targets, "mean", "n", *(["pooled"] if pooled else [])]
     rows: list[list[str]] = []
     if test is None:
         return head, rows
     for name, scores in [*sorted(test.sites.items()), ("overall", test.pooled)]:
-        found = scores.regions()
-        row = [name, *(number(found.get(region)) for region in regions), number(scores.mean()), str(scores.cases)]
+        found = reader.by_target(scores)
+        values = (*(found.get(target) for target in reader.targets), reader.score(scores))
+        row = [name, *map(number, values), str(scores.cases)]
         if pooled:
-            beside = pooled.pooled if name == "overall" else pooled.sites.get(name)
-            row.append(number(beside.mean() if beside else None))
+            beside = pooled.pooled(reader) if name == "overall" else pooled.sites.get(name)
+            row.append(number(reader.score(beside) if beside else None))
         rows.append(row)
     return head, rows
 
@@ -84,8 +87,9 @@ def closing(outcome: Outcome) -> list[str]:
             f"mean over sites {number(test.unweighted_mean)}, worst site {test.worst[0]} ({number(test.worst[1])}); "
             f"validation, mean of the last {LAST}: {number(last_validation(story))}"
         )
-    if test is not None and test.mean is not None and pooled is not None and pooled.mean:
-        lines.append(f"federated {test.mean:.4f}, pooled {pooled.mean:.4f}: ratio {test.mean / pooled.mean:.4f}")
+    beside = pooled.score(story.reader) if pooled is not None else None
+    if test is not None and test.mean is not None and beside:
+        lines.append(f"federated {test.mean:.4f}, pooled {beside:.4f}: ratio {test.mean / beside:.4f}")
     if comparison.alone is not None:
         lines.append(f"one site alone, mean of the single-site models: {comparison.alone:.4f}")
     if (gain := comparison.gain) is not None:

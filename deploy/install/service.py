@@ -16,8 +16,6 @@ from messages.ground.errors import WorkFailed
 ETC = Path("/etc/konsil")
 UNITS = Path("/etc/systemd/system")
 SYSUSERS = Path("/etc/sysusers.d")
-READY_WITHIN = 180
-"""Seconds: TimeoutStartSec= of the units."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from typing import Self
 
 from deploy.local import ports as spare_ports
 from deploy.local import tether
+from deploy.local.startup import wait_for_server
 from deploy.orthanc import configuration
 from deploy.orthanc.configuration import HOST, Missing, Ports, find
 from deploy.orthanc.rest import Rest
@@ -211,16 +212,19 @@ class OrthancNode:
 
     def _await(self, ports: Ports, deadline: float) -> None:
         """Wait until it answers over HTTP and takes DICOM connections."""
-        while not (_answers(self._rest(ports)) and _listens(ports.dicom)):
-            if self.pid is None:
-                raise WorkFailed(f"Orthanc ended while starting: {self._last_words()}", where=str(self.log))
-            if time.monotonic() > deadline:
-                raise WorkFailed(
-                    "Orthanc did not answer in time",
-                    where=str(self.log),
-                    advice="Read its log, or try again on a less busy machine",
-                )
-            time.sleep(0.02)
+
+        def ended() -> WorkFailed | None:
+            if self.pid is not None:
+                return None
+            return WorkFailed(f"Orthanc ended while starting: {self._last_words()}", where=str(self.log))
+
+        within = max(0.0, deadline - time.monotonic())
+        if not wait_for_server(lambda: _answers(self._rest(ports)) and _listens(ports.dicom), ended, within):
+            raise WorkFailed(
+                "Orthanc did not answer in time",
+                where=str(self.log),
+                advice="Read its log, or try again on a less busy machine",
+            )
 
     def _rest(self, ports: Ports) -> Rest:
         return Rest(ports.http, OWNER, self._users[OWNER]) if self._users else Rest(ports.http)

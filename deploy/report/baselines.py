@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from messages.scores import SplitScores, pool
+from messages.scores import SplitScores
+from messages.tasks.base import ScoreReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +15,13 @@ class Point:
 
     epoch: float
     steps: int
-    dice: float
-    """Mean over regions."""
+    score: float
+    """The one number of the model, as its task reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A paired difference of mean test Dice: federated minus baseline (docs/architecture.md, rule of evaluation 7)."""
+    """A paired difference of test scores: federated minus baseline (docs/architecture.md, rule of evaluation 7)."""
 
     mean: float
     low: float
@@ -36,7 +37,7 @@ class Baseline:
     Attributes:
         name: "pooled", or "alone: site-a" for a model that one site trained on its own cases.
         sites: test scores by site.
-        curve: validation Dice while it trained, in order; empty where it was not scored.
+        curve: validation scores while it trained, in order; empty where it was not scored.
         seconds: wall clock of its training and evaluation.
         gain: paired gain of the federated model over this one, where cases could be paired.
     """
@@ -46,17 +47,11 @@ class Baseline:
     curve: tuple[Point, ...] = ()
     seconds: float | None = None
     gain: Gain | None = None
-    pooled: SplitScores = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "pooled", pool(self.sites.values()))
+    def pooled(self, reader: ScoreReader) -> SplitScores:
+        """Test scores of all sites' cases together."""
+        return reader.pool(self.sites.values())
 
-    @property
-    def mean(self) -> float | None:
-        """Overall test Dice: region mean over all cases, then mean over regions (rule 4)."""
-        return self.pooled.mean()
-
-    @property
-    def regions(self) -> dict[str, float | None]:
-        """Overall test Dice by region."""
-        return self.pooled.regions()
+    def score(self, reader: ScoreReader) -> float | None:
+        """The one number of the model, all test cases pooled ("overall")."""
+        return reader.score(self.pooled(reader))

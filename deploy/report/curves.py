@@ -29,12 +29,12 @@ class Line:
     heavy: bool = False
 
 
-def draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, dice: bool = False) -> str:
+def draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, most: float | None = None) -> str:
     """One chart as an SVG element; "" where there is nothing to draw.
 
     Args:
         title: also the chart's accessible name.
-        dice: the y axis is a Dice coefficient, so that it ends at 0 and 1.
+        most: where the y axis ends; None: where the lines do.
     """
     lines = [line for line in lines if len(line.x)]
     if not lines:
@@ -66,8 +66,8 @@ def draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, dice:
             )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        if dice:
-            axes.set_ylim(0, 1)
+        if most is not None:
+            axes.set_ylim(0, most)
         else:
             axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)

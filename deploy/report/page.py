@@ -78,7 +78,7 @@ def render(
     title = f"Konsil: {story.id}"
     sections = [
         ("Summary", tables.summary(story, images or {})),
-        ("Result", tables.results(story, baselines) + tables.baseline_regions(story, baselines)),
+        ("Result", tables.results(story, baselines) + tables.side_by_side(story, baselines)),
         ("Curves", _charts(story, baselines)),
         ("Cases", tables.cases(story)),
         ("Rounds", tables.rounds(story)),
@@ -99,49 +99,50 @@ def _lead(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     head = f"{counted(sites, 'site')}, {counted(story.completed_rounds, 'round')}"
     if test is None or test.mean is None:
         return f"{head}, {story.phase}: no test result."
-    text = f"{head}: mean test Dice {test.mean:.3f} over {test.n} cases"
+    text = f"{head}: mean test {test.reader.title} {test.mean:.3f} over {test.n} cases"
     for one in baselines:
-        if one.mean:
-            text += f"; {one.name} {one.mean:.3f} (ratio {test.mean / one.mean:.3f})"
+        if score := one.score(test.reader):
+            text += f"; {one.name} {score:.3f} (ratio {test.mean / score:.3f})"
     return text + "."
 
 
 def _charts(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
-    points = story.validation_curve()
+    points, reader = story.validation_curve(), story.reader
     by_round = [point.round for point in points]
-    overall = [Line("mean over regions", by_round, [point.pooled.mean() or 0.0 for point in points], heavy=True)]
-    for region in story.regions:
-        known = [(p.round, dice) for p in points if (dice := p.pooled.regions().get(region)) is not None]
-        overall.append(Line(region, [x for x, _ in known], [y for _, y in known]))
+    federated = [reader.score(point.pooled) or 0.0 for point in points]
+    overall = [Line(reader.mean_title, by_round, federated, heavy=True)]
+    for target in reader.targets:
+        known = [(p.round, score) for p in points if (score := reader.by_target(p.pooled).get(target)) is not None]
+        overall.append(Line(target, [x for x, _ in known], [y for _, y in known]))
     per_site = []
     losses = []
     for site in sorted(story.sites):
-        known = [(p.round, d) for p in points if site in p.sites and (d := p.sites[site].mean()) is not None]
+        known = [(p.round, d) for p in points if site in p.sites and (d := reader.score(p.sites[site])) is not None]
         per_site.append(Line(site, [x for x, _ in known], [y for _, y in known]))
         told = [(one.number, one.losses[site]) for one in story.round_list if site in one.losses]
         losses.append(Line(site, [x for x, _ in told], [y for _, y in told]))
+    title, most = reader.title, reader.most
     charts = [
-        ("Validation Dice by round, overall", "rounds trained", "Dice", overall, True),
-        ("Validation Dice by round, each site", "rounds trained", "Dice (mean over regions)", per_site, True),
-        ("Training loss by round", "round", "loss (mean over steps)", losses, False),
+        (f"Validation {title} by round, overall", "rounds trained", title, overall, most),
+        (f"Validation {title} by round, each site", "rounds trained", f"{title} ({reader.mean_title})", per_site, most),
+        ("Training loss by round", "round", "loss (mean over steps)", losses, None),
     ]
     epochs, steps = _effort(story)
     if any(one.curve for one in baselines):
-        federated = [point.pooled.mean() or 0.0 for point in points]
         by_epoch = [Line("federated", [epochs.get(r, 0) for r in by_round], federated, heavy=True)]
         by_step = [Line("federated", [steps.get(r, 0) for r in by_round], federated, heavy=True)]
         for one in baselines:
-            values = [point.dice for point in one.curve]
+            values = [point.score for point in one.curve]
             by_epoch.append(Line(one.name, [point.epoch for point in one.curve], values))
             by_step.append(Line(one.name, [point.steps for point in one.curve], values))
         charts += [
-            ("Validation Dice by epochs", "epochs over the training cases", "Dice", by_epoch, True),
-            ("Validation Dice by optimiser steps", "optimiser steps in a row", "Dice", by_step, True),
+            (f"Validation {title} by epochs", "epochs over the training cases", title, by_epoch, most),
+            (f"Validation {title} by optimiser steps", "optimiser steps in a row", title, by_step, most),
         ]
     figures = "".join(
         f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>"
-        for name, x, y, lines, is_dice in charts
-        if (svg := draw(name, x, y, lines, dice=is_dice))
+        for name, x, y, lines, end in charts
+        if (svg := draw(name, x, y, lines, most=end))
     )
     note = (
         '<p class="note">Round 0 is the initial model. Steps in a row: at the federated sites, the mean of the sites; '

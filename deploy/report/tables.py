@@ -11,6 +11,7 @@ from deploy.story.parts import SiteStory
 from deploy.story.story import ExperimentStory
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
+from messages.tasks.base import ScoreReader
 
 
 def summary(story: ExperimentStory, images: Mapping[str, str]) -> str:
@@ -56,27 +57,28 @@ def _standing(site: SiteStory) -> str:
 
 
 def results(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
-    """Test Dice by region for each site and overall, and each baseline beside it."""
+    """Test scores by target for each site and overall, and each baseline beside it."""
     test = story.test
     if test is None:
         return "<p>No test scores: the experiment did not reach its evaluation phase.</p>"
-    regions = list(story.regions)
-    head = ["", *regions, "mean", "n", *(f"{one.name}" for one in baselines)]
+    reader = test.reader
+    head = ["", *reader.targets, "mean", "n", *(f"{one.name}" for one in baselines)]
     rows = [
-        [name, *_scores(scores, regions), *(number(_mean_at(one, name)) for one in baselines)]
+        [name, *_scores(scores, reader), *(number(_score_at(one, name, reader)) for one in baselines)]
         for name, scores in sorted(test.sites.items())
     ]
     rows.append(
-        ["overall", *_scores(test.pooled, regions), *(number(one.mean) for one in baselines)],
+        ["overall", *_scores(test.pooled, reader), *(number(one.score(reader)) for one in baselines)],
     )
-    html = table("Dice on the test cases, federated model (baselines: mean over regions)", head, rows, strong_rows=1)
+    caption = f"{reader.title} on the test cases, federated model (baselines: {reader.mean_title})"
+    html = table(caption, head, rows, strong_rows=1)
     facts = [
         ("Unweighted mean over sites", number(test.unweighted_mean)),
         ("Worst site", f"{test.worst[0]}: {number(test.worst[1])}" if test.worst else NOTHING),
     ]
     for one in baselines:
-        if one.mean and test.mean is not None:
-            facts.append((f"Federated / {one.name}", number(test.mean / one.mean)))
+        if (score := one.score(reader)) and test.mean is not None:
+            facts.append((f"Federated / {one.name}", number(test.mean / score)))
         if one.gain is not None:
             gain = one.gain
             facts.append(
@@ -85,48 +87,30 @@ def results(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
                     f"{gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f}, n = {gain.n})",
                 )
             )
-    return html + definitions(facts) + region_details(test.pooled, regions)
+    return html + definitions(facts) + details(test.pooled, reader)
 
 
-def region_details(scores: SplitScores, regions: Sequence[str]) -> str:
-    """What the means are made of: cases scored, left out, false positives, failures (evaluation rule 3)."""
-    dice = scores.metrics.get("dice", {})
-    rows = [
-        [
-            region,
-            str(score.n),
-            number(score.mean),
-            number(score.std),
-            number(score.mean_nonempty),
-            str(score.both_empty),
-            f"{score.false_positive} of {score.reference_empty}",
-            str(score.failed),
-        ]
-        for region in regions
-        if (score := dice.get(region)) is not None
-    ]
-    head = [
-        "region",
-        "n",
-        "mean",
-        "SD",
-        "mean, reference not empty",
-        "both empty, left out",
-        "false positive",
-        "failed",
-    ]
-    return table("Dice by region over all test cases", head, rows) if rows else ""
+def details(scores: SplitScores, reader: ScoreReader) -> str:
+    """What the means are made of, as the experiment's task lays it out; "" where nothing was scored."""
+    found = reader.details(scores)
+    rows = [[_cell(value) for value in row] for row in found.rows]
+    return table(found.caption, found.head, rows) if rows else ""
 
 
-def baseline_regions(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
-    """Overall test Dice by region: the federated model and each baseline."""
+def _cell(value: str | int | float | None) -> str:
+    return str(value) if isinstance(value, str | int) else number(value)
+
+
+def side_by_side(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
+    """Overall test scores by target: the federated model and each baseline."""
     test = story.test
     if test is None or not baselines:
         return ""
-    regions = list(story.regions)
-    rows = [["federated", *_scores(test.pooled, regions), duration(story.seconds)]]
-    rows += [[one.name, *_scores(one.pooled, regions), duration(one.seconds)] for one in baselines]
-    return table("Overall test Dice, side by side", ["", *regions, "mean", "n", "took"], rows)
+    reader = test.reader
+    rows = [["federated", *_scores(test.pooled, reader), duration(story.seconds)]]
+    rows += [[one.name, *_scores(one.pooled(reader), reader), duration(one.seconds)] for one in baselines]
+    caption = f"Overall test {reader.title}, side by side"
+    return table(caption, ["", *reader.targets, "mean", "n", "took"], rows)
 
 
 def cases(story: ExperimentStory) -> str:
@@ -147,7 +131,8 @@ def cases(story: ExperimentStory) -> str:
 
 def rounds(story: ExperimentStory) -> str:
     """Each round: who contributed, who was left out and why, what travelled, how long it took."""
-    scored = {point.round: point.pooled.mean() for point in story.validation_curve()}
+    reader = story.reader
+    scored = {point.round: reader.score(point.pooled) for point in story.validation_curve()}
     rows = []
     for one in story.round_list:
         left = ", ".join(f"{site} ({reason})" for site, reason in sorted(one.left_out.items()))
@@ -169,7 +154,7 @@ def rounds(story: ExperimentStory) -> str:
         "contributors (training cases)",
         "left out",
         "loss",
-        "validation Dice of the aggregate",
+        f"validation {reader.title} of the aggregate",
         "to sites",
         "from sites",
         "took",
@@ -178,13 +163,13 @@ def rounds(story: ExperimentStory) -> str:
     return table("Rounds", head, rows, words=(1, 2))
 
 
-def _scores(scores: SplitScores, regions: Sequence[str]) -> list[str]:
+def _scores(scores: SplitScores, reader: ScoreReader) -> list[str]:
     if scores.withheld:
-        return [*["withheld"] * len(regions), "withheld", str(scores.cases)]
-    found = scores.regions()
-    return [*(number(found.get(region)) for region in regions), number(scores.mean()), str(scores.cases)]
+        return [*["withheld"] * len(reader.targets), "withheld", str(scores.cases)]
+    found = reader.by_target(scores)
+    return [*(number(found.get(target)) for target in reader.targets), number(reader.score(scores)), str(scores.cases)]
 
 
-def _mean_at(baseline: Baseline, site: str) -> float | None:
+def _score_at(baseline: Baseline, site: str, reader: ScoreReader) -> float | None:
     scores = baseline.sites.get(site)
-    return scores.mean() if scores else None
+    return reader.score(scores) if scores else None

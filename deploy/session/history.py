@@ -10,7 +10,7 @@ from deploy.story.story import ExperimentStory
 from deploy.story.telling import tell, tell_all
 from messages import codec, names
 from messages.chain import MAX_ENTRY, Entry
-from messages.envelope import Author, Event, decode
+from messages.envelope import Author, Event, decode_stored
 from messages.ground import naming
 from messages.ground.errors import MalformedMessage, RequestError
 from messages.names import RoutingKey
@@ -88,7 +88,7 @@ class Reader:
 def _events(value: Any) -> Iterator[Event]:
     if isinstance(value, bytes) and value[:1] == b"\x92":  # an event is a list of two
         try:
-            yield decode(value)
+            yield decode_stored(value)
         except MalformedMessage:
             return
     elif isinstance(value, dict):

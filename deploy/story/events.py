@@ -175,6 +175,7 @@ HANDLERS: Mapping[type[kinds.Body], Callable[..., ExperimentStory]] = {
     kinds.ExperimentAborted: _aborted,
     kinds.ExperimentPaused: _paused,
     kinds.ExperimentResumed: _resumed,
+    kinds.Unknown: _noted,
 }
 """Kind of event → what it changes in the story; other kinds change nothing."""
 
@@ -205,5 +206,7 @@ def sentence(event: Event) -> str:
             return f"round {number} closed with {', '.join(sorted(body.contributors))}{left}: {body.model_digest[:12]}"
         case kinds.ExperimentComplete():
             return f"complete: model {body.model.model_digest[:12]} of round {body.model_round}"
+        case kinds.Unknown():
+            return f"{event.kind}: a newer version says it, and this one does not know it"
         case _:
             return event.kind.replace("-", " ") + (f" (round {number})" if number else "")

@@ -9,6 +9,8 @@ from messages import kinds
 from messages.liveness import Signs
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.tasks.base import ScoreReader
+from messages.tasks.registry import UNKNOWN
 
 NO_SIGNS = Signs()
 
@@ -157,16 +159,17 @@ class TestScores:
     model_digest: str
     sites: Mapping[str, SplitScores]
     pooled: SplitScores
+    reader: ScoreReader = UNKNOWN
 
     @property
     def mean(self) -> float | None:
-        """Dice: region mean over all cases, then mean over regions ("overall")."""
-        return self.pooled.mean()
+        """The one number of the model, all cases pooled ("overall")."""
+        return self.reader.score(self.pooled)
 
     @property
-    def regions(self) -> dict[str, float | None]:
-        """Dice by region, all cases pooled."""
-        return self.pooled.regions()
+    def by_target(self) -> dict[str, float | None]:
+        """The task's main metric by target, all cases pooled."""
+        return self.reader.by_target(self.pooled)
 
     @property
     def n(self) -> int:
@@ -175,8 +178,8 @@ class TestScores:
 
     @property
     def site_means(self) -> dict[str, float]:
-        """Mean Dice of each site that reported one."""
-        found = ((name, scores.mean()) for name, scores in sorted(self.sites.items()))
+        """The score of each site that reported one."""
+        found = ((name, self.reader.score(scores)) for name, scores in sorted(self.sites.items()))
         return {name: mean for name, mean in found if mean is not None}
 
     @property
@@ -187,9 +190,8 @@ class TestScores:
 
     @property
     def worst(self) -> tuple[str, float] | None:
-        """The site with the lowest mean Dice, and that mean."""
-        means = self.site_means
-        return min(means.items(), key=lambda item: item[1]) if means else None
+        """The site with the worst score, and that score."""
+        return self.reader.worst(self.site_means)
 
 
 @dataclass(frozen=True, slots=True)

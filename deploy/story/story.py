@@ -17,7 +17,9 @@ from messages.envelope import Event
 from messages.experiment import Experiment
 from messages.liveness import WORKING, Liveness, judge, median_of_others
 from messages.reasons import Reason
-from messages.scores import SplitScores, pool
+from messages.scores import SplitScores
+from messages.tasks.base import ScoreReader
+from messages.tasks.registry import reader_of
 
 ENDS = ("complete", "failed", "aborted", "refused")
 
@@ -81,9 +83,9 @@ class ExperimentStory:
         return self.experiment.rounds.count if self.experiment else None
 
     @property
-    def regions(self) -> tuple[str, ...]:
-        """Names of the regions, in the file's order."""
-        return tuple(self.experiment.task.regions) if self.experiment else ()
+    def reader(self) -> ScoreReader:
+        """How its scores pool and read."""
+        return reader_of(self.experiment.task if self.experiment else None)
 
     @property
     def joined(self) -> tuple[str, ...]:
@@ -107,14 +109,14 @@ class ExperimentStory:
 
     def validation_curve(self) -> list[ValidationPoint]:
         """Scores of each global model that was scored: what round r's sites report is the model after r - 1."""
-        points = []
+        points, reader = [], self.reader
         for one in self.round_list:
-            pooled = one.validation or (pool(one.site_validation.values()) if one.site_validation else None)
-            if pooled is not None and pooled.mean() is not None:
+            pooled = one.validation or (reader.pool(one.site_validation.values()) if one.site_validation else None)
+            if pooled is not None and reader.score(pooled) is not None:
                 points.append(ValidationPoint(one.number - 1, pooled, one.site_validation))
         final = self.scores("final", "validation")
-        scored = pool(final.values())
-        if scored.mean() is not None and (self.rounds_planned or 0) not in {point.round for point in points}:
+        scored = reader.pool(final.values())
+        if reader.score(scored) is not None and (self.rounds_planned or 0) not in {point.round for point in points}:
             points.append(ValidationPoint(self.completed_rounds, scored, final))
         return points
 
@@ -130,7 +132,10 @@ class ExperimentStory:
     def test_of(self, label: str) -> TestScores | None:
         """Test scores of a candidate; None before any site reported."""
         sites = self.scores(label, "test")
-        return TestScores(label, self.candidates.get(label, ""), sites, pool(sites.values())) if sites else None
+        if not sites:
+            return None
+        reader = self.reader
+        return TestScores(label, self.candidates.get(label, ""), sites, reader.pool(sites.values()), reader)
 
     @property
     def test(self) -> TestScores | None:

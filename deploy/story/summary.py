@@ -7,21 +7,22 @@ from typing import Any
 from deploy.story.parts import RoundStory
 from deploy.story.story import ExperimentStory
 from messages.scores import SplitScores
+from messages.tasks.base import ScoreReader
 
 
-def scores(found: SplitScores | None) -> dict[str, Any] | None:
-    """Mean Dice, by region, and of how many cases."""
+def scores(found: SplitScores | None, reader: ScoreReader) -> dict[str, Any] | None:
+    """The score, by target (under the task's word for it), and of how many cases."""
     if found is None:
         return None
     return {
-        "mean": found.mean(),
-        "regions": found.regions(),
+        "mean": reader.score(found),
+        reader.plural: reader.by_target(found),
         "cases": found.cases,
         "withheld": found.withheld,
     }
 
 
-def round_summary(one: RoundStory) -> dict[str, Any]:
+def round_summary(one: RoundStory, reader: ScoreReader) -> dict[str, Any]:
     """One round."""
     return {
         "round": one.number,
@@ -31,8 +32,8 @@ def round_summary(one: RoundStory) -> dict[str, Any]:
         "left_out": dict(one.left_out),
         "failures": dict(one.failures),
         "loss": one.loss,
-        "validation": scores(one.validation),
-        "site_validation": {site: scores(found) for site, found in one.site_validation.items()},
+        "validation": scores(one.validation, reader),
+        "site_validation": {site: scores(found, reader) for site, found in one.site_validation.items()},
         "bytes_down": one.bytes_down,
         "bytes_up": one.bytes_up,
         "seconds": one.seconds,
@@ -55,12 +56,12 @@ def summary(story: ExperimentStory) -> dict[str, Any]:
         "ended": story.ended,
         "rounds": {"complete": story.completed_rounds, "planned": story.rounds_planned},
         "sites": {name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())},
-        "validation": scores(curve[-1].pooled) if curve else None,
+        "validation": scores(curve[-1].pooled, story.reader) if curve else None,
         "test": None
         if test is None
         else {
             "mean": test.mean,
-            "regions": test.regions,
+            test.reader.plural: test.by_target,
             "n": test.n,
             "sites": test.site_means,
             "unweighted_mean": test.unweighted_mean,

@@ -12,7 +12,9 @@ Body = bytes | tuple[bytes | memoryview, ...]
 """A message's body, whole or as pieces that are sent one after the other without being copied into one: each
 C-contiguous and of format "B", and unchanged until the confirm."""
 
-
+MOST_MESSAGES = 1000
+"""Messages that a bus holds unconfirmed, beside the bound on their bytes: small ones cost more memory than they weigh.
+Who has more to say keeps it on the disk, and hands it over as the bus takes it."""
 IDENTIFYING = 4096
 """The first bytes of a message that tell it from every other: an event's id and sequence number, a chunk's header with
 the digest of its data."""
@@ -144,10 +146,10 @@ class Bus(Protocol):
     def publish(self, key: str, body: Body) -> Confirm:
         """Send one message to the consortium's exchange with the party's user id set.
 
-        Persistent, confirmed asynchronously. Blocks while the window (unconfirmed bytes, and some seconds of the rate
-        at which they are confirmed) is full or the broker blocks publishers; `pending` tells. What was not confirmed
-        when a connection broke is sent again after reconnecting, in order (so a message may come twice: receivers
-        drop duplicates by id).
+        Persistent, confirmed asynchronously. Blocks while the window (unconfirmed bytes, some seconds of the rate at
+        which they are confirmed, `MOST_MESSAGES`) is full or the broker blocks publishers; `pending` tells. What was
+        not confirmed when a connection broke is sent again after reconnecting, in order (so a message may come twice:
+        receivers drop duplicates by id).
 
         Raises:
             BrokerUnreachable: the bus was closed.

@@ -42,7 +42,6 @@ AGENT = (
     "agent:sending",
     "agent:seal",
     "agent:deliver",
-    "agent:takeevaluation",
     "agent:keepscores",
     "agent:report",
     "agent:end",

@@ -107,5 +107,9 @@ class MalformedMessage(KonsilError):
         super().__init__(what)
 
 
+class UnboundedMessage(MalformedMessage):
+    """A message has more than its bounds allow where later versions may add: of its bytes only a digest is kept."""
+
+
 class LogBroken(KonsilError):
     """An event log does not verify; `where` names the entry."""

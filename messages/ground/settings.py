@@ -150,7 +150,8 @@ def _keys_of(model: Any) -> set[str]:
     """Every key that a file of this model may hold, in whatever section."""
     if isinstance(model, type) and issubclass(model, BaseModel):
         own = {field.alias or name for name, field in model.model_fields.items()}
-        return own.union(*(_keys_of(field.annotation) for field in model.model_fields.values()))
+        parts = [field.annotation for field in model.model_fields.values()]
+        return own.union(*(_keys_of(part) for part in (*parts, *model.__subclasses__())))
     return set().union(*(_keys_of(part) for part in get_args(model)))
 
 

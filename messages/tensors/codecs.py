@@ -160,11 +160,6 @@ class Tensor:
         """Number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    @property
-    def is_difference(self) -> bool:
-        """Whether the values are differences from the received model."""
-        return self.codec.difference and self.codec.rewrites(self.dtype.name)
-
     def block(self, start: int, stop: int, scratch: NDArray[np.float32]) -> NDArray[Any]:
         """Elements `start` to `stop` in C order, one-dimensional.
 

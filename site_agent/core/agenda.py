@@ -1,26 +1,30 @@
 """The site's state machine: pure, by a table of (phase, what happened), with one queue for the training slot.
 
-`decide` says what to do about a stimulus, `evolve` applies a decision, `effects` says what the shell has to do.
-`step` runs the three, and hands the slot on. No I/O, clock or randomness.
+A decider as the coordinator's: `decide(agenda, input) -> decisions`, `evolve(agenda, decision) -> agenda`
+(`site_agent.core.evolve`), `effects(before, after, decision) -> effects` (`site_agent.core.effects`). No I/O, clock or
+randomness. docs/machines.md draws the table.
 
 The table is total: what the coordinator may say and the phase has no use for is refused with a name; what our own
-parts may say late (a trainer's last words after its round was dropped) is listed as stale; anything else of our own
-raises `IllegalStimulus`, since it is a defect.
+parts may say late (a trainer's last words after its round was dropped) is refused as late; anything else of our own
+raises `IllegalInput`, since it is a defect.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from messages.kinds import KINDS
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from site_agent.core import handlers as h
-from site_agent.core.decisions import Begin, Decision, Deliver, Ignore, Redo
-from site_agent.core.effects import Effect, effects
-from site_agent.core.evolve import evolve
-from site_agent.core.handlers import Decisions, Handler
+from site_agent.core import heard
+from site_agent.core.answers import Decisions, Handler
+from site_agent.core.decisions import Begin, Ignore
+from site_agent.core.evolve import fold
 from site_agent.core.inputs import (
+    AnyInput,
     Approved,
     ChunksSent,
     Heard,
@@ -30,61 +34,65 @@ from site_agent.core.inputs import (
     Receipted,
     Restarted,
     Scored,
-    Stimulus,
     Switched,
     TrainerDied,
     TrainerFailed,
     UpdateLost,
 )
 from site_agent.core.jobs import NEEDS_SLOT, Agenda, Phase, Trained
+from site_agent.core.steps import STEPS
 
 OWN: tuple[type, ...] = (
     Approved, Prepared, ModelReady, NoSpace, Trained, Scored, TrainerFailed, TrainerDied, ChunksSent, UpdateLost,
     Receipted,
 )  # fmt: skip
-"""Our own stimuli about one experiment."""
+"""Our own inputs about one experiment."""
 
 HEARD = tuple(kind for kind, spec in KINDS.items() if spec.body is not None and COORDINATOR in spec.senders)
 """Every kind of event that the coordinator may send."""
 
 
-class IllegalStimulus(AssertionError):
+Rule = Handler | Reason
+"""What a pair of (phase, kind of event or name of own input) leads to: a handler, or why it changes nothing."""
+Table = Mapping[tuple[Phase, str], Rule]
+
+
+class IllegalInput(AssertionError):
     """One of our own parts said what cannot be in this phase: a defect, never a reaction to the wire."""
 
 
-def step(agenda: Agenda, stimulus: Stimulus) -> tuple[Agenda, Decisions, tuple[Effect, ...]]:
-    """Decide, apply, and hand the training slot on; returns the new agenda, what was decided, what to do."""
-    taken: list[Decision] = []
-    todo: list[Effect] = []
-    decisions = decide(agenda, stimulus)
-    while decisions:
-        for decision in decisions:
-            before, agenda = agenda, evolve(agenda, decision)
-            taken.append(decision)
-            todo += effects(before, agenda, decision)
-        decisions = _next_for_slot(agenda)
-    return agenda, tuple(taken), tuple(todo)
+def decide(agenda: Agenda, given: AnyInput) -> Decisions:
+    """What to do about an input, and who gets the training slot then.
+
+    Raises:
+        IllegalInput: an own input in a phase in which it cannot come.
+    """
+    decided = _answered(agenda, given)
+    after = fold(agenda, decided)
+    while more := _next_for_slot(after):
+        decided += more
+        after = fold(after, more)
+    return decided
 
 
-def decide(agenda: Agenda, stimulus: Stimulus) -> Decisions:
-    """What to do about a stimulus."""
-    if isinstance(stimulus, Switched):
-        return h.switched(agenda, stimulus)
-    if isinstance(stimulus, Restarted):
-        return h.restarted(agenda, stimulus)
-    if isinstance(stimulus, Heard):
-        experiment, name = stimulus.event.experiment, stimulus.event.kind
+def _answered(agenda: Agenda, given: AnyInput) -> Decisions:
+    if isinstance(given, Switched):
+        return h.switched(agenda, given)
+    if isinstance(given, Restarted):
+        return h.restarted(agenda, given)
+    if isinstance(given, Heard):
+        experiment, name = given.event.experiment, given.event.kind
     else:
-        experiment, name = stimulus.experiment, type(stimulus).__name__
+        experiment, name = given.experiment, type(given).__name__
     job = agenda.job(experiment)
     if job is None:
-        if isinstance(stimulus, Heard) and name == "experiment-accepted":
-            return h.accepted(stimulus)
+        if isinstance(given, Heard) and name == "experiment-accepted":
+            return heard.accepted(given)
         return (Ignore(experiment, Reason.UNKNOWN_EXPERIMENT),)
-    handler = TABLE.get((job.phase, name))
-    if handler is None:
-        raise IllegalStimulus(f"{name} in phase {job.phase}")
-    return handler(agenda, job, stimulus)
+    rule = TABLE.get((job.phase, name))
+    if rule is None:
+        raise IllegalInput(f"{name} in phase {job.phase}")
+    return (Ignore(experiment, rule),) if isinstance(rule, Reason) else rule(agenda, job, given)
 
 
 def _next_for_slot(agenda: Agenda) -> Decisions:
@@ -110,29 +118,35 @@ _STANDING = tuple(phase for phase in Phase if phase is not Phase.UNKNOWN)
 _AT_WORK = (Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
 
 
-def _table() -> dict[tuple[Phase, str], Handler]:
-    rows: dict[tuple[Phase, str], Handler] = {}
+def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
+    """The whole table.
 
-    def row(phases: tuple[Phase, ...], what: str | type, handler: Handler) -> None:
+    Args:
+        steps: kinds of event that open a step.
+        kinds: of event that the coordinator may send.
+    """
+    table: dict[tuple[Phase, str], Rule] = {}
+
+    def row(phases: tuple[Phase, ...], what: str | type, rule: Rule) -> None:
         for phase in phases:
-            rows[phase, what if isinstance(what, str) else what.__name__] = handler
+            table[phase, what if isinstance(what, str) else what.__name__] = rule
 
-    for kind in HEARD:
-        row(_STANDING, kind, h.refused_here(Reason.WRONG_STATE))
+    for kind in kinds:
+        row(_STANDING, kind, Reason.WRONG_STATE)
     for own in OWN:
-        row(_STANDING, own, h.stale)
-    row(_STANDING, "experiment-accepted", h.accepted_again)
-    for kind in ("round-start", "evaluation-start"):
-        row((Phase.IDLE, *_AT_WORK), kind, h.announced)
-        row((Phase.AWAITING, Phase.PREPARING), kind, h.held)
-    row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", h.completed)
-    row((Phase.AWAITING, Phase.PREPARING), "round-complete", h.forget_held)
+        row(_STANDING, own, Reason.LATE)
+    row(_STANDING, "experiment-accepted", heard.accepted_again)
+    for kind in steps:
+        row((Phase.IDLE, *_AT_WORK), kind, heard.announced)
+        row((Phase.AWAITING, Phase.PREPARING), kind, heard.held)
+    row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", heard.completed)
+    row((Phase.AWAITING, Phase.PREPARING), "round-complete", heard.forget_held)
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
-        row(living, kind, h.ended)
+        row(living, kind, heard.ended)
     for kind in ("experiment-paused", "experiment-resumed"):
-        row(living, kind, h.suspended)
-    row((Phase.SENDING,), "chunks-wanted", h.chunks_wanted)
+        row(living, kind, heard.suspended)
+    row((Phase.SENDING,), "chunks-wanted", heard.chunks_wanted)
 
     row((Phase.AWAITING,), Approved, h.approved)
     row((Phase.PREPARING,), Prepared, h.prepared)
@@ -143,17 +157,17 @@ def _table() -> dict[tuple[Phase, str], Handler]:
     row((Phase.EVALUATING,), Scored, h.scored)
     row(NEEDS_SLOT, TrainerFailed, h.failed)
     row(NEEDS_SLOT, TrainerDied, h.died)
-    row((Phase.SENDING,), ChunksSent, h.of_this_update(h.chunks_sent))
-    row((Phase.SENDING,), UpdateLost, h.of_this_update(lambda job: Redo(job.experiment)))
-    row((Phase.SENDING,), Receipted, h.of_this_update(lambda job: Deliver(job.experiment)))
+    row((Phase.SENDING,), ChunksSent, h.chunks_sent)
+    row((Phase.SENDING,), UpdateLost, h.update_lost)
+    row((Phase.SENDING,), Receipted, h.receipted)
     # A trainer that was never asked cannot have said anything: what says so is broken.
     for own in (Trained, Scored, ChunksSent, UpdateLost, Receipted):
-        rows.pop((Phase.AWAITING, own.__name__))
-    return rows
+        del table[Phase.AWAITING, own.__name__]
+    return MappingProxyType(table)
 
 
-TABLE = _table()
-"""(phase, kind of event or name of own stimulus) → handler; own pairs that are absent are illegal."""
+TABLE = build_table(STEPS, HEARD)
+"""Own pairs that are absent are illegal."""
 
 
 def restored(agenda: Agenda) -> Agenda:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from messages.kinds import CaseCounts, Platform
+from messages.kinds import CaseCounts, Label, Platform
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from site_agent.core.jobs import Trained
@@ -79,16 +79,21 @@ class Drop:
 
 @dataclass(frozen=True)
 class TakeRound:
+    """A step of a round is taken on: `raw` is the event that opened it, the evaluation's too."""
+
     experiment: str
     round: int
+    opening: int
     raw: bytes
 
 
 @dataclass(frozen=True)
-class TakeEvaluation:
+class PassBy:
+    """A round goes on without this site: nothing of it need be kept."""
+
     experiment: str
     round: int
-    raw: bytes
+    opening: int
 
 
 @dataclass(frozen=True)
@@ -143,10 +148,11 @@ class Redo:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """The round (or the evaluation) cannot be delivered."""
+    """The step cannot be delivered."""
 
     experiment: str
     round: int
+    opening: int
     reason: Reason
 
 
@@ -160,7 +166,7 @@ class Retry:
 @dataclass(frozen=True)
 class KeepScores:
     experiment: str
-    label: Literal["final", "selected"]
+    label: Label
     splits: dict[Literal["validation", "test"], SplitScores]
 
 
@@ -207,7 +213,7 @@ Decision = (
     | Hold
     | Drop
     | TakeRound
-    | TakeEvaluation
+    | PassBy
     | Fetched
     | Begin
     | Keep

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-from messages.kinds import Body, Declined, Evaluated, Joined, RoundAccepted, RoundFailed, WeightsReady
+from messages.kinds import Body, Declined, Joined, Label, RoundAccepted, RoundFailed
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
@@ -18,24 +19,22 @@ from site_agent.core.decisions import (
     Drop,
     End,
     GiveUp,
-    Hold,
     Ignore,
     Invite,
     Join,
     Keep,
     KeepScores,
-    Recount,
+    PassBy,
     Recover,
     Redo,
     Report,
     Resend,
     Seal,
-    Suspend,
     Switch,
-    TakeEvaluation,
     TakeRound,
 )
-from site_agent.core.jobs import Agenda, Job, Phase
+from site_agent.core.jobs import Agenda, Job, Phase, event_of
+from site_agent.core.steps import STEPS, models_of, row_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class RunTrain:
 @dataclass(frozen=True)
 class RunEvaluate:
     experiment: str
-    label: Literal["final", "selected"]
+    label: Label
 
 
 @dataclass(frozen=True)
@@ -109,59 +108,100 @@ Effect = Say | Fetch | RunPrepare | RunTrain | RunEvaluate | SendChunks | Halt |
 
 def effects(before: Agenda, after: Agenda, decision: Decision) -> tuple[Effect, ...]:
     """What the shell has to do about a decision, given the agenda before and after it."""
-    if isinstance(decision, Ignore | Hold | Recount | Suspend | Switch):
+    made = _EFFECTS.get(type(decision))
+    if made is None or isinstance(decision, Ignore | Switch):
         return ()
     name = decision.experiment
-    was, job = before.job(name), after.jobs[name]
-    halt: tuple[Effect, ...] = (Halt(name),) if before.running == name and after.running != name else ()
-    match decision:
-        case Invite(refusal=Reason() as reason):
-            return (_declined(name, reason),)
-        case Invite(by_hand=True):
-            return (_declined(name, Reason.AWAITS_APPROVAL),)
-        case Join():
-            return (Say("joined", name, 0, Joined(cases=decision.counts, platform=decision.platform)),)
-        case Decline():
-            return (
-                Say(
-                    "declined",
-                    name,
-                    0,
-                    Declined(reason=decision.reason, cases=decision.counts),
-                    decision.reason,
-                ),
-                CloseTrainer(name),
-            )
-        case Drop():
-            return (*halt, Free(name, was.round if was else None))
-        case TakeRound() | TakeEvaluation():
-            return (Say("round-accepted", name, job.round, RoundAccepted()), *fetches(job))
-        case Begin():
-            return (_task(job),)
-        case Keep():
-            return (SendChunks(name),)
-        case Seal():
-            return (_weights_ready(job),)
-        case Resend():
-            return (SendChunks(name, decision.chunks),)
-        case Deliver():
-            return (Free(name, job.round),)
-        case Redo():
-            return (Free(name, job.round - 1), *fetches(job))
-        case GiveUp():
-            said = Say("round-failed", name, decision.round, RoundFailed(reason=decision.reason), decision.reason)
-            return (said, *halt, Free(name, decision.round))
-        case KeepScores():
-            return () if job.label is None else (RunEvaluate(name, job.label),)
-        case Report():
-            return (Say("evaluated", name, job.round, Evaluated(scores=job.scores)), Free(name, job.round))
-        case End():
-            return (*halt, CloseTrainer(name), Free(name, None))
-        case Recover():
-            if job.phase is Phase.SENDING:
-                return () if job.sealed else (SendChunks(name),)
-            return fetches(job)
-    return ()
+    halted = before.running == name and after.running != name
+    return made(_Change(before.job(name), after.jobs[name], (Halt(name),) if halted else ()), decision)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A job before and after a decision; `halt` where it ran in the slot and runs there no more."""
+
+    was: Job | None
+    job: Job
+    halt: tuple[Effect, ...]
+
+
+def _invite(change: _Change, x: Invite) -> tuple[Effect, ...]:
+    if x.refusal is not None:
+        return (_declined(x.experiment, x.refusal),)
+    return (_declined(x.experiment, Reason.AWAITS_APPROVAL),) if x.by_hand else ()
+
+
+def _join(change: _Change, x: Join) -> tuple[Effect, ...]:
+    return (Say("joined", x.experiment, 0, Joined(cases=x.counts, platform=x.platform)),)
+
+
+def _decline(change: _Change, x: Decline) -> tuple[Effect, ...]:
+    body = Declined(reason=x.reason, cases=x.counts)
+    return (Say("declined", x.experiment, 0, body, x.reason), CloseTrainer(x.experiment))
+
+
+def _drop(change: _Change, x: Drop) -> tuple[Effect, ...]:
+    return (*change.halt, Free(x.experiment, change.was.round if change.was else None))
+
+
+def _take(change: _Change, x: TakeRound) -> tuple[Effect, ...]:
+    """What is said of a later opening of a round is another event than what was said of the first."""
+    job, row = change.job, STEPS[event_of(x.raw).kind]
+    said = Say("round-accepted", x.experiment, x.round, RoundAccepted(), x.opening)
+    if row.phase is Phase.IDLE:
+        return (said, Say(row.answers, x.experiment, x.round, row.answer(job), x.opening))
+    return (said, *fetches(job))
+
+
+def _seal(change: _Change, x: Seal) -> tuple[Effect, ...]:
+    job, row = change.job, row_of(change.job)
+    assert row is not None  # noqa: S101 (for mypy: an update is of a step)
+    return (Say(row.answers, x.experiment, job.round, row.answer(job), job.attempt),)
+
+
+def _give_up(change: _Change, x: GiveUp) -> tuple[Effect, ...]:
+    attempt = x.reason if x.opening == 1 else f"{x.reason}.{x.opening}"
+    said = Say("round-failed", x.experiment, x.round, RoundFailed(reason=x.reason), attempt)
+    return (said, *change.halt, Free(x.experiment, x.round))
+
+
+def _keep_scores(change: _Change, x: KeepScores) -> tuple[Effect, ...]:
+    label = change.job.label
+    return () if label is None else (RunEvaluate(x.experiment, label),)
+
+
+def _report(change: _Change, x: Report) -> tuple[Effect, ...]:
+    job, row = change.job, row_of(change.was) if change.was is not None else None
+    assert row is not None  # noqa: S101 (for mypy: a report is of a step)
+    return (Say(row.answers, x.experiment, job.round, row.answer(job), job.opening), Free(x.experiment, job.round))
+
+
+def _recover(change: _Change, x: Recover) -> tuple[Effect, ...]:
+    if change.job.phase is Phase.SENDING:
+        return () if change.job.sealed else (SendChunks(x.experiment),)
+    return fetches(change.job)
+
+
+_EFFECTS: dict[type, Callable[[_Change, Any], tuple[Effect, ...]]] = {
+    Invite: _invite,
+    Join: _join,
+    Decline: _decline,
+    Drop: _drop,
+    TakeRound: _take,
+    PassBy: lambda change, x: (Free(x.experiment, x.round),),
+    Begin: lambda change, x: (_task(change.job),),
+    Keep: lambda change, x: (SendChunks(x.experiment),),
+    Seal: _seal,
+    Resend: lambda change, x: (SendChunks(x.experiment, x.chunks),),
+    Deliver: lambda change, x: (Free(x.experiment, change.job.round),),
+    Redo: lambda change, x: (Free(x.experiment, change.job.round - 1), *fetches(change.job)),
+    GiveUp: _give_up,
+    KeepScores: _keep_scores,
+    Report: _report,
+    End: lambda change, x: (*change.halt, CloseTrainer(x.experiment), Free(x.experiment, None)),
+    Recover: _recover,
+}
+"""What each decision asks for; the others ask for nothing."""
 
 
 def _declined(experiment: str, reason: Reason) -> Say:
@@ -170,13 +210,9 @@ def _declined(experiment: str, reason: Reason) -> Say:
 
 def fetches(job: Job) -> tuple[Fetch, ...]:
     """The models that the job's task needs."""
-    if job.phase in (Phase.FETCHING, Phase.TRAINING):
-        sealed = [job.round_start.transfer]
-    elif job.phase is Phase.EVALUATING:
-        sealed = [one.transfer for one in job.evaluation_start.models]
-    else:
+    if job.phase not in (Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING):
         return ()
-    keys = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt): one for one in sealed}
+    keys = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt): one for one in models_of(job)}
     return tuple(Fetch(key, one) for key, one in keys.items())
 
 
@@ -188,20 +224,3 @@ def _task(job: Job) -> Effect:
     label = job.label
     assert label is not None  # noqa: S101 (for mypy: a job with every model scored has reported)
     return RunEvaluate(job.experiment, label)
-
-
-def _weights_ready(job: Job) -> Say:
-    update = job.update
-    assert update is not None and job.counts is not None and job.platform is not None  # noqa: S101, PT018 (for mypy)
-    body = WeightsReady(
-        transfer=update.transfer,
-        cases_used=update.cases,
-        cases=job.counts,
-        epochs=update.epochs,
-        steps=update.steps,
-        loss=update.loss,
-        seconds=update.seconds,
-        validation=update.validation,
-        platform=job.platform,
-    )
-    return Say("weights-ready", job.experiment, job.round, body, job.attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from site_agent.core.decisions import (
     Join,
     Keep,
     KeepScores,
+    PassBy,
     Prepare,
     Recount,
     Recover,
@@ -33,12 +35,19 @@ from site_agent.core.decisions import (
     Seal,
     Suspend,
     Switch,
-    TakeEvaluation,
     TakeRound,
 )
-from site_agent.core.jobs import NEEDS_SLOT, Agenda, Job, Phase
+from site_agent.core.jobs import NEEDS_SLOT, Agenda, Job, Phase, event_of
+from site_agent.core.steps import STEPS, models_of
 
 _NO_TASK: dict[str, Any] = {"start": None, "update": None, "sealed": False, "fetched": (), "deaths": 0}
+
+
+def fold(agenda: Agenda, decided: Iterable[Decision]) -> Agenda:
+    """The agenda after decisions, one after the other."""
+    for decision in decided:
+        agenda = evolve(agenda, decision)
+    return agenda
 
 
 def evolve(agenda: Agenda, decision: Decision) -> Agenda:
@@ -55,7 +64,7 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
         return replace(agenda, running=name, queue=tuple(one for one in agenda.queue if one != name))
     if isinstance(decision, Retry):
         return _with(_released(agenda, name), job.model_copy(update={"deaths": job.deaths + 1}))
-    changed = job.model_copy(update=_changes(job, decision))
+    changed = job.model_copy(update=_CHANGES[type(decision)](job, decision))
     if isinstance(decision, Recount | Hold | Suspend | KeepScores) or (
         isinstance(decision, Fetched) and changed.phase is job.phase and agenda.running == name
     ):
@@ -77,60 +86,82 @@ def _invited(decision: Invite) -> Job:
     )
 
 
-def _changes(job: Job, decision: Decision) -> dict[str, Any]:
-    match decision:
-        case Prepare():
-            return {"phase": Phase.PREPARING, "reason": None, "deaths": 0, "data": None}
-        case Join():
-            counted = {"counts": decision.counts, "platform": decision.platform, "data": decision.data}
-            return {"phase": Phase.IDLE, "pending": None, "deaths": 0, **counted}
-        case Recount():
-            return {"counts": decision.counts, "platform": decision.platform}
-        case Decline():
-            return {"phase": Phase.DECLINED, "reason": decision.reason, "pending": None}
-        case Hold():
-            return {"pending": decision.raw}
-        case Drop() | Deliver():
-            return {"phase": Phase.IDLE, **_NO_TASK}
-        case TakeRound():
-            taken = {"phase": Phase.FETCHING, "round": decision.round, "attempt": 1}
-            return {**_NO_TASK, **taken, "start": decision.raw, "reason": None}
-        case TakeEvaluation():
-            taken = {"phase": Phase.EVALUATING, "round": decision.round, "attempt": 1, "scores": {}}
-            return {**_NO_TASK, **taken, "start": decision.raw, "reason": None}
-        case Fetched():
-            phase = Phase.TRAINING if job.phase is Phase.FETCHING else job.phase
-            return {"phase": phase, "fetched": (*job.fetched, decision.stem)}
-        case Keep():
-            return {"phase": Phase.SENDING, "update": decision.trained, "sealed": False}
-        case Seal():
-            return {"sealed": True}
-        case Redo():
-            again = {"phase": Phase.FETCHING, "attempt": job.attempt + 1}
-            return {**_NO_TASK, **again, "start": job.start}
-        case GiveUp():
-            phase = Phase.REPORTED if job.phase is Phase.EVALUATING else Phase.IDLE
-            return {"phase": phase, "round": decision.round, **_NO_TASK, "reason": decision.reason}
-        case KeepScores():
-            digest = next(one.model_digest for one in job.evaluation_start.models if one.label == decision.label)
-            scores = ModelScores(model_digest=digest, splits=decision.splits)
-            return {"scores": {**job.scores, decision.label: scores}}
-        case Report():
-            return {"phase": Phase.REPORTED, **_NO_TASK}
-        case End():
-            return {"phase": Phase.ENDED, "pending": None, "reason": decision.reason, **_NO_TASK}
-        case Suspend():
-            return {"suspended": decision.suspended}
-        case Recover():
-            return _recovered(job)
-    return {}
+Changes = dict[str, Any]
+"""Fields of a job, with their new values."""
 
 
-def _recovered(job: Job) -> dict[str, Any]:
+def _prepare(job: Job, decision: Prepare) -> Changes:
+    return {"phase": Phase.PREPARING, "reason": None, "deaths": 0, "data": None}
+
+
+def _join(job: Job, decision: Join) -> Changes:
+    counted = {"counts": decision.counts, "platform": decision.platform, "data": decision.data}
+    return {"phase": Phase.IDLE, "pending": None, "deaths": 0, **counted}
+
+
+def _give_up(job: Job, decision: GiveUp) -> Changes:
+    phase = Phase.REPORTED if job.phase is Phase.EVALUATING else Phase.IDLE
+    place = {"round": decision.round, "opening": decision.opening}
+    return {"phase": phase, **place, **_NO_TASK, "reason": decision.reason}
+
+
+def _fetched(job: Job, decision: Fetched) -> Changes:
+    phase = Phase.TRAINING if job.phase is Phase.FETCHING else job.phase
+    return {"phase": phase, "fetched": (*job.fetched, decision.stem)}
+
+
+def _redo(job: Job, decision: Redo) -> Changes:
+    return {**_NO_TASK, "phase": Phase.FETCHING, "attempt": job.attempt + 1, "start": job.start}
+
+
+def _keep_scores(job: Job, decision: KeepScores) -> Changes:
+    digest = next(one.model_digest for one in job.evaluation_start.models if one.label == decision.label)
+    scores = ModelScores(model_digest=digest, splits=decision.splits)
+    return {"scores": {**job.scores, decision.label: scores}}
+
+
+def _taken(job: Job, decision: TakeRound) -> Changes:
+    """A round that was taken on before is a new attempt: chunks of the earlier one may be out."""
+    phase = STEPS[event_of(decision.raw).kind].phase
+    attempt = job.attempt + 1 if job.round == decision.round and phase is Phase.FETCHING else 1
+    place = {"phase": phase, "round": decision.round, "opening": decision.opening, "attempt": attempt}
+    start = None if phase is Phase.IDLE else decision.raw
+    return {**_NO_TASK, **place, "start": start, "scores": {}, "reason": None}
+
+
+def _recover(job: Job, decision: Recover) -> Changes:
     """Training begins again from the same model; whether it is still there, fetching finds out."""
     if job.phase in (Phase.FETCHING, Phase.TRAINING):
         return {"phase": Phase.FETCHING, "fetched": ()}
     return {"fetched": ()} if job.phase is Phase.EVALUATING else {}
+
+
+def _leave(job: Job, decision: Drop | Deliver) -> Changes:
+    return {"phase": Phase.IDLE, **_NO_TASK}
+
+
+_CHANGES: dict[type, Callable[[Job, Any], Changes]] = {
+    Prepare: _prepare,
+    Join: _join,
+    Recount: lambda job, x: {"counts": x.counts, "platform": x.platform},
+    Decline: lambda job, x: {"phase": Phase.DECLINED, "reason": x.reason, "pending": None},
+    Hold: lambda job, x: {"pending": x.raw},
+    Drop: _leave,
+    Deliver: _leave,
+    TakeRound: _taken,
+    PassBy: lambda job, x: {"round": x.round, "opening": x.opening},
+    Fetched: _fetched,
+    Keep: lambda job, x: {"phase": Phase.SENDING, "update": x.trained, "sealed": False},
+    Seal: lambda job, x: {"sealed": True},
+    Redo: _redo,
+    GiveUp: _give_up,
+    KeepScores: _keep_scores,
+    Report: lambda job, x: {"phase": Phase.REPORTED, **_NO_TASK},
+    End: lambda job, x: {"phase": Phase.ENDED, "pending": None, "reason": x.reason, **_NO_TASK},
+    Suspend: lambda job, x: {"suspended": x.suspended},
+    Recover: _recover,
+}
+"""What each decision changes in its job."""
 
 
 def _released(agenda: Agenda, name: str) -> Agenda:
@@ -150,7 +181,6 @@ def _with(agenda: Agenda, job: Job, *, queue: bool = True) -> Agenda:
 def _ready(job: Job) -> bool:
     """Whether the job could use the slot now: its models are at hand."""
     if job.phase is Phase.EVALUATING:
-        models = (one.transfer for one in job.evaluation_start.models)
-        wanted = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt).stem for one in models}
+        wanted = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt).stem for one in models_of(job)}
         return wanted <= set(job.fetched)
     return job.phase in NEEDS_SLOT

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from messages.envelope import Event
-from messages.kinds import CaseCounts, Platform
+from messages.kinds import CaseCounts, Label, Platform
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.transfer import TransferKey
@@ -60,7 +60,7 @@ class Scored:
     """A model was scored; scores as they may leave the site."""
 
     experiment: str
-    label: Literal["final", "selected"]
+    label: Label
     splits: dict[Literal["validation", "test"], SplitScores]
 
 
@@ -124,7 +124,7 @@ class Switched:
     open: bool | None = None
 
 
-Stimulus = (
+AnyInput = (
     Heard
     | Approved
     | Prepared

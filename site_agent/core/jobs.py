@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from messages.envelope import Event, decode
+from messages.envelope import Event, decode_stored
 from messages.experiment import Experiment
-from messages.kinds import Body, CaseCounts, EvaluationStart, ModelScores, Platform, RoundStart
+from messages.kinds import Body, CaseCounts, EvaluationStart, Label, ModelScores, Platform, RoundStart
 from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -49,10 +49,10 @@ OVER = (Phase.DECLINED, Phase.ENDED)
 class Job(BaseModel):
     """One experiment at this site.
 
-    `start` is the event, verbatim, of the round or evaluation that is being worked on; `pending` one that came
-    before the site was ready. `round` is the last round that was dealt with. `attempt` goes up only where chunks of
-    an earlier attempt may be out with other content. `data` is what the data set looked like when the site joined
-    (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
+    `start` is the event, verbatim, of the step that is being worked on; `pending` one that came before the site was
+    ready. `round` is the last round that was dealt with, `opening` the opening in it (`site_agent.core.steps`).
+    `attempt` goes up only where chunks of an earlier attempt may be out with other content. `data` is what the data set
+    looked like when the site joined (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +63,7 @@ class Job(BaseModel):
     researcher: str
     phase: Phase = Phase.PREPARING
     round: int = 0
+    opening: int = Field(1, exclude_if=lambda value: value == 1)  # an agent that is rolled back reads its spool
     attempt: int = 1
     start: bytes | None = None
     pending: bytes | None = None
@@ -72,7 +73,7 @@ class Job(BaseModel):
     update: Trained | None = None
     sealed: bool = False
     fetched: tuple[str, ...] = ()
-    scores: dict[Literal["final", "selected"], ModelScores] = {}
+    scores: dict[Label, ModelScores] = {}
     deaths: int = 0
     suspended: bool = False
     reason: Reason | None = None
@@ -92,13 +93,13 @@ class Job(BaseModel):
         return body
 
     @property
-    def label(self) -> Literal["final", "selected"] | None:
+    def label(self) -> Label | None:
         """The model to score next; None when all are scored."""
         return next((one.label for one in self.evaluation_start.models if one.label not in self.scores), None)
 
 
 class Trained(BaseModel):
-    """Stimulus: the update of a round is complete on disk, and its seal is known. Scores as they may leave."""
+    """AnyInput: the update of a round is complete on disk, and its seal is known. Scores as they may leave."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -120,7 +121,7 @@ Job.model_rebuild()
 @lru_cache(maxsize=64)
 def event_of(raw: bytes) -> Event:
     """An event that was stored verbatim."""
-    return decode(raw)
+    return decode_stored(raw)
 
 
 def _body(raw: bytes | None) -> Body | None:

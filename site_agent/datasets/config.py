@@ -8,8 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from messages.experiment import Concept
 from messages.ground.settings import Settings
+from messages.tasks.base import Concept
 
 
 class DatasetConfig(Settings):

@@ -112,7 +112,7 @@ def survey(
     Args:
         config: the operator's description.
         channels: the experiment's channels, in its order.
-        concepts: every concept that the experiment's regions name.
+        concepts: every concept that the experiment's task names.
         progress: called with (cases looked at, cases found).
         cache: file (SQLite) of earlier verdicts by path, size and time of change, for a fast second survey.
         vault: opens files that are encrypted (".nii.gz.enc").

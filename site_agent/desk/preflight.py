@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -31,12 +31,16 @@ from site_agent.data.inventory import take_stock
 from site_agent.datasets.config import DatasetConfig
 from site_agent.desk import control
 from site_agent.dicom.config import DicomDataset
+from site_agent.training.client import TrainerProcess
+from site_agent.training.protocol import PROTOCOL
 from site_agent.wire.connection import Connect, connect_rabbitmq
 
 LEAST_FREE = 2 * 2**30
 LEAST_MEMORY = 2 * 2**30
 CLOCK_WARNING = 5.0
 ECHO_WITHIN = 8.0
+READY_WITHIN = 10.0
+"""Seconds for a trainer of the operator's own to say its first word."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -71,6 +75,8 @@ def preflight(config: SiteConfig, connect: Connect = connect_rabbitmq) -> Iterat
     yield from _broker(config, connect)
     yield from _datasets(config)
     yield _gpus(config)
+    if config.training.command is not None:
+        yield _trainer(config.training.command)
 
 
 def agent_runs(state: Path) -> bool:
@@ -266,6 +272,30 @@ def _dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> 
     if prepared.left_out:
         return Check(label, Grade.WARN, what, "Run `konsil site datasets` to see why others are left out")
     return Check(label, Grade.OK, what)
+
+
+def _trainer(command: Sequence[str]) -> Check:
+    """Start the operator's own trainer, and hear which version of the protocol it speaks."""
+    exited: list[int] = []
+    try:
+        process = TrainerProcess(lambda _reply: None, exited.append, program=command)
+    except KonsilError as error:
+        return Check("trainer", Grade.FAIL, f"{command[0]} cannot be started", error.advice, 2)
+    try:
+        version = process.wait_version(READY_WITHIN)
+    except KonsilError as error:
+        return _failed("trainer", error)
+    finally:
+        process.stop()
+    if version is not None:
+        return Check("trainer", Grade.OK, f"{command[0]} speaks version {version} of the protocol")
+    if exited and exited[0]:
+        advice = "Run training.command by hand with --help: it names what is missing"
+        return Check("trainer", Grade.FAIL, f"{command[0]} ended with status {exited[0]} before it said a word", advice)
+    return Check(
+        "trainer", Grade.WARN, f"{command[0]} says no version of the protocol: taken for Konsil 0.1's",
+        f"Have it say version {PROTOCOL} first (docs/site.md): the next release refuses a trainer that says none",
+    )  # fmt: skip
 
 
 _ASK_TORCH = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,6 @@ from messages.kinds import Progress
 from messages.reasons import ADVICE
 from site_agent.core.agenda import waits_for_hours
 from site_agent.core.jobs import Agenda, Job, Phase
-from site_agent.disk.spool import Waiting
 from site_agent.training.protocol import CheckpointEvent
 
 _NONE: Mapping[str, CheckpointEvent] = MappingProxyType({})
@@ -84,7 +83,7 @@ def status_of(
     broker: str,
     progress: Mapping[str, Progress],
     refusals: Mapping[str, int],
-    waiting: Sequence[Waiting],
+    waiting: int,
     pids: Mapping[str, int],
     used_bytes: int,
     bytes_down: int,
@@ -94,6 +93,7 @@ def status_of(
     opens_at: datetime | None = None,
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
+    `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them."""
     experiments = []
     for name, job in agenda.jobs.items():
@@ -133,7 +133,7 @@ def status_of(
         "running": agenda.running,
         "queue": list(agenda.queue),
         "experiments": experiments,
-        "unreceipted": len(waiting),
+        "unreceipted": waiting,
         "refused_messages": dict(refusals),
         "disk_used_bytes": used_bytes,
         "bytes_down": bytes_down,

@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from messages.experiment import Concept
 from messages.ground.settings import Seconds, Settings, SizeBytes
+from messages.tasks.base import Concept
 
 AeTitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """1 to 16 characters without backslash, no space at the ends (DICOM PS3.5, 6.2, VR AE)."""

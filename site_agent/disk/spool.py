@@ -56,6 +56,8 @@ class Waiting:
     attempt: int
     key: str
     raw: bytes
+    number: int = 0
+    """Its place in the outbox; it grows from event to event as long as the spool is open."""
 
 
 class Spool:
@@ -96,6 +98,8 @@ class Spool:
             ) from None
         self._guard = threading.RLock()
         self._nested = False
+        self._posted = 0
+        """The highest place that was given: SQLite would give that of an event that has gone once more."""
         try:
             self._db = sqlite3.connect(state / "spool.sqlite", isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -240,21 +244,36 @@ class Spool:
     def post(self, event: Event, attempt: int = 1) -> None:
         """Put a history event into the outbox; an event that is there stays as it is."""
         with self._guard:
+            highest = self._db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()[0]
+            self._posted = max(self._posted, int(highest)) + 1
             self._db.execute(
-                "INSERT OR IGNORE INTO outbox (id, kind, experiment, round, attempt, key, raw, time) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO outbox (number, id, kind, experiment, round, attempt, key, raw, time) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    event.id, event.kind, event.experiment, event.round, attempt, event.key, event.raw, event.time,
+                    self._posted, event.id, event.kind, event.experiment, event.round, attempt, event.key, event.raw,
+                    event.time,
                 ),
             )  # fmt: skip
 
-    def waiting(self) -> list[Waiting]:
-        """What waits for its receipt, oldest first."""
+    def waiting(self, after: int = 0, until: int | None = None, limit: int = -1) -> list[Waiting]:
+        """What waits for its receipt, oldest first.
+
+        Args:
+            after, until: places in the outbox, the first left out and the last one in; None: to its end.
+            limit: events at most; -1: all.
+        """
         with self._guard:
             rows = self._db.execute(
-                "SELECT id, kind, experiment, round, attempt, key, raw FROM outbox ORDER BY number"
+                "SELECT id, kind, experiment, round, attempt, key, raw, number FROM outbox "
+                "WHERE number > ? AND number <= ? ORDER BY number LIMIT ?",
+                (after, 2**62 if until is None else until, limit),
             ).fetchall()
         return [Waiting(*row) for row in rows]
+
+    def count_waiting(self) -> int:
+        """How many events wait for their receipt."""
+        with self._guard:
+            return int(self._db.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
     def receipted(self, identity: str, now: float) -> Waiting | None:
         """Take an event out of the outbox and note in the ledger what left the site; None where it was not there."""

@@ -23,7 +23,7 @@ from site_agent.core.effects import (
     SendChunks,
     fetches,
 )
-from site_agent.core.inputs import Stimulus, TrainerFailed
+from site_agent.core.inputs import AnyInput, TrainerFailed
 from site_agent.core.jobs import OVER, Job, experiment_of
 from site_agent.data.guard import DataGuard, Look, judged
 from site_agent.loop.steps import Steps
@@ -64,14 +64,14 @@ class Errands:
         self._post, self._show = post, show
         self._watched: dict[str, int] = {}
 
-    def apply(self, stimulus: Stimulus) -> None:
+    def apply(self, given: AnyInput) -> None:
         """Decide, store, then do."""
-        with logs.about(getattr(stimulus, "experiment", None)):
-            self.perform(self._steps.atomically(lambda: self._steps.step(stimulus)))
+        with logs.about(getattr(given, "experiment", None)):
+            self.perform(self._steps.atomically(lambda: self._steps.step(given)))
 
-    def post(self, stimulus: Stimulus) -> None:
-        """Apply a stimulus in its turn. Any thread."""
-        self._post(lambda: self.apply(stimulus))
+    def post(self, given: AnyInput) -> None:
+        """Apply a given in its turn. Any thread."""
+        self._post(lambda: self.apply(given))
 
     def send_ahead(self, ahead: Ahead) -> None:
         """Send chunks of an update that is still written. Nothing is stored of it: after a restart they go again."""
@@ -115,7 +115,7 @@ class Errands:
             return
         if (now.phase, now.round, now.attempt) != (job.phase, job.round, job.attempt):
             return
-        obstacle: Stimulus | None = None
+        obstacle: AnyInput | None = None
         reason = judged(now.data, seen)
         if seen is None or reason is not None:
             obstacle = TrainerFailed(now.experiment, reason or Reason.DATASET_GONE)
@@ -129,7 +129,7 @@ class Errands:
         if obstacle is not None:
             self.apply(obstacle)
 
-    def _ask(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> Stimulus | None:
+    def _ask(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> AnyInput | None:
         if isinstance(effect, RunTrain):
             return self._workshop.train(job)
         if isinstance(effect, RunEvaluate):

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from messages.abilities import ANNOUNCING, read_abilities
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event, check_origin, decode
 from messages.ground import logs
@@ -24,9 +25,10 @@ from messages.kinds import (
 )
 from messages.names import COORDINATOR
 from messages.reasons import Reason
-from site_agent.core.agenda import IllegalStimulus
+from site_agent.core.agenda import IllegalInput
 from site_agent.core.effects import Effect
 from site_agent.core.inputs import Heard, Receipted
+from site_agent.core.steps import STEPS
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import Errands
 from site_agent.loop.rules import Rules
@@ -60,6 +62,8 @@ class Hearing:
         self._voice, self._rules, self._ack, self._post = voice, rules, ack, post
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
+        self.coordinator_can: frozenset[str] = frozenset()
+        """What the coordinator's version can beside 0.1, as it said last: nothing else that is new is said to it."""
         self.set_aside = 0
         self.refusals: dict[str, int] = {}
 
@@ -87,7 +91,7 @@ class Hearing:
 
         try:
             return self._steps.atomically(lambda: work(event))
-        except IllegalStimulus:
+        except IllegalInput:
             self.set_aside += 1
             log.critical("an event could not be handled and is set aside", exc_info=True)
             return self._steps.atomically(lambda: work(None))
@@ -103,6 +107,11 @@ class Hearing:
                 return []
             self._spool.raise_term(event.term)
         self.heard_at[event.experiment] = time.monotonic()
+        if not event.known:
+            self._refuse(Reason.UNKNOWN_KIND, event.kind)
+            return []
+        if event.kind in ANNOUNCING and not embedded:
+            self.coordinator_can = read_abilities(event.ext)
         body = event.body
         now = time.time()
         if isinstance(body, Receipt):
@@ -127,7 +136,7 @@ class Hearing:
         job = self._steps.agenda.job(event.experiment)
         if isinstance(event.body, ExperimentAccepted):
             verdict = self._rules.accepted(event.body)
-        elif event.kind in ("round-start", "evaluation-start") and job is not None:
+        elif event.kind in STEPS and job is not None:
             verdict = self._rules.judge(job.file, job.researcher)
         else:
             return Heard(event)

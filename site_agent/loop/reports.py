@@ -1,4 +1,4 @@
-"""What training processes say: replies to stimuli of the agenda, exits to deaths."""
+"""What training processes say: replies to inputs of the agenda, exits to deaths."""
 
 from __future__ import annotations
 

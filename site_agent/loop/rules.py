@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from messages.envelope import decode
+from messages.envelope import decode_stored
 from messages.experiment import Experiment
 from messages.ground.errors import KonsilError, MalformedMessage
 from messages.kinds import ExperimentAccepted, ExperimentStart
@@ -32,7 +32,7 @@ class Rules:
         if verdict.reason in (Reason.NOT_INVITED, Reason.UNSUPPORTED):
             return verdict
         try:
-            original = decode(body.original)
+            original = decode_stored(body.original)
             start = original.body
             if not isinstance(start, ExperimentStart) or original.sender != body.researcher:
                 return Verdict(Reason.SENDER_MISMATCH)

@@ -11,10 +11,11 @@ import structlog
 from messages.ground import crash, logs
 from messages.ground.errors import WorkFailed
 from messages.ground.systemd import notify
-from site_agent.core.agenda import step
+from site_agent.core.agenda import decide
 from site_agent.core.decisions import Decision, Ignore, Invite
-from site_agent.core.effects import Effect, Say
-from site_agent.core.inputs import Stimulus
+from site_agent.core.effects import Effect, Say, effects
+from site_agent.core.evolve import evolve
+from site_agent.core.inputs import AnyInput
 from site_agent.core.jobs import Agenda
 from site_agent.disk.spool import Spool
 from site_agent.loop.tally import Tally
@@ -67,20 +68,23 @@ class Steps:
                 self.agenda = before
                 raise
 
-    def step(self, stimulus: Stimulus) -> list[Effect]:
+    def step(self, given: AnyInput) -> list[Effect]:
         """Decide and store; inside a transaction. Returns what is to be done after it."""
         before = self.agenda
-        after, decisions, effects = step(before, stimulus)
+        after, decisions, todo = before, decide(before, given), list[Effect]()
+        for decision in decisions:
+            found, after = after, evolve(after, decision)
+            todo += effects(found, after, decision)
         now = time.time()
         self._spool.store_agenda(before, after, now)
-        for effect in effects:
+        for effect in todo:
             if isinstance(effect, Say):
                 self._voice.say(effect, now)
         self.agenda = after
         self._taken += decisions
         for decision in decisions:
             self._tell(decision)
-        return [effect for effect in effects if not isinstance(effect, Say)]
+        return [effect for effect in todo if not isinstance(effect, Say)]
 
     def _tell(self, decision: Decision) -> None:
         self.tally.decided(decision)

@@ -95,7 +95,7 @@ class Upkeep:
     def drained(self) -> bool:
         """Whether a draining agent has nothing left to do."""
         agenda = self._steps.agenda
-        return agenda.draining and not agenda.busy and not self._spool.waiting()
+        return agenda.draining and not agenda.busy and not self._spool.count_waiting()
 
     def _prune(self) -> None:
         now = time.time()

@@ -1,4 +1,4 @@
-"""From the agenda's orders to requests for a training process, and from its replies to stimuli that may leave."""
+"""From the agenda's orders to requests for a training process, and from its replies to inputs that may leave."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Literal
 
 import structlog
 
-from messages.kinds import CaseCounts, Platform
+from messages.kinds import CaseCounts, Label, Platform
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.tasks.base import TaskRows
 from messages.tensors.layout import Manifest
 from messages.tensors.seals import Sealer, mapped
 from messages.tensors.transfer import TransferKey
 from site_agent.config import SiteConfig
 from site_agent.core import policy
-from site_agent.core.inputs import NoSpace, Prepared, Scored, Stimulus, TrainerFailed, UpdateLost
+from site_agent.core.inputs import AnyInput, NoSpace, Prepared, Scored, TrainerFailed, UpdateLost
 from site_agent.core.jobs import Job, Phase, Trained, experiment_of
 from site_agent.disk.spool import Spool
 from site_agent.trainers.processes import Trainers
@@ -54,7 +55,7 @@ class Workshop:
         """Have the data read."""
         self._trainers.ask(job.experiment, self._preparation(job), None)
 
-    def train(self, job: Job) -> Stimulus | None:
+    def train(self, job: Job) -> AnyInput | None:
         """Have a round trained; what stands against it, or None."""
         start = job.round_start
         sealed = start.transfer
@@ -94,7 +95,7 @@ class Workshop:
         except OSError as error:
             log.warning("a checkpoint cannot be removed", error=str(error))
 
-    def evaluate(self, job: Job, label: Literal["final", "selected"]) -> None:
+    def evaluate(self, job: Job, label: Label) -> None:
         """Have a candidate scored."""
         sealed = next(one.transfer for one in job.evaluation_start.models if one.label == label)
         counts = job.counts
@@ -185,7 +186,7 @@ class Workshop:
         places = (growing(self.update(job)), self.update(job))
         return Ahead(key, manifest, places, reply.first, reply.digests)
 
-    def trained(self, job: Job, reply: protocol.Trained) -> Stimulus:
+    def trained(self, job: Job, reply: protocol.Trained) -> AnyInput:
         """The update is written: seal it. Reads the whole file where its trainer did not hash it, so not for the main
         loop's thread."""
         manifest = _update_manifest(job)
@@ -212,14 +213,13 @@ class Workshop:
             validation=scores,
         )
 
-    def scored(self, job: Job, reply: protocol.Evaluated) -> Stimulus:
+    def scored(self, job: Job, reply: protocol.Evaluated) -> AnyInput:
         """A candidate was scored."""
         splits: dict[Literal["validation", "test"], SplitScores] = {}
         for rows in reply.scores:
             if rows.split != "train":
                 splits[rows.split] = self._shared(rows)
-        label: Literal["final", "selected"] = "final" if reply.label == "final" else "selected"
-        return Scored(job.experiment, label, splits)
+        return Scored(job.experiment, reply.label, splits)
 
     def failed(self, job: Job, reply: protocol.Failed) -> TrainerFailed:
         """The trainer could not; its own words go to the local log only."""
@@ -227,7 +227,7 @@ class Workshop:
         log.debug("training failed, in the trainer's words", experiment=job.experiment, detail=reply.detail)
         return TrainerFailed(job.experiment, _reason(reply.code))
 
-    def _shared(self, rows: protocol.SplitRows) -> SplitScores:
+    def _shared(self, rows: TaskRows) -> SplitScores:
         return policy.scores_for_sharing(self._floors, rows.scores())
 
     def lost(self, key: TransferKey) -> UpdateLost:

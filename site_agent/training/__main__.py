@@ -32,6 +32,7 @@ from site_agent.training.protocol import (
     Train,
     decode_request,
     encode,
+    greeting,
     read_frame,
     step_of,
 )
@@ -99,6 +100,7 @@ def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request], inte
         with lock:
             connection.sendall(encode(reply))
 
+    connection.sendall(greeting())
     session: Any = None
     while True:
         request = requests.get()

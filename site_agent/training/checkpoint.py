@@ -23,9 +23,9 @@ from messages.ground import crash
 from messages.ground.durable import sync, write_all
 from messages.ground.errors import MalformedMessage
 from messages.ground.strictness import StrictModel, at_most
+from messages.tasks.registry import AnyRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest, blocks, tensors_of
-from site_agent.training.protocol import SplitRows
 
 MAGIC = b"KONSILC1"
 LARGEST_HEADER = 64 * 2**20
@@ -57,7 +57,7 @@ class Header(StrictModel):
     loss_sum: float
     seconds: float = Field(ge=0)
     scaler: Annotated[dict[str, float], at_most(16)] = {}
-    scores: SplitRows | None = None
+    scores: AnyRows | None = None
     manifest: Manifest
 
 

@@ -18,8 +18,7 @@ from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Sampler
 from site_agent.training.resume import Keeper, Moment
 from site_agent.training.seeds import derive
-from site_agent.training.tasks.losses import loss_for
-from site_agent.training.tasks.regions import Regions
+from site_agent.training.tasks.base import Learner
 
 REPORT_SECONDS = 0.4
 """Progress at most this often: reading the loss makes a GPU wait."""
@@ -47,7 +46,7 @@ def train_round(
     net: torch.nn.Module,
     cases: Sequence[CachedCase],
     experiment: Experiment,
-    regions: Regions,
+    learner: Learner,
     *,
     round_number: int,
     site: str,
@@ -79,7 +78,7 @@ def train_round(
         kept.restore(optimizer, round_number)
         for group in optimizer.param_groups:
             group["lr"] = rate
-    loss = _loop(net, optimizer, sampler, experiment, regions, device, seed, report, keeper)
+    loss = _loop(net, optimizer, sampler, experiment, learner, device, seed, report, keeper)
     if kept is not None:
         kept.keep(optimizer, round_number)
     return RoundResult(sampler.steps, sampler.steps / sampler.steps_per_epoch, loss)
@@ -90,14 +89,13 @@ def _loop(
     optimizer: torch.optim.Optimizer,
     sampler: Sampler,
     experiment: Experiment,
-    regions: Regions,
+    learner: Learner,
     device: torch.device,
     seed: int,
     report: Report | None,
     keeper: Keeper | None,
 ) -> float:
     settings = experiment.training
-    loss_of = loss_for(settings.loss)
     amp = settings.precision == "amp" and device.type == "cuda"
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
     parameters = list(net.parameters())
@@ -116,7 +114,7 @@ def _loop(
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, enabled=amp):
                 logits = net(images)
-            loss = loss_of(logits.float(), regions.target(labels))
+            loss = learner.loss(logits.float(), labels)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
             if settings.clip_norm is not None:
                 scaler.unscale_(optimizer)

@@ -29,28 +29,27 @@ from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.durable import replace_file
 from messages.ground.parent import die_with_parent
+from messages.tasks.base import Task, TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
 from site_agent.training.files import open_model, write_update
 from site_agent.training.protocol import (
-    CaseRow,
     Evaluate,
     Evaluated,
     Failed,
     Prepare,
     Prepared,
     Progress,
-    RegionRow,
     Reply,
     Request,
     Split,
-    SplitRows,
     Stop,
     Train,
     Trained,
     Written,
     decode_request,
     encode,
+    greeting,
     read_frame,
     step_of,
 )
@@ -127,7 +126,7 @@ class NullTrainer:
         self._connection, self._cases, self._seconds, self._fail = connection, cases, seconds, fail
         self._remembers = memory
         self._prepare: Prepare | None = None
-        self._regions: tuple[str, ...] = ()
+        self._task: Task | None = None
 
     def answer(self, request: Request) -> None:
         """Do what is asked, and say so."""
@@ -149,7 +148,7 @@ class NullTrainer:
 
     def _prepared(self, request: Prepare) -> Prepared:
         experiment = Experiment.model_validate(request.experiment)
-        self._prepare, self._regions = request, tuple(experiment.task.regions)
+        self._prepare, self._task = request, experiment.task
         shares = self._shares()
         return Prepared(
             found=self._cases,
@@ -224,11 +223,9 @@ class NullTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         return Memory(folder).train(request.round, sha256(Path(request.model).read_bytes()).digest())
 
-    def _rows(self, split: Split) -> SplitRows:
-        region = RegionRow(dice=0.5, reference_empty=False, prediction_empty=False)
-        regions = dict.fromkeys(self._regions, region)
-        cases = [CaseRow(case=f"{split}-{n}", regions=regions) for n in range(self._shares()[split])]
-        return SplitRows(split=split, cases=cases)
+    def _rows(self, split: Split) -> TaskRows:
+        assert self._task is not None  # noqa: S101 (as above)
+        return self._task.rehearse(split, self._shares()[split])
 
 
 def main() -> int:
@@ -247,6 +244,7 @@ def main() -> int:
     connection = socket.socket(fileno=options.fd)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+    connection.sendall(greeting())
     trainer = NullTrainer(connection, options.cases, options.seconds, options.fail, memory=options.memory)
     while not isinstance(request := requests.get(), Stop):
         trainer.answer(request)

@@ -3,6 +3,9 @@
 A frame is a 4-byte big-endian length and one msgpack map; `kind` names the model. Tensors never travel this
 way: both sides name files that hold one contiguous buffer, laid out by a manifest (`messages.tensors.layout`).
 
+The process says `Ready` with the version of this protocol that it speaks, before anything else, where the environment
+names `ANNOUNCED`: an agent that does not know the word would not understand it. `training.compatibility` has the rules.
+
 The process answers `Prepare` with `Prepared`, `Train` with `Trained`, `Evaluate` with `Evaluated`, or any of
 them with `Failed`, in the order of the requests; `Progress`, `CheckpointEvent` and `Written` come in between. It ends
 on `Stop`, and at once when the socket closes.
@@ -10,20 +13,29 @@ on `Stop`, and at once when the socket closes.
 
 from __future__ import annotations
 
+import os
 import socket
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from messages.ground.errors import MalformedMessage
 from messages.kinds import Versions
-from messages.scores import Region, RegionScore, SplitScores, tally
+from messages.tasks.base import Split
+from messages.tasks.registry import AnyRows
+from messages.tasks.segmentation import CaseRow, RegionRow, SplitRows
 
+__all__ = ["CaseRow", "RegionRow", "Split", "SplitRows"]  # a site's own trainer imports them from here
+
+PROTOCOL = "1.1"
+"""This version. 1.0 is 0.1's, in which the process says none. A field that a request gets later has a default, and
+`json_schema_extra={"since": MINOR}`; what changes the meaning of a frame gets a new major version."""
+ANNOUNCED = "KONSIL_TRAINER_PROTOCOL"
+"""Environment variable in which the agent tells the process its own version."""
 LARGEST_FRAME = 64 * 2**20
 
 Phase = Literal["preparing", "training", "validating", "testing"]
-Split = Literal["train", "validation", "test"]
 
 
 class Frame(BaseModel):
@@ -106,81 +118,13 @@ class Stop(Frame):
 Request = Prepare | Train | Evaluate | Stop
 
 
-class RegionRow(Frame):
-    """One case, one region: Dice in 3-D on the native grid.
+class Ready(Frame):
+    """The process's first word: `protocol` is the version that it speaks, MAJOR.MINOR; all else in it is skipped."""
 
-    Attributes:
-        dice: None where reference and prediction are both empty (left out and counted); 0 where only the
-            reference is empty (a false positive).
-        hd95: 95th percentile of the surface distance in mm; None unless asked for and both are non-empty.
-    """
+    model_config = ConfigDict(extra="ignore")
 
-    dice: Annotated[float, Field(ge=0, le=1)] | None
-    reference_empty: bool
-    prediction_empty: bool
-    hd95: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-
-    @model_validator(mode="after")
-    def _one_case_can_have_it(self) -> Self:
-        if (self.dice is None) != (self.reference_empty and self.prediction_empty):
-            raise ValueError("dice is None where both are empty, and only there")
-        if self.reference_empty and (self.dice or self.hd95 is not None):
-            raise ValueError("where the reference is empty there is nothing to overlap with, and no distance")
-        return self
-
-
-class CaseRow(Frame):
-    """One case's scores. `case` is its local name: it stays at the site.
-
-    Attributes:
-        failed: the case could not be scored; counted, never skipped. `regions` is empty then.
-    """
-
-    case: str
-    failed: bool = False
-    regions: dict[Region, RegionRow]
-
-
-class SplitRows(Frame):
-    """All cases of one split, in the split's keyed order: raw material. The agent decides what leaves.
-
-    `hd95` tells whether that metric was asked for.
-    """
-
-    split: Split
-    cases: list[CaseRow]
-    hd95: bool = False
-
-    def scores(self) -> SplitScores:
-        """As it may be reported, rows included: `SplitScores.for_sharing` takes away what the policy forbids."""
-        scored = [case.regions for case in self.cases if not case.failed]
-        failed = len(self.cases) - len(scored)
-        regions = list(dict.fromkeys(region for case in scored for region in case))
-        metrics = {
-            "dice": {
-                region: tally(
-                    [case[region].dice for case in scored],
-                    reference_empty=[case[region].reference_empty for case in scored],
-                    failed=failed,
-                )
-                for region in regions
-            }
-        }
-        if self.hd95:
-            metrics["hd95"] = {region: self._distances(region, scored, failed) for region in regions}
-        rows = [
-            {region: case.regions[region].dice if region in case.regions else None for region in regions}
-            for case in self.cases
-        ]
-        return SplitScores(cases=len(self.cases), metrics=metrics, rows=rows)
-
-    @staticmethod
-    def _distances(region: str, scored: list[dict[str, RegionRow]], failed: int) -> RegionScore:
-        rows = [case[region] for case in scored]
-        score = tally([row.hd95 for row in rows], reference_empty=[row.reference_empty for row in rows], failed=failed)
-        # A distance exists only where neither is empty: `both_empty` means what it says here too.
-        both = sum(row.reference_empty and row.prediction_empty for row in rows)
-        return score.model_copy(update={"both_empty": both})
+    kind: Literal["ready"] = "ready"
+    protocol: Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")] = PROTOCOL
 
 
 class Prepared(Frame):
@@ -280,7 +224,7 @@ class Trained(Frame):
     epochs: float
     loss: float
     seconds: float
-    evaluation: SplitRows | None = None
+    evaluation: AnyRows | None = None
 
 
 class Evaluated(Frame):
@@ -289,7 +233,7 @@ class Evaluated(Frame):
     kind: Literal["evaluated"] = "evaluated"
     round: int
     label: str
-    scores: list[SplitRows]
+    scores: list[AnyRows]
 
 
 class Failed(Frame):
@@ -329,10 +273,20 @@ _REPLIES: dict[str, type[Reply]] = {
 
 def encode(frame: Frame) -> bytes:
     """One frame with its length in front."""
-    body: bytes = msgpack.packb(frame.model_dump())
+    return in_frame(frame.model_dump())
+
+
+def in_frame(plain: dict[str, Any]) -> bytes:
+    """A frame's content with its length in front."""
+    body: bytes = msgpack.packb(plain)
     if len(body) > LARGEST_FRAME:
         raise MalformedMessage("too-large", f"a frame to or from the trainer has {len(body)} bytes")
     return len(body).to_bytes(4, "big") + body
+
+
+def greeting() -> bytes:
+    """What a process writes first: `Ready` in its frame, or nothing to an agent that does not know it."""
+    return encode(Ready()) if os.environ.get(ANNOUNCED) else b""
 
 
 def step_of(reply: Reply) -> str:

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from messages import codec
 from messages.experiment import Experiment
+from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest, TensorSpec
 from site_agent.training import optimise
 from site_agent.training.checkpoint import Checkpoint, Checkpoints, Header, Unreadable
 from site_agent.training.interrupt import Interrupt, Interrupted
-from site_agent.training.protocol import CheckpointEvent, Prepared, SplitRows, Train
+from site_agent.training.protocol import CheckpointEvent, Prepared, Train
 
 VERSION = 1
 """Raise it when the training loop makes other weights of the same input."""
@@ -127,7 +128,7 @@ class Keeper:
         self._key: str | None = None
         self._began = self._written = time.monotonic()
         self._found: Checkpoint | None = None
-        self.scores: SplitRows | None = None
+        self.scores: TaskRows | None = None
 
     def look(self) -> bool:
         """Whether there is a checkpoint of this very round; then `scores` holds what it holds."""

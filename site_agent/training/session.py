@@ -22,6 +22,7 @@ from messages import codec
 from messages.experiment import Experiment
 from messages.ground.errors import DataError, WorkFailed
 from messages.reasons import Reason
+from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
 from nets.build import build
@@ -53,14 +54,12 @@ from site_agent.training.protocol import (
     Prepared,
     Progress,
     Split,
-    SplitRows,
     Train,
     Trained,
     Written,
 )
 from site_agent.training.resume import Keeper, key_of
-from site_agent.training.tasks.evaluation import evaluate
-from site_agent.training.tasks.regions import Regions
+from site_agent.training.tasks.registry import learner_for
 
 REPORT_SECONDS = 0.4
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -100,7 +99,7 @@ class Session:
         self._cases = Vault(request.secret, CASES) if "encrypt" in request.dataset else None
         self._arrays = Vault(request.secret, ARRAYS) if request.dataset.get("encrypt") else None
         task = self.experiment.task
-        self.regions = Regions(task.regions, task.concepts, softmax=task.activation == "softmax")
+        self.learner = learner_for(self.experiment)
         net = read_net({"name": self.experiment.net.name, **self.experiment.net.parameters})
         self.device = _device(request.gpus, request.threads, strict=net.deterministic_on_cuda)
         self._net = build(net, len(task.channels), task.out_channels, self.experiment.seed)
@@ -159,7 +158,7 @@ class Session:
                 self._net,
                 cases,
                 experiment,
-                self.regions,
+                self.learner,
                 round_number=request.round,
                 site=self.site,
                 device=self.device,
@@ -188,13 +187,11 @@ class Session:
         scores = [self.score(split, request.round, phases[split]) for split in request.splits]
         return Evaluated(round=request.round, label=request.label, scores=scores)
 
-    def score(self, split: Split, round_number: int, phase: Phase) -> SplitRows:
+    def score(self, split: Split, round_number: int, phase: Phase) -> TaskRows:
         """Score the net as it is on one split."""
-        return evaluate(
+        return self.learner.evaluate(
             self._net,
             self.splits[split],
-            self.experiment,
-            self.regions,
             split=split,
             device=self.device,
             report=lambda done, total: self._progress(round_number, phase, done, total),

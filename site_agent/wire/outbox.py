@@ -1,14 +1,21 @@
-"""What the agent says: history events through the outbox until they are receipted, live ones once and never again."""
+"""What the agent says: history events through the outbox until they are receipted, live ones once and never again.
+
+The outbox lies on the disk, and stays there: the bus is given so many of its events as have no confirm yet, and the
+next ones are read as it confirms. So a broker that is away, or slow, costs disk and no memory.
+"""
 
 from __future__ import annotations
 
 import platform
+import threading
 import time
+from collections import deque
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import structlog
 
-from messages.bus.base import Bus
+from messages.bus.base import Bus, Confirm
 from messages.envelope import Author, event_id
 from messages.ground.errors import KonsilError
 from messages.ground.naming import NO_EXPERIMENT
@@ -21,6 +28,48 @@ log = structlog.get_logger()
 
 AGAIN_AFTER = 30.0
 """Seconds without a receipt until an event is published again (docs/architecture.md, rule 2)."""
+TOGETHER = 1.0
+"""Seconds within which events were published that are published again together."""
+MOST_HANDED = 256
+"""Events of the outbox that the bus holds unconfirmed: fewer than it takes, so that the main loop does not wait."""
+MOST_HANDED_BYTES = 512 * 2**10
+"""Their bytes: half of what a bus takes of events on the slowest line; a single one may be of any size."""
+MOST_LIVE = 64
+"""Live messages that the bus holds unconfirmed; more are dropped."""
+PAGE = 32
+"""Events that are read from the disk at a time."""
+
+
+@dataclass
+class _Span:
+    """Places in the outbox, `after` left out, that were published from `began` to `at` (monotonic)."""
+
+    after: int
+    until: int
+    began: float
+    at: float
+
+
+class _Lane:
+    """What was published, by time, until it is due again. Places only grow here, so that spans join."""
+
+    def __init__(self) -> None:
+        self._spans: deque[_Span] = deque()
+
+    def note(self, after: int, until: int, now: float) -> None:
+        """The event at `until` was published, and nothing lies between it and `after`."""
+        last = self._spans[-1] if self._spans else None
+        if last is not None and last.until == after and now - last.began < TOGETHER:
+            last.until, last.at = until, now
+        else:
+            self._spans.append(_Span(after, until, now, now))
+
+    def due(self, now: float) -> list[_Span]:
+        """What is to be published again."""
+        found = []
+        while self._spans and now - self._spans[0].at >= AGAIN_AFTER:
+            found.append(self._spans.popleft())
+        return found
 
 
 class Post:
@@ -29,9 +78,24 @@ class Post:
     def __init__(self, bus: Bus, spool: Spool, consortium: str, site: str) -> None:
         self._bus, self._spool = bus, spool
         self._author = Author(consortium, site, spool.incarnation)
-        self._published: dict[str, float] = {}
+        self._handed: dict[int, tuple[Confirm, int]] = {}
+        """Place in the outbox → its confirm and bytes, of what the bus may still hold."""
+        self._handed_bytes = 0
+        self._greets = False
+        self._lock = threading.Lock()
         self._live = 0
+        self._flying: deque[Confirm] = deque()
+        self.dropped = 0
+        """Live messages that were dropped, because the bus had too many."""
         self.connected = True
+        self._say_all()
+
+    def _say_all(self) -> None:
+        self._reached = 0
+        """Places up to here were published once."""
+        self._once, self._more = _Lane(), _Lane()
+        self._again: deque[_Span] = deque()
+        """Due to be published again, and not all handed over yet."""
 
     def say(self, effect: Say, now: float) -> None:
         """Write a history event to the outbox; inside the transaction that caused it. Said once, it stays as it is."""
@@ -50,19 +114,60 @@ class Post:
         self._spool.post(event, effect.attempt if isinstance(effect.attempt, int) else 1)
 
     def publish(self, *, everything: bool = False) -> None:
-        """Publish what is new in the outbox or was not receipted for long; `everything`: all of it (reconnected)."""
+        """Publish what is new in the outbox or was not receipted for long; `everything`: all of it (reconnected).
+
+        As much of it as the bus may hold; the rest with the next calls, in order.
+        """
         if not self.connected:
             return
+        if everything:
+            self._say_all()
         now = time.monotonic()
-        for event in self._spool.waiting():
-            last = self._published.get(event.id)
-            if everything or last is None or now - last >= AGAIN_AFTER:
-                self._published[event.id] = now
-                self._send(event.key, event.raw)
+        self._again.extend((*self._more.due(now), *self._once.due(now)))
+        while self._again:
+            span = self._again[0]
+            span.after, done = self._hand(span.after, span.until, self._more, now)
+            if not done:
+                return
+            self._again.popleft()
+        self._reached, done = self._hand(self._reached, None, self._once, now)
+        if done and self._greets:
+            self._greets = not self._greet()
+
+    def _hand(self, after: int, until: int | None, lane: _Lane, now: float) -> tuple[int, bool]:
+        """Hand over what lies between two places; returns the place reached, and whether that is all of it."""
+        while page := self._spool.waiting(after, until, PAGE):
+            for event in page:
+                held = self._handed.get(event.number)
+                if held is None or held[0].done:  # else the bus has it still, and sends it by itself
+                    if not self._has_room(len(event.raw)):
+                        return after, False
+                    self._hand_over(event)
+                lane.note(after, event.number, now)
+                after = event.number
+        return after, True
+
+    def _hand_over(self, event: Waiting) -> None:
+        confirm = self._send(event.key, event.raw)
+        before = self._handed.pop(event.number, None)
+        self._handed_bytes -= 0 if before is None else before[1]
+        if confirm is not None:
+            self._handed[event.number] = (confirm, len(event.raw))
+            self._handed_bytes += len(event.raw)
+
+    def _has_room(self, size: int) -> bool:
+        def full() -> bool:
+            if not self._handed:
+                return False
+            return len(self._handed) >= MOST_HANDED or self._handed_bytes + size > MOST_HANDED_BYTES
+
+        if full():
+            self._handed = {place: one for place, one in self._handed.items() if not one[0].done}
+            self._handed_bytes = sum(length for _confirm, length in self._handed.values())
+        return not full()
 
     def receipted(self, identity: str, now: float) -> Waiting | None:
         """The coordinator has stored an event of ours."""
-        self._published.pop(identity, None)
         return self._spool.receipted(identity, now)
 
     def live(
@@ -74,33 +179,52 @@ class Post:
         round_number: int = 0,
         addressee: str | None = None,
     ) -> None:
-        """Publish something that may be lost; dropped while there is no connection."""
+        """Publish something that may be lost; dropped while there is no connection, or too much waits for it."""
+        self._say_live(kind, body, experiment, round_number, addressee)
+
+    def _say_live(
+        self, kind: str, body: Body, experiment: str = NO_EXPERIMENT, round_number: int = 0, to: str | None = None
+    ) -> bool:
         if not self.connected:
-            return
-        self._live += 1
+            return False
+        with self._lock:
+            while self._flying and self._flying[0].done:
+                self._flying.popleft()
+            if len(self._flying) >= MOST_LIVE:
+                self.dropped += 1
+                return False
+            self._live += 1
+            number = self._live
         event = self._author.write(
             kind,
             body,
             time=time.time(),
             experiment=experiment,
             round_number=round_number,
-            attempt=f"{self._author.incarnation}.{self._live}.{time.time_ns()}",
+            attempt=f"{self._author.incarnation}.{number}.{time.time_ns()}",
         )
-        key = RoutingKey(kind, event.sender, experiment, addressee)
-        self._send(str(key), event.raw)
+        confirm = self._send(str(RoutingKey(kind, event.sender, experiment, to)), event.raw)
+        if confirm is not None:
+            with self._lock:
+                self._flying.append(confirm)
+        return True
 
     def hello(self) -> None:
         """Say that the site is online, after everything that still waits for its receipt."""
+        self._greets = True
         self.publish(everything=True)
+
+    def _greet(self) -> bool:
         versions = {"konsil": version("konsil"), "python": platform.python_version()}
-        self.live("hello", Hello(versions=versions))
+        return self._say_live("hello", Hello(versions=versions))
 
     def ask_coordinator(self, kind: str, body: Body, experiment: str) -> None:
         """Something for the coordinator's inbox."""
         self.live(kind, body, experiment=experiment, addressee=COORDINATOR)
 
-    def _send(self, key: str, raw: bytes) -> None:
+    def _send(self, key: str, raw: bytes) -> Confirm | None:
         try:
-            self._bus.publish(key, raw)
+            return self._bus.publish(key, raw)
         except KonsilError as error:
             log.warning("cannot publish", key=key, error=str(error))
+            return None

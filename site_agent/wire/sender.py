@@ -137,6 +137,10 @@ class _Flight:
     confirms: deque[Confirm] = field(default_factory=deque)
 
 
+EVERY = 2**31
+"""More attempts than there are."""
+
+
 class Sender:
     """Publishes chunks in the order of the tasks.
 
@@ -168,7 +172,10 @@ class Sender:
         """Transfers of which every chunk was confirmed."""
         self._later: list[tuple[float, Task]] = []
         """What failed, with the (monotonic) time at which it is tried again."""
-        self._dropped: dict[str, int] = {}
+        self._dropped: dict[str, tuple[int, int]] = {}
+        """Experiment → round and attempt up to which nothing is sent any more."""
+        self._newest: dict[str, tuple[int, int]] = {}
+        """Experiment → round and attempt of which something was last to be sent."""
         self._closed = False
         self.bytes_up = 0
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
@@ -176,11 +183,14 @@ class Sender:
 
     def send(self, task: Task | Ahead) -> None:
         """Queue a task."""
+        self._newest[task.key.experiment] = (task.key.round, task.key.attempt)
         self._tasks.put(task)
 
     def drop(self, experiment: str, up_to: int) -> None:
-        """Stop sending updates of an experiment up to a round."""
-        self._dropped[experiment] = max(up_to, self._dropped.get(experiment, 0))
+        """Stop sending updates of an experiment up to a round; a later attempt of that round may still come."""
+        number, attempt = self._newest.get(experiment, (0, 0))
+        last = (up_to, attempt if number == up_to else EVERY if number > up_to else 0)
+        self._dropped[experiment] = max(last, self._dropped.get(experiment, (0, 0)))
 
     def close(self) -> None:
         """Stop after the chunk in hand."""
@@ -220,7 +230,7 @@ class Sender:
         return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
     def _stopped(self, key: TransferKey) -> bool:
-        return self._closed or key.round <= self._dropped.get(key.experiment, 0)
+        return self._closed or (key.round, key.attempt) <= self._dropped.get(key.experiment, (0, 0))
 
     def _send(self, task: Task) -> None:
         key, manifest = task.key, task.sealed.manifest

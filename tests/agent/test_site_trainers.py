@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import own_trainer
 import pytest
 import site_consortium as script
 from agent_rig import Running, Start, close_round, joined, training
@@ -15,6 +16,8 @@ from brokers import eventually
 from gated_trainer import Gate
 
 from messages.reasons import Reason
+from site_agent.desk import preflight
+from site_agent.training.protocol import PROTOCOL
 
 
 @pytest.mark.parametrize(
@@ -201,3 +204,38 @@ def test_a_trainer_killed_for_want_of_memory_is_told_from_one_killed_by_hand(
     coordinator.start_round(1)
     failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
     assert failed.body.reason is reason
+
+
+@pytest.mark.parametrize("version", ["none", "1.0", "1.99"])
+def test_a_trainer_made_for_an_older_or_newer_minor_version_trains(
+    start: Start, coordinator: script.ScriptedCoordinator, version: str
+) -> None:
+    start(training={"command": own_trainer.command(version)})
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
+
+
+def test_a_site_whose_trainer_speaks_another_major_version_declines_and_preflight_says_what_to_do(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start(training={"command": own_trainer.command("2.0")})
+    coordinator.accept()
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.UNSUPPORTED
+    found = preflight._trainer(own_trainer.command("2.0"))
+    assert (found.grade, found.exit_status) == (preflight.Grade.FAIL, 1)
+    assert "speaks version 2.0 of the protocol, and this agent" in found.what
+    assert found.advice.startswith("Update Konsil")
+    assert running.stop() == 0
+
+
+def test_preflight_hears_which_version_an_own_trainer_speaks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert preflight._trainer(own_trainer.command(PROTOCOL)).grade is preflight.Grade.OK
+    gone = preflight._trainer([str(tmp_path / "gone")])
+    assert (gone.grade, gone.exit_status) == (preflight.Grade.FAIL, 2)
+    ended = preflight._trainer([sys.executable, "-c", "raise SystemExit(3)"])
+    assert (ended.grade, "status 3" in ended.what) == (preflight.Grade.FAIL, True)
+    monkeypatch.setattr(preflight, "READY_WITHIN", 0.5)
+    assert preflight._trainer(own_trainer.command("none")).grade is preflight.Grade.WARN

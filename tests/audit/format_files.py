@@ -256,6 +256,16 @@ net = { name = "Rehearsal", tensors = 3, kilobytes = 12 }
 rounds = { count = 1 }
 """
 
+SEQUENTIAL = EVERY_KEY.replace(
+    EVERY_KEY[EVERY_KEY.index("[plan]") : EVERY_KEY.index("[quorum]")],
+    """[plan]
+kind = "sequential"
+order = "size"
+
+""",
+).replace("kept-every-key", "kept-sequential")
+"""The keys that go with another plan than `every-key` has."""
+
 FILES = {
     "minimal.toml": MINIMAL,
     "defaults-written.toml": DEFAULTS_WRITTEN,
@@ -264,6 +274,7 @@ FILES = {
     "other-order.toml": OTHER_ORDER,
     "exact.toml": EXACT,
     "rehearsal.toml": REHEARSAL,
+    "sequential.toml": SEQUENTIAL,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -271,8 +282,9 @@ EITHER_OR = {"local_epochs"}
 
 
 def check_files() -> None:
-    """Fail where `every-key` does not name every key, or `other-order` is no other file."""
-    assert _unnamed(Experiment, tomllib.loads(EVERY_KEY), "") == []
+    """Fail where `every-key` and `sequential` do not name every key, or `other-order` is no other file."""
+    unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in (EVERY_KEY, SEQUENTIAL)]
+    assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1
     assert OTHER_ORDER.index("ET = ") < OTHER_ORDER.index("WT = ")
 

@@ -16,7 +16,7 @@ from coordinator_kit import ARRAYS, MANIFEST, PLATFORM, SITES, counts, plain, re
 from coordinator.core import inputs as i
 from coordinator.core.evolve import fold
 from coordinator.core.inputs import OWN_KINDS, kind_of
-from coordinator.core.machine import WIRE, UnknownPair, decide
+from coordinator.core.machine import WIRE, IllegalInput, decide
 from coordinator.core.state import ExperimentState, Timer
 from coordinator.record.journal import STEP, TERM, Journal
 from coordinator.record.recovery import step_body
@@ -45,7 +45,7 @@ class Walk:
         """Have it decided and journaled; what the machine takes for a mistake of ours never came."""
         try:
             decided = decide(self.state, given)
-        except UnknownPair:
+        except IllegalInput:
             return
         if not decided:
             return  # nothing changes: the coordinator journals nothing

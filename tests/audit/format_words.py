@@ -21,7 +21,7 @@ from messages.envelope import Author
 from messages.kinds import KINDS, Body
 from messages.names import COORDINATOR
 from messages.reasons import Reason
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 from messages.tensors.layout import Manifest, TensorSpec
 from messages.tensors.transfer import ChunkHeader, TransferKey, encode_chunk
 
@@ -39,14 +39,12 @@ FULL_MANIFEST = Manifest(
 )
 LITTLE_TRANSFER = kinds.Transfer(round=0, seal=DIGEST, manifest=LITTLE_MANIFEST)
 FULL_TRANSFER = kinds.Transfer(round=1_000_000, attempt=3, seal=DIGEST, manifest=FULL_MANIFEST)
-REGION = RegionScore(
-    n=7, sum=3.5, squares=2.25, both_empty=1, reference_empty=3, false_positive=1, failed=1, withheld=2
-)
+REGION = ScoreSums(n=7, sum=3.5, squares=2.25, both_empty=1, reference_empty=3, false_positive=1, failed=1, withheld=2)
 LITTLE_SCORES = SplitScores(cases=0)
 FULL_SCORES = SplitScores(
     cases=12,
     withheld=False,
-    metrics={"dice": {"WT": REGION, "ET": RegionScore()}, "hd95": {"WT": RegionScore(n=1, sum=4.5, squares=20.25)}},
+    metrics={"dice": {"WT": REGION, "ET": ScoreSums()}, "hd95": {"WT": ScoreSums(n=1, sum=4.5, squares=20.25)}},
     rows=[{"WT": 0.5, "ET": None}, {"WT": 1.0}],
 )
 LITTLE_COUNTS = kinds.CaseCounts(found=0, used=0, train=0, validation=0, test=0)

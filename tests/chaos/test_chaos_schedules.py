@@ -26,8 +26,8 @@ BOUNDED = (3, 7, 12, 36, 50)
 """Of the full run with seed 1."""
 
 EXCEPTIONS = {
-    "ignore", "prepare", "recount", "decline", "hold", "drop", "resend", "redo", "giveup", "retry", "suspend",
-    "recover", "switch",
+    "ignore", "prepare", "recount", "decline", "hold", "drop", "passby", "resend", "redo", "giveup", "retry",
+    "suspend", "recover", "switch",
 }  # fmt: skip
 """Decisions of an agent that a calm run does not come to: what faults and operators cause."""
 

@@ -9,7 +9,7 @@ import pytest
 from brokerage import Brokerage, Collector, numbered, send
 from brokers import PATIENCE, eventually
 
-from messages.bus.base import Bus, Position, Start, digest_of
+from messages.bus.base import MOST_MESSAGES, Bus, Position, Start, digest_of
 from messages.ground.errors import BrokerUnreachable, LoginRefused, NameTaken, RequestError
 
 DOWN = "round-start.coordinator.exp"
@@ -314,6 +314,25 @@ def test_while_the_broker_is_away_a_full_window_blocks_and_pending_tells(brokera
     eventually(lambda: len(set(got.bodies)) >= 4)  # what was on its way when the broker went may come twice
     assert list(dict.fromkeys(got.bodies)) == [bytes(600), b"in pieces", bytes(900), bytes(200)]
     assert bus.pending().messages == 0
+
+
+def test_while_the_broker_is_away_no_more_than_so_many_messages_wait_in_memory(brokerage: Brokerage) -> None:
+    bus = brokerage.bus("coordinator")
+    send(bus, range(3))
+    brokerage.stop()
+    key, many = "round-start.coordinator.exp", MOST_MESSAGES + 500
+    sent = threading.Thread(target=lambda: [bus.publish(key, b"%d" % number) for number in range(3, many)])
+    sent.start()
+    eventually(lambda: bus.pending().messages >= MOST_MESSAGES, what="all that the bus takes")
+    sent.join(0.2)
+    assert sent.is_alive()
+    assert bus.pending().messages == MOST_MESSAGES
+    brokerage.start()
+    sent.join(PATIENCE)
+    assert bus.flush(PATIENCE)
+    got = Collector().of(brokerage.bus("site-a"), "downlink")
+    eventually(lambda: len(set(got.bodies)) == many)
+    assert list(dict.fromkeys(got.bodies)) == numbered(range(many))
 
 
 def test_a_message_larger_than_the_window_may_fly_alone(brokerage: Brokerage) -> None:

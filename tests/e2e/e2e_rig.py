@@ -45,7 +45,7 @@ def experiment(identity: str, **sections: Any) -> Experiment:
     plain["id"] = identity
     plain["net"] = {"name": "UNet", "channels": [4, 8], "strides": [2], "num_res_units": 0}
     for section, content in sections.items():
-        plain[section] = {**plain[section], **content} if isinstance(content, Mapping) else content
+        plain[section] = {**plain.get(section, {}), **content} if isinstance(content, Mapping) else content
     return settings.parse(plain, Experiment, identity)
 
 

@@ -163,7 +163,7 @@ def test_each_line_of_a_log_is_json_and_says_what_it_concerns(rig: Rig) -> None:
                 assert line["site"] == party
     decided = [line for line in lines(rig, SITES[0]) if line["event"] == "decided"]
     taken = [line for line in decided if line["what"] == "takeround"]
-    assert {(line["experiment"], line["round"]) for line in taken} == {("metered", number) for number in (1, 2, 3)}
+    assert {(line["experiment"], line["round"]) for line in taken} >= {("metered", number) for number in (1, 2, 3)}
     steps = [line for line in lines(rig, COORDINATOR) if line.get("experiment") == "metered"]
     assert {line["round"] for line in steps if line.get("phase") == "running"} >= {1, 2}
     assert {line["site"] for line in steps if line["event"] == "joined"} <= set(SITES)

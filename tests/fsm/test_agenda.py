@@ -20,6 +20,7 @@ from agenda_kit import (
     round_complete,
     round_start,
     said,
+    step,
     trained,
 )
 from hypothesis import given, settings
@@ -27,10 +28,11 @@ from hypothesis import strategies as st
 
 from messages.kinds import ExperimentPaused, ExperimentResumed
 from messages.reasons import Reason
-from site_agent.core.agenda import HEARD, OWN, TABLE, IllegalStimulus, decide, restored, step
+from site_agent.core.agenda import HEARD, OWN, TABLE, IllegalInput, decide, restored
 from site_agent.core.decisions import Ignore
 from site_agent.core.effects import Fetch, Free, Halt, RunEvaluate, RunPrepare, RunTrain, Say, SendChunks
 from site_agent.core.inputs import (
+    AnyInput,
     Approved,
     ChunksSent,
     Heard,
@@ -38,7 +40,6 @@ from site_agent.core.inputs import (
     Receipted,
     Restarted,
     Scored,
-    Stimulus,
     Switched,
     TrainerDied,
     TrainerFailed,
@@ -60,7 +61,7 @@ def test_the_table_answers_everything_that_the_coordinator_may_say(phase: Phase,
     assert (phase, kind) in TABLE
 
 
-MOVES: list[tuple[Phase, Stimulus, Phase, list[str]]] = [
+MOVES: list[tuple[Phase, AnyInput, Phase, list[str]]] = [
     (Phase.AWAITING, Approved("e"), Phase.PREPARING, []),
     (Phase.AWAITING, round_start(), Phase.AWAITING, []),
     (Phase.PREPARING, PREPARED, Phase.IDLE, ["joined"]),
@@ -104,10 +105,10 @@ MOVES: list[tuple[Phase, Stimulus, Phase, list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("phase", "stimulus", "becomes", "says"), MOVES)
-def test_a_pair_leads_where_the_table_says(phase: Phase, stimulus: Stimulus, becomes: Phase, says: list[str]) -> None:
+@pytest.mark.parametrize(("phase", "given", "becomes", "says"), MOVES)
+def test_a_pair_leads_where_the_table_says(phase: Phase, given: AnyInput, becomes: Phase, says: list[str]) -> None:
     agenda, _ = after(WAYS[phase])
-    assert does(agenda, stimulus)[:2] == (becomes, says)
+    assert does(agenda, given)[:2] == (becomes, says)
 
 
 def test_a_gpu_that_failed_twice_in_a_round_ends_it() -> None:
@@ -135,9 +136,9 @@ def test_an_experiment_under_a_taken_id_changes_nothing(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("own", [trained(), Scored("e", "final", SCORES), Receipted("e", 1, 1), ChunksSent("e", 1, 1)])
-def test_what_our_own_parts_cannot_have_said_is_a_defect(own: Stimulus) -> None:
+def test_what_our_own_parts_cannot_have_said_is_a_defect(own: AnyInput) -> None:
     agenda, _ = after(WAYS[Phase.AWAITING])
-    with pytest.raises(IllegalStimulus):
+    with pytest.raises(IllegalInput):
         decide(agenda, own)
 
 
@@ -275,7 +276,7 @@ NUMBERS = st.integers(1, 4)
 
 NAMES = st.sampled_from(["e", "f"])
 
-ANYTHING: st.SearchStrategy[Stimulus] = st.one_of(
+ANYTHING: st.SearchStrategy[AnyInput] = st.one_of(
     st.builds(accepted, NAMES),
     st.builds(round_start, NUMBERS, NAMES),
     st.builds(round_start, NUMBERS, st.just("e"), st.just(("site-b",))),
@@ -302,14 +303,14 @@ ANYTHING: st.SearchStrategy[Stimulus] = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(ANYTHING, max_size=40))
-def test_in_any_order_the_slot_is_held_by_one_and_rounds_only_go_up(stimuli: list[Stimulus]) -> None:
+def test_in_any_order_the_slot_is_held_by_one_and_rounds_only_go_up(inputs: list[AnyInput]) -> None:
     agenda = Agenda("site-a")
     accepted_rounds: dict[str, list[int]] = {}
-    for stimulus in stimuli:
-        if isinstance(stimulus, Restarted):
+    for what in inputs:
+        if isinstance(what, Restarted):
             agenda = restored(agenda)
         before = agenda
-        agenda, _, effects = step(agenda, stimulus)
+        agenda, _, effects = step(agenda, what)
         if agenda.running is not None:
             assert agenda.jobs[agenda.running].phase in NEEDS_SLOT
             assert agenda.running not in agenda.queue
@@ -333,13 +334,13 @@ def test_in_any_order_the_slot_is_held_by_one_and_rounds_only_go_up(stimuli: lis
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ANYTHING, max_size=30))
-def test_in_any_order_nothing_that_is_ready_waits_while_the_slot_is_free(stimuli: list[Stimulus]) -> None:
-    agenda, _ = after(stimuli)
+def test_in_any_order_nothing_that_is_ready_waits_while_the_slot_is_free(inputs: list[AnyInput]) -> None:
+    agenda, _ = after(inputs)
     if agenda.running is None and agenda.open and not agenda.paused and not agenda.draining:
         assert agenda.queue == ()
     assert all(agenda.jobs[name].phase not in OVER for name in agenda.queue)
 
 
-def test_the_table_knows_no_stimulus_that_does_not_exist() -> None:
+def test_the_table_knows_no_input_that_does_not_exist() -> None:
     known = {*HEARD, *(one.__name__ for one in OWN)}
     assert {name for _, name in TABLE} <= known

@@ -23,6 +23,7 @@ from messages.envelope import Author
 from messages.ground.exposition import Reading
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER, Liveness
 from messages.reasons import Reason
+from messages.tensors.codecs import CodecName
 
 SEAL = "cd" * 32
 
@@ -30,11 +31,12 @@ SEAL = "cd" * 32
 class Counting:
     """One experiment, decided input by input and counted as the shell counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, codec: CodecName = "float32") -> None:
         self.state: ExperimentState | None = None
         self.tally = Tally()
         self.time = 1000.0
-        self.wire("experiment-start", kinds.ExperimentStart(experiment=plain()), "dr-a")
+        self.manifest = MANIFEST.in_codec(codec)
+        self.wire("experiment-start", kinds.ExperimentStart(experiment=plain(wire={"codec": codec})), "dr-a")
 
     def put(self, given: i.AnyInput) -> None:
         for decision in decide(self.state, given):
@@ -52,7 +54,8 @@ class Counting:
 
     def updates(self, *bad: str, number: int = 1, validation: float = 0.75) -> None:
         for site in SITES:
-            self.wire("weights-ready", weights(number, validation=scores(validation)), site, number)
+            sent = kinds.Transfer(round=number, attempt=1, seal=SEAL, manifest=self.manifest)
+            self.wire("weights-ready", weights(number, transfer=sent, validation=scores(validation)), site, number)
             if site in bad:
                 self.put(
                     i.UpdateBad(time=self.time, site=site, round=number, attempt=1, reason=Reason.NOT_FINITE_UPDATE)
@@ -98,6 +101,15 @@ def test_an_update_that_is_not_used_is_counted_by_its_reason() -> None:
     assert run.value("konsil_model_bytes_total", direction="up") == 2 * MANIFEST.nbytes
 
 
+def test_an_update_counts_with_the_bytes_that_it_has_on_the_wire() -> None:
+    run = Counting("bfloat16")
+    run.open_round()
+    run.updates()
+    halved = MANIFEST.in_codec("bfloat16").nbytes
+    assert halved < MANIFEST.nbytes
+    assert run.value("konsil_model_bytes_total", direction="up") == 3 * halved
+
+
 def test_an_experiment_that_ends_takes_its_series_along() -> None:
     run = Counting()
     run.open_round()
@@ -105,12 +117,12 @@ def test_an_experiment_that_ends_takes_its_series_along() -> None:
     run.put(i.Aggregated(time=run.time, round=1, seal=SEAL, digest="ab" * 32))
     run.updates(number=2)
     run.put(i.Aggregated(time=run.time, round=2, seal=SEAL, digest="ab" * 32))
-    assert run.tally.dice
+    assert run.tally.validation
     run.wire("experiment-abort", kinds.ExperimentAbort(), "dr-a")
     assert run.value("konsil_rounds_total", outcome="aborted") == 1
     assert run.value("konsil_experiments_total", outcome="aborted") == 1
     assert not [one.name for one in run.shown().values() for labels, _ in one.samples if "experiment" in labels]
-    assert not run.tally.dice
+    assert not run.tally.validation
 
 
 def test_a_reason_that_is_none_of_ours_makes_no_label() -> None:

@@ -14,12 +14,13 @@ from machine_run import BODIES, SEAL, Run, in_phase
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.inputs import OWN_KINDS
-from coordinator.core.machine import TABLE, WIRE, UnknownPair, decide
-from coordinator.core.state import ACTIVE, ENDED, Phase, Timer
+from coordinator.core.machine import TABLE, WIRE, IllegalInput, decide
+from coordinator.core.state import ENDED, Phase, Timer
 from messages import kinds
 from messages.reasons import Reason
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 
+ACTIVE = frozenset(Phase) - ENDED - {Phase.NONE}
 ALL = sorted(ACTIVE | ENDED)
 
 
@@ -67,7 +68,7 @@ def test_an_own_input_is_in_the_table_or_raises(phase: Phase, kind: str) -> None
     if (phase, kind) in TABLE:
         assert isinstance(decide(state, OWN[kind]), tuple)
     else:
-        with pytest.raises(UnknownPair):
+        with pytest.raises(IllegalInput):
             decide(state, OWN[kind])
 
 
@@ -141,7 +142,7 @@ def test_rubbish_updates_are_refused_by_their_reason() -> None:
 
 
 FOREIGN = [
-    SplitScores(cases=1, metrics={"dice": {"Mueller": RegionScore()}}),
+    SplitScores(cases=1, metrics={"dice": {"Mueller": ScoreSums()}}),
     SplitScores(cases=1, rows=[{"Mueller": 0.5}]),
 ]
 

@@ -16,7 +16,7 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from coordinator.core import effects, handlers, machine
+from coordinator.core import effects, machine, rules
 from coordinator.core.inputs import kind_of
 from coordinator.core.state import Phase, Timer
 from coordinator.loop import floods, returning
@@ -25,7 +25,7 @@ from coordinator.record import overview
 from coordinator.record.journal import ASIDE, STEP, open_readonly
 from coordinator.record.recovery import read_step
 from coordinator.record.replay import replay
-from messages import codec, kinds
+from messages import codec, envelope, kinds
 from messages.bus.memory import MemoryBus
 from messages.envelope import Author
 from messages.reasons import Reason
@@ -69,6 +69,43 @@ def test_an_event_whose_handler_raises_is_set_aside_with_its_bytes_and_the_rest_
     consortium.until("experiment-complete", 1)
 
 
+def test_of_an_event_beyond_its_bounds_the_journal_keeps_a_digest_and_no_byte(consortium: Consortium) -> None:
+    consortium.start()
+    event = Author(CONSORTIUM, "site-a", 1).write("leaving", kinds.Leaving(), time=0.0, experiment="exp-1", seq=1)
+    payload = codec.unpack(codec.unpack(event.raw)[0])
+    bus = MemoryBus(consortium.broker, "site-a")
+    bus.publish(event.key, codec.pack([codec.pack(payload | {"ext": {"note": "Mueller, Karl"}}), b""]))
+    bus.publish(event.key, codec.pack([codec.pack(payload), b"Mueller, Karl" * 100]))
+    bus.publish(event.key, codec.pack([codec.pack(payload | {"ext": {"a": 1}}), b"s" * 64]))
+    eventually(lambda: running(consortium).shell.steps.tally.refused_events, what="the third one is handled")
+    bus.close()
+    consortium.stop()
+    assert [body["reason"] for body in aside(consortium.folder)] == ["wrong-type", "too-large"]
+    assert all(body["what"]["bytes"] == b"" and len(body["what"]["sha256"]) == 32 for body in aside(consortium.folder))
+    assert not any(b"Mueller" in entry.body for entry in open_readonly(consortium.folder))
+    assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
+
+
+def test_an_event_beyond_its_bounds_that_an_older_version_has_stored_is_recovered_and_replayed(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = Author(CONSORTIUM, "dr-a", 1).write("experiment-start", START, time=0.0, experiment="exp-1", seq=1)
+    payload = codec.unpack(codec.unpack(event.raw)[0])
+    with monkeypatch.context() as older:
+        older.setattr(envelope, "decode", envelope.decode_stored)
+        consortium.start()
+        bus = MemoryBus(consortium.broker, "dr-a")
+        bus.publish(event.key, codec.pack([codec.pack(payload | {"ext": {"note": ["Mueller, Karl"]}}), b"s" * 999]))
+        bus.close()
+        consortium.until("experiment-accepted")
+        consortium.stop()
+    consortium.start()
+    consortium.join()
+    consortium.until("experiment-complete")
+    consortium.stop()
+    assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
+
+
 def test_a_live_message_whose_handling_raises_is_set_aside_and_the_rest_goes_on(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +140,7 @@ def test_an_effect_that_raises_is_set_aside_and_does_not_stop_the_next_start_eit
 def test_a_timer_whose_handling_raises_is_set_aside_once_and_not_in_every_turn_of_the_loop(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers.rules, "close_recruiting", raising)
+    monkeypatch.setattr(rules, "close_recruiting", raising)
     consortium.start()
     experiment = plain(rounds={"count": 1, "enrol_within": 0.2, "train_within": 1000.0, "grace": 50.0})
     consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))

@@ -33,7 +33,7 @@ def test_three_sites_come_to_the_weighted_mean_and_the_replay_agrees(consortium:
     consortium.stop()
     assert complete.model_round == 2
     assert complete.test is not None
-    assert complete.test.mean() == 0.25
+    assert complete.test.mean("dice") == 0.25
     blobs = Blobs(consortium.folder / "blobs")
     manifest = complete.model.transfer.manifest
     final = views(manifest, blobs.open("exp-1", complete.model.transfer.seal, manifest))

@@ -12,7 +12,7 @@ from coordinator.core.state import Phase, Timer
 from messages.kinds import Declined, RoundAccepted, RoundFailed
 from messages.reasons import Reason
 from site_agent.core.effects import RunPrepare, RunTrain, Say
-from site_agent.core.inputs import Restarted, Stimulus, Switched
+from site_agent.core.inputs import AnyInput, Restarted, Switched
 from site_agent.core.jobs import Phase as SitePhase
 from site_agent.core.policy import Verdict
 from site_agent.desk.status import state_word, status_line
@@ -51,7 +51,7 @@ def test_the_round_closes_without_a_site_that_is_outside_its_hours_as_soon_as_th
 
 
 @pytest.mark.parametrize(
-    ("stimuli", "word"),
+    ("inputs", "word"),
     [
         ([SHUT], "idle"),
         ([SHUT, accepted()], "outside-hours"),
@@ -69,9 +69,9 @@ def test_the_round_closes_without_a_site_that_is_outside_its_hours_as_soon_as_th
     ],
 )
 def test_a_site_whose_work_waits_for_the_hours_says_so_and_one_that_has_none_is_idle(
-    stimuli: list[Stimulus], word: str
+    inputs: list[AnyInput], word: str
 ) -> None:
-    agenda, _ = after(stimuli)
+    agenda, _ = after(inputs)
     assert state_word(agenda) == word
 
 

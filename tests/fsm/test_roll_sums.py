@@ -10,7 +10,7 @@ from coordinator.core import decisions as d
 from coordinator.core import quorum
 from coordinator.core.evolve import evolve
 from coordinator.core.roll import Roll
-from coordinator.core.state import ExperimentState, Phase, Standing, Step, invited
+from coordinator.core.state import UPDATES, ExperimentState, Phase, Standing, invited
 from messages.experiment import Experiment
 from messages.reasons import Reason
 
@@ -34,7 +34,7 @@ def opened() -> ExperimentState:
     fresh = ExperimentState(EXPERIMENT, "", "dr-a", b"", 0.0, Phase.INITIALISING, invited(SITES))
     away = ("site-b",)
     started = d.RoundStarted(
-        number=1, step=Step.UPDATES, cases=CASES, away=away, evaluate=False, time=0.0, accept_due=30.0, deadline=99.0
+        number=1, step=UPDATES, cases=CASES, away=away, evaluate=False, time=0.0, accept_due=30.0, deadline=99.0
     )
     state = evolve(fresh, started)
     assert state is not None

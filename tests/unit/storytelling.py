@@ -66,7 +66,9 @@ class Teller:
         event = self.authors[sender].write(kind, body, time=self.tick(), experiment="try", round_number=round_number)
         self.give(inputs.Received(time=self.time, raw=event.raw, file_check=check_file(event), **more))
 
-    def update(self, site: str, number: int, dice: float, loss: float) -> None:
+    def update(
+        self, site: str, number: int, dice: float, loss: float, validation: scores.SplitScores | None = None
+    ) -> None:
         """A site's weights-ready, and the worker's word that it is stored."""
         digest = seal(MANIFEST, [bytes([number, len(site)]) * 16, SITES.index(site).to_bytes(32, "big")])
         body = kinds.WeightsReady(
@@ -77,7 +79,7 @@ class Teller:
             steps=3,
             loss=loss,
             seconds=2.0,
-            validation=split(dice),
+            validation=validation or split(dice),
             platform=PLATFORM,
         )
         self.say(site, "weights-ready", body, number)

@@ -17,7 +17,7 @@ from messages.bus.amqp import errors
 from messages.bus.amqp.link import Link
 from messages.bus.amqp.readiness import Readiness
 from messages.bus.amqp.window import Departure, Window
-from messages.bus.base import Body, BusState, Notice, Pending
+from messages.bus.base import MOST_MESSAGES, Body, BusState, Notice, Pending
 from messages.bus.confirm import Receipt
 from messages.ground.errors import BrokerUnreachable, KonsilError, RequestError
 from messages.ground.metrics import PHASES
@@ -83,7 +83,9 @@ class Outbox:
         pieces = body if isinstance(body, tuple) else (body,)
         size = sum(len(piece) for piece in pieces)
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._window.allows(self._in_flight, size))
+            self._changed.wait_for(
+                lambda: self._closed or (len(self._open) < MOST_MESSAGES and self._window.allows(self._in_flight, size))
+            )
             if self._closed:
                 raise BrokerUnreachable("the bus is closed", where=self._link.address)
             self._count += 1

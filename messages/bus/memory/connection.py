@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from messages.bus.base import (
+    MOST_MESSAGES,
     Body,
     BusState,
     Confirm,
@@ -83,7 +84,7 @@ class MemoryBus:
                     self._closed
                     or self.broker.up
                     or not self._in_flight
-                    or self._in_flight + len(whole) <= self._window
+                    or (len(self._outbox) < MOST_MESSAGES and self._in_flight + len(whole) <= self._window)
                 )
             )
             if self._closed:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, stop_after_attempt
+
 from messages.ground.errors import KonsilError, PacsRefused, PacsUnreachable
 from site_agent.dicom.config import DimseSource
 from site_agent.dicom.hush import hush, hush_pynetdicom
@@ -26,6 +28,20 @@ PDU = 131072
 """Bytes of a PDU that we take at most: larger ones are fewer, and this is the most that DCMTK sends."""
 
 Contexts = Sequence[Any]
+
+
+class _AskAgain(Exception):
+    """An association may come about with the next try; `because`: what to say if it does not."""
+
+    def __init__(self, because: KonsilError, pause: float) -> None:
+        self.because, self.pause = because, pause
+        super().__init__(str(because))
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds before the next try: more with each that failed."""
+    again = state.outcome.exception() if state.outcome is not None else None
+    return again.pause * state.attempt_number if isinstance(again, _AskAgain) else 0.0
 
 
 class Caller:
@@ -91,27 +107,35 @@ class Caller:
         )
 
     def _made(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
-        for attempt in range(1, ATTEMPTS + 1):
-            began = time.monotonic()
-            made = self._asked(contexts, roles, handlers)
-            if made.is_established:
-                return made
-            _close(made)
-            if made.rejected_contexts:
-                raise PacsRefused(
-                    "it accepts the association and rejects each presentation context",
-                    where=self.where,
-                    advice=f"Have query and retrieval (Study Root) allowed for AE title {self.config.ae!r} in the PACS",
-                )
-            if not made.is_rejected:
-                if attempt < ATTEMPTS and time.monotonic() - began < PAUSE:
-                    continue  # ended at once: a rejection may be lost where the connection is closed right behind it
-                raise self._unreachable()
-            answer = made.acceptor.primitive
-            if answer.result != 0x02 or attempt == ATTEMPTS:  # 2: rejected for the moment (PS3.8, 9.3.4)
-                raise self._rejected(answer)
-            time.sleep(PAUSE * attempt)
-        raise AssertionError("the last attempt returns or raises")
+        """An association, asked for again as long as it may be a matter of the moment."""
+        asking = Retrying(retry=retry_if_exception_type(_AskAgain), stop=stop_after_attempt(ATTEMPTS), wait=_pause)
+        try:
+            return asking(self._made_once, contexts, roles, handlers)
+        except RetryError as given_up:
+            again = given_up.last_attempt.exception()
+            raise (again.because if isinstance(again, _AskAgain) else given_up) from None
+
+    def _made_once(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
+        began = time.monotonic()
+        made = self._asked(contexts, roles, handlers)
+        if made.is_established:
+            return made
+        _close(made)
+        if made.rejected_contexts:
+            raise PacsRefused(
+                "it accepts the association and rejects each presentation context",
+                where=self.where,
+                advice=f"Have query and retrieval (Study Root) allowed for AE title {self.config.ae!r} in the PACS",
+            )
+        if not made.is_rejected:
+            if time.monotonic() - began < PAUSE:
+                # Ended at once: a rejection may be lost where the connection is closed right behind it.
+                raise _AskAgain(self._unreachable(), pause=0.0)
+            raise self._unreachable()
+        answer = made.acceptor.primitive
+        if answer.result == 0x02:  # rejected for the moment (PS3.8, 9.3.4)
+            raise _AskAgain(self._rejected(answer), pause=PAUSE)
+        raise self._rejected(answer)
 
     def _asked(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
         from pynetdicom import AE

@@ -1,8 +1,8 @@
 """From a native case to the net's input, and from the net's output back to the native grid.
 
 Order: orientation, crop, resampling, normalisation (as in nnU-Net, Isensee et al. 2021). "Native grid" here is the
-native voxel grid with its axes permuted and flipped to the asked orientation: a bijection of voxels, so that Dice
-on it is Dice on the file's own grid.
+native voxel grid with its axes permuted and flipped to the asked orientation: a bijection of voxels, so that a
+score on it is a score on the file's own grid.
 """
 
 from __future__ import annotations

@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from messages.experiment import Experiment
+from messages.tasks.segmentation import CaseRow, RegionRow
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.preprocess import to_native
-from site_agent.training.protocol import CaseRow, RegionRow, Split, SplitRows
+from site_agent.training.tasks.base import predict_logits
 from site_agent.training.tasks.regions import Regions
 
 Mask = NDArray[np.bool_]
-
-
-def evaluate(
-    net: torch.nn.Module,
-    cases: Sequence[CachedCase],
-    experiment: Experiment,
-    regions: Regions,
-    *,
-    split: Split,
-    device: torch.device,
-    report: Callable[[int, int], None] | None = None,
-) -> SplitRows:
-    """Score a net on all cases of a split, in their order.
-
-    A case that cannot be read counts as failed; running out of memory is the round's failure and is raised.
-    """
-    net.eval()
-    rows = []
-    hd95 = "hd95" in experiment.evaluation.metrics
-    for done, case in enumerate(cases):
-        try:
-            rows.append(score_case(net, case, experiment, regions, device, hd95=hd95))
-        except (OSError, ValueError):
-            rows.append(CaseRow(case=case.name, failed=True, regions={}))
-        if report is not None:
-            report(done + 1, len(cases))
-    return SplitRows(split=split, cases=rows, hd95=hd95)
 
 
 def score_case(
@@ -72,22 +45,10 @@ def score_case(
 def predict(
     net: torch.nn.Module, case: CachedCase, experiment: Experiment, regions: Regions, device: torch.device
 ) -> torch.Tensor:
-    """Probabilities (K, X, Y, Z) on the whole native grid: Gaussian-weighted sliding window over the patches.
-
-    The windows' logits are blended, as MONAI and nnU-Net do, and the probabilities resampled.
-    """
-    image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))[None].to(device)
-    amp = experiment.training.precision == "amp" and device.type == "cuda"
-    with torch.autocast(device.type, enabled=amp):
-        logits = sliding_window_inference(
-            image,
-            roi_size=experiment.training.patch,
-            sw_batch_size=experiment.training.batch,
-            predictor=net,
-            overlap=experiment.evaluation.overlap,
-            mode="gaussian",
-        )
-    return to_native(regions.probabilities(logits.float())[0], case.geometry, regions.background)
+    """Probabilities (K, X, Y, Z) on the whole native grid: the blended logits' probabilities, resampled."""
+    image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
+    logits = predict_logits(net, image, experiment, device)
+    return to_native(regions.probabilities(logits)[0], case.geometry, regions.background)
 
 
 def dice(prediction: Mask, reference: Mask) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from deploy import estimate
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
+from nets.architectures.base import NetSize
 
 BASE: dict[str, Any] = {
     "schema": 1,
@@ -30,36 +30,25 @@ def experiment(**changes: Any) -> Experiment:
     return Experiment.model_validate(BASE | changes)
 
 
-NETS = [
-    {"name": "UNet", "channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 2},
-    {"name": "UNet", "channels": [8, 16], "strides": [2], "num_res_units": 0, "norm": "batch", "act": "RELU"},
-    {"name": "UNet", "channels": [8, 12, 16], "strides": [2, 1], "num_res_units": 1, "kernel_size": 5},
-    {"name": "SegResNet", "init_filters": 8, "blocks_down": [1, 2, 1], "blocks_up": [1, 2]},
-]
+def in_process(one: Experiment) -> NetSize:
+    """The net measured here: a process for each estimate would take seconds."""
+    from nets.measure import measure_experiment
 
-BUILD = """
-import json, sys
-from messages.experiment import Experiment
-from nets.initial import initial_model
-for line in sys.stdin:
-    manifest, _ = initial_model(Experiment.model_validate(json.loads(line)))
-    print(sum(spec.size for spec in manifest.tensors))
-"""
+    return measure_experiment(one)
 
 
 @pytest.mark.torch
-def test_parameters_are_counted_exactly_as_monai_builds_the_nets() -> None:
-    experiments = [experiment(net=net) for net in NETS]
-    lines = "\n".join(json.dumps(one.plain()) for one in experiments)
-    built = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", BUILD], input=lines, capture_output=True, text=True, check=True
-    )
-    counted = [estimate.estimate(one).parameters for one in experiments]
-    assert counted == [int(number) for number in built.stdout.split()]
+def test_the_net_is_measured_in_a_process_of_its_own() -> None:
+    assert estimate.estimate(experiment()) == estimate.estimate(experiment(), in_process)
+
+
+def test_a_net_that_cannot_be_built_is_said_in_its_own_words() -> None:
+    with pytest.raises(ConfigError, match="'UNett' does not exist"):
+        estimate.measure_apart(experiment(net={"name": "UNett"}))
 
 
 def test_bytes_follow_from_model_sites_and_rounds() -> None:
-    found = estimate.estimate(experiment())
+    found = estimate.estimate(experiment(), in_process)
     assert found.model_bytes == 4 * found.parameters
     assert found.round_bytes_down == found.round_bytes_up == 3 * found.model_bytes
     assert found.total_bytes == (2 * 3 * 10 + 2 * 3 + 1) * found.model_bytes
@@ -68,7 +57,8 @@ def test_bytes_follow_from_model_sites_and_rounds() -> None:
 
 @pytest.mark.parametrize("codec", ["bfloat16", "bfloat16-difference"])
 def test_a_bfloat16_codec_halves_the_bytes_of_the_rounds_and_of_nothing_else(codec: str) -> None:
-    exact, half = estimate.estimate(experiment()), estimate.estimate(experiment(wire={"codec": codec}))
+    exact = estimate.estimate(experiment(), in_process)
+    half = estimate.estimate(experiment(wire={"codec": codec}), in_process)
     assert half.model_bytes == exact.model_bytes
     assert 2 * half.round_bytes_down == 2 * half.round_bytes_up == exact.round_bytes_down
     assert half.total_bytes == (3 * 10 + 2 * 3 + 1) * exact.model_bytes
@@ -91,7 +81,7 @@ def test_the_coordinators_disk_holds_kept_updates_and_what_the_strategy_keeps_fo
 
 def test_a_larger_patch_or_batch_takes_more_memory_and_mixed_precision_less() -> None:
     def memory(**training: Any) -> int:
-        return estimate.estimate(experiment(training=training)).training_memory_bytes
+        return estimate.estimate(experiment(training=training), in_process).training_memory_bytes
 
     small = memory(patch=[32, 32, 32], batch=2)
     assert memory(patch=[64, 32, 32], batch=2) > small
@@ -108,3 +98,10 @@ def test_estimating_does_not_import_torch() -> None:
     modules = "deploy.estimate, deploy.cli.experiment, deploy.session.model_file"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), check=False).returncode == 0
+
+
+def test_in_a_sequential_plan_one_site_a_round_sends_an_update_and_a_round_may_wait_for_each_site() -> None:
+    found = estimate.estimate(experiment(plan={"kind": "sequential"}))
+    assert (found.round_bytes_down, found.round_bytes_up) == (3 * found.model_bytes, found.model_bytes)
+    assert found.total_bytes == ((3 + 1) * 10 + 2 * 3 + 1) * found.model_bytes
+    assert found.latest_end_seconds == 10 + (3 * 10 + 1) * 5

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from newer_version import NEWER, written
 from storytelling import CASES, EXPERIMENT, SITES, Teller, complete, events, recruited, split
 
 from deploy.cli.live import Lines, closing, headline, live_summary, picture
@@ -18,7 +19,7 @@ from deploy.story.story import ExperimentStory
 from deploy.story.summary import round_summary, summary
 from deploy.story.telling import tell, tell_all
 from messages import kinds
-from messages.envelope import Author
+from messages.envelope import Author, decode
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
@@ -42,7 +43,7 @@ def test_a_journal_alone_tells_the_whole_story() -> None:
 
 def test_validation_scores_belong_to_the_model_that_was_received() -> None:
     curve = tell_all(ExperimentStory("try"), WHOLE).validation_curve()
-    means = {point.round: point.pooled.mean() for point in curve}
+    means = {point.round: point.pooled.mean("dice") for point in curve}
     assert means == {0: pytest.approx(0.3), 1: pytest.approx(0.6), 2: pytest.approx(0.7)}
 
 
@@ -63,7 +64,7 @@ def test_overall_pools_cases_and_the_worst_site_is_named_beside_it() -> None:
     assert test.mean == pytest.approx(0.825)
     assert test.unweighted_mean == pytest.approx((0.7 + 0.95) / 2)
     assert test.worst == ("site-a", pytest.approx(0.7))
-    assert test.regions == {"WT": pytest.approx(0.825), "TC": pytest.approx(0.825)}
+    assert test.by_target == {"WT": pytest.approx(0.825), "TC": pytest.approx(0.825)}
 
 
 @settings(max_examples=30, deadline=None)
@@ -73,7 +74,9 @@ def test_order_and_repetition_change_nothing_in_the_result(more: list, random) -
     random.shuffle(shuffled)
     expected, story = tell_all(ExperimentStory("try"), WHOLE), tell_all(ExperimentStory("try"), shuffled)
     assert summary(story) == summary(expected)
-    assert [round_summary(one) for one in story.round_list] == [round_summary(one) for one in expected.round_list]
+    assert [round_summary(one, story.reader) for one in story.round_list] == [
+        round_summary(one, expected.reader) for one in expected.round_list
+    ]
 
 
 def test_an_update_that_the_coordinator_refused_is_no_part_of_the_round() -> None:
@@ -245,3 +248,19 @@ def test_what_is_drawn_names_round_sites_and_scores() -> None:
 
 def test_withheld_scores_are_counted_out() -> None:
     assert split(0.5).for_sharing(5, False).withheld
+
+
+def test_what_a_newer_version_says_is_shown_and_changes_nothing_else() -> None:
+    def wrote(kind: str, body: dict[str, object], ext: dict[str, int]) -> bytes:
+        return written(kind, body, ext, sender="site-a", consortium="test", experiment="try", round_number=1)
+
+    before = story_of_entries(recruited().entries, "try")
+    story = tell(before, decode(wrote("key-shares", {"shares": [1]}, NEWER)))
+    assert replace(story, moments=before.moments, seen=before.seen) == before
+    assert story.moments[-1].what == "key-shares: a newer version says it, and this one does not know it"
+    story = tell(story, decode(wrote("round-failed", {"reason": "gpu-melted"}, NEWER)))
+    assert story.round_list[0].failures == {"site-a": Reason.OTHER}
+    assert story.moments[-1].what == "round 1 failed: other"
+    story = tell(story, decode(wrote("alive", {"state": "hibernating"}, NEWER)))
+    assert story.sites["site-a"].live.state == "other"
+    assert round_summary(story.round_list[0])["failures"] == {"site-a": "other"}

@@ -14,7 +14,7 @@ from messages.envelope import Author, check_origin, decode, event_id
 from messages.ground.errors import MalformedMessage
 from messages.kinds import KINDS, Body
 from messages.reasons import Reason
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 from messages.tensors.layout import Manifest, TensorSpec
 
 SITE = Author("glioma", "site-a", incarnation=7)
@@ -35,7 +35,7 @@ CASES = kinds.CaseCounts(found=9, used=8, left_out={Reason.NO_LABEL: 1}, train=6
 PLATFORM = kinds.Platform(device_type="cpu", threads=2, versions={"torch": "2.13.0"}, deterministic=True)
 SCORES = SplitScores(
     cases=2,
-    metrics={"dice": {"WT": RegionScore(n=2, sum=1.5, squares=1.2)}},
+    metrics={"dice": {"WT": ScoreSums(n=2, sum=1.5, squares=1.2)}},
     rows=[{"WT": 0.5}, {"WT": None}],
 )
 CANDIDATE = kinds.Candidate(label="final", transfer=TRANSFER, model_digest=DIGEST)
@@ -212,10 +212,6 @@ def test_thousands_of_mistakes_are_refused_at_the_first_of_them(body: dict[str, 
 def test_a_payload_with_thousands_of_fields_is_refused_unread() -> None:
     with pytest.raises(MalformedMessage, match="more fields than there are"):
         decode(changed(READY_EVENT.raw, **MANY))
-
-
-def test_what_newer_versions_say_under_ext_is_ignored() -> None:
-    assert decode(changed(READY_EVENT.raw, ext={"new": [1]})).body == READY
 
 
 @given(st.binary(max_size=150))

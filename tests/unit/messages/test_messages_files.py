@@ -171,6 +171,11 @@ def test_the_digest_ignores_comments_and_the_order_of_keys_and_nothing_else() ->
         ('"FedAvg"', '{ name = "FedAdam", momentum = 1 }', ["momentum is unknown", "takes beta1, beta2, lr, tau"]),
         ('"FedAvg"', '{ name = "FedAdam", beta1 = 1 }', ["plan.strategy.beta1 = 1", "less than 1"]),
         ('"FedAvg"', '{ name = "FedAdam", tau = 0 }', ["plan.strategy.tau = 0", "greater than or equal to"]),
+        (
+            'kind = "aggregation"\nstrategy = "FedAvg"\nweight_by = "cases_used"\nweight_cap = 0.6',
+            'kind = "sequential"\nstrategy = "FedAdam"',
+            ["plan", 'strategy = "FedAdam"', 'kind = "aggregation"'],
+        ),
         ('"FedAvg"', '{ name = "FedAdam", lr = "big" }', ["plan.strategy.lr = 'big'", "number"]),
         ("least_sites = 2", "least_sites = 0", ["quorum.least_sites = 0", '"all"']),
         ("least_sites = 2", 'least_sites = "some"', ["quorum.least_sites = 'some'", '"all"']),

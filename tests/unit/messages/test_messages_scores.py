@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from messages.scores import RegionScore, SplitScores, pool, tally
+from messages.scores import ScoreSums, SplitScores, pool, tally
 
 CASE = st.one_of(
     st.floats(0, 1).map(lambda score: (score, False)),
@@ -27,7 +27,7 @@ def test_pooled_sites_score_as_all_cases_at_once(sites: list[list[tuple[float | 
     assert pooled.cases == whole.cases
     found, expected = pooled.metrics["dice"]["ET"], whole.metrics["dice"]["ET"]
     assert found.model_dump() == pytest.approx(expected.model_dump())
-    assert pooled.mean() == pytest.approx(whole.mean())
+    assert pooled.mean("dice") == pytest.approx(whole.mean("dice"))
 
 
 def test_both_empty_is_left_out_and_a_false_positive_counts_as_nought() -> None:
@@ -49,10 +49,10 @@ def test_the_mean_is_over_cases_and_then_over_regions() -> None:
         "WT": tally([1.0, 0.0, 0.5], reference_empty=[False] * 3),
         "ET": tally([0.1], reference_empty=[False]),
     }
-    scores = SplitScores(cases=3, metrics={"dice": {**regions, "TC": RegionScore(both_empty=3, reference_empty=3)}})
-    assert scores.mean() == pytest.approx((0.5 + 0.1) / 2)
-    assert scores.regions()["TC"] is None
-    assert SplitScores(cases=0).mean() is None
+    scores = SplitScores(cases=3, metrics={"dice": {**regions, "TC": ScoreSums(both_empty=3, reference_empty=3)}})
+    assert scores.mean("dice") == pytest.approx((0.5 + 0.1) / 2)
+    assert scores.by_target("dice")["TC"] is None
+    assert SplitScores(cases=0).mean("dice") is None
 
 
 def test_below_the_floor_only_counts_leave_the_site() -> None:
@@ -66,7 +66,7 @@ def test_below_the_floor_only_counts_leave_the_site() -> None:
     shared = scores.for_sharing(5, share_rows=False)
     assert shared.rows is None
     assert shared.metrics["dice"]["WT"] == dice["WT"]
-    assert shared.metrics["dice"]["ET"] == RegionScore(both_empty=4, reference_empty=4, withheld=2)
+    assert shared.metrics["dice"]["ET"] == ScoreSums(both_empty=4, reference_empty=4, withheld=2)
 
 
 def test_a_withheld_report_adds_nothing_to_the_pool() -> None:
@@ -92,8 +92,8 @@ def test_a_withheld_report_adds_nothing_to_the_pool() -> None:
     ],
 )
 def test_rubbish_sums_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="RegionScore"):
-        RegionScore.model_validate(wrong)
+    with pytest.raises(ValueError, match="ScoreSums"):
+        ScoreSums.model_validate(wrong)
 
 
 def dice(**score: object) -> dict[str, object]:
@@ -123,5 +123,5 @@ def test_scores_that_no_cases_can_have_are_refused(wrong: dict[str, object]) -> 
 
 
 def test_distances_are_not_bounded_as_a_dice_is() -> None:
-    far = RegionScore(n=2, sum=30.0, squares=500.0, both_empty=0, reference_empty=1)
+    far = ScoreSums(n=2, sum=30.0, squares=500.0, both_empty=0, reference_empty=1)
     assert SplitScores(cases=3, metrics={"hd95": {"WT": far}}).mean("hd95") == 15

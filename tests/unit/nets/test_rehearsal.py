@@ -9,21 +9,20 @@ import pytest
 
 from messages.ground.errors import ConfigError
 from nets import registry
+from nets.architectures.rehearsal import RehearsalSpec
 from nets.digest import model_digest
-from nets.registry import RehearsalSpec
-from nets.rehearsal import rehearsal_model
 
 
 def test_it_has_so_many_tensors_and_bytes() -> None:
-    manifest, buffer = rehearsal_model(RehearsalSpec(tensors=20, kilobytes=30), seed=1)
+    manifest, buffer = RehearsalSpec(tensors=20, kilobytes=30).draw_without_net(seed=1)
     assert len(manifest.tensors) == 20
     assert manifest.nbytes == len(buffer) == 30_000
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
     spec = RehearsalSpec(kilobytes=4)
-    assert model_digest(*rehearsal_model(spec, 1)) == model_digest(*rehearsal_model(spec, 1))
-    assert model_digest(*rehearsal_model(spec, 1)) != model_digest(*rehearsal_model(spec, 2))
+    assert model_digest(*spec.draw_without_net(1)) == model_digest(*spec.draw_without_net(1))
+    assert model_digest(*spec.draw_without_net(1)) != model_digest(*spec.draw_without_net(2))
 
 
 def test_a_model_of_no_bytes_is_refused() -> None:
@@ -33,7 +32,7 @@ def test_a_model_of_no_bytes_is_refused() -> None:
 
 def test_it_is_built_without_torch() -> None:
     program = (
-        "import sys; from nets.registry import RehearsalSpec; from nets.rehearsal import rehearsal_model; "
-        "rehearsal_model(RehearsalSpec(kilobytes=4), 1); raise SystemExit('torch' in sys.modules)"
+        "import sys; from nets.registry import NETS; "
+        "NETS['Rehearsal'](kilobytes=4).draw_without_net(1); raise SystemExit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

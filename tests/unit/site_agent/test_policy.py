@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from messages.experiment import Experiment
 from messages.kinds import CaseCounts
 from messages.reasons import Reason
-from messages.scores import RegionScore, SplitScores
+from messages.scores import ScoreSums, SplitScores
 from site_agent.core import policy
 from site_agent.core.permissions import Floors, PolicyConfig
 
@@ -136,7 +136,7 @@ def test_the_sites_floor_of_cases_holds_over_a_lower_one_of_the_experiment() -> 
 
 
 def scores(cases: int) -> SplitScores:
-    region = RegionScore(n=cases, sum=0.5 * cases, squares=0.25 * cases)
+    region = ScoreSums(n=cases, sum=0.5 * cases, squares=0.25 * cases)
     return SplitScores(cases=cases, metrics={"dice": {"WT": region}}, rows=[{"WT": 0.5}] * cases)
 
 

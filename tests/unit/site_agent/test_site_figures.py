@@ -55,7 +55,7 @@ def test_a_spool_that_cannot_be_read_counts_as_nothing(tmp_path: Path) -> None:
 def test_rounds_are_counted_by_how_they_ended_and_refusals_by_known_reasons_only(tmp_path: Path) -> None:
     tally, agenda = Tally(), Agenda("site-a")
     tally.decided(Deliver("exp"))
-    tally.decided(GiveUp("exp", 2, Reason.CUDA_OOM))
+    tally.decided(GiveUp("exp", 2, 1, Reason.CUDA_OOM))
     tally.broker(BusState.CONNECTED)
     tally.broker(BusState.BLOCKED)
     shown = show(tmp_path, agenda, tally, {"too-large": 2, "/data/patient-7": 1})

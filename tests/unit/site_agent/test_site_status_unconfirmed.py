@@ -17,7 +17,7 @@ def shown(pending: Pending) -> dict[str, Any]:
         broker="connected",
         progress={},
         refusals={},
-        waiting=[],
+        waiting=0,
         pids={},
         used_bytes=0,
         bytes_down=0,

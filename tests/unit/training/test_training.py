@@ -27,6 +27,7 @@ from site_agent.training.seeds import derive
 from site_agent.training.session import GpuGone
 from site_agent.training.tasks.evaluation import dice, hausdorff95
 from site_agent.training.tasks.regions import Regions
+from site_agent.training.tasks.segmentation import SegmentationLearner
 
 
 def blob(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -216,7 +217,7 @@ def test_a_round_reads_no_memory_that_it_did_not_write(tmp_path: Path, net: dict
                 model,
                 [cached(tmp_path)],
                 chosen,
-                regions(),
+                SegmentationLearner(chosen),
                 round_number=1,
                 site="s",
                 device=torch.device("cpu"),
@@ -237,7 +238,15 @@ def test_a_loss_that_is_no_number_is_a_reason_code(tmp_path: Path) -> None:
     with torch.no_grad():
         next(net.parameters()).fill_(float("nan"))
     with pytest.raises(NotANumber) as caught:
-        train_round(net, [cached(tmp_path)], settings_, regions(), round_number=1, site="s", device=torch.device("cpu"))
+        train_round(
+            net,
+            [cached(tmp_path)],
+            settings_,
+            SegmentationLearner(settings_),
+            round_number=1,
+            site="s",
+            device=torch.device("cpu"),
+        )
     assert code_of(caught.value) is Reason.NAN_LOSS
 
 

@@ -26,7 +26,7 @@ from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.optimise import KeptState
 from site_agent.training.protocol import CaseRow, CheckpointEvent, Prepared, RegionRow, SplitRows, Train
 from site_agent.training.resume import Keeper, key_of
-from site_agent.training.tasks.regions import Regions
+from site_agent.training.tasks.segmentation import SegmentationLearner
 
 STEPS = 5
 CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ class Site:
             self.net,
             self.cases,
             self.experiment,
-            Regions({"WT": ["ED", "ET"], "ET": ["ET"]}, ["ED", "ET"], softmax=False),
+            SegmentationLearner(self.experiment),
             round_number=round_number,
             site="site-a",
             device=CPU,

@@ -1,0 +1,88 @@
+"""What a plan decides: who takes part in the next step, which model each receives, when a step closes, what is made of
+it, and when the experiment is done. Pure functions of the state; what they answer is journaled in decisions.
+
+The base class holds what plans have in common: a round for all joined sites, closed by quorum, one model for all. A
+plan is a file of its own with a class that changes what it must, and a row in `coordinator.core.plans.table`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from coordinator.core import quorum
+from coordinator.core.state import SCORES, UPDATES, ExperimentState, Round, StepName
+from messages.experiment import Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A step that is to open.
+
+    Attributes:
+        sites: who takes part.
+        evaluate: whether they score the model that they receive on their validation cases.
+    """
+
+    step: StepName
+    sites: tuple[str, ...]
+    evaluate: bool
+
+
+class Plan:
+    """What plans have in common."""
+
+    steps: tuple[StepName, ...] = (UPDATES,)
+    """The steps of a training round, in order; with the last one the round closes."""
+
+    def next_round(self, state: ExperimentState) -> Opening:
+        """What opens once the next model is there: a round, or the final evaluation by all joined sites."""
+        number = state.completed + 1
+        if self.is_trained(state.experiment, state.completed):
+            return Opening(SCORES, state.joined, evaluate=True)
+        return Opening(self.steps[0], self.participants(state), is_scored_in(state.experiment, number))
+
+    def participants(self, state: ExperimentState) -> tuple[str, ...]:
+        """Who takes part in the round that opens: at least one site."""
+        return state.joined
+
+    def is_trained(self, experiment: Experiment, completed: int) -> bool:
+        """Whether training is over after so many rounds: then the model is evaluated, and the experiment is done."""
+        return completed >= experiment.rounds.count
+
+    def next_step(self, state: ExperimentState, round_: Round) -> Opening | None:
+        """The step that comes after the open one in the same round, for those who have reported; None: the last."""
+        later = self.steps[self.steps.index(round_.step) + 1 :] if round_.step in self.steps else ()
+        return Opening(later[0], round_.reported, round_.evaluate) if later else None
+
+    def is_enough(self, state: ExperimentState, round_: Round) -> bool:
+        """Whether enough has been reported for the open step to close."""
+        return quorum.met(round_, state.experiment)
+
+    def instead(self, state: ExperimentState, round_: Round, *, again: bool = False) -> Opening | None:
+        """Whom the round goes on with where the open step cannot be met; None: it waits for its deadline.
+
+        Args:
+            again: the round's deadline is extended, and whoever was left behind in it may be tried once more.
+        """
+        return None
+
+    def model_for(self, state: ExperimentState, round_: Round, site: str) -> int:
+        """Which model a site receives in a round: the number of the round that it was made for."""
+        return round_.number
+
+    def contributors(self, state: ExperimentState, round_: Round) -> tuple[str, ...]:
+        """Whose updates the next model is made of."""
+        return round_.reported
+
+    def remember(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
+        """`ExperimentState.turns` after a completed round: what the plan needs to know of earlier rounds."""
+        return ()
+
+
+def is_scored_in(experiment: Experiment, number: int) -> bool:
+    """Whether round `number` scores the model it receives: the one that a multiple of `every` rounds made.
+
+    The initial model is never scored: it has learnt nothing, and scoring costs a pass over the validation cases.
+    """
+    return number > 1 and (number - 1) % experiment.evaluation.every == 0

@@ -1,0 +1,19 @@
+"""Every plan by the word that `plan.kind` of an experiment file has for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from coordinator.core.plans.aggregation import Aggregation
+from coordinator.core.plans.base import Plan
+from coordinator.core.plans.sequential import Sequential
+from coordinator.core.state import ExperimentState
+
+ROWS: dict[str, Plan] = {"aggregation": Aggregation(), "sequential": Sequential()}
+PLANS: Mapping[str, Plan] = MappingProxyType(ROWS)
+
+
+def plan_of(state: ExperimentState) -> Plan:
+    """The experiment's plan."""
+    return PLANS[state.experiment.plan.kind]

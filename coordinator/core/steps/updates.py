@@ -1,0 +1,101 @@
+"""The step UPDATES: sites train the round's model, and each sends an update. The round closes with it."""
+
+from __future__ import annotations
+
+from coordinator.core import decisions as d
+from coordinator.core import inputs as i
+from coordinator.core import models
+from coordinator.core.plans.table import plan_of
+from coordinator.core.state import UPDATES, ExperimentState, Phase, Round
+from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, left_behind, superseded
+from messages import kinds
+from messages.reasons import Reason
+
+
+def body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
+    """round-start. It names one model for all who take part; a plan that gives each its own needs a body of its own."""
+    (number,) = {plan_of(state).model_for(state, round_, site) for site in round_.parts}
+    return kinds.RoundStart(
+        transfer=models.transfer(state, number),
+        model_digest=state.models[number].digest,
+        sites=sorted(round_.parts),
+        evaluate=round_.evaluate,
+        train_within=state.experiment.rounds.train_within,
+    )
+
+
+def transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
+    """The models that its sites train."""
+    numbers = {plan_of(state).model_for(state, round_, site) for site in round_.parts}
+    return tuple(models.transfer(state, number) for number in sorted(numbers))
+
+
+def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
+    """weights-ready, when a site has sent all chunks of its update and seals it (protocol rule 4).
+
+    Records `UpdateAnnounced`. Its receipt waits until the whole update is verified and stored, or refused for good.
+    """
+    event, body = given.event, body_of(given, kinds.WeightsReady)
+    if state.manifest is None:
+        return Reason.WRONG_STATE
+    part = round_.parts[event.sender]
+    if body.transfer.round != event.round:
+        return Reason.WRONG_ROUND
+    if part.update is not None and body.transfer.attempt <= part.update.attempt:
+        return Reason.OLDER_ATTEMPT if body.transfer.attempt < part.update.attempt else Reason.DUPLICATE
+    bad = None
+    if body.transfer.manifest.codec != state.codec.name:
+        bad = Reason.WRONG_CODEC
+    elif not body.transfer.manifest.same_tensors(state.manifest):
+        bad = Reason.WRONG_SHAPE
+    elif body.cases_used == 0:
+        bad = Reason.NO_CASES
+    elif body.validation is not None and is_foreign(state, body.validation):
+        bad = Reason.MALFORMED
+    before = superseded(state, event.sender)
+    if bad is not None:
+        told = d.Refused(event=event.id, kind=event.kind, sender=event.sender, reason=bad, round=event.round)
+        return (*before, d.SiteFailed(site=event.sender, reason=bad), told)
+    announced = d.UpdateAnnounced(
+        site=event.sender,
+        attempt=body.transfer.attempt,
+        seal=body.transfer.seal,
+        chunk_bytes=body.transfer.manifest.chunk_bytes,
+        event=event.id,
+        cases_used=body.cases_used,
+        validation=body.validation,
+    )
+    return (*before, announced)
+
+
+def close(state: ExperimentState, round_: Round, now: float) -> Decided:
+    """Take no more updates, tell those whose transfer was under way, and have the contributors' ones combined."""
+    contributors = {
+        site: update.cases_used
+        for site in plan_of(state).contributors(state, round_)
+        if (update := round_.parts[site].update) is not None
+    }
+    left_out, told = left_behind(round_)
+    left_out = dict(sorted({**round_.left_out, **left_out}.items()))
+    closed = d.RoundClosed(number=round_.number, time=now, contributors=contributors, left_out=left_out)
+    return (closed, *told)
+
+
+def overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
+    """Too few updates: without them there is no next model."""
+    return (d.Failed(time=now, reason=Reason.QUORUM_NOT_MET),)
+
+
+ROW = StepRow(
+    name=UPDATES,
+    phase=Phase.RUNNING,
+    opens="round-start",
+    answers="weights-ready",
+    takes_updates=True,
+    within=lambda experiment: experiment.rounds.train_within,
+    body=body,
+    transfers=transfers,
+    answered=weights_ready,
+    close=close,
+    overdue=overdue,
+)

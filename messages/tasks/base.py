@@ -1,0 +1,216 @@
+"""What every task says of itself without torch: its part of the experiment file, its rows, how its scores read.
+
+A task is two files. The one here says which labels it wants, what the net's outputs are, which losses and metrics go
+with it, what a training process tells of each case, and how that pools and reads. The other one,
+in `site_agent/training/tasks/`, turns labels into what the net is trained towards, and scores cases.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from messages.ground.settings import Settings
+from messages.ground.strictness import StrictModel, at_most
+from messages.scores import SplitScores, pool
+from messages.tasks.metrics import METRICS
+
+Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
+Split = Literal["train", "validation", "test"]
+
+
+class TaskRows(StrictModel):
+    """All cases of one split, in the split's keyed order: raw material, which stays at the site.
+
+    A training process tells it to its agent; the agent decides what leaves.
+    """
+
+    split: Split
+
+    @abstractmethod
+    def scores(self) -> SplitScores:
+        """As it may be reported, rows included: `SplitScores.for_sharing` takes away what the policy forbids."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """A table of a report; a float is a score, None stands for nothing."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class ScoreReader:
+    """How the scores of an experiment pool and read, for the coordinator, `watch`, reports and metrics.
+
+    Attributes:
+        targets: what is scored apart (regions, classes, quantities), in the order of the net's outputs.
+        metric: the task's main metric, by which a model is chosen. metrics: all that a site may tell.
+        title: how the main metric is called in tables and curves.
+        target, plural: how a target is called.
+        most: where a curve's axis ends; None: nowhere.
+        higher_is_better: which of two models is chosen.
+    """
+
+    targets: tuple[str, ...] = ()
+    metric: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    target: ClassVar[str] = "target"
+    plural: ClassVar[str] = "targets"
+    higher_is_better: ClassVar[bool] = True
+
+    @property
+    def title(self) -> str:
+        return METRICS[self.metric].title
+
+    @property
+    def most(self) -> float | None:
+        return METRICS[self.metric].most
+
+    @property
+    def mean_title(self) -> str:
+        """How the one number of a model comes about."""
+        return f"mean over {self.plural}"
+
+    def pool(self, reports: Iterable[SplitScores]) -> SplitScores:
+        """All cases of all sites together."""
+        return pool(reports)
+
+    def score(self, scores: SplitScores) -> float | None:
+        """The one number of a model on a split; None where nothing was scored."""
+        return scores.mean(self.metric)
+
+    def by_target(self, scores: SplitScores) -> dict[str, float | None]:
+        """The main metric of each target."""
+        return scores.by_target(self.metric)
+
+    def rank(self, score: float) -> float:
+        """Larger for the better of two models."""
+        return score if self.higher_is_better else -score
+
+    def worst(self, by_site: Mapping[str, float]) -> tuple[str, float] | None:
+        """The site with the worst score, the first of equals by name; None where there is none."""
+        return min(by_site.items(), key=lambda item: self.rank(item[1])) if by_site else None
+
+    def asks_for(self, scores: SplitScores) -> bool:
+        """Whether scores hold nothing but what the experiment asks for: other names would be a site's own words."""
+        told = {name for targets in scores.metrics.values() for name in targets}
+        told |= {name for row in scores.rows or () for name in row}
+        return scores.metrics.keys() <= set(self.metrics) and told <= set(self.targets)
+
+    def details(self, scores: SplitScores) -> ScoreTable:
+        """What the means are made of."""
+        told = scores.metrics.get(self.metric, {})
+        rows = [
+            (name, score.n, score.mean, score.std, score.failed)
+            for name in self.targets
+            if (score := told.get(name)) is not None
+        ]
+        caption = f"{self.title} by {self.target} over all test cases"
+        return ScoreTable(caption, (self.target, "n", "mean", "SD", "failed"), tuple(rows))
+
+
+@dataclass(frozen=True)
+class UnknownReader(ScoreReader):
+    """Reads scores of an experiment whose file is not known: the first metric that is told."""
+
+    metric: ClassVar[str] = "score"
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def title(self) -> str:
+        return "score"
+
+    @property
+    def most(self) -> float | None:
+        return None
+
+    def score(self, scores: SplitScores) -> float | None:
+        first = next(iter(scores.metrics), None)
+        return None if first is None else scores.mean(first)
+
+    def by_target(self, scores: SplitScores) -> dict[str, float | None]:
+        first = next(iter(scores.metrics), None)
+        return {} if first is None else scores.by_target(first)
+
+    def details(self, scores: SplitScores) -> ScoreTable:
+        return ScoreTable("", (), ())
+
+
+class Task(Settings):
+    """`[task]` of an experiment file: what the net is to learn. A subclass a task, each in its file.
+
+    Attributes:
+        channels: the images of a case, in the order of the net's inputs.
+    """
+
+    kind: str
+    channels: Annotated[tuple[Concept, ...], at_most(16)] = Field(min_length=1)
+
+    kinds: ClassVar[dict[str, type[Task]]] = {}
+    """Every task by its `kind`; `registry` fills it."""
+    came_with: ClassVar[int] = 1
+    """The form of experiment files with which the task came (`messages.forms`); 0.1 knew segmentation alone."""
+    losses: ClassVar[tuple[str, ...]]
+    """Words that `training.loss` may have."""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Section → key → what a file of this task means where it says nothing, instead of the section's own default."""
+    rows: ClassVar[type[TaskRows]]
+    reader_type: ClassVar[type[ScoreReader]]
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Concepts that a site's label maps must name, sorted; none where it learns from something else."""
+        return ()
+
+    @property
+    @abstractmethod
+    def targets(self) -> tuple[str, ...]:
+        """Names of what is scored, in the order of the net's outputs."""
+        raise NotImplementedError
+
+    @property
+    def out_channels(self) -> int:
+        """Outputs of the net."""
+        return len(self.targets)
+
+    @property
+    def reader(self) -> ScoreReader:
+        """How its scores read."""
+        return self.reader_type(self.targets)
+
+    def misfit(self, *, loss: str, metrics: Sequence[str], select_by: str) -> str | None:
+        """Why another section of the file does not go with the task; None where all do."""
+        own = self.reader_type
+        if loss not in self.losses:
+            return f"training.loss: {self.kind} has {_quoted(self.losses)}, not {loss!r}"
+        if strange := [name for name in metrics if name not in own.metrics]:
+            return f"evaluation.metrics: {self.kind} has {_quoted(own.metrics)}, not {strange[0]!r}"
+        if select_by not in (select_word(own.metric), "last"):
+            return f"evaluation.select_by: {self.kind} has {_quoted((select_word(own.metric), 'last'))}"
+        return None
+
+    def describe_outputs(self) -> dict[str, Any]:
+        """What a user of the exported model needs to read its outputs, as plain types."""
+        return {"targets": list(self.targets)}
+
+    @abstractmethod
+    def rehearse(self, split: Split, cases: int) -> TaskRows:
+        """Rows of a trainer that trains nothing."""
+        raise NotImplementedError
+
+
+def select_word(metric: str) -> str:
+    """What `evaluation.select_by` says for the model that is best by a metric."""
+    return f"validation.{metric}.mean"
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words)

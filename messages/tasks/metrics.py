@@ -1,0 +1,30 @@
+"""Every metric by its name on the wire: how it is called, and which values no case can have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. Its values are 0 or more.
+
+    Attributes:
+        title: as tables, curves and commands call it.
+        most: the largest value that a case can have; None where there is no largest.
+        nothing_found: whether a false positive (the reference is empty, the prediction not) counts as 0; else it is
+            not scored.
+        headline: whether it is its task's main one, of which a site may share each case's value (`SplitScores.rows`).
+    """
+
+    title: str
+    most: float | None = None
+    nothing_found: bool = False
+    headline: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "dice": Metric("Dice", most=1.0, nothing_found=True, headline=True),
+    "hd95": Metric("95 % Hausdorff distance (mm)"),
+}
+"""A name means the same in each task that has it."""

@@ -1,0 +1,80 @@
+"""What every net says of itself: parameters, how it is built, what fits it, and what the tests hold it to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from messages.ground.settings import Settings
+from messages.tensors.layout import Manifest
+
+if TYPE_CHECKING:
+    import torch
+
+SMALLEST_EDGE = 8
+"""Voxels along an edge of the smallest patch that an experiment file may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetSize:
+    """How large a net is.
+
+    Attributes:
+        parameters: elements that travel: weights and averaged buffers.
+        kept_bytes: what one sample's forward pass keeps in memory until its backward pass, in float32.
+    """
+
+    parameters: int
+    kept_bytes: int
+
+
+class NetSpec(Settings):
+    """Parameters of one net. Subclasses name their paper and MONAI class.
+
+    A new net is one file with one subclass, one line in `nets.registry`, and one row in docs/experiment-file.md;
+    `tests/unit/nets/test_each_net.py` then holds it to all that is said here.
+    """
+
+    name: str
+    deterministic_on_cuda: ClassVar[bool] = True
+    """Whether every operation has a backward pass that gives the same bits on a GPU."""
+    tried: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Parameters with which the tests build it; small ones, where it can be small."""
+
+    def build(self, inputs: int, outputs: int) -> torch.nn.Module:
+        """The net: input (B, inputs, X, Y, Z), output logits (B, outputs, X, Y, Z).
+
+        Draws its weights from torch's own generator, which `nets.build.build` seeds; on torch's meta device it draws
+        nothing, and `nets.measure` counts.
+
+        Raises:
+            ConfigError: the name stands for something without a net.
+        """
+        raise NotImplementedError
+
+    def divisor(self) -> int:
+        """Each edge of a patch must be a multiple of this."""
+        return 1
+
+    def least_voxels(self) -> int:
+        """Voxels of a patch that must be left at the coarsest level for training."""
+        return 1
+
+    def unfit(self, inputs: int, outputs: int) -> str | None:
+        """Why the net cannot have so many inputs or outputs; None where it can."""
+        return None
+
+    def smallest_patch(self) -> tuple[int, int, int]:
+        """The smallest patch on which it trains, as an experiment file may name it."""
+        edge = -(-SMALLEST_EDGE // self.divisor()) * self.divisor()
+        left = (edge // self.divisor()) ** 3
+        return (edge, edge, edge * -(-self.least_voxels() // left))
+
+    def draw_without_net(self, seed: int) -> tuple[Manifest, bytearray] | None:
+        """The initial model of a name that stands for no net; None where there is one to build."""
+        return None
+
+    def size_without_net(self) -> NetSize | None:
+        """The size of what `draw_without_net` makes; None where there is a net to measure."""
+        return None

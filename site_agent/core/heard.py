@@ -1,0 +1,140 @@
+"""What each event of the coordinator means: one small function a kind, (agenda, job, event) → decisions. Pure."""
+
+from __future__ import annotations
+
+from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed
+from messages.reasons import Reason
+from site_agent.core.answers import Decisions, on
+from site_agent.core.decisions import (
+    Drop,
+    End,
+    GiveUp,
+    Hold,
+    Ignore,
+    Invite,
+    PassBy,
+    Resend,
+    Suspend,
+    TakeRound,
+)
+from site_agent.core.inputs import (
+    Heard,
+)
+from site_agent.core.jobs import Agenda, Job, Phase, event_of
+from site_agent.core.steps import STEPS, opening_of, order_of
+
+
+def accepted(heard: Heard) -> Decisions:
+    """experiment-accepted of a new experiment. Records `Invite`, with why the site refuses it (protocol rule 5)."""
+    body = heard.event.body
+    assert isinstance(body, ExperimentAccepted)  # noqa: S101 (for mypy: the kind says so)
+    refusal = heard.verdict.reason
+    if refusal is None and not heard.verdict.by_hand and heard.opens_in >= body.enrol_within > 0:
+        # It could not answer in time: saying so lets enrolment go on; it joins late when the hours begin.
+        refusal = Reason.OUTSIDE_HOURS
+    invite = Invite(
+        heard.event.experiment, body.experiment, body.digest, body.researcher, heard.verdict.by_hand, refusal
+    )
+    # An experiment that does not invite this site needs no answer.
+    return (Ignore(heard.event.experiment, Reason.NOT_INVITED),) if invite.refusal is Reason.NOT_INVITED else (invite,)
+
+
+@on(Heard)
+def accepted_again(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """experiment-accepted of an experiment that is known: no news, or another file under a taken id.
+
+    Records nothing.
+    """
+    body = heard.event.body
+    same = isinstance(body, ExperimentAccepted) and body.digest == job.digest
+    return (Ignore(job.experiment, Reason.DUPLICATE if same else Reason.ID_TAKEN),)
+
+
+@on(Heard)
+def held(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """A step opens before the site is ready: the operator has not approved, or the data are still read.
+
+    Records `Hold`; the newest step that names this site is taken on once the site has joined (protocol rule 1).
+    """
+    event = heard.event
+    if job.pending is not None and order_of(event) < order_of(event_of(job.pending)):
+        return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    ours = agenda.site in STEPS[event.kind].read(event).sites
+    return (Hold(job.experiment, event.raw if ours else None),)
+
+
+@on(Heard)
+def forget_held(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """round-complete before the site is ready. Records `Hold` of nothing: that round needs it no more."""
+    if job.pending is None or event_of(job.pending).round > heard.event.round:
+        return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    return (Hold(job.experiment, None),)
+
+
+@on(Heard)
+def announced(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """A step of a round opens: round-start, evaluation-start, … The newest wins (protocol rule 5).
+
+    Records `Drop` of what is still done for an earlier step, then `TakeRound`; `PassBy` where the step goes on without
+    this site; `GiveUp` where policy, operator or hours stand against it.
+    """
+    event = heard.event
+    opened, opening = STEPS[event.kind].read(event), opening_of(event)
+    if order_of(event) <= (job.round, job.opening):
+        return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    left: Decisions = () if job.phase is Phase.IDLE else (Drop(job.experiment),)
+    if agenda.site not in opened.sites:
+        return (*left, PassBy(job.experiment, event.round, opening))
+    if (reason := _obstacle(agenda, heard, opened.within)) is not None:
+        return (*left, GiveUp(job.experiment, event.round, opening, reason))
+    return (*left, TakeRound(job.experiment, event.round, opening, event.raw))
+
+
+def _obstacle(agenda: Agenda, heard: Heard, within: float) -> Reason | None:
+    if heard.verdict.reason is not None:
+        return heard.verdict.reason
+    if agenda.draining:
+        return Reason.SITE_DRAINING
+    if agenda.paused:
+        return Reason.SITE_PAUSED
+    return Reason.OUTSIDE_HOURS if heard.opens_in >= within > 0 else None
+
+
+@on(Heard)
+def completed(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """round-complete: what is still done for that round is for nothing (protocol rule 5). Records `Drop`."""
+    if heard.event.round < job.round:
+        return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    return (Drop(job.experiment),)
+
+
+@on(Heard)
+def ended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """experiment-complete, -failed or -aborted. Records `End`: trainer, models and updates go."""
+    if heard.event.kind == "experiment-aborted":
+        return (End(job.experiment, Reason.ABORTED),)
+    body = heard.event.body
+    return (End(job.experiment, body.reason if isinstance(body, ExperimentFailed) else None),)
+
+
+@on(Heard)
+def suspended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """experiment-paused or -resumed. Records `Suspend`; what is in work is finished."""
+    return (Suspend(job.experiment, heard.event.kind == "experiment-paused"),)
+
+
+@on(Heard)
+def chunks_wanted(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """chunks-wanted: the coordinator lacks chunks of the update that is being sent (protocol rule 4).
+
+    Records `Resend`.
+    """
+    body = heard.event.body
+    assert isinstance(body, ChunksWanted)  # noqa: S101 (for mypy: the kind says so)
+    if job.update is None or (body.round, body.attempt) != (job.round, job.attempt):
+        return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    if body.seal != job.update.transfer.seal:
+        return (Ignore(job.experiment, Reason.WRONG_DIGEST),)
+    total = job.update.transfer.manifest.chunks
+    chunks = None if body.chunks is None else tuple(index for index in body.chunks if index < total)
+    return (Resend(job.experiment, chunks),)

@@ -1,0 +1,110 @@
+"""The steps of a round as a site knows them: a row each. Pure.
+
+To add a step: a row here, a body in `messages.kinds`, and the coordinator's row (`coordinator.core.steps`). Which event
+is the newer one, refusals, pauses, restarts and the end of a round are written against the row and hold for each alike.
+A step whose answer follows from its event alone is answered in the transaction that takes it on; one that needs a model
+or the trainer has a phase of its own in the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from messages import kinds
+from messages.envelope import Event
+from messages.kinds import Body
+from messages.kinds import Transfer as Sealed
+from site_agent.core.jobs import Job, Phase, event_of
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the event says that opens a step. `within`: its deadline in seconds; `models`: what has to be fetched."""
+
+    sites: tuple[str, ...]
+    within: float
+    models: tuple[Sealed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step.
+
+    Attributes:
+        opens: kind of event that opens it.
+        answers: kind of event by which this site answers it.
+        phase: of the job once the step is taken on; IDLE: the step is answered with that.
+        read: the event's content.
+        answer: the body of the answer, once the job has what it needs.
+    """
+
+    opens: str
+    answers: str
+    phase: Phase
+    read: Callable[[Event], Opened]
+    answer: Callable[[Job], Body]
+
+
+def _round_start(event: Event) -> Opened:
+    body = event.body
+    assert isinstance(body, kinds.RoundStart)  # noqa: S101 (for mypy: the kind says so)
+    return Opened(tuple(body.sites), body.train_within, (body.transfer,))
+
+
+def _weights_ready(job: Job) -> Body:
+    update = job.update
+    assert update is not None and job.counts is not None and job.platform is not None  # noqa: S101, PT018 (for mypy)
+    return kinds.WeightsReady(
+        transfer=update.transfer,
+        cases_used=update.cases,
+        cases=job.counts,
+        epochs=update.epochs,
+        steps=update.steps,
+        loss=update.loss,
+        seconds=update.seconds,
+        validation=update.validation,
+        platform=job.platform,
+    )
+
+
+def _evaluation_start(event: Event) -> Opened:
+    body = event.body
+    assert isinstance(body, kinds.EvaluationStart)  # noqa: S101 (for mypy: the kind says so)
+    return Opened(tuple(body.sites), body.evaluate_within, tuple(one.transfer for one in body.models))
+
+
+def _evaluated(job: Job) -> Body:
+    return kinds.Evaluated(scores=job.scores)
+
+
+ROWS: dict[str, StepRow] = {
+    row.opens: row
+    for row in (
+        StepRow("round-start", "weights-ready", Phase.FETCHING, _round_start, _weights_ready),
+        StepRow("evaluation-start", "evaluated", Phase.EVALUATING, _evaluation_start, _evaluated),
+    )
+}
+STEPS: Mapping[str, StepRow] = MappingProxyType(ROWS)
+"""By the kind of event that opens the step."""
+
+
+def row_of(job: Job) -> StepRow | None:
+    """The row of the step that the job works on."""
+    return None if job.start is None else STEPS[event_of(job.start).kind]
+
+
+def models_of(job: Job) -> tuple[Sealed, ...]:
+    """The models that the job's step needs; none where it works on none."""
+    return () if job.start is None else STEPS[event_of(job.start).kind].read(event_of(job.start)).models
+
+
+def opening_of(event: Event) -> int:
+    """Which opening of its round an event is: its attempt, from 1. The newer of two events of one round has more."""
+    return int(event.attempt) if event.attempt.isascii() and event.attempt.isdecimal() else 1
+
+
+def order_of(event: Event) -> tuple[int, int]:
+    """(round, opening): what is later has more."""
+    return event.round, opening_of(event)

@@ -1,0 +1,96 @@
+"""What a task does in the training process: what the net is trained towards, and how a case is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import sliding_window_inference
+
+from messages.experiment import Experiment
+from messages.tasks.base import Split, TaskRows
+from site_agent.training.cases.cache import CachedCase
+
+
+class Learner(ABC):
+    """One experiment's task. A subclass a task, each in its file; `messages.tasks` has the half without torch."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+
+    @abstractmethod
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of one step, a scalar.
+
+        Args:
+            logits: float32 (B, outputs, x, y, z). labels: uint8 (B, x, y, z), concept i as value i + 1.
+        """
+
+    @abstractmethod
+    def score_case(self, net: torch.nn.Module, case: CachedCase, device: torch.device) -> Any:
+        """One case's row, as `rows_of` takes it.
+
+        Raises:
+            OSError, ValueError: the case cannot be read.
+        """
+
+    @abstractmethod
+    def failed_case(self, name: str) -> Any:
+        """The row of a case that could not be read: counted, never skipped."""
+
+    @abstractmethod
+    def rows_of(self, split: Split, cases: list[Any]) -> TaskRows:
+        """All rows of a split, in its order."""
+
+    def evaluate(
+        self,
+        net: torch.nn.Module,
+        cases: Sequence[CachedCase],
+        *,
+        split: Split,
+        device: torch.device,
+        report: Callable[[int, int], None] | None = None,
+    ) -> TaskRows:
+        """Score a net on all cases of a split, in their order.
+
+        A case that cannot be read counts as failed; running out of memory is the round's failure and is raised.
+
+        Args:
+            report: told (cases done, cases).
+        """
+        net.eval()
+        rows = []
+        for done, case in enumerate(cases):
+            try:
+                rows.append(self.score_case(net, case, device))
+            except (OSError, ValueError):
+                rows.append(self.failed_case(case.name))
+            if report is not None:
+                report(done + 1, len(cases))
+        return self.rows_of(split, rows)
+
+
+@torch.inference_mode()
+def predict_logits(
+    net: torch.nn.Module, image: torch.Tensor, experiment: Experiment, device: torch.device
+) -> torch.Tensor:
+    """Logits (1, K, x, y, z), float32, on the net's whole grid: a Gaussian-weighted sliding window over the patches.
+
+    The windows' logits are blended, as MONAI and nnU-Net do.
+
+    Args:
+        image: float32 (C, x, y, z).
+    """
+    amp = experiment.training.precision == "amp" and device.type == "cuda"
+    with torch.autocast(device.type, enabled=amp):
+        logits: torch.Tensor = sliding_window_inference(
+            image[None].to(device),
+            roi_size=experiment.training.patch,
+            sw_batch_size=experiment.training.batch,
+            predictor=net,
+            overlap=experiment.evaluation.overlap,
+            mode="gaussian",
+        )
+    return logits.float()

@@ -1,0 +1,106 @@
+"""A task that only tests have is trained, scored and exported by the training process, and nothing else is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from share_task import ShareRows, registered, share_experiment
+from trainer_rig import experiment, preparation, write_data
+
+from messages.experiment import Experiment
+from messages.ground.errors import ConfigError
+from nets.export import load_model
+from nets.initial import initial_model
+from nets.model_file import save_model
+from site_agent.training.protocol import Evaluate, Train
+from site_agent.training.session import Session
+from site_agent.training.tasks import registry as learners
+
+
+@pytest.fixture(autouse=True)
+def task() -> Iterator[None]:
+    with registered(torch=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("share")
+    write_data(folder)
+    return folder
+
+
+def chosen() -> Experiment:
+    return share_experiment(experiment().plain())
+
+
+def session(folder: Path, one: Experiment) -> Session:
+    strict = torch.are_deterministic_algorithms_enabled()
+    try:
+        return Session(preparation(folder, one), lambda _: None)
+    finally:
+        torch.use_deterministic_algorithms(strict)
+
+
+def test_a_round_is_trained_and_scored_before_and_after(data: Path, tmp_path: Path) -> None:
+    one = chosen()
+    manifest, buffer = initial_model(one)
+    (tmp_path / "model").write_bytes(buffer)
+    site = session(data, one)
+
+    def train(output: str) -> bytes:
+        request = Train(
+            round=1,
+            attempt=1,
+            model=str(tmp_path / "model"),
+            manifest=manifest.plain(),
+            update=manifest.plain(),
+            output=str(tmp_path / output),
+            evaluate=True,
+        )
+        trained = site.train(request)
+        assert isinstance(trained.evaluation, ShareRows)
+        assert trained.loss > 0
+        return (tmp_path / output).read_bytes()
+
+    assert train("first") == train("again") != bytes(buffer)
+    asked = {"round": 2, "manifest": manifest.plain(), "splits": ["train", "test"], "label": "final"}
+    before = site.evaluate(Evaluate(model=str(tmp_path / "model"), **asked)).scores
+    after = site.evaluate(Evaluate(model=str(tmp_path / "first"), **asked)).scores
+    assert [rows.split for rows in after] == ["train", "test"]
+    reader = one.task.reader
+    errors = [reader.score(rows.scores()) for rows in (before[0], after[0])]
+    assert None not in errors
+    assert errors[1] != errors[0]
+
+
+def test_a_case_that_cannot_be_read_is_counted_as_failed(data: Path) -> None:
+    site = session(data, chosen())
+    cases = site.splits["train"]
+
+    class Broken:
+        name = "broken"
+
+        def __getattr__(self, name: str) -> object:
+            raise OSError(name)
+
+    rows = site.learner.evaluate(site._net, [cases[0], Broken()], split="train", device=site.device)
+    sums = rows.scores().metrics["share-error"]["labelled"]
+    assert (sums.n, sums.failed) == (1, 1)
+
+
+def test_the_exported_model_says_what_its_outputs_are(tmp_path: Path) -> None:
+    manifest, buffer = initial_model(chosen())
+    save_model(tmp_path / "m.safetensors", chosen(), manifest, buffer)
+    _, metadata = load_model(tmp_path / "m.safetensors")
+    assert metadata["targets"] == ["labelled"]
+    assert metadata["out_channels"] == 1
+
+
+def test_a_task_that_this_version_cannot_train_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(learners.LEARNERS, "share")
+    with pytest.raises(ConfigError, match="'share' cannot be trained here"):
+        learners.learner_for(chosen())
