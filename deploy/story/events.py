@@ -195,7 +195,8 @@ def sentence(event: Event) -> str:
             cases = body.cases
             return f"joined: {cases.train} training, {cases.validation} validation, {cases.test} test cases"
         case kinds.RoundStart():
-            return f"round {number} started with {', '.join(body.sites)}"
+            verb = "started" if event.attempt == "1" else "goes on"
+            return f"round {number} {verb} with {', '.join(body.sites)}"
         case kinds.WeightsReady():
             loss = "" if body.loss is None else f", loss {body.loss:.4f}"
             return f"round {number}: update of {body.cases_used} cases, {body.steps} steps{loss}"
