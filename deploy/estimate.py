@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from coordinator.work.strategies.table import strategy_of
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, WorkFailed
 from messages.tensors.codecs import CODECS
@@ -41,6 +42,12 @@ class Estimate:
     """All rounds, the evaluation phase, and the finished model."""
     broker_disk_bytes: int
     """Chunks that the broker keeps if nothing is evicted: one global model a round, one update a site and round."""
+    strategy_bytes: int
+    """What the strategy keeps at the coordinator from round to round: at most so much, as statistics are not told from
+    weights here."""
+    coordinator_disk_bytes: int
+    """Updates kept for replay, with the models and the strategy's memory that they are replayed from; the models that
+    the end needs. The operator's cap on kept rounds is not known here."""
     latest_end_seconds: float
     """If every wait lasted as long as the file allows, extensions left out."""
 
@@ -70,7 +77,10 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     trained, waits = (1, sites) if experiment.plan.kind == "sequential" else (sites, 1)
     codec = CODECS[experiment.wire.codec]
     down, up = (parameters * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
+    strategy = FLOAT * parameters * len(strategy_of(experiment.plan.strategy).parts)
+    replayed = strategy + (model if codec.difference or experiment.plan.strategy.from_model else 0)
     candidates = 2 if experiment.evaluation.select_by != "last" else 1
+    ended = (candidates + 1) * model + strategy
     return Estimate(
         parameters=parameters,
         model_bytes=model,
@@ -79,8 +89,16 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
         round_bytes_up=up * trained,
         total_bytes=(down * sites + up * trained) * rounds + candidates * model * sites + model,
         broker_disk_bytes=rounds * (down + up * trained) + model * (candidates + 1),
+        strategy_bytes=strategy,
+        coordinator_disk_bytes=_kept_rounds(experiment) * (up * trained + replayed) + ended,
         latest_end_seconds=experiment.rounds.enrol_within + experiment.rounds.train_within * (rounds * waits + 1),
     )
+
+
+def _kept_rounds(experiment: Experiment) -> int:
+    """Rounds whose updates the coordinator is asked to keep."""
+    wish, rounds = experiment.keep_updates, experiment.rounds.count
+    return min(wish, rounds) if isinstance(wish, int) else rounds if wish == "all" else 0
 
 
 def measure_apart(experiment: Experiment) -> NetSize:

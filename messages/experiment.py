@@ -24,6 +24,7 @@ from messages.ground.naming import NO_EXPERIMENT
 from messages.ground.settings import Name, Seconds, Settings
 from messages.ground.strictness import at_most
 from messages.names import COORDINATOR
+from messages.strategies import FEDAVG, AnyStrategy
 from messages.tasks.registry import AnyTask, LossWord, MetricWords, SelectionWord, with_defaults
 from messages.tensors.codecs import CodecName
 
@@ -197,7 +198,8 @@ class Plan(Settings):
     """Who trains when: all sites in each round, or one after the other."""
 
     kind: Literal["aggregation", "sequential"] = "aggregation"
-    strategy: Literal["FedAvg"] = "FedAvg"
+    strategy: AnyStrategy = FEDAVG
+    """How updates make the next model: a name, or a table with a name and parameters."""
     weight_by: Literal["cases_used", "equal"] = "cases_used"
     weight_cap: float = Field(1.0, gt=0, le=1)
     """No site weighs more than this share (the rest is scaled up in proportion, as far as it goes)."""
@@ -210,6 +212,8 @@ class Plan(Settings):
             raise ValueError('order goes with kind = "sequential"')
         if self.kind == "sequential" and (self.weight_by, self.weight_cap) != ("cases_used", 1.0):
             raise ValueError('weight_by and weight_cap go with kind = "aggregation"')
+        if self.kind == "sequential" and self.strategy != FEDAVG:
+            raise ValueError(f'strategy = "{self.strategy.name}" goes with kind = "aggregation"')
         return self
 
 

@@ -17,12 +17,14 @@ a form of its own (cf. protocol buffers: a field's default is part of its contra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from hashlib import sha256
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from messages import codec
 
@@ -144,10 +146,20 @@ def rebuild(model: type[Model], plain: Mapping[str, Any]) -> Model:
     """
     model = getattr(model, "kinds", {}).get(plain.get("kind"), model)  # a section that comes in several kinds
     known = {field.alias or name: (name, field) for name, field in model.model_fields.items()}
-    values = {name: _rebuilt(field.annotation, plain[key]) for key, (name, field) in known.items() if key in plain}
+    values = {name: _part(field, plain[key]) for key, (name, field) in known.items() if key in plain}
     if model.model_config.get("extra") == "allow":
         values |= {key: value for key, value in plain.items() if key not in known}
     return model.model_construct(_fields_set=set(values), **values)
+
+
+def _part(field: FieldInfo, value: Any) -> Any:
+    """A key's value. Of a choice between tables only validation knows which one a value means."""
+    tables = [one for one in _types_in(field.annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
+    if len(tables) > 1:
+        with suppress(ValidationError):
+            annotation: Any = Annotated[field.annotation, field]
+            return TypeAdapter(annotation).validate_python(value)
+    return _rebuilt(field.annotation, value)
 
 
 def _rebuilt(annotation: Any, value: Any) -> Any:

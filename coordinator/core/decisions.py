@@ -190,6 +190,8 @@ class RoundClosed(Decision):
 
 
 class RoundCompleted(Decision):
+    """A round has made a model. `memory`: seal of what the strategy keeps for the next round, as `Aggregated` says."""
+
     decision: Literal["round-completed"] = "round-completed"
     number: int
     contributors: dict[str, int]
@@ -199,6 +201,7 @@ class RoundCompleted(Decision):
     wire: str | None = None
     validation: SplitScores | None
     seconds: float
+    memory: str | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class SiteEvaluated(Decision):

@@ -15,6 +15,7 @@ from coordinator.core.steps.table import row_of
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.strategies import FEDAVG, AnyStrategy
 from messages.tensors.codecs import CodecName
 from messages.tensors.layout import Manifest
 
@@ -116,8 +117,10 @@ class Aggregate:
         manifest: of the model, exact.
         updates: in the order of the sites' names.
         codec: of the updates.
-        master: seal of the round's own exact model, where updates are differences from it.
+        master: seal of the round's own exact model, where the aggregate is made from it.
         wire: the codec in which the next round sends what is made, where that is not exact.
+        strategy: how updates make a model.
+        memory: seal of what the strategy kept after the round before, where there is such a thing.
     """
 
     experiment: str
@@ -129,6 +132,8 @@ class Aggregate:
     codec: CodecName = "float32"
     master: str | None = None
     wire: CodecName | None = None
+    strategy: AnyStrategy = FEDAVG
+    memory: str | None = None
 
     def manifest_of(self, update: Contribution) -> Manifest:
         """The manifest under which an update was sealed."""
@@ -241,8 +246,10 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
         weight_by=plan.weight_by,
         weight_cap=plan.weight_cap,
         codec=codec.name,
-        master=state.models[state.round.number].seal if codec.difference else None,
+        master=state.models[state.round.number].seal if state.makes_from_model else None,
         wire=codec.model if sent_on else None,
+        strategy=plan.strategy,
+        memory=state.models[state.round.number].memory,
     )
     return (aggregate,)
 
@@ -291,15 +298,19 @@ def pending(state: ExperimentState) -> tuple[Effect, ...]:
 def needed(state: ExperimentState) -> frozenset[str]:
     """Seals of the blobs that must stay: models that may still be sent, updates to aggregate or kept for replay.
 
-    Updates that are differences are kept together with the models that they are differences from.
+    Kept updates stay together with all that the round's aggregate is made from: the model that it received, where that
+    counts, and what the strategy kept from the rounds before.
     """
     seals = {one.seal for one in state.kept}
     rounds = {state.completed + 1, state.selected + 1 if state.selected is not None else state.completed + 1}
     if state.outcome is not None:
         rounds.add(state.outcome.rounds + 1)
-    if state.codec.difference:
-        rounds |= {one.round for one in state.kept}
+    replayed = {one.round for one in state.kept}
+    if state.makes_from_model:
+        rounds |= replayed
     seals |= {state.models[number].seal for number in rounds if number in state.models}
+    begun = [state.models[number] for number in {state.completed + 1} | replayed if number in state.models]
+    seals |= {model.memory for model in begun if model.memory is not None}
     sent = state.models.get(state.completed + 1)
     if sent is not None and sent.wire is not None:
         seals.add(sent.wire)

@@ -197,7 +197,7 @@ def _round_closed(state: State, x: d.RoundClosed) -> State:
 def _round_completed(state: State, x: d.RoundCompleted) -> State:
     mean = state.experiment.task.reader.score(x.validation) if x.validation is not None else None
     scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
-    models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire)}
+    models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
     turns = plan_of(state).remember(state.turns, x.contributors)
     return replace(state, round=None, completed=x.number, models=models, scores=scores, turns=turns)
 

@@ -109,13 +109,17 @@ class UpdateBad(Input):
 
 
 class Aggregated(Input):
-    """The round's aggregate is stored under its seal; `wire` as with `Initialised`."""
+    """The round's aggregate is stored under its seal; `wire` as with `Initialised`.
+
+    `memory`: the seal of what the strategy keeps for the next round. Left out of the journal where it keeps nothing.
+    """
 
     input: Literal["aggregated"] = "aggregated"
     round: int
     seal: str
     digest: str
     wire: str | None = None
+    memory: str | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class AggregationFailed(Input):

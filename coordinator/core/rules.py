@@ -146,4 +146,5 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         wire=made.wire,
         validation=state.experiment.task.reader.pool(scores) if round_.evaluate and scores else None,
         seconds=(round_.closed_at or began) - began,
+        memory=made.memory,
     )

@@ -96,11 +96,13 @@ class Model:
     """A global model: the seal of its exact bytes, and the digest that names its weights.
 
     `wire`: the seal of the copy that its round sends, where that is in another codec; None: the exact bytes travel.
+    `memory`: the seal of what the strategy keeps from the rounds that made it; None: nothing. It never travels.
     """
 
     seal: str
     digest: str
     wire: str | None = None
+    memory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,11 @@ class ExperimentState:
     def codec(self) -> Codec:
         """The codec of the updates; it names that of the models that rounds send."""
         return CODECS[self.experiment.wire.codec]
+
+    @property
+    def makes_from_model(self) -> bool:
+        """Whether a round's aggregate is made from the model that it received, and not from its updates alone."""
+        return self.codec.difference or self.experiment.plan.strategy.from_model
 
     @property
     def update_manifest(self) -> Manifest | None:

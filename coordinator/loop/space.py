@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from coordinator.core.state import ExperimentState, Phase
+from coordinator.work.strategies.table import strategy_of
 from messages.reasons import Reason
 
 FIRST, LAST = 5.0, 300.0
@@ -26,7 +27,8 @@ class Space:
         self._tried: dict[str, tuple[float, float]] = {}
 
     def freed(self, states: Mapping[str, ExperimentState], now: float) -> Iterator[str]:
-        """Experiments for which there is space again: for two models, as much as a round writes beside the updates."""
+        """Experiments for which there is space again: as much as a round writes beside the updates, which is two models
+        and what the strategy keeps."""
         waiting = [
             name
             for name, state in sorted(states.items())
@@ -38,7 +40,14 @@ class Space:
         for name in waiting:
             at, pause = self._tried.get(name, (now + FIRST, FIRST))
             self._tried[name] = (at, pause)
-            manifest = states[name].manifest
-            if now >= at and free >= (2 * manifest.nbytes if manifest is not None else 0):
+            if now >= at and free >= _written_in_a_round(states[name]):
                 self._tried[name] = (now + min(LAST, 2 * pause), min(LAST, 2 * pause))
                 yield name
+
+
+def _written_in_a_round(state: ExperimentState) -> int:
+    """Bytes; 0 before there is a model."""
+    if state.manifest is None:
+        return 0
+    kept = strategy_of(state.experiment.plan.strategy).memory(state.manifest)
+    return 2 * state.manifest.nbytes + (0 if kept is None else kept.nbytes)

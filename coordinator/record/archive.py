@@ -25,6 +25,7 @@ from coordinator.record.journal_file import open_readonly, reader
 from coordinator.record.recovery import read_step, recover
 from coordinator.record.salvage import raise_term
 from coordinator.work.blobs import Blobs
+from coordinator.work.strategies.table import strategy_of
 from messages.chain import Entry
 from messages.ground.clock import Clock, SystemClock
 from messages.ground.durable import keep_file, sync
@@ -181,6 +182,9 @@ def _described(entries: Iterable[Entry]) -> Mapping[tuple[str, str], Manifest]:
                 known[state.id, one.seal] = state.manifest
                 if one.wire is not None:
                     known[state.id, one.wire] = state.manifest.in_codec(state.codec.model)
+                remembered = strategy_of(state.experiment.plan.strategy).memory(state.manifest)
+                if isinstance(one, d.RoundCompleted) and one.memory is not None and remembered is not None:
+                    known[state.id, one.memory] = remembered
             elif isinstance(one, d.UpdateAnnounced) and state.update_manifest is not None:
                 known[state.id, one.seal] = state.update_manifest.model_copy(update={"chunk_bytes": one.chunk_bytes})
     return known

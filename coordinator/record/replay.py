@@ -20,12 +20,13 @@ from coordinator.record.journal import STEP
 from coordinator.record.numbering import read_logic
 from coordinator.record.recovery import read_step
 from coordinator.record.upcasting import upcast
-from coordinator.work.blobs import Blobs, created
-from coordinator.work.pool import average
+from coordinator.work.blobs import Blobs, Buffer, created
+from coordinator.work.pool import average, memory_manifest
 from messages import chain
 from messages.chain import Entry
 from messages.ground.errors import LogBroken
 from messages.tensors import layout
+from messages.tensors.layout import Manifest
 from nets.digest import model_digest
 
 
@@ -166,17 +167,37 @@ def _check(
     if made.master is not None and not blobs.intact(made.experiment, made.master, made.manifest):
         problem = f"the stored model that round {number} began with was changed"
         return AggregateCheck(number, Status.MISSING, False, problem)
-    same = _made(blobs, made) == (completed.digest, completed.wire)
-    problem = "" if same else f"the updates of round {number} do not make the model that the log names"
+    if problem := _memory_problem(blobs, made):
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    digest, wire, memory = _made(blobs, made)
+    what = "model" if (digest, wire) != (completed.digest, completed.wire) else f"memory of {made.strategy.name}"
+    same = (digest, wire, memory) == (completed.digest, completed.wire, completed.memory)
+    problem = "" if same else f"the updates of round {number} do not make the {what} that the log names"
     return AggregateCheck(number, Status.RECOMPUTED, same, problem)
 
 
-def _made(blobs: Blobs, made: Aggregate) -> tuple[str, str | None]:
-    """The digest of what the updates make, and the seal of the copy of it that the next round sends."""
+def _memory_problem(blobs: Blobs, made: Aggregate) -> str:
+    """Why what the strategy kept from the rounds before cannot be used; it is kept as long as the round's updates."""
+    manifest = memory_manifest(made)
+    if made.memory is None or manifest is None or blobs.intact(made.experiment, made.memory, manifest):
+        return ""
+    what = "was changed" if blobs.has(made.experiment, made.memory) else "should be kept and is not there"
+    return f"what {made.strategy.name} kept from before round {made.round} {what}"
+
+
+def _made(blobs: Blobs, made: Aggregate) -> tuple[str, str | None, str | None]:
+    """The digest of what the updates make; the seals of the copy that the next round sends, and of what is kept."""
     sent = None if made.wire is None else made.manifest.in_codec(made.wire)
+    remembered = memory_manifest(made)
     with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder, ExitStack() as files:
         out = files.enter_context(created(Path(folder, "aggregate"), made.manifest.nbytes))
         wire = None if sent is None else files.enter_context(created(Path(folder, "wire"), sent.nbytes))
-        average(blobs, made, out, wire)
-        sealed = None if sent is None or wire is None else layout.seal(sent, layout.chunk_digests(sent, wire))
-        return model_digest(made.manifest, out), sealed
+        memory = None if remembered is None else files.enter_context(created(Path(folder, "m"), remembered.nbytes))
+        average(blobs, made, out, wire, memory)
+        return model_digest(made.manifest, out), _seal(sent, wire), _seal(remembered, memory)
+
+
+def _seal(manifest: Manifest | None, buffer: Buffer | None) -> str | None:
+    if manifest is None or buffer is None:
+        return None
+    return layout.seal(manifest, layout.chunk_digests(manifest, buffer))

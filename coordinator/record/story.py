@@ -73,7 +73,9 @@ def _line(decision: d.AnyDecision) -> str:
 
 
 def _tell_accepted(x: d.Accepted) -> str:
-    return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}"
+    strategy = x.experiment.get("plan", {}).get("strategy", "FedAvg")
+    named = f"; strategy {strategy.get('name')}" if isinstance(strategy, dict) else ""
+    return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}"
 
 
 def _tell_round_started(x: d.RoundStarted) -> str:

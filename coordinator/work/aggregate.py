@@ -1,11 +1,10 @@
-"""Federated averaging (McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized
-Data", algorithm 1): the weighted mean of the sites' weights, bit by bit the same for the same updates. Differences are
-averaged likewise and added to the model that they are differences from, in float64, before the one rounding.
+"""The engine of every strategy: many updates → the next model, by block, bit by bit the same for the same updates.
 
-Sites are taken in the order of their names; each block is multiplied and then added in float64, one after the other,
-so neither the order of arrival nor the number of threads can show in the result. Updates are mapped files, decoded by
-block: memory is some blocks a thread, whatever the number of sites. While a block is in the cache it is also checked
-for numbers that are not finite and written in the codec in which the next round sends it.
+Sites are taken in the order of their names; each block is combined in float64 by the strategy (`coordinator.work.
+strategies`; federated averaging unless told otherwise) and rounded once, so neither the order of arrival nor the number
+of threads can show in the result. Updates are mapped files, decoded by block: memory is some blocks a thread, whatever
+the number of sites. While a block is in the cache it is also checked for numbers that are not finite and written in the
+codec in which the next round sends it.
 """
 
 from __future__ import annotations
@@ -20,13 +19,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.work.strategies.base import BLOCK, Strategy, is_trained
+from coordinator.work.strategies.block import Block, Scratch, Target, Values
+from coordinator.work.strategies.fedavg import FedAvg
 from messages.tensors.codecs import CODECS, CodecName, Tensor
 from messages.tensors.layout import Manifest, each_tensor, tensors_of, views
 
 Buffer = NDArray[np.uint8]
-BLOCK = 2**18
-"""Elements at a time. Smaller blocks fit a nearer cache, but then two threads wait for the interpreter's lock more than
-they work (`python -m benchmarks.aggregation`)."""
+Job = tuple[Target, int, int]
+"""(tensor, first element, end) of a block."""
+FEDAVG = FedAvg()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a strategy keeps from round to round, laid out as its `memory` says.
+
+    Attributes:
+        before: as the last round left it; None before the first one.
+        after: where this round leaves it.
+    """
+
+    before: Buffer | None
+    after: Buffer
 
 
 def weights(cases: Mapping[str, int], *, weight_by: str = "cases_used", cap: float = 1.0) -> dict[str, float]:
@@ -59,27 +74,6 @@ def weights(cases: Mapping[str, int], *, weight_by: str = "cases_used", cap: flo
     return share
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """One tensor of the result, with everything that goes into it."""
-
-    sources: Sequence[tuple[float, Tensor]]
-    master: Tensor | None
-    out: NDArray[Any]
-    wire: Tensor | None
-    largest: float | None
-    """The largest magnitude that stays finite; None where every value is."""
-
-
-class _Scratch:
-    """What one thread works in: 5 MiB at most."""
-
-    def __init__(self, most: int) -> None:
-        self.total = np.empty(most, dtype=np.float64)
-        self.term = np.empty(most, dtype=np.float64)
-        self.decoded = np.empty(most, dtype=np.float32)
-
-
 def aggregate(
     manifest: Manifest,
     updates: Sequence[tuple[float, Buffer]],
@@ -89,38 +83,44 @@ def aggregate(
     master: Buffer | None = None,
     wire: Buffer | None = None,
     threads: int | None = None,
+    strategy: Strategy = FEDAVG,
+    memory: Memory | None = None,
 ) -> bool:
-    """Write the next model to `out`: the weighted mean of the updates, or `master` plus that of the differences.
+    """Write the next model to `out`: what the strategy makes of the updates.
 
     Args:
         manifest: names, shapes and dtypes that all share; float32 (exact), as `out` and `master` are.
-        updates: (weight, buffer in `codec`), in the order of the sites' names.
+        updates: (share, buffer in `codec`), in the order of the sites' names.
         out: buffer of manifest.nbytes bytes; each tensor keeps its dtype. Integer tensors (batch norm's counters)
             are rounded half to even, booleans are true where the mean is above one half.
         codec: of the updates.
-        master: the model that the round's sites received a copy of; needed where `codec` sends differences.
+        master: the model that the round's sites received a copy of; needed where `codec` sends differences, or the
+            strategy starts from it.
         wire: where to write the result in the codec in which a round's model travels; None: nowhere.
         threads: blocks are independent, so their number changes no bit; default: up to 4.
+        memory: of the strategy, where it keeps something.
 
     Returns:
-        Whether every number is finite, in `out` and, where it is asked for, in `wire`.
+        Whether every number is finite, in `out`, in the strategy's memory and, where it is asked for, in `wire`.
 
     Raises:
-        ValueError: a buffer is too small, or `master` is missing.
+        ValueError: a buffer is too small, or `master` or `memory` is missing.
     """
-    jobs = iter(_jobs(manifest, updates, out, codec, master, wire))
+    largest = max((spec.size for spec in manifest.tensors), default=0)
+    most = max(1, min(strategy.block_elements(len(updates)), largest))
+    given = _Given(manifest, updates, out, codec, master, wire, strategy, memory, most)
+    jobs = given.jobs(strategy.shares(given.shares, given.blocks()))
     workers = threads if threads is not None else min(4, os.cpu_count() or 1)
     lock = threading.Lock()
-    most = min(BLOCK, max((spec.size for spec in manifest.tensors), default=0))
 
     def work() -> bool:
-        scratch, finite = _Scratch(most), True
+        scratch, finite = Scratch(most), True
         while True:
             with lock:
                 job = next(jobs, None)
             if job is None:
                 return finite
-            finite &= _average(*job, scratch)
+            finite &= _combined(strategy, Block(*job, scratch))
 
     if workers <= 1:
         return work()
@@ -128,65 +128,114 @@ def aggregate(
         return all(list(pool.map(lambda _number: work(), range(workers))))
 
 
-def _jobs(
-    manifest: Manifest,
-    updates: Sequence[tuple[float, Buffer]],
-    out: Buffer,
-    codec: CodecName,
-    master: Buffer | None,
-    wire: Buffer | None,
-) -> Iterator[tuple[_Target, int, int]]:
-    """(tensor, first element, end) of every block."""
-    written = CODECS[codec]
-    sent = manifest.in_codec(codec)
-    # Side by side through all updates, tensor by tensor: memory is a site's place in its file, not all its tensors.
-    sources = [(weight, each_tensor(sent, buffer)) for weight, buffer in updates]
-    masters = None if master is None else tensors_of(manifest, master)
-    wires = None if wire is None else tensors_of(manifest.in_codec(written.model), wire)
-    for name, array in views(manifest, out).items():
-        base = None
-        if written.difference and written.rewrites(array.dtype.name):
-            if masters is None:
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What `aggregate` is given, cut into blocks."""
+
+    manifest: Manifest
+    updates: Sequence[tuple[float, Buffer]]
+    out: Buffer
+    codec: CodecName
+    master: Buffer | None
+    wire: Buffer | None
+    strategy: Strategy
+    memory: Memory | None
+    most: int
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """As they are given, before the strategy has looked at the updates."""
+        return tuple(share for share, _buffer in self.updates)
+
+    def blocks(self) -> Iterator[Block]:
+        """Every block, one after the other, for a look at the updates."""
+        scratch = Scratch(self.most)
+        for job in self.jobs(self.shares):
+            yield Block(*job, scratch)
+
+    def jobs(self, shares: Sequence[float]) -> Iterator[Job]:
+        """(tensor, first element, end) of every block."""
+        for target in self._targets(shares):
+            for start in range(0, target.out.size, self.most):
+                yield target, start, min(start + self.most, target.out.size)
+
+    def _targets(self, shares: Sequence[float]) -> Iterator[Target]:
+        manifest, written = self.manifest, CODECS[self.codec]
+        sent_in = CODECS[written.model]
+        sent = manifest.in_codec(self.codec)
+        # Side by side through all updates, tensor by tensor: memory is a site's place in its file, not all its tensors.
+        sources = [
+            (share, each_tensor(sent, buffer)) for share, (_given, buffer) in zip(shares, self.updates, strict=True)
+        ]
+        models = None if self.master is None else tensors_of(manifest, self.master)
+        wires = None if self.wire is None else tensors_of(manifest.in_codec(written.model), self.wire)
+        kept = _Kept(self.strategy, manifest, self.memory)
+        arrays = views(manifest, self.out)
+        for spec in manifest.tensors:
+            differences = written.difference and written.rewrites(spec.dtype)
+            if differences and models is None:
                 raise ValueError("differences need the model that they are differences from")
-            base = masters[name]
-        largest = None
-        if array.dtype.kind == "f":
-            sent_in = CODECS["float32" if wires is None else written.model]
-            largest = sent_in.largest(array.dtype.name)
-        target = _Target(
-            sources=[(weight, next(tensors)) for weight, tensors in sources],
-            master=base,
-            out=array.reshape(-1),
-            wire=None if wires is None else wires[name],
-            largest=largest,
+            array, largest = arrays[spec.name], None
+            if array.dtype.kind == "f":
+                largest = (CODECS["float32"] if wires is None else sent_in).largest(array.dtype.name)
+            before, after = kept.next_views(spec.size) if is_trained(spec) else ({}, {})
+            yield Target(
+                name=spec.name,
+                sources=[(share, next(tensors)) for share, tensors in sources],
+                differences=differences,
+                model=None if models is None else models[spec.name],
+                sent_in=sent_in,
+                out=array.reshape(-1),
+                before=before,
+                after=after,
+                wire=None if wires is None else wires[spec.name],
+                largest=largest,
+            )
+
+
+Parts = Mapping[str, NDArray[np.float32]]
+
+
+class _Kept:
+    """The strategy's memory, cut tensor by tensor."""
+
+    def __init__(self, strategy: Strategy, manifest: Manifest, memory: Memory | None) -> None:
+        layout = strategy.memory(manifest)
+        if layout is not None and memory is None:
+            raise ValueError("the strategy needs its memory")
+        self._place = 0
+        self._before: Parts = {}
+        self._after: Parts = {}
+        if layout is not None and memory is not None:
+            self._after = views(layout, memory.after)
+            self._before = {} if memory.before is None else views(layout, memory.before)
+
+    def next_views(self, size: int) -> tuple[Parts, Parts]:
+        """By part, as it was and as it will be, for the next tensor."""
+        start, self._place = self._place, self._place + size
+        before, after = (
+            {part: whole[start : start + size] for part, whole in parts.items()}
+            for parts in (self._before, self._after)
         )
-        for start in range(0, array.size, BLOCK):
-            yield target, start, min(start + BLOCK, array.size)
+        return before, after
 
 
-def _average(target: _Target, start: int, stop: int, scratch: _Scratch) -> bool:
-    total, term = scratch.total[: stop - start], scratch.term[: stop - start]
-    # Two operations, never one fused multiply-add: that rounds once instead of twice, on some processors only.
+def _combined(strategy: Strategy, block: Block) -> bool:
+    """Combine a block and round it to its place; whether all that is written is finite."""
+    target, start, stop = block.target, block.start, block.stop
+    out = target.out[start:stop]
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told below
-        for number, (weight, tensor) in enumerate(target.sources):
-            product = term if number else total
-            np.copyto(product, tensor.block(start, stop, scratch.decoded))
-            np.multiply(product, weight, out=product)
-            if number:
-                np.add(total, term, out=total)
-        if target.master is not None:
-            np.add(total, target.master.block(start, stop, scratch.decoded), out=total)
-        out = target.out[start:stop]
-        _cast(total, out)
+        _cast(strategy.combine(block), out)
     if target.wire is not None:
         _encode(out, target.wire, start, stop)
+    finite = all(bool(np.isfinite(part[start:stop]).all()) for part in target.after.values())
     if target.largest is None:
-        return True
+        return finite
     # A comparison with NaN is false.
-    return bool(-target.largest <= out.min() and out.max() <= target.largest)
+    return finite and bool(-target.largest <= out.min() and out.max() <= target.largest)
 
 
-def _cast(total: NDArray[np.float64], out: NDArray[Any]) -> None:
+def _cast(total: Values, out: NDArray[Any]) -> None:
     if out.dtype.kind == "b":
         np.greater(total, 0.5, out=out)
     elif out.dtype.kind in "iu":

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from coordinator.config import Limits
 from coordinator.core import inputs as i
 from coordinator.core.effects import Aggregate, Expect, Initialise
-from coordinator.work.aggregate import aggregate, is_finite, weights
+from coordinator.work.aggregate import Memory, aggregate, is_finite, weights
 from coordinator.work.blobs import Blobs, Buffer, created
+from coordinator.work.strategies.table import strategy_of
 from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.clock import Clock
@@ -38,10 +40,23 @@ from nets.digest import model_digest
 log = structlog.get_logger("coordinator.work.pool")
 
 
-def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None) -> bool:
+def memory_manifest(effect: Aggregate) -> Manifest | None:
+    """How what the effect's strategy keeps is laid out; None where it keeps nothing."""
+    return strategy_of(effect.strategy).memory(effect.manifest)
+
+
+def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, memory: Buffer | None = None) -> bool:
     """Aggregate what the effect names, out of the blobs, into `out` and, in the codec of the next round, `wire`.
 
-    Returns whether all of it is finite; FileNotFoundError or ValueError where a blob is gone or of another size.
+    Args:
+        memory: where what the strategy keeps for the next round goes; needed where it keeps something.
+
+    Returns:
+        Whether all of it is finite.
+
+    Raises:
+        FileNotFoundError, ValueError: a blob is gone or of another size.
+        WorkFailed: so is what the strategy kept from the round before.
     """
     shares = weights(
         {one.site: one.cases for one in effect.updates},
@@ -56,7 +71,24 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None) -
         codec=effect.codec,
         master=None if effect.master is None else blobs.open(name, effect.master, effect.manifest),
         wire=wire,
+        strategy=strategy_of(effect.strategy),
+        memory=None if memory is None else Memory(_opened_memory(blobs, effect), memory),
     )
+
+
+def _opened_memory(blobs: Blobs, effect: Aggregate) -> Buffer | None:
+    manifest = memory_manifest(effect)
+    if effect.memory is None or manifest is None:
+        return None
+    try:
+        return blobs.open(effect.experiment, effect.memory, manifest)
+    except (FileNotFoundError, ValueError) as error:
+        what = "is gone" if isinstance(error, FileNotFoundError) else "is not what it was"
+        raise WorkFailed(
+            f"what {effect.strategy.name} kept from before round {effect.round} {what}",
+            where=str(blobs.path(effect.experiment, effect.memory)),
+            advice="Put the file back from a backup before the coordinator starts",
+        ) from None
 
 
 Build = Callable[[Experiment, Path, Path, float], None]
@@ -155,12 +187,26 @@ class Work:
         self.build(effect.experiment, out, described, self.limits.initialise_within)
         manifest = Manifest.model_validate_json(described.read_text())
         described.unlink()
+        manifest = self._travelling(effect.experiment, out, manifest)
         if manifest.nbytes > self.limits.model_bytes_max:
             out.unlink()
             return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
         wire = self._initial_wire(effect.experiment, out, manifest)
         sealed, digest = self._keep(name, out, manifest)
         return i.Initialised(time=self.now(), manifest=manifest, seal=sealed, digest=digest, wire=wire)
+
+    def _travelling(self, experiment: Experiment, path: Path, built: Manifest) -> Manifest:
+        """Leave out of the initial model what the strategy lets stay at the sites, and add what it lets travel too."""
+        tensors = strategy_of(experiment.plan.strategy).travelling(built)
+        if tensors == built.tensors:
+            return built
+        wanted = Manifest(tensors=tensors, codec=built.codec, chunk_bytes=built.chunk_bytes)
+        nothing = {spec.name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape) for spec in wanted.tensors}
+        fitted = path.with_name("travelling.part")
+        with created(fitted, wanted.nbytes) as out:
+            write_into(nothing | views(built, mapped(path, built)), wanted, out.data)
+        os.replace(fitted, path)
+        return wanted
 
     def _initial_wire(self, experiment: Experiment, exact: Path, manifest: Manifest) -> str | None:
         """The seal of the initial model in the codec in which round 1 sends it; None where that is exact."""
@@ -173,9 +219,9 @@ class Work:
             write_into(views(manifest, mapped(exact, manifest)), sent, out.data)
             if not is_finite(sent, out):
                 raise WorkFailed(f"the initial model is not finite in {sent.codec}", where=experiment.id)
-        return self._keep_wire(experiment.id, path, sent)
+        return self._keep_sealed(experiment.id, path, sent)
 
-    def _keep_wire(self, experiment: str, path: Path, manifest: Manifest) -> str:
+    def _keep_sealed(self, experiment: str, path: Path, manifest: Manifest) -> str:
         sealed = self.blobs.sealer.seal(manifest, mapped(path, manifest))
         self.blobs.keep(experiment, sealed, path)
         return sealed
@@ -194,20 +240,24 @@ class Work:
     def _aggregate(self, effect: Aggregate) -> i.AnyInput:
         manifest, name = effect.manifest, effect.experiment
         sent = None if effect.wire is None else manifest.in_codec(effect.wire)
-        self.room(manifest.nbytes + (0 if sent is None else sent.nbytes))
+        remembered = memory_manifest(effect)
+        self.room(manifest.nbytes + sum(one.nbytes for one in (sent, remembered) if one is not None))
         path = self.blobs.scratch(name, f"aggregate-{effect.round}")
         beside = self.blobs.scratch(name, f"aggregate-{effect.round}-wire")
+        kept = self.blobs.scratch(name, f"aggregate-{effect.round}-memory")
         with ExitStack() as files:
             out = files.enter_context(created(path, manifest.nbytes))
             wire = None if sent is None else files.enter_context(created(beside, sent.nbytes))
+            memory = None if remembered is None else files.enter_context(created(kept, remembered.nbytes))
             with PHASES.timed("aggregate", bytes=len(effect.updates) * manifest.nbytes):
-                finite = average(self.blobs, effect, out, wire)
+                finite = average(self.blobs, effect, out, wire, memory)
             if not finite:
                 raise WorkFailed("the aggregate is not finite", where=name)
         crash.passed("coordinator:aggregating")
         sealed, digest = self._keep(name, path, manifest)
-        copy = None if sent is None else self._keep_wire(name, beside, sent)
-        return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy)
+        copy = None if sent is None else self._keep_sealed(name, beside, sent)
+        left = None if remembered is None else self._keep_sealed(name, kept, remembered)
+        return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy, memory=left)
 
     def _bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
         return i.UpdateBad(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason)

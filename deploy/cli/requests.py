@@ -85,6 +85,10 @@ def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answe
         f"  in all    {human_bytes(found.total_bytes)} over {_rounds(experiment)}; "
         f"the broker stores {human_bytes(found.broker_disk_bytes)} if nothing is evicted"
     )
+    strategy = experiment.plan.strategy
+    kept = f", which keeps {human_bytes(found.strategy_bytes)} from round to round" if found.strategy_bytes else ""
+    say(f"  strategy  {strategy.words}{kept}")
+    say(f"  on disk   {human_bytes(found.coordinator_disk_bytes)} at the coordinator, which keeps updates for replay")
     say(
         f"  time      at the latest {human_seconds(found.latest_end_seconds)} after the start; "
         "how long a round takes shows after the first one"

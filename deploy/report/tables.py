@@ -31,7 +31,7 @@ def summary(story: ExperimentStory, images: Mapping[str, str]) -> str:
         ("Sites", ", ".join(f"{name} ({_standing(site)})" for name, site in sorted(story.sites.items()))),
         ("Images", "; ".join(f"{', '.join(names)}: {text}" for text, names in came)),
         ("Net", experiment.net.name if experiment else ""),
-        ("Strategy", f"{experiment.plan.kind}, {experiment.plan.strategy}" if experiment else ""),
+        ("Strategy", f"{experiment.plan.kind}, {experiment.plan.strategy.words}" if experiment else ""),
         ("Tensors travel as", experiment.wire.codec if experiment else ""),
         ("Rounds", f"{story.completed_rounds} of {story.rounds_planned}"),
         (

@@ -163,7 +163,20 @@ def test_the_digest_ignores_comments_and_the_order_of_keys_and_nothing_else() ->
         ("overlap = 0.5", "overlap = nan", ["evaluation.overlap = nan", "finite"]),
         ("count = 500", "count = 0", ["rounds.count = 0", "greater than or equal to 1"]),
         ('"24h"', '"a day"', ["rounds.enrol_within = 'a day'", "24h"]),
-        ('"FedAvg"', '"Magic"', ["plan.strategy = 'Magic'", "'FedAvg'"]),
+        ('"FedAvg"', '"Magic"', ["plan.strategy = 'Magic'", "'FedAvg'", "'FedAdam'"]),
+        ('"FedAvg"', "5", ["plan.strategy = 5", "'FedAvg'", "'FedAdam'"]),
+        ('"FedAvg"', "{ lr = 1 }", ["plan.strategy", "names no strategy", "'FedAvg'", "'FedAdam'"]),
+        ('"FedAvg"', '{ name = "Magic" }', ["plan.strategy", "'Magic'", "'FedAvg'", "'FedAdam'"]),
+        ('"FedAvg"', '{ name = "FedAvg", lr = 1 }', ["plan.strategy", "lr is unknown", "FedAvg takes no parameter"]),
+        ('"FedAvg"', '{ name = "FedAdam", momentum = 1 }', ["momentum is unknown", "takes beta1, beta2, lr, tau"]),
+        ('"FedAvg"', '{ name = "FedAdam", beta1 = 1 }', ["plan.strategy.beta1 = 1", "less than 1"]),
+        ('"FedAvg"', '{ name = "FedAdam", tau = 0 }', ["plan.strategy.tau = 0", "greater than or equal to"]),
+        (
+            'kind = "aggregation"\nstrategy = "FedAvg"\nweight_by = "cases_used"\nweight_cap = 0.6',
+            'kind = "sequential"\nstrategy = "FedAdam"',
+            ["plan", 'strategy = "FedAdam"', 'kind = "aggregation"'],
+        ),
+        ('"FedAvg"', '{ name = "FedAdam", lr = "big" }', ["plan.strategy.lr = 'big'", "number"]),
         ("least_sites = 2", "least_sites = 0", ["quorum.least_sites = 0", '"all"']),
         ("least_sites = 2", 'least_sites = "some"', ["quorum.least_sites = 'some'", '"all"']),
         ("least_sites = 2", "least_sites = 4", ["quorum.least_sites = 4", "3 sites"]),
@@ -181,6 +194,23 @@ def test_a_mistake_gets_one_line_with_key_value_and_what_is_allowed(old: str, ne
     assert line.startswith("exp.toml: ")
     assert "; " not in line
     assert [part for part in said if part not in line] == []
+
+
+def test_a_strategy_is_a_word_or_a_table_and_fedavg_keeps_the_digest_of_the_word() -> None:
+    digest = experiment.loads(TEXT).digest()
+    table = experiment.loads(TEXT.replace('"FedAvg"', '{ name = "FedAvg" }'))
+    assert (table.digest(), table.plain()["plan"]["strategy"]) == (digest, "FedAvg")
+    word, adam = (experiment.loads(TEXT.replace('"FedAvg"', said)) for said in ('"FedAdam"', '{ name = "FedAdam" }'))
+    assert word == adam
+    assert word.digest() == adam.digest() != digest
+    assert word.plain()["plan"]["strategy"] == {
+        "name": "FedAdam",
+        "lr": 0.01,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "tau": 0.001,
+    }
+    assert Experiment.model_validate(codec.unpack(codec.pack(word.plain()))) == word
 
 
 def test_every_mistake_is_told_at_once() -> None:
