@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.raw_amqp import RawClient
 from deploy.broker import keeper
-from deploy.broker.definitions import Party, StreamSizes, render
+from deploy.broker.definitions import Party, StreamSizes, render_definitions
 from deploy.broker.node import PrivateNode
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Delivery, Start
@@ -69,7 +69,9 @@ def measure(
     with (
         tempfile.TemporaryDirectory(prefix="konsil-ceiling-") as folder,
         PrivateNode(
-            Path(folder), definitions=render(VHOST, parties, StreamSizes(segment=512 * MIB)), tls="tls" in clients
+            Path(folder),
+            definitions=render_definitions(VHOST, parties, StreamSizes(segment=512 * MIB)),
+            tls="tls" in clients,
         ) as node,
     ):
         if "consume" in laps:  # something to read, and a broker that is warm
@@ -227,7 +229,7 @@ class _Late(dict[str, Any]):
 def _cpu_of(node: PrivateNode) -> float:
     """CPU seconds of the broker's processes, from /proc/PID/stat (proc(5): fields 14 and 15)."""
     total = 0
-    for pid in keeper.descendants(node.pid or 0):
+    for pid in keeper.list_descendants(node.pid or 0):
         fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICKS

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nets.build import build
+from nets.build import build_net
 from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.interrupt import Interrupt
 from site_agent.training.resume import Keeper, Moment
@@ -27,7 +27,7 @@ NETS = {
 
 def moment(spec: dict[str, object]) -> Moment:
     """A round after one step of Adam."""
-    net = build(spec, 4, 3, seed=1)
+    net = build_net(spec, 4, 3, seed=1)
     optimizer = torch.optim.Adam(net.parameters())
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -54,11 +54,11 @@ def main() -> None:
 
             for _ in range(options.repeat):
                 began = time.perf_counter()
-                keeper().save(now, 5, 1.0)
+                keeper().save_checkpoint(now, 5, 1.0)
                 writing.append(time.perf_counter() - began)
                 began = time.perf_counter()
                 reader = keeper()
-                if not reader.look() or reader.resume(now) != 5:
+                if not reader.look_for_checkpoint() or reader.resume_at(now) != 5:
                     raise SystemExit("the checkpoint was not found again")
                 reading.append(time.perf_counter() - began)
             size = next((Path(folder) / "checkpoint").iterdir()).stat().st_size

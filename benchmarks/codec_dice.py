@@ -1,9 +1,9 @@
 """`python -m benchmarks.codec_dice --data DIR`: test Dice of one federation under each codec, and what it loses.
 
 The same sites, cases, seeds and rounds under each codec, in one process without a broker: sites train with the very
-`Session` of a site's training process, updates and models go through files in the codec's bytes, and the coordinator's
-own `aggregate` makes the next model. Split, secrets and experiment are those of `konsil demo --data DIR`, so that a run
-under float32 is the demo's own. The bar: bfloat16 differences within 0.005 of float32.
+`TrainingSession` of a site's training process, updates and models go through files in the codec's bytes, and the
+coordinator's own `aggregate` makes the next model. Split, secrets and experiment are those of `konsil demo --data
+DIR`, so that a run under float32 is the demo's own. The bar: bfloat16 differences within 0.005 of float32.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.work.aggregate import aggregate, weights
+from coordinator.work.aggregate import aggregate, share_weights
 from deploy.demo import machine
 from deploy.demo.consortium import site_names
 from deploy.demo.data import read_real
 from deploy.demo.experiments import decathlon_demo
-from deploy.demo.partition import partition
+from deploy.demo.partition import deal_patients
 from messages.experiment import Experiment
 from messages.ground.errors import KonsilError
-from messages.scores import pool
+from messages.scores import pool_scores
 from messages.tensors.codecs import CODECS, CodecName
-from messages.tensors.layout import views, write_into
+from messages.tensors.layout import view_tensors, write_into
 from nets.initial import initial_model
 from site_agent.training.protocol import Evaluate, Prepare, Train
-from site_agent.training.session import Session
+from site_agent.training.session import TrainingSession
 
 BAR = 0.005
 
@@ -51,16 +51,16 @@ class Result:
     seconds: float
 
 
-def sessions(data: Path, folder: Path, experiment: Experiment, seed: int) -> dict[str, Session]:
+def sessions(data: Path, folder: Path, experiment: Experiment, seed: int) -> dict[str, TrainingSession]:
     """Each site's prepared data, dealt out as the demo deals them."""
     real = read_real(data)
     places = {site: folder / site for site in experiment.sites}
-    partition(data, list(places.values()), seed=seed)
+    deal_patients(data, list(places.values()), seed=seed)
     return {
-        site: Session(
+        site: TrainingSession(
             Prepare(
-                experiment=experiment.plain(),
-                dataset={**real.source(place), "path": str(place)},
+                experiment=experiment.as_plain(),
+                dataset={**real.describe_source(place), "path": str(place)},
                 site=site,
                 secret=hashlib.sha256(f"konsil demo|{seed}|{site}".encode()).digest(),
                 threads=machine.share_threads(len(places)),
@@ -72,20 +72,20 @@ def sessions(data: Path, folder: Path, experiment: Experiment, seed: int) -> dic
     }
 
 
-def federate(members: dict[str, Session], experiment: Experiment, codec: CodecName, folder: Path) -> Result:
+def federate(members: dict[str, TrainingSession], experiment: Experiment, codec: CodecName, folder: Path) -> Result:
     """All rounds under one codec, and the final model on every site's test cases."""
     began = time.monotonic()
     exact, buffer = initial_model(experiment)
     sent, update = exact.in_codec(CODECS[codec].model), exact.in_codec(codec)
-    shares = weights({site: len(one.splits["train"]) for site, one in members.items()})
+    shares = share_weights({site: len(one.splits["train"]) for site, one in members.items()})
     master = np.frombuffer(buffer, dtype=np.uint8)
     model = folder / "model"
     for number in range(1, experiment.rounds.count + 1):
         wire = np.zeros(sent.nbytes, dtype=np.uint8)
-        write_into(views(exact, master), sent, wire.data)
+        write_into(view_tensors(exact, master), sent, wire.data)
         wire.tofile(model)
         for site in shares:
-            members[site].train(
+            members[site].train_round(
                 Train(
                     round=number,
                     attempt=1,
@@ -106,10 +106,10 @@ def federate(members: dict[str, Session], experiment: Experiment, codec: CodecNa
     request = Evaluate(
         round=experiment.rounds.count, model=str(model), manifest=exact.plain(), splits=["test"], label="final"
     )
-    test = pool([members[site].evaluate(request).scores[0].scores() for site in shares])
+    test = pool_scores([members[site].evaluate_model(request).scores[0].scores() for site in shares])
     return Result(
         codec=codec,
-        mean=test.mean("dice") or 0.0,
+        mean=test.mean_score("dice") or 0.0,
         regions=test.by_target("dice"),
         cases=test.cases,
         round_bytes=len(shares) * (sent.nbytes + update.nbytes),

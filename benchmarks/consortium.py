@@ -13,15 +13,15 @@ from typing import Any
 
 from benchmarks import memory, phases
 from deploy.broker.definitions import StreamSizes
-from deploy.broker.keeper import descendants
+from deploy.broker.keeper import list_descendants
 from deploy.broker.node import PrivateNode
 from deploy.cli import requests
 from deploy.demo import experiments
 from deploy.demo.consortium import Consortium
-from deploy.demo.layout import Layout, prepare
+from deploy.demo.layout import DemoLayout, prepare_layout
 from deploy.demo.processes import Child, Children
 from deploy.session import profile as profiles
-from deploy.session.connection import Session, rabbit
+from deploy.session.connection import BrokerSession, connect_rabbit
 from messages import kinds, names
 from messages.bus.base import Start
 from messages.experiment import Experiment
@@ -52,7 +52,7 @@ def rehearsal(
     }
     if codec != "float32":
         plain["wire"] = {"codec": codec}
-    return settings.parse(plain, Experiment, identity)
+    return settings.parse_settings(plain, Experiment, identity)
 
 
 class Bench:
@@ -65,7 +65,7 @@ class Bench:
 
     def __init__(self, folder: Path, sites: int, model_bytes: int, *, tls: bool, say: Say) -> None:
         self.sites = site_names(sites)
-        self.layout: Layout = prepare(folder)
+        self.layout: DemoLayout = prepare_layout(folder)
         segment = 16 * 2**20
         room = max(64 * 2**20, 3 * model_bytes) + 2 * segment
         sizes = StreamSizes(
@@ -76,15 +76,15 @@ class Bench:
             segment=segment,
             small_segment=2**20,
         )
-        self.consortium = Consortium.invent(self.layout, self.sites, sizes)
+        self.consortium = Consortium.invent_logins(self.layout, self.sites, sizes)
         more: dict[str, Any] = {"tls": True} if tls else {}
-        self.node = PrivateNode(self.layout.broker, definitions=self.consortium.definitions(), **more)
+        self.node = PrivateNode(self.layout.broker, definitions=self.consortium.make_definitions(), **more)
         self.children = Children()
         self.services: dict[str, Child] = {}
         self.ports: dict[str, int] = {}
         """Of the metrics endpoints."""
         self._tls, self._say = tls, say
-        self.session: Session | None = None
+        self.session: BrokerSession | None = None
 
     def start(self) -> None:
         """Start broker, coordinator and agents; returns once every agent is connected."""
@@ -92,7 +92,7 @@ class Bench:
         self.node.start()
         broker: tuple[Any, ...] = (self.node.tls_port, self.node.ca) if self._tls else (self.node.port,)
         self.consortium.write_coordinator(*broker)
-        profile = profiles.load(self.consortium.write_profile(*broker))
+        profile = profiles.load_profile(self.consortium.write_profile(*broker))
         trainer = (sys.executable, "-m", "site_agent.training.null", "--cases", "40", "--seconds", "0")
         self._start(names.COORDINATOR, "coordinator")
         self._say(f"starting {len(self.sites)} agents")
@@ -109,8 +109,8 @@ class Bench:
                 trainer=trainer,
             )
             self._start(site, "site_agent")
-        self.session = Session(rabbit(profile), profile)
-        self.session.listen(names.DOWNLINK, start=Start.NEXT)
+        self.session = BrokerSession(connect_rabbit(profile), profile)
+        self.session.listen_to(names.DOWNLINK, start=Start.NEXT)
         self._await(lambda: all(self._connected(site) for site in self.sites), "every agent is connected")
 
     def _start(self, party: str, module: str) -> None:
@@ -118,7 +118,7 @@ class Bench:
         self.ports[party] = phases.free_port()
         config.write_text(config.read_text() + f'\n[metrics]\nlisten = "127.0.0.1:{self.ports[party]}"\n')
         command = [sys.executable, "-m", module, "--config", str(config)]
-        self.services[party] = self.children.start(party, command, self.layout.log_of(party))
+        self.services[party] = self.children.start_child(party, command, self.layout.log_of(party))
 
     def _connected(self, site: str) -> bool:
         with contextlib.suppress(Exception):
@@ -129,14 +129,14 @@ class Bench:
         end = time.monotonic() + START_WITHIN
         while not condition():
             for service in self.services.values():
-                service.check()
+                service.check_alive()
             if time.monotonic() > end:
                 raise WorkFailed(f"not within {START_WITHIN:.0f} s: {what}", where=str(self.layout.logs))
             time.sleep(0.1)
 
     def status(self, site: str) -> dict[str, Any]:
         """What the agent says of itself."""
-        return control.ask(self.layout.site(site), {"do": "status"})
+        return control.ask_agent(self.layout.site_folder(site), {"do": "status"})
 
     def pids(self) -> Mapping[str, int]:
         """Process ids of coordinator and agents by name."""
@@ -145,7 +145,7 @@ class Bench:
     def broker_cpu(self) -> float:
         """CPU seconds of the broker's processes so far."""
         keeper = self.node.pid
-        return 0.0 if keeper is None else sum(memory.cpu_seconds(pid) for pid in descendants(keeper))
+        return 0.0 if keeper is None else sum(memory.cpu_seconds(pid) for pid in list_descendants(keeper))
 
     def run(self, experiment: Experiment, within: float, ended: Callable[[int], None] | None = None) -> list[float]:
         """Run an experiment to its end; the coordinator's clock at each round's end, seconds.
@@ -157,12 +157,12 @@ class Bench:
             WorkFailed: it did not complete in time.
         """
         assert self.session is not None
-        requests.start(self.session, experiment, 60.0, lambda _text: None)
+        requests.start_experiment(self.session, experiment, 60.0, lambda _text: None)
         ends: list[float] = []
-        for heard in self.session.messages(within):
+        for heard in self.session.hear_messages(within):
             event = heard.event
             for service in self.services.values():
-                service.check()
+                service.check_alive()
             if event is None or event.experiment != experiment.id:
                 continue
             if event.kind == "round-complete":

@@ -14,13 +14,13 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.broker.definitions import Definitions, Party, StreamSizes, render
+from deploy.broker.definitions import Definitions, Party, StreamSizes, render_definitions
 from messages import envelope, kinds, names
 from messages.bus.base import Delivery, Subscription
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.scores import ScoreSums, SplitScores
-from messages.tensors.layout import chunk_digests, seal
+from messages.tensors.layout import chunk_digests, seal_transfer
 from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 
 CROWD, RESEARCHER = "crowd", "researcher"
@@ -33,7 +33,7 @@ def definitions(consortium: str, sites: Sequence[str]) -> Definitions:
     """A consortium whose party `crowd` may read every site's inbox."""
     parties = [Party(names.COORDINATOR, "coordinator", "x"), Party(RESEARCHER, "researcher", "x")]
     parties += [Party(site, "site", "x") for site in (*sites, CROWD)]
-    rendered = render(consortium, parties, SIZES)
+    rendered = render_definitions(consortium, parties, SIZES)
     for entry in rendered["permissions"]:
         if entry["user"] == CROWD:
             entry["read"] = r"^(downlink|global|inbox\.[a-z0-9-]+)$"
@@ -69,7 +69,7 @@ class Crowd:
         self._bus = MemoryBus(broker, CROWD)
         self._subscriptions: dict[str, Subscription] = {}
         self._ready = threading.Event()
-        for queue in (names.DOWNLINK, names.GLOBAL, *(names.inbox(site) for site in self._cases)):
+        for queue in (names.DOWNLINK, names.GLOBAL, *(names.inbox_of(site) for site in self._cases)):
             self._subscriptions[queue] = self._bus.subscribe(queue, self._take)
         self._ready.set()
 
@@ -86,18 +86,18 @@ class Crowd:
             self._models[place][header.index] = bytes(data)
             self._train()
         elif delivery.queue == names.DOWNLINK:
-            event = envelope.decode(delivery.body)
+            event = envelope.decode_event(delivery.body)
             self._heard(event)
             self._announced(event)
         elif delivery.key.startswith("chunks-wanted."):
-            event = envelope.decode(delivery.body)
+            event = envelope.decode_event(delivery.body)
             if isinstance(event.body, kinds.ChunksWanted):
                 self._send(delivery.queue.removeprefix("inbox."), event.body.chunks)
         self._subscriptions[delivery.queue].ack(delivery)
 
     def _say(self, site: str, kind: str, body: kinds.Body, event: envelope.Event) -> None:
         self._seq[site] += 1
-        said = self._authors[site].write(
+        said = self._authors[site].write_event(
             kind,
             body,
             time=event.time,
@@ -145,7 +145,7 @@ class Crowd:
             self._send(site, None)
             ready = kinds.WeightsReady(
                 transfer=kinds.Transfer(
-                    round=event.round, seal=seal(manifest, chunk_digests(manifest, update)), manifest=manifest
+                    round=event.round, seal=seal_transfer(manifest, chunk_digests(manifest, update)), manifest=manifest
                 ),
                 cases_used=self._cases[site],
                 cases=self._counts(site),

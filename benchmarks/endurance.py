@@ -61,7 +61,7 @@ def _look(bench: Bench, done: int) -> Look:
         disk={
             "journal": journal,
             "coordinator's blobs": _size(layout.coordinator) - journal,
-            "one site's state": _size(layout.site(site)),
+            "one site's state": _size(layout.site_folder(site)),
             "broker": _size(layout.broker / "data"),
         },
     )

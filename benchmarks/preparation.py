@@ -39,11 +39,11 @@ def write(folder: Path, studies: int, *, small: bool = False) -> int:
     count = 0
     for patient in range(studies):
         images, label = phantom.make_case(site_index=0, patient=patient, visit=0, seed=1, **(SMALL if small else {}))
-        examined = dicom.examination(1, 0, patient, 0, f"B-{patient:05d}", dicom.uid("benchmark", patient))
+        examined = dicom.invent_examination(1, 0, patient, 0, f"B-{patient:05d}", dicom.make_uid("benchmark", patient))
         place = folder / str(patient)
         place.mkdir(parents=True)
-        for number, obj in enumerate(dicom.objects(images, label, spacing, examined)):
-            (place / f"{number}.dcm").write_bytes(dicom.encoded(obj))
+        for number, obj in enumerate(dicom.make_objects(images, label, spacing, examined)):
+            (place / f"{number}.dcm").write_bytes(dicom.encode_dataset(obj))
             count += 1
     return count
 
@@ -96,9 +96,9 @@ def measure(folder: Path, state: Path) -> dict[str, Any]:
     for _ in range(2):
         watches.append(Watch())
         begun = time.perf_counter()
-        build.materialise("benchmark", settings(folder), state, SECRET, watches[-1])
+        build.prepare_dataset("benchmark", settings(folder), state, SECRET, watches[-1])
         seconds.append(time.perf_counter() - begun)
-    counted = build.accounting(state, "benchmark")
+    counted = build.read_accounting(state, "benchmark")
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
         "cases": counted.used if counted else 0,

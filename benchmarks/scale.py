@@ -148,7 +148,7 @@ def measure(count: int, rounds: int, folder: Path) -> dict[str, Any]:
     time.sleep(1.0)
     idle, peak.highest = peak.now(), 0
     body = kinds.ExperimentStart(experiment=experiment(sites, rounds))
-    said = Author(CONSORTIUM, RESEARCHER, 1).write(
+    said = Author(CONSORTIUM, RESEARCHER, 1).write_event(
         "experiment-start", body, time=time.time(), experiment=EXPERIMENT, seq=1
     )
     broker.publish(RESEARCHER, said.key, said.raw)

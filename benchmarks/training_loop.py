@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.training_parts import export, parts
 from benchmarks.training_sides import SITE, Konsil, Plain, experiment_of, settings_of
 from deploy.demo.phantoms import phantom
-from messages.tensors.layout import Manifest, views
+from messages.tensors.layout import Manifest, view_tensors
 
 WARM_UP_STEPS = 20
 
@@ -57,7 +57,7 @@ def median_ratio(ratios: list[float], resamples: int = 10_000) -> dict[str, floa
 def same_bits(folder: Path, manifest: Manifest) -> bool:
     from safetensors.numpy import load_file
 
-    ours = views(manifest, (folder / "update").read_bytes())
+    ours = view_tensors(manifest, (folder / "update").read_bytes())
     theirs = load_file(folder / "plain.safetensors")
     return ours.keys() == theirs.keys() and all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
 
@@ -80,9 +80,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     child(folder, options, "export")
     manifest = Manifest.model_validate(json.loads((folder / "manifest.json").read_text()))
     experiment = experiment_of(options)
-    from site_agent.training.seeds import derive
+    from site_agent.training.seeds import derive_seed
 
-    seed = derive(experiment.seed, "round", 1, "site", SITE)
+    seed = derive_seed(experiment.seed, "round", 1, "site", SITE)
     settings = settings_of(experiment)
     found: dict[str, Any] = {"machine": platform.machine(), "processors": os.cpu_count(), "threads": options.threads}
     with processes(folder, options) as (konsil, plain):

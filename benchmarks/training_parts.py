@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.training_sides import SITE, experiment_of, preparation
-from messages.tensors.layout import Manifest, views
+from messages.tensors.layout import Manifest, view_tensors
 
 
 def export(folder: Path, options: argparse.Namespace) -> None:
@@ -19,14 +19,16 @@ def export(folder: Path, options: argparse.Namespace) -> None:
     from safetensors.numpy import save_file
 
     from nets.initial import initial_model
-    from site_agent.training.session import Session
+    from site_agent.training.session import TrainingSession
 
     experiment = experiment_of(options)
     manifest, buffer = initial_model(experiment)
     (folder / "start").write_bytes(buffer)
     (folder / "manifest.json").write_text(json.dumps(manifest.plain()))
-    save_file({name: array.copy() for name, array in views(manifest, buffer).items()}, folder / "start.safetensors")
-    session = Session(preparation(folder, experiment, options.threads), lambda _: None)
+    save_file(
+        {name: array.copy() for name, array in view_tensors(manifest, buffer).items()}, folder / "start.safetensors"
+    )
+    session = TrainingSession(preparation(folder, experiment, options.threads), lambda _: None)
     cases = session.splits["train"]
     for index, case in enumerate(cases):
         np.save(folder / f"{index}-image.npy", np.asarray(case.image, dtype=np.float32))
@@ -45,24 +47,24 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """In a process of its own: milliseconds of each part of Konsil's step, and of a round's beginning and end."""
     import torch
 
-    from nets.weights import arrays
+    from nets.weights import arrays_of
     from site_agent.training.__main__ import _keep_freed_memory
     from site_agent.training.cases.sampling import Sampler
     from site_agent.training.engine import train_round
     from site_agent.training.files import write_update
-    from site_agent.training.seeds import derive
-    from site_agent.training.session import Session
+    from site_agent.training.seeds import derive_seed
+    from site_agent.training.session import TrainingSession
     from site_agent.training.tasks.segmentation import SegmentationLearner
 
     _keep_freed_memory()
     experiment = experiment_of(options, local_epochs=None, local_steps=100)
     manifest = Manifest.model_validate(json.loads((folder / "manifest.json").read_text()))
-    session = Session(preparation(folder, experiment, options.threads), lambda _: None)
+    session = TrainingSession(preparation(folder, experiment, options.threads), lambda _: None)
     net, cases, learner = session._net, session.splits["train"], session.learner
     assert isinstance(learner, SegmentationLearner)
-    seed = derive(experiment.seed, "round", 1, "site", SITE)
+    seed = derive_seed(experiment.seed, "round", 1, "site", SITE)
     sampler = Sampler(cases, experiment.training, experiment.augmentation, seed)
-    _, labels = sampler.batch(0)
+    _, labels = sampler.draw_batch(0)
 
     def timed(work: Any, times: int) -> float:
         work(0)
@@ -78,11 +80,11 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         )  # fmt: skip
 
     update = folder / "parts-update"
-    received = session._load(str(folder / "start"), manifest.plain())
+    received = session._load_model(str(folder / "start"), manifest.plain())
     return {
         "step": timed(whole, 2) / 100,
-        "batch": timed(sampler.batch, 100),
-        "target": timed(lambda _: learner.regions.target(labels), 100),
-        "load_model": timed(lambda _: session._load(str(folder / "start"), manifest.plain()), 20),
-        "write_update": timed(lambda _: write_update(update, arrays(net), manifest, received), 20),
+        "batch": timed(sampler.draw_batch, 100),
+        "target": timed(lambda _: learner.regions.make_target(labels), 100),
+        "load_model": timed(lambda _: session._load_model(str(folder / "start"), manifest.plain()), 20),
+        "write_update": timed(lambda _: write_update(update, arrays_of(net), manifest, received), 20),
     }

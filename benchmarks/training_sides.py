@@ -58,7 +58,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
 
 def preparation(folder: Path, experiment: Experiment, threads: int) -> Prepare:
     return Prepare(
-        experiment=experiment.plain(),
+        experiment=experiment.as_plain(),
         dataset={
             "source": "brats",
             "path": str(folder / "data"),
@@ -112,7 +112,7 @@ class Konsil:
         return int(self._watched.memory_info().rss)
 
     def _ask(self, request: Any) -> Reply:
-        self.process.send(request)
+        self.process.send_request(request)
         deadline = time.monotonic() + WITHIN
         while True:
             reply = self._replies.get(timeout=max(0.0, deadline - time.monotonic()))

@@ -10,12 +10,12 @@ from messages.ground import starting
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    starting.stoppable()
-    from coordinator.service import run  # after it: this is what takes its time
+    starting.end_on_sigterm()
+    from coordinator.service import run_service  # after it: this is what takes its time
 
     parser = argparse.ArgumentParser(prog="coordinator", description="The coordinator of a consortium.")
     parser.add_argument("--config", type=Path, required=True, help="coordinator.toml")
-    return run(parser.parse_args().config)
+    return run_service(parser.parse_args().config)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ class CoordinatorConfig(Settings):
     metrics: MetricsSettings = MetricsSettings()
 
 
-def read(path: Path) -> CoordinatorConfig:
+def read_config(path: Path) -> CoordinatorConfig:
     """Read the file; ConfigError lists every mistake. Relative paths are relative to the file."""
-    config = settings.read(path, CoordinatorConfig)
+    config = settings.read_settings(path, CoordinatorConfig)
     folder = path.resolve().parent
     identity = config.coordinator.model_copy(update={"state": folder / config.coordinator.state})
     broker = config.broker.of_consortium(identity.consortium).relative_to(folder)

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 
 from coordinator.core.state import ENDED, ExperimentState, Phase
 from coordinator.loop.tally import Tally
-from messages.ground.exposition import Reading, counter, gauge, phase_readings
+from messages.ground.exposition import Reading, make_counter, make_gauge, phase_readings
 from messages.liveness import Liveness
 from messages.reasons import Reason
 from messages.tasks.base import ScoreReader
@@ -21,7 +21,7 @@ _REASONS = frozenset(one.value for one in Reason)
 _SHOWN = [one for one in Phase if one not in ENDED and one is not Phase.NONE]
 
 
-def readings(
+def make_readings(
     tally: Tally,
     states: Mapping[str, ExperimentState],
     liveness: Mapping[str, Liveness],
@@ -33,39 +33,47 @@ def readings(
 ) -> Iterator[Reading]:
     """Everything, as it is now. Called by the endpoint's thread with copies."""
     running = {name: one for name, one in sorted(states.items()) if one.ended is None}
-    yield counter("konsil_rounds_total", "Rounds (the evaluation is one, too) that ended.", tally.rounds, "outcome")
-    yield counter("konsil_round_seconds_total", "Time of complete rounds.", tally.seconds, "stretch")
-    yield counter("konsil_round_stretches_total", "How many stretches those seconds are.", tally.stretches, "stretch")
-    yield counter("konsil_experiments_total", "Experiments that ended.", tally.ended, "outcome")
+    yield make_counter(
+        "konsil_rounds_total", "Rounds (the evaluation is one, too) that ended.", tally.rounds, "outcome"
+    )
+    yield make_counter("konsil_round_seconds_total", "Time of complete rounds.", tally.seconds, "stretch")
+    yield make_counter(
+        "konsil_round_stretches_total", "How many stretches those seconds are.", tally.stretches, "stretch"
+    )
+    yield make_counter("konsil_experiments_total", "Experiments that ended.", tally.ended, "outcome")
     by_phase = Counter(one.phase for one in running.values())
-    yield gauge("konsil_experiments", "Experiments now.", {one.value: by_phase[one] for one in _SHOWN}, "phase")
-    yield gauge("konsil_experiment_round", "The open round.", _rounds(running.values()), "experiment")
+    yield make_gauge("konsil_experiments", "Experiments now.", {one.value: by_phase[one] for one in _SHOWN}, "phase")
+    yield make_gauge("konsil_experiment_round", "The open round.", _open_rounds(running.values()), "experiment")
     planned = {name: one.experiment.rounds.count for name, one in running.items()}
-    yield gauge("konsil_experiment_rounds_planned", "Rounds in all.", planned, "experiment")
+    yield make_gauge("konsil_experiment_rounds_planned", "Rounds in all.", planned, "experiment")
     seen = Counter(liveness.values())
-    yield gauge("konsil_sites", "Admitted sites by liveness.", {one.value: seen[one] for one in Liveness}, "liveness")
+    yield make_gauge(
+        "konsil_sites", "Admitted sites by liveness.", {one.value: seen[one] for one in Liveness}, "liveness"
+    )
     yield Reading(
         "konsil_site_liveness", "gauge", "1: what is seen of a site.",
         tuple(({"site": site, "liveness": one.value}, 1.0) for site, one in sorted(liveness.items())),
     )  # fmt: skip
-    yield counter("konsil_updates_rejected_total", "Updates not used.", dict(tally.refused_updates), "reason")
-    yield counter("konsil_events_refused_total", "Other events refused.", dict(tally.refused_events), "reason")
-    yield counter("konsil_messages_malformed_total", "Messages that are no event.", dict(tally.malformed), "reason")
-    yield counter("konsil_events_set_aside_total", "Kept with their bytes, unhandled.", tally.set_aside)
+    yield make_counter("konsil_updates_rejected_total", "Updates not used.", dict(tally.refused_updates), "reason")
+    yield make_counter("konsil_events_refused_total", "Other events refused.", dict(tally.refused_events), "reason")
+    yield make_counter(
+        "konsil_messages_malformed_total", "Messages that are no event.", dict(tally.malformed), "reason"
+    )
+    yield make_counter("konsil_events_set_aside_total", "Kept with their bytes, unhandled.", tally.set_aside)
     directions = {"up": tally.update_bytes, "down": model_bytes}
-    yield counter("konsil_model_bytes_total", "Updates taken (up), models sent (down).", directions, "direction")
+    yield make_counter("konsil_model_bytes_total", "Updates taken (up), models sent (down).", directions, "direction")
     for kind, task in TASKS.items():
         yield _validation(task.reader_type(), kind, tally, running)
-    yield gauge("konsil_broker_connected", "1: there is a connection to the broker.", tally.connected)
-    yield gauge("konsil_broker_blocked", "1: the broker takes no messages now.", tally.blocked)
-    yield gauge("konsil_disk_full", "1: the journal waits for space on its disk.", tally.disk_full)
-    yield gauge("konsil_journal_entries", "Entries of the journal.", entries)
-    yield gauge("konsil_queue_inputs", "What waits for the main loop.", lag)
-    yield gauge("konsil_term", "The coordinator's term, one more with each start.", term)
+    yield make_gauge("konsil_broker_connected", "1: there is a connection to the broker.", tally.connected)
+    yield make_gauge("konsil_broker_blocked", "1: the broker takes no messages now.", tally.blocked)
+    yield make_gauge("konsil_disk_full", "1: the journal waits for space on its disk.", tally.disk_full)
+    yield make_gauge("konsil_journal_entries", "Entries of the journal.", entries)
+    yield make_gauge("konsil_queue_inputs", "What waits for the main loop.", lag)
+    yield make_gauge("konsil_term", "The coordinator's term, one more with each start.", term)
     yield from phase_readings()
 
 
-def _rounds(states: Iterable[ExperimentState]) -> dict[str, float]:
+def _open_rounds(states: Iterable[ExperimentState]) -> dict[str, float]:
     return {one.id: one.round.number for one in states if one.round is not None}
 
 

@@ -22,10 +22,10 @@ from coordinator.core.logic import LOGIC
 from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Gate
-from coordinator.metrics import readings
+from coordinator.metrics import make_readings
 from coordinator.record.journal import TERM, Journal, Written
 from coordinator.wire.announcer import Announcer
-from coordinator.wire.incoming import Receiver
+from coordinator.wire.incoming import ChunkReceiver
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
 from coordinator.wire.reading_back import ReadingBack
@@ -93,15 +93,17 @@ class Coordinator:
         work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock, build)
 
         def save(positions: Any) -> None:
-            self._queue.put(lambda: self.journal.note(Written({}, positions)))
+            self._queue.put(lambda: self.journal.note_written(Written({}, positions)))
 
         def full(name: str) -> None:
             self._queue.put((name, DiskFull(time=clock.now())))
 
-        receiver = Receiver(blobs, work.verify, say.ask, save, clock, self._reread, work.room, full)
+        receiver = ChunkReceiver(
+            blobs, work.verify_update, say.ask_for_chunks, save, clock, self._reread_stream, work.require_room, full
+        )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
-        own_word = ReadingBack(self.journal.position)
+        own_word = ReadingBack(self.journal.position_of)
         parts = Parts(
             self.journal,
             clock,
@@ -120,25 +122,25 @@ class Coordinator:
         self._parts = parts
         self._endpoint: Endpoint | None = None
         try:
-            self.shell = Shell(parts, self._queue, config, self._ack)
+            self.shell = Shell(parts, self._queue, config, self._acknowledge)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
-            self._subscribe(names.inbox(names.COORDINATOR), self._queue.put, exclusive=True)
+            self._subscribe_to(names.inbox_of(names.COORDINATOR), self._queue.put, exclusive=True)
             started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
-            self.journal.append(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
-            own_word.subscribe(self._bus)
+            self.journal.append_entry(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
+            own_word.subscribe_to_all(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()
-            self.shell.resume()
-            self._subscribe(names.UPLINK, self._queue.put)
+            self.shell.resume_work()
+            self._subscribe_to(names.UPLINK, self._queue.put)
             credit = max(1, CHUNKS_IN_FLIGHT // len(config.coordinator.sites))
             for site in config.coordinator.sites:
-                self._subscribe(names.update_queue(site), self._chunk, credit=credit)
+                self._subscribe_to(names.update_queue(site), self._take_chunk, credit=credit)
             # What was said of progress before this start says nothing now.
             self._subscriptions[names.PROGRESS] = self._bus.subscribe(
-                names.PROGRESS, self._progress, start=Start.NEXT, credit=256, vital=False
+                names.PROGRESS, self._take_progress, start=Start.NEXT, credit=256, vital=False
             )
-            self._connected()
-            self._endpoint = Endpoint(config.metrics, self._read)
+            self._note_connected()
+            self._endpoint = Endpoint(config.metrics, self._read_figures)
         except BaseException:
             self.close()
             raise
@@ -146,12 +148,12 @@ class Coordinator:
 
     def run(self) -> None:
         """Work until `stop`."""
-        systemd.notify("READY=1")
+        systemd.notify_manager("READY=1")
         log.info("ready", term=self.journal.term, experiments=len(self.shell.steps.states), entry=self.journal.number)
         try:
             self.shell.run()
         finally:
-            systemd.notify("STOPPING=1")
+            systemd.notify_manager("STOPPING=1")
             self.close()
 
     def stop(self) -> None:
@@ -177,7 +179,7 @@ class Coordinator:
         parts.audit.stop()
         self.journal.close()
 
-    def _subscribe(
+    def _subscribe_to(
         self,
         name: str,
         deliver: Callable[[Delivery], None],
@@ -185,54 +187,54 @@ class Coordinator:
         exclusive: bool = False,
         credit: int = 64,
     ) -> None:
-        position = (lambda: self.journal.position(name)) if names.is_stream(name) else None
+        position = (lambda: self.journal.position_of(name)) if names.is_stream(name) else None
         self._subscriptions[name] = self._bus.subscribe(
             name, deliver, position=position, start=Start.FIRST, credit=credit, exclusive=exclusive
         )
 
-    def _ack(self, delivery: Delivery) -> None:
+    def _acknowledge(self, delivery: Delivery) -> None:
         # A delivery may come before `subscribe` has returned; its credit waits for that.
         if self._attached.wait(60):
             self._subscriptions[delivery.queue].ack(delivery)
 
-    def _reread(self, queue: str, position: Position | None) -> None:
+    def _reread_stream(self, queue: str, position: Position | None) -> None:
         if self._attached.wait(60):
             self._subscriptions[queue].seek(position)
 
-    def _progress(self, delivery: Delivery) -> None:
-        self._parts.presence.hear(delivery)
-        self._ack(delivery)
+    def _take_progress(self, delivery: Delivery) -> None:
+        self._parts.presence.hear_message(delivery)
+        self._acknowledge(delivery)
 
-    def _connected(self) -> None:
-        self.shell.steps.tally.broker(BusState.CONNECTED)
-        self._parts.presence.connected(True)
+    def _note_connected(self) -> None:
+        self.shell.steps.tally.note_broker(BusState.CONNECTED)
+        self._parts.presence.note_connection(True)
 
-    def _read(self) -> Iterable[Reading]:
+    def _read_figures(self) -> Iterable[Reading]:
         states = dict(self.shell.steps.states)
-        return readings(
+        return make_readings(
             self.shell.steps.tally,
             states,
-            self._parts.presence.judged(states),
+            self._parts.presence.judge_sites(states),
             entries=self.journal.number,
             term=self.journal.term,
             lag=self._queue.qsize(),
             model_bytes=self._parts.models.bytes_sent,
         )
 
-    def _chunk(self, delivery: Delivery) -> None:
-        self._parts.receiver.delivery(delivery, self._ack)
+    def _take_chunk(self, delivery: Delivery) -> None:
+        self._parts.receiver.take_delivery(delivery, self._acknowledge)
 
 
-def run(config_path: Path) -> int:
+def run_service(config_path: Path) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status, errors are one line on standard error."""
-    logs.configure("coordinator")
+    logs.configure_log("coordinator")
     descriptors.allow_many()
     try:
         crash = os.environ.get(CRASH, "")
-        coordinator = Coordinator(configs.read(config_path), crash_after=int(crash) if crash.isdigit() else None)
+        coordinator = Coordinator(configs.read_config(config_path), crash_after=int(crash) if crash.isdigit() else None)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: coordinator.stop())
-        if starting.told():
+        if starting.was_told_to_stop():
             coordinator.stop()
         coordinator.run()
     except KonsilError as error:

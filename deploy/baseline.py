@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.report.baselines import Baseline, Gain, Point
-from messages.experiment import Experiment, read
+from messages.experiment import Experiment, read_experiment
 from messages.ground.durable import replace_file
 from messages.ground.errors import ConfigError, KonsilError, RequestError
 from messages.scores import SplitScores
 
 if TYPE_CHECKING:
-    from site_agent.training.session import Session
+    from site_agent.training.session import TrainingSession
 
 Rows = Sequence[Mapping[str, float | None]]
 """The main metric by target, one mapping a test case."""
@@ -57,18 +57,20 @@ def paired_bootstrap(
         raise RequestError("there is no test case to pair", where="paired bootstrap")
     targets = sorted({target for site in sites for row in federated[site] for target in row})
     ours, theirs = (
-        [np.array([[_number(row.get(target)) for target in targets] for row in rows[site]]) for site in sites]
+        [np.array([[_number_or_nan(row.get(target)) for target in targets] for row in rows[site]]) for site in sites]
         for rows in (federated, baseline)
     )
     rng = np.random.default_rng(seed)
     drawn = np.empty(resamples)
     for index in range(resamples):
         picks = [rng.integers(len(rows), size=len(rows)) for rows in ours]
-        drawn[index] = _mean([r[p] for r, p in zip(ours, picks, strict=True)]) - _mean(
+        drawn[index] = _mean_by_region([r[p] for r, p in zip(ours, picks, strict=True)]) - _mean_by_region(
             [r[p] for r, p in zip(theirs, picks, strict=True)]
         )
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return Gain(_mean(ours) - _mean(theirs), float(low), float(high), sum(len(rows) for rows in ours))
+    return Gain(
+        _mean_by_region(ours) - _mean_by_region(theirs), float(low), float(high), sum(len(rows) for rows in ours)
+    )
 
 
 def mean_rows(several: Sequence[Mapping[str, Rows]]) -> dict[str, list[dict[str, float | None]]]:
@@ -84,22 +86,22 @@ def mean_rows(several: Sequence[Mapping[str, Rows]]) -> dict[str, list[dict[str,
 
 
 def train_baseline(
-    name: str, sessions: Mapping[str, Session], members: Sequence[str], tell: Tell | None = None
+    name: str, sessions: Mapping[str, TrainingSession], members: Sequence[str], tell: Tell | None = None
 ) -> Baseline:
     """Train on the cases of `members` together, and score on every site's test cases.
 
     Args:
         sessions: each site's prepared data; all of one experiment.
     """
-    from nets.build import build
+    from nets.build import build_net
     from site_agent.training.engine import train_round
     from site_agent.training.optimise import KeptState
 
     began = time.monotonic()
     first = next(iter(sessions.values()))
-    experiment = _longer(first.experiment, len(members))
+    experiment = _lengthen_rounds(first.experiment, len(members))
     task = experiment.task
-    net = build(
+    net = build_net(
         {"name": experiment.net.name, **experiment.net.parameters},
         len(task.channels),
         task.out_channels,
@@ -110,7 +112,7 @@ def train_baseline(
     kept = None
     if not experiment.training.optimizer.reset:
         kept = KeptState(first.cache_folder / f"baseline-{label}" / experiment.digest())
-        kept.clear()
+        kept.clear_rounds()
 
     def score(split: Any) -> dict[str, SplitScores]:
         return {
@@ -135,7 +137,7 @@ def train_baseline(
         epochs += result.epochs
         if number % experiment.evaluation.every == 0 or number == experiment.rounds.count:
             reader = experiment.task.reader
-            reached = reader.score(reader.pool(score("validation").values()))
+            reached = reader.headline_score(reader.pool_reports(score("validation").values()))
             if reached is not None:
                 curve.append(Point(epoch=epochs, steps=steps, score=reached))
         if tell is not None:
@@ -154,7 +156,7 @@ def train_baseline(
     return Baseline(name=name, sites=tested, curve=tuple(curve), seconds=time.monotonic() - began)
 
 
-def run(
+def run_baselines(
     experiment: Experiment, sites: Mapping[str, Any], kinds: Sequence[str], threads: int, tell: Tell
 ) -> list[Baseline]:
     """All baselines asked for, one after the other.
@@ -168,15 +170,15 @@ def run(
             f"baseline {unknown[0]!r} does not exist", where="--baselines", advice=f"Known: {', '.join(KINDS)}"
         )
     from site_agent.training.protocol import Prepare
-    from site_agent.training.session import Session
+    from site_agent.training.session import TrainingSession
 
-    sessions: dict[str, Session] = {}
+    sessions: dict[str, TrainingSession] = {}
     for site in experiment.sites:
         if site not in sites:
             raise ConfigError(f"nothing is said of site {site!r}", where="--sites")
         own = sites[site]
         request = Prepare(
-            experiment=experiment.plain(),
+            experiment=experiment.as_plain(),
             dataset=own["dataset"],
             site=site,
             secret=bytes.fromhex(own["secret"]),
@@ -185,7 +187,7 @@ def run(
             cache=str(own["cache"]),
             state=str(own.get("state", "")),
         )
-        sessions[site] = Session(request, lambda progress: None)
+        sessions[site] = TrainingSession(request, lambda progress: None)
     results = []
     if "pooled" in kinds:
         results.append(train_baseline("pooled", sessions, list(sessions), tell))
@@ -230,7 +232,7 @@ def with_gain(baseline: Baseline, federated: Mapping[str, SplitScores]) -> Basel
     return replace(baseline, gain=paired_bootstrap(ours, theirs))
 
 
-def _longer(experiment: Experiment, members: int) -> Experiment:
+def _lengthen_rounds(experiment: Experiment, members: int) -> Experiment:
     """With `local_steps` a round's work is steps a site: the union gets as many for each."""
     steps = experiment.training.local_steps
     if steps is None:
@@ -239,7 +241,7 @@ def _longer(experiment: Experiment, members: int) -> Experiment:
     return experiment.model_copy(update={"training": training})
 
 
-def _number(score: float | None) -> float:
+def _number_or_nan(score: float | None) -> float:
     return float("nan") if score is None else score
 
 
@@ -248,7 +250,7 @@ def _mean_of(scores: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _mean(by_site: Sequence[NDArray[np.float64]]) -> float:
+def _mean_by_region(by_site: Sequence[NDArray[np.float64]]) -> float:
     """Cases × targets of each site → mean over cases, then over targets; a target without any case is left out."""
     rows = np.concatenate(by_site)
     known = ~np.isnan(rows)
@@ -269,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sites = json.loads(options.sites.read_text(encoding="utf-8"))
         kinds = [kind.strip() for kind in options.baselines.split(",") if kind.strip()]
-        found = run(read(options.experiment), sites, kinds, options.threads, _print)
+        found = run_baselines(read_experiment(options.experiment), sites, kinds, options.threads, _print)
         write_result(options.out, found)
     except KonsilError as error:
         print(error, file=sys.stderr)  # noqa: T201

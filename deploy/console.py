@@ -20,19 +20,19 @@ from messages.ground.errors import KonsilError
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
-def say(text: str = "") -> None:
+def say_line(text: str = "") -> None:
     """One line of the result."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def note(text: str) -> None:
+def note_line(text: str) -> None:
     """One line beside the result: progress, hints, warnings."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
-def notes(prefix: str) -> Callable[[str], None]:
+def make_notes(prefix: str) -> Callable[[str], None]:
     """A teller of notes: in a terminal, news of the same matter ("writing images: …") takes the place of the last."""
     matter = ""
 
@@ -41,7 +41,9 @@ def notes(prefix: str) -> Callable[[str], None]:
         news, _, rest = text.partition(":")
         again = bool(rest) and news == matter and sys.stderr.isatty()
         matter = news
-        note(("\x1b[1A\x1b[2K" if again else "") + f"{prefix}{text}")  # up one line, and clear it (ECMA-48 CUU, EL)
+        note_line(
+            ("\x1b[1A\x1b[2K" if again else "") + f"{prefix}{text}"
+        )  # up one line, and clear it (ECMA-48 CUU, EL)
 
     return tell
 
@@ -50,13 +52,13 @@ EMITTED = threading.Event()
 """Set once an object was printed."""
 
 
-def emit(value: dict[str, Any]) -> None:
+def emit_json(value: dict[str, Any]) -> None:
     """One JSON object on a line of its own."""
     EMITTED.set()
-    say(json.dumps(value, default=_plain, ensure_ascii=False))
+    say_line(json.dumps(value, default=_as_plain, ensure_ascii=False))
 
 
-def _plain(value: Any) -> Any:
+def _as_plain(value: Any) -> Any:
     if isinstance(value, set | frozenset | tuple):
         return sorted(value) if not isinstance(value, tuple) else list(value)
     if hasattr(value, "model_dump"):
@@ -83,19 +85,19 @@ def one_line(error: KonsilError) -> str:
 
 
 @contextmanager
-def working(text: str) -> Iterator[Callable[[str], None]]:
+def show_working(text: str) -> Iterator[Callable[[str], None]]:
     """Show that something takes a while: a spinner in a terminal, one line a change elsewhere; on standard error.
 
     Yields a function that changes the text.
     """
     if not sys.stderr.isatty():
         last = [text]
-        note(f"{text} ...")
+        note_line(f"{text} ...")
 
         def plain(changed: str) -> None:
             if changed != last[0]:
                 last[0] = changed
-                note(f"{changed} ...")
+                note_line(f"{changed} ...")
 
         yield plain
         return
@@ -105,7 +107,7 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
         yield lambda changed: status.update(changed)
 
 
-def table(head: list[str], rows: list[list[str]]) -> None:
+def print_table(head: list[str], rows: list[list[str]]) -> None:
     """A table: by rich in a terminal, aligned columns elsewhere."""
     if sys.stdout.isatty():
         from rich import box
@@ -119,14 +121,14 @@ def table(head: list[str], rows: list[list[str]]) -> None:
         return
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def when(moment: float | None) -> str:
+def format_moment(moment: float | None) -> str:
     """Seconds since 1970 → "2026-01-31 13:05:09Z"."""
     return "" if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def figure(value: float | None, digits: int = 4) -> str:
+def format_score(value: float | None, digits: int = 4) -> str:
     """A score, or a dash."""
     return "-" if value is None else f"{value:.{digits}f}"

@@ -51,7 +51,7 @@ class Estimate:
     latest_end_seconds: float
     """If every wait lasted as long as the file allows, extensions left out."""
 
-    def plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, Any]:
         """For --json."""
         return asdict(self)
 
@@ -66,7 +66,7 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
         ConfigError: the net does not exist or its parameters are wrong.
         WorkFailed: the net could not be built.
     """
-    size = registry.check(experiment).size_without_net() or (measure or measure_apart)(experiment)
+    size = registry.check_net(experiment).size_without_net() or (measure or measure_apart)(experiment)
     parameters = size.parameters
     training = experiment.training
     model = parameters * FLOAT
@@ -108,7 +108,7 @@ def measure_apart(experiment: Experiment) -> NetSize:
         ConfigError: the net cannot be built. WorkFailed: the process failed.
     """
     command = [sys.executable, "-m", "nets.measure"]
-    given = json.dumps(experiment.plain())
+    given = json.dumps(experiment.as_plain())
     done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         words = done.stderr.strip().splitlines()

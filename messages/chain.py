@@ -42,7 +42,7 @@ class Entry:
     before: bytes = ZERO
     hash: bytes = field(default=ZERO)
 
-    def _content(self) -> list[Any]:
+    def _hashed_content(self) -> list[Any]:
         return [
             VERSION,
             self.number,
@@ -57,15 +57,15 @@ class Entry:
 
     def computed_hash(self) -> bytes:
         """What `hash` has to be."""
-        return sha256(codec.pack(self._content())).digest()
+        return sha256(codec.pack(self._hashed_content())).digest()
 
-    def sealed(self) -> Entry:
+    def with_hash(self) -> Entry:
         """The same entry with its hash."""
         return replace(self, hash=self.computed_hash())
 
     def encode(self) -> bytes:
         """For journal, `audit` stream and export file alike."""
-        return codec.pack([*self._content(), self.hash])
+        return codec.pack([*self._hashed_content(), self.hash])
 
 
 def decode_entry(data: bytes) -> Entry:
@@ -120,13 +120,13 @@ def write_export(path: Path, entries: Iterable[Entry]) -> int:
                 data = entry.encode()
                 file.write(len(data).to_bytes(4, "big") + data)
                 count, last = count + 1, entry.hash
-            file.write(_closing(count, last))
+            file.write(_closing_record(count, last))
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror})", where=str(path)) from None
     return count
 
 
-def _closing(count: int, last: bytes) -> bytes:
+def _closing_record(count: int, last: bytes) -> bytes:
     """What an export ends with, so that a file cut off between two entries is noticed.
 
     A length of 0 (no entry has it), then the number of entries, the last one's hash, and the place of the signed head.
@@ -162,7 +162,7 @@ def read_export(path: Path) -> Iterator[Entry]:
                 raise LogBroken("its content was changed: it cannot be read", where=where) from None
             last = entry.hash
             yield entry
-        expected = _closing(position, last)
+        expected = _closing_record(position, last)
         if head + file.read(len(expected)) != expected:
             raise LogBroken(
                 "the record that closes it was changed, or entries before it were taken out",

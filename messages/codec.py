@@ -27,14 +27,14 @@ def pack(value: Any) -> bytes:
 
 def canonical(value: Any) -> bytes:
     """Encode with map keys sorted, so that equal content has equal bytes (for digests)."""
-    return pack(_sorted(value))
+    return pack(_sort_keys(value))
 
 
-def _sorted(value: Any) -> Any:
+def _sort_keys(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
+        return {key: _sort_keys(value[key]) for key in sorted(value)}
     if isinstance(value, list | tuple):
-        return [_sorted(item) for item in value]
+        return [_sort_keys(item) for item in value]
     return value
 
 
@@ -52,7 +52,7 @@ def unpack(data: bytes | memoryview, *, max_bytes: int = MAX_EVENT_BYTES) -> Any
             data,
             raw=False,
             strict_map_key=True,
-            object_pairs_hook=_map,
+            object_pairs_hook=_map_of_pairs,
             use_list=True,
             max_bin_len=max_bytes,
             max_str_len=max_bytes,
@@ -64,11 +64,11 @@ def unpack(data: bytes | memoryview, *, max_bytes: int = MAX_EVENT_BYTES) -> Any
         raise MalformedMessage(Reason.TOO_DEEP, "message nested too deep") from error
     except (ValueError, msgpack.UnpackException, UnicodeDecodeError) as error:
         raise MalformedMessage(Reason.MALFORMED, f"not one msgpack value: {type(error).__name__}") from error
-    _check(value, MAX_DEPTH)
+    _check_plain(value, MAX_DEPTH)
     return value
 
 
-def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+def _map_of_pairs(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     for key in content:
         if type(key) is not str:
@@ -82,7 +82,7 @@ def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 
 
-def _check(value: Any, depth: int) -> None:
+def _check_plain(value: Any, depth: int) -> None:
     """Refuse what is not plain or too deep. One call a container, none a scalar: every message passes here."""
     if type(value) is dict:
         items: Collection[Any] = value.values()
@@ -96,4 +96,4 @@ def _check(value: Any, depth: int) -> None:
         raise MalformedMessage(Reason.TOO_DEEP, f"message nested deeper than {MAX_DEPTH}")
     for item in items:
         if type(item) not in _SCALARS:
-            _check(item, depth - 1)
+            _check_plain(item, depth - 1)

@@ -109,7 +109,7 @@ class Author:
     term: int = 0
     can: frozenset[str] = abilities.OURS
 
-    def write(
+    def write_event(
         self,
         kind: str,
         body: Body,
@@ -148,7 +148,7 @@ class Author:
             "seq": seq,
             "time": time,
             "term": self.term,
-            "body": body.plain(),
+            "body": body.as_plain(),
             "ext": ext,
         }
         raw = codec.pack([codec.pack(payload), b""])
@@ -172,7 +172,7 @@ class Author:
         )
 
 
-def decode(raw: bytes) -> Event:
+def decode_event(raw: bytes) -> Event:
     """Decode a message from the wire.
 
     Raises:
@@ -209,7 +209,7 @@ def _decode(raw: bytes, vocabulary: int, *, bounded: bool) -> Event:
         raise MalformedMessage(Reason.UNKNOWN_SCHEMA, "unknown schema version")
     if len(content) > len(_Payload.model_fields):
         raise MalformedMessage(Reason.UNKNOWN_FIELD, "a payload with more fields than there are")
-    payload = _validated(_Payload, content)
+    payload = _validate_model(_Payload, content)
     if payload.id != event_id(payload.experiment, payload.round, payload.kind, payload.sender, payload.attempt):
         # Receivers drop duplicates by id: nobody may take another sender's id in advance.
         raise MalformedMessage(Reason.MALFORMED, "the id does not derive from what it stands for")
@@ -239,7 +239,7 @@ def _read_body(payload: _Payload, reading: Reading | None) -> Body:
         return Unknown()
     if spec is None or spec.body is None:
         raise MalformedMessage(Reason.UNKNOWN_KIND, "unknown kind of event")
-    return _validated(spec.body, payload.body, reading)
+    return _validate_model(spec.body, payload.body, reading)
 
 
 def check_origin(event: Event, key: str, user: str | None, consortium: str) -> None:
@@ -261,7 +261,7 @@ def check_origin(event: Event, key: str, user: str | None, consortium: str) -> N
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
-def _validated(model: type[Checked], content: dict[str, Any], reading: Reading | None = None) -> Checked:
+def _validate_model(model: type[Checked], content: dict[str, Any], reading: Reading | None = None) -> Checked:
     try:
         return model.model_validate(content, context=reading)
     except ValidationError as error:
@@ -269,9 +269,9 @@ def _validated(model: type[Checked], content: dict[str, Any], reading: Reading |
         unknown = any(item["type"] == "extra_forbidden" for item in mistakes)
         reason = Reason.UNKNOWN_FIELD if unknown else Reason.WRONG_TYPE
         # The words of the error, unknown fields and keys of maps are content: only our own fields are named.
-        where = ", ".join(f"{_field(model, item['loc'])} ({item['type']})" for item in mistakes[:5])
+        where = ", ".join(f"{_field_name(model, item['loc'])} ({item['type']})" for item in mistakes[:5])
         raise MalformedMessage(reason, f"{model.__name__}: {where}") from None
 
 
-def _field(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+def _field_name(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
     return str(place[0]) if place and place[0] in model.model_fields else "?"

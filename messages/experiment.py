@@ -57,11 +57,11 @@ class Data(Settings):
     least_used_share: Fraction = 0.0
 
 
-def _travels(value: object) -> bool:
+def _can_travel(value: object) -> bool:
     if isinstance(value, list | tuple):
-        return all(_travels(item) for item in value)
+        return all(_can_travel(item) for item in value)
     if isinstance(value, dict):
-        return all(_travels(item) for item in value.values())
+        return all(_can_travel(item) for item in value.values())
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, bool | str) or (isinstance(value, int) and abs(value) <= WHOLE)
@@ -81,7 +81,7 @@ class Net(Settings):
     @model_validator(mode="after")
     def _parameters_travel(self) -> Self:
         for key, value in self.parameters.items():
-            if not _travels(value):
+            if not _can_travel(value):
                 raise ValueError(f"{key} = {value!r}: give numbers, text, true or false, or lists or tables of them")
         return self
 
@@ -96,7 +96,7 @@ class Preprocessing(Settings):
 
     @field_validator("spacing_mm")
     @classmethod
-    def _positive(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    def _check_positive(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
         if value is not None and min(value) <= 0:
             raise ValueError("spacings are millimetres above 0")
         return value
@@ -322,7 +322,7 @@ class Experiment(Settings):
         if isinstance(self.quorum.least_sites, int) and self.quorum.least_sites > len(self.sites):
             raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
         scored = self.evaluation
-        why = self.task.misfit(loss=self.training.loss, metrics=scored.metrics, select_by=scored.select_by)
+        why = self.task.find_misfit(loss=self.training.loss, metrics=scored.metrics, select_by=scored.select_by)
         if why is not None:
             raise ValueError(why)
         return self
@@ -337,21 +337,21 @@ class Experiment(Settings):
         """The number of the file's canonical form."""
         return forms.form_of(self)
 
-    def plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, Any]:
         """The canonical form as plain types, for wire and journal; `Experiment.model_validate` reads it back equal."""
         return forms.plain_of(self)
 
     def filled(self) -> dict[str, Any]:
-        """As plain types for a reader without defaults of its own: `plain` where that says every key of 0.1 (form 0),
-        else every key of today."""
-        return self.model_dump(mode="json", by_alias=True) if self.form else self.plain()
+        """As plain types for a reader without defaults of its own: `as_plain` where that says every key of 0.1 (form
+        0), else every key of today."""
+        return self.model_dump(mode="json", by_alias=True) if self.form else self.as_plain()
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical form: comments and key order do not matter.
 
         The order of the task's targets does: it is the order of the net's output channels.
         """
-        return forms.digest_of(self.form, self.plain(), self.task.targets)
+        return forms.digest_of(self.form, self.as_plain(), self.task.targets)
 
 
 def read_recorded(plain: dict[str, Any]) -> Experiment:
@@ -359,18 +359,18 @@ def read_recorded(plain: dict[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(plain)
     except ValidationError:
-        return forms.rebuild(Experiment, plain)
+        return forms.rebuild_model(Experiment, plain)
 
 
-def read(path: Path) -> Experiment:
+def read_experiment(path: Path) -> Experiment:
     """Read an experiment file (TOML); ConfigError lists every mistake."""
-    return settings.read(path, Experiment)
+    return settings.read_settings(path, Experiment)
 
 
-def loads(text: str, where: str = "experiment") -> Experiment:
+def parse_experiment(text: str, where: str = "experiment") -> Experiment:
     """Parse TOML text; ConfigError lists every mistake."""
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"is not valid TOML: {error}", where=where) from None
-    return settings.parse(content, Experiment, where)
+    return settings.parse_settings(content, Experiment, where)

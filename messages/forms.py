@@ -112,17 +112,17 @@ def _form_in(value: Any) -> int:
 def plain_of(model: BaseModel) -> dict[str, Any]:
     """A whole file in its form, as plain types."""
     said: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return said if form_of(model) else fill(said)
+    return said if form_of(model) else fill_defaults(said)
 
 
-def fill(said: Mapping[str, Any], form: Mapping[str, Any] = FORM_0) -> dict[str, Any]:
+def fill_defaults(said: Mapping[str, Any], form: Mapping[str, Any] = FORM_0) -> dict[str, Any]:
     """Form 0 of what a file says: its keys of 0.1, the frozen default for each that it does not say."""
     filled: dict[str, Any] = {}
     for key, default in form.items():
         if default is AS_SAID:
             filled |= {key: said[key]} if key in said else {}
         elif isinstance(default, Mapping):
-            filled[key] = fill(said.get(key, {}), default)
+            filled[key] = fill_defaults(said.get(key, {}), default)
         else:
             filled[key] = said.get(key, list(default) if isinstance(default, tuple) else default)
     return filled
@@ -139,7 +139,7 @@ def digest_of(form: int, plain: Mapping[str, Any], targets: Sequence[str] | None
     return sha256(codec.canonical(content)).hexdigest()
 
 
-def rebuild(model: type[Model], plain: Mapping[str, Any]) -> Model:
+def rebuild_model(model: type[Model], plain: Mapping[str, Any]) -> Model:
     """A model of what a record says, although the model of today would refuse it: nothing is checked.
 
     Keys that the model does not know are left out; what the record does not say has the model's default.
@@ -159,19 +159,19 @@ def _part(field: FieldInfo, value: Any) -> Any:
         with suppress(ValidationError):
             annotation: Any = Annotated[field.annotation, field]
             return TypeAdapter(annotation).validate_python(value)
-    return _rebuilt(field.annotation, value)
+    return _rebuild_value(field.annotation, value)
 
 
-def _rebuilt(annotation: Any, value: Any) -> Any:
+def _rebuild_value(annotation: Any, value: Any) -> Any:
     """A value as validation would have left it: sections as models, lists as tuples, days as days."""
     types = set(_types_in(annotation))
     section = next((one for one in types if isinstance(one, type) and issubclass(one, BaseModel)), None)
     if isinstance(value, dict):
         if section is not None:
-            return rebuild(section, value)
-        return {key: _rebuilt(None, item) for key, item in value.items()}
+            return rebuild_model(section, value)
+        return {key: _rebuild_value(None, item) for key, item in value.items()}
     if isinstance(value, list):
-        return tuple(_rebuilt(annotation, item) for item in value)
+        return tuple(_rebuild_value(annotation, item) for item in value)
     if isinstance(value, str) and date in types:
         return date.fromisoformat(value)
     return value

@@ -51,7 +51,7 @@ class Body(StrictModel):
         reading = reading_of(info)
         return drop_unknown_fields(cls, content, reading) if reading and isinstance(content, dict) else content
 
-    def plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, Any]:
         """As plain types for msgpack."""
         return self.model_dump(mode="python", exclude_none=True, by_alias=True, serialize_as_any=True)
 
@@ -367,7 +367,7 @@ class KindSpec(BaseModel):
     senders: frozenset[str]
 
 
-def _row(queue: str, body: type[Body] | None, senders: str, *, history: bool = True) -> KindSpec:
+def _make_row(queue: str, body: type[Body] | None, senders: str, *, history: bool = True) -> KindSpec:
     return KindSpec(queue=queue, body=body, history=history, senders=frozenset(senders.split()))
 
 
@@ -375,46 +375,46 @@ INBOX, UPDATE = "inbox", "update"
 
 KINDS: Mapping[str, KindSpec] = MappingProxyType(
     ROWS := {
-        "experiment-start": _row(UPLINK, ExperimentStart, "researcher"),
-        "experiment-abort": _row(UPLINK, ExperimentAbort, "researcher"),
-        "experiment-pause": _row(UPLINK, ExperimentPause, "researcher"),
-        "experiment-resume": _row(UPLINK, ExperimentResume, "researcher"),
-        "experiment-check": _row(UPLINK, ExperimentCheck, "researcher", history=False),
-        "echo": _row(UPLINK, Echo, "researcher site", history=False),
-        "nonce": _row(UPLINK, Nonce, "coordinator", history=False),
-        "hello": _row(UPLINK, Hello, "site", history=False),
-        "joined": _row(UPLINK, Joined, "site"),
-        "declined": _row(UPLINK, Declined, "site"),
-        "round-accepted": _row(UPLINK, RoundAccepted, "site"),
-        "weights-ready": _row(UPLINK, WeightsReady, "site"),
-        "round-failed": _row(UPLINK, RoundFailed, "site"),
-        "evaluated": _row(UPLINK, Evaluated, "site"),
-        "leaving": _row(UPLINK, Leaving, "site"),
-        "experiment-accepted": _row(DOWNLINK, ExperimentAccepted, "coordinator"),
-        "experiment-refused": _row(DOWNLINK, ExperimentRefused, "coordinator"),
-        "experiment-checked": _row(DOWNLINK, ExperimentChecked, "coordinator", history=False),
-        "round-start": _row(DOWNLINK, RoundStart, "coordinator"),
-        "round-complete": _row(DOWNLINK, RoundComplete, "coordinator"),
-        "evaluation-start": _row(DOWNLINK, EvaluationStart, "coordinator"),
-        "experiment-complete": _row(DOWNLINK, ExperimentComplete, "coordinator"),
-        "experiment-failed": _row(DOWNLINK, ExperimentFailed, "coordinator"),
-        "experiment-aborted": _row(DOWNLINK, ExperimentAborted, "coordinator"),
-        "experiment-paused": _row(DOWNLINK, ExperimentPaused, "coordinator"),
-        "experiment-resumed": _row(DOWNLINK, ExperimentResumed, "coordinator"),
-        "coordinator-hello": _row(DOWNLINK, CoordinatorHello, "coordinator", history=False),
-        "global-chunk": _row(GLOBAL, None, "coordinator", history=False),
-        "update-chunk": _row(UPDATE, None, "site", history=False),
-        "model-chunk": _row(MODELS, None, "coordinator", history=False),
-        "model-ready": _row(MODELS, ExperimentComplete, "coordinator", history=False),
-        "journal-entry": _row(AUDIT, None, "coordinator", history=False),
-        "receipt": _row(INBOX, Receipt, "coordinator", history=False),
-        "refused": _row(INBOX, Refused, "coordinator"),
-        "standing": _row(INBOX, Standing, "coordinator", history=False),
-        "chunks-wanted": _row(INBOX, ChunksWanted, "coordinator site", history=False),
-        "alive": _row(PROGRESS, Alive, "coordinator site", history=False),
-        "progress": _row(PROGRESS, Progress, "site", history=False),
-        "check-answer": _row(PROGRESS, CheckAnswer, "site", history=False),
-        "echo-reply": _row(PROGRESS, EchoReply, "coordinator", history=False),
+        "experiment-start": _make_row(UPLINK, ExperimentStart, "researcher"),
+        "experiment-abort": _make_row(UPLINK, ExperimentAbort, "researcher"),
+        "experiment-pause": _make_row(UPLINK, ExperimentPause, "researcher"),
+        "experiment-resume": _make_row(UPLINK, ExperimentResume, "researcher"),
+        "experiment-check": _make_row(UPLINK, ExperimentCheck, "researcher", history=False),
+        "echo": _make_row(UPLINK, Echo, "researcher site", history=False),
+        "nonce": _make_row(UPLINK, Nonce, "coordinator", history=False),
+        "hello": _make_row(UPLINK, Hello, "site", history=False),
+        "joined": _make_row(UPLINK, Joined, "site"),
+        "declined": _make_row(UPLINK, Declined, "site"),
+        "round-accepted": _make_row(UPLINK, RoundAccepted, "site"),
+        "weights-ready": _make_row(UPLINK, WeightsReady, "site"),
+        "round-failed": _make_row(UPLINK, RoundFailed, "site"),
+        "evaluated": _make_row(UPLINK, Evaluated, "site"),
+        "leaving": _make_row(UPLINK, Leaving, "site"),
+        "experiment-accepted": _make_row(DOWNLINK, ExperimentAccepted, "coordinator"),
+        "experiment-refused": _make_row(DOWNLINK, ExperimentRefused, "coordinator"),
+        "experiment-checked": _make_row(DOWNLINK, ExperimentChecked, "coordinator", history=False),
+        "round-start": _make_row(DOWNLINK, RoundStart, "coordinator"),
+        "round-complete": _make_row(DOWNLINK, RoundComplete, "coordinator"),
+        "evaluation-start": _make_row(DOWNLINK, EvaluationStart, "coordinator"),
+        "experiment-complete": _make_row(DOWNLINK, ExperimentComplete, "coordinator"),
+        "experiment-failed": _make_row(DOWNLINK, ExperimentFailed, "coordinator"),
+        "experiment-aborted": _make_row(DOWNLINK, ExperimentAborted, "coordinator"),
+        "experiment-paused": _make_row(DOWNLINK, ExperimentPaused, "coordinator"),
+        "experiment-resumed": _make_row(DOWNLINK, ExperimentResumed, "coordinator"),
+        "coordinator-hello": _make_row(DOWNLINK, CoordinatorHello, "coordinator", history=False),
+        "global-chunk": _make_row(GLOBAL, None, "coordinator", history=False),
+        "update-chunk": _make_row(UPDATE, None, "site", history=False),
+        "model-chunk": _make_row(MODELS, None, "coordinator", history=False),
+        "model-ready": _make_row(MODELS, ExperimentComplete, "coordinator", history=False),
+        "journal-entry": _make_row(AUDIT, None, "coordinator", history=False),
+        "receipt": _make_row(INBOX, Receipt, "coordinator", history=False),
+        "refused": _make_row(INBOX, Refused, "coordinator"),
+        "standing": _make_row(INBOX, Standing, "coordinator", history=False),
+        "chunks-wanted": _make_row(INBOX, ChunksWanted, "coordinator site", history=False),
+        "alive": _make_row(PROGRESS, Alive, "coordinator site", history=False),
+        "progress": _make_row(PROGRESS, Progress, "site", history=False),
+        "check-answer": _make_row(PROGRESS, CheckAnswer, "site", history=False),
+        "echo-reply": _make_row(PROGRESS, EchoReply, "coordinator", history=False),
     }
 )
 

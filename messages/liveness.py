@@ -56,7 +56,7 @@ class Signs:
     word: str = ""
     """What it said last that it does: a state of `kinds.Alive` or a phase of `kinds.Progress`."""
     said: str = ""
-    """The state of the last `alive` alone."""
+    """The state of the last `note_alive` alone."""
     moved_at: float | None = None
     mark: tuple[str, int, str, int] | None = None
     """Experiment, round, phase and `done` of the last progress."""
@@ -78,13 +78,13 @@ class Signs:
         """When what it works at now will be done."""
         return self.ends_at if self.working else None
 
-    def alive(self, state: str, now: float) -> Signs:
+    def note_alive(self, state: str, now: float) -> Signs:
         """The site said that it lives."""
         # A word that progress already stands for is nothing new; said over and over it is not even that.
         new = state != self.said and _OF_WORD.get(state) is not _OF_WORD.get(self.word)
         return replace(self, heard_at=now, word=state, said=state, moved_at=now if new else self.moved_at)
 
-    def progress(
+    def note_progress(
         self, experiment: str, round_number: int, phase: str, done: int, eta_seconds: float | None, now: float
     ) -> Signs:
         """The site told of its work."""
@@ -114,7 +114,7 @@ def median_of_others(ends: Sequence[float], own: float | None) -> float | None:
     return ends[middle if middle < bisect_left(ends, own) else middle + 1]
 
 
-def judge(
+def judge_liveness(
     signs: Signs,
     now: float,
     *,
@@ -140,12 +140,12 @@ def judge(
         return seen
     if moved_at is not None and now - moved_at > STUCK_AFTER:
         return Liveness.STUCK
-    if signs.ends_at is not None and _late(signs.ends_at, now, deadline, others_end):
+    if signs.ends_at is not None and _is_late(signs.ends_at, now, deadline, others_end):
         return Liveness.SLOW
     return seen
 
 
-def _late(ends_at: float, now: float, deadline: float | None, others_end: float | None) -> bool:
+def _is_late(ends_at: float, now: float, deadline: float | None, others_end: float | None) -> bool:
     if deadline is not None and ends_at > deadline:
         return True
     if others_end is None:

@@ -27,7 +27,7 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
-def inbox(party: str) -> str:
+def inbox_of(party: str) -> str:
     """The classic queue of one party: receipts, standing, chunks wanted; its consumer is the single-instance lock."""
     return f"inbox.{party}"
 

@@ -24,13 +24,13 @@ ROUNDING = 1e-6
 """Relative; sums of many floats, added up in any order, differ by less."""
 
 
-def _known(metric: str) -> str:
+def _known_metric(metric: str) -> str:
     if metric not in METRICS:
         raise ValueError("no task has this metric")
     return metric
 
 
-MetricName = Annotated[str, AfterValidator(_known)]
+MetricName = Annotated[str, AfterValidator(_known_metric)]
 
 
 class ScoreSums(StrictModel):
@@ -117,7 +117,7 @@ class SplitScores(StrictModel):
             raise ValueError(f"a case's score is at most {most:g}")
         return self
 
-    def mean(self, metric: str) -> float | None:
+    def mean_score(self, metric: str) -> float | None:
         """Mean over cases for each target, then mean over targets (rule 4); None where none was scored."""
         means = [mean for mean in self.by_target(metric).values() if mean is not None]
         return sum(means) / len(means) if means else None
@@ -136,7 +136,7 @@ class SplitScores(StrictModel):
         if share_rows:
             return self
         metrics = {
-            metric: {target: _floored(score, floor) for target, score in targets.items()}
+            metric: {target: _apply_floor(score, floor) for target, score in targets.items()}
             for metric, targets in self.metrics.items()
         }
         return SplitScores(cases=self.cases, withheld=self.withheld, metrics=metrics)
@@ -154,7 +154,7 @@ def _check_bounds(metric: str, score: ScoreSums) -> None:
         raise ValueError(f"{rule.title} is at most {rule.most:g}{nothing}")
 
 
-def _floored(score: ScoreSums, floor: int) -> ScoreSums:
+def _apply_floor(score: ScoreSums, floor: int) -> ScoreSums:
     if score.n == 0 or score.n >= floor:
         return score
     return ScoreSums(
@@ -165,7 +165,7 @@ def _floored(score: ScoreSums, floor: int) -> ScoreSums:
     )
 
 
-def tally(scores: Iterable[float | None], *, reference_empty: Iterable[bool], failed: int = 0) -> ScoreSums:
+def sum_scores(scores: Iterable[float | None], *, reference_empty: Iterable[bool], failed: int = 0) -> ScoreSums:
     """Sums of one metric of one target.
 
     Args:
@@ -195,7 +195,7 @@ def tally(scores: Iterable[float | None], *, reference_empty: Iterable[bool], fa
     )
 
 
-def pool(reports: Iterable[SplitScores]) -> SplitScores:
+def pool_scores(reports: Iterable[SplitScores]) -> SplitScores:
     """All cases of all sites together ("overall", rule 4); withheld reports add only to nothing."""
     cases = 0
     metrics: dict[str, dict[str, ScoreSums]] = {}

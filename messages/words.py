@@ -40,7 +40,7 @@ def other_where_unknown(known: frozenset[str]) -> BeforeValidator:
 
     def read(value: Any, info: ValidationInfo) -> Any:
         reading = reading_of(info)
-        return value if reading is None else _read(value, known, reading)
+        return value if reading is None else _read_word(value, known, reading)
 
     return BeforeValidator(read)
 
@@ -54,14 +54,14 @@ def other_keys_folded(known: frozenset[str]) -> BeforeValidator:
             return value
         folded: dict[Any, Any] = {}
         for key, count in value.items():
-            word = _read(key, known, reading)
+            word = _read_word(key, known, reading)
             folded[word] = folded[word] + count if word in folded and type(count) is int else count
         return folded
 
     return BeforeValidator(read)
 
 
-def _read(value: Any, known: frozenset[str], reading: Reading) -> Any:
+def _read_word(value: Any, known: frozenset[str], reading: Reading) -> Any:
     if not isinstance(value, str) or WORD.fullmatch(value) is None:
         return value
     return value if value in known and abilities.is_known(value, reading.vocabulary) else OTHER
@@ -94,28 +94,30 @@ def _is_coded_throughout(value: Any) -> bool:
 def needed_vocabulary(kind: str, body: BaseModel) -> int:
     """The number that an event has to say: of the newest word in it."""
     newer = abilities.NEWER
-    return max(newer.get(kind, 1), _newest(body)) if newer else 1  # of 100,000 tensors nothing is looked at for it
+    return (
+        max(newer.get(kind, 1), _newest_number(body)) if newer else 1
+    )  # of 100,000 tensors nothing is looked at for it
 
 
-def _newest(value: Any) -> int:
+def _newest_number(value: Any) -> int:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         name = type(value).__name__
         said = [(one, getattr(value, one)) for one in fields]
         return max(
             (
-                max(abilities.NEWER.get(f"{name}.{one}", 1), _newest(item))
+                max(abilities.NEWER.get(f"{name}.{one}", 1), _newest_number(item))
                 for one, item in said
                 if item != fields[one].get_default(call_default_factory=True)
             ),
             default=1,
         )
     if isinstance(value, Enum):
-        return _newest(value.value)
+        return _newest_number(value.value)
     if isinstance(value, str):
         return abilities.NEWER.get(value, 1)
     if isinstance(value, Mapping):
-        return max((max(_newest(key), _newest(item)) for key, item in value.items()), default=1)
+        return max((max(_newest_number(key), _newest_number(item)) for key, item in value.items()), default=1)
     if isinstance(value, list | tuple):
-        return max((_newest(item) for item in value), default=1)
+        return max((_newest_number(item) for item in value), default=1)
     return 1

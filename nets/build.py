@@ -9,10 +9,10 @@ import torch
 
 from messages.ground.errors import ConfigError
 from nets.architectures.base import NetSpec
-from nets.registry import read
+from nets.registry import read_spec
 
 
-def build(spec: Mapping[str, Any] | NetSpec, in_channels: int, out_channels: int, seed: int) -> torch.nn.Module:
+def build_net(spec: Mapping[str, Any] | NetSpec, in_channels: int, out_channels: int, seed: int) -> torch.nn.Module:
     """The net on the CPU, float32, in training mode; input (B, in_channels, X, Y, Z), output logits.
 
     The same seed gives the same weights, whatever was drawn before; the caller's random state stays as it was.
@@ -20,8 +20,8 @@ def build(spec: Mapping[str, Any] | NetSpec, in_channels: int, out_channels: int
     Raises:
         ConfigError: no such net, or parameters that it does not take.
     """
-    checked = spec if isinstance(spec, NetSpec) else read(spec)
-    if (why := checked.unfit(in_channels, out_channels)) is not None:
+    checked = spec if isinstance(spec, NetSpec) else read_spec(spec)
+    if (why := checked.find_misfit(in_channels, out_channels)) is not None:
         raise ConfigError(why, where="net")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

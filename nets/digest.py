@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from messages.tensors.layout import Buffer, Manifest, views
+from messages.tensors.layout import Buffer, Manifest, view_tensors
 
 _DOMAIN = b"konsil-model-v1\0"
 
@@ -19,7 +19,7 @@ def model_digest(manifest: Manifest, buffer: Buffer) -> str:
 
     Only names, dtypes, shapes and values count, in the manifest's order: chunk size and wire codec do not.
     """
-    return arrays_digest(views(manifest, buffer))
+    return arrays_digest(view_tensors(manifest, buffer))
 
 
 def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -30,19 +30,19 @@ def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     share an encoding.
     """
     state = sha256(_DOMAIN)
-    state.update(_number(len(arrays)))
+    state.update(_number_bytes(len(arrays)))
     for name, array in arrays.items():
         for text in (name.encode(), array.dtype.name.encode()):
-            state.update(_number(len(text)))
+            state.update(_number_bytes(len(text)))
             state.update(text)
-        state.update(_number(array.ndim))
+        state.update(_number_bytes(array.ndim))
         for edge in array.shape:
-            state.update(_number(edge))
+            state.update(_number_bytes(edge))
         values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         if values.size:
             state.update(values.reshape(-1).view(np.uint8).data)
     return state.hexdigest()
 
 
-def _number(value: int) -> bytes:
+def _number_bytes(value: int) -> bytes:
     return value.to_bytes(8, "big")

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from nets.build import build
+from nets.build import build_net
 from nets.model_file import read_model
-from nets.weights import load
+from nets.weights import load_weights
 
 
 def load_model(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -20,6 +20,6 @@ def load_model(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         DataError: the weights do not match the digest in the metadata.
     """
     arrays, metadata = read_model(path)
-    net = build(metadata["net"], len(metadata["channels"]), metadata["out_channels"], seed=0)
-    load(net, arrays)
+    net = build_net(metadata["net"], len(metadata["channels"]), metadata["out_channels"], seed=0)
+    load_weights(net, arrays)
     return net.eval(), metadata

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from messages import codec
-from messages.experiment import Experiment, read
+from messages.experiment import Experiment, read_experiment
 from messages.ground.durable import replace_file
 from messages.ground.errors import ConfigError, KonsilError, WorkFailed
-from messages.ground.settings import parse
+from messages.ground.settings import parse_settings
 from messages.tensors.layout import Manifest, write_into
 from nets import registry
 from nets.digest import model_digest
@@ -25,18 +25,18 @@ from nets.digest import model_digest
 
 def initial_model(experiment: Experiment) -> tuple[Manifest, bytearray]:
     """The model before round 1: seeded by the experiment, the same on every machine with the same torch."""
-    spec = registry.read({"name": experiment.net.name, **experiment.net.parameters})
+    spec = registry.read_spec({"name": experiment.net.name, **experiment.net.parameters})
     if (drawn := spec.draw_without_net(experiment.seed)) is not None:
         return drawn
 
     import torch
 
-    from nets.build import build
-    from nets.weights import arrays, manifest
+    from nets.build import build_net
+    from nets.weights import arrays_of, manifest
 
     # One thread: the initialisers' order of draws does not depend on it, and a coordinator has better to do.
     torch.set_num_threads(1)
-    net = build(
+    net = build_net(
         spec,
         len(experiment.task.channels),
         experiment.task.out_channels,
@@ -44,7 +44,7 @@ def initial_model(experiment: Experiment) -> tuple[Manifest, bytearray]:
     )
     described = manifest(net)
     buffer = bytearray(described.nbytes)
-    write_into(arrays(net), described, memoryview(buffer))
+    write_into(arrays_of(net), described, memoryview(buffer))
     return described, buffer
 
 
@@ -56,10 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--manifest", type=Path, required=True, help="file for the manifest (JSON)")
     options = parser.parse_args(arguments)
     try:
-        experiment = _experiment(options.experiment)
+        experiment = _read_experiment(options.experiment)
         described, buffer = initial_model(experiment)
-        _write(options.out, buffer)
-        _write(options.manifest, json.dumps(described.plain()).encode())
+        _write_whole(options.out, buffer)
+        _write_whole(options.manifest, json.dumps(described.plain()).encode())
     except KonsilError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_status
@@ -73,18 +73,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _experiment(path: Path) -> Experiment:
+def _read_experiment(path: Path) -> Experiment:
     if path.suffix == ".toml":
-        return read(path)
+        return read_experiment(path)
     try:
         content = path.read_bytes()
         plain = json.loads(content) if path.suffix == ".json" else codec.unpack(content)
     except (OSError, ValueError, KonsilError) as error:
         raise ConfigError(f"cannot be read ({error})", where=str(path)) from None
-    return parse(plain, Experiment, str(path))
+    return parse_settings(plain, Experiment, str(path))
 
 
-def _write(path: Path, content: bytes | bytearray) -> None:
+def _write_whole(path: Path, content: bytes | bytearray) -> None:
     try:
         replace_file(path, content, durable=True)
     except OSError as error:

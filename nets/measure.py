@@ -16,7 +16,7 @@ import torch
 
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, KonsilError
-from messages.ground.settings import parse
+from messages.ground.settings import parse_settings
 from nets import registry
 from nets.architectures.base import NetSize, NetSpec
 from nets.weights import manifest
@@ -58,13 +58,13 @@ def measure_experiment(experiment: Experiment) -> NetSize:
         ConfigError: the net does not exist, or does not fit the experiment.
     """
     task = experiment.task
-    return measure_net(registry.check(experiment), len(task.channels), task.out_channels, experiment.training.patch)
+    return measure_net(registry.check_net(experiment), len(task.channels), task.out_channels, experiment.training.patch)
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
     try:
-        size = measure_experiment(parse(_plain(), Experiment, "experiment"))
+        size = measure_experiment(parse_settings(_measure_plain(), Experiment, "experiment"))
     except KonsilError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_status
@@ -72,7 +72,7 @@ def main() -> int:
     return 0
 
 
-def _plain() -> Any:
+def _measure_plain() -> Any:
     try:
         return json.load(sys.stdin)
     except ValueError as error:

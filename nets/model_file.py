@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from messages.experiment import Experiment
 from messages.ground.durable import writing_beside
 from messages.ground.errors import ConfigError, DataError
-from messages.tensors.layout import Buffer, Manifest, views
+from messages.tensors.layout import Buffer, Manifest, view_tensors
 from nets.digest import arrays_digest
 
 _KEY = "konsil"
@@ -36,7 +36,7 @@ def save_model(
     Raises:
         OSError: the file cannot be written.
     """
-    arrays = views(manifest, buffer)
+    arrays = view_tensors(manifest, buffer)
     plain = experiment.filled()
     digest = arrays_digest(arrays)
     metadata = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
-from messages.ground.settings import parse
+from messages.ground.settings import parse_settings
 from nets.architectures.base import NetSpec
 from nets.architectures.rehearsal import RehearsalSpec
 from nets.architectures.segresnet import SegResNetSpec
@@ -23,19 +23,19 @@ NETS: Mapping[str, type[NetSpec]] = {
 }
 
 
-def known() -> list[str]:
+def known_nets() -> list[str]:
     """Names of all nets."""
     return sorted(NETS)
 
 
-def check(experiment: Experiment) -> NetSpec:
+def check_net(experiment: Experiment) -> NetSpec:
     """An experiment's net: it exists, takes these parameters, and fits the experiment's channels, outputs and patch.
 
     Raises:
         ConfigError: names key, value and what is allowed.
     """
-    spec = read({"name": experiment.net.name, **experiment.net.parameters})
-    if (why := spec.unfit(len(experiment.task.channels), experiment.task.out_channels)) is not None:
+    spec = read_spec({"name": experiment.net.name, **experiment.net.parameters})
+    if (why := spec.find_misfit(len(experiment.task.channels), experiment.task.out_channels)) is not None:
         raise ConfigError(why, where="net")
     divisor, patch = spec.divisor(), list(experiment.training.patch)
     if any(edge % divisor for edge in patch):
@@ -54,7 +54,7 @@ def check(experiment: Experiment) -> NetSpec:
     return spec
 
 
-def read(spec: Mapping[str, Any], where: str = "net") -> NetSpec:
+def read_spec(spec: Mapping[str, Any], where: str = "net") -> NetSpec:
     """Check a `[net]` table: its name and that net's parameters.
 
     Raises:
@@ -62,5 +62,5 @@ def read(spec: Mapping[str, Any], where: str = "net") -> NetSpec:
     """
     name = spec.get("name")
     if not isinstance(name, str) or name not in NETS:
-        raise ConfigError(f"net {name!r} does not exist", where=where, advice=f"Known nets: {', '.join(known())}")
-    return parse(dict(spec), NETS[name], where)
+        raise ConfigError(f"net {name!r} does not exist", where=where, advice=f"Known nets: {', '.join(known_nets())}")
+    return parse_settings(dict(spec), NETS[name], where)

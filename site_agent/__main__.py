@@ -10,12 +10,12 @@ from messages.ground import starting
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    starting.stoppable()
-    from site_agent.service import run  # after it: this is what takes its time
+    starting.end_on_sigterm()
+    from site_agent.service import run_agent  # after it: this is what takes its time
 
     parser = argparse.ArgumentParser(prog="site_agent")
     parser.add_argument("--config", type=Path, required=True)
-    return run(parser.parse_args().config)
+    return run_agent(parser.parse_args().config)
 
 
 if __name__ == "__main__":

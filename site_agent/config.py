@@ -11,7 +11,7 @@ from messages.ground import settings
 from messages.ground.exposition import MetricsSettings
 from messages.ground.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
 from site_agent.core.permissions import PolicyConfig
-from site_agent.data.described import AnyDataset, placed
+from site_agent.data.described import AnyDataset, place_paths
 
 
 class Site(Settings):
@@ -80,15 +80,15 @@ class SiteConfig(Settings):
         return self
 
 
-def read(path: Path) -> SiteConfig:
+def read_config(path: Path) -> SiteConfig:
     """Read site.toml; ConfigError names every mistake.
 
     Relative are to the file: `state`, the broker's files, and all paths of data sets.
     """
-    config = settings.read(path, SiteConfig)
+    config = settings.read_settings(path, SiteConfig)
     folder = path.resolve().parent
     site = config.site.model_copy(update={"state": folder / config.site.state})
-    datasets = {name: placed(dataset, folder) for name, dataset in config.datasets.items()}
+    datasets = {name: place_paths(dataset, folder) for name, dataset in config.datasets.items()}
     broker = config.broker.of_consortium(site.consortium).relative_to(folder)
     update = {"site": site, "broker": broker, "datasets": datasets}
     return config.model_copy(update=update)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from messages.ground.exposition import Reading, counter, gauge, phase_readings
+from messages.ground.exposition import Reading, make_counter, make_gauge, phase_readings
 from messages.kinds import Progress
 from messages.reasons import Reason
 from site_agent.core.jobs import OVER, Agenda, Phase
@@ -38,7 +38,7 @@ class SpoolFigures:
     term: int = 0
 
 
-def look(state: Path) -> SpoolFigures:
+def look_at_spool(state: Path) -> SpoolFigures:
     """Read a spool that the agent has open; what cannot be read counts as nothing."""
     events = size = term = updates = 0
     path = (state / "spool.sqlite").resolve()
@@ -55,7 +55,7 @@ def look(state: Path) -> SpoolFigures:
     return SpoolFigures(int(events), int(size), updates, int(term))
 
 
-def readings(
+def make_readings(
     tally: Tally,
     agenda: Agenda,
     *,
@@ -70,38 +70,42 @@ def readings(
 ) -> Iterator[Reading]:
     """Everything, as it is now. Called by the endpoint's thread with copies."""
     running = {name: job for name, job in agenda.jobs.items() if job.phase not in OVER}
-    yield counter("konsil_rounds_total", "Rounds that ended here.", tally.rounds, "outcome")
-    yield counter("konsil_round_failures_total", "Rounds that could not be delivered.", dict(tally.failures), "reason")
-    yield counter("konsil_checkpoints_total", "Checkpoints of rounds.", dict(tally.checkpoints), "outcome")
+    yield make_counter("konsil_rounds_total", "Rounds that ended here.", tally.rounds, "outcome")
+    yield make_counter(
+        "konsil_round_failures_total", "Rounds that could not be delivered.", dict(tally.failures), "reason"
+    )
+    yield make_counter("konsil_checkpoints_total", "Checkpoints of rounds.", dict(tally.checkpoints), "outcome")
     now = state_word(agenda)
-    yield gauge("konsil_agent_state", "1: what the agent does.", {one: one == now for one in STATES}, "state")
-    yield gauge("konsil_agent_paused", "1: the operator has paused it.", agenda.paused)
-    yield gauge("konsil_agent_within_hours", "1: new work may begin at this time of day.", agenda.open)
+    yield make_gauge("konsil_agent_state", "1: what the agent does.", {one: one == now for one in STATES}, "state")
+    yield make_gauge("konsil_agent_paused", "1: the operator has paused it.", agenda.paused)
+    yield make_gauge("konsil_agent_within_hours", "1: new work may begin at this time of day.", agenda.open)
     by_phase = Counter(job.phase for job in running.values())
     shown = {one.value: by_phase[one] for one in Phase if one not in OVER}
-    yield gauge("konsil_experiments", "Experiments here now.", shown, "phase")
-    yield gauge("konsil_experiments_queued", "Experiments that wait for their turn.", len(agenda.queue))
+    yield make_gauge("konsil_experiments", "Experiments here now.", shown, "phase")
+    yield make_gauge("konsil_experiments_queued", "Experiments that wait for their turn.", len(agenda.queue))
     rounds = {name: job.round for name, job in running.items()}
-    yield gauge("konsil_experiment_round", "The latest round here.", rounds, "experiment")
+    yield make_gauge("konsil_experiment_round", "The latest round here.", rounds, "experiment")
     moved = {name: one.done / one.total for name, one in progress.items() if name in running and one.total}
-    yield gauge("konsil_progress_ratio", "How far the phase in work is.", moved, "experiment")
-    spool = look(state)
-    yield gauge("konsil_spool_events", "Events that wait for their receipt.", spool.events)
+    yield make_gauge("konsil_progress_ratio", "How far the phase in work is.", moved, "experiment")
+    spool = look_at_spool(state)
+    yield make_gauge("konsil_spool_events", "Events that wait for their receipt.", spool.events)
     waiting = {"events": spool.event_bytes, "updates": spool.update_bytes}
-    yield gauge("konsil_spool_bytes", "Their bytes, and those of updates.", waiting, "what")
+    yield make_gauge("konsil_spool_bytes", "Their bytes, and those of updates.", waiting, "what")
     with contextlib.suppress(OSError):
         disk = os.statvfs(state)
-        yield gauge("konsil_state_free_bytes", "Free space where the state lies.", disk.f_bavail * disk.f_frsize)
+        yield make_gauge("konsil_state_free_bytes", "Free space where the state lies.", disk.f_bavail * disk.f_frsize)
     directions = {"up": bytes_up, "down": bytes_down}
-    yield counter("konsil_model_bytes_total", "Updates sent (up), models received (down).", directions, "direction")
+    yield make_counter(
+        "konsil_model_bytes_total", "Updates sent (up), models received (down).", directions, "direction"
+    )
     refused: Counter[str] = Counter()
     for reason, count in refusals.items():
         refused[reason if reason in _REASONS else "malformed"] += count
-    yield counter("konsil_messages_refused_total", "Messages that were not used.", dict(refused), "reason")
-    yield counter("konsil_events_set_aside_total", "Events that could not be handled.", set_aside)
-    yield gauge("konsil_broker_connected", "1: there is a connection to the broker.", tally.connected)
-    yield gauge("konsil_broker_blocked", "1: the broker takes no messages now.", tally.blocked)
-    yield gauge("konsil_trainers", "Training processes.", trainers)
-    yield gauge("konsil_incarnation", "How often this agent was started.", incarnation)
-    yield gauge("konsil_term", "The coordinator's term, as last heard.", spool.term)
+    yield make_counter("konsil_messages_refused_total", "Messages that were not used.", dict(refused), "reason")
+    yield make_counter("konsil_events_set_aside_total", "Events that could not be handled.", set_aside)
+    yield make_gauge("konsil_broker_connected", "1: there is a connection to the broker.", tally.connected)
+    yield make_gauge("konsil_broker_blocked", "1: the broker takes no messages now.", tally.blocked)
+    yield make_gauge("konsil_trainers", "Training processes.", trainers)
+    yield make_gauge("konsil_incarnation", "How often this agent was started.", incarnation)
+    yield make_gauge("konsil_term", "The coordinator's term, as last heard.", spool.term)
     yield from phase_readings()

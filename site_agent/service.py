@@ -22,13 +22,13 @@ from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import BrokerUnreachable, KonsilError
 from messages.ground.exposition import Endpoint, Reading
 from messages.ground.naming import NO_EXPERIMENT
-from messages.ground.systemd import notify
+from messages.ground.systemd import notify_manager
 from messages.kinds import Leaving
 from messages.names import GLOBAL
 from messages.tensors.seals import Sealer
 from site_agent import config as configuration
 from site_agent.config import SiteConfig
-from site_agent.core.agenda import restored
+from site_agent.core.agenda import restore_agenda
 from site_agent.core.effects import Say
 from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, Restarted
 from site_agent.core.jobs import Phase
@@ -36,23 +36,23 @@ from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
 from site_agent.desk.status import status_line, status_of
 from site_agent.disk.spool import Spool
-from site_agent.loop.effect_runner import Errands
-from site_agent.loop.inbound import Hearing
+from site_agent.loop.effect_runner import EffectRunner
+from site_agent.loop.inbound import Inbound
 from site_agent.loop.orders import Orders
 from site_agent.loop.relay import Relay
 from site_agent.loop.reports import Reports
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
 from site_agent.loop.upkeep import Upkeep
-from site_agent.metrics import readings
+from site_agent.metrics import make_readings
 from site_agent.trainers.base import StartTrainers
 from site_agent.trainers.processes import start_processes
 from site_agent.trainers.requests import Workshop
 from site_agent.wire.connection import Connect, connect_rabbitmq
-from site_agent.wire.outbox import Post
+from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
-from site_agent.wire.receiver import Receiver
-from site_agent.wire.sender import Sender
+from site_agent.wire.receiver import ChunkReceiver
+from site_agent.wire.sender import ChunkSender
 from site_agent.wire.subscriptions import Subscriptions
 
 log = structlog.get_logger()
@@ -95,15 +95,15 @@ class Agent:
         self._rules = Rules(config, self._clock)
         self.spool = Spool(config.site.state)
         try:
-            agenda = restored(self.spool.load_agenda(config.site.name))
+            agenda = restore_agenda(self.spool.load_agenda(config.site.name))
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
-            self._bus = connect(config, lambda notice: self.post(lambda: self._on_notice(notice)))
-            self._voice = Post(self._bus, self.spool, config.site.consortium, config.site.name, self._clock)
+            self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
+            self._voice = Outbox(self._bus, self.spool, config.site.consortium, config.site.name, self._clock)
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
         except BaseException:
             self.spool.close()
             raise
-        self._subscriptions = Subscriptions(self._bus, self.spool, self.post)
+        self._subscriptions = Subscriptions(self._bus, self.spool, self.post_work)
         self._make_hands(trainers)
         self._make_ears()
 
@@ -112,13 +112,13 @@ class Agent:
         config, clock = self.config, self._clock
 
         def room() -> int:
-            return self.spool.room(config.limits.disk)
+            return self.spool.room_left(config.limits.disk)
 
         sealer = Sealer()
         self._trainers = trainers(
             config,
-            lambda name, token, reply: self.post(lambda: self._reports.reply(name, token, reply)),
-            lambda name, token, status: self.post(lambda: self._reports.exit(name, token, status)),
+            lambda name, token, reply: self.post_work(lambda: self._reports.take_reply(name, token, reply)),
+            lambda name, token, status: self.post_work(lambda: self._reports.take_exit(name, token, status)),
             clock,
         )
         self._workshop = Workshop(config, self.spool, self._trainers, sealer, room, clock)
@@ -126,51 +126,51 @@ class Agent:
             self._voice,
             self._rules.floors,
             moved=lambda: (self._receiver.bytes_down, self._sender.bytes_up),
-            post=self.post,
+            post=self.post_work,
             clock=clock,
         )
-        self._receiver = Receiver(
+        self._receiver = ChunkReceiver(
             self.spool,
             clock,
-            on_complete=lambda key: self._errands.post(ModelReady(key.experiment, key)),
-            on_no_room=lambda name: self._errands.post(NoSpace(name)),
-            on_progress=lambda key, done, total: self._relay.transfer("fetching", key, done, total),
+            on_complete=lambda key: self._errands.post_input(ModelReady(key.experiment, key)),
+            on_no_room=lambda name: self._errands.post_input(NoSpace(name)),
+            on_progress=lambda key, done, total: self._relay.relay_transfer("fetching", key, done, total),
             ask=lambda name, body: self._voice.ask_coordinator("chunks-wanted", body, name),
             room=room,
         )
-        self._sender = Sender(
+        self._sender = ChunkSender(
             self._bus,
             config.limits.bandwidth,
             sealer,
             clock,
-            on_leaving=lambda key, size: self.spool.leaving(key, size, clock.wall()),
-            on_sent=lambda key: self._errands.post(ChunksSent(key.experiment, key.round, key.attempt)),
-            on_lost=lambda key: self._errands.post(self._workshop.lost(key)),
-            on_progress=lambda key, done, total: self._relay.transfer("sending", key, done, total),
+            on_leaving=lambda key, size: self.spool.note_leaving(key, size, clock.wall()),
+            on_sent=lambda key: self._errands.post_input(ChunksSent(key.experiment, key.round, key.attempt)),
+            on_lost=lambda key: self._errands.post_input(self._workshop.note_lost(key)),
+            on_progress=lambda key, done, total: self._relay.relay_transfer("sending", key, done, total),
         )
-        self._errands = Errands(
+        self._errands = EffectRunner(
             steps=self._steps,
             voice=self._voice,
             trainers=self._trainers,
             workshop=self._workshop,
             receiver=self._receiver,
             sender=self._sender,
-            guard=DataGuard(config.datasets, self.post, clock, config.site.state),
-            post=self.post,
-            show=self._show,
+            guard=DataGuard(config.datasets, self.post_work, clock, config.site.state),
+            post=self.post_work,
+            show=self._show_status,
         )
 
     def _make_ears(self) -> None:
         """What hears: the coordinator, the trainers, the operator, the clock."""
-        self._hearing = Hearing(
+        self._hearing = Inbound(
             self.config.site.consortium,
             spool=self.spool,
             steps=self._steps,
             errands=self._errands,
             voice=self._voice,
             rules=self._rules,
-            ack=self._subscriptions.ack,
-            post=self.post,
+            ack=self._subscriptions.acknowledge,
+            post=self.post_work,
             clock=self._clock,
         )
         self._reports = Reports(
@@ -178,7 +178,7 @@ class Agent:
             workshop=self._workshop, relay=self._relay, clock=self._clock,
         )  # fmt: skip
         self._orders = Orders(
-            steps=self._steps, errands=self._errands, post=self.post, status=self.status, clock=self._clock
+            steps=self._steps, errands=self._errands, post=self.post_work, status=self.make_status, clock=self._clock
         )
         self._upkeep = Upkeep(
             steps=self._steps,
@@ -192,14 +192,14 @@ class Agent:
             clock=self._clock,
         )
 
-    def post(self, work: Callable[[], None]) -> None:
+    def post_work(self, work: Callable[[], None]) -> None:
         """Hand a closure to the main loop. Any thread."""
         self._queue.put(work)
 
     def stop(self) -> None:
         """Stop soon: say `leaving`, keep the state. Any thread."""
         self._stopping.set()
-        self.post(lambda: None)  # the loop need not wait for its next tick
+        self.post_work(lambda: None)  # the loop need not wait for its next tick
         if not self._attached:  # whoever waits for the inbox, or for a broker that is away, is freed by this
             self._clock.make_thread(self._bus.close, "stopping").start()
 
@@ -209,27 +209,29 @@ class Agent:
         try:
             # Shown before it waits: after a kill the broker holds the inbox for the dead agent a while longer.
             log.info("taking the inbox; another holder is waited for")
-            self._errands.expect()
+            self._errands.expect_models()
             try:
-                self._subscriptions.attach(self.config.site.name, self._hearing.take, self._receiver.deliver)
+                self._subscriptions.attach_all(
+                    self.config.site.name, self._hearing.take_delivery, self._receiver.deliver_chunk
+                )
             except BrokerUnreachable:
                 if self._stopping.is_set():
                     return 0
                 raise
             self._attached = True
-            control = ControlServer(self.config.site.state, self._orders.take)
-            self._recover()
-            self._steps.tally.broker(BusState.CONNECTED if self._voice.connected else BusState.LOST)
-            endpoint = Endpoint(self.config.metrics, self._read)
-            self._voice.hello()
-            notify("READY=1")
+            control = ControlServer(self.config.site.state, self._orders.take_order)
+            self._recover_work()
+            self._steps.tally.note_broker(BusState.CONNECTED if self._voice.connected else BusState.LOST)
+            endpoint = Endpoint(self.config.metrics, self._read_figures)
+            self._voice.send_hello()
+            notify_manager("READY=1")
             log.info("ready", incarnation=self.spool.incarnation)
             while not self._stopping.is_set():
-                self._turn()
-            self._leave()
+                self._take_turn()
+            self._leave_consortium()
             return 0
         finally:
-            notify("STOPPING=1")
+            notify_manager("STOPPING=1")
             if endpoint is not None:
                 endpoint.close()
             if control is not None:
@@ -240,30 +242,30 @@ class Agent:
             self._bus.close()
             self.spool.close()
 
-    def _recover(self) -> None:
+    def _recover_work(self) -> None:
         verdicts = {
-            name: self._rules.judge(job.file, job.researcher)
+            name: self._rules.judge_experiment(job.file, job.researcher)
             for name, job in self._steps.agenda.jobs.items()
             if job.phase is Phase.DECLINED
         }
         self._upkeep.look_at_the_clock()
-        self._errands.apply(Restarted(verdicts))
+        self._errands.apply_input(Restarted(verdicts))
 
-    def _turn(self) -> None:
+    def _take_turn(self) -> None:
         """Handle what came, or the passing of time."""
         try:
             work: Callable[[], None] | None = self._queue.get(timeout=self._patience())
         except queue.Empty:
             work = None
         if work is not None:
-            self._safely(work)
-        self._safely(self._tick)
+            self._do_safely(work)
+        self._do_safely(self._do_due)
 
     def _patience(self) -> float:
         return HURRY if self._voice.behind and self._voice.connected else TICK
 
     @staticmethod
-    def _safely(work: Callable[[], None]) -> None:
+    def _do_safely(work: Callable[[], None]) -> None:
         """Nothing that fails ends the agent: not a full disk, and not a defect."""
         try:
             work()
@@ -274,7 +276,7 @@ class Agent:
 
     def _on_notice(self, notice: Notice) -> None:
         if notice.state is BusState.RENEWED:
-            self._renewed(notice.detail)
+            self._tell_again(notice.detail)
             return
         if notice.state in (BusState.LOST, BusState.REFUSED):
             self._lost = True
@@ -288,30 +290,32 @@ class Agent:
             if self._lost:
                 self._lost = False
                 log.info("broker is back")
-                self._voice.hello()
+                self._voice.send_hello()
         self._broker = notice.state
-        self._steps.tally.broker(notice.state)
-        self._show()
+        self._steps.tally.note_broker(notice.state)
+        self._show_status()
 
-    def _renewed(self, queue: str) -> None:
+    def _tell_again(self, queue: str) -> None:
         """The broker lost what was there: what waits for its receipt is said again, and a standing is asked for."""
         log.warning("a queue is not the one that was read before", queue=queue)
         if queue != GLOBAL and self._voice.connected:  # chunks that lack are asked for by themselves
-            self._voice.hello()
+            self._voice.send_hello()
 
-    def _tick(self) -> None:
-        if self._pace.due("tick", self._patience()):
-            self._upkeep.tick()
-            if self._pace.due("show", SHOW_EVERY):
-                self._show()
+    def _do_due(self) -> None:
+        if self._pace.is_due("tick", self._patience()):
+            self._upkeep.do_due()
+            if self._pace.is_due("show", SHOW_EVERY):
+                self._show_status()
             if self._upkeep.drained:
                 log.info("drained")
                 self._stopping.set()
 
-    def _show(self) -> None:
-        notify(f"STATUS={status_line(self._steps.agenda, self._relay.latest, self._broker, self._relay.resumed)}")
+    def _show_status(self) -> None:
+        notify_manager(
+            f"STATUS={status_line(self._steps.agenda, self._relay.latest, self._broker, self._relay.resumed)}"
+        )
 
-    def status(self) -> dict[str, Any]:
+    def make_status(self) -> dict[str, Any]:
         """What the agent does now, for `konsil site status`; main loop's thread."""
         return status_of(
             self._steps.agenda,
@@ -324,14 +328,14 @@ class Agent:
             used_bytes=self.spool.used_bytes(),
             bytes_down=self._receiver.bytes_down,
             bytes_up=self._sender.bytes_up,
-            pending=self._bus.pending(),
+            pending=self._bus.count_pending(),
             resumed=self._relay.resumed,
             opens_at=self._rules.opens_at(),
         )
 
-    def _read(self) -> Iterable[Reading]:
+    def _read_figures(self) -> Iterable[Reading]:
         """The agent's figures; the metrics endpoint's thread."""
-        return readings(
+        return make_readings(
             self._steps.tally,
             self._steps.agenda,
             state=self.config.site.state,
@@ -344,32 +348,32 @@ class Agent:
             incarnation=self.spool.incarnation,
         )
 
-    def _leave(self) -> None:
+    def _leave_consortium(self) -> None:
         """Say that the site goes, as far as the broker listens; training saves what it has, and goes on from there at
         the next start."""
         self._trainers.leave()
         with contextlib.suppress(KonsilError):  # on a full disk it goes without a word: its silence tells
             with self.spool.transaction():
-                self._voice.say(
+                self._voice.say_event(
                     Say("leaving", NO_EXPERIMENT, 0, Leaving(), f"incarnation-{self.spool.incarnation}"),
                     self._clock.wall(),
                 )
-            self._voice.publish()
+            self._voice.publish_waiting()
             if self._voice.connected:
                 self._bus.flush(GOODBYE_WITHIN)
         log.info("leaving")
 
 
-def run(config_path: Path) -> int:
+def run_agent(config_path: Path) -> int:
     """Run the agent until it is stopped; returns the exit status, with one line on standard error for what failed."""
-    logs.configure("site")
+    logs.configure_log("site")
     try:
-        config = configuration.read(config_path)
-        logs.identify(site=config.site.name)
+        config = configuration.read_config(config_path)
+        logs.identify_service(site=config.site.name)
         agent = Agent(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
-        if starting.told():
+        if starting.was_told_to_stop():
             agent.stop()
         return agent.run()
     except KonsilError as error:

@@ -30,7 +30,7 @@ from site_agent.core.effects import Effect, Say, effects
 from site_agent.core.evolve import evolve
 from site_agent.core.inputs import AnyInput, Heard, ModelReady, Prepared, Scored
 from site_agent.core.jobs import Agenda, Phase, Trained
-from site_agent.core.policy import Verdict
+from site_agent.core.policy import PolicyVerdict
 
 MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(600,), dtype="float32"),), chunk_bytes=1024)
 
@@ -50,10 +50,10 @@ def sealed(round_number: int) -> Sealed:
 
 
 def said(kind: str, body: Any, round_number: int = 0, name: str = "e", attempt: int = 1) -> Event:
-    return COORDINATOR.write(kind, body, time=0.0, experiment=name, round_number=round_number, attempt=attempt)
+    return COORDINATOR.write_event(kind, body, time=0.0, experiment=name, round_number=round_number, attempt=attempt)
 
 
-def accepted(name: str = "e", verdict: Verdict | None = None, opens_in: float = 0.0) -> Heard:
+def accepted(name: str = "e", verdict: PolicyVerdict | None = None, opens_in: float = 0.0) -> Heard:
     plain = Experiment.model_validate(
         {
             "schema": 1,
@@ -64,9 +64,9 @@ def accepted(name: str = "e", verdict: Verdict | None = None, opens_in: float = 
             "net": {"name": "UNet"},
             "rounds": {"count": 5},
         }
-    ).plain()
+    ).as_plain()
     body = ExperimentAccepted(experiment=plain, digest="b" * 64, researcher="dr-a", original=b"", enrol_within=1.0)
-    return Heard(said("experiment-accepted", body, name=name), verdict or Verdict(), opens_in)
+    return Heard(said("experiment-accepted", body, name=name), verdict or PolicyVerdict(), opens_in)
 
 
 def round_start(number: int = 1, name: str = "e", sites: Iterable[str] = ("site-a",), **more: Any) -> Heard:
@@ -116,7 +116,7 @@ ENDINGS = (
 )
 
 WAYS: dict[Phase, list[AnyInput]] = {
-    Phase.AWAITING: [accepted(verdict=Verdict(by_hand=True))],
+    Phase.AWAITING: [accepted(verdict=PolicyVerdict(by_hand=True))],
     Phase.PREPARING: [accepted()],
     Phase.IDLE: [accepted(), PREPARED],
     Phase.FETCHING: [accepted(), PREPARED, round_start()],
@@ -127,7 +127,7 @@ WAYS: dict[Phase, list[AnyInput]] = {
         accepted(), PREPARED, evaluation_start(), model_ready(3), model_ready(2),
         Scored("e", "final", SCORES), Scored("e", "selected", SCORES),
     ],
-    Phase.DECLINED: [accepted(verdict=Verdict(Reason.NOT_ALLOWED))],
+    Phase.DECLINED: [accepted(verdict=PolicyVerdict(Reason.NOT_ALLOWED))],
     Phase.ENDED: [accepted(), ENDINGS[0]],
 }  # fmt: skip
 """How to come into each phase."""
@@ -154,4 +154,4 @@ def after(inputs: Iterable[AnyInput], agenda: Agenda | None = None) -> tuple[Age
 def does(agenda: Agenda, given: AnyInput) -> tuple[Phase, list[str], list[Effect]]:
     """The phase, the kinds said, and everything to do, after one more given."""
     agenda, _, todo = step(agenda, given)
-    return agenda.phase("e"), [one.kind for one in todo if isinstance(one, Say)], list(todo)
+    return agenda.phase_of("e"), [one.kind for one in todo if isinstance(one, Say)], list(todo)

@@ -12,7 +12,7 @@ import pika.exceptions
 import pytest
 from needs import lacks
 
-from deploy.broker.definitions import Definitions, Party, password_hash, render
+from deploy.broker.definitions import Definitions, Party, password_hash, render_definitions
 from deploy.broker.node import PrivateNode, find_server
 from messages.bus.amqp.link import Backoff
 from messages.bus.amqp.rabbitmq import RabbitBus
@@ -33,7 +33,7 @@ PARTIES = (
 
 def consortium_definitions(parties: tuple[Party, ...] = PARTIES) -> Definitions:
     """Definitions of the consortium `test`; passwords are "pw-NAME"."""
-    return render(VHOST, parties)
+    return render_definitions(VHOST, parties)
 
 
 def with_admin(definitions: Definitions) -> Definitions:

@@ -36,7 +36,7 @@ def session_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBro
     try:
         yield RealBroker(node, definitions)
     finally:
-        node.kill()
+        node.kill_node()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from brokers import PATIENCE
 from coordinator.config import CoordinatorConfig
 from coordinator.core import inputs as i
 from coordinator.loop.file_checks import check_file
-from deploy.broker.definitions import Party, render
+from deploy.broker.definitions import Party, render_definitions
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
@@ -21,7 +21,7 @@ from messages.envelope import Author
 from messages.experiment import Experiment
 from messages.scores import ScoreSums, SplitScores
 from messages.tensors.codecs import CodecName
-from messages.tensors.layout import Manifest, chunk_digests, manifest_of, seal, tensors_of, write_into
+from messages.tensors.layout import Manifest, chunk_digests, manifest_of, seal_transfer, tensors_of, write_into
 from messages.tensors.transfer import ChunkHeader, TransferKey, decode_chunk, encode_chunk
 from nets.digest import arrays_digest
 
@@ -83,7 +83,7 @@ def received(
     known: bool = True,
     experiment: str = "exp-1",
 ) -> i.Received:
-    event = Author(CONSORTIUM, sender).write(
+    event = Author(CONSORTIUM, sender).write_event(
         kind, body, time=time, experiment=experiment, round_number=number, attempt=attempt, seq=1
     )
     found = check_file(event) if known else None
@@ -100,7 +100,7 @@ def build(experiment: Experiment, out: Path, manifest: Path, within: float) -> N
 
 def broker() -> MemoryBroker:
     parties = [Party("coordinator", "coordinator", "x"), Party("dr-a", "researcher", "x")]
-    return MemoryBroker(render(CONSORTIUM, [*parties, *(Party(site, "site", "x") for site in SITES)]))
+    return MemoryBroker(render_definitions(CONSORTIUM, [*parties, *(Party(site, "site", "x") for site in SITES)]))
 
 
 def config(folder: Path) -> CoordinatorConfig:
@@ -158,7 +158,7 @@ class ScriptedSite:
         self.say("hello", kinds.Hello(versions={}), "none", 0)
 
     def say(self, kind: str, body: kinds.Body, experiment: str, number: int, attempt: int = 1) -> str:
-        event = self.author.write(
+        event = self.author.write_event(
             kind, body, time=0.0, experiment=experiment, round_number=number, attempt=attempt, seq=1
         )
         self.bus.publish(event.key, event.raw)
@@ -178,7 +178,7 @@ class ScriptedSite:
             self.chunks.setdefault(header.key, {})[header.index] = bytes(data)
             self._try()
         else:
-            self._event(envelope.decode(delivery.body))
+            self._event(envelope.decode_event(delivery.body))
         subscription = {"global": "_global", "downlink": "_down"}.get(delivery.queue, "_inbox")
         if hasattr(self, subscription):
             getattr(self, subscription).ack(delivery)
@@ -190,7 +190,7 @@ class ScriptedSite:
         body = event.body
         if isinstance(body, kinds.Standing):
             for raw in body.events:
-                self._event(envelope.decode(raw))
+                self._event(envelope.decode_event(raw))
         elif isinstance(body, kinds.Receipt):
             self.receipts.update(body.events)
         elif isinstance(body, kinds.Refused):
@@ -212,7 +212,7 @@ class ScriptedSite:
         got = self.chunks.get(TransferKey(experiment, one.round, "coordinator", one.attempt), {})
         if len(got) < one.manifest.chunks:
             body = kinds.ChunksWanted(round=one.round, attempt=one.attempt, seal=one.seal)
-            event = self.author.write("chunks-wanted", body, time=0.0, experiment=experiment)
+            event = self.author.write_event("chunks-wanted", body, time=0.0, experiment=experiment)
             if not got:
                 self.bus.publish(event.key_to("coordinator"), event.raw)
             return None
@@ -239,7 +239,7 @@ class ScriptedSite:
 
     def _train(self, event: envelope.Event, body: kinds.RoundStart, model: bytes) -> None:
         received = tensors_of(body.transfer.manifest, model)
-        trained = {name: one.read() for name, one in received.items()}
+        trained = {name: one.read_all() for name, one in received.items()}
         if body.transfer.manifest.codec == "float32":
             assert arrays_digest(trained) == body.model_digest
         for array in trained.values():
@@ -247,10 +247,10 @@ class ScriptedSite:
         manifest = body.transfer.manifest.in_codec(self.codecs[event.experiment])
         buffer = bytearray(manifest.nbytes)
         write_into(trained, manifest, memoryview(buffer), received)
-        sealed = seal(manifest, chunk_digests(manifest, buffer))
+        sealed = seal_transfer(manifest, chunk_digests(manifest, buffer))
         sent = bytes(self.spoil(event.round, buffer))
         if self.spoil_seal:
-            sealed = seal(manifest, chunk_digests(manifest, sent))
+            sealed = seal_transfer(manifest, chunk_digests(manifest, sent))
         self.updates[event.round] = (manifest, sent)
         self.send_update(event.experiment, event.round, None, skip=self.lost_chunks)
         ready = weights(

@@ -43,7 +43,7 @@ class Consortium:
 
     def _take(self, delivery: Delivery) -> None:
         if not delivery.key.startswith("model-chunk"):
-            self.heard.append(envelope.decode(delivery.body))
+            self.heard.append(envelope.decode_event(delivery.body))
         (self._down if delivery.queue == "downlink" else self._models).ack(delivery)
         with self.news.changed:
             self.news.changed.notify_all()
@@ -69,7 +69,7 @@ class Consortium:
         self.sites += [ScriptedSite(self.broker, name, 10 * (n + 1)) for n, name in enumerate(SITES)]
 
     def say(self, kind: str, body: kinds.Body, attempt: int = 1, experiment: str = "exp-1") -> None:
-        event = Author(CONSORTIUM, "dr-a").write(
+        event = Author(CONSORTIUM, "dr-a").write_event(
             kind, body, time=float(attempt), experiment=experiment, attempt=attempt, seq=attempt
         )
         self.researcher.publish(event.key, event.raw)

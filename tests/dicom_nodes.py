@@ -18,7 +18,7 @@ from site_agent.dicom.base import Fetched, SeriesFound
 from site_agent.dicom.config import DimseSource
 from site_agent.dicom.sources import contexts
 from site_agent.dicom.sources.dimse import FIND, GET, MOVE, Dimse
-from site_agent.dicom.sources.storage_scp import serve
+from site_agent.dicom.sources.storage_scp import serve_entity
 
 VERIFICATION = "1.2.840.10008.1.1"
 Answers = Iterator[tuple[int, Dataset | None]]
@@ -42,7 +42,7 @@ def fetch(pacs: Pacs, taken: Taken, series: SeriesFound = SERIES, **changes: Any
     """What a source over this PACS says of fetching one series."""
     source = Dimse(settings(pacs.port, **changes))
     try:
-        return source.fetch(series, taken.has, taken.take)
+        return source.fetch_series(series, taken.has, taken.take)
     finally:
         source.close()
 
@@ -100,7 +100,7 @@ class Pacs:
         return int(self.server.server_address[1])
 
     def __enter__(self) -> Self:
-        self.server = serve(
+        self.server = serve_entity(
             self.entity,
             ("127.0.0.1", 0),
             contexts=self.entity.supported_contexts,

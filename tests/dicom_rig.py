@@ -52,12 +52,14 @@ def write(
         images, label = phantom.make_case(
             site_index=0, patient=patient, visit=visit, seed=5, shape=SHAPE, spacing_mm=SPACING
         )
-        examined = dicom.examination(5, 0, patient, visit, f"KH-{patient:04d}", dicom.uid("study", patient, visit))
+        examined = dicom.invent_examination(
+            5, 0, patient, visit, f"KH-{patient:04d}", dicom.make_uid("study", patient, visit)
+        )
         place = folder / f"export {patient} {visit}"
         place.mkdir(parents=True)
-        kept = (obj for obj in dicom.objects(images, label, SPACING, examined) if keep(obj))
+        kept = (obj for obj in dicom.make_objects(images, label, SPACING, examined) if keep(obj))
         for number, written in enumerate(one for obj in kept for one in change(obj)):
-            (place / f"IM{number:05d}").write_bytes(dicom.encoded(written))
+            (place / f"IM{number:05d}").write_bytes(dicom.encode_dataset(written))
         done.append(Phantom(images, label, place, examined))
     return done
 
@@ -82,11 +84,11 @@ def quiet(_done: int, _total: int) -> None:
 
 
 def prepared(state: Path, config: FolderSource, **more: Any) -> DatasetConfig:
-    return build.materialise("glioma", config, state, SECRET, quiet, processes=1, **more)
+    return build.prepare_dataset("glioma", config, state, SECRET, quiet, processes=1, **more)
 
 
 def counted(state: Path) -> Accounting:
-    found = build.accounting(state, "glioma")
+    found = build.read_accounting(state, "glioma")
     assert found is not None
     return found
 
@@ -101,18 +103,18 @@ class Watched:
     def looked(self) -> Looked:
         return self._real.looked
 
-    def find(self) -> Sequence[StudyFound]:
+    def find_studies(self) -> Sequence[StudyFound]:
         self._asked["find"] += 1
-        return self._real.find()
+        return self._real.find_studies()
 
-    def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+    def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
         self._asked["series"] += 1
 
         def taken(obj: Any) -> None:
             self._asked["objects"] += 1
             take(obj)
 
-        return self._real.fetch(series, has, taken)
+        return self._real.fetch_series(series, has, taken)
 
     def close(self) -> None:
         self._real.close()

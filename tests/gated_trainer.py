@@ -61,20 +61,20 @@ def shut(gate: Path, number: int) -> bool:
 def main() -> int:
     """The trainer's end."""
     folder = Path(sys.argv.pop(1))
-    plain = null.NullTrainer._train
+    plain = null.NullTrainer._train_round
 
     def train(self: null.NullTrainer, request: Train) -> None:
         assert self._prepare is not None
         gate = folder / self._prepare.site
         if shut(gate, request.round):
-            self._say(
+            self._send_reply(
                 Progress(round=request.round, phase="training", done=0, total=null.STEPS, epoch=1, epochs=1, loss=None)
             )
         while shut(gate, request.round):
             time.sleep(0.02)
         plain(self, request)
 
-    null.NullTrainer._train = train  # type: ignore[method-assign]
+    null.NullTrainer._train_round = train  # type: ignore[method-assign]
     return null.main()
 
 

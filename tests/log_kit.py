@@ -43,7 +43,7 @@ def linked(bodies: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Entry]:
             codec.pack(body),
             previous.hash if previous else chain.ZERO,
             made[-1].hash if made else chain.ZERO,
-        ).sealed()
+        ).with_hash()
         made.append(last[name])
     return made
 

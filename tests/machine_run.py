@@ -9,8 +9,8 @@ from coordinator_kit import MANIFEST, PLATFORM, SITES, counts, plain, received, 
 from coordinator.core import announce
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.effects import effects, pending
-from coordinator.core.evolve import evolve, fold
+from coordinator.core.effects import effects, pending_effects
+from coordinator.core.evolve import evolve, fold_decisions
 from coordinator.core.machine import decide
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Timer
@@ -59,10 +59,12 @@ class Run:
         self.decided += decided
         self.steps.append((given, decided))
         if self.state is not None:
-            pending(self.state)
-            told = announce.current(self.state)
-            assert self.told.setdefault(announce.mark(self.state), told) == told, "one mark must stand for one telling"
-        assert self.state == fold(None, self.decided)
+            pending_effects(self.state)
+            told = announce.current_announcements(self.state)
+            assert self.told.setdefault(announce.state_mark(self.state), told) == told, (
+                "one mark must stand for one telling"
+            )
+        assert self.state == fold_decisions(None, self.decided)
         return decided
 
     def _closed_rightly(self, before: ExperimentState | None, one: d.RoundClosed) -> None:

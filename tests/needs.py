@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from deploy.orthanc.node import Missing, find
+from deploy.orthanc.node import Missing, find_orthanc
 
 
 def lacks(what: str) -> None:
@@ -19,7 +19,7 @@ def lacks(what: str) -> None:
 def need_orthanc() -> None:
     """Orthanc is installed."""
     try:
-        find()
+        find_orthanc()
     except Missing as error:
         lacks(str(error))
 

@@ -26,9 +26,9 @@ def main() -> int:
     if version == "none":
         null.greeting = lambda: b""  # type: ignore[attr-defined]
     else:
-        null.greeting = lambda: protocol.encode(protocol.Ready(protocol=version))  # type: ignore[attr-defined]
+        null.greeting = lambda: protocol.encode_frame(protocol.Ready(protocol=version))  # type: ignore[attr-defined]
     if version.startswith("1.") and version > protocol.PROTOCOL:
-        null.encode = newer  # type: ignore[attr-defined]
+        null.encode_frame = newer  # type: ignore[attr-defined]
     return null.main()
 
 

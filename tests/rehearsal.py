@@ -42,7 +42,7 @@ def _body(state: ExperimentState, round_: Round) -> kinds.Body:
 
 def _rehearsed(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
     """rehearsed, when a site has said its word. Records `StepAnswered`."""
-    return (d.StepAnswered(site=given.event.sender, answer=body_of(given, Rehearsed).plain()),)
+    return (d.StepAnswered(site=given.event.sender, answer=body_of(given, Rehearsed).as_plain()),)
 
 
 def _overdue(state: ExperimentState, round_: Round, now: float) -> Decided:

@@ -31,33 +31,33 @@ class _Script(NullTrainer):
     """Answers by a call, and takes its time by a clock."""
 
     def __init__(self, say: Callable[[Reply], None], seconds: Seconds, clock: Clock, cases: int) -> None:
-        super().__init__(None, cases, 0.0, "")  # type: ignore[arg-type]  # there is no socket: `_say` is all that used it
+        super().__init__(None, cases, 0.0, "")  # type: ignore[arg-type]  # there is no socket: `_send_reply` is all that used it
         self._answer, self._takes, self._clock = say, seconds, clock
 
-    def _say(self, reply: Reply) -> None:
+    def _send_reply(self, reply: Reply) -> None:
         self._answer(reply)
 
-    def _train(self, request: Train) -> None:
+    def _train_round(self, request: Train) -> None:
         assert self._prepare is not None
         seconds = self._takes(self._prepare.site, request.round)
         for done in range(1, STEPS + 1):
             self._clock.sleep(seconds / STEPS)
-            self._say(
+            self._send_reply(
                 Progress(
                     round=request.round, phase="training", done=done, total=STEPS, epoch=1, epochs=1, loss=1 / done
                 )
             )
-        self._write(request)
-        self._say(
+        self._write_update(request)
+        self._send_reply(
             Trained(
                 round=request.round,
                 attempt=request.attempt,
-                cases=self._shares()["train"],
+                cases=self._split_shares()["train"],
                 steps=STEPS,
                 epochs=1.0,
                 loss=1 / (request.round + 1),
                 seconds=seconds,
-                evaluation=self._rows("validation") if request.evaluate else None,
+                evaluation=self._make_rows("validation") if request.evaluate else None,
             )
         )
 
@@ -112,7 +112,7 @@ class ScriptedTrainers:
 
         def work() -> None:
             while (request := warm.inbox.get()) is not None:
-                script.answer(request)
+                script.answer_request(request)
 
         self._clock.make_thread(work, f"trainer-{self._site}-{token}").start()
         return warm

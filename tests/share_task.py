@@ -16,7 +16,7 @@ from pydantic import Field
 
 from messages.experiment import Experiment
 from messages.ground.strictness import StrictModel
-from messages.scores import SplitScores, tally
+from messages.scores import SplitScores, sum_scores
 from messages.tasks import registry
 from messages.tasks.base import Concept, ScoreReader, Split, Task, TaskRows
 from messages.tasks.metrics import METRICS, Metric
@@ -35,7 +35,7 @@ class ShareRows(TaskRows):
 
     def scores(self) -> SplitScores:
         errors = [row.error for row in self.cases if row.error is not None]
-        sums = tally(errors, reference_empty=[False] * len(errors), failed=len(self.cases) - len(errors))
+        sums = sum_scores(errors, reference_empty=[False] * len(errors), failed=len(self.cases) - len(errors))
         rows = [{"labelled": row.error} for row in self.cases]
         return SplitScores(cases=len(self.cases), metrics={"share-error": {"labelled": sums}}, rows=rows)
 
@@ -69,7 +69,7 @@ class ShareTask(Task):
     def targets(self) -> tuple[str, ...]:
         return ("labelled",)
 
-    def rehearse(self, split: Split, cases: int) -> TaskRows:
+    def rehearse_split(self, split: Split, cases: int) -> TaskRows:
         return ShareRows(split=split, cases=[ShareRow(case=f"{split}-{n}", error=5.0) for n in range(cases)])
 
 

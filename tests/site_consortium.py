@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from brokers import PATIENCE
 
-from deploy.broker.definitions import Party, render
+from deploy.broker.definitions import Party, render_definitions
 from messages.bus.base import Bus, Delivery, Start
 from messages.bus.memory import MemoryBroker, MemoryBus
-from messages.envelope import Author, Event, decode
+from messages.envelope import Author, Event, decode_event
 from messages.experiment import Experiment
 from messages.ground.errors import MalformedMessage
 from messages.kinds import (
@@ -45,7 +45,7 @@ PARTIES = (
 
 
 def broker() -> MemoryBroker:
-    return MemoryBroker(render(CONSORTIUM, PARTIES))
+    return MemoryBroker(render_definitions(CONSORTIUM, PARTIES))
 
 
 def experiment_file(name: str = "exp-1", **changes: Any) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def experiment_file(name: str = "exp-1", **changes: Any) -> dict[str, Any]:
         "net": {"name": "UNet"},
         "rounds": {"count": 3},
     }
-    return Experiment.model_validate({**plain, **changes}).plain()
+    return Experiment.model_validate({**plain, **changes}).as_plain()
 
 
 def site_config(state: Path, *trainer: str, **sections: Any) -> SiteConfig:
@@ -100,7 +100,7 @@ class ScriptedCoordinator:
         self.bus.subscribe("update.site-a", self._on_chunk, credit=10_000)
 
     def _on_event(self, delivery: Delivery) -> None:
-        event = decode(delivery.body)
+        event = decode_event(delivery.body)
         with self._lock:
             self.heard.append(event)
         if isinstance(event.body, Echo):
@@ -109,7 +109,7 @@ class ScriptedCoordinator:
             self.receipt(event)
 
     def _on_live(self, delivery: Delivery) -> None:
-        event = decode(delivery.body)
+        event = decode_event(delivery.body)
         if event.sender != "coordinator":
             self.live.append(event)
 
@@ -142,7 +142,7 @@ class ScriptedCoordinator:
         author: Author | None = None,
         wait: bool = True,
     ) -> Event:
-        event = (author or self.author).write(
+        event = (author or self.author).write_event(
             kind,
             body,
             time=time.time(),
@@ -160,7 +160,7 @@ class ScriptedCoordinator:
         self, plain: dict[str, Any] | None = None, researcher: str = "dr-a", enrol_within: float = 86400.0
     ) -> Event:
         plain = plain or experiment_file()
-        original = Author(CONSORTIUM, researcher).write(
+        original = Author(CONSORTIUM, researcher).write_event(
             "experiment-start", ExperimentStart(experiment=plain), time=0.0, experiment=plain["id"]
         )
         body = ExperimentAccepted(
@@ -181,7 +181,7 @@ class ScriptedCoordinator:
         buffer = memoryview(bytearray(manifest.nbytes))
         layout.write_into(arrays, manifest, buffer)
         digests = layout.chunk_digests(manifest, buffer)
-        seal = layout.seal(manifest, digests)
+        seal = layout.seal_transfer(manifest, digests)
         return (
             Sealed(round=round_number, attempt=self.attempts.get(round_number, 1), seal=seal, manifest=manifest),
             digests,
@@ -218,5 +218,5 @@ class ScriptedCoordinator:
         key = TransferKey(ready.experiment, ready.round, ready.sender, transfer.attempt)
         parts = self.chunks[key]
         buffer = b"".join(parts[index] for index in range(transfer.manifest.chunks))
-        assert layout.seal(transfer.manifest, layout.chunk_digests(transfer.manifest, buffer)) == transfer.seal
-        return {name: one.read() for name, one in layout.tensors_of(transfer.manifest, buffer).items()}
+        assert layout.seal_transfer(transfer.manifest, layout.chunk_digests(transfer.manifest, buffer)) == transfer.seal
+        return {name: one.read_all() for name, one in layout.tensors_of(transfer.manifest, buffer).items()}

@@ -39,7 +39,7 @@ WIDTH = "100"
 def commands() -> Iterator[str]:
     """Each command with its help, its arguments and its options."""
     for name in command.PARTS:
-        root: Any = typer.main.get_command(command.build([name]))
+        root: Any = typer.main.get_command(command.build_parser([name]))
         yield from _command(f"konsil {name}", root.commands[name])
     yield "$ python -m deploy.install --help"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KONSIL_")}

@@ -11,7 +11,7 @@ from coordinator_kit import CONSORTIUM, SITES, build, config
 from scripted_trainers import ScriptedTrainers, Seconds
 
 from coordinator.service import Coordinator
-from deploy.broker.definitions import Party, render
+from deploy.broker.definitions import Party, render_definitions
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
@@ -35,7 +35,7 @@ class VirtualConsortium:
         self.clock, self._folder, self._seconds = clock, folder, seconds
         parties = [Party("coordinator", "coordinator", "x"), Party("dr-a", "researcher", "x")]
         parties += [Party(site, "site", "x") for site in SITES]
-        self.broker = MemoryBroker(render(CONSORTIUM, parties), clock=clock)
+        self.broker = MemoryBroker(render_definitions(CONSORTIUM, parties), clock=clock)
         self.heard: list[tuple[float, envelope.Event]] = []
         self.researcher = MemoryBus(self.broker, "dr-a")
         self._down = self.researcher.subscribe("downlink", self._take)
@@ -68,11 +68,11 @@ class VirtualConsortium:
         )
 
     def _take(self, delivery: Delivery) -> None:
-        self.heard.append((self.clock.now(), envelope.decode(delivery.body)))
+        self.heard.append((self.clock.now(), envelope.decode_event(delivery.body)))
         self._down.ack(delivery)
 
     def say(self, kind: str, body: kinds.Body, experiment: str = "exp-1") -> None:
-        event = Author(CONSORTIUM, "dr-a").write(kind, body, time=self.clock.wall(), experiment=experiment, seq=1)
+        event = Author(CONSORTIUM, "dr-a").write_event(kind, body, time=self.clock.wall(), experiment=experiment, seq=1)
         self.researcher.publish(event.key, event.raw)
 
     def of(self, kind: str) -> list[tuple[float, envelope.Event]]:

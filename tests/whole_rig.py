@@ -1,7 +1,7 @@
 """Coordinator and real site agents on the bus in memory, each killed and started again where a test says.
 
 A kill is an exception that no service catches, raised behind the transaction that stores what was decided and before
-anything of it is done (`messages.ground.crash.passed`). The trainers are the null trainer's real processes.
+anything of it is done (`messages.ground.crash.pass_step`). The trainers are the null trainer's real processes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Federation:
         self.passed: Counter[str] = Counter()
         self.kill: Callable[[str, int], bool] = lambda _step, _count: False
         """Asked at each step of a main loop, with how often it was come to: whether the party is killed there."""
-        patch.setattr(crash, "passed", self._passed)
+        patch.setattr(crash, "pass_step", self._passed)
         self.researcher = MemoryBus(self.broker, "dr-a")
         self._down = self.researcher.subscribe("downlink", self._take)
         self.coordinator = Party(COORDINATOR, self._make_coordinator)
@@ -139,14 +139,16 @@ class Federation:
             raise Killed(step)
 
     def _take(self, delivery: Delivery) -> None:
-        self.heard.append(envelope.decode(delivery.body))
+        self.heard.append(envelope.decode_event(delivery.body))
         self._down.ack(delivery)
         with self.news.changed:
             self.news.changed.notify_all()
 
     def publish(self, experiment: dict[str, Any]) -> None:
         body = kinds.ExperimentStart(experiment=experiment)
-        event = Author(CONSORTIUM, "dr-a").write("experiment-start", body, time=0.0, experiment=experiment["id"], seq=1)
+        event = Author(CONSORTIUM, "dr-a").write_event(
+            "experiment-start", body, time=0.0, experiment=experiment["id"], seq=1
+        )
         self.researcher.publish(event.key, event.raw)
 
     def until(self, kind: str) -> envelope.Event:

@@ -51,7 +51,7 @@ def measure(
     """
     programs = environment.prepare("flower", say)
     authority = Authority(folder / "authority", "peers")
-    identity = authority.server(["localhost", "127.0.0.1"])
+    identity = authority.issue_server_identity(["localhost", "127.0.0.1"])
     home = folder / "home"
     deployment = Deployment(
         folder,

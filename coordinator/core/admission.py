@@ -16,7 +16,7 @@ MOST_WORDS = 4000
 """Characters of the mistakes that a researcher is told."""
 
 
-def judge(given: Received) -> d.Accepted | d.StartRefused:
+def judge_start(given: Received) -> d.Accepted | d.StartRefused:
     """Accept a first experiment-start, or say why not.
 
     Raises:
@@ -46,11 +46,11 @@ def judge(given: Received) -> d.Accepted | d.StartRefused:
         original=event.raw,
         time=given.time,
         enrol_due=given.time + found.enrol_within,
-        keep_updates=_kept(found.keep_updates, given.keep_cap),
+        keep_updates=_kept_rounds(found.keep_updates, given.keep_cap),
     )
 
 
-def _kept(wanted: int | None, cap: int | None) -> int | None:
+def _kept_rounds(wanted: int | None, cap: int | None) -> int | None:
     """Rounds whose updates are kept, None for all; the operator's cap wins."""
     if cap is None:
         return wanted

@@ -22,7 +22,7 @@ class Announcement:
     attempt: int | str = 1
 
 
-def accepted(state: ExperimentState) -> Announcement:
+def announce_accepted(state: ExperimentState) -> Announcement:
     body = kinds.ExperimentAccepted(
         experiment=dict(state.file),
         digest=state.digest,
@@ -45,7 +45,7 @@ def complete_body(state: ExperimentState) -> kinds.ExperimentComplete:
     if state.outcome is None:
         raise ValueError("not complete")
     return kinds.ExperimentComplete(
-        model=models.candidate(state, state.outcome.label, state.outcome.rounds),
+        model=models.candidate_of(state, state.outcome.label, state.outcome.rounds),
         model_round=state.outcome.rounds,
         final_digest=state.models[state.completed + 1].digest,
         test=state.outcome.test,
@@ -53,7 +53,7 @@ def complete_body(state: ExperimentState) -> kinds.ExperimentComplete:
     )
 
 
-def ended(state: ExperimentState) -> Announcement:
+def announce_ended(state: ExperimentState) -> Announcement:
     if state.phase is Phase.COMPLETE:
         return Announcement("experiment-complete", state.id, complete_body(state), state.completed)
     if state.phase is Phase.FAILED and state.reason is not None:
@@ -61,32 +61,32 @@ def ended(state: ExperimentState) -> Announcement:
     return Announcement("experiment-aborted", state.id, kinds.ExperimentAborted())
 
 
-def paused(state: ExperimentState) -> Announcement:
+def announce_paused(state: ExperimentState) -> Announcement:
     body = kinds.ExperimentPaused(reason=state.paused_because)
     return Announcement("experiment-paused", state.id, body, attempt=state.pauses)
 
 
-def resumed(state: ExperimentState) -> Announcement:
+def announce_resumed(state: ExperimentState) -> Announcement:
     return Announcement("experiment-resumed", state.id, kinds.ExperimentResumed(), attempt=state.resumes)
 
 
 Mark = tuple[Phase, int, tuple[int, int] | None]
 
 
-def mark(state: ExperimentState) -> Mark:
-    """What `current` follows from, cheap to compare: as long as it is the same, so are the events."""
+def state_mark(state: ExperimentState) -> Mark:
+    """What `current_announcements` follows from, cheap to compare: as long as it is the same, so are the events."""
     is_open = state.round is not None and state.round.closed_at is None
     opening = (state.round.number, state.round.opening) if state.round is not None and is_open else None
     return state.phase, state.pauses, opening
 
 
-def current(state: ExperimentState) -> tuple[Announcement, ...]:
+def current_announcements(state: ExperimentState) -> tuple[Announcement, ...]:
     """What a site that returns has to know (protocol rule 1)."""
     if state.ended is not None:
-        return (ended(state),)
-    told = [accepted(state)]
+        return (announce_ended(state),)
+    told = [announce_accepted(state)]
     if state.round is not None and state.round.closed_at is None:
         told.append(round_opened(state))
     if state.phase is Phase.PAUSED:
-        told.append(paused(state))
+        told.append(announce_paused(state))
     return tuple(told)

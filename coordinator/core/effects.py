@@ -175,23 +175,23 @@ def effects(state: ExperimentState | None, decision: d.AnyDecision) -> tuple[Eff
     return () if state is None or made is None else made(state, decision)
 
 
-def _opened(state: ExperimentState, x: d.RoundStarted) -> tuple[Effect, ...]:
-    return (*_listen(state), Announce(announce.round_opened(state)), *_models(state))
+def _open_step(state: ExperimentState, x: d.RoundStarted) -> tuple[Effect, ...]:
+    return (*_listen_for_updates(state), Announce(announce.round_opened(state)), *_send_models(state))
 
 
-def _yielded(state: ExperimentState, x: d.Completed) -> tuple[Effect, ...]:
+def _yield_model(state: ExperimentState, x: d.Completed) -> tuple[Effect, ...]:
     publish = PublishModel(state.id, announce.complete_body(state))
-    return (Forget(state.id), Announce(announce.ended(state)), publish, Prune(state.id, needed(state)))
+    return (Forget(state.id), Announce(announce.announce_ended(state)), publish, Prune(state.id, needed_blobs(state)))
 
 
-def _ended(state: ExperimentState, x: d.Failed | d.Aborted) -> tuple[Effect, ...]:
-    return (Forget(state.id), Announce(announce.ended(state)))
+def _end_experiment(state: ExperimentState, x: d.Failed | d.Aborted) -> tuple[Effect, ...]:
+    return (Forget(state.id), Announce(announce.announce_ended(state)))
 
 
-def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
+def _announce_completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
     body = kinds.RoundComplete(
         contributors=x.contributors,
-        left_out={site: _told(reason) for site, reason in x.left_out.items()},
+        left_out={site: _tellable_reason(reason) for site, reason in x.left_out.items()},
         model_digest=x.digest,
         validation=x.validation,
         seconds=x.seconds,
@@ -199,25 +199,25 @@ def _completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
     return Announcement("round-complete", state.id, body, x.number)
 
 
-def _told(reason: Reason) -> Reason:
+def _tellable_reason(reason: Reason) -> Reason:
     """A reason as all can read it: "other" is how we read, and 0.1 refuses it. The site's log says more."""
     return Reason.TRAINING_ERROR if reason is Reason.OTHER else reason
 
 
-def _listen(state: ExperimentState) -> tuple[Effect, ...]:
+def _listen_for_updates(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.update_manifest is None or not row_of(state.round).takes_updates:
         return ()
     return (Listen(state.id, state.round.number, state.update_manifest, frozenset(state.round.parts)),)
 
 
-def _models(state: ExperimentState) -> tuple[Effect, ...]:
+def _send_models(state: ExperimentState) -> tuple[Effect, ...]:
     """The open step's models on `global`."""
     if state.round is None or state.manifest is None:
         return ()
     return tuple(SendModel(state.id, one) for one in row_of(state.round).transfers(state, state.round))
 
 
-def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[Effect, ...]:
+def _expect_update(state: ExperimentState, site: str, *, again: bool = False) -> tuple[Effect, ...]:
     if state.round is None or state.update_manifest is None:
         return ()
     update = state.round.parts[site].update
@@ -227,12 +227,12 @@ def _expect(state: ExperimentState, site: str, *, again: bool = False) -> tuple[
     return (Expect(state.id, state.round.number, site, update.attempt, update.seal, manifest, again),)
 
 
-def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
+def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.closed_at is None:
         return ()
     taken = tuple(
         Contribution(site, update.seal, update.cases_used, update.chunk_bytes)
-        for site in plan_of(state).contributors(state, state.round)
+        for site in plan_of(state).choose_contributors(state, state.round)
         if (update := state.round.parts[site].update) is not None
     )
     plan, codec = state.experiment.plan, state.codec
@@ -255,47 +255,47 @@ def _aggregate(state: ExperimentState) -> tuple[Effect, ...]:
 
 
 _EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, ...]]] = {
-    d.Accepted: lambda state, x: (Announce(announce.accepted(state)),),
+    d.Accepted: lambda state, x: (Announce(announce.announce_accepted(state)),),
     d.RecruitingClosed: lambda state, x: (Initialise(state.experiment),),
-    d.RoundStarted: _opened,
+    d.RoundStarted: _open_step,
     d.AnnouncedAgain: lambda state, x: (Announce(announce.round_opened(state)),),
-    d.UpdateAnnounced: lambda state, x: _expect(state, x.site),
-    d.TransferAgain: lambda state, x: _expect(state, x.site, again=True),
-    d.RoundClosed: lambda state, x: (Forget(state.id), *_aggregate(state)),
-    d.RoundCompleted: lambda state, x: (Announce(_completed(state, x)), Prune(state.id, needed(state))),
-    d.Completed: _yielded,
-    d.Failed: _ended,
-    d.Aborted: _ended,
-    d.Paused: lambda state, x: (Announce(announce.paused(state)),),
-    d.Resumed: lambda state, x: (Announce(announce.resumed(state)), *pending(state)),
+    d.UpdateAnnounced: lambda state, x: _expect_update(state, x.site),
+    d.TransferAgain: lambda state, x: _expect_update(state, x.site, again=True),
+    d.RoundClosed: lambda state, x: (Forget(state.id), *_aggregate_round(state)),
+    d.RoundCompleted: lambda state, x: (Announce(_announce_completed(state, x)), Prune(state.id, needed_blobs(state))),
+    d.Completed: _yield_model,
+    d.Failed: _end_experiment,
+    d.Aborted: _end_experiment,
+    d.Paused: lambda state, x: (Announce(announce.announce_paused(state)),),
+    d.Resumed: lambda state, x: (Announce(announce.announce_resumed(state)), *pending_effects(state)),
 }
 """What each decision asks for, given the state after it; the others ask for nothing."""
 
 
-def pending(state: ExperimentState) -> tuple[Effect, ...]:
+def pending_effects(state: ExperimentState) -> tuple[Effect, ...]:
     """What may be unfinished after a restart or a pause: done again. Models are only sent where they are asked for."""
     if state.ended is not None:
-        done: tuple[Effect, ...] = (Announce(announce.ended(state)),)
+        done: tuple[Effect, ...] = (Announce(announce.announce_ended(state)),)
         if state.phase is Phase.COMPLETE:
             done += (PublishModel(state.id, announce.complete_body(state)),)
         return done
-    todo: tuple[Effect, ...] = tuple(Announce(what) for what in announce.current(state))
+    todo: tuple[Effect, ...] = tuple(Announce(what) for what in announce.current_announcements(state))
     if state.stage is Phase.INITIALISING and not state.models:
         return (*todo, Initialise(state.experiment))
     if state.stage is Phase.AGGREGATING:
-        return (*todo, *_aggregate(state))
+        return (*todo, *_aggregate_round(state))
     if state.round is None:
         return todo
     waiting = [
         effect
         for site, part in sorted(state.round.parts.items())
         if part.update is not None and not part.stored
-        for effect in _expect(state, site)
+        for effect in _expect_update(state, site)
     ]
-    return (*todo, *_listen(state), *waiting)
+    return (*todo, *_listen_for_updates(state), *waiting)
 
 
-def needed(state: ExperimentState) -> frozenset[str]:
+def needed_blobs(state: ExperimentState) -> frozenset[str]:
     """Seals of the blobs that must stay: models that may still be sent, updates to aggregate or kept for replay.
 
     Kept updates stay together with all that the round's aggregate is made from: the model that it received, where that

@@ -23,7 +23,7 @@ from coordinator.core.state import (
     StepName,
     Timer,
     Update,
-    invited,
+    invite_members,
 )
 from coordinator.core.steps.table import STEPS
 from messages.experiment import read_recorded
@@ -34,7 +34,7 @@ State = ExperimentState
 def evolve(state: State | None, decision: d.AnyDecision) -> State | None:
     """Apply one decision. ValueError where it speaks of an experiment that has not begun."""
     if isinstance(decision, d.Accepted):
-        return _accepted(decision)
+        return _begin_experiment(decision)
     if isinstance(decision, d.Settled | d.Refused | d.StartRefused):
         return state
     if state is None:
@@ -42,14 +42,14 @@ def evolve(state: State | None, decision: d.AnyDecision) -> State | None:
     return _APPLY[type(decision)](state, decision)
 
 
-def fold(state: State | None, decided: Iterable[d.AnyDecision]) -> State | None:
+def fold_decisions(state: State | None, decided: Iterable[d.AnyDecision]) -> State | None:
     """Apply decisions one after the other."""
     for decision in decided:
         state = evolve(state, decision)
     return state
 
 
-def _accepted(decision: d.Accepted) -> State:
+def _begin_experiment(decision: d.Accepted) -> State:
     experiment = read_recorded(decision.experiment)
     return State(
         experiment=experiment,
@@ -58,61 +58,63 @@ def _accepted(decision: d.Accepted) -> State:
         original=decision.original,
         started=decision.time,
         phase=Phase.RECRUITING,
-        members=invited(experiment.sites),
+        members=invite_members(experiment.sites),
         keep_updates=decision.keep_updates,
         timers={Timer.ENROL: decision.enrol_due},
         file=decision.experiment,
     )
 
 
-def _member(state: State, site: str, **changes: Any) -> State:
-    return replace(state, members=state.members.replaced(site, replace(state.members[site], **changes)))
+def _change_member(state: State, site: str, **changes: Any) -> State:
+    return replace(state, members=state.members.with_replaced(site, replace(state.members[site], **changes)))
 
 
-def _part(state: State, site: str, **changes: Any) -> State:
+def _change_part(state: State, site: str, **changes: Any) -> State:
     if state.round is None or site not in state.round.parts:
         return state
-    parts = state.round.parts.replaced(site, replace(state.round.parts[site], **changes))
+    parts = state.round.parts.with_replaced(site, replace(state.round.parts[site], **changes))
     return replace(state, round=replace(state.round, parts=parts))
 
 
-def _open(state: State) -> Round:
+def _open_round(state: State) -> Round:
     if state.round is None:
         raise ValueError("no round is open")
     return state.round
 
 
-def _timers(state: State, *without: Timer, **changes: float) -> Mapping[Timer, float]:
+def _change_timers(state: State, *without: Timer, **changes: float) -> Mapping[Timer, float]:
     kept = {name: due for name, due in state.timers.items() if name not in without}
     return kept | {Timer(name): due for name, due in changes.items()}
 
 
-def _to(state: State, phase: Phase, **changes: Any) -> State:
+def _enter_phase(state: State, phase: Phase, **changes: Any) -> State:
     """Enter a phase, under a pause too."""
     if state.phase is Phase.PAUSED:
         return replace(state, paused_from=phase, **changes)
     return replace(state, phase=phase, **changes)
 
 
-def _joined(state: State, x: d.SiteJoined) -> State:
+def _note_joined(state: State, x: d.SiteJoined) -> State:
     can = frozenset(x.abilities)
-    return _member(state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False, abilities=can)
+    return _change_member(
+        state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False, abilities=can
+    )
 
 
-def _declined(state: State, x: d.SiteDeclined) -> State:
-    return _member(state, x.site, standing=Standing.DECLINED, reason=x.reason)
+def _note_declined(state: State, x: d.SiteDeclined) -> State:
+    return _change_member(state, x.site, standing=Standing.DECLINED, reason=x.reason)
 
 
-def _away(state: State, x: d.SiteAway) -> State:
-    return _part(_member(state, x.site, away=True), x.site, absent=True)
+def _note_away(state: State, x: d.SiteAway) -> State:
+    return _change_part(_change_member(state, x.site, away=True), x.site, absent=True)
 
 
-def _back(state: State, x: d.SiteBack) -> State:
-    return _part(_member(state, x.site, away=False), x.site, absent=False)
+def _note_back(state: State, x: d.SiteBack) -> State:
+    return _change_part(_change_member(state, x.site, away=False), x.site, absent=False)
 
 
 def _recruiting_closed(state: State, x: d.RecruitingClosed) -> State:
-    return _to(state, Phase.INITIALISING, timers=_timers(state, Timer.ENROL))
+    return _enter_phase(state, Phase.INITIALISING, timers=_change_timers(state, Timer.ENROL))
 
 
 def _initial_model(state: State, x: d.InitialModel) -> State:
@@ -121,19 +123,22 @@ def _initial_model(state: State, x: d.InitialModel) -> State:
 
 def _round_started(state: State, x: d.RoundStarted) -> State:
     away = frozenset(x.away)
-    parts = quorum.roll({site: Part(absent=site in away) for site in x.cases}, x.cases)
+    parts = quorum.make_roll({site: Part(absent=site in away) for site in x.cases}, x.cases)
     opened = Round(
         x.number, x.step, x.time, parts, x.cases, x.evaluate, opening=x.opening, left_out=x.left_out, began=x.time
     )
     if state.round is not None:
         opened = replace(
-            opened, began=state.round.began, extensions=state.round.extensions, earlier=_earlier(state.round, x.step)
+            opened,
+            began=state.round.began,
+            extensions=state.round.extensions,
+            earlier=_earlier_reports(state.round, x.step),
         )
     timers = {Timer.ACCEPT: x.accept_due, Timer.DEADLINE: x.deadline}
-    return _to(state, STEPS[x.step].phase, round=opened, timers=timers)
+    return _enter_phase(state, STEPS[x.step].phase, round=opened, timers=timers)
 
 
-def _earlier(round_: Round, following: StepName) -> Mapping[StepName, Mapping[str, Part]]:
+def _earlier_reports(round_: Round, following: StepName) -> Mapping[StepName, Mapping[str, Part]]:
     """What was reported before a step that follows; nothing of a step that is opened anew for others."""
     if following == round_.step:
         return round_.earlier
@@ -141,47 +146,55 @@ def _earlier(round_: Round, following: StepName) -> Mapping[StepName, Mapping[st
 
 
 def _site_accepted(state: State, x: d.SiteAccepted) -> State:
-    return _part(_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None)
+    return _change_part(_change_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None)
 
 
 def _announced_again(state: State, x: d.AnnouncedAgain) -> State:
-    return replace(state, round=replace(_open(state), announced=x.times), timers=_timers(state, accept=x.accept_due))
+    return replace(
+        state, round=replace(_open_round(state), announced=x.times), timers=_change_timers(state, accept=x.accept_due)
+    )
 
 
 def _sites_absent(state: State, x: d.SitesAbsent) -> State:
     for site in x.sites:
-        state = _part(state, site, absent=True)
-    return replace(state, timers=_timers(state, Timer.ACCEPT))
+        state = _change_part(state, site, absent=True)
+    return replace(state, timers=_change_timers(state, Timer.ACCEPT))
 
 
 def _update_announced(state: State, x: d.UpdateAnnounced) -> State:
     update = Update(x.attempt, x.seal, x.chunk_bytes, x.event, x.cases_used, x.validation)
-    return _part(_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None, update=update)
+    return _change_part(
+        _change_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None, update=update
+    )
 
 
 def _update_taken(state: State, x: d.UpdateTaken) -> State:
-    return _part(state, x.site, stored=True)
+    return _change_part(state, x.site, stored=True)
 
 
 def _transfer_again(state: State, x: d.TransferAgain) -> State:
-    update = _open(state).parts[x.site].update
-    return _part(state, x.site, update=update and replace(update, asked_again=x.times))
+    update = _open_round(state).parts[x.site].update
+    return _change_part(state, x.site, update=update and replace(update, asked_again=x.times))
 
 
 def _site_failed(state: State, x: d.SiteFailed) -> State:
-    return _part(state, x.site, failed=x.reason, update=None, accepted=True)
+    return _change_part(state, x.site, failed=x.reason, update=None, accepted=True)
 
 
 def _quorum_met(state: State, x: d.QuorumMet) -> State:
-    return replace(state, round=replace(_open(state), quorum_at=x.time), timers=_timers(state, grace=x.grace_due))
+    return replace(
+        state, round=replace(_open_round(state), quorum_at=x.time), timers=_change_timers(state, grace=x.grace_due)
+    )
 
 
-def _extended(state: State, x: d.DeadlineExtended) -> State:
-    return replace(state, round=replace(_open(state), extensions=x.times), timers=_timers(state, deadline=x.deadline))
+def _extend_deadline(state: State, x: d.DeadlineExtended) -> State:
+    return replace(
+        state, round=replace(_open_round(state), extensions=x.times), timers=_change_timers(state, deadline=x.deadline)
+    )
 
 
 def _round_closed(state: State, x: d.RoundClosed) -> State:
-    closed = replace(_open(state), closed_at=x.time, left_out=x.left_out)
+    closed = replace(_open_round(state), closed_at=x.time, left_out=x.left_out)
     kept = tuple(
         Kept(x.number, site, part.update.seal)
         for site, part in sorted(closed.parts.items())
@@ -191,36 +204,40 @@ def _round_closed(state: State, x: d.RoundClosed) -> State:
         kept = tuple(one for one in state.kept + kept if one.round > x.number - state.keep_updates)
     else:
         kept = state.kept + kept
-    return _to(state, Phase.AGGREGATING, round=closed, timers=EMPTY, kept=kept)
+    return _enter_phase(state, Phase.AGGREGATING, round=closed, timers=EMPTY, kept=kept)
 
 
 def _round_completed(state: State, x: d.RoundCompleted) -> State:
-    mean = state.experiment.task.reader.score(x.validation) if x.validation is not None else None
+    mean = state.experiment.task.reader.headline_score(x.validation) if x.validation is not None else None
     scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
     models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
-    turns = plan_of(state).remember(state.turns, x.contributors)
+    turns = plan_of(state).remember_turns(state.turns, x.contributors)
     return replace(state, round=None, completed=x.number, models=models, scores=scores, turns=turns)
 
 
-def _evaluated(state: State, x: d.SiteEvaluated) -> State:
-    return _part(_member(state, x.site, away=False), x.site, scores=x.scores, accepted=True, absent=False, failed=None)
+def _note_evaluated(state: State, x: d.SiteEvaluated) -> State:
+    return _change_part(
+        _change_member(state, x.site, away=False), x.site, scores=x.scores, accepted=True, absent=False, failed=None
+    )
 
 
-def _answered(state: State, x: d.StepAnswered) -> State:
-    return _part(_member(state, x.site, away=False), x.site, answer=x.answer, accepted=True, absent=False, failed=None)
+def _note_answered(state: State, x: d.StepAnswered) -> State:
+    return _change_part(
+        _change_member(state, x.site, away=False), x.site, answer=x.answer, accepted=True, absent=False, failed=None
+    )
 
 
-def _ended(state: State, phase: Phase, time: float, **changes: Any) -> State:
+def _end_in_phase(state: State, phase: Phase, time: float, **changes: Any) -> State:
     return replace(
         state, phase=phase, paused_from=None, timers=EMPTY, remaining=EMPTY, round=None, ended=time, **changes
     )
 
 
-def _completed(state: State, x: d.Completed) -> State:
-    return _ended(state, Phase.COMPLETE, x.time, outcome=Outcome(x.label, x.rounds, x.test))
+def _complete_experiment(state: State, x: d.Completed) -> State:
+    return _end_in_phase(state, Phase.COMPLETE, x.time, outcome=Outcome(x.label, x.rounds, x.test))
 
 
-def _paused(state: State, x: d.Paused) -> State:
+def _pause_experiment(state: State, x: d.Paused) -> State:
     return replace(
         state,
         phase=Phase.PAUSED,
@@ -232,7 +249,7 @@ def _paused(state: State, x: d.Paused) -> State:
     )
 
 
-def _resumed(state: State, x: d.Resumed) -> State:
+def _resume_experiment(state: State, x: d.Resumed) -> State:
     return replace(
         state,
         phase=state.stage,
@@ -245,10 +262,10 @@ def _resumed(state: State, x: d.Resumed) -> State:
 
 
 _APPLY: dict[type[d.Decision], Callable[[State, Any], State]] = {
-    d.SiteJoined: _joined,
-    d.SiteDeclined: _declined,
-    d.SiteAway: _away,
-    d.SiteBack: _back,
+    d.SiteJoined: _note_joined,
+    d.SiteDeclined: _note_declined,
+    d.SiteAway: _note_away,
+    d.SiteBack: _note_back,
     d.RecruitingClosed: _recruiting_closed,
     d.InitialModel: _initial_model,
     d.RoundStarted: _round_started,
@@ -260,16 +277,16 @@ _APPLY: dict[type[d.Decision], Callable[[State, Any], State]] = {
     d.TransferAgain: _transfer_again,
     d.SiteFailed: _site_failed,
     d.QuorumMet: _quorum_met,
-    d.DeadlineExtended: _extended,
+    d.DeadlineExtended: _extend_deadline,
     d.RoundClosed: _round_closed,
     d.RoundCompleted: _round_completed,
-    d.SiteEvaluated: _evaluated,
-    d.StepAnswered: _answered,
-    d.Completed: _completed,
-    d.Failed: lambda state, x: _ended(state, Phase.FAILED, x.time, reason=x.reason),
-    d.Aborted: lambda state, x: _ended(state, Phase.ABORTED, x.time),
-    d.Paused: _paused,
-    d.Resumed: _resumed,
+    d.SiteEvaluated: _note_evaluated,
+    d.StepAnswered: _note_answered,
+    d.Completed: _complete_experiment,
+    d.Failed: lambda state, x: _end_in_phase(state, Phase.FAILED, x.time, reason=x.reason),
+    d.Aborted: lambda state, x: _end_in_phase(state, Phase.ABORTED, x.time),
+    d.Paused: _pause_experiment,
+    d.Resumed: _resume_experiment,
     d.TimersMoved: lambda state, x: replace(state, timers=x.timers),
-    d.TimerDone: lambda state, x: replace(state, timers=_timers(state, x.timer)),
+    d.TimerDone: lambda state, x: replace(state, timers=_change_timers(state, x.timer)),
 }

@@ -62,7 +62,7 @@ class Received(Input):
     vocabulary: int | None = Field(None, exclude_if=lambda value: value is None)
 
     @classmethod
-    def of(cls, event: envelope.Event, **fields: Any) -> Received:
+    def of_event(cls, event: envelope.Event, **fields: Any) -> Received:
         """Of an event that is decoded already: decoding is the dearest step of a message, and `event` keeps it."""
         given = cls(raw=event.raw, vocabulary=abilities.VOCABULARY if event.newer else None, **fields)
         given.__dict__["event"] = event
@@ -186,7 +186,7 @@ def kind_of(given: AnyInput) -> str:
     return given.event.kind if isinstance(given, Received) else given.input
 
 
-def identity(event: envelope.Event) -> str:
+def identify_event(event: envelope.Event) -> str:
     """What a repetition is known by. A researcher may say the same thing twice and mean it (pause, resume, pause):
     there the bytes tell."""
     by_site = "site" in KINDS[event.kind].senders

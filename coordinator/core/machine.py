@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from coordinator.core import decisions as d
 from coordinator.core import rules
-from coordinator.core.evolve import fold
+from coordinator.core.evolve import fold_decisions
 from coordinator.core.handlers import events as h
 from coordinator.core.handlers import reports as own
 from coordinator.core.handlers.answers import Handler
@@ -37,45 +37,45 @@ WIRE = tuple(kind for kind, spec in KINDS.items() if spec.queue == UPLINK and sp
 _P = Phase
 _EVERY: dict[str, Rule] = {
     "experiment-start": h.start_again,
-    "experiment-abort": h.abort,
-    "experiment-pause": h.pause,
+    "experiment-abort": h.take_abort,
+    "experiment-pause": h.take_pause,
     "experiment-resume": Reason.WRONG_STATE,
-    "joined": h.joined,
-    "declined": h.declined,
-    "leaving": h.leaving,
-    "round-accepted": h.late,
-    "round-failed": h.late,
-    "outage": own.outage,
+    "joined": h.take_joined,
+    "declined": h.take_declined,
+    "leaving": h.take_leaving,
+    "round-accepted": h.refuse_late,
+    "round-failed": h.refuse_late,
+    "outage": own.take_outage,
     "disk-full": own.disk_full,
     "disk-free": own.disk_free,
     "timer-fired": own.timer_fired,
 }
 # What workers report late: an update of a closed round, a timer that was due when something else came first.
 _STALE: dict[str, Rule] = {
-    "update-stored": own.ignore,
-    "update-bad": own.ignore,
-    "initialised": own.ignore,
-    "initialisation-failed": own.ignore,
-    "aggregation-failed": own.ignore,
+    "update-stored": own.ignore_report,
+    "update-bad": own.ignore_report,
+    "initialised": own.ignore_report,
+    "initialisation-failed": own.ignore_report,
+    "aggregation-failed": own.ignore_report,
 }
 _OVER: dict[str, Rule] = {
     "experiment-start": h.start_again,
-    "leaving": h.leaving,
+    "leaving": h.take_leaving,
     "round-accepted": Reason.LATE,
     "round-failed": Reason.LATE,
-    "initialised": own.ignore,
-    "initialisation-failed": own.ignore,
-    "update-stored": own.ignore,
-    "update-bad": own.ignore,
-    "aggregated": own.ignore,
-    "aggregation-failed": own.ignore,
-    "timer-fired": own.ignore,
-    "disk-full": own.ignore,
-    "disk-free": own.ignore,
+    "initialised": own.ignore_report,
+    "initialisation-failed": own.ignore_report,
+    "update-stored": own.ignore_report,
+    "update-bad": own.ignore_report,
+    "aggregated": own.ignore_report,
+    "aggregation-failed": own.ignore_report,
+    "timer-fired": own.ignore_report,
+    "disk-full": own.ignore_report,
+    "disk-free": own.ignore_report,
 }
 _BY_PHASE: dict[Phase, dict[str, Rule]] = {
     _P.RECRUITING: _EVERY,
-    _P.INITIALISING: _EVERY | {"initialised": own.initialised, "initialisation-failed": own.initialisation_failed},
+    _P.INITIALISING: _EVERY | {"initialised": own.take_initialised, "initialisation-failed": own.initialisation_failed},
     _P.RUNNING: _EVERY
     | _STALE
     | {
@@ -83,23 +83,23 @@ _BY_PHASE: dict[Phase, dict[str, Rule]] = {
         "round-failed": h.round_failed,
         "update-stored": own.update_stored,
         "update-bad": own.update_bad,
-        "aggregated": own.ignore,
+        "aggregated": own.ignore_report,
     },
-    _P.AGGREGATING: _EVERY | _STALE | {"aggregated": own.aggregated, "aggregation-failed": own.aggregation_failed},
+    _P.AGGREGATING: _EVERY | _STALE | {"aggregated": own.take_aggregated, "aggregation-failed": own.aggregation_failed},
     _P.EVALUATING: _EVERY
     | _STALE
     | {
         "joined": Reason.WRONG_STATE,
         "round-accepted": h.round_accepted,
         "round-failed": h.round_failed,
-        "aggregated": own.ignore,
+        "aggregated": own.ignore_report,
     },
     _P.COMPLETE: _OVER,
     _P.FAILED: _OVER,
     _P.ABORTED: _OVER,
 }
 PAUSED: Mapping[str, Rule] = MappingProxyType(
-    {"experiment-pause": Reason.WRONG_STATE, "experiment-resume": h.resume, "outage": own.ignore}
+    {"experiment-pause": Reason.WRONG_STATE, "experiment-resume": h.take_resume, "outage": own.ignore_report}
 )
 """What a pause changes; everything else means what it meant in the phase that the pause came from."""
 
@@ -116,9 +116,9 @@ def build_table(steps: Iterable[StepRow], wire: Iterable[str]) -> Table:
     for phase, row in _BY_PHASE.items():
         over = phase in ENDED
         refused: dict[str, Rule] = dict.fromkeys(kinds, Reason.WRONG_STATE) if over else {}
-        answers: dict[str, Rule] = dict.fromkeys((one.answers for one in rows), Reason.LATE if over else h.late)
+        answers: dict[str, Rule] = dict.fromkeys((one.answers for one in rows), Reason.LATE if over else h.refuse_late)
         if not over:
-            answers |= {one.answers: h.answered(one) for one in rows if one.phase is phase}
+            answers |= {one.answers: h.take_answer(one) for one in rows if one.phase is phase}
         table |= {(phase, kind): rule for kind, rule in (refused | answers | row).items()}
     return MappingProxyType(table)
 
@@ -143,58 +143,58 @@ def decide(state: ExperimentState | None, given: AnyInput, logic: int = LOGIC) -
     """
     if (unknown := explain_unknown(logic)) is not None:
         raise ValueError(unknown)
-    state = _under(logic, state)
-    decided = _answered(state, given)
-    after = _under(logic, fold(state, decided))
-    while after is not None and (more := rules.advance(after, given.time)):
+    state = _under_logic(logic, state)
+    decided = _decide_answer(state, given)
+    after = _under_logic(logic, fold_decisions(state, decided))
+    while after is not None and (more := rules.advance_state(after, given.time)):
         decided += more
-        after = fold(after, more)
+        after = fold_decisions(after, more)
     return decided
 
 
-def _under(logic: int, state: ExperimentState | None) -> ExperimentState | None:
+def _under_logic(logic: int, state: ExperimentState | None) -> ExperimentState | None:
     return state if state is None or state.logic == logic else replace(state, logic=logic)
 
 
-def _answered(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDecision, ...]:
+def _decide_answer(state: ExperimentState | None, given: AnyInput) -> tuple[d.AnyDecision, ...]:
     if not isinstance(given, Received):
         if state is None:
             raise IllegalInput(f"{kind_of(given)} without an experiment")
-        said = _answer(state, kind_of(given), given)
+        said = _answer_kind(state, kind_of(given), given)
         return said if isinstance(said, tuple) else ()
     event = given.event
     kind = event.kind
     by_site = "site" in KINDS[kind].senders
     answer: Answer
     if state is None:
-        answer = h.first_start(given) if kind == "experiment-start" else _unknown(kind)
+        answer = h.first_start(given) if kind == "experiment-start" else _refuse_unknown(kind)
     elif not given.known:
         answer = Reason.UNKNOWN_SITE if by_site else Reason.RESEARCHER_NOT_ALLOWED
     else:
-        answer = _answer(state, kind, given)
+        answer = _answer_kind(state, kind, given)
     if isinstance(answer, Reason):
         answer = (d.Refused(event=event.id, kind=kind, sender=event.sender, reason=answer, round=event.round),)
     elif by_site and state is not None and state.phase not in ENDED:
-        answer = _heard(state, event.sender, kind) + answer
+        answer = _note_heard(state, event.sender, kind) + answer
     # A weights-ready that was taken gets its receipt when the update itself is here.
     if any(isinstance(one, d.UpdateAnnounced) for one in answer):
         return answer
     return (*answer, d.Settled(event=event.id, sender=event.sender))
 
 
-def _heard(state: ExperimentState, site: str, kind: str) -> tuple[d.AnyDecision, ...]:
+def _note_heard(state: ExperimentState, site: str, kind: str) -> tuple[d.AnyDecision, ...]:
     member = state.members.get(site)
     if member is None or not member.away or kind == "leaving":
         return ()
     return (d.SiteBack(site=site),)
 
 
-def _answer(state: ExperimentState, kind: str, given: AnyInput) -> Answer:
+def _answer_kind(state: ExperimentState, kind: str, given: AnyInput) -> Answer:
     rule = rule_of(state, kind)
     return rule if isinstance(rule, Reason) else rule(state, given)
 
 
-def _unknown(kind: str) -> Reason:
+def _refuse_unknown(kind: str) -> Reason:
     rule = TABLE[(Phase.NONE, kind)]
     assert isinstance(rule, Reason)  # noqa: S101  (for mypy: the row of NONE holds refusals only)
     return rule

@@ -6,7 +6,7 @@ from coordinator.core.state import ExperimentState
 from messages import kinds
 
 
-def transfer(state: ExperimentState, number: int, *, exact: bool = False) -> kinds.Transfer:
+def transfer_of(state: ExperimentState, number: int, *, exact: bool = False) -> kinds.Transfer:
     """The transfer of the model that round `number` received.
 
     Args:
@@ -24,15 +24,15 @@ def transfer(state: ExperimentState, number: int, *, exact: bool = False) -> kin
     return kinds.Transfer(round=number, attempt=1, seal=model.wire, manifest=sent)
 
 
-def candidate(state: ExperimentState, label: kinds.Label, rounds: int) -> kinds.Candidate:
+def candidate_of(state: ExperimentState, label: kinds.Label, rounds: int) -> kinds.Candidate:
     """The model that `rounds` rounds made: the one that the round after them received."""
-    sent, digest = transfer(state, rounds + 1, exact=True), state.models[rounds + 1].digest
+    sent, digest = transfer_of(state, rounds + 1, exact=True), state.models[rounds + 1].digest
     return kinds.Candidate(label=label, transfer=sent, model_digest=digest)
 
 
-def candidates(state: ExperimentState) -> list[kinds.Candidate]:
+def list_candidates(state: ExperimentState) -> list[kinds.Candidate]:
     """What the final evaluation scores: the final model, and the best-scored one where that is another."""
-    models = [candidate(state, "final", state.completed)]
+    models = [candidate_of(state, "final", state.completed)]
     if state.selected is not None and state.selected != state.completed:
-        models.append(candidate(state, "selected", state.selected))
+        models.append(candidate_of(state, "selected", state.selected))
     return models

@@ -15,7 +15,7 @@ LEAST_GRACE = 60.0
 _REPORTED, _REPORTED_CASES, _HEARD, _CASES = range(4)
 
 
-def roll(parts: Mapping[str, Part], cases: Mapping[str, int]) -> Roll[Part]:
+def make_roll(parts: Mapping[str, Part], cases: Mapping[str, int]) -> Roll[Part]:
     """The parts of a round that opens, with the sums that the questions below are answered from."""
     return Roll(
         parts,
@@ -26,14 +26,15 @@ def roll(parts: Mapping[str, Part], cases: Mapping[str, int]) -> Roll[Part]:
     )
 
 
-def met(round_: Round, experiment: Experiment) -> bool:
+def is_met(round_: Round, experiment: Experiment) -> bool:
     """Whether enough sites with enough of the frozen cases have reported."""
     return (
-        round_.parts.sums[_REPORTED] >= experiment.least_sites and share(round_) >= experiment.quorum.least_case_share
+        round_.parts.sums[_REPORTED] >= experiment.least_sites
+        and case_share(round_) >= experiment.quorum.least_case_share
     )
 
 
-def share(round_: Round) -> float:
+def case_share(round_: Round) -> float:
     """Share of the taking-part sites' training cases that is reported; 1 where no site has any."""
     sums = round_.parts.sums
     total = sums[_CASES]
@@ -50,7 +51,7 @@ def everybody_reported(round_: Round) -> bool:
     return round_.parts.sums[_REPORTED] == len(round_.parts)
 
 
-def grace(round_: Round, experiment: Experiment, now: float) -> float:
+def grace_seconds(round_: Round, experiment: Experiment, now: float) -> float:
     """Seconds that other sites still get once quorum is met at `now`."""
     if experiment.rounds.grace is not None:
         return experiment.rounds.grace

@@ -26,7 +26,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def compared(self) -> bytes:
+    def compared_bytes(self) -> bytes:
         """What replay compares: every field but words for people, whatever bytes the journal keeps of it.
 
         A field that the journal does not state has its default here. 1 and 1.0 differ.

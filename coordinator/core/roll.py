@@ -31,7 +31,7 @@ class Roll(Mapping[str, Record]):
         self._measures = measures
         self.sums = tuple(sum(measure(*one) for one in records.items()) for measure in measures)
 
-    def replaced(self, name: str, record: Record) -> Roll[Record]:
+    def with_replaced(self, name: str, record: Record) -> Roll[Record]:
         """The same with another record under a name that is there; KeyError where it is not."""
         old = self._records[name]
         changed: Roll[Record] = Roll.__new__(Roll)

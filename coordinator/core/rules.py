@@ -1,6 +1,6 @@
 """What the coordinator does of itself once a fact is recorded: close recruiting, open and close rounds, finish.
 
-`advance` is asked after each change of state until it has nothing more to say, so that every handler only records
+`advance_state` is asked after each change of state until it has nothing more to say, so that every handler only records
 what it was told, and no way into a state can forget what follows from it. A paused experiment never advances.
 """
 
@@ -26,7 +26,7 @@ ANNOUNCEMENTS = 3
 """The first and two more; then a site that has not accepted is absent."""
 
 
-def advance(state: ExperimentState, now: float) -> Decided:
+def advance_state(state: ExperimentState, now: float) -> Decided:
     """The next consequence of the state as it is, or nothing."""
     if state.phase is Phase.RECRUITING:
         return close_recruiting(state, now) if state.everybody_answered else ()
@@ -36,12 +36,12 @@ def advance(state: ExperimentState, now: float) -> Decided:
         plan = plan_of(state)
         heard = quorum.everybody_heard(state.round)
         if not plan.is_enough(state, state.round):
-            other = plan.instead(state, state.round) if heard else None
+            other = plan.choose_instead(state, state.round) if heard else None
             return () if other is None else go_on(state, state.round, other, now)
         if heard:
             return close_round(state, state.round, now)
         if state.round.quorum_at is None:
-            due = now + quorum.grace(state.round, state.experiment, now)
+            due = now + quorum.grace_seconds(state.round, state.experiment, now)
             return (d.QuorumMet(time=now, grace_due=due),)
     return ()
 
@@ -99,22 +99,22 @@ def close_round(state: ExperimentState, round_: Round, now: float) -> Decided:
     return row_of(round_).close(state, round_, now)
 
 
-def deadline(state: ExperimentState, round_: Round, now: float) -> Decided:
+def meet_deadline(state: ExperimentState, round_: Round, now: float) -> Decided:
     """The step's deadline came: with quorum close, else ask others, extend, or do what the step does then."""
     rounds, plan = state.experiment.rounds, plan_of(state)
     if plan.is_enough(state, round_):
         return close_round(state, round_, now)
-    other = plan.instead(state, round_)
+    other = plan.choose_instead(state, round_)
     if other is not None:
         return go_on(state, round_, other, now)
     if rounds.at_deadline == "extend" and round_.extensions < rounds.extensions:
         extended = d.DeadlineExtended(times=round_.extensions + 1, deadline=now + rounds.train_within)
-        other = plan.instead(state, round_, again=True)
+        other = plan.choose_instead(state, round_, again=True)
         return (extended, *(() if other is None else go_on(state, round_, other, now, forgiving=True)))
     return row_of(round_).overdue(state, round_, now)
 
 
-def unaccepted(state: ExperimentState, round_: Round, now: float) -> Decided:
+def meet_silence(state: ExperimentState, round_: Round, now: float) -> Decided:
     """A while after a round-start: announce it again to those who keep silent, or count them as absent."""
     silent = tuple(
         site
@@ -132,7 +132,7 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
     """The aggregate is made."""
     used = {
         site: part.update
-        for site in plan_of(state).contributors(state, round_)
+        for site in plan_of(state).choose_contributors(state, round_)
         if (part := round_.parts[site]).update is not None and part.update is not None
     }
     scores = [update.validation for update in used.values() if update.validation is not None]
@@ -144,7 +144,7 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         seal=made.seal,
         digest=made.digest,
         wire=made.wire,
-        validation=state.experiment.task.reader.pool(scores) if round_.evaluate and scores else None,
+        validation=state.experiment.task.reader.pool_reports(scores) if round_.evaluate and scores else None,
         seconds=(round_.closed_at or began) - began,
         memory=made.memory,
     )

@@ -86,7 +86,7 @@ class Member:
         return self.standing is Standing.JOINED
 
 
-def invited(sites: Iterable[str]) -> Roll[Member]:
+def invite_members(sites: Iterable[str]) -> Roll[Member]:
     """Members of whom none has answered; the roll's one sum counts those who have."""
     return Roll({site: Member() for site in sites}, lambda _site, member: int(member.answered))
 
@@ -142,7 +142,7 @@ class Round:
 
     Attributes:
         started: when the step opened; `began`: when the round did.
-        parts: of the sites that take part in the step; they come from `quorum.roll`.
+        parts: of the sites that take part in the step; they come from `quorum.make_roll`.
         cases: what these sites announced, frozen when the round began.
         announced: how often the step was announced.
         opening: how many steps have opened in the round; the attempt of the event that opened this one.
@@ -202,9 +202,9 @@ class ExperimentState:
     """Everything that the journal's entries of one experiment add up to.
 
     `models[r]` is the model that round r received (so `models[1]` is the initial one). `timers` are moments that are
-    due; while paused they are `remaining` seconds instead. `turns` is the plan's own memory (`Plan.remember`). `file`
-    is the experiment file as it was accepted. `logic` is no part of the record: `decide` sets it, for rules that differ
-    by it (`coordinator.core.logic`).
+    due; while paused they are `remaining` seconds instead. `turns` is the plan's own memory (`Plan.remember_turns`).
+    `file` is the experiment file as it was accepted. `logic` is no part of the record: `decide` sets it, for rules
+    that differ by it (`coordinator.core.logic`).
     """
 
     experiment: Experiment
@@ -278,5 +278,5 @@ class ExperimentState:
         """Rounds that made the best-scored model so far (the earliest of equals); None where none was scored."""
         if self.experiment.evaluation.select_by == "last" or not self.scores:
             return None
-        rank = self.experiment.task.reader.rank
+        rank = self.experiment.task.reader.rank_score
         return max(self.scores, key=lambda scored: (rank(scored.mean), -scored.rounds)).rounds

@@ -9,9 +9,9 @@ from typing import Any
 import structlog
 
 from coordinator.core import effects as e
-from coordinator.record.journal import DiskFull, Journal
+from coordinator.record.journal import Journal, JournalDiskFull
 from coordinator.wire.announcer import Announcer
-from coordinator.wire.incoming import Receiver
+from coordinator.wire.incoming import ChunkReceiver
 from coordinator.wire.outgoing import Models, Shipment
 from coordinator.work.pool import Work
 from messages import kinds
@@ -21,7 +21,7 @@ from messages.ground.naming import NO_EXPERIMENT
 log = structlog.get_logger("coordinator")
 
 
-def shipment(
+def make_shipment(
     kind: str,
     experiment: str,
     sent: kinds.Transfer,
@@ -32,7 +32,7 @@ def shipment(
     return Shipment(kind, experiment, sent.round, sent.seal, sent.manifest, chunks, done, sent.attempt)
 
 
-class Hands:
+class EffectRunner:
     """Effects → work. Main loop's thread.
 
     Args:
@@ -46,7 +46,7 @@ class Hands:
         journal: Journal,
         say: Announcer,
         models: Models,
-        receiver: Receiver,
+        receiver: ChunkReceiver,
         work: Work,
         inputs: Queue[Any],
         set_aside: Callable[[str, str, Any], None],
@@ -55,17 +55,17 @@ class Hands:
         self._receiver, self._work = receiver, work
         self._inputs, self._set_aside = inputs, set_aside
         self._table: dict[type[e.Effect], Callable[[Any], object]] = {
-            e.Announce: lambda effect: say.announce(effect.what),
-            e.Acknowledge: lambda effect: say.receipt(effect.party, effect.event, effect.experiment),
-            e.Tell: say.tell,
-            e.Initialise: work.initialise,
+            e.Announce: lambda effect: say.announce_to_all(effect.what),
+            e.Acknowledge: lambda effect: say.send_receipt(effect.party, effect.event, effect.experiment),
+            e.Tell: say.tell_refusal,
+            e.Initialise: work.make_initial_model,
             e.SendModel: self._send_model,
-            e.Listen: receiver.put,
-            e.Expect: receiver.put,
-            e.Forget: receiver.put,
-            e.Aggregate: work.aggregate,
+            e.Listen: receiver.put_item,
+            e.Expect: receiver.put_item,
+            e.Forget: receiver.put_item,
+            e.Aggregate: work.aggregate_updates,
             e.PublishModel: self._publish_model,
-            e.Prune: lambda effect: work.blobs.prune(effect.experiment, effect.keep),
+            e.Prune: lambda effect: work.blobs.prune_blobs(effect.experiment, effect.keep),
         }
 
     def carry_out(self, effect: e.Effect) -> None:
@@ -75,24 +75,26 @@ class Hands:
             DiskFull: the journal cannot be written.
         """
         try:
-            self._do(effect)
-        except DiskFull:
+            self._do_effect(effect)
+        except JournalDiskFull:
             raise
         except Exception as error:
             name = getattr(effect, "experiment", NO_EXPERIMENT)
             log.exception("an effect is set aside", experiment=name, effect=type(effect).__name__)
             self._set_aside(str(name), type(error).__name__, {"effect": type(effect).__name__})
 
-    def _do(self, effect: e.Effect) -> None:
+    def _do_effect(self, effect: e.Effect) -> None:
         self._table[type(effect)](effect)
 
     def _send_model(self, effect: e.SendModel) -> None:
-        self._models.send(shipment("global-chunk", effect.experiment, effect.transfer))
+        self._models.send_shipment(make_shipment("global-chunk", effect.experiment, effect.transfer))
 
     def _publish_model(self, effect: e.PublishModel) -> None:
-        done = partial(self._inputs.put, partial(self._published, effect.experiment, effect.body))
-        self._models.send(shipment("model-chunk", effect.experiment, effect.body.model.transfer, done=done))
+        done = partial(self._inputs.put, partial(self._tell_published, effect.experiment, effect.body))
+        self._models.send_shipment(
+            make_shipment("model-chunk", effect.experiment, effect.body.model.transfer, done=done)
+        )
 
-    def _published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
-        self._say.live("model-ready", body, experiment=experiment, round_number=body.rounds)
-        self._journal.put(f"published:{experiment}", b"1")
+    def _tell_published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
+        self._say.send_live("model-ready", body, experiment=experiment, round_number=body.rounds)
+        self._journal.put_value(f"published:{experiment}", b"1")

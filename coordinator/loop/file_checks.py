@@ -10,7 +10,7 @@ from coordinator.core.inputs import FileCheck
 from messages.envelope import Event
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
-from messages.ground.settings import parse
+from messages.ground.settings import parse_settings
 from messages.kinds import ExperimentStart
 from messages.reasons import Reason
 from nets import registry
@@ -21,21 +21,21 @@ def check_file(event: Event) -> FileCheck | None:
     if not isinstance(event.body, ExperimentStart):
         return None
     try:
-        experiment = parse(event.body.experiment, Experiment, "experiment")
+        experiment = parse_settings(event.body.experiment, Experiment, "experiment")
         if experiment.id != event.experiment:
             raise ConfigError(f"id = {experiment.id!r}: the event was sent for {event.experiment!r}")
     except ConfigError as error:
-        return _bad(Reason.INVALID_EXPERIMENT, error.what)
+        return _bad_file(Reason.INVALID_EXPERIMENT, error.what)
     try:
-        registry.read({"name": experiment.net.name, **experiment.net.parameters})
+        registry.read_spec({"name": experiment.net.name, **experiment.net.parameters})
     except ConfigError as error:
-        return _bad(Reason.UNKNOWN_NET, str(error), experiment.digest())
+        return _bad_file(Reason.UNKNOWN_NET, str(error), experiment.digest())
     try:
-        registry.check(experiment)
+        registry.check_net(experiment)
     except ConfigError as error:
-        return _bad(Reason.INVALID_EXPERIMENT, str(error), experiment.digest())
+        return _bad_file(Reason.INVALID_EXPERIMENT, str(error), experiment.digest())
     return FileCheck(
-        file=experiment.plain(),
+        file=experiment.as_plain(),
         digest=experiment.digest(),
         sites=experiment.sites,
         expires=experiment.expires.isoformat() if experiment.expires is not None else None,
@@ -44,7 +44,7 @@ def check_file(event: Event) -> FileCheck | None:
     )
 
 
-def _bad(reason: Reason, mistakes: str, digest: str = "") -> FileCheck:
+def _bad_file(reason: Reason, mistakes: str, digest: str = "") -> FileCheck:
     return FileCheck(reason=reason, mistakes=mistakes[:MOST_WORDS], digest=digest)
 
 

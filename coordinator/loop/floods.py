@@ -40,7 +40,7 @@ class Floods:
     def __init__(self) -> None:
         self._senders: dict[str, _Sender] = {}
 
-    def take(self, sender: str, reason: str, size: int, now: float) -> bool:
+    def may_journal(self, sender: str, reason: str, size: int, now: float) -> bool:
         """Whether a refused message of this size may be journaled; False: it is counted."""
         one = self._senders.setdefault(sender, _Sender(now))
         if one.entries < MOST and one.bytes + size <= MOST_BYTES:
@@ -49,7 +49,7 @@ class Floods:
         one.counted[reason] += 1
         return False
 
-    def over(self, now: float, *, all_: bool = False) -> Iterator[Flood]:
+    def end_hours(self, now: float, *, all_: bool = False) -> Iterator[Flood]:
         """Hours that are over (or all), begun anew; those in which something was only counted are told."""
         for name, one in list(self._senders.items()):
             if all_ or not 0 <= now - one.since < HOUR:

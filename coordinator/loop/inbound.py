@@ -63,24 +63,24 @@ class Inbound:
         self._newer: set[str] = set()
         """Senders of kinds that only a newer version has, told of once: logins, so there are only so many."""
 
-    def handle(self, delivery: Delivery) -> None:
+    def handle_delivery(self, delivery: Delivery) -> None:
         """Take one message; whatever it is, it is acknowledged once what it led to is stored."""
         try:
-            event = envelope.decode(delivery.body)
+            event = envelope.decode_event(delivery.body)
             envelope.check_origin(event, delivery.key, delivery.user, self._config.coordinator.consortium)
-            self._event(event, delivery)
+            self._take_event(event, delivery)
         except MalformedMessage as error:
             reason = str(error.reason)
             self._steps.tally.malformed_message(reason)
-            self._aside(delivery, reason, with_bytes=not isinstance(error, UnboundedMessage))
+            self._set_aside(delivery, reason, with_bytes=not isinstance(error, UnboundedMessage))
         except KonsilError:
             raise  # fenced off, or ended while the disk is full: not the message's fault
         except Exception as error:
             log.exception("a message could not be handled", queue=delivery.queue, error=type(error).__name__)
-            self._aside(delivery, type(error).__name__)
+            self._set_aside(delivery, type(error).__name__)
         self._ack(delivery)
 
-    def _aside(self, delivery: Delivery, reason: str, *, with_bytes: bool = True) -> None:
+    def _set_aside(self, delivery: Delivery, reason: str, *, with_bytes: bool = True) -> None:
         """Keep a message that cannot be handled, or only count it where its sender sends too many.
 
         Without its bytes only its digest is kept: what is beyond its bounds may be a site's free text.
@@ -88,37 +88,37 @@ class Inbound:
         self.refused[reason] += 1
         log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
         steps, kept = self._steps, delivery.body[:KEPT_BYTES] if with_bytes else b""
-        if steps.floods.take(delivery.user or "nobody", reason, len(kept), steps.parts.clock.now()):
+        if steps.floods.may_journal(delivery.user or "nobody", reason, len(kept), steps.parts.clock.now()):
             what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
-            steps.set_aside(NO_EXPERIMENT, reason, what, self._written(delivery))
+            steps.set_aside(NO_EXPERIMENT, reason, what, self._written_with(delivery))
         else:
             steps.tally.set_aside += 1
-            self._note(delivery)
+            self._note_position(delivery)
 
-    def save(self) -> None:
+    def save_positions(self) -> None:
         """Store positions that no entry took along."""
         if self._unsaved:
-            self._steps.parts.journal.note(Written({}, self._take()))
+            self._steps.parts.journal.note_written(Written({}, self._take_positions()))
 
     def put_back(self, positions: Mapping[str, Position]) -> None:
         """Positions that no entry took along after all."""
         self._unsaved = {**positions, **self._unsaved}
 
-    def _take(self) -> dict[str, Position]:
+    def _take_positions(self) -> dict[str, Position]:
         taken, self._unsaved = self._unsaved, {}
         if self._ahead and UPLINK in taken:
             self._unsaved[UPLINK] = taken.pop(UPLINK)  # what is held must be read again after a restart
         return taken
 
-    def _written(self, delivery: Delivery, seen: dict[str, bool] | None = None) -> Written:
-        self._note(delivery)
-        return Written(seen or {}, self._take())
+    def _written_with(self, delivery: Delivery, seen: dict[str, bool] | None = None) -> Written:
+        self._note_position(delivery)
+        return Written(seen or {}, self._take_positions())
 
-    def _note(self, delivery: Delivery) -> None:
+    def _note_position(self, delivery: Delivery) -> None:
         if delivery.offset is not None:
             self._unsaved[delivery.queue] = Position(delivery.offset, digest_of(delivery.body))
 
-    def _event(self, event: Event, delivery: Delivery) -> None:
+    def _take_event(self, event: Event, delivery: Delivery) -> None:
         if not event.known:
             self._unknown(event, delivery)
             return
@@ -128,54 +128,54 @@ class Inbound:
         ):
             raise MalformedMessage("unknown-kind", "a kind that does not come here")
         if spec.history:
-            self._history(event, delivery)
+            self._take_history(event, delivery)
         else:
-            self._note(delivery)
-            self._live(event)
+            self._note_position(delivery)
+            self._take_live(event)
 
     def _unknown(self, event: Event, delivery: Delivery) -> None:
         """A kind that only a newer version has: counted, and receipted, so that its sender's outbox frees it."""
-        self._note(delivery)
+        self._note_position(delivery)
         self._steps.tally.refused_events[Reason.UNKNOWN_KIND.value] += 1
         if event.sender not in self._newer:
             self._newer.add(event.sender)
             log.warning("a newer version says what this one does not know", kind=event.kind, sender=event.sender)
         if event.seq and (event.sender in self._sites or event.sender in self._researchers):
-            self._steps.parts.say.receipt(event.sender, event.id, event.experiment)
+            self._steps.parts.say.send_receipt(event.sender, event.id, event.experiment)
 
-    def _known(self, event: Event) -> bool:
+    def _is_known(self, event: Event) -> bool:
         senders = KINDS[event.kind].senders
         return ("site" in senders and event.sender in self._sites) or (
             "researcher" in senders and event.sender in self._researchers
         )
 
-    def _live(self, event: Event) -> None:
+    def _take_live(self, event: Event) -> None:
         steps, body = self._steps, event.body
         if isinstance(body, kinds.Nonce):
             if event.sender == COORDINATOR:
-                self._marked(event, body.nonce)
-        elif not self._known(event):
+                self._take_mark(event, body.nonce)
+        elif not self._is_known(event):
             self.refused["unknown-site"] += 1
             log.warning("a live message of a stranger", kind=event.kind, sender=event.sender)
         elif isinstance(body, kinds.Hello):
-            self._returning.standing(event.sender)
+            self._returning.send_standing(event.sender)
         elif isinstance(body, kinds.Echo):
             reply = kinds.EchoReply(nonce=body.nonce, time=steps.parts.clock.now())
-            steps.parts.say.live("echo-reply", reply)
+            steps.parts.say.send_live("echo-reply", reply)
         elif isinstance(body, kinds.ExperimentCheck):
             checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
-            steps.parts.say.live("experiment-checked", checked, experiment=event.experiment)
+            steps.parts.say.send_live("experiment-checked", checked, experiment=event.experiment)
         elif isinstance(body, kinds.ChunksWanted):
             self._returning.send_chunks(event.experiment, body)
 
-    def _marked(self, event: Event, nonce: str) -> None:
+    def _take_mark(self, event: Event, nonce: str) -> None:
         """A coordinator's mark: our own, one of an earlier term, or the word of one that took our place.
 
         Raises:
             NameTaken: this coordinator was fenced off. Sites refuse what it says since they heard the higher term.
         """
         mine = self._steps.parts.journal.term
-        if event.term > mine or (event.term == mine and not self._steps.parts.gate.wrote(nonce)):
+        if event.term > mine or (event.term == mine and not self._steps.parts.gate.wrote_nonce(nonce)):
             raise NameTaken(
                 f"a coordinator of term {event.term} has spoken, and this one has term {mine}: it ends",
                 where=f"term {mine}",
@@ -184,29 +184,29 @@ class Inbound:
             )
         self._opened(nonce)
 
-    def _history(self, event: Event, delivery: Delivery) -> None:
+    def _take_history(self, event: Event, delivery: Delivery) -> None:
         steps = self._steps
-        identity = i.identity(event)
-        settled = steps.parts.journal.seen(identity)
+        identity = i.identify_event(event)
+        settled = steps.parts.journal.seen_settled(identity)
         if settled is not None:
-            self._note(delivery)
+            self._note_position(delivery)
             if settled:
-                steps.parts.say.receipt(event.sender, event.id, event.experiment)
+                steps.parts.say.send_receipt(event.sender, event.id, event.experiment)
             else:
-                steps.parts.receiver.put(Nudge(event.experiment, event.sender))
+                steps.parts.receiver.put_item(Nudge(event.experiment, event.sender))
             return
-        known = self._known(event)
+        known = self._is_known(event)
         if known and self._catches_up(event.experiment) and self._is_ahead(event) and self._held < MOST_HELD:
-            self._note(delivery)
+            self._note_position(delivery)
             held = self._ahead.setdefault(event.experiment, [])
             if all(one.id != event.id for one, _delivery in held):  # it is said again until it has its receipt
                 held.append((event, delivery))
             return
         if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:
-            self._leaving(event, delivery, known)
+            self._take_leaving(event, delivery, known)
             return
         start = event.kind == "experiment-start"
-        given = i.Received.of(
+        given = i.Received.of_event(
             event,
             time=steps.parts.clock.now(),
             known=known,
@@ -215,7 +215,7 @@ class Inbound:
             file_check=check_file(event) if start and known else None,
         )
         waits = event.kind == "weights-ready"
-        steps.step(event.experiment, given, self._written(delivery, {identity: not waits}))
+        steps.take_step(event.experiment, given, self._written_with(delivery, {identity: not waits}))
 
     @property
     def _held(self) -> int:
@@ -240,11 +240,11 @@ class Inbound:
             return False
         return event.round > (state.round.number if state.round is not None else state.completed)
 
-    def holds(self, experiment: str) -> bool:
+    def holds_back(self, experiment: str) -> bool:
         """Whether something waits for the experiment to come to a later round."""
         return experiment in self._ahead
 
-    def moved(self, experiment: str) -> None:
+    def take_held_back(self, experiment: str) -> None:
         """An experiment has changed: what was ahead of it may be its turn now."""
         if experiment in self._ahead:
             held, self._ahead[experiment] = self._ahead[experiment], []
@@ -252,19 +252,19 @@ class Inbound:
                 if self._is_ahead(event):
                     self._ahead[experiment].append((event, delivery))
                 else:
-                    self._history(event, delivery)
+                    self._take_history(event, delivery)
             if not self._ahead[experiment]:
                 del self._ahead[experiment]
 
-    def _leaving(self, event: Event, delivery: Delivery, known: bool) -> None:
+    def _take_leaving(self, event: Event, delivery: Delivery, known: bool) -> None:
         """A site leaves as a whole: each running experiment that it takes part in is told."""
         steps = self._steps
         for name, state in sorted(steps.states.items()):
             member = state.members.get(event.sender)
             if state.ended is None and member is not None and member.standing is Standing.JOINED:
-                steps.step(name, i.Received.of(event, time=steps.parts.clock.now(), known=known))
-        if steps.floods.take(event.sender, event.kind, len(event.raw), steps.parts.clock.now()):
-            steps.parts.journal.note(self._written(delivery, {event.id: True}))
+                steps.take_step(name, i.Received.of_event(event, time=steps.parts.clock.now(), known=known))
+        if steps.floods.may_journal(event.sender, event.kind, len(event.raw), steps.parts.clock.now()):
+            steps.parts.journal.note_written(self._written_with(delivery, {event.id: True}))
         else:
-            self._note(delivery)
-        steps.parts.say.receipt(event.sender, event.id, event.experiment)
+            self._note_position(delivery)
+        steps.parts.say.send_receipt(event.sender, event.id, event.experiment)

@@ -9,7 +9,7 @@ import structlog
 from coordinator.core import announce, models
 from coordinator.core import effects as e
 from coordinator.core.state import ExperimentState
-from coordinator.loop.effect_runner import shipment
+from coordinator.loop.effect_runner import make_shipment
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.outgoing import Models
 from messages import kinds
@@ -31,25 +31,25 @@ class Returning:
         self._states, self._say, self._models, self._clock = states, say, models, clock
         self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
 
-    def lately(self) -> list[tuple[str, ExperimentState]]:
+    def list_recent(self) -> list[tuple[str, ExperimentState]]:
         """Experiments that are not over, or ended lately, by name."""
         now = self._clock.now()
         found = sorted(self._states.items())
         return [(name, state) for name, state in found if state.ended is None or now - state.ended < STANDING_FOR]
 
-    def standing(self, site: str) -> None:
+    def send_standing(self, site: str) -> None:
         """Tell a site where its experiments are."""
-        for name, state in self.lately():
+        for name, state in self.list_recent():
             if site in state.members:
-                body = kinds.Standing(state=state.phase.value, events=self._current(name, state))
-                self._say.live("standing", body, experiment=name, to=site)
+                body = kinds.Standing(state=state.phase.value, events=self._current_events(name, state))
+                self._say.send_live("standing", body, experiment=name, to=site)
 
-    def _current(self, experiment: str, state: ExperimentState) -> list[bytes]:
+    def _current_events(self, experiment: str, state: ExperimentState) -> list[bytes]:
         """What is told to a site that returns: made once a phase and round, for 1,000 of them may ask at once."""
-        mark = announce.mark(state)
+        mark = announce.state_mark(state)
         known = self._told.get(experiment)
         if known is None or known[0] != mark:
-            known = (mark, [self._say.event(what).raw for what in announce.current(state)])
+            known = (mark, [self._say.write_event(what).raw for what in announce.current_announcements(state)])
             self._told[experiment] = known
         return known[1]
 
@@ -60,8 +60,8 @@ class Returning:
         if state is None or model is None or wanted.seal not in (model.seal, model.wire):
             log.warning("chunks of no model were asked for", experiment=experiment, round=wanted.round)
             return
-        if wanted.seal not in e.needed(state):
+        if wanted.seal not in e.needed_blobs(state):
             return
         chunks = None if wanted.chunks is None else tuple(wanted.chunks)
-        sent = models.transfer(state, wanted.round, exact=wanted.seal == model.seal)
-        self._models.send(shipment("global-chunk", experiment, sent, chunks))
+        sent = models.transfer_of(state, wanted.round, exact=wanted.seal == model.seal)
+        self._models.send_shipment(make_shipment("global-chunk", experiment, sent, chunks))

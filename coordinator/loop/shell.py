@@ -19,7 +19,7 @@ from coordinator.loop.returning import Returning
 from coordinator.loop.space import Space
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record import story
-from coordinator.record.journal import NOTHING, DiskFull, Written
+from coordinator.record.journal import NOTHING, JournalDiskFull, Written
 from messages import kinds
 from messages.bus.base import BusState, Delivery, Notice
 from messages.ground import systemd
@@ -57,7 +57,7 @@ class Shell:
         self.queue = inputs
         self.steps = Steps(parts, inputs)
         self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock)
-        self._inbound = Inbound(self.steps, self.returning, self.opened, config, ack)
+        self._inbound = Inbound(self.steps, self.returning, self.note_mark, config, ack)
         self.steps.inbound = self._inbound
         self._alive_at = self._notes_at = self._marked_at = 0.0
         self._stopping = False
@@ -68,38 +68,38 @@ class Shell:
         """Queues of ours that are not there, or that we may not read."""
         self._spared: dict[tuple[str, str], float] = {}
         """(experiment, timer) whose firing was set aside → when it is tried again."""
-        parts.journal.on_full = self._stalled
+        parts.journal.on_full = self._wait_for_space
 
-    def resume(self) -> None:
+    def resume_work(self) -> None:
         """Take up what the journal says: give outages back to the timers, repeat what may be unfinished."""
-        stamp = self.parts.journal.get("alive")
+        stamp = self.parts.journal.get_value("alive")
         if stamp is not None:
-            self._outage(float(stamp))
-        for name, effect in self._pending():
-            if not isinstance(effect, e.PublishModel) or not self.parts.journal.get(f"published:{name}"):
+            self._give_back_outage(float(stamp))
+        for name, effect in self._list_pending():
+            if not isinstance(effect, e.PublishModel) or not self.parts.journal.get_value(f"published:{name}"):
                 self.steps.hands.carry_out(effect)
-        self._greet()
-        self.parts.audit.wake()
+        self._greet_sites()
+        self.parts.audit.wake_up()
 
-    def _pending(self) -> list[tuple[str, e.Effect]]:
+    def _list_pending(self) -> list[tuple[str, e.Effect]]:
         """What may be unfinished of each experiment that is not over, or ended lately."""
         found: list[tuple[str, e.Effect]] = []
-        for name, state in self.returning.lately():
+        for name, state in self.returning.list_recent():
             try:
-                found += [(name, effect) for effect in e.pending(state)]
+                found += [(name, effect) for effect in e.pending_effects(state)]
             except Exception as error:
                 log.exception("what is unfinished of an experiment is set aside", experiment=name)
                 self.steps.set_aside(name, type(error).__name__, {"effect": "pending"}, NOTHING)
         return found
 
-    def _greet(self) -> None:
-        self.parts.say.live("coordinator-hello", kinds.CoordinatorHello(versions={}))
-        self.mark()
+    def _greet_sites(self) -> None:
+        self.parts.say.send_live("coordinator-hello", kinds.CoordinatorHello(versions={}))
+        self.publish_mark()
 
-    def mark(self) -> None:
+    def publish_mark(self) -> None:
         """Publish our mark on uplink; timers wait until it is read."""
         self._marked_at = self.parts.clock.monotonic()
-        self.parts.say.live("nonce", kinds.Nonce(nonce=self.parts.gate.mark()))
+        self.parts.say.send_live("nonce", kinds.Nonce(nonce=self.parts.gate.close_with_mark()))
 
     def run(self) -> None:
         """Loop until told to stop."""
@@ -107,38 +107,38 @@ class Shell:
         beat = 0.0
         while not self._stopping:
             try:
-                item = self.queue.get(timeout=self._patience())
+                item = self.queue.get(timeout=self._seconds_until_due())
             except queue.Empty:
                 item = None
             if item is not None:
-                self._take(item)
-            self._timers()
+                self._take_item(item)
+            self._fire_timers()
             self._every_so_often()
             if pulse is not None and self.parts.clock.monotonic() >= beat:
-                systemd.notify("WATCHDOG=1")
+                systemd.notify_manager("WATCHDOG=1")
                 beat = self.parts.clock.monotonic() + pulse / 2
-        with contextlib.suppress(DiskFull):  # the next start reads again what this one could not note
+        with contextlib.suppress(JournalDiskFull):  # the next start reads again what this one could not note
             self.steps.count_floods(all_=True)
-            self._save()
-            self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
+            self._save_positions()
+            self.parts.journal.put_value("alive", repr(self.parts.clock.now()).encode())
 
-    def _take(self, item: Any) -> None:
+    def _take_item(self, item: Any) -> None:
         if isinstance(item, Delivery):
-            self._inbound.handle(item)
+            self._inbound.handle_delivery(item)
         elif isinstance(item, Notice):
-            self._notice(item)
+            self._take_notice(item)
         elif item == "stop":
             self._stopping = True
         elif callable(item):
             item()
         else:
             experiment, given = item
-            self.steps.step(experiment, given)
+            self.steps.take_step(experiment, given)
 
-    def _notice(self, notice: Notice) -> None:
+    def _take_notice(self, notice: Notice) -> None:
         gate = self.parts.gate
         if notice.state is BusState.RENEWED:
-            self._renewed(notice.detail)
+            self._tell_again(notice.detail)
             return
         if notice.state is BusState.MISSING:
             self._missing.add(notice.detail)
@@ -148,64 +148,64 @@ class Shell:
             self._missing.discard(notice.detail)
             log.info("a queue is there again", queue=notice.detail)
             return
-        self.steps.tally.broker(notice.state)
-        self.parts.presence.connected(self.steps.tally.connected)
+        self.steps.tally.note_broker(notice.state)
+        self.parts.presence.note_connection(self.steps.tally.connected)
         log.info("broker", state=notice.state.value, detail=notice.detail, retry_in=notice.retry_in)
         if notice.state in (BusState.LOST, BusState.REFUSED, BusState.BLOCKED):
             # Under an alarm nobody can publish: what the sites have to say waits with them, so their time does too.
-            gate.lost(self.parts.clock.now())
+            gate.note_loss(self.parts.clock.now())
         elif notice.state in (BusState.CONNECTED, BusState.UNBLOCKED) and gate.closed and gate.nonce is None:
-            self.parts.audit.again(AUDITED_AGAIN)  # streams are confirmed before they are synced to a disk
-            self.mark()
+            self.parts.audit.publish_again(AUDITED_AGAIN)  # streams are confirmed before they are synced to a disk
+            self.publish_mark()
 
-    def _renewed(self, queue: str) -> None:
+    def _tell_again(self, queue: str) -> None:
         """A queue of the broker was wiped: what nobody holds but us is told again.
 
         The streams of one broker go together, so what was to be read on uplink speaks for those that cannot be read
         back. Each site answers the hello with its own, and says again what waits for its receipt.
         """
         log.warning("a queue is not the one that was read before", queue=queue)
-        self.parts.own_word.renewed(queue)
+        self.parts.own_word.note_renewed(queue)
         lost = {queue, *self._missing} if queue == UPLINK else {queue}
         if AUDIT in lost:
-            self.parts.audit.again()
+            self.parts.audit.publish_again()
         # Our own work goes on: nothing of it was lost.
         again = (e.Announce,) * (not lost.isdisjoint((UPLINK, DOWNLINK))) + (e.PublishModel,) * (MODELS in lost)
         if again:
-            for _name, effect in self._pending():
+            for _name, effect in self._list_pending():
                 if isinstance(effect, again):
                     self.steps.hands.carry_out(effect)
         if queue == UPLINK:
-            self._greet()
+            self._greet_sites()
 
-    def opened(self, nonce: str) -> None:
+    def note_mark(self, nonce: str) -> None:
         """A mark came back on uplink."""
-        if self.parts.gate.read(nonce):
+        if self.parts.gate.read_mark(nonce):
             since, self.parts.gate.lost_at = self.parts.gate.lost_at, None
             if since is not None:
-                self._outage(since)
+                self._give_back_outage(since)
             log.info("everything that lay on uplink is read")
 
-    def _outage(self, since: float) -> None:
+    def _give_back_outage(self, since: float) -> None:
         for name, state in sorted(self.steps.states.items()):
             if state.timers and state.phase is not Phase.PAUSED:
-                self.steps.step(name, i.Outage(time=self.parts.clock.now(), since=since))
+                self.steps.take_step(name, i.Outage(time=self.parts.clock.now(), since=since))
 
-    def _patience(self) -> float:
+    def _seconds_until_due(self) -> float:
         if self.parts.gate.closed:
             return 0.5
         moment = timers.next_due(self.steps.timed, self._spared)
         return TICK if moment is None else min(TICK, max(0.0, moment - self.parts.clock.now()))
 
-    def _timers(self) -> None:
+    def _fire_timers(self) -> None:
         if self.parts.gate.closed or not self.queue.empty():
             return
         now = self.parts.clock.now()
-        for _moment, name, timer in timers.due(self.steps.timed, now):
+        for _moment, name, timer in timers.list_due(self.steps.timed, now):
             if self._spared.get((name, timer), 0.0) > now:
                 continue
             aside = self.steps.tally.set_aside
-            self.steps.step(name, i.TimerFired(time=now, timer=timer))
+            self.steps.take_step(name, i.TimerFired(time=now, timer=timer))
             if self.steps.tally.set_aside > aside:  # it stays due: once in a while is often enough to try
                 self._spared[name, timer] = now + SPARED
 
@@ -213,38 +213,38 @@ class Shell:
         now = self.parts.clock.monotonic()
         gate = self.parts.gate
         if gate.nonce is not None and self.steps.tally.reachable and now - self._marked_at > MARK_AGAIN:
-            self.mark()  # confirmed, and never stored: no timer would ever fire again
+            self.publish_mark()  # confirmed, and never stored: no timer would ever fire again
         if self.steps.tally.disk_full:
             self.steps.tally.disk_full = False
             log.info("the journal is written again")
-            self.mark()
+            self.publish_mark()
         if now >= self._notes_at:
             self._notes_at = now + 1.0
             self.steps.count_floods()
-            for name in self._space.freed(self.steps.states, now):
+            for name in self._space.list_freed(self.steps.states, now):
                 log.info("there is space again", experiment=name)
-                self.steps.step(name, i.DiskFree(time=self.parts.clock.now()))
-            self._save()
-            self.parts.presence.tell(self.steps.states)
+                self.steps.take_step(name, i.DiskFree(time=self.parts.clock.now()))
+            self._save_positions()
+            self.parts.presence.log_changes(self.steps.states)
         if now < self._alive_at:
             return
         self._alive_at = now + ALIVE_EVERY
         running = [name for name, state in sorted(self.steps.states.items()) if state.ended is None]
         body = kinds.Alive(state="running" if running else "idle", queued=min(len(running), 2**31))
-        self.parts.say.live("alive", body)
-        self.parts.journal.put("alive", repr(self.parts.clock.now()).encode())
-        told = [story.standing(self.steps.states[name]) for name in running[:MOST_SHOWN]]
+        self.parts.say.send_live("alive", body)
+        self.parts.journal.put_value("alive", repr(self.parts.clock.now()).encode())
+        told = [story.tell_standing(self.steps.states[name]) for name in running[:MOST_SHOWN]]
         missing = f"; missing in the broker: {', '.join(sorted(self._missing))}" if self._missing else ""
         summary = f"{len(running)} running, entry {self.parts.journal.number}{missing}"
-        systemd.notify(f"STATUS={'; '.join(told) or 'idle'}; {summary}")
+        systemd.notify_manager(f"STATUS={'; '.join(told) or 'idle'}; {summary}")
 
-    def _save(self) -> None:
+    def _save_positions(self) -> None:
         """Store positions that no entry took along."""
-        self._inbound.save()
-        if positions := self.parts.own_word.positions():
-            self.parts.journal.note(Written({}, positions))
+        self._inbound.save_positions()
+        if positions := self.parts.own_word.unsaved_positions():
+            self.parts.journal.note_written(Written({}, positions))
 
-    def _stalled(self, error: DiskFull) -> None:
+    def _wait_for_space(self, error: JournalDiskFull) -> None:
         """The journal cannot be written: nothing is decided, told or acknowledged until it can, and all of that waits.
 
         Raises:
@@ -253,13 +253,13 @@ class Shell:
         now = self.parts.clock.monotonic()
         if not self.steps.tally.disk_full:
             self.steps.tally.disk_full = True
-            self.parts.gate.lost(self.parts.clock.now())  # deadlines get the time back
+            self.parts.gate.note_loss(self.parts.clock.now())  # deadlines get the time back
             self._alive_at = 0.0
             log.error("waits for space on the disk", detail=str(error))
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_EVERY
-            self.parts.say.live("alive", kinds.Alive(state="paused"))
-            systemd.notify(f"STATUS=waits for space on the disk of {self.parts.journal.path.parent}")
-        systemd.notify("WATCHDOG=1")
+            self.parts.say.send_live("alive", kinds.Alive(state="paused"))
+            systemd.notify_manager(f"STATUS=waits for space on the disk of {self.parts.journal.path.parent}")
+        systemd.notify_manager("WATCHDOG=1")
         if self.ending.wait(STALL):
             raise error

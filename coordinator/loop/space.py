@@ -26,7 +26,7 @@ class Space:
         self._folder, self._reserve = folder, reserve
         self._tried: dict[str, tuple[float, float]] = {}
 
-    def freed(self, states: Mapping[str, ExperimentState], now: float) -> Iterator[str]:
+    def list_freed(self, states: Mapping[str, ExperimentState], now: float) -> Iterator[str]:
         """Experiments for which there is space again: as much as a round writes beside the updates, which is two models
         and what the strategy keeps."""
         waiting = [

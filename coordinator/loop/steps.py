@@ -15,14 +15,14 @@ from coordinator.core import inputs as i
 from coordinator.core.evolve import evolve
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState
-from coordinator.loop.effect_runner import Hands
+from coordinator.loop.effect_runner import EffectRunner
 from coordinator.loop.floods import Floods
 from coordinator.loop.tally import Tally
 from coordinator.loop.timers import Gate
 from coordinator.record.journal import ASIDE, NOTHING, STEP, Journal, Written
-from coordinator.record.recovery import recover, step_body
+from coordinator.record.recovery import recover_states, step_body
 from coordinator.wire.announcer import Announcer
-from coordinator.wire.incoming import Receiver
+from coordinator.wire.incoming import ChunkReceiver
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
 from coordinator.wire.reading_back import ReadingBack
@@ -47,7 +47,7 @@ class Parts:
     events: Events
     models: Models
     audit: Audit
-    receiver: Receiver
+    receiver: ChunkReceiver
     work: Work
     presence: Presence
     own_word: ReadingBack
@@ -70,10 +70,10 @@ class HeldBack(Protocol):
     def put_back(self, positions: Mapping[str, Position]) -> None:
         """Store these positions with the next entry."""
 
-    def holds(self, experiment: str) -> bool:
+    def holds_back(self, experiment: str) -> bool:
         """Whether something of this experiment waits."""
 
-    def moved(self, experiment: str) -> None:
+    def take_held_back(self, experiment: str) -> None:
         """Take what the experiment has come to."""
 
 
@@ -90,10 +90,10 @@ class Steps:
         self.parts, self.queue = parts, inputs
         self.tally = Tally()
         self.floods = Floods()
-        self.states: dict[str, ExperimentState] = recover(parts.journal.entries())
+        self.states: dict[str, ExperimentState] = recover_states(parts.journal.entries())
         self.timed = {name: state for name, state in self.states.items() if state.timers}
         """Those that a timer runs for: the loop looks at them after every message, never at all there ever were."""
-        self.hands = Hands(
+        self.hands = EffectRunner(
             parts.journal,
             parts.say,
             parts.models,
@@ -103,13 +103,15 @@ class Steps:
             lambda experiment, reason, what: self.set_aside(experiment, reason, what, NOTHING),
         )
 
-    def step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
+    def take_step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
         """Decide, journal, then act; what raises is set aside. False where there was nothing to decide."""
         state = self.states.get(experiment)
-        with logs.about(experiment, state.round.number if state is not None and state.round is not None else None):
-            return self._step(experiment, state, given, written)
+        with logs.bind_experiment(
+            experiment, state.round.number if state is not None and state.round is not None else None
+        ):
+            return self._take_step(experiment, state, given, written)
 
-    def _step(self, experiment: str, state: ExperimentState | None, given: i.AnyInput, written: Written) -> bool:
+    def _take_step(self, experiment: str, state: ExperimentState | None, given: i.AnyInput, written: Written) -> bool:
         try:
             decided = decide(state, given)
             after, todo = state, list[e.Effect]()
@@ -125,11 +127,11 @@ class Steps:
             return False
         if not decided:
             if written != NOTHING:
-                self.parts.journal.note(written)
+                self.parts.journal.note_written(written)
             return False
         if isinstance(given, i.Received) and (refused := _changes_nothing(decided)) is not None:
             sender = given.event.sender
-            if not self.floods.take(sender, refused, len(given.raw), given.time):
+            if not self.floods.may_journal(sender, refused, len(given.raw), given.time):
                 # Replay does not miss it: it changed nothing. Its sender hears of it as of any other.
                 self.inbound.put_back(written.positions)
                 for effect in todo:
@@ -137,25 +139,25 @@ class Steps:
                 return True
         settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
         home = experiment if after is not None else NO_EXPERIMENT
-        self.parts.journal.append(
+        self.parts.journal.append_entry(
             home,
             STEP,
             body,
             time=given.time,
             written=Written({**settled, **written.seen}, written.positions),
         )
-        crash.passed(f"coordinator:{i.kind_of(given)}")
+        crash.pass_step(f"coordinator:{i.kind_of(given)}")
         if after is not None:
             self.states[experiment] = after
             self._note_timers(experiment, after)
-        self._log(experiment, given, state, after)
+        self._log_step(experiment, given, state, after)
         for found, decision in made:
-            self.tally.decided(found, decision, given.time)
-        self.parts.audit.wake()
+            self.tally.count_decision(found, decision, given.time)
+        self.parts.audit.wake_up()
         for effect in todo:
             self.hands.carry_out(effect)
-        if self.inbound.holds(experiment):
-            self.queue.put(partial(self.inbound.moved, experiment))
+        if self.inbound.holds_back(experiment):
+            self.queue.put(partial(self.inbound.take_held_back, experiment))
         return True
 
     def set_aside(self, experiment: str, reason: str, what: Any, written: Written) -> None:
@@ -163,12 +165,12 @@ class Steps:
         home = experiment if experiment in self.states else NO_EXPERIMENT
         body = {"reason": reason, "what": what}
         self.tally.set_aside += 1
-        self.parts.journal.append(home, ASIDE, body, time=self.parts.clock.now(), written=written)
-        self.parts.audit.wake()
+        self.parts.journal.append_entry(home, ASIDE, body, time=self.parts.clock.now(), written=written)
+        self.parts.audit.wake_up()
 
     def count_floods(self, *, all_: bool = False) -> None:
         """One entry for each sender of whom something was only counted."""
-        for flood in self.floods.over(self.parts.clock.now(), all_=all_):
+        for flood in self.floods.end_hours(self.parts.clock.now(), all_=all_):
             log.warning("refused messages were only counted", sender=flood.sender, counted=flood.counted)
             what = {"sender": flood.sender, "since": flood.since, "counted": flood.counted}
             self.set_aside(NO_EXPERIMENT, "flood", what, NOTHING)
@@ -179,7 +181,7 @@ class Steps:
         else:
             self.timed.pop(experiment, None)
 
-    def _log(
+    def _log_step(
         self,
         experiment: str,
         given: i.AnyInput,

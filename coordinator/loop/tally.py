@@ -29,16 +29,16 @@ class Tally:
         """Experiment → its task's kind, and the pooled scores of its last scored round by target."""
         self.connected = self.blocked = self.disk_full = False
 
-    def decided(self, before: ExperimentState | None, decision: d.Decision, time: float) -> None:
+    def count_decision(self, before: ExperimentState | None, decision: d.Decision, time: float) -> None:
         """Count a decision, given the state that it was made in."""
         name = before.id if before is not None else ""
         open_round = before.round if before is not None else None
         match decision:
             case d.RoundCompleted():
                 self.rounds["complete"] += 1
-                self._took("collect", decision.seconds)
+                self._add_stretch("collect", decision.seconds)
                 if open_round is not None and open_round.closed_at is not None:
-                    self._took("aggregate", max(0.0, time - open_round.closed_at))
+                    self._add_stretch("aggregate", max(0.0, time - open_round.closed_at))
                 if decision.validation is not None and before is not None:
                     task = before.experiment.task
                     means = task.reader.by_target(decision.validation).items()
@@ -50,15 +50,15 @@ class Tally:
             case d.Refused() | d.StartRefused():
                 self.refused_events[decision.reason.value] += 1
             case d.Completed():
-                self._end(name, "complete", "complete" if open_round is not None else None)
+                self._count_end(name, "complete", "complete" if open_round is not None else None)
             case d.Failed():
-                self._end(name, "failed", "failed" if open_round is not None else None)
+                self._count_end(name, "failed", "failed" if open_round is not None else None)
             case d.Aborted():
-                self._end(name, "aborted", "aborted" if open_round is not None else None)
+                self._count_end(name, "aborted", "aborted" if open_round is not None else None)
             case _:
                 pass
 
-    def broker(self, state: BusState) -> None:
+    def note_broker(self, state: BusState) -> None:
         """The connection changed."""
         self.connected = state in (BusState.CONNECTED, BusState.BLOCKED, BusState.UNBLOCKED)
         self.blocked = state is BusState.BLOCKED
@@ -72,11 +72,11 @@ class Tally:
         """A message was no event of ours."""
         self.malformed[reason if reason in _REASONS else "malformed"] += 1
 
-    def _took(self, stretch: str, seconds: float) -> None:
+    def _add_stretch(self, stretch: str, seconds: float) -> None:
         self.stretches[stretch] += 1
         self.seconds[stretch] += seconds
 
-    def _end(self, name: str, how: str, round_outcome: str | None) -> None:
+    def _count_end(self, name: str, how: str, round_outcome: str | None) -> None:
         self.ended[how] += 1
         self.validation.pop(name, None)
         if round_outcome is not None:

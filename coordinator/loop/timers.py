@@ -20,25 +20,25 @@ class Gate:
         self.closed = True
         self._written: set[str] = set()
 
-    def mark(self) -> str:
+    def close_with_mark(self) -> str:
         """Close; returns the nonce to publish."""
         self.closed = True
         self.nonce = uuid4().hex
         self._written.add(self.nonce)
         return self.nonce
 
-    def wrote(self, nonce: str) -> bool:
+    def wrote_nonce(self, nonce: str) -> bool:
         """Whether a nonce is one of this process."""
         return nonce in self._written
 
-    def lost(self, now: float) -> None:
+    def note_loss(self, now: float) -> None:
         """The connection broke."""
         self.closed = True
         self.nonce = None
         if self.lost_at is None:
             self.lost_at = now
 
-    def read(self, nonce: str) -> bool:
+    def read_mark(self, nonce: str) -> bool:
         """A nonce came on uplink; True if it is ours and opens the gate."""
         if nonce != self.nonce:
             return False
@@ -47,7 +47,7 @@ class Gate:
         return True
 
 
-def due(states: Mapping[str, ExperimentState], now: float) -> list[tuple[float, str, Timer]]:
+def list_due(states: Mapping[str, ExperimentState], now: float) -> list[tuple[float, str, Timer]]:
     """Timers that are due, the earliest first."""
     return sorted(
         (moment, name, timer)

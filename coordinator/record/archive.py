@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.core import decisions as d
-from coordinator.core.effects import needed
+from coordinator.core.effects import needed_blobs
 from coordinator.core.evolve import evolve
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import STEP
-from coordinator.record.journal_file import open_readonly, reader
-from coordinator.record.recovery import read_step, recover
+from coordinator.record.journal_file import open_reader, open_readonly
+from coordinator.record.recovery import read_step, recover_states
 from coordinator.record.salvage import raise_term
 from coordinator.work.blobs import Blobs
 from coordinator.work.strategies.table import strategy_of
 from messages.chain import Entry
 from messages.ground.clock import Clock, SystemClock
-from messages.ground.durable import keep_file, sync
+from messages.ground.durable import keep_file, sync_to_disk
 from messages.ground.errors import RequestError, WorkFailed
 from messages.tensors.layout import Manifest
 
@@ -72,15 +72,15 @@ def backup(state: Path, out: Path, show: Show = lambda *_: None, *, clock: Clock
     try:
         part.mkdir(parents=True, exist_ok=True)
         for tried in range(TRIES):
-            _snapshot(source, part / "journal.sqlite", show)
-            wanted = _wanted(part)
-            missing = _copy(state / "blobs", part / "blobs", wanted, show)
+            _take_snapshot(source, part / "journal.sqlite", show)
+            wanted = _wanted_blobs(part)
+            missing = _copy_blobs(state / "blobs", part / "blobs", wanted, show)
             if not missing or tried == TRIES - 1:
                 break  # else the coordinator has pruned in between: the next snapshot does not need them
         _drop_others(part / "blobs", wanted)
-        verify(part, wanted, show, missing)
-        summary = _summed(part, wanted, missing)
-        _describe(part, summary, clock.wall())
+        verify_backup(part, wanted, show, missing)
+        summary = _sum_up(part, wanted, missing)
+        _write_description(part, summary, clock.wall())
         keep_file(part, out)
     except OSError as error:
         raise WorkFailed(
@@ -106,11 +106,11 @@ def restore(saved: Path, state: Path, show: Show = lambda *_: None, *, clock: Cl
             "a journal is there already", where=str(state), advice="Stop the coordinator and move its state folder away"
         )
     try:
-        wanted = _wanted(saved)
-        missing = [name for name in _names(wanted) if not (saved / "blobs" / name).is_file()]
-        verify(saved, wanted, show, missing)
+        wanted = _wanted_blobs(saved)
+        missing = [name for name in _blob_names(wanted) if not (saved / "blobs" / name).is_file()]
+        verify_backup(saved, wanted, show, missing)
         state.mkdir(parents=True, exist_ok=True)
-        _copy(saved / "blobs", state / "blobs", wanted, show)
+        _copy_blobs(saved / "blobs", state / "blobs", wanted, show)
         for beside in ("journal.sqlite-wal", "journal.sqlite-shm", "journal.head"):
             (state / beside).unlink(missing_ok=True)
         fresh = state / "journal.sqlite.part"
@@ -119,10 +119,10 @@ def restore(saved: Path, state: Path, show: Show = lambda *_: None, *, clock: Cl
         keep_file(fresh, place)
     except OSError as error:
         raise WorkFailed(f"cannot be restored ({error.strerror})", where=str(state)) from None
-    return _summed(saved, wanted, missing)
+    return _sum_up(saved, wanted, missing)
 
 
-def verify(folder: Path, wanted: Wanted, show: Show = lambda *_: None, missing: Iterable[str] = ()) -> None:
+def verify_backup(folder: Path, wanted: Wanted, show: Show = lambda *_: None, missing: Iterable[str] = ()) -> None:
     """Read a backup again: the chain entry by entry, each blob against the seal that it is named by.
 
     Raises:
@@ -133,29 +133,29 @@ def verify(folder: Path, wanted: Wanted, show: Show = lambda *_: None, missing: 
         pass
     gone, blobs = set(missing), Blobs(folder / "blobs")
     for done, ((experiment, seal), manifest) in enumerate(wanted.items(), 1):
-        if f"{experiment}/{seal}" not in gone and not blobs.intact(experiment, seal, manifest):
-            raise WorkFailed("a blob is not what its name says", where=str(blobs.path(experiment, seal)))
+        if f"{experiment}/{seal}" not in gone and not blobs.is_intact(experiment, seal, manifest):
+            raise WorkFailed("a blob is not what its name says", where=str(blobs.path_of(experiment, seal)))
         show("verified", done, len(wanted))
 
 
-def _snapshot(source: Path, out: Path, show: Show) -> None:
+def _take_snapshot(source: Path, out: Path, show: Show) -> None:
     """SQLite's online backup (https://sqlite.org/backup.html) of one moment: the reading transaction holds it still."""
     out.unlink(missing_ok=True)
-    with contextlib.closing(reader(source)) as db, contextlib.closing(sqlite3.connect(out)) as copy:
+    with contextlib.closing(open_reader(source)) as db, contextlib.closing(sqlite3.connect(out)) as copy:
         db.execute("BEGIN")
         db.execute("SELECT count(*) FROM meta").fetchone()
         db.backup(copy, pages=PAGES, progress=lambda _status, left, total: show("journal", total - left, total))
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
-    sync(out)
+    sync_to_disk(out)
 
 
-def _wanted(folder: Path) -> Wanted:
+def _wanted_blobs(folder: Path) -> Wanted:
     """What the journal in a folder needs of blobs, as far as they must be there."""
     entries = list(open_readonly(folder))
-    known = _described(entries)
+    known = _describe_blobs(entries)
     wanted: Wanted = {}
-    for name, state in sorted(recover(entries).items()):
-        for seal in sorted(needed(state) - _under_way(state)):
+    for name, state in sorted(recover_states(entries).items()):
+        for seal in sorted(needed_blobs(state) - _under_way(state)):
             if (name, seal) in known:
                 wanted[name, seal] = known[name, seal]
     return wanted
@@ -167,7 +167,7 @@ def _under_way(state: ExperimentState) -> set[str]:
     return {part.update.seal for part in parts if part.update is not None and not part.stored}
 
 
-def _described(entries: Iterable[Entry]) -> Mapping[tuple[str, str], Manifest]:
+def _describe_blobs(entries: Iterable[Entry]) -> Mapping[tuple[str, str], Manifest]:
     """How each blob that the entries name is laid out."""
     known: dict[tuple[str, str], Manifest] = {}
     states: dict[str, ExperimentState | None] = {}
@@ -190,11 +190,11 @@ def _described(entries: Iterable[Entry]) -> Mapping[tuple[str, str], Manifest]:
     return known
 
 
-def _names(wanted: Wanted) -> Iterator[str]:
+def _blob_names(wanted: Wanted) -> Iterator[str]:
     return (f"{experiment}/{seal}" for experiment, seal in wanted)
 
 
-def _copy(source: Path, out: Path, wanted: Wanted, show: Show) -> list[str]:
+def _copy_blobs(source: Path, out: Path, wanted: Wanted, show: Show) -> list[str]:
     """Copy the blobs that are not there yet; returns those that the source does not have."""
     missing: list[str] = []
     # What is pruned next is copied first: the newest files.
@@ -208,7 +208,7 @@ def _copy(source: Path, out: Path, wanted: Wanted, show: Show) -> list[str]:
             except FileNotFoundError:
                 missing.append(f"{experiment}/{seal}")
                 continue
-            sync(part)
+            sync_to_disk(part)
             os.replace(part, place)
         show("blobs", done, len(wanted))
     return missing
@@ -216,13 +216,13 @@ def _copy(source: Path, out: Path, wanted: Wanted, show: Show) -> list[str]:
 
 def _drop_others(folder: Path, wanted: Wanted) -> None:
     """What an earlier try has copied and this snapshot does not need."""
-    names = set(_names(wanted))
+    names = set(_blob_names(wanted))
     for path in list(folder.glob("*/*")):
         if f"{path.parent.name}/{path.name}" not in names:
             path.unlink()
 
 
-def _summed(folder: Path, wanted: Wanted, missing: Iterable[str]) -> Summary:
+def _sum_up(folder: Path, wanted: Wanted, missing: Iterable[str]) -> Summary:
     entries = sum(1 for _ in open_readonly(folder))
     gone = tuple(missing)
     return Summary(
@@ -234,8 +234,8 @@ def _summed(folder: Path, wanted: Wanted, missing: Iterable[str]) -> Summary:
     )
 
 
-def _describe(folder: Path, summary: Summary, now: float) -> None:
+def _write_description(folder: Path, summary: Summary, now: float) -> None:
     path = folder / "backup.json"
     content = {"format": FORMAT, "entries": summary.entries, "time": now, "missing": list(summary.missing)}
     path.write_bytes(json.dumps(content, indent=1).encode() + b"\n")
-    sync(path)
+    sync_to_disk(path)

@@ -37,23 +37,23 @@ class Finding:
     damaged: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
 
-    def told(self) -> str:
+    def tell_finding(self) -> str:
         """What holds and what does not, in one line."""
         if not self.problem:
             return f"All {self.holds} entries hold"
         parts = [f"Entries 1 to {self.holds} of {self.written} hold" if self.holds else "No entry holds"]
         for what, which in (("whole", self.whole), ("damaged", self.damaged)):
             if which:
-                parts.append(f"{what}: {_listed(which)}")
+                parts.append(f"{what}: {_list_names(which)}")
         return "; ".join(parts)
 
-    def advice(self) -> str:
+    def advise(self) -> str:
         """What to do about a broken journal, after what there is."""
         begin = ""
         if self.holds:
-            lost = f", which forgets what came later of {_listed(self.beyond)}" if self.beyond else ""
+            lost = f", which forgets what came later of {_list_names(self.beyond)}" if self.beyond else ""
             begin = f", or go on from entry {self.holds} (`konsil coordinator cut --after {self.holds}`{lost})"
-        return f"{self.told()}. Restore a backup (`konsil coordinator restore`){begin}"
+        return f"{self.tell_finding()}. Restore a backup (`konsil coordinator restore`){begin}"
 
 
 @dataclass
@@ -63,7 +63,7 @@ class _Experiment:
     last: Entry | None = None
     broken: bool = False
 
-    def take(self, entry: Entry | None) -> None:
+    def take_entry(self, entry: Entry | None) -> None:
         index, before = (self.last.index, self.last.hash) if self.last else (0, ZERO)
         if entry is None or (entry.index, entry.previous) != (index + 1, before) or entry.computed_hash() != entry.hash:
             self.broken = True
@@ -71,7 +71,7 @@ class _Experiment:
             self.last = entry
 
 
-def examine(db: sqlite3.Connection, *, head: int = 0) -> Finding:
+def examine_journal(db: sqlite3.Connection, *, head: int = 0) -> Finding:
     """Look at every entry that can be read; never raises for what is in the file.
 
     Args:
@@ -84,9 +84,9 @@ def examine(db: sqlite3.Connection, *, head: int = 0) -> Finding:
         for number, name, index, data in db.execute(
             "SELECT number, experiment, idx, data FROM entries ORDER BY number"
         ):
-            entry = _decoded(number, name, index, data)
+            entry = _decode_entry(number, name, index, data)
             one = experiments.setdefault(name, _Experiment())
-            one.take(entry)
+            one.take_entry(entry)
             follows = entry is not None and not one.broken and (number, entry.before) == (holds + 1, before)
             if follows and entry is not None and not problem:
                 holds, before = number, entry.hash
@@ -96,7 +96,7 @@ def examine(db: sqlite3.Connection, *, head: int = 0) -> Finding:
             seen = number
     except sqlite3.DatabaseError as error:
         problem = problem or f"the file is damaged ({error})"
-    written = max(seen, head, _promised(db))
+    written = max(seen, head, _promised_number(db))
     if written > seen:
         problem = problem or f"entries after {seen} are missing"
     names = sorted(set(experiments) - {NO_EXPERIMENT})
@@ -109,7 +109,7 @@ def examine_file(path: Path, *, head: int = 0) -> Finding:
     """Look at a journal's file, read-only; one that is no database holds nothing."""
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
-            return examine(db, head=head)
+            return examine_journal(db, head=head)
     except sqlite3.DatabaseError as error:
         return Finding(0, head, f"the file is damaged ({error})")
 
@@ -123,7 +123,7 @@ def good_entries(db: sqlite3.Connection, up_to: int) -> Iterable[Entry]:
     rows = db.execute("SELECT number, experiment, idx, data FROM entries WHERE number <= ? ORDER BY number", (up_to,))
     found: list[Entry] = []
     for number, name, index, data in rows:
-        entry = _decoded(number, name, index, data)
+        entry = _decode_entry(number, name, index, data)
         if entry is None:
             raise LogBroken("its content was changed", where=f"entry {index} of {name} (journal number {number})")
         found.append(entry)
@@ -132,7 +132,7 @@ def good_entries(db: sqlite3.Connection, up_to: int) -> Iterable[Entry]:
     return chain.verify(found, whole_journal=True)
 
 
-def _decoded(number: int, name: str, index: int, data: bytes) -> Entry | None:
+def _decode_entry(number: int, name: str, index: int, data: bytes) -> Entry | None:
     try:
         entry = chain.decode_entry(data)
     except MalformedMessage:
@@ -140,14 +140,14 @@ def _decoded(number: int, name: str, index: int, data: bytes) -> Entry | None:
     return entry if (entry.number, entry.experiment, entry.index) == (number, name, index) else None
 
 
-def _promised(db: sqlite3.Connection) -> int:
+def _promised_number(db: sqlite3.Connection) -> int:
     with contextlib.suppress(sqlite3.DatabaseError):
         row = db.execute("SELECT value FROM meta WHERE key = 'head'").fetchone()
         return int.from_bytes(row[0][:8], "big") if row else 0
     return 0
 
 
-def _listed(names: Iterable[str]) -> str:
+def _list_names(names: Iterable[str]) -> str:
     named = list(names)
     more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
     return ", ".join(named[:SHOWN]) + more

@@ -22,15 +22,15 @@ from typing import Any
 
 from coordinator.record.journal_file import (
     LAYOUT,
-    DiskFull,
+    JournalDiskFull,
     check_layout,
-    damaged,
+    damaged_error,
     entries_of,
-    explained,
+    explain_broken,
     is_full,
+    open_reader,
     open_readonly,
-    reader,
-    verified,
+    verify_entries,
 )
 from coordinator.record.numbering import check_term
 from messages import chain, codec
@@ -38,7 +38,17 @@ from messages.bus.base import Position
 from messages.chain import Entry
 from messages.ground.errors import KonsilError, LogBroken, NameTaken, RequestError
 
-__all__ = ["ASIDE", "NOTHING", "STEP", "TERM", "AuditPosition", "DiskFull", "Journal", "Written", "open_readonly"]
+__all__ = [
+    "ASIDE",
+    "NOTHING",
+    "STEP",
+    "TERM",
+    "AuditPosition",
+    "Journal",
+    "JournalDiskFull",
+    "Written",
+    "open_readonly",
+]
 
 STEP, ASIDE, TERM = "step", "set-aside", "term"
 """Types of entries: an input with its decisions; a message that was set aside; a start under a new term."""
@@ -69,7 +79,7 @@ class Journal:
     """The journal, opened for writing by the one coordinator of a consortium.
 
     Args:
-        folder: holds `journal.sqlite` and `journal.lock`.
+        folder: holds `journal.sqlite` and `journal.lock_folder`.
         crash_after: test hook (KONSIL_CRASH_AFTER_ENTRY): SIGKILL this process once entry N is committed.
 
     Raises:
@@ -80,44 +90,44 @@ class Journal:
     """
 
     def __init__(self, folder: Path, *, crash_after: int | None = None) -> None:
-        self._lock = lock(folder)
+        self._lock = lock_folder(folder)
         self.path = folder / "journal.sqlite"
         self._crash_after = crash_after
-        self.on_full: Callable[[DiskFull], None] = _give_up
+        self.on_full: Callable[[JournalDiskFull], None] = _give_up
         """Called when there is no space, before the next try; what it raises ends the trying."""
         self._last: dict[str, Entry] = {}
         self._before: Entry | None = None
         try:
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._open()
+            self._open_database()
             self._head = os.open(folder / "journal.head", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except sqlite3.DatabaseError as error:
             self._db.close()
             os.close(self._lock)
-            raise damaged(self.path, error) from None
+            raise damaged_error(self.path, error) from None
         except OSError as error:
             os.close(self._lock)
             raise RequestError(f"cannot be used ({error.strerror})", where=str(folder)) from None
         except KonsilError as error:
             self._db.close()
             os.close(self._lock)
-            raise (explained(self.path, error) if isinstance(error, LogBroken) else error) from None
-        self._point()
+            raise (explain_broken(self.path, error) if isinstance(error, LogBroken) else error) from None
+        self._note_head()
 
-    def _open(self) -> None:
+    def _open_database(self) -> None:
         check_layout(self._db, self.path)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.executescript(_SCHEMA)
-        for entry in verified(self._db, self.path):
+        for entry in verify_entries(self._db, self.path):
             if entry.type == TERM:
                 check_term(entry, self.path)
             self._last[entry.experiment] = self._before = entry
         self._db.execute(f"PRAGMA user_version = {LAYOUT}")
-        self.term = int(self.get("term") or b"0") + 1
-        self.put("term", str(self.term).encode())
+        self.term = int(self.get_value("term") or b"0") + 1
+        self.put_value("term", str(self.term).encode())
 
-    def _point(self) -> None:
+    def _note_head(self) -> None:
         """Note the last entry beside the database; not synced."""
         last = self._before
         with contextlib.suppress(OSError):  # a full disk: the next entry notes more
@@ -130,7 +140,7 @@ class Journal:
         """Number of the last entry, 0 in an empty journal."""
         return self._before.number if self._before else 0
 
-    def append(
+    def append_entry(
         self, experiment: str, kind: str, body: Mapping[str, Any], *, time: float, written: Written = NOTHING
     ) -> Entry:
         """Commit one entry with what belongs to it; on return it is on disk."""
@@ -144,46 +154,46 @@ class Journal:
             body=codec.pack(body),
             previous=previous.hash if previous else chain.ZERO,
             before=self._before.hash if self._before else chain.ZERO,
-        ).sealed()
+        ).with_hash()
 
         def work() -> None:
             self._db.execute(
                 "INSERT INTO entries VALUES (?, ?, ?, ?)",
                 (entry.number, experiment, entry.index, entry.encode()),
             )
-            self._put("head", entry.number.to_bytes(8, "big") + entry.hash)
-            self._write(written)
+            self._put_value("head", entry.number.to_bytes(8, "big") + entry.hash)
+            self._write_seen(written)
 
-        self._commit(work)
+        self._commit_when_possible(work)
         self._last[experiment] = self._before = entry
-        self._point()
+        self._note_head()
         if self._crash_after == entry.number:
             os.kill(os.getpid(), signal.SIGKILL)
         return entry
 
-    def note(self, written: Written) -> None:
+    def note_written(self, written: Written) -> None:
         """Commit positions and ids alone."""
-        self._commit(lambda: self._write(written))
+        self._commit_when_possible(lambda: self._write_seen(written))
 
-    def seen(self, identity: str) -> bool | None:
+    def seen_settled(self, identity: str) -> bool | None:
         """None: never seen; else whether it is settled."""
         row = self._db.execute("SELECT settled FROM seen WHERE id = ?", (identity,)).fetchone()
         return None if row is None else bool(row[0])
 
-    def position(self, queue: str) -> Position | None:
+    def position_of(self, queue: str) -> Position | None:
         """Where to resume a stream. Callable from any thread (a connection of its own)."""
-        with contextlib.closing(reader(self.path)) as db:
+        with contextlib.closing(open_reader(self.path)) as db:
             row = db.execute("SELECT offset, digest FROM positions WHERE queue = ?", (queue,)).fetchone()
         return None if row is None else Position(row[0], row[1])
 
-    def get(self, key: str) -> bytes | None:
+    def get_value(self, key: str) -> bytes | None:
         """A value kept beside the entries (term, last sign of life, what was published)."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def put(self, key: str, value: bytes) -> None:
+    def put_value(self, key: str, value: bytes) -> None:
         """Keep a value."""
-        self._commit(lambda: self._put(key, value))
+        self._commit_when_possible(lambda: self._put_value(key, value))
 
     def entries(self, *, after: int = 0) -> Iterator[Entry]:
         """Entries from a number on (unverified: opening has verified them)."""
@@ -196,45 +206,45 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.close(handle)
 
-    def _commit(self, work: Callable[[], None]) -> None:
+    def _commit_when_possible(self, work: Callable[[], None]) -> None:
         """Do it in a transaction of its own; where there is no space, as soon as there is."""
         while True:
             try:
-                with self._transaction():
+                with self._in_transaction():
                     work()
-            except DiskFull as error:
+            except JournalDiskFull as error:
                 self.on_full(error)
             else:
                 return
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _in_transaction(self) -> Iterator[None]:
         """All or nothing; DiskFull where there is no space, and then nothing."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            self._undo()
+            self._roll_back()
             if is_full(error):
-                raise DiskFull(
+                raise JournalDiskFull(
                     "the journal cannot be written: the disk is full or refuses it",
                     where=str(self.path),
                     advice="Free space on this disk: the coordinator goes on by itself",
                 ) from None
             raise
         except BaseException:
-            self._undo()
+            self._roll_back()
             raise
 
-    def _undo(self) -> None:
+    def _roll_back(self) -> None:
         if self._db.in_transaction:  # SQLite may have rolled back by itself (https://sqlite.org/lang_transaction.html)
             self._db.execute("ROLLBACK")
 
-    def _put(self, key: str, value: bytes) -> None:
+    def _put_value(self, key: str, value: bytes) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    def _write(self, written: Written) -> None:
+    def _write_seen(self, written: Written) -> None:
         for identity, settled in written.seen.items():
             self._db.execute(
                 "INSERT INTO seen VALUES (?, ?)"
@@ -247,11 +257,11 @@ class Journal:
             )
 
 
-def _give_up(error: DiskFull) -> None:
+def _give_up(error: JournalDiskFull) -> None:
     raise error
 
 
-def lock(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """Take a state folder for oneself; returns what to close. NameTaken: a coordinator has it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -297,12 +307,12 @@ class AuditPosition:
         # In WAL mode a commit is then not synced: what a power cut forgets is published twice, and readers know it.
         self._db.execute("PRAGMA synchronous = NORMAL")
 
-    def read(self) -> int:
+    def read_number(self) -> int:
         """Number of the last entry whose publish was confirmed."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'audited'").fetchone()
         return int(row[0]) if row else 0
 
-    def write(self, number: int) -> None:
+    def write_number(self, number: int) -> None:
         """Keep the number, if there is space: what is forgotten is published twice."""
         try:
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('audited', ?)", (str(number).encode(),))

@@ -35,21 +35,21 @@ def open_readonly(path: Path) -> Iterator[Entry]:
             advice="Name the coordinator's state folder; `konsil coordinator run` makes its journal",
         )
     try:
-        with contextlib.closing(reader(path)) as db:
+        with contextlib.closing(open_reader(path)) as db:
             check_layout(db, path)
             # One transaction: what is appended meanwhile belongs to the next reading.
             db.execute("BEGIN")
-            yield from verified(db, path)
+            yield from verify_entries(db, path)
     except sqlite3.DatabaseError as error:
-        raise damaged(path, error) from None
+        raise damaged_error(path, error) from None
 
 
-def reader(path: Path) -> sqlite3.Connection:
+def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that only reads."""
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30, isolation_level=None)
 
 
-class DiskFull(WorkFailed):
+class JournalDiskFull(WorkFailed):
     """The journal could not be written for want of space; nothing of the transaction is in it."""
 
 
@@ -58,21 +58,21 @@ def is_full(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
-def damaged(path: Path, error: sqlite3.DatabaseError) -> KonsilError:
+def damaged_error(path: Path, error: sqlite3.DatabaseError) -> KonsilError:
     """What an error of SQLite means for the one who runs the coordinator."""
     if is_full(error) or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN:
-        return DiskFull(
+        return JournalDiskFull(
             f"the journal cannot be written or read ({error})",
             where=str(path),
             advice="Free space on this disk, or mend it, and start again",
         )
-    return explained(path, LogBroken(f"the journal's file is damaged ({error})", where=str(path)))
+    return explain_broken(path, LogBroken(f"the journal's file is damaged ({error})", where=str(path)))
 
 
-def explained(path: Path, error: LogBroken) -> LogBroken:
+def explain_broken(path: Path, error: LogBroken) -> LogBroken:
     """The same with what still holds, and what to do."""
     head = read_head(path)
-    return LogBroken(error.what, where=error.where, advice=examine_file(path, head=head[0] if head else 0).advice())
+    return LogBroken(error.what, where=error.where, advice=examine_file(path, head=head[0] if head else 0).advise())
 
 
 def read_head(path: Path) -> tuple[int, bytes] | None:
@@ -101,7 +101,7 @@ def entries_of(db: sqlite3.Connection, after: int = 0) -> Iterator[Entry]:
         yield chain.decode_entry(data)
 
 
-def verified(db: sqlite3.Connection, path: Path) -> Iterator[Entry]:
+def verify_entries(db: sqlite3.Connection, path: Path) -> Iterator[Entry]:
     """Each entry once it is known to be as written, and at the end that none is missing there."""
     noted = read_head(path)  # before the first look at the database: a coordinator may be writing
 

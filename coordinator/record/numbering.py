@@ -16,10 +16,10 @@ def read_logic(entry: Entry) -> int:
     try:
         return read_number(codec.unpack(entry.body, max_bytes=MAX_ENTRY))
     except (MalformedMessage, ValueError):
-        raise unreadable(entry) from None
+        raise unreadable_error(entry) from None
 
 
-def unreadable(entry: Entry) -> LogBroken:
+def unreadable_error(entry: Entry) -> LogBroken:
     """What an entry means whose content this version cannot read, although the chain holds."""
     where = f"entry {entry.index} of {entry.experiment} (journal number {entry.number})"
     advice = "Use the Konsil version that wrote the journal"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordinator.core.evolve import fold
+from coordinator.core.evolve import fold_decisions
 from coordinator.core.state import ExperimentState
 from coordinator.record import story
 from coordinator.record.diagnosis import examine_file
@@ -44,7 +44,7 @@ class Overview:
     last_aside: list[str] = field(default_factory=list)
     free: int = 0
 
-    def plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, Any]:
         """For --json."""
         return {
             "state": str(self.folder),
@@ -56,7 +56,7 @@ class Overview:
             "free_bytes": self.free,
         }
 
-    def lines(self) -> Iterator[str]:
+    def tell_lines(self) -> Iterator[str]:
         """For a person."""
         yield f"{self.folder}: {self.entries} entries, term {self.term}, {human_bytes(self.free)} free"
         yield self.problem or "Every entry holds"
@@ -67,47 +67,47 @@ class Overview:
             yield from (f"  {one}" for one in self.last_aside[-LAST:])
 
 
-def look(folder: Path) -> Overview:
+def look_at_journal(folder: Path) -> Overview:
     """Read a coordinator's journal, which may be broken, or in use. RequestError: there is none."""
     seen = Overview(folder)
     states: dict[str, ExperimentState] = {}
     try:
         for entry in open_readonly(folder):
             seen.entries = entry.number
-            _take(seen, states, entry)
+            _take_entry(seen, states, entry)
     except LogBroken as error:
         head = read_head(folder / "journal.sqlite")
         found = examine_file(folder / "journal.sqlite", head=head[0] if head else 0)
-        seen.problem = str(LogBroken(error.what, where=error.where, advice=found.advice()))
-    seen.experiments = {name: story.standing(state) for name, state in sorted(states.items())}
+        seen.problem = str(LogBroken(error.what, where=error.where, advice=found.advise()))
+    seen.experiments = {name: story.tell_standing(state) for name, state in sorted(states.items())}
     with contextlib.suppress(OSError):
         seen.free = shutil.disk_usage(folder).free
     return seen
 
 
-def _take(seen: Overview, states: dict[str, ExperimentState], entry: Entry) -> None:
+def _take_entry(seen: Overview, states: dict[str, ExperimentState], entry: Entry) -> None:
     if entry.type == TERM:
-        seen.term = int(str(_body(entry).get("term", 0)))
+        seen.term = int(str(_read_body(entry).get("term", 0)))
     elif entry.type == ASIDE:
-        body = _body(entry)
-        for reason, count in _counts(body).items():
+        body = _read_body(entry)
+        for reason, count in _count_body(body).items():
             seen.aside[reason] += count
-        _who, what = story.tell(entry)
+        _who, what = story.tell_entry(entry)
         seen.last_aside = [*seen.last_aside[-LAST:], f"entry {entry.number}: {what}"]
     elif entry.type == STEP:
-        state = fold(states.get(entry.experiment), read_step(entry)[1])
+        state = fold_decisions(states.get(entry.experiment), read_step(entry)[1])
         if state is not None:
             states[entry.experiment] = state
 
 
-def _counts(body: dict[str, Any]) -> dict[str, int]:
+def _count_body(body: dict[str, Any]) -> dict[str, int]:
     what = body.get("what")
     if isinstance(what, dict) and isinstance(what.get("counted"), dict):
         return {str(reason): int(count) for reason, count in what["counted"].items()}
     return {str(body.get("reason", "unreadable")): 1}
 
 
-def _body(entry: Entry) -> dict[str, Any]:
+def _read_body(entry: Entry) -> dict[str, Any]:
     try:
         body = codec.unpack(entry.body, max_bytes=MAX_ENTRY)
     except MalformedMessage:

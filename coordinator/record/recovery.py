@@ -7,11 +7,11 @@ from typing import Any
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.evolve import fold
+from coordinator.core.evolve import fold_decisions
 from coordinator.core.logic import LOGIC
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import STEP
-from coordinator.record.numbering import unreadable
+from coordinator.record.numbering import unreadable_error
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import LogBroken, MalformedMessage
@@ -38,17 +38,17 @@ def read_step(entry: Entry) -> tuple[i.AnyInput, tuple[d.AnyDecision, ...]]:
     try:
         return read_body(codec.unpack(entry.body, max_bytes=MAX_ENTRY))
     except (MalformedMessage, KeyError, TypeError, ValueError):
-        raise unreadable(entry) from None
+        raise unreadable_error(entry) from None
 
 
-def recover(entries: Iterable[Entry]) -> dict[str, ExperimentState]:
+def recover_states(entries: Iterable[Entry]) -> dict[str, ExperimentState]:
     """The state of every experiment after these entries."""
     states: dict[str, ExperimentState] = {}
     for entry in entries:
         if entry.type == STEP:
             decided = read_step(entry)[1]
             try:
-                state = fold(states.get(entry.experiment), decided)
+                state = fold_decisions(states.get(entry.experiment), decided)
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise LogBroken(
                     "what was decided there cannot be applied",

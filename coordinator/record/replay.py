@@ -19,8 +19,8 @@ from coordinator.record import story
 from coordinator.record.journal import STEP
 from coordinator.record.numbering import read_logic
 from coordinator.record.recovery import read_step
-from coordinator.record.upcasting import upcast
-from coordinator.work.blobs import Blobs, Buffer, created
+from coordinator.record.upcasting import upcast_input
+from coordinator.work.blobs import Blobs, Buffer, create_mapped
 from coordinator.work.pool import average, memory_manifest
 from messages import chain
 from messages.chain import Entry
@@ -87,14 +87,14 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
             advice = f"{unknown}: replay it with the Konsil version that wrote it, or a newer one"
             yield ReplayStep(entry, False, advice, story.COORDINATOR, "a step that this version cannot decide anew")
             return
-        who, what = story.tell(entry)
+        who, what = story.tell_entry(entry)
         if entry.type != STEP:
             yield ReplayStep(entry, True, "", who, what)
             continue
         given, recorded = read_step(entry)
         before = states.get(entry.experiment)
         try:
-            anew = decide(before, upcast(logic, given, recorded, before), logic)
+            anew = decide(before, upcast_input(logic, given, recorded, before), logic)
         except (IllegalInput, ValueError, KeyError) as error:
             yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what)
             return
@@ -109,7 +109,7 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
             if isinstance(decision, d.RoundCompleted):
                 made = waiting.pop(entry.experiment, None)
                 check = replace(
-                    _check(made, decision, blobs, final.get(entry.experiment)),
+                    _check_aggregate(made, decision, blobs, final.get(entry.experiment)),
                     contributors={one.site: one.cases for one in made.updates} if made is not None else {},
                     model_digest=decision.digest,
                 )
@@ -136,10 +136,10 @@ def _final_states(entries: Iterable[Entry]) -> dict[str, ExperimentState]:
 
 
 def _compared(decided: Iterable[d.AnyDecision]) -> list[bytes]:
-    return [one.compared() for one in decided]
+    return [one.compared_bytes() for one in decided]
 
 
-def _check(
+def _check_aggregate(
     made: Aggregate | None, completed: d.RoundCompleted, blobs: Blobs | None, final: ExperimentState | None
 ) -> AggregateCheck:
     number = completed.number
@@ -148,28 +148,30 @@ def _check(
     if blobs is None:
         return AggregateCheck(number, Status.DIGEST_ONLY, True)
     kept = {(one.round, one.site) for one in final.kept} if final is not None else set()
-    gone = [one.site for one in made.updates if not blobs.has(made.experiment, one.seal)]
+    gone = [one.site for one in made.updates if not blobs.has_blob(made.experiment, one.seal)]
     if gone:
         due = [site for site in gone if (number, site) in kept]
         if not due:
             return AggregateCheck(number, Status.DIGEST_ONLY, True)
         problem = f"the update of {', '.join(due)} for round {number} should be kept and is not there"
         return AggregateCheck(number, Status.MISSING, False, problem)
-    if made.master is not None and not blobs.has(made.experiment, made.master):
+    if made.master is not None and not blobs.has_blob(made.experiment, made.master):
         if not any(one == number for one, _site in kept):
             return AggregateCheck(number, Status.DIGEST_ONLY, True)
         problem = f"the model that round {number} began with should be kept and is not there"
         return AggregateCheck(number, Status.MISSING, False, problem)
-    changed = [one.site for one in made.updates if not blobs.intact(made.experiment, one.seal, made.manifest_of(one))]
+    changed = [
+        one.site for one in made.updates if not blobs.is_intact(made.experiment, one.seal, made.manifest_of(one))
+    ]
     if changed:
         problem = f"the stored update of {', '.join(changed)} for round {number} was changed"
         return AggregateCheck(number, Status.MISSING, False, problem)
-    if made.master is not None and not blobs.intact(made.experiment, made.master, made.manifest):
+    if made.master is not None and not blobs.is_intact(made.experiment, made.master, made.manifest):
         problem = f"the stored model that round {number} began with was changed"
         return AggregateCheck(number, Status.MISSING, False, problem)
     if problem := _memory_problem(blobs, made):
         return AggregateCheck(number, Status.MISSING, False, problem)
-    digest, wire, memory = _made(blobs, made)
+    digest, wire, memory = _make_again(blobs, made)
     what = "model" if (digest, wire) != (completed.digest, completed.wire) else f"memory of {made.strategy.name}"
     same = (digest, wire, memory) == (completed.digest, completed.wire, completed.memory)
     problem = "" if same else f"the updates of round {number} do not make the {what} that the log names"
@@ -179,20 +181,22 @@ def _check(
 def _memory_problem(blobs: Blobs, made: Aggregate) -> str:
     """Why what the strategy kept from the rounds before cannot be used; it is kept as long as the round's updates."""
     manifest = memory_manifest(made)
-    if made.memory is None or manifest is None or blobs.intact(made.experiment, made.memory, manifest):
+    if made.memory is None or manifest is None or blobs.is_intact(made.experiment, made.memory, manifest):
         return ""
-    what = "was changed" if blobs.has(made.experiment, made.memory) else "should be kept and is not there"
+    what = "was changed" if blobs.has_blob(made.experiment, made.memory) else "should be kept and is not there"
     return f"what {made.strategy.name} kept from before round {made.round} {what}"
 
 
-def _made(blobs: Blobs, made: Aggregate) -> tuple[str, str | None, str | None]:
+def _make_again(blobs: Blobs, made: Aggregate) -> tuple[str, str | None, str | None]:
     """The digest of what the updates make; the seals of the copy that the next round sends, and of what is kept."""
     sent = None if made.wire is None else made.manifest.in_codec(made.wire)
     remembered = memory_manifest(made)
     with tempfile.TemporaryDirectory(prefix="konsil-replay-") as folder, ExitStack() as files:
-        out = files.enter_context(created(Path(folder, "aggregate"), made.manifest.nbytes))
-        wire = None if sent is None else files.enter_context(created(Path(folder, "wire"), sent.nbytes))
-        memory = None if remembered is None else files.enter_context(created(Path(folder, "m"), remembered.nbytes))
+        out = files.enter_context(create_mapped(Path(folder, "aggregate"), made.manifest.nbytes))
+        wire = None if sent is None else files.enter_context(create_mapped(Path(folder, "wire"), sent.nbytes))
+        memory = (
+            None if remembered is None else files.enter_context(create_mapped(Path(folder, "m"), remembered.nbytes))
+        )
         average(blobs, made, out, wire, memory)
         return model_digest(made.manifest, out), _seal(sent, wire), _seal(remembered, memory)
 
@@ -200,4 +204,4 @@ def _made(blobs: Blobs, made: Aggregate) -> tuple[str, str | None, str | None]:
 def _seal(manifest: Manifest | None, buffer: Buffer | None) -> str | None:
     if manifest is None or buffer is None:
         return None
-    return layout.seal(manifest, layout.chunk_digests(manifest, buffer))
+    return layout.seal_transfer(manifest, layout.chunk_digests(manifest, buffer))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.record.diagnosis import examine, good_entries
-from coordinator.record.journal import ASIDE, STEP, lock, write_anew
-from coordinator.record.journal_file import reader
+from coordinator.record.diagnosis import examine_journal, good_entries
+from coordinator.record.journal import ASIDE, STEP, lock_folder, write_anew
+from coordinator.record.journal_file import open_reader
 from coordinator.record.recovery import read_step
 from messages.chain import Entry
 from messages.ground.clock import Clock, SystemClock
@@ -25,7 +25,7 @@ from messages.ground.durable import keep_file
 from messages.ground.errors import LogBroken, RequestError
 
 
-def cut(state: Path, after: int, *, even_good: bool = False, clock: Clock = SystemClock()) -> Path:
+def cut_after(state: Path, after: int, *, even_good: bool = False, clock: Clock = SystemClock()) -> Path:
     """Go on from entry `after` of a broken journal; returns where the broken one is kept.
 
     Args:
@@ -42,13 +42,13 @@ def cut(state: Path, after: int, *, even_good: bool = False, clock: Clock = Syst
     place = state / "journal.sqlite"
     if not place.is_file():
         raise RequestError("there is no journal", where=str(state))
-    handle = lock(state)
+    handle = lock_folder(state)
     try:
         try:
-            with contextlib.closing(reader(place)) as db:
+            with contextlib.closing(open_reader(place)) as db:
                 entries = list(good_entries(db, after))
                 term = _old_term(db)
-                holds = examine(db).holds
+                holds = examine_journal(db).holds
         except sqlite3.DatabaseError as error:
             raise LogBroken(f"not even these entries can be read ({error})", where=str(place)) from None
         if len(entries) != after:
@@ -61,7 +61,7 @@ def cut(state: Path, after: int, *, even_good: bool = False, clock: Clock = Syst
             )
         fresh = state / "journal.sqlite.part"
         fresh.unlink(missing_ok=True)
-        write_anew(fresh, entries, handled(entries), term=max(term, int(clock.wall())))
+        write_anew(fresh, entries, handled_events(entries), term=max(term, int(clock.wall())))
         kept = state / f"journal-broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(clock.wall()))}"
         kept.mkdir()
         for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "journal.head"):
@@ -73,7 +73,7 @@ def cut(state: Path, after: int, *, even_good: bool = False, clock: Clock = Syst
     return kept
 
 
-def handled(entries: Iterable[Entry]) -> dict[str, bool]:
+def handled_events(entries: Iterable[Entry]) -> dict[str, bool]:
     """The ids of the events that these entries have handled → whether they are settled (see `Inbound`)."""
     seen: dict[str, bool] = {}
     names: dict[str, str] = {}
@@ -86,7 +86,7 @@ def handled(entries: Iterable[Entry]) -> dict[str, bool]:
             continue  # set aside: if it comes again it is looked at again
         if isinstance(given, i.Received):
             event = given.event
-            names[event.id] = i.identity(event)
+            names[event.id] = i.identify_event(event)
             seen[names[event.id]] = False
         for one in decided:
             if isinstance(one, d.Settled) and one.event in names:

@@ -17,22 +17,22 @@ from messages.ground.errors import LogBroken, MalformedMessage
 COORDINATOR = "coordinator"
 
 
-def tell(entry: Entry) -> tuple[str, str]:
+def tell_entry(entry: Entry) -> tuple[str, str]:
     """(who, what) of one entry."""
     if entry.type == TERM:
-        return COORDINATOR, f"started under term {_body(entry).get('term', '?')}"
+        return COORDINATOR, f"started under term {_read_body(entry).get('term', '?')}"
     try:
         given, decided = read_step(entry)
     except LogBroken:
         if entry.type == STEP:
             return COORDINATOR, "a step that this version cannot read"
-        return COORDINATOR, f"set a message aside ({_body(entry).get('reason', 'unreadable')})"
+        return COORDINATOR, f"set a message aside ({_read_body(entry).get('reason', 'unreadable')})"
     who = given.event.sender if isinstance(given, i.Received) else COORDINATOR
-    said = [line for decision in decided if (line := _line(decision))]
-    return who, "; ".join([_input(given), *said])
+    said = [line for decision in decided if (line := _tell_decision(decision))]
+    return who, "; ".join([_tell_input(given), *said])
 
 
-def standing(state: ExperimentState) -> str:
+def tell_standing(state: ExperimentState) -> str:
     """Where an experiment stands, in a few words, for the service manager."""
     one = state.round
     place = ""
@@ -44,7 +44,7 @@ def standing(state: ExperimentState) -> str:
     return f"{state.id}: {state.phase.value}{why}{place}"
 
 
-def _body(entry: Entry) -> dict[str, object]:
+def _read_body(entry: Entry) -> dict[str, object]:
     try:
         body = codec.unpack(entry.body, max_bytes=MAX_ENTRY)
     except MalformedMessage:
@@ -52,7 +52,7 @@ def _body(entry: Entry) -> dict[str, object]:
     return body if isinstance(body, dict) else {}
 
 
-def _input(given: i.AnyInput) -> str:
+def _tell_input(given: i.AnyInput) -> str:
     if isinstance(given, i.Received):
         event = given.event
         return f"{event.kind} (round {event.round})" if event.round else event.kind
@@ -67,7 +67,7 @@ def _input(given: i.AnyInput) -> str:
     return given.input
 
 
-def _line(decision: d.AnyDecision) -> str:
+def _tell_decision(decision: d.AnyDecision) -> str:
     tell_it = _LINES.get(type(decision))
     return tell_it(decision) if tell_it is not None else ""
 

@@ -20,7 +20,7 @@ OF_THE_FILE = frozenset({Reason.INVALID_EXPERIMENT, Reason.UNKNOWN_NET})
 """Refusals that say what was found in a file; the others follow from other inputs."""
 
 
-def upcast(
+def upcast_input(
     logic: int, given: i.AnyInput, recorded: Iterable[d.AnyDecision], before: ExperimentState | None
 ) -> i.AnyInput:
     """The input as this version writes it.
@@ -35,10 +35,12 @@ def upcast(
     body = given.event.body
     if not isinstance(body, ExperimentStart):
         return given
-    return given.model_copy(update={"file_check": _found(body.experiment, tuple(recorded), before)})
+    return given.model_copy(update={"file_check": _find_check(body.experiment, tuple(recorded), before)})
 
 
-def _found(said: dict[str, Any], recorded: tuple[d.AnyDecision, ...], before: ExperimentState | None) -> i.FileCheck:
+def _find_check(
+    said: dict[str, Any], recorded: tuple[d.AnyDecision, ...], before: ExperimentState | None
+) -> i.FileCheck:
     accepted = next((one for one in recorded if isinstance(one, d.Accepted)), None)
     refused = next((one for one in recorded if isinstance(one, d.StartRefused)), None)
     if accepted is not None:

@@ -33,7 +33,7 @@ class Announcer:
         self._seq = 0
         self._live = count(1)
 
-    def event(self, what: Announcement) -> Event:
+    def write_event(self, what: Announcement) -> Event:
         """The event of an announcement: written once a term, with a gapless sequence number."""
         place = (what.kind, what.experiment, what.round, what.attempt)
         known = self._written.get(place)
@@ -41,7 +41,7 @@ class Announcer:
             self._written.move_to_end(place)
             return known
         self._seq += 1
-        event = self._author.write(
+        event = self._author.write_event(
             what.kind,
             what.body,
             time=self._now(),
@@ -55,12 +55,12 @@ class Announcer:
             self._written.popitem(last=False)
         return event
 
-    def announce(self, what: Announcement) -> None:
+    def announce_to_all(self, what: Announcement) -> None:
         """Send to all."""
-        event = self.event(what)
-        self._events.send(event.key, event.raw)
+        event = self.write_event(what)
+        self._events.send_event(event.key, event.raw)
 
-    def live(
+    def send_live(
         self,
         kind: str,
         body: Body,
@@ -70,7 +70,7 @@ class Announcer:
         to: str | None = None,
     ) -> None:
         """Send a live event, to all or to one party's inbox."""
-        event = self._author.write(
+        event = self._author.write_event(
             kind,
             body,
             time=self._now(),
@@ -78,15 +78,15 @@ class Announcer:
             round_number=round_number,
             attempt=f"{self._author.term}-{next(self._live)}",
         )
-        self._events.send(event.key if to is None else event.key_to(to), event.raw)
+        self._events.send_event(event.key if to is None else event.key_to(to), event.raw)
 
-    def receipt(self, party: str, identity: str, experiment: str = NO_EXPERIMENT) -> None:
+    def send_receipt(self, party: str, identity: str, experiment: str = NO_EXPERIMENT) -> None:
         """Tell a party that its event is stored."""
-        self.live("receipt", kinds.Receipt(events=[identity]), experiment=experiment, to=party)
+        self.send_live("receipt", kinds.Receipt(events=[identity]), experiment=experiment, to=party)
 
-    def tell(self, effect: Tell) -> None:
+    def tell_refusal(self, effect: Tell) -> None:
         """Tell a party that its event is not used."""
-        event = self._author.write(
+        event = self._author.write_event(
             "refused",
             kinds.Refused(event=effect.event, kind=effect.kind, reason=effect.reason),
             time=self._now(),
@@ -94,9 +94,9 @@ class Announcer:
             round_number=effect.round,
             attempt=effect.event,
         )
-        self._events.send(event.key_to(effect.party), event.raw)
+        self._events.send_event(event.key_to(effect.party), event.raw)
 
-    def ask(self, effect: Expect, chunks: list[int] | None) -> None:
+    def ask_for_chunks(self, effect: Expect, chunks: list[int] | None) -> None:
         """Ask a site for chunks of its update."""
         body = kinds.ChunksWanted(round=effect.round, attempt=effect.attempt, seal=effect.seal, chunks=chunks)
-        self.live("chunks-wanted", body, experiment=effect.experiment, round_number=effect.round, to=effect.site)
+        self.send_live("chunks-wanted", body, experiment=effect.experiment, round_number=effect.round, to=effect.site)

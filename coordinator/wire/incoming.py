@@ -56,7 +56,7 @@ class Nudge:
     site: str
 
 
-class Receiver:
+class ChunkReceiver:
     """Receives updates.
 
     Args:
@@ -98,17 +98,17 @@ class Receiver:
         self._skipped: OrderedDict[TransferKey, Position | None] = OrderedDict()
         """Transfers that came before their round → where their first chunk is."""
         self.dropped = 0
-        self._thread = clock.make_thread(self._run, "incoming")
+        self._thread = clock.make_thread(self._handle_items, "incoming")
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
-    def put(self, item: Listen | Expect | Forget | Nudge) -> None:
+    def put_item(self, item: Listen | Expect | Forget | Nudge) -> None:
         """Hand over an effect or a nudge."""
         self._queue.put(item)
 
-    def delivery(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
+    def take_delivery(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
         """Hand over a chunk; `ack` is called once it is in its file."""
         self._queue.put((delivery, ack))
 
@@ -118,7 +118,7 @@ class Receiver:
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
-    def _run(self) -> None:
+    def _handle_items(self) -> None:
         while True:
             try:
                 item = self._queue.get(timeout=self._patience())
@@ -127,8 +127,8 @@ class Receiver:
             if item is None:
                 break
             try:
-                self._handle(item)
-                self._tick(self._clock.monotonic())
+                self._handle_item(item)
+                self._ask_for_missing(self._clock.monotonic())
             except (OSError, KonsilError, ValueError) as error:
                 log.error("an update could not be received", error=type(error).__name__, detail=str(error))
         for incoming in self._transfers.values():
@@ -138,28 +138,28 @@ class Receiver:
         """Seconds until something may be due; None: not before an item comes."""
         return TICK if self._awaited or self._positions else None
 
-    def _handle(self, item: Any) -> None:
+    def _handle_item(self, item: Any) -> None:
         if isinstance(item, tuple) and item:
-            self._take(*item)
+            self._take_chunk(*item)
         elif isinstance(item, Listen):
             known = self._rounds.get(item.experiment)
             if known is None or known.round != item.round:
-                self._forget(item.experiment)
+                self._forget_experiment(item.experiment)
             self._rounds[item.experiment] = item
             self._out_of_space.discard(item.experiment)
         elif isinstance(item, Expect):
             try:
-                self._expect(item)
+                self._expect_update(item)
             except OSError as error:
                 self._no_space(item.experiment, error)
         elif isinstance(item, Forget):
-            self._forget(item.experiment)
+            self._forget_experiment(item.experiment)
         elif isinstance(item, Nudge):
             awaited = self._awaited.get((item.experiment, item.site))
             if awaited is not None:
                 awaited.ask_at = self._clock.monotonic()
 
-    def _forget(self, experiment: str) -> None:
+    def _forget_experiment(self, experiment: str) -> None:
         self._rounds.pop(experiment, None)
         for place in [one for one in self._transfers if one[0] == experiment]:
             self._transfers.pop(place).discard()
@@ -167,9 +167,9 @@ class Receiver:
             del self._awaited[place]
         self._done = {key for key in self._done if key.experiment != experiment}
 
-    def _take(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
+    def _take_chunk(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
         try:
-            self._chunk(delivery)
+            self._store_chunk(delivery)
         except OSError as error:  # it is asked for again, and its credit must not be lost over it
             ack(delivery)
             self._no_space(RoutingKey.parse(delivery.key).experiment, error)
@@ -183,7 +183,7 @@ class Receiver:
             self._before[delivery.queue] = self._positions[delivery.queue] = position
         ack(delivery)
 
-    def _chunk(self, delivery: Delivery) -> None:
+    def _store_chunk(self, delivery: Delivery) -> None:
         header, data = decode_chunk(delivery.body)
         key, route = header.key, RoutingKey.parse(delivery.key)
         listen = self._rounds.get(key.experiment)
@@ -191,7 +191,7 @@ class Receiver:
         if delivery.user != key.sender or not mine or delivery.queue != update_queue(key.sender):
             raise MalformedMessage("sender-mismatch", "a chunk under another sender's name")
         if listen is None or key.round > listen.round:
-            self._skip(delivery, key)
+            self._skip_chunk(delivery, key)
             return
         if listen.round != key.round or key.sender not in listen.sites or key in self._done:
             return  # a late chunk, or one that came again
@@ -205,12 +205,12 @@ class Receiver:
             incoming.discard()
             incoming = None
         if incoming is None:
-            incoming = self._open(key, header.size, header.total)
-        incoming.add(header, data)
+            incoming = self._open_transfer(key, header.size, header.total)
+        incoming.add_chunk(header, data)
         awaited = self._awaited.get(place)
         if awaited is not None:
             awaited.ask_at, awaited.asked = self._clock.monotonic() + FIRST_ASK, 0
-            self._finish(place, incoming, awaited.effect)
+            self._finish_transfer(place, incoming, awaited.effect)
 
     def _no_space(self, experiment: str, error: OSError) -> None:
         if not is_out_of_space(error):
@@ -220,7 +220,7 @@ class Receiver:
             log.error("no space for an update", experiment=experiment, detail=error.strerror)
             self._full(experiment)
 
-    def _skip(self, delivery: Delivery, key: TransferKey) -> None:
+    def _skip_chunk(self, delivery: Delivery, key: TransferKey) -> None:
         if key in self._skipped or delivery.offset is None:
             return
         before = self._before.get(delivery.queue)
@@ -228,7 +228,7 @@ class Receiver:
         while len(self._skipped) > MOST_SKIPPED:
             self._skipped.popitem(last=False)
 
-    def _again(self, site: str, position: Position | None) -> None:
+    def _reread_stream(self, site: str, position: Position | None) -> None:
         """Have a site's stream read again."""
         queue = update_queue(site)
         log.info("chunks are read again", queue=queue, after=position.offset if position else None)
@@ -238,14 +238,14 @@ class Receiver:
         self._positions.pop(queue, None)
         self._reread(queue, position)
 
-    def _open(self, key: TransferKey, size: int, total: int) -> Incoming:
+    def _open_transfer(self, key: TransferKey, size: int, total: int) -> Incoming:
         self._room(total)
-        folder = self._blobs.scratch(key.experiment, key.stem).parent
+        folder = self._blobs.scratch_file(key.experiment, key.stem).parent
         incoming = Incoming(folder, key, size=size, total=total)
         self._transfers[(key.experiment, key.sender)] = incoming
         return incoming
 
-    def _expect(self, effect: Expect) -> None:
+    def _expect_update(self, effect: Expect) -> None:
         key = TransferKey(effect.experiment, effect.round, effect.site, effect.attempt)
         place = (effect.experiment, effect.site)
         incoming = self._transfers.get(place)
@@ -253,25 +253,25 @@ class Receiver:
             self._transfers.pop(place).discard()
             incoming = None
         self._done.discard(key)
-        if self._blobs.has(effect.experiment, effect.seal):
+        if self._blobs.has_blob(effect.experiment, effect.seal):
             self._done.add(key)
             self._verify(None, effect)
             return
         if incoming is None:
-            incoming = self._open(key, effect.manifest.chunk_bytes, effect.manifest.nbytes)
+            incoming = self._open_transfer(key, effect.manifest.chunk_bytes, effect.manifest.nbytes)
         now = self._clock.monotonic()
         self._awaited[place] = _Awaited(effect, now if effect.again else now + FIRST_ASK, all=effect.again)
         if key in self._skipped:
-            self._again(effect.site, self._skipped.pop(key))
-        self._finish(place, incoming, effect)
+            self._reread_stream(effect.site, self._skipped.pop(key))
+        self._finish_transfer(place, incoming, effect)
 
-    def _finish(self, place: tuple[str, str], incoming: Incoming, effect: Expect) -> None:
+    def _finish_transfer(self, place: tuple[str, str], incoming: Incoming, effect: Expect) -> None:
         if incoming.complete and incoming.key.attempt == effect.attempt:
             del self._transfers[place], self._awaited[place]
             self._done.add(incoming.key)
             self._verify(incoming, effect)
 
-    def _tick(self, now: float) -> None:
+    def _ask_for_missing(self, now: float) -> None:
         if now < self._tick_at:
             return
         self._tick_at = now + TICK
@@ -286,8 +286,10 @@ class Receiver:
             awaited.asked += 1
             if awaited.asked >= ASKED_IN_VAIN and not awaited.reread:
                 awaited.reread = True
-                self._again(place[1], None)  # the site may have been told, by a journal that was lost, to forget it
-            self._ask(awaited.effect, None if everything or incoming is None else incoming.missing()[:10_000])
+                self._reread_stream(
+                    place[1], None
+                )  # the site may have been told, by a journal that was lost, to forget it
+            self._ask(awaited.effect, None if everything or incoming is None else incoming.list_missing()[:10_000])
         if self._positions and now >= self._saved + SAVE_EVERY:
             self._saved = now
             self._save(dict(self._positions))

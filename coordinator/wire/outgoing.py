@@ -48,7 +48,7 @@ class Worker:
 
     def __init__(self, name: str, clock: Clock, items: Items | None = None) -> None:
         self.queue: Items = clock.make_queue() if items is None else items
-        self._thread = clock.make_thread(self._run, name)
+        self._thread = clock.make_thread(self._handle_items, name)
 
     def start(self) -> None:
         """Begin."""
@@ -65,19 +65,19 @@ class Worker:
         """Whether the thread is still at work."""
         return self._thread.is_alive()
 
-    def handle(self, item: Any) -> None:
+    def handle_item(self, item: Any) -> None:
         """Do one item's work."""
         raise NotImplementedError
 
-    def concerns(self, item: Any) -> tuple[str | None, int | None]:
+    def tell_concern(self, item: Any) -> tuple[str | None, int | None]:
         """Experiment and round of an item, for the log."""
         return None, None
 
-    def _run(self) -> None:
+    def _handle_items(self) -> None:
         while (item := self.queue.get()) is not None:
-            with logs.about(*self.concerns(item)):
+            with logs.bind_experiment(*self.tell_concern(item)):
                 try:
-                    self.handle(item)
+                    self.handle_item(item)
                 except BrokerUnreachable:
                     return
                 except (KonsilError, OSError, ValueError) as error:
@@ -98,7 +98,7 @@ class Events(Worker):
         self.dropped = 0
         """Live messages that were dropped, because too much waited before them."""
 
-    def send(self, key: str, raw: bytes) -> None:
+    def send_event(self, key: str, raw: bytes) -> None:
         """Queue one event; a live message is dropped where it would wait behind many (protocol rule 7)."""
         if len(self.waiting) >= MOST_LIVE and ROUTES.get(key.partition(".")[0]) == PROGRESS:
             self.dropped += 1
@@ -111,7 +111,7 @@ class Events(Worker):
         if not self.running:
             self.waiting.close()
 
-    def handle(self, item: Any) -> None:
+    def handle_item(self, item: Any) -> None:
         """Publish one event."""
         self._bus.publish(*item)
 
@@ -120,7 +120,7 @@ class Events(Worker):
 class Shipment:
     """Chunks of a model to send; `chunks` None means all. `done`: called when the broker has confirmed them.
 
-    `attempt` 2: exactly, after the model went out in another codec (`models.transfer`).
+    `attempt` 2: exactly, after the model went out in another codec (`models.transfer_of`).
     """
 
     kind: str
@@ -143,7 +143,7 @@ class Models(Worker):
         self._queued: set[tuple[str, int, int, str, int]] = set()
         self.bytes_sent = 0
 
-    def send(self, shipment: Shipment) -> None:
+    def send_shipment(self, shipment: Shipment) -> None:
         """Queue the shipment's chunks."""
         wanted = range(shipment.manifest.chunks) if shipment.chunks is None else shipment.chunks
         with self._lock:
@@ -156,28 +156,28 @@ class Models(Worker):
             self._queued.update(fresh)
         self.queue.put((shipment, fresh))
 
-    def concerns(self, item: Any) -> tuple[str | None, int | None]:
+    def tell_concern(self, item: Any) -> tuple[str | None, int | None]:
         """The shipment's."""
         return item[0].experiment, item[0].round
 
-    def handle(self, item: Any) -> None:
+    def handle_item(self, item: Any) -> None:
         """Publish a shipment."""
         shipment, keys = item
         confirms: list[Confirm] = []
         try:
-            buffer = self._blobs.open(shipment.experiment, shipment.seal, shipment.manifest)
+            buffer = self._blobs.open_blob(shipment.experiment, shipment.seal, shipment.manifest)
             transfer = TransferKey(shipment.experiment, shipment.round, COORDINATOR, shipment.attempt)
             key = str(RoutingKey(shipment.kind, COORDINATOR, shipment.experiment))
             manifest, view = shipment.manifest, buffer.data
             size, total = manifest.chunk_bytes, manifest.nbytes
-            digests = self._blobs.sealer.digests(manifest, buffer, shipment.seal)
+            digests = self._blobs.sealer.chunk_digests(manifest, buffer, shipment.seal)
             for place in keys:
                 data = view[slice(*manifest.chunk_range(place[-1]))]
                 body = chunk_pieces(ChunkHeader(transfer, place[-1], size, total, digests[place[-1]]), data)
-                with PHASES.timed("publish", bytes=sum(map(len, body))):
+                with PHASES.time_phase("publish", bytes=sum(map(len, body))):
                     confirm = self._bus.publish(key, body)
                 self.bytes_sent += len(data)
-                crash.passed("coordinator:sending-model")
+                crash.pass_step("coordinator:sending-model")
                 if shipment.done is not None:
                     confirms.append(confirm)
                 with self._lock:
@@ -191,7 +191,7 @@ class Models(Worker):
             shipment.done()
         else:
             log.warning("the broker does not confirm a finished model: it is sent again")
-            self.send(shipment)
+            self.send_shipment(shipment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,28 +210,28 @@ class Audit(Worker):
         self._position: AuditPosition | None = None
         self._woken = clock.make_event()
 
-    def wake(self) -> None:
+    def wake_up(self) -> None:
         """There is a new entry."""
         if not self._woken.is_set():
             self._woken.set()
             self.queue.put(True)
 
-    def again(self, last: int | None = None) -> None:
+    def publish_again(self, last: int | None = None) -> None:
         """Publish entries again that the broker may have lost: so many of the last, None: all.
 
         Readers know entries by their numbers.
         """
         self.queue.put(_Again(last))
 
-    def handle(self, item: Any) -> None:
+    def handle_item(self, item: Any) -> None:
         """Publish what is new."""
         self._woken.clear()
         if self._position is None:
             self._position = AuditPosition(self._path)
-        number = self._position.read()
+        number = self._position.read_number()
         if isinstance(item, _Again) and number:
             number = 0 if item.last is None else max(0, number - item.last)
-            self._position.write(number)
+            self._position.write_number(number)
             log.info("the event log is published again", after=number)
         while True:
             window: list[tuple[int, Confirm]] = []
@@ -245,10 +245,10 @@ class Audit(Worker):
             for _number, confirm in window:
                 if not confirm.wait(60):
                     log.warning("the broker does not confirm the event log", entry=_number)
-                    self.wake()
+                    self.wake_up()
                     return
             number = window[-1][0]
-            self._position.write(number)
+            self._position.write_number(number)
 
     def stop(self, timeout: float = 5.0) -> None:
         """End as any worker does, and close the journal's second connection."""

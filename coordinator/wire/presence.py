@@ -16,7 +16,7 @@ from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.ground import logs
 from messages.ground.errors import MalformedMessage
-from messages.liveness import Liveness, Signs, judge, median_of_others
+from messages.liveness import Liveness, Signs, judge_liveness, median_of_others
 
 log = structlog.get_logger("coordinator.wire.presence")
 NOTHING = Signs()
@@ -38,7 +38,7 @@ class Presence:
         self._listening_since: float | None = None
         self._told: dict[str, Liveness] = {}
 
-    def connected(self, is_connected: bool) -> None:
+    def note_connection(self, is_connected: bool) -> None:
         """The broker came or went: what is not heard meanwhile says nothing of the sites."""
         with self._lock:
             if not is_connected:
@@ -46,10 +46,10 @@ class Presence:
             elif self._listening_since is None:  # a broker that only blocks publishers is heard all the while
                 self._listening_since = self._now()
 
-    def hear(self, delivery: Delivery) -> None:
+    def hear_message(self, delivery: Delivery) -> None:
         """Take a live message; what is none, or no site's, is dropped."""
         try:
-            event = envelope.decode(delivery.body)
+            event = envelope.decode_event(delivery.body)
             envelope.check_origin(event, delivery.key, delivery.user, self._consortium)
         except MalformedMessage:
             return
@@ -59,13 +59,13 @@ class Presence:
             if signs is None:
                 return
             if isinstance(body, kinds.Alive):
-                self._signs[event.sender] = signs.alive(body.state, now)
+                self._signs[event.sender] = signs.note_alive(body.state, now)
             elif isinstance(body, kinds.Progress):
-                self._signs[event.sender] = signs.progress(
+                self._signs[event.sender] = signs.note_progress(
                     event.experiment, event.round, body.phase, body.done, body.eta_seconds, now
                 )
 
-    def judged(self, states: Mapping[str, ExperimentState]) -> dict[str, Liveness]:
+    def judge_sites(self, states: Mapping[str, ExperimentState]) -> dict[str, Liveness]:
         """Every site as it is seen now; empty while nothing is heard of anybody."""
         with self._lock:
             signs, since, now = dict(self._signs), self._listening_since, self._now()
@@ -80,24 +80,24 @@ class Presence:
         seen = {}
         for site, one in signs.items():
             others = median_of_others(ends.get(one.experiment, ()), one.estimate)
-            deadline = _deadline(states.get(one.experiment or ""), site)
-            seen[site] = judge(one, now, deadline=deadline, others_end=others, listening_since=since)
+            deadline = _deadline_for(states.get(one.experiment or ""), site)
+            seen[site] = judge_liveness(one, now, deadline=deadline, others_end=others, listening_since=since)
         return seen
 
-    def tell(self, states: Mapping[str, ExperimentState]) -> None:
+    def log_changes(self, states: Mapping[str, ExperimentState]) -> None:
         """A line of the log for each site that became absent, stuck or slow, or is so no longer."""
         with self._lock:
             concerns = {site: one.mark[:2] if one.mark else (None, None) for site, one in self._signs.items()}
-        for site, seen in self.judged(states).items():
+        for site, seen in self.judge_sites(states).items():
             before = self._told.get(site)
             self._told[site] = seen
             if seen is not before and (seen in TROUBLE or before in TROUBLE):
                 level = log.warning if seen in TROUBLE else log.info
-                with logs.about(*concerns[site]):
+                with logs.bind_experiment(*concerns[site]):
                     level("liveness", site=site, liveness=seen.value, before=before.value if before else "unknown")
 
 
-def _deadline(state: ExperimentState | None, site: str) -> float | None:
+def _deadline_for(state: ExperimentState | None, site: str) -> float | None:
     """When the round closes at the latest, if it still waits for the site."""
     if state is None or state.round is None or not row_of(state.round).takes_updates:
         return None

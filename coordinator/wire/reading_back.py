@@ -33,15 +33,15 @@ class ReadingBack:
         self._unsaved: set[str] = set()
         self._subscriptions: dict[str, Subscription] = {}
         self._early: list[Delivery] = []
-        """What came before `subscribe` had returned, which is what gives its credit back."""
+        """What came before `subscribe_to_all` had returned, which is what gives its credit back."""
 
-    def subscribe(self, bus: Bus) -> None:
+    def subscribe_to_all(self, bus: Bus) -> None:
         """Read all of them from now on; one that is not there is told by the bus (MISSING)."""
         for queue, credit in OWN_WORD.items():
             subscription = bus.subscribe(
                 queue,
-                self._take,
-                position=partial(self._position, queue),
+                self._take_delivery,
+                position=partial(self._position_of, queue),
                 start=Start.NEXT,
                 credit=credit,
                 vital=False,
@@ -52,14 +52,14 @@ class ReadingBack:
             for delivery in early:
                 subscription.ack(delivery)
 
-    def positions(self) -> dict[str, Position]:
+    def unsaved_positions(self) -> dict[str, Position]:
         """Where they were read to, as far as that is not stored yet; they count as stored then."""
         with self._lock:
             taken = {queue: read for queue in self._unsaved if (read := self._read[queue]) is not None}
             self._unsaved.clear()
         return taken
 
-    def renewed(self, queue: str) -> None:
+    def note_renewed(self, queue: str) -> None:
         """The bus said that this is not the stream that was read: while it stays empty that is no news any more."""
         with self._lock:
             self._read[queue] = None
@@ -69,13 +69,13 @@ class ReadingBack:
         for subscription in self._subscriptions.values():
             subscription.cancel()
 
-    def _position(self, queue: str) -> Position | None:
+    def _position_of(self, queue: str) -> Position | None:
         with self._lock:
             if queue in self._read:
                 return self._read[queue]
         return self._stored(queue)
 
-    def _take(self, delivery: Delivery) -> None:
+    def _take_delivery(self, delivery: Delivery) -> None:
         if delivery.offset is not None:
             position = Position(delivery.offset, digest_of(delivery.body))
             with self._lock:

@@ -23,7 +23,7 @@ from coordinator.work.strategies.base import BLOCK, Strategy, is_trained
 from coordinator.work.strategies.block import Block, Scratch, Target, Values
 from coordinator.work.strategies.fedavg import FedAvg
 from messages.tensors.codecs import CODECS, CodecName, Tensor
-from messages.tensors.layout import Manifest, each_tensor, tensors_of, views
+from messages.tensors.layout import Manifest, each_tensor, tensors_of, view_tensors
 
 Buffer = NDArray[np.uint8]
 Job = tuple[Target, int, int]
@@ -44,7 +44,7 @@ class Memory:
     after: Buffer
 
 
-def weights(cases: Mapping[str, int], *, weight_by: str = "cases_used", cap: float = 1.0) -> dict[str, float]:
+def share_weights(cases: Mapping[str, int], *, weight_by: str = "cases_used", cap: float = 1.0) -> dict[str, float]:
     """Each site's share of the mean, in the order of the sites' names; they add up to 1.
 
     Args:
@@ -170,7 +170,7 @@ class _Given:
         models = None if self.master is None else tensors_of(manifest, self.master)
         wires = None if self.wire is None else tensors_of(manifest.in_codec(written.model), self.wire)
         kept = _Kept(self.strategy, manifest, self.memory)
-        arrays = views(manifest, self.out)
+        arrays = view_tensors(manifest, self.out)
         for spec in manifest.tensors:
             differences = written.difference and written.rewrites(spec.dtype)
             if differences and models is None:
@@ -207,8 +207,8 @@ class _Kept:
         self._before: Parts = {}
         self._after: Parts = {}
         if layout is not None and memory is not None:
-            self._after = views(layout, memory.after)
-            self._before = {} if memory.before is None else views(layout, memory.before)
+            self._after = view_tensors(layout, memory.after)
+            self._before = {} if memory.before is None else view_tensors(layout, memory.before)
 
     def next_views(self, size: int) -> tuple[Parts, Parts]:
         """By part, as it was and as it will be, for the next tensor."""
@@ -225,9 +225,9 @@ def _combined(strategy: Strategy, block: Block) -> bool:
     target, start, stop = block.target, block.start, block.stop
     out = target.out[start:stop]
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told below
-        _cast(strategy.combine(block), out)
+        _cast_block(strategy.combine(block), out)
     if target.wire is not None:
-        _encode(out, target.wire, start, stop)
+        _encode_block(out, target.wire, start, stop)
     finite = all(bool(np.isfinite(part[start:stop]).all()) for part in target.after.values())
     if target.largest is None:
         return finite
@@ -235,7 +235,7 @@ def _combined(strategy: Strategy, block: Block) -> bool:
     return finite and bool(-target.largest <= out.min() and out.max() <= target.largest)
 
 
-def _cast(total: Values, out: NDArray[Any]) -> None:
+def _cast_block(total: Values, out: NDArray[Any]) -> None:
     if out.dtype.kind == "b":
         np.greater(total, 0.5, out=out)
     elif out.dtype.kind in "iu":
@@ -245,7 +245,7 @@ def _cast(total: Values, out: NDArray[Any]) -> None:
         np.copyto(out, total, casting="unsafe")
 
 
-def _encode(out: NDArray[Any], tensor: Tensor, start: int, stop: int) -> None:
+def _encode_block(out: NDArray[Any], tensor: Tensor, start: int, stop: int) -> None:
     item = tensor.codec.nbytes(out.dtype.name, 1)
     wire = tensor.wire[start * item : stop * item]
     if tensor.codec.rewrites(out.dtype.name):
@@ -261,7 +261,7 @@ def is_finite(manifest: Manifest, buffer: Buffer) -> bool:
         if tensor.dtype.kind != "f":
             continue
         for start in range(0, tensor.size, BLOCK):
-            block = tensor.block(start, min(start + BLOCK, tensor.size), scratch)
+            block = tensor.read_block(start, min(start + BLOCK, tensor.size), scratch)
             if not np.isfinite(block).all():
                 return False
     return True

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from messages.ground.durable import keep_file
 from messages.ground.errors import RequestError
 from messages.tensors.layout import Manifest
-from messages.tensors.seals import Sealer, mapped
+from messages.tensors.seals import Sealer, map_file
 
 Buffer = NDArray[np.uint8]
 
@@ -38,39 +38,39 @@ class Blobs:
         except OSError as error:
             raise RequestError(f"cannot be used ({error.strerror})", where=str(folder)) from None
 
-    def path(self, experiment: str, seal: str) -> Path:
+    def path_of(self, experiment: str, seal: str) -> Path:
         """Where a blob is or would be. Ids and seals are checked at decoding, so the path stays inside."""
         return self.folder / experiment / seal
 
-    def has(self, experiment: str, seal: str) -> bool:
+    def has_blob(self, experiment: str, seal: str) -> bool:
         """Whether the blob is there."""
-        return self.path(experiment, seal).is_file()
+        return self.path_of(experiment, seal).is_file()
 
-    def scratch(self, experiment: str, name: str) -> Path:
-        """A file on the same file system to write to before `keep`."""
+    def scratch_file(self, experiment: str, name: str) -> Path:
+        """A file on the same file system to write to before `keep_blob`."""
         folder = self.folder / experiment
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.part"
 
-    def keep(self, experiment: str, seal: str, source: Path) -> None:
+    def keep_blob(self, experiment: str, seal: str, source: Path) -> None:
         """Make a finished file durable under its seal: fsync, rename, fsync of the folder."""
-        destination = self.path(experiment, seal)
+        destination = self.path_of(experiment, seal)
         destination.parent.mkdir(parents=True, exist_ok=True)
         keep_file(source, destination)
 
-    def open(self, experiment: str, seal: str, manifest: Manifest) -> Buffer:
+    def open_blob(self, experiment: str, seal: str, manifest: Manifest) -> Buffer:
         """The blob's bytes, mapped read-only; FileNotFoundError where it is gone, ValueError where its size differs."""
-        return mapped(self.path(experiment, seal), manifest)
+        return map_file(self.path_of(experiment, seal), manifest)
 
-    def intact(self, experiment: str, seal: str, manifest: Manifest) -> bool:
+    def is_intact(self, experiment: str, seal: str, manifest: Manifest) -> bool:
         """Whether the blob is there and still what its name says."""
         try:
-            buffer = self.open(experiment, seal, manifest)
+            buffer = self.open_blob(experiment, seal, manifest)
         except (OSError, ValueError):
             return False
-        return self.sealer.seal(manifest, buffer) == seal
+        return self.sealer.seal_buffer(manifest, buffer) == seal
 
-    def prune(self, experiment: str, keep: Collection[str]) -> int:
+    def prune_blobs(self, experiment: str, keep: Collection[str]) -> int:
         """Delete the experiment's blobs but these; returns how many went. Unfinished files are left alone."""
         folder = self.folder / experiment
         gone = 0
@@ -83,8 +83,8 @@ class Blobs:
 
 
 @contextmanager
-def created(path: Path, size: int) -> Iterator[Any]:
-    """A new file of so many bytes, mapped for writing; `Blobs.keep` makes it durable."""
+def create_mapped(path: Path, size: int) -> Iterator[Any]:
+    """A new file of so many bytes, mapped for writing; `Blobs.keep_blob` makes it durable."""
     with path.open("wb") as file:
         file.truncate(size)
         if size:

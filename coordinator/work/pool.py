@@ -21,19 +21,19 @@ import structlog
 from coordinator.config import Limits
 from coordinator.core import inputs as i
 from coordinator.core.effects import Aggregate, Expect, Initialise
-from coordinator.work.aggregate import Memory, aggregate, is_finite, weights
-from coordinator.work.blobs import Blobs, Buffer, created
+from coordinator.work.aggregate import Memory, aggregate, is_finite, share_weights
+from coordinator.work.blobs import Blobs, Buffer, create_mapped
 from coordinator.work.strategies.table import strategy_of
 from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.clock import Clock
-from messages.ground.durable import is_out_of_space, sync
+from messages.ground.durable import is_out_of_space, sync_to_disk
 from messages.ground.errors import KonsilError, MalformedMessage, WorkFailed
 from messages.ground.metrics import PHASES
 from messages.reasons import Reason
 from messages.tensors.codecs import CODECS
-from messages.tensors.layout import Manifest, views, write_into
-from messages.tensors.seals import mapped
+from messages.tensors.layout import Manifest, view_tensors, write_into
+from messages.tensors.seals import map_file
 from messages.tensors.transfer import Incoming
 from nets.digest import model_digest
 
@@ -58,7 +58,7 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, m
         FileNotFoundError, ValueError: a blob is gone or of another size.
         WorkFailed: so is what the strategy kept from the round before.
     """
-    shares = weights(
+    shares = share_weights(
         {one.site: one.cases for one in effect.updates},
         weight_by=effect.weight_by,
         cap=effect.weight_cap,
@@ -66,10 +66,10 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, m
     name, update = effect.experiment, effect.manifest.in_codec(effect.codec)
     return aggregate(
         effect.manifest,
-        [(shares[one.site], blobs.open(name, one.seal, update)) for one in effect.updates],
+        [(shares[one.site], blobs.open_blob(name, one.seal, update)) for one in effect.updates],
         out,
         codec=effect.codec,
-        master=None if effect.master is None else blobs.open(name, effect.master, effect.manifest),
+        master=None if effect.master is None else blobs.open_blob(name, effect.master, effect.manifest),
         wire=wire,
         strategy=strategy_of(effect.strategy),
         memory=None if memory is None else Memory(_opened_memory(blobs, effect), memory),
@@ -81,12 +81,12 @@ def _opened_memory(blobs: Blobs, effect: Aggregate) -> Buffer | None:
     if effect.memory is None or manifest is None:
         return None
     try:
-        return blobs.open(effect.experiment, effect.memory, manifest)
+        return blobs.open_blob(effect.experiment, effect.memory, manifest)
     except (FileNotFoundError, ValueError) as error:
         what = "is gone" if isinstance(error, FileNotFoundError) else "is not what it was"
         raise WorkFailed(
             f"what {effect.strategy.name} kept from before round {effect.round} {what}",
-            where=str(blobs.path(effect.experiment, effect.memory)),
+            where=str(blobs.path_of(effect.experiment, effect.memory)),
             advice="Put the file back from a backup before the coordinator starts",
         ) from None
 
@@ -99,7 +99,7 @@ Post = Callable[[str, i.AnyInput], None]
 def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, within: float) -> None:
     """`python -m nets.initial`: torch stays out of this process; WorkFailed where it fails or takes too long."""
     source = out.with_name("initial.json")
-    source.write_text(json.dumps(experiment.plain()))
+    source.write_text(json.dumps(experiment.as_plain()))
     command = [sys.executable, "-m", "nets.initial", "--experiment", str(source)]
     command += ["--out", str(out), "--manifest", str(manifest)]
     try:
@@ -132,29 +132,29 @@ class Work:
         """Drop what has not begun; what runs is repeated after the next start."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def initialise(self, effect: Initialise) -> None:
+    def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
         failed = partial(i.InitialisationFailed)
         name = effect.experiment.id
-        self._submit(name, partial(self._initialise, effect), lambda: failed(time=self.now()))
+        self._submit_job(name, partial(self._build_initial, effect), lambda: failed(time=self.now()))
 
-    def aggregate(self, effect: Aggregate) -> None:
+    def aggregate_updates(self, effect: Aggregate) -> None:
         """Average and store → Aggregated."""
-        self._submit(
+        self._submit_job(
             effect.experiment,
-            partial(self._aggregate, effect),
+            partial(self._aggregate_round, effect),
             lambda: i.AggregationFailed(time=self.now(), round=effect.round),
         )
 
-    def verify(self, incoming: Incoming | None, effect: Expect) -> None:
+    def verify_update(self, incoming: Incoming | None, effect: Expect) -> None:
         """Check seal and numbers, store → UpdateStored or UpdateBad."""
-        self._submit(
+        self._submit_job(
             effect.experiment,
-            partial(self._verify, incoming, effect),
-            lambda: self._bad(effect, Reason.WRONG_DIGEST),
+            partial(self._verify_timed, incoming, effect),
+            lambda: self._bad_update(effect, Reason.WRONG_DIGEST),
         )
 
-    def _submit(self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
+    def _submit_job(self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
         def run() -> None:
             try:
                 given = job()
@@ -174,15 +174,15 @@ class Work:
         except RuntimeError:
             log.info("work left for the next start", experiment=experiment)
 
-    def room(self, size: int) -> None:
+    def require_room(self, size: int) -> None:
         """OSError (ENOSPC) where so many bytes would leave less than the reserve."""
         if shutil.disk_usage(self.blobs.folder).free < size + self.limits.disk_reserve:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _initialise(self, effect: Initialise) -> i.AnyInput:
+    def _build_initial(self, effect: Initialise) -> i.AnyInput:
         name = effect.experiment.id
-        self.room(0)
-        out = self.blobs.scratch(name, "initial")
+        self.require_room(0)
+        out = self.blobs.scratch_file(name, "initial")
         described = out.with_name("initial.manifest")
         self.build(effect.experiment, out, described, self.limits.initialise_within)
         manifest = Manifest.model_validate_json(described.read_text())
@@ -192,7 +192,7 @@ class Work:
             out.unlink()
             return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
         wire = self._initial_wire(effect.experiment, out, manifest)
-        sealed, digest = self._keep(name, out, manifest)
+        sealed, digest = self._keep_exact(name, out, manifest)
         return i.Initialised(time=self.now(), manifest=manifest, seal=sealed, digest=digest, wire=wire)
 
     def _travelling(self, experiment: Experiment, path: Path, built: Manifest) -> Manifest:
@@ -203,8 +203,8 @@ class Work:
         wanted = Manifest(tensors=tensors, codec=built.codec, chunk_bytes=built.chunk_bytes)
         nothing = {spec.name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape) for spec in wanted.tensors}
         fitted = path.with_name("travelling.part")
-        with created(fitted, wanted.nbytes) as out:
-            write_into(nothing | views(built, mapped(path, built)), wanted, out.data)
+        with create_mapped(fitted, wanted.nbytes) as out:
+            write_into(nothing | view_tensors(built, map_file(path, built)), wanted, out.data)
         os.replace(fitted, path)
         return wanted
 
@@ -213,82 +213,82 @@ class Work:
         sent = manifest.in_codec(CODECS[experiment.wire.codec].model)
         if sent.codec == manifest.codec:
             return None
-        self.room(sent.nbytes)
-        path = self.blobs.scratch(experiment.id, "initial-wire")
-        with created(path, sent.nbytes) as out:
-            write_into(views(manifest, mapped(exact, manifest)), sent, out.data)
+        self.require_room(sent.nbytes)
+        path = self.blobs.scratch_file(experiment.id, "initial-wire")
+        with create_mapped(path, sent.nbytes) as out:
+            write_into(view_tensors(manifest, map_file(exact, manifest)), sent, out.data)
             if not is_finite(sent, out):
                 raise WorkFailed(f"the initial model is not finite in {sent.codec}", where=experiment.id)
         return self._keep_sealed(experiment.id, path, sent)
 
     def _keep_sealed(self, experiment: str, path: Path, manifest: Manifest) -> str:
-        sealed = self.blobs.sealer.seal(manifest, mapped(path, manifest))
-        self.blobs.keep(experiment, sealed, path)
+        sealed = self.blobs.sealer.seal_buffer(manifest, map_file(path, manifest))
+        self.blobs.keep_blob(experiment, sealed, path)
         return sealed
 
-    def _keep(self, experiment: str, path: Path, manifest: Manifest) -> tuple[str, str]:
-        buffer = mapped(path, manifest)
+    def _keep_exact(self, experiment: str, path: Path, manifest: Manifest) -> tuple[str, str]:
+        buffer = map_file(path, manifest)
         with ThreadPoolExecutor(2) as beside:  # two passes of SHA-256 over one mapping, while the disk writes
-            digest = beside.submit(_digest, manifest, buffer)
-            written = beside.submit(sync, path)
-            sealed = self.blobs.sealer.seal(manifest, buffer)
+            digest = beside.submit(_digest_model, manifest, buffer)
+            written = beside.submit(sync_to_disk, path)
+            sealed = self.blobs.sealer.seal_buffer(manifest, buffer)
             found = digest.result()
             written.result()
-        self.blobs.keep(experiment, sealed, path)
+        self.blobs.keep_blob(experiment, sealed, path)
         return sealed, found
 
-    def _aggregate(self, effect: Aggregate) -> i.AnyInput:
+    def _aggregate_round(self, effect: Aggregate) -> i.AnyInput:
         manifest, name = effect.manifest, effect.experiment
         sent = None if effect.wire is None else manifest.in_codec(effect.wire)
         remembered = memory_manifest(effect)
-        self.room(manifest.nbytes + sum(one.nbytes for one in (sent, remembered) if one is not None))
-        path = self.blobs.scratch(name, f"aggregate-{effect.round}")
-        beside = self.blobs.scratch(name, f"aggregate-{effect.round}-wire")
-        kept = self.blobs.scratch(name, f"aggregate-{effect.round}-memory")
+        self.require_room(manifest.nbytes + sum(one.nbytes for one in (sent, remembered) if one is not None))
+        path = self.blobs.scratch_file(name, f"aggregate-{effect.round}")
+        beside = self.blobs.scratch_file(name, f"aggregate-{effect.round}-wire")
+        kept = self.blobs.scratch_file(name, f"aggregate-{effect.round}-memory")
         with ExitStack() as files:
-            out = files.enter_context(created(path, manifest.nbytes))
-            wire = None if sent is None else files.enter_context(created(beside, sent.nbytes))
-            memory = None if remembered is None else files.enter_context(created(kept, remembered.nbytes))
-            with PHASES.timed("aggregate", bytes=len(effect.updates) * manifest.nbytes):
+            out = files.enter_context(create_mapped(path, manifest.nbytes))
+            wire = None if sent is None else files.enter_context(create_mapped(beside, sent.nbytes))
+            memory = None if remembered is None else files.enter_context(create_mapped(kept, remembered.nbytes))
+            with PHASES.time_phase("aggregate", bytes=len(effect.updates) * manifest.nbytes):
                 finite = average(self.blobs, effect, out, wire, memory)
             if not finite:
                 raise WorkFailed("the aggregate is not finite", where=name)
-        crash.passed("coordinator:aggregating")
-        sealed, digest = self._keep(name, path, manifest)
+        crash.pass_step("coordinator:aggregating")
+        sealed, digest = self._keep_exact(name, path, manifest)
         copy = None if sent is None else self._keep_sealed(name, beside, sent)
         left = None if remembered is None else self._keep_sealed(name, kept, remembered)
         return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy, memory=left)
 
-    def _bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
+    def _bad_update(self, effect: Expect, reason: Reason) -> i.UpdateBad:
         return i.UpdateBad(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason)
 
-    def _verify(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
-        with PHASES.timed("verify", bytes=effect.manifest.nbytes):
-            return self._verified(incoming, effect)
+    def _verify_timed(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
+        with PHASES.time_phase("verify", bytes=effect.manifest.nbytes):
+            return self._verify_blob(incoming, effect)
 
-    def _verified(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
+    def _verify_blob(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
         if incoming is None:
-            if not self.blobs.intact(effect.experiment, effect.seal, effect.manifest):
-                self.blobs.path(effect.experiment, effect.seal).unlink(missing_ok=True)
-                return self._bad(effect, Reason.WRONG_DIGEST)
-            buffer = self.blobs.open(effect.experiment, effect.seal, effect.manifest)
+            if not self.blobs.is_intact(effect.experiment, effect.seal, effect.manifest):
+                self.blobs.path_of(effect.experiment, effect.seal).unlink(missing_ok=True)
+                return self._bad_update(effect, Reason.WRONG_DIGEST)
+            buffer = self.blobs.open_blob(effect.experiment, effect.seal, effect.manifest)
             if not is_finite(effect.manifest, buffer):
-                return self._bad(effect, Reason.NOT_FINITE_UPDATE)
+                return self._bad_update(effect, Reason.NOT_FINITE_UPDATE)
         else:
-            path = self.blobs.scratch(effect.experiment, f"update-{incoming.key.stem}")
-            crash.passed("coordinator:verifying")
+            path = self.blobs.scratch_file(effect.experiment, f"update-{incoming.key.stem}")
+            crash.pass_step("coordinator:verifying")
             try:
                 incoming.finish(effect.manifest, effect.seal, path)
             except MalformedMessage as error:
                 incoming.discard()
-                return self._bad(effect, Reason(error.reason))
-            if not is_finite(effect.manifest, mapped(path, effect.manifest)):
+                return self._bad_update(effect, Reason(error.reason))
+            if not is_finite(effect.manifest, map_file(path, effect.manifest)):
                 path.unlink()
-                return self._bad(effect, Reason.NOT_FINITE_UPDATE)
-            self.blobs.keep(effect.experiment, effect.seal, path)
+                return self._bad_update(effect, Reason.NOT_FINITE_UPDATE)
+            self.blobs.keep_blob(effect.experiment, effect.seal, path)
         return i.UpdateStored(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt)
 
 
-def _digest(manifest: Manifest, buffer: Buffer) -> str:
-    with PHASES.timed("digest", bytes=manifest.nbytes):
+def _digest_model(manifest: Manifest, buffer: Buffer) -> str:
+    with PHASES.time_phase("digest", bytes=manifest.nbytes):
         return model_digest(manifest, buffer)

@@ -53,16 +53,18 @@ class Authority:
         self.folder = folder
         self.certificate = folder / "ca.pem"
         self._key_file = folder / "ca.key"
-        with _told(folder):
+        with _telling_errors(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _lasts(self.certificate) or not self._key_file.exists():
-                self._make(name)
+            if not _lasts_long_enough(self.certificate) or not self._key_file.exists():
+                self._make_authority(name)
             self._key = _load_key(self._key_file)
             self._issuer = x509.load_pem_x509_certificate(self.certificate.read_bytes())
             if self._issuer.public_key() != self._key.public_key():
                 raise ValueError
 
-    def server(self, hosts: Sequence[str], stem: str = "server", life: timedelta = LEAF_LIFE) -> Identity:
+    def issue_server_identity(
+        self, hosts: Sequence[str], stem: str = "server", life: timedelta = LEAF_LIFE
+    ) -> Identity:
         """A server's identity, for names and addresses; the one of an earlier call where that still fits.
 
         Args:
@@ -70,43 +72,43 @@ class Authority:
             stem: file name without extension.
             life: how long it is valid from now; negative: it has run out already.
         """
-        return self._leaf(stem, hosts[0], hosts, ExtendedKeyUsageOID.SERVER_AUTH, life)
+        return self._issue_leaf(stem, hosts[0], hosts, ExtendedKeyUsageOID.SERVER_AUTH, life)
 
-    def client(self, name: str, life: timedelta = LEAF_LIFE) -> Identity:
+    def issue_client_identity(self, name: str, life: timedelta = LEAF_LIFE) -> Identity:
         """A client's identity; its common name is the party's name."""
-        return self._leaf(name, name, (), ExtendedKeyUsageOID.CLIENT_AUTH, life)
+        return self._issue_leaf(name, name, (), ExtendedKeyUsageOID.CLIENT_AUTH, life)
 
-    def _make(self, name: str) -> None:
+    def _make_authority(self, name: str) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = _called(name)
+        subject = _name_subject(name)
         certificate = (
             _from_now(x509.CertificateBuilder(), AUTHORITY_LIFE)
             .subject_name(subject)
             .issuer_name(subject)
             .public_key(key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(signs_certificates=True), critical=True)
+            .add_extension(_key_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
         replace_file(self._key_file, _key_pem(key), mode=0o600)
         replace_file(self.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
-    def _leaf(
+    def _issue_leaf(
         self, stem: str, name: str, hosts: Sequence[str], purpose: x509.ObjectIdentifier, life: timedelta
     ) -> Identity:
         identity = Identity(self.folder / f"{stem}.pem", self.folder / f"{stem}.key")
-        with _told(self.folder):
-            if life == LEAF_LIFE and self._fits(identity, hosts):
+        with _telling_errors(self.folder):
+            if life == LEAF_LIFE and self._fits_hosts(identity, hosts):
                 return identity
             key = ec.generate_private_key(ec.SECP256R1())
             builder = (
                 _from_now(x509.CertificateBuilder(), life)
-                .subject_name(_called(name))
+                .subject_name(_name_subject(name))
                 .issuer_name(self._issuer.subject)
                 .public_key(key.public_key())
                 .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-                .add_extension(_usage(signs_certificates=False), critical=True)
+                .add_extension(_key_usage(signs_certificates=False), critical=True)
                 .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
                 .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
                 .add_extension(
@@ -121,9 +123,9 @@ class Authority:
             replace_file(identity.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return identity
 
-    def _fits(self, identity: Identity, hosts: Sequence[str]) -> bool:
+    def _fits_hosts(self, identity: Identity, hosts: Sequence[str]) -> bool:
         """Whether an earlier certificate is this authority's, lasts, and names these hosts."""
-        if not _lasts(identity.certificate) or not identity.key.exists():
+        if not _lasts_long_enough(identity.certificate) or not identity.key.exists():
             return False
         found = x509.load_pem_x509_certificate(identity.certificate.read_bytes())
         try:
@@ -136,7 +138,7 @@ class Authority:
         return named == [_general_name(host) for host in hosts]
 
 
-def _called(name: str) -> x509.Name:
+def _name_subject(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
@@ -155,7 +157,7 @@ def _from_now(builder: x509.CertificateBuilder, life: timedelta) -> x509.Certifi
     )
 
 
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,
@@ -169,7 +171,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _lasts(path: Path) -> bool:
+def _lasts_long_enough(path: Path) -> bool:
     """Whether a certificate is there and does not end soon."""
     try:
         content = path.read_bytes()
@@ -192,7 +194,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _telling_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

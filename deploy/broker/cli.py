@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.broker.definitions import Party, StreamSizes, render
-from deploy.broker.node import PrivateNode, answers
-from deploy.console import working
+from deploy.broker.definitions import Party, StreamSizes, render_definitions
+from deploy.broker.node import PrivateNode, answers_amqp
+from deploy.console import show_working
 from messages import names
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
@@ -35,7 +35,7 @@ def state_directory() -> Path:
     return Path(base).expanduser() / "konsil" / "broker"
 
 
-def parties(sites: list[str], researchers: list[str], auditors: list[str], known: dict[str, str]) -> list[Party]:
+def name_parties(sites: list[str], researchers: list[str], auditors: list[str], known: dict[str, str]) -> list[Party]:
     """The consortium's logins; passwords are those already known, else fresh ones of 192 bits."""
     roles = {names.COORDINATOR: "coordinator"}
     listed = [(names.COORDINATOR, "coordinator")]
@@ -65,21 +65,21 @@ def up(
     """
     directory = state_directory()
     logins_file = directory / "logins.json"
-    logins = parties(
+    logins = name_parties(
         site or ["site-a", "site-b", "site-c"],
         researcher or ["dr-a"],
         auditor or ["auditor"],
-        _passwords(logins_file),
+        _read_passwords(logins_file),
     )
-    node = PrivateNode(directory, port, definitions=render(consortium, logins), detached=True, tls=tls)
-    with working("starting RabbitMQ, which takes some seconds"):
+    node = PrivateNode(directory, port, definitions=render_definitions(consortium, logins), detached=True, tls=tls)
+    with show_working("starting RabbitMQ, which takes some seconds"):
         node.start()
     _write_private(
         logins_file,
         json.dumps({"consortium": consortium, "passwords": {party.name: party.password for party in logins}}),
     )
     _write_logins(directory / LOGINS, logins)
-    _show(_status(node), as_json)
+    _show_answer(_read_status(node), as_json)
 
 
 @app.command()
@@ -91,14 +91,14 @@ def down(
     was_running = node.pid is not None
     node.stop()
     if wipe:
-        node.wipe()
-    _show({"running": False, "stopped": was_running, "wiped": wipe}, as_json)
+        node.wipe_messages()
+    _show_answer({"running": False, "stopped": was_running, "wiped": wipe}, as_json)
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Say whether the private node runs, where, and who may log in."""
-    _show(_status(PrivateNode(state_directory(), detached=True)), as_json)
+    _show_answer(_read_status(PrivateNode(state_directory(), detached=True)), as_json)
 
 
 @app.command()
@@ -117,24 +117,24 @@ def definitions(
     beside = out.with_name(f"{out.stem}.passwords.json")
     if not site:
         raise RequestError("no site is named", where="--site", advice="Name each site with --site")
-    logins = parties(site, researcher or [], auditor or [], _passwords(beside))
-    rendered = render(consortium, logins, StreamSizes())
+    logins = name_parties(site, researcher or [], auditor or [], _read_passwords(beside))
+    rendered = render_definitions(consortium, logins, StreamSizes())
     _write_private(
         beside,
         json.dumps({"consortium": consortium, "passwords": {one.name: one.password for one in logins}}, indent=1),
     )
     _write_private(out, json.dumps(rendered, indent=1) + "\n")
-    _show({"definitions": str(out), "passwords": str(beside), "users": [one.name for one in logins]}, as_json)
+    _show_answer({"definitions": str(out), "passwords": str(beside), "users": [one.name for one in logins]}, as_json)
 
 
-def _status(node: PrivateNode) -> dict[str, Any]:
+def _read_status(node: PrivateNode) -> dict[str, Any]:
     running = node.pid is not None
     if not running:
         return {"running": False, "directory": str(node.directory)}
     logins_file = node.directory / "logins.json"
     shown: dict[str, Any] = {
         "running": True,
-        "answers": answers(node.host, node.port),
+        "answers": answers_amqp(node.host, node.port),
         "host": node.host,
         "port": node.port,
         "pid": node.pid,
@@ -145,14 +145,14 @@ def _status(node: PrivateNode) -> dict[str, Any]:
         shown |= {"tls_port": node.tls_port, "ca": str(node.ca)}
     if logins_file.exists():
         shown["consortium"] = json.loads(logins_file.read_text())["consortium"]
-        shown["users"] = sorted(_passwords(logins_file))
+        shown["users"] = sorted(_read_passwords(logins_file))
         shown["passwords"] = str(logins_file)
         if (node.directory / LOGINS).is_dir():  # not of a node that an earlier version started
             shown["logins"] = str(node.directory / LOGINS)
     return shown
 
 
-def _show(answer: dict[str, Any], as_json: bool) -> None:
+def _show_answer(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -162,7 +162,7 @@ def _show(answer: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"{name:<12} {text}")
 
 
-def _passwords(path: Path) -> dict[str, str]:
+def _read_passwords(path: Path) -> dict[str, str]:
     """Passwords that an earlier run wrote; empty where there was none."""
     try:
         return dict(json.loads(path.read_text())["passwords"])

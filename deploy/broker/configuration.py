@@ -43,7 +43,7 @@ class Tls:
     asks_clients: bool
 
 
-def write(
+def write_configuration(
     home: Path, ports: Ports, server: Path, epmd: Path, *, definitions: Definitions | None, log: Path, tls: Tls | None
 ) -> None:
     """Write everything that the node reads at its start, below `home`.

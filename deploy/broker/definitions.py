@@ -67,7 +67,7 @@ def password_hash(password: str, salt: bytes | None = None) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def render(
+def render_definitions(
     consortium: str,
     parties: Sequence[Party],
     sizes: StreamSizes = StreamSizes(),
@@ -110,7 +110,7 @@ def render(
                 "vhost": consortium,
                 "configure": "^$",
                 "write": "^$" if party.role == "auditor" else f"^{names.EXCHANGE}$",
-                "read": f"^({'|'.join(_reads(party, sites))})$",
+                "read": f"^({'|'.join(_readable_queues(party, sites))})$",
             }
             for party in parties
         ],
@@ -119,7 +119,7 @@ def render(
                 "user": party.name,
                 "vhost": consortium,
                 "exchange": names.EXCHANGE,
-                "write": _writes(party),
+                "write": _writable_exchange(party),
                 "read": "^$",
             }
             for party in parties
@@ -137,7 +137,7 @@ def render(
         ],
         "queues": [
             {"name": name, "vhost": consortium, "durable": True, "auto_delete": False, "arguments": arguments}
-            for name, arguments in _queues(sites, with_inbox, sizes)
+            for name, arguments in _list_queues(sites, with_inbox, sizes)
         ],
         "bindings": [
             {
@@ -148,7 +148,7 @@ def render(
                 "routing_key": pattern,
                 "arguments": {},
             }
-            for queue, pattern in _bindings(routes, sites, with_inbox)
+            for queue, pattern in _list_bindings(routes, sites, with_inbox)
         ],
         "parameters": [],
         "global_parameters": [],
@@ -156,7 +156,7 @@ def render(
     }
 
 
-def merge(several: Iterable[Definitions]) -> Definitions:
+def merge_definitions(several: Iterable[Definitions]) -> Definitions:
     """One definitions object out of several consortia's; a user that occurs twice keeps the first password."""
     merged: Definitions = {}
     for one in several:
@@ -170,7 +170,7 @@ def merge(several: Iterable[Definitions]) -> Definitions:
     return merged
 
 
-def _reads(party: Party, sites: Sequence[str]) -> list[str]:
+def _readable_queues(party: Party, sites: Sequence[str]) -> list[str]:
     own = rf"inbox\.{party.name}"
     if party.role == "coordinator":
         # It reads back what it alone can publish again: a loss of these is seen by nobody else.
@@ -183,14 +183,14 @@ def _reads(party: Party, sites: Sequence[str]) -> list[str]:
     return ["audit", "models"]
 
 
-def _writes(party: Party) -> str:
+def _writable_exchange(party: Party) -> str:
     if party.role == "auditor":
         return "^$"
     kind = f"({'|'.join(RESEARCHER_KINDS)})" if party.role == "researcher" else WORD
     return rf"^{kind}\.{party.name}\.{EXPERIMENT}(\.{WORD})?$"
 
 
-def _queues(
+def _list_queues(
     sites: Sequence[str], with_inbox: Sequence[str], sizes: StreamSizes
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     def stream(length: int, segment: int, **more: str) -> dict[str, Any]:
@@ -213,10 +213,12 @@ def _queues(
     for site in sites:
         yield names.update_queue(site), stream(sizes.update_chunks, sizes.segment)
     for name in with_inbox:
-        yield names.inbox(name), {"x-queue-type": "classic", "x-max-length-bytes": sizes.inbox}
+        yield names.inbox_of(name), {"x-queue-type": "classic", "x-max-length-bytes": sizes.inbox}
 
 
-def _bindings(routes: Mapping[str, str], sites: Sequence[str], with_inbox: Sequence[str]) -> Iterable[tuple[str, str]]:
+def _list_bindings(
+    routes: Mapping[str, str], sites: Sequence[str], with_inbox: Sequence[str]
+) -> Iterable[tuple[str, str]]:
     """(queue, pattern) for every kind; an addressee's inbox takes every kind that names it as fourth word."""
     for kind, route in sorted(routes.items()):
         if route in (names.DOWNLINK, names.GLOBAL, names.AUDIT, names.MODELS):
@@ -229,4 +231,4 @@ def _bindings(routes: Mapping[str, str], sites: Sequence[str], with_inbox: Seque
         elif route != "inbox":
             raise RequestError(f"kind {kind!r} has no such route: {route!r}")
     for name in with_inbox:
-        yield names.inbox(name), f"*.*.*.{name}"
+        yield names.inbox_of(name), f"*.*.*.{name}"

@@ -35,7 +35,7 @@ def _die_with_keeper() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def descendants(root: int) -> list[int]:
+def list_descendants(root: int) -> list[int]:
     """Process ids below `root`, parents first, read from /proc."""
     parents: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
@@ -56,7 +56,7 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _reap() -> list[int]:
+def _reap_children() -> list[int]:
     """Take the ended children's statuses, adopted ones included; returns their process ids."""
     ended: list[int] = []
     while True:
@@ -72,7 +72,7 @@ def _reap() -> list[int]:
 def _kill_all() -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        pids = descendants(os.getpid())
+        pids = list_descendants(os.getpid())
         if not pids:
             break
         for pid in pids:
@@ -80,9 +80,9 @@ def _kill_all() -> None:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        _reap()
+        _reap_children()
         time.sleep(0.02)
-    _reap()
+    _reap_children()
 
 
 def main(directory: Path, owner: int | None) -> int:
@@ -113,7 +113,7 @@ def main(directory: Path, owner: int | None) -> int:
         )
     status = 0
     while True:
-        ended = _reap()
+        ended = _reap_children()
         if owner is not None and os.getppid() != owner:
             break  # nobody is left who could want an orderly end
         if server.pid in ended or epmd.pid in ended:
@@ -131,7 +131,7 @@ def _end_in_order(server: int) -> int:
     """Ask the server to stop and wait; 0 once it has, 1 where it takes too long."""
     os.kill(server, signal.SIGTERM)
     deadline = time.monotonic() + STOP_WITHIN
-    while server not in _reap():
+    while server not in _reap_children():
         if time.monotonic() > deadline:
             return 1
         time.sleep(0.02)

@@ -73,12 +73,12 @@ class PrivateNode:
     @property
     def port(self) -> int:
         """The AMQP port (known after the first start)."""
-        return self._ports().amqp
+        return self._pick_ports().amqp
 
     @property
     def tls_port(self) -> int:
         """The port that speaks TLS (known after the first start); raises RequestError where the node has none."""
-        if port := self._ports().tls:
+        if port := self._pick_ports().tls:
             return port
         raise RequestError("this private broker speaks no TLS", where=str(self.directory), advice="Start it with TLS")
 
@@ -86,7 +86,7 @@ class PrivateNode:
     def speaks_tls(self) -> bool:
         """Whether the node, as it was last started, has a TLS port; False where it was never started."""
         with contextlib.suppress(RequestError):
-            return self._ports().tls != 0
+            return self._pick_ports().tls != 0
         return False
 
     @property
@@ -94,7 +94,7 @@ class PrivateNode:
         """PEM of the authority by which clients know the node (there after the first start with TLS)."""
         return self.directory / "tls" / "ca.pem"
 
-    def authority(self) -> Authority:
+    def make_authority(self) -> Authority:
         """The node's own certificate authority, to sign clients' certificates with; made if missing."""
         return Authority(self.ca.parent, f"Konsil private broker {self.directory.name}")
 
@@ -134,9 +134,11 @@ class PrivateNode:
         ports = self._choose_ports()
         tls = None
         if ports.tls:
-            identity = self.authority().server(("localhost", self.host))
+            identity = self.make_authority().issue_server_identity(("localhost", self.host))
             tls = configuration.Tls(self.ca, identity, self._client_certificates)
-        configuration.write(self.directory, ports, server, epmd, definitions=self._definitions, log=self.log, tls=tls)
+        configuration.write_configuration(
+            self.directory, ports, server, epmd, definitions=self._definitions, log=self.log, tls=tls
+        )
         command = [sys.executable, "-I", "-S", keeper.__file__, str(self.directory)]
         if not self._detached:
             command.append(str(os.getpid()))
@@ -151,7 +153,7 @@ class PrivateNode:
         started = self._keeper
 
         def is_up() -> bool:
-            return answers(self.host, ports.amqp) and (not ports.tls or _listens(self.host, ports.tls))
+            return answers_amqp(self.host, ports.amqp) and (not ports.tls or _takes_connections(self.host, ports.tls))
 
         def ended() -> WorkFailed | None:
             if started.poll() is None:
@@ -159,7 +161,7 @@ class PrivateNode:
             return WorkFailed("the private broker ended while starting", where=str(self.log), advice=self._last_words())
 
         if not wait_for_server(is_up, ended, timeout):
-            self.kill()
+            self.kill_node()
             raise WorkFailed(
                 f"the private broker did not answer within {timeout:.0f} s",
                 where=str(self.log),
@@ -168,27 +170,27 @@ class PrivateNode:
 
     def stop(self, timeout: float = 30.0) -> None:
         """End the node in order; idempotent."""
-        self._end(signal.SIGTERM, timeout)
+        self._end_keeper(signal.SIGTERM, timeout)
 
-    def kill(self) -> None:
+    def kill_node(self) -> None:
         """End the node the hard way: SIGKILL for the server, as a power cut would; idempotent."""
         pid = self.pid
         if pid is None:
             return
-        for child in keeper.descendants(pid):
+        for child in keeper.list_descendants(pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-        self._end(signal.SIGTERM, 15.0)
+        self._end_keeper(signal.SIGTERM, 15.0)
 
     def restart(self, *, hard: bool = False) -> None:
         """Stop (or, `hard`, kill) and start again on the same ports with the same data."""
         if hard:
-            self.kill()
+            self.kill_node()
         else:
             self.stop()
         self.start()
 
-    def wipe(self) -> None:
+    def wipe_messages(self) -> None:
         """Forget every message (the node must be stopped); ports and definitions stay."""
         if self.pid is not None:
             raise RequestError("a running broker cannot be wiped", where=str(self.directory), advice="Stop it first")
@@ -201,7 +203,7 @@ class PrivateNode:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _end(self, number: signal.Signals, timeout: float) -> None:
+    def _end_keeper(self, number: signal.Signals, timeout: float) -> None:
         pid = self.pid
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -217,7 +219,7 @@ class PrivateNode:
             self._keeper = None
         (self.directory / "keeper.pid").unlink(missing_ok=True)
 
-    def _ports(self) -> Ports:
+    def _pick_ports(self) -> Ports:
         try:
             return Ports(**json.loads((self.directory / "ports.json").read_text()))
         except (OSError, ValueError, TypeError):
@@ -227,15 +229,15 @@ class PrivateNode:
         """The ports of the last start where they fit, else free ones; each is tried before the server needs it."""
         wanted = self._wanted_port
         with contextlib.suppress(RequestError):
-            ports = self._ports()
+            ports = self._pick_ports()
             if self._wanted_port in (0, ports.amqp) and self._tls == (ports.tls != 0):
                 for port in asdict(ports).values():
-                    _claim(port).close()
+                    _claim_port(port).close()
                 return ports
             if self._wanted_port in (0, ports.amqp):
                 wanted = ports.amqp
-        held = [_claim(wanted) if wanted else spare_ports.held(self.host)]
-        held += [spare_ports.held(self.host) for _ in range(3 if self._tls else 2)]
+        held = [_claim_port(wanted) if wanted else spare_ports.hold_free_port(self.host)]
+        held += [spare_ports.hold_free_port(self.host) for _ in range(3 if self._tls else 2)]
         ports = Ports(*(sock.getsockname()[1] for sock in held))
         for sock in held:
             sock.close()
@@ -278,7 +280,7 @@ def find_epmd() -> Path:
     raise Unreachable("Erlang's epmd is not installed on this machine", advice=INSTALL_ADVICE)
 
 
-def answers(host: str, port: int) -> bool:
+def answers_amqp(host: str, port: int) -> bool:
     """Whether an AMQP 0-9-1 server speaks on this port."""
     try:
         with socket.create_connection((host, port), timeout=2.0) as sock:
@@ -288,7 +290,7 @@ def answers(host: str, port: int) -> bool:
         return False
 
 
-def _listens(host: str, port: int) -> bool:
+def _takes_connections(host: str, port: int) -> bool:
     """Whether anything takes connections here (TLS: what the server says comes only after a handshake)."""
     try:
         socket.create_connection((host, port), timeout=2.0).close()
@@ -297,7 +299,7 @@ def _listens(host: str, port: int) -> bool:
     return True
 
 
-def _claim(port: int) -> socket.socket:
+def _claim_port(port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

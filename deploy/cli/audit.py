@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.cli.experiment import checked_id
-from deploy.console import JsonOption, emit, note, say, when, working
+from deploy.console import JsonOption, emit_json, format_moment, note_line, say_line, show_working
 from deploy.session import profile as profiles
 from deploy.session.profile import ProfileOption
 from messages import chain
@@ -32,7 +32,7 @@ def _group() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LogSource:
     """Where a log was read from; `blobs` is the folder of stored models and updates, if there is one."""
 
     where: str
@@ -42,7 +42,7 @@ class Source:
 
 def read_source(
     identity: str | None, profile: Path | None, from_broker: bool, journal: Path | None, file: Path | None
-) -> Source:
+) -> LogSource:
     """The entries of one experiment (of all, without an id), as their source holds them.
 
     One of the three is read: an exported file, a journal (named, or by the profile), the broker.
@@ -54,37 +54,37 @@ def read_source(
     if sum((from_broker, journal is not None, file is not None)) > 1:
         raise RequestError("more than one source", advice="Give --from-broker, or --journal, or a file")
     if file is not None:
-        source = Source(str(file), _only(chain.read_export(file), identity))
+        source = LogSource(str(file), _entries_of(chain.read_export(file), identity))
     else:
         folder = journal
         if folder is None and not from_broker:
-            folder = profiles.load(profile).journal
-        source = _journal(folder, identity) if folder is not None else _broker(identity, profile)
+            folder = profiles.load_profile(profile).journal
+        source = _from_journal(folder, identity) if folder is not None else _from_broker(identity, profile)
     if identity is not None and not source.entries:
         raise RequestError(f"no experiment {identity!r} in this log", where=source.where)
     return source
 
 
-def _only(entries: Iterator[Entry], identity: str | None) -> list[Entry]:
+def _entries_of(entries: Iterator[Entry], identity: str | None) -> list[Entry]:
     return [entry for entry in entries if identity is None or entry.experiment == identity]
 
 
-def _journal(folder: Path, identity: str | None) -> Source:
+def _from_journal(folder: Path, identity: str | None) -> LogSource:
     from coordinator.record.journal import open_readonly
 
     base = folder if folder.is_dir() else folder.parent
     blobs = base / "blobs"
-    return Source(str(folder), _only(open_readonly(folder), identity), blobs if blobs.is_dir() else None)
+    return LogSource(str(folder), _entries_of(open_readonly(folder), identity), blobs if blobs.is_dir() else None)
 
 
-def _broker(identity: str | None, profile: Path | None) -> Source:
+def _from_broker(identity: str | None, profile: Path | None) -> LogSource:
     """Entries from `audit`, each once, in the journal's order (a restarted coordinator sends some again)."""
-    from deploy.session.connection import session
+    from deploy.session.connection import open_session
     from messages.names import AUDIT
 
     found: dict[int, Entry] = {}
-    with session(profile) as opened:
-        for heard in opened.history(AUDIT):
+    with open_session(profile) as opened:
+        for heard in opened.read_history(AUDIT):
             entry = heard.entry
             if entry is None or (identity is not None and entry.experiment != identity):
                 continue
@@ -95,8 +95,8 @@ def _broker(identity: str | None, profile: Path | None) -> Source:
                     where=f"entry {entry.index} of {entry.experiment} (journal number {entry.number})",
                 )
         if opened.malformed:
-            note(f"konsil: {opened.malformed} messages in `audit` are no entries, or not the coordinator's")
-    return Source("the broker's audit stream", [found[number] for number in sorted(found)])
+            note_line(f"konsil: {opened.malformed} messages in `audit` are no entries, or not the coordinator's")
+    return LogSource("the broker's audit stream", [found[number] for number in sorted(found)])
 
 
 @app.command()
@@ -124,15 +124,15 @@ def replay(
     from deploy.cli import replay as cli_replay
     from deploy.session.history import story_of_entries
 
-    with working("reading the log"):
+    with show_working("reading the log"):
         source = read_source(checked_id(identity), profile, from_broker, journal, file)
-    verdict = cli_replay.replay(source.entries, source.blobs, None if json_ else say)
+    verdict = cli_replay.replay_log(source.entries, source.blobs, None if json_ else say_line)
     if json_:
         described = story_of_entries(source.entries, identity).experiment
-        plain = described.plain() if described is not None else None
-        emit({"experiment": identity, "source": source.where, **verdict.plain(), "file": plain})
+        plain = described.as_plain() if described is not None else None
+        emit_json({"experiment": identity, "source": source.where, **verdict.as_plain(), "file": plain})
     else:
-        say(verdict.line(identity))
+        say_line(verdict.summary_line(identity))
     raise typer.Exit(0 if verdict.agrees else 1)
 
 
@@ -161,11 +161,11 @@ def verify(
         "last": {"hash": last.hash.hex(), "number": last.number, "time": last.time},
     }
     if json_:
-        emit(result)
+        emit_json(result)
         return
     for experiment, count in counts.items():
-        say(f"{experiment}: {count} entries, each as it was written")
-    say(f"last entry: journal number {last.number}, {when(last.time)}, hash {last.hash.hex()}")
+        say_line(f"{experiment}: {count} entries, each as it was written")
+    say_line(f"last entry: journal number {last.number}, {format_moment(last.time)}, hash {last.hash.hex()}")
 
 
 @app.command()
@@ -181,12 +181,12 @@ def export(
 
     Example: konsil audit export glioma-unet3d-01 --out log.konsil
     """
-    with working("reading the log"):
+    with show_working("reading the log"):
         source = read_source(checked_id(identity), profile, from_broker, journal, None)
     count = chain.write_export(out, chain.verify(source.entries))
     head = source.entries[-1].hash.hex()
     if json_:
-        emit(
+        emit_json(
             {
                 "experiment": identity,
                 "file": str(out),
@@ -196,4 +196,4 @@ def export(
             }
         )
     else:
-        say(f"{out}: {count} entries, last hash {head}")
+        say_line(f"{out}: {count} entries, last hash {head}")

@@ -29,22 +29,26 @@ EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CommandPart:
     """One sub-command: `app` in `module`, which may be a typer app or a function."""
 
     module: str
     help: str
 
 
-PARTS: dict[str, Part] = {
-    "demo": Part("deploy.demo.cli", "A consortium on this machine: three hospitals train one model, and a report."),
-    "experiment": Part("deploy.cli.experiment", "Check, start, watch and end experiments; their reports and models."),
-    "audit": Part("deploy.cli.audit", "Replay, verify and export the event log."),
-    "site": Part(
+PARTS: dict[str, CommandPart] = {
+    "demo": CommandPart(
+        "deploy.demo.cli", "A consortium on this machine: three hospitals train one model, and a report."
+    ),
+    "experiment": CommandPart(
+        "deploy.cli.experiment", "Check, start, watch and end experiments; their reports and models."
+    ),
+    "audit": CommandPart("deploy.cli.audit", "Replay, verify and export the event log."),
+    "site": CommandPart(
         "deploy.cli.site", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."
     ),
-    "coordinator": Part("deploy.cli.coordinator", "The coordinator service, and its journal's safety."),
-    "broker": Part("deploy.broker.cli", "A private RabbitMQ node for trying, and definitions for a real one."),
+    "coordinator": CommandPart("deploy.cli.coordinator", "The coordinator service, and its journal's safety."),
+    "broker": CommandPart("deploy.broker.cli", "A private RabbitMQ node for trying, and definitions for a real one."),
 }
 
 EPILOG = (
@@ -56,27 +60,27 @@ EPILOG = (
 def main() -> None:
     """Entry point of `konsil`."""
     if [word for word in sys.argv[1:] if not word.startswith("-")][:2] in SERVICES:
-        starting.stoppable()
-    sys.exit(run(sys.argv[1:]))
+        starting.end_on_sigterm()
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status, and never lets an exception out."""
     as_json = "--json" in arguments
     console.EMITTED.clear()
     try:
-        build(arguments)(args=list(arguments), prog_name="konsil")
+        build_parser(arguments)(args=list(arguments), prog_name="konsil")
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if as_json and status == RequestError.exit_status and not console.EMITTED.is_set():
             # The parser itself refused the arguments, and has said on standard error which.
             told = "the arguments are wrong: standard error says which"
-            console.emit(console.error_object(RequestError(told, advice="See --help")))
+            console.emit_json(console.error_object(RequestError(told, advice="See --help")))
         return status
     except KonsilError as error:
         if as_json:
-            console.emit(console.error_object(error))
-        console.note(console.one_line(error))
+            console.emit_json(console.error_object(error))
+        console.note_line(console.one_line(error))
         return error.exit_status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -84,13 +88,13 @@ def run(arguments: Sequence[str]) -> int:
         log = _defect_log(arguments)
         what = f"unexpected {type(error).__name__}; this is a defect: see {log}"
         if as_json:
-            console.emit({"error": {"what": what, "kind": "Defect", "exit_status": 1}})
-        console.note(f"konsil: {what}")
+            console.emit_json({"error": {"what": what, "kind": "Defect", "exit_status": 1}})
+        console.note_line(f"konsil: {what}")
         return 1
     return 0
 
 
-def build(arguments: Sequence[str]) -> typer.Typer:
+def build_parser(arguments: Sequence[str]) -> typer.Typer:
     """The command's parser: the part that `arguments` names in full, of the others only their help."""
     asked = next((word for word in arguments if not word.startswith("-")), None)
     app = typer.Typer(
@@ -102,7 +106,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(invoke_without_command=True)(_root)
+    app.callback(invoke_without_command=True)(_show_root)
     for name, part in PARTS.items():
         if name == asked:
             found = importlib.import_module(part.module).app
@@ -115,13 +119,13 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _root(
+def _show_root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
         from importlib.metadata import version as installed_version
 
-        console.say(f"konsil {installed_version('konsil')}")
+        console.say_line(f"konsil {installed_version('konsil')}")
         raise typer.Exit
 
 

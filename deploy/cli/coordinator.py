@@ -33,7 +33,7 @@ def run(config: Config) -> None:
     """
     from coordinator import service
 
-    raise typer.Exit(service.run(config))
+    raise typer.Exit(service.run_service(config))
 
 
 @app.command()
@@ -47,12 +47,12 @@ def status(config: Config, as_json: Json = False) -> None:
     """
     from coordinator.record import overview
 
-    seen = overview.look(_state(config))
+    seen = overview.look_at_journal(_state_folder(config))
     if as_json:
-        console.emit(seen.plain())
+        console.emit_json(seen.as_plain())
     else:
-        for line in seen.lines():
-            console.say(line)
+        for line in seen.tell_lines():
+            console.say_line(line)
     raise typer.Exit(0 if not seen.problem else 1)
 
 
@@ -66,7 +66,7 @@ def backup(config: Config, out: Annotated[Path, typer.Argument(help="A new folde
     """
     from coordinator.record import archive
 
-    _tell(archive.backup(_state(config), out, _progress()), "backup", out, as_json)
+    _tell_summary(archive.backup(_state_folder(config), out, _show_progress()), "backup", out, as_json)
 
 
 @app.command()
@@ -81,8 +81,8 @@ def restore(
     """
     from coordinator.record import archive
 
-    state = _state(config)
-    _tell(archive.restore(saved, state, _progress()), "restored", state, as_json)
+    state = _state_folder(config)
+    _tell_summary(archive.restore(saved, state, _show_progress()), "restored", state, as_json)
 
 
 @app.command()
@@ -98,20 +98,20 @@ def cut(
     """
     from coordinator.record import salvage
 
-    kept = salvage.cut(_state(config), after, even_good=even_good)
+    kept = salvage.cut_after(_state_folder(config), after, even_good=even_good)
     if as_json:
-        console.emit({"entries": after, "broken": str(kept)})
+        console.emit_json({"entries": after, "broken": str(kept)})
     else:
-        console.say(f"The journal now ends with entry {after}; the broken one is kept in {kept}")
+        console.say_line(f"The journal now ends with entry {after}; the broken one is kept in {kept}")
 
 
-def _state(config: Path) -> Path:
+def _state_folder(config: Path) -> Path:
     from coordinator import config as configs
 
-    return configs.read(config).coordinator.state
+    return configs.read_config(config).coordinator.state
 
 
-def _progress() -> Show:
+def _show_progress() -> Show:
     """Shows progress on standard error, a line for each part and now and then one between."""
     at: dict[str, float] = {}
 
@@ -119,12 +119,12 @@ def _progress() -> Show:
         now = time.monotonic()
         if done == of or now - at.get(what, 0.0) > 2.0:
             at[what] = now
-            console.note(f"{what}: {done} of {of}")
+            console.note_line(f"{what}: {done} of {of}")
 
     return show
 
 
-def _tell(summary: Summary, what: str, where: Path, as_json: bool) -> None:
+def _tell_summary(summary: Summary, what: str, where: Path, as_json: bool) -> None:
     content: dict[str, Any] = {
         "entries": summary.entries,
         "experiments": summary.experiments,
@@ -133,12 +133,12 @@ def _tell(summary: Summary, what: str, where: Path, as_json: bool) -> None:
         "missing": list(summary.missing),
     }
     if as_json:
-        console.emit({what: str(where)} | content)
+        console.emit_json({what: str(where)} | content)
     else:
-        console.say(
+        console.say_line(
             f"{where}: {summary.entries} entries, {summary.blobs} models and updates of {summary.experiments}"
             f" experiments ({human_bytes(summary.bytes)}), read again and as they were written"
         )
         for name in summary.missing:
-            console.say(f"missing already where it came from: {name}")
+            console.say_line(f"missing already where it came from: {name}")
     raise typer.Exit(1 if summary.missing else 0)

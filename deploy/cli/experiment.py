@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.console import JsonOption, emit, figure, note, say, table, when, working
+from deploy.console import (
+    JsonOption,
+    emit_json,
+    format_moment,
+    format_score,
+    note_line,
+    print_table,
+    say_line,
+    show_working,
+)
 from deploy.session.profile import ProfileOption
 from messages.ground.errors import RequestError
 from messages.ground.naming import EXPERIMENT_ID
@@ -49,24 +58,24 @@ def check(
     from deploy.cli import requests
     from deploy.estimate import estimate
     from deploy.session import profile as profiles
-    from deploy.session.connection import session
+    from deploy.session.connection import open_session
     from messages import experiment as experiments
 
-    experiment = experiments.read(file)
-    with working("counting the net's parameters"):
+    experiment = experiments.read_experiment(file)
+    with show_working("counting the net's parameters"):
         found = estimate(experiment)
     answers = None
-    if not offline and profiles.exists(profile):
-        with working(f"asking {len(experiment.sites)} sites") as show, session(profile) as opened:
+    if not offline and profiles.profile_exists(profile):
+        with show_working(f"asking {len(experiment.sites)} sites") as show, open_session(profile) as opened:
             answers = requests.ask_sites(opened, experiment, within, show)
     elif not offline:
-        note("konsil: no profile, so the sites were not asked; name one with --profile")
+        note_line("konsil: no profile, so the sites were not asked; name one with --profile")
     enough = answers is None or sum(one.accepts for one in answers) >= experiment.least_sites
     if json_:
         result: dict[str, Any] = {"experiment": experiment.id, "digest": experiment.digest(), "valid": True}
-        result |= {"estimate": found.plain(), "asked": answers is not None, "enough": enough}
-        result["sites"] = {one.site: one.plain() for one in answers or ()}
-        emit(result)
+        result |= {"estimate": found.as_plain(), "asked": answers is not None, "enough": enough}
+        result["sites"] = {one.site: one.as_plain() for one in answers or ()}
+        emit_json(result)
     else:
         requests.print_check(experiment, found, answers, enough)
     raise typer.Exit(0 if enough else 1)
@@ -83,19 +92,21 @@ def start(
     Example: konsil experiment start glioma.toml && konsil experiment watch glioma-unet3d-01
     """
     from deploy.cli import requests
-    from deploy.session.connection import session
+    from deploy.session.connection import open_session
     from messages import experiment as experiments
     from nets import registry
 
-    experiment = experiments.read(file)
-    registry.check(experiment)
-    with working(f"publishing {experiment.id}") as show, session(profile) as opened:
-        outcome = requests.start(opened, experiment, within, show)
+    experiment = experiments.read_experiment(file)
+    registry.check_net(experiment)
+    with show_working(f"publishing {experiment.id}") as show, open_session(profile) as opened:
+        outcome = requests.start_experiment(opened, experiment, within, show)
     if json_:
-        emit({"experiment": experiment.id, "digest": experiment.digest(), "accepted": True, "new": outcome.new})
+        emit_json({"experiment": experiment.id, "digest": experiment.digest(), "accepted": True, "new": outcome.new})
         return
-    say(f"{experiment.id}: {'accepted' if outcome.new else 'was started before with the same content; nothing to do'}")
-    note(f"Watch it with: konsil experiment watch {experiment.id}")
+    say_line(
+        f"{experiment.id}: {'accepted' if outcome.new else 'was started before with the same content; nothing to do'}"
+    )
+    note_line(f"Watch it with: konsil experiment watch {experiment.id}")
 
 
 @app.command("list")
@@ -105,28 +116,28 @@ def list_(profile: ProfileOption = None, json_: JsonOption = False) -> None:
     Example: konsil experiment list
     """
     from deploy.cli.live import state_words
-    from deploy.session.connection import session
-    from deploy.session.history import stories
+    from deploy.session.connection import open_session
+    from deploy.session.history import stories_of
     from messages.names import AUDIT, DOWNLINK
 
-    with working("reading the consortium's events"), session(profile) as opened:
-        found = stories(opened.history(DOWNLINK if opened.profile.role == "researcher" else AUDIT))
+    with show_working("reading the consortium's events"), open_session(profile) as opened:
+        found = stories_of(opened.read_history(DOWNLINK if opened.profile.role == "researcher" else AUDIT))
     if json_:
-        from deploy.story.summary import summary
+        from deploy.story.summary import story_as_plain
 
-        emit({"experiments": [summary(story) for story in found.values()]})
+        emit_json({"experiments": [story_as_plain(story) for story in found.values()]})
         return
     if not found:
-        say("no experiments yet")
+        say_line("no experiments yet")
         return
     rows = []
     for story in found.values():
         curve = story.validation_curve()
         rounds = f"{story.completed_rounds}/{story.rounds_planned or '?'}"
-        score = f"{story.reader.title} {figure(story.reader.score(curve[-1].pooled))}" if curve else "-"
+        score = f"{story.reader.title} {format_score(story.reader.headline_score(curve[-1].pooled))}" if curve else "-"
         state = state_words(story)
-        rows.append([story.id, state, rounds, score, story.researcher or "-", when(story.started)])
-    table(["experiment", "state", "rounds", "validation", "researcher", "started"], rows)
+        rows.append([story.id, state, rounds, score, story.researcher or "-", format_moment(story.started)])
+    print_table(["experiment", "state", "rounds", "validation", "researcher", "started"], rows)
 
 
 @app.command()
@@ -139,25 +150,25 @@ def watch(identity: IdArgument, profile: ProfileOption = None, json_: JsonOption
     Example: konsil experiment watch glioma-unet3d-01
     """
     from deploy.cli import live
-    from deploy.session.connection import session
+    from deploy.session.connection import open_session
 
     checked_id(identity)
-    with session(profile) as opened:
-        story = live.follow(opened, identity, live.view(json_))
+    with open_session(profile) as opened:
+        story = live.follow_live(opened, identity, live.choose_view(json_))
     raise typer.Exit(0 if story.phase == "complete" else 1)
 
 
-def _ask(kind: str, identity: str, profile: Path | None, within: float, json_: bool) -> None:
+def _ask_coordinator(kind: str, identity: str, profile: Path | None, within: float, json_: bool) -> None:
     from deploy.cli import requests
-    from deploy.session.connection import session
+    from deploy.session.connection import open_session
 
     checked_id(identity)
-    with working(f"asking the coordinator to {kind} {identity}"), session(profile) as opened:
-        phase = requests.command(opened, kind, identity, within)
+    with show_working(f"asking the coordinator to {kind} {identity}"), open_session(profile) as opened:
+        phase = requests.command_experiment(opened, kind, identity, within)
     if json_:
-        emit({"experiment": identity, "state": phase})
+        emit_json({"experiment": identity, "state": phase})
     else:
-        say(f"{identity}: {phase}")
+        say_line(f"{identity}: {phase}")
 
 
 @app.command()
@@ -171,7 +182,7 @@ def abort(
 
     Example: konsil experiment abort glioma-unet3d-01
     """
-    _ask("abort", identity, profile, within, json_)
+    _ask_coordinator("abort", identity, profile, within, json_)
 
 
 @app.command()
@@ -185,7 +196,7 @@ def pause(
 
     Example: konsil experiment pause glioma-unet3d-01
     """
-    _ask("pause", identity, profile, within, json_)
+    _ask_coordinator("pause", identity, profile, within, json_)
 
 
 @app.command()
@@ -199,7 +210,7 @@ def resume(
 
     Example: konsil experiment resume glioma-unet3d-01
     """
-    _ask("resume", identity, profile, within, json_)
+    _ask_coordinator("resume", identity, profile, within, json_)
 
 
 @app.command()
@@ -213,21 +224,21 @@ def report(
 
     Example: konsil experiment report glioma-unet3d-01 --out report.html
     """
-    from deploy.session.connection import session
+    from deploy.session.connection import open_session
     from deploy.session.history import story_of
-    from deploy.story.summary import summary
+    from deploy.story.summary import story_as_plain
 
     path = out or Path(f"{checked_id(identity)}.html")
-    with working("reading the experiment's events") as show, session(profile) as opened:
+    with show_working("reading the experiment's events") as show, open_session(profile) as opened:
         story = story_of(opened, identity)
         show("drawing the report")
         from deploy import report as reports
 
-        reports.write(story, path)
+        reports.write_report(story, path)
     if json_:
-        emit(summary(story) | {"report": str(path)})
+        emit_json(story_as_plain(story) | {"report": str(path)})
     else:
-        say(str(path))
+        say_line(str(path))
 
 
 @app.command()
@@ -242,12 +253,12 @@ def model(
     Example: konsil experiment model glioma-unet3d-01 --out model.safetensors
     """
     from deploy.session import model_file
-    from deploy.session.connection import session
+    from deploy.session.connection import open_session
 
     path = out or Path(f"{checked_id(identity)}.safetensors")
-    with working("looking for the model") as show, session(profile) as opened:
-        digest = model_file.fetch(opened, identity, path, show)
+    with show_working("looking for the model") as show, open_session(profile) as opened:
+        digest = model_file.fetch_model(opened, identity, path, show)
     if json_:
-        emit({"experiment": identity, "model": str(path), "model_digest": digest})
+        emit_json({"experiment": identity, "model": str(path), "model_digest": digest})
     else:
-        say(f"{path}  digest {digest}")
+        say_line(f"{path}  digest {digest}")

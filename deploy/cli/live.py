@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deploy.console import emit, figure, say, when
-from deploy.session.connection import Session
+from deploy.console import emit_json, format_moment, format_score, say_line
+from deploy.session.connection import BrokerSession
 from deploy.session.following import Follower
-from deploy.session.history import known
+from deploy.session.history import require_known
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
-from deploy.story.summary import round_summary, summary
+from deploy.story.summary import round_summary, story_as_plain
 from messages.ground.units import human_bytes, human_seconds
 from messages.liveness import Liveness
 from messages.reasons import ADVICE, Reason
@@ -36,21 +36,23 @@ LINE_EVERY = 10.0
 class View(Protocol):
     """Something that shows a story as it grows."""
 
-    def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
+    def show_story(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
         """The story as it is now; called often."""
 
-    def close(self, story: ExperimentStory) -> None:
+    def close_view(self, story: ExperimentStory) -> None:
         """The last word."""
 
 
-def view(as_json: bool) -> View:
+def choose_view(as_json: bool) -> View:
     """The view that fits where the output goes."""
     if as_json:
         return JsonLines()
     return Picture() if sys.stdout.isatty() else Lines()
 
 
-def follow(session: Session, experiment: str, shown: View, clock: Callable[[], float] = time.time) -> ExperimentStory:
+def follow_live(
+    session: BrokerSession, experiment: str, shown: View, clock: Callable[[], float] = time.time
+) -> ExperimentStory:
     """Read history and live messages until the experiment is over; returns the whole story.
 
     Raises:
@@ -66,28 +68,28 @@ def follow(session: Session, experiment: str, shown: View, clock: Callable[[], f
             now = clock()
             quiet = now - follower.history_at
             if follower.story.phase == "unknown" and quiet > UNKNOWN_AFTER:
-                known(follower.story)
+                require_known(follower.story)
             caught_up = caught_up or quiet > CAUGHT_UP or now - begun > UNKNOWN_AFTER
             if caught_up:
-                shown.show(follower.story, now, follower.coordinator_at)
+                shown.show_story(follower.story, now, follower.coordinator_at)
     finally:
-        shown.close(follower.story)
+        shown.close_view(follower.story)
     return follower.story
 
 
 def score_words(found: SplitScores | None, reader: ScoreReader) -> str:
     """ "0.7123 (WT 0.81 TC 0.70 ET 0.63)"."""
-    if found is None or reader.score(found) is None:
+    if found is None or reader.headline_score(found) is None:
         return "-"
-    targets = " ".join(f"{target} {figure(mean, 3)}" for target, mean in reader.by_target(found).items())
-    return f"{figure(reader.score(found))} ({targets})"
+    targets = " ".join(f"{target} {format_score(mean, 3)}" for target, mean in reader.by_target(found).items())
+    return f"{format_score(reader.headline_score(found))} ({targets})"
 
 
 def progress_words(story: ExperimentStory, site: str) -> str:
     """What a site does right now: "training 12/40, epoch 1/2, loss 0.41, 0:12 left", or for what it waits."""
     live = story.sites[site].live
     if live.state == OUTSIDE_HOURS:
-        begin = f", which begin at {when(live.opens_at)[11:16]}Z" if live.opens_at else ""
+        begin = f", which begin at {format_moment(live.opens_at)[11:16]}Z" if live.opens_at else ""
         return f"its work waits for its allowed hours{begin}"
     if not live.phase or live.state != live.phase:
         return f"busy with {live.busy_with}" if live.busy_with not in (None, story.id) else ""
@@ -101,7 +103,7 @@ def progress_words(story: ExperimentStory, site: str) -> str:
     return ", ".join(words)
 
 
-def recruiting(story: ExperimentStory) -> str:
+def recruiting_words(story: ExperimentStory) -> str:
     """Until when sites may join and who has not answered; empty where it is not that for which all wait."""
     if story.phase != "recruiting" or story.experiment is None or story.started is None:
         return ""
@@ -110,7 +112,7 @@ def recruiting(story: ExperimentStory) -> str:
         for name, site in sorted(story.sites.items())
         if site.state == "invited" or site.reason is Reason.AWAITS_APPROVAL
     )
-    until = when(story.started + story.experiment.rounds.enrol_within)
+    until = format_moment(story.started + story.experiment.rounds.enrol_within)
     return f"recruiting until {until}" + (f"; not yet joined: {silent}" if silent else "")
 
 
@@ -119,10 +121,10 @@ def state_words(story: ExperimentStory) -> str:
     return story.phase + (f" ({story.reason})" if story.reason and story.reason != story.phase else "")
 
 
-def headline(story: ExperimentStory, now: float) -> str:
+def headline_words(story: ExperimentStory, now: float) -> str:
     """One line: round, score, bytes, time left."""
     current = story.current_round
-    parts = [recruiting(story) or state_words(story)]
+    parts = [recruiting_words(story) or state_words(story)]
     if current is not None:
         parts.append(f"round {current.number}/{story.rounds_planned or '?'}")
     if curve := story.validation_curve():
@@ -139,7 +141,7 @@ class _News:
     def __init__(self) -> None:
         self._told = 0
 
-    def of(self, story: ExperimentStory) -> tuple[Moment, ...]:
+    def take_news(self, story: ExperimentStory) -> tuple[Moment, ...]:
         news = story.moments[self._told :]
         self._told = len(story.moments)
         return tuple(sorted(news, key=lambda moment: moment.time))
@@ -163,39 +165,39 @@ class Lines:
         self._told: dict[str, str] = {}
         self._recruiting = ""
 
-    def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
-        for moment in self._news.of(story):
-            say(f"{when(moment.time)} {moment.who}: {moment.what}")
+    def show_story(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
+        for moment in self._news.take_news(story):
+            say_line(f"{format_moment(moment.time)} {moment.who}: {moment.what}")
             self._next = now + LINE_EVERY
         if story.completed_rounds > self._closed:
             self._closed = story.completed_rounds
-            say(f"{headline(story, now)}")
-        if (words := recruiting(story)) and words != self._recruiting:
+            say_line(f"{headline_words(story, now)}")
+        if (words := recruiting_words(story)) and words != self._recruiting:
             self._recruiting = words
-            say(words)
+            say_line(words)
         if not story.over:
             for site in sorted(story.sites):
-                self._tell(story, site, story.presence(site, now))
+                self._tell_presence(story, site, story.presence_of(site, now))
         if now >= self._next and not story.over:
             self._next = now + LINE_EVERY
             for site in sorted(story.sites):
                 words = progress_words(story, site)
-                if words and (presence := story.presence(site, now)) != OUTSIDE_HOURS:
-                    say(f"  {site} {presence}: {words}")
+                if words and (presence := story.presence_of(site, now)) != OUTSIDE_HOURS:
+                    say_line(f"  {site} {presence}: {words}")
 
-    def _tell(self, story: ExperimentStory, site: str, presence: str) -> None:
+    def _tell_presence(self, story: ExperimentStory, site: str, presence: str) -> None:
         """What somebody may wonder at, once; only who takes part in what runs can be missed."""
         missed = story.phase in ("running", "evaluating") and site in story.joined and presence in TROUBLE
         if (missed or presence == OUTSIDE_HOURS) and self._told.get(site) != presence:
             self._told[site] = presence
-            say(f"{site} is {presence}: {TROUBLE.get(presence) or progress_words(story, site)}")
+            say_line(f"{site} is {presence}: {TROUBLE.get(presence) or progress_words(story, site)}")
         elif presence not in (*TROUBLE, OUTSIDE_HOURS) and site in self._told:
-            say(f"{site} is {self._told.pop(site)} no longer")
+            say_line(f"{site} is {self._told.pop(site)} no longer")
 
-    def close(self, story: ExperimentStory) -> None:
+    def close_view(self, story: ExperimentStory) -> None:
         if story.over:
-            for line in closing(story):
-                say(line)
+            for line in closing_lines(story):
+                say_line(line)
 
 
 class JsonLines:
@@ -206,17 +208,17 @@ class JsonLines:
         self._closed: set[int] = set()
         self._next = 0.0
 
-    def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
-        for moment in self._news.of(story):
-            emit({"type": "event", "time": moment.time, "who": moment.who, "what": moment.what})
+    def show_story(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
+        for moment in self._news.take_news(story):
+            emit_json({"type": "event", "time": moment.time, "who": moment.who, "what": moment.what})
         for one in story.round_list:
             if one.state == "complete" and one.number not in self._closed:
                 self._closed.add(one.number)
-                emit({"type": "round", **round_summary(one, story.reader)})
+                emit_json({"type": "round", **round_summary(one, story.reader)})
         if now >= self._next and not story.over:
             self._next = now + 0.5
             live = {site: live_summary(story, site, now) for site in sorted(story.sites)}
-            emit(
+            emit_json(
                 {
                     "type": "progress",
                     "state": story.phase,
@@ -225,15 +227,15 @@ class JsonLines:
                 }
             )
 
-    def close(self, story: ExperimentStory) -> None:
-        emit({"type": "end" if story.over else "interrupted", **summary(story)})
+    def close_view(self, story: ExperimentStory) -> None:
+        emit_json({"type": "end" if story.over else "interrupted", **story_as_plain(story)})
 
 
 def live_summary(story: ExperimentStory, site: str, now: float) -> dict[str, Any]:
     """What a site does now, as plain types."""
     live = story.sites[site].live
     return {
-        "presence": story.presence(site, now),
+        "presence": story.presence_of(site, now),
         "state": live.state,
         "phase": live.phase,
         "round": live.round,
@@ -260,22 +262,22 @@ class Picture:
         self._live.start()
         self._next = 0.0
 
-    def show(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
+    def show_story(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
         if now >= self._next or story.over:
             self._next = now + PICTURE_EVERY
-            self._live.update(picture(story, now, coordinator_at), refresh=True)
+            self._live.update(draw_picture(story, now, coordinator_at), refresh=True)
 
-    def close(self, story: ExperimentStory) -> None:
+    def close_view(self, story: ExperimentStory) -> None:
         self._live.stop()
         if story.over:
-            for line in closing(story):
-                say(line)
+            for line in closing_lines(story):
+                say_line(line)
 
 
 PRESENCE_STYLE = {"absent": "red", "stuck": "bold red", "slow": "yellow", "working": "green"}
 
 
-def picture(story: ExperimentStory, now: float, coordinator_at: float | None = None) -> RenderableType:
+def draw_picture(story: ExperimentStory, now: float, coordinator_at: float | None = None) -> RenderableType:
     """The whole state as something that rich can draw: headline, a row for each site, the latest events."""
     from rich import box
     from rich.console import Group
@@ -286,29 +288,30 @@ def picture(story: ExperimentStory, now: float, coordinator_at: float | None = N
     rounds = [one for one in story.round_list if one.site_validation]
     latest = rounds[-1].site_validation if rounds else {}
     for name, site in sorted(story.sites.items()):
-        presence = story.presence(name, now)
+        presence = story.presence_of(name, now)
         state = presence if site.state in ("joined", "invited") else f"{site.state} ({site.reason})"
         cases = f"{site.cases.train}+{site.cases.validation}+{site.cases.test}" if site.cases else "-"
-        score = story.reader.score(latest[name]) if name in latest else None
+        score = story.reader.headline_score(latest[name]) if name in latest else None
         sites.add_row(
             name,
             Text(state, style=PRESENCE_STYLE.get(presence, "")),
             progress_words(story, name),
             cases,
-            figure(score),
+            format_score(score),
             human_bytes(site.live.bytes_down),
             human_bytes(site.live.bytes_up),
         )
-    lines: list[RenderableType] = [Text(story.id, style="bold"), Text(headline(story, now)), sites]
+    lines: list[RenderableType] = [Text(story.id, style="bold"), Text(headline_words(story, now)), sites]
     if coordinator_at is not None and now - coordinator_at > 20:
         lines.append(Text(f"no sign of the coordinator for {now - coordinator_at:.0f} s", style="red"))
     lines += [
-        Text(f"{when(moment.time)[11:]} {moment.who}: {moment.what}", style="dim") for moment in story.moments[-6:]
+        Text(f"{format_moment(moment.time)[11:]} {moment.who}: {moment.what}", style="dim")
+        for moment in story.moments[-6:]
     ]
     return Group(*lines)
 
 
-def closing(story: ExperimentStory) -> list[str]:
+def closing_lines(story: ExperimentStory) -> list[str]:
     """The result, for a person."""
     lines = [f"{story.id}: {state_words(story)}"]
     if story.reason in ADVICE and story.phase != "complete":
@@ -322,7 +325,8 @@ def closing(story: ExperimentStory) -> list[str]:
             lines.append(f"  test {title} {site:<8} {words}")
         if test.worst is not None:
             lines.append(
-                f"  mean over sites {figure(test.unweighted_mean)}, worst {test.worst[0]} {figure(test.worst[1])}"
+                f"  mean over sites {format_score(test.unweighted_mean)}, "
+                f"worst {test.worst[0]} {format_score(test.worst[1])}"
             )
     if story.model_digest:
         lines.append(f"  model of round {story.model_round}, digest {story.model_digest}")

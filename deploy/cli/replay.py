@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.console import when
+from deploy.console import format_moment
 from messages.chain import Entry
 from messages.ground.errors import LogBroken
 
 
 @dataclass
-class Verdict:
+class ReplayVerdict:
     """What a replay found."""
 
     entries: int = 0
@@ -28,11 +28,11 @@ class Verdict:
         """Whether nothing disagrees."""
         return not self.wrong and self.entries > 0
 
-    def count(self, status: str) -> int:
+    def count_rounds(self, status: str) -> int:
         """Rounds of one status."""
         return sum(one["status"] == status for one in self.rounds.values())
 
-    def plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, Any]:
         """For --json."""
         return {
             "agrees": self.agrees,
@@ -41,7 +41,7 @@ class Verdict:
             "wrong": self.wrong,
         }
 
-    def line(self, identity: str) -> str:
+    def summary_line(self, identity: str) -> str:
         """The summary."""
         how = ", ".join(
             f"{count} {words}"
@@ -50,7 +50,7 @@ class Verdict:
                 ("digest-only", "digest only"),
                 ("missing", "missing"),
             )
-            if (count := self.count(status))
+            if (count := self.count_rounds(status))
         )
         head = f"{identity}: {self.entries} entries, {len(self.rounds)} rounds" + (f" ({how})" if how else "")
         if self.agrees:
@@ -59,12 +59,12 @@ class Verdict:
         return f"{head}: DOES NOT AGREE, first at {first['entry']}: {first['what']}"
 
 
-def replay(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str], None] | None) -> Verdict:
+def replay_log(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str], None] | None) -> ReplayVerdict:
     """Replay a log; `tell` gets a line for each entry."""
     from coordinator.record import replay as replays
     from coordinator.work.blobs import Blobs
 
-    verdict = Verdict()
+    verdict = ReplayVerdict()
     try:
         for step in replays.replay(entries, Blobs(blobs) if blobs else None):
             verdict.entries += 1
@@ -81,7 +81,7 @@ def replay(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str], N
                 verdict.wrong.append({"entry": where, "what": step.problem or "it does not follow"})
                 mark = f"  !! {step.problem}"
             if tell is not None:
-                tell(f"{step.entry.index:>5}  {when(step.entry.time)}  {step.who}: {step.what}{mark}")
+                tell(f"{step.entry.index:>5}  {format_moment(step.entry.time)}  {step.who}: {step.what}{mark}")
     except LogBroken as error:
         verdict.wrong.append({"entry": error.where, "what": error.what})
         if tell is not None:

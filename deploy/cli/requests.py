@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.console import say, table
+from deploy.console import print_table, say_line
 from deploy.estimate import Estimate
-from deploy.session.connection import Session, no_coordinator
+from deploy.session.connection import BrokerSession, no_coordinator
 from messages import kinds, names
 from messages.bus.base import Start
 from messages.experiment import Experiment
@@ -32,24 +32,24 @@ class Answer:
     accepts: bool
     reason: Reason | None = None
 
-    def plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, Any]:
         """For --json."""
         return {"online": self.online, "accepts": self.accepts, "reason": self.reason}
 
 
-def ask_sites(session: Session, experiment: Experiment, within: float, show: Show) -> list[Answer]:
+def ask_sites(session: BrokerSession, experiment: Experiment, within: float, show: Show) -> list[Answer]:
     """Publish experiment-check and gather the answers; returns early once every site has answered.
 
     Raises:
         Unreachable: neither the coordinator nor any site said anything.
     """
     session.may_send()
-    session.listen(DOWNLINK, PROGRESS, start=Start.NEXT)
+    session.listen_to(DOWNLINK, PROGRESS, start=Start.NEXT)
     nonce = secrets.token_hex(16)
-    session.publish("experiment-check", kinds.ExperimentCheck(experiment=experiment.plain(), nonce=nonce))
+    session.publish_event("experiment-check", kinds.ExperimentCheck(experiment=experiment.as_plain(), nonce=nonce))
     alive: set[str] = set()
     answers: dict[str, Answer] = {}
-    for heard in session.messages(within):
+    for heard in session.hear_messages(within):
         event = heard.event
         if event is None:
             continue
@@ -77,19 +77,23 @@ def _rounds(experiment: Experiment) -> str:
 
 def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answer] | None, enough: bool) -> None:
     """The result of a check, for a person."""
-    say(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
-    say(f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}")
-    say(f"  memory    about {human_bytes(found.training_memory_bytes)} for training at each site (estimate)")
-    say(f"  a round   {human_bytes(found.round_bytes_down)} to the sites, {human_bytes(found.round_bytes_up)} back")
-    say(
+    say_line(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
+    say_line(f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}")
+    say_line(f"  memory    about {human_bytes(found.training_memory_bytes)} for training at each site (estimate)")
+    say_line(
+        f"  a round   {human_bytes(found.round_bytes_down)} to the sites, {human_bytes(found.round_bytes_up)} back"
+    )
+    say_line(
         f"  in all    {human_bytes(found.total_bytes)} over {_rounds(experiment)}; "
         f"the broker stores {human_bytes(found.broker_disk_bytes)} if nothing is evicted"
     )
     strategy = experiment.plan.strategy
     kept = f", which keeps {human_bytes(found.strategy_bytes)} from round to round" if found.strategy_bytes else ""
-    say(f"  strategy  {strategy.words}{kept}")
-    say(f"  on disk   {human_bytes(found.coordinator_disk_bytes)} at the coordinator, which keeps updates for replay")
-    say(
+    say_line(f"  strategy  {strategy.words}{kept}")
+    say_line(
+        f"  on disk   {human_bytes(found.coordinator_disk_bytes)} at the coordinator, which keeps updates for replay"
+    )
+    say_line(
         f"  time      at the latest {human_seconds(found.latest_end_seconds)} after the start; "
         "how long a round takes shows after the first one"
     )
@@ -101,10 +105,10 @@ def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answe
         verdict += " by hand" if one.accepts and one.reason is Reason.AWAITS_APPROVAL else ""
         advice = ADVICE[one.reason] if one.reason else "" if one.accepts else OFFLINE
         rows.append([one.site, verdict, advice])
-    say()
-    table(["site", "answer", "advice"], rows)
+    say_line()
+    print_table(["site", "answer", "advice"], rows)
     accepting = sum(one.accepts for one in answers)
-    say(
+    say_line(
         f"{accepting} of {len(answers)} sites would accept; {experiment.least_sites} are needed"
         + ("" if enough else ": not enough now")
     )
@@ -117,7 +121,7 @@ class Started:
     new: bool
 
 
-def start(session: Session, experiment: Experiment, within: float, show: Show) -> Started:
+def start_experiment(session: BrokerSession, experiment: Experiment, within: float, show: Show) -> Started:
     """Publish experiment-start and wait for the coordinator's word.
 
     Raises:
@@ -125,27 +129,29 @@ def start(session: Session, experiment: Experiment, within: float, show: Show) -
         Unreachable: no word within so many seconds.
     """
     session.may_send()
-    for heard in session.history(DOWNLINK):
+    for heard in session.read_history(DOWNLINK):
         event = heard.event
         if event is not None and event.experiment == experiment.id:
             body = event.body
             if isinstance(body, kinds.ExperimentAccepted):
                 if body.digest == experiment.digest():
                     return Started(new=False)
-                raise refusal(experiment.id, Reason.ID_TAKEN)
-    sent = session.publish("experiment-start", kinds.ExperimentStart(experiment=experiment.plain()), experiment.id)
+                raise refusal_error(experiment.id, Reason.ID_TAKEN)
+    sent = session.publish_event(
+        "experiment-start", kinds.ExperimentStart(experiment=experiment.as_plain()), experiment.id
+    )
     show("waiting for the coordinator")
-    for heard in session.messages(within):
+    for heard in session.hear_messages(within):
         event = heard.event
         if event is None or event.experiment != experiment.id:
             continue
         body = event.body
         if isinstance(body, kinds.ExperimentAccepted):
             if body.digest != experiment.digest():
-                raise refusal(experiment.id, Reason.ID_TAKEN)
+                raise refusal_error(experiment.id, Reason.ID_TAKEN)
             return Started(new=True)
         if isinstance(body, kinds.ExperimentRefused) and body.event == sent.id:
-            raise refusal(experiment.id, body.reason, body.mistakes)
+            raise refusal_error(experiment.id, body.reason, body.mistakes)
     raise no_coordinator(within)
 
 
@@ -161,7 +167,7 @@ BODIES: dict[str, kinds.Body] = {
 }
 
 
-def command(session: Session, verb: str, experiment: str, within: float) -> str:
+def command_experiment(session: BrokerSession, verb: str, experiment: str, within: float) -> str:
     """Publish experiment-abort, -pause or -resume; returns the new state once the coordinator has announced it.
 
     Raises:
@@ -169,22 +175,22 @@ def command(session: Session, verb: str, experiment: str, within: float) -> str:
         Unreachable: no word within so many seconds.
     """
     session.may_send()
-    session.listen(DOWNLINK, start=Start.NEXT)
-    session.listen(names.inbox(session.profile.name))
-    sent = session.publish(f"experiment-{verb}", BODIES[verb], experiment)
-    for heard in session.messages(within):
+    session.listen_to(DOWNLINK, start=Start.NEXT)
+    session.listen_to(names.inbox_of(session.profile.name))
+    sent = session.publish_event(f"experiment-{verb}", BODIES[verb], experiment)
+    for heard in session.hear_messages(within):
         event = heard.event
         if event is None:
             continue
         # Known by the event it answers: of an experiment that it does not know the coordinator names none.
         if isinstance(event.body, kinds.Refused) and event.body.event == sent.id:
-            raise refusal(experiment, event.body.reason)
+            raise refusal_error(experiment, event.body.reason)
         if event.experiment == experiment and isinstance(event.body, OUTCOMES[verb]):
             return {"abort": "aborted", "pause": "paused", "resume": "resumed"}[verb]
     raise no_coordinator(within)
 
 
-def refusal(experiment: str, reason: Reason, mistakes: str = "") -> KonsilError:
+def refusal_error(experiment: str, reason: Reason, mistakes: str = "") -> KonsilError:
     """The error that tells a refusal."""
     what = f"refused: {reason}" + (f" ({mistakes})" if mistakes else "")
     return RequestError(what, where=experiment, advice=ADVICE[reason])

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.console import JsonOption, emit, note, say, table, when
-from messages.experiment import read as read_experiment
+from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
+from messages.experiment import read_experiment
 from messages.ground.errors import ConfigError, KonsilError
 from messages.ground.naming import NO_EXPERIMENT
 
@@ -39,29 +39,29 @@ def run(config: ConfigOption = DEFAULT) -> None:
     """
     from site_agent import service
 
-    raise typer.Exit(service.run(config))
+    raise typer.Exit(service.run_agent(config))
 
 
 @app.command()
 def preflight(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
     """Find what would stop this site from taking part: broker, login, data sets, GPU, disk, memory, clock."""
-    from site_agent.config import read
+    from site_agent.config import read_config
     from site_agent.desk import preflight as checks
 
     marks = {"ok": "✓", "warn": "!", "fail": "✗"}
     done: list[checks.Check] = []
-    _quiet()
-    site = read(config)
-    note("trying the broker, the coordinator and each data set; that may take a minute ...")
-    for check in checks.preflight(site):
+    _quieten_logs()
+    site = read_config(config)
+    note_line("trying the broker, the coordinator and each data set; that may take a minute ...")
+    for check in checks.run_checks(site):
         done.append(check)
         if not as_json:
             advice = f". {check.advice}" if check.advice else ""
-            say(f"{marks[check.grade]} {check.name:<18} {check.what}{advice}")
+            say_line(f"{marks[check.grade]} {check.name:<18} {check.what}{advice}")
     status = checks.exit_status(done)
     if as_json:
         rows = [{"name": one.name, "grade": one.grade.value, "what": one.what, "advice": one.advice} for one in done]
-        emit({"checks": rows, "exit_status": status})
+        emit_json({"checks": rows, "exit_status": status})
     raise typer.Exit(status)
 
 
@@ -80,11 +80,11 @@ def datasets(
 
     Data sets from DICOM are prepared: fetched, cleaned of what identifies a patient, and made into cases.
     """
-    from site_agent.config import read
+    from site_agent.config import read_config
     from site_agent.data.inventory import take_stock_of
 
-    _quiet()
-    site = read(config)
+    _quieten_logs()
+    site = read_config(config)
     wanted = None if experiment is None else read_experiment(experiment)
     if wanted is not None and wanted.data.dataset not in site.datasets:
         raise ConfigError(
@@ -97,12 +97,12 @@ def datasets(
     status = 0
     for name in names:
         try:
-            asked = (name, site.datasets[name], site.site.state, wanted, _shown(name))
+            asked = (name, site.datasets[name], site.site.state, wanted, _show_progress(name))
             stock = take_stock_of(*asked, again=again, limit=site.limits.disk)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
             result[name] = {"error": str(error)}
-            note(f"{name}: {error}")
+            note_line(f"{name}: {error}")
             continue
         result[name] = {
             "found": stock.found,
@@ -120,26 +120,26 @@ def datasets(
                 "as_of": stock.prepared.as_of,
             }
         if not as_json:
-            say(f"{name}: {stock.used} of {stock.found} cases usable")
-            say(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
+            say_line(f"{name}: {stock.used} of {stock.found} cases usable")
+            say_line(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
             _say_prepared(result[name])
             if stock.prepared is None and (counts := result[name]["left_out"]):
-                say("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
+                say_line("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
             for line in stock.details:
-                say(f"  left out: {line}")
+                say_line(f"  left out: {line}")
     if as_json:
-        emit({"datasets": result})
+        emit_json({"datasets": result})
     elif not names:
-        note("No data set is described: add [datasets.NAME] to site.toml")
+        note_line("No data set is described: add [datasets.NAME] to site.toml")
     if status:
         raise typer.Exit(status)
 
 
-def _quiet() -> None:
+def _quieten_logs() -> None:
     """What the agent's parts log goes to standard error, and only if it is worth a person's attention here."""
     from messages.ground import logs
 
-    logs.configure("site", logging.WARNING)
+    logs.configure_log("site", logging.WARNING)
 
 
 def _say_prepared(about: dict[str, Any]) -> None:
@@ -147,18 +147,18 @@ def _say_prepared(about: dict[str, Any]) -> None:
     if "fingerprint" not in about:
         return
     if about["as_of"] is not None:
-        say(f"  as of {when(about['as_of'])}: the PACS could not be reached")
+        say_line(f"  as of {format_moment(about['as_of'])}: the PACS could not be reached")
     if about["left_out"]:
-        say("  studies left out: " + ", ".join(f"{count} {reason}" for reason, count in about["left_out"].items()))
+        say_line("  studies left out: " + ", ".join(f"{count} {reason}" for reason, count in about["left_out"].items()))
     if about["series_left_out"]:
         counts = about["series_left_out"].items()
-        say("  series left out: " + ", ".join(f"{count} {reason}" for reason, count in counts))
+        say_line("  series left out: " + ", ".join(f"{count} {reason}" for reason, count in counts))
     if about["extent_unverified"]:
-        say(f"  series whose first and last slice nothing verifies: {about['extent_unverified']}")
-    say(f"  fingerprint {about['fingerprint'][:16]}")
+        say_line(f"  series whose first and last slice nothing verifies: {about['extent_unverified']}")
+    say_line(f"  fingerprint {about['fingerprint'][:16]}")
 
 
-def _shown(name: str) -> Callable[[int, int], None]:
+def _show_progress(name: str) -> Callable[[int, int], None]:
     """Progress worth showing: what takes longer than two seconds, then every two where there is any."""
     shown, last = time.monotonic(), (-1, -1)
 
@@ -167,7 +167,9 @@ def _shown(name: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - shown >= SHOWN_SECONDS and (done, total) != last:
             shown, last = now, (done, total)
-            note(f"{name}: {done} of {total} studies" if total else f"{name}: another process prepares it; waiting")
+            note_line(
+                f"{name}: {done} of {total} studies" if total else f"{name}: another process prepares it; waiting"
+            )
 
     return progress
 
@@ -182,20 +184,20 @@ def preview(
 
     Heads show faces: the pictures are readable by you alone, and must not leave the site.
     """
-    from site_agent.config import read
-    from site_agent.dicom.prepared.preview import WARNING, draw
+    from site_agent.config import read_config
+    from site_agent.dicom.prepared.preview import WARNING, draw_sheets
 
-    _quiet()
-    site = read(config)
+    _quieten_logs()
+    site = read_config(config)
     if name not in site.datasets:
         raise ConfigError(f"data set {name!r} is not described", where=str(config), advice=f"Add [datasets.{name}]")
-    sheets = draw(name, site.datasets[name], site.site.state, _shown(name))
+    sheets = draw_sheets(name, site.datasets[name], site.site.state, _show_progress(name))
     if as_json:
-        emit({"sheets": [str(path) for path in sheets], "warning": WARNING})
+        emit_json({"sheets": [str(path) for path in sheets], "warning": WARNING})
         return
     for path in sheets:
-        say(str(path))
-    note(WARNING)
+        say_line(str(path))
+    note_line(WARNING)
 
 
 @app.command()
@@ -211,37 +213,45 @@ def ledger(
 
     Not recorded: the pulse, progress, and answers to `konsil experiment check`. The agent need not run.
     """
-    from site_agent.config import read
+    from site_agent.config import read_config
     from site_agent.disk import ledger as record
 
     day = 0.0 if since is None else since.replace(tzinfo=UTC).timestamp()
-    entries = record.read(read(config).site.state, experiment, day)
+    entries = record.read_ledger(read_config(config).site.state, experiment, day)
     updates = [one for one in entries if one.kind == "update"]
     if as_json:
-        emit({"ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
+        emit_json({"ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
         return
     if not entries:
-        note("Nothing has left this site" + ("" if experiment is None and since is None else " that fits"))
+        note_line("Nothing has left this site" + ("" if experiment is None and since is None else " that fits"))
         return
     rows = [
-        [when(one.time), "" if one.experiment == NO_EXPERIMENT else one.experiment, str(one.round or ""), one.kind,
-         f"{one.bytes:,}", "" if one.settled else "awaits its receipt"]
+        [
+            format_moment(one.time),
+            "" if one.experiment == NO_EXPERIMENT else one.experiment,
+            str(one.round or ""),
+            one.kind,
+            f"{one.bytes:,}",
+            "" if one.settled else "awaits its receipt",
+        ]
         for one in entries
-    ]  # fmt: skip
-    table(["time", "experiment", "round", "what", "bytes", ""], rows)
-    say(f"{len(entries) - len(updates)} events and {len(updates)} updates, {sum(one.bytes for one in entries):,} bytes")
+    ]
+    print_table(["time", "experiment", "round", "what", "bytes", ""], rows)
+    say_line(
+        f"{len(entries) - len(updates)} events and {len(updates)} updates, {sum(one.bytes for one in entries):,} bytes"
+    )
 
 
 @app.command()
 def status(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
     """What the running agent does now, experiment by experiment, and who waits for the training slot."""
-    _order(config, {"do": "status"}, as_json)
+    _give_order(config, {"do": "status"}, as_json)
 
 
 @app.command()
 def pause(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
     """Take no new work; what was accepted is finished. Holds over restarts, until `resume`."""
-    _order(config, {"do": "pause"}, as_json)
+    _give_order(config, {"do": "pause"}, as_json)
 
 
 @app.command()
@@ -255,16 +265,16 @@ def resume(
 ) -> None:
     """Take work again; with --approve ID let one experiment that awaits approval use this site."""
     order = {"do": "resume"} if approve is None else {"do": "approve", "experiment": approve}
-    _order(config, order, as_json)
+    _give_order(config, order, as_json)
 
 
 @app.command()
 def drain(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
     """Finish what was accepted, then stop the agent."""
-    _order(config, {"do": "drain"}, as_json)
+    _give_order(config, {"do": "drain"}, as_json)
 
 
-def unconfirmed(waits: dict[str, Any]) -> str | None:
+def unconfirmed_words(waits: dict[str, Any]) -> str | None:
     """A line for what has long waited for the broker, or None; `waits` as in the status."""
     if not waits["messages"] or not (waits["blocked"] or waits["seconds"] >= SLOW_CONFIRM):
         return None
@@ -279,7 +289,7 @@ def outside_hours(answer: dict[str, Any]) -> str:
     return begin if answer["state"] == "outside-hours" else f", outside its hours{begin}"
 
 
-def standing(one: dict[str, Any]) -> str:
+def standing_words(one: dict[str, Any]) -> str:
     """Where an experiment stands, and what the operator is to do about it; `one`: its part of the status."""
     if one["phase"] == "awaiting":
         return f"awaits your approval (konsil site resume --approve {one['experiment']})"
@@ -288,20 +298,20 @@ def standing(one: dict[str, Any]) -> str:
     return f"{one['phase']}, round {one['round']}" if one["round"] else str(one["phase"])
 
 
-def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
-    from site_agent.config import read
+def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
+    from site_agent.config import read_config
     from site_agent.desk import control
 
-    answer = control.ask(read(config).site.state, request)
+    answer = control.ask_agent(read_config(config).site.state, request)
     if as_json:
-        emit(answer)
+        emit_json(answer)
         return
     hours = "" if answer["within_hours"] else outside_hours(answer)
-    say(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
-    if line := unconfirmed(answer["unconfirmed"]):
-        say(f"  {line}")
+    say_line(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
+    if line := unconfirmed_words(answer["unconfirmed"]):
+        say_line(f"  {line}")
     for one in answer["experiments"]:
-        line = f"  {one['experiment']}: {standing(one)}, by {one['researcher']}"
+        line = f"  {one['experiment']}: {standing_words(one)}, by {one['researcher']}"
         if one["place_in_queue"]:
             line += f", number {one['place_in_queue']} in the queue for the training slot"
         if (progress := one["progress"]) and one["phase"] != "ended":
@@ -310,6 +320,6 @@ def _order(config: Path, request: dict[str, Any], as_json: bool) -> None:
             line += f", resumed at step {one['resumed_at_step']}"
         if one["reason"]:
             line += f" ({one['reason']}: {one['advice']})"
-        say(line)
+        say_line(line)
     if answer["unreceipted"]:
-        say(f"  {answer['unreceipted']} events wait for the coordinator's receipt")
+        say_line(f"  {answer['unreceipted']} events wait for the coordinator's receipt")

@@ -58,7 +58,7 @@ def app(
     from deploy.demo.consortium import MOST_SITES
     from messages.tensors.codecs import CODECS
 
-    wanted = _baselines(baselines)
+    wanted = _parse_baselines(baselines)
     if not 1 <= sites <= MOST_SITES:
         raise RequestError(f"--sites {sites} is not allowed", advice=f"Use 1 to {MOST_SITES}")
     if codec not in CODECS:
@@ -68,17 +68,17 @@ def app(
     find_server()  # says how to install it, before anything is written
     find_epmd()
     if from_pacs:
-        from deploy.orthanc.configuration import find
+        from deploy.orthanc.configuration import find_orthanc
 
-        find()
+        find_orthanc()
     if data is not None:
         from deploy.demo.data import read_real
 
         read_real(data)  # refuses what is no data set, before anything is written
-    from deploy.demo.run import Options, run, stoppable
+    from deploy.demo.run import Options, ending_on_sigterm, run_demo
 
     options = Options(
-        layout.prepare(out or layout.default_out()),
+        layout.prepare_layout(out or layout.default_out()),
         sites=sites,
         rounds=rounds,
         seed=seed,
@@ -94,18 +94,18 @@ def app(
     from deploy.demo import outcome as outcomes
 
     # With --json standard output holds the one object, and everything else goes to standard error.
-    with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout), stoppable():
-        outcome = run(options, live.view(False), console.notes("konsil: "))
+    with contextlib.redirect_stdout(sys.stderr if json_ else sys.stdout), ending_on_sigterm():
+        outcome = run_demo(options, live.choose_view(False), console.make_notes("konsil: "))
     if json_:
-        console.emit(outcomes.plain(outcome))
+        console.emit_json(outcomes.outcome_as_plain(outcome))
         return
-    console.say()
-    console.table(*outcomes.table(outcome))
-    for line in outcomes.closing(outcome):
-        console.say(line)
+    console.say_line()
+    console.print_table(*outcomes.draw_table(outcome))
+    for line in outcomes.closing_lines(outcome):
+        console.say_line(line)
 
 
-def _baselines(text: str) -> tuple[str, ...]:
+def _parse_baselines(text: str) -> tuple[str, ...]:
     from deploy.demo.compare import KNOWN
 
     words = tuple(word.strip() for word in text.split(",") if word.strip())

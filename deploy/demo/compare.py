@@ -42,7 +42,9 @@ class Comparison:
         return next((one for one in self.baselines if one.name == "pooled"), None)
 
 
-def start(children: Children, consortium: Consortium, experiment: Experiment, wanted: tuple[str, ...]) -> Child:
+def start_baselines(
+    children: Children, consortium: Consortium, experiment: Experiment, wanted: tuple[str, ...]
+) -> Child:
     """Start the process that trains the baselines; it takes the images where the sites keep them.
 
     With the sites' secrets, so that each case is in the same split; in a hospital these never leave the site.
@@ -52,27 +54,27 @@ def start(children: Children, consortium: Consortium, experiment: Experiment, wa
     layout = consortium.layout
     sites = {}
     for index, site in enumerate(consortium.sites):
-        dataset = site_config.read(consortium.config_of(site)).datasets[experiment.data.dataset]
+        dataset = site_config.read_config(consortium.config_of(site)).datasets[experiment.data.dataset]
         sites[site] = {
             "dataset": dataset.model_dump(mode="json"),
-            "secret": (layout.site(site) / "secret").read_bytes().hex(),
-            "cache": str(layout.site(site) / "cache" / experiment.id),  # the agents have ended
-            "state": str(layout.site(site)),
-            "gpus": machine.share_gpus(index, min(1, machine.gpus())),
+            "secret": (layout.site_folder(site) / "secret").read_bytes().hex(),
+            "cache": str(layout.site_folder(site) / "cache" / experiment.id),  # the agents have ended
+            "state": str(layout.site_folder(site)),
+            "gpus": machine.share_gpus(index, min(1, machine.count_gpus())),
         }
     description = layout.run / "baseline.json"
     description.touch(mode=0o600)
     description.write_text(json.dumps(sites))
     command = [sys.executable, "-m", "deploy.baseline", "--experiment", str(layout.experiment)]
-    command += ["--sites", str(description), "--baselines", ",".join(wanted), "--threads", str(machine.cores())]
+    command += ["--sites", str(description), "--baselines", ",".join(wanted), "--threads", str(machine.count_cores())]
     command += ["--out", str(layout.run / "baselines-result.json")]
     # Threads that wait for each other sleep instead of spinning: on a machine that does other work besides, spinning
     # made a round many times slower.
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
-    return children.start("baseline", command, layout.log_of("baseline"), piped=True, environment=waiting)
+    return children.start_child("baseline", command, layout.log_of("baseline"), piped=True, environment=waiting)
 
 
-def compare(
+def compare_baselines(
     children: Children,
     consortium: Consortium,
     experiment: Experiment,
@@ -88,20 +90,20 @@ def compare(
     if not wanted:
         return Comparison()
     say(f"training for comparison: {', '.join(wanted)}")
-    child = start(children, consortium, experiment, wanted)
-    _relay(child, say, experiment.task.reader.title)
+    child = start_baselines(children, consortium, experiment, wanted)
+    _relay_lines(child, say, experiment.task.reader.title)
     child.process.wait()
     if child.process.returncode != 0:
-        child.check()
+        child.check_alive()
     from deploy.baseline import read_result
 
     result = consortium.layout.run / "baselines-result.json"
     if not result.exists():
         raise WorkFailed("the baselines left no result", where=str(child.log))
-    return against(story, read_result(result))
+    return hold_against(story, read_result(result))
 
 
-def against(story: ExperimentStory, baselines: list[Baseline]) -> Comparison:
+def hold_against(story: ExperimentStory, baselines: list[Baseline]) -> Comparison:
     """The baselines with their paired gains; rows by case are there because the demo's sites share them."""
     from deploy.baseline import with_gain
 
@@ -124,7 +126,7 @@ def _gain_over(federated: Mapping[str, SplitScores], single: list[Baseline]) -> 
     return paired_bootstrap({site: scores.rows or [] for site, scores in federated.items()}, theirs)
 
 
-def _relay(child: Child, say: Say, title: str) -> None:
+def _relay_lines(child: Child, say: Say, title: str) -> None:
     """Tell each line of progress until the process closes its output."""
     assert child.process.stdout is not None  # noqa: S101 - it was started piped
     for line in child.process.stdout:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.broker.definitions import Definitions, Party, StreamSizes, render
+from deploy.broker.definitions import Definitions, Party, StreamSizes, render_definitions
 from deploy.demo import toml
-from deploy.demo.layout import Layout
+from deploy.demo.layout import DemoLayout
 from messages.names import COORDINATOR
 
 CONSORTIUM = "demo"
@@ -33,22 +33,22 @@ def site_names(count: int) -> tuple[str, ...]:
 class Consortium:
     """Who takes part, and each one's password."""
 
-    layout: Layout
+    layout: DemoLayout
     sites: tuple[str, ...]
     passwords: Mapping[str, str] = field(repr=False)
     sizes: StreamSizes = SIZES
 
     @classmethod
-    def invent(cls, layout: Layout, sites: Sequence[str], sizes: StreamSizes = SIZES) -> Consortium:
+    def invent_logins(cls, layout: DemoLayout, sites: Sequence[str], sizes: StreamSizes = SIZES) -> Consortium:
         """With fresh passwords."""
         parties = (COORDINATOR, RESEARCHER, *sites)
         return cls(layout, tuple(sites), {party: secrets.token_urlsafe(18) for party in parties}, sizes)
 
-    def definitions(self) -> Definitions:
+    def make_definitions(self) -> Definitions:
         """What the broker boots with."""
         roles = {COORDINATOR: "coordinator", RESEARCHER: "researcher"}
         parties = [Party(name, roles.get(name, "site"), word) for name, word in self.passwords.items()]
-        return render(CONSORTIUM, parties, self.sizes)
+        return render_definitions(CONSORTIUM, parties, self.sizes)
 
     def config_of(self, party: str) -> Path:
         """Where a party's configuration lies: coordinator.toml, site-a.toml, profile.toml."""
@@ -56,7 +56,7 @@ class Consortium:
 
     def write_coordinator(self, port: int, ca: Path | None = None) -> Path:
         """coordinator.toml; here and below `ca` is the broker's authority, and `port` then its TLS port."""
-        return self._write(
+        return self._write_config(
             COORDINATOR,
             {
                 "schema": 1,
@@ -66,20 +66,20 @@ class Consortium:
                     "sites": list(self.sites),
                     "researchers": [RESEARCHER],
                 },
-                "broker": self._broker(COORDINATOR, port, ca),
+                "broker": self._broker_section(COORDINATOR, port, ca),
             },
         )
 
     def write_profile(self, port: int, ca: Path | None = None) -> Path:
         """The researcher's profile.toml."""
-        return self._write(
+        return self._write_config(
             RESEARCHER,
             {
                 "name": RESEARCHER,
                 "role": "researcher",
                 "consortium": CONSORTIUM,
                 "journal": self.layout.coordinator,
-                "broker": self._broker(RESEARCHER, port, ca),
+                "broker": self._broker_section(RESEARCHER, port, ca),
             },
         )
 
@@ -102,12 +102,12 @@ class Consortium:
             source: the keys under [datasets.NAME].
             trainer: the operator's training command; None: the one that comes with Konsil.
         """
-        return self._write(
+        return self._write_config(
             site,
             {
                 "schema": 1,
-                "site": {"name": site, "consortium": CONSORTIUM, "state": self.layout.site(site)},
-                "broker": self._broker(site, port, ca),
+                "site": {"name": site, "consortium": CONSORTIUM, "state": self.layout.site_folder(site)},
+                "broker": self._broker_section(site, port, ca),
                 "limits": {"threads": threads, "gpus": list(gpus)},
                 "datasets": {dataset: dict(source)},
                 "training": {"command": list(trainer) if trainer else None},
@@ -124,7 +124,7 @@ class Consortium:
             },
         )
 
-    def _broker(self, party: str, port: int, ca: Path | None) -> dict[str, Any]:
+    def _broker_section(self, party: str, port: int, ca: Path | None) -> dict[str, Any]:
         secret = self.layout.run / f"{party}.password"
         write_private(secret, self.passwords[party] + "\n")
         return {
@@ -136,9 +136,9 @@ class Consortium:
             "ca": ca,
         }
 
-    def _write(self, party: str, content: Mapping[str, Any]) -> Path:
+    def _write_config(self, party: str, content: Mapping[str, Any]) -> Path:
         path = self.config_of(party)
-        write_private(path, toml.dumps(content))
+        write_private(path, toml.write_toml(content))
         return path
 
 

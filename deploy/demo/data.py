@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.demo.layout import Layout
+from deploy.demo.layout import DemoLayout
 from deploy.demo.processes import Child, Children
 from messages.ground.errors import DataError
 
@@ -28,7 +28,7 @@ class PhantomShape:
 
 
 def start_writing(
-    children: Children, layout: Layout, sites: Sequence[str], cases: int, seed: int, size: PhantomShape
+    children: Children, layout: DemoLayout, sites: Sequence[str], cases: int, seed: int, size: PhantomShape
 ) -> list[Child]:
     """Start as many workers as there are cores (at most one a site); they end when all is written."""
     workers = max(1, min(os.cpu_count() or 1, len(sites)))
@@ -42,11 +42,11 @@ def start_writing(
         for index in range(worker, len(sites), workers):
             command += ["--site", f"{index}:{layout.data / sites[index]}"]
         name = f"data-{worker + 1}"
-        started.append(children.start(name, command, layout.log_of(name), environment={"OMP_NUM_THREADS": "1"}))
+        started.append(children.start_child(name, command, layout.log_of(name), environment={"OMP_NUM_THREADS": "1"}))
     return started
 
 
-def written(layout: Layout, sites: Sequence[str]) -> int:
+def count_written(layout: DemoLayout, sites: Sequence[str]) -> int:
     """Case folders there are by now."""
     return sum(
         sum(entry.is_dir() for entry in folder.iterdir())
@@ -55,7 +55,7 @@ def written(layout: Layout, sites: Sequence[str]) -> int:
     )
 
 
-def phantom_source(layout: Layout, site: str, index: int) -> dict[str, Any]:
+def phantom_source(layout: DemoLayout, site: str, index: int) -> dict[str, Any]:
     """[datasets.NAME] of a site that holds phantoms."""
     from deploy.demo.phantoms import phantom
 
@@ -76,7 +76,7 @@ class RealSet:
     channels: tuple[str, ...]
     labels: Mapping[int, str]
 
-    def source(self, folder: Path) -> dict[str, Any]:
+    def describe_source(self, folder: Path) -> dict[str, Any]:
         """[datasets.NAME] of a site that holds its share in `folder`."""
         labels = {str(integer): concept for integer, concept in self.labels.items()}
         return {"source": "decathlon", "path": folder, "labels": labels, "channels": list(self.channels)}
@@ -104,14 +104,16 @@ def read_real(path: Path) -> RealSet:
         return RealSet(path, ("MRI",), labels)
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
-        channels = tuple(_concept(name) for _, name in sorted(content["modality"].items(), key=lambda i: int(i[0])))
-        named = {int(value): _concept(name) for value, name in content["labels"].items() if int(value) != 0}
+        channels = tuple(
+            _make_concept(name) for _, name in sorted(content["modality"].items(), key=lambda i: int(i[0]))
+        )
+        named = {int(value): _make_concept(name) for value, name in content["labels"].items() if int(value) != 0}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"is no description of a data set ({error})", where=str(description)) from None
     return RealSet(path, channels, named)
 
 
-def _concept(name: str) -> str:
+def _make_concept(name: str) -> str:
     """A name of the set as a concept: letters, digits, - and _."""
     clean = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in str(name)).strip("-")
     return (clean if clean[:1].isalpha() else f"label-{clean}")[:32]

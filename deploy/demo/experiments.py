@@ -48,7 +48,7 @@ def glioma_demo(rounds: int, seed: int, sites: Sequence[str]) -> dict[str, Any]:
             "schedule": {"name": "poly", "over": "rounds"},
         },
         "evaluation": {"every": 1, "overlap": 0.25, "metrics": ["dice"], "select_by": "last"},
-        "rounds": _rounds(rounds),
+        "rounds": _rounds_section(rounds),
         "quorum": {"least_sites": "all"},
     }
 
@@ -99,10 +99,10 @@ def decathlon_demo(
             "schedule": {"name": "poly", "over": "rounds"},
         },
         "evaluation": {"every": 2, "overlap": 0.25, "metrics": ["dice"], "select_by": "last"},
-        "rounds": _rounds(rounds),
+        "rounds": _rounds_section(rounds),
         "quorum": {"least_sites": "all"},
     }
 
 
-def _rounds(count: int) -> dict[str, Any]:
+def _rounds_section(count: int) -> dict[str, Any]:
     return {"count": count, "enrol_within": "5m", "train_within": "10m"}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from deploy.cli.live import View
-from deploy.session.connection import COORDINATOR_WITHIN, Session, no_coordinator
+from deploy.session.connection import COORDINATOR_WITHIN, BrokerSession, no_coordinator
 from deploy.session.following import Follower
 from deploy.story.story import ExperimentStory
 from messages import codec, kinds, names
@@ -21,8 +21,8 @@ ENDING = ("completed", "failed", "aborted")
 """Names of the coordinator's decisions that end an experiment."""
 
 
-def follow(
-    session: Session, experiment: Experiment, view: View, check: Callable[[], None]
+def follow_experiment(
+    session: BrokerSession, experiment: Experiment, view: View, check: Callable[[], None]
 ) -> tuple[ExperimentStory, list[Entry]]:
     """Start the experiment and show it until it is over; returns its story and its event log.
 
@@ -36,7 +36,7 @@ def follow(
     follower = Follower(session, experiment.id)
     entries: list[Entry] = []
     follower.listen_from_start()
-    session.publish("experiment-start", kinds.ExperimentStart(experiment=experiment.plain()), experiment.id)
+    session.publish_event("experiment-start", kinds.ExperimentStart(experiment=experiment.as_plain()), experiment.id)
     published = time.monotonic()
     over: float | None = None
     log_ended = False
@@ -45,7 +45,7 @@ def follow(
             heard = follower.hear_next(LOOK_EVERY)
             if heard is not None and heard.entry is not None and heard.entry.experiment == experiment.id:
                 entries.append(heard.entry)
-                log_ended = log_ended or _ends(heard.entry)
+                log_ended = log_ended or _ends_experiment(heard.entry)
             story = follower.story
             if story.over and over is None:
                 over = time.monotonic()
@@ -54,13 +54,13 @@ def follow(
             if over is not None and time.monotonic() - over > LOG_WITHIN:
                 raise WorkFailed("the end of the event log did not come", where=names.AUDIT)
             check()
-            view.show(story, time.time(), follower.coordinator_at)
+            view.show_story(story, time.time(), follower.coordinator_at)
     finally:
-        view.close(follower.story)
+        view.close_view(follower.story)
     return follower.story, entries
 
 
-def _ends(entry: Entry) -> bool:
+def _ends_experiment(entry: Entry) -> bool:
     """Whether this is the entry that holds the experiment's end."""
     body = codec.unpack(entry.body, max_bytes=MAX_ENTRY)
     return isinstance(body, dict) and any(

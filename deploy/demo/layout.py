@@ -21,7 +21,7 @@ LEAST_FREE = 1.5e9
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DemoLayout:
     """The folder of one demo run."""
 
     out: Path
@@ -72,7 +72,7 @@ class Layout:
         """The log file of one process."""
         return self.logs / f"{name}.log"
 
-    def site(self, name: str) -> Path:
+    def site_folder(self, name: str) -> Path:
         """A site agent's state folder."""
         return self.run / name
 
@@ -80,7 +80,7 @@ class Layout:
         """The exported event log."""
         return self.out / f"{experiment}.konsil-log"
 
-    def tidy(self) -> None:
+    def tidy_up(self) -> None:
         """Remove what only the run needed; configuration, logs, journal and stored updates stay (for replay)."""
         for folder in (self.data, self.broker, self.pacs, *self.run.glob("site-*/")):
             shutil.rmtree(folder, ignore_errors=True)
@@ -91,7 +91,7 @@ def default_out() -> Path:
     return Path("demo-out", time.strftime("%Y%m%d-%H%M%S"))
 
 
-def prepare(out: Path) -> Layout:
+def prepare_layout(out: Path) -> DemoLayout:
     """Make the folder of a run, or take an earlier run's and clear it.
 
     Raises:
@@ -111,7 +111,7 @@ def prepare(out: Path) -> Layout:
                 )
             _refuse_running(out)
             shutil.rmtree(out)
-        layout = Layout(out)
+        layout = DemoLayout(out)
         layout.logs.mkdir(parents=True)
         layout.data.mkdir()
         os.chmod(layout.run, 0o700)  # passwords lie in it

@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 
-def cores() -> int:
+def count_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def gpus() -> int:
+def count_gpus() -> int:
     """NVIDIA GPUs that the driver shows; 0 where there is none."""
     listed = Path("/proc/driver/nvidia/gpus")
     if listed.is_dir() and (found := sum(1 for _ in listed.iterdir())):
@@ -35,4 +35,4 @@ def share_gpus(index: int, count: int) -> list[int]:
 
 def share_threads(sites: int) -> int:
     """CPU threads for each of so many sites that train at once."""
-    return max(1, cores() // sites)
+    return max(1, count_cores() // sites)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.demo.run import Outcome
-from deploy.report.html import duration, number
+from deploy.report.html import format_duration, format_number
 from deploy.story.story import ExperimentStory
 
 LAST = 3
@@ -13,11 +13,13 @@ LAST = 3
 
 def last_validation(story: ExperimentStory, last: int = LAST) -> float | None:
     """Mean of the last few validation scores of the global model: no lucky round."""
-    means = [mean for point in story.validation_curve() if (mean := story.reader.score(point.pooled)) is not None]
+    means = [
+        mean for point in story.validation_curve() if (mean := story.reader.headline_score(point.pooled)) is not None
+    ]
     return sum(means[-last:]) / len(means[-last:]) if means else None
 
 
-def plain(outcome: Outcome) -> dict[str, Any]:
+def outcome_as_plain(outcome: Outcome) -> dict[str, Any]:
     """The object that --json prints."""
     story, comparison = outcome.story, outcome.comparison
     test, reader = story.test, story.reader
@@ -33,8 +35,8 @@ def plain(outcome: Outcome) -> dict[str, Any]:
         }
     }
     if (pooled := comparison.pooled) is not None:
-        whole = pooled.pooled(reader)
-        mean = reader.score(whole)
+        whole = pooled.pool_scores(reader)
+        mean = reader.headline_score(whole)
         scores["pooled"] = {"mean": mean, reader.plural: reader.by_target(whole), "n": whole.cases}
         scores["ratio"] = test.mean / mean if test and test.mean is not None and mean else None
     if comparison.alone is not None:
@@ -58,7 +60,7 @@ def plain(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
+def draw_table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
     """Test scores by target for each site and overall; the pooled model's mean beside it."""
     story, pooled = outcome.story, outcome.comparison.pooled
     test, reader = story.test, story.reader
@@ -68,24 +70,25 @@ def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
         return head, rows
     for name, scores in [*sorted(test.sites.items()), ("overall", test.pooled)]:
         found = reader.by_target(scores)
-        values = (*(found.get(target) for target in reader.targets), reader.score(scores))
-        row = [name, *map(number, values), str(scores.cases)]
+        values = (*(found.get(target) for target in reader.targets), reader.headline_score(scores))
+        row = [name, *map(format_number, values), str(scores.cases)]
         if pooled:
-            beside = pooled.pooled(reader) if name == "overall" else pooled.sites.get(name)
-            row.append(number(reader.score(beside) if beside else None))
+            beside = pooled.pool_scores(reader) if name == "overall" else pooled.sites.get(name)
+            row.append(format_number(reader.headline_score(beside) if beside else None))
         rows.append(row)
     return head, rows
 
 
-def closing(outcome: Outcome) -> list[str]:
+def closing_lines(outcome: Outcome) -> list[str]:
     """The lines below the table."""
     story, comparison, layout = outcome.story, outcome.comparison, outcome.layout
     test, pooled = story.test, comparison.pooled
     lines = []
     if test is not None and test.worst is not None:
         lines.append(
-            f"mean over sites {number(test.unweighted_mean)}, worst site {test.worst[0]} ({number(test.worst[1])}); "
-            f"validation, mean of the last {LAST}: {number(last_validation(story))}"
+            f"mean over sites {format_number(test.unweighted_mean)}, "
+            f"worst site {test.worst[0]} ({format_number(test.worst[1])}); "
+            f"validation, mean of the last {LAST}: {format_number(last_validation(story))}"
         )
     beside = pooled.score(story.reader) if pooled is not None else None
     if test is not None and test.mean is not None and beside:
@@ -104,5 +107,5 @@ def closing(outcome: Outcome) -> list[str]:
         f"model    {layout.model}  (digest {outcome.model_digest[:16]})",
         f"log      {outcome.log}",
         f"replay   konsil audit replay {story.id} --journal {layout.coordinator}",
-        f"took     {duration(outcome.seconds)}",
+        f"took     {format_duration(outcome.seconds)}",
     ]

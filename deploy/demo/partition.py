@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from messages.ground.errors import DataError
-from site_agent.datasets.layouts import entries, stem
+from site_agent.datasets.layouts import list_entries, nifti_stem
 
 
-def partition(
+def deal_patients(
     source: Path, targets: list[Path], *, seed: int, patient_of: Callable[[str], str] = lambda name: name
 ) -> list[int]:
     """Deal out the patients of `source` evenly to `targets`, by seed.
@@ -36,8 +36,8 @@ def partition(
     """
     files: dict[str, list[tuple[str, Path]]] = {}
     for folder in ("imagesTr", "labelsTr"):
-        for entry in entries(source / folder):
-            name = stem(entry.name)
+        for entry in list_entries(source / folder):
+            name = nifti_stem(entry.name)
             if name:
                 files.setdefault(name, []).append((folder, Path(entry.path)))
     patients: dict[str, list[str]] = {}
@@ -55,7 +55,7 @@ def partition(
     description = source / "dataset.json"
     counts = []
     for site, target in enumerate(targets):
-        _prepare(target)
+        _prepare_target(target)
         names = [name for patient in order[site :: len(targets)] for name in patients[patient]]
         for name in names:
             for folder, file in files[name]:
@@ -66,7 +66,7 @@ def partition(
     return counts
 
 
-def _prepare(target: Path) -> None:
+def _prepare_target(target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError("is not empty", where=str(target), advice="Name a new folder, or remove this one")
     for folder in ("imagesTr", "labelsTr"):

@@ -56,7 +56,7 @@ class Child:
         """Whether it has not ended yet."""
         return self.process.poll() is None
 
-    def check(self) -> None:
+    def check_alive(self) -> None:
         """Raise where it ended although it should not have: with its last words, and the exit status it stands for."""
         status = self.process.poll()
         if status is None:
@@ -64,12 +64,12 @@ class Child:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         raise _BY_STATUS.get(status, WorkFailed)(f"{self.name} {how}: {last_words(self.log)}", where=str(self.log))
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to it alone."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
-    def kill(self) -> None:
+    def kill_group(self) -> None:
         """SIGKILL to it and to what shares its process group; idempotent."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -82,7 +82,7 @@ class Children:
     def __init__(self) -> None:
         self._all: list[Child] = []
 
-    def start(
+    def start_child(
         self,
         name: str,
         command: Sequence[str],
@@ -96,25 +96,25 @@ class Children:
         self._all.append(child)
         return child
 
-    def end(self, child: Child, patience: float = 0.0) -> None:
+    def end_child(self, child: Child, patience: float = 0.0) -> None:
         """End one, with `patience` seconds for an orderly end."""
-        self._end([child], patience)
+        self._end_children([child], patience)
 
     def end_all(self, patience: float = 8.0) -> None:
         """End every one: SIGTERM, and SIGKILL after `patience` seconds."""
-        self._end(list(self._all), patience)
+        self._end_children(list(self._all), patience)
 
-    def _end(self, several: list[Child], patience: float) -> None:
+    def _end_children(self, several: list[Child], patience: float) -> None:
         deadline = time.monotonic() + patience
         if patience:
             for child in several:
                 if child.running:
-                    child.signal(signal.SIGTERM)
+                    child.send_signal(signal.SIGTERM)
         for child in several:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, deadline - time.monotonic()))
         for child in several:
-            child.kill()
+            child.kill_group()
             if child.process.stdout is not None:
                 child.process.stdout.close()
             if child in self._all:

@@ -18,14 +18,14 @@ from deploy.cli.live import View
 from deploy.demo import consortium as consortia
 from deploy.demo import data as images
 from deploy.demo import experiments, machine, toml
-from deploy.demo.compare import Comparison, compare
-from deploy.demo.follow import follow
-from deploy.demo.layout import Layout
+from deploy.demo.compare import Comparison, compare_baselines
+from deploy.demo.follow import follow_experiment
+from deploy.demo.layout import DemoLayout
 from deploy.demo.origin import Dealt, Origin, Phantoms
 from deploy.demo.processes import Child, Children
 from deploy.session import model_file
 from deploy.session import profile as profiles
-from deploy.session.connection import Session, rabbit
+from deploy.session.connection import BrokerSession, connect_rabbit
 from deploy.story.story import ExperimentStory
 from messages import chain
 from messages.experiment import Experiment
@@ -44,7 +44,7 @@ CASES_PER_SITE = 32
 class Options:
     """What the person asked for."""
 
-    layout: Layout
+    layout: DemoLayout
     sites: int = 3
     rounds: int | None = None
     seed: int = 1
@@ -69,7 +69,7 @@ class Outcome:
     experiment: Experiment
     story: ExperimentStory
     comparison: Comparison
-    layout: Layout
+    layout: DemoLayout
     images: Mapping[str, str]
     """Site → where its images came from, in words."""
     log: Path
@@ -77,7 +77,7 @@ class Outcome:
     seconds: float
 
 
-def run(options: Options, view: View, say: Say) -> Outcome:
+def run_demo(options: Options, view: View, say: Say) -> Outcome:
     """Run it all; when this returns or raises, no process is left.
 
     Raises:
@@ -87,15 +87,15 @@ def run(options: Options, view: View, say: Say) -> Outcome:
     layout = options.layout
     real = images.read_real(options.data) if options.data else None
     names = consortia.site_names(options.sites)
-    experiment = _experiment(options, names, real)
-    layout.experiment.write_text(toml.dumps(experiment.plain()))
-    consortium = consortia.Consortium.invent(layout, names)
+    experiment = _choose_experiment(options, names, real)
+    layout.experiment.write_text(toml.write_toml(experiment.as_plain()))
+    consortium = consortia.Consortium.invent_logins(layout, names)
     _fix_secrets(layout, names, options.seed)
-    origin = _origin(options, names, experiment, real)
-    with Children() as children, contextlib.closing(origin), _broker(options, consortium) as start_broker:
+    origin = _choose_origin(options, names, experiment, real)
+    with Children() as children, contextlib.closing(origin), _broker_node(options, consortium) as start_broker:
         if options.from_pacs:
             say("starting a private Orthanc for each site")
-        writers = origin.bring(children)
+        writers = origin.bring_images(children)
         say("starting a private RabbitMQ" + (", writing each site's images" if writers else ""))
         broker = start_broker()
         if origin.first:
@@ -105,28 +105,30 @@ def run(options: Options, view: View, say: Say) -> Outcome:
         if not origin.first:
             _await_data(writers, origin, say)
         say(f"publishing {experiment.id}: {len(names)} sites, {experiment.rounds.count} rounds")
-        with _session(profile) as session:
-            story, entries = follow(session, experiment, view, lambda: _check(services))
+        with _open_session(profile) as session:
+            story, entries = follow_experiment(session, experiment, view, lambda: _check_services(services))
         _refuse_failure(story, services)
         # The model is fetched while the baselines train: the broker has nothing else to do.
         digest = _Fetch(profile, experiment.id, layout.model)
         for service in services:
             if service.name != "coordinator":
-                children.end(service, patience=5.0)  # gives the cores to the baselines
-        comparison = compare(children, consortium, experiment, story, options.baselines, say)
-        model_digest = digest.result()
+                children.end_child(service, patience=5.0)  # gives the cores to the baselines
+        comparison = compare_baselines(children, consortium, experiment, story, options.baselines, say)
+        model_digest = digest.await_digest()
         log = layout.exported_log(experiment.id)
         chain.write_export(log, entries)
     from deploy import report
 
     say("drawing the report")
-    report.write(story, layout.report, baselines=comparison.baselines, log=log, images=origin.told())
+    report.write_report(story, layout.report, baselines=comparison.baselines, log=log, images=origin.tell_origins())
     if not options.keep:
-        layout.tidy()
-    return Outcome(experiment, story, comparison, layout, origin.told(), log, model_digest, time.monotonic() - begun)
+        layout.tidy_up()
+    return Outcome(
+        experiment, story, comparison, layout, origin.tell_origins(), log, model_digest, time.monotonic() - begun
+    )
 
 
-def _experiment(options: Options, sites: tuple[str, ...], real: images.RealSet | None) -> Experiment:
+def _choose_experiment(options: Options, sites: tuple[str, ...], real: images.RealSet | None) -> Experiment:
     rounds = options.rounds or (GLIOMA_ROUNDS if real is None else REAL_ROUNDS)
     if real is None:
         plain = experiments.glioma_demo(rounds=rounds, seed=options.seed, sites=sites)
@@ -143,21 +145,21 @@ def _experiment(options: Options, sites: tuple[str, ...], real: images.RealSet |
     for section, content in options.overrides.items():
         both = isinstance(content, Mapping) and isinstance(plain.get(section), Mapping)
         plain[section] = {**plain[section], **content} if both else content
-    return settings.parse(plain, Experiment, "the demo's experiment")
+    return settings.parse_settings(plain, Experiment, "the demo's experiment")
 
 
-def _fix_secrets(layout: Layout, sites: tuple[str, ...], seed: int) -> None:
+def _fix_secrets(layout: DemoLayout, sites: tuple[str, ...], seed: int) -> None:
     """Secrets from the demo's seed, so that the same seed splits the same patients: a hospital's are random."""
     for site in sites:
-        folder = layout.site(site)
+        folder = layout.site_folder(site)
         folder.mkdir(mode=0o700)
         (folder / "secret").write_bytes(hashlib.sha256(f"konsil demo|{seed}|{site}".encode()).digest())
 
 
 @contextlib.contextmanager
-def _broker(options: Options, consortium: consortia.Consortium) -> Iterator[Callable[[], Broker]]:
+def _broker_node(options: Options, consortium: consortia.Consortium) -> Iterator[Callable[[], Broker]]:
     """A node that is started by calling what this yields, and ended with the context."""
-    node = PrivateNode(options.layout.broker, definitions=consortium.definitions(), tls=options.tls)
+    node = PrivateNode(options.layout.broker, definitions=consortium.make_definitions(), tls=options.tls)
 
     def start() -> Broker:
         node.start()
@@ -170,10 +172,12 @@ def _broker(options: Options, consortium: consortia.Consortium) -> Iterator[Call
         if options.keep and sys.exc_info()[0] is None:
             node.stop()
         else:
-            node.kill()
+            node.kill_node()
 
 
-def _origin(options: Options, sites: tuple[str, ...], experiment: Experiment, real: images.RealSet | None) -> Origin:
+def _choose_origin(
+    options: Options, sites: tuple[str, ...], experiment: Experiment, real: images.RealSet | None
+) -> Origin:
     if real is not None:
         return Dealt(options.layout, sites, real, options.seed)
     cases = options.cases or CASES_PER_SITE
@@ -189,11 +193,11 @@ def _await_data(writers: list[Child], origin: Origin, say: Say) -> None:
     while any(writer.running for writer in writers):
         if time.monotonic() - told > 3.0:
             told = time.monotonic()
-            say(f"writing each site's images: {origin.written()} of {origin.cases} cases")
+            say(f"writing each site's images: {origin.count_written()} of {origin.cases} cases")
         time.sleep(0.05)
     for writer in writers:
         if writer.process.returncode != 0:
-            writer.check()
+            writer.check_alive()
 
 
 def _start_services(
@@ -205,35 +209,35 @@ def _start_services(
     broker: Broker,
 ) -> list[Child]:
     """The coordinator and the site agents, as production starts them."""
-    layout, gpus = consortium.layout, machine.gpus()
+    layout, gpus = consortium.layout, machine.count_gpus()
     config = consortium.write_coordinator(*broker)
     command = [sys.executable, "-m", "coordinator", "--config", str(config)]
-    services = [children.start("coordinator", command, layout.log_of("coordinator"))]
+    services = [children.start_child("coordinator", command, layout.log_of("coordinator"))]
     for index, site in enumerate(consortium.sites):
         config = consortium.write_site(
             site,
             *broker,
             dataset=experiment.data.dataset,
-            source=origin.source(site),
+            source=origin.describe_source(site),
             threads=machine.share_threads(len(consortium.sites)),
             gpus=machine.share_gpus(index, gpus),
             trainer=options.trainer,
         )
         command = [sys.executable, "-m", "site_agent", "--config", str(config)]
-        services.append(children.start(site, command, layout.log_of(site)))
+        services.append(children.start_child(site, command, layout.log_of(site)))
     return services
 
 
 @contextlib.contextmanager
-def _session(profile: Path) -> Iterator[Session]:
-    loaded = profiles.load(profile)
-    with Session(rabbit(loaded), loaded) as opened:
+def _open_session(profile: Path) -> Iterator[BrokerSession]:
+    loaded = profiles.load_profile(profile)
+    with BrokerSession(connect_rabbit(loaded), loaded) as opened:
         yield opened
 
 
-def _check(services: list[Child]) -> None:
+def _check_services(services: list[Child]) -> None:
     for service in services:
-        service.check()
+        service.check_alive()
         if not service.running:
             raise WorkFailed(f"{service.name} stopped too early", where=str(service.log))
 
@@ -256,17 +260,17 @@ class _Fetch:
     def __init__(self, profile: Path, experiment: str, path: Path) -> None:
         self._digest = ""
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(profile, experiment, path), daemon=True)
+        self._thread = threading.Thread(target=self._fetch_model, args=(profile, experiment, path), daemon=True)
         self._thread.start()
 
-    def _run(self, profile: Path, experiment: str, path: Path) -> None:
+    def _fetch_model(self, profile: Path, experiment: str, path: Path) -> None:
         try:
-            with _session(profile) as session:
-                self._digest = model_file.fetch(session, experiment, path, lambda _text: None)
+            with _open_session(profile) as session:
+                self._digest = model_file.fetch_model(session, experiment, path, lambda _text: None)
         except Exception as error:  # noqa: BLE001 - carried over to the thread that waits for the result
             self._error = error
 
-    def result(self) -> str:
+    def await_digest(self) -> str:
         """The model's digest, once it lies on the disk."""
         self._thread.join()
         if self._error is not None:
@@ -275,7 +279,7 @@ class _Fetch:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def ending_on_sigterm() -> Iterator[None]:
     """SIGTERM ends the demo as Ctrl-C does, with exit status 143; while it cleans up neither can disturb it."""
 
     def stop(number: int, _frame: object) -> None:

@@ -12,26 +12,26 @@ from typing import Any
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def dumps(content: Mapping[str, Any]) -> str:
+def write_toml(content: Mapping[str, Any]) -> str:
     """`content` as a TOML document; keys whose value is None are left out.
 
     Raises:
         TypeError: a value that TOML cannot hold.
     """
-    return "\n".join(_section(content, ())).strip() + "\n"
+    return "\n".join(_section_lines(content, ())).strip() + "\n"
 
 
-def _section(content: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+def _section_lines(content: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     present = {key: value for key, value in content.items() if value is not None}
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in present.items() if not _is_table(value)]
+    lines = [f"{_quote_key(key)} = {_write_value(value)}" for key, value in present.items() if not _is_table(value)]
     for key, value in present.items():
         inner = (*path, key)
-        name = ".".join(_key(part) for part in inner)
+        name = ".".join(_quote_key(part) for part in inner)
         if isinstance(value, Mapping):
-            lines += ["", f"[{name}]", *_section(value, inner)]
+            lines += ["", f"[{name}]", *_section_lines(value, inner)]
         elif _is_table(value):
             for item in value:
-                lines += ["", f"[[{name}]]", *_section(item, inner)]
+                lines += ["", f"[[{name}]]", *_section_lines(item, inner)]
     return lines
 
 
@@ -41,25 +41,25 @@ def _is_table(value: Any) -> bool:
     )
 
 
-def _key(key: Any) -> str:
+def _quote_key(key: Any) -> str:
     text = str(key)
-    return text if _BARE.fullmatch(text) else _string(text)
+    return text if _BARE.fullmatch(text) else _quote_string(text)
 
 
-def _string(text: str) -> str:
+def _quote_string(text: str) -> str:
     # JSON's escapes are TOML's, but for DEL, which TOML wants escaped (TOML 1.0, basic strings)
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _value(value: Any) -> str:
+def _write_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str | Path):
-        return _string(str(value))
+        return _quote_string(str(value))
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
+        return "[" + ", ".join(_write_value(item) for item in value) + "]"
     raise TypeError(f"TOML cannot hold {type(value).__name__}")

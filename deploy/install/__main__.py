@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.install import machine
-from deploy.install.machine import say
-from deploy.install.release import Releases, Source, download
+from deploy.install.machine import tell_person
+from deploy.install.release import Releases, ReleaseSource, download_wheels
 from deploy.install.service import SERVICES, Service
 from messages.ground.errors import KonsilError, RequestError, WorkFailed
 
@@ -24,7 +24,7 @@ COMMAND = Path("/usr/local/bin/konsil")
 CHECKOUT = Path(__file__).parents[2]
 
 
-def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="deploy/install-ROLE", description="Installs one of Konsil's services under systemd; docs/install.md."
     )
@@ -47,7 +47,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _source(asked: argparse.Namespace) -> Source:
+def _find_source(asked: argparse.Namespace) -> ReleaseSource:
     if not (CHECKOUT / "pyproject.toml").exists():
         raise RequestError("the sources are not here", where=str(CHECKOUT), advice="Run deploy/install-* of a checkout")
     for path in (asked.wheels, asked.config):
@@ -56,47 +56,49 @@ def _source(asked: argparse.Namespace) -> Source:
     torch = asked.torch or os.environ.get("KONSIL_TORCH") or ("cuda" if machine.gpu_visible() else "cpu")
     if torch not in machine.NEEDED:
         raise RequestError(f"KONSIL_TORCH={torch} is not known", advice="Use cpu or cuda")
-    return Source(CHECKOUT, torch, asked.torch_index, asked.wheels and asked.wheels.absolute())
+    return ReleaseSource(CHECKOUT, torch, asked.torch_index, asked.wheels and asked.wheels.absolute())
 
 
-def install(service: Service, asked: argparse.Namespace, releases: Releases) -> int:
+def install_service(service: Service, asked: argparse.Namespace, releases: Releases) -> int:
     """Install or upgrade; the exit status."""
-    source = _source(asked)
+    source = _find_source(asked)
     systemd = machine.need_systemd()
-    fresh = service.prepare(asked.config, CHECKOUT / "deploy" / "systemd")
-    release = releases.install(source)
+    fresh = service.prepare_machine(asked.config, CHECKOUT / "deploy" / "systemd")
+    release = releases.install_release(source)
     if fresh:
-        releases.switch(release)
+        releases.switch_to(release)
         service.install_unit(release, systemd)
         _link_command()
-        say(f"next: fill in {service.config}, put the broker's password into {service.credentials}/broker-password")
-        say(f"then run deploy/install-{service.role} again: it checks, and starts the service")
+        tell_person(
+            f"next: fill in {service.config}, put the broker's password into {service.credentials}/broker-password"
+        )
+        tell_person(f"then run deploy/install-{service.role} again: it checks, and starts the service")
         return 0
     ran, before = service.active, releases.current
     if ran and before != release:
         service.stop()  # before the switch: training processes start from `current`, and must be the agent's release
-    releases.switch(release)
+    releases.switch_to(release)
     changed = service.install_unit(release, systemd) or before != release
     _link_command()
-    if service.role == "site" and not asked.skip_preflight and (status := service.preflight()):
-        return _back(service, releases, before, systemd, status, ran=ran)
+    if service.role == "site" and not asked.skip_preflight and (status := service.run_preflight()):
+        return _go_back(service, releases, before, systemd, status, ran=ran)
     if (changed and ran) or not (ran or asked.no_start):
         service.start()
     elif ran:
-        say(f"{service.name} runs already: {service.shown('StatusText')}")
-    releases.prune()
+        tell_person(f"{service.name} runs already: {service.read_property('StatusText')}")
+    releases.prune_releases()
     return 0
 
 
-def _back(service: Service, releases: Releases, before: Path | None, systemd: int, status: int, *, ran: bool) -> int:
+def _go_back(service: Service, releases: Releases, before: Path | None, systemd: int, status: int, *, ran: bool) -> int:
     """After a failed preflight: what ran before runs again, what did not run stays off."""
     if ran and before is not None:
-        releases.switch(before)
+        releases.switch_to(before)
         service.install_unit(before, systemd)
         service.start()
-        say(f"the preflight failed: {before.name} goes on. Put right what it names, and run this again")
+        tell_person(f"the preflight failed: {before.name} goes on. Put right what it names, and run this again")
     else:
-        say("the preflight failed: not started. Put right what it names, and run this again")
+        tell_person("the preflight failed: not started. Put right what it names, and run this again")
     return status
 
 
@@ -113,26 +115,26 @@ def roll_back(service: Service, releases: Releases) -> None:
     ran = service.active
     if ran:
         service.stop()
-    releases.switch(previous)
+    releases.switch_to(previous)
     service.install_unit(previous, systemd)
     if ran:
         service.start()
 
 
-def uninstall(service: Service, releases: Releases, *, purge: bool) -> None:
+def uninstall_service(service: Service, releases: Releases, *, purge: bool) -> None:
     """Remove the service, and the releases where no other service of ours needs them."""
     machine.need_systemd()
-    service.remove(purge=purge)
+    service.remove_service(purge=purge)
     if any(other.unit.exists() for other in SERVICES.values()):
-        say(f"{releases.root} stays: another of Konsil's services uses it")
+        tell_person(f"{releases.root} stays: another of Konsil's services uses it")
         return
     if COMMAND.is_symlink() and str(COMMAND.readlink()).startswith(str(releases.root)):
         COMMAND.unlink()
     if releases.root.exists():
         shutil.rmtree(releases.root)
-        say(f"removed {releases.root}")
+        tell_person(f"removed {releases.root}")
     if not purge:
-        say(f"kept {service.config}, {service.credentials} and {service.state} (--purge removes them)")
+        tell_person(f"kept {service.config}, {service.credentials} and {service.state} (--purge removes them)")
 
 
 def _link_command() -> None:
@@ -143,20 +145,20 @@ def _link_command() -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 failed, 2 the request was wrong, 3 something needed is missing."""
-    asked = _arguments(words)
+    asked = _parse_arguments(words)
     service, releases = SERVICES[asked.role], Releases(ROOT)
     os.umask(0o022)  # the service's user reads what root installs
     try:
         if asked.download:
-            download(_source(asked), asked.download.absolute())
+            download_wheels(_find_source(asked), asked.download_wheels.absolute())
             return 0
         machine.need_root()
         if asked.rollback:
             roll_back(service, releases)
         elif asked.uninstall:
-            uninstall(service, releases, purge=asked.purge)
+            uninstall_service(service, releases, purge=asked.purge)
         else:
-            return install(service, asked, releases)
+            return install_service(service, asked, releases)
     except KonsilError as error:
         sys.stderr.write(f"konsil: {error}\n")
         return error.exit_status

@@ -18,13 +18,13 @@ NEEDED = {"cpu": 2.5e9, "cuda": 9e9}
 """Bytes of a release and of what pip unpacks beside it (measured for "cpu": 1.5 GB)."""
 
 
-def say(text: str) -> None:
+def tell_person(text: str) -> None:
     """One line for the person who installs."""
     sys.stdout.write(f"konsil: {text}\n")
     sys.stdout.flush()
 
 
-def run(
+def run_quietly(
     command: Sequence[str | Path],
     what: str,
     *,
@@ -80,7 +80,7 @@ def need_systemd() -> int:
             "this machine was not booted with systemd",
             advice="Install on the machine itself, not in a chroot or a container without systemd",
         )
-    version = systemd_version(run(["systemctl", "--version"], "systemd's version could not be read"))
+    version = systemd_version(run_quietly(["systemctl", "--version"], "systemd's version could not be read"))
     if version < LEAST_SYSTEMD:
         raise Unreachable(
             f"systemd {version} is too old: {LEAST_SYSTEMD} or newer is needed", advice="Use Debian 12 or newer"

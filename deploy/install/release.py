@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from deploy.install.machine import need_space, run, say
+from deploy.install.machine import need_space, run_quietly, tell_person
 from messages.ground.errors import RequestError, WorkFailed
 
 PACKAGES = ("messages", "nets", "site_agent", "coordinator", "deploy")
@@ -30,7 +30,7 @@ BUILD = "setuptools>=77"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ReleaseSource:
     """The sources that are installed, and how.
 
     Attributes:
@@ -45,7 +45,7 @@ class Source:
     index: str = ""
     wheels: Path | None = None
 
-    def files(self) -> Iterator[Path]:
+    def list_files(self) -> Iterator[Path]:
         """What makes a release, relative to the folder, in a fixed order."""
         yield from map(Path, FILES)
         for package in PACKAGES:
@@ -57,7 +57,7 @@ class Source:
     def name(self) -> str:
         """version-digest, the release's folder."""
         digest = sha256(f"{self.torch} {sys.version_info.major}.{sys.version_info.minor}".encode())
-        for path in self.files():
+        for path in self.list_files():
             digest.update(f"\n{path}\0".encode())
             digest.update((self.folder / path).read_bytes())
         version = tomllib.loads((self.folder / "pyproject.toml").read_text())["project"]["version"]
@@ -71,9 +71,9 @@ class Source:
                 return f"torch==={version}" if self.torch == "cuda" else f"torch=={version}"
         raise RequestError("torch is not pinned", where=str(self.folder / "constraints.txt"))
 
-    def copy(self, target: Path) -> Path:
+    def copy_to(self, target: Path) -> Path:
         """The files in a folder of their own: building leaves its traces there and not in the checkout."""
-        for path in self.files():
+        for path in self.list_files():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(self.folder / path, target / path)
         return target
@@ -98,18 +98,20 @@ class Source:
         }
 
 
-def download(source: Source, folder: Path) -> None:
+def download_wheels(source: ReleaseSource, folder: Path) -> None:
     """Fill a folder with every wheel that an installation without network takes.
 
     Run it on a machine with the same Python and processor as the one that is installed on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     constraints = source.folder / "constraints.txt"
-    say(f"fetching wheels into {folder} (torch for {source.torch} is the largest part; this may take some minutes)")
+    tell_person(
+        f"fetching wheels into {folder} (torch for {source.torch} is the largest part; this may take some minutes)"
+    )
     with tempfile.TemporaryDirectory(prefix="konsil-") as scratch:
         python = _virtual_environment(Path(scratch, "venv"))
         # the sources themselves are needed for their list of dependencies; their wheel is made at the installation
-        copy = source.copy(Path(scratch, "source"))
+        copy = source.copy_to(Path(scratch, "source"))
         wheel: list[str | Path] = [
             python,
             "-m",
@@ -122,7 +124,7 @@ def download(source: Source, folder: Path) -> None:
             constraints,
         ]
         wheel += [*source.pip_options(), source.torch_requirement(), copy, BUILD]
-        run(wheel, "the wheels could not be fetched", advice="Check the network", aloud=True)
+        run_quietly(wheel, "the wheels could not be fetched", advice="Check the network", aloud=True)
     for own in folder.glob("konsil-*.whl"):
         own.unlink()
 
@@ -136,14 +138,14 @@ class Releases:
     @property
     def current(self) -> Path | None:
         """The release that `current` names; None before the first installation."""
-        return self._named("current")
+        return self._release_of("current")
 
     @property
     def previous(self) -> Path | None:
         """The one before it; None where there is none."""
-        return self._named("previous")
+        return self._release_of("previous")
 
-    def install(self, source: Source) -> Path:
+    def install_release(self, source: ReleaseSource) -> Path:
         """Make the release's folder, or find it made. Does not switch to it.
 
         Raises:
@@ -151,16 +153,16 @@ class Releases:
         """
         release = self.root / source.name
         if (release / MARK).exists():
-            say(f"release {release.name} is already there")
+            tell_person(f"release {release.name} is already there")
             return release
         need_space(self.root, source.torch)
         shutil.rmtree(release, ignore_errors=True)
         self.root.mkdir(parents=True, exist_ok=True)
-        say(f"making release {release.name} (torch for {source.torch}; this may take some minutes)")
+        tell_person(f"making release {release.name} (torch for {source.torch}; this may take some minutes)")
         python = _virtual_environment(release)
         advice = "Fill the folder with --download on a machine with network" if source.wheels else "Check the network"
         with tempfile.TemporaryDirectory(prefix="konsil-") as scratch:
-            copy = source.copy(Path(scratch))
+            copy = source.copy_to(Path(scratch))
             constraints = copy / "constraints.txt"
             command: list[str | Path] = [
                 python,
@@ -175,36 +177,36 @@ class Releases:
             command += [source.torch_requirement(), copy]
             environment = source.pip_environment()
             try:
-                run(command, "the release could not be installed", env=environment, advice=advice, aloud=True)
+                run_quietly(command, "the release could not be installed", env=environment, advice=advice, aloud=True)
             except WorkFailed:
                 shutil.rmtree(release, ignore_errors=True)
                 raise
         (release / MARK).write_text(f"{source.name}\n")
         return release
 
-    def switch(self, release: Path) -> None:
+    def switch_to(self, release: Path) -> None:
         """Make a release the one that runs at the service's next start, and remember the one before."""
         before = self.current
         if before == release:
             return
         if before is not None:
-            self._name("previous", before)
-        self._name("current", release)
-        say(f"switched from {before.name} to {release.name}" if before else f"switched to {release.name}")
+            self._name_release("previous", before)
+        self._name_release("current", release)
+        tell_person(f"switched from {before.name} to {release.name}" if before else f"switched to {release.name}")
 
-    def prune(self) -> None:
+    def prune_releases(self) -> None:
         """Remove every release but the current and the previous one."""
         kept = {self.current, self.previous}
         for folder in self.root.iterdir():
             if folder.is_dir() and not folder.is_symlink() and (folder / "pyvenv.cfg").exists() and folder not in kept:
-                say(f"removing the older release {folder.name}")
+                tell_person(f"removing the older release {folder.name}")
                 shutil.rmtree(folder)
 
-    def _named(self, link: str) -> Path | None:
+    def _release_of(self, link: str) -> Path | None:
         path = self.root / link
         return self.root / os.readlink(path) if path.is_symlink() and path.exists() else None
 
-    def _name(self, link: str, release: Path) -> None:
+    def _name_release(self, link: str, release: Path) -> None:
         """Atomically: a link is made beside and renamed over the old one (rename(2))."""
         beside = self.root / f".{link}.new"
         beside.unlink(missing_ok=True)
@@ -213,5 +215,7 @@ class Releases:
 
 
 def _virtual_environment(folder: Path) -> Path:
-    run([sys.executable, "-m", "venv", folder], "the virtual environment could not be made", advice="Is the disk full?")
+    run_quietly(
+        [sys.executable, "-m", "venv", folder], "the virtual environment could not be made", advice="Is the disk full?"
+    )
     return folder / "bin" / "python"

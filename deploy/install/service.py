@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.install import units
-from deploy.install.machine import run, say
+from deploy.install.machine import run_quietly, tell_person
 from messages.ground.errors import WorkFailed
 
 ETC = Path("/etc/konsil")
@@ -53,15 +53,15 @@ class Service:
 
     # ---- files
 
-    def prepare(self, config: Path | None, templates: Path) -> bool:
+    def prepare_machine(self, config: Path | None, templates: Path) -> bool:
         """User, folders, configuration; what exists is left as it is. Whether the configuration still has to be filled.
 
         Args:
             config: a finished configuration to take, where there is none yet; None: the commented template.
         """
         users = SYSUSERS / f"{self.name}.conf"
-        _write(users, units.sysusers(self.user, str(self.state), self.what), 0o644)
-        run(["systemd-sysusers", users], f"the system user {self.user} could not be made")
+        _write_changed(users, units.write_sysusers(self.user, str(self.state), self.what), 0o644)
+        run_quietly(["systemd-sysusers", users], f"the system user {self.user} could not be made")
         ETC.mkdir(mode=0o755, exist_ok=True)
         for folder in (self.credentials.parent, self.credentials):
             folder.mkdir(exist_ok=True)
@@ -69,9 +69,9 @@ class Service:
         if self.config.exists():
             return False
         text = (config or templates / self.config.name).read_text()
-        _write(self.config, text, 0o640)
+        _write_changed(self.config, text, 0o640)
         shutil.chown(self.config, "root", self.user)
-        say(f"wrote {self.config}" + ("" if config else ": a template, to be filled in"))
+        tell_person(f"wrote {self.config}" + ("" if config else ": a template, to be filled in"))
         return config is None
 
     def install_unit(self, release: Path, systemd: int) -> bool:
@@ -79,25 +79,25 @@ class Service:
         text = next(release.glob(f"lib/python3*/site-packages/deploy/systemd/{self.name}.service")).read_text()
         drop_ins = self.unit.with_name(f"{self.unit.name}.d")
         drop_ins.mkdir(exist_ok=True)
-        changed = _write(self.unit, text, 0o644)
+        changed = _write_changed(self.unit, text, 0o644)
         if systemd >= units.BACK_OFF_SINCE:
-            changed |= _write(drop_ins / "10-back-off.conf", units.BACK_OFF, 0o644)
+            changed |= _write_changed(drop_ins / "10-back-off.conf", units.BACK_OFF, 0o644)
         if self.role == "site":
             preflight = self.unit.with_name(f"{self.name}-preflight.service")
-            changed |= _write(preflight, units.preflight_unit(text), 0o644)
+            changed |= _write_changed(preflight, units.preflight_unit(text), 0o644)
             # what the operator lets the agent see (BindReadOnlyPaths=), the preflight must see as well
             link = preflight.with_name(f"{preflight.name}.d")
             if not link.exists():
                 link.symlink_to(drop_ins.name)
         if changed:
-            say(f"wrote {self.unit}")
-        systemctl("daemon-reload")
+            tell_person(f"wrote {self.unit}")
+        run_systemctl("daemon-reload")
         return changed
 
-    def remove(self, *, purge: bool) -> None:
+    def remove_service(self, *, purge: bool) -> None:
         """Stop it and take its unit away; with `purge` also configuration, credentials, state and user."""
         if self.unit.exists():
-            systemctl("disable", "--now", self.unit.name)
+            run_systemctl("disable", "--now", self.unit.name)
         gone = [self.unit, SYSUSERS / f"{self.name}.conf"]
         gone += [UNITS / f"{self.name}-preflight.service", UNITS / f"{self.name}-preflight.service.d"]
         gone += [UNITS / f"{self.unit.name}.d" / "10-back-off.conf"]
@@ -106,50 +106,50 @@ class Service:
         for path in gone:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-                say(f"removed {path}")
+                tell_person(f"removed {path}")
             elif path.is_symlink() or path.exists():
                 path.unlink()
-                say(f"removed {path}")
-        systemctl("daemon-reload")
+                tell_person(f"removed {path}")
+        run_systemctl("daemon-reload")
         if purge:
             for folder in (self.credentials.parent, ETC):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
-            if run(["getent", "passwd"], "the system's users could not be listed").find(f"\n{self.user}:") >= 0:
-                run(["userdel", self.user], f"the system user {self.user} could not be removed")
-                say(f"removed the system user {self.user}")
+            if run_quietly(["getent", "passwd"], "the system's users could not be listed").find(f"\n{self.user}:") >= 0:
+                run_quietly(["userdel", self.user], f"the system user {self.user} could not be removed")
+                tell_person(f"removed the system user {self.user}")
 
     # ---- what systemd does
 
     @property
     def active(self) -> bool:
         """Whether it runs, or is about to run again."""
-        return self.unit.exists() and self.shown("ActiveState") in ("active", "activating", "reloading")
+        return self.unit.exists() and self.read_property("ActiveState") in ("active", "activating", "reloading")
 
-    def shown(self, key: str, unit: str = "") -> str:
+    def read_property(self, key: str, unit: str = "") -> str:
         """One property out of `systemctl show`."""
-        return systemctl("show", "--value", "--property", key, unit or self.unit.name).strip()
+        return run_systemctl("show", "--value", "--property", key, unit or self.unit.name).strip()
 
-    def preflight(self) -> int:
+    def run_preflight(self) -> int:
         """Run the preflight in the service's sandbox and show what it says; its exit status."""
         name = f"{self.name}-preflight.service"
         unread = "the journal could not be read"
-        say("preflight, in the agent's own sandbox:")
+        tell_person("preflight, in the agent's own sandbox:")
         # A cursor, since systemd forgets the invocation of a unit that ended well; and the unit's own lines are picked
         # here, since systemd 252's journalctl loses the first line where a cursor is combined with a match.
-        shown = run(["journalctl", "--quiet", "--lines=0", "--show-cursor", "--output=cat"], unread)
+        shown = run_quietly(["journalctl", "--quiet", "--lines=0", "--show-cursor", "--output=cat"], unread)
         _, found, cursor = shown.strip().rpartition("-- cursor: ")
         subprocess.run(["systemctl", "start", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        run(["journalctl", "--sync"], unread)
+        run_quietly(["journalctl", "--sync"], unread)
         after = [f"--after-cursor={cursor}"] if found else []
-        for line in run(["journalctl", "--quiet", "--no-pager", "--output=json", *after], unread).splitlines():
+        for line in run_quietly(["journalctl", "--quiet", "--no-pager", "--output=json", *after], unread).splitlines():
             entry = json.loads(line)
             # a message that is not text comes as a list of bytes (systemd's Journal Export Formats)
             if entry.get("_SYSTEMD_UNIT") == name and isinstance(entry.get("MESSAGE"), str):
-                say(f"  {entry['MESSAGE']}")
-        status = int(self.shown("ExecMainStatus", name) or 1)
-        if self.shown("Result", name) != "success":
-            systemctl("reset-failed", name)
+                tell_person(f"  {entry['MESSAGE']}")
+        status = int(self.read_property("ExecMainStatus", name) or 1)
+        if self.read_property("Result", name) != "success":
+            run_systemctl("reset-failed", name)
             status = status or 1
         return status
 
@@ -159,20 +159,20 @@ class Service:
         Raises:
             WorkFailed: it did not become ready.
         """
-        systemctl("enable", self.unit.name)
+        run_systemctl("enable", self.unit.name)
         try:
-            systemctl("restart", self.unit.name)
+            run_systemctl("restart", self.unit.name)
         except WorkFailed:
             raise WorkFailed(
                 "did not become ready",
                 where=self.unit.name,
                 advice=f"Read why: journalctl -u {self.name} -n 20; systemd tries again by itself",
             ) from None
-        say(f"{self.name} runs: {self.shown('StatusText') or 'ready'}")
+        tell_person(f"{self.name} runs: {self.read_property('StatusText') or 'ready'}")
 
     def stop(self) -> None:
         """Stop it and wait for its end."""
-        systemctl("stop", self.unit.name)
+        run_systemctl("stop", self.unit.name)
 
 
 SITE = Service("site", "konsil", Path("/var/lib/konsil"), "Konsil site agent")
@@ -180,12 +180,12 @@ COORDINATOR = Service("coordinator", "konsil-coordinator", Path("/var/lib/konsil
 SERVICES = {service.role: service for service in (SITE, COORDINATOR)}
 
 
-def systemctl(*words: str) -> str:
+def run_systemctl(*words: str) -> str:
     """What it prints; WorkFailed with its own words."""
-    return run(["systemctl", *words], f"systemctl {words[0]} failed")
+    return run_quietly(["systemctl", *words], f"systemctl {words[0]} failed")
 
 
-def _write(path: Path, text: str, mode: int) -> bool:
+def _write_changed(path: Path, text: str, mode: int) -> bool:
     """Write what differs, never half of it; whether it did."""
     if path.exists() and path.read_text() == text:
         return False

@@ -62,6 +62,6 @@ def preflight_unit(unit: str) -> str:
     return head + "\n".join(lines).rstrip() + "\n"
 
 
-def sysusers(user: str, home: str, what: str) -> str:
+def write_sysusers(user: str, home: str, what: str) -> str:
     """sysusers.d(5): a system user and group of one name."""
     return f'u {user} - "{what}" {home} /usr/sbin/nologin\n'

@@ -12,7 +12,7 @@ RANGE = range(20_000, 32_000)
 One of those may be another process's by the time a server has started, or while it is stopped."""
 
 
-def held(host: str) -> socket.socket:
+def hold_free_port(host: str) -> socket.socket:
     """A socket bound to a free port, which nobody else can take until it is closed.
 
     Args:

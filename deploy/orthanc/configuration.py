@@ -46,7 +46,7 @@ class Ports:
     dicom: int
 
 
-def find() -> Installed:
+def find_orthanc() -> Installed:
     """Orthanc and its DICOMweb plugin; ORTHANC_PLUGINS names another folder of plugins.
 
     Raises:
@@ -65,7 +65,7 @@ def find() -> Installed:
     raise Missing("Orthanc's DICOMweb plugin is not installed on this machine", advice=INSTALL_ADVICE)
 
 
-def content(
+def write_content(
     folder: Path,
     ports: Ports,
     plugin: Path,
@@ -100,7 +100,7 @@ def content(
         "DicomAet": aet,
         "DicomCheckCalledAet": strict_aet,
         "DicomCheckModalityHost": strict_aet,  # of the callers below, only from their own host: loopback
-        "DicomModalities": {symbol(title): [title, host, port] for title, (host, port) in aets.items()},
+        "DicomModalities": {name_modality(title): [title, host, port] for title, (host, port) in aets.items()},
         **{
             f"DicomAlwaysAllow{verb}": not strict_aet
             for verb in ("Echo", "Store", "Find", "FindWorklist", "Get", "Move")
@@ -124,6 +124,6 @@ def content(
     }
 
 
-def symbol(title: str) -> str:
+def name_modality(title: str) -> str:
     """The name under which a modality is kept: letters, digits and "-" alone."""
     return re.sub(r"[^A-Za-z0-9-]", lambda match: f"-{ord(match[0]):02x}-", title)

@@ -25,11 +25,11 @@ from deploy.local import ports as spare_ports
 from deploy.local import tether
 from deploy.local.startup import wait_for_server
 from deploy.orthanc import configuration
-from deploy.orthanc.configuration import HOST, Missing, Ports, find
+from deploy.orthanc.configuration import HOST, Missing, Ports, find_orthanc
 from deploy.orthanc.rest import Rest
 from messages.ground.errors import RequestError, WorkFailed
 
-__all__ = ["Missing", "OrthancNode", "find"]
+__all__ = ["Missing", "OrthancNode", "find_orthanc"]
 
 OWNER = "konsil"
 """The user by which `request` logs in where the node has users."""
@@ -43,7 +43,7 @@ class OrthancNode:
     Args:
         folder: made if missing; index, files, configuration and log go there.
         aets: AE title → (host, port) of who may talk DICOM to it, and where a C-MOVE to that title goes. A title that
-            only calls (C-FIND, C-GET) may have any port. More can be added with `register`.
+            only calls (C-FIND, C-GET) may have any port. More can be added with `register_modality`.
         users: user → password for HTTP; empty: no login.
         aet: the node's own AE title.
         strict_aet: refuse wrong called and unregistered calling titles at the association.
@@ -71,12 +71,12 @@ class OrthancNode:
     @property
     def http_port(self) -> int:
         """The port of REST and DICOMweb (known after the first start, kept over restarts)."""
-        return self._started().http
+        return self._start_on_free_ports().http
 
     @property
     def dicom_port(self) -> int:
         """The port of the DIMSE services."""
-        return self._started().dicom
+        return self._start_on_free_ports().dicom
 
     @property
     def url(self) -> str:
@@ -86,7 +86,7 @@ class OrthancNode:
     @property
     def rest(self) -> Rest:
         """Its REST interface, with a login of the node's own."""
-        return self._rest(self._started())
+        return self._open_rest(self._start_on_free_ports())
 
     @property
     def log(self) -> Path:
@@ -108,15 +108,15 @@ class OrthancNode:
         """
         if self.pid is not None:
             return
-        installed = find()
+        installed = find_orthanc()
         for name in ("storage", "tmp"):
             (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         deadline = time.monotonic() + timeout
         for attempt in range(1, ATTEMPTS + 1):
             ports = self._ports or _free_ports()
-            self._launch(installed, ports)
+            self._launch_server(installed, ports)
             try:
-                self._await(ports, deadline)
+                self._await_ports(ports, deadline)
             except WorkFailed:
                 self.kill()
                 if self._ports is not None or attempt == ATTEMPTS or time.monotonic() > deadline:
@@ -141,28 +141,28 @@ class OrthancNode:
             self._process.wait()
             self._process = None
 
-    def store(self, what: Path | bytes) -> None:
+    def store_files(self, what: Path | bytes) -> None:
         """Store one DICOM file, or a ZIP archive of many (Orthanc takes each member).
 
         Raises:
             WorkFailed: Orthanc does not take it.
         """
-        self.rest.store(what if isinstance(what, bytes) else what.read_bytes())
+        self.rest.store_content(what if isinstance(what, bytes) else what.read_bytes())
 
-    def register(self, title: str, host: str, port: int) -> None:
+    def register_modality(self, title: str, host: str, port: int) -> None:
         """Let an AE title in, and have C-MOVE to it go to `host` and `port`; over an earlier entry of the same title.
 
         Kept over restarts of this object's node.
         """
         self._aets[title] = (host, port)
         body = {"AET": title, "Host": host, "Port": port}
-        self.request("PUT", f"/modalities/{configuration.symbol(title)}", json.dumps(body).encode())
+        self.request("PUT", f"/modalities/{configuration.name_modality(title)}", json.dumps(body).encode())
 
-    def count(self) -> int:
+    def count_objects(self) -> int:
         """Objects (SOP instances) that it holds."""
-        return self.rest.count()
+        return self.rest.count_level()
 
-    def clear(self) -> None:
+    def clear_patients(self) -> None:
         """Forget every patient."""
         for patient in json.loads(self.request("GET", "/patients")):
             self.request("DELETE", f"/patients/{patient}")
@@ -181,13 +181,13 @@ class OrthancNode:
         # nobody reads what an orderly end would write
         self.kill()
 
-    def _started(self) -> Ports:
+    def _start_on_free_ports(self) -> Ports:
         if self._ports is None:
             raise RequestError("this private Orthanc was never started", where=str(self.folder))
         return self._ports
 
-    def _launch(self, installed: configuration.Installed, ports: Ports) -> None:
-        content = configuration.content(
+    def _launch_server(self, installed: configuration.Installed, ports: Ports) -> None:
+        content = configuration.write_content(
             self.folder,
             ports,
             installed.plugin,
@@ -210,7 +210,7 @@ class OrthancNode:
                 env={**os.environ, "LC_ALL": "C.UTF-8"},  # it refuses to start where the locale is not there
             )
 
-    def _await(self, ports: Ports, deadline: float) -> None:
+    def _await_ports(self, ports: Ports, deadline: float) -> None:
         """Wait until it answers over HTTP and takes DICOM connections."""
 
         def ended() -> WorkFailed | None:
@@ -219,14 +219,16 @@ class OrthancNode:
             return WorkFailed(f"Orthanc ended while starting: {self._last_words()}", where=str(self.log))
 
         within = max(0.0, deadline - time.monotonic())
-        if not wait_for_server(lambda: _answers(self._rest(ports)) and _listens(ports.dicom), ended, within):
+        if not wait_for_server(
+            lambda: _answers_as_orthanc(self._open_rest(ports)) and _takes_connections(ports.dicom), ended, within
+        ):
             raise WorkFailed(
                 "Orthanc did not answer in time",
                 where=str(self.log),
                 advice="Read its log, or try again on a less busy machine",
             )
 
-    def _rest(self, ports: Ports) -> Rest:
+    def _open_rest(self, ports: Ports) -> Rest:
         return Rest(ports.http, OWNER, self._users[OWNER]) if self._users else Rest(ports.http)
 
     def _last_words(self) -> str:
@@ -238,7 +240,7 @@ class OrthancNode:
         return "read its log"
 
 
-def _answers(rest: Rest) -> bool:
+def _answers_as_orthanc(rest: Rest) -> bool:
     """Whether Orthanc, and not another program on this port, answers a user of this node."""
     try:
         return json.loads(rest.request("GET", "/system", timeout=5.0)).get("DicomAet") is not None
@@ -246,7 +248,7 @@ def _answers(rest: Rest) -> bool:
         return False
 
 
-def _listens(port: int) -> bool:
+def _takes_connections(port: int) -> bool:
     try:
         socket.create_connection((HOST, port), timeout=5.0).close()
     except OSError:
@@ -256,5 +258,8 @@ def _listens(port: int) -> bool:
 
 def _free_ports() -> Ports:
     """Two free ports, held together while they are chosen so that they differ."""
-    with spare_ports.held("") as first, spare_ports.held("") as second:  # on every interface, as Orthanc will
+    with (
+        spare_ports.hold_free_port("") as first,
+        spare_ports.hold_free_port("") as second,
+    ):  # on every interface, as Orthanc will
         return Ports(first.getsockname()[1], second.getsockname()[1])

@@ -45,7 +45,7 @@ class Rest:
             raise WorkFailed(f"Orthanc answers {answer.status} to {method} {path}", where=where)
         return content
 
-    def store(self, content: bytes) -> None:
+    def store_content(self, content: bytes) -> None:
         """Store one DICOM file, or a ZIP archive of many.
 
         Raises:
@@ -56,6 +56,6 @@ class Rest:
             if one.get("Status") not in TAKEN:
                 raise WorkFailed(f"Orthanc did not store it ({one.get('Status')})", where=f"http://{HOST}:{self.port}")
 
-    def count(self, level: str = "Instances") -> int:
+    def count_level(self, level: str = "Instances") -> int:
         """How many "Patients", "Studies", "Series" or "Instances" it holds."""
         return int(json.loads(self.request("GET", "/statistics"))[f"Count{level}"])

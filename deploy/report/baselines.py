@@ -48,10 +48,10 @@ class Baseline:
     seconds: float | None = None
     gain: Gain | None = None
 
-    def pooled(self, reader: ScoreReader) -> SplitScores:
+    def pool_scores(self, reader: ScoreReader) -> SplitScores:
         """Test scores of all sites' cases together."""
-        return reader.pool(self.sites.values())
+        return reader.pool_reports(self.sites.values())
 
     def score(self, reader: ScoreReader) -> float | None:
         """The one number of the model, all test cases pooled ("overall")."""
-        return reader.score(self.pooled(reader))
+        return reader.headline_score(self.pool_scores(reader))

@@ -29,7 +29,7 @@ class Line:
     heavy: bool = False
 
 
-def draw(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, most: float | None = None) -> str:
+def draw_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, most: float | None = None) -> str:
     """One chart as an SVG element; "" where there is nothing to draw.
 
     Args:

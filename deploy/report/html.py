@@ -8,22 +8,22 @@ from html import escape
 NOTHING = "–"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | None, digits: int = 3) -> str:
     """A score, or a dash where there is none."""
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def counted(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """ "1 site", "3 sites"."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
-def megabytes(count: int) -> str:
+def format_megabytes(count: int) -> str:
     """Bytes in MB (10⁶)."""
     return f"{count / 1e6:,.1f} MB"
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Seconds in words: 8.2 s, 3 min 5 s, 2 h 4 min."""
     if seconds is None:
         return NOTHING
@@ -33,7 +33,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def table(
+def make_table(
     caption: str,
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -61,6 +61,6 @@ def table(
     return "".join(parts)
 
 
-def definitions(pairs: Sequence[tuple[str, str]]) -> str:
+def make_definitions(pairs: Sequence[tuple[str, str]]) -> str:
     """Names and values; values are escaped."""
     return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs) + "</dl>"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from deploy.report import tables
 from deploy.report.baselines import Baseline
-from deploy.report.curves import Line, draw
-from deploy.report.html import counted
+from deploy.report.curves import Line, draw_chart
+from deploy.report.html import format_count
 from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
 from messages.ground.errors import WorkFailed
@@ -40,7 +40,7 @@ figure{margin:0}figcaption{font-weight:600;font-size:.95rem}figure svg{width:100
 """
 
 
-def write(
+def write_report(
     story: ExperimentStory,
     path: Path,
     *,
@@ -61,14 +61,14 @@ def write(
         WorkFailed: the file cannot be written.
     """
     try:
-        replace_file(path, render(story, baselines, log.name if log else None, images).encode())
+        replace_file(path, render_report(story, baselines, log.name if log else None, images).encode())
     except OSError as error:
         raise WorkFailed(
             f"the report cannot be written ({error.strerror})", where=str(path), advice="Choose another place"
         ) from None
 
 
-def render(
+def render_report(
     story: ExperimentStory,
     baselines: Sequence[Baseline] = (),
     log_name: str | None = None,
@@ -77,11 +77,11 @@ def render(
     """The page as text."""
     title = f"Konsil: {story.id}"
     sections = [
-        ("Summary", tables.summary(story, images or {})),
-        ("Result", tables.results(story, baselines) + tables.side_by_side(story, baselines)),
-        ("Curves", _charts(story, baselines)),
-        ("Cases", tables.cases(story)),
-        ("Rounds", tables.rounds(story)),
+        ("Summary", tables.summary_table(story, images or {})),
+        ("Result", tables.results_table(story, baselines) + tables.side_by_side(story, baselines)),
+        ("Curves", _charts_section(story, baselines)),
+        ("Cases", tables.cases_table(story)),
+        ("Rounds", tables.rounds_table(story)),
         ("How to verify", _how_to_verify(story, log_name)),
     ]
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)
@@ -89,14 +89,14 @@ def render(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f'<p class="lead">{escape(_lead(story, baselines))}</p><main>{body}</main></body></html>\n'
+        f'<p class="lead">{escape(_lead_section(story, baselines))}</p><main>{body}</main></body></html>\n'
     )
 
 
-def _lead(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
+def _lead_section(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     test = story.test
     sites = len(story.joined) or len(story.sites)
-    head = f"{counted(sites, 'site')}, {counted(story.completed_rounds, 'round')}"
+    head = f"{format_count(sites, 'site')}, {format_count(story.completed_rounds, 'round')}"
     if test is None or test.mean is None:
         return f"{head}, {story.phase}: no test result."
     text = f"{head}: mean test {test.reader.title} {test.mean:.3f} over {test.n} cases"
@@ -106,10 +106,10 @@ def _lead(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     return text + "."
 
 
-def _charts(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
+def _charts_section(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     points, reader = story.validation_curve(), story.reader
     by_round = [point.round for point in points]
-    federated = [reader.score(point.pooled) or 0.0 for point in points]
+    federated = [reader.headline_score(point.pooled) or 0.0 for point in points]
     overall = [Line(reader.mean_title, by_round, federated, heavy=True)]
     for target in reader.targets:
         known = [(p.round, score) for p in points if (score := reader.by_target(p.pooled).get(target)) is not None]
@@ -117,7 +117,9 @@ def _charts(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     per_site = []
     losses = []
     for site in sorted(story.sites):
-        known = [(p.round, d) for p in points if site in p.sites and (d := reader.score(p.sites[site])) is not None]
+        known = [
+            (p.round, d) for p in points if site in p.sites and (d := reader.headline_score(p.sites[site])) is not None
+        ]
         per_site.append(Line(site, [x for x, _ in known], [y for _, y in known]))
         told = [(one.number, one.losses[site]) for one in story.round_list if site in one.losses]
         losses.append(Line(site, [x for x, _ in told], [y for _, y in told]))
@@ -127,7 +129,7 @@ def _charts(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
         (f"Validation {title} by round, each site", "rounds trained", f"{title} ({reader.mean_title})", per_site, most),
         ("Training loss by round", "round", "loss (mean over steps)", losses, None),
     ]
-    epochs, steps = _effort(story)
+    epochs, steps = _effort_before(story)
     if any(one.curve for one in baselines):
         by_epoch = [Line("federated", [epochs.get(r, 0) for r in by_round], federated, heavy=True)]
         by_step = [Line("federated", [steps.get(r, 0) for r in by_round], federated, heavy=True)]
@@ -142,7 +144,7 @@ def _charts(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     figures = "".join(
         f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>"
         for name, x, y, lines, end in charts
-        if (svg := draw(name, x, y, lines, most=end))
+        if (svg := draw_chart(name, x, y, lines, most=end))
     )
     note = (
         '<p class="note">Round 0 is the initial model. Steps in a row: at the federated sites, the mean of the sites; '
@@ -151,11 +153,11 @@ def _charts(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     return f'<div class="charts">{figures}</div>{note}' if figures else ""
 
 
-def _effort(story: ExperimentStory) -> tuple[dict[int, float], dict[int, float]]:
+def _effort_before(story: ExperimentStory) -> tuple[dict[int, float], dict[int, float]]:
     """Epochs and optimiser steps (mean over the sites) that lie behind the model after each round."""
     rounds = story.round_list
-    epochs = [_mean([update.epochs for update in one.updates.values()]) for one in rounds]
-    steps = [_mean([update.steps for update in one.updates.values()]) for one in rounds]
+    epochs = [_mean_of([update.epochs for update in one.updates.values()]) for one in rounds]
+    steps = [_mean_of([update.steps for update in one.updates.values()]) for one in rounds]
     numbers = [one.number for one in rounds]
     return (
         dict(zip(numbers, accumulate(epochs), strict=True)),
@@ -163,7 +165,7 @@ def _effort(story: ExperimentStory) -> tuple[dict[int, float], dict[int, float]]
     )
 
 
-def _mean(values: Sequence[int]) -> float:
+def _mean_of(values: Sequence[int]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 

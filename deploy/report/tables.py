@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from deploy.report.baselines import Baseline
-from deploy.report.html import NOTHING, definitions, duration, megabytes, number, table
+from deploy.report.html import NOTHING, format_duration, format_megabytes, format_number, make_definitions, make_table
 from deploy.story.parts import SiteStory
 from deploy.story.story import ExperimentStory
 from messages.reasons import ADVICE, Reason
@@ -14,7 +14,7 @@ from messages.scores import SplitScores
 from messages.tasks.base import ScoreReader
 
 
-def summary(story: ExperimentStory, images: Mapping[str, str]) -> str:
+def summary_table(story: ExperimentStory, images: Mapping[str, str]) -> str:
     """Who trained what, when, with which software; `images` says of a site where its images came from."""
     came = sorted({(text, tuple(sorted(name for name in images if images[name] == text))) for text in images.values()})
     experiment = story.experiment
@@ -28,7 +28,7 @@ def summary(story: ExperimentStory, images: Mapping[str, str]) -> str:
         ("Purpose", experiment.purpose if experiment else ""),
         ("Approval", experiment.approval if experiment else ""),
         ("Researcher", story.researcher or ""),
-        ("Sites", ", ".join(f"{name} ({_standing(site)})" for name, site in sorted(story.sites.items()))),
+        ("Sites", ", ".join(f"{name} ({_standing_of(site)})" for name, site in sorted(story.sites.items()))),
         ("Images", "; ".join(f"{', '.join(names)}: {text}" for text, names in came)),
         ("Net", experiment.net.name if experiment else ""),
         ("Strategy", f"{experiment.plan.kind}, {experiment.plan.strategy.words}" if experiment else ""),
@@ -40,23 +40,23 @@ def summary(story: ExperimentStory, images: Mapping[str, str]) -> str:
         ),
         ("Experiment file", story.digest or ""),
         ("Started", f"{started:%Y-%m-%d %H:%M:%S} UTC" if started else ""),
-        ("Took", duration(story.seconds)),
-        ("Sent to sites", megabytes(story.bytes_down)),
-        ("Sent by sites", megabytes(story.bytes_up)),
+        ("Took", format_duration(story.seconds)),
+        ("Sent to sites", format_megabytes(story.bytes_down)),
+        ("Sent by sites", format_megabytes(story.bytes_up)),
         ("Devices", "; ".join(devices)),
         ("Versions", ", ".join(versions)),
     ]
-    return definitions([(name, value) for name, value in pairs if value])
+    return make_definitions([(name, value) for name, value in pairs if value])
 
 
-def _standing(site: SiteStory) -> str:
+def _standing_of(site: SiteStory) -> str:
     """joined, declined with its reason, or that it never answered."""
     if site.state == "invited":
         return "no answer"
     return f"{site.state}: {site.reason}" if site.reason else site.state
 
 
-def results(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
+def results_table(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     """Test scores by target for each site and overall, and each baseline beside it."""
     test = story.test
     if test is None:
@@ -64,21 +64,21 @@ def results(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     reader = test.reader
     head = ["", *reader.targets, "mean", "n", *(f"{one.name}" for one in baselines)]
     rows = [
-        [name, *_scores(scores, reader), *(number(_score_at(one, name, reader)) for one in baselines)]
+        [name, *_score_cells(scores, reader), *(format_number(_score_at(one, name, reader)) for one in baselines)]
         for name, scores in sorted(test.sites.items())
     ]
     rows.append(
-        ["overall", *_scores(test.pooled, reader), *(number(one.score(reader)) for one in baselines)],
+        ["overall", *_score_cells(test.pooled, reader), *(format_number(one.score(reader)) for one in baselines)],
     )
     caption = f"{reader.title} on the test cases, federated model (baselines: {reader.mean_title})"
-    html = table(caption, head, rows, strong_rows=1)
+    html = make_table(caption, head, rows, strong_rows=1)
     facts = [
-        ("Unweighted mean over sites", number(test.unweighted_mean)),
-        ("Worst site", f"{test.worst[0]}: {number(test.worst[1])}" if test.worst else NOTHING),
+        ("Unweighted mean over sites", format_number(test.unweighted_mean)),
+        ("Worst site", f"{test.worst[0]}: {format_number(test.worst[1])}" if test.worst else NOTHING),
     ]
     for one in baselines:
         if (score := one.score(reader)) and test.mean is not None:
-            facts.append((f"Federated / {one.name}", number(test.mean / score)))
+            facts.append((f"Federated / {one.name}", format_number(test.mean / score)))
         if one.gain is not None:
             gain = one.gain
             facts.append(
@@ -87,18 +87,18 @@ def results(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
                     f"{gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f}, n = {gain.n})",
                 )
             )
-    return html + definitions(facts) + details(test.pooled, reader)
+    return html + make_definitions(facts) + details_table(test.pooled, reader)
 
 
-def details(scores: SplitScores, reader: ScoreReader) -> str:
+def details_table(scores: SplitScores, reader: ScoreReader) -> str:
     """What the means are made of, as the experiment's task lays it out; "" where nothing was scored."""
-    found = reader.details(scores)
-    rows = [[_cell(value) for value in row] for row in found.rows]
-    return table(found.caption, found.head, rows) if rows else ""
+    found = reader.detail_table(scores)
+    rows = [[_format_cell(value) for value in row] for row in found.rows]
+    return make_table(found.caption, found.head, rows) if rows else ""
 
 
-def _cell(value: str | int | float | None) -> str:
-    return str(value) if isinstance(value, str | int) else number(value)
+def _format_cell(value: str | int | float | None) -> str:
+    return str(value) if isinstance(value, str | int) else format_number(value)
 
 
 def side_by_side(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
@@ -107,13 +107,15 @@ def side_by_side(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     if test is None or not baselines:
         return ""
     reader = test.reader
-    rows = [["federated", *_scores(test.pooled, reader), duration(story.seconds)]]
-    rows += [[one.name, *_scores(one.pooled(reader), reader), duration(one.seconds)] for one in baselines]
+    rows = [["federated", *_score_cells(test.pooled, reader), format_duration(story.seconds)]]
+    rows += [
+        [one.name, *_score_cells(one.pool_scores(reader), reader), format_duration(one.seconds)] for one in baselines
+    ]
     caption = f"Overall test {reader.title}, side by side"
-    return table(caption, ["", *reader.targets, "mean", "n", "took"], rows)
+    return make_table(caption, ["", *reader.targets, "mean", "n", "took"], rows)
 
 
-def cases(story: ExperimentStory) -> str:
+def cases_table(story: ExperimentStory) -> str:
     """Cases found, used and left out by site and reason: an agent announces it, nobody has to guess."""
     reasons: list[Reason] = sorted({r for site in story.sites.values() if site.cases for r in site.cases.left_out})
     head = ["site", "found", "used", "train", "validation", "test", *(str(reason) for reason in reasons)]
@@ -125,14 +127,14 @@ def cases(story: ExperimentStory) -> str:
             continue
         plain = [count.found, count.used, count.train, count.validation, count.test]
         rows.append([name, *map(str, plain), *(str(count.left_out.get(reason, 0)) for reason in reasons)])
-    html = table("Cases found, used and left out", head, rows)
-    return html + (definitions([(str(reason), ADVICE[reason]) for reason in reasons]) if reasons else "")
+    html = make_table("Cases found, used and left out", head, rows)
+    return html + (make_definitions([(str(reason), ADVICE[reason]) for reason in reasons]) if reasons else "")
 
 
-def rounds(story: ExperimentStory) -> str:
+def rounds_table(story: ExperimentStory) -> str:
     """Each round: who contributed, who was left out and why, what travelled, how long it took."""
     reader = story.reader
-    scored = {point.round: reader.score(point.pooled) for point in story.validation_curve()}
+    scored = {point.round: reader.headline_score(point.pooled) for point in story.validation_curve()}
     rows = []
     for one in story.round_list:
         left = ", ".join(f"{site} ({reason})" for site, reason in sorted(one.left_out.items()))
@@ -141,11 +143,11 @@ def rounds(story: ExperimentStory) -> str:
                 str(one.number),
                 ", ".join(f"{site} ({n})" for site, n in sorted(one.contributors.items())) or NOTHING,
                 left or "nobody",
-                number(one.loss, 4),
-                number(scored.get(one.number)),
-                megabytes(one.bytes_down),
-                megabytes(one.bytes_up),
-                duration(one.seconds),
+                format_number(one.loss, 4),
+                format_number(scored.get(one.number)),
+                format_megabytes(one.bytes_down),
+                format_megabytes(one.bytes_up),
+                format_duration(one.seconds),
                 (one.model_digest or NOTHING)[:12],
             ]
         )
@@ -160,16 +162,20 @@ def rounds(story: ExperimentStory) -> str:
         "took",
         "model",
     ]
-    return table("Rounds", head, rows, words=(1, 2))
+    return make_table("Rounds", head, rows, words=(1, 2))
 
 
-def _scores(scores: SplitScores, reader: ScoreReader) -> list[str]:
+def _score_cells(scores: SplitScores, reader: ScoreReader) -> list[str]:
     if scores.withheld:
         return [*["withheld"] * len(reader.targets), "withheld", str(scores.cases)]
     found = reader.by_target(scores)
-    return [*(number(found.get(target)) for target in reader.targets), number(reader.score(scores)), str(scores.cases)]
+    return [
+        *(format_number(found.get(target)) for target in reader.targets),
+        format_number(reader.headline_score(scores)),
+        str(scores.cases),
+    ]
 
 
 def _score_at(baseline: Baseline, site: str, reader: ScoreReader) -> float | None:
     scores = baseline.sites.get(site)
-    return reader.score(scores) if scores else None
+    return reader.headline_score(scores) if scores else None

@@ -16,7 +16,7 @@ from deploy.session.profile import Profile
 from messages import names
 from messages.bus.base import Bus, Delivery, Start, Subscription
 from messages.chain import Entry, decode_entry
-from messages.envelope import Author, Event, check_origin, decode
+from messages.envelope import Author, Event, check_origin, decode_event
 from messages.ground import naming
 from messages.ground.errors import MalformedMessage, RequestError, Unreachable
 from messages.kinds import Body
@@ -39,7 +39,7 @@ class Heard:
     entry: Entry | None = None
 
 
-class Session:
+class BrokerSession:
     """One command's connection.
 
     Args:
@@ -63,7 +63,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.bus.close()
 
-    def listen(self, *queues: str, start: Start = Start.FIRST) -> None:
+    def listen_to(self, *queues: str, start: Start = Start.FIRST) -> None:
         """Hear what comes on these queues (streams from `start` on; one's own inbox from what waits there)."""
         for name in queues:
             if name not in self._subscriptions:
@@ -78,7 +78,7 @@ class Session:
                 advice="Use a researcher's profile",
             )
 
-    def publish(self, kind: str, body: Body, experiment: str = naming.NO_EXPERIMENT) -> Event:
+    def publish_event(self, kind: str, body: Body, experiment: str = naming.NO_EXPERIMENT) -> Event:
         """Send one event and wait until the broker has it; every call is an event of its own.
 
         Raises:
@@ -87,7 +87,7 @@ class Session:
         """
         self.may_send()
         self._seq += 1
-        event = self._author.write(
+        event = self._author.write_event(
             kind,
             body,
             time=time.time(),
@@ -99,7 +99,7 @@ class Session:
             raise Unreachable("the broker does not confirm", advice="Look at it with `konsil broker status`")
         return event
 
-    def next(self, timeout: float) -> Heard | None:
+    def next_heard(self, timeout: float) -> Heard | None:
         """The next message, None where none comes within `timeout` seconds; what cannot be read is counted."""
         deadline = time.monotonic() + timeout
         while True:
@@ -108,13 +108,13 @@ class Session:
             except queue.Empty:
                 return None
             try:
-                return self._read(delivery)
+                return self._read_delivery(delivery)
             except MalformedMessage:
                 self.malformed += 1
             finally:
                 self._subscriptions[delivery.queue].ack(delivery)
 
-    def _read(self, delivery: Delivery) -> Heard:
+    def _read_delivery(self, delivery: Delivery) -> Heard:
         kind = RoutingKey.parse(delivery.key).kind
         if kind == "journal-entry":
             if delivery.user != names.COORDINATOR:
@@ -122,42 +122,42 @@ class Session:
             return Heard(delivery, entry=decode_entry(delivery.body))
         if kind.endswith("-chunk"):
             return Heard(delivery)
-        event = decode(delivery.body)
+        event = decode_event(delivery.body)
         check_origin(event, delivery.key, delivery.user, self.profile.consortium)
         return Heard(delivery, event=event)
 
-    def messages(self, timeout: float) -> Iterator[Heard]:
+    def hear_messages(self, timeout: float) -> Iterator[Heard]:
         """Messages as they come, for so many seconds in all."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
-            heard = self.next(left)
+            heard = self.next_heard(left)
             if heard is not None:
                 yield heard
 
-    def history(self, *queues: str, quiet: float = QUIET) -> Iterator[Heard]:
+    def read_history(self, *queues: str, quiet: float = QUIET) -> Iterator[Heard]:
         """Everything that these streams hold up to now."""
-        self.listen(*queues)
-        while (heard := self.next(quiet)) is not None:
+        self.listen_to(*queues)
+        while (heard := self.next_heard(quiet)) is not None:
             yield heard
 
 
 Connect = Callable[[Profile], Bus]
 
 
-def rabbit(profile: Profile) -> Bus:
+def connect_rabbit(profile: Profile) -> Bus:
     """Connect to the broker of a profile; raises BrokerUnreachable or LoginRefused."""
     from messages.bus.amqp.rabbitmq import RabbitBus
 
-    bus = RabbitBus(profile.address(), profile.name)
+    bus = RabbitBus(profile.broker_address(), profile.name)
     bus.connect(CONNECT_WITHIN)
     return bus
 
 
 @contextmanager
-def session(profile_path: Path | None) -> Iterator[Session]:
+def open_session(profile_path: Path | None) -> Iterator[BrokerSession]:
     """A session under the profile that was named."""
-    profile = profiles.load(profile_path)
-    with Session(rabbit(profile), profile) as opened:
+    profile = profiles.load_profile(profile_path)
+    with BrokerSession(connect_rabbit(profile), profile) as opened:
         yield opened
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from deploy.session.connection import Heard, Session
+from deploy.session.connection import BrokerSession, Heard
 from deploy.story.story import ExperimentStory
-from deploy.story.telling import tell, tell_all
+from deploy.story.telling import tell_all, tell_event
 from messages import codec, names
 from messages.chain import MAX_ENTRY, Entry
 from messages.envelope import Author, Event, decode_stored
@@ -19,7 +19,7 @@ HISTORY = (names.DOWNLINK, names.AUDIT)
 """The coordinator's own events, and the sites' as the journal holds them."""
 
 
-class Reader:
+class HistoryReader:
     """Reads events out of messages and entries, one after the other.
 
     An entry of the journal holds what came from outside verbatim, and decisions; the coordinator's own events follow
@@ -31,7 +31,7 @@ class Reader:
         self._states: dict[str, Any] = {}
         self._broken: set[str] = set()
 
-    def events(self, heard: Heard, experiment: str | None = None) -> Iterator[Event]:
+    def events_of(self, heard: Heard, experiment: str | None = None) -> Iterator[Event]:
         """The history events in one message, of one experiment or of all."""
         if experiment is not None and RoutingKey.parse(heard.delivery.key).experiment != experiment:
             return
@@ -53,10 +53,10 @@ class Reader:
             for decision in body["decisions"]
             if isinstance(decision, dict) and decision.get("decision") == "refused"
         }
-        yield from (event for event in _events(body.get("input")) if event.id not in refused)
-        yield from self._announced(entry, body["decisions"])
+        yield from (event for event in _find_events(body.get("input")) if event.id not in refused)
+        yield from self._announced_events(entry, body["decisions"])
 
-    def _announced(self, entry: Entry, decided: list[Any]) -> Iterator[Event]:
+    def _announced_events(self, entry: Entry, decided: list[Any]) -> Iterator[Event]:
         from coordinator.core import decisions
         from coordinator.core.effects import Announce, effects
         from coordinator.core.evolve import evolve
@@ -72,7 +72,7 @@ class Reader:
                 for effect in effects(state, decision):
                     if isinstance(effect, Announce):
                         what = effect.what
-                        yield author.write(
+                        yield author.write_event(
                             what.kind,
                             what.body,
                             time=entry.time,
@@ -85,7 +85,7 @@ class Reader:
             self._broken.add(entry.experiment)
 
 
-def _events(value: Any) -> Iterator[Event]:
+def _find_events(value: Any) -> Iterator[Event]:
     if isinstance(value, bytes) and value[:1] == b"\x92":  # an event is a list of two
         try:
             yield decode_stored(value)
@@ -93,35 +93,35 @@ def _events(value: Any) -> Iterator[Event]:
             return
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _events(item)
+            yield from _find_events(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _events(item)
+            yield from _find_events(item)
 
 
-def story_of(session: Session, experiment: str) -> ExperimentStory:
+def story_of(session: BrokerSession, experiment: str) -> ExperimentStory:
     """All that the broker keeps of one experiment up to now.
 
     Raises:
         RequestError: the broker knows no experiment of this id.
     """
-    story, reader = ExperimentStory(experiment), Reader()
+    story, reader = ExperimentStory(experiment), HistoryReader()
     queues = HISTORY if session.profile.role == "researcher" else (names.AUDIT,)
-    for heard in session.history(*queues):
-        story = tell_all(story, reader.events(heard, experiment))
-    return known(story)
+    for heard in session.read_history(*queues):
+        story = tell_all(story, reader.events_of(heard, experiment))
+    return require_known(story)
 
 
 def story_of_entries(entries: Iterable[Entry], experiment: str) -> ExperimentStory:
     """The story that a journal or an exported log tells."""
-    story, reader = ExperimentStory(experiment), Reader()
+    story, reader = ExperimentStory(experiment), HistoryReader()
     for entry in entries:
         if entry.experiment == experiment:
             story = tell_all(story, reader.of_entry(entry))
     return story
 
 
-def known(story: ExperimentStory) -> ExperimentStory:
+def require_known(story: ExperimentStory) -> ExperimentStory:
     """The story, if there is one; else RequestError."""
     if story.experiment is None and not story.over:
         raise RequestError(
@@ -131,13 +131,13 @@ def known(story: ExperimentStory) -> ExperimentStory:
     return story
 
 
-def stories(heard: Iterable[Heard]) -> dict[str, ExperimentStory]:
+def stories_of(heard: Iterable[Heard]) -> dict[str, ExperimentStory]:
     """The story of each experiment that the messages speak of, by id."""
     found: dict[str, ExperimentStory] = {}
-    reader = Reader()
+    reader = HistoryReader()
     for message in heard:
-        for event in reader.events(message):
+        for event in reader.events_of(message):
             if event.experiment != naming.NO_EXPERIMENT:
                 story = found.get(event.experiment) or ExperimentStory(event.experiment)
-                found[event.experiment] = tell(story, event)
+                found[event.experiment] = tell_event(story, event)
     return {identity: story for identity, story in sorted(found.items()) if story.phase != "unknown"}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.session.connection import QUIET, Session
-from deploy.story.telling import tell
+from deploy.session.connection import QUIET, BrokerSession
+from deploy.story.telling import tell_event
 from messages import kinds
 from messages.experiment import Experiment
 from messages.ground.errors import MalformedMessage, RequestError, WorkFailed
@@ -25,7 +25,9 @@ WITHIN = 600.0
 """Seconds without the missing chunks until the model counts as gone from the broker."""
 
 
-def write(path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, digest: str, round_number: int) -> None:
+def write_model(
+    path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, digest: str, round_number: int
+) -> None:
     """Check the weights against the digest and write the file, whole or not at all.
 
     Raises:
@@ -42,24 +44,24 @@ def write(path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, 
         raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
 
 
-def announced(session: Session, experiment: str) -> tuple[Experiment, ExperimentComplete]:
+def find_announced(session: BrokerSession, experiment: str) -> tuple[Experiment, ExperimentComplete]:
     """The experiment's file and its end, as the coordinator announced them.
 
     Raises:
         RequestError: no such experiment, or it has no model (yet).
     """
-    from deploy.session.history import Reader, known
+    from deploy.session.history import HistoryReader, require_known
     from deploy.story.story import ExperimentStory
 
-    story, reader = ExperimentStory(experiment), Reader()
+    story, reader = ExperimentStory(experiment), HistoryReader()
     complete: ExperimentComplete | None = None
     queue = DOWNLINK if session.profile.role == "researcher" else AUDIT
-    for heard in session.history(queue):
-        for event in reader.events(heard, experiment):
-            story = tell(story, event)
+    for heard in session.read_history(queue):
+        for event in reader.events_of(heard, experiment):
+            story = tell_event(story, event)
             if event.experiment == experiment and isinstance(event.body, kinds.ExperimentComplete):
                 complete = event.body
-    known(story)
+    require_known(story)
     if complete is None or story.experiment is None:
         raise RequestError(
             f"has no model: it is {story.phase}",
@@ -69,7 +71,7 @@ def announced(session: Session, experiment: str) -> tuple[Experiment, Experiment
     return story.experiment, complete
 
 
-def fetch(session: Session, experiment: str, path: Path, show: Callable[[str], None]) -> str:
+def fetch_model(session: BrokerSession, experiment: str, path: Path, show: Callable[[str], None]) -> str:
     """Fetch an experiment's model into `path`; returns its digest.
 
     Raises:
@@ -78,35 +80,35 @@ def fetch(session: Session, experiment: str, path: Path, show: Callable[[str], N
     """
     if not path.absolute().parent.is_dir():
         raise RequestError("the folder does not exist", where=str(path), advice="Name another place with --out")
-    described, complete = announced(session, experiment)
+    described, complete = find_announced(session, experiment)
     transfer = complete.model.transfer
     key = TransferKey(experiment, transfer.round, COORDINATOR, transfer.attempt)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".konsil-") as folder:
         incoming = Incoming(Path(folder), key, size=transfer.manifest.chunk_bytes, total=transfer.manifest.nbytes)
         try:
-            _receive(session, incoming, show)
+            _receive_chunks(session, incoming, show)
             buffer = Path(folder, "buffer")
             incoming.finish(transfer.manifest, transfer.seal, buffer)
         except MalformedMessage as error:
             raise WorkFailed(f"what the broker holds is not the model ({error.reason})", where=experiment) from None
         finally:
             incoming.close()
-        write(path, described, transfer.manifest, buffer, complete.model.model_digest, complete.model_round)
+        write_model(path, described, transfer.manifest, buffer, complete.model.model_digest, complete.model_round)
     return complete.model.model_digest
 
 
-def _receive(session: Session, incoming: Incoming, show: Callable[[str], None]) -> None:
+def _receive_chunks(session: BrokerSession, incoming: Incoming, show: Callable[[str], None]) -> None:
     """Take the chunks of one transfer out of `models`; WorkFailed where the stream ends without them."""
-    session.listen(MODELS)
+    session.listen_to(MODELS)
     deadline = time.monotonic() + WITHIN
     quiet_until = time.monotonic() + 2 * QUIET
     while incoming.received < incoming.chunks:
-        heard = session.next(QUIET)
+        heard = session.next_heard(QUIET)
         if heard is not None and heard.delivery.queue == MODELS:
             quiet_until = time.monotonic() + 2 * QUIET
             route = RoutingKey.parse(heard.delivery.key)
             if route.experiment == incoming.key.experiment and route.kind == "model-chunk":
-                _take(incoming, heard.delivery.body)
+                _take_chunk(incoming, heard.delivery.body)
                 here = min(incoming.received * incoming.size, incoming.total)  # the last chunk is shorter
                 show(f"{human_bytes(here)} of {human_bytes(incoming.total)}")
         elif time.monotonic() > min(quiet_until, deadline):
@@ -117,7 +119,7 @@ def _receive(session: Session, incoming: Incoming, show: Callable[[str], None]) 
             )
 
 
-def _take(incoming: Incoming, body: bytes) -> None:
+def _take_chunk(incoming: Incoming, body: bytes) -> None:
     header, data = decode_chunk(body)
     if header.key == incoming.key and (header.size, header.total) == (incoming.size, incoming.total):
-        incoming.add(header, data)
+        incoming.add_chunk(header, data)

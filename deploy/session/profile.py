@@ -45,14 +45,14 @@ class Profile(Settings):
     journal: Path | None = None
     """State directory of the coordinator, for operators and auditors on its machine."""
 
-    def address(self) -> BrokerAddress:
+    def broker_address(self) -> BrokerAddress:
         """The broker's address with the defaults filled in: vhost is the consortium, login the person's name."""
         filled = {
-            key: value for key, value in (("vhost", self.consortium), ("user", self.name)) if not self._given(key)
+            key: value for key, value in (("vhost", self.consortium), ("user", self.name)) if not self._is_given(key)
         }
         return self.broker.model_copy(update=filled)
 
-    def _given(self, key: str) -> bool:
+    def _is_given(self, key: str) -> bool:
         return key in self.broker.model_fields_set and bool(getattr(self.broker, key))
 
 
@@ -62,31 +62,31 @@ def default_path() -> Path:
     return Path(base).expanduser() / "konsil" / "profile.toml"
 
 
-def locate(option: Path | None) -> Path:
+def locate_profile(option: Path | None) -> Path:
     """Which file holds the profile: --profile, else $KONSIL_PROFILE, else the default place."""
     named = os.environ.get("KONSIL_PROFILE")
     return option or (Path(named) if named else default_path())
 
 
-def exists(option: Path | None) -> bool:
+def profile_exists(option: Path | None) -> bool:
     """Whether a profile was named, or lies in the default place."""
     return option is not None or "KONSIL_PROFILE" in os.environ or default_path().exists()
 
 
-def load(option: Path | None = None) -> Profile:
+def load_profile(option: Path | None = None) -> Profile:
     """The person's profile; relative paths in it are relative to its folder.
 
     Raises:
         ConfigError: there is none, or it says what is not allowed.
     """
-    path = locate(option)
+    path = locate_profile(option)
     if not path.exists():
         raise ConfigError(
             "there is no profile",
             where=str(path),
             advice="Name yours with --profile FILE or $KONSIL_PROFILE; it holds name, consortium and [broker]",
         )
-    profile = settings.read(path, Profile)
+    profile = settings.read_settings(path, Profile)
     folder = path.resolve().parent
     journal = folder / profile.journal if profile.journal is not None else None
     return profile.model_copy(update={"broker": profile.broker.relative_to(folder), "journal": journal})

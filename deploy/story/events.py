@@ -14,7 +14,7 @@ from messages.envelope import Event
 from messages.experiment import Experiment
 
 
-def _accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccepted) -> ExperimentStory:
+def _tell_accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccepted) -> ExperimentStory:
     try:
         experiment = Experiment.model_validate(body.experiment)
     except ValidationError:  # written by a newer version: the rest of the story still reads
@@ -30,20 +30,20 @@ def _accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccept
     )
 
 
-def _refused(story: ExperimentStory, event: Event, body: kinds.ExperimentRefused) -> ExperimentStory:
+def _tell_refused(story: ExperimentStory, event: Event, body: kinds.ExperimentRefused) -> ExperimentStory:
     # A second start of a running experiment may be refused (id-taken): the one that runs is not touched by it.
     return replace(story, phase="refused", reason=body.reason) if story.phase == "unknown" else story
 
 
-def _joined(story: ExperimentStory, event: Event, body: kinds.Joined) -> ExperimentStory:
+def _tell_joined(story: ExperimentStory, event: Event, body: kinds.Joined) -> ExperimentStory:
     return story.with_site(event.sender, state="joined", reason=None, cases=body.cases, platform=body.platform)
 
 
-def _declined(story: ExperimentStory, event: Event, body: kinds.Declined) -> ExperimentStory:
+def _tell_declined(story: ExperimentStory, event: Event, body: kinds.Declined) -> ExperimentStory:
     return story.with_site(event.sender, state="declined", reason=body.reason, cases=body.cases)
 
 
-def _leaving(story: ExperimentStory, event: Event, body: kinds.Leaving) -> ExperimentStory:
+def _tell_leaving(story: ExperimentStory, event: Event, body: kinds.Leaving) -> ExperimentStory:
     return story.with_site(event.sender, state="leaving", reason=body.reason)
 
 
@@ -111,12 +111,12 @@ def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.Evaluati
     )
 
 
-def _evaluated(story: ExperimentStory, event: Event, body: kinds.Evaluated) -> ExperimentStory:
+def _tell_evaluated(story: ExperimentStory, event: Event, body: kinds.Evaluated) -> ExperimentStory:
     scores: dict[str, kinds.ModelScores] = dict(body.scores.items())
     return replace(story, evaluations={**story.evaluations, event.sender: scores})
 
 
-def _complete(story: ExperimentStory, event: Event, body: kinds.ExperimentComplete) -> ExperimentStory:
+def _tell_complete(story: ExperimentStory, event: Event, body: kinds.ExperimentComplete) -> ExperimentStory:
     return replace(
         story,
         phase="complete",
@@ -133,54 +133,54 @@ def _complete(story: ExperimentStory, event: Event, body: kinds.ExperimentComple
     )
 
 
-def _failed(story: ExperimentStory, event: Event, body: kinds.ExperimentFailed) -> ExperimentStory:
+def _tell_failed(story: ExperimentStory, event: Event, body: kinds.ExperimentFailed) -> ExperimentStory:
     return replace(story, phase="failed", reason=body.reason, ended=event.time)
 
 
-def _aborted(story: ExperimentStory, event: Event, body: kinds.ExperimentAborted) -> ExperimentStory:
+def _tell_aborted(story: ExperimentStory, event: Event, body: kinds.ExperimentAborted) -> ExperimentStory:
     return replace(story, phase="aborted", reason=body.reason, ended=event.time)
 
 
-def _paused(story: ExperimentStory, event: Event, body: kinds.ExperimentPaused) -> ExperimentStory:
+def _tell_paused(story: ExperimentStory, event: Event, body: kinds.ExperimentPaused) -> ExperimentStory:
     return replace(story, phase="paused", reason=body.reason, resumes_to=story.phase)
 
 
-def _resumed(story: ExperimentStory, event: Event, body: kinds.ExperimentResumed) -> ExperimentStory:
+def _tell_resumed(story: ExperimentStory, event: Event, body: kinds.ExperimentResumed) -> ExperimentStory:
     return replace(story, phase=story.resumes_to, reason=None) if story.phase == "paused" else story
 
 
-def _noted(story: ExperimentStory, event: Event, body: kinds.Body) -> ExperimentStory:
+def _note_only(story: ExperimentStory, event: Event, body: kinds.Body) -> ExperimentStory:
     return story
 
 
 HANDLERS: Mapping[type[kinds.Body], Callable[..., ExperimentStory]] = {
-    kinds.ExperimentStart: _noted,
-    kinds.ExperimentAbort: _noted,
-    kinds.ExperimentPause: _noted,
-    kinds.ExperimentResume: _noted,
-    kinds.ExperimentAccepted: _accepted,
-    kinds.ExperimentRefused: _refused,
-    kinds.Joined: _joined,
-    kinds.Declined: _declined,
-    kinds.Leaving: _leaving,
+    kinds.ExperimentStart: _note_only,
+    kinds.ExperimentAbort: _note_only,
+    kinds.ExperimentPause: _note_only,
+    kinds.ExperimentResume: _note_only,
+    kinds.ExperimentAccepted: _tell_accepted,
+    kinds.ExperimentRefused: _tell_refused,
+    kinds.Joined: _tell_joined,
+    kinds.Declined: _tell_declined,
+    kinds.Leaving: _tell_leaving,
     kinds.RoundStart: _round_start,
     kinds.RoundAccepted: _round_accepted,
     kinds.WeightsReady: _weights_ready,
     kinds.RoundFailed: _round_failed,
     kinds.RoundComplete: _round_complete,
     kinds.EvaluationStart: _evaluation_start,
-    kinds.Evaluated: _evaluated,
-    kinds.ExperimentComplete: _complete,
-    kinds.ExperimentFailed: _failed,
-    kinds.ExperimentAborted: _aborted,
-    kinds.ExperimentPaused: _paused,
-    kinds.ExperimentResumed: _resumed,
-    kinds.Unknown: _noted,
+    kinds.Evaluated: _tell_evaluated,
+    kinds.ExperimentComplete: _tell_complete,
+    kinds.ExperimentFailed: _tell_failed,
+    kinds.ExperimentAborted: _tell_aborted,
+    kinds.ExperimentPaused: _tell_paused,
+    kinds.ExperimentResumed: _tell_resumed,
+    kinds.Unknown: _note_only,
 }
 """Kind of event → what it changes in the story; other kinds change nothing."""
 
 
-def sentence(event: Event) -> str:
+def event_sentence(event: Event) -> str:
     """What an event says, in one line of plain words."""
     body, number = event.body, event.round
     match body:

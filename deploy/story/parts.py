@@ -164,7 +164,7 @@ class TestScores:
     @property
     def mean(self) -> float | None:
         """The one number of the model, all cases pooled ("overall")."""
-        return self.reader.score(self.pooled)
+        return self.reader.headline_score(self.pooled)
 
     @property
     def by_target(self) -> dict[str, float | None]:
@@ -179,7 +179,7 @@ class TestScores:
     @property
     def site_means(self) -> dict[str, float]:
         """The score of each site that reported one."""
-        found = ((name, self.reader.score(scores)) for name, scores in sorted(self.sites.items()))
+        found = ((name, self.reader.headline_score(scores)) for name, scores in sorted(self.sites.items()))
         return {name: mean for name, mean in found if mean is not None}
 
     @property
@@ -191,7 +191,7 @@ class TestScores:
     @property
     def worst(self) -> tuple[str, float] | None:
         """The site with the worst score, and that score."""
-        return self.reader.worst(self.site_means)
+        return self.reader.worst_site(self.site_means)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The story of one experiment: a pure reducer over its events, for the live view, the report and programs.
 
-`telling.tell(story, event)` takes every event of the experiment, in any order and as often as it comes (duplicates
-fall out by id), and returns the next story. History comes from the journal or the `audit` stream (and `downlink` for
-the coordinator's own events), liveness from `progress`. Nothing here does I/O or reads a clock.
+`telling.tell_event(story, event)` takes every event of the experiment, in any order and as often as it comes
+(duplicates fall out by id), and returns the next story. History comes from the journal or the `audit` stream (and
+`downlink` for the coordinator's own events), liveness from `progress`. Nothing here does I/O or reads a clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from deploy.story.parts import Moment, RoundStory, SiteStory, TestScores, Valida
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
-from messages.liveness import WORKING, Liveness, judge, median_of_others
+from messages.liveness import WORKING, Liveness, judge_liveness, median_of_others
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tasks.base import ScoreReader
@@ -111,16 +111,20 @@ class ExperimentStory:
         """Scores of each global model that was scored: what round r's sites report is the model after r - 1."""
         points, reader = [], self.reader
         for one in self.round_list:
-            pooled = one.validation or (reader.pool(one.site_validation.values()) if one.site_validation else None)
-            if pooled is not None and reader.score(pooled) is not None:
+            pooled = one.validation or (
+                reader.pool_reports(one.site_validation.values()) if one.site_validation else None
+            )
+            if pooled is not None and reader.headline_score(pooled) is not None:
                 points.append(ValidationPoint(one.number - 1, pooled, one.site_validation))
-        final = self.scores("final", "validation")
-        scored = reader.pool(final.values())
-        if reader.score(scored) is not None and (self.rounds_planned or 0) not in {point.round for point in points}:
+        final = self.scores_of("final", "validation")
+        scored = reader.pool_reports(final.values())
+        if reader.headline_score(scored) is not None and (self.rounds_planned or 0) not in {
+            point.round for point in points
+        }:
             points.append(ValidationPoint(self.completed_rounds, scored, final))
         return points
 
-    def scores(self, label: str, split: str) -> dict[str, SplitScores]:
+    def scores_of(self, label: str, split: str) -> dict[str, SplitScores]:
         """Each site's scores of a candidate (final, selected) on a split (validation, test)."""
         found: dict[str, SplitScores] = {}
         for site, by_label in sorted(self.evaluations.items()):
@@ -131,11 +135,11 @@ class ExperimentStory:
 
     def test_of(self, label: str) -> TestScores | None:
         """Test scores of a candidate; None before any site reported."""
-        sites = self.scores(label, "test")
+        sites = self.scores_of(label, "test")
         if not sites:
             return None
         reader = self.reader
-        return TestScores(label, self.candidates.get(label, ""), sites, reader.pool(sites.values()), reader)
+        return TestScores(label, self.candidates.get(label, ""), sites, reader.pool_reports(sites.values()), reader)
 
     @property
     def test(self) -> TestScores | None:
@@ -146,25 +150,25 @@ class ExperimentStory:
         label = self.model_label or "final"
         return self.test_of(label) or (self.test_of("final") if self.model_digest == self.final_digest else None)
 
-    def presence(self, site: str, now: float) -> str:
+    def presence_of(self, site: str, now: float) -> str:
         """absent, slow, stuck, working, idle, paused, draining or outside-hours, by the judgement that the coordinator
         uses.
 
         Args:
             now: the clock by which `tell(event, now)` noted when messages came, seconds.
         """
-        seen = self.liveness(site, now)
+        seen = self.liveness_of(site, now)
         return "working" if seen in WORKING else seen.value
 
-    def liveness(self, site: str, now: float) -> Liveness:
+    def liveness_of(self, site: str, now: float) -> Liveness:
         """What is seen of a site; whether it is slow is told of its work for this experiment alone."""
         signs = self.sites[site].live.signs
         if signs.experiment != self.id:
-            return judge(replace(signs, ends_at=None), now)
+            return judge_liveness(replace(signs, ends_at=None), now)
         working = (one.live.signs for one in self.sites.values() if one.live.signs.experiment == self.id)
         ends = sorted(end for one in working if (end := one.estimate) is not None)
         deadline = None if self.over or self.current_round is None else self.current_round.deadline
-        return judge(signs, now, deadline=deadline, others_end=median_of_others(ends, signs.estimate))
+        return judge_liveness(signs, now, deadline=deadline, others_end=median_of_others(ends, signs.estimate))
 
     def eta_seconds(self, now: float) -> float | None:
         """Time until the last round closes, from the rounds that closed; None before the first one."""
@@ -197,7 +201,7 @@ class ExperimentStory:
             return self
         live = replace(
             self.sites[sender].live,
-            signs=self.sites[sender].live.signs.alive(body.state, now),
+            signs=self.sites[sender].live.signs.note_alive(body.state, now),
             state=body.state,
             busy_with=body.busy_with,
             queued=body.queued,
@@ -209,7 +213,7 @@ class ExperimentStory:
         if event.sender not in self.sites:
             return self
         live = self.sites[event.sender].live
-        signs = live.signs.progress(event.experiment, event.round, body.phase, body.done, body.eta_seconds, now)
+        signs = live.signs.note_progress(event.experiment, event.round, body.phase, body.done, body.eta_seconds, now)
         if event.experiment != self.id:  # it works, at something else
             return self.with_site(event.sender, live=replace(live, signs=signs))
         return self.with_site(

@@ -10,12 +10,12 @@ from messages.scores import SplitScores
 from messages.tasks.base import ScoreReader
 
 
-def scores(found: SplitScores | None, reader: ScoreReader) -> dict[str, Any] | None:
+def scores_as_plain(found: SplitScores | None, reader: ScoreReader) -> dict[str, Any] | None:
     """The score, by target (under the task's word for it), and of how many cases."""
     if found is None:
         return None
     return {
-        "mean": reader.score(found),
+        "mean": reader.headline_score(found),
         reader.plural: reader.by_target(found),
         "cases": found.cases,
         "withheld": found.withheld,
@@ -32,8 +32,8 @@ def round_summary(one: RoundStory, reader: ScoreReader) -> dict[str, Any]:
         "left_out": dict(one.left_out),
         "failures": dict(one.failures),
         "loss": one.loss,
-        "validation": scores(one.validation, reader),
-        "site_validation": {site: scores(found, reader) for site, found in one.site_validation.items()},
+        "validation": scores_as_plain(one.validation, reader),
+        "site_validation": {site: scores_as_plain(found, reader) for site, found in one.site_validation.items()},
         "bytes_down": one.bytes_down,
         "bytes_up": one.bytes_up,
         "seconds": one.seconds,
@@ -41,7 +41,7 @@ def round_summary(one: RoundStory, reader: ScoreReader) -> dict[str, Any]:
     }
 
 
-def summary(story: ExperimentStory) -> dict[str, Any]:
+def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
     """The whole story without its rounds' details."""
     test = story.test
     curve = story.validation_curve()
@@ -56,7 +56,7 @@ def summary(story: ExperimentStory) -> dict[str, Any]:
         "ended": story.ended,
         "rounds": {"complete": story.completed_rounds, "planned": story.rounds_planned},
         "sites": {name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())},
-        "validation": scores(curve[-1].pooled, story.reader) if curve else None,
+        "validation": scores_as_plain(curve[-1].pooled, story.reader) if curve else None,
         "test": None
         if test is None
         else {

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from deploy.story.events import HANDLERS, sentence
+from deploy.story.events import HANDLERS, event_sentence
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
 from messages import kinds
 from messages.envelope import Event
 
 
-def tell(story: ExperimentStory, event: Event, now: float | None = None) -> ExperimentStory:
+def tell_event(story: ExperimentStory, event: Event, now: float | None = None) -> ExperimentStory:
     """The story with one more event; events of other experiments and repeated ones change nothing.
 
     Args:
@@ -29,11 +29,11 @@ def tell(story: ExperimentStory, event: Event, now: float | None = None) -> Expe
         return story
     known = replace(story, seen=story.seen | {event.id})
     told = handler(known, event, event.body)
-    return replace(told, moments=(*told.moments, Moment(event.time, event.sender, sentence(event))))
+    return replace(told, moments=(*told.moments, Moment(event.time, event.sender, event_sentence(event))))
 
 
 def tell_all(story: ExperimentStory, events: Iterable[Event]) -> ExperimentStory:
-    """`tell` for each."""
+    """`tell_event` for each."""
     for event in events:
-        story = tell(story, event)
+        story = tell_event(story, event)
     return story

@@ -147,9 +147,9 @@ class Bus(Protocol):
         """Send one message to the consortium's exchange with the party's user id set.
 
         Persistent, confirmed asynchronously. Blocks while the window (unconfirmed bytes, some seconds of the rate at
-        which they are confirmed, `MOST_MESSAGES`) is full or the broker blocks publishers; `pending` tells. What was
-        not confirmed when a connection broke is sent again after reconnecting, in order (so a message may come twice:
-        receivers drop duplicates by id).
+        which they are confirmed, `MOST_MESSAGES`) is full or the broker blocks publishers; `count_pending` tells. What
+        was not confirmed when a connection broke is sent again after reconnecting, in order (so a message may come
+        twice: receivers drop duplicates by id).
 
         Raises:
             BrokerUnreachable: the bus was closed.
@@ -188,7 +188,7 @@ class Bus(Protocol):
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was published is confirmed; False on time-out."""
 
-    def pending(self) -> Pending:
+    def count_pending(self) -> Pending:
         """What waits for the broker's confirm now."""
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ class Mode(StrEnum):
     VERIFYING = "verifying"
 
 
-class Verdict(StrEnum):
+class CursorVerdict(StrEnum):
     """What to do with a message that came."""
 
     DELIVER = "deliver"
@@ -56,20 +56,20 @@ def attach(position: Position | None, start: Start) -> Cursor:
     return Cursor(position.offset, position)
 
 
-def on_message(cursor: Cursor, offset: int, body: bytes) -> tuple[Cursor, Verdict]:
+def on_message(cursor: Cursor, offset: int, body: bytes) -> tuple[Cursor, CursorVerdict]:
     """Judge the message that came at `offset`."""
     if cursor.stored is None:
-        return cursor, Verdict.DELIVER
+        return cursor, CursorVerdict.DELIVER
     if offset == cursor.stored.offset and digest_of(body) == cursor.stored.digest:
-        return replace(cursor, stored=None), Verdict.DROP
-    return rewound(), Verdict.REWIND
+        return replace(cursor, stored=None), CursorVerdict.DROP
+    return rewound(), CursorVerdict.REWIND
 
 
-def on_silence(cursor: Cursor) -> tuple[Cursor, Verdict]:
+def on_silence(cursor: Cursor) -> tuple[Cursor, CursorVerdict]:
     """Judge that nothing came within the deadline; only while verifying does silence mean anything."""
     if cursor.stored is None:
-        return cursor, Verdict.DELIVER
-    return rewound(), Verdict.REWIND
+        return cursor, CursorVerdict.DELIVER
+    return rewound(), CursorVerdict.REWIND
 
 
 def rewound() -> Cursor:

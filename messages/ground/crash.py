@@ -71,7 +71,7 @@ _file = os.environ.get(AT)
 _lock = threading.Lock()
 
 
-def passed(step: str) -> None:
+def pass_step(step: str) -> None:
     """This process is at a step: go on, or die here."""
     if _file is None:
         return

@@ -27,7 +27,7 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = No
         offset = None if offset is None else offset + written
 
 
-def sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Have a file's content on the disk, or a folder's names (fsync(2): a new name needs "a separate fsync").
 
     Raises:
@@ -46,9 +46,9 @@ def keep_file(source: Path, destination: Path) -> None:
     Raises:
         OSError: it is not there, or the disk fails.
     """
-    sync(source)
+    sync_to_disk(source)
     os.replace(source, destination)
-    sync(destination.parent)
+    sync_to_disk(destination.parent)
 
 
 @contextmanager
@@ -85,6 +85,6 @@ def replace_file(path: Path, content: bytes | bytearray, *, mode: int = 0o666, d
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
         if durable:
-            sync(beside)
+            sync_to_disk(beside)
     if durable:
-        sync(path.parent)
+        sync_to_disk(path.parent)

@@ -84,17 +84,17 @@ class Reading:
     samples: tuple[tuple[Mapping[str, str], float], ...]
 
 
-def counter(name: str, meaning: str, values: Mapping[str, float] | float, label: str = "") -> Reading:
+def make_counter(name: str, meaning: str, values: Mapping[str, float] | float, label: str = "") -> Reading:
     """A count since the service started; by the values of one label, or alone."""
-    return Reading(name, "counter", meaning, _samples(values, label))
+    return Reading(name, "counter", meaning, _make_samples(values, label))
 
 
-def gauge(name: str, meaning: str, values: Mapping[str, float] | float, label: str = "") -> Reading:
+def make_gauge(name: str, meaning: str, values: Mapping[str, float] | float, label: str = "") -> Reading:
     """What is so now; by the values of one label, or alone."""
-    return Reading(name, "gauge", meaning, _samples(values, label))
+    return Reading(name, "gauge", meaning, _make_samples(values, label))
 
 
-def _samples(values: Mapping[str, float] | float, label: str) -> tuple[tuple[Mapping[str, str], float], ...]:
+def _make_samples(values: Mapping[str, float] | float, label: str) -> tuple[tuple[Mapping[str, str], float], ...]:
     if isinstance(values, Mapping):
         return tuple(({label: str(key)}, float(value)) for key, value in values.items())
     return (({}, float(values)),)
@@ -102,15 +102,15 @@ def _samples(values: Mapping[str, float] | float, label: str) -> tuple[tuple[Map
 
 def phase_readings(phases: Phases = PHASES) -> Iterator[Reading]:
     """Where the time of this process goes."""
-    spent = phases.snapshot()
+    spent = phases.take_snapshot()
 
     def by_phase(what: str) -> dict[str, float]:
         return {name: getattr(one, what) for name, one in spent.items()}
 
-    yield counter("konsil_phase_calls_total", "Stretches of work by phase.", by_phase("count"), "phase")
-    yield counter("konsil_phase_seconds_total", "Wall time by phase; phases nest.", by_phase("seconds"), "phase")
-    yield counter("konsil_phase_cpu_seconds_total", "CPU time by phase.", by_phase("cpu_seconds"), "phase")
-    yield counter("konsil_phase_bytes_total", "Bytes that went through a phase.", by_phase("bytes"), "phase")
+    yield make_counter("konsil_phase_calls_total", "Stretches of work by phase.", by_phase("count"), "phase")
+    yield make_counter("konsil_phase_seconds_total", "Wall time by phase; phases nest.", by_phase("seconds"), "phase")
+    yield make_counter("konsil_phase_cpu_seconds_total", "CPU time by phase.", by_phase("cpu_seconds"), "phase")
+    yield make_counter("konsil_phase_bytes_total", "Bytes that went through a phase.", by_phase("bytes"), "phase")
 
 
 class Endpoint:
@@ -142,7 +142,7 @@ class Endpoint:
                 advice="Name another port in [metrics] and restart; everything else works",
             )  # fmt: skip
             return
-        self._server.set_app(_quiet(make_wsgi_app(registry)))
+        self._server.set_app(_guard_app(make_wsgi_app(registry)))
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -157,7 +157,7 @@ class Endpoint:
             self._thread.join(ANSWER_WITHIN + 1)
 
 
-def _quiet(app: Callable[..., Any]) -> Callable[..., Any]:
+def _guard_app(app: Callable[..., Any]) -> Callable[..., Any]:
     """A defect in a reading is one line that names its type: the server's own traceback would not be structured."""
 
     def guarded(environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Any:

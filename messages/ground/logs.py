@@ -1,8 +1,8 @@
 """The log of a service: lines for a person at a terminal, JSON for everything else, always on standard error.
 
 Every line says which service it is from and, at a site, which site. What concerns an experiment and a round says so:
-by `about`, which binds them for all lines of a stretch of work on this thread. An exception is told by its type and the
-places it came through, never by its message: at a site a message may hold a path or a patient's file name.
+by `bind_experiment`, which binds them for all lines of a stretch of work on this thread. An exception is told by its
+type and the places it came through, never by its message: at a site a message may hold a path or a patient's file name.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _ROOT = Path(__file__).resolve().parents[2]
 _who: dict[str, str] = {}
 
 
-def configure(service: str, level: int = logging.INFO, **who: str) -> None:
+def configure_log(service: str, level: int = logging.INFO, **who: str) -> None:
     """Set the log of this process up.
 
     Args:
         service: "coordinator" or "site".
-        who: more that every line says, such as the site's name; may be told later (`identify`).
+        who: more that every line says, such as the site's name; may be told later (`identify_service`).
     """
     _who.clear()
     _who.update(service=service, **who)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
-        _identified,
+        _add_identity,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _told_by_type,
@@ -61,16 +61,16 @@ def configure(service: str, level: int = logging.INFO, **who: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
-    sys.excepthook = _uncaught
-    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
-def identify(**who: str) -> None:
+def identify_service(**who: str) -> None:
     """What every line says from now on, too."""
     _who.update(who)
 
 
-def about(experiment: str | None = None, round_number: int | None = None) -> AbstractContextManager[None]:
+def bind_experiment(experiment: str | None = None, round_number: int | None = None) -> AbstractContextManager[None]:
     """Bind experiment and round to all lines that this thread writes within; round 0 and no experiment bind nothing."""
     bound: dict[str, Any] = {}
     if experiment and experiment != NO_EXPERIMENT:
@@ -102,7 +102,7 @@ def _in_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _identified(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _add_identity(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in _who.items():
         line.setdefault(key, value)
     return line
@@ -117,14 +117,14 @@ def _told_by_type(_logger: Any, _method: str, line: MutableMapping[str, Any]) ->
     else:
         error = sys.exc_info()[1] if info else None
     if error is not None:
-        line.update(described(error))
+        line.update(describe_error(error))
     return line
 
 
-def described(error: BaseException) -> Mapping[str, Any]:
+def describe_error(error: BaseException) -> Mapping[str, Any]:
     """An exception without its message: the types from it to what caused it, and the places it came through."""
     types: list[str] = []
-    places = [_place(frame) for frame in traceback.extract_tb(error.__traceback__)]
+    places = [_frame_place(frame) for frame in traceback.extract_tb(error.__traceback__)]
     one: BaseException | None = error
     while one is not None and len(types) < 8:
         types.append(type(one).__name__)
@@ -132,13 +132,13 @@ def described(error: BaseException) -> Mapping[str, Any]:
     return {"exception": " from ".join(types), "at": places[-20:]}
 
 
-def _place(frame: traceback.FrameSummary) -> str:
+def _frame_place(frame: traceback.FrameSummary) -> str:
     path = Path(frame.filename)
     short = path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else Path(*path.parts[-2:])
     return f"{short}:{frame.lineno} {frame.name}"
 
 
-def _uncaught(kind: type[BaseException], error: BaseException | None, _trace: TracebackType | None) -> None:
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, _trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         return
     structlog.get_logger("service").critical("defect", exc_info=error)

@@ -61,7 +61,7 @@ class Timing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # `Phases.add` written out: a call less on the hot path.
+        # `Phases.add_stretch` written out: a call less on the hot path.
         seconds = perf_counter() - self._wall
         cpu = thread_time() - self._cpu
         with self._lock:
@@ -79,12 +79,12 @@ class Phases:
         self._lock = threading.Lock()
         self._sums: dict[Phase, list[float]] = {name: [0, 0.0, 0.0, 0] for name in NAMES}
 
-    def timed(self, phase: Phase, *, bytes: int = 0) -> Timing:
+    def time_phase(self, phase: Phase, *, bytes: int = 0) -> Timing:
         """A context manager that adds what its block takes; `as timing` and `timing.bytes = n` where the number of
         bytes shows only within."""
         return Timing(self._sums[phase], self._lock, bytes)
 
-    def add(self, phase: Phase, seconds: float, *, cpu: float = 0.0, bytes: int = 0) -> None:
+    def add_stretch(self, phase: Phase, seconds: float, *, cpu: float = 0.0, bytes: int = 0) -> None:
         """Add one stretch that was timed elsewhere; KeyError for a phase that is not in the list."""
         sums = self._sums[phase]
         with self._lock:
@@ -93,15 +93,15 @@ class Phases:
             sums[2] += cpu
             sums[3] += bytes
 
-    def snapshot(self) -> dict[Phase, Spent]:
-        """Every phase, those that never ran included; a difference of two (`since`) is what happened in between."""
+    def take_snapshot(self) -> dict[Phase, Spent]:
+        """Every phase, those that never ran included; a difference of two (`spent_since`) tells what was between."""
         with self._lock:
             rows = {name: tuple(sums) for name, sums in self._sums.items()}
         return {name: Spent(int(row[0]), row[1], row[2], int(row[3])) for name, row in rows.items()}
 
-    def since(self, before: Mapping[Phase, Spent]) -> dict[Phase, Spent]:
+    def spent_since(self, before: Mapping[Phase, Spent]) -> dict[Phase, Spent]:
         """What was spent after an earlier snapshot."""
-        return {name: spent - before[name] for name, spent in self.snapshot().items()}
+        return {name: spent - before[name] for name, spent in self.take_snapshot().items()}
 
 
 PHASES: Final = Phases()

@@ -21,14 +21,14 @@ class Settings(StrictModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
 
-def _parsed(parse: Any) -> BeforeValidator:
+def _parse_text(parse: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
-Seconds = Annotated[float, _parsed(units.seconds), Field(ge=0, le=100 * 365.25 * 86400)]
-SizeBytes = Annotated[int, _parsed(units.size_bytes), Field(ge=0, lt=2**63)]
-Rate = Annotated[float, _parsed(units.bytes_per_second), Field(gt=0)]
-WorkHours = Annotated[units.Hours, _parsed(units.Hours.parse)]
+Seconds = Annotated[float, _parse_text(units.parse_seconds), Field(ge=0, le=100 * 365.25 * 86400)]
+SizeBytes = Annotated[int, _parse_text(units.size_bytes), Field(ge=0, lt=2**63)]
+Rate = Annotated[float, _parse_text(units.bytes_per_second), Field(gt=0)]
+WorkHours = Annotated[units.Hours, _parse_text(units.Hours.parse_hours)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 
 
@@ -66,10 +66,10 @@ class BrokerAddress(Settings):
 
     def resolved_password(self) -> str:
         """The password itself; raises ConfigError where a reference leads nowhere."""
-        return secret(self.password.get_secret_value(), "broker.password")
+        return read_secret(self.password.get_secret_value(), "broker.password")
 
 
-def secret(reference: str, where: str) -> str:
+def read_secret(reference: str, where: str) -> str:
     """Resolve "credential:NAME" (in $CREDENTIALS_DIRECTORY) and "file:PATH"; anything else is the secret itself."""
     kind, _, rest = reference.partition(":")
     if kind == "credential":
@@ -116,13 +116,13 @@ def secret_path(reference: str, where: str) -> Path:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read(path: Path, model: type[Model]) -> Model:
+def read_settings(path: Path, model: type[Model]) -> Model:
     """Read and check a TOML file.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or says what is not allowed; names each key.
     """
-    return parse(read_toml(path), model, str(path))
+    return parse_settings(read_toml(path), model, str(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -138,12 +138,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"is not valid TOML: {error}", where=str(path)) from None
 
 
-def parse(content: Any, model: type[Model], where: str) -> Model:
+def parse_settings(content: Any, model: type[Model], where: str) -> Model:
     """Check plain types against a model; ConfigError lists every mistake, one line each."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("; ".join(_mistakes(error, _keys_of(model))), where=where) from None
+        raise ConfigError("; ".join(_list_mistakes(error, _keys_of(model))), where=where) from None
 
 
 def _keys_of(model: Any) -> set[str]:
@@ -155,7 +155,7 @@ def _keys_of(model: Any) -> set[str]:
     return set().union(*(_keys_of(part) for part in get_args(model)))
 
 
-def _mistakes(error: ValidationError, keys: set[str]) -> list[str]:
+def _list_mistakes(error: ValidationError, keys: set[str]) -> list[str]:
     lines = []
     found = error.errors(include_url=False)
     for item in found:
@@ -170,14 +170,14 @@ def _mistakes(error: ValidationError, keys: set[str]) -> list[str]:
         elif item["type"] == "missing":
             lines.append(f"key {key!r} is missing")
         else:
-            value = "" if isinstance(item["input"], dict) else f" = {_shown(key, item['input'])}"
+            value = "" if isinstance(item["input"], dict) else f" = {_show_value(key, item['input'])}"
             message = item["msg"].removeprefix("Value error, ")
             # A mistake of the whole file names its keys itself.
             lines.append(f"{key}{value}: {message[:1].lower()}{message[1:]}" if key else message)
     return lines
 
 
-def _shown(key: str, value: Any) -> str:
+def _show_value(key: str, value: Any) -> str:
     """A value in an error's line: bounded, and never a secret."""
     text = "***" if "password" in key or key.endswith("token") else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

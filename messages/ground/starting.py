@@ -14,17 +14,17 @@ _WORD = b"konsil: told to stop while it was starting\n"
 _told = False
 
 
-def stoppable() -> None:
+def end_on_sigterm() -> None:
     """From now on SIGTERM ends the process in order (SystemExit); the service's own handler takes over later."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _end_in_order)
 
 
-def told() -> bool:
+def was_told_to_stop() -> bool:
     """Whether SIGTERM came: where it came, Python may have had to ignore the exception (a finalizer, a callback)."""
     return _told
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
+def _end_in_order(number: int, _frame: FrameType | None) -> None:
     global _told
     _told = True
     signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait for what closes in order

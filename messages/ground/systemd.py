@@ -6,7 +6,7 @@ import os
 import socket
 
 
-def notify(state: str) -> bool:
+def notify_manager(state: str) -> bool:
     """Tell the service manager, for instance "READY=1", "STATUS=round 3", "WATCHDOG=1", "STOPPING=1".
 
     Returns whether somebody was told; without a service manager, or with one that does not listen, nothing happens:

@@ -25,7 +25,7 @@ _HOURS = re.compile(r"\s*([0-2]\d:[0-5]\d)\s*-\s*([0-2]\d:[0-5]\d)\s*")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG])?bit/s")
 
 
-def seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """ "90s", "15m", "24h", "30d" → seconds; ValueError says what is allowed."""
     match = _DURATION.fullmatch(text.strip())
     if not match:
@@ -57,7 +57,7 @@ class Hours:
     end: time
 
     @classmethod
-    def parse(cls, text: str) -> Hours:
+    def parse_hours(cls, text: str) -> Hours:
         """ValueError where it is not HH:MM-HH:MM."""
         match = _HOURS.fullmatch(text)
         try:

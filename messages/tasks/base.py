@@ -16,7 +16,7 @@ from pydantic import Field
 
 from messages.ground.settings import Settings
 from messages.ground.strictness import StrictModel, at_most
-from messages.scores import SplitScores, pool
+from messages.scores import SplitScores, pool_scores
 from messages.tasks.metrics import METRICS
 
 Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
@@ -79,25 +79,25 @@ class ScoreReader:
         """How the one number of a model comes about."""
         return f"mean over {self.plural}"
 
-    def pool(self, reports: Iterable[SplitScores]) -> SplitScores:
+    def pool_reports(self, reports: Iterable[SplitScores]) -> SplitScores:
         """All cases of all sites together."""
-        return pool(reports)
+        return pool_scores(reports)
 
-    def score(self, scores: SplitScores) -> float | None:
+    def headline_score(self, scores: SplitScores) -> float | None:
         """The one number of a model on a split; None where nothing was scored."""
-        return scores.mean(self.metric)
+        return scores.mean_score(self.metric)
 
     def by_target(self, scores: SplitScores) -> dict[str, float | None]:
         """The main metric of each target."""
         return scores.by_target(self.metric)
 
-    def rank(self, score: float) -> float:
+    def rank_score(self, score: float) -> float:
         """Larger for the better of two models."""
         return score if self.higher_is_better else -score
 
-    def worst(self, by_site: Mapping[str, float]) -> tuple[str, float] | None:
+    def worst_site(self, by_site: Mapping[str, float]) -> tuple[str, float] | None:
         """The site with the worst score, the first of equals by name; None where there is none."""
-        return min(by_site.items(), key=lambda item: self.rank(item[1])) if by_site else None
+        return min(by_site.items(), key=lambda item: self.rank_score(item[1])) if by_site else None
 
     def asks_for(self, scores: SplitScores) -> bool:
         """Whether scores hold nothing but what the experiment asks for: other names would be a site's own words."""
@@ -105,7 +105,7 @@ class ScoreReader:
         told |= {name for row in scores.rows or () for name in row}
         return scores.metrics.keys() <= set(self.metrics) and told <= set(self.targets)
 
-    def details(self, scores: SplitScores) -> ScoreTable:
+    def detail_table(self, scores: SplitScores) -> ScoreTable:
         """What the means are made of."""
         told = scores.metrics.get(self.metric, {})
         rows = [
@@ -132,15 +132,15 @@ class UnknownReader(ScoreReader):
     def most(self) -> float | None:
         return None
 
-    def score(self, scores: SplitScores) -> float | None:
+    def headline_score(self, scores: SplitScores) -> float | None:
         first = next(iter(scores.metrics), None)
-        return None if first is None else scores.mean(first)
+        return None if first is None else scores.mean_score(first)
 
     def by_target(self, scores: SplitScores) -> dict[str, float | None]:
         first = next(iter(scores.metrics), None)
         return {} if first is None else scores.by_target(first)
 
-    def details(self, scores: SplitScores) -> ScoreTable:
+    def detail_table(self, scores: SplitScores) -> ScoreTable:
         return ScoreTable("", (), ())
 
 
@@ -186,15 +186,15 @@ class Task(Settings):
         """How its scores read."""
         return self.reader_type(self.targets)
 
-    def misfit(self, *, loss: str, metrics: Sequence[str], select_by: str) -> str | None:
+    def find_misfit(self, *, loss: str, metrics: Sequence[str], select_by: str) -> str | None:
         """Why another section of the file does not go with the task; None where all do."""
         own = self.reader_type
         if loss not in self.losses:
-            return f"training.loss: {self.kind} has {_quoted(self.losses)}, not {loss!r}"
+            return f"training.loss: {self.kind} has {_quote_words(self.losses)}, not {loss!r}"
         if strange := [name for name in metrics if name not in own.metrics]:
-            return f"evaluation.metrics: {self.kind} has {_quoted(own.metrics)}, not {strange[0]!r}"
+            return f"evaluation.metrics: {self.kind} has {_quote_words(own.metrics)}, not {strange[0]!r}"
         if select_by not in (select_word(own.metric), "last"):
-            return f"evaluation.select_by: {self.kind} has {_quoted((select_word(own.metric), 'last'))}"
+            return f"evaluation.select_by: {self.kind} has {_quote_words((select_word(own.metric), 'last'))}"
         return None
 
     def describe_outputs(self) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class Task(Settings):
         return {"targets": list(self.targets)}
 
     @abstractmethod
-    def rehearse(self, split: Split, cases: int) -> TaskRows:
+    def rehearse_split(self, split: Split, cases: int) -> TaskRows:
         """Rows of a trainer that trains nothing."""
         raise NotImplementedError
 
@@ -212,5 +212,5 @@ def select_word(metric: str) -> str:
     return f"validation.{metric}.mean"
 
 
-def _quoted(words: Sequence[str]) -> str:
+def _quote_words(words: Sequence[str]) -> str:
     return ", ".join(f'"{word}"' for word in words)

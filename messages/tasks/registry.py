@@ -1,7 +1,7 @@
 """Which tasks exist, and the types of fields that hold what one of them decides.
 
 What is open to a task elsewhere in an experiment file (a loss, a metric) is a word of one of them;
-`Task.misfit` says whether it is a word of this one.
+`Task.find_misfit` says whether it is a word of this one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _read_task(value: Any) -> Any:
         return value
     kind = value.get("kind")
     if len(TASKS) > 1 and "kind" in value and not (isinstance(kind, str) and kind in TASKS):
-        known = {"expected": _either(list(TASKS))}
+        known = {"expected": _join_with_or(list(TASKS))}
         details = InitErrorDetails(type="literal_error", loc=("kind",), input=kind, ctx=known)
         raise ValidationError.from_exception_data("Task", [details])
     chosen = TASKS.get(kind, SegmentationTask) if isinstance(kind, str) else SegmentationTask
@@ -64,13 +64,13 @@ def _read_rows(value: Any) -> Any:
 def _word_of(words: Callable[[], Sequence[str]]) -> BeforeValidator:
     def check(value: Any) -> Any:
         if not isinstance(value, str) or value not in words():
-            raise PydanticKnownError("literal_error", {"expected": _either(words())})
+            raise PydanticKnownError("literal_error", {"expected": _join_with_or(words())})
         return value
 
     return BeforeValidator(check)
 
 
-def _either(words: Sequence[str]) -> str:
+def _join_with_or(words: Sequence[str]) -> str:
     quoted = [repr(word) for word in words]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 

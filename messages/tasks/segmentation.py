@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from messages.ground.strictness import StrictModel, at_most
-from messages.scores import MOST_TARGETS, ScoreSums, SplitScores, Target, tally
+from messages.scores import MOST_TARGETS, ScoreSums, SplitScores, Target, sum_scores
 from messages.tasks.base import Concept, ScoreReader, ScoreTable, Split, Task, TaskRows
 
 
@@ -60,7 +60,7 @@ class SplitRows(TaskRows):
         regions = list(dict.fromkeys(region for case in scored for region in case))
         metrics = {
             "dice": {
-                region: tally(
+                region: sum_scores(
                     [case[region].dice for case in scored],
                     reference_empty=[case[region].reference_empty for case in scored],
                     failed=failed,
@@ -69,7 +69,7 @@ class SplitRows(TaskRows):
             }
         }
         if self.hd95:
-            metrics["hd95"] = {region: self._distances(region, scored, failed) for region in regions}
+            metrics["hd95"] = {region: self._sum_distances(region, scored, failed) for region in regions}
         rows = [
             {region: case.regions[region].dice if region in case.regions else None for region in regions}
             for case in self.cases
@@ -77,9 +77,11 @@ class SplitRows(TaskRows):
         return SplitScores(cases=len(self.cases), metrics=metrics, rows=rows)
 
     @staticmethod
-    def _distances(region: str, scored: list[dict[str, RegionRow]], failed: int) -> ScoreSums:
+    def _sum_distances(region: str, scored: list[dict[str, RegionRow]], failed: int) -> ScoreSums:
         rows = [case[region] for case in scored]
-        score = tally([row.hd95 for row in rows], reference_empty=[row.reference_empty for row in rows], failed=failed)
+        score = sum_scores(
+            [row.hd95 for row in rows], reference_empty=[row.reference_empty for row in rows], failed=failed
+        )
         # A distance exists only where neither is empty: `both_empty` means what it says here too.
         both = sum(row.reference_empty and row.prediction_empty for row in rows)
         return score.model_copy(update={"both_empty": both})
@@ -94,7 +96,7 @@ class SegmentationReader(ScoreReader):
     target: ClassVar[str] = "region"
     plural: ClassVar[str] = "regions"
 
-    def details(self, scores: SplitScores) -> ScoreTable:
+    def detail_table(self, scores: SplitScores) -> ScoreTable:
         """Cases scored, left out, false positives, failures (rule 3)."""
         dice = scores.metrics.get("dice", {})
         rows = [
@@ -153,19 +155,19 @@ class SegmentationTask(Task):
             raise ValueError('regions that overlap need activation = "sigmoid"')
         return self
 
-    def misfit(self, *, loss: str, metrics: Sequence[str], select_by: str) -> str | None:
+    def find_misfit(self, *, loss: str, metrics: Sequence[str], select_by: str) -> str | None:
         """The loss goes with the activation."""
         if loss == "dice+bce" and self.activation == "softmax":
             return 'training.loss: "dice+bce" goes with sigmoid, "dice+ce" with softmax'
         if loss == "dice+ce" and self.activation == "sigmoid":
             return 'training.loss: "dice+ce" goes with softmax, "dice+bce" with sigmoid'
-        return super().misfit(loss=loss, metrics=metrics, select_by=select_by)
+        return super().find_misfit(loss=loss, metrics=metrics, select_by=select_by)
 
     def describe_outputs(self) -> dict[str, Any]:
         plain = self.model_dump(mode="json")
         return {"regions": plain["regions"], "activation": plain["activation"]}
 
-    def rehearse(self, split: Split, cases: int) -> TaskRows:
+    def rehearse_split(self, split: Split, cases: int) -> TaskRows:
         row = RegionRow(dice=0.5, reference_empty=False, prediction_empty=False)
         regions = dict.fromkeys(self.regions, row)
         return SplitRows(split=split, cases=[CaseRow(case=f"{split}-{n}", regions=regions) for n in range(cases)])

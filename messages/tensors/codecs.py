@@ -10,7 +10,7 @@ becomes infinity, as IEEE 754 has it, and NaN stays NaN.
 
 Codecs with memory. One that keeps what an update left unsaid (error feedback: Seide et al. 2014, "1-Bit Stochastic
 Gradient Descent") fits in here so: `Codec.encode` takes one block more, the site's residual, beside `received`, and
-writes the new residual to another; `Tensor` and `encoded` pass both along by block as they pass `received`, and
+writes the new residual to another; `Tensor` and `encode_tensor` pass both along by block as they pass `received`, and
 `site_agent.training.files.write_update` reads the old residual from the spool and writes the new one beside the
 update, named by the same attempt. It becomes the site's residual in the transaction that takes that attempt's
 receipt, and goes with the attempt that is given up: so an attempt made again starts from the same residual and gives
@@ -160,7 +160,7 @@ class Tensor:
         """Number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def block(self, start: int, stop: int, scratch: NDArray[np.float32]) -> NDArray[Any]:
+    def read_block(self, start: int, stop: int, scratch: NDArray[np.float32]) -> NDArray[Any]:
         """Elements `start` to `stop` in C order, one-dimensional.
 
         Args:
@@ -188,16 +188,16 @@ class Tensor:
         flat = out.reshape(-1) if out.flags.c_contiguous else out.flat
         for start in range(0, size, BLOCK):
             stop = min(start + BLOCK, size)
-            flat[start:stop] = self.block(start, stop, scratch)
+            flat[start:stop] = self.read_block(start, stop, scratch)
 
-    def read(self) -> NDArray[Any]:
+    def read_all(self) -> NDArray[Any]:
         """All of it as a new array."""
         out = np.empty(self.shape, dtype=self.dtype)
         self.read_into(out)
         return out
 
 
-def encoded(
+def encode_tensor(
     codec: Codec, values: NDArray[Any], received: Tensor | None = None, wire: Bytes | None = None
 ) -> Iterator[Bytes]:
     """The bytes of a tensor on the wire, block after block; O(block) of memory for any strides of `values`.
@@ -228,6 +228,6 @@ def encoded(
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         out = place[: (stop - start) * item] if wire is None else wire[start * item : stop * item]
-        base = received.block(start, stop, scratch) if codec.difference and received is not None else None
+        base = received.read_block(start, stop, scratch) if codec.difference and received is not None else None
         codec.encode(flat[start:stop], out, base)
         yield out

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from messages import codec
 from messages.ground.strictness import StrictModel, at_most
-from messages.tensors.codecs import CODECS, CodecName, Tensor, encoded
+from messages.tensors.codecs import CODECS, CodecName, Tensor, encode_tensor
 
 CHUNK_BYTES = 2**20
 MAX_TENSORS = 100_000
@@ -82,7 +82,7 @@ class Manifest(StrictModel):
         start = index * self.chunk_bytes
         return start, min(start + self.chunk_bytes, self.nbytes)
 
-    def layout(self) -> Iterator[tuple[TensorSpec, int]]:
+    def place_tensors(self) -> Iterator[tuple[TensorSpec, int]]:
         """Each tensor with its first byte."""
         offset, written = 0, CODECS[self.codec]
         for spec in self.tensors:
@@ -125,12 +125,12 @@ def write_into(
     Raises:
         ValueError: an array is missing, or differs from the manifest in shape or dtype; the codec needs `received`.
     """
-    for spec, wire in _places(manifest, buffer):
-        for _block in _written(spec, manifest, arrays, received, wire):
+    for spec, wire in _place_views(manifest, buffer):
+        for _block in _write_tensor(spec, manifest, arrays, received, wire):
             pass
 
 
-def blocks(
+def write_blocks(
     arrays: Mapping[str, NDArray[Any]], manifest: Manifest, received: Mapping[str, Tensor] | None = None
 ) -> Iterator[NDArray[np.uint8]]:
     """The buffer's bytes in their order, as `write_into` would write them, block by block: for a file or a socket.
@@ -142,10 +142,10 @@ def blocks(
         ValueError: as `write_into`.
     """
     for spec in manifest.tensors:
-        yield from _written(spec, manifest, arrays, received, None)
+        yield from _write_tensor(spec, manifest, arrays, received, None)
 
 
-def _written(
+def _write_tensor(
     spec: TensorSpec,
     manifest: Manifest,
     arrays: Mapping[str, NDArray[Any]],
@@ -159,16 +159,16 @@ def _written(
         raise ValueError(f"tensor {spec.name!r} is {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}")
     if spec.size:
         before = None if received is None else received.get(spec.name)
-        yield from encoded(CODECS[manifest.codec], array, before, wire)
+        yield from encode_tensor(CODECS[manifest.codec], array, before, wire)
 
 
-def _places(manifest: Manifest, buffer: Buffer) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
+def _place_views(manifest: Manifest, buffer: Buffer) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
     """Each tensor with its bytes in the buffer; ValueError for a buffer that is too small."""
     flat = np.frombuffer(buffer, dtype=np.uint8)
     if flat.size < manifest.nbytes:
         raise ValueError(f"buffer of {flat.size} bytes, the manifest needs {manifest.nbytes}")
     written = CODECS[manifest.codec]
-    for spec, start in manifest.layout():
+    for spec, start in manifest.place_tensors():
         yield spec, flat[start : start + written.nbytes(spec.dtype, spec.size)]
 
 
@@ -184,11 +184,11 @@ def tensors_of(manifest: Manifest, buffer: Buffer) -> dict[str, Tensor]:
 def each_tensor(manifest: Manifest, buffer: Buffer) -> Iterator[Tensor]:
     """The same one by one, in the manifest's order: of 1,000 buffers at once nobody needs all tensors at once."""
     written = CODECS[manifest.codec]
-    for spec, wire in _places(manifest, buffer):
+    for spec, wire in _place_views(manifest, buffer):
         yield Tensor(written, np.dtype(spec.dtype), spec.shape, wire)
 
 
-def views(manifest: Manifest, buffer: Buffer) -> dict[str, NDArray[Any]]:
+def view_tensors(manifest: Manifest, buffer: Buffer) -> dict[str, NDArray[Any]]:
     """Arrays over the buffer's own memory, by name; writable where the buffer is.
 
     Raises:
@@ -200,7 +200,7 @@ def views(manifest: Manifest, buffer: Buffer) -> dict[str, NDArray[Any]]:
         spec.name: wire.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
         if spec.size
         else np.zeros(spec.shape, dtype=spec.dtype)
-        for spec, wire in _places(manifest, buffer)
+        for spec, wire in _place_views(manifest, buffer)
     }
 
 
@@ -210,7 +210,7 @@ def chunk_digests(manifest: Manifest, buffer: Buffer) -> list[bytes]:
     return [sha256(data[slice(*manifest.chunk_range(index))].data).digest() for index in range(manifest.chunks)]
 
 
-def seal(manifest: Manifest, digests: Iterable[bytes]) -> str:
+def seal_transfer(manifest: Manifest, digests: Iterable[bytes]) -> str:
     """SHA-256 (hex) over the canonical manifest and the chunks' digests: names a transfer's whole content."""
     state = sha256(codec.canonical(manifest.plain()))
     for digest in digests:

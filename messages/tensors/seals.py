@@ -28,9 +28,9 @@ class Sealer:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, list[bytes]] = OrderedDict()
 
-    def seal(self, manifest: Manifest, buffer: Buffer) -> str:
+    def seal_buffer(self, manifest: Manifest, buffer: Buffer) -> str:
         """The seal of a transfer's whole buffer; one pass of hashing."""
-        return self._hashed(manifest, buffer)[0]
+        return self._hash_buffer(manifest, buffer)[0]
 
     def seal_file(self, path: Path, manifest: Manifest) -> str:
         """The seal of a transfer's file.
@@ -38,13 +38,13 @@ class Sealer:
         Raises:
             OSError, ValueError: the file is missing or of another size.
         """
-        return self.seal(manifest, mapped(path, manifest))
+        return self.seal_buffer(manifest, map_file(path, manifest))
 
     def seal_of(self, manifest: Manifest, digests: list[bytes]) -> str:
         """The seal of a transfer whose chunks were hashed as they were written; ValueError if some are missing."""
         if len(digests) != manifest.chunks:
             raise ValueError(f"{len(digests)} digests, the manifest has {manifest.chunks} chunks")
-        sealed = layout.seal(manifest, digests)
+        sealed = layout.seal_transfer(manifest, digests)
         with self._lock:
             self._known[sealed] = digests
             self._known.move_to_end(sealed)
@@ -52,7 +52,7 @@ class Sealer:
                 self._known.popitem(last=False)
         return sealed
 
-    def digests(self, manifest: Manifest, buffer: Buffer, seal: str, *, look: bool = False) -> list[bytes]:
+    def chunk_digests(self, manifest: Manifest, buffer: Buffer, seal: str, *, look: bool = False) -> list[bytes]:
         """The digests of a sealed buffer's chunks, in order: as remembered, or else hashed.
 
         Args:
@@ -65,18 +65,18 @@ class Sealer:
             known = self._known.get(seal)
         if known is not None and not look:
             return known
-        found, digests = self._hashed(manifest, buffer)
+        found, digests = self._hash_buffer(manifest, buffer)
         if found != seal:
             raise ValueError("the bytes are not what was sealed")
         return digests
 
-    def _hashed(self, manifest: Manifest, buffer: Buffer) -> tuple[str, list[bytes]]:
-        with PHASES.timed("hash", bytes=manifest.nbytes):
+    def _hash_buffer(self, manifest: Manifest, buffer: Buffer) -> tuple[str, list[bytes]]:
+        with PHASES.time_phase("hash", bytes=manifest.nbytes):
             digests = layout.chunk_digests(manifest, buffer)
         return self.seal_of(manifest, digests), digests
 
 
-def mapped(path: Path, manifest: Manifest) -> NDArray[np.uint8]:
+def map_file(path: Path, manifest: Manifest) -> NDArray[np.uint8]:
     """A transfer's file as an array over memory mapped read-only: the kernel's to drop, not ours to hold.
 
     Raises:

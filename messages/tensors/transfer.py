@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from messages import codec
-from messages.ground.durable import sync, write_all
+from messages.ground.durable import sync_to_disk, write_all
 from messages.ground.errors import MalformedMessage
 from messages.ground.metrics import PHASES
 from messages.ground.naming import EXPERIMENT_ID, NAME
@@ -103,7 +103,7 @@ def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:
     numbers_fit = 0 <= round_number <= 1_000_000 and 0 <= attempt <= 2**53 and total <= layout.MAX_BYTES
     if not names_fit or not sizes_fit or not numbers_fit:
         raise MalformedMessage(Reason.MALFORMED, "chunk header is inconsistent")
-    with PHASES.timed("hash", bytes=len(data)):
+    with PHASES.time_phase("hash", bytes=len(data)):
         found = sha256(data).digest()
     if found != digest:
         raise MalformedMessage(Reason.WRONG_DIGEST, "chunk does not match its digest")
@@ -130,7 +130,7 @@ class Incoming:
         resumed = self._part.exists() and self._have.exists() and self._part.stat().st_size == total
         self._data = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o600)
         if resumed:
-            self._restore()
+            self._restore_chunks()
         else:
             os.ftruncate(self._data, total)
         # Written beside and moved: a kill while opening must not lose the record of what is there.
@@ -140,7 +140,7 @@ class Incoming:
         os.replace(fresh, self._have)
         self._closed = False
 
-    def _restore(self) -> None:
+    def _restore_chunks(self) -> None:
         recorded = self._have.read_bytes()
         for start in range(0, len(recorded) - _RECORD + 1, _RECORD):
             index = int.from_bytes(recorded[start : start + 4], "big")
@@ -150,7 +150,7 @@ class Incoming:
                 if sha256(data).digest() == digest:
                     self._digests[index] = digest
 
-    def add(self, header: ChunkHeader, data: memoryview) -> bool:
+    def add_chunk(self, header: ChunkHeader, data: memoryview) -> bool:
         """Store a chunk (checked by `decode_chunk`); False if it was there. ValueError if it is of another shape."""
         if (header.key, header.size, header.total) != (self.key, self.size, self.total):
             raise ValueError("chunk of another transfer")
@@ -158,7 +158,7 @@ class Incoming:
             return False
         if self._closed:
             raise ValueError("the transfer was closed")
-        with PHASES.timed("spool", bytes=len(data)):
+        with PHASES.time_phase("spool", bytes=len(data)):
             write_all(self._data, data, header.index * self.size)
             write_all(self._log, header.index.to_bytes(4, "big") + header.digest)
         self._digests[header.index] = header.digest
@@ -174,7 +174,7 @@ class Incoming:
         """Whether every chunk is there; cheap enough to ask after each one."""
         return len(self._digests) == self.chunks
 
-    def missing(self) -> list[int]:
+    def list_missing(self) -> list[int]:
         """Indices still to come; looks at each chunk."""
         return [index for index in range(self.chunks) if index not in self._digests]
 
@@ -192,15 +192,15 @@ class Incoming:
             raise MalformedMessage(Reason.WRONG_SHAPE, "manifest and chunks differ in size")
         if not self.complete:
             raise ValueError("chunks are missing")
-        if layout.seal(manifest, (self._digests[index] for index in range(self.chunks))) != seal:
+        if layout.seal_transfer(manifest, (self._digests[index] for index in range(self.chunks))) != seal:
             raise MalformedMessage(Reason.WRONG_DIGEST, "chunks are not those that were sealed")
         if durable:
-            with PHASES.timed("spool"):
+            with PHASES.time_phase("spool"):
                 os.fsync(self._data)
         self.close()
         os.replace(self._part, destination)
         if durable:
-            sync(destination.parent)
+            sync_to_disk(destination.parent)
         self._have.unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -45,8 +45,8 @@ class NetSpec(Settings):
     def build(self, inputs: int, outputs: int) -> torch.nn.Module:
         """The net: input (B, inputs, X, Y, Z), output logits (B, outputs, X, Y, Z).
 
-        Draws its weights from torch's own generator, which `nets.build.build` seeds; on torch's meta device it draws
-        nothing, and `nets.measure` counts.
+        Draws its weights from torch's own generator, which `nets.build.build_net` seeds; on torch's meta device it
+        draws nothing, and `nets.measure` counts.
 
         Raises:
             ConfigError: the name stands for something without a net.
@@ -61,7 +61,7 @@ class NetSpec(Settings):
         """Voxels of a patch that must be left at the coarsest level for training."""
         return 1
 
-    def unfit(self, inputs: int, outputs: int) -> str | None:
+    def find_misfit(self, inputs: int, outputs: int) -> str | None:
         """Why the net cannot have so many inputs or outputs; None where it can."""
         return None
 

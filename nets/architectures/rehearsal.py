@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from messages.ground.errors import ConfigError
-from messages.tensors.layout import Manifest, TensorSpec, views
+from messages.tensors.layout import Manifest, TensorSpec, view_tensors
 from nets.architectures.base import NetSize, NetSpec
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class RehearsalSpec(NetSpec):
         )
         buffer = bytearray(manifest.nbytes)
         draw = np.random.Generator(np.random.PCG64(seed))
-        for array in views(manifest, buffer).values():
+        for array in view_tensors(manifest, buffer).values():
             draw.standard_normal(dtype=np.float32, out=array)
         return manifest, buffer
 

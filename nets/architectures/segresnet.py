@@ -24,7 +24,7 @@ class SegResNetSpec(NetSpec):
     tried: ClassVar = ({}, {"blocks_down": [1, 2, 1], "blocks_up": [1, 2], "dropout": 0.2})
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_fit(self) -> Self:
         if len(self.blocks_up) != len(self.blocks_down) - 1:
             raise ValueError(f"blocks_up needs {len(self.blocks_down) - 1} numbers: one fewer than blocks_down")
         return self

@@ -43,7 +43,7 @@ class UNetSpec(NetSpec):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_fit(self) -> Self:
         if len(self.strides) != len(self.channels) - 1:
             raise ValueError(f"strides needs {len(self.channels) - 1} numbers: one fewer than channels")
         if min(self.channels) < 1 or min(self.strides) < 1:
@@ -77,7 +77,7 @@ class UNetSpec(NetSpec):
         """A norm over a single voxel is nothing: torch refuses it in training."""
         return 2
 
-    def unfit(self, inputs: int, outputs: int) -> str | None:
+    def find_misfit(self, inputs: int, outputs: int) -> str | None:
         """With residual units the last block normalises as many feature maps as there are outputs."""
         if self.norm == "group" and self.num_res_units and outputs % GROUPS:
             return (

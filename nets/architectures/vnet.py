@@ -55,7 +55,7 @@ class VNetSpec(NetSpec):
         """A batch norm over a single voxel is nothing: torch refuses it in training."""
         return 2
 
-    def unfit(self, inputs: int, outputs: int) -> str | None:
+    def find_misfit(self, inputs: int, outputs: int) -> str | None:
         """The first block adds the input, repeated, to its feature maps."""
         if WIDTH % inputs:
             return f"VNet cannot repeat {inputs} channels to {WIDTH} feature maps: use 1, 2, 4, 8 or 16 channels"

@@ -22,7 +22,7 @@ from site_agent.core import handlers as h
 from site_agent.core import heard
 from site_agent.core.answers import Decisions, Handler
 from site_agent.core.decisions import Begin, Ignore
-from site_agent.core.evolve import fold
+from site_agent.core.evolve import fold_decisions
 from site_agent.core.inputs import (
     AnyInput,
     Approved,
@@ -67,27 +67,27 @@ def decide(agenda: Agenda, given: AnyInput) -> Decisions:
     Raises:
         IllegalInput: an own input in a phase in which it cannot come.
     """
-    decided = _answered(agenda, given)
-    after = fold(agenda, decided)
+    decided = _decide_answer(agenda, given)
+    after = fold_decisions(agenda, decided)
     while more := _next_for_slot(after):
         decided += more
-        after = fold(after, more)
+        after = fold_decisions(after, more)
     return decided
 
 
-def _answered(agenda: Agenda, given: AnyInput) -> Decisions:
+def _decide_answer(agenda: Agenda, given: AnyInput) -> Decisions:
     if isinstance(given, Switched):
-        return h.switched(agenda, given)
+        return h.take_switched(agenda, given)
     if isinstance(given, Restarted):
-        return h.restarted(agenda, given)
+        return h.take_restarted(agenda, given)
     if isinstance(given, Heard):
         experiment, name = given.event.experiment, given.event.kind
     else:
         experiment, name = given.experiment, type(given).__name__
-    job = agenda.job(experiment)
+    job = agenda.job_of(experiment)
     if job is None:
         if isinstance(given, Heard) and name == "experiment-accepted":
-            return heard.accepted(given)
+            return heard.hear_accepted(given)
         return (Ignore(experiment, Reason.UNKNOWN_EXPERIMENT),)
     rule = TABLE.get((job.phase, name))
     if rule is None:
@@ -137,29 +137,29 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
         row(_STANDING, own, Reason.LATE)
     row(_STANDING, "experiment-accepted", heard.accepted_again)
     for kind in steps:
-        row((Phase.IDLE, *_AT_WORK), kind, heard.announced)
-        row((Phase.AWAITING, Phase.PREPARING), kind, heard.held)
-    row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", heard.completed)
+        row((Phase.IDLE, *_AT_WORK), kind, heard.hear_opening)
+        row((Phase.AWAITING, Phase.PREPARING), kind, heard.hold_opening)
+    row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", heard.hear_completed)
     row((Phase.AWAITING, Phase.PREPARING), "round-complete", heard.forget_held)
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
-        row(living, kind, heard.ended)
+        row(living, kind, heard.hear_ended)
     for kind in ("experiment-paused", "experiment-resumed"):
-        row(living, kind, heard.suspended)
+        row(living, kind, heard.hear_suspended)
     row((Phase.SENDING,), "chunks-wanted", heard.chunks_wanted)
 
-    row((Phase.AWAITING,), Approved, h.approved)
-    row((Phase.PREPARING,), Prepared, h.prepared)
+    row((Phase.AWAITING,), Approved, h.take_approved)
+    row((Phase.PREPARING,), Prepared, h.take_prepared)
     row((Phase.IDLE, Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING), Prepared, h.prepared_again)
     row((Phase.FETCHING, Phase.EVALUATING), ModelReady, h.model_ready)
     row((Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING), NoSpace, h.no_space)
-    row((Phase.TRAINING,), Trained, h.trained)
-    row((Phase.EVALUATING,), Scored, h.scored)
-    row(NEEDS_SLOT, TrainerFailed, h.failed)
-    row(NEEDS_SLOT, TrainerDied, h.died)
+    row((Phase.TRAINING,), Trained, h.take_trained)
+    row((Phase.EVALUATING,), Scored, h.take_scored)
+    row(NEEDS_SLOT, TrainerFailed, h.take_failed)
+    row(NEEDS_SLOT, TrainerDied, h.take_died)
     row((Phase.SENDING,), ChunksSent, h.chunks_sent)
     row((Phase.SENDING,), UpdateLost, h.update_lost)
-    row((Phase.SENDING,), Receipted, h.receipted)
+    row((Phase.SENDING,), Receipted, h.take_receipted)
     # A trainer that was never asked cannot have said anything: what says so is broken.
     for own in (Trained, Scored, ChunksSent, UpdateLost, Receipted):
         del table[Phase.AWAITING, own.__name__]
@@ -170,6 +170,6 @@ TABLE = build_table(STEPS, HEARD)
 """Own pairs that are absent are illegal."""
 
 
-def restored(agenda: Agenda) -> Agenda:
+def restore_agenda(agenda: Agenda) -> Agenda:
     """The agenda as it comes out of the spool: nobody waits and nobody runs until `Restarted` is handled."""
     return replace(agenda, queue=(), running=None)

@@ -22,7 +22,7 @@ Handler = Callable[[Agenda, Job, AnyInput], Decisions]
 Given = TypeVar("Given")
 
 
-def on(kind: type[Given]) -> Callable[[Callable[[Agenda, Job, Given], Decisions]], Handler]:
+def handles(kind: type[Given]) -> Callable[[Callable[[Agenda, Job, Given], Decisions]], Handler]:
     """Makes a handler of one class of input fit into the table; TypeError where it is given another."""
 
     def fitted(handler: Callable[[Agenda, Job, Given], Decisions]) -> Handler:

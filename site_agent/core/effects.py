@@ -113,7 +113,7 @@ def effects(before: Agenda, after: Agenda, decision: Decision) -> tuple[Effect, 
         return ()
     name = decision.experiment
     halted = before.running == name and after.running != name
-    return made(_Change(before.job(name), after.jobs[name], (Halt(name),) if halted else ()), decision)
+    return made(_Change(before.job_of(name), after.jobs[name], (Halt(name),) if halted else ()), decision)
 
 
 @dataclass(frozen=True)
@@ -125,35 +125,35 @@ class _Change:
     halt: tuple[Effect, ...]
 
 
-def _invite(change: _Change, x: Invite) -> tuple[Effect, ...]:
+def _effects_of_invite(change: _Change, x: Invite) -> tuple[Effect, ...]:
     if x.refusal is not None:
-        return (_declined(x.experiment, x.refusal),)
-    return (_declined(x.experiment, Reason.AWAITS_APPROVAL),) if x.by_hand else ()
+        return (_say_declined(x.experiment, x.refusal),)
+    return (_say_declined(x.experiment, Reason.AWAITS_APPROVAL),) if x.by_hand else ()
 
 
-def _join(change: _Change, x: Join) -> tuple[Effect, ...]:
+def _effects_of_join(change: _Change, x: Join) -> tuple[Effect, ...]:
     return (Say("joined", x.experiment, 0, Joined(cases=x.counts, platform=x.platform)),)
 
 
-def _decline(change: _Change, x: Decline) -> tuple[Effect, ...]:
+def _effects_of_decline(change: _Change, x: Decline) -> tuple[Effect, ...]:
     body = Declined(reason=x.reason, cases=x.counts)
     return (Say("declined", x.experiment, 0, body, x.reason), CloseTrainer(x.experiment))
 
 
-def _drop(change: _Change, x: Drop) -> tuple[Effect, ...]:
+def _effects_of_drop(change: _Change, x: Drop) -> tuple[Effect, ...]:
     return (*change.halt, Free(x.experiment, change.was.round if change.was else None))
 
 
-def _take(change: _Change, x: TakeRound) -> tuple[Effect, ...]:
+def _effects_of_take(change: _Change, x: TakeRound) -> tuple[Effect, ...]:
     """What is said of a later opening of a round is another event than what was said of the first."""
     job, row = change.job, STEPS[event_of(x.raw).kind]
     said = Say("round-accepted", x.experiment, x.round, RoundAccepted(), x.opening)
     if row.phase is Phase.IDLE:
         return (said, Say(row.answers, x.experiment, x.round, row.answer(job), x.opening))
-    return (said, *fetches(job))
+    return (said, *list_fetches(job))
 
 
-def _seal(change: _Change, x: Seal) -> tuple[Effect, ...]:
+def _effects_of_seal(change: _Change, x: Seal) -> tuple[Effect, ...]:
     job, row = change.job, row_of(change.job)
     assert row is not None  # noqa: S101 (for mypy: an update is of a step)
     return (Say(row.answers, x.experiment, job.round, row.answer(job), job.attempt),)
@@ -170,45 +170,45 @@ def _keep_scores(change: _Change, x: KeepScores) -> tuple[Effect, ...]:
     return () if label is None else (RunEvaluate(x.experiment, label),)
 
 
-def _report(change: _Change, x: Report) -> tuple[Effect, ...]:
+def _effects_of_report(change: _Change, x: Report) -> tuple[Effect, ...]:
     job, row = change.job, row_of(change.was) if change.was is not None else None
     assert row is not None  # noqa: S101 (for mypy: a report is of a step)
     return (Say(row.answers, x.experiment, job.round, row.answer(job), job.opening), Free(x.experiment, job.round))
 
 
-def _recover(change: _Change, x: Recover) -> tuple[Effect, ...]:
+def _effects_of_recover(change: _Change, x: Recover) -> tuple[Effect, ...]:
     if change.job.phase is Phase.SENDING:
         return () if change.job.sealed else (SendChunks(x.experiment),)
-    return fetches(change.job)
+    return list_fetches(change.job)
 
 
 _EFFECTS: dict[type, Callable[[_Change, Any], tuple[Effect, ...]]] = {
-    Invite: _invite,
-    Join: _join,
-    Decline: _decline,
-    Drop: _drop,
-    TakeRound: _take,
+    Invite: _effects_of_invite,
+    Join: _effects_of_join,
+    Decline: _effects_of_decline,
+    Drop: _effects_of_drop,
+    TakeRound: _effects_of_take,
     PassBy: lambda change, x: (Free(x.experiment, x.round),),
-    Begin: lambda change, x: (_task(change.job),),
+    Begin: lambda change, x: (_task_of(change.job),),
     Keep: lambda change, x: (SendChunks(x.experiment),),
-    Seal: _seal,
+    Seal: _effects_of_seal,
     Resend: lambda change, x: (SendChunks(x.experiment, x.chunks),),
     Deliver: lambda change, x: (Free(x.experiment, change.job.round),),
-    Redo: lambda change, x: (Free(x.experiment, change.job.round - 1), *fetches(change.job)),
+    Redo: lambda change, x: (Free(x.experiment, change.job.round - 1), *list_fetches(change.job)),
     GiveUp: _give_up,
     KeepScores: _keep_scores,
-    Report: _report,
+    Report: _effects_of_report,
     End: lambda change, x: (*change.halt, CloseTrainer(x.experiment), Free(x.experiment, None)),
-    Recover: _recover,
+    Recover: _effects_of_recover,
 }
 """What each decision asks for; the others ask for nothing."""
 
 
-def _declined(experiment: str, reason: Reason) -> Say:
+def _say_declined(experiment: str, reason: Reason) -> Say:
     return Say("declined", experiment, 0, Declined(reason=reason), reason)
 
 
-def fetches(job: Job) -> tuple[Fetch, ...]:
+def list_fetches(job: Job) -> tuple[Fetch, ...]:
     """The models that the job's task needs."""
     if job.phase not in (Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING):
         return ()
@@ -216,7 +216,7 @@ def fetches(job: Job) -> tuple[Fetch, ...]:
     return tuple(Fetch(key, one) for key, one in keys.items())
 
 
-def _task(job: Job) -> Effect:
+def _task_of(job: Job) -> Effect:
     if job.phase is Phase.PREPARING:
         return RunPrepare(job.experiment)
     if job.phase is Phase.TRAINING:

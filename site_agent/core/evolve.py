@@ -43,7 +43,7 @@ from site_agent.core.steps import STEPS, models_of
 _NO_TASK: dict[str, Any] = {"start": None, "update": None, "sealed": False, "fetched": (), "deaths": 0}
 
 
-def fold(agenda: Agenda, decided: Iterable[Decision]) -> Agenda:
+def fold_decisions(agenda: Agenda, decided: Iterable[Decision]) -> Agenda:
     """The agenda after decisions, one after the other."""
     for decision in decided:
         agenda = evolve(agenda, decision)
@@ -58,23 +58,23 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
         return replace(agenda, paused=decision.paused, draining=decision.draining, open=decision.open)
     name = decision.experiment
     if isinstance(decision, Invite):
-        return _with(agenda, _invited(decision))
+        return _with_job(agenda, _make_job(decision))
     job = agenda.jobs[name]
     if isinstance(decision, Begin):
         return replace(agenda, running=name, queue=tuple(one for one in agenda.queue if one != name))
     if isinstance(decision, Retry):
-        return _with(_released(agenda, name), job.model_copy(update={"deaths": job.deaths + 1}))
+        return _with_job(_release_slot(agenda, name), job.model_copy(update={"deaths": job.deaths + 1}))
     changed = job.model_copy(update=_CHANGES[type(decision)](job, decision))
     if isinstance(decision, Recount | Hold | Suspend | KeepScores) or (
         isinstance(decision, Fetched) and changed.phase is job.phase and agenda.running == name
     ):
-        return _with(agenda, changed, queue=False)
+        return _with_job(agenda, changed, queue=False)
     if isinstance(decision, Fetched):
-        return _with(agenda, changed)
-    return _with(_released(agenda, name), changed)
+        return _with_job(agenda, changed)
+    return _with_job(_release_slot(agenda, name), changed)
 
 
-def _invited(decision: Invite) -> Job:
+def _make_job(decision: Invite) -> Job:
     phase = Phase.AWAITING if decision.by_hand else Phase.PREPARING
     return Job(
         experiment=decision.experiment,
@@ -90,11 +90,11 @@ Changes = dict[str, Any]
 """Fields of a job, with their new values."""
 
 
-def _prepare(job: Job, decision: Prepare) -> Changes:
+def _changes_of_prepare(job: Job, decision: Prepare) -> Changes:
     return {"phase": Phase.PREPARING, "reason": None, "deaths": 0, "data": None}
 
 
-def _join(job: Job, decision: Join) -> Changes:
+def _changes_of_join(job: Job, decision: Join) -> Changes:
     counted = {"counts": decision.counts, "platform": decision.platform, "data": decision.data}
     return {"phase": Phase.IDLE, "pending": None, "deaths": 0, **counted}
 
@@ -105,12 +105,12 @@ def _give_up(job: Job, decision: GiveUp) -> Changes:
     return {"phase": phase, **place, **_NO_TASK, "reason": decision.reason}
 
 
-def _fetched(job: Job, decision: Fetched) -> Changes:
+def _changes_of_fetched(job: Job, decision: Fetched) -> Changes:
     phase = Phase.TRAINING if job.phase is Phase.FETCHING else job.phase
     return {"phase": phase, "fetched": (*job.fetched, decision.stem)}
 
 
-def _redo(job: Job, decision: Redo) -> Changes:
+def _changes_of_redo(job: Job, decision: Redo) -> Changes:
     return {**_NO_TASK, "phase": Phase.FETCHING, "attempt": job.attempt + 1, "start": job.start}
 
 
@@ -120,7 +120,7 @@ def _keep_scores(job: Job, decision: KeepScores) -> Changes:
     return {"scores": {**job.scores, decision.label: scores}}
 
 
-def _taken(job: Job, decision: TakeRound) -> Changes:
+def _changes_of_take(job: Job, decision: TakeRound) -> Changes:
     """A round that was taken on before is a new attempt: chunks of the earlier one may be out."""
     phase = STEPS[event_of(decision.raw).kind].phase
     attempt = job.attempt + 1 if job.round == decision.round and phase is Phase.FETCHING else 1
@@ -129,56 +129,56 @@ def _taken(job: Job, decision: TakeRound) -> Changes:
     return {**_NO_TASK, **place, "start": start, "scores": {}, "reason": None}
 
 
-def _recover(job: Job, decision: Recover) -> Changes:
+def _changes_of_recover(job: Job, decision: Recover) -> Changes:
     """Training begins again from the same model; whether it is still there, fetching finds out."""
     if job.phase in (Phase.FETCHING, Phase.TRAINING):
         return {"phase": Phase.FETCHING, "fetched": ()}
     return {"fetched": ()} if job.phase is Phase.EVALUATING else {}
 
 
-def _leave(job: Job, decision: Drop | Deliver) -> Changes:
+def _changes_of_leave(job: Job, decision: Drop | Deliver) -> Changes:
     return {"phase": Phase.IDLE, **_NO_TASK}
 
 
 _CHANGES: dict[type, Callable[[Job, Any], Changes]] = {
-    Prepare: _prepare,
-    Join: _join,
+    Prepare: _changes_of_prepare,
+    Join: _changes_of_join,
     Recount: lambda job, x: {"counts": x.counts, "platform": x.platform},
     Decline: lambda job, x: {"phase": Phase.DECLINED, "reason": x.reason, "pending": None},
     Hold: lambda job, x: {"pending": x.raw},
-    Drop: _leave,
-    Deliver: _leave,
-    TakeRound: _taken,
+    Drop: _changes_of_leave,
+    Deliver: _changes_of_leave,
+    TakeRound: _changes_of_take,
     PassBy: lambda job, x: {"round": x.round, "opening": x.opening},
-    Fetched: _fetched,
+    Fetched: _changes_of_fetched,
     Keep: lambda job, x: {"phase": Phase.SENDING, "update": x.trained, "sealed": False},
     Seal: lambda job, x: {"sealed": True},
-    Redo: _redo,
+    Redo: _changes_of_redo,
     GiveUp: _give_up,
     KeepScores: _keep_scores,
     Report: lambda job, x: {"phase": Phase.REPORTED, **_NO_TASK},
     End: lambda job, x: {"phase": Phase.ENDED, "pending": None, "reason": x.reason, **_NO_TASK},
     Suspend: lambda job, x: {"suspended": x.suspended},
-    Recover: _recover,
+    Recover: _changes_of_recover,
 }
 """What each decision changes in its job."""
 
 
-def _released(agenda: Agenda, name: str) -> Agenda:
+def _release_slot(agenda: Agenda, name: str) -> Agenda:
     """Neither in the slot nor in its queue."""
     running = None if agenda.running == name else agenda.running
     return replace(agenda, running=running, queue=tuple(one for one in agenda.queue if one != name))
 
 
-def _with(agenda: Agenda, job: Job, *, queue: bool = True) -> Agenda:
+def _with_job(agenda: Agenda, job: Job, *, queue: bool = True) -> Agenda:
     """The agenda with this job as it is now, queued where it is ready for the slot."""
     name = job.experiment
     agenda = replace(agenda, jobs={**agenda.jobs, name: job})
-    waits = queue and _ready(job) and agenda.running != name and name not in agenda.queue
+    waits = queue and _is_ready(job) and agenda.running != name and name not in agenda.queue
     return replace(agenda, queue=(*agenda.queue, name)) if waits else agenda
 
 
-def _ready(job: Job) -> bool:
+def _is_ready(job: Job) -> bool:
     """Whether the job could use the slot now: its models are at hand."""
     if job.phase is Phase.EVALUATING:
         wanted = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt).stem for one in models_of(job)}

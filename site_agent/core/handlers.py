@@ -4,7 +4,7 @@ decisions. Pure."""
 from __future__ import annotations
 
 from messages.reasons import Reason
-from site_agent.core.answers import Decisions, on
+from site_agent.core.answers import Decisions, handles
 from site_agent.core.decisions import (
     Decision,
     Decline,
@@ -25,7 +25,7 @@ from site_agent.core.decisions import (
     Switch,
     TakeRound,
 )
-from site_agent.core.effects import fetches
+from site_agent.core.effects import list_fetches
 from site_agent.core.inputs import (
     Approved,
     ChunksSent,
@@ -46,14 +46,14 @@ from site_agent.core.steps import opening_of
 # handlers: what our own parts say
 
 
-@on(Approved)
-def approved(agenda: Agenda, job: Job, given: Approved) -> Decisions:
+@handles(Approved)
+def take_approved(agenda: Agenda, job: Job, given: Approved) -> Decisions:
     """The operator approved the experiment by hand. Records `Prepare`."""
     return (Prepare(job.experiment),)
 
 
-@on(Prepared)
-def prepared(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
+@handles(Prepared)
+def take_prepared(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
     """The trainer has read the data, and the site may join (protocol rule 5).
 
     Records `Join`, or `Decline` where they do not suffice; and `TakeRound` of a step that was held meanwhile.
@@ -70,7 +70,7 @@ def prepared(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
     return (join, TakeRound(job.experiment, event.round, opening_of(event), event.raw))
 
 
-@on(Prepared)
+@handles(Prepared)
 def prepared_again(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
     """A trainer that was started in mid-experiment has read the data; its round may be over meanwhile.
 
@@ -82,17 +82,17 @@ def prepared_again(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
     return (recount, GiveUp(job.experiment, job.round, job.opening, said.lack))
 
 
-@on(ModelReady)
+@handles(ModelReady)
 def model_ready(agenda: Agenda, job: Job, said: ModelReady) -> Decisions:
     """A global model is complete on disk. Records `Fetched`; with the last one the job queues for the slot."""
-    wanted = {effect.key.stem for effect in fetches(job)}
+    wanted = {effect.key.stem for effect in list_fetches(job)}
     if said.key.stem not in wanted or said.key.stem in job.fetched:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
     return (Fetched(job.experiment, said.key.stem),)
 
 
-@on(Trained)
-def trained(agenda: Agenda, job: Job, said: Trained) -> Decisions:
+@handles(Trained)
+def take_trained(agenda: Agenda, job: Job, said: Trained) -> Decisions:
     """The trainer has written the round's update, and it is sealed (protocol rule 4).
 
     Records `Keep`, or `GiveUp` where no case was used.
@@ -104,8 +104,8 @@ def trained(agenda: Agenda, job: Job, said: Trained) -> Decisions:
     return (Keep(job.experiment, said),)
 
 
-@on(Scored)
-def scored(agenda: Agenda, job: Job, said: Scored) -> Decisions:
+@handles(Scored)
+def take_scored(agenda: Agenda, job: Job, said: Scored) -> Decisions:
     """The trainer has scored a candidate. Records `KeepScores`, and with the last one `Report`."""
     if agenda.running != job.experiment or said.label != job.label:
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
@@ -114,8 +114,8 @@ def scored(agenda: Agenda, job: Job, said: Scored) -> Decisions:
     return (kept, Report(job.experiment)) if last else (kept,)
 
 
-@on(TrainerFailed)
-def failed(agenda: Agenda, job: Job, said: TrainerFailed) -> Decisions:
+@handles(TrainerFailed)
+def take_failed(agenda: Agenda, job: Job, said: TrainerFailed) -> Decisions:
     """The trainer could not do what it was asked.
 
     Records `Retry` after a first error of the GPU, else `GiveUp`, or `Decline` before the site has joined.
@@ -125,17 +125,17 @@ def failed(agenda: Agenda, job: Job, said: TrainerFailed) -> Decisions:
     if said.reason is Reason.GPU_ERROR and not job.deaths:
         # A fresh process often finds the GPU well again, and goes on from the round's checkpoint.
         return (Retry(job.experiment),)
-    return _cannot(job, said.reason)
+    return _give_up(job, said.reason)
 
 
-@on(NoSpace)
+@handles(NoSpace)
 def no_space(agenda: Agenda, job: Job, said: NoSpace) -> Decisions:
     """There is no room for a global model or an update. Records `GiveUp`."""
-    return _cannot(job, Reason.DISK_FULL)
+    return _give_up(job, Reason.DISK_FULL)
 
 
-@on(TrainerDied)
-def died(agenda: Agenda, job: Job, said: TrainerDied) -> Decisions:
+@handles(TrainerDied)
+def take_died(agenda: Agenda, job: Job, said: TrainerDied) -> Decisions:
     """The training process ended in mid-task.
 
     Records `Retry` the first time: it goes on from its checkpoint, or from the model with the same seeds. Else
@@ -144,13 +144,13 @@ def died(agenda: Agenda, job: Job, said: TrainerDied) -> Decisions:
     if agenda.running != job.experiment:
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
     if said.stuck:
-        return _cannot(job, Reason.TRAINER_STUCK)
+        return _give_up(job, Reason.TRAINER_STUCK)
     if job.deaths:
-        return _cannot(job, Reason.OUT_OF_MEMORY if said.out_of_memory else Reason.TRAINER_DIED)
+        return _give_up(job, Reason.OUT_OF_MEMORY if said.out_of_memory else Reason.TRAINER_DIED)
     return (Retry(job.experiment),)
 
 
-def _cannot(job: Job, reason: Reason) -> Decisions:
+def _give_up(job: Job, reason: Reason) -> Decisions:
     if job.phase is Phase.PREPARING:
         return (Decline(job.experiment, reason),)
     return (GiveUp(job.experiment, job.round, job.opening, reason),)
@@ -160,7 +160,7 @@ def _of_this_update(job: Job, said: ChunksSent | UpdateLost | Receipted) -> bool
     return (said.round, said.attempt) == (job.round, job.attempt)
 
 
-@on(ChunksSent)
+@handles(ChunksSent)
 def chunks_sent(agenda: Agenda, job: Job, said: ChunksSent) -> Decisions:
     """The broker has confirmed every chunk of the update. Records `Seal`: weights-ready (protocol rule 4)."""
     if not _of_this_update(job, said):
@@ -168,14 +168,14 @@ def chunks_sent(agenda: Agenda, job: Job, said: ChunksSent) -> Decisions:
     return (Ignore(job.experiment, Reason.DUPLICATE) if job.sealed else Seal(job.experiment),)
 
 
-@on(UpdateLost)
+@handles(UpdateLost)
 def update_lost(agenda: Agenda, job: Job, said: UpdateLost) -> Decisions:
     """The update's file is not what it was. Records `Redo`: a new attempt of the round (protocol rule 4)."""
     return (Redo(job.experiment) if _of_this_update(job, said) else Ignore(job.experiment, Reason.WRONG_ROUND),)
 
 
-@on(Receipted)
-def receipted(agenda: Agenda, job: Job, said: Receipted) -> Decisions:
+@handles(Receipted)
+def take_receipted(agenda: Agenda, job: Job, said: Receipted) -> Decisions:
     """The coordinator has dealt with the whole update (protocol rule 2). Records `Deliver`."""
     return (Deliver(job.experiment) if _of_this_update(job, said) else Ignore(job.experiment, Reason.WRONG_ROUND),)
 
@@ -183,7 +183,7 @@ def receipted(agenda: Agenda, job: Job, said: Receipted) -> Decisions:
 # the agent as a whole
 
 
-def switched(agenda: Agenda, said: Switched) -> Decisions:
+def take_switched(agenda: Agenda, said: Switched) -> Decisions:
     """Operator or clock changed how the agent works. Records `Switch`, and `Prepare` of what waited for the hours."""
     switch = Switch(
         agenda.paused if said.paused is None else said.paused,
@@ -196,7 +196,7 @@ def switched(agenda: Agenda, said: Switched) -> Decisions:
     return (switch, *(Prepare(job.experiment) for job in late))
 
 
-def restarted(agenda: Agenda, said: Restarted) -> Decisions:
+def take_restarted(agenda: Agenda, said: Restarted) -> Decisions:
     """The agent starts. Records `Recover` of each job, and `Prepare` of what today's policy no longer refuses."""
     decisions: list[Decision] = []
     for experiment, job in agenda.jobs.items():

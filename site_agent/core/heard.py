@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed
 from messages.reasons import Reason
-from site_agent.core.answers import Decisions, on
+from site_agent.core.answers import Decisions, handles
 from site_agent.core.decisions import (
     Drop,
     End,
@@ -24,7 +24,7 @@ from site_agent.core.jobs import Agenda, Job, Phase, event_of
 from site_agent.core.steps import STEPS, opening_of, order_of
 
 
-def accepted(heard: Heard) -> Decisions:
+def hear_accepted(heard: Heard) -> Decisions:
     """experiment-accepted of a new experiment. Records `Invite`, with why the site refuses it (protocol rule 5)."""
     body = heard.event.body
     assert isinstance(body, ExperimentAccepted)  # noqa: S101 (for mypy: the kind says so)
@@ -39,7 +39,7 @@ def accepted(heard: Heard) -> Decisions:
     return (Ignore(heard.event.experiment, Reason.NOT_INVITED),) if invite.refusal is Reason.NOT_INVITED else (invite,)
 
 
-@on(Heard)
+@handles(Heard)
 def accepted_again(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """experiment-accepted of an experiment that is known: no news, or another file under a taken id.
 
@@ -50,8 +50,8 @@ def accepted_again(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     return (Ignore(job.experiment, Reason.DUPLICATE if same else Reason.ID_TAKEN),)
 
 
-@on(Heard)
-def held(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+@handles(Heard)
+def hold_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """A step opens before the site is ready: the operator has not approved, or the data are still read.
 
     Records `Hold`; the newest step that names this site is taken on once the site has joined (protocol rule 1).
@@ -63,7 +63,7 @@ def held(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     return (Hold(job.experiment, event.raw if ours else None),)
 
 
-@on(Heard)
+@handles(Heard)
 def forget_held(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """round-complete before the site is ready. Records `Hold` of nothing: that round needs it no more."""
     if job.pending is None or event_of(job.pending).round > heard.event.round:
@@ -71,8 +71,8 @@ def forget_held(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     return (Hold(job.experiment, None),)
 
 
-@on(Heard)
-def announced(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+@handles(Heard)
+def hear_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """A step of a round opens: round-start, evaluation-start, … The newest wins (protocol rule 5).
 
     Records `Drop` of what is still done for an earlier step, then `TakeRound`; `PassBy` where the step goes on without
@@ -85,12 +85,12 @@ def announced(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     left: Decisions = () if job.phase is Phase.IDLE else (Drop(job.experiment),)
     if agenda.site not in opened.sites:
         return (*left, PassBy(job.experiment, event.round, opening))
-    if (reason := _obstacle(agenda, heard, opened.within)) is not None:
+    if (reason := _find_obstacle(agenda, heard, opened.within)) is not None:
         return (*left, GiveUp(job.experiment, event.round, opening, reason))
     return (*left, TakeRound(job.experiment, event.round, opening, event.raw))
 
 
-def _obstacle(agenda: Agenda, heard: Heard, within: float) -> Reason | None:
+def _find_obstacle(agenda: Agenda, heard: Heard, within: float) -> Reason | None:
     if heard.verdict.reason is not None:
         return heard.verdict.reason
     if agenda.draining:
@@ -100,16 +100,16 @@ def _obstacle(agenda: Agenda, heard: Heard, within: float) -> Reason | None:
     return Reason.OUTSIDE_HOURS if heard.opens_in >= within > 0 else None
 
 
-@on(Heard)
-def completed(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+@handles(Heard)
+def hear_completed(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """round-complete: what is still done for that round is for nothing (protocol rule 5). Records `Drop`."""
     if heard.event.round < job.round:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
     return (Drop(job.experiment),)
 
 
-@on(Heard)
-def ended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+@handles(Heard)
+def hear_ended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """experiment-complete, -failed or -aborted. Records `End`: trainer, models and updates go."""
     if heard.event.kind == "experiment-aborted":
         return (End(job.experiment, Reason.ABORTED),)
@@ -117,13 +117,13 @@ def ended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     return (End(job.experiment, body.reason if isinstance(body, ExperimentFailed) else None),)
 
 
-@on(Heard)
-def suspended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+@handles(Heard)
+def hear_suspended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """experiment-paused or -resumed. Records `Suspend`; what is in work is finished."""
     return (Suspend(job.experiment, heard.event.kind == "experiment-paused"),)
 
 
-@on(Heard)
+@handles(Heard)
 def chunks_wanted(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """chunks-wanted: the coordinator lacks chunks of the update that is being sent (protocol rule 4).
 

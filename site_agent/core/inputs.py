@@ -11,7 +11,7 @@ from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.transfer import TransferKey
 from site_agent.core.jobs import Trained
-from site_agent.core.policy import Verdict
+from site_agent.core.policy import PolicyVerdict
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Heard:
     `opens_in`: seconds until the operator's hours begin, 0 within them."""
 
     event: Event
-    verdict: Verdict = field(default_factory=Verdict)
+    verdict: PolicyVerdict = field(default_factory=PolicyVerdict)
     opens_in: float = 0.0
 
 
@@ -112,7 +112,7 @@ class Receipted:
 class Restarted:
     """The agent starts; `verdicts`: today's, on every experiment that was declined."""
 
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    verdicts: dict[str, PolicyVerdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

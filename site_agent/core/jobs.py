@@ -81,14 +81,14 @@ class Job(BaseModel):
     @property
     def round_start(self) -> RoundStart:
         """The body of the round's announcement."""
-        body = _body(self.start)
+        body = _decode_body(self.start)
         assert isinstance(body, RoundStart)  # noqa: S101 (for mypy: only round-starts are kept in these phases)
         return body
 
     @property
     def evaluation_start(self) -> EvaluationStart:
         """The body of the evaluation's announcement."""
-        body = _body(self.start)
+        body = _decode_body(self.start)
         assert isinstance(body, EvaluationStart)  # noqa: S101 (as above)
         return body
 
@@ -124,7 +124,7 @@ def event_of(raw: bytes) -> Event:
     return decode_stored(raw)
 
 
-def _body(raw: bytes | None) -> Body | None:
+def _decode_body(raw: bytes | None) -> Body | None:
     return None if raw is None else event_of(raw).body
 
 
@@ -142,11 +142,11 @@ class Agenda:
     open: bool = True
     """Within the operator's hours."""
 
-    def job(self, experiment: str) -> Job | None:
+    def job_of(self, experiment: str) -> Job | None:
         """The job of an experiment, if there is one."""
         return self.jobs.get(experiment)
 
-    def phase(self, experiment: str) -> Phase:
+    def phase_of(self, experiment: str) -> Phase:
         """Where an experiment stands."""
         job = self.jobs.get(experiment)
         return Phase.UNKNOWN if job is None else job.phase

@@ -17,7 +17,7 @@ from site_agent.core.permissions import Allow, Floors, PolicyConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PolicyVerdict:
     """Whether an experiment may use this site; `reason` says why not. `by_hand`: the operator approves first."""
 
     reason: Reason | None = None
@@ -29,14 +29,14 @@ class Verdict:
         return self.reason is None
 
 
-def judge(
+def judge_experiment(
     policy: PolicyConfig,
     experiment: Experiment,
     researcher: str,
     site: str,
     datasets: dict[str, set[str]],
     today: date,
-) -> Verdict:
+) -> PolicyVerdict:
     """Judge an experiment.
 
     Args:
@@ -53,8 +53,8 @@ def judge(
         _data_missing(experiment, datasets),
     ):
         if reason is not None:
-            return Verdict(reason, by_hand)
-    return Verdict(None, by_hand)
+            return PolicyVerdict(reason, by_hand)
+    return PolicyVerdict(None, by_hand)
 
 
 def _not_for_us(experiment: Experiment, site: str, today: date) -> Reason | None:
@@ -71,14 +71,14 @@ def _refused_by_rules(policy: PolicyConfig, experiment: Experiment, researcher: 
         return None
     nearest: tuple[int, Reason] = (-1, Reason.NOT_ALLOWED)
     for rule in policy.allow:
-        misfit = _misfit(rule, experiment, researcher, today)
+        misfit = _first_misfit(rule, experiment, researcher, today)
         if misfit is None:
             return None
         nearest = max(nearest, misfit, key=lambda pair: pair[0])
     return nearest[1]
 
 
-def _misfit(rule: Allow, experiment: Experiment, researcher: str, today: date) -> tuple[int, Reason] | None:
+def _first_misfit(rule: Allow, experiment: Experiment, researcher: str, today: date) -> tuple[int, Reason] | None:
     """The first key that does not fit, with how many fitted before it."""
     checks = (
         (rule.researchers is None or researcher in rule.researchers, Reason.RESEARCHER_NOT_ALLOWED),
@@ -120,7 +120,7 @@ def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> 
     return None
 
 
-def rounded(floors: Floors, count: int) -> int:
+def round_count(floors: Floors, count: int) -> int:
     """A count as it may leave the site; what is there is never told as nothing."""
     step = floors.round_counts_to
     return 0 if count == 0 else max(step, (count + step // 2) // step * step)
@@ -129,21 +129,21 @@ def rounded(floors: Floors, count: int) -> int:
 def counts_for_sharing(floors: Floors, counts: CaseCounts) -> CaseCounts:
     """Case counts as they may leave the site."""
     return CaseCounts(
-        found=rounded(floors, counts.found),
-        used=rounded(floors, counts.used),
-        left_out={reason: rounded(floors, count) for reason, count in counts.left_out.items()},
-        train=rounded(floors, counts.train),
-        validation=rounded(floors, counts.validation),
-        test=rounded(floors, counts.test),
+        found=round_count(floors, counts.found),
+        used=round_count(floors, counts.used),
+        left_out={reason: round_count(floors, count) for reason, count in counts.left_out.items()},
+        train=round_count(floors, counts.train),
+        validation=round_count(floors, counts.validation),
+        test=round_count(floors, counts.test),
     )
 
 
 def scores_for_sharing(floors: Floors, scores: SplitScores) -> SplitScores:
     """Scores as they may leave the site."""
     if not floors.share_site_metrics:
-        return SplitScores(cases=rounded(floors, scores.cases), withheld=True)
+        return SplitScores(cases=round_count(floors, scores.cases), withheld=True)
     shared = scores.for_sharing(floors.least_metric_cases, floors.share_case_metrics)
-    return shared.model_copy(update={"cases": rounded(floors, shared.cases)}) if shared.withheld else shared
+    return shared.model_copy(update={"cases": round_count(floors, shared.cases)}) if shared.withheld else shared
 
 
 def loss_for_sharing(floors: Floors, loss: float | None) -> float | None:

@@ -75,7 +75,7 @@ def _evaluation_start(event: Event) -> Opened:
     return Opened(tuple(body.sites), body.evaluate_within, tuple(one.transfer for one in body.models))
 
 
-def _evaluated(job: Job) -> Body:
+def _evaluated_body(job: Job) -> Body:
     return kinds.Evaluated(scores=job.scores)
 
 
@@ -83,7 +83,7 @@ ROWS: dict[str, StepRow] = {
     row.opens: row
     for row in (
         StepRow("round-start", "weights-ready", Phase.FETCHING, _round_start, _weights_ready),
-        StepRow("evaluation-start", "evaluated", Phase.EVALUATING, _evaluation_start, _evaluated),
+        StepRow("evaluation-start", "evaluated", Phase.EVALUATING, _evaluation_start, _evaluated_body),
     )
 }
 STEPS: Mapping[str, StepRow] = MappingProxyType(ROWS)

@@ -14,7 +14,7 @@ from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource, F
 SOURCES = ("brats", "decathlon", "dicom", "dimse", "dicomweb")
 
 
-def _kind(value: Any) -> str | None:
+def _kind_tag(value: Any) -> str | None:
     """The tag stands in brackets: `messages.ground.settings` leaves such a part out of a mistake's key."""
     source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
     if source in ("brats", "decathlon"):
@@ -28,7 +28,7 @@ AnyDataset = Annotated[
     | Annotated[DimseSource, Tag("[dimse]")]
     | Annotated[DicomWebSource, Tag("[dicomweb]")],
     Discriminator(
-        _kind,
+        _kind_tag,
         custom_error_type="unknown_source",
         custom_error_message="a data set names its source: " + ", ".join(f'"{name}"' for name in SOURCES),
     ),
@@ -41,18 +41,18 @@ def dataset_of(plain: Any) -> DatasetConfig | DicomDataset:
     return _ADAPTER.validate_python(plain)
 
 
-def placed(dataset: DatasetConfig | DicomDataset, folder: Path) -> DatasetConfig | DicomDataset:
+def place_paths(dataset: DatasetConfig | DicomDataset, folder: Path) -> DatasetConfig | DicomDataset:
     """With a data set's relative paths taken from `folder`, as people mean them."""
-    changes: dict[str, Any] = _joined(dataset, folder)
+    changes: dict[str, Any] = _join_paths(dataset, folder)
     if isinstance(dataset, DatasetConfig):
         return dataset.model_copy(update=changes)
     if isinstance(dataset, DicomWebSource):
         changes |= {name: secret_beside(getattr(dataset, name), folder) for name in ("password", "token")}
-    changes |= {"query": dataset.query.model_copy(update=_joined(dataset.query, folder))}
-    changes |= {"labels": dataset.labels.model_copy(update=_joined(dataset.labels, folder))}
+    changes |= {"query": dataset.query.model_copy(update=_join_paths(dataset.query, folder))}
+    changes |= {"labels": dataset.labels.model_copy(update=_join_paths(dataset.labels, folder))}
     return dataset.model_copy(update=changes)
 
 
-def _joined(model: DatasetConfig | DicomDataset | Query | Labels, folder: Path) -> dict[str, Path]:
+def _join_paths(model: DatasetConfig | DicomDataset | Query | Labels, folder: Path) -> dict[str, Path]:
     values = {name: getattr(model, name) for name in type(model).model_fields}
     return {name: folder / value for name, value in values.items() if isinstance(value, Path)}

@@ -21,7 +21,7 @@ from messages.ground.clock import Clock
 from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.layouts import entries, stem
+from site_agent.datasets.layouts import list_entries, nifti_stem
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import pins, store
 
@@ -46,7 +46,7 @@ def look_at(config: DatasetConfig) -> Look:
         DataError: the folder is missing or may not be read.
     """
     digest, files = sha256(), 0
-    for path in _counting(config):
+    for path in _counted_files(config):
         try:
             status = path.stat()
             said = f"{status.st_size}|{status.st_mtime_ns}"
@@ -57,21 +57,21 @@ def look_at(config: DatasetConfig) -> Look:
     return Look(digest.hexdigest(), files)
 
 
-def _counting(config: DatasetConfig) -> Iterator[Path]:
+def _counted_files(config: DatasetConfig) -> Iterator[Path]:
     """The files that decide what is trained on: images and labels, dataset.json, the list of the withdrawn."""
-    yield from _images(config.path, DEEPEST)
+    yield from _image_files(config.path, DEEPEST)
     for path in (config.path / "dataset.json", config.withdrawn):
         if path is not None and os.path.lexists(path):
             yield path
 
 
-def _images(folder: Path, deep: int) -> Iterator[Path]:
-    for entry in entries(folder):
-        if stem(entry.name) is not None:
+def _image_files(folder: Path, deep: int) -> Iterator[Path]:
+    for entry in list_entries(folder):
+        if nifti_stem(entry.name) is not None:
             yield Path(entry.path)
         elif deep and entry.is_dir():
             try:
-                yield from _images(Path(entry.path), deep - 1)
+                yield from _image_files(Path(entry.path), deep - 1)
             except DataError:
                 yield Path(entry.path)  # one folder that cannot be entered: seen as such, now and later
 
@@ -82,16 +82,16 @@ def look_at_prepared(config: DicomDataset, name: str, state: Path, cache: Path) 
     Args:
         cache: the experiment's folder of caches, where that state is written down.
     """
-    pin = pins.read(cache)
+    pin = pins.read_pin(cache)
     if pin is None:
         return Look("not prepared", 1)
-    cases = store.whole(store.set_folder(state, name, pin.fingerprint))
-    if pin.dataset != name or pin.withdrawn != pins.look(config.withdrawn):
+    cases = store.count_whole_cases(store.set_folder(state, name, pin.fingerprint))
+    if pin.dataset != name or pin.withdrawn != pins.look_at_withdrawn(config.withdrawn):
         return Look("withdrawn", 1)
     return Look(pin.fingerprint, cases) if cases is not None else Look("cases are gone", 1)
 
 
-def judged(joined: str | None, now: Look | None) -> Reason | None:
+def judge_data(joined: str | None, now: Look | None) -> Reason | None:
     """What stands against a task: `joined` is the digest at joining (None: joining now), `now` None: unreadable.
 
     Images that are all gone are a mount that is gone, not a change.
@@ -124,7 +124,7 @@ class DataGuard:
         self._datasets, self._post, self._clock, self._state = datasets, post, clock, state
         self._then: dict[str, Then] = {}
 
-    def look(self, experiment: str, dataset: str, then: Then) -> None:
+    def look_at_data(self, experiment: str, dataset: str, then: Then) -> None:
         """Look at a data set; `then` is called on the main loop with what was seen, None where it cannot be read.
 
         Main loop's thread. While an earlier look still hangs, the newest `then` waits for it: nothing piles up.
@@ -132,9 +132,9 @@ class DataGuard:
         waits = experiment in self._then
         self._then[experiment] = then
         if not waits:
-            self._clock.make_thread(self._look, "data-guard", experiment, dataset).start()
+            self._clock.make_thread(self._look_on_thread, "data-guard", experiment, dataset).start()
 
-    def _look(self, experiment: str, dataset: str) -> None:
+    def _look_on_thread(self, experiment: str, dataset: str) -> None:
         seen: Look | None = None
         try:
             config = self._datasets[dataset]

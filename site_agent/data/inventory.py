@@ -62,11 +62,11 @@ def take_stock_of(
     secret = secret_of(state)
     told = progress or (lambda _done, _total: None)
     found: list[Accounting] = []
-    dataset = build.materialise(name, config, state, secret, told, again=again, limit=limit, done=found.append)
+    dataset = build.prepare_dataset(name, config, state, secret, told, again=again, limit=limit, done=found.append)
     prepared = found[0]
     details = tuple(
         f"{study}: {verdict.text} ({verdict.reason})"
-        for study, verdict in build.verdicts(state, name).items()
+        for study, verdict in build.read_verdicts(state, name).items()
         if verdict.reason is not None
     )
     channels, concepts = config.channels, config.labels.names
@@ -105,12 +105,12 @@ def take_stock(
     """
     from site_agent.datasets import layouts, source  # nibabel: not for the agent's event loop
 
-    layout = layouts.look(config)
+    layout = layouts.find_cases(config)
     if experiment is None:
-        channels, concepts = own or _common(layout), set(layout.labels.values())
+        channels, concepts = own or _common_channels(layout), set(layout.labels.values())
     else:
         channels, concepts = experiment.task.channels, set(experiment.task.concepts)
-    survey = source.survey(config, channels, concepts, progress, cache, vault)
+    survey = source.survey_cases(config, channels, concepts, progress, cache, vault)
     return Stock(
         found=survey.found,
         used=len(survey.cases),
@@ -121,7 +121,7 @@ def take_stock(
     )
 
 
-def _common(layout: Layout) -> tuple[str, ...]:
+def _common_channels(layout: Layout) -> tuple[str, ...]:
     """The channels that most cases have: a case that lacks one of them is worth a line."""
     if layout.channels:
         return layout.channels

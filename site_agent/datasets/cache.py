@@ -23,7 +23,7 @@ _BATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CaseVerdict:
     """`reason` None: usable."""
 
     reason: Reason | None
@@ -43,7 +43,7 @@ class VerdictCache:
         if self._path is not None:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._db = self._opened(self._path)
+                self._db = self._open_file(self._path)
             except (OSError, sqlite3.OperationalError) as error:
                 raise DataError(
                     f"the survey's cache cannot be opened ({error})",
@@ -53,7 +53,7 @@ class VerdictCache:
         return self
 
     @staticmethod
-    def _opened(path: Path) -> sqlite3.Connection:
+    def _open_file(path: Path) -> sqlite3.Connection:
         schema = "CREATE TABLE IF NOT EXISTS verdict (key TEXT PRIMARY KEY, print BLOB, reason TEXT, text TEXT)"
         db = sqlite3.connect(path, timeout=10)
         try:
@@ -76,32 +76,32 @@ class VerdictCache:
             self._db.close()
             self._db = None
 
-    def _print(self, files: Sequence[Path]) -> bytes:
+    def _print_files(self, files: Sequence[Path]) -> bytes:
         digest = sha256(self._rules.encode())
         for file in files:
             status = file.stat()
             digest.update(f"\n{file}|{status.st_size}|{status.st_mtime_ns}".encode())
         return digest.digest()
 
-    def get(self, key: str, files: Sequence[Path]) -> Verdict | None:
+    def get_verdict(self, key: str, files: Sequence[Path]) -> CaseVerdict | None:
         """The verdict on a case, None where there is none or a file changed."""
         if self._db is None:
             return None
         try:
             row = self._db.execute("SELECT print, reason, text FROM verdict WHERE key = ?", (key,)).fetchone()
-            if row is None or row[0] != self._print(files):
+            if row is None or row[0] != self._print_files(files):
                 return None
         except OSError:  # a file that cannot be looked at: the survey finds out why
             return None
-        return Verdict(Reason(row[1]) if row[1] else None, row[2])
+        return CaseVerdict(Reason(row[1]) if row[1] else None, row[2])
 
-    def put(self, key: str, files: Sequence[Path], reason: Reason | None, text: str) -> None:
+    def put_verdict(self, key: str, files: Sequence[Path], reason: Reason | None, text: str) -> None:
         """Remember a verdict. Unreadable files are looked at anew each time: a mount may come back."""
         if self._db is None or reason is Reason.UNREADABLE:
             return
         self._db.execute(
             "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?)",
-            (key, self._print(files), reason.value if reason else None, text),
+            (key, self._print_files(files), reason.value if reason else None, text),
         )
         if time.monotonic() - self._committed > _BATCH_SECONDS:
             self._db.commit()

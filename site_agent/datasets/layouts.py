@@ -55,18 +55,18 @@ class Layout:
     four_dimensional: bool = False
 
 
-def look(config: DatasetConfig) -> Layout:
+def find_cases(config: DatasetConfig) -> Layout:
     """Find a data set's cases.
 
     Raises:
         DataError: the folder is missing, may not be read, or holds no case.
     """
     if config.source == "brats":
-        candidates = _brats(config.path)
+        candidates = _find_brats(config.path)
         layout = Layout(candidates, dict(config.labels))
     else:
         channels = config.channels or _json_channels(config.path)
-        layout = Layout(_decathlon(config.path), labels_of(config), channels, True)
+        layout = Layout(_find_decathlon(config.path), labels_of(config), channels, True)
     if not layout.candidates:
         raise DataError(
             "the folder holds no case",
@@ -119,18 +119,18 @@ def read_withdrawn(path: Path | None) -> frozenset[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"the list of withdrawn patients cannot be read ({_why(error)})",
+            f"the list of withdrawn patients cannot be read ({_tell_why(error)})",
             where=str(path),
             advice="Check the path and its permissions: no data set is used without its list",
         ) from None
     return frozenset(entry for line in lines if (entry := line.partition("#")[0].strip()))
 
 
-def _why(error: Exception) -> str:
+def _tell_why(error: Exception) -> str:
     return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def list_entries(folder: Path) -> list[os.DirEntry[str]]:
     """A folder's entries by name, hidden ones (`.DS_Store`, macOS's `._case`) left out.
 
     Raises:
@@ -154,28 +154,30 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             advice="Let the site agent's user read it (and enter every folder above it)",
         ) from None
     except OSError as error:
-        raise DataError(f"cannot be read ({_why(error)})", where=str(folder), advice="Check disk and mount") from None
+        raise DataError(
+            f"cannot be read ({_tell_why(error)})", where=str(folder), advice="Check disk and mount"
+        ) from None
 
 
-def stem(name: str) -> str | None:
+def nifti_stem(name: str) -> str | None:
     """A NIfTI file's name without its ending (".enc": encrypted, `vault`); None for another file."""
     return _SUFFIX.sub("", name) if _SUFFIX.search(name) else None
 
 
-def _brats(path: Path) -> tuple[Candidate, ...]:
+def _find_brats(path: Path) -> tuple[Candidate, ...]:
     found = []
-    for entry in entries(path):
+    for entry in list_entries(path):
         if not entry.is_dir():
             continue
         images: dict[str, Path] = {}
         label = None
         try:
-            files = entries(Path(entry.path))
+            files = list_entries(Path(entry.path))
         except DataError as error:  # one locked case must not hide the others
             found.append(Candidate(entry.name, {}, None, error.what))
             continue
         for file in files:
-            name = stem(file.name)
+            name = nifti_stem(file.name)
             channel = _BRATS_ENDINGS.get(re.split(r"[-_]", name)[-1].lower()) if name else None
             if channel == "label":
                 label = label or Path(file.path)
@@ -186,11 +188,11 @@ def _brats(path: Path) -> tuple[Candidate, ...]:
     return tuple(found)
 
 
-def _decathlon(path: Path) -> tuple[Candidate, ...]:
-    entries(path)  # says what is wrong with the data set's own folder first
+def _find_decathlon(path: Path) -> tuple[Candidate, ...]:
+    list_entries(path)  # says what is wrong with the data set's own folder first
     by_name: list[dict[str, Path]] = []
     for folder in ("imagesTr", "labelsTr"):
-        files = [(stem(file.name), Path(file.path)) for file in entries(path / folder)]
+        files = [(nifti_stem(file.name), Path(file.path)) for file in list_entries(path / folder)]
         by_name.append({name: file for name, file in files if name})
     images, labels = by_name
     return tuple(
@@ -208,7 +210,7 @@ def _dataset_json(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
-            f"cannot be read as JSON ({_why(error)})", where=str(file), advice="Mend it, or move it away"
+            f"cannot be read as JSON ({_tell_why(error)})", where=str(file), advice="Mend it, or move it away"
         ) from None
     if not isinstance(content, dict):
         raise DataError("is not a JSON object", where=str(file), advice="Mend it, or move it away")

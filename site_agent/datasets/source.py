@@ -99,7 +99,7 @@ class CaseError(DataError):
         super().__init__(what, where=where, advice=ADVICE[reason])
 
 
-def survey(
+def survey_cases(
     config: DatasetConfig,
     channels: Sequence[str],
     concepts: Collection[str],
@@ -121,25 +121,25 @@ def survey(
         DataError: the folder or what steers it (dataset.json, the list of the withdrawn) cannot be read, holds
             no case, or its labels do not name each of `concepts`.
     """
-    layout = layouts.look(config)
+    layout = layouts.find_cases(config)
     missing = sorted(set(concepts) - set(layout.labels.values()))
     if missing:
         raise DataError(
             f"the data set's labels do not name {', '.join(missing)}",
             where=str(config.path),
-            advice=f"Map integers to these concepts under labels in site.toml (now: {_shown(layout.labels)})",
+            advice=f"Map integers to these concepts under labels in site.toml (now: {_show_labels(layout.labels)})",
         )
     withdrawn = layouts.read_withdrawn(config.withdrawn)
     cases: list[Case] = []
     details: list[LeftOut] = []
-    with VerdictCache(cache, _rules(layout, channels)) as verdicts:
+    with VerdictCache(cache, _rules_of_verdict(layout, channels)) as verdicts:
         for done, candidate in enumerate(layout.candidates, start=1):
             patient = config.patient_of(candidate.key)
             try:
                 if candidate.key in withdrawn or patient in withdrawn:
                     raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
-                case = _assembled(candidate, patient, channels, layout)
-                _judged(case, layout, verdicts, vault)
+                case = _assemble_case(candidate, patient, channels, layout)
+                _judge_case(case, layout, verdicts, vault)
                 cases.append(case)
             except CaseError as error:
                 details.append(LeftOut(candidate.key, error.reason, str(error)))
@@ -154,25 +154,25 @@ def survey(
     )
 
 
-def load(case: Case, config: DatasetConfig, vault: Vault | None = None) -> LoadedCase:
+def load_case(case: Case, config: DatasetConfig, vault: Vault | None = None) -> LoadedCase:
     """Read one case's voxels and check them; `vault` opens files that are encrypted.
 
     Raises:
         CaseError: a DataError whose `reason` says under which code to count the case.
     """
-    return _read(case, layouts.labels_of(config), vault)
+    return _read_case(case, layouts.labels_of(config), vault)
 
 
-def _shown(labels: dict[int, str]) -> str:
+def _show_labels(labels: dict[int, str]) -> str:
     return ", ".join(f"{value} = {concept}" for value, concept in sorted(labels.items())) or "none"
 
 
-def _rules(layout: layouts.Layout, channels: Sequence[str]) -> str:
+def _rules_of_verdict(layout: layouts.Layout, channels: Sequence[str]) -> str:
     """What a verdict depends on beside the files: another mapping or other channels, another verdict."""
     return f"1|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}"
 
 
-def _assembled(candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout) -> Case:
+def _assemble_case(candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout) -> Case:
     """Pick the files of the channels that the experiment wants."""
     if candidate.unreadable:
         raise CaseError(Reason.UNREADABLE, candidate.unreadable, where=candidate.key)
@@ -193,22 +193,22 @@ def _assembled(candidate: layouts.Candidate, patient: str, channels: Sequence[st
     return Case(candidate.key, patient, tuple(candidate.images[name] for name in channels), candidate.label)
 
 
-def _judged(case: Case, layout: layouts.Layout, verdicts: VerdictCache, vault: Vault | None) -> None:
+def _judge_case(case: Case, layout: layouts.Layout, verdicts: VerdictCache, vault: Vault | None) -> None:
     """Raise what is wrong with a case, from the cache where its files did not change."""
     files = (*dict.fromkeys(case.images), case.label)
-    known = verdicts.get(case.key, files)
+    known = verdicts.get_verdict(case.key, files)
     if known is None:
         try:
-            _read(case, layout.labels, vault)
+            _read_case(case, layout.labels, vault)
         except CaseError as error:
-            verdicts.put(case.key, files, error.reason, error.what)
+            verdicts.put_verdict(case.key, files, error.reason, error.what)
             raise
-        verdicts.put(case.key, files, None, "")
+        verdicts.put_verdict(case.key, files, None, "")
     elif known.reason is not None:
         raise CaseError(known.reason, known.text, where=case.key)
 
 
-def _open(path: Path, vault: Vault | None) -> Any:
+def _open_image(path: Path, vault: Vault | None) -> Any:
     """A NIfTI file; CaseError where it is none. A .gz is read to its end, so that its checksum is checked."""
     try:
         if path.name.endswith(SUFFIX):
@@ -222,34 +222,34 @@ def _open(path: Path, vault: Vault | None) -> Any:
             return kind.from_bytes(raw)
         image: Any = nib.load(path)
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError) as error:
-        raise CaseError(Reason.UNREADABLE, f"cannot be read ({_why(error)})", where=path.name) from None
+        raise CaseError(Reason.UNREADABLE, f"cannot be read ({_tell_why(error)})", where=path.name) from None
     if not isinstance(image, nib.Nifti1Image):
         raise CaseError(Reason.UNREADABLE, "not a NIfTI file", where=path.name)
     return image
 
 
-def _voxels(image: Any, path: Path) -> npt.NDArray[np.float32]:
+def _read_voxels(image: Any, path: Path) -> npt.NDArray[np.float32]:
     """All voxels as float32, scaled as the header says."""
     try:
         return np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, TypeError, zlib.error, OverflowError, MemoryError) as error:
-        raise CaseError(Reason.UNREADABLE, f"cannot be read to its end ({_why(error)})", where=path.name) from None
+        raise CaseError(Reason.UNREADABLE, f"cannot be read to its end ({_tell_why(error)})", where=path.name) from None
 
 
-def _why(error: Exception) -> str:
+def _tell_why(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "no permission: let the site agent's user read it"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-def _read(case: Case, labels: dict[int, str], vault: Vault | None) -> LoadedCase:
-    label_file = _open(case.label, vault)
+def _read_case(case: Case, labels: dict[int, str], vault: Vault | None) -> LoadedCase:
+    label_file = _open_image(case.label, vault)
     shape, affine = label_file.shape, np.asarray(label_file.affine, dtype=np.float64)
     if len(shape) != 3:
         raise CaseError(Reason.SHAPE_MISMATCH, f"the label map has {len(shape)} axes, not 3", where=case.label.name)
     if 0 in shape:
         raise CaseError(Reason.EMPTY_IMAGE, "the label map has no voxel", where=case.label.name)
-    files = {path: _open(path, vault) for path in dict.fromkeys(case.images)}
+    files = {path: _open_image(path, vault) for path in dict.fromkeys(case.images)}
     for path, file in files.items():  # headers first: a mismatch needs no voxel
         axes = 4 if case.volumes and len(file.shape) == 4 else 3
         if len(file.shape) != axes or file.shape[:3] != shape:
@@ -261,10 +261,10 @@ def _read(case: Case, labels: dict[int, str], vault: Vault | None) -> LoadedCase
             raise CaseError(Reason.AFFINE_MISMATCH, "position or spacing differs from the label's", where=path.name)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise CaseError(Reason.AFFINE_MISMATCH, "the header says no usable position", where=case.label.name)
-    label, concepts = _mapped(_voxels(label_file, case.label), labels, case.label)
+    label, concepts = _map_labels(_read_voxels(label_file, case.label), labels, case.label)
     image = np.empty((len(case.images), *shape), dtype=np.float32)
     for path, file in files.items():
-        voxels = _voxels(file, path)
+        voxels = _read_voxels(file, path)
         for channel, own in enumerate(case.images):
             if own == path:
                 image[channel] = voxels[..., case.volumes[channel]] if voxels.ndim == 4 else voxels
@@ -276,7 +276,7 @@ def _read(case: Case, labels: dict[int, str], vault: Vault | None) -> LoadedCase
     return LoadedCase(image, label, concepts, affine)
 
 
-def _mapped(
+def _map_labels(
     voxels: npt.NDArray[np.float32], labels: dict[int, str], path: Path
 ) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     """A site's integers → positions in the sorted concepts, plus one."""
@@ -296,4 +296,4 @@ def _mapped(
     return label, concepts
 
 
-__all__ = ["Case", "CaseError", "LeftOut", "LoadedCase", "Survey", "load", "survey"]
+__all__ = ["Case", "CaseError", "LeftOut", "LoadedCase", "Survey", "load_case", "survey_cases"]

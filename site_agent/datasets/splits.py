@@ -19,7 +19,7 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
-def _keyed(secret: bytes, purpose: str, seed: int, name: str) -> bytes:
+def _keyed_digest(secret: bytes, purpose: str, seed: int, name: str) -> bytes:
     # lengths are fixed or delimited by a byte that a name's UTF-8 cannot hold, so no two inputs collide
     text = (
         f"konsil-{purpose}".encode() + b"\xff" + str(seed).encode() + b"\xff" + name.encode("utf-8", "surrogateescape")
@@ -45,7 +45,7 @@ def split_of(secret: bytes, patient: str, seed: int, fractions: Mapping[str, flo
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or set(fractions) - set(SPLITS):
         raise ValueError("fractions name train, validation and test and add up to 1")
     # 53 bits: exactly what a float holds, so the number is below 1
-    place = (int.from_bytes(_keyed(secret, "split", seed, patient)[:8], "big") >> 11) / 2**53
+    place = (int.from_bytes(_keyed_digest(secret, "split", seed, patient)[:8], "big") >> 11) / 2**53
     if place < shares[2]:  # test first: its members do not move when train and validation trade shares
         return "test"
     return "validation" if place < shares[2] + shares[1] else "train"
@@ -53,10 +53,10 @@ def split_of(secret: bytes, patient: str, seed: int, fractions: Mapping[str, flo
 
 def order_of(secret: bytes, case: str, seed: int) -> bytes:
     """What a split's cases are sorted by: a keyed hash of the case's name (32 bytes), which tells nothing of it."""
-    return _keyed(secret, "order", seed, case)
+    return _keyed_digest(secret, "order", seed, case)
 
 
-def split(
+def split_cases(
     cases: Iterable[Case], secret: bytes, seed: int, fractions: Mapping[str, float]
 ) -> dict[SplitName, tuple[Case, ...]]:
     """All cases by split; inside a split in the order of `order_of`."""

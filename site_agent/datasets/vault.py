@@ -43,11 +43,11 @@ class Vault:
     def seal(self, content: bytes | memoryview) -> bytes:
         """Encrypt; the result is longer by 24 bytes, and by 16 for each MiB that was begun."""
         view, salt = memoryview(content).cast("B"), secrets.token_bytes(_SALT)
-        cipher, parts = self._cipher(salt), [_MAGIC, salt]
+        cipher, parts = self._make_cipher(salt), [_MAGIC, salt]
         count = max(1, -(-len(view) // CHUNK))
         for number in range(count):
             chunk = view[number * CHUNK : (number + 1) * CHUNK]
-            parts.append(cipher.encrypt(_nonce(number, last=number == count - 1), chunk, None))
+            parts.append(cipher.encrypt(_make_nonce(number, last=number == count - 1), chunk, None))
         return b"".join(parts)
 
     def open(self, sealed: bytes | memoryview) -> bytes:
@@ -56,22 +56,22 @@ class Vault:
         head = len(_MAGIC) + _SALT
         if len(view) < head + _TAG or view[: len(_MAGIC)] != _MAGIC:
             raise Damaged("not a file that was encrypted here")
-        cipher, body = self._cipher(bytes(view[len(_MAGIC) : head])), view[head:]
+        cipher, body = self._make_cipher(bytes(view[len(_MAGIC) : head])), view[head:]
         step = CHUNK + _TAG
         count = -(-len(body) // step)
         parts = []
         for number in range(count):
             try:
                 chunk = body[number * step : (number + 1) * step]
-                parts.append(cipher.decrypt(_nonce(number, last=number == count - 1), chunk, None))
+                parts.append(cipher.decrypt(_make_nonce(number, last=number == count - 1), chunk, None))
             except InvalidTag:
                 raise Damaged("changed, cut short, or encrypted under another secret") from None
         return b"".join(parts)
 
-    def _cipher(self, salt: bytes) -> AESGCM:
+    def _make_cipher(self, salt: bytes) -> AESGCM:
         info = b"konsil-vault\xff" + self._purpose.encode()
         return AESGCM(HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(self._secret))
 
 
-def _nonce(number: int, *, last: bool) -> bytes:
+def _make_nonce(number: int, *, last: bool) -> bytes:
     return number.to_bytes(11, "big") + (b"\x01" if last else b"\x00")

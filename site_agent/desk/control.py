@@ -24,7 +24,7 @@ Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @contextlib.contextmanager
-def _short(folder: Path) -> Any:
+def _short_path(folder: Path) -> Any:
     """The socket's path by way of a descriptor: unix(7) allows 107 bytes only, and state directories are longer."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -41,25 +41,25 @@ class ControlServer:
         self._handler = handler
         self._path.unlink(missing_ok=True)  # the lock on the directory says that nobody else listens
         self._socket = socket.socket(socket.AF_UNIX)
-        with _short(state) as path:
+        with _short_path(state) as path:
             self._socket.bind(path)
         os.chmod(self._path, 0o600)
         self._socket.listen(8)
-        threading.Thread(target=self._accept, name="control", daemon=True).start()
+        threading.Thread(target=self._accept_connections, name="control", daemon=True).start()
 
-    def _accept(self) -> None:
+    def _accept_connections(self) -> None:
         while True:
             try:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._serve_connection, args=(connection,), daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve_connection(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             connection.settimeout(WITHIN)
             try:
-                request = json.loads(_line(connection))
+                request = json.loads(_read_line(connection))
                 if not isinstance(request, dict):
                     raise RequestError("a request is one JSON object")
                 answer = {"ok": True, **self._handler(request)}
@@ -77,7 +77,7 @@ class ControlServer:
         self._path.unlink(missing_ok=True)
 
 
-def ask(state: Path, request: dict[str, Any]) -> dict[str, Any]:
+def ask_agent(state: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Send a request to the agent that works on this state directory; returns its answer.
 
     Raises:
@@ -88,10 +88,10 @@ def ask(state: Path, request: dict[str, Any]) -> dict[str, Any]:
     with connection:
         connection.settimeout(WITHIN)
         try:
-            with _short(state) as path:
+            with _short_path(state) as path:
                 connection.connect(path)
             connection.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(_line(connection))
+            answer = json.loads(_read_line(connection))
         except PermissionError:
             raise RequestError(
                 "no permission to ask the agent", where=str(state), advice="Run this as root or as the agent's user"
@@ -107,7 +107,7 @@ def ask(state: Path, request: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in answer.items() if key != "ok"}
 
 
-def _line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket) -> bytes:
     data = bytearray()
     while not data.endswith(b"\n") and len(data) < MAX_LINE * 16:
         part = connection.recv(MAX_LINE)

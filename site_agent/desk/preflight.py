@@ -19,13 +19,13 @@ from pathlib import Path
 import psutil
 
 from messages.bus.base import Bus, Delivery, Start
-from messages.envelope import Author, decode
+from messages.envelope import Author, decode_event
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
 from messages.ground.units import human_bytes
 from messages.kinds import Echo, EchoReply
-from messages.names import COORDINATOR, DOWNLINK, GLOBAL, PROGRESS, inbox
+from messages.names import COORDINATOR, DOWNLINK, GLOBAL, PROGRESS, inbox_of
 from site_agent.config import SiteConfig
 from site_agent.data.inventory import take_stock
 from site_agent.datasets.config import DatasetConfig
@@ -67,16 +67,16 @@ def exit_status(checks: list[Check]) -> int:
     return next((status for status in (2, 3, 1) if status in failed), 0)
 
 
-def preflight(
+def run_checks(
     config: SiteConfig, connect: Connect = connect_rabbitmq, *, clock: Clock = SystemClock()
 ) -> Iterator[Check]:
     """Yield each check as it is done."""
-    yield _state(config)
-    yield _disk(config)
-    yield _memory(config)
-    yield from _broker(config, connect, clock)
-    yield from _datasets(config)
-    yield _gpus(config)
+    yield _check_state(config)
+    yield _check_disk(config)
+    yield _check_memory(config)
+    yield from _check_broker(config, connect, clock)
+    yield from _check_datasets(config)
+    yield _check_gpus(config)
     if config.training.command is not None:
         yield _trainer(config.training.command)
 
@@ -84,18 +84,18 @@ def preflight(
 def agent_runs(state: Path) -> bool:
     """Whether an agent works on this state directory now."""
     try:
-        control.ask(state, {"do": "status"})
+        control.ask_agent(state, {"do": "status"})
     except KonsilError:
         return False
     return True
 
 
-def _failed(name: str, error: KonsilError) -> Check:
+def _failed_check(name: str, error: KonsilError) -> Check:
     what = f"{error.where}: {error.what}" if error.where else error.what
     return Check(name, Grade.FAIL, what, error.advice, error.exit_status)
 
 
-def _state(config: SiteConfig) -> Check:
+def _check_state(config: SiteConfig) -> Check:
     folder = config.site.state
     probe = folder / f".preflight-{os.getpid()}"
     try:
@@ -109,7 +109,7 @@ def _state(config: SiteConfig) -> Check:
     return Check("state", Grade.OK, f"{folder} can be written")
 
 
-def _disk(config: SiteConfig) -> Check:
+def _check_disk(config: SiteConfig) -> Check:
     folder = config.site.state
     while not folder.exists():
         folder = folder.parent
@@ -122,7 +122,7 @@ def _disk(config: SiteConfig) -> Check:
     return Check("disk", Grade.OK, what)
 
 
-def _memory(config: SiteConfig) -> Check:
+def _check_memory(config: SiteConfig) -> Check:
     memory, limit = psutil.virtual_memory(), config.limits.ram
     what = f"{human_bytes(memory.available)} of {human_bytes(memory.total)} available"
     if limit is not None and limit > memory.total:
@@ -132,19 +132,19 @@ def _memory(config: SiteConfig) -> Check:
     return Check("memory", Grade.OK, what)
 
 
-def _broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterator[Check]:
+def _check_broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterator[Check]:
     address = f"{config.broker.host}:{config.broker.port}"
     try:
         bus = connect(config, lambda _notice: None)
     except KonsilError as error:
-        yield _failed("broker", error)
+        yield _failed_check("broker", error)
         return
     try:
         yield _way_in(config, address)
         for name in (DOWNLINK, GLOBAL):
-            yield _readable(bus, name)
+            yield _check_readable(bus, name)
         yield _own_inbox(config, bus)
-        yield _echo(config, bus, clock)
+        yield _check_echo(config, bus, clock)
     finally:
         bus.close()
 
@@ -160,11 +160,11 @@ def _way_in(config: SiteConfig, address: str) -> Check:
     )  # fmt: skip
 
 
-def _readable(bus: Bus, name: str) -> Check:
+def _check_readable(bus: Bus, name: str) -> Check:
     try:
         bus.subscribe(name, lambda _delivery: None, start=Start.NEXT, credit=1).cancel()
     except KonsilError as error:
-        return _failed(name, error)
+        return _failed_check(name, error)
     return Check(name, Grade.OK, "readable")
 
 
@@ -173,15 +173,15 @@ def _own_inbox(config: SiteConfig, bus: Bus) -> Check:
         return Check("inbox", Grade.OK, "held by this site's running agent")
     try:
         # Whatever is delivered is not acknowledged, and goes back.
-        bus.subscribe(inbox(config.site.name), lambda _delivery: None, credit=1, exclusive=True).cancel()
+        bus.subscribe(inbox_of(config.site.name), lambda _delivery: None, credit=1, exclusive=True).cancel()
     except NameTaken as error:
         return Check("inbox", Grade.FAIL, error.what, "Another agent runs under this site's name: end it", 2)
     except KonsilError as error:
-        return _failed("inbox", error)
+        return _failed_check("inbox", error)
     return Check("inbox", Grade.OK, "readable, and nobody else holds it")
 
 
-def _echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
+def _check_echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
     """The whole way to the coordinator and back: uplink writable, progress readable, and whose clock is right."""
     nonce = secrets.token_hex(16)
     answers: Queue[tuple[float, float]] = clock.make_queue()
@@ -189,7 +189,7 @@ def _echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
     def on_delivery(delivery: Delivery) -> None:
         subscription.ack(delivery)
         try:
-            event = decode(delivery.body)
+            event = decode_event(delivery.body)
         except MalformedMessage:
             return
         if event.sender == COORDINATOR and isinstance(event.body, EchoReply) and event.body.nonce == nonce:
@@ -199,11 +199,11 @@ def _echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
         subscription = bus.subscribe(PROGRESS, on_delivery, start=Start.NEXT)
         author = Author(config.site.consortium, config.site.name)
         sent = clock.wall()
-        event = author.write("echo", Echo(nonce=nonce), time=sent, attempt=nonce)
+        event = author.write_event("echo", Echo(nonce=nonce), time=sent, attempt=nonce)
         if not bus.publish(event.key, event.raw).wait(ECHO_WITHIN):
             raise Unreachable("the broker does not confirm what is written", where="uplink")
     except KonsilError as error:
-        return _failed("uplink", error)
+        return _failed_check("uplink", error)
     try:
         came, theirs = answers.get(timeout=ECHO_WITHIN)
     except queue.Empty:
@@ -218,18 +218,18 @@ def _echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
     return Check("uplink", Grade.OK, what)
 
 
-def _datasets(config: SiteConfig) -> Iterator[Check]:
+def _check_datasets(config: SiteConfig) -> Iterator[Check]:
     if not config.datasets:
         yield Check("datasets", Grade.WARN, "none is described", "Add [datasets.NAME] to site.toml")
     for name, dataset in config.datasets.items():
         label = f"dataset {name}"
         if not isinstance(dataset, DatasetConfig):
-            yield _dicom(label, name, dataset, config)
+            yield _check_dicom(label, name, dataset, config)
             continue
         try:
             stock = take_stock(dataset)
         except KonsilError as error:
-            yield _failed(label, error)
+            yield _failed_check(label, error)
             continue
         left_out = ", ".join(f"{count} {reason}" for reason, count in stock.left_out.items())
         what = f"{stock.used} of {stock.found} cases usable" + (f" (left out: {left_out})" if left_out else "")
@@ -243,7 +243,7 @@ def _datasets(config: SiteConfig) -> Iterator[Check]:
             yield Check(label, Grade.OK, what)
 
 
-def _dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> Check:
+def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> Check:
     """Ask the source what it has; nothing is fetched."""
     from site_agent.dicom.prepared import build
     from site_agent.dicom.sources import open_source
@@ -251,16 +251,16 @@ def _dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> 
     try:
         source = open_source(dataset, config.site.state)
         try:
-            found = len(source.find())
+            found = len(source.find_studies())
         finally:
             source.close()
     except KonsilError as error:
-        last = build.standing(name, dataset, config.site.state) if getattr(error, "passing", False) else None
+        last = build.read_standing_in(name, dataset, config.site.state) if getattr(error, "passing", False) else None
         if last is None:
-            return _failed(label, error)
+            return _failed_check(label, error)
         what = f"{error.where}: {error.what}; {last.used} cases as of the last look stand in for it"
         return Check(label, Grade.WARN, what, error.advice)
-    prepared = build.accounting(config.site.state, name)
+    prepared = build.read_accounting(config.site.state, name)
     if not found:
         return Check(label, Grade.FAIL, "the query finds no study", "Widen query in site.toml", 2)
     what = f"{found} studies found"
@@ -286,7 +286,7 @@ def _trainer(command: Sequence[str]) -> Check:
     try:
         version = process.wait_version(READY_WITHIN)
     except KonsilError as error:
-        return _failed("trainer", error)
+        return _failed_check("trainer", error)
     finally:
         process.stop()
     if version is not None:
@@ -303,7 +303,7 @@ def _trainer(command: Sequence[str]) -> Check:
 _ASK_TORCH = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 
-def _gpus(config: SiteConfig, run: Callable[[], str] | None = None) -> Check:
+def _check_gpus(config: SiteConfig, run: Callable[[], str] | None = None) -> Check:
     wanted = config.limits.gpus
     if not wanted:
         return Check("gpu", Grade.OK, f"none lent: training on {config.limits.threads} CPU threads")

@@ -39,7 +39,7 @@ def state_word(agenda: Agenda) -> str:
     if agenda.draining:
         return "draining"
     if agenda.running is not None:
-        return _WORDS.get(agenda.phase(agenda.running), "idle")
+        return _WORDS.get(agenda.phase_of(agenda.running), "idle")
     phases = {job.phase for job in agenda.jobs.values()}
     for phase in (Phase.SENDING, Phase.FETCHING):
         if phase in phases:
@@ -63,7 +63,7 @@ def status_line(
     at_work = [name for name, job in agenda.jobs.items() if job.phase in _SHOWN]
     name = agenda.running if agenda.running is not None else next(iter(at_work), None)
     words = state_word(agenda)
-    if name is not None and agenda.phase(name) in _SHOWN:
+    if name is not None and agenda.phase_of(name) in _SHOWN:
         job, shown = agenda.jobs[name], progress.get(name)
         in_round = job.phase in (Phase.FETCHING, Phase.TRAINING, Phase.SENDING)
         place = f"round {job.round} of {job.file['rounds']['count']}, " if in_round else ""

@@ -89,14 +89,14 @@ class Looked:
     unusable: int = 0
 
 
-class Source(Protocol):
+class StudySource(Protocol):
     """Where studies come from. Raises `messages.ground.errors` only: nothing foreign gets out."""
 
     @property
     def looked(self) -> Looked:
-        """What the last `find` came across besides."""
+        """What the last `find_studies` came across besides."""
 
-    def find(self) -> Sequence[StudyFound]:
+    def find_studies(self) -> Sequence[StudyFound]:
         """Every study that the operator's query fits, each once.
 
         Raises:
@@ -105,11 +105,11 @@ class Source(Protocol):
             DataError: a folder is missing or may not be read.
         """
 
-    def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+    def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
         """Fetch what of a series is not there yet; what was taken stays taken where it breaks.
 
         Raises:
-            PacsUnreachable, PacsRefused: as `find`; a later call goes on where this one broke.
+            PacsUnreachable, PacsRefused: as `find_studies`; a later call goes on where this one broke.
         """
 
     def close(self) -> None:
@@ -162,7 +162,7 @@ class LeftOut:
     instances: int = 0
 
 
-class Refused(KonsilError):
+class ObjectRefused(KonsilError):
     """A series, label or study that cannot be used, with its reason. Raised by pure parts, counted by `build`."""
 
     def __init__(self, reason: Reason, what: str, *, where: str = "") -> None:

@@ -18,17 +18,17 @@ AeTitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x
 Role = Literal["T1", "T1c", "T2", "FLAIR"]
 
 
-def _code(value: str) -> str:
+def _check_code(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+:[A-Za-z0-9.-]+", value):
         raise ValueError('a code is its scheme and its value, such as "SCT:108369006"')
     return value
 
 
-Code = Annotated[str, AfterValidator(_code)]
+Code = Annotated[str, AfterValidator(_check_code)]
 """Coding scheme designator and code value, such as "SCT:108369006" (DICOM PS3.3, table 8.8-1)."""
 
 
-def _expression(value: str) -> str:
+def _check_expression(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
@@ -67,7 +67,7 @@ class Override(Settings):
     sequence: str | None = None
 
     _expressions = field_validator("description", "protocol", "sequence")(
-        lambda value: None if value is None else _expression(value)
+        lambda value: None if value is None else _check_expression(value)
     )
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ import warnings
 TALKERS = ("pynetdicom", "dicomweb_client", "pydicom", "urllib3", "retrying")
 
 
-def hush() -> None:
+def silence_libraries() -> None:
     """Silence the libraries in this process: their loggers, and warnings that quote values. May be called again."""
     for name in TALKERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

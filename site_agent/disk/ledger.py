@@ -34,7 +34,7 @@ class Entry:
     settled: bool
 
 
-def read(state: Path, experiment: str | None = None, since: float = 0.0) -> list[Entry]:
+def read_ledger(state: Path, experiment: str | None = None, since: float = 0.0) -> list[Entry]:
     """What left, oldest first.
 
     Args:

@@ -16,7 +16,7 @@ KEPT_FREE = 2**30
 REMEASURED_SECONDS = 10.0
 
 
-class DiskFull(WorkFailed):
+class StateDiskFull(WorkFailed):
     """No room for prepared data; `messages.reasons.Reason.DISK_FULL`."""
 
     reason = Reason.DISK_FULL
@@ -32,7 +32,7 @@ def used_bytes(state: Path) -> int:
     return total
 
 
-def room(state: Path, limit: int | None) -> int:
+def room_left(state: Path, limit: int | None) -> int:
     """Bytes that may still be written; below 0 where the limit is exceeded.
 
     Args:
@@ -43,10 +43,10 @@ def room(state: Path, limit: int | None) -> int:
 
 
 class Room:
-    """What preparing data may still write: `room`, less what rounds need. Not for several threads.
+    """What preparing data may still write: `room_left`, less what rounds need. Not for several threads.
 
-    The state directory is walked now and then only; in between counts what `wrote` was told. Where that leaves too
-    little it is walked again, so that what was removed meanwhile counts before anything is refused.
+    The state directory is walked now and then only; in between counts what `note_written` was told. Where that leaves
+    too little it is walked again, so that what was removed meanwhile counts before anything is refused.
     """
 
     def __init__(self, state: Path, limit: int | None, clock: Clock | None = None) -> None:
@@ -56,23 +56,23 @@ class Room:
         self._kept = min(KEPT_FREE, (whole if limit is None else min(limit, whole)) // 10)
         self._left, self._measured = 0, float("-inf")
 
-    def wrote(self, size: int) -> None:
+    def note_written(self, size: int) -> None:
         """So many bytes are about to be written."""
         self._left -= size
 
-    def lacks(self, size: int) -> int:
+    def bytes_lacking(self, size: int) -> int:
         """Bytes by which there is too little room for `size` more; 0 where there is enough."""
         if self._left < size or self._clock.monotonic() - self._measured > REMEASURED_SECONDS:
-            self._left = room(self._state, self._limit) - self._kept
+            self._left = room_left(self._state, self._limit) - self._kept
             self._measured = self._clock.monotonic()
         return max(0, size - self._left)
 
-    def require(self, size: int, what: str) -> None:
+    def require_room(self, size: int, what: str) -> None:
         """Raise DiskFull where there is too little room for `size` more; else they count as written."""
-        if self.lacks(size):
-            raise DiskFull(
+        if self.bytes_lacking(size):
+            raise StateDiskFull(
                 f"no room is left for {what}, beside what rounds need",
                 where=str(self._state),
                 advice="Free disk space, or raise limits.disk in site.toml",
             )
-        self.wrote(size)
+        self.note_written(size)

@@ -23,7 +23,7 @@ from messages.envelope import Event
 from messages.ground.errors import ConfigError, RequestError, WorkFailed
 from messages.tensors.transfer import TransferKey
 from site_agent.core.jobs import Agenda, Job
-from site_agent.disk.room import room, used_bytes
+from site_agent.disk.room import room_left, used_bytes
 from site_agent.disk.secret import secret_of
 
 _SCHEMA = """
@@ -119,8 +119,8 @@ class Spool:
                 where=str(state / "spool.sqlite"),
                 advice="Move the file away: the coordinator tells the agent where the experiments are",
             ) from None
-        self.incarnation = self._bump("incarnation")
-        self._set("seq", 0)
+        self.incarnation = self._bump_number("incarnation")
+        self._set_number("seq", 0)
 
     def close(self) -> None:
         """Close the database and free the directory. Idempotent."""
@@ -160,37 +160,37 @@ class Spool:
 
     # numbers
 
-    def _get(self, key: str) -> int:
+    def _get_number(self, key: str) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return int(row[0]) if row else 0
 
-    def _set(self, key: str, value: int) -> None:
+    def _set_number(self, key: str, value: int) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    def _bump(self, key: str) -> int:
+    def _bump_number(self, key: str) -> int:
         with self.transaction():
-            value = self._get(key) + 1
-            self._set(key, value)
+            value = self._get_number(key) + 1
+            self._set_number(key, value)
             return value
 
     def next_seq(self) -> int:
         """The next gapless sequence number of this incarnation; call it in the transaction that stores the event."""
-        return self._bump("seq")
+        return self._bump_number("seq")
 
     @property
     def term(self) -> int:
         """The highest coordinator's term seen."""
         with self._guard:
-            return self._get("term")
+            return self._get_number("term")
 
     def raise_term(self, term: int) -> None:
         """Remember a higher term."""
         with self._guard:
-            self._set("term", max(term, self._get("term")))
+            self._set_number("term", max(term, self._get_number("term")))
 
     # streams and what was seen
 
-    def position(self, queue: str) -> Position | None:
+    def position_of(self, queue: str) -> Position | None:
         """Where to resume a stream."""
         with self._guard:
             row = self._db.execute("SELECT offset, digest FROM positions WHERE queue = ?", (queue,)).fetchone()
@@ -203,7 +203,7 @@ class Spool:
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (queue, position.offset, position.digest)
             )
 
-    def see(self, identity: str, now: float) -> bool:
+    def note_seen(self, identity: str, now: float) -> bool:
         """Remember an event's id; False where it was seen before."""
         with self._guard:
             done = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (identity, now))
@@ -215,7 +215,7 @@ class Spool:
         """The agenda as it was stored."""
         with self._guard:
             rows = self._db.execute("SELECT state FROM jobs ORDER BY rowid").fetchall()
-            paused = bool(self._get("paused"))
+            paused = bool(self._get_number("paused"))
         jobs = [Job.model_validate(msgpack.unpackb(row[0])) for row in rows]
         return Agenda(site=site, jobs={job.experiment: job for job in jobs}, paused=paused)
 
@@ -231,9 +231,9 @@ class Spool:
                         (name, state, now),
                     )
             if before.paused != after.paused:
-                self._set("paused", int(after.paused))
+                self._set_number("paused", int(after.paused))
 
-    def changed(self, experiment: str) -> float:
+    def changed_at(self, experiment: str) -> float:
         """When a job last changed, seconds since 1970."""
         with self._guard:
             row = self._db.execute("SELECT changed FROM jobs WHERE experiment = ?", (experiment,)).fetchone()
@@ -241,7 +241,7 @@ class Spool:
 
     # outbox
 
-    def post(self, event: Event, attempt: int = 1) -> None:
+    def post_event(self, event: Event, attempt: int = 1) -> None:
         """Put a history event into the outbox; an event that is there stays as it is."""
         with self._guard:
             highest = self._db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()[0]
@@ -255,7 +255,7 @@ class Spool:
                 ),
             )  # fmt: skip
 
-    def waiting(self, after: int = 0, until: int | None = None, limit: int = -1) -> list[Waiting]:
+    def list_waiting(self, after: int = 0, until: int | None = None, limit: int = -1) -> list[Waiting]:
         """What waits for its receipt, oldest first.
 
         Args:
@@ -275,7 +275,7 @@ class Spool:
         with self._guard:
             return int(self._db.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
-    def receipted(self, identity: str, now: float) -> Waiting | None:
+    def take_receipted(self, identity: str, now: float) -> Waiting | None:
         """Take an event out of the outbox and note in the ledger what left the site; None where it was not there."""
         with self._guard:
             row = self._db.execute(
@@ -285,10 +285,10 @@ class Spool:
                 return None
             event = Waiting(*row)
             self._db.execute("DELETE FROM outbox WHERE id = ?", (identity,))
-            self._enter(now, event.id, event.kind, event.experiment, event.round, len(event.raw))
+            self._enter_in_ledger(now, event.id, event.kind, event.experiment, event.round, len(event.raw))
             return event
 
-    def leaving(self, key: TransferKey, size: int, now: float) -> None:
+    def note_leaving(self, key: TransferKey, size: int, now: float) -> None:
         """Note in the ledger that an update of so many bytes begins to leave the site; once an attempt.
 
         Raises:
@@ -296,12 +296,12 @@ class Spool:
         """
         with self.transaction():
             if self._db.execute("SELECT 1 FROM ledger WHERE id = ?", (key.stem,)).fetchone() is None:
-                self._enter(now, key.stem, "update", key.experiment, key.round, size)
+                self._enter_in_ledger(now, key.stem, "update", key.experiment, key.round, size)
 
-    def _enter(self, *row: float | str) -> None:
+    def _enter_in_ledger(self, *row: float | str) -> None:
         self._db.execute("INSERT INTO ledger (time, id, kind, experiment, round, bytes) VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def prune(self, now: float, ledger_kept: float) -> None:
+    def prune_old(self, now: float, ledger_kept: float) -> None:
         """Forget what is older than its retention."""
         with self.transaction():
             self._db.execute("DELETE FROM seen WHERE time < ?", (now - SEEN_KEPT,))
@@ -340,15 +340,15 @@ class Spool:
         """Bytes under the state directory."""
         return used_bytes(self.state)
 
-    def room(self, limit: int | None) -> int:
+    def room_left(self, limit: int | None) -> int:
         """Bytes that may still be written: the operator's limit and what the disk has."""
-        return room(self.state, limit)
+        return room_left(self.state, limit)
 
-    def secret(self) -> bytes:
+    def site_secret(self) -> bytes:
         """The site's secret (32 bytes, for keyed hashes); made at first use, never sent or logged."""
         return secret_of(self.state)
 
-    def counts(self) -> Mapping[str, int]:
+    def count_rows(self) -> Mapping[str, int]:
         """Rows of each table, for `status` and tests."""
         tables = ("seen", "jobs", "outbox", "ledger")
         with self._guard:

@@ -21,24 +21,24 @@ from site_agent.core.effects import (
     RunTrain,
     Say,
     SendChunks,
-    fetches,
+    list_fetches,
 )
 from site_agent.core.inputs import AnyInput, TrainerFailed
 from site_agent.core.jobs import OVER, Job, experiment_of
-from site_agent.data.guard import DataGuard, Look, judged
+from site_agent.data.guard import DataGuard, Look, judge_data
 from site_agent.loop.steps import Steps
 from site_agent.trainers.base import Trainers
 from site_agent.trainers.requests import Workshop
-from site_agent.wire.outbox import Post
-from site_agent.wire.receiver import Receiver
-from site_agent.wire.sender import Ahead, Sender, Task
+from site_agent.wire.outbox import Outbox
+from site_agent.wire.receiver import ChunkReceiver
+from site_agent.wire.sender import Ahead, ChunkSender, SendTask
 
 log = structlog.get_logger()
 
 EVER = 10**9
 
 
-class Errands:
+class EffectRunner:
     """Owned by the main loop.
 
     Args:
@@ -50,11 +50,11 @@ class Errands:
         self,
         *,
         steps: Steps,
-        voice: Post,
+        voice: Outbox,
         trainers: Trainers,
         workshop: Workshop,
-        receiver: Receiver,
-        sender: Sender,
+        receiver: ChunkReceiver,
+        sender: ChunkSender,
         guard: DataGuard,
         post: Callable[[Callable[[], None]], None],
         show: Callable[[], None],
@@ -64,96 +64,96 @@ class Errands:
         self._post, self._show = post, show
         self._watched: dict[str, int] = {}
 
-    def apply(self, given: AnyInput) -> None:
+    def apply_input(self, given: AnyInput) -> None:
         """Decide, store, then do."""
-        with logs.about(getattr(given, "experiment", None)):
-            self.perform(self._steps.atomically(lambda: self._steps.step(given)))
+        with logs.bind_experiment(getattr(given, "experiment", None)):
+            self.perform_effects(self._steps.atomically(lambda: self._steps.take_step(given)))
 
-    def post(self, given: AnyInput) -> None:
+    def post_input(self, given: AnyInput) -> None:
         """Apply a given in its turn. Any thread."""
-        self._post(lambda: self.apply(given))
+        self._post(lambda: self.apply_input(given))
 
     def send_ahead(self, ahead: Ahead) -> None:
         """Send chunks of an update that is still written. Nothing is stored of it: after a restart they go again."""
-        self._sender.send(ahead)
+        self._sender.send_update(ahead)
 
-    def perform(self, effects: list[Effect]) -> None:
+    def perform_effects(self, effects: list[Effect]) -> None:
         """Say what is new, and do what is to be done."""
-        self._voice.publish()
+        self._voice.publish_waiting()
         for effect in effects:
-            with logs.about(getattr(effect, "experiment", None)):
+            with logs.bind_experiment(getattr(effect, "experiment", None)):
                 try:
-                    self._do(effect)
+                    self._do_effect(effect)
                 except KonsilError as error:
                     log.error("cannot be done", what=type(effect).__name__, error=str(error))
-        self._watch()
+        self._watch_rounds()
         if effects:
             self._show()
 
-    def expect(self) -> None:
+    def expect_models(self) -> None:
         """Name to the receiver what is being fetched, before the queues are read: chunks may lie there already, and one
         that nobody expects is dropped, to be asked for again much later."""
         for job in self._steps.agenda.jobs.values():
-            for effect in fetches(job):
-                self._receiver.expect(effect.key, effect.seal)
-        self._watch()
+            for effect in list_fetches(job):
+                self._receiver.expect_transfer(effect.key, effect.seal)
+        self._watch_rounds()
 
-    def _watch(self) -> None:
+    def _watch_rounds(self) -> None:
         """Tell the receiver of which rounds chunks may come. After the last round, the one chosen on validation may."""
         for name, job in self._steps.agenda.jobs.items():
             if job.phase in OVER:
                 self._watched.pop(name, None)
             elif self._watched.get(name) != job.round:
                 self._watched[name] = job.round
-                self._receiver.watch(name, job.round, again=job.round == experiment_of(job).rounds.count)
+                self._receiver.watch_experiment(name, job.round, again=job.round == experiment_of(job).rounds.count)
 
-    def _begin(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job, seen: Look | None) -> None:
+    def _begin_task(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job, seen: Look | None) -> None:
         """Give a task to the trainer, once its data were looked at; the task may be void by then."""
         agenda = self._steps.agenda
-        now = agenda.job(job.experiment)
+        now = agenda.job_of(job.experiment)
         if now is None or agenda.running != now.experiment:
             return
         if (now.phase, now.round, now.attempt) != (job.phase, job.round, job.attempt):
             return
         obstacle: AnyInput | None = None
-        reason = judged(now.data, seen)
+        reason = judge_data(now.data, seen)
         if seen is None or reason is not None:
             obstacle = TrainerFailed(now.experiment, reason or Reason.DATASET_GONE)
         else:
-            self._workshop.note(now.experiment, seen.digest)
+            self._workshop.note_data(now.experiment, seen.digest)
             try:
-                obstacle = self._ask(effect, now)
+                obstacle = self._ask_trainer(effect, now)
             except KonsilError as error:
                 log.error("cannot be done", what=type(effect).__name__, error=str(error))
                 obstacle = TrainerFailed(now.experiment, Reason.TRAINER_DIED)
         if obstacle is not None:
-            self.apply(obstacle)
+            self.apply_input(obstacle)
 
-    def _ask(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> AnyInput | None:
+    def _ask_trainer(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> AnyInput | None:
         if isinstance(effect, RunTrain):
-            return self._workshop.train(job)
+            return self._workshop.train_round(job)
         if isinstance(effect, RunEvaluate):
-            self._workshop.evaluate(job, effect.label)
+            self._workshop.evaluate_model(job, effect.label)
         else:
-            self._workshop.prepare(job)
+            self._workshop.prepare_data(job)
         return None
 
-    def _do(self, effect: Effect) -> None:
+    def _do_effect(self, effect: Effect) -> None:
         job = self._steps.agenda.jobs[effect.experiment] if not isinstance(effect, Say | Fetch) else None
         if isinstance(effect, Fetch):
-            self._receiver.expect(effect.key, effect.seal)
+            self._receiver.expect_transfer(effect.key, effect.seal)
         elif isinstance(effect, Free):
-            self._receiver.drop(effect.experiment, effect.round)
-            self._sender.drop(effect.experiment, EVER if effect.round is None else effect.round)
-            self._workshop.free(effect.experiment, effect.round)
+            self._receiver.drop_transfers(effect.experiment, effect.round)
+            self._sender.drop_updates(effect.experiment, EVER if effect.round is None else effect.round)
+            self._workshop.free_checkpoints(effect.experiment, effect.round)
         elif isinstance(effect, Halt):
             self._trainers.halt(effect.experiment)
         elif isinstance(effect, CloseTrainer):
             self._trainers.kill(effect.experiment)
         elif isinstance(effect, RunPrepare | RunTrain | RunEvaluate) and job is not None:
-            self._guard.look(
-                job.experiment, experiment_of(job).data.dataset, lambda seen: self._begin(effect, job, seen)
+            self._guard.look_at_data(
+                job.experiment, experiment_of(job).data.dataset, lambda seen: self._begin_task(effect, job, seen)
             )
         elif isinstance(effect, SendChunks) and job is not None and job.update is not None:
             key = TransferKey(job.experiment, job.round, self._steps.agenda.site, job.attempt)
-            self._sender.send(Task(key, job.update.transfer, self._workshop.update(job), effect.chunks))
+            self._sender.send_update(SendTask(key, job.update.transfer, self._workshop.update_file(job), effect.chunks))

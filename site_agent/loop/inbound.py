@@ -8,7 +8,7 @@ import structlog
 
 from messages.abilities import ANNOUNCING, read_abilities
 from messages.bus.base import Delivery, Position, digest_of
-from messages.envelope import Event, check_origin, decode
+from messages.envelope import Event, check_origin, decode_event
 from messages.ground import logs
 from messages.ground.clock import Clock
 from messages.ground.errors import MalformedMessage
@@ -29,15 +29,15 @@ from site_agent.core.effects import Effect
 from site_agent.core.inputs import Heard, Receipted
 from site_agent.core.steps import STEPS
 from site_agent.disk.spool import Spool
-from site_agent.loop.effect_runner import Errands
+from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
-from site_agent.wire.outbox import Post
+from site_agent.wire.outbox import Outbox
 
 log = structlog.get_logger()
 
 
-class Hearing:
+class Inbound:
     """Hears the coordinator. Owned by the main loop.
 
     Args:
@@ -51,8 +51,8 @@ class Hearing:
         *,
         spool: Spool,
         steps: Steps,
-        errands: Errands,
-        voice: Post,
+        errands: EffectRunner,
+        voice: Outbox,
         rules: Rules,
         clock: Clock,
         ack: Callable[[Delivery], None],
@@ -67,23 +67,23 @@ class Hearing:
         self.set_aside = 0
         self.refusals: dict[str, int] = {}
 
-    def take(self, delivery: Delivery) -> None:
+    def take_delivery(self, delivery: Delivery) -> None:
         """Handle one delivery."""
         try:
-            event = decode(delivery.body)
+            event = decode_event(delivery.body)
             check_origin(event, delivery.key, delivery.user, self._consortium)
         except MalformedMessage as error:
-            self._refuse(error.reason, delivery.queue)
+            self._refuse_delivery(error.reason, delivery.queue)
             event = None
-        with logs.about(*((event.experiment, event.round) if event else ())):
-            self._errands.perform(self._store(delivery, event))
+        with logs.bind_experiment(*((event.experiment, event.round) if event else ())):
+            self._errands.perform_effects(self._store_delivery(delivery, event))
         self._ack(delivery)
 
-    def _store(self, delivery: Delivery, event: Event | None) -> list[Effect]:
+    def _store_delivery(self, delivery: Delivery, event: Event | None) -> list[Effect]:
         """Handle and store one delivery; one that cannot be handled is set aside."""
 
         def work(handled: Event | None) -> list[Effect]:
-            todo = [] if handled is None else self._hear(handled)
+            todo = [] if handled is None else self._take_event(handled)
             if delivery.offset is not None:
                 position = Position(delivery.offset, digest_of(delivery.body))
                 self._spool.set_position(delivery.queue, position)
@@ -96,69 +96,69 @@ class Hearing:
             log.critical("an event could not be handled and is set aside", exc_info=True)
             return self._steps.atomically(lambda: work(None))
 
-    def _hear(self, event: Event, *, embedded: bool = False) -> list[Effect]:
+    def _take_event(self, event: Event, *, embedded: bool = False) -> list[Effect]:
         """Handle an event of the coordinator; inside a transaction. Returns what is to be done after it."""
         if event.sender != COORDINATOR or event.consortium != self._consortium:
-            self._refuse(Reason.SENDER_MISMATCH, event.kind)
+            self._refuse_delivery(Reason.SENDER_MISMATCH, event.kind)
             return []
         if not embedded:
             if event.term < self._spool.term:
-                self._refuse(Reason.OLD_TERM, event.kind)
+                self._refuse_delivery(Reason.OLD_TERM, event.kind)
                 return []
             self._spool.raise_term(event.term)
         self.heard_at[event.experiment] = self._clock.monotonic()
         if not event.known:
-            self._refuse(Reason.UNKNOWN_KIND, event.kind)
+            self._refuse_delivery(Reason.UNKNOWN_KIND, event.kind)
             return []
         if event.kind in ANNOUNCING and not embedded:
             self.coordinator_can = read_abilities(event.ext)
         body = event.body
         now = self._clock.wall()
         if isinstance(body, Receipt):
-            return [effect for identity in body.events for effect in self._receipt(identity, now)]
+            return [effect for identity in body.events for effect in self._take_receipt(identity, now)]
         if isinstance(body, Standing):
-            return self._standing(body)
+            return self._take_standing(body)
         if isinstance(body, ExperimentChecked):
             self._answer_check(body, event.experiment)
             return []
         if event.kind == "coordinator-hello":
-            self._post(self._voice.hello)
+            self._post(self._voice.send_hello)
             return []
-        if KINDS[event.kind].history and not self._spool.see(event.id, now):
+        if KINDS[event.kind].history and not self._spool.note_seen(event.id, now):
             return []
         if isinstance(body, RoundComplete) and (why := body.left_out.get(self._steps.agenda.site)) is not None:
             log.warning("left out of a round", reason=why, experiment=event.experiment, round=event.round)
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
-        return self._steps.step(self._heard(event))
+        return self._steps.take_step(self._make_input(event))
 
-    def _heard(self, event: Event) -> Heard:
-        job = self._steps.agenda.job(event.experiment)
+    def _make_input(self, event: Event) -> Heard:
+        job = self._steps.agenda.job_of(event.experiment)
         if isinstance(event.body, ExperimentAccepted):
-            verdict = self._rules.accepted(event.body)
+            verdict = self._rules.judge_accepted(event.body)
         elif event.kind in STEPS and job is not None:
-            verdict = self._rules.judge(job.file, job.researcher)
+            verdict = self._rules.judge_experiment(job.file, job.researcher)
         else:
             return Heard(event)
         return Heard(event, verdict, self._rules.opens_in())
 
-    def _standing(self, body: Standing) -> list[Effect]:
+    def _take_standing(self, body: Standing) -> list[Effect]:
         todo: list[Effect] = []
         for raw in body.events:
             try:
-                todo += self._hear(decode(raw), embedded=True)
+                todo += self._take_event(decode_event(raw), embedded=True)
             except MalformedMessage as error:
-                self._refuse(error.reason, "standing")
+                self._refuse_delivery(error.reason, "standing")
         return todo
 
-    def _receipt(self, identity: str, now: float) -> list[Effect]:
-        event = self._voice.receipted(identity, now)
+    def _take_receipt(self, identity: str, now: float) -> list[Effect]:
+        event = self._voice.take_receipt(identity, now)
         if event is None or event.kind != "weights-ready":
             return []
-        return self._steps.step(Receipted(event.experiment, event.round, event.attempt))
+        return self._steps.take_step(Receipted(event.experiment, event.round, event.attempt))
 
     def _answer_check(self, body: ExperimentChecked, experiment: str) -> None:
-        verdict = self._rules.judge(body.experiment, body.researcher)
+        verdict = self._rules.judge_experiment(body.experiment, body.researcher)
         if verdict.reason is Reason.NOT_INVITED:
             return
         reason = verdict.reason or (Reason.SITE_DRAINING if self._steps.agenda.draining else None)
@@ -166,8 +166,8 @@ class Hearing:
         if accepts and verdict.by_hand:
             reason = Reason.AWAITS_APPROVAL  # it would: once somebody has looked at it
         answer = CheckAnswer(nonce=body.nonce, accepts=accepts, reason=reason)
-        self._post(lambda: self._voice.live("check-answer", answer, experiment=experiment))
+        self._post(lambda: self._voice.send_live("check-answer", answer, experiment=experiment))
 
-    def _refuse(self, reason: str, what: str) -> None:
+    def _refuse_delivery(self, reason: str, what: str) -> None:
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
         log.warning("message refused", reason=reason, what=what)

@@ -12,7 +12,7 @@ from messages.ground.clock import Clock, Queue
 from messages.ground.errors import KonsilError, RequestError
 from site_agent.core.inputs import Approved, Switched
 from site_agent.core.jobs import Phase
-from site_agent.loop.effect_runner import Errands
+from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.steps import Steps
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ class Orders:
         self,
         *,
         steps: Steps,
-        errands: Errands,
+        errands: EffectRunner,
         post: Callable[[Callable[[], None]], None],
         status: Callable[[], dict[str, Any]],
         clock: Clock,
@@ -39,7 +39,7 @@ class Orders:
         self._steps, self._errands, self._post, self._status = steps, errands, post, status
         self._clock = clock
 
-    def take(self, request: dict[str, Any]) -> dict[str, Any]:
+    def take_order(self, request: dict[str, Any]) -> dict[str, Any]:
         """Obey a request, and answer with the status after it.
 
         Raises:
@@ -50,7 +50,7 @@ class Orders:
 
         def work() -> None:
             try:
-                answers.put(self._obey(request))
+                answers.put(self._obey_order(request))
             except KonsilError as error:
                 answers.put(error)
 
@@ -63,26 +63,26 @@ class Orders:
             raise answer
         return answer
 
-    def _obey(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _obey_order(self, request: dict[str, Any]) -> dict[str, Any]:
         order = request.get("do")
         if order == "pause":
-            self._errands.apply(Switched(paused=True))
+            self._errands.apply_input(Switched(paused=True))
         elif order == "resume":
-            self._errands.apply(Switched(paused=False, draining=False))
+            self._errands.apply_input(Switched(paused=False, draining=False))
         elif order == "drain":
-            self._errands.apply(Switched(draining=True))
+            self._errands.apply_input(Switched(draining=True))
         elif order == "approve":
-            self._approve(str(request.get("experiment")))
+            self._approve_experiment(str(request.get("experiment")))
         elif order != "status":
             raise RequestError(f"unknown order {order!r}")
         if order != "status":
             log.info("ordered", what=order)
         return self._status()
 
-    def _approve(self, name: str) -> None:
-        if self._steps.agenda.phase(name) is not Phase.AWAITING:
+    def _approve_experiment(self, name: str) -> None:
+        if self._steps.agenda.phase_of(name) is not Phase.AWAITING:
             raise RequestError(
                 f"no experiment {name!r} awaits approval",
                 advice="`konsil site status` lists those that do",
             )
-        self._errands.apply(Approved(name))
+        self._errands.apply_input(Approved(name))

@@ -14,7 +14,7 @@ from messages.tensors.transfer import TransferKey
 from site_agent.core import policy
 from site_agent.core.permissions import Floors
 from site_agent.training import protocol
-from site_agent.wire.outbox import Post
+from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
 
 log = structlog.get_logger()
@@ -40,7 +40,7 @@ class Relay:
 
     def __init__(
         self,
-        voice: Post,
+        voice: Outbox,
         floors: Floors,
         moved: Callable[[], tuple[int, int]],
         post: Callable[[Callable[[], None]], None],
@@ -53,7 +53,7 @@ class Relay:
         self.latest: dict[str, Progress] = {}
         self.resumed: dict[str, protocol.CheckpointEvent] = {}
 
-    def trainer(self, name: str, reply: protocol.Progress) -> None:
+    def relay_trainer(self, name: str, reply: protocol.Progress) -> None:
         """From a trainer; main loop's thread."""
         down, up = self._moved()
         body = Progress(
@@ -67,30 +67,30 @@ class Relay:
             bytes_down=down,
             bytes_up=up,
         )
-        self._tell(name, reply.round, body)
+        self._tell_progress(name, reply.round, body)
 
-    def checkpoint(self, name: str, event: protocol.CheckpointEvent) -> None:
+    def relay_checkpoint(self, name: str, event: protocol.CheckpointEvent) -> None:
         """What became of a checkpoint: for the site's own log and status; main loop's thread."""
         if event.what == "resumed":
             self.resumed[name] = event
         tell = log.warning if event.what in ("unreadable", "unwritten") else log.info
-        with logs.about(name, event.round):
+        with logs.bind_experiment(name, event.round):
             tell(_CHECKPOINT[event.what], step=event.step, steps=event.steps)
 
-    def transfer(self, phase: Literal["fetching", "sending"], key: TransferKey, done: int, total: int) -> None:
+    def relay_transfer(self, phase: Literal["fetching", "sending"], key: TransferKey, done: int, total: int) -> None:
         """From the receiver's or the sender's thread: only now and then, or at the end."""
         now = self._clock.monotonic()
         began = self._began.get(phase)
         if began is None or began[0] != key or done < began[2]:
             began = self._began[phase] = (key, now, done)
-        if not self._pace.due(phase, EVERY) and done != total:
+        if not self._pace.is_due(phase, EVERY) and done != total:
             return
         eta = (total - done) * (now - began[1]) / (done - began[2]) if done > began[2] else None
         down, up = self._moved()
         body = Progress(phase=phase, done=done, total=total, eta_seconds=eta, bytes_down=down, bytes_up=up)
-        self._post(lambda: self._tell(key.experiment, key.round, body))
+        self._post(lambda: self._tell_progress(key.experiment, key.round, body))
 
-    def _tell(self, name: str, round_number: int, body: Progress) -> None:
+    def _tell_progress(self, name: str, round_number: int, body: Progress) -> None:
         self.latest[name] = body
-        if self._pace.due(f"progress {name}", EVERY) or body.done == body.total:
-            self._voice.live("progress", body, experiment=name, round_number=round_number)
+        if self._pace.is_due(f"progress {name}", EVERY) or body.done == body.total:
+            self._voice.send_live("progress", body, experiment=name, round_number=round_number)

@@ -7,7 +7,7 @@ import structlog
 from messages.ground.clock import Clock
 from messages.ground.metrics import PHASES
 from site_agent.core.inputs import TrainerDied
-from site_agent.loop.effect_runner import Errands
+from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.relay import Relay
 from site_agent.loop.steps import Steps
 from site_agent.trainers.base import Trainers
@@ -24,7 +24,7 @@ class Reports:
         self,
         *,
         steps: Steps,
-        errands: Errands,
+        errands: EffectRunner,
         trainers: Trainers,
         workshop: Workshop,
         relay: Relay,
@@ -33,37 +33,39 @@ class Reports:
         self._steps, self._errands, self._trainers, self._workshop = steps, errands, trainers, workshop
         self._relay, self._clock = relay, clock
 
-    def reply(self, name: str, token: int, reply: protocol.Reply) -> None:
+    def take_reply(self, name: str, token: int, reply: protocol.Reply) -> None:
         """One reply of an experiment's process."""
-        job = self._steps.agenda.job(name)
+        job = self._steps.agenda.job_of(name)
         if job is None or not self._trainers.current(name, token):
             return
         self._trainers.heard(name, reply)
         if isinstance(reply, protocol.Progress):
-            self._relay.trainer(name, reply)
+            self._relay.relay_trainer(name, reply)
         elif isinstance(reply, protocol.CheckpointEvent):
             self._steps.tally.checkpoints[reply.what] += 1
-            self._relay.checkpoint(name, reply)
+            self._relay.relay_checkpoint(name, reply)
         elif isinstance(reply, protocol.Written):
-            ahead = self._workshop.written(job, reply) if self._steps.agenda.running == name else None
+            ahead = self._workshop.take_written(job, reply) if self._steps.agenda.running == name else None
             if ahead is not None:
                 self._errands.send_ahead(ahead)
         elif isinstance(reply, protocol.Prepared):
-            prepared = self._workshop.prepared(job, reply)
+            prepared = self._workshop.take_prepared(job, reply)
             if prepared.lack is not None:
                 self._trainers.kill(name)  # what it has read does not suffice: the next round reads anew
-            self._errands.apply(prepared)
+            self._errands.apply_input(prepared)
             self._trainers.proceed(name)
         elif isinstance(reply, protocol.Trained):
-            PHASES.add("train", reply.seconds)
+            PHASES.add_stretch("train", reply.seconds)
             # Sealing may read the whole file: on a thread of its own.
-            self._clock.make_thread(lambda: self._errands.post(self._workshop.trained(job, reply)), "seal").start()
+            self._clock.make_thread(
+                lambda: self._errands.post_input(self._workshop.take_trained(job, reply)), "seal"
+            ).start()
         elif isinstance(reply, protocol.Evaluated):
-            self._errands.apply(self._workshop.scored(job, reply))
+            self._errands.apply_input(self._workshop.take_scored(job, reply))
         else:
-            self._errands.apply(self._workshop.failed(job, reply))
+            self._errands.apply_input(self._workshop.take_failed(job, reply))
 
-    def exit(self, name: str, token: int, status: int) -> None:
+    def take_exit(self, name: str, token: int, status: int) -> None:
         """An experiment's process ended."""
         if not self._trainers.current(name, token):
             return
@@ -73,4 +75,4 @@ class Reports:
             experiment=name, status=status, busy=end.busy, stuck=end.stuck, out_of_memory=end.out_of_memory,
         )  # fmt: skip
         if end.busy:
-            self._errands.apply(TrainerDied(name, end.stuck, end.out_of_memory))
+            self._errands.apply_input(TrainerDied(name, end.stuck, end.out_of_memory))

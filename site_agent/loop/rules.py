@@ -15,7 +15,7 @@ from messages.kinds import ExperimentAccepted, ExperimentStart
 from messages.reasons import Reason
 from site_agent.config import SiteConfig
 from site_agent.core import policy
-from site_agent.core.policy import Verdict
+from site_agent.core.policy import PolicyVerdict
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.config import DicomDataset
 
@@ -27,37 +27,37 @@ class Rules:
         self.config, self._clock = config, clock
         self.floors = config.policy.floors
 
-    def accepted(self, body: ExperimentAccepted) -> Verdict:
+    def judge_accepted(self, body: ExperimentAccepted) -> PolicyVerdict:
         """Judge an announced experiment; the researcher's own event has to say the same as the coordinator."""
-        verdict = self.judge(body.experiment, body.researcher)
+        verdict = self.judge_experiment(body.experiment, body.researcher)
         if verdict.reason in (Reason.NOT_INVITED, Reason.UNSUPPORTED):
             return verdict
         try:
             original = decode_stored(body.original)
             start = original.body
             if not isinstance(start, ExperimentStart) or original.sender != body.researcher:
-                return Verdict(Reason.SENDER_MISMATCH)
+                return PolicyVerdict(Reason.SENDER_MISMATCH)
             digests = {Experiment.model_validate(plain).digest() for plain in (start.experiment, body.experiment)}
         except (MalformedMessage, ValidationError):
-            return Verdict(Reason.MALFORMED)
-        return verdict if digests == {body.digest} else Verdict(Reason.WRONG_DIGEST)
+            return PolicyVerdict(Reason.MALFORMED)
+        return verdict if digests == {body.digest} else PolicyVerdict(Reason.WRONG_DIGEST)
 
-    def judge(self, plain: dict[str, Any], researcher: str) -> Verdict:
+    def judge_experiment(self, plain: dict[str, Any], researcher: str) -> PolicyVerdict:
         """Judge an experiment file for a researcher."""
         try:
             experiment = Experiment.model_validate(plain)
         except ValidationError:
-            return Verdict(Reason.UNSUPPORTED)
-        return policy.judge(
+            return PolicyVerdict(Reason.UNSUPPORTED)
+        return policy.judge_experiment(
             self.config.policy,
             experiment,
             researcher,
             self.config.site.name,
-            self._concepts(experiment.data.dataset),
+            self._known_concepts(experiment.data.dataset),
             self._clock.local().date(),
         )
 
-    def _concepts(self, name: str) -> dict[str, set[str]]:
+    def _known_concepts(self, name: str) -> dict[str, set[str]]:
         config = self.config.datasets.get(name)
         return {} if config is None else {name: concepts_of(config)}
 

@@ -9,7 +9,7 @@ import structlog
 from messages.ground import crash, logs
 from messages.ground.clock import Clock, Event
 from messages.ground.errors import WorkFailed
-from messages.ground.systemd import notify
+from messages.ground.systemd import notify_manager
 from site_agent.core.agenda import decide
 from site_agent.core.decisions import Decision, Ignore, Invite
 from site_agent.core.effects import Effect, Say, effects
@@ -18,7 +18,7 @@ from site_agent.core.inputs import AnyInput
 from site_agent.core.jobs import Agenda
 from site_agent.disk.spool import Spool
 from site_agent.loop.tally import Tally
-from site_agent.wire.outbox import Post
+from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
 
 log = structlog.get_logger()
@@ -34,7 +34,7 @@ class Steps:
         stopping: set when the agent stops; a full disk is no longer waited for then.
     """
 
-    def __init__(self, spool: Spool, voice: Post, agenda: Agenda, stopping: Event, clock: Clock) -> None:
+    def __init__(self, spool: Spool, voice: Outbox, agenda: Agenda, stopping: Event, clock: Clock) -> None:
         self._spool, self._voice, self._stopping, self._clock = spool, voice, stopping, clock
         self.agenda = agenda
         self.tally = Tally()
@@ -53,21 +53,21 @@ class Steps:
                 with self._spool.transaction():
                     todo = work()
                 for decision in self._taken:
-                    crash.passed(f"agent:{type(decision).__name__.lower()}")
+                    crash.pass_step(f"agent:{type(decision).__name__.lower()}")
                 return todo
             except WorkFailed as error:
                 self.agenda = before
                 if self._stopping.wait(1.0):
                     raise
                 # once a minute: a log that grows by what a full disk says helps to fill it
-                if self._complaints.due("storing", COMPLAIN_EVERY):
+                if self._complaints.is_due("storing", COMPLAIN_EVERY):
                     log.error("cannot be stored, trying again", error=str(error))
-                notify("WATCHDOG=1")
+                notify_manager("WATCHDOG=1")
             except BaseException:
                 self.agenda = before
                 raise
 
-    def step(self, given: AnyInput) -> list[Effect]:
+    def take_step(self, given: AnyInput) -> list[Effect]:
         """Decide and store; inside a transaction. Returns what is to be done after it."""
         before = self.agenda
         after, decisions, todo = before, decide(before, given), list[Effect]()
@@ -78,21 +78,21 @@ class Steps:
         self._spool.store_agenda(before, after, now)
         for effect in todo:
             if isinstance(effect, Say):
-                self._voice.say(effect, now)
+                self._voice.say_event(effect, now)
         self.agenda = after
         self._taken += decisions
         for decision in decisions:
-            self._tell(decision)
+            self._tell_decision(decision)
         return [effect for effect in todo if not isinstance(effect, Say)]
 
-    def _tell(self, decision: Decision) -> None:
-        self.tally.decided(decision)
+    def _tell_decision(self, decision: Decision) -> None:
+        self.tally.count_decision(decision)
         name = type(decision).__name__.lower()
         experiment = getattr(decision, "experiment", None)
         reason = getattr(decision, "reason", None)
-        job = None if experiment is None else self.agenda.job(experiment)
+        job = None if experiment is None else self.agenda.job_of(experiment)
         level = log.debug if isinstance(decision, Ignore) else log.info
-        with logs.about(experiment, None if job is None else job.round):
+        with logs.bind_experiment(experiment, None if job is None else job.round):
             level("decided", what=name, reason=reason)
             if isinstance(decision, Invite) and decision.by_hand and decision.refusal is None:
                 log.warning("awaits the operator's approval: konsil site resume --approve ID")

@@ -17,12 +17,12 @@ class Tally:
         self.checkpoints: Counter[str] = Counter()
         self.connected = self.blocked = False
 
-    def broker(self, state: BusState) -> None:
+    def note_broker(self, state: BusState) -> None:
         """The connection changed."""
         self.connected = state in (BusState.CONNECTED, BusState.BLOCKED, BusState.UNBLOCKED)
         self.blocked = state is BusState.BLOCKED
 
-    def decided(self, decision: Decision) -> None:
+    def count_decision(self, decision: Decision) -> None:
         """Count a decision of the agenda."""
         match decision:
             case Deliver():

@@ -5,19 +5,19 @@ from __future__ import annotations
 import shutil
 
 from messages.ground.clock import Clock
-from messages.ground.systemd import notify, watchdog_interval
+from messages.ground.systemd import notify_manager, watchdog_interval
 from messages.kinds import Alive
 from site_agent.config import Retention
 from site_agent.core.inputs import Switched
 from site_agent.core.jobs import OVER
 from site_agent.desk.status import state_word
 from site_agent.disk.spool import Spool
-from site_agent.loop.effect_runner import Errands
-from site_agent.loop.inbound import Hearing
+from site_agent.loop.effect_runner import EffectRunner
+from site_agent.loop.inbound import Inbound
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
 from site_agent.trainers.base import Trainers
-from site_agent.wire.outbox import Post
+from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
 
 ALIVE_EVERY = 5.0
@@ -37,13 +37,13 @@ class Upkeep:
         self,
         *,
         steps: Steps,
-        errands: Errands,
-        voice: Post,
+        errands: EffectRunner,
+        voice: Outbox,
         trainers: Trainers,
         rules: Rules,
         spool: Spool,
         retention: Retention,
-        hearing: Hearing,
+        hearing: Inbound,
         clock: Clock,
     ) -> None:
         self._steps, self._errands, self._voice, self._trainers = steps, errands, voice, trainers
@@ -52,29 +52,29 @@ class Upkeep:
         self._clock, self._pace = clock, Pace(clock)
         self._asked = clock.monotonic()
 
-    def tick(self) -> None:
+    def do_due(self) -> None:
         """Do what is due."""
         interval = watchdog_interval()
-        if interval is not None and self._pace.due("watchdog", interval / 2):
-            notify("WATCHDOG=1")
-        self._voice.publish()
+        if interval is not None and self._pace.is_due("watchdog", interval / 2):
+            notify_manager("WATCHDOG=1")
+        self._voice.publish_waiting()
         self._trainers.end_stuck()
         self._trainers.bound_logs()
-        if self._pace.due("hours", HOURS_EVERY):
+        if self._pace.is_due("hours", HOURS_EVERY):
             self.look_at_the_clock()
-        if self._pace.due("alive", ALIVE_EVERY):
-            self._voice.live("alive", self._pulse())
-        self._enquire()
-        if self._pace.due("prune", DAILY):
-            self._prune()
+        if self._pace.is_due("alive", ALIVE_EVERY):
+            self._voice.send_live("alive", self._make_pulse())
+        self._enquire_standing()
+        if self._pace.is_due("prune", DAILY):
+            self._prune_old()
 
-    def _pulse(self) -> Alive:
+    def _make_pulse(self) -> Alive:
         agenda = self._steps.agenda
         word = state_word(agenda)
         opens_in = self._rules.opens_in() if word == "outside-hours" else None
         return Alive(state=word, busy_with=agenda.running, queued=len(agenda.queue), opens_in=opens_in)
 
-    def _enquire(self) -> None:
+    def _enquire_standing(self) -> None:
         """Say hello again where nothing is heard: the answer tells where each experiment is."""
         now = self._clock.monotonic()
         if not self._voice.connected or now - self._asked < ENQUIRE_AFTER:
@@ -83,13 +83,13 @@ class Upkeep:
         open_ = [name for name, job in self._steps.agenda.jobs.items() if job.phase not in OVER]
         if now - self._asked >= GREET_EVERY or any(now - heard.get(name, 0.0) >= ENQUIRE_AFTER for name in open_):
             self._asked = now
-            self._voice.hello()
+            self._voice.send_hello()
 
     def look_at_the_clock(self) -> None:
         """Tell the agenda when the operator's hours begin or end."""
         is_open = self._rules.opens_in() == 0
         if self._steps.agenda.open != is_open:
-            self._errands.apply(Switched(open=is_open))
+            self._errands.apply_input(Switched(open=is_open))
 
     @property
     def drained(self) -> bool:
@@ -97,10 +97,10 @@ class Upkeep:
         agenda = self._steps.agenda
         return agenda.draining and not agenda.busy and not self._spool.count_waiting()
 
-    def _prune(self) -> None:
+    def _prune_old(self) -> None:
         now = self._clock.wall()
-        self._spool.prune(now, self._retention.sent_ledger)
+        self._spool.prune_old(now, self._retention.sent_ledger)
         for name, job in self._steps.agenda.jobs.items():
-            if job.phase in OVER and now - self._spool.changed(name) > self._retention.cache:
+            if job.phase in OVER and now - self._spool.changed_at(name) > self._retention.cache:
                 shutil.rmtree(self._spool.cache_of(name), ignore_errors=True)
                 self._trainers.forget(name)

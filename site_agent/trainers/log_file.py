@@ -14,7 +14,7 @@ def log_of(folder: Path, experiment: str) -> Path:
     return folder / f"{experiment}.trainer.log"
 
 
-def bound(log: Path, largest: int | None = None) -> None:
+def bound_size(log: Path, largest: int | None = None) -> None:
     """Where a log is larger than that, its end becomes `<log>.1` and the log is emptied in place.
 
     In place, since the process goes on writing: it holds the file open for appending, and continues at the new end.
@@ -27,22 +27,22 @@ def bound(log: Path, largest: int | None = None) -> None:
         return
     if size <= limit:
         return
-    beside = _before(log).with_suffix(".part")
+    beside = _older_log(log).with_suffix(".part")
     try:
         with log.open("rb") as source, beside.open("wb") as target:
             source.seek(size - limit)
             target.write(source.read(limit))  # and no more, however fast the process writes on
-        beside.replace(_before(log))
+        beside.replace(_older_log(log))
     except OSError:  # a full disk: its room is worth more than the words
         beside.unlink(missing_ok=True)
     os.truncate(log, 0)
 
 
-def remove(log: Path) -> None:
+def remove_log(log: Path) -> None:
     """Forget what an experiment's trainers said."""
     log.unlink(missing_ok=True)
-    _before(log).unlink(missing_ok=True)
+    _older_log(log).unlink(missing_ok=True)
 
 
-def _before(log: Path) -> Path:
+def _older_log(log: Path) -> Path:
     return log.with_name(log.name + ".1")

@@ -14,13 +14,13 @@ ROOT = Path("/")
 _COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
-def kills() -> int | None:
+def count_kills() -> int | None:
     """Processes ended so far in this agent's control group, trainers included; None where no count can be read.
 
     In the order of preference: cgroup v2 `memory.events` (Linux `admin-guide/cgroup-v2`, whose count holds kills of
     any out-of-memory killer), cgroup v1 `memory.oom_control`, and the whole machine's count in `/proc/vmstat`.
     """
-    for file in _counts():
+    for file in _count_files():
         try:
             found = _COUNT.search(file.read_text())
         except OSError:  # not this version of cgroups, or hidden from the service
@@ -30,7 +30,7 @@ def kills() -> int | None:
     return None
 
 
-def _counts() -> Iterator[Path]:
+def _count_files() -> Iterator[Path]:
     try:
         groups = (ROOT / "proc/self/cgroup").read_text().splitlines()
     except OSError:

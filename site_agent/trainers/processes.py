@@ -89,14 +89,14 @@ class TrainerProcesses:
         if warm is None or not warm.process.alive:
             warm = self._start(experiment)
         warm.heard = self._clock.monotonic()
-        warm.oom_kills = oom.kills()
+        warm.oom_kills = oom.count_kills()
         if warm.ready and request is not None:
             self._hand_over(warm, request)
             return
         warm.next = request
         if not warm.preparing:
             warm.ready, warm.preparing = False, True
-            warm.process.send(prepare)
+            warm.process.send_request(prepare)
 
     def proceed(self, experiment: str) -> None:
         """The data are read and found enough: hand over what waited for that."""
@@ -109,7 +109,7 @@ class TrainerProcesses:
     @staticmethod
     def _hand_over(warm: _Warm, request: Request) -> None:
         warm.at_work = True
-        warm.process.send(request)
+        warm.process.send_request(request)
 
     def _start(self, experiment: str) -> _Warm:
         token = next(self._tokens)
@@ -120,7 +120,7 @@ class TrainerProcesses:
             nice=self._nice,
             program=self._program,
         )
-        log_file.bound(log_file.log_of(self._logs, experiment))
+        log_file.bound_size(log_file.log_of(self._logs, experiment))
         log.info("trainer started", experiment=experiment, pid=process.pid)
         warm = self._warm[experiment] = _Warm(token, process, heard=self._clock.monotonic())
         return warm
@@ -149,7 +149,7 @@ class TrainerProcesses:
         """The process ended with this exit status. It is cold from now on."""
         warm = self._warm.pop(experiment)
         # SIGKILL comes from many hands; the kernel counts what it ends for want of memory, where that can be read.
-        before, now = warm.oom_kills, oom.kills()
+        before, now = warm.oom_kills, oom.count_kills()
         counted = before is not None and now is not None and now > before
         return Ended(warm.busy, warm.stuck, out_of_memory=status in _KILLED and not warm.stuck and counted)
 
@@ -165,11 +165,11 @@ class TrainerProcesses:
     def bound_logs(self) -> None:
         """Keep the processes' own words within bounds."""
         for experiment in self._warm:
-            log_file.bound(log_file.log_of(self._logs, experiment))
+            log_file.bound_size(log_file.log_of(self._logs, experiment))
 
     def forget(self, experiment: str) -> None:
         """Remove the words of an experiment's processes; none of them runs any more."""
-        log_file.remove(log_file.log_of(self._logs, experiment))
+        log_file.remove_log(log_file.log_of(self._logs, experiment))
 
     def kill(self, experiment: str) -> None:
         """End the process at once; nothing more is heard of it."""

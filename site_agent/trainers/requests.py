@@ -16,7 +16,7 @@ from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tasks.base import TaskRows
 from messages.tensors.layout import Manifest
-from messages.tensors.seals import Sealer, mapped
+from messages.tensors.seals import Sealer, map_file
 from messages.tensors.transfer import TransferKey
 from site_agent.config import SiteConfig
 from site_agent.core import policy
@@ -26,7 +26,7 @@ from site_agent.disk.spool import Spool
 from site_agent.trainers.base import Trainers
 from site_agent.training import protocol
 from site_agent.training.checkpoint import Checkpoints
-from site_agent.training.files import growing
+from site_agent.training.files import growing_path
 from site_agent.wire.sender import Ahead
 
 log = structlog.get_logger()
@@ -54,15 +54,15 @@ class Workshop:
         self._hashed: dict[str, tuple[int, int, list[bytes]]] = {}
         """Experiment → round and attempt of an update that is being written, and the digests of its chunks so far."""
 
-    def note(self, experiment: str, data: str) -> None:
+    def note_data(self, experiment: str, data: str) -> None:
         """What the experiment's data set looks like, just before a trainer is asked."""
         self._data[experiment] = data
 
-    def prepare(self, job: Job) -> None:
+    def prepare_data(self, job: Job) -> None:
         """Have the data read."""
-        self._trainers.ask(job.experiment, self._preparation(job), None)
+        self._trainers.ask(job.experiment, self._make_preparation(job), None)
 
-    def train(self, job: Job) -> AnyInput | None:
+    def train_round(self, job: Job) -> AnyInput | None:
         """Have a round trained; what stands against it, or None."""
         start = job.round_start
         sealed = start.transfer
@@ -72,14 +72,14 @@ class Workshop:
         request = protocol.Train(
             round=job.round,
             attempt=job.attempt,
-            model=str(self._model(job, sealed)),
+            model=str(self._model_file(job, sealed)),
             manifest=sealed.manifest.plain(),
             update=update.plain(),
-            output=str(self.update(job)),
+            output=str(self.update_file(job)),
             evaluate=start.evaluate,
             checkpoint_seconds=self._checkpoint_seconds(job, update),
         )
-        self._trainers.ask(job.experiment, self._preparation(job), request)
+        self._trainers.ask(job.experiment, self._make_preparation(job), request)
         return None
 
     def _checkpoint_seconds(self, job: Job, update: Manifest) -> float | None:
@@ -93,16 +93,16 @@ class Workshop:
             return None
         return every
 
-    def free(self, experiment: str, up_to: int | None) -> None:
+    def free_checkpoints(self, experiment: str, up_to: int | None) -> None:
         """Rounds up to this one need no checkpoint any more; None: all."""
         if up_to is None:
             self._hashed.pop(experiment, None)
         try:
-            Checkpoints(self._spool.cache_of(experiment)).clear(up_to)
+            Checkpoints(self._spool.cache_of(experiment)).clear_rounds(up_to)
         except OSError as error:
             log.warning("a checkpoint cannot be removed", error=str(error))
 
-    def evaluate(self, job: Job, label: Label) -> None:
+    def evaluate_model(self, job: Job, label: Label) -> None:
         """Have a candidate scored."""
         sealed = next(one.transfer for one in job.evaluation_start.models if one.label == label)
         counts = job.counts
@@ -113,28 +113,28 @@ class Workshop:
             splits.append("test")
         request = protocol.Evaluate(
             round=job.round,
-            model=str(self._model(job, sealed)),
+            model=str(self._model_file(job, sealed)),
             manifest=sealed.manifest.plain(),
             splits=splits,
             label=label,
         )
-        self._trainers.ask(job.experiment, self._preparation(job), request)
+        self._trainers.ask(job.experiment, self._make_preparation(job), request)
 
-    def update(self, job: Job) -> Path:
+    def update_file(self, job: Job) -> Path:
         """Where the job's update lies."""
         return self._spool.update_file(job.experiment, job.round, self._config.site.name, job.attempt)
 
-    def _model(self, job: Job, sealed: Sealed) -> Path:
+    def _model_file(self, job: Job, sealed: Sealed) -> Path:
         return self._spool.global_file(TransferKey(job.experiment, sealed.round, COORDINATOR, sealed.attempt))
 
-    def _preparation(self, job: Job) -> protocol.Prepare:
+    def _make_preparation(self, job: Job) -> protocol.Prepare:
         experiment = experiment_of(job)
         limits = self._config.limits
         return protocol.Prepare(
             experiment=experiment.filled(),
             dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
             site=self._config.site.name,
-            secret=self._spool.secret(),
+            secret=self._spool.site_secret(),
             threads=limits.threads,
             gpus=list(limits.gpus),
             ram_bytes=limits.ram,
@@ -145,7 +145,7 @@ class Workshop:
 
     # replies
 
-    def prepared(self, job: Job, reply: protocol.Prepared) -> Prepared:
+    def take_prepared(self, job: Job, reply: protocol.Prepared) -> Prepared:
         """The data were read: counts as they may leave, and whether they suffice."""
         if reply.as_of is not None:
             log.warning(
@@ -153,7 +153,7 @@ class Workshop:
                 experiment=job.experiment,
                 days=round((self._clock.wall() - reply.as_of) / 86400, 1),
             )
-        left_out = {_reason(code): count for code, count in reply.left_out.items() if count}
+        left_out = {_known_reason(code): count for code, count in reply.left_out.items() if count}
         counts = CaseCounts(
             found=reply.found,
             used=reply.used,
@@ -173,7 +173,7 @@ class Workshop:
         # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
         return Prepared(job.experiment, shared, platform, lack, reply.data or self._data.get(job.experiment))
 
-    def written(self, job: Job, reply: protocol.Written) -> Ahead | None:
+    def take_written(self, job: Job, reply: protocol.Written) -> Ahead | None:
         """Chunks of the update are in its file: what may be sent of it already, or None.
 
         Only what the agenda would keep may leave: an update of this round, of enough cases.
@@ -187,32 +187,32 @@ class Workshop:
             return None
         self._hashed[job.experiment] = (*this, [*digests, *reply.digests])
         manifest = _update_manifest(job)
-        if reply.first + len(reply.digests) > manifest.chunks or policy.rounded(self._floors, reply.cases) < 1:
+        if reply.first + len(reply.digests) > manifest.chunks or policy.round_count(self._floors, reply.cases) < 1:
             return None
         key = TransferKey(job.experiment, job.round, self._config.site.name, job.attempt)
-        places = (growing(self.update(job)), self.update(job))
+        places = (growing_path(self.update_file(job)), self.update_file(job))
         return Ahead(key, manifest, places, reply.first, reply.digests)
 
-    def trained(self, job: Job, reply: protocol.Trained) -> AnyInput:
+    def take_trained(self, job: Job, reply: protocol.Trained) -> AnyInput:
         """The update is written: seal it. Reads the whole file where its trainer did not hash it, so not for the main
         loop's thread."""
         manifest = _update_manifest(job)
         known = self._hashed.pop(job.experiment, None)
         try:
             if known is not None and known[:2] == (reply.round, reply.attempt) and len(known[2]) == manifest.chunks:
-                mapped(self.update(job), manifest)  # it is there, and whole
+                map_file(self.update_file(job), manifest)  # it is there, and whole
                 seal = self._sealer.seal_of(manifest, known[2])
             else:
-                seal = self._sealer.seal_file(self.update(job), manifest)
+                seal = self._sealer.seal_file(self.update_file(job), manifest)
         except (OSError, ValueError):
             return TrainerFailed(job.experiment, Reason.TRAINING_ERROR)
-        scores = None if reply.evaluation is None else self._shared(reply.evaluation)
+        scores = None if reply.evaluation is None else self._keep_shareable(reply.evaluation)
         return Trained(
             experiment=job.experiment,
             round=reply.round,
             attempt=reply.attempt,
             transfer=Sealed(round=reply.round, attempt=reply.attempt, seal=seal, manifest=manifest),
-            cases=policy.rounded(self._floors, reply.cases),
+            cases=policy.round_count(self._floors, reply.cases),
             epochs=max(0, round(reply.epochs)),
             steps=reply.steps,
             loss=policy.loss_for_sharing(self._floors, reply.loss),
@@ -220,24 +220,24 @@ class Workshop:
             validation=scores,
         )
 
-    def scored(self, job: Job, reply: protocol.Evaluated) -> AnyInput:
+    def take_scored(self, job: Job, reply: protocol.Evaluated) -> AnyInput:
         """A candidate was scored."""
         splits: dict[Literal["validation", "test"], SplitScores] = {}
         for rows in reply.scores:
             if rows.split != "train":
-                splits[rows.split] = self._shared(rows)
+                splits[rows.split] = self._keep_shareable(rows)
         return Scored(job.experiment, reply.label, splits)
 
-    def failed(self, job: Job, reply: protocol.Failed) -> TrainerFailed:
+    def take_failed(self, job: Job, reply: protocol.Failed) -> TrainerFailed:
         """The trainer could not; its own words go to the local log only."""
         log.error("training failed", experiment=job.experiment, reason=reply.code)
         log.debug("training failed, in the trainer's words", experiment=job.experiment, detail=reply.detail)
-        return TrainerFailed(job.experiment, _reason(reply.code))
+        return TrainerFailed(job.experiment, _known_reason(reply.code))
 
-    def _shared(self, rows: TaskRows) -> SplitScores:
+    def _keep_shareable(self, rows: TaskRows) -> SplitScores:
         return policy.scores_for_sharing(self._floors, rows.scores())
 
-    def lost(self, key: TransferKey) -> UpdateLost:
+    def note_lost(self, key: TransferKey) -> UpdateLost:
         """The update's file is not what was sealed."""
         return UpdateLost(key.experiment, key.round, key.attempt)
 
@@ -247,7 +247,7 @@ def _update_manifest(job: Job) -> Manifest:
     return job.round_start.transfer.manifest.in_codec(experiment_of(job).wire.codec)
 
 
-def _reason(code: str) -> Reason:
+def _known_reason(code: str) -> Reason:
     """A code of the list; whatever else a trainer says stays here."""
     try:
         return Reason(code)

@@ -31,7 +31,7 @@ from site_agent.training.protocol import (
     Stop,
     Train,
     decode_request,
-    encode,
+    encode_frame,
     greeting,
     read_frame,
     step_of,
@@ -55,11 +55,11 @@ def main() -> int:
         os.nice(options.nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the agent's to handle
     interrupt = Interrupt()
-    interrupt.listen()
+    interrupt.take_sigterm()
     connection = socket.socket(fileno=options.fd)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
-    _serve(connection, requests, interrupt)
+    threading.Thread(target=_read_requests, args=(connection, requests), daemon=True).start()
+    _serve_requests(connection, requests, interrupt)
     return 0
 
 
@@ -82,7 +82,7 @@ def _give_freed_memory_back() -> None:
         libc.malloc_trim(0)
 
 
-def _read(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> None:
+def _read_requests(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> None:
     try:
         while (body := read_frame(connection)) is not None:
             requests.put(decode_request(body))
@@ -92,13 +92,13 @@ def _read(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> No
     os._exit(0)
 
 
-def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request], interrupt: Interrupt) -> None:
+def _serve_requests(connection: socket.socket, requests: queue.SimpleQueue[Request], interrupt: Interrupt) -> None:
     lock = threading.Lock()
 
     def send(reply: Reply) -> None:
-        crash.passed(step_of(reply))
+        crash.pass_step(step_of(reply))
         with lock:
-            connection.sendall(encode(reply))
+            connection.sendall(encode_frame(reply))
 
     connection.sendall(greeting())
     session: Any = None
@@ -111,7 +111,7 @@ def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request], inte
                     return
                 case Prepare():
                     session = None
-                    session = _session(request, send, interrupt)
+                    session = _open_session(request, send, interrupt)
                     send(session.prepared)
                 case Train() | Evaluate() if session is None:
                     send(Failed(code="training-error", round=number, detail="not prepared"))
@@ -123,13 +123,13 @@ def _serve(connection: socket.socket, requests: queue.SimpleQueue[Request], inte
             return
         except Exception as error:  # noqa: BLE001 (the boundary: every failure becomes a code)
             traceback.print_exc()
-            send(_failed(error, number))
+            send(_failed_reply(error, number))
         if interrupt.asked:
             return
         _give_freed_memory_back()
 
 
-def _session(request: Prepare, send: Any, interrupt: Interrupt) -> Any:
+def _open_session(request: Prepare, send: Any, interrupt: Interrupt) -> Any:
     """Import torch only now, under the limits that the request sets."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(request.threads)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, request.gpus))
@@ -138,12 +138,12 @@ def _session(request: Prepare, send: Any, interrupt: Interrupt) -> Any:
         # RLIMIT_DATA counts private writable memory (Linux 4.7). CUDA reserves far more than it uses: not there.
         resource.setrlimit(resource.RLIMIT_DATA, (request.ram_bytes, request.ram_bytes))
     _keep_freed_memory()
-    from site_agent.training.session import Session
+    from site_agent.training.session import TrainingSession
 
-    return Session(request, send, interrupt)
+    return TrainingSession(request, send, interrupt)
 
 
-def _failed(error: Exception, number: int) -> Failed:
+def _failed_reply(error: Exception, number: int) -> Failed:
     from site_agent.training.failures import code_of, spoils_the_process
 
     return Failed(

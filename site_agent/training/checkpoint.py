@@ -20,12 +20,12 @@ from pydantic import Field, ValidationError
 
 from messages import codec
 from messages.ground import crash
-from messages.ground.durable import sync, write_all
+from messages.ground.durable import sync_to_disk, write_all
 from messages.ground.errors import MalformedMessage
 from messages.ground.strictness import StrictModel, at_most
 from messages.tasks.registry import AnyRows
 from messages.tensors.codecs import Tensor
-from messages.tensors.layout import Manifest, blocks, tensors_of
+from messages.tensors.layout import Manifest, tensors_of, write_blocks
 
 MAGIC = b"KONSILC1"
 LARGEST_HEADER = 64 * 2**20
@@ -76,13 +76,13 @@ class Checkpoints:
         """`cache`: the experiment's cache folder."""
         self._folder = cache / "checkpoint"
 
-    def read(self, round_number: int) -> Checkpoint | None:
+    def read_checkpoint(self, round_number: int) -> Checkpoint | None:
         """The round's checkpoint; None where there is none.
 
         Raises:
             Unreadable: it is damaged.
         """
-        path = self._file(round_number)
+        path = self._file_of(round_number)
         try:
             size = path.stat().st_size
             whole = np.memmap(path, dtype=np.uint8, mode="r") if size else None
@@ -97,9 +97,9 @@ class Checkpoints:
             state.update(whole[start : min(start + _PIECE, size - _DIGEST)].data)
         if state.digest() != whole[size - _DIGEST :].tobytes():
             raise Unreadable("its digest is not that of its content")
-        return _read(whole[: size - _DIGEST])
+        return _read_content(whole[: size - _DIGEST])
 
-    def write(self, header: Header, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def write_checkpoint(self, header: Header, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the round's checkpoint in place of the one before it; those of other rounds go.
 
         Args:
@@ -109,9 +109,9 @@ class Checkpoints:
             OSError: no space, for one; the one before it is still there.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        for other in self._others(header.round):
+        for other in self._other_files(header.round):
             other.unlink(missing_ok=True)
-        path = self._file(header.round)
+        path = self._file_of(header.round)
         beside = path.with_suffix(".part")
         try:
             with beside.open("wb", buffering=0) as file:
@@ -119,47 +119,47 @@ class Checkpoints:
                 front = codec.pack(header.model_dump(mode="json"))
                 size = len(MAGIC) + 4 + len(front) + header.manifest.nbytes + _DIGEST
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told before any work is done
-                for part in _parts(front, header.manifest, arrays):
+                for part in _file_parts(front, header.manifest, arrays):
                     state.update(part)
                     write_all(file.fileno(), part)
                 write_all(file.fileno(), state.digest())
                 os.fsync(file.fileno())
-            crash.passed("trainer:saving")
+            crash.pass_step("trainer:saving")
             beside.replace(path)
-            sync(self._folder)
+            sync_to_disk(self._folder)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
 
-    def clear(self, up_to: int | None = None) -> None:
+    def clear_rounds(self, up_to: int | None = None) -> None:
         """Remove checkpoints of rounds up to this one; None: all. OSError where the folder may not be written."""
-        for path in self._all():
+        for path in self._all_files():
             number = path.stem.removeprefix("round-")
             if up_to is None or not number.isdigit() or int(number) <= up_to:
                 path.unlink(missing_ok=True)
 
     def keep_only(self, round_number: int) -> None:
         """Remove what other rounds left, and what a kill left half-written."""
-        for path in self._others(round_number):
+        for path in self._other_files(round_number):
             path.unlink(missing_ok=True)
 
-    def _file(self, round_number: int) -> Path:
+    def _file_of(self, round_number: int) -> Path:
         return self._folder / f"round-{round_number:06d}.checkpoint"
 
-    def _all(self) -> list[Path]:
+    def _all_files(self) -> list[Path]:
         return [*self._folder.glob("round-*")]
 
-    def _others(self, round_number: int) -> list[Path]:
-        return [path for path in self._all() if path != self._file(round_number)]
+    def _other_files(self, round_number: int) -> list[Path]:
+        return [path for path in self._all_files() if path != self._file_of(round_number)]
 
 
-def _parts(front: bytes, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Iterator[memoryview]:
+def _file_parts(front: bytes, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Iterator[memoryview]:
     yield memoryview(MAGIC + len(front).to_bytes(4, "big") + front)
-    for block in blocks(arrays, manifest):
+    for block in write_blocks(arrays, manifest):
         yield block.data
 
 
-def _read(content: NDArray[np.uint8]) -> Checkpoint:
+def _read_content(content: NDArray[np.uint8]) -> Checkpoint:
     at = len(MAGIC) + 4
     if content[: len(MAGIC)].tobytes() != MAGIC:
         raise Unreadable("it is not of this form")

@@ -81,7 +81,7 @@ class TrainerProcess:
         self._start_error: OSError | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket, self._child_socket = socket.socketpair()
-        self._reader = threading.Thread(target=self._run, name="trainer-reader", daemon=True)
+        self._reader = threading.Thread(target=self._read_replies, name="trainer-reader", daemon=True)
         self._reader.start()
         self._started.wait()
         if self._start_error is not None:
@@ -102,7 +102,7 @@ class TrainerProcess:
         """Whether the process has not ended yet."""
         return not self._ended.is_set()
 
-    def send(self, request: Request) -> None:
+    def send_request(self, request: Request) -> None:
         """Hand a request over; raises WorkFailed if the process has ended. Thread-safe.
 
         What its version of the protocol has no words for is answered with `Failed` (unsupported) in its stead.
@@ -145,7 +145,7 @@ class TrainerProcess:
             held, self._held = self._held, []
         for request in held:
             with contextlib.suppress(WorkFailed):  # it has ended: its exit tells
-                self.send(request)
+                self.send_request(request)
 
     def _refuse(self, request: Request | None, error: KonsilError) -> None:
         log.error("the trainer cannot be used", problem=error.what, where=error.where, advice=error.advice)
@@ -155,7 +155,7 @@ class TrainerProcess:
     def stop(self, timeout: float = 5.0) -> int | None:
         """Ask the process to end, and kill it after `timeout` seconds. Returns its exit status."""
         try:
-            self.send(Stop())
+            self.send_request(Stop())
         except WorkFailed:
             return self.wait(timeout)
         if self.wait(timeout) is None:
@@ -182,7 +182,7 @@ class TrainerProcess:
             return None
         return self._process.returncode if self._process else None
 
-    def _run(self) -> None:
+    def _read_replies(self) -> None:
         command = [*self._program, "--fd", str(self._child_socket.fileno())]
         command += ["--parent", str(os.getpid()), "--nice", str(self._nice)]
         try:

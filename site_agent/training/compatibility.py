@@ -18,7 +18,7 @@ import msgpack
 from pydantic import ValidationError
 
 from messages.ground.errors import MalformedMessage, WorkFailed
-from site_agent.training.protocol import PROTOCOL, Frame, Ready, Reply, decode_reply, encode, in_frame
+from site_agent.training.protocol import PROTOCOL, Frame, Ready, Reply, decode_reply, encode_frame, in_frame
 
 MOST_ROUNDS = 8
 """How deep replies are nested: so often may leaving out unknown fields show further ones."""
@@ -75,7 +75,7 @@ def encode_for(frame: Frame, version: ProtocolVersion) -> bytes:
                 advice=f"Bring the trainer to version {OURS} (docs/site.md, a trainer of one's own), or decline such"
                 " experiments under [policy]",
             )
-    return in_frame(frame.model_dump(exclude=set(later))) if later else encode(frame)
+    return in_frame(frame.model_dump(exclude=set(later))) if later else encode_frame(frame)
 
 
 def read_ready(body: bytes) -> ProtocolVersion | None:

@@ -17,7 +17,7 @@ from site_agent.training import optimise
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Sampler
 from site_agent.training.resume import Keeper, Moment
-from site_agent.training.seeds import derive
+from site_agent.training.seeds import derive_seed
 from site_agent.training.tasks.base import Learner
 
 REPORT_SECONDS = 0.4
@@ -70,21 +70,21 @@ def train_round(
         torch.cuda.OutOfMemoryError, MemoryError: as they come; `failures.code_of` names them.
     """
     settings = experiment.training
-    seed = derive(experiment.seed, "round", round_number, "site", site)
+    seed = derive_seed(experiment.seed, "round", round_number, "site", site)
     sampler = Sampler(cases, settings, experiment.augmentation, seed)
     rate = settings.optimizer.lr * settings.schedule.factor(round_number, experiment.rounds.count)
-    optimizer = optimise.make(settings.optimizer, net.parameters(), rate)
+    optimizer = optimise.make_optimizer(settings.optimizer, net.parameters(), rate)
     if kept is not None:
-        kept.restore(optimizer, round_number)
+        kept.restore_state(optimizer, round_number)
         for group in optimizer.param_groups:
             group["lr"] = rate
-    loss = _loop(net, optimizer, sampler, experiment, learner, device, seed, report, keeper)
+    loss = _run_steps(net, optimizer, sampler, experiment, learner, device, seed, report, keeper)
     if kept is not None:
-        kept.keep(optimizer, round_number)
+        kept.keep_state(optimizer, round_number)
     return RoundResult(sampler.steps, sampler.steps / sampler.steps_per_epoch, loss)
 
 
-def _loop(
+def _run_steps(
     net: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     sampler: Sampler,
@@ -104,13 +104,17 @@ def _loop(
     net.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout
-        first = 0 if keeper is None else keeper.resume(moment)
+        first = 0 if keeper is None else keeper.resume_at(moment)
         began = reported = time.monotonic()
         if first and report is not None:
             report(
-                first, sampler.steps, (first - 1) // sampler.steps_per_epoch + 1, _finite(total.item() / first), None
+                first,
+                sampler.steps,
+                (first - 1) // sampler.steps_per_epoch + 1,
+                _require_finite(total.item() / first),
+                None,
             )
-        for step, (images, labels) in enumerate(_batches(sampler, device, first), first):
+        for step, (images, labels) in enumerate(_draw_batches(sampler, device, first), first):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, enabled=amp):
                 logits = net(images)
@@ -126,34 +130,34 @@ def _loop(
             if report is not None and now - reported >= REPORT_SECONDS:
                 reported = now
                 done = step + 1
-                mean = _finite(total.item() / done)
+                mean = _require_finite(total.item() / done)
                 left = (now - began) / (done - first) * (sampler.steps - done)
                 report(done, sampler.steps, step // sampler.steps_per_epoch + 1, mean, left)
-            if keeper is not None and keeper.due():
-                _finite(total.item())  # what is spoilt is not kept
-                keeper.save(moment, step + 1, total.item())
-    return _finite(total.item() / max(sampler.steps, 1))
+            if keeper is not None and keeper.is_due():
+                _require_finite(total.item())  # what is spoilt is not kept
+                keeper.save_checkpoint(moment, step + 1, total.item())
+    return _require_finite(total.item() / max(sampler.steps, 1))
 
 
-def _batches(sampler: Sampler, device: torch.device, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _draw_batches(sampler: Sampler, device: torch.device, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The round's batches from step `first` on, on the device; on a GPU the next one is cut while this one trains."""
     if device.type == "cpu":
         for step in range(first, sampler.steps):
-            yield sampler.batch(step)
+            yield sampler.draw_batch(step)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="sampler") as pool:
-        ahead = [pool.submit(sampler.batch, step) for step in range(first, min(first + 2, sampler.steps))]
+        ahead = [pool.submit(sampler.draw_batch, step) for step in range(first, min(first + 2, sampler.steps))]
         for step in range(first, sampler.steps):
             images, labels = ahead.pop(0).result()
             if step + 2 < sampler.steps:
-                ahead.append(pool.submit(sampler.batch, step + 2))
+                ahead.append(pool.submit(sampler.draw_batch, step + 2))
             yield (
                 images.pin_memory().to(device, non_blocking=True),
                 labels.pin_memory().to(device, non_blocking=True),
             )
 
 
-def _finite(loss: float) -> float:
+def _require_finite(loss: float) -> float:
     if not math.isfinite(loss):
         raise NotANumber("the loss is not a finite number any more", advice="Lower the learning rate")
     return loss

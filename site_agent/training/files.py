@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from messages.ground import crash
 from messages.ground.errors import WorkFailed
 from messages.tensors.codecs import CODECS, Tensor
-from messages.tensors.layout import Manifest, blocks, tensors_of
+from messages.tensors.layout import Manifest, tensors_of, write_blocks
 
 TOLD_AT_ONCE = 4
 """Chunks of an update that are told of together."""
 
 
-def growing(path: str | Path) -> Path:
+def growing_path(path: str | Path) -> Path:
     """Where an update lies while it is written: of its whole size from the start, renamed to `path` at the end."""
     place = Path(path)
     return place.with_name(place.name + ".part")
 
 
 def open_model(path: str | Path, manifest: Manifest) -> dict[str, Tensor]:
-    """The received model's tensors, mapped and not read yet: `Tensor.read` or `Tensor.read_into` decodes one.
+    """The received model's tensors, mapped and not read yet: `Tensor.read_all` or `Tensor.read_into` decodes one.
 
     Raises:
         WorkFailed: the file is not there or too short, or what it holds is no model.
@@ -69,7 +69,7 @@ def write_update(
         ValueError: an array is missing, or differs from the manifest in shape or dtype.
         OSError: no space, for one.
     """
-    place, beside = Path(path), growing(path)
+    place, beside = Path(path), growing_path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     # A new file each time: what an earlier process left behind may be on its way, mapped by the agent.
     beside.unlink(missing_ok=True)
@@ -77,15 +77,15 @@ def write_update(
     with beside.open("xb", buffering=0) as file:
         if manifest.nbytes:
             os.posix_fallocate(file.fileno(), 0, manifest.nbytes)  # a full disk is told before any work is done
-        for block in blocks(arrays, manifest, received):
+        for block in write_blocks(arrays, manifest, received):
             rest = block.data
             while rest:
                 rest = rest[file.write(rest) :]
-            hashed.add(block.data)
-        hashed.end()
+            hashed.add_bytes(block.data)
+        hashed.end_stream()
         if durable:
             os.fdatasync(file.fileno())
-    crash.passed("trainer:writing")
+    crash.pass_step("trainer:writing")
     beside.replace(place)
 
 
@@ -97,7 +97,7 @@ class _Chunks:
         self._hash, self._filled = sha256(), 0
         self._first, self._digests = 0, list[bytes]()
 
-    def add(self, data: memoryview) -> None:
+    def add_bytes(self, data: memoryview) -> None:
         """The next bytes of the stream, which are in the file already."""
         rest = data if self._tell is not None else data[:0]
         while rest:
@@ -105,21 +105,21 @@ class _Chunks:
             self._hash.update(part)
             self._filled += len(part)
             if self._filled == self._size:
-                self._chunk()
+                self._close_chunk()
 
-    def end(self) -> None:
+    def end_stream(self) -> None:
         """The stream is over: the last chunk may be short."""
         if self._filled:
-            self._chunk()
-        self._say()
+            self._close_chunk()
+        self._tell_written()
 
-    def _chunk(self) -> None:
+    def _close_chunk(self) -> None:
         self._digests.append(self._hash.digest())
         self._hash, self._filled = sha256(), 0
         if len(self._digests) == TOLD_AT_ONCE:
-            self._say()
+            self._tell_written()
 
-    def _say(self) -> None:
+    def _tell_written(self) -> None:
         if self._tell is not None and self._digests:
             self._tell(self._first, self._digests)
             self._first, self._digests = self._first + len(self._digests), []

@@ -19,12 +19,12 @@ class Interrupt:
         self.asked = False
         self._held = False
 
-    def listen(self) -> None:
+    def take_sigterm(self) -> None:
         """Take SIGTERM; the main thread."""
         signal.signal(signal.SIGTERM, self._on_signal)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold_signal(self) -> Iterator[None]:
         """Within, the signal only sets `asked`."""
         self._held = True
         try:

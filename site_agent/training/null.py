@@ -48,7 +48,7 @@ from site_agent.training.protocol import (
     Trained,
     Written,
     decode_request,
-    encode,
+    encode_frame,
     greeting,
     read_frame,
     step_of,
@@ -57,7 +57,7 @@ from site_agent.training.protocol import (
 STEPS = 10
 
 
-def addend(seed: int, site: str, round_number: int, memory: str = "") -> np.float32:
+def round_addend(seed: int, site: str, round_number: int, memory: str = "") -> np.float32:
     """What a round adds to every weight; in (0, 1), exact in float32."""
     return np.float32(sha256(f"{seed}|{site}|{round_number}{memory}".encode()).digest()[0] / 256)
 
@@ -75,7 +75,7 @@ class Memory:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "memory.json"
 
-    def train(self, round_number: int, model: bytes) -> str:
+    def remember_round(self, round_number: int, model: bytes) -> str:
         """Remember a round; the hash over all so far.
 
         Raises:
@@ -99,7 +99,7 @@ class _Moved(Mapping[str, NDArray[Any]]):
         self._received, self._step = received, step
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        array = self._received[name].read()
+        array = self._received[name].read_all()
         array += self._step.astype(array.dtype)
         return array
 
@@ -128,28 +128,28 @@ class NullTrainer:
         self._prepare: Prepare | None = None
         self._task: Task | None = None
 
-    def answer(self, request: Request) -> None:
+    def answer_request(self, request: Request) -> None:
         """Do what is asked, and say so."""
         if isinstance(request, Prepare):
-            self._say(self._prepared(request))
+            self._send_reply(self._prepare_reply(request))
         elif isinstance(request, Train):
-            self._train(request)
+            self._train_round(request)
         elif isinstance(request, Evaluate):
-            rows = [self._rows(split) for split in request.splits]
-            self._say(Evaluated(round=request.round, label=request.label, scores=rows))
+            rows = [self._make_rows(split) for split in request.splits]
+            self._send_reply(Evaluated(round=request.round, label=request.label, scores=rows))
 
-    def _say(self, reply: Reply) -> None:
-        crash.passed(step_of(reply))
-        self._connection.sendall(encode(reply))
+    def _send_reply(self, reply: Reply) -> None:
+        crash.pass_step(step_of(reply))
+        self._connection.sendall(encode_frame(reply))
 
-    def _shares(self) -> dict[Split, int]:
+    def _split_shares(self) -> dict[Split, int]:
         validation, test = max(1, self._cases // 10), max(1, self._cases // 5)
         return {"train": self._cases - validation - test, "validation": validation, "test": test}
 
-    def _prepared(self, request: Prepare) -> Prepared:
+    def _prepare_reply(self, request: Prepare) -> Prepared:
         experiment = Experiment.model_validate(request.experiment)
         self._prepare, self._task = request, experiment.task
-        shares = self._shares()
+        shares = self._split_shares()
         return Prepared(
             found=self._cases,
             used=self._cases,
@@ -165,7 +165,7 @@ class NullTrainer:
             fingerprint=sha256(str(self._cases).encode()).hexdigest(),
         )
 
-    def _train(self, request: Train) -> None:
+    def _train_round(self, request: Train) -> None:
         assert self._prepare is not None  # noqa: S101 (the agent prepares first)
         began = time.monotonic()
         if self._fail == "die":
@@ -173,11 +173,11 @@ class NullTrainer:
         if self._fail == "hang":
             time.sleep(86400)
         if self._fail:
-            self._say(Failed(code=self._fail, round=request.round))
+            self._send_reply(Failed(code=self._fail, round=request.round))
             return
         for done in range(1, STEPS + 1):
             time.sleep(self._seconds / STEPS)
-            self._say(
+            self._send_reply(
                 Progress(
                     round=request.round,
                     phase="training",
@@ -188,44 +188,46 @@ class NullTrainer:
                     loss=1 / (request.round + done),
                 )
             )
-        self._write(request)
-        self._say(
+        self._write_update(request)
+        self._send_reply(
             Trained(
                 round=request.round,
                 attempt=request.attempt,
-                cases=self._shares()["train"],
+                cases=self._split_shares()["train"],
                 steps=STEPS,
                 epochs=1.0,
                 loss=1 / (request.round + 1),
                 seconds=time.monotonic() - began,
-                evaluation=self._rows("validation") if request.evaluate else None,
+                evaluation=self._make_rows("validation") if request.evaluate else None,
             )
         )
 
-    def _write(self, request: Train) -> None:
+    def _write_update(self, request: Train) -> None:
         assert self._prepare is not None  # noqa: S101 (as above)
         seed = Experiment.model_validate(self._prepare.experiment).seed
         received = open_model(request.model, Manifest.model_validate(request.manifest))
-        memory = self._memory(request) if self._remembers else ""
-        trained = _Moved(received, addend(seed, self._prepare.site, request.round, memory))
+        memory = self._remember_model(request) if self._remembers else ""
+        trained = _Moved(received, round_addend(seed, self._prepare.site, request.round, memory))
 
         def written(first: int, digests: list[bytes]) -> None:
-            cases = self._shares()["train"]
-            self._say(Written(round=request.round, attempt=request.attempt, cases=cases, first=first, digests=digests))
+            cases = self._split_shares()["train"]
+            self._send_reply(
+                Written(round=request.round, attempt=request.attempt, cases=cases, first=first, digests=digests)
+            )
 
         # Not durable: a rehearsal has nothing to lose that it could not make again.
         update = Manifest.model_validate(request.update)
         write_update(request.output, trained, update, received, durable=False, on_chunks=written)
 
-    def _memory(self, request: Train) -> str:
+    def _remember_model(self, request: Train) -> str:
         assert self._prepare is not None  # noqa: S101 (as above)
         folder = Path(self._prepare.cache)
         folder.mkdir(parents=True, exist_ok=True)
-        return Memory(folder).train(request.round, sha256(Path(request.model).read_bytes()).digest())
+        return Memory(folder).remember_round(request.round, sha256(Path(request.model).read_bytes()).digest())
 
-    def _rows(self, split: Split) -> TaskRows:
+    def _make_rows(self, split: Split) -> TaskRows:
         assert self._task is not None  # noqa: S101 (as above)
-        return self._task.rehearse(split, self._shares()[split])
+        return self._task.rehearse_split(split, self._split_shares()[split])
 
 
 def main() -> int:
@@ -243,15 +245,15 @@ def main() -> int:
         return 1
     connection = socket.socket(fileno=options.fd)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+    threading.Thread(target=_read_requests, args=(connection, requests), daemon=True).start()
     connection.sendall(greeting())
     trainer = NullTrainer(connection, options.cases, options.seconds, options.fail, memory=options.memory)
     while not isinstance(request := requests.get(), Stop):
-        trainer.answer(request)
+        trainer.answer_request(request)
     return 0
 
 
-def _read(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> None:
+def _read_requests(connection: socket.socket, requests: queue.SimpleQueue[Request]) -> None:
     while (body := read_frame(connection)) is not None:
         requests.put(decode_request(body))
     os._exit(0)

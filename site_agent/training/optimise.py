@@ -12,7 +12,7 @@ from messages.experiment import Optimizer
 from messages.ground.durable import writing_beside
 
 
-def make(settings: Optimizer, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
+def make_optimizer(settings: Optimizer, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
     """A fresh optimiser."""
     decay = settings.weight_decay
     if settings.name == "SGD":
@@ -23,7 +23,7 @@ def make(settings: Optimizer, parameters: Iterable[torch.nn.Parameter], lr: floa
     return kind(parameters, lr, weight_decay=decay)
 
 
-def flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def flatten_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Its state as tensors named "PARAMETER.KEY", where they lie; the parameter by its number, from 0."""
     return {
         f"{index}.{key}": value.detach()
@@ -33,8 +33,8 @@ def flat(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     }
 
 
-def load(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Take state that `flat` gave; rates and the like stay as they are."""
+def load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Take state that `flatten_state` gave; rates and the like stay as they are."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
@@ -42,7 +42,7 @@ def load(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) 
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def fits(optimizer: torch.optim.Optimizer, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def fits_state(optimizer: torch.optim.Optimizer, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether state of these names and shapes could be this optimiser's: a scalar, or shaped as its parameter."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for name, shape in shapes.items():
@@ -64,29 +64,29 @@ class KeptState:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def restore(self, optimizer: torch.optim.Optimizer, before_round: int) -> bool:
+    def restore_state(self, optimizer: torch.optim.Optimizer, before_round: int) -> bool:
         """Load the newest state of an earlier round; False where there is none."""
-        rounds = [number for number in self._rounds() if number < before_round]
+        rounds = [number for number in self._kept_rounds() if number < before_round]
         if not rounds:
             return False
-        load(optimizer, load_file(self._file(max(rounds))))
+        load_state(optimizer, load_file(self._file_of(max(rounds))))
         return True
 
-    def keep(self, optimizer: torch.optim.Optimizer, round_number: int) -> None:
+    def keep_state(self, optimizer: torch.optim.Optimizer, round_number: int) -> None:
         """Write the state after a round."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with writing_beside(self._file(round_number)) as beside:
-            save_file({name: value.cpu().contiguous() for name, value in flat(optimizer).items()}, beside)
-        for old in sorted(self._rounds())[:-2]:
-            self._file(old).unlink(missing_ok=True)
+        with writing_beside(self._file_of(round_number)) as beside:
+            save_file({name: value.cpu().contiguous() for name, value in flatten_state(optimizer).items()}, beside)
+        for old in sorted(self._kept_rounds())[:-2]:
+            self._file_of(old).unlink(missing_ok=True)
 
-    def clear(self) -> None:
+    def clear_rounds(self) -> None:
         """Forget all rounds."""
-        for number in self._rounds():
-            self._file(number).unlink(missing_ok=True)
+        for number in self._kept_rounds():
+            self._file_of(number).unlink(missing_ok=True)
 
-    def _file(self, round_number: int) -> Path:
+    def _file_of(self, round_number: int) -> Path:
         return self._folder / f"round-{round_number:06d}.safetensors"
 
-    def _rounds(self) -> list[int]:
+    def _kept_rounds(self) -> list[int]:
         return [int(path.stem.removeprefix("round-")) for path in self._folder.glob("round-*.safetensors")]

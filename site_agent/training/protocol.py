@@ -190,8 +190,8 @@ class CheckpointEvent(Frame):
 
 
 class Written(Frame):
-    """The next chunks of the update lie in its file (`files.growing`) and do not change any more: they may travel while
-    the rest is written. A process may leave this out; then its update is read once more to be hashed.
+    """The next chunks of the update lie in its file (`files.growing_path`) and do not change any more: they may travel
+    while the rest is written. A process may leave this out; then its update is read once more to be hashed.
 
     Attributes:
         cases: as in `Trained`.
@@ -271,7 +271,7 @@ _REPLIES: dict[str, type[Reply]] = {
 }
 
 
-def encode(frame: Frame) -> bytes:
+def encode_frame(frame: Frame) -> bytes:
     """One frame with its length in front."""
     return in_frame(frame.model_dump())
 
@@ -286,7 +286,7 @@ def in_frame(plain: dict[str, Any]) -> bytes:
 
 def greeting() -> bytes:
     """What a process writes first: `Ready` in its frame, or nothing to an agent that does not know it."""
-    return encode(Ready()) if os.environ.get(ANNOUNCED) else b""
+    return encode_frame(Ready()) if os.environ.get(ANNOUNCED) else b""
 
 
 def step_of(reply: Reply) -> str:
@@ -294,7 +294,7 @@ def step_of(reply: Reply) -> str:
     return f"trainer:{reply.phase if isinstance(reply, Progress) else reply.kind}"
 
 
-def _decode(body: bytes, models: dict[str, type[_Model]]) -> _Model:
+def _decode_frame(body: bytes, models: dict[str, type[_Model]]) -> _Model:
     try:
         plain = msgpack.unpackb(body, strict_map_key=True)
         return models[plain["kind"]].model_validate(plain)
@@ -304,12 +304,12 @@ def _decode(body: bytes, models: dict[str, type[_Model]]) -> _Model:
 
 def decode_request(body: bytes) -> Request:
     """A frame's body as a request; raises MalformedMessage."""
-    return _decode(body, _REQUESTS)
+    return _decode_frame(body, _REQUESTS)
 
 
 def decode_reply(body: bytes) -> Reply:
     """A frame's body as a reply; raises MalformedMessage."""
-    return _decode(body, _REPLIES)
+    return _decode_frame(body, _REPLIES)
 
 
 def read_frame(source: socket.socket) -> bytes | None:

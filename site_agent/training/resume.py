@@ -65,43 +65,43 @@ class Moment:
     device: torch.device
     steps: int
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors_by_name(self) -> dict[str, torch.Tensor]:
         """By name, where they lie."""
         found = {_NET + name: tensor.detach() for name, tensor in self.net.state_dict().items()}
-        found |= {_OPTIMIZER + name: tensor for name, tensor in optimise.flat(self.optimizer).items()}
+        found |= {_OPTIMIZER + name: tensor for name, tensor in optimise.flatten_state(self.optimizer).items()}
         found[_RANDOM + "cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             found[_RANDOM + "cuda"] = torch.cuda.get_rng_state(self.device)
         return found
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore_from(self, checkpoint: Checkpoint) -> None:
         """Go to where the checkpoint was written.
 
         Raises:
             Unreadable: it is of another net or optimiser; nothing was changed.
         """
         held = checkpoint.tensors
-        mine = self.tensors()
+        mine = self.tensors_by_name()
         kept = {name.removeprefix(_OPTIMIZER): one for name, one in held.items() if name.startswith(_OPTIMIZER)}
         fixed = {name: one for name, one in held.items() if not name.startswith(_OPTIMIZER)}
         if fixed.keys() != {name for name in mine if not name.startswith(_OPTIMIZER)}:
             raise Unreadable("it does not hold this net")
         for name, one in fixed.items():
-            if (tuple(mine[name].shape), _dtype(mine[name])) != (one.shape, one.dtype.name):
+            if (tuple(mine[name].shape), _dtype_of(mine[name])) != (one.shape, one.dtype.name):
                 raise Unreadable("it does not hold this net")
-        if not optimise.fits(self.optimizer, {name: one.shape for name, one in kept.items()}):
+        if not optimise.fits_state(self.optimizer, {name: one.shape for name, one in kept.items()}):
             raise Unreadable("it does not hold this optimiser's state")
         state = self.net.state_dict()
         with torch.no_grad():
             for name, tensor in state.items():
-                tensor.copy_(_copied(held[_NET + name]))
-        optimise.load(self.optimizer, {name: _copied(one) for name, one in kept.items()})
+                tensor.copy_(_copy_tensor(held[_NET + name]))
+        optimise.load_state(self.optimizer, {name: _copy_tensor(one) for name, one in kept.items()})
         if checkpoint.header.scaler:
-            self.scaler.load_state_dict(_whole(checkpoint.header.scaler))
+            self.scaler.load_state_dict(_whole_state(checkpoint.header.scaler))
         self.total.fill_(checkpoint.header.loss_sum)
-        torch.set_rng_state(_copied(held[_RANDOM + "cpu"]))
+        torch.set_rng_state(_copy_tensor(held[_RANDOM + "cpu"]))
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(_copied(held[_RANDOM + "cuda"]), self.device)
+            torch.cuda.set_rng_state(_copy_tensor(held[_RANDOM + "cuda"]), self.device)
 
 
 class Keeper:
@@ -130,27 +130,27 @@ class Keeper:
         self._found: Checkpoint | None = None
         self.scores: TaskRows | None = None
 
-    def look(self) -> bool:
+    def look_for_checkpoint(self) -> bool:
         """Whether there is a checkpoint of this very round; then `scores` holds what it holds."""
         try:
             self._folder.keep_only(self._round)
-            found = self._folder.read(self._round)
+            found = self._folder.read_checkpoint(self._round)
             if found is None:
                 return False
         except Unreadable as error:
             self._give_up(error)
             return False
         except OSError as error:
-            self._warn("its folder cannot be used", error)
+            self._warn_of("its folder cannot be used", error)
             return False
         if found.header.key != self._this_key():
-            self._tell("unused", found.header.step, found.header.steps)
-            self._remove()
+            self._tell_event("unused", found.header.step, found.header.steps)
+            self._remove_checkpoint()
             return False
         self._found, self.scores = found, found.header.scores
         return True
 
-    def resume(self, moment: Moment) -> int:
+    def resume_at(self, moment: Moment) -> int:
         """Steps that are done already; the moment is as it was after them."""
         found, self._found = self._found, None
         if found is None:
@@ -158,12 +158,12 @@ class Keeper:
         try:
             if found.header.steps != moment.steps or found.header.step > moment.steps:
                 raise Unreadable("it is of a round of another length")
-            moment.restore(found)
+            moment.restore_from(found)
         except Unreadable as error:
             self._give_up(error)
             return 0
         self._began -= found.header.seconds
-        self._tell("resumed", found.header.step, moment.steps)
+        self._tell_event("resumed", found.header.step, moment.steps)
         return found.header.step
 
     @property
@@ -171,12 +171,12 @@ class Keeper:
         """Spent on the round, in this process and in those before it."""
         return time.monotonic() - self._began
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
         every = self._every
         return self._interrupt.asked or (every is not None and time.monotonic() - self._written >= every)
 
-    def save(self, moment: Moment, step: int, loss_sum: float) -> None:
+    def save_checkpoint(self, moment: Moment, step: int, loss_sum: float) -> None:
         """Write a checkpoint after so many steps; one that cannot be written is told, and training goes on.
 
         Raises:
@@ -184,19 +184,21 @@ class Keeper:
         """
         if self._every is not None:
             try:
-                self._folder.write(self._header(moment, step, loss_sum), _Arrays(moment.tensors()))
-                self._tell("written", step, moment.steps)
+                self._folder.write_checkpoint(
+                    self._make_header(moment, step, loss_sum), _Arrays(moment.tensors_by_name())
+                )
+                self._tell_event("written", step, moment.steps)
             except OSError as error:
-                self._warn("it cannot be written", error)
-                self._tell("unwritten", step, moment.steps)
+                self._warn_of("it cannot be written", error)
+                self._tell_event("unwritten", step, moment.steps)
         self._written = time.monotonic()
         if self._interrupt.asked:
             raise Interrupted
 
-    def _header(self, moment: Moment, step: int, loss_sum: float) -> Header:
+    def _make_header(self, moment: Moment, step: int, loss_sum: float) -> Header:
         specs = [
-            TensorSpec.model_validate({"name": name, "shape": tuple(one.shape), "dtype": _dtype(one)})
-            for name, one in moment.tensors().items()
+            TensorSpec.model_validate({"name": name, "shape": tuple(one.shape), "dtype": _dtype_of(one)})
+            for name, one in moment.tensors_by_name().items()
         ]
         return Header(
             key=self._this_key(),
@@ -216,21 +218,21 @@ class Keeper:
         return self._key
 
     def _give_up(self, error: Unreadable) -> None:
-        self._warn("it is set aside, and the round trained from its beginning", error)
-        self._tell("unreadable", 0, 0)
-        self._remove()
+        self._warn_of("it is set aside, and the round trained from its beginning", error)
+        self._tell_event("unreadable", 0, 0)
+        self._remove_checkpoint()
 
-    def _remove(self) -> None:
+    def _remove_checkpoint(self) -> None:
         try:
-            self._folder.clear()
+            self._folder.clear_rounds()
         except OSError as error:  # it will be found wanting again, and no worse
-            self._warn("it cannot be removed", error)
+            self._warn_of("it cannot be removed", error)
 
-    def _tell(self, what: Any, step: int, steps: int) -> None:
+    def _tell_event(self, what: Any, step: int, steps: int) -> None:
         self._say(CheckpointEvent(round=self._round, what=what, step=step, steps=steps))
 
     @staticmethod
-    def _warn(what: str, error: Exception) -> None:
+    def _warn_of(what: str, error: Exception) -> None:
         print(f"checkpoint: {what} ({error})", file=sys.stderr, flush=True)  # noqa: T201 (the local log)
 
 
@@ -253,15 +255,15 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         return len(self._tensors)
 
 
-def _dtype(tensor: torch.Tensor) -> str:
+def _dtype_of(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _copied(tensor: Tensor) -> torch.Tensor:
-    return torch.from_numpy(tensor.read())
+def _copy_tensor(tensor: Tensor) -> torch.Tensor:
+    return torch.from_numpy(tensor.read_all())
 
 
-def _whole(scaler: Mapping[str, float]) -> dict[str, float | int]:
+def _whole_state(scaler: Mapping[str, float]) -> dict[str, float | int]:
     """The scaler counts steps in integers."""
     return {
         name: int(value) if name in ("growth_interval", "_growth_tracker") else value for name, value in scaler.items()

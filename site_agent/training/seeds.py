@@ -9,12 +9,12 @@ import numpy as np
 from messages import codec
 
 
-def derive(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A seed in [0, 2**63) from what it is for; differs for any different parts."""
     return int.from_bytes(sha256(codec.pack(list(parts))).digest()[:8], "big") >> 1
 
 
-def generator(key: int, step: int) -> np.random.Generator:
+def make_generator(key: int, step: int) -> np.random.Generator:
     """The random numbers of one step: Philox (Salmon et al. 2011) under `key`, counter set by the step.
 
     The choices of step n are the same whether or not the steps before it were drawn in this process.

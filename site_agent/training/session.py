@@ -25,21 +25,19 @@ from messages.reasons import Reason
 from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
-from nets.build import build
-from nets.registry import read as read_net
-from nets.weights import arrays, load, manifest
+from nets.build import build_net
+from nets.registry import read_spec as read_net
+from nets.weights import arrays_of, load_weights, manifest
 from site_agent.data.described import dataset_of
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.source import Case, CaseError, Survey
-from site_agent.datasets.source import load as load_case
-from site_agent.datasets.source import survey as survey_cases
-from site_agent.datasets.splits import split as split_cases
+from site_agent.datasets.source import Case, CaseError, Survey, load_case, survey_cases
+from site_agent.datasets.splits import split_cases
 from site_agent.datasets.vault import ARRAYS, CASES, Vault
 from site_agent.dicom.base import Accounting
 from site_agent.disk.room import Room
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
-from site_agent.training.cases.preprocess import prepare
+from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.engine import train_round
 from site_agent.training.files import open_model, write_update
@@ -80,7 +78,7 @@ class GpuGone(WorkFailed):
 Send = Callable[[Progress | CheckpointEvent | Written], None]
 
 
-class Session:
+class TrainingSession:
     """A site's data and net for one experiment.
 
     Raises:
@@ -101,16 +99,16 @@ class Session:
         task = self.experiment.task
         self.learner = learner_for(self.experiment)
         net = read_net({"name": self.experiment.net.name, **self.experiment.net.parameters})
-        self.device = _device(request.gpus, request.threads, strict=net.deterministic_on_cuda)
-        self._net = build(net, len(task.channels), task.out_channels, self.experiment.seed)
+        self.device = _choose_device(request.gpus, request.threads, strict=net.deterministic_on_cuda)
+        self._net = build_net(net, len(task.channels), task.out_channels, self.experiment.seed)
         self._manifest = manifest(self._net)
         self._net.to(self.device)
         self.cache_folder = Path(request.cache)
         self._checkpoints = Checkpoints(self.cache_folder)
         self.splits: dict[Split, list[CachedCase]] = {}
-        self.prepared = self._prepare(request)
+        self.prepared = self._prepare_cases(request)
 
-    def train(self, request: Train) -> Trained:
+    def train_round(self, request: Train) -> Trained:
         """One round: score the received model if asked to, train, write the update.
 
         A round that was begun before (the same model, data, settings and software) goes on from its checkpoint, to
@@ -128,17 +126,17 @@ class Session:
             self._interrupt,
             self._send,
         )
-        resumes = keeper.look()
-        received = self._load(request.model, request.manifest)
+        resumes = keeper.look_for_checkpoint()
+        received = self._load_model(request.model, request.manifest)
         if request.evaluate and not resumes:
-            keeper.scores = self.score("validation", request.round, "validating")
+            keeper.scores = self.score_split("validation", request.round, "validating")
         kept = (
             None if experiment.training.optimizer.reset else KeptState(self.cache_folder / "optimizer" / experiment.id)
         )
         cases = self.splits["train"]
 
         def report(done: int, total: int, epoch: int, loss: float | None, left: float | None) -> None:
-            self._progress(
+            self._report_progress(
                 request.round, "training", done, total,
                 epoch=epoch, epochs=experiment.training.epochs or 0, loss=loss, eta_seconds=left,
             )  # fmt: skip
@@ -153,7 +151,7 @@ class Session:
         self._sent = 0.0  # a new phase is told at once
         if not resumes:
             report(0, 0, 1, None, None)
-        with self._interrupt.held():
+        with self._interrupt.hold_signal():
             result = train_round(
                 self._net,
                 cases,
@@ -167,8 +165,8 @@ class Session:
                 keeper=keeper,
             )
             # The checkpoint stays until the agent frees the round: a kill before the update is stored costs little.
-            update = self._described(request.update)
-            write_update(request.output, arrays(self._net), update, received, on_chunks=written)
+            update = self._described_manifest(request.update)
+            write_update(request.output, arrays_of(self._net), update, received, on_chunks=written)
         return Trained(
             round=request.round,
             attempt=request.attempt,
@@ -180,30 +178,30 @@ class Session:
             evaluation=keeper.scores,
         )
 
-    def evaluate(self, request: Evaluate) -> Evaluated:
+    def evaluate_model(self, request: Evaluate) -> Evaluated:
         """Score a model on whole splits."""
-        self._load(request.model, request.manifest)
+        self._load_model(request.model, request.manifest)
         phases: dict[Split, Phase] = {"train": "training", "validation": "validating", "test": "testing"}
-        scores = [self.score(split, request.round, phases[split]) for split in request.splits]
+        scores = [self.score_split(split, request.round, phases[split]) for split in request.splits]
         return Evaluated(round=request.round, label=request.label, scores=scores)
 
-    def score(self, split: Split, round_number: int, phase: Phase) -> TaskRows:
+    def score_split(self, split: Split, round_number: int, phase: Phase) -> TaskRows:
         """Score the net as it is on one split."""
         return self.learner.evaluate(
             self._net,
             self.splits[split],
             split=split,
             device=self.device,
-            report=lambda done, total: self._progress(round_number, phase, done, total),
+            report=lambda done, total: self._report_progress(round_number, phase, done, total),
         )
 
-    def _prepare(self, request: Prepare) -> Prepared:
+    def _prepare_cases(self, request: Prepare) -> Prepared:
         data = self.experiment.data
-        cache.sweep(self.cache_folder)
+        cache.sweep_leftovers(self.cache_folder)
         self.cache_folder.mkdir(parents=True, exist_ok=True)
         self._room = Room(Path(request.state or request.cache), request.disk_bytes)
-        config, prepared = self._data(request)
-        survey = self._survey(config) if prepared is None or prepared.used else Survey(0, (), {}, ())
+        config, prepared = self._find_data(request)
+        survey = self._survey_dataset(config) if prepared is None or prepared.used else Survey(0, (), {}, ())
         # What was left out on the way from DICOM counts with what the survey leaves out.
         left_out = Counter({str(reason): count for reason, count in survey.left_out.items()})
         before = Counter[Reason]() if prepared is None else prepared.left_out
@@ -216,13 +214,13 @@ class Session:
             for case in parts[name]:
                 done += 1
                 try:
-                    key, cached = self._cached(case, config)
+                    key, cached = self._cached_case(case, config)
                 except CaseError as error:  # it could be read a moment ago: count it, and go on without it
                     left_out[str(error.reason)] += 1
                     continue
                 self.splits[name].append(cached)
                 fingerprint.update(f"{name} {key}\n".encode())
-                self._progress(0, "preparing", total + done, 2 * total)
+                self._report_progress(0, "preparing", total + done, 2 * total)
         # That nothing may be left to train on is for the agent to judge: it tells of it with these counts.
         cuda = self.device.type == "cuda"
         return Prepared(
@@ -235,14 +233,14 @@ class Session:
             device=torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
             device_type="cuda" if cuda else "cpu",
             threads=torch.get_num_threads(),
-            versions=_versions(),
+            versions=_library_versions(),
             deterministic=not cuda or not torch.is_deterministic_algorithms_warn_only_enabled(),
             fingerprint=fingerprint.hexdigest(),
             data="" if prepared is None else prepared.fingerprint,
             as_of=None if prepared is None else prepared.as_of,
         )
 
-    def _survey(self, config: DatasetConfig) -> Survey:
+    def _survey_dataset(self, config: DatasetConfig) -> Survey:
         if not config.path.is_dir():
             raise DatasetGone("there is no such folder", where=str(config.path))
         task = self.experiment.task
@@ -250,12 +248,12 @@ class Session:
             config,
             task.channels,
             task.concepts,
-            lambda done, total: self._progress(0, "preparing", done, 2 * total),
+            lambda done, total: self._report_progress(0, "preparing", done, 2 * total),
             cache=self.cache_folder / "survey.sqlite",
             vault=self._cases,
         )
 
-    def _data(self, request: Prepare) -> tuple[DatasetConfig, Accounting | None]:
+    def _find_data(self, request: Prepare) -> tuple[DatasetConfig, Accounting | None]:
         """The folder to read; from DICOM it is prepared first, with what that left out."""
         dataset = dataset_of(request.dataset)
         if isinstance(dataset, DatasetConfig):
@@ -269,35 +267,35 @@ class Session:
             Path(request.state),
             request.secret,
             self.cache_folder,
-            lambda done, total: self._progress(0, "preparing", done, total),
+            lambda done, total: self._report_progress(0, "preparing", done, total),
             limit=request.disk_bytes,
         )
 
-    def _cached(self, case: Case, config: DatasetConfig) -> tuple[str, CachedCase]:
+    def _cached_case(self, case: Case, config: DatasetConfig) -> tuple[str, CachedCase]:
         settings = self.experiment.preprocessing
         loaded = load_case(case, config, self._cases)
         concepts = self.experiment.task.concepts
         label = _in_terms_of(concepts, loaded.label, loaded.concepts)
         key = cache.content_key(loaded.image, label, loaded.affine, settings, concepts)
-        if not cache.holds(self.cache_folder, key, self._arrays):
-            prepared = prepare(loaded.image, label, loaded.affine, settings)
-            self._room.require(cache.size(prepared), "preprocessed cases")
-            cache.store(self.cache_folder, key, prepared, self._arrays)
-        return key, cache.fetch(self.cache_folder, key, case.key, self._arrays)
+        if not cache.holds_case(self.cache_folder, key, self._arrays):
+            prepared = prepare_case(loaded.image, label, loaded.affine, settings)
+            self._room.require_room(cache.size_of(prepared), "preprocessed cases")
+            cache.store_case(self.cache_folder, key, prepared, self._arrays)
+        return key, cache.fetch_case(self.cache_folder, key, case.key, self._arrays)
 
-    def _load(self, path: str, plain: Mapping[str, object]) -> dict[str, Tensor]:
+    def _load_model(self, path: str, plain: Mapping[str, object]) -> dict[str, Tensor]:
         """Decode a model into the net; what was read, mapped, for the update to differ from."""
-        received = open_model(path, self._described(plain))
-        load(self._net, received)
+        received = open_model(path, self._described_manifest(plain))
+        load_weights(self._net, received)
         return received
 
-    def _described(self, plain: Mapping[str, object]) -> Manifest:
+    def _described_manifest(self, plain: Mapping[str, object]) -> Manifest:
         described = Manifest.model_validate(plain)
         if not described.same_tensors(self._manifest):
             raise WorkFailed("the received model is not the experiment's net", where="manifest")
         return described
 
-    def _progress(
+    def _report_progress(
         self,
         round_number: int,
         phase: Phase,
@@ -335,7 +333,7 @@ def _in_terms_of(concepts: Sequence[str], label: NDArray[np.uint8], own: Sequenc
     return table[label]
 
 
-def _device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
+def _choose_device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
     """Set up torch for the same bits each time, and choose the device.
 
     The process sees only the GPUs that its site lends (CUDA_VISIBLE_DEVICES), so the first is number 0.
@@ -356,7 +354,7 @@ def _device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
     return torch.device(kind)
 
 
-def _versions() -> dict[str, str]:
+def _library_versions() -> dict[str, str]:
     """Of what decides the bits."""
     found = {
         "python": platform.python_version(),

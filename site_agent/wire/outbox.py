@@ -72,8 +72,8 @@ class _Lane:
         return found
 
 
-class Post:
-    """One running agent's voice. Used by the main loop; `live` by any thread."""
+class Outbox:
+    """One running agent's voice. Used by the main loop; `send_live` by any thread."""
 
     def __init__(self, bus: Bus, spool: Spool, consortium: str, site: str, clock: Clock) -> None:
         self._bus, self._spool, self._clock = bus, spool, clock
@@ -99,12 +99,12 @@ class Post:
         self._again: deque[_Span] = deque()
         """Due to be published again, and not all handed over yet."""
 
-    def say(self, effect: Say, now: float) -> None:
+    def say_event(self, effect: Say, now: float) -> None:
         """Write a history event to the outbox; inside the transaction that caused it. Said once, it stays as it is."""
         identity = event_id(effect.experiment, effect.round, effect.kind, self._author.name, effect.attempt)
-        if not self._spool.see(identity, now):
+        if not self._spool.note_seen(identity, now):
             return
-        event = self._author.write(
+        event = self._author.write_event(
             effect.kind,
             effect.body,
             time=now,
@@ -113,9 +113,9 @@ class Post:
             attempt=effect.attempt,
             seq=self._spool.next_seq(),
         )
-        self._spool.post(event, effect.attempt if isinstance(effect.attempt, int) else 1)
+        self._spool.post_event(event, effect.attempt if isinstance(effect.attempt, int) else 1)
 
-    def publish(self, *, everything: bool = False) -> None:
+    def publish_waiting(self, *, everything: bool = False) -> None:
         """Publish what is new in the outbox or was not receipted for long; `everything`: all of it (reconnected).
 
         As much of it as the bus may hold; the rest with the next calls, in order.
@@ -140,7 +140,7 @@ class Post:
 
     def _hand(self, after: int, until: int | None, lane: _Lane, now: float) -> tuple[int, bool]:
         """Hand over what lies between two places; returns the place reached, and whether that is all of it."""
-        while page := self._spool.waiting(after, until, PAGE):
+        while page := self._spool.list_waiting(after, until, PAGE):
             for event in page:
                 held = self._handed.get(event.number)
                 if held is None or held[0].done:  # else the bus has it still, and sends it by itself
@@ -152,7 +152,7 @@ class Post:
         return after, True
 
     def _hand_over(self, event: Waiting) -> None:
-        confirm = self._send(event.key, event.raw)
+        confirm = self._send_raw(event.key, event.raw)
         before = self._handed.pop(event.number, None)
         self._handed_bytes -= 0 if before is None else before[1]
         if confirm is not None:
@@ -170,11 +170,11 @@ class Post:
             self._handed_bytes = sum(length for _confirm, length in self._handed.values())
         return not full()
 
-    def receipted(self, identity: str, now: float) -> Waiting | None:
+    def take_receipt(self, identity: str, now: float) -> Waiting | None:
         """The coordinator has stored an event of ours."""
-        return self._spool.receipted(identity, now)
+        return self._spool.take_receipted(identity, now)
 
-    def live(
+    def send_live(
         self,
         kind: str,
         body: Body,
@@ -199,7 +199,7 @@ class Post:
                 return False
             self._live += 1
             number = self._live
-        event = self._author.write(
+        event = self._author.write_event(
             kind,
             body,
             time=self._clock.wall(),
@@ -207,16 +207,16 @@ class Post:
             round_number=round_number,
             attempt=f"{self._author.incarnation}.{number}.{round(1e9 * self._clock.wall())}",
         )
-        confirm = self._send(str(RoutingKey(kind, event.sender, experiment, to)), event.raw)
+        confirm = self._send_raw(str(RoutingKey(kind, event.sender, experiment, to)), event.raw)
         if confirm is not None:
             with self._lock:
                 self._flying.append(confirm)
         return True
 
-    def hello(self) -> None:
+    def send_hello(self) -> None:
         """Say that the site is online, after everything that still waits for its receipt."""
         self._greets = True
-        self.publish(everything=True)
+        self.publish_waiting(everything=True)
 
     def _greet(self) -> bool:
         versions = {"konsil": version("konsil"), "python": platform.python_version()}
@@ -224,9 +224,9 @@ class Post:
 
     def ask_coordinator(self, kind: str, body: Body, experiment: str) -> None:
         """Something for the coordinator's inbox."""
-        self.live(kind, body, experiment=experiment, addressee=COORDINATOR)
+        self.send_live(kind, body, experiment=experiment, addressee=COORDINATOR)
 
-    def _send(self, key: str, raw: bytes) -> Confirm | None:
+    def _send_raw(self, key: str, raw: bytes) -> Confirm | None:
         try:
             return self._bus.publish(key, raw)
         except KonsilError as error:

@@ -12,7 +12,7 @@ class Pace:
         self._clock = clock
         self._last: dict[str, float] = {}
 
-    def due(self, what: str, every: float) -> bool:
+    def is_due(self, what: str, every: float) -> bool:
         """Whether `every` seconds have passed since this last said yes; the first time it does."""
         now = self._clock.monotonic()
         last = self._last.get(what)

@@ -61,7 +61,7 @@ class _Watch:
 _STRANGER = _Watch(2**62, again=False)
 
 
-class Receiver:
+class ChunkReceiver:
     """Brings global models to disk.
 
     Args:
@@ -96,26 +96,26 @@ class Receiver:
         self._position_at = 0.0
         self._complaints = Pace(clock)
         self.bytes_down = 0
-        self._thread = clock.make_thread(self._run, "receiver")
+        self._thread = clock.make_thread(self._handle_work, "receiver")
         self._thread.start()
 
     # from other threads
 
-    def deliver(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
+    def deliver_chunk(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
         """Take one chunk; acknowledged when it is written."""
-        self._inbox.put(lambda: self._chunk(delivery, ack))
+        self._inbox.put(lambda: self._take_delivery(delivery, ack))
 
-    def watch(self, experiment: str, after: int, *, again: bool = False) -> None:
+    def watch_experiment(self, experiment: str, after: int, *, again: bool = False) -> None:
         """Take early chunks of this experiment's rounds after `after`; `again`: and of one round that was before."""
         self._inbox.put(lambda: self._watched.__setitem__(experiment, _Watch(after, again)))
 
-    def expect(self, key: TransferKey, sealed: Sealed) -> None:
+    def expect_transfer(self, key: TransferKey, sealed: Sealed) -> None:
         """A transfer was announced; `on_complete` follows (at once where its file is there)."""
-        self._inbox.put(lambda: self._announce(key, sealed))
+        self._inbox.put(lambda: self._announce_transfer(key, sealed))
 
-    def drop(self, experiment: str, up_to: int | None) -> None:
+    def drop_transfers(self, experiment: str, up_to: int | None) -> None:
         """Forget an experiment's transfers up to a round; None: all, and the experiment."""
-        self._inbox.put(lambda: self._drop(experiment, up_to))
+        self._inbox.put(lambda: self._drop_transfers(experiment, up_to))
 
     def close(self) -> None:
         """Stop; what was received stays."""
@@ -124,32 +124,32 @@ class Receiver:
 
     # on the thread
 
-    def _run(self) -> None:
+    def _handle_work(self) -> None:
         while True:
             try:
                 work = self._inbox.get(timeout=0.5 if self._wanted or self._position is not None else None)
             except queue.Empty:
-                self._safely(self._now_and_then)
+                self._do_safely(self._now_and_then)
                 continue
             if work is None:
                 break
-            self._safely(work)
+            self._do_safely(work)
             if self._clock.monotonic() - self._position_at > POSITION_EVERY:
-                self._safely(self._now_and_then)
-        self._safely(self._store_position)
+                self._do_safely(self._now_and_then)
+        self._do_safely(self._store_position)
         for wanted in self._wanted.values():
             if wanted.incoming is not None:
                 wanted.incoming.close()
 
-    def _safely(self, work: Callable[[], None]) -> None:
+    def _do_safely(self, work: Callable[[], None]) -> None:
         """Whatever fails, the thread lives: what was not written is asked for again."""
         try:
             work()
         except KonsilError as error:
-            if self._complaints.due(str(error), COMPLAIN_EVERY):
+            if self._complaints.is_due(str(error), COMPLAIN_EVERY):
                 log.warning("receiving failed", error=str(error))
         except OSError as error:
-            if self._complaints.due("disk", COMPLAIN_EVERY):
+            if self._complaints.is_due("disk", COMPLAIN_EVERY):
                 log.error("a global model cannot be written, trying again", error=error.strerror)
         except Exception:
             log.critical("defect", exc_info=True)
@@ -165,9 +165,9 @@ class Receiver:
             self._spool.set_position(GLOBAL, self._position)
             self._position = None
 
-    def _chunk(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
+    def _take_delivery(self, delivery: Delivery, ack: Callable[[Delivery], None]) -> None:
         try:
-            self._take(delivery)
+            self._take_chunk(delivery)
         except MalformedMessage as error:
             log.warning("chunk refused", reason=error.reason)
         except ValueError:
@@ -177,42 +177,42 @@ class Receiver:
                 self._position = Position(delivery.offset, digest_of(delivery.body))
             ack(delivery)
 
-    def _take(self, delivery: Delivery) -> None:
+    def _take_chunk(self, delivery: Delivery) -> None:
         if delivery.user != COORDINATOR:
             raise MalformedMessage("sender-mismatch", "a chunk that the coordinator did not send")
         header, data = decode_chunk(delivery.body)
         key = header.key
         wanted = self._wanted.get(key)
         if wanted is None:
-            if key.sender != COORDINATOR or not self._useful(key):
+            if key.sender != COORDINATOR or not self._is_useful(key):
                 return
             wanted = self._wanted[key] = self._heard_of()
         if wanted.incoming is None:
             manifest = wanted.sealed.manifest if wanted.sealed else None
             if manifest and (manifest.nbytes, manifest.chunk_bytes) != (header.total, header.size):
                 raise MalformedMessage("wrong-shape", "chunk and manifest differ in size")
-            if not self._open(key, wanted, header.size, header.total):
+            if not self._open_transfer(key, wanted, header.size, header.total):
                 return
         assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
-        if wanted.incoming.add(header, data):
+        if wanted.incoming.add_chunk(header, data):
             self.bytes_down += len(data)
-            crash.passed("agent:fetching")
+            crash.pass_step("agent:fetching")
             # What comes of one transfer speaks for those behind it: the coordinator sends them one after the other.
             now = self._heard[key.experiment] = self._clock.monotonic()
             self._gap, wanted.moved = max(now - wanted.moved, 0.8 * self._gap), now
-            wanted.pause = self._patience()
+            wanted.pause = self._seconds_of_quiet()
             self._on_progress(key, wanted.incoming.received, wanted.incoming.chunks)
-            self._finish(key, wanted)
+            self._finish_transfer(key, wanted)
 
     def _heard_of(self) -> _Wanted:
         now = self._clock.monotonic()
         return _Wanted(now, now)
 
-    def _patience(self) -> float:
+    def _seconds_of_quiet(self) -> float:
         """Seconds of quiet until a transfer is asked for."""
         return max(FIRST_ASK, min(LONGEST_PAUSE, GAPS * self._gap))
 
-    def _useful(self, key: TransferKey) -> bool:
+    def _is_useful(self, key: TransferKey) -> bool:
         """Whether a chunk of a transfer that nobody has named yet is worth keeping."""
         watch = self._watched.get(key.experiment, _STRANGER)
         if key.round > watch.after:
@@ -223,15 +223,15 @@ class Receiver:
         for other in [one for one in self._wanted if one.experiment == key.experiment and one.round <= watch.after]:
             if self._wanted[other].sealed is not None:
                 return False
-            self._forget(other)
+            self._forget_transfer(other)
         return True
 
-    def _forget(self, key: TransferKey) -> None:
+    def _forget_transfer(self, key: TransferKey) -> None:
         wanted = self._wanted.pop(key)
         if wanted.incoming is not None:
             wanted.incoming.discard()
 
-    def _open(self, key: TransferKey, wanted: _Wanted, size: int, total: int) -> bool:
+    def _open_transfer(self, key: TransferKey, wanted: _Wanted, size: int, total: int) -> bool:
         if total > self._room():
             log.error("no room for a global model", experiment=key.experiment, round=key.round, bytes=total)
             self._wanted.pop(key, None)
@@ -240,8 +240,8 @@ class Receiver:
         wanted.incoming = Incoming(self._spool.globals, key, size=size, total=total)
         return True
 
-    def _announce(self, key: TransferKey, sealed: Sealed) -> None:
-        if self._have(key, sealed):
+    def _announce_transfer(self, key: TransferKey, sealed: Sealed) -> None:
+        if self._have_file(key, sealed):
             self._on_complete(key)
             return
         self._done.discard(key)
@@ -249,7 +249,7 @@ class Receiver:
         if wanted.incoming is None and key.round <= self._watched.get(key.experiment, _STRANGER).after:
             wanted.pause = SOON
         elif wanted.incoming is None:
-            wanted.pause = self._patience()
+            wanted.pause = self._seconds_of_quiet()
         wanted.sealed, wanted.quiet_since = sealed, self._clock.monotonic()
         wanted.moved = wanted.quiet_since
         incoming = wanted.incoming
@@ -260,11 +260,13 @@ class Receiver:
             # What came early was not what is announced.
             incoming.discard()
             wanted.incoming = None
-        if wanted.incoming is None and not self._open(key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes):
+        if wanted.incoming is None and not self._open_transfer(
+            key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes
+        ):
             return
-        self._finish(key, wanted)
+        self._finish_transfer(key, wanted)
 
-    def _have(self, key: TransferKey, sealed: Sealed) -> bool:
+    def _have_file(self, key: TransferKey, sealed: Sealed) -> bool:
         """Whether the complete file is there, and still what was sealed (a disk may have been full or broken)."""
         path = self._spool.global_file(key)
         with contextlib.suppress(OSError, ValueError):
@@ -273,12 +275,13 @@ class Receiver:
         path.unlink(missing_ok=True)
         return False
 
-    def _finish(self, key: TransferKey, wanted: _Wanted) -> None:
+    def _finish_transfer(self, key: TransferKey, wanted: _Wanted) -> None:
         incoming, sealed = wanted.incoming, wanted.sealed
         if incoming is None or sealed is None or incoming.received < incoming.chunks:
             return
         try:
-            # Not made durable: `_have` looks at a file's content before it is used again, and it can be asked for anew.
+            # Not made durable: `_have_file` looks at a file's content before it is used again, and it can be asked for
+            # anew.
             incoming.finish(sealed.manifest, sealed.seal, self._spool.global_file(key), durable=False)
         except MalformedMessage as error:
             # Some chunk is not the sealed one: no way to know which, so all of it is asked for again.
@@ -287,7 +290,7 @@ class Receiver:
             )
             incoming.discard()
             wanted.incoming = None
-            self._open(key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes)
+            self._open_transfer(key, wanted, sealed.manifest.chunk_bytes, sealed.manifest.nbytes)
             return
         del self._wanted[key]
         self._done.add(key)
@@ -303,11 +306,11 @@ class Receiver:
             wanted.quiet_since, wanted.pause = now, min(LONGEST_PAUSE, 2 * wanted.pause)
             # A full disk may have refused the file when it was announced, or when it was complete.
             manifest = wanted.sealed.manifest
-            if wanted.incoming is None and not self._open(key, wanted, manifest.chunk_bytes, manifest.nbytes):
+            if wanted.incoming is None and not self._open_transfer(key, wanted, manifest.chunk_bytes, manifest.nbytes):
                 continue
             assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
-            if not (missing := wanted.incoming.missing()):
-                self._finish(key, wanted)
+            if not (missing := wanted.incoming.list_missing()):
+                self._finish_transfer(key, wanted)
                 continue
             log.info("asking for chunks", experiment=key.experiment, round=key.round, missing=len(missing))
             chunks = None if len(missing) == wanted.incoming.chunks else missing[:MOST_ASKED]
@@ -316,12 +319,12 @@ class Receiver:
                 ChunksWanted(round=key.round, attempt=key.attempt, seal=wanted.sealed.seal, chunks=chunks),
             )
 
-    def _drop(self, experiment: str, up_to: int | None) -> None:
+    def _drop_transfers(self, experiment: str, up_to: int | None) -> None:
         if up_to is None:
             self._watched.pop(experiment, None)
             self._heard.pop(experiment, None)
             self._done = {key for key in self._done if key.experiment != experiment}
         for key in [key for key in self._wanted if key.experiment == experiment]:
             if up_to is None or key.round <= up_to:
-                self._forget(key)
+                self._forget_transfer(key)
         self._spool.free_files(experiment, up_to)

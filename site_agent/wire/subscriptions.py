@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from messages.bus.base import Bus, Delivery, Subscription
-from messages.names import DOWNLINK, GLOBAL, inbox
+from messages.names import DOWNLINK, GLOBAL, inbox_of
 from site_agent.disk.spool import Spool
 
 
@@ -20,7 +20,7 @@ class Subscriptions:
         self._bus, self._spool, self._post = bus, spool, post
         self._open: dict[str, Subscription] = {}
 
-    def attach(
+    def attach_all(
         self,
         site: str,
         event: Callable[[Delivery], None],
@@ -35,24 +35,24 @@ class Subscriptions:
         Raises:
             NameTaken: another agent holds the inbox.
         """
-        self._subscribe(inbox(site), event, exclusive=True)
-        self._subscribe(DOWNLINK, event)
+        self._subscribe_to(inbox_of(site), event, exclusive=True)
+        self._subscribe_to(DOWNLINK, event)
         self._open[GLOBAL] = self._bus.subscribe(
-            GLOBAL, lambda delivery: chunk(delivery, self.ack), position=lambda: self._spool.position(GLOBAL)
+            GLOBAL, lambda delivery: chunk(delivery, self.acknowledge), position=lambda: self._spool.position_of(GLOBAL)
         )
 
-    def _subscribe(self, name: str, event: Callable[[Delivery], None], *, exclusive: bool = False) -> None:
+    def _subscribe_to(self, name: str, event: Callable[[Delivery], None], *, exclusive: bool = False) -> None:
         self._open[name] = self._bus.subscribe(
             name,
             lambda delivery: self._post(lambda: event(delivery)),
-            position=None if exclusive else lambda: self._spool.position(name),
+            position=None if exclusive else lambda: self._spool.position_of(name),
             exclusive=exclusive,
         )
 
-    def ack(self, delivery: Delivery) -> None:
+    def acknowledge(self, delivery: Delivery) -> None:
         """A delivery is dealt with. Any thread."""
         subscription = self._open.get(delivery.queue)
         if subscription is None:  # delivered before `subscribe` returned: its turn comes again
-            self._post(lambda: self.ack(delivery))
+            self._post(lambda: self.acknowledge(delivery))
             return
         subscription.ack(delivery)

@@ -41,7 +41,7 @@ class Running:
             return False
 
     def ask(self, do: str, **more: Any) -> dict[str, Any]:
-        return control.ask(self.config.site.state, {"do": do, **more})
+        return control.ask_agent(self.config.site.state, {"do": do, **more})
 
 
 Start = Callable[..., Running]

@@ -76,7 +76,7 @@ def test_a_resumed_round_is_shown_and_its_checkpoint_goes_when_the_update_is_rec
     said = capsys.readouterr().out
     assert "training resumed from its checkpoint" in said
     assert "checkpoint is damaged" in said
-    counted = {r.name: r for r in running.agent._read()}["konsil_checkpoints_total"]
+    counted = {r.name: r for r in running.agent._read_figures()}["konsil_checkpoints_total"]
     assert sorted(value for _, value in counted.samples) == [1.0, 1.0]
 
 

@@ -16,7 +16,7 @@ from messages.kinds import RoundComplete, Standing
 from messages.reasons import Reason
 from site_agent.service import Agent
 from site_agent.wire import sender
-from site_agent.wire.sender import Mark
+from site_agent.wire.sender import SentMark
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_an_event_that_the_broker_lost_comes_with_the_answer_to_an_enquiry(
     coordinator.send_model(1)
     eventually(lambda: len(coordinator.of("hello")) >= 3, what="the site to ask, again and again")
     # Written, and confirmed, and never on the stream: only the standing holds it.
-    lost = coordinator.author.write(
+    lost = coordinator.author.write_event(
         "round-start", script.round_start(coordinator.sealed(1)[0]), time=0.0, experiment="exp-1", round_number=1
     )
     coordinator.say("standing", Standing(state="running", events=[lost.raw]), experiment="exp-1", to="site-a")
@@ -74,8 +74,8 @@ def test_how_far_an_update_is_sent_is_known_by_its_chunks_digests(
 ) -> None:
     monkeypatch.setattr(sender, "MARK_EVERY", 0.0)
     update = tmp_path / "exp-1.1.site-a.1.update"
-    assert Mark(update, SystemClock()).read() == []
-    Mark(update, SystemClock()).write([b"a" * 32, b"b" * 32])
-    assert Mark(update, SystemClock()).read() == [b"a" * 32, b"b" * 32]
+    assert SentMark(update, SystemClock()).read_digests() == []
+    SentMark(update, SystemClock()).write_digests([b"a" * 32, b"b" * 32])
+    assert SentMark(update, SystemClock()).read_digests() == [b"a" * 32, b"b" * 32]
     update.with_suffix(".sent").write_bytes(b"a" * 32 + b"torn")
-    assert Mark(update, SystemClock()).read() == [b"a" * 32]
+    assert SentMark(update, SystemClock()).read_digests() == [b"a" * 32]

@@ -23,15 +23,17 @@ def test_every_event_and_update_is_on_record_while_the_agent_runs(
     start()
     through_rounds(coordinator, 1, 2)
     sent = {one.id: one for kind in ("joined", "round-accepted", "weights-ready") for one in coordinator.of(kind)}
-    of = lambda kind: [one for one in ledger.read(tmp_path / "state", "exp-1") if one.kind == kind]  # noqa: E731
+    of = lambda kind: [one for one in ledger.read_ledger(tmp_path / "state", "exp-1") if one.kind == kind]  # noqa: E731
     eventually(lambda: all(one.settled for one in of("weights-ready")), what="receipts")
-    assert sorted((one.kind, one.round, one.bytes) for one in ledger.read(tmp_path / "state", "exp-1")) == sorted(
+    assert sorted(
+        (one.kind, one.round, one.bytes) for one in ledger.read_ledger(tmp_path / "state", "exp-1")
+    ) == sorted(
         [(one.kind, one.round, len(one.raw)) for one in sent.values()]
         + [("update", number, coordinator.sealed(number)[0].manifest.nbytes) for number in (1, 2)]
     )
     assert all(began <= one.time <= time.time() for one in of("update"))
-    assert ledger.read(tmp_path / "state", since=time.time() + 60) == []
-    assert ledger.read(tmp_path / "state", "exp-2") == []
+    assert ledger.read_ledger(tmp_path / "state", since=time.time() + 60) == []
+    assert ledger.read_ledger(tmp_path / "state", "exp-2") == []
 
 
 def test_an_event_without_a_receipt_is_on_record_as_such(
@@ -40,7 +42,7 @@ def test_an_event_without_a_receipt_is_on_record_as_such(
     coordinator.receipting = False
     start()
     joined(coordinator)
-    (one,) = [one for one in ledger.read(tmp_path / "state") if one.kind == "joined"]
+    (one,) = [one for one in ledger.read_ledger(tmp_path / "state") if one.kind == "joined"]
     assert not one.settled
 
 
@@ -49,7 +51,7 @@ def test_no_chunk_leaves_before_it_is_on_record(
 ) -> None:
     monkeypatch.setattr("site_agent.wire.sender.AGAIN_AFTER", 0.1)
     failed: list[bool] = []
-    plain = Spool.leaving
+    plain = Spool.note_leaving
 
     def leaving(self: Spool, key: TransferKey, size: int, now: float) -> None:
         if len(failed) < 3:
@@ -57,7 +59,7 @@ def test_no_chunk_leaves_before_it_is_on_record(
             raise WorkFailed("the disk is full")
         plain(self, key, size, now)
 
-    monkeypatch.setattr(Spool, "leaving", leaving)
+    monkeypatch.setattr(Spool, "note_leaving", leaving)
     start()
     through_rounds(coordinator, 1)
     assert failed == [True, True, True]

@@ -13,7 +13,7 @@ from brokers import eventually
 from messages.kinds import ChunksWanted
 from messages.tensors.codecs import CodecName
 from site_agent.service import Agent
-from site_agent.training.null import addend
+from site_agent.training.null import round_addend
 
 
 @pytest.mark.parametrize("codec", ["bfloat16", "bfloat16-difference"])
@@ -30,7 +30,9 @@ def test_an_update_leaves_in_the_experiments_codec(
     assert ready.body.transfer.manifest.codec == codec
     assert ready.body.transfer.manifest.nbytes == 1500 * 2 + 3 * 8
     update = coordinator.update(ready)
-    step = addend(7, "site-a", 1)  # a byte over 256: as a difference from 1 it needs 8 bits, and added to 1 it needs 9
+    step = round_addend(
+        7, "site-a", 1
+    )  # a byte over 256: as a difference from 1 it needs 8 bits, and added to 1 it needs 9
     expected = step if codec == "bfloat16-difference" else np.rint((1 + step) * 128) / 128
     np.testing.assert_array_equal(update["w"], np.full(1500, expected))
     np.testing.assert_array_equal(update["b"], np.arange(3) + float(step))
@@ -63,15 +65,15 @@ def test_chunks_that_come_while_an_agent_takes_up_its_work_are_kept(
         eventually(lambda: coordinator.of("round-accepted"), what="round-accepted")
     first.stop()
     coordinator.send_model(1)
-    recover = Agent._recover
+    recover = Agent._recover_work
 
     def recover_late(agent: Agent) -> None:
         """Not before every chunk was looked at."""
         end = coordinator.bus.broker.length("global") - 1  # type: ignore[attr-defined]
-        eventually(lambda: (at := agent.spool.position("global")) and at.offset == end, what="the chunks")
+        eventually(lambda: (at := agent.spool.position_of("global")) and at.offset == end, what="the chunks")
         recover(agent)
 
-    monkeypatch.setattr(Agent, "_recover", recover_late)
+    monkeypatch.setattr(Agent, "_recover_work", recover_late)
     start()
     if not announced:
         coordinator.start_round(1)
@@ -196,4 +198,6 @@ def test_a_damaged_model_on_disk_is_fetched_again_after_a_restart(
     eventually(lambda: coordinator.of("chunks-wanted") or coordinator.of("weights-ready"), what="asking")
     coordinator.send_model(1)
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
-    np.testing.assert_array_equal(coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1))
+    np.testing.assert_array_equal(
+        coordinator.update(ready)["w"], coordinator.model(1)["w"] + round_addend(7, "site-a", 1)
+    )

@@ -10,7 +10,7 @@ from agent_rig import Start, joined, training
 from brokers import PATIENCE, eventually
 from gated_trainer import Gate
 
-from deploy.cli.site import standing
+from deploy.cli.site import standing_words
 from messages.ground.errors import RequestError
 from messages.kinds import ExperimentChecked
 from messages.reasons import Reason
@@ -68,7 +68,7 @@ def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: scri
     declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
     assert declined.body.reason is Reason.AWAITS_APPROVAL
     waiting = running.ask("status")["experiments"][0]
-    assert standing(waiting) == "awaits your approval (konsil site resume --approve exp-1)"
+    assert standing_words(waiting) == "awaits your approval (konsil site resume --approve exp-1)"
     with pytest.raises(RequestError, match="awaits approval"):
         running.ask("approve", experiment="exp-2")
     running.ask("approve", experiment="exp-1")
@@ -77,9 +77,9 @@ def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: scri
 
 def test_an_experiment_that_is_over_is_shown_as_ended_and_nothing_more() -> None:
     over = {"experiment": "exp-1", "phase": "ended", "round": 4}
-    assert standing(over) == "ended"
-    assert standing(over | {"phase": "training"}) == "training, round 4"
-    assert standing(over | {"phase": "preparing", "round": 0}) == "preparing"
+    assert standing_words(over) == "ended"
+    assert standing_words(over | {"phase": "training"}) == "training, round 4"
+    assert standing_words(over | {"phase": "preparing", "round": 0}) == "preparing"
 
 
 def test_a_paused_site_refuses_rounds_and_goes_on_when_resumed(

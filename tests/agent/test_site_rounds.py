@@ -14,7 +14,7 @@ from gated_trainer import Gate
 
 from messages.kinds import ExperimentAborted
 from messages.reasons import Reason
-from site_agent.training.null import addend
+from site_agent.training.null import round_addend
 
 
 def test_a_round_yields_the_update_that_seed_site_and_round_decide(
@@ -28,7 +28,7 @@ def test_a_round_yields_the_update_that_seed_site_and_round_decide(
     assert coordinator.of("round-accepted", 1)
     update = coordinator.update(ready)
     expected = {
-        name: value + addend(7, "site-a", 1).astype(value.dtype) for name, value in coordinator.model(1).items()
+        name: value + round_addend(7, "site-a", 1).astype(value.dtype) for name, value in coordinator.model(1).items()
     }
     for name, value in expected.items():
         np.testing.assert_array_equal(update[name], value)
@@ -68,7 +68,9 @@ def test_a_stop_in_mid_training_trains_the_same_bits_after_the_restart(
     first.stop()
     start()
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
-    np.testing.assert_array_equal(coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1))
+    np.testing.assert_array_equal(
+        coordinator.update(ready)["w"], coordinator.model(1)["w"] + round_addend(7, "site-a", 1)
+    )
     assert ready.body.transfer.attempt == 1
 
 

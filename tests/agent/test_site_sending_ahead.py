@@ -15,7 +15,7 @@ from messages.ground.clock import SystemClock
 from messages.kinds import ChunksWanted
 from messages.reasons import Reason
 from site_agent.disk import ledger
-from site_agent.wire.sender import Mark
+from site_agent.wire.sender import SentMark
 
 PROGRAM = """
 import time
@@ -135,7 +135,7 @@ def test_a_restarted_agent_sends_what_had_not_left_and_what_is_another_update_no
     begin(coordinator)
     eventually(lambda: arrived(coordinator) == {0, 1, 2, 3}, what="the first chunks")
     assert first.stop() == 0
-    mark = Mark(tmp_path / "state" / "updates" / "exp-1.1.site-a.1.update", SystemClock()).read()
+    mark = SentMark(tmp_path / "state" / "updates" / "exp-1.1.site-a.1.update", SystemClock()).read_digests()
     assert mark
     (tmp_path / "go").touch()
     held = Path("/proc/self/maps").read_text()
@@ -160,7 +160,7 @@ def test_of_a_round_that_is_over_nothing_more_is_sent_or_kept_open(
     begin(coordinator, 2)
     ready = eventually(lambda: coordinator.of("weights-ready", 2), what="weights-ready")[0]
     coordinator.update(ready)
-    left = {one.round: one.bytes for one in ledger.read(tmp_path / "state") if one.kind == "update"}
+    left = {one.round: one.bytes for one in ledger.read_ledger(tmp_path / "state") if one.kind == "update"}
     assert left == dict.fromkeys((1, 2), ready.body.transfer.manifest.nbytes)  # what began to leave is on record, too
     assert {key.round: len(chunks) for key, chunks in coordinator.chunks.items()} == {1: 4, 2: 6}
     held = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]

@@ -39,7 +39,9 @@ def test_a_standing_brings_what_the_site_missed(start: Start, coordinator: scrip
     plain = script.experiment_file()
     written: list[bytes] = []
     coordinator.say = lambda kind, body, **more: written.append(  # type: ignore[method-assign,assignment]
-        old.write(kind, body, time=0.0, experiment=more["experiment"], round_number=more.get("round_number", 0)).raw
+        old.write_event(
+            kind, body, time=0.0, experiment=more["experiment"], round_number=more.get("round_number", 0)
+        ).raw
     )
     coordinator.accept(plain)
     coordinator.start_round(1)
@@ -100,13 +102,13 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost(
         with pytest.raises(sqlite3.OperationalError, match="full"):
             fill(spool._db)
     seen: list[str] = []
-    see = spool.see
+    see = spool.note_seen
 
     def counting(identity: str, now: float) -> bool:
         seen.append(identity)
         return see(identity, now)
 
-    monkeypatch.setattr(spool, "see", counting)
+    monkeypatch.setattr(spool, "note_seen", counting)
     said = LogCapture()
     monkeypatch.setattr("site_agent.loop.steps.log", structlog.wrap_logger(structlog.PrintLogger(), processors=[said]))
     coordinator.send_model(1)

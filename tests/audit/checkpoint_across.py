@@ -77,7 +77,7 @@ def _prepare(folder: Path) -> dict[str, Any]:
     from nets.initial import initial_model
 
     chosen = json.loads((folder / "trial.json").read_text("utf-8"))
-    plain = trainer_rig.experiment().plain()
+    plain = trainer_rig.experiment().as_plain()
     plain["net"] = chosen["net"]
     plain["training"] |= {"local_epochs": None, "local_steps": STEPS}
     plain["training"]["optimizer"] |= chosen["optimizer"]
@@ -113,7 +113,7 @@ def _rounds(folder: Path, cache: str, numbers: tuple[int, ...], checkpoints: flo
                 evaluate=True,
                 checkpoint_seconds=checkpoints,
             )
-            trainer.process.send(request)
+            trainer.process.send_request(request)
             said = []
             while not (said and isinstance(said[-1], Trained)) and trainer.process.alive:
                 try:

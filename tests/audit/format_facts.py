@@ -11,7 +11,7 @@ from format_rig import read_jobs
 
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import open_readonly
-from coordinator.record.recovery import recover
+from coordinator.record.recovery import recover_states
 from coordinator.record.replay import ReplayStep, replay
 from coordinator.work.blobs import Blobs
 from messages.chain import Entry
@@ -24,7 +24,7 @@ def read_journal_facts(folder: Path) -> dict[str, Any]:
         "entries": len(entries),
         "head": entries[-1].hash.hex(),
         "types": {kind: sum(entry.type == kind for entry in entries) for kind in ("step", "set-aside", "term")},
-        "experiments": {name: _state_facts(state) for name, state in sorted(recover(entries).items())},
+        "experiments": {name: _state_facts(state) for name, state in sorted(recover_states(entries).items())},
     }
 
 

@@ -21,9 +21,9 @@ from coordinator_rig import Consortium
 from coordinator.config import CoordinatorConfig
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import open_readonly
-from coordinator.record.recovery import recover
+from coordinator.record.recovery import recover_states
 from coordinator.service import Coordinator
-from deploy.broker.definitions import Party, render
+from deploy.broker.definitions import Party, render_definitions
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
@@ -80,7 +80,9 @@ def read_members(packed: Path) -> dict[str, bytes]:
 def make_broker(sites: Iterable[str] = SITES) -> MemoryBroker:
     parties = [Party("coordinator", "coordinator", "x"), *(Party(site, "site", "x") for site in sites)]
     return MemoryBroker(
-        render(CONSORTIUM, [*parties, *(Party(name, "researcher", "x") for name in (*RESEARCHERS, STRANGER))])
+        render_definitions(
+            CONSORTIUM, [*parties, *(Party(name, "researcher", "x") for name in (*RESEARCHERS, STRANGER))]
+        )
     )
 
 
@@ -96,7 +98,7 @@ def make_coordinator(broker: MemoryBroker, folder: Path, sites: Iterable[str] = 
 
 def read_states(folder: Path) -> dict[str, ExperimentState]:
     """Where the experiments of a journal are; a running coordinator may write it meanwhile."""
-    return recover(open_readonly(folder))
+    return recover_states(open_readonly(folder))
 
 
 class LosingSite(ScriptedSite):
@@ -146,7 +148,7 @@ class Scripted(Consortium):
         self, who: str, kind: str, body: kinds.Body, experiment: str, *, number: int = 0, attempt: int = 1
     ) -> None:
         """Say an event in a party's name, on a connection of its own."""
-        event = Author(CONSORTIUM, who, 1).write(
+        event = Author(CONSORTIUM, who, 1).write_event(
             kind, body, time=float(attempt), experiment=experiment, round_number=number, attempt=attempt, seq=attempt
         )
         bus = MemoryBus(self.broker, who)
@@ -184,7 +186,7 @@ class AgentThread:
         self._thread.start()
 
     def status(self) -> dict[str, Any]:
-        return control.ask(self.state, {"do": "status"})
+        return control.ask_agent(self.state, {"do": "status"})
 
     def stop(self) -> None:
         self._agent.stop()
@@ -214,7 +216,7 @@ class Pair:
         self._down = self._researcher.subscribe("downlink", self._take)
 
     def _take(self, delivery: Delivery) -> None:
-        self.heard.append(envelope.decode(delivery.body))
+        self.heard.append(envelope.decode_event(delivery.body))
         self._down.ack(delivery)
         with self.news.changed:
             self.news.changed.notify_all()
@@ -237,7 +239,7 @@ class Pair:
         return SiteConfig.model_validate(plain)
 
     def start_experiment(self, plain: dict[str, Any]) -> None:
-        event = Author(CONSORTIUM, "dr-a").write(
+        event = Author(CONSORTIUM, "dr-a").write_event(
             "experiment-start", kinds.ExperimentStart(experiment=plain), time=1.0, experiment=plain["id"], seq=1
         )
         self._researcher.publish(event.key, event.raw)
@@ -280,6 +282,6 @@ def read_jobs(state: Path, site: str) -> tuple[dict[str, Job], list[str], dict[s
     spool = Spool(state)
     try:
         agenda = spool.load_agenda(site)
-        return dict(agenda.jobs), [one.kind for one in spool.waiting()], dict(spool.counts())
+        return dict(agenda.jobs), [one.kind for one in spool.list_waiting()], dict(spool.count_rows())
     finally:
         spool.close()

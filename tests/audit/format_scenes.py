@@ -118,7 +118,7 @@ def _complete(world: Scripted) -> None:
     """`done`: complete; around it repetitions, another experiment under its id, and words that come too late."""
     _start(world, file("done"))
     world.told("experiment-complete", "done")
-    _start(world, Experiment.model_validate(file("done")).plain(), 2)
+    _start(world, Experiment.model_validate(file("done")).as_plain(), 2)
     _start(world, file("done", seed=9), 3)
     world.told("experiment-refused", "done")
     again = kinds.Joined(cases=counts(10), platform=PLATFORM)

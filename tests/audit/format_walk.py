@@ -14,7 +14,7 @@ from pathlib import Path
 from coordinator_kit import ARRAYS, MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
 
 from coordinator.core import inputs as i
-from coordinator.core.evolve import fold
+from coordinator.core.evolve import fold_decisions
 from coordinator.core.inputs import OWN_KINDS, kind_of
 from coordinator.core.machine import WIRE, IllegalInput, decide
 from coordinator.core.state import ExperimentState, Timer
@@ -49,8 +49,8 @@ class Walk:
             return
         if not decided:
             return  # nothing changes: the coordinator journals nothing
-        self._journal.append(self._name, STEP, step_body(given, decided), time=given.time)
-        self.state = fold(self.state, decided)
+        self._journal.append_entry(self._name, STEP, step_body(given, decided), time=given.time)
+        self.state = fold_decisions(self.state, decided)
         self.met.update([kind_of(given), *(one.decision for one in decided)])
 
     def wire(self, kind: str, body: kinds.Body, sender: str, *, number: int = 0, attempt: int = 1) -> None:
@@ -126,7 +126,7 @@ class Walk:
 
     def _other(self) -> kinds.ExperimentStart:
         if self.state is not None and self._draw.random() < 0.3:
-            return kinds.ExperimentStart(experiment=self.state.experiment.plain())
+            return kinds.ExperimentStart(experiment=self.state.experiment.as_plain())
         return kinds.ExperimentStart(experiment=plain(id=self._name, seed=99))
 
     def _wire(self) -> str | None:
@@ -216,7 +216,7 @@ def write_walks(folder: Path) -> Counter[str]:
     """Journal all walks; returns how often each kind of input and decision came."""
     journal = Journal(folder)
     try:
-        journal.append(NO_EXPERIMENT, TERM, {"term": journal.term}, time=BEGAN)
+        journal.append_entry(NO_EXPERIMENT, TERM, {"term": journal.term}, time=BEGAN)
         met: Counter[str] = Counter()
         for number in range(WALKS):
             walk = Walk(journal, number)

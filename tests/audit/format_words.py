@@ -58,7 +58,7 @@ FULL_PLATFORM = kinds.Platform(
 LITTLE_CANDIDATE = kinds.Candidate(label="final", transfer=LITTLE_TRANSFER, model_digest=DIGEST)
 FULL_CANDIDATE = kinds.Candidate(label="selected", transfer=FULL_TRANSFER, model_digest=DIGEST)
 SPARSE: dict[str, Any] = tomllib.loads(MINIMAL)
-FULL_FILE = experiment.loads(EVERY_KEY).plain()
+FULL_FILE = experiment.parse_experiment(EVERY_KEY).as_plain()
 STATES = (
     "idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining", "outside-hours",
     "running",
@@ -68,7 +68,11 @@ PHASES = ("preparing", "fetching", "training", "validating", "testing", "sending
 
 def _original() -> bytes:
     start = kinds.ExperimentStart(experiment=FULL_FILE)
-    return Author(CONSORTIUM, "dr-a").write("experiment-start", start, time=TIME, experiment=FULL_FILE["id"], seq=1).raw
+    return (
+        Author(CONSORTIUM, "dr-a")
+        .write_event("experiment-start", start, time=TIME, experiment=FULL_FILE["id"], seq=1)
+        .raw
+    )
 
 
 def little_bodies() -> dict[str, Body]:
@@ -212,10 +216,10 @@ def _event(kind: str, body: Body, *, full: bool) -> bytes:
     term = (2**40 if full else 1) if sender == COORDINATOR else 0
     author = Author(CONSORTIUM, sender, incarnation=7 if full else 0, term=term)
     if not full:
-        return author.write(kind, body, time=0.0).raw
+        return author.write_event(kind, body, time=0.0).raw
     seq = 2**62 if KINDS[kind].history else 0
     name = body.experiment["id"] if isinstance(body, kinds.ExperimentStart) else "kept-every-key"
-    return author.write(kind, body, time=TIME, experiment=name, round_number=3, attempt="0f" * 16, seq=seq).raw
+    return author.write_event(kind, body, time=TIME, experiment=name, round_number=3, attempt="0f" * 16, seq=seq).raw
 
 
 def _chunks() -> Iterator[tuple[str, bytes]]:
@@ -228,9 +232,9 @@ def _chunks() -> Iterator[tuple[str, bytes]]:
 
 
 def _entries() -> Iterator[tuple[str, bytes]]:
-    first = chain.Entry(1, 1, "none", 0.0, "term", codec.pack({"term": 1})).sealed()
+    first = chain.Entry(1, 1, "none", 0.0, "term", codec.pack({"term": 1})).with_hash()
     body = codec.pack({"input": {}, "decisions": []})
-    second = chain.Entry(2, 1, "kept-every-key", TIME, "step", body, before=first.hash).sealed()
+    second = chain.Entry(2, 1, "kept-every-key", TIME, "step", body, before=first.hash).with_hash()
     yield "journal-entry.little.entry", first.encode()
     yield "journal-entry.full.entry", second.encode()
 

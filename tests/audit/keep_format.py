@@ -185,7 +185,7 @@ def _digests_of_words(words: dict[str, bytes]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, raw in words.items():
         if name.startswith("experiment-start."):
-            body = envelope.decode(raw).body
+            body = envelope.decode_event(raw).body
             assert isinstance(body, kinds.ExperimentStart)
             found[name] = Experiment.model_validate(body.experiment).digest()
     return found
@@ -196,8 +196,8 @@ def _write_experiments(folder: Path) -> dict[str, str]:
     digests: dict[str, str] = {}
     for name, content in FILES.items():
         (folder / name).write_text(content, "utf-8")
-        read = experiment.read(folder / name)
-        _write_json((folder / name).with_suffix(".json"), read.plain())
+        read = experiment.read_experiment(folder / name)
+        _write_json((folder / name).with_suffix(".json"), read.as_plain())
         digests[f"experiments/{name}"] = read.digest()
     assert digests["experiments/minimal.toml"] == digests["experiments/defaults-written.toml"]
     assert len(set(digests.values())) == len(digests) - 1

@@ -95,7 +95,7 @@ def test_the_coordinator_takes_up_what_was_open_and_ends_it_with_the_same_bits(
     world = Scripted(unpack_folder(kept / "coordinator.zip", tmp_path))
     try:
         world.start()
-        again = Experiment.model_validate(file("done")).plain()
+        again = Experiment.model_validate(file("done")).as_plain()
         world.say("experiment-start", kinds.ExperimentStart(experiment=again), 90, "done")
         world.join()
         _completes(world, "half", final_digest(expected, "done"))
@@ -151,11 +151,11 @@ def _written_again(name: str, raw: bytes) -> bytes:
         header, data = decode_chunk(raw)
         return encode_chunk(header, data)
     if name.endswith(".entry"):
-        return chain.decode_entry(raw).sealed().encode()
-    event = envelope.decode(raw)
+        return chain.decode_entry(raw).with_hash().encode()
+    event = envelope.decode_event(raw)
     attempt = codec.unpack(codec.unpack(raw)[0])["attempt"]
     author = Author(event.consortium, event.sender, event.incarnation, event.term)
-    again = author.write(
+    again = author.write_event(
         event.kind,
         event.body,
         time=event.time,
@@ -179,11 +179,11 @@ def test_each_kept_experiment_has_the_digest_that_it_had(kept: Path) -> None:
     words = read_members(kept / "wire.zip")
 
     def said(name: str) -> Experiment:
-        body = envelope.decode(words[name]).body
+        body = envelope.decode_event(words[name]).body
         assert isinstance(body, kinds.ExperimentStart)
         return Experiment.model_validate(body.experiment)
 
-    read = {name: said(name) if name in words else experiment.read(kept / name) for name in digests}
+    read = {name: said(name) if name in words else experiment.read_experiment(kept / name) for name in digests}
     assert {name: one.digest() for name, one in read.items()} == digests
 
 
@@ -193,7 +193,7 @@ def test_what_a_kept_experiment_was_sent_and_stored_as_has_the_same_digest_as_it
         stored = Experiment.model_validate(json.loads(path.read_text("utf-8")))
         digest = digests[f"experiments/{path.stem}.toml"]
         assert stored.digest() == digest, path.name
-        assert Experiment.model_validate(stored.plain()).digest() == digest, path.name
+        assert Experiment.model_validate(stored.as_plain()).digest() == digest, path.name
 
 
 Invoke = Callable[..., str]

@@ -20,7 +20,7 @@ from coordinator.core import decisions as d
 from coordinator.core.state import Phase
 from coordinator.loop import file_checks
 from coordinator.record.journal import open_readonly
-from coordinator.record.recovery import read_step, recover
+from coordinator.record.recovery import read_step, recover_states
 from messages import codec, experiment, kinds
 from messages.chain import Entry
 from messages.reasons import RETIRED, Reason
@@ -59,10 +59,10 @@ def change_the_code(patch: pytest.MonkeyPatch) -> None:
 def test_an_old_log_replays_and_recovers_though_model_nets_and_words_have_changed(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = recover(open_readonly(old))
+    before = recover_states(open_readonly(old))
     change_the_code(monkeypatch)
     assert problems(open_readonly(old)) == []
-    after = recover(open_readonly(old))
+    after = recover_states(open_readonly(old))
     assert {name: state.phase for name, state in after.items()} == {name: state.phase for name, state in before.items()}
     assert after["exp-1"].experiment.rounds.count == before["exp-1"].experiment.rounds.count > 1
     assert [after[name].digest for name in after] == [before[name].digest for name in before]
@@ -148,10 +148,10 @@ def test_sites_are_told_the_file_as_it_was_accepted_with_keys_that_are_no_more()
             if one["decision"] == "accepted":
                 one["experiment"]["gone"] = 1
 
-    state = recover(changed(written(in_phase(Phase.RUNNING)), older))["exp-1"]
-    told = announce.accepted(state).body
+    state = recover_states(changed(written(in_phase(Phase.RUNNING)), older))["exp-1"]
+    told = announce.announce_accepted(state).body
     assert isinstance(told, kinds.ExperimentAccepted)
-    assert told.experiment == state.experiment.plain() | {"gone": 1}
+    assert told.experiment == state.experiment.as_plain() | {"gone": 1}
     assert told.digest == state.digest
 
 
@@ -176,6 +176,6 @@ def test_a_reason_that_is_no_longer_given_is_still_read(code: str) -> None:
     entries = written(in_phase(Phase.RUNNING))
     bodies = [(one.experiment, codec.unpack(one.body)) for one in entries]
     bodies[-1][1]["decisions"].append(failed)
-    state = recover(linked(bodies))["exp-1"]
+    state = recover_states(linked(bodies))["exp-1"]
     assert (state.phase, state.reason) == (Phase.FAILED, code)
     assert state.reason in RETIRED

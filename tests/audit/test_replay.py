@@ -15,7 +15,7 @@ from coordinator.core import decisions as d
 from coordinator.core.machine import decide
 from coordinator.core.state import Phase
 from coordinator.record.journal import STEP, Journal, open_readonly
-from coordinator.record.recovery import read_step, recover, step_body
+from coordinator.record.recovery import read_step, recover_states, step_body
 from coordinator.record.replay import Status, replay
 from messages import chain, codec
 from messages.chain import Entry
@@ -32,7 +32,7 @@ class Journaled(Run):
     def put(self, given):
         decided = super().put(given)
         if decided:
-            self.journal.append("exp-1", STEP, step_body(given, decided), time=given.time)
+            self.journal.append_entry("exp-1", STEP, step_body(given, decided), time=given.time)
         return decided
 
 
@@ -60,7 +60,7 @@ def test_a_good_log_replays_and_tells_its_story(log: list[Entry]) -> None:
     first = next(step.aggregate for step in steps if step.aggregate is not None)
     assert (first.round, first.contributors) == (1, {"site-a": 10, "site-b": 10, "site-c": 10})
     assert any(f"round 1 made model {first.model_digest[:12]}" in step.what for step in steps)
-    assert recover(log)["exp-1"].phase is Phase.COMPLETE
+    assert recover_states(log)["exp-1"].phase is Phase.COMPLETE
 
 
 @settings(max_examples=200, deadline=None)
@@ -87,13 +87,13 @@ def test_a_decision_that_does_not_follow_is_named_even_where_the_chain_was_made_
         )
         before = forged[-1].hash if forged else chain.ZERO
         body = codec.pack(step_body(given_, lied))
-        forged.append(replace(entry, body=body, previous=before, before=before).sealed())
+        forged.append(replace(entry, body=body, previous=before, before=before).with_hash())
     wrong = [step for step in replay(forged) if not step.agrees]
     assert wrong
     assert wrong[0].problem == "the decisions do not follow from the input"
 
 
 def test_an_experiment_alone_is_told_by_its_own_entries(log: list[Entry]) -> None:
-    state = recover(log[:4])["exp-1"]
+    state = recover_states(log[:4])["exp-1"]
     assert state.joined == SITES
     assert decide(None, read_step(log[0])[0])[0].decision == "accepted"

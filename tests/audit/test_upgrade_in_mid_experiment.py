@@ -17,7 +17,7 @@ from coordinator_rig import Consortium, body_of
 
 from coordinator.core.state import Phase
 from coordinator.record.journal import open_readonly
-from coordinator.record.recovery import recover
+from coordinator.record.recovery import recover_states
 from coordinator.record.replay import Status, replay
 from coordinator.work.blobs import Blobs
 
@@ -44,7 +44,7 @@ def test_every_entry_of_the_old_journal_replays_and_its_aggregates_are_recompute
 
 
 def test_the_old_journal_recovers_to_where_it_was(upgraded: Consortium) -> None:
-    states = recover(open_readonly(upgraded.folder))
+    states = recover_states(open_readonly(upgraded.folder))
     assert states["exp-done"].phase is Phase.COMPLETE
     running = states["exp-1"]
     assert running.phase is Phase.RUNNING

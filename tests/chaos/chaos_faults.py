@@ -148,13 +148,13 @@ class Havoc:
             return
         self.fired[fault.name] += 1
         if fault.kind == "stop":
-            child.signal(signal.SIGSTOP)
-            self._in(fault.lasts, lambda: child.signal(signal.SIGCONT))
+            child.send_signal(signal.SIGSTOP)
+            self._in(fault.lasts, lambda: child.send_signal(signal.SIGCONT))
             return
         self._down_for[fault.party] = fault.lasts
         if fault.kind == "term":
             self._told.add(fault.party)
-        child.signal(signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
+        child.send_signal(signal.SIGKILL if fault.kind == "kill" else signal.SIGTERM)
 
     def _break_trainer(self, fault: Fault) -> None:
         trainer = self.world.trainer(fault.party)
@@ -226,10 +226,10 @@ class Havoc:
         if fault.kind == "broker-restart":
             node.stop()
         else:
-            node.kill()
+            node.kill_node()
         time.sleep(fault.lasts)
         if fault.kind == "broker-wipe":
-            node.wipe()
+            node.wipe_messages()
         try:
             self.world.boot() if fault.kind == "broker-wipe" else node.start()
         except KonsilError as error:

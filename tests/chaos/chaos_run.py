@@ -202,11 +202,11 @@ class Runner:
 
     def _replay(self, world: World, identity: str, result: Result) -> None:
         listed = entries(world.layout.coordinator / "journal.sqlite", identity)
-        verdict = replay.replay(listed, world.layout.coordinator / "blobs", None)
+        verdict = replay.replay_log(listed, world.layout.coordinator / "blobs", None)
         if not verdict.agrees:
             result.disagrees = [f"{one['entry']}: {one['what']}" for one in verdict.wrong] or ["no entry"]
-        if verdict.count("recomputed") != result.rounds:
-            result.disagrees.append(f"of {result.rounds} rounds {verdict.count('recomputed')} were recomputed")
+        if verdict.count_rounds("recomputed") != result.rounds:
+            result.disagrees.append(f"of {result.rounds} rounds {verdict.count_rounds('recomputed')} were recomputed")
 
 
 def _tell(eye: Eye) -> str:

@@ -31,10 +31,10 @@ from deploy.broker.definitions import StreamSizes
 from deploy.broker.node import PrivateNode
 from deploy.demo import consortium as consortia
 from deploy.demo import data, experiments
-from deploy.demo.layout import Layout, prepare
+from deploy.demo.layout import DemoLayout, prepare_layout
 from deploy.demo.processes import Child, Children
 from deploy.session import profile as profiles
-from deploy.session.connection import Session, rabbit
+from deploy.session.connection import BrokerSession, connect_rabbit
 from messages import chain, kinds, names
 from messages.experiment import Experiment
 from messages.ground import crash, settings
@@ -72,7 +72,7 @@ def experiment(identity: str, shape: Shape, *, everybody: bool) -> Experiment:
     if not everybody:
         plain["quorum"] = {"least_sites": 2, "least_case_share": 0.5}
         plain["rounds"] |= {"grace": "2s"}
-    return settings.parse(plain, Experiment, identity)
+    return settings.parse_settings(plain, Experiment, identity)
 
 
 @dataclass
@@ -124,9 +124,9 @@ class World:
     """
 
     def __init__(self, folder: Path, *, torch: bool) -> None:
-        self.layout: Layout = prepare(folder)
-        self.consortium = consortia.Consortium.invent(self.layout, SITES, SIZES)
-        self.definitions = self.consortium.definitions()
+        self.layout: DemoLayout = prepare_layout(folder)
+        self.consortium = consortia.Consortium.invent_logins(self.layout, SITES, SIZES)
+        self.definitions = self.consortium.make_definitions()
         self.node = PrivateNode(self.layout.broker, definitions=self.definitions)
         self.children = Children()
         self.services: dict[str, Child] = {}
@@ -166,7 +166,7 @@ class World:
         if self.torch:
             for one in data.start_writing(self.children, self.layout, SITES, CASES, 7, PHANTOM):
                 if one.process.wait(120) != 0:
-                    one.check()
+                    one.check_alive()
         null = (sys.executable, "-m", "site_agent.training.null", "--cases", "20", "--seconds", "0.4", "--memory")
         for index, site in enumerate(SITES):
             (self.layout.data / site).mkdir(exist_ok=True)
@@ -177,7 +177,7 @@ class World:
             if self.torch:  # after every step: whatever is killed in training goes on from a checkpoint
                 path = self.consortium.config_of(site)
                 path.write_text(path.read_text().replace("[training]\n", '[training]\ncheckpoint_every = "1ms"\n'))
-            state = self.layout.site(site)
+            state = self.layout.site_folder(site)
             state.mkdir(mode=0o700)
             secret = state / "secret"  # it decides the split of the cases: the same in every world
             secret.write_bytes(site.encode().ljust(32, b"."))
@@ -193,7 +193,7 @@ class World:
         module = "coordinator" if party == names.COORDINATOR else "site_agent"
         command = [sys.executable, "-m", module, "--config", str(self.consortium.config_of(party))]
         more = {crash.AT: str(self.crash_file(party)), MARK: self.token, "OMP_NUM_THREADS": "1"}
-        self.services[party] = self.children.start(party, command, self.layout.log_of(party), environment=more)
+        self.services[party] = self.children.start_child(party, command, self.layout.log_of(party), environment=more)
 
     def crash_file(self, party: str) -> Path:
         """Where a service is told at which step to die."""
@@ -209,17 +209,17 @@ class World:
 
     def broker_pids(self) -> list[int]:
         """The server's processes."""
-        return [] if self.node.pid is None else keeper.descendants(self.node.pid)
+        return [] if self.node.pid is None else keeper.list_descendants(self.node.pid)
 
     def status(self, site: str) -> bool:
         """Whether the agent listens (its control socket is there once it has its inbox)."""
-        return (self.layout.site(site) / "agent.sock").exists()
+        return (self.layout.site_folder(site) / "agent.sock").exists()
 
     def publish(self, one: Experiment) -> None:
         """experiment-start, straight to the broker."""
-        profile = profiles.load(self.layout.profile)
-        with Session(rabbit(profile), profile) as session:
-            session.publish("experiment-start", kinds.ExperimentStart(experiment=one.plain()), one.id)
+        profile = profiles.load_profile(self.layout.profile)
+        with BrokerSession(connect_rabbit(profile), profile) as session:
+            session.publish_event("experiment-start", kinds.ExperimentStart(experiment=one.as_plain()), one.id)
 
     def eye(self, identity: str) -> Eye:
         """To watch an experiment with."""
@@ -249,7 +249,7 @@ class World:
         """Unfinished files anywhere, and models and updates that a site keeps of an experiment that ended."""
         found = []
         for party in PARTIES:
-            root = self.layout.coordinator if party == names.COORDINATOR else self.layout.site(party)
+            root = self.layout.coordinator if party == names.COORDINATOR else self.layout.site_folder(party)
             for path in root.rglob("*"):
                 kept = path.parent.name in ("globals", "updates") and path.name.startswith(f"{identity}.")
                 if path.suffix in UNFINISHED or kept:
@@ -293,9 +293,9 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         for child in self.services.values():
-            child.signal(signal.SIGCONT)
+            child.send_signal(signal.SIGCONT)
         self.children.end_all(patience=8.0)
-        self.node.kill()
+        self.node.kill_node()
         for proxy in self.proxies.values():
             proxy.close()
         self.services.clear()

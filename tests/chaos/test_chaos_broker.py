@@ -53,7 +53,7 @@ def test_a_memory_alarm_is_waited_for_as_well(rig: FaultRig) -> None:
 
 
 def test_a_site_that_is_let_into_the_vhost_no_more_comes_back_when_it_is(rig: FaultRig) -> None:
-    (rights,) = [one for one in rig.consortium.definitions()["permissions"] if one["user"] == "site-a"]
+    (rights,) = [one for one in rig.consortium.make_definitions()["permissions"] if one["user"] == "site-a"]
 
     def shut_out_and_let_in() -> None:
         rig.ctl("clear_permissions", "-p", "VHOST", "site-a")
@@ -76,7 +76,7 @@ def test_a_password_that_was_changed_shuts_the_site_out_until_it_is_right_again(
 
 def test_queues_that_are_deleted_and_declared_again_are_filled_again(rig: FaultRig, tmp_path: Path) -> None:
     definitions = tmp_path / "definitions.json"
-    write_private(definitions, json.dumps(rig.consortium.definitions()))
+    write_private(definitions, json.dumps(rig.consortium.make_definitions()))
 
     def deleted_and_declared() -> None:
         for queue in ("downlink", "uplink", "global", "update.site-a", "inbox.site-a", "inbox.coordinator"):

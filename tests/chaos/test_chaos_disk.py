@@ -34,7 +34,7 @@ def test_a_site_whose_disk_is_full_waits_and_loses_nothing_and_goes_on_when_ther
     need_chaos()
     need_broker()
     rig = FaultRig(tmp_path, seconds=0.5)
-    state = rig.layout.site("site-c")
+    state = rig.layout.site_folder("site-c")
     state.mkdir(parents=True, exist_ok=True)
     with small_disk(state, "24m"):
         try:

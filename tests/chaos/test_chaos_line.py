@@ -69,7 +69,7 @@ def test_a_site_behind_a_crawling_line_is_slow_and_a_stopped_trainer_stuck_and_a
     rig.in_training(one.id)
     trainer = eventually(lambda: rig.trainer("site-b", one.id), 60, "the trainer at site-b")
     os.kill(trainer, signal.SIGSTOP)
-    rig.services["site-c"].signal(signal.SIGSTOP)
+    rig.services["site-c"].send_signal(signal.SIGSTOP)
     try:
         for site, liveness in (("site-c", Liveness.ABSENT), ("site-a", Liveness.SLOW), ("site-b", Liveness.STUCK)):
             eventually(
@@ -82,5 +82,5 @@ def test_a_site_behind_a_crawling_line_is_slow_and_a_stopped_trainer_stuck_and_a
         # Chunks that are on their way are not asked for again, or a slow line carries everything twice.
         assert sum(line["event"] == "asking for chunks" for line in rig.lines("site-a")) <= 3
     finally:
-        rig.services["site-c"].signal(signal.SIGCONT)
+        rig.services["site-c"].send_signal(signal.SIGCONT)
         os.kill(trainer, signal.SIGKILL)

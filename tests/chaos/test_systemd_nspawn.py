@@ -22,7 +22,7 @@ from nspawn_machine import CHECKOUT, Machine, need_nspawn, wheels
 from deploy.demo import toml
 from deploy.demo.consortium import CONSORTIUM, RESEARCHER
 from deploy.demo.data import phantom_source
-from deploy.install.release import Source
+from deploy.install.release import ReleaseSource
 from deploy.story.story import ExperimentStory
 from messages.names import COORDINATOR
 
@@ -42,7 +42,7 @@ class World:
         self.rig = Rig(folder, seconds=1.5)
         self.sources = folder / "sources"
         for name in ("first", "second"):
-            Source(CHECKOUT, "cpu").copy(self.sources / name)
+            ReleaseSource(CHECKOUT, "cpu").copy_to(self.sources / name)
         second = self.sources / "second" / "pyproject.toml"
         second.write_text(re.sub(r'(?m)^version = ".*"$', 'version = "99.0.0"', second.read_text()))
         self.machine = Machine(folder, {"/sources": self.sources, "/wheels": wheels(self.sources / "first")})
@@ -65,7 +65,7 @@ class World:
     def site_toml(self, trainer: list[str] | None) -> str:
         """site.toml as the machine's operator would write it."""
         source = {**phantom_source(self.layout, SITE, 0), "path": "/data/glioma"}
-        return toml.dumps(
+        return toml.write_toml(
             {
                 "schema": 1,
                 "site": {"name": SITE, "consortium": CONSORTIUM, "state": "/var/lib/konsil"},
@@ -85,7 +85,7 @@ class World:
         """coordinator.toml likewise."""
         who = {"consortium": CONSORTIUM, "state": "/var/lib/konsil-coordinator"}
         who |= {"sites": list(SITES), "researchers": [RESEARCHER]}
-        return toml.dumps({"schema": 1, "coordinator": who, "broker": self._broker(COORDINATOR)})
+        return toml.write_toml({"schema": 1, "coordinator": who, "broker": self._broker(COORDINATOR)})
 
     def _broker(self, party: str) -> dict[str, object]:
         address = {"host": "127.0.0.1", "port": self.rig.node.port, "vhost": CONSORTIUM, "user": party}

@@ -41,7 +41,7 @@ class InMemory:
         return bus
 
     def wipe(self, name: str) -> None:
-        self.broker.wipe(name)
+        self.broker.wipe_stream(name)
 
     def interrupt(self) -> None:
         self.stop()

@@ -163,7 +163,7 @@ def test_a_crawling_line_lives_and_carries_one_chunk_at_a_time(clean_broker: Rea
 
     def watched() -> bool:
         nonlocal widest
-        widest = max(widest, bus.pending().bytes)
+        widest = max(widest, bus.count_pending().bytes)
         return done.is_set()
 
     # 1.5 MiB at 1 Mbit/s take 12.6 s: longer than two heartbeats
@@ -171,7 +171,7 @@ def test_a_crawling_line_lives_and_carries_one_chunk_at_a_time(clean_broker: Rea
     eventually(lambda: got.bodies == bodies)
     assert BusState.LOST not in line.states()
     assert 0 < widest <= 2 * len(bodies[0])
-    assert bus.pending().messages == 0
+    assert bus.count_pending().messages == 0
 
 
 @pytest.mark.parametrize("at", [0, 3, 1_000_000], ids=["a frame's type", "a frame's size", "a chunk's data"])
@@ -226,7 +226,7 @@ def test_a_queue_that_takes_no_more_answers_nack_and_gets_it_again(clean_broker:
         # RabbitMQ lets the queue grow by one before it says no
         rest = [bus.publish(key, b"%d" % number) for number in range(4)]
         assert not bus.flush(1.5)
-        assert bus.pending().messages > 0
+        assert bus.count_pending().messages > 0
         taken: list[bytes] = []
 
         def drained() -> bool:
@@ -276,16 +276,16 @@ def test_an_alarm_stops_publishers_visibly_and_costs_nothing(clean_broker: RealB
             bus.publish("round-start.coordinator.exp", body)
         other.publish("hello.site-a.none", b"hello")
         eventually(lambda: [one for one in patient if one.state is BusState.BLOCKED])
-        waiting = bus.pending()
+        waiting = bus.count_pending()
         assert (waiting.messages, waiting.blocked) == (20, True)
         assert waiting.bytes == sum(map(len, bodies))
         # an alarm that lasts: the line is made anew, blocked again, and what waits still waits
         eventually(lambda: sum(one.state is BusState.BLOCKED for one in restless) >= 2)
         assert BusState.LOST in [one.state for one in restless]
-        assert other.pending().messages == 1
+        assert other.count_pending().messages == 1
         assert got.deliveries == []
     eventually(lambda: [one for one in patient if one.state is BusState.UNBLOCKED])
     assert bus.flush(PATIENCE)
     assert other.flush(PATIENCE)
     eventually(lambda: got.bodies == bodies)
-    assert not bus.pending().blocked
+    assert not bus.count_pending().blocked

@@ -34,7 +34,7 @@ def test_nothing_outlives_an_owner_that_is_killed(broker: RealBroker, tmp_path: 
     assert owner.stdout is not None
     with owner.stdout:
         pid = int(owner.stdout.readline())
-    family = [pid, *keeper.descendants(pid)]
+    family = [pid, *keeper.list_descendants(pid)]
     names = set()
     for one in family:
         with contextlib.suppress(psutil.NoSuchProcess):  # the server starts some for a moment, to look at the disk
@@ -63,7 +63,7 @@ def test_a_second_start_in_the_same_folder_is_refused(broker: RealBroker) -> Non
 
 @pytest.mark.broker
 def test_the_node_listens_on_loopback_only(broker: RealBroker) -> None:
-    pids = keeper.descendants(broker.node.pid or 0)
+    pids = keeper.list_descendants(broker.node.pid or 0)
     listening = [
         connection.laddr.ip
         for connection in psutil.net_connections("tcp")
@@ -83,7 +83,7 @@ def test_a_missing_rabbitmq_comes_with_how_to_install_it(monkeypatch: pytest.Mon
 def test_descendants_are_found_below_a_process() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        assert child.pid in keeper.descendants(os.getpid())
+        assert child.pid in keeper.list_descendants(os.getpid())
     finally:
         child.kill()
         child.wait()

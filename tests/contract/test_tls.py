@@ -27,7 +27,7 @@ from messages.ground.errors import BrokerUnreachable, ConfigError, LoginRefused,
 from messages.ground.settings import BrokerAddress
 from site_agent import config as site_config
 from site_agent.config import SiteConfig
-from site_agent.desk.preflight import Grade, exit_status, preflight
+from site_agent.desk.preflight import Grade, exit_status, run_checks
 
 
 def secured(broker: RealBroker, **changes: object) -> BrokerAddress:
@@ -136,7 +136,7 @@ def test_a_broker_of_another_name_is_told_at_once(broker: RealBroker) -> None:
 
 
 def test_a_certificate_that_has_run_out_is_told_at_once(stranger: Authority) -> None:
-    old = stranger.server(("127.0.0.1",), "old", life=timedelta(minutes=-5))
+    old = stranger.issue_server_identity(("127.0.0.1",), "old", life=timedelta(minutes=-5))
     with server_with(old.certificate, old.key) as port, pytest.raises(TlsFailed, match=r"expired\. Check this machine"):
         connect(BrokerAddress(port=port, ca=stranger.certificate))
 
@@ -161,7 +161,7 @@ def test_a_wrong_password_over_tls_is_told_as_one(broker: RealBroker) -> None:
 
 def test_files_that_do_not_fit_are_named(tmp_path: Path, stranger: Authority) -> None:
     ca = stranger.certificate
-    mine, other = stranger.client("site-a"), stranger.client("site-b")
+    mine, other = stranger.issue_client_identity("site-a"), stranger.issue_client_identity("site-b")
     words = tmp_path / "words.pem"
     words.write_text("no certificate")
     for wrong, told in (
@@ -182,12 +182,12 @@ def test_paths_of_certificates_are_relative_to_the_file_that_names_them(tmp_path
     site = {"name": "site-a", "consortium": "glioma", "state": "state"}
     head = {"consortium": "glioma", "state": "state", "sites": ["site-a"], "researchers": ["dr-a"]}
     for content, read in (
-        ({"name": "dr-a", "consortium": "glioma"}, profiles.load),
-        ({"schema": 1, "site": site}, site_config.read),
-        ({"schema": 1, "coordinator": head}, coordinator_config.read),
+        ({"name": "dr-a", "consortium": "glioma"}, profiles.load_profile),
+        ({"schema": 1, "site": site}, site_config.read_config),
+        ({"schema": 1, "coordinator": head}, coordinator_config.read_config),
     ):
         path = tmp_path / "some.toml"
-        path.write_text(toml.dumps(content | {"broker": files}))
+        path.write_text(toml.write_toml(content | {"broker": files}))
         broker = read(path).broker
         assert (broker.ca, broker.cert) == (tmp_path / "ca.pem", tmp_path / "mine.pem")
         assert broker.key == str(tmp_path / "keys" / "mine.key")
@@ -202,8 +202,8 @@ def test_a_command_ends_with_the_mistake_in_one_line(
     def ask(**changes: object) -> tuple[int, str]:
         profile = tmp_path / "profile.toml"
         address = {"port": broker.node.tls_port, "ca": broker.node.ca, "password": "pw-dr-a"} | changes
-        profile.write_text(toml.dumps({"name": "dr-a", "consortium": VHOST, "broker": address}))
-        status = command.run(["experiment", "list", "--profile", str(profile)])
+        profile.write_text(toml.write_toml({"name": "dr-a", "consortium": VHOST, "broker": address}))
+        status = command.run_command(["experiment", "list", "--profile", str(profile)])
         return status, capsys.readouterr().err
 
     for changes, expected, told in (
@@ -226,8 +226,10 @@ def test_preflight_says_what_is_wrong_with_tls(broker: RealBroker, stranger: Aut
     def broker_check(**changes: object) -> tuple[Grade, str, int]:
         address = {"port": broker.node.tls_port, "ca": broker.node.ca, "vhost": VHOST, "password": "pw-site-a"}
         plain = {"name": "site-a", "consortium": VHOST, "state": tmp_path / "state"}
-        config = settings.parse({"schema": 1, "site": plain, "broker": address | changes}, SiteConfig, "site.toml")
-        check = next(check for check in preflight(config) if check.name == "broker")
+        config = settings.parse_settings(
+            {"schema": 1, "site": plain, "broker": address | changes}, SiteConfig, "site.toml"
+        )
+        check = next(check for check in run_checks(config) if check.name == "broker")
         return check.grade, check.what, exit_status([check])
 
     assert broker_check(ca=stranger.certificate)[::2] == (Grade.FAIL, 3)
@@ -249,12 +251,12 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
     try:
         yield RealBroker(node, definitions)
     finally:
-        node.kill()
+        node.kill_node()
 
 
 @pytest.mark.broker
 def test_a_certificate_of_ones_own_opens_the_door_and_the_password_still_counts(asking: RealBroker) -> None:
-    mine = asking.node.authority().client("site-a")
+    mine = asking.node.make_authority().issue_client_identity("site-a")
     with_mine = {"cert": mine.certificate, "key": str(mine.key)}
     connect(secured(asking, **with_mine))
     with pytest.raises(LoginRefused, match="refuses the login 'site-a'"):
@@ -269,6 +271,6 @@ def test_without_a_certificate_of_ones_own_the_door_stays_shut(asking: RealBroke
 
 @pytest.mark.broker
 def test_a_certificate_of_an_unknown_authority_is_refused(asking: RealBroker, stranger: Authority) -> None:
-    other = stranger.client("site-a")
+    other = stranger.issue_client_identity("site-a")
     with pytest.raises(BrokerUnreachable, match="certificate"):
         connect_in_vain(secured(asking, cert=other.certificate, key=str(other.key)))

@@ -21,13 +21,13 @@ from deploy.broker.node import PrivateNode
 from deploy.cli import requests
 from deploy.demo import consortium as consortia
 from deploy.demo import experiments
-from deploy.demo.layout import Layout, prepare
+from deploy.demo.layout import DemoLayout, prepare_layout
 from deploy.demo.processes import Child, Children
 from deploy.session import profile as profiles
-from deploy.session.connection import Session
-from deploy.session.history import HISTORY, Reader
+from deploy.session.connection import BrokerSession
+from deploy.session.history import HISTORY, HistoryReader
 from deploy.story.story import ExperimentStory
-from deploy.story.telling import tell
+from deploy.story.telling import tell_event
 from messages import kinds, names
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Start
@@ -46,12 +46,12 @@ def experiment(identity: str, **sections: Any) -> Experiment:
     plain["net"] = {"name": "UNet", "channels": [4, 8], "strides": [2], "num_res_units": 0}
     for section, content in sections.items():
         plain[section] = {**plain.get(section, {}), **content} if isinstance(content, Mapping) else content
-    return settings.parse(plain, Experiment, identity)
+    return settings.parse_settings(plain, Experiment, identity)
 
 
 def connected(profile: profiles.Profile) -> RabbitBus:
     """As a researcher's command connects, and more patiently."""
-    bus = RabbitBus(profile.address(), profile.name)
+    bus = RabbitBus(profile.broker_address(), profile.name)
     bus.connect(DEADLINE)
     return bus
 
@@ -68,27 +68,27 @@ class Rig:
     """
 
     def __init__(self, folder: Path, *, seconds: float = 0.2, tls: bool = False) -> None:
-        self.layout: Layout = prepare(folder / "out")
-        self.consortium = consortia.Consortium.invent(self.layout, SITES)
-        self.node = PrivateNode(self.layout.broker, definitions=self.consortium.definitions(), tls=tls)
+        self.layout: DemoLayout = prepare_layout(folder / "out")
+        self.consortium = consortia.Consortium.invent_logins(self.layout, SITES)
+        self.node = PrivateNode(self.layout.broker, definitions=self.consortium.make_definitions(), tls=tls)
         self._tls = tls
         self.children = Children()
         self.services: dict[str, Child] = {}
-        self.session: Session | None = None
+        self.session: BrokerSession | None = None
         self.gate = Gate(self.layout.run / "gate")
         self._trainer = (*self.gate.trainer, "--cases", "40", "--seconds", str(seconds))
         self._stories: dict[str, ExperimentStory] = {}
-        self._reader = Reader()
+        self._reader = HistoryReader()
 
     def start_broker(self) -> None:
         self.node.start()
         self.consortium.write_coordinator(*self._broker())
         for site in SITES:
             self._write_site(site)
-        profile = profiles.load(self.consortium.write_profile(*self._broker()))
-        self.session = Session(connected(profile), profile)
-        self.session.listen(names.PROGRESS, start=Start.NEXT)
-        self.session.listen(*HISTORY)
+        profile = profiles.load_profile(self.consortium.write_profile(*self._broker()))
+        self.session = BrokerSession(connected(profile), profile)
+        self.session.listen_to(names.PROGRESS, start=Start.NEXT)
+        self.session.listen_to(*HISTORY)
 
     def _broker(self) -> tuple[int, Path | None]:
         """Port, and the broker's authority where it speaks TLS."""
@@ -111,13 +111,13 @@ class Rig:
         more = dict(environment or {})
         if crash_after is not None:
             more["KONSIL_CRASH_AFTER_ENTRY"] = str(crash_after)
-        self.services[party] = self.children.start(party, command, self.layout.log_of(party), environment=more)
+        self.services[party] = self.children.start_child(party, command, self.layout.log_of(party), environment=more)
         return self.services[party]
 
     def start_with(self, name: str, module: str, config: Path) -> Child:
         """Start one more service with a configuration of its own."""
         command = [sys.executable, "-m", module, "--config", str(config)]
-        return self.children.start(name, command, self.layout.log_of(name))
+        return self.children.start_child(name, command, self.layout.log_of(name))
 
     def start_all(self) -> None:
         self.start_broker()
@@ -126,19 +126,19 @@ class Rig:
 
     def kill(self, party: str) -> None:
         """SIGKILL to the service alone, as the kernel or an operator would."""
-        self.services[party].signal(signal.SIGKILL)
+        self.services[party].send_signal(signal.SIGKILL)
         self.services[party].process.wait()
 
     def publish(self, one: Experiment) -> None:
         """experiment-start, and the coordinator's acceptance; refused: RequestError."""
-        profile = profiles.load(self.layout.profile)
-        with Session(connected(profile), profile) as session:
-            requests.start(session, one, DEADLINE, lambda _text: None)
+        profile = profiles.load_profile(self.layout.profile)
+        with BrokerSession(connected(profile), profile) as session:
+            requests.start_experiment(session, one, DEADLINE, lambda _text: None)
 
     def publish_quietly(self, one: Experiment) -> None:
         """experiment-start alone: whether anybody takes it shows later."""
         assert self.session is not None
-        self.session.publish("experiment-start", kinds.ExperimentStart(experiment=one.plain()), one.id)
+        self.session.publish_event("experiment-start", kinds.ExperimentStart(experiment=one.as_plain()), one.id)
 
     def wait(
         self, identity: str, until: Callable[[ExperimentStory], bool], what: str, deadline: float = DEADLINE
@@ -149,17 +149,17 @@ class Rig:
         while not until(story := self.story(identity)):
             if time.monotonic() > end:
                 pytest.fail(f"not within {deadline:.0f} s: {what}; {self.describe(story)}")
-            heard = self.session.next(0.2)
+            heard = self.session.next_heard(0.2)
             if heard is None:
                 continue
             if heard.delivery.queue == names.PROGRESS:
                 if heard.event is not None:
                     for known, one in self._stories.items():
-                        self._stories[known] = tell(one, heard.event, time.time())
+                        self._stories[known] = tell_event(one, heard.event, time.time())
             else:
-                for event in self._reader.events(heard):
+                for event in self._reader.events_of(heard):
                     known = event.experiment
-                    self._stories[known] = tell(self.story(known), event)
+                    self._stories[known] = tell_event(self.story(known), event)
         return story
 
     def story(self, identity: str) -> ExperimentStory:
@@ -184,7 +184,7 @@ class Rig:
         if self.session is not None:
             self.session.bus.close()
         self.children.end_all(patience=0)
-        self.node.kill()
+        self.node.kill_node()
 
 
 AnyRig = TypeVar("AnyRig", bound=Rig)

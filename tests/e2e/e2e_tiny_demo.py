@@ -13,8 +13,8 @@ from deploy import console
 from deploy.cli import live
 from deploy.demo import outcome as outcomes
 from deploy.demo.data import PhantomShape
-from deploy.demo.layout import prepare
-from deploy.demo.run import Options, run, stoppable
+from deploy.demo.layout import prepare_layout
+from deploy.demo.run import Options, ending_on_sigterm, run_demo
 from messages.ground.errors import KonsilError
 
 TINY = {
@@ -28,7 +28,7 @@ NULL = (sys.executable, "-m", "site_agent.training.null", "--cases", "20", "--se
 
 def main(out: Path, *, null: bool = False, from_pacs: bool = False) -> int:
     options = Options(
-        prepare(out),
+        prepare_layout(out),
         rounds=50 if null else 2,
         cases=10,
         size=PhantomShape(SHAPE, SPACING_MM),
@@ -39,14 +39,14 @@ def main(out: Path, *, null: bool = False, from_pacs: bool = False) -> int:
         trainer=NULL if null else None,
     )
     try:
-        with stoppable():
-            outcome = run(options, live.Lines(), console.note)
+        with ending_on_sigterm():
+            outcome = run_demo(options, live.Lines(), console.note_line)
     except KonsilError as error:
-        console.note(console.one_line(error))
+        console.note_line(console.one_line(error))
         return error.exit_status
     except KeyboardInterrupt:
         return 130
-    console.emit(outcomes.plain(outcome))
+    console.emit_json(outcomes.outcome_as_plain(outcome))
     return 0
 
 

@@ -91,7 +91,7 @@ class FaultRig(Rig):
 
     def status(self, site: str) -> dict[str, Any]:
         """What `konsil site status` shows."""
-        return control.ask(self.layout.site(site), {"do": "status"})
+        return control.ask_agent(self.layout.site_folder(site), {"do": "status"})
 
     def ctl(self, *arguments: str) -> str:
         """rabbitmqctl; `VHOST` stands for the consortium's."""

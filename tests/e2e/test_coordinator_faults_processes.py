@@ -17,7 +17,7 @@ from e2e_rig import SITES, Rig, experiment, running
 
 from coordinator.record import archive
 from coordinator.record.journal import open_readonly
-from coordinator.record.recovery import recover
+from coordinator.record.recovery import recover_states
 from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
@@ -56,7 +56,7 @@ def last_words(log: Path) -> list[str]:
 
 
 def completed(rig: Rig, identity: str) -> int:
-    state = recover(open_readonly(rig.layout.coordinator)).get(identity)
+    state = recover_states(open_readonly(rig.layout.coordinator)).get(identity)
     return state.completed if state is not None else 0
 
 
@@ -87,7 +87,7 @@ def test_a_stopped_coordinator_that_comes_back_after_another_took_over_is_refuse
     rig.gate.hold("site-b", 2)
     rig.publish(one)
     rig.wait(one.id, lambda story: story.completed_rounds >= 1, "round 1", deadline=LONG)
-    first.signal(signal.SIGSTOP)
+    first.send_signal(signal.SIGSTOP)
     standby = rig.layout.run / "standby"
     archive.backup(rig.layout.coordinator, rig.layout.run / "saved")
     copy = twin(rig, standby)
@@ -96,7 +96,7 @@ def test_a_stopped_coordinator_that_comes_back_after_another_took_over_is_refuse
     rig.start_with("second", "coordinator", copy)
     rig.gate.open("site-b")
     story = rig.wait(one.id, lambda story: story.completed_rounds >= 2, "the second one leads", deadline=LONG)
-    first.signal(signal.SIGCONT)
+    first.send_signal(signal.SIGCONT)
     first.process.wait(LONG)
     assert first.process.returncode == 2
     said = last_words(first.log)
@@ -166,7 +166,7 @@ def test_a_broken_journal_ends_the_start_with_one_line_and_goes_on_after_a_cut(r
     assert konsil("coordinator", "cut", "--config", config(rig), "--after", str(count - 5)).returncode == 0
     rig.start(COORDINATOR)
     eventually(
-        lambda: recover(open_readonly(rig.layout.coordinator))[one.id].ended, what="what was lost is heard again"
+        lambda: recover_states(open_readonly(rig.layout.coordinator))[one.id].ended, what="what was lost is heard again"
     )
-    assert recover(open_readonly(rig.layout.coordinator))[one.id].outcome is not None
+    assert recover_states(open_readonly(rig.layout.coordinator))[one.id].outcome is not None
     assert rig.story(one.id).model_digest == digest

@@ -17,8 +17,8 @@ from e2e_tiny_demo import SHAPE, SPACING_MM
 from needs import need_orthanc
 
 from deploy.demo.phantoms import identities, phantom
-from deploy.demo.phantoms.dicom import stored
-from deploy.demo.phantoms.patients import Delivery, Plan
+from deploy.demo.phantoms.dicom import scale_to_stored
+from deploy.demo.phantoms.patients import Delivery, DeliveryPlan
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 
 WITHIN = 900.0
@@ -41,7 +41,9 @@ def from_pacs(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def deliveries(run: Finished) -> list[Delivery]:
     """What was put into each site's PACS, in the order of the sites."""
-    plans = [Plan.read(json.loads(path.read_text())) for path in (run.out / "run" / "pacs").glob("data-*.json")]
+    plans = [
+        DeliveryPlan.from_plain(json.loads(path.read_text())) for path in (run.out / "run" / "pacs").glob("data-*.json")
+    ]
     return sorted((one for plan in plans for one in plan.deliveries), key=lambda one: one.site_index)
 
 
@@ -81,7 +83,7 @@ def test_each_prepared_voxel_is_the_phantoms_within_half_a_slope(from_pacs: Fini
         )
         name = identities.case_name(names, case.patient_id, case.study)
         for contrast, voxels in images.items():
-            most = stored(voxels)[1] / 2 + np.spacing(np.float32(voxels.max()))  # prepared voxels are float32
+            most = scale_to_stored(voxels)[1] / 2 + np.spacing(np.float32(voxels.max()))  # prepared voxels are float32
             assert np.abs(prepared(state, name, ENDINGS[contrast]) - voxels).max() <= most
         ours = prepared(state, name, "seg")
         for value, concept in phantom.site_labels(0).items():

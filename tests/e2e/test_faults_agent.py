@@ -84,7 +84,7 @@ def test_an_agent_told_to_stop_in_training_says_so_and_comes_back_and_a_killed_t
     def stopped() -> None:
         eventually(lambda: rig.trainer(SITE, "stopped"), what=f"a trainer at {SITE}")
         os.kill(eventually(lambda: rig.trainer("site-b", "stopped"), what="the trainer"), signal.SIGKILL)
-        rig.services[SITE].signal(signal.SIGTERM)
+        rig.services[SITE].send_signal(signal.SIGTERM)
         assert rig.services[SITE].process.wait(LONG) == 0  # in time for its unit: test_systemd_nspawn
         assert not rig.said(SITE, "trainer did not end in time, ending it")
         eventually(lambda: rig.heard("leaving", SITE), what="its leaving")

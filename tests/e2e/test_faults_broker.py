@@ -27,8 +27,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
 
 def test_a_broker_that_lost_its_data_directory_gets_everything_again_and_the_bits_stay(rig: FaultRig) -> None:
     def wiped() -> None:
-        rig.node.kill()
-        rig.node.wipe()
+        rig.node.kill_node()
+        rig.node.wipe_messages()
         rig.node.start()
 
     before = rig.entries()
@@ -42,7 +42,7 @@ def test_a_broker_that_lost_its_data_directory_gets_everything_again_and_the_bit
 
 
 def test_a_site_whose_rights_are_taken_away_says_so_and_goes_on_when_they_are_back(rig: FaultRig) -> None:
-    (rights,) = [one for one in rig.consortium.definitions()["permissions"] if one["user"] == "site-a"]
+    (rights,) = [one for one in rig.consortium.make_definitions()["permissions"] if one["user"] == "site-a"]
 
     def taken_away_and_given_back() -> None:
         rig.ctl("set_permissions", "-p", "VHOST", "site-a", "^$", "^$", "^$")
@@ -59,7 +59,7 @@ def test_streams_that_only_others_read_are_missed_by_the_coordinator_when_they_a
     rig: FaultRig, tmp_path: Path
 ) -> None:
     definitions = tmp_path / "definitions.json"
-    write_private(definitions, json.dumps(rig.consortium.definitions()))
+    write_private(definitions, json.dumps(rig.consortium.make_definitions()))
     before = rig.entries()
     eventually(lambda: before <= rig.audited(), what="the event log to be there")
     deleted = len(rig.lines(COORDINATOR))

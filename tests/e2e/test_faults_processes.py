@@ -14,7 +14,7 @@ from coordinator.core.decisions import RoundCompleted
 from coordinator.core.inputs import Outage, kind_of
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import STEP, TERM, open_readonly
-from coordinator.record.recovery import read_step, recover
+from coordinator.record.recovery import read_step, recover_states
 from messages.ground.errors import RequestError
 from messages.names import COORDINATOR
 
@@ -103,12 +103,12 @@ def _number(rig: FaultRig) -> int:
 
 
 def _state(rig: FaultRig, identity: str) -> ExperimentState | None:
-    return recover(open_readonly(rig.layout.coordinator)).get(identity)
+    return recover_states(open_readonly(rig.layout.coordinator)).get(identity)
 
 
 def _entries_of_a_start(rig: FaultRig) -> int:
     """Its term, and for each experiment with timers the time that it could not hear anything."""
-    return 1 + sum(bool(one.timers) for one in recover(open_readonly(rig.layout.coordinator)).values())
+    return 1 + sum(bool(one.timers) for one in recover_states(open_readonly(rig.layout.coordinator)).values())
 
 
 def _killed_after_every_entry_until_round_1_was_complete(rig: FaultRig, identity: str) -> None:
@@ -145,7 +145,7 @@ def test_an_experiment_id_that_is_taken_is_refused_and_the_same_content_changes_
 
 def test_a_second_agent_under_a_sites_name_is_refused_with_status_2(rig: FaultRig) -> None:
     config = rig.consortium.config_of("site-a")
-    text = config.read_text().replace(str(rig.layout.site("site-a")), str(rig.layout.run / "twin"))
+    text = config.read_text().replace(str(rig.layout.site_folder("site-a")), str(rig.layout.run / "twin"))
     twin_config = rig.layout.run / "twin.toml"
     twin_config.write_text(text)
     one = experiment("twins", quorum=EVERY_SITE)

@@ -73,7 +73,7 @@ def test_a_site_that_leaves_in_its_visit_is_skipped_and_visited_when_it_is_back(
     with rig.gate.held("site-b"):
         rig.publish(rig.small("skips", **PLAN))
         eventually(lambda: rig.trainer("site-b", "skips"), what="a trainer at site-b")
-        rig.services["site-b"].signal(signal.SIGTERM)
+        rig.services["site-b"].send_signal(signal.SIGTERM)
         assert rig.services["site-b"].process.wait(LONG) == 0
     rig.wait("skips", lambda story: 2 in story.rounds and story.rounds[2].state == "complete", "round 2 is over", LONG)
     rig.start("site-b")

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from messages.kinds import ExperimentPaused, ExperimentResumed
 from messages.reasons import Reason
-from site_agent.core.agenda import HEARD, OWN, TABLE, IllegalInput, decide, restored
+from site_agent.core.agenda import HEARD, OWN, TABLE, IllegalInput, decide, restore_agenda
 from site_agent.core.decisions import Ignore
 from site_agent.core.effects import Fetch, Free, Halt, RunEvaluate, RunPrepare, RunTrain, Say, SendChunks
 from site_agent.core.inputs import (
@@ -46,13 +46,13 @@ from site_agent.core.inputs import (
     UpdateLost,
 )
 from site_agent.core.jobs import NEEDS_SLOT, OVER, Agenda, Phase
-from site_agent.core.policy import Verdict
+from site_agent.core.policy import PolicyVerdict
 
 
 @pytest.mark.parametrize("phase", STANDING)
 def test_every_phase_can_be_reached(phase: Phase) -> None:
     agenda, _ = after(WAYS[phase])
-    assert agenda.phase("e") is phase
+    assert agenda.phase_of("e") is phase
 
 
 @pytest.mark.parametrize("phase", STANDING)
@@ -71,7 +71,7 @@ MOVES: list[tuple[Phase, AnyInput, Phase, list[str]]] = [
     (Phase.PREPARING, TrainerDied("e", stuck=True), Phase.DECLINED, ["declined"]),
     (Phase.IDLE, round_start(), Phase.FETCHING, ["round-accepted"]),
     (Phase.IDLE, round_start(sites=["site-b"]), Phase.IDLE, []),
-    (Phase.IDLE, round_start(verdict=Verdict(Reason.POLICY_EXPIRED)), Phase.IDLE, ["round-failed"]),
+    (Phase.IDLE, round_start(verdict=PolicyVerdict(Reason.POLICY_EXPIRED)), Phase.IDLE, ["round-failed"]),
     (Phase.IDLE, round_start(opens_in=100.0), Phase.IDLE, ["round-failed"]),
     (Phase.IDLE, round_start(opens_in=99.0), Phase.FETCHING, ["round-accepted"]),
     (Phase.IDLE, PREPARED, Phase.IDLE, []),
@@ -147,20 +147,20 @@ def test_events_about_an_unknown_experiment_are_refused_by_name() -> None:
 
 
 def test_an_experiment_that_does_not_invite_the_site_needs_no_answer() -> None:
-    agenda, todo = after([accepted(verdict=Verdict(Reason.NOT_INVITED))])
+    agenda, todo = after([accepted(verdict=PolicyVerdict(Reason.NOT_INVITED))])
     assert (agenda.jobs, todo) == ({}, [])
 
 
 def test_a_round_that_came_while_the_data_were_read_is_taken_when_the_site_has_joined() -> None:
     agenda, todo = after([accepted(), round_start(1), round_start(2), PREPARED])
-    assert agenda.phase("e") is Phase.FETCHING
+    assert agenda.phase_of("e") is Phase.FETCHING
     assert [one.kind for one in todo if isinstance(one, Say)] == ["joined", "round-accepted"]
     assert [one.key.round for one in todo if isinstance(one, Fetch)] == [2]
 
 
 def test_a_round_that_came_and_closed_while_the_data_were_read_is_forgotten() -> None:
     agenda, _ = after([accepted(), round_start(1), round_complete(1), PREPARED])
-    assert agenda.phase("e") is Phase.IDLE
+    assert agenda.phase_of("e") is Phase.IDLE
 
 
 def test_a_dropped_round_halts_its_trainer_and_one_that_only_fetches_has_none() -> None:
@@ -231,10 +231,10 @@ def test_outside_the_hours_nothing_begins_and_what_runs_is_finished() -> None:
 
 def test_a_policy_that_the_operator_widened_takes_a_declined_experiment_after_a_restart() -> None:
     agenda, _ = after(WAYS[Phase.DECLINED])
-    again, todo = after([Restarted({"e": Verdict()})], restored(agenda))
-    assert (again.phase("e"), todo) == (Phase.PREPARING, [RunPrepare("e")])
-    still, todo = after([Restarted({"e": Verdict(Reason.NOT_ALLOWED)})], restored(agenda))
-    assert (still.phase("e"), todo) == (Phase.DECLINED, [])
+    again, todo = after([Restarted({"e": PolicyVerdict()})], restore_agenda(agenda))
+    assert (again.phase_of("e"), todo) == (Phase.PREPARING, [RunPrepare("e")])
+    still, todo = after([Restarted({"e": PolicyVerdict(Reason.NOT_ALLOWED)})], restore_agenda(agenda))
+    assert (still.phase_of("e"), todo) == (Phase.DECLINED, [])
 
 
 RECOVERED: list[tuple[Phase, Phase, list[type]]] = [
@@ -253,19 +253,19 @@ RECOVERED: list[tuple[Phase, Phase, list[type]]] = [
 @pytest.mark.parametrize(("phase", "becomes", "todo"), RECOVERED)
 def test_a_restarted_agent_goes_on_where_it_was(phase: Phase, becomes: Phase, todo: list[type]) -> None:
     agenda, _ = after(WAYS[phase])
-    again, effects = after([Restarted()], restored(agenda))
-    assert (again.phase("e"), [type(one) for one in effects]) == (becomes, todo)
+    again, effects = after([Restarted()], restore_agenda(agenda))
+    assert (again.phase_of("e"), [type(one) for one in effects]) == (becomes, todo)
 
 
 def test_an_update_whose_chunks_are_all_out_is_neither_sent_nor_trained_again_after_a_restart() -> None:
     agenda, _ = after([*WAYS[Phase.SENDING], ChunksSent("e", 1, 1)])
-    again, effects = after([Restarted()], restored(agenda))
-    assert (again.phase("e"), effects) == (Phase.SENDING, [])
+    again, effects = after([Restarted()], restore_agenda(agenda))
+    assert (again.phase_of("e"), effects) == (Phase.SENDING, [])
 
 
 def test_a_training_that_a_restart_interrupted_begins_again_as_the_same_attempt() -> None:
     agenda, _ = after(WAYS[Phase.TRAINING])
-    again, effects = after([Restarted(), model_ready()], restored(agenda))
+    again, effects = after([Restarted(), model_ready()], restore_agenda(agenda))
     assert again.jobs["e"].attempt == 1
     assert RunTrain("e") in effects
 
@@ -308,7 +308,7 @@ def test_in_any_order_the_slot_is_held_by_one_and_rounds_only_go_up(inputs: list
     accepted_rounds: dict[str, list[int]] = {}
     for what in inputs:
         if isinstance(what, Restarted):
-            agenda = restored(agenda)
+            agenda = restore_agenda(agenda)
         before = agenda
         agenda, _, effects = step(agenda, what)
         if agenda.running is not None:

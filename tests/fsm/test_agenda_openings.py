@@ -20,7 +20,7 @@ def opened(number: int, opening: int, sites: tuple[str, ...] = ("site-a",)) -> H
 
 def test_a_later_opening_of_the_same_round_is_taken_on_as_a_new_attempt_with_events_of_its_own() -> None:
     agenda, _ = after([*WAYS[Phase.FETCHING], opened(1, 2, ("site-b",))])
-    assert agenda.phase("e") is Phase.IDLE
+    assert agenda.phase_of("e") is Phase.IDLE
     agenda, _, todo = step(agenda, opened(1, 3))
     accepted_ = [one for one in todo if isinstance(one, Say)]
     assert [(one.kind, one.round, one.attempt) for one in accepted_] == [("round-accepted", 1, 3)]
@@ -37,7 +37,7 @@ def test_an_earlier_opening_that_comes_late_changes_nothing() -> None:
 
 def test_a_round_that_goes_on_without_the_site_ends_its_work_for_it() -> None:
     agenda, todo = after([*WAYS[Phase.TRAINING], opened(1, 2, ("site-b",))])
-    assert agenda.phase("e") is Phase.IDLE
+    assert agenda.phase_of("e") is Phase.IDLE
     assert agenda.running is None
     assert Free("e", 1) in todo
 

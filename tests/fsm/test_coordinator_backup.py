@@ -11,7 +11,7 @@ from coordinator_rig import Consortium, body_of, calm_digest
 
 from coordinator.record import archive, salvage
 from coordinator.record.journal import Journal, open_readonly
-from coordinator.record.recovery import recover
+from coordinator.record.recovery import recover_states
 from coordinator.record.replay import replay
 from coordinator.work.blobs import Blobs
 from messages import kinds
@@ -69,10 +69,10 @@ def test_a_restored_coordinator_hears_again_what_came_after_the_backup_and_ends_
     begin(consortium)
     summary = archive.backup(consortium.folder, tmp_path / "saved")
     assert summary.missing == ()
-    assert recover(open_readonly(tmp_path / "saved"))["exp-1"].completed == 1
+    assert recover_states(open_readonly(tmp_path / "saved"))["exp-1"].completed == 1
     go_on(consortium, 4)
     consortium.stop()
-    assert recover(open_readonly(consortium.folder))["exp-1"].completed == 3
+    assert recover_states(open_readonly(consortium.folder))["exp-1"].completed == 3
     shutil.rmtree(consortium.folder)
 
     archive.restore(tmp_path / "saved", consortium.folder)
@@ -83,7 +83,7 @@ def test_a_restored_coordinator_hears_again_what_came_after_the_backup_and_ends_
     assert complete.rounds == ROUNDS
     assert complete.final_digest == calm
     consortium.stop()
-    ended = recover(open_readonly(consortium.folder))["exp-1"]
+    ended = recover_states(open_readonly(consortium.folder))["exp-1"]
     assert ended.completed == ROUNDS
     steps = list(replay(open_readonly(consortium.folder), Blobs(consortium.folder / "blobs")))
     assert [step.problem for step in steps if not step.agrees] == []
@@ -99,10 +99,10 @@ def test_a_journal_cut_at_its_last_good_entry_goes_on_to_the_same_bits(
     go_on(consortium, 3)
     consortium.stop()
     with pytest.raises(RequestError, match="has no entry 9999"):
-        salvage.cut(consortium.folder, 9999)
+        salvage.cut_after(consortium.folder, 9999)
     with pytest.raises(RequestError, match=r"entries 9 to .* hold, too"):
-        salvage.cut(consortium.folder, 8)
-    kept = salvage.cut(consortium.folder, 8, even_good=True)
+        salvage.cut_after(consortium.folder, 8)
+    kept = salvage.cut_after(consortium.folder, 8, even_good=True)
     assert (kept / "journal.sqlite").is_file()
     assert [entry.number for entry in open_readonly(consortium.folder)] == list(range(1, 9))
     consortium.sites[2].lost_chunks = set()
@@ -134,7 +134,7 @@ def test_a_backup_goes_on_where_it_was_interrupted_and_is_refused_twice(consorti
     with pytest.raises(RequestError, match="a journal is there already"):
         archive.restore(tmp_path / "saved", consortium.folder)
     with pytest.raises(NameTaken):
-        salvage.cut(consortium.folder, 3)
+        salvage.cut_after(consortium.folder, 3)
 
 
 def test_a_backup_that_was_damaged_is_not_restored(consortium: Consortium, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_ids_that_a_cut_keeps_are_those_that_the_coordinator_kept(consortium
     begin(consortium)
     consortium.stop()
     journal = Journal(consortium.folder)
-    told = salvage.handled(journal.entries())
+    told = salvage.handled_events(journal.entries())
     assert len(told) > len(SITES)
-    assert {name: journal.seen(name) for name in told} == told
+    assert {name: journal.seen_settled(name) for name in told} == told
     journal.close()

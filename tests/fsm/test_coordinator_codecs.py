@@ -18,7 +18,7 @@ from coordinator.work.blobs import Blobs
 from messages import kinds
 from messages.reasons import Reason
 from messages.tensors.codecs import CODECS, CodecName
-from messages.tensors.layout import tensors_of, views
+from messages.tensors.layout import tensors_of, view_tensors
 from messages.tensors.transfer import TransferKey
 from nets.digest import model_digest
 
@@ -79,14 +79,14 @@ def test_models_are_those_of_plain_numpy_and_the_replay_agrees(consortium: Conso
     assert (complete.model.label, complete.model_round) == ("selected", 1)
     chosen = complete.model.transfer
     assert chosen.manifest == MANIFEST
-    stored = blobs.open("exp-1", chosen.seal, MANIFEST)
-    np.testing.assert_array_equal(views(MANIFEST, stored)["conv.weight"], expected[1])
+    stored = blobs.open_blob("exp-1", chosen.seal, MANIFEST)
+    np.testing.assert_array_equal(view_tensors(MANIFEST, stored)["conv.weight"], expected[1])
     heard = site.chunks[TransferKey("exp-1", 2, "coordinator", chosen.attempt)]
     received = b"".join(heard[index] for index in range(MANIFEST.chunks))
     assert model_digest(MANIFEST, received) == complete.model.model_digest
     final = site.chunks[TransferKey("exp-1", 4, "coordinator", 1)]
     buffer = b"".join(final[index] for index in range(MANIFEST.chunks))
-    np.testing.assert_array_equal(views(MANIFEST, buffer)["conv.weight"], expected[3])
+    np.testing.assert_array_equal(view_tensors(MANIFEST, buffer)["conv.weight"], expected[3])
     steps = list(replay(open_readonly(consortium.folder), blobs))
     assert [step.problem for step in steps if not step.agrees] == []
     checks = [step.aggregate for step in steps if step.aggregate is not None]
@@ -108,7 +108,7 @@ def test_rounds_send_the_codecs_bytes_both_ways(consortium: Consortium, codec: C
         manifest, update = site.updates[number]
         assert len(buffer) == len(update) == item * WEIGHTS.size + 8
         assert manifest.codec == codec
-        sent = tensors_of(MANIFEST.in_codec(CODECS[codec].model), buffer)["conv.weight"].read()
+        sent = tensors_of(MANIFEST.in_codec(CODECS[codec].model), buffer)["conv.weight"].read_all()
         master = expected[number - 1]
         np.testing.assert_array_equal(sent, master if codec in ("float32", "exact") else bfloat16(master))
 
@@ -121,7 +121,7 @@ def test_a_difference_cannot_be_replayed_without_the_model_it_is_from_and_says_s
     state = consortium.coordinator.shell.steps.states["exp-1"]
     consortium.stop()
     blobs = Blobs(consortium.folder / "blobs")
-    master = blobs.path("exp-1", state.models[2].seal)
+    master = blobs.path_of("exp-1", state.models[2].seal)
     if lost == "gone":
         master.unlink()
     else:

@@ -14,8 +14,8 @@ from coordinator_rig import Consortium, Ending, body_of, calm_digest, coordinato
 from coordinator.core.state import Phase
 from coordinator.loop import space
 from coordinator.record import story
-from coordinator.record.journal import STEP, DiskFull, Journal, open_readonly
-from coordinator.record.recovery import recover
+from coordinator.record.journal import STEP, Journal, JournalDiskFull, open_readonly
+from coordinator.record.recovery import recover_states
 from coordinator.record.replay import replay
 from coordinator.work.blobs import Blobs
 from messages import envelope, kinds
@@ -80,7 +80,7 @@ class Signs:
         self._heard = self.bus.subscribe("progress", self._take, start=Start.NEXT)
 
     def _take(self, delivery: Delivery) -> None:
-        event = envelope.decode(delivery.body)
+        event = envelope.decode_event(delivery.body)
         if isinstance(event.body, kinds.Alive) and event.sender == "coordinator":
             self.states.append(event.body.state)
         self._heard.ack(delivery)
@@ -116,7 +116,7 @@ def test_a_coordinator_that_waits_for_space_ends_when_it_is_told_to(consortium: 
     eventually(lambda: one.shell.steps.tally.disk_full, what="the coordinator waits for space")
     one.stop()
     assert "Free space" in str(ending.ended())
-    with pytest.raises(DiskFull, match="Free space"):
+    with pytest.raises(JournalDiskFull, match="Free space"):
         Journal(consortium.folder)
 
 
@@ -138,7 +138,7 @@ def test_a_model_that_has_no_space_pauses_its_experiment_which_goes_on_by_itself
     assert paused.reason is Reason.DISK_FULL
     state = running(consortium).shell.steps.states["exp-1"]
     assert state.phase is Phase.PAUSED
-    assert story.standing(state).startswith("exp-1: paused (disk-full)")
+    assert story.tell_standing(state).startswith("exp-1: paused (disk-full)")
     taken.unlink()
     consortium.until("experiment-resumed")
     assert body_of(consortium.until("experiment-complete")).final_digest == calm
@@ -168,5 +168,5 @@ def test_updates_that_have_no_space_pause_the_experiment_and_are_asked_for_again
     assert body_of(consortium.until("experiment-complete")).final_digest == calm
     consortium.stop()
     entries = [entry for entry in open_readonly(consortium.folder) if entry.type == STEP]
-    assert recover(entries)["exp-1"].phase is Phase.COMPLETE
+    assert recover_states(entries)["exp-1"].phase is Phase.COMPLETE
     assert all(step.agrees for step in replay(open_readonly(consortium.folder)))

@@ -18,7 +18,7 @@ from messages.ground.errors import NameTaken
 def mark(consortium: Consortium, term: int) -> None:
     """What a coordinator that starts under this term says on uplink."""
     bus = MemoryBus(consortium.broker, "coordinator")
-    event = Author(CONSORTIUM, "coordinator", term, term).write("nonce", kinds.Nonce(nonce="ab" * 16), time=0.0)
+    event = Author(CONSORTIUM, "coordinator", term, term).write_event("nonce", kinds.Nonce(nonce="ab" * 16), time=0.0)
     bus.publish(event.key, event.raw)
     bus.close()
 

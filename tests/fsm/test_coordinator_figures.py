@@ -15,7 +15,7 @@ from coordinator.core.evolve import evolve
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState
 from coordinator.loop.tally import Tally
-from coordinator.metrics import readings
+from coordinator.metrics import make_readings
 from coordinator.wire.presence import Presence
 from messages import kinds
 from messages.bus.base import BusState, Delivery
@@ -40,7 +40,7 @@ class Counting:
 
     def put(self, given: i.AnyInput) -> None:
         for decision in decide(self.state, given):
-            self.tally.decided(self.state, decision, given.time)
+            self.tally.count_decision(self.state, decision, given.time)
             self.state = evolve(self.state, decision)
 
     def wire(self, kind: str, body: kinds.Body, sender: str, number: int = 0) -> None:
@@ -68,7 +68,7 @@ class Counting:
         return {} if self.state is None else {self.state.id: self.state}
 
     def shown(self) -> dict[str, Reading]:
-        found = readings(self.tally, self.states, {}, entries=7, term=2, lag=0, model_bytes=5)
+        found = make_readings(self.tally, self.states, {}, entries=7, term=2, lag=0, model_bytes=5)
         return {one.name: one for one in found}
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -143,7 +143,7 @@ def test_a_reason_that_is_none_of_ours_makes_no_label() -> None:
 )
 def test_the_broker_is_shown_as_it_is(state: BusState, connected: bool, blocked: bool) -> None:
     tally = Tally()
-    tally.broker(state)
+    tally.note_broker(state)
     assert (tally.connected, tally.blocked) == (connected, blocked)
 
 
@@ -153,7 +153,7 @@ class Watched:
     def __init__(self) -> None:
         self.now = 1000.0
         self.presence = Presence(CONSORTIUM, SITES, lambda: self.now)
-        self.presence.connected(True)
+        self.presence.note_connection(True)
         self.run = Counting()
         self.run.open_round()
         self.number = 0
@@ -161,21 +161,21 @@ class Watched:
     def hear(self, site: str, body: kinds.Body, *, user: str | None = None, consortium: str = CONSORTIUM) -> None:
         kind = "alive" if isinstance(body, kinds.Alive) else "progress"
         self.number += 1
-        event = Author(consortium, site).write(
+        event = Author(consortium, site).write_event(
             kind, body, time=self.now, experiment="exp-1", round_number=1, attempt=self.number
         )
-        self.presence.hear(Delivery("progress", event.key, event.raw, user or site, None, 0))
+        self.presence.hear_message(Delivery("progress", event.key, event.raw, user or site, None, 0))
 
     def works(self, site: str, done: int, eta: float) -> None:
         self.hear(site, kinds.Alive(state="training", busy_with="exp-1"))
         self.hear(site, kinds.Progress(phase="training", done=done, total=100, eta_seconds=eta))
 
     def judged(self) -> list[str]:
-        return [one.value for _, one in sorted(self.presence.judged(self.run.states).items())]
+        return [one.value for _, one in sorted(self.presence.judge_sites(self.run.states).items())]
 
     def told(self) -> list[dict[str, Any]]:
         with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
-            self.presence.tell(self.run.states)
+            self.presence.log_changes(self.run.states)
         return [dict(line) for line in lines]
 
 
@@ -215,10 +215,10 @@ def test_stuck_and_absent_are_told_once_each_with_experiment_round_and_site() ->
 def test_a_coordinator_that_hears_nobody_blames_nobody() -> None:
     watched = Watched()
     watched.works(SITES[0], 1, 10.0)
-    watched.presence.connected(False)
+    watched.presence.note_connection(False)
     watched.now += 10 * ABSENT_AFTER
     assert watched.judged() == []
-    watched.presence.connected(True)
+    watched.presence.note_connection(True)
     assert "absent" not in watched.judged()
     watched.now += ABSENT_AFTER + 1
     assert set(watched.judged()) == {"absent"}
@@ -229,7 +229,7 @@ def test_a_broker_that_blocks_publishers_hides_no_absence() -> None:
     watched.works(SITES[0], 1, 10.0)
     for _ in range(int(ABSENT_AFTER) + 2):
         watched.now += 1
-        watched.presence.connected(True)
+        watched.presence.note_connection(True)
     assert set(watched.judged()) == {"absent"}
 
 
@@ -247,6 +247,6 @@ def test_only_a_site_itself_can_say_that_it_lives(site: str, more: dict[str, str
 
 def test_rubbish_on_the_stream_is_dropped() -> None:
     watched = Watched()
-    watched.presence.hear(Delivery("progress", "alive.site-a.none", b"\xff" * 40, "site-a", None, 0))
-    watched.presence.hear(Delivery("progress", "rubbish", json.dumps({}).encode(), None, None, 0))
+    watched.presence.hear_message(Delivery("progress", "alive.site-a.none", b"\xff" * 40, "site-a", None, 0))
+    watched.presence.hear_message(Delivery("progress", "rubbish", json.dumps({}).encode(), None, None, 0))
     assert watched.judged() == [Liveness.IDLE.value] * 3

@@ -38,7 +38,7 @@ def test_a_mark_that_was_confirmed_and_never_stored_is_published_again(
 ) -> None:
     monkeypatch.setattr("coordinator.loop.shell.MARK_AGAIN", 0.2)
     with opened(tmp_path) as (_coordinator, gate):
-        gate.mark()  # and nobody publishes it
+        gate.close_with_mark()  # and nobody publishes it
         assert gate.closed
         eventually(lambda: not gate.closed, what="another mark")
 

@@ -63,7 +63,7 @@ def test_an_event_whose_handler_raises_is_set_aside_with_its_bytes_and_the_rest_
     assert {body["reason"] for body in found} == {"ZeroDivisionError"}
     assert all(b"round-accepted" in body["what"]["raw"] for body in found)
     assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
-    shown = "\n".join(overview.look(consortium.folder).lines())
+    shown = "\n".join(overview.look_at_journal(consortium.folder).tell_lines())
     assert f"Set aside: ZeroDivisionError {len(found)}" in shown
     consortium.start()  # nor does the next start trip on it
     consortium.until("experiment-complete", 1)
@@ -71,7 +71,7 @@ def test_an_event_whose_handler_raises_is_set_aside_with_its_bytes_and_the_rest_
 
 def test_of_an_event_beyond_its_bounds_the_journal_keeps_a_digest_and_no_byte(consortium: Consortium) -> None:
     consortium.start()
-    event = Author(CONSORTIUM, "site-a", 1).write("leaving", kinds.Leaving(), time=0.0, experiment="exp-1", seq=1)
+    event = Author(CONSORTIUM, "site-a", 1).write_event("leaving", kinds.Leaving(), time=0.0, experiment="exp-1", seq=1)
     payload = codec.unpack(codec.unpack(event.raw)[0])
     bus = MemoryBus(consortium.broker, "site-a")
     bus.publish(event.key, codec.pack([codec.pack(payload | {"ext": {"note": "Mueller, Karl"}}), b""]))
@@ -89,10 +89,10 @@ def test_of_an_event_beyond_its_bounds_the_journal_keeps_a_digest_and_no_byte(co
 def test_an_event_beyond_its_bounds_that_an_older_version_has_stored_is_recovered_and_replayed(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    event = Author(CONSORTIUM, "dr-a", 1).write("experiment-start", START, time=0.0, experiment="exp-1", seq=1)
+    event = Author(CONSORTIUM, "dr-a", 1).write_event("experiment-start", START, time=0.0, experiment="exp-1", seq=1)
     payload = codec.unpack(codec.unpack(event.raw)[0])
     with monkeypatch.context() as older:
-        older.setattr(envelope, "decode", envelope.decode_stored)
+        older.setattr(envelope, "decode_event", envelope.decode_stored)
         consortium.start()
         bus = MemoryBus(consortium.broker, "dr-a")
         bus.publish(event.key, codec.pack([codec.pack(payload | {"ext": {"note": ["Mueller, Karl"]}}), b"s" * 999]))
@@ -109,7 +109,7 @@ def test_an_event_beyond_its_bounds_that_an_older_version_has_stored_is_recovere
 def test_a_live_message_whose_handling_raises_is_set_aside_and_the_rest_goes_on(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(returning.Returning, "standing", raising)
+    monkeypatch.setattr(returning.Returning, "send_standing", raising)
     consortium.start()
     consortium.join()  # each says hello
     consortium.say("experiment-start", START)
@@ -123,8 +123,8 @@ def test_an_effect_that_raises_is_set_aside_and_does_not_stop_the_next_start_eit
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("coordinator.wire.announcer.Announcer.announce", raising)
-        patched.setattr(effects, "pending", raising)
+        patched.setattr("coordinator.wire.announcer.Announcer.announce_to_all", raising)
+        patched.setattr(effects, "pending_effects", raising)
         consortium.start()
         consortium.say("experiment-start", START)
         eventually(lambda: running(consortium).shell.steps.tally.set_aside, what="it is set aside")
@@ -193,7 +193,7 @@ def flood(consortium: Consortium, count: int) -> None:
     bus = MemoryBus(consortium.broker, "site-a")
     author = Author(CONSORTIUM, "site-a", 1)
     for n in range(count):
-        event = author.write(
+        event = author.write_event(
             "joined",
             kinds.Joined(cases=counts(1), platform=PLATFORM),
             time=0.0,
@@ -225,17 +225,17 @@ def test_refused_and_malformed_messages_are_journaled_up_to_a_bound_and_then_cou
     journaled = [entry for entry in open_readonly(consortium.folder) if entry.type in (STEP, ASIDE)]
     assert len(journaled) < 60
     assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
-    assert overview.look(consortium.folder).aside["malformed"] >= 190
+    assert overview.look_at_journal(consortium.folder).aside["malformed"] >= 190
 
 
 def test_a_bound_holds_for_a_sender_and_an_hour_and_for_bytes() -> None:
     kept = Floods()
-    assert all(kept.take("a", "late", 10, 0.0) for _ in range(floods.MOST))
-    assert not kept.take("a", "late", 10, 1.0)
-    assert kept.take("b", "late", floods.MOST_BYTES, 1.0)
-    assert not kept.take("b", "malformed", 1, 2.0)
-    assert list(kept.over(floods.HOUR - 1)) == []
-    told = list(kept.over(floods.HOUR))
+    assert all(kept.may_journal("a", "late", 10, 0.0) for _ in range(floods.MOST))
+    assert not kept.may_journal("a", "late", 10, 1.0)
+    assert kept.may_journal("b", "late", floods.MOST_BYTES, 1.0)
+    assert not kept.may_journal("b", "malformed", 1, 2.0)
+    assert list(kept.end_hours(floods.HOUR - 1)) == []
+    told = list(kept.end_hours(floods.HOUR))
     assert [(one.sender, one.counted) for one in told] == [("a", {"late": 1})]
-    assert kept.take("a", "late", 10, floods.HOUR)
-    assert [one.sender for one in kept.over(floods.HOUR, all_=True)] == ["b"]
+    assert kept.may_journal("a", "late", 10, floods.HOUR)
+    assert [one.sender for one in kept.end_hours(floods.HOUR, all_=True)] == ["b"]

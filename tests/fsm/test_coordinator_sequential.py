@@ -217,7 +217,7 @@ def test_keys_of_another_plan_are_a_mistake_in_the_file(plan: dict[str, Any], wo
 
 
 def test_a_file_of_0_1_says_nothing_of_the_order() -> None:
-    assert "order" not in Experiment.model_validate(plain()).plain()["plan"]
+    assert "order" not in Experiment.model_validate(plain()).as_plain()["plan"]
 
 
 STEPS = st.one_of(

@@ -16,7 +16,7 @@ from messages import kinds
 from messages.bus.memory import MemoryBus
 from messages.ground.errors import NameTaken
 from messages.reasons import Reason
-from messages.tensors.layout import views
+from messages.tensors.layout import view_tensors
 
 
 def test_three_sites_come_to_the_weighted_mean_and_the_replay_agrees(consortium: Consortium) -> None:
@@ -33,10 +33,10 @@ def test_three_sites_come_to_the_weighted_mean_and_the_replay_agrees(consortium:
     consortium.stop()
     assert complete.model_round == 2
     assert complete.test is not None
-    assert complete.test.mean("dice") == 0.25
+    assert complete.test.mean_score("dice") == 0.25
     blobs = Blobs(consortium.folder / "blobs")
     manifest = complete.model.transfer.manifest
-    final = views(manifest, blobs.open("exp-1", complete.model.transfer.seal, manifest))
+    final = view_tensors(manifest, blobs.open_blob("exp-1", complete.model.transfer.seal, manifest))
     gains = [ord(site[-1]) % 7 for site in SITES]
     mean = sum((n + 1) * gain for n, gain in enumerate(gains)) / 6
     expected = np.arange(1000).reshape(10, 100) + 2 * mean + 3

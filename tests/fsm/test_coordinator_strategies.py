@@ -22,7 +22,7 @@ from coordinator.core import inputs as i
 from coordinator.core.state import ExperimentState
 from coordinator.record import archive
 from coordinator.record.journal import Journal, open_readonly
-from coordinator.record.recovery import recover
+from coordinator.record.recovery import recover_states
 from coordinator.record.replay import Status, replay
 from coordinator.service import Coordinator
 from coordinator.work.blobs import Blobs
@@ -34,7 +34,7 @@ from messages.chain import Entry
 from messages.reasons import Reason
 from messages.strategies import FedAvgSpec
 from messages.tensors.codecs import CodecName
-from messages.tensors.layout import Manifest, TensorSpec, views
+from messages.tensors.layout import Manifest, TensorSpec, view_tensors
 from messages.tensors.transfer import TransferKey
 
 LR, BETA1, BETA2, TAU = 0.5, 0.8, 0.9, 0.01
@@ -94,7 +94,7 @@ def checks(consortium: Consortium) -> list[tuple[int, Status, str]]:
 
 
 def state_of(consortium: Consortium) -> ExperimentState:
-    return recover(open_readonly(consortium.folder))["exp-1"]
+    return recover_states(open_readonly(consortium.folder))["exp-1"]
 
 
 @pytest.mark.parametrize("codec_", ["float32", "bfloat16", "bfloat16-difference"])
@@ -105,7 +105,7 @@ def test_fedadam_makes_what_plain_numpy_makes_and_the_replay_makes_model_and_mem
     consortium.stop()
     state, blobs = state_of(consortium), Blobs(consortium.folder / "blobs")
     for number, expected in enumerate(models(codec_), 1):
-        stored = views(MANIFEST, blobs.open("exp-1", state.models[number].seal, MANIFEST))
+        stored = view_tensors(MANIFEST, blobs.open_blob("exp-1", state.models[number].seal, MANIFEST))
         np.testing.assert_array_equal(stored["conv.weight"], expected)
     assert [state.models[number].memory is None for number in range(1, ROUNDS + 2)] == [True, False, False, False]
     assert checks(consortium) == [(number, Status.RECOMPUTED, "") for number in (1, 2, 3)]
@@ -119,7 +119,7 @@ def test_a_round_cannot_be_replayed_without_the_memory_that_it_began_with_and_sa
 ) -> None:
     run(consortium, start_of())
     consortium.stop()
-    memory = Blobs(consortium.folder / "blobs").path("exp-1", str(state_of(consortium).models[3].memory))
+    memory = Blobs(consortium.folder / "blobs").path_of("exp-1", str(state_of(consortium).models[3].memory))
     content = bytearray(memory.read_bytes())
     content[0] ^= 1
     memory.unlink()
@@ -149,7 +149,7 @@ def forged(entries: list[Entry], old: bytes, new: bytes) -> Iterator[Entry]:
     for entry in entries:
         body = entry.body.replace(old, new)
         previous = last.get(entry.experiment, chain.ZERO)
-        made = replace(entry, body=body, previous=previous, before=before).sealed()
+        made = replace(entry, body=body, previous=previous, before=before).with_hash()
         last[entry.experiment] = before = made.hash
         yield made
 
@@ -188,7 +188,7 @@ def test_a_round_whose_memory_is_gone_fails_the_experiment_and_says_why(
     held.news.until(lambda: 2 in held.updates, "round 2")
     memory = running(consortium).shell.steps.states["exp-1"].models[2].memory
     assert memory is not None
-    Blobs(consortium.folder / "blobs").path("exp-1", memory).unlink()
+    Blobs(consortium.folder / "blobs").path_of("exp-1", memory).unlink()
     held.find_chunks("exp-1", 2)
     failed = consortium.until("experiment-failed").body
     assert isinstance(failed, kinds.ExperimentFailed)
@@ -202,7 +202,7 @@ def ask_again(site: ScriptedSite) -> None:
         if isinstance(body, kinds.RoundStart) and identity not in site.done:
             one = body.transfer
             wanted = kinds.ChunksWanted(round=one.round, attempt=one.attempt, seal=one.seal)
-            event = site.author.write("chunks-wanted", wanted, time=0.0, experiment="exp-1")
+            event = site.author.write_event("chunks-wanted", wanted, time=0.0, experiment="exp-1")
             site.bus.publish(event.key_to("coordinator"), event.raw)
 
 
@@ -215,7 +215,7 @@ class Killer:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at: int | None = None
-        append = Journal.append
+        append = Journal.append_entry
 
         def killing(journal: Journal, *arguments: object, **more: object) -> Entry:
             entry: Entry = append(journal, *arguments, **more)  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ class Killer:
                 raise Killed
             return entry
 
-        monkeypatch.setattr(Journal, "append", killing)
+        monkeypatch.setattr(Journal, "append_entry", killing)
 
     def run_until(self, consortium: Consortium, entry: int) -> None:
         """Start a coordinator and see it die."""
@@ -258,7 +258,7 @@ def test_a_coordinator_that_dies_after_every_entry_ends_with_the_model_of_the_ca
     consortium.join()
     consortium.say("experiment-start", start_of())
     died, entries = 0, list[Entry]()
-    while (state := recover(entries).get("exp-1")) is None or state.ended is None:
+    while (state := recover_states(entries).get("exp-1")) is None or state.ended is None:
         # A start makes entries of its own: its term, and the time given back to timers.
         own = 1 + (state is not None and bool(state.timers))
         killer.run_until(consortium, len(entries) + own + 1)
@@ -268,7 +268,7 @@ def test_a_coordinator_that_dies_after_every_entry_ends_with_the_model_of_the_ca
     assert state.models[ROUNDS + 1].digest == calm
     assert checks(consortium) == [(number, Status.RECOMPUTED, "") for number in (1, 2, 3)]
     np.testing.assert_array_equal(
-        views(MANIFEST, Blobs(consortium.folder / "blobs").open("exp-1", state.models[4].seal, MANIFEST))[
+        view_tensors(MANIFEST, Blobs(consortium.folder / "blobs").open_blob("exp-1", state.models[4].seal, MANIFEST))[
             "conv.weight"
         ],
         models("float32")[-1],
@@ -327,9 +327,11 @@ def test_a_strategy_says_which_tensors_travel_and_those_that_it_adds_begin_as_ze
     assert state.manifest is not None
     assert [spec.name for spec in state.manifest.tensors] == ["conv.weight", "c.conv.weight"]
     got = consortium.sites[0].chunks[TransferKey("exp-1", 1, "coordinator", 1)]
-    sent = views(state.manifest, b"".join(got[index] for index in sorted(got)))
+    sent = view_tensors(state.manifest, b"".join(got[index] for index in sorted(got)))
     np.testing.assert_array_equal(sent["conv.weight"], ARRAYS["conv.weight"])
     assert not sent["c.conv.weight"].any()
-    made = views(state.manifest, Blobs(consortium.folder / "blobs").open("exp-1", state.models[2].seal, state.manifest))
+    made = view_tensors(
+        state.manifest, Blobs(consortium.folder / "blobs").open_blob("exp-1", state.models[2].seal, state.manifest)
+    )
     mean = sum(SHARES[site] * np.float64(GAINS[site] + 1) for site in SITES)
     np.testing.assert_array_equal(made["c.conv.weight"], np.full((10, 100), mean * 0.5, np.float32))

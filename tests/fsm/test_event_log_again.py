@@ -27,7 +27,7 @@ class Log:
         self.broker = MemoryBroker(consortium_definitions())
         self.journal = Journal(folder)
         for number in range(ENTRIES):
-            self.journal.append(NO_EXPERIMENT, ASIDE, {"number": number}, time=float(number))
+            self.journal.append_entry(NO_EXPERIMENT, ASIDE, {"number": number}, time=float(number))
         self.coordinator, self.auditor = MemoryBus(self.broker, "coordinator"), MemoryBus(self.broker, "auditor")
         self.audit = Audit(self.coordinator, self.journal.path, SystemClock())
         self.audit.start()
@@ -56,19 +56,19 @@ class Log:
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
     one = Log(tmp_path / "coordinator")
-    one.audit.wake()
+    one.audit.wake_up()
     eventually(lambda: len(one.held()) == ENTRIES, what="the whole log")
     yield one
     one.close()
 
 
 def test_a_wiped_event_log_is_published_again_from_its_first_entry(log: Log) -> None:
-    log.broker.wipe(AUDIT)
-    log.audit.again()
+    log.broker.wipe_stream(AUDIT)
+    log.audit.publish_again()
     eventually(lambda: log.held() == set(range(1, ENTRIES + 1)), what="every entry")
 
 
 def test_the_last_entries_are_published_again_when_the_broker_is_back(log: Log) -> None:
-    log.broker.wipe(AUDIT)
-    log.audit.again(2)
+    log.broker.wipe_stream(AUDIT)
+    log.audit.publish_again(2)
     eventually(lambda: log.held() == {ENTRIES - 1, ENTRIES}, what="the last two")

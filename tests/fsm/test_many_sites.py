@@ -14,7 +14,7 @@ from coordinator_kit import CONSORTIUM, MANIFEST, PLATFORM, counts, plain, weigh
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.evolve import fold
+from coordinator.core.evolve import fold_decisions
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState, Phase
 from coordinator.loop.file_checks import check_file
@@ -52,12 +52,14 @@ class Many:
         self.put(self.wire("experiment-start", start, "dr-a"))
 
     def wire(self, kind: str, body: kinds.Body, sender: str, number: int = 0) -> i.Received:
-        event = Author(CONSORTIUM, sender).write(kind, body, time=0.0, experiment="exp-1", round_number=number, seq=1)
-        return i.Received.of(event, time=1000.0, admitted=self.sites, file_check=check_file(event))
+        event = Author(CONSORTIUM, sender).write_event(
+            kind, body, time=0.0, experiment="exp-1", round_number=number, seq=1
+        )
+        return i.Received.of_event(event, time=1000.0, admitted=self.sites, file_check=check_file(event))
 
     def put(self, given: i.AnyInput) -> tuple[d.AnyDecision, ...]:
         decided = decide(self.state, given)
-        self.state = fold(self.state, decided)
+        self.state = fold_decisions(self.state, decided)
         return decided
 
     def join(self, site: str) -> None:

@@ -11,7 +11,7 @@ from newer_version import NEWER, written
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.effects import Announce, effects
-from coordinator.core.evolve import fold
+from coordinator.core.evolve import fold_decisions
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import ASIDE, STEP, open_readonly
@@ -19,7 +19,7 @@ from coordinator.record.recovery import read_step
 from coordinator.record.replay import replay
 from messages import abilities, codec, kinds
 from messages.bus.memory import MemoryBus
-from messages.envelope import decode, event_id
+from messages.envelope import decode_event, event_id
 from messages.reasons import Reason
 
 START = kinds.ExperimentStart(experiment=plain(quorum={"least_sites": 2}))
@@ -103,7 +103,7 @@ def test_a_reason_of_a_newer_site_leaves_it_out_and_all_others_understand_why(co
 
 
 def advance(state: ExperimentState | None, given: i.AnyInput) -> ExperimentState | None:
-    return fold(state, decide(state, given))
+    return fold_decisions(state, decide(state, given))
 
 
 def test_what_is_new_may_be_used_once_every_site_that_takes_part_has_said_that_it_can(
@@ -112,9 +112,9 @@ def test_what_is_new_may_be_used_once_every_site_that_takes_part_has_said_that_i
     monkeypatch.setattr(abilities, "OURS", frozenset({"masked-sum"}))
     state = advance(None, received("experiment-start", START, "dr-a", 1.0))
     for site, ext in [("site-a", {"can-masked-sum": 1, "can-more": 1}), ("site-b", {"can-masked-sum": 1})]:
-        body = kinds.Joined(cases=counts(10), platform=PLATFORM).plain()
-        event = decode(written("joined", body, ext, sender=site, consortium=CONSORTIUM))
-        state = advance(state, i.Received.of(event, time=2.0))
+        body = kinds.Joined(cases=counts(10), platform=PLATFORM).as_plain()
+        event = decode_event(written("joined", body, ext, sender=site, consortium=CONSORTIUM))
+        state = advance(state, i.Received.of_event(event, time=2.0))
     assert state is not None
     assert state.may_use("masked-sum")
     assert not state.may_use("more")

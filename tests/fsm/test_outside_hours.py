@@ -14,7 +14,7 @@ from messages.reasons import Reason
 from site_agent.core.effects import RunPrepare, RunTrain, Say
 from site_agent.core.inputs import AnyInput, Restarted, Switched
 from site_agent.core.jobs import Phase as SitePhase
-from site_agent.core.policy import Verdict
+from site_agent.core.policy import PolicyVerdict
 from site_agent.desk.status import state_word, status_line
 
 SHUT, OPEN = Switched(open=False), Switched(open=True)
@@ -83,7 +83,7 @@ def test_the_service_manager_is_told_that_a_round_waits_for_the_hours() -> None:
 @pytest.mark.parametrize("opens_in", [0.0, 0.5])
 def test_a_site_whose_hours_begin_before_enrolment_ends_does_not_decline(opens_in: float) -> None:
     agenda, todo = after([SHUT, accepted(opens_in=opens_in)])
-    assert agenda.phase("e") is SitePhase.PREPARING
+    assert agenda.phase_of("e") is SitePhase.PREPARING
     assert todo == []
 
 
@@ -100,12 +100,12 @@ def test_a_site_whose_hours_begin_too_late_for_enrolment_says_so_and_joins_when_
 def test_a_site_that_is_restarted_within_its_hours_joins_what_it_declined_for_them() -> None:
     agenda, _ = after([SHUT, accepted(opens_in=1.0), OPEN])
     declined, _ = after([SHUT, accepted(opens_in=1.0)])
-    assert after([Restarted({"e": Verdict()})], declined)[0].phase("e") is SitePhase.PREPARING
-    assert agenda.phase("e") is SitePhase.PREPARING
+    assert after([Restarted({"e": PolicyVerdict()})], declined)[0].phase_of("e") is SitePhase.PREPARING
+    assert agenda.phase_of("e") is SitePhase.PREPARING
 
 
-@pytest.mark.parametrize("verdict", [Verdict(Reason.NOT_ALLOWED), Verdict(by_hand=True)])
-def test_what_was_declined_for_another_reason_stays_so_when_the_hours_begin(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", [PolicyVerdict(Reason.NOT_ALLOWED), PolicyVerdict(by_hand=True)])
+def test_what_was_declined_for_another_reason_stays_so_when_the_hours_begin(verdict: PolicyVerdict) -> None:
     agenda, before = after([SHUT, accepted(verdict=verdict, opens_in=1.0)])
     assert [one.body.reason for one in before if isinstance(one, Say)] == [verdict.reason or Reason.AWAITS_APPROVAL]
     assert after([OPEN], agenda)[1] == []

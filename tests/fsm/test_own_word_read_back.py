@@ -13,7 +13,7 @@ from messages import kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBus
 from messages.chain import decode_entry
-from messages.envelope import decode
+from messages.envelope import decode_event
 from messages.names import AUDIT, COORDINATOR, DOWNLINK, MODELS, UPLINK
 
 
@@ -38,7 +38,7 @@ def complete(consortium: Consortium) -> Consortium:
     consortium.until("model-ready")
     eventually(lambda: held(consortium, AUDIT) == journaled(consortium), what="the whole event log")
     journal = running(consortium).journal
-    eventually(lambda: all(journal.position(queue) for queue in OWN_WORD), what="positions to be stored")
+    eventually(lambda: all(journal.position_of(queue) for queue in OWN_WORD), what="positions to be stored")
     return consortium
 
 
@@ -48,7 +48,7 @@ def read(consortium: Consortium, queue: str) -> list[Delivery]:
     reader = MemoryBus(consortium.broker, "dr-a")
     try:
         reader.subscribe(queue, found.append, credit=10_000)
-        eventually(lambda: len(found) >= consortium.broker.length(queue), what=f"all of {queue}")
+        eventually(lambda: len(found) >= consortium.broker.count_messages(queue), what=f"all of {queue}")
         return list(found)
     finally:
         reader.close()
@@ -59,7 +59,7 @@ def held(consortium: Consortium, queue: str) -> set[object]:
     if queue == AUDIT:
         return {decode_entry(one.body).number for one in read(consortium, queue)}
     chunks = {one.body for one in read(consortium, queue) if one.key.startswith("model-chunk")}
-    events = [decode(one.body) for one in read(consortium, queue) if not one.key.startswith("model-chunk")]
+    events = [decode_event(one.body) for one in read(consortium, queue) if not one.key.startswith("model-chunk")]
     return chunks | {(one.kind, one.id) for one in events if kinds.KINDS[one.kind].history or one.kind == "model-ready"}
 
 
@@ -75,10 +75,12 @@ def ended(consortium: Consortium) -> set[object]:
 def test_an_event_log_that_was_wiped_alone_is_published_again(complete: Consortium, away: bool) -> None:
     if away:
         complete.stop()
-    complete.broker.wipe(AUDIT)
+    complete.broker.wipe_stream(AUDIT)
     if away:
         complete.start()
-    eventually(lambda: complete.broker.length(AUDIT) and held(complete, AUDIT) == journaled(complete), what="the log")
+    eventually(
+        lambda: complete.broker.count_messages(AUDIT) and held(complete, AUDIT) == journaled(complete), what="the log"
+    )
 
 
 @pytest.mark.parametrize("away", [False, True])
@@ -87,7 +89,7 @@ def test_models_that_were_wiped_alone_are_sent_again(complete: Consortium, away:
     assert before
     if away:
         complete.stop()
-    complete.broker.wipe(MODELS)
+    complete.broker.wipe_stream(MODELS)
     if away:
         complete.start()
     eventually(lambda: before <= held(complete, MODELS), what="the chunks of the model")
@@ -95,17 +97,17 @@ def test_models_that_were_wiped_alone_are_sent_again(complete: Consortium, away:
 
 def test_what_is_current_is_announced_again_when_downlink_alone_was_wiped(complete: Consortium) -> None:
     before = ended(complete)
-    complete.broker.wipe(DOWNLINK)
+    complete.broker.wipe_stream(DOWNLINK)
     eventually(lambda: ended(complete) & before, what="the end of the experiment")
 
 
 def test_nothing_is_sent_twice_to_streams_that_are_what_they_were(complete: Consortium) -> None:
-    lengths = {queue: complete.broker.length(queue) for queue in (MODELS, AUDIT)}
+    lengths = {queue: complete.broker.count_messages(queue) for queue in (MODELS, AUDIT)}
     complete.stop()
     complete.start()
     eventually(lambda: held(complete, AUDIT) == journaled(complete), what="the entry of the start")
-    started = complete.broker.length(AUDIT)
-    assert complete.broker.length(MODELS) == lengths[MODELS]
+    started = complete.broker.count_messages(AUDIT)
+    assert complete.broker.count_messages(MODELS) == lengths[MODELS]
     assert started - lengths[AUDIT] == 1
 
 
@@ -113,7 +115,7 @@ def test_a_coordinator_that_may_not_read_them_says_so_works_on_and_takes_uplink_
     older: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("messages.ground.systemd.notify", told.append)
+    monkeypatch.setattr("messages.ground.systemd.notify_manager", told.append)
     older.start()
     older.join()
     older.say("experiment-start", kinds.ExperimentStart(experiment=plain()))
@@ -124,6 +126,6 @@ def test_a_coordinator_that_may_not_read_them_says_so_works_on_and_takes_uplink_
     assert all(f"queue={queue}" in said for queue in OWN_WORD)
     chunks = {one for one in held(older, MODELS) if isinstance(one, bytes)}
     for queue in (AUDIT, MODELS, UPLINK):
-        older.broker.wipe(queue)
-    eventually(lambda: older.broker.length(AUDIT) and held(older, AUDIT) == journaled(older), what="the log")
+        older.broker.wipe_stream(queue)
+    eventually(lambda: older.broker.count_messages(AUDIT) and held(older, AUDIT) == journaled(older), what="the log")
     eventually(lambda: chunks <= held(older, MODELS), what="the chunks of the model")

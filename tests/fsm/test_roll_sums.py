@@ -10,7 +10,7 @@ from coordinator.core import decisions as d
 from coordinator.core import quorum
 from coordinator.core.evolve import evolve
 from coordinator.core.roll import Roll
-from coordinator.core.state import UPDATES, ExperimentState, Phase, Standing, invited
+from coordinator.core.state import UPDATES, ExperimentState, Phase, Standing, invite_members
 from messages.experiment import Experiment
 from messages.reasons import Reason
 
@@ -31,7 +31,7 @@ EXPERIMENT = Experiment.model_validate(
 
 
 def opened() -> ExperimentState:
-    fresh = ExperimentState(EXPERIMENT, "", "dr-a", b"", 0.0, Phase.INITIALISING, invited(SITES))
+    fresh = ExperimentState(EXPERIMENT, "", "dr-a", b"", 0.0, Phase.INITIALISING, invite_members(SITES))
     away = ("site-b",)
     started = d.RoundStarted(
         number=1, step=UPDATES, cases=CASES, away=away, evaluate=False, time=0.0, accept_due=30.0, deadline=99.0
@@ -74,8 +74,8 @@ def test_quorum_and_answers_are_those_of_counting_all_sites_anew(history: list[d
         parts = dict(state.round.parts.items())
         reported = [site for site in SITES if parts[site].stored or parts[site].scores is not None]
         share = sum(CASES[site] for site in reported) / sum(CASES.values())
-        assert quorum.share(state.round) == share
-        assert quorum.met(state.round, EXPERIMENT) == (len(reported) >= 2 and share >= 0.5)
+        assert quorum.case_share(state.round) == share
+        assert quorum.is_met(state.round, EXPERIMENT) == (len(reported) >= 2 and share >= 0.5)
         heard = [one for site, one in parts.items() if site in reported or one.failed is not None or one.absent]
         assert quorum.everybody_heard(state.round) == (len(heard) == len(SITES))
         undecided = [
@@ -93,7 +93,7 @@ def test_a_roll_is_its_records_in_the_order_of_their_names(records: dict[str, in
     assert list(roll) == sorted(records)
     if records:
         name = data.draw(st.sampled_from(sorted(records)))
-        changed = roll.replaced(name, 7)
+        changed = roll.with_replaced(name, 7)
         assert changed == records | {name: 7}
         assert changed.sums == (sum(changed.values()),)
         assert roll == records, "what was there before must stay as it was"
@@ -101,4 +101,4 @@ def test_a_roll_is_its_records_in_the_order_of_their_names(records: dict[str, in
 
 def test_a_roll_takes_no_new_name() -> None:
     with pytest.raises(KeyError):
-        Roll({"site-a": 1}).replaced("site-b", 2)
+        Roll({"site-a": 1}).with_replaced("site-b", 2)

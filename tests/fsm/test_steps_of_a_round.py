@@ -14,7 +14,7 @@ from whole_rig import COORDINATOR, Federation, everywhere
 from coordinator.core import decisions as d
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import STEP, open_readonly
-from coordinator.record.recovery import read_step, recover
+from coordinator.record.recovery import read_step, recover_states
 from coordinator.record.replay import Status, replay
 from coordinator.work.blobs import Blobs
 from messages import kinds
@@ -41,7 +41,7 @@ def ended(federation: Federation) -> ExperimentState:
     made = [step.aggregate.status for step in replayed if step.aggregate is not None]
     assert made
     assert set(made) == {Status.RECOMPUTED}
-    return recover(open_readonly(folder))["exp-1"]
+    return recover_states(open_readonly(folder))["exp-1"]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_what_an_earlier_step_brought_is_there_in_the_next(pair: Federation) -> 
     run(pair, TWO)
     pair.close()
     entries = list(open_readonly(pair.folder / COORDINATOR))
-    states = [recover(entries[:number]).get("exp-1") for number in range(1, len(entries) + 1)]
+    states = [recover_states(entries[:number]).get("exp-1") for number in range(1, len(entries) + 1)]
     rounds = [one.round for one in states if one is not None and one.round is not None]
     training = [one for one in rounds if one.step == "updates" and one.number == 2]
     words = {site: part.answer for site, part in training[0].earlier[rehearsal.REHEARSAL].items()}

@@ -31,7 +31,7 @@ def session_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthan
 def orthanc(session_orthanc: OrthancNode) -> OrthancNode:
     """The session's node, running and empty; CALLER may talk to it."""
     session_orthanc.start()
-    session_orthanc.clear()
+    session_orthanc.clear_patients()
     return session_orthanc
 
 

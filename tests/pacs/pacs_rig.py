@@ -12,7 +12,7 @@ from dicom_files import asking
 
 from deploy.orthanc.node import OrthancNode
 from site_agent.dicom import sources
-from site_agent.dicom.base import Source
+from site_agent.dicom.base import StudySource
 from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource
 from site_agent.dicom.sources.dimse import Dimse
 
@@ -42,13 +42,13 @@ def settings(way: str, node: OrthancNode, **changes: Any) -> DicomDataset:
 
 
 @contextmanager
-def opened(way: str, node: OrthancNode, **changes: Any) -> Iterator[Source]:
+def opened(way: str, node: OrthancNode, **changes: Any) -> Iterator[StudySource]:
     """A source over the node, which knows where our storage SCP listens."""
     source = sources.open_source(settings(way, node, **changes), Path("unused"))
     try:
         if way == "move":
             assert isinstance(source, Dimse)
-            node.register("KONSIL", "127.0.0.1", source.scp.port)
+            node.register_modality("KONSIL", "127.0.0.1", source.scp.port)
         yield source
     finally:
         source.close()

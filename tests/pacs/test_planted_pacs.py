@@ -25,7 +25,7 @@ from deploy.orthanc.node import OrthancNode
 from messages.experiment import Experiment
 from messages.ground.errors import KonsilError
 from nets.initial import initial_model
-from site_agent.dicom.base import Accounting, Source
+from site_agent.dicom.base import Accounting, StudySource
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.hush import TALKERS
 from site_agent.dicom.prepared import build, preparation
@@ -82,8 +82,8 @@ class Planted:
         self.looked: dict[Path, int] = {}
         self.looks = 0
         for content in patient.files:
-            node.store(content)
-        assert node.count() == len(patient.files)
+            node.store_files(content)
+        assert node.count_objects() == len(patient.files)
         (folder / "patients").write_text("KH-0000\n")
 
     def config(self, way: str, **more: Any) -> DicomDataset:
@@ -120,10 +120,10 @@ def planted(orthanc: OrthancNode, patient: Patient, tmp_path: Path, monkeypatch:
     (tmp_path / "state" / "tmp").mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "state" / "tmp"))
 
-    def opened(config: DicomDataset, state: Path) -> Source:
+    def opened(config: DicomDataset, state: Path) -> StudySource:
         source = open_source(config, state)
         if isinstance(source, Dimse) and getattr(config, "retrieve", "") == "move":
-            orthanc.register("KONSIL", "127.0.0.1", source.scp.port)
+            orthanc.register_modality("KONSIL", "127.0.0.1", source.scp.port)
         return source
 
     monkeypatch.setattr(preparation, "open_source", opened)
@@ -166,15 +166,15 @@ def test_nothing_that_is_planted_in_a_pacs_is_found_in_files_logs_or_accounts(
     config, told = planted.config(way, encrypt=encrypt), (planted.state, SECRET)
     processes = 1 if encrypt else 2  # the door's work here, or in processes
     with pytest.raises(KonsilError, match="operator ends") as failed:
-        build.materialise("brain", config, *told, breaks_off, processes=processes)
+        build.prepare_dataset("brain", config, *told, breaks_off, processes=processes)
     planted.clean(*traceback.format_exception(failed.value))
     assert [*(planted.state / "datasets" / "brain" / "spool").rglob("*.dcm")]
-    build.materialise("brain", config, *told, planted.look, processes=processes, done=found.append)
+    build.prepare_dataset("brain", config, *told, planted.look, processes=processes, done=found.append)
     assert [(one.found, one.used, dict(one.left_out)) for one in found] == [(1, 1, {})]
     assert len([name for name in planted.seen if name.endswith(".dcm")]) > 30  # the spool was looked into
     assert any(name.endswith("-wal") for name in planted.seen)
     said = capfd.readouterr()
-    planted.clean(log.getvalue(), said.out, said.err, repr(found), repr(build.verdicts(planted.state, "brain")))
+    planted.clean(log.getvalue(), said.out, said.err, repr(found), repr(build.read_verdicts(planted.state, "brain")))
 
 
 BROKEN: dict[str, dict[str, dict[str, Any]]] = {
@@ -194,7 +194,7 @@ def test_what_fails_says_nothing_of_whom_it_was_about(
     said: list[str] = []
     for changes in BROKEN[way].values():
         with pytest.raises(KonsilError) as failed:
-            build.materialise("brain", planted.config(way, **changes), planted.state, SECRET, planted.look)
+            build.prepare_dataset("brain", planted.config(way, **changes), planted.state, SECRET, planted.look)
         said += [str(failed.value), repr(failed.value), *traceback.format_exception(failed.value)]
 
     def refuses(_obj: Any, _overrides: Any) -> Any:
@@ -202,10 +202,10 @@ def test_what_fails_says_nothing_of_whom_it_was_about(
 
     # A defect of ours, or a library's, whose words quote what it was given; in this process, where it can be planted.
     monkeypatch.setattr(preparation, "WORTH_PROCESSES", 1000)
-    monkeypatch.setattr("site_agent.dicom.door.door.facts", refuses)
+    monkeypatch.setattr("site_agent.dicom.door.door.take_facts", refuses)
     monkeypatch.setattr("site_agent.dicom.door.door.Door.__init__.__defaults__", ((), refuses))
     found: list[Accounting] = []
-    build.materialise("brain", planted.config(way), planted.state, SECRET, planted.look, done=found.append)
+    build.prepare_dataset("brain", planted.config(way), planted.state, SECRET, planted.look, done=found.append)
     assert found[0].used == 0
     assert found[0].left_out
     words = capfd.readouterr()
@@ -220,7 +220,7 @@ def test_nothing_that_is_planted_is_found_in_what_training_keeps_says_and_sends(
     for number in range(1, 4):
         for one in write(planted.folder / "others", [number]):
             for path in sorted(one.folder.iterdir()):
-                planted.node.store(path)
+                planted.node.store_files(path)
     plain = glioma_demo(1, 1, ["site-a"])
     plain["net"] |= {"channels": [4, 8], "strides": [2]}
     plain["training"] |= {"patch": [16, 16, 16], "patches_per_case": 1}
@@ -232,7 +232,7 @@ def test_nothing_that_is_planted_is_found_in_what_training_keeps_says_and_sends(
     process = TrainerProcess(said.put, lambda _status: None, log=state / "trainer.log")
 
     def ask(request: Any, kind: type[Any]) -> Any:
-        process.send(request)
+        process.send_request(request)
         while True:
             replies.append(said.get(timeout=240))
             planted.look()
@@ -242,7 +242,7 @@ def test_nothing_that_is_planted_is_found_in_what_training_keeps_says_and_sends(
     try:
         prepared = ask(
             Prepare(
-                experiment=experiment.plain(),
+                experiment=experiment.as_plain(),
                 dataset=config.model_dump(mode="json"),
                 site="site-a",
                 secret=SECRET,

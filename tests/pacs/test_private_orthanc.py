@@ -20,7 +20,7 @@ from brokers import eventually
 from pynetdicom import AE
 
 from deploy.orthanc import configuration
-from deploy.orthanc.node import Missing, OrthancNode, find
+from deploy.orthanc.node import Missing, OrthancNode, find_orthanc
 from messages.ground.errors import RequestError, WorkFailed
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -70,22 +70,22 @@ def studies(node: OrthancNode, authorization: str = "") -> tuple[int, bytes]:
 
 def test_what_is_stored_is_found_over_dicomweb(orthanc: OrthancNode, tmp_path: Path) -> None:
     content = mr_slice(study="1.2.3.4")
-    orthanc.store(content)
+    orthanc.store_files(content)
     (tmp_path / "again").write_bytes(mr_slice(study="1.2.3.4", instance=2))
-    orthanc.store(tmp_path / "again")
+    orthanc.store_files(tmp_path / "again")
     status, body = studies(orthanc)
     assert status == 200
     assert [one["0020000D"]["Value"] for one in json.loads(body)] == [["1.2.3.4"]]
-    assert orthanc.count() == 2
+    assert orthanc.count_objects() == 2
 
 
 def test_the_next_test_finds_it_empty(orthanc: OrthancNode) -> None:
-    assert orthanc.count() == 0
+    assert orthanc.count_objects() == 0
 
 
 def test_what_is_no_dicom_is_refused_with_its_status(orthanc: OrthancNode) -> None:
     with pytest.raises(WorkFailed, match="400"):
-        orthanc.store(b"a letter")
+        orthanc.store_files(b"a letter")
 
 
 def test_only_registered_titles_that_call_it_by_its_name_get_an_association(orthanc: OrthancNode) -> None:
@@ -96,7 +96,7 @@ def test_only_registered_titles_that_call_it_by_its_name_get_an_association(orth
 
 def test_a_title_that_is_registered_later_gets_in(orthanc: OrthancNode) -> None:
     assert echo(orthanc, calling="LATE COMER", called="ORTHANC") in TURNED_AWAY
-    orthanc.register("LATE COMER", "127.0.0.1", 11113)
+    orthanc.register_modality("LATE COMER", "127.0.0.1", 11113)
     assert echo(orthanc, calling="LATE COMER", called="ORTHANC") == "done"
 
 
@@ -107,7 +107,7 @@ def test_a_node_that_is_not_strict_lets_any_title_in(make_orthanc: MakeNode) -> 
 
 def test_with_users_nobody_gets_in_without_a_login(make_orthanc: MakeNode) -> None:
     node = make_orthanc(users={"reader": "pw"})
-    node.store(mr_slice(study="1.2.3"))
+    node.store_files(mr_slice(study="1.2.3"))
     right, wrong = (f"Basic {base64.b64encode(login).decode()}" for login in (b"reader:pw", b"reader:no"))
     assert studies(node)[0] == studies(node, wrong)[0] == 401
     assert studies(node, right)[0] == 200
@@ -118,7 +118,7 @@ def test_with_users_nobody_gets_in_without_a_login(make_orthanc: MakeNode) -> No
 def test_a_killed_node_starts_again_on_its_ports_with_its_data(make_orthanc: MakeNode) -> None:
     node = make_orthanc()
     ports = node.http_port, node.dicom_port
-    node.store(mr_slice(study="1.2.3"))
+    node.store_files(mr_slice(study="1.2.3"))
     before = node.pid
     assert before is not None
     node.kill()
@@ -126,7 +126,7 @@ def test_a_killed_node_starts_again_on_its_ports_with_its_data(make_orthanc: Mak
     assert not psutil.pid_exists(before)
     node.start()
     assert (node.http_port, node.dicom_port) == ports
-    assert node.count() == 1
+    assert node.count_objects() == 1
 
 
 def test_it_ends_with_its_context(make_orthanc: MakeNode, tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_a_missing_program_and_a_missing_plugin_are_named_with_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(configuration, "PROGRAM_FOLDERS", str(tmp_path))
     with pytest.raises(Missing, match="apt-get install orthanc orthanc-dicomweb"):
-        find()
+        find_orthanc()
     (tmp_path / "Orthanc").touch(mode=0o755)
     monkeypatch.setattr(configuration, "PLUGIN_FOLDERS", (tmp_path,))
     with pytest.raises(Missing, match="DICOMweb plugin"):
-        find()
+        find_orthanc()
     (tmp_path / "libOrthancDicomWeb.so.1.7").touch()
-    assert find() == configuration.Installed(tmp_path / "Orthanc", tmp_path / "libOrthancDicomWeb.so.1.7")
+    assert find_orthanc() == configuration.Installed(tmp_path / "Orthanc", tmp_path / "libOrthancDicomWeb.so.1.7")

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import pack_bits
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused, Volume
+from site_agent.dicom.base import ObjectRefused, Volume
 from site_agent.dicom.config import LabelRule, Labels
 from site_agent.dicom.labels import segmentations
 
@@ -259,6 +259,6 @@ def slices(grid: Volume) -> list[Dataset]:
 
 def refused(obj: Dataset, reference: Volume, rules: Labels = RULES, drawn_on: Sequence[Volume] = ()) -> Reason:
     """Why a segmentation is no label of this image."""
-    with pytest.raises(Refused) as error:
-        segmentations.read(obj, reference, rules, drawn_on)
+    with pytest.raises(ObjectRefused) as error:
+        segmentations.read_segmentation(obj, reference, rules, drawn_on)
     return error.value.reason

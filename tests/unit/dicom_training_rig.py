@@ -14,7 +14,7 @@ from site_agent.training.protocol import Prepare
 def request(tmp_path: Path, **more: Any) -> Prepare:
     """The studies under `export`, for an experiment of its own cache."""
     return Prepare(
-        experiment=experiment().plain(),
+        experiment=experiment().as_plain(),
         dataset=settings(tmp_path / "export", refresh="0s", **more).model_dump(mode="json"),
         site="site-a",
         secret=SECRET,

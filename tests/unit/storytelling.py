@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from coordinator.core import inputs, machine
-from coordinator.core.evolve import fold
+from coordinator.core.evolve import fold_decisions
 from coordinator.core.state import ExperimentState
 from coordinator.loop.file_checks import check_file
 from coordinator.record.recovery import step_body
@@ -14,7 +14,7 @@ from messages import chain, codec, kinds, scores
 from messages.chain import Entry
 from messages.envelope import Author
 from messages.experiment import Experiment
-from messages.tensors.layout import Manifest, TensorSpec, seal
+from messages.tensors.layout import Manifest, TensorSpec, seal_transfer
 
 SITES = ("site-a", "site-b")
 MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(300,), dtype="float32"),), chunk_bytes=1024)
@@ -36,7 +36,7 @@ PLATFORM = kinds.Platform(device_type="cpu", threads=1, versions={"torch": "2.13
 
 def split(*dice: float) -> scores.SplitScores:
     """Scores of one case a number, the same for both regions."""
-    one = scores.tally(list(dice), reference_empty=[False] * len(dice))
+    one = scores.sum_scores(list(dice), reference_empty=[False] * len(dice))
     return scores.SplitScores(cases=len(dice), metrics={"dice": {"WT": one, "TC": one}})
 
 
@@ -51,26 +51,28 @@ class Teller:
 
     def give(self, given: inputs.AnyInput) -> None:
         decided = machine.decide(self.state, given)
-        self.state = fold(self.state, decided)
+        self.state = fold_decisions(self.state, decided)
         body = step_body(given, decided)
         previous = self.entries[-1].hash if self.entries else chain.ZERO
         number = len(self.entries) + 1
         entry = Entry(number, number, "try", given.time, "step", codec.pack(body), previous, previous)
-        self.entries.append(entry.sealed())
+        self.entries.append(entry.with_hash())
 
     def tick(self) -> float:
         self.time += 1.0
         return self.time
 
     def say(self, sender: str, kind: str, body: kinds.Body, round_number: int = 0, **more: Any) -> None:
-        event = self.authors[sender].write(kind, body, time=self.tick(), experiment="try", round_number=round_number)
+        event = self.authors[sender].write_event(
+            kind, body, time=self.tick(), experiment="try", round_number=round_number
+        )
         self.give(inputs.Received(time=self.time, raw=event.raw, file_check=check_file(event), **more))
 
     def update(
         self, site: str, number: int, dice: float, loss: float, validation: scores.SplitScores | None = None
     ) -> None:
         """A site's weights-ready, and the worker's word that it is stored."""
-        digest = seal(MANIFEST, [bytes([number, len(site)]) * 16, SITES.index(site).to_bytes(32, "big")])
+        digest = seal_transfer(MANIFEST, [bytes([number, len(site)]) * 16, SITES.index(site).to_bytes(32, "big")])
         body = kinds.WeightsReady(
             transfer=kinds.Transfer(round=number, attempt=1, seal=digest, manifest=MANIFEST),
             cases_used=6,
@@ -93,7 +95,7 @@ def digest(letter: str) -> str:
 def recruited() -> Teller:
     """Both sites have joined, and round 1 is open."""
     teller = Teller()
-    teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.plain()), admitted=SITES)
+    teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.as_plain()), admitted=SITES)
     for site in SITES:
         teller.say(site, "joined", kinds.Joined(cases=CASES, platform=PLATFORM))
     teller.give(inputs.Initialised(time=teller.tick(), manifest=MANIFEST, seal=digest("0"), digest=digest("a")))
@@ -119,8 +121,8 @@ def complete() -> Teller:
 
 def events(teller: Teller) -> Iterator[Any]:
     """What the entries tell."""
-    from deploy.session.history import Reader
+    from deploy.session.history import HistoryReader
 
-    reader = Reader()
+    reader = HistoryReader()
     for entry in teller.entries:
         yield from reader.of_entry(entry)

@@ -31,7 +31,7 @@ class Trainer:
 
     def ask(self, request: Any) -> Any:
         """Send, and wait for the answer; progress is passed over."""
-        self.process.send(request)
+        self.process.send_request(request)
         deadline = time.monotonic() + SECONDS
         while True:
             reply = self.replies.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -55,7 +55,7 @@ def preparation(folder: Path, chosen: Experiment, cache: str = "cache") -> Prepa
         "patient_id": phantom.PATIENT_ID,
     }
     return Prepare(
-        experiment=chosen.plain(),
+        experiment=chosen.as_plain(),
         dataset=dataset,
         site="site-a",
         secret=b"secret",

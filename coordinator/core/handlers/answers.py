@@ -18,7 +18,7 @@ Handler = Callable[[ExperimentState, i.Input], Answer]
 Given = TypeVar("Given", bound=i.Input)
 
 
-def on(kind: type[Given]) -> Callable[[Callable[[ExperimentState, Given], Answer]], Handler]:
+def handles(kind: type[Given]) -> Callable[[Callable[[ExperimentState, Given], Answer]], Handler]:
     """Makes a handler of one class of input fit into the table; TypeError where it is given another."""
 
     def fitted(handler: Callable[[ExperimentState, Given], Answer]) -> Handler:

@@ -1,7 +1,7 @@
 """What each kind of event from the wire means: one small function a kind, (state, input) → decisions or a reason to
 refuse.
 
-Handlers record; what follows from the record is `rules.advance`'s business.
+Handlers record; what follows from the record is `rules.advance_state`'s business.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from functools import wraps
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.admission import judge
-from coordinator.core.handlers.answers import Handler, on, paused_by, receipts_left
+from coordinator.core.admission import judge_start
+from coordinator.core.handlers.answers import Handler, handles, paused_by, receipts_left
 from coordinator.core.state import ExperimentState, Standing
-from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, superseded
+from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, supersede_attempt
 from messages import codec, kinds
 from messages.abilities import read_abilities
 from messages.reasons import Reason
@@ -23,10 +23,10 @@ from messages.reasons import Reason
 
 def first_start(given: i.Received) -> Decided:
     """experiment-start with an id that is free. Records `Accepted`, or `StartRefused` with the reason."""
-    return (judge(given),)
+    return (judge_start(given),)
 
 
-@on(i.Received)
+@handles(i.Received)
 def start_again(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-start with an id that is taken: the same content is no news, other content is refused.
 
@@ -41,8 +41,8 @@ def start_again(state: ExperimentState, given: i.Received) -> Answer:
     return (d.StartRefused(experiment=state.id, event=given.event.id, reason=Reason.ID_TAKEN),)
 
 
-@on(i.Received)
-def abort(state: ExperimentState, given: i.Received) -> Answer:
+@handles(i.Received)
+def take_abort(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-abort, by the researcher who started the experiment.
 
     Records `Aborted`, and receipts for updates that are under way: nobody will ask for them any more (rule 2).
@@ -52,8 +52,8 @@ def abort(state: ExperimentState, given: i.Received) -> Answer:
     return (*receipts_left(state), d.Aborted(time=given.time))
 
 
-@on(i.Received)
-def pause(state: ExperimentState, given: i.Received) -> Answer:
+@handles(i.Received)
+def take_pause(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-pause, by the researcher who started the experiment.
 
     Records `Paused` with what is left on each timer. What comes in meanwhile is still recorded; nothing advances.
@@ -63,8 +63,8 @@ def pause(state: ExperimentState, given: i.Received) -> Answer:
     return (paused_by(state, given.time, None),)
 
 
-@on(i.Received)
-def resume(state: ExperimentState, given: i.Received) -> Answer:
+@handles(i.Received)
+def take_resume(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-resume of a paused experiment, by the researcher who started it.
 
     Records `Resumed`: each timer gets what was left on it.
@@ -77,14 +77,14 @@ def resume(state: ExperimentState, given: i.Received) -> Answer:
 # sites
 
 
-def _uninvited(state: ExperimentState, site: str) -> Reason | None:
+def _refuse_uninvited(state: ExperimentState, site: str) -> Reason | None:
     return None if site in state.members else Reason.NOT_INVITED
 
 
-def _outside(state: ExperimentState, given: i.Received) -> Reason | None:
+def _refuse_outside(state: ExperimentState, given: i.Received) -> Reason | None:
     """Why an event about a round is not about this site's part in the open one."""
     site, number = given.event.sender, given.event.round
-    if (reason := _uninvited(state, site)) is not None:
+    if (reason := _refuse_uninvited(state, site)) is not None:
         return reason
     if state.members[site].standing is not Standing.JOINED:
         return Reason.NOT_JOINED
@@ -100,14 +100,14 @@ def _outside(state: ExperimentState, given: i.Received) -> Reason | None:
     return None if site in state.round.parts else Reason.WRONG_ROUND
 
 
-@on(i.Received)
-def joined(state: ExperimentState, given: i.Received) -> Answer:
+@handles(i.Received)
+def take_joined(state: ExperimentState, given: i.Received) -> Answer:
     """joined, when a site has read its data and wants to take part (protocol rule 5).
 
     Records `SiteJoined`. At any time before the evaluation: the site takes part from the next round.
     """
     site, body = given.event.sender, body_of(given, kinds.Joined)
-    if (reason := _uninvited(state, site)) is not None:
+    if (reason := _refuse_uninvited(state, site)) is not None:
         return reason
     if body.cases.train == 0:
         return Reason.NO_CASES
@@ -115,68 +115,68 @@ def joined(state: ExperimentState, given: i.Received) -> Answer:
     return (d.SiteJoined(site=site, train=body.cases.train, abilities=can),)
 
 
-@on(i.Received)
-def declined(state: ExperimentState, given: i.Received) -> Answer:
+@handles(i.Received)
+def take_declined(state: ExperimentState, given: i.Received) -> Answer:
     """declined, when a site does not take part, or no longer (protocol rule 5).
 
     Records `SiteDeclined`, and `SiteFailed` where the open step waited for it.
     """
     site, body = given.event.sender, body_of(given, kinds.Declined)
-    if (reason := _uninvited(state, site)) is not None:
+    if (reason := _refuse_uninvited(state, site)) is not None:
         return reason
     answer: Decided = (d.SiteDeclined(site=site, reason=body.reason),)
     part = state.round.parts.get(site) if state.round is not None and state.round.closed_at is None else None
     if part is not None and not part.reported:
-        return (*superseded(state, site), *answer, d.SiteFailed(site=site, reason=body.reason))
+        return (*supersede_attempt(state, site), *answer, d.SiteFailed(site=site, reason=body.reason))
     return answer
 
 
-@on(i.Received)
-def leaving(state: ExperimentState, given: i.Received) -> Answer:
+@handles(i.Received)
+def take_leaving(state: ExperimentState, given: i.Received) -> Answer:
     """leaving, when a site's agent is stopped (protocol rule 5).
 
     Records `SiteAway`: the open step does not wait for it once there is a quorum. Whatever is next heard of it brings
     it back.
     """
     site = given.event.sender
-    if (reason := _uninvited(state, site)) is not None:
+    if (reason := _refuse_uninvited(state, site)) is not None:
         return reason
     if state.members[site].standing is not Standing.JOINED:
         return ()
     return (d.SiteAway(site=site),)
 
 
-@on(i.Received)
+@handles(i.Received)
 def round_accepted(state: ExperimentState, given: i.Received) -> Answer:
     """round-accepted, when a site has read the event that opened the step and takes it on (protocol rule 5).
 
     Records `SiteAccepted`: the step is not announced again for this site.
     """
-    return _outside(state, given) or (d.SiteAccepted(site=given.event.sender),)
+    return _refuse_outside(state, given) or (d.SiteAccepted(site=given.event.sender),)
 
 
-@on(i.Received)
+@handles(i.Received)
 def round_failed(state: ExperimentState, given: i.Received) -> Answer:
     """round-failed, when a site cannot deliver its part of the open step (protocol rule 5).
 
     Records `SiteFailed`, and receipts for an update that was under way (rule 2).
     """
     body = body_of(given, kinds.RoundFailed)
-    if (reason := _outside(state, given)) is not None:
+    if (reason := _refuse_outside(state, given)) is not None:
         return reason
     site = given.event.sender
     if state.round is not None and state.round.parts[site].reported:
         return Reason.DUPLICATE
-    return (*superseded(state, site), d.SiteFailed(site=site, reason=body.reason))
+    return (*supersede_attempt(state, site), d.SiteFailed(site=site, reason=body.reason))
 
 
-def answered(row: StepRow) -> Handler:
+def take_answer(row: StepRow) -> Handler:
     """The answer that a step asks for: once, from a site that takes part, while the step is open."""
 
-    @on(i.Received)
+    @handles(i.Received)
     @wraps(row.answered)
     def handler(state: ExperimentState, given: i.Received) -> Answer:
-        if (reason := _outside(state, given)) is not None:
+        if (reason := _refuse_outside(state, given)) is not None:
             return reason
         if state.round is None or state.round.step != row.name:
             return Reason.WRONG_STATE
@@ -187,7 +187,7 @@ def answered(row: StepRow) -> Handler:
     return handler
 
 
-@on(i.Received)
-def late(state: ExperimentState, given: i.Received) -> Answer:
+@handles(i.Received)
+def refuse_late(state: ExperimentState, given: i.Received) -> Answer:
     """An answer about a round in a phase in which none is open: refused as late, or for what else is wrong with it."""
-    return _outside(state, given) or Reason.WRONG_STATE
+    return _refuse_outside(state, given) or Reason.WRONG_STATE

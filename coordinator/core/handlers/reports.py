@@ -1,6 +1,6 @@
 """What the coordinator's own workers, timers and disk report: one small function a kind, (state, input) → decisions.
 
-As handlers of events they record; what follows from the record is `rules.advance`'s business.
+As handlers of events they record; what follows from the record is `rules.advance_state`'s business.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import rules
-from coordinator.core.handlers.answers import on, paused_by, receipts_left
+from coordinator.core.handlers.answers import handles, paused_by, receipts_left
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Timer
 from coordinator.core.steps.base import Answer
@@ -18,8 +18,8 @@ TRANSFERS = 3
 """How often a transfer whose bytes do not match its digest is asked for before it is refused."""
 
 
-@on(i.Initialised)
-def initialised(state: ExperimentState, given: i.Initialised) -> Answer:
+@handles(i.Initialised)
+def take_initialised(state: ExperimentState, given: i.Initialised) -> Answer:
     """The worker has built and stored the initial model.
 
     Records `InitialModel`; round 1 opens with it (protocol rule 3).
@@ -29,13 +29,13 @@ def initialised(state: ExperimentState, given: i.Initialised) -> Answer:
     return (d.InitialModel(manifest=given.manifest, seal=given.seal, digest=given.digest, wire=given.wire),)
 
 
-@on(i.InitialisationFailed)
+@handles(i.InitialisationFailed)
 def initialisation_failed(state: ExperimentState, given: i.InitialisationFailed) -> Answer:
     """The worker could not build the initial model. Records `Failed`."""
     return () if state.models else (d.Failed(time=given.time, reason=given.reason),)
 
 
-def _awaited(state: ExperimentState, site: str, number: int, attempt: int) -> bool:
+def _is_awaited(state: ExperimentState, site: str, number: int, attempt: int) -> bool:
     """Whether a worker's report is about an update that is still waited for."""
     if state.round is None or state.round.number != number or state.round.closed_at is not None:
         return False
@@ -43,13 +43,13 @@ def _awaited(state: ExperimentState, site: str, number: int, attempt: int) -> bo
     return part is not None and part.update is not None and not part.stored and part.update.attempt == attempt
 
 
-@on(i.UpdateStored)
+@handles(i.UpdateStored)
 def update_stored(state: ExperimentState, given: i.UpdateStored) -> Answer:
     """The worker has verified a site's update and stored it under its seal.
 
     Records `UpdateTaken` and the receipt that frees the update's file at the site (protocol rule 2).
     """
-    if not _awaited(state, given.site, given.round, given.attempt):
+    if not _is_awaited(state, given.site, given.round, given.attempt):
         return ()
     update = state.round.parts[given.site].update if state.round is not None else None
     if update is None:
@@ -57,14 +57,14 @@ def update_stored(state: ExperimentState, given: i.UpdateStored) -> Answer:
     return (d.UpdateTaken(site=given.site), d.Settled(event=update.event, sender=given.site))
 
 
-@on(i.UpdateBad)
+@handles(i.UpdateBad)
 def update_bad(state: ExperimentState, given: i.UpdateBad) -> Answer:
     """The worker cannot use a site's update as it came.
 
     Records `TransferAgain` where its bytes are not those sealed, so that all chunks are asked for again (protocol rule
     4); else, or the third time, `SiteFailed` with a refusal and the receipt (rule 2).
     """
-    if not _awaited(state, given.site, given.round, given.attempt):
+    if not _is_awaited(state, given.site, given.round, given.attempt):
         return ()
     update = state.round.parts[given.site].update if state.round is not None else None
     if update is None:
@@ -78,8 +78,8 @@ def update_bad(state: ExperimentState, given: i.UpdateBad) -> Answer:
     return (failed, refused, d.Settled(event=update.event, sender=given.site))
 
 
-@on(i.Aggregated)
-def aggregated(state: ExperimentState, given: i.Aggregated) -> Answer:
+@handles(i.Aggregated)
+def take_aggregated(state: ExperimentState, given: i.Aggregated) -> Answer:
     """The worker has made and stored the round's aggregate.
 
     Records `RoundCompleted`; the next round or the evaluation opens with it (protocol rule 5).
@@ -89,7 +89,7 @@ def aggregated(state: ExperimentState, given: i.Aggregated) -> Answer:
     return (rules.complete_round(state, state.round, given),)
 
 
-@on(i.AggregationFailed)
+@handles(i.AggregationFailed)
 def aggregation_failed(state: ExperimentState, given: i.AggregationFailed) -> Answer:
     """The worker could not make the round's aggregate. Records `Failed`."""
     if state.round is None or state.round.number != given.round:
@@ -97,7 +97,7 @@ def aggregation_failed(state: ExperimentState, given: i.AggregationFailed) -> An
     return (d.Failed(time=given.time, reason=Reason.AGGREGATION_FAILED),)
 
 
-@on(i.TimerFired)
+@handles(i.TimerFired)
 def timer_fired(state: ExperimentState, given: i.TimerFired) -> Answer:
     """A timer is due: enrolment, acceptance, grace or deadline (protocol rule 5).
 
@@ -112,17 +112,17 @@ def timer_fired(state: ExperimentState, given: i.TimerFired) -> Answer:
     if state.round is None:
         return ()
     if given.timer is Timer.ACCEPT:
-        return rules.unaccepted(state, state.round, given.time)
+        return rules.meet_silence(state, state.round, given.time)
     if given.timer is Timer.DEADLINE:
-        ended = rules.deadline(state, state.round, given.time)
+        ended = rules.meet_deadline(state, state.round, given.time)
         return (*receipts_left(state), *ended) if isinstance(ended[0], d.Failed) else ended
     if plan_of(state).is_enough(state, state.round):
         return rules.close_round(state, state.round, given.time)
     return (d.TimerDone(timer=Timer.GRACE),)
 
 
-@on(i.Outage)
-def outage(state: ExperimentState, given: i.Outage) -> Answer:
+@handles(i.Outage)
+def take_outage(state: ExperimentState, given: i.Outage) -> Answer:
     """Nothing could be received for a while. Records `TimersMoved`: sites get that time back."""
     # Negative where the machine's clock was set back between two starts: the time that remains is what counts.
     lost = given.time - given.since
@@ -131,13 +131,13 @@ def outage(state: ExperimentState, given: i.Outage) -> Answer:
     return (d.TimersMoved(timers={name: due + lost for name, due in state.timers.items()}),)
 
 
-@on(i.DiskFull)
+@handles(i.DiskFull)
 def disk_full(state: ExperimentState, given: i.DiskFull) -> Answer:
     """The coordinator's disk is full. Records `Paused` with that reason; a pause of the researcher stays."""
     return () if state.phase is Phase.PAUSED else (paused_by(state, given.time, Reason.DISK_FULL),)
 
 
-@on(i.DiskFree)
+@handles(i.DiskFree)
 def disk_free(state: ExperimentState, given: i.DiskFree) -> Answer:
     """There is space again. Records `Resumed` where only the full disk made the experiment wait."""
     if state.phase is not Phase.PAUSED or state.paused_because is not Reason.DISK_FULL:
@@ -145,7 +145,7 @@ def disk_free(state: ExperimentState, given: i.DiskFree) -> Answer:
     return (d.Resumed(timers={name: given.time + left for name, left in state.remaining.items()}),)
 
 
-@on(i.Input)
-def ignore(state: ExperimentState, given: i.Input) -> Answer:
+@handles(i.Input)
+def ignore_report(state: ExperimentState, given: i.Input) -> Answer:
     """A worker's report or a timer that the experiment has left behind. Records nothing."""
     return ()

@@ -40,9 +40,9 @@ class Plan:
         number = state.completed + 1
         if self.is_trained(state.experiment, state.completed):
             return Opening(SCORES, state.joined, evaluate=True)
-        return Opening(self.steps[0], self.participants(state), is_scored_in(state.experiment, number))
+        return Opening(self.steps[0], self.choose_participants(state), is_scored_in(state.experiment, number))
 
-    def participants(self, state: ExperimentState) -> tuple[str, ...]:
+    def choose_participants(self, state: ExperimentState) -> tuple[str, ...]:
         """Who takes part in the round that opens: at least one site."""
         return state.joined
 
@@ -57,9 +57,9 @@ class Plan:
 
     def is_enough(self, state: ExperimentState, round_: Round) -> bool:
         """Whether enough has been reported for the open step to close."""
-        return quorum.met(round_, state.experiment)
+        return quorum.is_met(round_, state.experiment)
 
-    def instead(self, state: ExperimentState, round_: Round, *, again: bool = False) -> Opening | None:
+    def choose_instead(self, state: ExperimentState, round_: Round, *, again: bool = False) -> Opening | None:
         """Whom the round goes on with where the open step cannot be met; None: it waits for its deadline.
 
         Args:
@@ -71,11 +71,11 @@ class Plan:
         """Which model a site receives in a round: the number of the round that it was made for."""
         return round_.number
 
-    def contributors(self, state: ExperimentState, round_: Round) -> tuple[str, ...]:
+    def choose_contributors(self, state: ExperimentState, round_: Round) -> tuple[str, ...]:
         """Whose updates the next model is made of."""
         return round_.reported
 
-    def remember(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
+    def remember_turns(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
         """`ExperimentState.turns` after a completed round: what the plan needs to know of earlier rounds."""
         return ()
 

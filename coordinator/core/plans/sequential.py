@@ -16,13 +16,13 @@ from coordinator.core.plans.base import Opening, Plan
 from coordinator.core.state import SCORES, ExperimentState, Round
 
 
-def _listed(state: ExperimentState) -> list[str]:
+def _listed_order(state: ExperimentState) -> list[str]:
     """As the experiment file names them."""
     joined = set(state.joined)
     return [site for site in state.experiment.sites if site in joined]
 
 
-def _seeded(state: ExperimentState) -> list[str]:
+def _seeded_order(state: ExperimentState) -> list[str]:
     """By chance, from the experiment's seed: the same for the same seed and sites, in every cycle."""
     seed = state.experiment.seed
     return sorted(state.joined, key=lambda site: sha256(f"{seed}|{site}".encode()).digest())
@@ -33,15 +33,19 @@ def _by_size(state: ExperimentState) -> list[str]:
     return sorted(state.joined, key=lambda site: (state.members[site].train, site))
 
 
-ORDERS: Mapping[str, Callable[[ExperimentState], list[str]]] = {"listed": _listed, "seeded": _seeded, "size": _by_size}
+ORDERS: Mapping[str, Callable[[ExperimentState], list[str]]] = {
+    "listed": _listed_order,
+    "seeded": _seeded_order,
+    "size": _by_size,
+}
 """By the word that `plan.order` of an experiment file has for it."""
 
 
 class Sequential(Plan):
     """One site a round. `ExperimentState.turns`: whom the cycle has visited so far."""
 
-    def participants(self, state: ExperimentState) -> tuple[str, ...]:
-        return self._queue(state)[:1]
+    def choose_participants(self, state: ExperimentState) -> tuple[str, ...]:
+        return self._queue_visits(state)[:1]
 
     def is_enough(self, state: ExperimentState, round_: Round) -> bool:
         """A visit needs its one site; the final evaluation is every site's, with the experiment's quorum."""
@@ -49,7 +53,7 @@ class Sequential(Plan):
             return super().is_enough(state, round_)
         return quorum.everybody_reported(round_)
 
-    def instead(self, state: ExperimentState, round_: Round, *, again: bool = False) -> Opening | None:
+    def choose_instead(self, state: ExperimentState, round_: Round, *, again: bool = False) -> Opening | None:
         """The next site that is there and was not tried in this round. None: the round waits for its own site.
 
         Once the deadline is extended, each may be tried again; a site that is still at work goes on.
@@ -60,16 +64,16 @@ class Sequential(Plan):
         if again and at_work:
             return None
         tried = () if again else (*round_.left_out, *round_.parts)
-        here = [site for site in self._queue(state, tried) if not state.members[site].away]
+        here = [site for site in self._queue_visits(state, tried) if not state.members[site].away]
         return Opening(self.steps[0], (here[0],), round_.evaluate) if here else None
 
-    def remember(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
+    def remember_turns(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
         """Whom the cycle has visited; a second visit begins a new one."""
         for site in contributors:
             turns = (site,) if site in turns else (*turns, site)
         return turns
 
-    def _queue(self, state: ExperimentState, tried: Iterable[str] = ()) -> tuple[str, ...]:
+    def _queue_visits(self, state: ExperimentState, tried: Iterable[str] = ()) -> tuple[str, ...]:
         """Joined sites as they are to be visited: those that are there first, of these the ones due in this cycle.
 
         Among equals the order goes on behind the site that was visited last.

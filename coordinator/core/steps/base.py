@@ -85,7 +85,7 @@ def left_behind(round_: Round) -> tuple[dict[str, Reason], Decided]:
     return left_out, tuple(told)
 
 
-def superseded(state: ExperimentState, site: str) -> Decided:
+def supersede_attempt(state: ExperimentState, site: str) -> Decided:
     """Receipts for an attempt that is under way and will not be waited for any more."""
     part = state.round.parts.get(site) if state.round is not None else None
     if state.round is None or part is None or part.update is None or part.stored:

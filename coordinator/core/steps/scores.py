@@ -12,24 +12,24 @@ from messages.reasons import Reason
 from messages.scores import SplitScores
 
 
-def body(state: ExperimentState, round_: Round) -> kinds.EvaluationStart:
+def make_body(state: ExperimentState, round_: Round) -> kinds.EvaluationStart:
     """evaluation-start."""
     sites, within = sorted(round_.parts), state.experiment.rounds.train_within
-    return kinds.EvaluationStart(models=models.candidates(state), sites=sites, evaluate_within=within)
+    return kinds.EvaluationStart(models=models.list_candidates(state), sites=sites, evaluate_within=within)
 
 
-def transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
+def list_transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
     """The candidates; a selected one is sent again under the round that sent it first."""
-    return tuple(one.transfer for one in models.candidates(state))
+    return tuple(one.transfer for one in models.list_candidates(state))
 
 
-def evaluated(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
+def take_evaluated(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
     """evaluated, when a site has scored every candidate (protocol rule 3, rules of evaluation 5).
 
     Records `SiteEvaluated`; scores of another model, or of targets that the experiment does not name, are refused.
     """
     body = body_of(given, kinds.Evaluated)
-    expected = {one.label: one.model_digest for one in models.candidates(state)}
+    expected = {one.label: one.model_digest for one in models.list_candidates(state)}
     for label, scores in body.scores.items():
         if expected.get(label) != scores.model_digest:
             return Reason.WRONG_DIGEST
@@ -38,7 +38,7 @@ def evaluated(state: ExperimentState, round_: Round, given: i.Received) -> Answe
     return (d.SiteEvaluated(site=given.event.sender, scores=dict(body.scores)),)
 
 
-def finish(state: ExperimentState, round_: Round, now: float) -> Decided:
+def finish_experiment(state: ExperimentState, round_: Round, now: float) -> Decided:
     """Choose the model on validation scores; test scores are only reported.
 
     So it is at the last deadline too: the model is made, and too few scores are a reason to say so (n is always told),
@@ -48,21 +48,21 @@ def finish(state: ExperimentState, round_: Round, now: float) -> Decided:
     best = state.selected
     if best is not None and best != state.completed:
         reader = state.experiment.task.reader
-        final = _pooled(state, round_, "final", "validation")
-        final_mean = reader.score(final) if final is not None else None
+        final = _pool_scores(state, round_, "final", "validation")
+        final_mean = reader.headline_score(final) if final is not None else None
         best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
-        if final_mean is None or reader.rank(best_mean) > reader.rank(final_mean):
+        if final_mean is None or reader.rank_score(best_mean) > reader.rank_score(final_mean):
             label, rounds = "selected", best
-    return (d.Completed(time=now, label=label, rounds=rounds, test=_pooled(state, round_, label, "test")),)
+    return (d.Completed(time=now, label=label, rounds=rounds, test=_pool_scores(state, round_, label, "test")),)
 
 
-def _pooled(state: ExperimentState, round_: Round, label: str, split: str) -> SplitScores | None:
+def _pool_scores(state: ExperimentState, round_: Round, label: str, split: str) -> SplitScores | None:
     reports: list[SplitScores] = []
     for site in round_.reported:
         scores = (round_.parts[site].scores or {}).get(label)
         if scores is not None:
             reports += [one for name, one in scores.splits.items() if name == split]
-    return state.experiment.task.reader.pool(reports) if reports else None
+    return state.experiment.task.reader.pool_reports(reports) if reports else None
 
 
 ROW = StepRow(
@@ -72,9 +72,9 @@ ROW = StepRow(
     answers="evaluated",
     takes_updates=False,
     within=lambda experiment: experiment.rounds.train_within,
-    body=body,
-    transfers=transfers,
-    answered=evaluated,
-    close=finish,
-    overdue=finish,
+    body=make_body,
+    transfers=list_transfers,
+    answered=take_evaluated,
+    close=finish_experiment,
+    overdue=finish_experiment,
 )

@@ -7,16 +7,16 @@ from coordinator.core import inputs as i
 from coordinator.core import models
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import UPDATES, ExperimentState, Phase, Round
-from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, left_behind, superseded
+from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, left_behind, supersede_attempt
 from messages import kinds
 from messages.reasons import Reason
 
 
-def body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
+def make_body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
     """round-start. It names one model for all who take part; a plan that gives each its own needs a body of its own."""
     (number,) = {plan_of(state).model_for(state, round_, site) for site in round_.parts}
     return kinds.RoundStart(
-        transfer=models.transfer(state, number),
+        transfer=models.transfer_of(state, number),
         model_digest=state.models[number].digest,
         sites=sorted(round_.parts),
         evaluate=round_.evaluate,
@@ -24,10 +24,10 @@ def body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
     )
 
 
-def transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
+def list_transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
     """The models that its sites train."""
     numbers = {plan_of(state).model_for(state, round_, site) for site in round_.parts}
-    return tuple(models.transfer(state, number) for number in sorted(numbers))
+    return tuple(models.transfer_of(state, number) for number in sorted(numbers))
 
 
 def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
@@ -52,7 +52,7 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
         bad = Reason.NO_CASES
     elif body.validation is not None and is_foreign(state, body.validation):
         bad = Reason.MALFORMED
-    before = superseded(state, event.sender)
+    before = supersede_attempt(state, event.sender)
     if bad is not None:
         told = d.Refused(event=event.id, kind=event.kind, sender=event.sender, reason=bad, round=event.round)
         return (*before, d.SiteFailed(site=event.sender, reason=bad), told)
@@ -68,11 +68,11 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
     return (*before, announced)
 
 
-def close(state: ExperimentState, round_: Round, now: float) -> Decided:
+def close_updates(state: ExperimentState, round_: Round, now: float) -> Decided:
     """Take no more updates, tell those whose transfer was under way, and have the contributors' ones combined."""
     contributors = {
         site: update.cases_used
-        for site in plan_of(state).contributors(state, round_)
+        for site in plan_of(state).choose_contributors(state, round_)
         if (update := round_.parts[site].update) is not None
     }
     left_out, told = left_behind(round_)
@@ -81,7 +81,7 @@ def close(state: ExperimentState, round_: Round, now: float) -> Decided:
     return (closed, *told)
 
 
-def overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
+def fail_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
     """Too few updates: without them there is no next model."""
     return (d.Failed(time=now, reason=Reason.QUORUM_NOT_MET),)
 
@@ -93,9 +93,9 @@ ROW = StepRow(
     answers="weights-ready",
     takes_updates=True,
     within=lambda experiment: experiment.rounds.train_within,
-    body=body,
-    transfers=transfers,
+    body=make_body,
+    transfers=list_transfers,
     answered=weights_ready,
-    close=close,
-    overdue=overdue,
+    close=close_updates,
+    overdue=fail_overdue,
 )

@@ -90,7 +90,7 @@ class Block:
         """The round's own exact model; not to be written. ValueError where it was not given."""
         if self.target.model is None:
             raise ValueError("the strategy needs the model that the round began with")
-        return self.target.model.block(self.start, self.stop, self.scratch.decoded)  # exact: nothing is decoded
+        return self.target.model.read_block(self.start, self.stop, self.scratch.decoded)  # exact: nothing is decoded
 
     def received(self) -> NDArray[Any]:
         """The model as the sites received it: rounded as its codec rounds; not to be written."""
@@ -108,7 +108,7 @@ class Block:
         """(share, what the site sent) in the order of the sites' names: weights, or differences where
         `target.differences`. Each is valid until the next one is asked for, and not to be written."""
         for share, tensor in self.target.sources:
-            yield share, tensor.block(self.start, self.stop, self.scratch.decoded)
+            yield share, tensor.read_block(self.start, self.stop, self.scratch.decoded)
 
     def rows(self) -> Values:
         """What the sites sent, one row a site, in float64: memory grows with the sites, so `Strategy.block_elements`

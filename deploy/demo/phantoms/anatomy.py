@@ -48,7 +48,7 @@ _VESSELS: tuple[tuple[Point, Point, float], ...] = (  # carotid, middle, anterio
 
 @dataclass(frozen=True)
 class Tumour:
-    """One patient's tumour at one time point. Lengths in mm; `centre` None lets `grow` choose it in white matter."""
+    """One patient's tumour at one time point. Lengths in mm; without `centre` `grow_tumour` chooses it."""
 
     core_mm: float
     rim_mm: float
@@ -97,18 +97,18 @@ def _cubic_matrix(coarse: int, fine: int, step: float) -> Field:
     return np.where(distance < 1, near, np.where(distance < 2, far, 0)).astype(np.float32)
 
 
-def _soft(distance: npt.NDArray[np.floating], width: float) -> Field:
+def _soften_border(distance: npt.NDArray[np.floating], width: float) -> Field:
     """Share of a voxel inside a surface at signed `distance` (positive inside) for a border `width` in mm."""
     return np.asarray(np.clip(0.5 + distance / width, 0, 1), dtype=np.float32)
 
 
-def _ellipsoid(p: tuple[Field, Field, Field], centre: Point, axes: Point, power: float = 2.0) -> Field:
+def _distance_to_ellipsoid(p: tuple[Field, Field, Field], centre: Point, axes: Point, power: float = 2.0) -> Field:
     """Approximate signed distance to an ellipsoid's surface in mm, positive inside."""
     r = sum(np.abs((c - o) / a) ** power for c, o, a in zip(p, centre, axes, strict=True)) ** (1 / power)
     return np.asarray((1 - r) * min(axes), dtype=np.float32)
 
 
-def _tube(p: tuple[Field, Field, Field], a: Point, b: Point, ra: float, rb: float) -> Field:
+def _distance_to_tube(p: tuple[Field, Field, Field], a: Point, b: Point, ra: float, rb: float) -> Field:
     """Signed distance to a tapering tube from `a` (radius `ra`) to `b` (radius `rb`), positive inside."""
     ab = np.subtract(b, a)
     t = sum((c - o) * d for c, o, d in zip(p, a, ab, strict=True)) / float(ab @ ab)
@@ -132,7 +132,7 @@ class Individual:
     atrophy_mm: float
 
 
-def individual(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> Individual:
+def draw_individual(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> Individual:
     """Draw one patient: size, smooth deformation (about 3 mm), folding, ventricle size, ageing."""
     axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(s) for n, s in zip(shape, spacing, strict=True)]
     grid = np.meshgrid(*axes, indexing="ij")
@@ -157,7 +157,9 @@ def individual(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> Indi
     )
 
 
-def _healthy(person: Individual, p: tuple[Field, Field, Field], step: int = 1) -> tuple[dict[str, Field], Field]:
+def _healthy_tissues(
+    person: Individual, p: tuple[Field, Field, Field], step: int = 1
+) -> tuple[dict[str, Field], Field]:
     """Soft healthy tissues at template coordinates `p` (fields taken every `step` voxels) and the depth in mm."""
     cut = (slice(None, None, step),) * 3
     folds, branches, texture = person.folds[cut], person.branches[cut], person.texture[cut]
@@ -168,9 +170,9 @@ def _healthy(person: Individual, p: tuple[Field, Field, Field], step: int = 1) -
     half_height = np.where(z > 0, np.float32(56), np.float32(36))
     r = ((ax / 66) ** 2.5 + (np.abs(y + 2) / 83) ** 2.5 + (np.abs(z) / half_height) ** 2.5) ** (1 / 2.5)
     cerebrum = np.asarray((1 - r) * 50, dtype=np.float32)
-    cerebrum = np.maximum(cerebrum, _ellipsoid(m, (42, 4, -26), (23, 46, 22)))
-    cerebellum = _ellipsoid(m, (18, -52, -38), (38, 32, 24))
-    stem = _tube(p, (0, -22, -8), (0, -32, -90), 14, 10)
+    cerebrum = np.maximum(cerebrum, _distance_to_ellipsoid(m, (42, 4, -26), (23, 46, 22)))
+    cerebellum = _distance_to_ellipsoid(m, (18, -52, -38), (38, 32, 24))
+    stem = _distance_to_tube(p, (0, -22, -8), (0, -32, -90), 14, 10)
     hind = np.maximum(cerebellum, stem)
     depth = np.maximum(cerebrum, hind)
 
@@ -188,32 +190,34 @@ def _healthy(person: Individual, p: tuple[Field, Field, Field], step: int = 1) -
     pia = np.where(in_hind, np.maximum(np.minimum(folia, tentorium), np.where(stem > 0, 6, -9)), pia)
     pia = np.where(in_hind, np.minimum(pia + 2, depth), pia).astype(np.float32)
 
-    inner = _soft(pia - 3.4 - person.atrophy_mm, width)
-    outer = _soft(pia - person.atrophy_mm, width)
-    deep = np.maximum(_ellipsoid(m, (14, 14, 12), (4.5, 15, 8)), _ellipsoid(m, (26, 3, 1), (6, 16, 10)))
-    deep = _soft(np.maximum(deep, _ellipsoid(m, (10.5, -17, 4), (8.5, 13, 9))), width) * ~in_hind
-    ventricle = _tube(m, *_VENTRICLE[0])
+    inner = _soften_border(pia - 3.4 - person.atrophy_mm, width)
+    outer = _soften_border(pia - person.atrophy_mm, width)
+    deep = np.maximum(
+        _distance_to_ellipsoid(m, (14, 14, 12), (4.5, 15, 8)), _distance_to_ellipsoid(m, (26, 3, 1), (6, 16, 10))
+    )
+    deep = _soften_border(np.maximum(deep, _distance_to_ellipsoid(m, (10.5, -17, 4), (8.5, 13, 9))), width) * ~in_hind
+    ventricle = _distance_to_tube(m, *_VENTRICLE[0])
     for a, b, ra, rb in _VENTRICLE[1:]:
-        ventricle = np.maximum(ventricle, _tube(m, a, b, ra, rb))
+        ventricle = np.maximum(ventricle, _distance_to_tube(m, a, b, ra, rb))
     ventricle = ventricle + np.float32(person.ventricle_mm)
-    third = _ellipsoid(m, (0, -12, -4), (2.5 + max(0.0, person.ventricle_mm / 2), 14, 9))
-    cavity = np.maximum(np.maximum(ventricle, third), _ellipsoid(m, (0, -40, -34), (6, 5, 7)))
-    fluid = _soft(cavity, width)
-    caps = _soft(ventricle + 2.5 + 3.5 * texture + 4 * (person.hyperintensity - 0.6), 3.0)
-    spots = _soft(6 * (texture - 1.9 + 0.5 * person.hyperintensity), 3.0) * (pia > 5)
+    third = _distance_to_ellipsoid(m, (0, -12, -4), (2.5 + max(0.0, person.ventricle_mm / 2), 14, 9))
+    cavity = np.maximum(np.maximum(ventricle, third), _distance_to_ellipsoid(m, (0, -40, -34), (6, 5, 7)))
+    fluid = _soften_border(cavity, width)
+    caps = _soften_border(ventricle + 2.5 + 3.5 * texture + 4 * (person.hyperintensity - 0.6), 3.0)
+    spots = _soften_border(6 * (texture - 1.9 + 0.5 * person.hyperintensity), 3.0) * (pia > 5)
     aged = np.maximum(caps, spots) * (0.0 if person.hyperintensity == 0 else 1.0) * ~in_hind
 
-    vessel = _tube(m, *_VESSELS[0], _VESSELS[0][2])
+    vessel = _distance_to_tube(m, *_VESSELS[0], _VESSELS[0][2])
     for start, end, radius in _VESSELS[1:]:
-        vessel = np.maximum(vessel, _tube(m, start, end, radius, radius))
+        vessel = np.maximum(vessel, _distance_to_tube(m, start, end, radius, radius))
     cortical = person.veins * 1.6 - np.hypot(np.maximum(sulcus, 0), np.abs(branches) * 9)  # curves in the sulci
     cortical = np.where(cerebrum < 22, cortical, -9)
     sinus = 3.6 - np.hypot(x, np.minimum(cerebrum, 6) - 0.5)
     sinus = np.where((z > -10) & (cerebrum < 8), sinus, -9)
     sinus = np.maximum(sinus, 3.2 - np.hypot(z + 22, np.minimum(depth, 8) - 1) - 9 * (y > -45))
-    blood = _soft(np.maximum(np.maximum(vessel, cortical), sinus), width)
-    dura = _soft(1.2 - np.abs(depth + 0.2) + 0.7 * branches, width) * np.float32(0.8)
-    choroid = fluid * _soft(ventricle - 4.5 + 2 * folds, width) * ((y < -18) & (y > -48))
+    blood = _soften_border(np.maximum(np.maximum(vessel, cortical), sinus), width)
+    dura = _soften_border(1.2 - np.abs(depth + 0.2) + 0.7 * branches, width) * np.float32(0.8)
+    choroid = fluid * _soften_border(ventricle - 4.5 + 2 * folds, width) * ((y < -18) & (y > -48))
 
     left = np.ones_like(x)
     shares: dict[str, Field] = {}
@@ -232,7 +236,7 @@ def _healthy(person: Individual, p: tuple[Field, Field, Field], step: int = 1) -
     return shares, depth
 
 
-def grow(rng: np.random.Generator, person: Individual, tumour: Tumour, spacing: Spacing) -> Brain:
+def grow_tumour(rng: np.random.Generator, person: Individual, tumour: Tumour, spacing: Spacing) -> Brain:
     """Put `tumour` into `person`'s white matter and map the tissues.
 
     The mass pushes healthy tissue aside (up to a third of the core's radius, falling off with distance); oedema
@@ -242,7 +246,7 @@ def grow(rng: np.random.Generator, person: Individual, tumour: Tumour, spacing: 
     shape: Shape = person.folds.shape
     p = person.coordinates
     coarse = (p[0][::2, ::2, ::2], p[1][::2, ::2, ::2], p[2][::2, ::2, ::2])
-    shares, depth = _healthy(person, coarse, step=2)
+    shares, depth = _healthy_tissues(person, coarse, step=2)
     cx, cy, cz = coarse
     site = ndimage.gaussian_filter(shares["WM"] + shares["WMH"], 1.5) * (depth > 12) * (cz > -12) * (np.abs(cx) > 16)
     site = site * (cz < 36) * (np.abs(cy) < 58)
@@ -257,7 +261,7 @@ def grow(rng: np.random.Generator, person: Individual, tumour: Tumour, spacing: 
     distance = np.sqrt(sum(((c - o) / f) ** 2 for c, o, f in zip(p, centres[0], lengths, strict=True)))
     push = tumour.core_mm / 3 * np.exp(-((distance / (2.2 * tumour.core_mm)) ** 2)) / np.maximum(distance, 3)
     moved = tuple((c - (c - o) * push).astype(np.float32) for c, o in zip(p, centres[0], strict=True))
-    shares, depth = _healthy(person, moved)
+    shares, depth = _healthy_tissues(person, moved)
 
     reach = distance
     if tumour.satellite:  # a second focus: nearer the first than chance would put it, about half its size
@@ -265,15 +269,15 @@ def grow(rng: np.random.Generator, person: Individual, tumour: Tumour, spacing: 
         second = np.sqrt(sum((c - o) ** 2 for c, o in zip(p, other, strict=True))) + tumour.core_mm * 0.45
         reach = np.minimum(reach, second)
     mask = depth > -1.6
-    inside = _soft(depth - 2.5, 3.0) * (1 - np.minimum(1, shares["CSF"] * (reach > tumour.core_mm * 1.2)))
+    inside = _soften_border(depth - 2.5, 3.0) * (1 - np.minimum(1, shares["CSF"] * (reach > tumour.core_mm * 1.2)))
     width = max(2.0, person.voxel_mm)
     edge = tumour.core_mm - reach + tumour.irregularity * tumour.core_mm * bumps * 0.5
     rim = tumour.rim_mm * (1 + 0.25 * inner_bumps)
     matter = ndimage.gaussian_filter(shares["WM"] + shares["WMH"] + 0.3 * shares["DGM"], 1.0)
     outward = tumour.oedema_mm * (0.15 + 1.0 * matter + 0.35 * spread)
-    core = _soft(edge, width) * inside
-    swollen = _soft(edge + np.maximum(outward, 0), width) * inside
-    hollow = _soft(edge - rim, width) * inside
+    core = _soften_border(edge, width) * inside
+    swollen = _soften_border(edge + np.maximum(outward, 0), width) * inside
+    hollow = _soften_border(edge - rim, width) * inside
     fluid = np.minimum(1, shares["CSF"] + shares["CHOROID"] + shares["VESSEL"])
     oedema = np.maximum(swollen * (1 - fluid) * np.minimum(1, 0.25 + 1.5 * matter) - core, 0)
     oedema = np.where(oedema > 0.35, np.maximum(oedema, 0.85 * (1 - core)), oedema * 0.5)

@@ -83,12 +83,14 @@ class Examination:
     site_index: int
 
 
-def uid(*parts: object) -> str:
+def make_uid(*parts: object) -> str:
     """A UID out of a text, the same for the same text (PS3.5, B.2: "2.25." and a 128-bit number)."""
     return f"2.25.{int.from_bytes(sha256('|'.join(map(str, parts)).encode()).digest()[:16], 'big')}"
 
 
-def examination(seed: int, site_index: int, patient: int, visit: int, patient_id: str, study: str) -> Examination:
+def invent_examination(
+    seed: int, site_index: int, patient: int, visit: int, patient_id: str, study: str
+) -> Examination:
     """An invented examination; `patient_id` and `study` (Study Instance UID) come from `identities`."""
     rng = np.random.default_rng([seed, site_index, patient, 8])
     born = date(1935, 1, 1) + timedelta(days=int(rng.integers(0, 20000)))
@@ -106,7 +108,7 @@ def examination(seed: int, site_index: int, patient: int, visit: int, patient_id
     )
 
 
-def objects(
+def make_objects(
     images: Mapping[str, npt.NDArray[np.int16]],
     label: npt.NDArray[np.uint8],
     spacing: Spacing,
@@ -119,17 +121,17 @@ def objects(
         label: the same grid; 0 background, 1 NCR, 2 ED, 3 ET.
         spacing: mm.
     """
-    yield from _localizer(examined, spacing)
+    yield from _make_localizer(examined, spacing)
     drawn_on: list[Any] = []
     for number, contrast in enumerate(PROTOCOLS, start=2):
-        for slice_ in _series(images[contrast], spacing, examined, contrast, number):
+        for slice_ in _make_series(images[contrast], spacing, examined, contrast, number):
             if contrast == REFERENCE:
                 drawn_on.append(slice_)
             yield slice_
-    yield _segmentation(label, drawn_on, examined)
+    yield _make_segmentation(label, drawn_on, examined)
 
 
-def encoded(dataset: Any) -> bytes:
+def encode_dataset(dataset: Any) -> bytes:
     """A Dataset as a DICOM file (PS3.10)."""
     import pydicom
 
@@ -138,19 +140,19 @@ def encoded(dataset: Any) -> bytes:
     return buffer.getvalue()
 
 
-def stored(voxels: npt.NDArray[np.int16]) -> tuple[npt.NDArray[np.uint16], float]:
+def scale_to_stored(voxels: npt.NDArray[np.int16]) -> tuple[npt.NDArray[np.uint16], float]:
     """Stored values (0 to 4095) and the rescale slope: value = slope · stored, off by at most half a slope."""
     # rounded up to what a DS of 16 characters holds without loss
     slope = max(1, int(np.ceil(int(voxels.max()) / MOST_STORED * 10_000))) / 10_000
     return np.rint(voxels / slope).astype(np.uint16), slope
 
 
-def _series(
+def _make_series(
     voxels: npt.NDArray[np.int16], spacing: Spacing, examined: Examination, contrast: str, number: int
 ) -> Iterator[Any]:
     """Axial slices from the feet up: columns run to the patient's left, rows to the back."""
-    values, slope = stored(voxels)
-    series = uid(examined.uid, contrast)
+    values, slope = scale_to_stored(voxels)
+    series = make_uid(examined.uid, contrast)
     protocol = PROTOCOLS[contrast]
     nx, ny, nz = voxels.shape
     # the first pixel of an image is the rightmost, foremost voxel; DICOM's x and y are RAS's with the other sign
@@ -172,16 +174,16 @@ def _series(
             one.ContrastBolusVolume = 7.5
         one.ImagesInAcquisition = nz
         z = (k - (nz - 1) / 2) * spacing[2]
-        _place(one, (1, 0, 0, 0, 1, 0), (*corner, z), (spacing[1], spacing[0]), spacing[2])
-        one.SliceLocation = _decimal(z)
+        _set_plane(one, (1, 0, 0, 0, 1, 0), (*corner, z), (spacing[1], spacing[0]), spacing[2])
+        one.SliceLocation = _decimal_string(z)
         # columns of the DICOM image are x, its rows y: both from the other end
-        _pixels(one, values[::-1, ::-1, k].T, slope)
+        _set_pixels(one, values[::-1, ::-1, k].T, slope)
         yield one
 
 
-def _localizer(examined: Examination, spacing: Spacing) -> Iterator[Any]:
+def _make_localizer(examined: Examination, spacing: Spacing) -> Iterator[Any]:
     """Three planes at right angles, as the technician plans on; nothing to train on."""
-    series = uid(examined.uid, "localizer")
+    series = make_uid(examined.uid, "localizer")
     for index, orientation in enumerate(((1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1))):
         one = _mr_object(examined, series, index + 1)
         one.SeriesNumber = 1
@@ -190,8 +192,8 @@ def _localizer(examined: Examination, spacing: Spacing) -> Iterator[Any]:
         one.ImageType = ["ORIGINAL", "PRIMARY", "M", "LOCALIZER"]
         one.ScanningSequence = ["GR"]
         one.RepetitionTime, one.EchoTime, one.EchoTrainLength = 8.6, 4.0, 1
-        _place(one, orientation, (-80.0, -80.0, 80.0), (5.0, 5.0), spacing[2])
-        _pixels(one, np.full((32, 32), 200, np.uint16), 1.0)
+        _set_plane(one, orientation, (-80.0, -80.0, 80.0), (5.0, 5.0), spacing[2])
+        _set_pixels(one, np.full((32, 32), 200, np.uint16), 1.0)
         yield one
 
 
@@ -204,9 +206,9 @@ def _mr_object(examined: Examination, series: str, instance: int) -> Any:
     one.file_meta.TransferSyntaxUID = EXPLICIT_LITTLE_ENDIAN
     one.SpecificCharacterSet = "ISO_IR 192"
     one.SOPClassUID = MR_IMAGE_STORAGE
-    one.SOPInstanceUID = uid(series, instance)
+    one.SOPInstanceUID = make_uid(series, instance)
     one.StudyInstanceUID, one.SeriesInstanceUID = examined.uid, series
-    one.FrameOfReferenceUID = uid(examined.uid, "frame of reference")
+    one.FrameOfReferenceUID = make_uid(examined.uid, "frame of reference")
     one.PositionReferenceIndicator = ""
     one.StudyDate = one.SeriesDate = one.AcquisitionDate = one.ContentDate = f"{examined.day:%Y%m%d}"
     one.StudyTime = "095500"
@@ -225,7 +227,7 @@ def _mr_object(examined: Examination, series: str, instance: int) -> Any:
     return one
 
 
-def _place(
+def _set_plane(
     one: Any,
     orientation: tuple[int, ...],
     position: tuple[float, float, float],
@@ -234,22 +236,22 @@ def _place(
 ) -> None:
     """Image plane (PS3.3, C.7.6.2); `pixel` is the spacing of rows, then of columns."""
     one.ImageOrientationPatient = list(orientation)
-    one.ImagePositionPatient = [_decimal(value) for value in position]
-    one.PixelSpacing = [_decimal(value) for value in pixel]
-    one.SliceThickness = one.SpacingBetweenSlices = _decimal(distance)
+    one.ImagePositionPatient = [_decimal_string(value) for value in position]
+    one.PixelSpacing = [_decimal_string(value) for value in pixel]
+    one.SliceThickness = one.SpacingBetweenSlices = _decimal_string(distance)
 
 
-def _pixels(one: Any, values: npt.NDArray[np.uint16], slope: float) -> None:
+def _set_pixels(one: Any, values: npt.NDArray[np.uint16], slope: float) -> None:
     """Image pixel module (PS3.3, C.7.6.3) with its rescale; `values` (rows, columns) from 0 to 4095."""
     one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
     one.Rows, one.Columns = values.shape
     one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
-    one.RescaleSlope, one.RescaleIntercept, one.RescaleType = _decimal(slope), 0, "US"
+    one.RescaleSlope, one.RescaleIntercept, one.RescaleType = _decimal_string(slope), 0, "US"
     one.WindowCenter, one.WindowWidth = 600, 1200
     one.PixelData = np.ascontiguousarray(values, "<u2").tobytes()
 
 
-def _segmentation(label: npt.NDArray[np.uint8], drawn_on: list[Any], examined: Examination) -> Any:
+def _make_segmentation(label: npt.NDArray[np.uint8], drawn_on: list[Any], examined: Examination) -> Any:
     """A binary SEG of the whole label; a segment that the label does not have is described and has no frame."""
     import highdicom
     from pydicom.sr.coding import Code
@@ -264,7 +266,7 @@ def _segmentation(label: npt.NDArray[np.uint8], drawn_on: list[Any], examined: E
         )
         for number, (scheme, value, meaning) in enumerate(CODES.values(), start=1)
     ]
-    series = uid(examined.uid, "segmentation")
+    series = make_uid(examined.uid, "segmentation")
     made = highdicom.seg.Segmentation(
         source_images=drawn_on,
         pixel_array=np.ascontiguousarray(label[::-1, ::-1].transpose(2, 1, 0)),
@@ -272,7 +274,7 @@ def _segmentation(label: npt.NDArray[np.uint8], drawn_on: list[Any], examined: E
         segment_descriptions=described,
         series_instance_uid=series,
         series_number=100,
-        sop_instance_uid=uid(series, 1),
+        sop_instance_uid=make_uid(series, 1),
         instance_number=1,
         manufacturer="Konsil demo",
         manufacturer_model_name="Phantom",
@@ -287,11 +289,11 @@ def _segmentation(label: npt.NDArray[np.uint8], drawn_on: list[Any], examined: E
     made.ContentTime = made.SeriesTime = made.InstanceCreationTime = "170000"
     del made.ContributingEquipmentSequence
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid(series, "dimensions")
+        item.DimensionOrganizationUID = make_uid(series, "dimensions")
     return made
 
 
-def _decimal(value: float) -> Any:
+def _decimal_string(value: float) -> Any:
     """A Decimal String of at most 16 characters (PS3.5, 6.2)."""
     from pydicom.valuerep import DSfloat
 

@@ -21,7 +21,7 @@ from site_agent.dicom.door.pseudonyms import Pseudonyms
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class PatientIdentity:
     """One case to come: which phantom, and what the PACS calls it. `folder` is its name among the NIfTI folders."""
 
     patient: int
@@ -31,9 +31,9 @@ class Identity:
     study: str
 
 
-def invent(
+def invent_identities(
     *, site_index: int, cases: int, secret: bytes, seed: int, fractions: Mapping[str, float]
-) -> tuple[Identity, ...]:
+) -> tuple[PatientIdentity, ...]:
     """The identities of a site's cases.
 
     Args:
@@ -49,21 +49,21 @@ def invent(
             wanted = split_of(secret, nifti.patient_of(folder), seed, fractions)
             patients[patient] = next(
                 one
-                for one in _candidates(site_index, patient)
-                if split_of(secret, pseudonyms.patient(one), seed, fractions) == wanted
+                for one in _patient_candidates(site_index, patient)
+                if split_of(secret, pseudonyms.pseudonym_of_patient(one), seed, fractions) == wanted
             )
     ranked = sorted((folder for _patient, _visit, folder in planned), key=lambda name: order_of(secret, name, seed))
     place = {folder: rank for rank, folder in enumerate(ranked)}
     return tuple(
-        Identity(
+        PatientIdentity(
             patient,
             visit,
             folder,
             patients[patient],
             next(
                 study
-                for study in _studies(seed, site_index, patient, visit)
-                if _share(order_of(secret, case_name(pseudonyms, patients[patient], study), seed), len(planned))
+                for study in _study_candidates(seed, site_index, patient, visit)
+                if _find_share(order_of(secret, case_name(pseudonyms, patients[patient], study), seed), len(planned))
                 == place[folder]
             ),
         )
@@ -73,18 +73,18 @@ def invent(
 
 def case_name(pseudonyms: Pseudonyms, patient_id: str, study: str) -> str:
     """What the site's prepared data set calls a case (`site_agent.dicom.prepared.build`)."""
-    return f"{pseudonyms.patient(patient_id)}-{pseudonyms.case(study)}"
+    return f"{pseudonyms.pseudonym_of_patient(patient_id)}-{pseudonyms.pseudonym_of_case(study)}"
 
 
-def _candidates(site_index: int, patient: int) -> Iterator[str]:
+def _patient_candidates(site_index: int, patient: int) -> Iterator[str]:
     """Patient IDs as a hospital gives them out, each once and to one patient alone."""
     return (f"KH{site_index + 1}-{patient:04d}{number:02d}" for number in count())
 
 
-def _studies(seed: int, site_index: int, patient: int, visit: int) -> Iterator[str]:
-    return (dicom.uid("konsil demo", seed, site_index, patient, visit, number) for number in count())
+def _study_candidates(seed: int, site_index: int, patient: int, visit: int) -> Iterator[str]:
+    return (dicom.make_uid("konsil demo", seed, site_index, patient, visit, number) for number in count())
 
 
-def _share(hashed: bytes, shares: int) -> int:
+def _find_share(hashed: bytes, shares: int) -> int:
     """Which of so many equal shares of all hashes this one lies in, from the smallest."""
     return int.from_bytes(hashed[:8], "big") * shares >> 64

@@ -2,7 +2,7 @@
 
 python -m deploy.demo.phantoms.patients PLAN
 
-PLAN is a JSON file that only its owner can read: `Plan` as plain data. The phantoms are those that
+PLAN is a JSON file that only its owner can read: `DeliveryPlan` as plain data. The phantoms are those that
 `deploy.demo.phantoms.phantom.write_site` writes as NIfTI.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from deploy.demo.phantoms import dicom, phantom
 from deploy.demo.phantoms.anatomy import Shape, Spacing
-from deploy.demo.phantoms.identities import Identity
+from deploy.demo.phantoms.identities import PatientIdentity
 from deploy.orthanc.rest import Rest
 from messages.ground.errors import KonsilError
 
@@ -32,11 +32,11 @@ class Delivery:
     port: int
     user: str
     password: str
-    cases: tuple[Identity, ...]
+    cases: tuple[PatientIdentity, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DeliveryPlan:
     """One worker's share."""
 
     seed: int
@@ -44,23 +44,23 @@ class Plan:
     spacing_mm: Spacing
     deliveries: tuple[Delivery, ...]
 
-    def plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
 
     @classmethod
-    def read(cls, plain: dict[str, Any]) -> Self:
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
         """The reverse of `plain`."""
         x, y, z = plain["shape"]
         dx, dy, dz = plain["spacing_mm"]
         deliveries = tuple(
-            Delivery(**{**one, "cases": tuple(Identity(**case) for case in one["cases"])})
+            Delivery(**{**one, "cases": tuple(PatientIdentity(**case) for case in one["cases"])})
             for one in plain["deliveries"]
         )
         return cls(plain["seed"], (x, y, z), (dx, dy, dz), deliveries)
 
 
-def deliver(plan: Plan) -> None:
+def deliver_studies(plan: DeliveryPlan) -> None:
     """Store a study for each case, one archive a study.
 
     Raises:
@@ -77,14 +77,16 @@ def deliver(plan: Plan) -> None:
                 shape=plan.shape,
                 spacing_mm=plan.spacing_mm,
             )
-            examined = dicom.examination(
+            examined = dicom.invent_examination(
                 plan.seed, one.site_index, case.patient, case.visit, case.patient_id, case.study
             )
-            files = [dicom.encoded(found) for found in dicom.objects(images, label, plan.spacing_mm, examined)]
-            pacs.store(_archive(files))
+            files = [
+                dicom.encode_dataset(found) for found in dicom.make_objects(images, label, plan.spacing_mm, examined)
+            ]
+            pacs.store_content(_pack_archive(files))
 
 
-def _archive(files: Sequence[bytes]) -> bytes:
+def _pack_archive(files: Sequence[bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for number, content in enumerate(files):
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The worker's entry point."""
     (path,) = sys.argv[1:] if arguments is None else arguments
     try:
-        deliver(Plan.read(json.loads(Path(path).read_text(encoding="utf-8"))))
+        deliver_studies(DeliveryPlan.from_plain(json.loads(Path(path).read_text(encoding="utf-8"))))
     except KonsilError as error:
         sys.stderr.write(f"konsil: {error}\n")
         return error.exit_status

@@ -19,7 +19,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from deploy.demo.phantoms.anatomy import TISSUES, Brain, Field, Shape, Spacing, Tumour, grow, individual, smooth_noise
+from deploy.demo.phantoms.anatomy import (
+    TISSUES,
+    Brain,
+    Field,
+    Shape,
+    Spacing,
+    Tumour,
+    draw_individual,
+    grow_tumour,
+    smooth_noise,
+)
 
 CONTRASTS = ("T1", "T1c", "T2", "FLAIR")
 DEFAULT_SHAPE: Shape = (64, 64, 48)
@@ -125,7 +135,7 @@ def patient_id(site_index: int) -> str:
     return PATIENT_ID
 
 
-def scan(
+def scan_brain(
     rng: np.random.Generator, brain: Brain, scanner: Scanner, spacing: Spacing
 ) -> dict[str, npt.NDArray[np.int16]]:
     """Image `brain` in each contrast: int16 (X, Y, Z), exactly 0 outside the brain and at least 1 inside."""
@@ -183,10 +193,10 @@ def make_case(
         enhancing=bool(draw.uniform() >= sizes.not_enhancing),
         satellite=bool(draw.uniform() < sizes.satellite),
     )
-    person = individual(np.random.default_rng([seed, site_index, patient, 3]), shape, spacing_mm)
-    brain = grow(np.random.default_rng([seed, site_index, patient, 4]), person, tumour, spacing_mm)
+    person = draw_individual(np.random.default_rng([seed, site_index, patient, 3]), shape, spacing_mm)
+    brain = grow_tumour(np.random.default_rng([seed, site_index, patient, 4]), person, tumour, spacing_mm)
     noise = np.random.default_rng([seed, site_index, patient, 5, visit])
-    return scan(noise, brain, scanner or scanner_of(site_index), spacing_mm), brain.label
+    return scan_brain(noise, brain, scanner or scanner_of(site_index), spacing_mm), brain.label
 
 
 def plan_cases(site_index: int, cases: int) -> list[tuple[int, int, str]]:

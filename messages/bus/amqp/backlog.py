@@ -34,13 +34,13 @@ class Backlog:
         """Bytes that are not acknowledged."""
         return self._total
 
-    def add(self, attachment: Hashable, size: int) -> None:
+    def add_message(self, attachment: Hashable, size: int) -> None:
         """A message is handed over."""
         with self._changed:
             self._held[attachment] = self._held.get(attachment, 0) + size
             self._total += size
 
-    def remove(self, attachment: Hashable, size: int | None = None) -> None:
+    def remove_message(self, attachment: Hashable, size: int | None = None) -> None:
         """A message is acknowledged, or (None) the attachment has ended; one that has ended is known no more."""
         with self._changed:
             held = self._held.get(attachment, 0)
@@ -52,7 +52,7 @@ class Backlog:
             self._total -= size
             self._changed.notify_all()
 
-    def pause(self) -> None:
+    def pause_while_full(self) -> None:
         """Wait, for `PAUSE` at most, while too much is handed over; a single message may be of any size."""
         if self._total > self._most:
             with self._changed:

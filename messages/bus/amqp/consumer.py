@@ -73,39 +73,39 @@ class Consumer:
 
     def ack(self, delivery: Delivery) -> None:
         """Give credit back (stream) or remove the message (inbox)."""
-        self._link.backlog.remove((self, delivery.epoch), len(delivery.body))
-        self._link.call(lambda: self._ack(delivery))
+        self._link.backlog.remove_message((self, delivery.epoch), len(delivery.body))
+        self._link.call_soon(lambda: self._send_ack(delivery))
 
     def seek(self, position: Position | None) -> None:
         """Read a stream again from behind this position, or from its head."""
-        self._link.call(lambda: self._seek(position))
+        self._link.call_soon(lambda: self._seek_position(position))
 
     def cancel(self) -> None:
         """Stop delivering; idempotent."""
         self._cancelled = True
         self._link.remove_user(self)
-        self._link.call(self._close_channel)
-        self._link.backlog.remove((self, self._epoch))
+        self._link.call_soon(self._close_channel)
+        self._link.backlog.remove_message((self, self._epoch))
 
     def on_up(self, _connection: Any) -> None:
         """Attach on the new connection."""
-        self._attach()
+        self._attach_to_queue()
 
     def on_down(self) -> None:
         """The channel went with the connection."""
         self._channel = None
-        self._link.backlog.remove((self, self._epoch))
+        self._link.backlog.remove_message((self, self._epoch))
 
-    def _attach(self) -> None:
+    def _attach_to_queue(self) -> None:
         """Begin (again) from what the service has stored."""
         stored = self._wish.position() if self._wish.position is not None else None
-        self._open(cursors.attach(stored, self._wish.start))
+        self._open_channel(cursors.attach(stored, self._wish.start))
 
-    def _open(self, cursor: cursors.Cursor) -> None:
+    def _open_channel(self, cursor: cursors.Cursor) -> None:
         connection = self._link.connection
         if self._cancelled or connection is None or not connection.is_open:
             return
-        self._link.backlog.remove((self, self._epoch))
+        self._link.backlog.remove_message((self, self._epoch))
         self._epoch += 1
         self._cursor = cursor
         self._unacked = 0
@@ -121,9 +121,11 @@ class Consumer:
         channel.add_on_close_callback(lambda _channel, reason: self._channel_closed(reason, epoch))
         # the broker cancels where the queue is deleted, also when it is declared again (consumer_cancel_notify)
         channel.add_on_cancel_callback(lambda _frame: self._on_cancelled(epoch))
-        channel.basic_qos(prefetch_count=self._wish.credit, callback=lambda _frame: self._consume(channel, epoch))
+        channel.basic_qos(
+            prefetch_count=self._wish.credit, callback=lambda _frame: self._start_consuming(channel, epoch)
+        )
 
-    def _consume(self, channel: Any, epoch: int) -> None:
+    def _start_consuming(self, channel: Any, epoch: int) -> None:
         if epoch != self._epoch or self._cancelled or not channel.is_open:
             return
         wish = self._wish
@@ -133,10 +135,10 @@ class Consumer:
             lambda _channel, method, properties, body: self._on_message(method, properties, body, epoch),
             exclusive=wish.exclusive,
             arguments={"x-stream-offset": self._cursor.offset} if stream else None,
-            callback=lambda _frame: self._consuming(epoch),
+            callback=lambda _frame: self._note_consuming(epoch),
         )
 
-    def _consuming(self, epoch: int) -> None:
+    def _note_consuming(self, epoch: int) -> None:
         self._refused_since = None
         self.attached.settle()
         if self._refused:
@@ -163,17 +165,17 @@ class Consumer:
             offset = int(properties.headers["x-stream-offset"])
             self._cursor, verdict = cursors.on_message(self._cursor, offset, body)
             self._heard = time.monotonic()
-            if verdict is cursors.Verdict.REWIND:
-                self._rewind(self._cursor)
+            if verdict is cursors.CursorVerdict.REWIND:
+                self._rewind_to(self._cursor)
                 return
-            if verdict is cursors.Verdict.DROP:
+            if verdict is cursors.CursorVerdict.DROP:
                 self._channel.basic_ack(method.delivery_tag)
                 return
             self._last = Position(offset, digest_of(body))
         self._unacked += 1
         spent = self._link.cpu_seconds()
-        PHASES.add("receive", spent, cpu=spent, bytes=len(body))
-        self._link.backlog.add((self, epoch), len(body))
+        PHASES.add_stretch("receive", spent, cpu=spent, bytes=len(body))
+        self._link.backlog.add_message((self, epoch), len(body))
         self._wish.on_delivery(
             Delivery(
                 queue=self._wish.queue,
@@ -185,23 +187,23 @@ class Consumer:
                 epoch=epoch,
             )
         )
-        self._link.backlog.pause()
+        self._link.backlog.pause_while_full()
 
     def _on_silence(self, epoch: int) -> None:
         if epoch != self._epoch or self._channel is None:
             return
         cursor, verdict = cursors.on_silence(self._cursor)
-        if verdict is cursors.Verdict.REWIND:
-            self._rewind(cursor)
+        if verdict is cursors.CursorVerdict.REWIND:
+            self._rewind_to(cursor)
 
-    def _rewind(self, cursor: cursors.Cursor) -> None:
+    def _rewind_to(self, cursor: cursors.Cursor) -> None:
         self._last = None  # it is no message of this stream
         self._on_notice(Notice(BusState.RENEWED, self._wish.queue))
-        self._open(cursor)
+        self._open_channel(cursor)
 
-    def _seek(self, position: Position | None) -> None:
+    def _seek_position(self, position: Position | None) -> None:
         self._last = None
-        self._open(cursors.attach(position, Start.FIRST))
+        self._open_channel(cursors.attach(position, Start.FIRST))
 
     def _on_idle(self, epoch: int) -> None:
         """After long silence, that is not for want of credit, attach anew from the last message handed over."""
@@ -212,11 +214,11 @@ class Consumer:
             wait = max(self._wish.idle - silent, 0.1 * self._wish.idle)
             self._link.call_later(wait, lambda: self._on_idle(epoch))
         elif self._last is not None:
-            self._open(cursors.attach(self._last, self._wish.start))
+            self._open_channel(cursors.attach(self._last, self._wish.start))
         elif self._wish.start is Start.FIRST or (self._wish.position is not None and self._wish.position() is not None):
-            self._attach()
+            self._attach_to_queue()
 
-    def _ack(self, delivery: Delivery) -> None:
+    def _send_ack(self, delivery: Delivery) -> None:
         if delivery.epoch == self._epoch and self._channel is not None and self._channel.is_open:
             self._channel.basic_ack(delivery.tag)
             self._unacked -= 1
@@ -227,7 +229,7 @@ class Consumer:
         self._channel = None
         if not isinstance(reason, exceptions.ChannelClosedByBroker):
             return  # the connection went: on_down and on_up follow
-        error = self._judge(reason.reply_code, reason.reply_text)
+        error = self._judge_closing(reason.reply_code, reason.reply_text)
         if error is not None:
             self._deleted = self._deleted or reason.reply_code == errors.NOT_FOUND
             if self._wish.vital and not self.attached.done:
@@ -241,15 +243,15 @@ class Consumer:
                     if self._wish.vital
                     else Notice(BusState.MISSING, self._wish.queue)
                 )
-        self._link.call_later(self._pause(reason.reply_code, error), lambda: self._retry(epoch))
+        self._link.call_later(self._seconds_to_wait(reason.reply_code, error), lambda: self._attach_later(epoch))
 
-    def _pause(self, code: int, error: KonsilError | None) -> float:
+    def _seconds_to_wait(self, code: int, error: KonsilError | None) -> float:
         """Seconds until the next try."""
         if error is None:
             return RETRY
         return SPARE_RETRY if code == errors.ACCESS_REFUSED and not self._wish.vital else REFUSED_RETRY
 
-    def _judge(self, code: int, text: str) -> KonsilError | None:
+    def _judge_closing(self, code: int, text: str) -> KonsilError | None:
         """What the owner must learn of a closed channel, or None where trying again may help."""
         where = f"{self._link.address} {self._wish.queue}"
         if errors.in_exclusive_use(code, text):
@@ -273,11 +275,11 @@ class Consumer:
     def _on_cancelled(self, epoch: int) -> None:
         if epoch == self._epoch:
             self._deleted = True
-            self._retry(epoch)
+            self._attach_later(epoch)
 
-    def _retry(self, epoch: int) -> None:
+    def _attach_later(self, epoch: int) -> None:
         if epoch == self._epoch:
-            self._attach()
+            self._attach_to_queue()
 
     def _close_channel(self) -> None:
         channel, self._channel = self._channel, None

@@ -15,10 +15,10 @@ ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
 """Reply codes (AMQP 0-9-1, section 1.2)."""
 
 
-def explain(error: Any, parameters: Any) -> KonsilError:
+def explain_failure(error: Any, parameters: Any) -> KonsilError:
     """Why a connection could not be made, or broke."""
     where = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
-    text = _text(error)
+    text = _error_text(error)
     if "NOT_ALLOWED" in text and "vhost" in text:
         what = f"the broker does not let {parameters.credentials.username!r} into {parameters.virtual_host!r}"
         return LoginRefused(what, where=where, advice="Check the consortium's name (vhost) and the user's permissions")
@@ -28,14 +28,14 @@ def explain(error: Any, parameters: Any) -> KonsilError:
             where=where,
             advice="Check user and password in the configuration",
         )
-    if failed := tls.explain(_causes(error), parameters.host, where):
+    if failed := tls.explain_tls_failure(_list_causes(error), parameters.host, where):
         return failed
     if isinstance(error, exceptions.IncompatibleProtocolError):
         return _no_amqp(parameters, where)
     if isinstance(error, exceptions.AMQPHeartbeatTimeout):
         return BrokerUnreachable("the broker has not been heard of for some heartbeats", where=where)
     return BrokerUnreachable(
-        f"the broker is not reachable ({_reason(error)})",
+        f"the broker is not reachable ({_closing_reason(error)})",
         where=where,
         advice="Check that it runs and that host and port are right",
     )
@@ -60,17 +60,17 @@ def channel_error(reply_code: int, reply_text: str, where: str) -> KonsilError:
     """Why the broker closed a channel (AMQP 0-9-1, channel.close)."""
     if reply_code == ACCESS_REFUSED:
         return LoginRefused(
-            f"the broker refuses this ({_plain(reply_text)})",
+            f"the broker refuses this ({_strip_reply(reply_text)})",
             where=where,
             advice="Ask the consortium's operator for the permission",
         )
     if reply_code == NOT_FOUND:
         return RequestError(
-            f"the broker does not know this ({_plain(reply_text)})",
+            f"the broker does not know this ({_strip_reply(reply_text)})",
             where=where,
             advice="Topology comes from the broker's definitions: render and load them again",
         )
-    return RequestError(f"the broker closed the channel ({_plain(reply_text)})", where=where)
+    return RequestError(f"the broker closed the channel ({_strip_reply(reply_text)})", where=where)
 
 
 def refused_topic(reply_text: str) -> str | None:
@@ -79,7 +79,7 @@ def refused_topic(reply_text: str) -> str | None:
     return found.group(1) if found else None
 
 
-def oversized(reply_text: str) -> int | None:
+def read_oversize(reply_text: str) -> int | None:
     """The size of the message that a 406 finds too large, if that is its reason."""
     found = re.search(r"message size (\d+)", reply_text)
     return int(found.group(1)) if found else None
@@ -95,11 +95,11 @@ def still_recovering(reply_code: int, reply_text: str) -> bool:
     return reply_code == NOT_FOUND and "down or inaccessible" in reply_text
 
 
-def _plain(reply_text: str) -> str:
+def _strip_reply(reply_text: str) -> str:
     return reply_text.partition(" - ")[2] or reply_text
 
 
-def _causes(error: Any) -> list[Any]:
+def _list_causes(error: Any) -> list[Any]:
     """The error and those that pika wrapped in it."""
     found, todo = [], [error]
     while todo:
@@ -113,12 +113,12 @@ def _causes(error: Any) -> list[Any]:
     return found
 
 
-def _text(error: Any) -> str:
-    return " ".join(repr(one) for one in _causes(error))
+def _error_text(error: Any) -> str:
+    return " ".join(repr(one) for one in _list_causes(error))
 
 
-def _reason(error: Any) -> str:
-    for one in reversed(_causes(error)):
+def _closing_reason(error: Any) -> str:
+    for one in reversed(_list_causes(error)):
         if isinstance(one, socket.gaierror):
             return "its name does not resolve"
         if isinstance(one, OSError):

@@ -22,7 +22,7 @@ SMALL = 8192
 """A body up to this many bytes is copied into one buffer with its frames: cheaper than a list of pieces."""
 
 
-def cut(channel: int, head: bytes, pieces: Sequence[Buffer], most: int, *, whole: bool = False) -> list[Buffer]:
+def cut_frames(channel: int, head: bytes, pieces: Sequence[Buffer], most: int, *, whole: bool = False) -> list[Buffer]:
     """What goes onto the wire for one message, in order, as buffers that refer to `pieces`.
 
     Args:
@@ -62,8 +62,8 @@ def cut(channel: int, head: bytes, pieces: Sequence[Buffer], most: int, *, whole
 class FrameReader:
     """Parses frames where recv_into(2) put them, and joins the body frames of a message with a single copy.
 
-    Use: receive into `space()`, then take the frames of `filled(count)`. A message's body comes as one Body frame,
-    whatever number of frames carried it; all other frames come as they are.
+    Use: receive into `receive_space()`, then take the frames of `read_frames(count)`. A message's body comes as one
+    Body frame, whatever number of frames carried it; all other frames come as they are.
 
     Args:
         frame_max: the largest frame, as negotiated.
@@ -77,13 +77,13 @@ class FrameReader:
         self._start = self._end = 0
         self._bodies: dict[int, _Body] = {}
 
-    def space(self, most: int) -> memoryview:
+    def receive_space(self, most: int) -> memoryview:
         """Where to receive to: between 1 and `most` bytes."""
         if self._start == self._end or len(self._view) - self._start < self._frame_max or self._end == len(self._view):
-            self._rewind()
+            self._rewind_buffer()
         return self._view[self._end : self._end + most]
 
-    def filled(self, count: int) -> Iterator[Any]:
+    def read_frames(self, count: int) -> Iterator[Any]:
         """The frames that are complete now that `count` bytes were received.
 
         Raises:
@@ -114,11 +114,11 @@ class FrameReader:
                 if (body := self._on_body(channel, first, last)) is not None:
                     yield frame.Body(channel, body)
             else:
-                value = self._other(kind, channel, first, last)
+                value = self._read_other_frame(kind, channel, first, last)
                 if value is not None:
                     yield value
 
-    def _other(self, kind: int, channel: int, first: int, last: int) -> Any:
+    def _read_other_frame(self, kind: int, channel: int, first: int, last: int) -> Any:
         if channel in self._bodies:
             # Also what a corrupted size ends in: better no connection than two messages in one.
             raise exceptions.UnexpectedFrameError(f"frame type {kind} on channel {channel} within a body")
@@ -141,17 +141,17 @@ class FrameReader:
         del self._bodies[channel]
         return b"".join(body.parts)
 
-    def _rewind(self) -> None:
+    def _rewind_buffer(self) -> None:
         """Back to the buffer's beginning; what refers to its bytes gets a copy first."""
         for body in self._bodies.values():
-            body.keep()
+            body.copy_content()
         rest = bytes(self._view[self._start : self._end])
         self._view[: len(rest)] = rest
         self._start, self._end = 0, len(rest)
 
 
 class _Body:
-    """A body whose frames have begun to come; the parts refer to the buffer until `keep`."""
+    """A body whose frames have begun to come; the parts refer to the buffer until `copy_content`."""
 
     __slots__ = ("left", "parts", "size")
 
@@ -159,5 +159,5 @@ class _Body:
         self.size = self.left = size
         self.parts: list[Buffer] = []
 
-    def keep(self) -> None:
+    def copy_content(self) -> None:
         self.parts = [part if isinstance(part, bytes) else bytes(part) for part in self.parts]

@@ -1,7 +1,7 @@
 """One AMQP connection on an I/O thread of its own, which comes back by itself until it is closed.
 
-pika's connections belong to one thread (pika FAQ); everything that others want done on it goes through `Link.call`,
-coalesced so that one wake-up of the loop carries any number of calls.
+pika's connections belong to one thread (pika FAQ); everything that others want done on it goes through
+`Link.call_soon`, coalesced so that one wake-up of the loop carries any number of calls.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from pika.adapters.select_connection import IOLoop
 
 from messages.bus.amqp.backlog import Backlog
-from messages.bus.amqp.errors import explain
+from messages.bus.amqp.errors import explain_failure
 from messages.bus.amqp.wire import WireConnection
 from messages.bus.base import BusState, Notice
 from messages.ground.errors import BrokerUnreachable, KonsilError, LoginRefused, TlsFailed
@@ -32,7 +32,7 @@ class Backoff:
     most: float = 30.0
     random: random.Random = field(default_factory=random.SystemRandom)
 
-    def delay(self, failures: int) -> float:
+    def delay_after(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row (1, 2, …)."""
         whole = min(self.most, self.first * 2.0 ** min(failures - 1, 16))
         return float(whole * self.random.uniform(0.5, 1.0))
@@ -79,7 +79,7 @@ class Link:
         self._cpu = 0.0
         self._closing = False
         self._error: KonsilError | None = None
-        self._thread = threading.Thread(target=self._run, name=f"bus-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._run_connection, name=f"bus-{name}", daemon=True)
 
     @property
     def address(self) -> str:
@@ -126,7 +126,7 @@ class Link:
                 advice="Check that it runs and that host and port are right",
             )
 
-    def call(self, function: Callable[[], None]) -> None:
+    def call_soon(self, function: Callable[[], None]) -> None:
         """Run `function` on the I/O thread soon; dropped where the connection is down or breaks before."""
         with self._changed:
             if not self._opened:
@@ -134,7 +134,7 @@ class Link:
             self._calls.append(function)
             if not self._woken:
                 self._woken = True
-                self._ioloop.add_callback_threadsafe(self._drain)
+                self._ioloop.add_callback_threadsafe(self._run_calls)
 
     def call_later(self, delay: float, function: Callable[[], None]) -> None:
         """Run `function` on the I/O thread after `delay` seconds; call from that thread only."""
@@ -145,7 +145,7 @@ class Link:
         """Put something on this link; it is told at once if the connection is open."""
         with self._changed:
             self.users.append(user)
-            self.call(lambda: user.on_up(self._connection))
+            self.call_soon(lambda: user.on_up(self._connection))
 
     def remove_user(self, user: LinkUser) -> None:
         """Take it off."""
@@ -158,7 +158,7 @@ class Link:
         with self._changed:
             self._closing = True
             if self._ioloop is not None:
-                self._ioloop.add_callback_threadsafe(self._shut)
+                self._ioloop.add_callback_threadsafe(self._shut_connection)
             self._changed.notify_all()
         if self.on_own_thread or not self._thread.is_alive():
             return
@@ -168,14 +168,14 @@ class Link:
                 self._ioloop.add_callback_threadsafe(self._ioloop.stop)
         self._thread.join(CLOSE_WITHIN)
 
-    def _run(self) -> None:
+    def _run_connection(self) -> None:
         failures = 0
         while True:
             was_open = self._one_connection()
             if self._closing:
                 break
             failures = 1 if was_open else failures + 1
-            delay = self._backoff.delay(failures)
+            delay = self._backoff.delay_after(failures)
             state = BusState.REFUSED if isinstance(self._error, LoginRefused) else BusState.LOST
             self._on_notice(self, Notice(state, f"{self.name}: {self._error}", delay))
             with self._changed:
@@ -196,13 +196,13 @@ class Link:
             self._connection = WireConnection(
                 self._parameters,
                 on_open_callback=self._opened_now,
-                on_open_error_callback=self._ended,
-                on_close_callback=self._ended,
+                on_open_error_callback=self._note_end,
+                on_close_callback=self._note_end,
                 custom_ioloop=ioloop,
             )
             ioloop.start()
         except Exception as error:  # noqa: BLE001 - the thread must live: whatever broke, the connection is done for
-            self._error = explain(error, self._parameters)
+            self._error = explain_failure(error, self._parameters)
         with self._changed:
             was_open, self._opened = self._opened, False
             self._ioloop = None
@@ -230,18 +230,18 @@ class Link:
         for user in users:
             user.on_up(connection)
 
-    def _ended(self, connection: Any, error: Any) -> None:
-        self._error = explain(error, self._parameters)
+    def _note_end(self, connection: Any, error: Any) -> None:
+        self._error = explain_failure(error, self._parameters)
         connection.ioloop.stop()
 
-    def _drain(self) -> None:
+    def _run_calls(self) -> None:
         with self._changed:
             calls, self._calls = self._calls, []
             self._woken = False
         for function in calls:
             function()
 
-    def _shut(self) -> None:
+    def _shut_connection(self) -> None:
         connection = self._connection
         if connection is not None and not connection.is_closing and not connection.is_closed:
-            connection.close()  # also while it opens; `_ended` stops the loop
+            connection.close()  # also while it opens; `_note_end` stops the loop

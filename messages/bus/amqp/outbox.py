@@ -44,7 +44,7 @@ class Outbox:
 
     Args:
         user: the login, set as `user_id` (the broker refuses a message whose user_id is not the login).
-        window: how much may be in flight before `put` blocks; one message of any size may always fly.
+        window: how much may be in flight before `put_message` blocks; one message of any size may always fly.
         on_notice: called on the I/O thread with REFUSED where a right was taken away, CONNECTED where it is back.
     """
 
@@ -64,7 +64,7 @@ class Outbox:
         self._channel: Any = None
         self._opening = False
         """Whether a channel is on its way: a second one would count delivery tags anew, under those of the first."""
-        self._readiness = Readiness(link, self._drain)
+        self._readiness = Readiness(link, self._send_waiting)
         self._tag = 0
         self._sent: dict[int, _Item] = {}
         self._delayed: list[_Item] = []
@@ -73,7 +73,7 @@ class Outbox:
         """Kinds of message and their senders that the broker has taken of us before: what a right is about."""
         self._refused = False
 
-    def put(self, key: str, body: Body) -> Receipt:
+    def put_message(self, key: str, body: Body) -> Receipt:
         """Take one message; blocks while the window is full.
 
         Raises:
@@ -84,19 +84,22 @@ class Outbox:
         size = sum(len(piece) for piece in pieces)
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or (len(self._open) < MOST_MESSAGES and self._window.allows(self._in_flight, size))
+                lambda: (
+                    self._closed
+                    or (len(self._open) < MOST_MESSAGES and self._window.allows_message(self._in_flight, size))
+                )
             )
             if self._closed:
                 raise BrokerUnreachable("the bus is closed", where=self._link.address)
             self._count += 1
             self._in_flight += size
             now = time.monotonic()
-            departure = self._window.depart(now, self._in_flight)
+            departure = self._window.note_departure(now, self._in_flight)
             item = self._open[self._count] = _Item(self._count, key, pieces, size, receipt, departure, now)
             self._waiting.append(item)
             wake, self._woken = not self._woken, True
         if wake:
-            self._link.call(self._drain)
+            self._link.call_soon(self._send_waiting)
         return receipt
 
     def flush(self, timeout: float | None) -> bool:
@@ -104,7 +107,7 @@ class Outbox:
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, timeout)
 
-    def pending(self) -> Pending:
+    def count_pending(self) -> Pending:
         """What is not confirmed."""
         with self._changed:
             oldest = next(iter(self._open.values()), None)
@@ -117,10 +120,12 @@ class Outbox:
             self._closed = True
             self._changed.notify_all()
 
-    def abandon(self) -> None:
+    def abandon_messages(self) -> None:
         """Settle as lost what was never confirmed; call when the link has ended."""
         for item in self._all_items():
-            self._settle(item, BrokerUnreachable("the bus was closed before the confirm", where=self._link.address))
+            self._settle_message(
+                item, BrokerUnreachable("the bus was closed before the confirm", where=self._link.address)
+            )
 
     def on_up(self, connection: Any) -> None:
         """Open a channel in confirm mode."""
@@ -131,26 +136,26 @@ class Outbox:
     def on_down(self) -> None:
         """Whatever is unconfirmed waits for the next connection."""
         self._channel, self._opening = None, False
-        self._readiness.forget()
-        self._requeue()
+        self._readiness.forget_all()
+        self._requeue_unconfirmed()
         with self._changed:
-            self._window.restart()
+            self._window.restart_window()
 
     def _channel_open(self, channel: Any) -> None:
         channel.add_on_close_callback(self._channel_closed)
         channel.add_on_return_callback(self._on_return)
-        channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._ready(channel))
+        channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._note_ready(channel))
 
-    def _ready(self, channel: Any) -> None:
+    def _note_ready(self, channel: Any) -> None:
         self._channel, self._tag, self._opening = channel, 0, False
-        self._drain()
+        self._send_waiting()
 
-    def _drain(self) -> None:
+    def _send_waiting(self) -> None:
         with self._changed:
             self._woken = False
         while self._channel is not None and self._channel.is_open:
             # only this thread takes from the left, so the first item stays the first
-            if not self._waiting or not self._readiness.check(self._waiting[0].key):
+            if not self._waiting or not self._readiness.check_stream(self._waiting[0].key):
                 return
             item = self._waiting.popleft()
             self._tag += 1
@@ -167,31 +172,31 @@ class Outbox:
         tag, multiple = frame.method.delivery_tag, frame.method.multiple
         tags = [one for one in self._sent if one <= tag] if multiple else [tag]
         items = [self._sent.pop(one) for one in tags if one in self._sent]
-        PHASES.add("publish", 0.0, cpu=self._link.cpu_seconds())
+        PHASES.add_stretch("publish", 0.0, cpu=self._link.cpu_seconds())
         if isinstance(frame.method, spec.Basic.Nack):
             self._delayed += items
-            self._link.call_later(NACK_DELAY, self._again)
+            self._link.call_later(NACK_DELAY, self._put_back_returned)
             return
         if self._refused and items:
             self._refused = False
             self._on_notice(Notice(BusState.CONNECTED, "publishing"))
         for item in items:
-            self._welcome.add(_right(item))
+            self._welcome.add(_right_of(item))
             if str(item.number) in self._returned:
                 self._returned.discard(str(item.number))
-                self._settle(
+                self._settle_message(
                     item,
                     RequestError(f"no queue takes the key {item.key!r}", where=self._link.address),
                 )
             else:
-                self._settle(item)
+                self._settle_message(item)
 
-    def _again(self) -> None:
+    def _put_back_returned(self) -> None:
         """Put back what the broker could not take, before all that waits."""
         items, self._delayed = self._delayed, []
         with self._changed:
             self._waiting.extendleft(reversed(items))
-        self._drain()
+        self._send_waiting()
 
     def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
         self._returned.add(properties.message_id)
@@ -205,38 +210,38 @@ class Outbox:
         refused = self._refused_items(reason.reply_code, reason.reply_text)
         error = errors.channel_error(reason.reply_code, reason.reply_text, self._link.address)
         gone = reason.reply_code in (errors.ACCESS_REFUSED, errors.NOT_FOUND)
-        had = any(_right(item) in self._welcome for item in self._sent.values() if item.number in refused)
-        self._requeue()
+        had = any(_right_of(item) in self._welcome for item in self._sent.values() if item.number in refused)
+        self._requeue_unconfirmed()
         if gone and had:
             # A right that we had was taken away, and may be given back: nothing is lost over it.
             if not self._refused:
                 self._refused = True
                 self._on_notice(Notice(BusState.REFUSED, str(error), REFUSED_RETRY))
-            self._link.call_later(REFUSED_RETRY, self._reopen)
+            self._link.call_later(REFUSED_RETRY, self._reopen_channel)
             return
         with self._changed:
             doomed = [item for item in self._waiting if item.number in refused]
             self._waiting = deque(item for item in self._waiting if item.number not in refused)
         for item in doomed:
-            self._settle(item, error)
-        self._link.call_later(0.0 if doomed else NACK_DELAY, self._reopen)
+            self._settle_message(item, error)
+        self._link.call_later(0.0 if doomed else NACK_DELAY, self._reopen_channel)
 
     def _refused_items(self, code: int, text: str) -> set[int]:
         """Numbers of the sent messages that a channel's closing is about; the others are sent again."""
         if (key := errors.refused_topic(text)) is not None:
             return {item.number for item in self._sent.values() if item.key == key}
-        if (size := errors.oversized(text)) is not None:
+        if (size := errors.read_oversize(text)) is not None:
             return {item.number for item in self._sent.values() if item.size == size}
         if code in (errors.ACCESS_REFUSED, errors.NOT_FOUND, errors.PRECONDITION_FAILED):
             return {item.number for item in self._sent.values()}  # the exchange itself, or the user id
         return set()
 
-    def _reopen(self) -> None:
+    def _reopen_channel(self) -> None:
         connection = self._link.connection
         if connection is not None and connection.is_open and self._channel is None:
             self.on_up(connection)
 
-    def _requeue(self) -> None:
+    def _requeue_unconfirmed(self) -> None:
         with self._changed:
             # whoever flies twice tells nothing of the line (Karn's rule)
             self._waiting = deque(replace(item, departure=None) for item in self._all_items())
@@ -249,21 +254,21 @@ class Outbox:
             items = [*self._sent.values(), *self._delayed, *self._waiting]
         return sorted(items, key=lambda item: item.number)
 
-    def _settle(self, item: _Item, error: KonsilError | None = None) -> None:
+    def _settle_message(self, item: _Item, error: KonsilError | None = None) -> None:
         item.receipt.settle(error)
         with self._changed:
             self._in_flight -= item.size
             self._open.pop(item.number, None)
             if error is None:
-                self._window.confirm(item.size, item.departure, time.monotonic())
+                self._window.note_confirm(item.size, item.departure, time.monotonic())
             self._changed.notify_all()
 
 
-def _right(item: _Item) -> str:
+def _right_of(item: _Item) -> str:
     """Kind and sender of a message: the same kind in another's name is another right, and was never given."""
     return ".".join(item.key.split(".")[:2])
 
 
-def remaining(deadline: float) -> float:
+def seconds_until(deadline: float) -> float:
     """Seconds until a monotonic deadline, never negative."""
     return max(0.0, deadline - time.monotonic())

@@ -19,7 +19,7 @@ from messages import kinds, names
 from messages.bus.amqp import tls
 from messages.bus.amqp.consumer import Consumer, Wish
 from messages.bus.amqp.link import Backoff, Link
-from messages.bus.amqp.outbox import Outbox, remaining
+from messages.bus.amqp.outbox import Outbox, seconds_until
 from messages.bus.amqp.window import LEAST, Window
 from messages.bus.base import (
     Body,
@@ -88,7 +88,7 @@ class RabbitBus:
         self.party = party
         self._address = address
         self._user = address.user or party
-        self._parameters = _parameters(address, self._user, blocked_timeout)
+        self._parameters = _connection_parameters(address, self._user, blocked_timeout)
         self._on_notice = on_notice or (lambda _notice: None)
         self._window, self._window_seconds = window, window_seconds
         self._backoff = backoff
@@ -111,9 +111,9 @@ class RabbitBus:
             LoginRefused: login wrong, or no access to the vhost.
             BrokerUnreachable: nothing answered within `timeout` seconds.
         """
-        self._outbox("events-out")
+        self._open_outbox("events-out")
         try:
-            self._link("events-out").wait_up(timeout)
+            self._open_link("events-out").wait_up(timeout)
         except Exception:
             self.close()
             raise
@@ -121,7 +121,7 @@ class RabbitBus:
     def publish(self, key: str, body: Body) -> Confirm:
         """Send one message; see `Bus.publish`."""
         chunk = kinds.ROUTES.get(key.partition(".")[0]) in CHUNK_ROUTES
-        return self._outbox("chunks-out" if chunk else "events-out").put(key, body)
+        return self._open_outbox("chunks-out" if chunk else "events-out").put_message(key, body)
 
     def subscribe(
         self,
@@ -154,7 +154,7 @@ class RabbitBus:
             lock_wait=self._lock_wait,
             idle=self._idle * 10 if chunks else self._idle,
         )
-        link = self._link("chunks-in" if chunks else "events-in")
+        link = self._open_link("chunks-in" if chunks else "events-in")
         consumer = Consumer(link, wish, lambda notice: self._heard_of(queue, notice))
         link.add_user(consumer)
         try:
@@ -171,13 +171,13 @@ class RabbitBus:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             outboxes = list(self._outboxes.values())
-        return all(outbox.flush(None if deadline is None else remaining(deadline)) for outbox in outboxes)
+        return all(outbox.flush(None if deadline is None else seconds_until(deadline)) for outbox in outboxes)
 
-    def pending(self) -> Pending:
+    def count_pending(self) -> Pending:
         """What is not confirmed, of events and chunks together."""
         with self._lock:
             outboxes, blocked = list(self._outboxes.values()), bool(self._blocked)
-        parts = [outbox.pending() for outbox in outboxes]
+        parts = [outbox.count_pending() for outbox in outboxes]
         return Pending(
             messages=sum(part.messages for part in parts),
             bytes=sum(part.bytes for part in parts),
@@ -197,27 +197,27 @@ class RabbitBus:
             outbox.close()
         deadline = time.monotonic() + (FLUSH_WITHIN if connected else 0.0)
         for outbox in outboxes:
-            outbox.flush(remaining(deadline))
+            outbox.flush(seconds_until(deadline))
         for link in links:
             link.close()
         for outbox in outboxes:
-            outbox.abandon()
+            outbox.abandon_messages()
         self._on_notice(Notice(BusState.CLOSED))
 
-    def _link(self, name: str) -> Link:
+    def _open_link(self, name: str) -> Link:
         with self._lock:
             if self._closed:
                 raise BrokerUnreachable("the bus is closed", where=self._address.host)
             link = self._links.get(name)
             if link is None:
-                link = Link(name, self._parameters, self._backoff, self._heard)
+                link = Link(name, self._parameters, self._backoff, self._report_state)
                 self._links[name] = link
                 self._down.add(name)
                 link.start()
             return link
 
-    def _outbox(self, name: str) -> Outbox:
-        link = self._link(name)
+    def _open_outbox(self, name: str) -> Outbox:
+        link = self._open_link(name)
         with self._lock:
             outbox = self._outboxes.get(name)
             if outbox is None:
@@ -229,7 +229,7 @@ class RabbitBus:
                 link.add_user(outbox)
             return outbox
 
-    def _heard(self, link: Link, notice: Notice) -> None:
+    def _report_state(self, link: Link, notice: Notice) -> None:
         """Report one state for all links: connected and unblocked mean all of them."""
         with self._lock:
             if notice.state is BusState.CONNECTED:
@@ -260,7 +260,7 @@ class RabbitBus:
         self._on_notice(notice)
 
 
-def _parameters(address: BrokerAddress, user: str, blocked_timeout: float) -> Any:
+def _connection_parameters(address: BrokerAddress, user: str, blocked_timeout: float) -> Any:
     return pika.ConnectionParameters(
         host=address.host,
         port=address.port,
@@ -272,7 +272,7 @@ def _parameters(address: BrokerAddress, user: str, blocked_timeout: float) -> An
         socket_timeout=10.0,
         stack_timeout=20.0,
         blocked_connection_timeout=blocked_timeout,
-        ssl_options=tls.options(address),
+        ssl_options=tls.make_options(address),
         tcp_options={"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3},
         client_properties={"connection_name": f"konsil {user}"},
     )

@@ -37,22 +37,22 @@ class Readiness:
         self._ready: set[str] = set()
         self._asked: set[str] = set()
 
-    def forget(self) -> None:
+    def forget_all(self) -> None:
         """The connection went: what was ready may not be any more."""
         self._ready.clear()
         self._asked.clear()
 
-    def check(self, key: str) -> bool:
+    def check_stream(self, key: str) -> bool:
         """Whether the key's stream is known to be ready; if not, ask, and call `on_ready` once it is."""
         stream = stream_of(key)
         if stream is None or stream in self._ready:
             return True
         if stream not in self._asked:
             self._asked.add(stream)
-            self._ask(stream)
+            self._ask_broker(stream)
         return False
 
-    def _ask(self, stream: str) -> None:
+    def _ask_broker(self, stream: str) -> None:
         connection = self._link.connection
         if connection is None or not connection.is_open or stream not in self._asked:
             return
@@ -62,20 +62,20 @@ class Readiness:
             channel.queue_declare(stream, passive=True, callback=lambda _frame: found(channel))
 
         def found(channel: Any) -> None:
-            self._mark(stream)
+            self._mark_ready(stream)
             channel.close()
 
         def closed(_channel: Any, reason: Any) -> None:
             if not isinstance(reason, exceptions.ChannelClosedByBroker):
                 return
             if errors.still_recovering(reason.reply_code, reason.reply_text):
-                self._link.call_later(ASK_AGAIN, lambda: self._ask(stream))
+                self._link.call_later(ASK_AGAIN, lambda: self._ask_broker(stream))
             else:
-                self._mark(stream)  # it does not exist: publishing will tell
+                self._mark_ready(stream)  # it does not exist: publishing will tell
 
         connection.channel(on_open_callback=opened)
 
-    def _mark(self, stream: str) -> None:
+    def _mark_ready(self, stream: str) -> None:
         if stream in self._asked:
             self._ready.add(stream)
             self._on_ready()

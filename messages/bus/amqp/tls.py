@@ -28,7 +28,7 @@ NOT_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_L
 """OpenSSL's words for an answer that is no TLS record."""
 
 
-def options(address: BrokerAddress) -> Any:
+def make_options(address: BrokerAddress) -> Any:
     """pika's TLS options (pika.SSLOptions), None where the address names no authority.
 
     Raises:
@@ -55,7 +55,7 @@ def options(address: BrokerAddress) -> Any:
     return pika.SSLOptions(context, address.host)
 
 
-def explain(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable | None:
+def explain_tls_failure(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable | None:
     """Why a TLS connection could not be made, or broke; None where TLS is not to blame.
 
     `TlsFailed` where only a person can mend it; what a bad line does as well is merely `BrokerUnreachable`.
@@ -67,7 +67,7 @@ def explain(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable |
     """
     for one in causes:
         if isinstance(one, ssl.SSLCertVerificationError):
-            return _distrust(one, host, where)
+            return _explain_distrust(one, host, where)
     text = " ".join(repr(one) for one in causes)
     found = re.search(r"\[SSL: (\w+)\]", text)
     if found is None and not any(isinstance(one, ssl.SSLError) for one in causes):
@@ -89,24 +89,24 @@ def explain(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable |
         )
     if any(alert in reason for alert in CERTIFICATE_ALERTS):
         return TlsFailed(
-            f"the broker does not accept our certificate ({_words(reason)})",
+            f"the broker does not accept our certificate ({_alert_words(reason)})",
             where=where,
             advice="Check cert and key under [broker], or ask the consortium's operator for new ones",
         )
     if any(alert in reason for alert in ("HANDSHAKE_FAILURE", "PROTOCOL_VERSION", "NO_SHARED_CIPHER")):
         return TlsFailed(
-            f"the broker and we agree on no way to speak TLS ({_words(reason)})",
+            f"the broker and we agree on no way to speak TLS ({_alert_words(reason)})",
             where=where,
             advice="It needs TLS 1.2 or 1.3 with AEAD ciphers; if it asks for a certificate of ours, add cert and key",
         )
     return BrokerUnreachable(
-        f"the TLS connection with the broker failed ({_words(reason) or 'no reason given'})",
+        f"the TLS connection with the broker failed ({_alert_words(reason) or 'no reason given'})",
         where=where,
         advice="Check ca, cert and key under [broker], and that this port speaks TLS",
     )
 
 
-def _distrust(error: ssl.SSLCertVerificationError, host: str, where: str) -> TlsFailed:
+def _explain_distrust(error: ssl.SSLCertVerificationError, host: str, where: str) -> TlsFailed:
     if error.verify_code == EXPIRED:
         what = "the broker's certificate has expired"
         advice = "Check this machine's clock; if it is right, the consortium's operator must renew the certificate"
@@ -125,7 +125,7 @@ def _distrust(error: ssl.SSLCertVerificationError, host: str, where: str) -> Tls
     return TlsFailed(what, where=where, advice=advice)
 
 
-def _words(reason: str) -> str:
+def _alert_words(reason: str) -> str:
     """OpenSSL's reason in small letters: "TLSV1_ALERT_UNKNOWN_CA" → "alert unknown ca"."""
     return re.sub(r"^(ssl|tls)v\d+ ", "", reason.lower().replace("_", " "))
 
@@ -139,7 +139,7 @@ def load_authority(context: ssl.SSLContext, ca: Path, where: str) -> None:
             f"{ca} holds no certificate in PEM form", where=where, advice="Name the authority's ca.pem"
         ) from None
     except OSError as error:
-        raise unreadable(ca, where, error) from None
+        raise unreadable_error(ca, where, error) from None
 
 
 def _load_own(context: ssl.SSLContext, cert: Path, key: str | None) -> None:
@@ -148,7 +148,7 @@ def _load_own(context: ssl.SSLContext, cert: Path, key: str | None) -> None:
         try:
             path.open("rb").close()
         except OSError as error:
-            raise unreadable(path, where, error) from None
+            raise unreadable_error(path, where, error) from None
     try:
         # A key with a passphrase would have OpenSSL ask on the terminal: an empty one makes it an error.
         context.load_cert_chain(cert, key_file, password="")
@@ -163,7 +163,7 @@ def _load_own(context: ssl.SSLContext, cert: Path, key: str | None) -> None:
         ) from None
 
 
-def unreadable(path: Path, where: str, error: OSError) -> ConfigError:
+def unreadable_error(path: Path, where: str, error: OSError) -> ConfigError:
     """The error of a certificate or key that cannot be read; `where` names its key in the configuration."""
     return ConfigError(
         f"cannot read certificate or key in {path} ({error.strerror})",

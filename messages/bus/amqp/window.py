@@ -42,15 +42,15 @@ class Window:
         self.limit = self._first
         """Bytes that may be unconfirmed now."""
 
-    def allows(self, in_flight: int, size: int) -> bool:
+    def allows_message(self, in_flight: int, size: int) -> bool:
         """Whether one more message may start; alone, one of any size may."""
         return not in_flight or in_flight + size <= self.limit
 
-    def depart(self, now: float, in_flight: int) -> Departure:
+    def note_departure(self, now: float, in_flight: int) -> Departure:
         """A message starts; `in_flight` counts it."""
         return Departure(now, self._confirmed, 2 * in_flight >= self.limit)
 
-    def confirm(self, size: int, departure: Departure | None, now: float) -> None:
+    def note_confirm(self, size: int, departure: Departure | None, now: float) -> None:
         """A message of `size` bytes was confirmed; without departure where it was sent more than once."""
         self._confirmed += size
         if departure is None:
@@ -62,6 +62,6 @@ class Window:
         elif departure.pressed:
             self.limit = max(target, self._least)
 
-    def restart(self) -> None:
+    def restart_window(self) -> None:
         """The connection is another one, maybe over another line."""
         self.limit = self._first

@@ -28,7 +28,7 @@ from typing import Any
 import pika
 from pika import frame, spec
 
-from messages.bus.amqp.frames import Buffer, FrameReader, cut
+from messages.bus.amqp.frames import Buffer, FrameReader, cut_frames
 
 READ_SIZE = 256 * 2**10
 """Bytes per recv(2). pika's 4096 would take 256 calls for a 1 MiB chunk."""
@@ -53,13 +53,13 @@ class WireConnection(pika.SelectConnection):  # type: ignore[misc]  # pika has n
         return self._reader is not None
 
     def _proto_connection_made(self, transport: Any) -> None:
-        if _has(self, REQUIRED["connection"]) and _has(transport, REQUIRED["transport"]):
+        if _has_all(self, REQUIRED["connection"]) and _has_all(transport, REQUIRED["transport"]):
             self._reader = reader = FrameReader()
             self._encrypted = not hasattr(transport._sock, "sendmsg") or hasattr(transport._sock, "cipher")
             transport._MAX_CONSUME_BYTES = 4 * READ_SIZE
-            transport._sigint_safe_recv = lambda sock, _most: _receive(sock, reader)
+            transport._sigint_safe_recv = lambda sock, _most: _receive_into(sock, reader)
             if not self._encrypted:
-                transport._produce = lambda: _produce(transport)
+                transport._produce = lambda: _send_waiting(transport)
         elif hasattr(transport, "_MAX_RECV_BYTES"):
             transport._MAX_RECV_BYTES = READ_SIZE
         super()._proto_connection_made(transport)
@@ -70,7 +70,7 @@ class WireConnection(pika.SelectConnection):  # type: ignore[misc]  # pika has n
             return
         # Counted as it comes, not by whole frames: on a slow line the heartbeat's watch must see every byte.
         self.bytes_received += len(data)
-        for value in self._reader.filled(len(data)):
+        for value in self._reader.read_frames(len(data)):
             self._process_frame(value)
 
     def publish(self, channel: Any, exchange: str, key: str, pieces: Sequence[Buffer], properties: Any) -> None:
@@ -95,23 +95,23 @@ class WireConnection(pika.SelectConnection):  # type: ignore[misc]  # pika has n
         length = sum(len(piece) for piece in pieces)
         head = frame.Method(channel_number, method_frame).marshal()
         head += frame.Header(channel_number, length, properties).marshal()
-        for buffer in cut(channel_number, head, pieces, self._body_max_length, whole=self._encrypted):
+        for buffer in cut_frames(channel_number, head, pieces, self._body_max_length, whole=self._encrypted):
             self.bytes_sent += len(buffer)
             self._adapter_emit_data(buffer)
         self.frames_sent += 2 + -(-length // self._body_max_length)
 
 
-def _has(thing: Any, names: tuple[str, ...]) -> bool:
+def _has_all(thing: Any, names: tuple[str, ...]) -> bool:
     return all(hasattr(thing, name) for name in names)
 
 
-def _receive(sock: Any, reader: FrameReader) -> memoryview:
+def _receive_into(sock: Any, reader: FrameReader) -> memoryview:
     """In place of the transport's recv: what came, as a view; empty at the end of the stream."""
-    space = reader.space(READ_SIZE)
+    space = reader.receive_space(READ_SIZE)
     return space[: sock.recv_into(space)]
 
 
-def _produce(transport: Any) -> None:
+def _send_waiting(transport: Any) -> None:
     """In place of the plain transport's: send what waits until the socket takes no more.
 
     Raises:

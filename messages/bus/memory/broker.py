@@ -36,7 +36,7 @@ class Stream:
     def end(self) -> int:
         return self.first + len(self.messages)
 
-    def append(self, message: Message) -> None:
+    def append_message(self, message: Message) -> None:
         self.messages.append(message)
         self.size += len(message.body)
         if self.max_bytes is not None:
@@ -47,7 +47,7 @@ class Stream:
         self.size -= len(self.messages.popleft().body)
         self.first += 1
 
-    def get(self, offset: int) -> Message:
+    def get_message(self, offset: int) -> Message:
         return self.messages[offset - self.first]
 
 
@@ -63,7 +63,7 @@ class Inbox:
 class Consumer(Protocol):
     """What the broker asks of a queue's consumer."""
 
-    def wake(self) -> None:
+    def wake_up(self) -> None:
         """Look whether the queue has something for it."""
 
 
@@ -79,7 +79,7 @@ class MemoryBroker:
     """A broker with one vhost.
 
     Args:
-        definitions: RabbitMQ definitions, as `deploy.broker.definitions.render` makes them.
+        definitions: RabbitMQ definitions, as `deploy.broker.definitions.render_definitions` makes them.
         vhost: which of their vhosts; default: the only one.
         clock: of the broker and of the buses on it.
     """
@@ -104,7 +104,7 @@ class MemoryBroker:
                 continue
             if queue["arguments"].get("x-queue-type") == "stream":
                 self._limits[queue["name"]] = queue["arguments"].get("x-max-length-bytes")
-                self.wipe(queue["name"])
+                self.wipe_stream(queue["name"])
             else:
                 self.inboxes[queue["name"]] = Inbox()
         self._topics = Topics(
@@ -115,12 +115,12 @@ class MemoryBroker:
 
     def queues_for(self, key: str) -> list[str]:
         """The queues a routing key leads to."""
-        return sorted(self._topics.queues(key))
+        return sorted(self._topics.queues_for(key))
 
-    def wake(self, queue: str) -> None:
+    def wake_consumers(self, queue: str) -> None:
         """Have the queue's consumers look at it; with the lock held."""
         for subscription in self.consumers.get(queue, ()):
-            subscription.wake()
+            subscription.wake_up()
 
     def publish(self, user: str, key: str, body: bytes) -> None:
         """Route one message; raises LoginRefused (permission) or RequestError (no queue takes the key)."""
@@ -137,25 +137,25 @@ class MemoryBroker:
             message = Message(key, body, user)
             for queue in queues:
                 if queue in self.streams:
-                    self.streams[queue].append(message)
+                    self.streams[queue].append_message(message)
                 else:
                     self.inboxes[queue].ready.append(message)
-                self.wake(queue)
+                self.wake_consumers(queue)
 
-    def wipe(self, queue: str) -> None:
+    def wipe_stream(self, queue: str) -> None:
         """Delete a stream and declare it again, empty; its offsets begin at 0, and its consumers attach anew."""
         with self.changed:
             self.streams[queue] = Stream(self._limits[queue])
-            self.wake(queue)
+            self.wake_consumers(queue)
 
-    def truncate(self, queue: str, keep: int) -> None:
+    def truncate_stream(self, queue: str, keep: int) -> None:
         """Drop a stream's head, as retention does, until `keep` messages are left; offsets stay."""
         with self.changed:
             stream = self.streams[queue]
             while len(stream.messages) > keep:
                 stream.drop_head()
 
-    def length(self, queue: str) -> int:
+    def count_messages(self, queue: str) -> int:
         """How many messages wait in a queue or are kept in a stream."""
         with self.changed:
             if queue in self.streams:

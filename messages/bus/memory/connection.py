@@ -69,7 +69,7 @@ class MemoryBus:
         self._closed = False
         self._outbox: deque[tuple[str, bytes, Receipt, float]] = deque()
         self._window, self._in_flight = window, 0
-        self._thread = self._clock.make_thread(self._run, f"bus-{party}")
+        self._thread = self._clock.make_thread(self._deliver_messages, f"bus-{party}")
         with broker.changed:
             broker.buses.add(self)
         self._thread.start()
@@ -91,10 +91,10 @@ class MemoryBus:
                 raise BrokerUnreachable("the bus is closed", where=self.broker.vhost)
             self._outbox.append((key, whole, receipt, self._clock.monotonic()))
             self._in_flight += len(whole)
-            self._send()
+            self._send_waiting()
         return receipt
 
-    def pending(self) -> Pending:
+    def count_pending(self) -> Pending:
         """What waits for the broker to come back."""
         with self.broker.changed:
             waited = self._clock.monotonic() - self._outbox[0][3] if self._outbox else 0.0
@@ -143,7 +143,7 @@ class MemoryBus:
             self._subscriptions[subscription] = None
             broker.consumers.setdefault(queue, []).append(subscription)
             subscription.attach(stored)
-            subscription.wake()
+            subscription.wake_up()
         return subscription
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -170,17 +170,17 @@ class MemoryBus:
             self._thread.join()
         self._on_notice(Notice(BusState.CLOSED))
 
-    def noticed(self, notice: Notice) -> None:
+    def pass_notice(self, notice: Notice) -> None:
         """Called by a subscription whose stream is another one."""
         self._on_notice(notice)
 
-    def forget(self, subscription: MemorySubscription) -> None:
+    def forget_subscription(self, subscription: MemorySubscription) -> None:
         """Called by a subscription that was cancelled."""
         for place in (self._subscriptions, self.woken, self.silent):
             place.pop(subscription, None)
         self.broker.consumers[subscription.queue].remove(subscription)
 
-    def _send(self) -> None:
+    def _send_waiting(self) -> None:
         while self.broker.up and self._outbox:
             key, body, receipt, _since = self._outbox.popleft()
             self._in_flight -= len(body)
@@ -192,7 +192,7 @@ class MemoryBus:
                 receipt.settle()
         self.broker.changed.notify_all()
 
-    def _run(self) -> None:
+    def _deliver_messages(self) -> None:
         epoch = self.broker.epoch
         connected = True
         self._on_notice(Notice(BusState.CONNECTED))
@@ -209,37 +209,39 @@ class MemoryBus:
                         subscription.detach()
                 elif not connected and self.broker.up:
                     connected, epoch, notice = True, self.broker.epoch, Notice(BusState.CONNECTED)
-                    self._send()
+                    self._send_waiting()
                 elif connected:
                     stale = [one for one in self.woken if one.detached]
-                    work = self._next()
+                    work = self._take_next()
                 if not work and not stale and notice is None:
-                    self._wait()
+                    self._wait_for_news()
             if notice is not None:
                 self._on_notice(notice)
             for subscription in stale:
-                stored = subscription.stored()  # the owner's store may wait for a lock: never ask with ours held
+                stored = (
+                    subscription.stored_position()
+                )  # the owner's store may wait for a lock: never ask with ours held
                 with self.broker.changed:
                     if subscription in self._subscriptions:  # else it was cancelled meanwhile
                         subscription.attach(stored)
-                        subscription.wake()
+                        subscription.wake_up()
             for on_delivery, delivery in work:
                 on_delivery(delivery)
 
-    def _next(self) -> list[tuple[OnDelivery, Delivery]]:
+    def _take_next(self) -> list[tuple[OnDelivery, Delivery]]:
         """One message of each subscription that has one; what has none sleeps until it is woken."""
         work: list[tuple[OnDelivery, Delivery]] = []
         for one in list(self.woken):
             if one.detached:
                 continue
-            delivery = one.next()
+            delivery = one.next_delivery()
             if delivery is None:
                 del self.woken[one]
             else:
                 work.append((one.on_delivery, delivery))
         return work
 
-    def _wait(self) -> None:
+    def _wait_for_news(self) -> None:
         deadlines = [one.silent_at for one in self.silent if one.silent_at is not None]
         self.news.wait(max(0.0, min(deadlines) - self._clock.monotonic()) if deadlines else None)
         now = self._clock.monotonic()

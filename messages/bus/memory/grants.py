@@ -37,10 +37,10 @@ class Topics:
                 node = node.after.setdefault(word, _Node())
             node.queues.add(queue)
 
-    def queues(self, key: str) -> set[str]:
+    def queues_for(self, key: str) -> set[str]:
         """The queues of all bindings that take the key; the same as asking `matches_topic` of each."""
         found: set[str] = set()
-        _collect(self._root, key.split("."), found)
+        _collect_queues(self._root, key.split("."), found)
         return found
 
 
@@ -52,15 +52,15 @@ class _Node:
         self.queues: set[str] = set()
 
 
-def _collect(node: _Node, words: list[str], found: set[str]) -> None:
+def _collect_queues(node: _Node, words: list[str], found: set[str]) -> None:
     if not words:
         found |= node.queues
     for word in {"*", words[0]} if words else ():
         if word in node.after:
-            _collect(node.after[word], words[1:], found)
+            _collect_queues(node.after[word], words[1:], found)
     if "#" in node.after:
         for skip in range(len(words) + 1):
-            _collect(node.after["#"], words[skip:], found)
+            _collect_queues(node.after["#"], words[skip:], found)
 
 
 class Grants:
@@ -82,21 +82,21 @@ class Grants:
     def may_write(self, user: str, exchange: str, key: str) -> bool:
         """Whether the user may publish to the exchange under this key."""
         # the default exchange goes by this name in permissions
-        if not _allows(self._permissions[user]["write"], exchange or "amq.default"):
+        if not _allows_name(self._permissions[user]["write"], exchange or "amq.default"):
             return False
         topic = self._topics.get((user, exchange))
-        return topic is None or _allows(topic, key)
+        return topic is None or _allows_name(topic, key)
 
     def may_read(self, user: str, queue: str) -> bool:
         """Whether the user may consume the queue."""
-        return _allows(self._permissions[user]["read"], queue)
+        return _allows_name(self._permissions[user]["read"], queue)
 
 
-def _allows(pattern: str, name: str) -> bool:
-    return _compiled(pattern).search(name) is not None
+def _allows_name(pattern: str, name: str) -> bool:
+    return _compile_pattern(pattern).search(name) is not None
 
 
 @lru_cache(maxsize=8192)
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
     """`re` itself remembers 512 patterns: a consortium of 1,000 sites would compile one for each message."""
     return re.compile(pattern or "^$")

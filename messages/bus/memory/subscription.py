@@ -20,10 +20,10 @@ class Owner(Protocol):
     woken: dict[MemorySubscription, None]
     silent: dict[MemorySubscription, None]
 
-    def forget(self, subscription: MemorySubscription) -> None:
+    def forget_subscription(self, subscription: MemorySubscription) -> None:
         """It is cancelled."""
 
-    def noticed(self, notice: Notice) -> None:
+    def pass_notice(self, notice: Notice) -> None:
         """Tell the owner of the bus."""
 
 
@@ -55,7 +55,7 @@ class MemorySubscription:
         self._cancelled = False
         self._counted = False
 
-    def wake(self) -> None:
+    def wake_up(self) -> None:
         """Have the bus look at this subscription."""
         self._bus.woken[self] = None
         self._bus.news.notify_all()
@@ -78,7 +78,7 @@ class MemorySubscription:
         """Whether it must attach (again): the connection broke, or the stream was declared anew."""
         return self._epoch == 0 or self._broker.streams.get(self.queue) is not self._stream
 
-    def stored(self) -> Position | None:
+    def stored_position(self) -> Position | None:
         """What the owner has stored; called without the broker's lock."""
         return self._position() if self._position is not None else None
 
@@ -96,41 +96,41 @@ class MemorySubscription:
         if self._stream is None:
             self._epoch = self._past_epochs + 1
         else:
-            self._seek(cursors.attach(stored, self._start))
+            self._seek_cursor(cursors.attach(stored, self._start))
 
-    def next(self) -> Delivery | None:
+    def next_delivery(self) -> Delivery | None:
         """The next message to hand over, or None."""
         stream = self._stream
         if stream is None:
             return self._next_of_inbox()
         if self.silent_at is not None and self._broker.clock.monotonic() >= self.silent_at:
-            self._rewind(cursors.on_silence(self._cursor)[0])
+            self._rewind_to(cursors.on_silence(self._cursor)[0])
         while len(self._unacked) < self._credit:
             self._offset = max(self._offset, stream.first)
             if self._offset >= stream.end:
                 return None
-            offset, message = self._offset, stream.get(self._offset)
+            offset, message = self._offset, stream.get_message(self._offset)
             self._cursor, verdict = cursors.on_message(self._cursor, offset, message.body)
-            if verdict is cursors.Verdict.REWIND:
-                self._rewind(self._cursor)
+            if verdict is cursors.CursorVerdict.REWIND:
+                self._rewind_to(self._cursor)
                 continue
             self._await_silence(None)
             self._offset += 1
-            if verdict is cursors.Verdict.DELIVER:
+            if verdict is cursors.CursorVerdict.DELIVER:
                 return self._hand_over(message, offset)
         return None
 
     def ack(self, delivery: Delivery) -> None:
         with self._broker.changed:
             if delivery.epoch == self._epoch and self._unacked.pop(delivery.tag, None) is not None:
-                self.wake()
+                self.wake_up()
 
     def seek(self, position: Position | None) -> None:
         with self._broker.changed:
             if not self._cancelled:
                 self._start = Start.FIRST
                 self.attach(position)
-                self.wake()
+                self.wake_up()
 
     def cancel(self) -> None:
         with self._broker.changed:
@@ -143,14 +143,14 @@ class MemorySubscription:
                 inbox.consumers -= 1
                 if inbox.exclusive is self:
                     inbox.exclusive = None
-            self._bus.forget(self)
+            self._bus.forget_subscription(self)
             self._broker.changed.notify_all()
 
-    def _rewind(self, cursor: cursors.Cursor) -> None:
-        self._bus.noticed(Notice(BusState.RENEWED, self.queue))
-        self._seek(cursor)
+    def _rewind_to(self, cursor: cursors.Cursor) -> None:
+        self._bus.pass_notice(Notice(BusState.RENEWED, self.queue))
+        self._seek_cursor(cursor)
 
-    def _seek(self, cursor: cursors.Cursor) -> None:
+    def _seek_cursor(self, cursor: cursors.Cursor) -> None:
         self._past_epochs = max(self._past_epochs, self._epoch)
         self._epoch = self._past_epochs + 1
         self._unacked.clear()
@@ -184,7 +184,7 @@ class MemorySubscription:
         inbox = self._broker.inboxes.get(self.queue)
         if inbox is not None:
             inbox.ready.extendleft(reversed(self._unacked.values()))
-            self._broker.wake(self.queue)
+            self._broker.wake_consumers(self.queue)
         self._unacked.clear()
 
 

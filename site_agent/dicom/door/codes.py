@@ -17,7 +17,7 @@ _SNOMED_RT = ("SRT", "SNM3", "99SDM")
 
 
 @lru_cache(maxsize=1)
-def _public() -> Mapping[tuple[str, str], str]:
+def _public_codes() -> Mapping[tuple[str, str], str]:
     """(scheme, value) → meaning, for every code of DICOM's context groups (PS3.16), as pydicom lists them."""
     # Private to pydicom, but its only list of all codes; its public face (`codedict.codes`) is by keyword.
     from pydicom.sr._concepts_dict import concepts
@@ -45,10 +45,10 @@ class Codes:
     def __init__(self, own: Mapping[str, str]) -> None:
         self._own = {(scheme, value): name for key, name in own.items() for scheme, _, value in [key.partition(":")]}
 
-    def passed(self, scheme: str, value: str) -> tuple[str, str, str]:
+    def pass_code(self, scheme: str, value: str) -> tuple[str, str, str]:
         """Scheme, value and meaning (64 characters at most, VR LO) of what is written for a code."""
         key = (scheme.strip(), value.strip())
-        meaning = self._own.get(key) or _public().get(key)
+        meaning = self._own.get(key) or _public_codes().get(key)
         if meaning is None:
             return (*WITHHELD, "Withheld")
         return (*key, meaning[:64])

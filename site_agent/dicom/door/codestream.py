@@ -18,7 +18,7 @@ class Malformed(ValueError):
     """No code stream of this kind."""
 
 
-def jpeg(frame: bytes) -> bytes:
+def strip_jpeg(frame: bytes) -> bytes:
     """A JPEG or JPEG-LS frame, from SOI to EOI.
 
     Raises:
@@ -28,10 +28,10 @@ def jpeg(frame: bytes) -> bytes:
         raise Malformed("no start of image")
     kept, at = [frame[:2]], 2
     while True:
-        marker, at = _marker(frame, at)
+        marker, at = _read_marker(frame, at)
         if marker == _EOI:
             return b"".join((*kept, bytes((0xFF, _EOI))))
-        segment, at = _segment(frame, at)
+        segment, at = _read_segment(frame, at)
         if marker in _JPEG:
             kept.append(bytes((0xFF, marker)) + segment)
         if marker == _SOS:
@@ -44,26 +44,26 @@ def jpeg_2000(frame: bytes) -> bytes:
     """A JPEG 2000 code stream, from SOC to EOC.
 
     Raises:
-        Malformed: as `jpeg`; or the code stream is wrapped in boxes (JP2), which may hold anything.
+        Malformed: as `strip_jpeg`; or the code stream is wrapped in boxes (JP2), which may hold anything.
     """
     if frame[:2] != bytes((0xFF, _SOC)):
         raise Malformed("no start of code stream")
     kept, at = [frame[:2]], 2
     while True:
         start = at
-        marker, at = _marker(frame, at)
+        marker, at = _read_marker(frame, at)
         if marker == _EOC:
             return b"".join((*kept, bytes((0xFF, _EOC))))
         if marker == _SOT:
             part, at = _tile_part(frame, start)
             kept.append(part)
             continue
-        segment, at = _segment(frame, at)
+        segment, at = _read_segment(frame, at)
         if marker in _JPEG_2000:
             kept.append(bytes((0xFF, marker)) + segment)
 
 
-def _marker(frame: bytes, at: int) -> tuple[int, int]:
+def _read_marker(frame: bytes, at: int) -> tuple[int, int]:
     """The marker that begins here, after any fill bytes, and where it ends."""
     if frame[at : at + 1] != b"\xff":
         raise Malformed("no marker where one belongs")
@@ -74,7 +74,7 @@ def _marker(frame: bytes, at: int) -> tuple[int, int]:
     return frame[at], at + 1
 
 
-def _segment(frame: bytes, at: int) -> tuple[bytes, int]:
+def _read_segment(frame: bytes, at: int) -> tuple[bytes, int]:
     """A marker segment, its length first, and where it ends."""
     length = int.from_bytes(frame[at : at + 2], "big")
     if length < 2 or at + length > len(frame):
@@ -96,16 +96,16 @@ def _scan_end(frame: bytes, at: int) -> int:
 
 def _tile_part(frame: bytes, start: int) -> tuple[bytes, int]:
     """A tile-part from its SOT on, with its length (Psot) as it is then, and where it ends (T.800, A.4.2)."""
-    sot, at = _segment(frame, start + 2)
+    sot, at = _read_segment(frame, start + 2)
     if len(sot) != 10:
         raise Malformed("a tile-part without its header")
     said = int.from_bytes(sot[4:8], "big")
     header = []
     while True:
-        marker, at = _marker(frame, at)
+        marker, at = _read_marker(frame, at)
         if marker == _SOD:
             break
-        segment, at = _segment(frame, at)
+        segment, at = _read_segment(frame, at)
         if marker in _JPEG_2000:
             header.append(bytes((0xFF, marker)) + segment)
     # Psot of 0: the last one, up to EOC; packets hold no FF90 to FFFF, so its marker is the first such (A.1.2).

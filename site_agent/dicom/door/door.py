@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.config import Labels, Override
 from site_agent.dicom.door import profile_table as table
 from site_agent.dicom.door.codes import Codes
 from site_agent.dicom.door.profile import Profile
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.roles.assignment import Facts, facts
+from site_agent.dicom.roles.assignment import Facts, take_facts
 
 PICTURES = frozenset({"SCREEN SAVE", "SCREENSHOT", "SCREEN", "REPORT", "CSA REPORT", "DOSE_INFO", "ANNOTATED"})
 """Words of Image Type for pictures of a screen, which show names, under whatever SOP class they go."""
@@ -32,7 +32,7 @@ class Admitted:
     Attributes:
         object: the clean object; its UIDs and Patient ID are pseudonyms.
         facts: what it said of its series.
-        study: `Pseudonyms.case` of its study, which names the study everywhere behind the door.
+        study: `Pseudonyms.pseudonym_of_case` of its study, which names the study everywhere behind the door.
         series, sop: its pseudonymous UIDs.
     """
 
@@ -54,11 +54,11 @@ class Door:
     """
 
     def __init__(
-        self, pseudonyms: Pseudonyms, rules: Labels, overrides: Sequence[Override] = (), classify: Classify = facts
+        self, pseudonyms: Pseudonyms, rules: Labels, overrides: Sequence[Override] = (), classify: Classify = take_facts
     ) -> None:
-        from site_agent.dicom.hush import hush
+        from site_agent.dicom.hush import silence_libraries
 
-        hush()
+        silence_libraries()
         names = {name for concept, rule in rules.concepts.items() for name in (concept, *rule.names)}
         codes = {code: concept for concept, rule in rules.concepts.items() for code in rule.codes}
         self._pseudonyms = pseudonyms
@@ -66,25 +66,25 @@ class Door:
         self._classify = classify
         self._profile = Profile(pseudonyms, names | set(rules.names), Codes(codes))
 
-    def admit(self, obj: Object) -> Admitted:
+    def admit_object(self, obj: Object) -> Admitted:
         """Classify and clean one object, which is not changed.
 
         Raises:
             Refused: UNREADABLE (it does not say what it is), BURNED_IN_ANNOTATION, SECONDARY_CAPTURE,
                 UNSUPPORTED_IMAGE, UNDECODABLE_PIXELS.
         """
-        _check(obj)
+        _check_passable(obj)
         try:
             found = self._classify(obj, self._overrides)
-            clean = self._profile.clean(obj)
-        except (Refused, MemoryError):
+            clean = self._profile.clean_object(obj)
+        except (ObjectRefused, MemoryError):
             raise
         except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed object, and quotes its values
-            raise Refused(Reason.UNREADABLE, "an object that cannot be read") from None
+            raise ObjectRefused(Reason.UNREADABLE, "an object that cannot be read") from None
         return Admitted(
             clean,
             found,
-            self._pseudonyms.case(str(obj.StudyInstanceUID)),
+            self._pseudonyms.pseudonym_of_case(str(obj.StudyInstanceUID)),
             str(clean.SeriesInstanceUID),
             str(clean.SOPInstanceUID),
         )
@@ -93,33 +93,35 @@ class Door:
 _NAMES = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
-def _check(obj: Object) -> None:
+def _check_passable(obj: Object) -> None:
     """Raises Refused for what must not pass, whatever could be removed from it."""
-    kind = _kind(obj)
+    kind = _sop_class(obj)
     if kind not in table.KINDS:
         screen = kind == table.SCREENS or kind.startswith(f"{table.SCREENS}.")
         what = "a secondary capture" if screen else "neither an image of a volume nor a label"
-        raise Refused(Reason.SECONDARY_CAPTURE if screen else Reason.UNSUPPORTED_IMAGE, what)
-    burned, converted = "".join(_words(obj, "BurnedInAnnotation")), "".join(_words(obj, "ConversionType"))
+        raise ObjectRefused(Reason.SECONDARY_CAPTURE if screen else Reason.UNSUPPORTED_IMAGE, what)
+    burned, converted = "".join(_read_words(obj, "BurnedInAnnotation")), "".join(_read_words(obj, "ConversionType"))
     if burned not in ("", "NO"):
-        raise Refused(Reason.BURNED_IN_ANNOTATION, "it says that annotation is burned in")
-    if PICTURES & set(_words(obj, "ImageType")) or converted not in ("", *CONVERTED):
-        raise Refused(Reason.SECONDARY_CAPTURE, "a picture of a screen, of film or of paper")
+        raise ObjectRefused(Reason.BURNED_IN_ANNOTATION, "it says that annotation is burned in")
+    if PICTURES & set(_read_words(obj, "ImageType")) or converted not in ("", *CONVERTED):
+        raise ObjectRefused(Reason.SECONDARY_CAPTURE, "a picture of a screen, of film or of paper")
     if converted and not burned:
-        raise Refused(Reason.BURNED_IN_ANNOTATION, "it was converted and does not say whether annotation is burned in")
+        raise ObjectRefused(
+            Reason.BURNED_IN_ANNOTATION, "it was converted and does not say whether annotation is burned in"
+        )
     if kind == table.STRUCTURES:
         return
-    shown = "".join(_words(obj, "PhotometricInterpretation"))
+    shown = "".join(_read_words(obj, "PhotometricInterpretation"))
     if shown not in ("MONOCHROME1", "MONOCHROME2") and kind != table.LABEL_MAP:
-        raise Refused(Reason.UNSUPPORTED_IMAGE, "not a greyscale image")
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "not a greyscale image")
     if "PixelData" not in obj:
-        raise Refused(Reason.UNSUPPORTED_IMAGE, "an image without pixels, or with floating point ones")
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "an image without pixels, or with floating point ones")
     if "ModalityLUTSequence" in obj:
         # A table of any bytes, which no MR image has: it does not pass, and without it the values mean something else.
-        raise Refused(Reason.UNSUPPORTED_IMAGE, "values that mean something by a table only")
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "values that mean something by a table only")
 
 
-def _kind(obj: Object) -> str:
+def _sop_class(obj: Object) -> str:
     """SOP Class UID.
 
     Raises:
@@ -131,11 +133,11 @@ def _kind(obj: Object) -> str:
     except Exception:  # noqa: BLE001 - missing (KeyError, AttributeError), or malformed in any way
         named, syntax = [""], ""
     if not all(named) or not syntax:
-        raise Refused(Reason.UNREADABLE, "an object that does not say what it is and where it belongs")
+        raise ObjectRefused(Reason.UNREADABLE, "an object that does not say what it is and where it belongs")
     return named[0]
 
 
-def _words(obj: Object, keyword: str) -> list[str]:
+def _read_words(obj: Object, keyword: str) -> list[str]:
     try:
         value = obj.get(keyword)
     except Exception:  # noqa: BLE001 - malformed in any way

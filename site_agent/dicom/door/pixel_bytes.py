@@ -14,18 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.door import codestream
 
 _WORDS = {8: "u1", 16: "<u2", 32: "<u4"}
 _STREAMS: dict[str, Callable[[bytes], bytes]] = {
-    **{f"1.2.840.10008.1.2.4.{kind}": codestream.jpeg for kind in (50, 51, 57, 70, 80, 81)},
+    **{f"1.2.840.10008.1.2.4.{kind}": codestream.strip_jpeg for kind in (50, 51, 57, 70, 80, 81)},
     **{f"1.2.840.10008.1.2.4.{kind}": codestream.jpeg_2000 for kind in (90, 91, 201, 202, 203)},
 }
 """Transfer syntax (PS3.5, A.4) → what keeps of a frame only what a decoder needs."""
 
 
-def put(obj: Object, clean: Object) -> None:
+def put_pixels(obj: Object, clean: Object) -> None:
     """Give a cleaned object the pixels of the one it came from, and the transfer syntax in which they are then.
 
     Args:
@@ -48,22 +48,22 @@ def put(obj: Object, clean: Object) -> None:
     syntax = obj.file_meta.TransferSyntaxUID
     content = obj["PixelData"].value
     if not isinstance(content, bytes | bytearray) or not content:
-        raise Refused(Reason.UNDECODABLE_PIXELS, "an image without pixels")
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "an image without pixels")
     content = bytes(content)
     try:
         rows, columns, bits = int(clean.Rows), int(clean.Columns), int(clean.BitsAllocated)
         frames, samples = int(clean.get("NumberOfFrames") or 1), int(clean.get("SamplesPerPixel") or 1)
     except (AttributeError, TypeError, ValueError):
-        raise Refused(Reason.UNDECODABLE_PIXELS, "an image that does not say how large it is") from None
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "an image that does not say how large it is") from None
     if syntax in _STREAMS:
-        return _compressed(obj, clean, content, frames)
+        return _put_compressed(obj, clean, content, frames)
     if syntax == RLELossless:
-        content = _unpacked(clean, content)
+        content = _unpack_rle(clean, content)
     elif syntax not in native:
-        raise Refused(Reason.UNDECODABLE_PIXELS, "compressed in a way that is not supported")
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed in a way that is not supported")
     expected = -(-rows * columns * frames * samples * bits // 8)
     if expected <= 0 or len(content) < expected:
-        raise Refused(Reason.UNDECODABLE_PIXELS, f"{len(content)} bytes of pixels where {expected} belong")
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, f"{len(content)} bytes of pixels where {expected} belong")
     content = content[:expected]
     if bits in (16, 32) and syntax == ExplicitVRBigEndian:
         content = np.frombuffer(content, dtype=_WORDS[bits]).byteswap().tobytes()
@@ -74,24 +74,24 @@ def put(obj: Object, clean: Object) -> None:
     return None
 
 
-def _compressed(obj: Object, clean: Object, content: bytes, frames: int) -> None:
+def _put_compressed(obj: Object, clean: Object, content: bytes, frames: int) -> None:
     from pydicom.encaps import encapsulate, generate_frames
 
     if _overlay_inside(obj):
-        raise Refused(Reason.UNSUPPORTED_IMAGE, "an overlay in compressed pixels")
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "an overlay in compressed pixels")
     syntax = obj.file_meta.TransferSyntaxUID
     try:
         kept = [_STREAMS[syntax](frame) for frame in generate_frames(content, number_of_frames=frames)]
     except Exception:  # noqa: BLE001 - `Malformed`, and whatever pydicom makes of broken fragments
-        raise Refused(Reason.UNDECODABLE_PIXELS, "compressed frames that are damaged") from None
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed frames that are damaged") from None
     if len(kept) != frames:
-        raise Refused(Reason.UNDECODABLE_PIXELS, f"{len(kept)} compressed frames of {frames}")
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, f"{len(kept)} compressed frames of {frames}")
     clean.file_meta.TransferSyntaxUID = syntax
     clean.add_new("PixelData", "OB", encapsulate(kept))
     clean["PixelData"].is_undefined_length = True
 
 
-def _unpacked(clean: Object, content: bytes) -> bytes:
+def _unpack_rle(clean: Object, content: bytes) -> bytes:
     """RLE frames (PS3.5, annex G), native. pydicom's own decoder is Python and cannot take the process down."""
     from pydicom.pixels.utils import decompress
     from pydicom.uid import RLELossless
@@ -104,7 +104,7 @@ def _unpacked(clean: Object, content: bytes) -> bytes:
             warnings.simplefilter("ignore")  # such as of bytes behind a frame: they are left behind
             decompress(clean, as_rgb=False, generate_instance_uid=False, decoding_plugin="pydicom")
     except Exception:  # noqa: BLE001 - a decoder may raise anything, and its words may quote the object
-        raise Refused(Reason.UNDECODABLE_PIXELS, "compressed pixels that cannot be decoded") from None
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed pixels that cannot be decoded") from None
     return bytes(clean["PixelData"].value)
 
 
@@ -121,17 +121,17 @@ def _used_bits(content: bytes, bits: int, clean: Object, overlay: bool) -> bytes
     if stored == bits:
         return content
     if not 0 < stored < bits or high != stored - 1:
-        raise Refused(Reason.UNSUPPORTED_IMAGE, f"{stored} bits up to bit {high} of {bits}")
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, f"{stored} bits up to bit {high} of {bits}")
     words = np.frombuffer(content, dtype=_WORDS[bits])
     kept = words & words.dtype.type((1 << stored) - 1)
     if int(clean.get("PixelRepresentation") or 0):
         signed = kept.view(words.dtype.str.replace("u", "i"))
         kept = ((signed << (bits - stored)) >> (bits - stored)).view(words.dtype)
-    if not overlay and not np.array_equal(kept, words) and not _unextended(words, stored):
-        raise Refused(Reason.UNSUPPORTED_IMAGE, f"pixels use more than the {stored} bits that they say they do")
+    if not overlay and not np.array_equal(kept, words) and not _lacks_sign_extension(words, stored):
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, f"pixels use more than the {stored} bits that they say they do")
     return bytes(kept.tobytes())
 
 
-def _unextended(words: npt.NDArray[np.unsignedinteger], stored: int) -> bool:
+def _lacks_sign_extension(words: npt.NDArray[np.unsignedinteger], stored: int) -> bool:
     """Whether no word has a bit above the stored ones: signed pixels written without their sign's copies."""
     return not bool(np.any(words >> words.dtype.type(stored)))

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.door import pixel_bytes
 from site_agent.dicom.door import profile_table as table
 from site_agent.dicom.door.codes import Codes
@@ -45,7 +45,7 @@ class Profile:
         self._names = frozenset(names)
         self._codes = codes
 
-    def clean(self, obj: Object) -> Object:
+    def clean_object(self, obj: Object) -> Object:
         """A new object with what may stay of this one, which is not changed.
 
         Raises:
@@ -55,18 +55,19 @@ class Profile:
         from pydicom.dataset import FileMetaDataset
         from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 
-        layout = mosaic.read(obj)
-        clean = self._item(obj, 0)
+        layout = mosaic.read_layout(obj)
+        clean = self._clean_item(obj, 0)
         if layout is not None:
-            mosaic.keep(clean, layout)
-        private = self._private(obj, clean) or layout is not None
+            mosaic.keep_layout(clean, layout)
+        private = self._keep_private(obj, clean) or layout is not None
         clean.SpecificCharacterSet = _CHARACTERS
-        for element in _same(private):
+        for element in _constant_elements(private):
             clean.add(element)
-        # All VRs are settled: pydicom need not look for ambiguous ones when it writes, nor read `_same` again.
+        # All VRs are settled: pydicom need not look for ambiguous ones when it writes, nor read `_constant_elements`
+        # again.
         clean.set_original_encoding(False, True, list(convert_encodings(_CHARACTERS)))
         clean.PatientID = self._pseudonyms.patient_of(obj)
-        maker = str(_value(obj, _tag("Manufacturer")) or "").upper()
+        maker = str(_read_value(obj, _tag_of("Manufacturer")) or "").upper()
         clean.Manufacturer = next((short for long, short in table.MAKERS.items() if maker.startswith(long)), "")
         if clean.SOPClassUID == table.LABEL_MAP:
             clean.PhotometricInterpretation = "MONOCHROME2"  # numbers of segments, whatever colours a palette gave them
@@ -77,10 +78,10 @@ class Profile:
         meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
         clean.file_meta = meta
         if "PixelData" in obj:
-            pixel_bytes.put(obj, clean)
+            pixel_bytes.put_pixels(obj, clean)
         return clean
 
-    def _item(self, obj: Object, depth: int) -> Object:
+    def _clean_item(self, obj: Object, depth: int) -> Object:
         """What may stay of an object or of a sequence's item."""
         from pydicom.charset import default_encoding
         from pydicom.dataset import Dataset
@@ -88,64 +89,64 @@ class Profile:
         clean = Dataset()
         clean.set_original_encoding(False, True, default_encoding)  # see `clean`
         for tag in obj.keys():  # noqa: SIM118 - iterating the object would read every value of it
-            action = _actions().get(int(tag))
+            action = _actions_by_tag().get(int(tag))
             if action is None:
                 continue
             keyword, kind, vr = action
             if kind == "codes":
-                _put(clean, tag, "SQ", self._coded(_items(obj, tag), depth))
+                _put_value(clean, tag, "SQ", self._pass_codes(_read_items(obj, tag), depth))
             elif kind == "sequence":
-                deeper = _items(obj, tag) if depth < _DEPTH else ()
-                _put(clean, tag, "SQ", [self._item(item, depth + 1) for item in deeper])
+                deeper = _read_items(obj, tag) if depth < _DEPTH else ()
+                _put_value(clean, tag, "SQ", [self._clean_item(item, depth + 1) for item in deeper])
             else:
-                value = self._passed(kind, vr, _value(obj, tag))
+                value = self._pass_value(kind, vr, _read_value(obj, tag))
                 if value is not None:
-                    _put(clean, tag, _unsigned_or_not(vr, value), value)
+                    _put_value(clean, tag, _unsigned_or_not(vr, value), value)
                 elif keyword in table.ESSENTIAL and obj.get_item(tag).value not in (None, "", b""):
-                    raise Refused(Reason.UNSUPPORTED_IMAGE, "a scale or number of frames that cannot be read")
+                    raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "a scale or number of frames that cannot be read")
         return clean
 
-    def _passed(self, kind: str, vr: str, value: Any) -> Any:
+    def _pass_value(self, kind: str, vr: str, value: Any) -> Any:
         """What is written for a value; None where nothing is."""
         if value is None:
             return None
-        several = _listed(value)
+        several = _as_list(value)
         if kind == "numbers":
-            numbers = [_number(one, vr) for one in several]
+            numbers = [_fit_number(one, vr) for one in several]
             return None if None in numbers or not numbers else numbers
         if kind == "words":
-            return [self._word(word, word in table.VOCABULARY) for word in _texts(several)]
+            return [self._pass_word(word, word in table.VOCABULARY) for word in _as_texts(several)]
         if kind == "tokens":
-            return [self._word(word, re.fullmatch(r"\d{1,3}", word) is not None) for word in _texts(several)]
+            return [self._pass_word(word, re.fullmatch(r"\d{1,3}", word) is not None) for word in _as_texts(several)]
         if kind == "uids":
-            return [self._pseudonyms.uid(word) for word in _texts(several)]
+            return [self._pseudonyms.pseudonym_of_uid(word) for word in _as_texts(several)]
         text = str(value).strip()
         return text if text in self._names else ""
 
-    def _word(self, word: str, known: bool) -> str:
-        return word if known or not word else self._pseudonyms.word(word)
+    def _pass_word(self, word: str, known: bool) -> str:
+        return word if known or not word else self._pseudonyms.pseudonym_of_word(word)
 
-    def _coded(self, items: Iterable[Object], depth: int) -> list[Object]:
+    def _pass_codes(self, items: Iterable[Object], depth: int) -> list[Object]:
         """Items of a code sequence, with the code sequences inside them (modifiers)."""
         coded = []
         for item in items:
-            value = next((v for k in ("CodeValue", "LongCodeValue") if (v := _value(item, _tag(k)))), "")
-            scheme = _value(item, _tag("CodingSchemeDesignator")) or ""
-            clean = _code(*self._codes.passed(str(scheme), str(value)))
-            for tag in item.keys():  # noqa: SIM118 - as in `_item`
-                _, kind, _ = _actions().get(int(tag), ("", "", ""))
+            value = next((v for k in ("CodeValue", "LongCodeValue") if (v := _read_value(item, _tag_of(k)))), "")
+            scheme = _read_value(item, _tag_of("CodingSchemeDesignator")) or ""
+            clean = _make_code(*self._codes.pass_code(str(scheme), str(value)))
+            for tag in item.keys():  # noqa: SIM118 - as in `_clean_item`
+                _, kind, _ = _actions_by_tag().get(int(tag), ("", "", ""))
                 if kind == "codes" and depth < _DEPTH:
-                    _put(clean, tag, "SQ", self._coded(_items(item, tag), depth + 1))
+                    _put_value(clean, tag, "SQ", self._pass_codes(_read_items(item, tag), depth + 1))
             coded.append(clean)
         return coded
 
     @staticmethod
-    def _private(obj: Object, clean: Object) -> bool:
+    def _keep_private(obj: Object, clean: Object) -> bool:
         """Keep the private numbers that volumes need; whether there are any."""
         kept = False
         for (group, creator), elements in table.PRIVATE.items():
             for element, vr in elements.items():
-                numbers = [_number(one, vr) for one in _listed(_private_value(obj, group, creator, element))]
+                numbers = [_fit_number(one, vr) for one in _as_list(_private_value(obj, group, creator, element))]
                 if None not in numbers:
                     block = clean.private_block(group, creator, create=True)
                     block.add_new(element, vr, numbers if len(numbers) > 1 else numbers[0])
@@ -154,7 +155,7 @@ class Profile:
 
 
 @cache
-def _actions() -> Mapping[int, tuple[str, str, str]]:
+def _actions_by_tag() -> Mapping[int, tuple[str, str, str]]:
     """Tag → keyword, what is done with it, VR (PS3.6)."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
@@ -178,7 +179,7 @@ def _actions() -> Mapping[int, tuple[str, str, str]]:
 
 
 @cache
-def _same(private: bool) -> tuple[Any, ...]:
+def _constant_elements(private: bool) -> tuple[Any, ...]:
     """Elements that each clean object has alike, as they are written: bytes, which none of them can change.
 
     Args:
@@ -197,7 +198,7 @@ def _same(private: bool) -> tuple[Any, ...]:
     same.LongitudinalTemporalInformationModified = "REMOVED"
     elements = []
     methods = table.METHODS + (table.SAFE_PRIVATE,) * private
-    same.DeidentificationMethodCodeSequence = [_code("DCM", value, text) for value, text in methods]
+    same.DeidentificationMethodCodeSequence = [_make_code("DCM", value, text) for value, text in methods]
     for element in same:
         alone = Dataset()
         alone.add(element)
@@ -211,13 +212,13 @@ def _same(private: bool) -> tuple[Any, ...]:
 
 
 @cache
-def _tag(keyword: str) -> int:
+def _tag_of(keyword: str) -> int:
     from pydicom.datadict import tag_for_keyword
 
     return int(tag_for_keyword(keyword))
 
 
-def _value(obj: Object, tag: Any) -> Any:
+def _read_value(obj: Object, tag: Any) -> Any:
     """An element's value; None where there is none, or it cannot be read."""
     try:
         element = obj.get(tag)
@@ -226,24 +227,24 @@ def _value(obj: Object, tag: Any) -> Any:
     return None if element is None or element.is_empty else element.value
 
 
-def _items(obj: Object, tag: Any) -> Iterator[Object]:
+def _read_items(obj: Object, tag: Any) -> Iterator[Object]:
     from pydicom.sequence import Sequence
 
-    value = _value(obj, tag)
+    value = _read_value(obj, tag)
     yield from value if isinstance(value, Sequence) else ()
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     from pydicom.multival import MultiValue
 
     return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
 
 
-def _texts(values: list[Any]) -> list[str]:
+def _as_texts(values: list[Any]) -> list[str]:
     return [str(value).strip(" \0") if not isinstance(value, bytes) else "" for value in values]
 
 
-def _number(value: Any, vr: str) -> Any:
+def _fit_number(value: Any, vr: str) -> Any:
     """A number fit for a VR; None for anything else."""
     if isinstance(value, bytes | bool) or value is None:
         return None
@@ -271,7 +272,7 @@ def _unsigned_or_not(vr: str, value: Any) -> str:
     return "SS" if min(value) < 0 else "US"
 
 
-def _put(clean: Object, tag: Any, vr: str, value: Any) -> None:
+def _put_value(clean: Object, tag: Any, vr: str, value: Any) -> None:
     from pydicom import config
     from pydicom.dataelem import DataElement
 
@@ -280,7 +281,7 @@ def _put(clean: Object, tag: Any, vr: str, value: Any) -> None:
     clean.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
 
 
-def _code(scheme: str, value: str, meaning: str) -> Object:
+def _make_code(scheme: str, value: str, meaning: str) -> Object:
     """An item of a code sequence (PS3.3, 8.8)."""
     from pydicom.dataset import Dataset
 

@@ -12,11 +12,11 @@ contrast agent) is taken down as `roles.Facts` before, and does not pass.
 from __future__ import annotations
 
 
-def _words(text: str) -> frozenset[str]:
+def _split_words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-NUMBERS = _words(
+NUMBERS = _split_words(
     """
     Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PlanarConfiguration NumberOfFrames
     PixelAspectRatio PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing SliceThickness SpacingBetweenSlices
@@ -42,7 +42,7 @@ NUMBERS = _words(
 ESSENTIAL = frozenset({"RescaleSlope", "RescaleIntercept", "NumberOfFrames", "MaximumFractionalValue"})
 """Without these pixels would mean something else: what is said there and cannot be read is no reason to guess."""
 
-WORDS = _words(
+WORDS = _split_words(
     """
     Modality ImageType FrameType PhotometricInterpretation PatientPosition PatientOrientation PresentationLUTShape
     PixelIntensityRelationship LossyImageCompression BurnedInAnnotation RecognizableVisualFeatures
@@ -59,7 +59,7 @@ WORDS = _words(
 TOKENS = frozenset({"StackID"})
 """Short names that only tell one thing from another: up to three digits stay, anything else becomes a keyed token."""
 
-UIDS = _words(
+UIDS = _split_words(
     """
     SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID
     SynchronizationFrameOfReferenceUID ReferencedSOPClassUID ReferencedSOPInstanceUID ReferencedFrameOfReferenceUID
@@ -68,7 +68,7 @@ UIDS = _words(
 )
 """UIDs become pseudonyms; registered ones stay."""
 
-SEQUENCES = _words(
+SEQUENCES = _split_words(
     """
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence FrameContentSequence PlanePositionSequence
     PlaneOrientationSequence PixelMeasuresSequence PixelValueTransformationSequence FrameVOILUTSequence
@@ -86,7 +86,7 @@ SEQUENCES = _words(
 )
 """Sequences whose items are cleaned by this same table."""
 
-CODES = _words(
+CODES = _split_words(
     """
     SegmentedPropertyCategoryCodeSequence SegmentedPropertyTypeCodeSequence SegmentedPropertyTypeModifierCodeSequence
     AnatomicRegionSequence AnatomicRegionModifierSequence PrimaryAnatomicStructureSequence
@@ -99,14 +99,14 @@ CODES = _words(
 LABELS = frozenset({"SegmentLabel", "ROIName"})
 """Names of segments and structures stay where they are names that the operator's labels give, else they are emptied."""
 
-EMPTY = _words(
+EMPTY = _split_words(
     """
     PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName
     """
 )
 """Type 2 in every composite object (PS3.3, C.7): there, and empty (action Z)."""
 
-DERIVED = _words(
+DERIVED = _split_words(
     """
     SpecificCharacterSet PatientID PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence
     LongitudinalTemporalInformationModified Manufacturer PixelData
@@ -165,7 +165,7 @@ KINDS = {
 }
 """SOP classes that pass at all (PS3.4, B.5): images of volumes, and labels. No report, no document, no screen."""
 
-VOCABULARY = _words(
+VOCABULARY = _split_words(
     """
     MR CT PT SEG RTSTRUCT ORIGINAL DERIVED PRIMARY SECONDARY OTHER NONE MIXED M P R I A MAGNITUDE PHASE REAL IMAGINARY
     M_SE M_FFE M_IR M_PCA M_B0 M_B1 R_SE R_FFE R_IR P_SE P_FFE P_IR I_SE I_FFE I_IR PCA VELOCITY T1 T2 T2* FLAIR STIR

@@ -25,7 +25,7 @@ REMEMBERED = 65536
 
 
 @lru_cache(maxsize=1)
-def _registered() -> frozenset[str]:
+def _registered_uids() -> frozenset[str]:
     """UIDs that DICOM itself gave out (PS3.6, table A-1): SOP classes, transfer syntaxes, well-known instances."""
     from pydicom.uid import UID_dictionary
 
@@ -37,11 +37,11 @@ def patient_identity(obj: Any) -> str:
 
     "" where the object names none. Identifies a patient: never logged, never written.
     """
-    number, issuer = (_plain(obj, keyword) for keyword in ("PatientID", "IssuerOfPatientID"))
+    number, issuer = (_read_plain(obj, keyword) for keyword in ("PatientID", "IssuerOfPatientID"))
     return f"{number}^^^{issuer}" if number and issuer else number
 
 
-def _plain(obj: Any, keyword: str) -> str:
+def _read_plain(obj: Any, keyword: str) -> str:
     try:
         value = obj.get(keyword)
     except (ValueError, TypeError, LookupError):  # damaged; pydicom's words would quote it
@@ -68,18 +68,18 @@ class Pseudonyms:
         self.secret = secret
         self._uids: dict[str, str] = {}
 
-    def _keyed(self, purpose: str, name: str) -> bytes:
+    def _keyed_digest(self, purpose: str, name: str) -> bytes:
         # A purpose is of fixed text without 0xff, which UTF-8 never holds: no two inputs run together.
         text = b"konsil-dicom-" + purpose.encode() + b"\xff" + name.encode("utf-8", "surrogateescape")
         return hmac.new(self.secret, text, sha256).digest()
 
-    def patient(self, identity: str) -> str:
+    def pseudonym_of_patient(self, identity: str) -> str:
         """ "p" and 16 hexadecimal digits, of a Patient ID."""
-        return "p" + self._keyed("patient", identity.strip()).hex()[:_PSEUDONYM]
+        return "p" + self._keyed_digest("patient", identity.strip()).hex()[:_PSEUDONYM]
 
-    def withdrawn(self, listed: Iterable[str]) -> set[str]:
+    def pseudonyms_of_withdrawn(self, listed: Iterable[str]) -> set[str]:
         """Pseudonyms of every patient whom a list of the withdrawn may mean: an issuer plays no part in them."""
-        return {self.patient(one) for entry in listed for one in (entry, entry.partition("^^^")[0])}
+        return {self.pseudonym_of_patient(one) for entry in listed for one in (entry, entry.partition("^^^")[0])}
 
     def patient_of(self, obj: Any) -> str:
         """The pseudonym of an object's patient; where it names none, one of its own for each study.
@@ -88,20 +88,20 @@ class Pseudonyms:
         and in test.
         """
         number = patient_identity(obj).partition("^^^")[0]
-        return self.patient(number or f"study {_plain(obj, 'StudyInstanceUID')}")
+        return self.pseudonym_of_patient(number or f"study {_read_plain(obj, 'StudyInstanceUID')}")
 
-    def case(self, study_uid: str) -> str:
+    def pseudonym_of_case(self, study_uid: str) -> str:
         """ "case-" and 16 hexadecimal digits, of the Study Instance UID as the source has it."""
-        return "case-" + self._keyed("case", study_uid.strip(" \0")).hex()[:_PSEUDONYM]
+        return "case-" + self._keyed_digest("case", study_uid.strip(" \0")).hex()[:_PSEUDONYM]
 
-    def uid(self, uid: str) -> str:
+    def pseudonym_of_uid(self, uid: str) -> str:
         """The UID that stands for this one; registered ones (SOP classes, transfer syntaxes) and "" stay."""
         plain = str(uid).strip(" \0")
-        if not plain or plain in _registered():
+        if not plain or plain in _registered_uids():
             return plain
         known = self._uids.get(plain)
         if known is None:
-            digest = bytearray(self._keyed("uid", plain)[:16])
+            digest = bytearray(self._keyed_digest("uid", plain)[:16])
             digest[6] = digest[6] & 0x0F | 0x80  # version 8: the rest is ours to say (RFC 9562, 5.8)
             digest[8] = digest[8] & 0x3F | 0x80  # the RFC's variant
             known = f"2.25.{int.from_bytes(digest, 'big')}"
@@ -110,6 +110,6 @@ class Pseudonyms:
             self._uids[plain] = known
         return known
 
-    def word(self, text: str) -> str:
+    def pseudonym_of_word(self, text: str) -> str:
         """A token for a word that DICOM does not define: "X" and 12 digits, fit for VR CS; equal for equal words."""
-        return "X" + self._keyed("word", text.strip(" \0")).hex()[:12].upper()
+        return "X" + self._keyed_digest("word", text.strip(" \0")).hex()[:12].upper()

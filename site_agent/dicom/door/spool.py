@@ -27,7 +27,7 @@ from messages.ground.durable import replace_file
 from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.datasets.vault import Damaged, Vault
-from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.door.door import Admitted
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.roles.assignment import Facts
@@ -49,7 +49,7 @@ _numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenObject:
     """An object that passed the door, as a file's content; else as `door.Admitted`."""
 
     study: str
@@ -59,9 +59,9 @@ class Written:
     content: bytes
 
 
-def written(admitted: Admitted) -> Written:
+def write_object(admitted: Admitted) -> WrittenObject:
     """Raises Refused (UNREADABLE) where an object cannot be written."""
-    return Written(admitted.study, admitted.series, admitted.sop, admitted.facts, encoded(admitted.object))
+    return WrittenObject(admitted.study, admitted.series, admitted.sop, admitted.facts, encode_object(admitted.object))
 
 
 class Spool:
@@ -84,9 +84,9 @@ class Spool:
         self._guard = threading.Lock()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._db = _opened(folder / "index.sqlite")
+            self._db = _open_index(folder / "index.sqlite")
         except (OSError, sqlite3.OperationalError) as error:
-            raise _cannot(folder, error) from None
+            raise _index_error(folder, error) from None
 
     def __enter__(self) -> Self:
         return self
@@ -101,109 +101,111 @@ class Spool:
         with self._guard:
             self._db.close()
 
-    def has(self, sop_uid: str) -> bool:
+    def has_object(self, sop_uid: str) -> bool:
         """Whether an object is there, by its SOP Instance UID as the source has it."""
-        return self._there(self._pseudonyms.uid(sop_uid))
+        return self._is_there(self._pseudonyms.pseudonym_of_uid(sop_uid))
 
-    def put(self, admitted: Admitted) -> bool:
+    def put_object(self, admitted: Admitted) -> bool:
         """Keep an object; False where one of its UID is there already, which stays.
 
         Raises:
             OSError: the disk is full. DataError: the index cannot be written.
         """
-        return not self._there(admitted.sop) and self.keep(written(admitted))
+        return not self._is_there(admitted.sop) and self.keep_written(write_object(admitted))
 
-    def keep(self, clean: Written) -> bool:
-        """`put` of what is encoded already."""
-        if self._there(clean.sop):
+    def keep_written(self, clean: WrittenObject) -> bool:
+        """`put_object` of what is encoded already."""
+        if self._is_there(clean.sop):
             return False
-        path, content = self._path(clean.study, clean.series, clean.sop), clean.content
+        path, content = self._path_of(clean.study, clean.series, clean.sop), clean.content
         if self._seals:
             content = self._vault.seal(content)
         for folder in (path.parent.parent, path.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
         replace_file(path, content, mode=0o600)
-        facts = json.dumps(clean.facts.plain(), sort_keys=True)
-        row = (clean.sop, clean.study, clean.series, len(content), _digest(content), facts)
+        facts = json.dumps(clean.facts.as_plain(), sort_keys=True)
+        row = (clean.sop, clean.study, clean.series, len(content), _digest_of(content), facts)
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)", row)
         return True
 
-    def announce(self, study: str, series: str, instances: int | None) -> None:
+    def announce_series(self, study: str, series: str, instances: int | None) -> None:
         """Remember how many instances the source says that a series has; pseudonyms, as `Admitted` has them."""
         if instances is not None:
             with self._writing() as db:
                 db.execute("INSERT OR REPLACE INTO announced VALUES (?, ?, ?)", (study, series, instances))
 
-    def announced(self, study: str) -> dict[str, int]:
+    def announced_counts(self, study: str) -> dict[str, int]:
         """Series → instances that the source says it has, where it did."""
-        return dict(self._read("SELECT series, instances FROM announced WHERE study = ?", study))
+        return dict(self._read_rows("SELECT series, instances FROM announced WHERE study = ?", study))
 
-    def studies(self) -> list[str]:
+    def list_studies(self) -> list[str]:
         """Every study of which something is there."""
-        return [study for (study,) in self._read("SELECT DISTINCT study FROM object ORDER BY study")]
+        return [study for (study,) in self._read_rows("SELECT DISTINCT study FROM object ORDER BY study")]
 
-    def series(self, study: str) -> dict[str, list[Path]]:
-        """Series → files of its objects that are there, in the order of their UIDs; `open` reads one."""
+    def list_series(self, study: str) -> dict[str, list[Path]]:
+        """Series → files of its objects that are there, in the order of their UIDs; `read_file` reads one."""
         found: dict[str, list[Path]] = {}
-        rows = self._read("SELECT series, sop, bytes FROM object WHERE study = ? ORDER BY series, sop", study)
+        rows = self._read_rows("SELECT series, sop, bytes FROM object WHERE study = ? ORDER BY series, sop", study)
         for series, sop, size in rows:
-            path = self._path(study, series, sop)
-            if _whole(path, size):
+            path = self._path_of(study, series, sop)
+            if _is_whole(path, size):
                 found.setdefault(series, []).append(path)
         return found
 
-    def facts(self, study: str) -> dict[str, Facts]:
+    def read_facts(self, study: str) -> dict[str, Facts]:
         """Series → what most of its objects said of it (of equally many, the first in writing).
 
         Raises:
             DataError: another version of the software wrote them.
         """
         said: dict[str, Counter[str]] = {}
-        rows = self._read("SELECT series, facts, COUNT(*) FROM object WHERE study = ? GROUP BY series, facts", study)
+        rows = self._read_rows(
+            "SELECT series, facts, COUNT(*) FROM object WHERE study = ? GROUP BY series, facts", study
+        )
         for series, facts, count in rows:
             said.setdefault(series, Counter())[facts] = count
         chosen = {series: min(counts, key=lambda facts: (-counts[facts], facts)) for series, counts in said.items()}
-        return {series: Facts.read(json.loads(facts)) for series, facts in chosen.items()}
+        return {series: Facts.from_plain(json.loads(facts)) for series, facts in chosen.items()}
 
-    def open(self, path: Path) -> bytes:
+    def read_file(self, path: Path) -> bytes:
         """A file's content, decrypted where it is encrypted.
 
         Raises:
             Refused: UNREADABLE: it is gone or damaged; it does not count as there any more.
             DataError: the index cannot be read or written.
         """
-        rows = self._read("SELECT digest FROM object WHERE sop = ?", path.stem)
+        rows = self._read_rows("SELECT digest FROM object WHERE sop = ?", path.stem)
         try:
             content = path.read_bytes()
-            if not rows or rows[0][0] != _digest(content):
+            if not rows or rows[0][0] != _digest_of(content):
                 raise Damaged
             return content if content.startswith(_PREAMBLE) else self._vault.open(content)
         except (OSError, Damaged):
             with self._writing() as db:
                 db.execute("DELETE FROM object WHERE sop = ?", (path.stem,))
-            raise Refused(Reason.UNREADABLE, "an object in the spool is damaged; it is fetched again") from None
+            raise ObjectRefused(Reason.UNREADABLE, "an object in the spool is damaged; it is fetched again") from None
 
-    def load(self, path: Path) -> Object:
-        """`open`, as a pydicom Dataset."""
+    def load_object(self, path: Path) -> Object:
+        """`read_file`, as a pydicom Dataset."""
         import pydicom
 
-        return pydicom.dcmread(BytesIO(self.open(path)))
+        return pydicom.dcmread(BytesIO(self.read_file(path)))
 
-    def drop(self, study: str) -> None:
+    def drop_study(self, study: str) -> None:
         """Forget a study and remove its files: the entries first, so that none without a file counts."""
         with self._writing() as db:
             db.execute("DELETE FROM object WHERE study = ?", (study,))
             db.execute("DELETE FROM announced WHERE study = ?", (study,))
         shutil.rmtree(self.folder / study, ignore_errors=True)
 
-    def sweep(self) -> None:
+    def sweep_leftovers(self) -> None:
         """Remove what a kill left: files without an entry, entries without a file. For the one process that writes."""
         known = set()
         gone = []
-        for study, series, sop, size in self._read("SELECT study, series, sop, bytes FROM object"):
-            path = self._path(study, series, sop)
-            if _whole(path, size):
+        for study, series, sop, size in self._read_rows("SELECT study, series, sop, bytes FROM object"):
+            path = self._path_of(study, series, sop)
+            if _is_whole(path, size):
                 known.add(path)
             else:
                 gone.append((sop,))
@@ -216,19 +218,19 @@ class Spool:
             with contextlib.suppress(OSError):  # it holds something
                 folder.rmdir()
 
-    def _path(self, study: str, series: str, sop: str) -> Path:
+    def _path_of(self, study: str, series: str, sop: str) -> Path:
         return self.folder / study / series / f"{sop}.dcm"
 
-    def _there(self, sop: str) -> bool:
-        rows = self._read("SELECT study, series, bytes FROM object WHERE sop = ?", sop)
-        return any(_whole(self._path(study, series, sop), size) for study, series, size in rows)
+    def _is_there(self, sop: str) -> bool:
+        rows = self._read_rows("SELECT study, series, bytes FROM object WHERE sop = ?", sop)
+        return any(_is_whole(self._path_of(study, series, sop), size) for study, series, size in rows)
 
-    def _read(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+    def _read_rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         try:
             with self._guard:
                 return self._db.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
-            raise _cannot(self.folder, error) from None
+            raise _index_error(self.folder, error) from None
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -240,10 +242,10 @@ class Spool:
             except sqlite3.DatabaseError as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                raise _cannot(self.folder, error) from None
+                raise _index_error(self.folder, error) from None
 
 
-def encoded(clean: Object) -> bytes:
+def encode_object(clean: Object) -> bytes:
     """An object as a DICOM file (PS3.10, 7.1); nothing in preamble and file meta information but what must be."""
     from pydicom import dcmwrite
 
@@ -251,22 +253,22 @@ def encoded(clean: Object) -> bytes:
     try:
         dcmwrite(buffer, clean, enforce_file_format=True)
     except Exception:  # noqa: BLE001 - pydicom raises anything for values that do not fit, and quotes them
-        raise Refused(Reason.UNREADABLE, "an object that cannot be written") from None
+        raise ObjectRefused(Reason.UNREADABLE, "an object that cannot be written") from None
     return buffer.getvalue()
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _open_index(path: Path) -> sqlite3.Connection:
     try:
-        return _connected(path)
+        return _connect_index(path)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:  # damaged; it is worth nothing but time: what lies there is fetched again
         for ending in ("", "-wal", "-shm"):
             path.with_name(path.name + ending).unlink(missing_ok=True)
-        return _connected(path)
+        return _connect_index(path)
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connect_index(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same permissions
     db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     try:
@@ -280,7 +282,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _cannot(folder: Path, error: Exception) -> DataError:
+def _index_error(folder: Path, error: Exception) -> DataError:
     why = error.strerror if isinstance(error, OSError) else error
     return DataError(
         f"the spool cannot be opened or written ({why})",
@@ -289,11 +291,11 @@ def _cannot(folder: Path, error: Exception) -> DataError:
     )
 
 
-def _digest(content: bytes) -> bytes:
+def _digest_of(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
 
 
-def _whole(path: Path, size: int) -> bool:
+def _is_whole(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
     except OSError:

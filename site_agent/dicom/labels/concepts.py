@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
-from site_agent.dicom.base import LabelMap, Object, Refused, Volume
+from site_agent.dicom.base import LabelMap, Object, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.volumes import grid
 
@@ -34,7 +34,7 @@ class Known:
     instances: frozenset[str]
 
     @classmethod
-    def of(cls, volumes: Iterable[Volume]) -> Known:
+    def from_volumes(cls, volumes: Iterable[Volume]) -> Known:
         """All that these volumes are made of."""
         volumes = list(volumes)
         return cls(
@@ -43,23 +43,23 @@ class Known:
         )
 
 
-def outline(volume: Volume) -> Volume:
+def outline_of(volume: Volume) -> Volume:
     """A volume's geometry and references without its voxels, to be kept at no cost (for `drawn_on`)."""
     return replace(volume, voxels=np.broadcast_to(np.float32(0), volume.voxels.shape))
 
 
 @contextmanager
-def readable(what: str) -> Iterator[None]:
+def refuse_unreadable(what: str) -> Iterator[None]:
     """Raises Refused (`UNREADABLE`) for whatever a malformed object makes pydicom raise."""
     try:
         yield
-    except (Refused, MemoryError):
+    except (ObjectRefused, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed object, and quotes its values
-        raise Refused(Reason.UNREADABLE, f"a {what} whose elements cannot be read") from None
+        raise ObjectRefused(Reason.UNREADABLE, f"a {what} whose elements cannot be read") from None
 
 
-def related(named: Mapping[str, Sequence[str]], known: Known) -> bool:
+def is_related(named: Mapping[str, Sequence[str]], known: Known) -> bool:
     """Whether a label names no image, or a known series, or known images without their series; see `require_known`."""
     if not named or any(series in known.series for series in named if series):
         return True
@@ -82,10 +82,14 @@ def require_known(named: Mapping[str, Sequence[str]], known: Known) -> None:
         return
     here = [series for series in named if series == "" or series in known.series]
     if not here:
-        raise Refused(Reason.LABEL_REFERENCES_OTHERS, f"the label refers to {len(named)} series that are not there")
+        raise ObjectRefused(
+            Reason.LABEL_REFERENCES_OTHERS, f"the label refers to {len(named)} series that are not there"
+        )
     wanted = {instance for series in here for instance in named[series]}
     if missing := len(wanted - known.instances):
-        raise Refused(Reason.LABEL_REFERENCES_OTHERS, f"{missing} of {len(wanted)} images it refers to are not there")
+        raise ObjectRefused(
+            Reason.LABEL_REFERENCES_OTHERS, f"{missing} of {len(wanted)} images it refers to are not there"
+        )
 
 
 def codes_of(items: Iterable[Object] | None) -> tuple[tuple[str, str], ...]:
@@ -113,15 +117,15 @@ def concept_of(codes: Sequence[tuple[str, str]], name: str | None, rules: Labels
     found = {
         concept
         for concept, rule in rules.concepts.items()
-        if any(_equal(code, known) for code in codes for known in rule.codes)
+        if any(_equals_known(code, known) for code in codes for known in rule.codes)
         or (not codes and name is not None and name in rule.names)
     }
     if len(found) > 1:
-        raise Refused(Reason.UNMATCHED_LABEL, f"one label stands for {len(found)} concepts of site.toml")
+        raise ObjectRefused(Reason.UNMATCHED_LABEL, f"one label stands for {len(found)} concepts of site.toml")
     return found.pop() if found else None
 
 
-def _equal(code: tuple[str, str], known: str) -> bool:
+def _equals_known(code: tuple[str, str], known: str) -> bool:
     from pydicom.sr.coding import Code
 
     scheme, _, value = known.partition(":")
@@ -129,7 +133,7 @@ def _equal(code: tuple[str, str], known: str) -> bool:
     return bool(Code(code[1], code[0], "") == Code(value, scheme, ""))
 
 
-def merge(masks: Mapping[str, Mask], shape: tuple[int, ...], rules: Labels) -> LabelMap:
+def merge_masks(masks: Mapping[str, Mask], shape: tuple[int, ...], rules: Labels) -> LabelMap:
     """One label map of concepts' masks (I, J, K): value = position in `rules.names` plus one.
 
     Where two concepts claim a voxel, the later one in `rules.order` has it.
@@ -146,12 +150,12 @@ def merge(masks: Mapping[str, Mask], shape: tuple[int, ...], rules: Labels) -> L
         others = {names[value - 1] for value in np.unique(there).tolist() if value}
         if others and not others | {concept} <= set(rules.order):
             shared = int(np.count_nonzero(there))
-            raise Refused(Reason.OVERLAPPING_LABELS, f"two concepts claim {shared} voxels and no order is given")
+            raise ObjectRefused(Reason.OVERLAPPING_LABELS, f"two concepts claim {shared} voxels and no order is given")
         voxels[mask] = names.index(concept) + 1
     return LabelMap(voxels, names, frozenset(masks))
 
 
-def together(maps: Sequence[LabelMap], rules: Labels) -> LabelMap:
+def merge_maps(maps: Sequence[LabelMap], rules: Labels) -> LabelMap:
     """The label maps of several objects on one grid as one; none of them changes, whatever their order.
 
     Each gives other concepts than the others do; what two give alike, voxel by voxel, is the same label twice and
@@ -159,7 +163,7 @@ def together(maps: Sequence[LabelMap], rules: Labels) -> LabelMap:
     why. What `rules.order` took from a concept within its own object it would have taken here.
 
     Raises:
-        Refused: two give a concept otherwise (`SEVERAL_LABELS`); as `merge` (`OVERLAPPING_LABELS`).
+        Refused: two give a concept otherwise (`SEVERAL_LABELS`); as `merge_masks` (`OVERLAPPING_LABELS`).
     """
     if len(maps) == 1:
         return maps[0]
@@ -168,22 +172,24 @@ def together(maps: Sequence[LabelMap], rules: Labels) -> LabelMap:
         for concept in sorted(one.described):
             mask = one.voxels == one.concepts.index(concept) + 1
             if concept in masks and not np.array_equal(masks[concept], mask):
-                raise Refused(Reason.SEVERAL_LABELS, f"{len(maps)} labels fit, and two give one concept otherwise")
+                raise ObjectRefused(
+                    Reason.SEVERAL_LABELS, f"{len(maps)} labels fit, and two give one concept otherwise"
+                )
             masks[concept] = mask
-    return merge(masks, maps[0].voxels.shape, rules)
+    return merge_masks(masks, maps[0].voxels.shape, rules)
 
 
-def put(drawn: LabelMap, affine: grid.Affine, reference: Volume) -> LabelMap:
+def put_on_grid(drawn: LabelMap, affine: grid.Affine, reference: Volume) -> LabelMap:
     """A label map of another grid on the reference's, by the nearest voxel.
 
     Raises:
         Refused: too much of it lies outside the image (`LABEL_REFERENCES_OTHERS`).
     """
-    require_inside(grid.beyond(drawn.voxels, affine, reference), MOST_LOST)
-    return replace(drawn, voxels=grid.nearest(drawn.voxels, affine, reference))
+    require_inside(grid.share_beyond(drawn.voxels, affine, reference), MOST_LOST)
+    return replace(drawn, voxels=grid.resample_nearest(drawn.voxels, affine, reference))
 
 
 def require_inside(lost: float, most: float) -> None:
     """Raise where a larger share than `most` of a label lies outside the image (`LABEL_REFERENCES_OTHERS`)."""
     if lost > most:
-        raise Refused(Reason.LABEL_REFERENCES_OTHERS, f"{lost:.1%} of the labelled voxels lie outside the image")
+        raise ObjectRefused(Reason.LABEL_REFERENCES_OTHERS, f"{lost:.1%} of the labelled voxels lie outside the image")

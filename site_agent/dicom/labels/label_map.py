@@ -1,7 +1,7 @@
 """The label of one study, from the objects or the file that hold it, on the reference's grid.
 
 `labels.source` names the one kind that counts: SEG, RTSTRUCT or NIfTI beside. Others are not looked at, so kinds are
-never mixed. Several objects make one label map where together they give each concept once (`concepts.together`): many
+never mixed. Several objects make one label map where together they give each concept once (`concepts.merge_maps`): many
 tools write an object a structure. One that holds a concept and cannot be used keeps the study out: without it, the
 label would say that there is nothing where nobody knows.
 
@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from messages.reasons import Reason
-from site_agent.dicom.base import LabelMap, Object, Refused, Volume
+from site_agent.dicom.base import LabelMap, Object, ObjectRefused, Volume
 from site_agent.dicom.config import DicomDataset, Labels
 from site_agent.dicom.labels import concepts, nifti, segmentations, structures
-from site_agent.dicom.labels.concepts import MOST_LOST, Known, outline
+from site_agent.dicom.labels.concepts import MOST_LOST, Known, outline_of
 from site_agent.dicom.roles.study import Study
 from site_agent.dicom.volumes import assembly, grid
 
@@ -35,8 +35,10 @@ class _Kind:
 
 
 _KINDS = {
-    "seg": _Kind("SEG", segmentations.read, segmentations.described, segmentations.named),
-    "rtstruct": _Kind("RTSTRUCT", structures.read, structures.described, structures.named),
+    "seg": _Kind("SEG", segmentations.read_segmentation, segmentations.described_concepts, segmentations.named_images),
+    "rtstruct": _Kind(
+        "RTSTRUCT", structures.read_structure_set, structures.described_concepts, structures.named_images
+    ),
 }
 LABEL_MODALITY = {source: kind.modality for source, kind in _KINDS.items()}
 """Modality (0008,0060) of the objects that hold labels, by `labels.source`."""
@@ -52,7 +54,7 @@ _UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
 class _Unusable:
     """A label object that is not used, and the concepts it gives; None where that cannot be told."""
 
-    error: Refused
+    error: ObjectRefused
     gives: frozenset[str] | None
 
     def hinders(self, given: frozenset[str]) -> bool:
@@ -65,7 +67,7 @@ class _Unusable:
         return bool(self.gives - given if self.error.reason in _OF_OTHERS else self.gives)
 
 
-def read(study: Study, config: DicomDataset, reference: Volume, drawn_on: Sequence[Volume]) -> LabelMap:
+def read_label_map(study: Study, config: DicomDataset, reference: Volume, drawn_on: Sequence[Volume]) -> LabelMap:
     """The study's label.
 
     Args:
@@ -78,8 +80,8 @@ def read(study: Study, config: DicomDataset, reference: Volume, drawn_on: Sequen
     rules = config.labels
     if rules.source == "nifti":
         if study.nifti is None:
-            raise Refused(Reason.NO_LABEL, "no file in labels.folder is named after the study or the patient")
-        return nifti.read(study.nifti, reference, rules)
+            raise ObjectRefused(Reason.NO_LABEL, "no file in labels.folder is named after the study or the patient")
+        return nifti.read_nifti_label(study.nifti, reference, rules)
     kind = _KINDS[rules.source]
     images = _Images(study, config, reference, drawn_on)
     found: list[LabelMap] = []
@@ -87,41 +89,41 @@ def read(study: Study, config: DicomDataset, reference: Volume, drawn_on: Sequen
     for series in sorted(series for series, modality in study.modalities.items() if modality == kind.modality):
         if series in study.broken:
             reason = study.broken[series]
-            error = Refused(reason, "a label did not come whole")
+            error = ObjectRefused(reason, "a label did not come whole")
             unusable.append(_Unusable(error, frozenset() if reason in _NO_LABEL else None))
             continue
         for obj in study.objects(series):
             try:
-                found.append(_drawn(obj, kind, rules, images))
-            except Refused as error:
-                unusable.append(_Unusable(error, _given(obj, kind, rules)))
+                found.append(_draw_object(obj, kind, rules, images))
+            except ObjectRefused as error:
+                unusable.append(_Unusable(error, _given_concepts(obj, kind, rules)))
     given = frozenset[str]().union(*(one.described for one in found))
     if hindering := [one.error for one in unusable if not found or one.hinders(given)]:
         raise next((error for error in hindering if error.reason not in _SAYS_LEAST), hindering[0])
     if not found:
-        raise Refused(Reason.NO_LABEL, "the study holds no label")
-    return concepts.together(found, rules)
+        raise ObjectRefused(Reason.NO_LABEL, "the study holds no label")
+    return concepts.merge_maps(found, rules)
 
 
-def _given(obj: Object, kind: _Kind, rules: Labels) -> frozenset[str] | None:
+def _given_concepts(obj: Object, kind: _Kind, rules: Labels) -> frozenset[str] | None:
     try:
         return kind.described(obj, rules)
-    except Refused:
+    except ObjectRefused:
         return None
 
 
-def _drawn(obj: Object, kind: _Kind, rules: Labels, images: _Images) -> LabelMap:
+def _draw_object(obj: Object, kind: _Kind, rules: Labels, images: _Images) -> LabelMap:
     """One object's label map.
 
     Raises:
-        Refused: as `read`.
+        Refused: as `read_label_map`.
     """
-    witnesses = images.beside(kind.named(obj))
+    witnesses = images.drawn_beside(kind.named(obj))
     label = kind.read(obj, images.reference, rules, (*images.drawn_on, *witnesses))
-    lost = min((grid.beyond(label.voxels, images.reference.affine, one) for one in witnesses), default=0.0)
+    lost = min((grid.share_beyond(label.voxels, images.reference.affine, one) for one in witnesses), default=0.0)
     if lost > MOST_LOST:
         what = f"{lost:.1%} of the label lies outside the images that it says it was drawn on"
-        raise Refused(Reason.LABEL_REFERENCES_OTHERS, what)
+        raise ObjectRefused(Reason.LABEL_REFERENCES_OTHERS, what)
     return label
 
 
@@ -131,7 +133,7 @@ class _Images:
     def __init__(self, study: Study, config: DicomDataset, reference: Volume, drawn_on: Sequence[Volume]) -> None:
         self.reference, self.drawn_on = reference, tuple(drawn_on)
         self._study = study
-        self._known = Known.of((reference, *drawn_on))
+        self._known = Known.from_volumes((reference, *drawn_on))
         self._others = [
             series
             for series, modality in study.modalities.items()
@@ -139,7 +141,7 @@ class _Images:
         ]
         self._built: dict[str, tuple[Volume, ...]] = {}
 
-    def beside(self, named: Mapping[str, Sequence[str]]) -> tuple[Volume, ...]:
+    def drawn_beside(self, named: Mapping[str, Sequence[str]]) -> tuple[Volume, ...]:
         """Outlines of what a label was drawn on where that is none of the channels; empty where it is not there.
 
         Args:
@@ -149,12 +151,14 @@ class _Images:
             Refused: OTHER_FRAME_OF_REFERENCE; LABEL_REFERENCES_OTHERS (the series is no volume); RETRIEVE_FAILED,
                 INCOMPLETE_SERIES (it may come whole another time).
         """
-        if concepts.related(named, self._known):
+        if concepts.is_related(named, self._known):
             return ()
-        wanted = [series for series in self._others if series in named] or self._holding(frozenset(named.get("", ())))
-        return tuple(volume for series in wanted for volume in self._volumes(series))
+        wanted = [series for series in self._others if series in named] or self._series_holding(
+            frozenset(named.get("", ()))
+        )
+        return tuple(volume for series in wanted for volume in self._read_volumes(series))
 
-    def _holding(self, instances: frozenset[str]) -> list[str]:
+    def _series_holding(self, instances: frozenset[str]) -> list[str]:
         """The series that images belong to of which a label does not say to which."""
         return [
             series
@@ -162,21 +166,21 @@ class _Images:
             if instances and not instances.isdisjoint(str(obj.SOPInstanceUID) for obj in self._study.objects(series))
         ]
 
-    def _volumes(self, series: str) -> tuple[Volume, ...]:
+    def _read_volumes(self, series: str) -> tuple[Volume, ...]:
         if series in self._built:
             return self._built[series]
         reason = self._study.broken.get(series)
         if reason in _UNFINISHED:
-            raise Refused(reason, "the series that a label was drawn on did not come whole")
+            raise ObjectRefused(reason, "the series that a label was drawn on did not come whole")
         if reason is not None:
-            raise Refused(Reason.LABEL_REFERENCES_OTHERS, f"the series it was drawn on cannot be used ({reason})")
+            raise ObjectRefused(Reason.LABEL_REFERENCES_OTHERS, f"the series it was drawn on cannot be used ({reason})")
         objects = self._study.objects(series)
         try:
-            found = assembly.build(objects, announced=self._study.announced.get(series))
-        except Refused as error:
+            found = assembly.build_volumes(objects, announced=self._study.announced.get(series))
+        except ObjectRefused as error:
             what = f"the series it was drawn on is no volume ({error.reason})"
-            raise Refused(Reason.LABEL_REFERENCES_OTHERS, what) from None
+            raise ObjectRefused(Reason.LABEL_REFERENCES_OTHERS, what) from None
         for volume in found:
             grid.require_same_frame(volume, self.reference)
-        self._built[series] = tuple(outline(volume) for volume in found)
+        self._built[series] = tuple(outline_of(volume) for volume in found)
         return self._built[series]

@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
-from site_agent.dicom.base import LabelMap, Object, Refused, Volume
+from site_agent.dicom.base import LabelMap, Object, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.labels import concepts
 from site_agent.dicom.labels.concepts import Known, Mask
 from site_agent.dicom.volumes import grid, multiframe
-from site_agent.dicom.volumes.frames import number, whole
-from site_agent.dicom.volumes.geometry import LPS_TO_RAS, Plane, Tolerances, along
+from site_agent.dicom.volumes.frames import read_number, read_whole
+from site_agent.dicom.volumes.geometry import LPS_TO_RAS, Plane, Tolerances, positions_along_normal
 
 ON_SLICE = 0.1
 """How far (in voxels, at the corners) a frame may lie from the reference's voxels and still be put straight on them."""
@@ -49,63 +49,68 @@ class _Frame:
     segment: int | None
 
 
-def read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume] = ()) -> LabelMap:
+def read_segmentation(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume] = ()) -> LabelMap:
     """One segmentation object's label map.
 
     Args:
         reference: the volume on whose grid it is wanted.
-        drawn_on: other volumes of the study that it may have been drawn on (`concepts.outline` of them is enough). One
+        drawn_on: other volumes of the study that it may have been drawn on (`concepts.outline_of` of them is enough).
+        One
             that refers to neither these nor the reference is refused.
 
     Raises:
         Refused: UNSUPPORTED_IMAGE, OTHER_FRAME_OF_REFERENCE, LABEL_REFERENCES_OTHERS, UNMATCHED_LABEL,
             OVERLAPPING_LABELS, MISSING_GEOMETRY, IRREGULAR_SPACING, UNDECODABLE_PIXELS, UNREADABLE.
     """
-    with concepts.readable("segmentation"):
-        return _read(obj, reference, rules, drawn_on)
+    with concepts.refuse_unreadable("segmentation"):
+        return _read_checked(obj, reference, rules, drawn_on)
 
 
-def described(obj: Object, rules: Labels) -> frozenset[str]:
+def described_concepts(obj: Object, rules: Labels) -> frozenset[str]:
     """The concepts that an object's segments stand for, whether or not they have voxels; none where it is no SEG.
 
     Raises:
         Refused: UNMATCHED_LABEL (a segment stands for two), UNREADABLE.
     """
-    with concepts.readable("segmentation"):
-        return frozenset(_concepts(obj, rules).values()) if str(obj.get("SOPClassUID")) in _CLASSES else frozenset()
+    with concepts.refuse_unreadable("segmentation"):
+        return (
+            frozenset(_segment_concepts(obj, rules).values())
+            if str(obj.get("SOPClassUID")) in _CLASSES
+            else frozenset()
+        )
 
 
-def named(obj: Object) -> Mapping[str, Sequence[str]]:
+def named_images(obj: Object) -> Mapping[str, Sequence[str]]:
     """The images that it says it was drawn on, as `concepts.require_known` takes them.
 
     Raises:
         Refused: UNREADABLE.
     """
-    with concepts.readable("segmentation"):
-        return _named(obj)
+    with concepts.refuse_unreadable("segmentation"):
+        return _named_images(obj)
 
 
-def _read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume]) -> LabelMap:
-    if str(obj.get("SOPClassUID")) not in _CLASSES or (whole(obj, "SamplesPerPixel") or 1) != 1:
-        raise Refused(Reason.UNSUPPORTED_IMAGE, "not a segmentation of voxels")
-    images = _named(obj)
+def _read_checked(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume]) -> LabelMap:
+    if str(obj.get("SOPClassUID")) not in _CLASSES or (read_whole(obj, "SamplesPerPixel") or 1) != 1:
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "not a segmentation of voxels")
+    images = _named_images(obj)
     _same_frame(obj, reference, images)
-    concepts.require_known(images, Known.of((reference, *drawn_on)))
-    wanted = _wanted(obj, rules)
-    frames = _frames(obj)
+    concepts.require_known(images, Known.from_volumes((reference, *drawn_on)))
+    wanted = _wanted_segments(obj, rules)
+    frames = _read_frames(obj)
     here = bool(images) and set(images) <= {reference.series}
     # Drawn on this very volume, its slices are the volume's, whatever Spacing Between Slices says (some scanners write
     # the gap there, and who draws copies it), and nothing can lie outside; drawn on another one, its rim may.
-    placed = _placed(frames, reference, None if here else _between(obj))
+    placed = _place_frames(frames, reference, None if here else _spacing_between(obj))
     if placed is None:
         drawn, affine = _own_grid(obj, frames, wanted, rules)
-        return concepts.put(drawn, affine, reference)
-    masks, lost = _put(obj, frames, placed, wanted, reference)
+        return concepts.put_on_grid(drawn, affine, reference)
+    masks, lost = _put_masks(obj, frames, placed, wanted, reference)
     concepts.require_inside(lost, 0.0 if here else concepts.MOST_LOST)
-    return concepts.merge(masks, reference.voxels.shape, rules)
+    return concepts.merge_masks(masks, reference.voxels.shape, rules)
 
 
-def _named(obj: Object) -> dict[str, list[str]]:
+def _named_images(obj: Object) -> dict[str, list[str]]:
     """Series → images that it names (C.12.1.1: Common Instance Reference); "" → the frames' source images without."""
     found: dict[str, list[str]] = {}
     others = [
@@ -131,33 +136,37 @@ def _named(obj: Object) -> dict[str, list[str]]:
 def _same_frame(obj: Object, reference: Volume, images: Mapping[str, Sequence[str]]) -> None:
     frame = str(obj.get("FrameOfReferenceUID") or "")
     if frame != reference.frame_of_reference:
-        raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "the segmentation has another frame of reference than the image")
+        raise ObjectRefused(
+            Reason.OTHER_FRAME_OF_REFERENCE, "the segmentation has another frame of reference than the image"
+        )
     if not frame and reference.series not in images:
-        raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "neither a frame of reference nor a reference relates the label")
+        raise ObjectRefused(
+            Reason.OTHER_FRAME_OF_REFERENCE, "neither a frame of reference nor a reference relates the label"
+        )
 
 
-def _wanted(obj: Object, rules: Labels) -> dict[int, str]:
+def _wanted_segments(obj: Object, rules: Labels) -> dict[int, str]:
     """Segment number → concept; raises Refused (`UNMATCHED_LABEL`) where there is none."""
-    found = _concepts(obj, rules)
+    found = _segment_concepts(obj, rules)
     if not found:
         count = len(obj.get("SegmentSequence") or ())
-        raise Refused(Reason.UNMATCHED_LABEL, f"none of {count} segments carries a code of site.toml")
+        raise ObjectRefused(Reason.UNMATCHED_LABEL, f"none of {count} segments carries a code of site.toml")
     return found
 
 
-def _concepts(obj: Object, rules: Labels) -> dict[int, str]:
-    """As `_wanted`, and empty where there is none. Numbers may have gaps, though only label maps should."""
-    background = whole(obj, "PixelPaddingValue") if _is_label_map(obj) else None
+def _segment_concepts(obj: Object, rules: Labels) -> dict[int, str]:
+    """As `_wanted_segments`, and empty where there is none. Numbers may have gaps, though only label maps should."""
+    background = read_whole(obj, "PixelPaddingValue") if _is_label_map(obj) else None
     segments = [
         (
-            whole(segment, "SegmentNumber"),
+            read_whole(segment, "SegmentNumber"),
             concepts.concept_of(concepts.codes_of(segment.get("SegmentedPropertyTypeCodeSequence")), None, rules),
         )
         for segment in obj.get("SegmentSequence") or ()
     ]
     numbers = Counter(value for value, _ in segments)
     if any(concept is not None and (value is None or numbers[value] > 1) for value, concept in segments):
-        raise Refused(Reason.UNREADABLE, "a segment of site.toml without a number of its own")
+        raise ObjectRefused(Reason.UNREADABLE, "a segment of site.toml without a number of its own")
     return {value: concept for value, concept in segments if concept and value is not None and value != background}
 
 
@@ -165,10 +174,10 @@ def _is_label_map(obj: Object) -> bool:
     return str(obj.get("SegmentationType")) == "LABELMAP"
 
 
-def _frames(obj: Object) -> list[_Frame]:
-    if not multiframe.enhanced(obj):
-        raise Refused(Reason.MISSING_GEOMETRY, "the segmentation does not say where its frames lie")
-    planes = [frame.plane for frame in multiframe.frames(obj, 0, Tolerances())]
+def _read_frames(obj: Object) -> list[_Frame]:
+    if not multiframe.is_enhanced(obj):
+        raise ObjectRefused(Reason.MISSING_GEOMETRY, "the segmentation does not say where its frames lie")
+    planes = [frame.plane for frame in multiframe.read_frames(obj, 0, Tolerances())]
     if _is_label_map(obj):
         return [_Frame(plane, None) for plane in planes]
     shared = (obj.get("SharedFunctionalGroupsSequence") or [{}])[0].get("SegmentIdentificationSequence")
@@ -178,13 +187,13 @@ def _frames(obj: Object) -> list[_Frame]:
     ]
 
 
-def _between(obj: Object) -> float | None:
+def _spacing_between(obj: Object) -> float | None:
     """Spacing Between Slices of the frames, where it is said for all of them."""
     measures = (obj.get("SharedFunctionalGroupsSequence") or [{}])[0].get("PixelMeasuresSequence") or [{}]
-    return number(measures[0], "SpacingBetweenSlices")
+    return read_number(measures[0], "SpacingBetweenSlices")
 
 
-def _placed(frames: Sequence[_Frame], reference: Volume, between: float | None) -> list[Steps] | None:
+def _place_frames(frames: Sequence[_Frame], reference: Volume, between: float | None) -> list[Steps] | None:
     """For each frame the steps (3, 3) from (column, row, 1) to the reference's voxel, or None: a grid of its own."""
     placed = []
     for frame in frames:
@@ -202,7 +211,7 @@ def _placed(frames: Sequence[_Frame], reference: Volume, between: float | None) 
 
 
 def _on_slice(plane: Plane, reference: Volume) -> Steps | None:
-    matrix, offset = grid.between(_affine(plane, 1.0), reference.affine)
+    matrix, offset = grid.map_between(_affine_of(plane, 1.0), reference.affine)
     exact = np.column_stack((matrix[:, :2], offset))
     steps = np.rint(exact)
     corners = np.array([(c, r, 1) for c in (0, plane.columns - 1) for r in (0, plane.rows - 1)], dtype=np.float64)
@@ -213,7 +222,7 @@ def _on_slice(plane: Plane, reference: Volume) -> Steps | None:
     return steps.astype(np.int64)
 
 
-def _affine(plane: Plane, step: float) -> grid.Affine:
+def _affine_of(plane: Plane, step: float) -> grid.Affine:
     """(column, row, slice) → RAS+ millimetres, slices `step` apart."""
     affine = np.eye(4)
     affine[:3, 0] = np.asarray(plane.row) * plane.spacing[1]
@@ -223,11 +232,11 @@ def _affine(plane: Plane, step: float) -> grid.Affine:
     return np.asarray(LPS_TO_RAS @ affine)
 
 
-def _put(
+def _put_masks(
     obj: Object, frames: Sequence[_Frame], placed: Sequence[Steps], wanted: Mapping[int, str], reference: Volume
 ) -> tuple[dict[str, Mask], float]:
     """Masks by concept on the reference's grid, and the share of labelled voxels that lie outside it."""
-    stored = _stored(obj, len(frames))
+    stored = _stored_frames(obj, len(frames))
     shape = np.array(reference.voxels.shape)
     masks = {concept: np.zeros(reference.voxels.shape, dtype=np.bool_) for concept in wanted.values()}
     drawn = outside = 0
@@ -244,7 +253,7 @@ def _put(
     return masks, outside / drawn if drawn else 0.0
 
 
-def _stored(obj: Object, count: int) -> npt.NDArray[np.generic]:
+def _stored_frames(obj: Object, count: int) -> npt.NDArray[np.generic]:
     """Frames (n, rows, columns): segment numbers of a label map, else whether the segment is there."""
     from pydicom.pixels import pixel_array
 
@@ -253,7 +262,7 @@ def _stored(obj: Object, count: int) -> npt.NDArray[np.generic]:
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - plugins raise anything for pixels that are not what they should be
-        raise Refused(Reason.UNDECODABLE_PIXELS, "the segmentation's pixels cannot be decoded") from None
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "the segmentation's pixels cannot be decoded") from None
     if _is_label_map(obj):
         return np.asarray(pixels)
     if str(obj.get("SegmentationType")) == "FRACTIONAL":
@@ -265,18 +274,18 @@ def _own_grid(
     obj: Object, frames: Sequence[_Frame], wanted: Mapping[int, str], rules: Labels
 ) -> tuple[LabelMap, grid.Affine]:
     """The label map on the segmentation's own regular grid: by highdicom, or what it does not read by ourselves."""
-    own = _stacked(frames, _between(obj))
+    own = _stack_frames(frames, _spacing_between(obj))
     try:
         masks, affine = _by_highdicom(obj, wanted)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - highdicom lets through whatever its parts raise, SQLite's errors among them
-        placed = _placed(frames, own, None)
+        placed = _place_frames(frames, own, None)
         if placed is None:
-            raise Refused(Reason.IRREGULAR_SPACING, "the segmentation's frames make no regular grid") from None
-        masks, _ = _put(obj, frames, placed, wanted, own)
+            raise ObjectRefused(Reason.IRREGULAR_SPACING, "the segmentation's frames make no regular grid") from None
+        masks, _ = _put_masks(obj, frames, placed, wanted, own)
         affine = own.affine
-    return concepts.merge(masks, next(iter(masks.values())).shape, rules), affine
+    return concepts.merge_masks(masks, next(iter(masks.values())).shape, rules), affine
 
 
 def _by_highdicom(obj: Object, wanted: Mapping[int, str]) -> tuple[dict[str, Mask], grid.Affine]:
@@ -296,17 +305,17 @@ def _by_highdicom(obj: Object, wanted: Mapping[int, str]) -> tuple[dict[str, Mas
     return masks, LPS_TO_RAS @ np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
 
 
-def _stacked(frames: Sequence[_Frame], between: float | None) -> Volume:
+def _stack_frames(frames: Sequence[_Frame], between: float | None) -> Volume:
     """The outline of the grid that frames lie on: their own smallest distance apart, where the object does not say."""
     planes = [frame.plane for frame in frames]
-    distances = along(planes)
+    distances = positions_along_normal(planes)
     first = planes[int(np.argmin(distances))]
     gaps = np.diff(np.sort(distances))
     gaps = gaps[gaps > Tolerances().same_position]
     step = abs(between or (float(gaps.min()) if len(gaps) else 0.0))
     if not step:
-        raise Refused(Reason.IRREGULAR_SPACING, "a single slice that does not say how thick it is")
+        raise ObjectRefused(Reason.IRREGULAR_SPACING, "a single slice that does not say how thick it is")
     shape = (first.columns, first.rows, round(float(np.ptp(distances)) / step) + 1)
     if np.prod(shape, dtype=np.float64) > Tolerances().most_voxels:
-        raise Refused(Reason.IRREGULAR_SPACING, "the segmentation's frames are too far apart for a grid")
-    return Volume(np.broadcast_to(np.float32(0), shape), _affine(first, step), "", "", ())
+        raise ObjectRefused(Reason.IRREGULAR_SPACING, "the segmentation's frames are too far apart for a grid")
+    return Volume(np.broadcast_to(np.float32(0), shape), _affine_of(first, step), "", "", ())

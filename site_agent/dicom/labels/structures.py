@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
-from site_agent.dicom.base import LabelMap, Object, Refused, Volume
+from site_agent.dicom.base import LabelMap, Object, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.labels import concepts
 from site_agent.dicom.labels.concepts import Known, Mask
@@ -49,77 +49,78 @@ class _Structure:
     contours: tuple[_Contour, ...]
 
 
-def read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume] = ()) -> LabelMap:
+def read_structure_set(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume] = ()) -> LabelMap:
     """One structure set's label map.
 
     Args:
-        drawn_on: other volumes of the study that it may have been drawn on (`concepts.outline` of them is enough): its
+        drawn_on: other volumes of the study that it may have been drawn on (`concepts.outline_of` of them is enough):
+        its
             contours are then filled on that one's grid, and brought to the reference's by the nearest voxel.
 
     Raises:
         Refused: UNSUPPORTED_IMAGE, OTHER_FRAME_OF_REFERENCE, LABEL_REFERENCES_OTHERS, UNMATCHED_LABEL,
             OVERLAPPING_LABELS, MISSING_SLICES, UNREADABLE.
     """
-    with concepts.readable("structure set"):
-        return _read(obj, reference, rules, drawn_on)
+    with concepts.refuse_unreadable("structure set"):
+        return _read_checked(obj, reference, rules, drawn_on)
 
 
-def described(obj: Object, rules: Labels) -> frozenset[str]:
+def described_concepts(obj: Object, rules: Labels) -> frozenset[str]:
     """The concepts that an object's structures stand for, drawn or not; none where it is no structure set.
 
     Raises:
         Refused: UNMATCHED_LABEL (a structure stands for two), UNREADABLE.
     """
-    with concepts.readable("structure set"):
-        known = _known(obj, rules) if str(obj.get("SOPClassUID")) == _STRUCTURES else ()
+    with concepts.refuse_unreadable("structure set"):
+        known = _known_items(obj, rules) if str(obj.get("SOPClassUID")) == _STRUCTURES else ()
         return frozenset(concept for concept, _ in known)
 
 
-def named(obj: Object) -> Mapping[str, Sequence[str]]:
+def named_images(obj: Object) -> Mapping[str, Sequence[str]]:
     """The images that it says it was drawn on, as `concepts.require_known` takes them; those that contours name where
     it names no series.
 
     Raises:
         Refused: UNREADABLE.
     """
-    with concepts.readable("structure set"):
+    with concepts.refuse_unreadable("structure set"):
         images = [
             str(image.ReferencedSOPInstanceUID)
             for roi in obj.get("ROIContourSequence") or ()
             for contour in roi.get("ContourSequence") or ()
             for image in contour.get("ContourImageSequence") or ()
         ]
-        return _named(obj) or ({"": images} if images else {})
+        return _named_images(obj) or ({"": images} if images else {})
 
 
-def _read(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume]) -> LabelMap:
+def _read_checked(obj: Object, reference: Volume, rules: Labels, drawn_on: Sequence[Volume]) -> LabelMap:
     if str(obj.get("SOPClassUID")) != _STRUCTURES:
-        raise Refused(Reason.UNSUPPORTED_IMAGE, "not a structure set")
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "not a structure set")
     volumes = (reference, *drawn_on)
-    known = Known.of(volumes)
-    series = _named(obj)
+    known = Known.from_volumes(volumes)
+    series = _named_images(obj)
     concepts.require_known(series, known)
-    structures = _structures(obj, rules)
+    structures = _wanted_structures(obj, rules)
     images = {image for structure in structures for contour in structure.contours for image in contour.images}
     concepts.require_known({"": sorted(images)} if images else {}, known)
     canvas = next(
-        (volume for volume in volumes if images and images <= Known.of([volume]).instances),
+        (volume for volume in volumes if images and images <= Known.from_volumes([volume]).instances),
         next((volume for volume in volumes if volume.series in series), reference),
     )
     masks: dict[str, Mask] = {}
     for structure in structures:
-        _related(structure, canvas)
-        mask = _drawn(structure, canvas)
+        _require_related(structure, canvas)
+        mask = _draw_structure(structure, canvas)
         masks[structure.concept] = masks.get(structure.concept, np.zeros_like(mask)) | mask
-    drawn = concepts.merge(masks, canvas.voxels.shape, rules)
+    drawn = concepts.merge_masks(masks, canvas.voxels.shape, rules)
     if canvas is reference:
         return drawn
     if canvas.frame_of_reference != reference.frame_of_reference:
-        raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "drawn on a series with another frame of reference")
-    return concepts.put(drawn, canvas.affine, reference)
+        raise ObjectRefused(Reason.OTHER_FRAME_OF_REFERENCE, "drawn on a series with another frame of reference")
+    return concepts.put_on_grid(drawn, canvas.affine, reference)
 
 
-def _named(obj: Object) -> dict[str, list[str]]:
+def _named_images(obj: Object) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for frame in obj.get("ReferencedFrameOfReferenceSequence") or ():
         for study in frame.get("RTReferencedStudySequence") or ():
@@ -129,22 +130,22 @@ def _named(obj: Object) -> dict[str, list[str]]:
     return found
 
 
-def _structures(obj: Object, rules: Labels) -> list[_Structure]:
+def _wanted_structures(obj: Object, rules: Labels) -> list[_Structure]:
     """The structures that are a concept of the rules."""
     contours = {int(item.ReferencedROINumber): item for item in obj.get("ROIContourSequence") or ()}
     found = []
-    for concept, roi in _known(obj, rules):
+    for concept, roi in _known_items(obj, rules):
         number = int(roi.ROINumber)
         frame = str(roi.get("ReferencedFrameOfReferenceUID") or "")
         items = contours[number].get("ContourSequence") or () if number in contours else ()
-        found.append(_Structure(concept, frame, tuple(_contour(item) for item in items)))
+        found.append(_Structure(concept, frame, tuple(_read_contour(item) for item in items)))
     if not found:
         count = len(obj.get("StructureSetROISequence") or ())
-        raise Refused(Reason.UNMATCHED_LABEL, f"none of {count} structures is a concept of site.toml")
+        raise ObjectRefused(Reason.UNMATCHED_LABEL, f"none of {count} structures is a concept of site.toml")
     return found
 
 
-def _known(obj: Object, rules: Labels) -> list[tuple[str, Object]]:
+def _known_items(obj: Object, rules: Labels) -> list[tuple[str, Object]]:
     """Concept and item of the structures that are one."""
     codes: dict[int, tuple[tuple[str, str], ...]] = {}
     for item in obj.get("RTROIObservationsSequence") or ():
@@ -159,18 +160,18 @@ def _known(obj: Object, rules: Labels) -> list[tuple[str, Object]]:
     return found
 
 
-def _contour(item: Object) -> _Contour:
+def _read_contour(item: Object) -> _Contour:
     kind = str(item.get("ContourGeometricType"))
     if kind not in _CLOSED:
-        raise Refused(Reason.UNSUPPORTED_IMAGE, "a structure with points or open contours has no inside")
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "a structure with points or open contours has no inside")
     points = np.asarray([float(value) for value in item.ContourData], dtype=np.float64).reshape(-1, 3)
     if not np.isfinite(points).all():
-        raise Refused(Reason.UNREADABLE, "a contour with points that are no numbers")
+        raise ObjectRefused(Reason.UNREADABLE, "a contour with points that are no numbers")
     images = tuple(str(image.ReferencedSOPInstanceUID) for image in item.get("ContourImageSequence") or ())
     return _Contour(points, images, kind == "CLOSEDPLANAR_XOR")
 
 
-def _related(structure: _Structure, canvas: Volume) -> None:
+def _require_related(structure: _Structure, canvas: Volume) -> None:
     """Raise unless the structure lies in the canvas' frame of reference.
 
     Some systems give the structure set a frame of its own. That is taken where every contour names an image of the
@@ -178,15 +179,15 @@ def _related(structure: _Structure, canvas: Volume) -> None:
     """
     if structure.frame_of_reference and structure.frame_of_reference == canvas.frame_of_reference:
         return
-    instances = Known.of([canvas]).instances
+    instances = Known.from_volumes([canvas]).instances
     if structure.contours and all(
         contour.images and instances.issuperset(contour.images) for contour in structure.contours
     ):
         return
-    raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "the structure has another frame of reference than the image")
+    raise ObjectRefused(Reason.OTHER_FRAME_OF_REFERENCE, "the structure has another frame of reference than the image")
 
 
-def _drawn(structure: _Structure, canvas: Volume) -> Mask:
+def _draw_structure(structure: _Structure, canvas: Volume) -> Mask:
     """A structure as a mask (I, J, K)."""
     mask = np.zeros(canvas.voxels.shape, dtype=np.bool_)
     slices: dict[int, list[tuple[Points, bool]]] = {}
@@ -198,23 +199,27 @@ def _drawn(structure: _Structure, canvas: Volume) -> Mask:
         at = ras @ inverse[:3, :3].T + inverse[:3, 3]
         k = round(float(np.mean(at[:, 2]))) if len(at) else -1
         if not 0 <= k < len(canvas.frames):
-            raise Refused(Reason.LABEL_REFERENCES_OTHERS, "a contour lies beyond the image's slices")
+            raise ObjectRefused(Reason.LABEL_REFERENCES_OTHERS, "a contour lies beyond the image's slices")
         if np.abs(at[:, 2] - k).max() > ON_SLICE:
-            raise Refused(Reason.LABEL_REFERENCES_OTHERS, "a contour lies between the image's slices, or across them")
+            raise ObjectRefused(
+                Reason.LABEL_REFERENCES_OTHERS, "a contour lies between the image's slices, or across them"
+            )
         if contour.images and not shared and k not in {places.get(image) for image in contour.images}:
-            raise Refused(Reason.LABEL_REFERENCES_OTHERS, "a contour does not lie on the image that it names")
+            raise ObjectRefused(Reason.LABEL_REFERENCES_OTHERS, "a contour does not lie on the image that it names")
         slices.setdefault(k, []).append((at[:, :2], contour.exclusive))
     used = np.array(sorted(slices))
     if len(used) >= _FEWEST and np.diff(used).min() > 1:
-        raise Refused(Reason.MISSING_SLICES, f"no two of the {len(used)} slices that carry contours are neighbours")
+        raise ObjectRefused(
+            Reason.MISSING_SLICES, f"no two of the {len(used)} slices that carry contours are neighbours"
+        )
     for k, contours in slices.items():
-        mask[:, :, k] = _slice(contours, mask.shape[:2])
+        mask[:, :, k] = _draw_slice(contours, mask.shape[:2])
     return mask
 
 
-def _slice(contours: Sequence[tuple[Points, bool]], shape: tuple[int, ...]) -> Mask:
+def _draw_slice(contours: Sequence[tuple[Points, bool]], shape: tuple[int, ...]) -> Mask:
     """Contours of one structure on one slice, points (n, 2) in voxels, as a mask (I, J)."""
-    drawn = [(*fill(points, shape), exclusive) for points, exclusive in contours]
+    drawn = [(*fill_polygon(points, shape), exclusive) for points, exclusive in contours]
     drawn.sort(key=lambda one: -int(np.count_nonzero(one[0])))  # what may hold others comes before them
     inside, paths = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
     seen: set[bytes] = set()
@@ -228,7 +233,7 @@ def _slice(contours: Sequence[tuple[Points, bool]], shape: tuple[int, ...]) -> M
     return inside | paths
 
 
-def fill(points: Points, shape: tuple[int, ...]) -> tuple[Mask, Mask]:
+def fill_polygon(points: Points, shape: tuple[int, ...]) -> tuple[Mask, Mask]:
     """The voxels whose centres a polygon holds by the even-odd rule, and those that lie on its path; (I, J) each.
 
     Args:
@@ -245,12 +250,12 @@ def fill(points: Points, shape: tuple[int, ...]) -> tuple[Mask, Mask]:
             # Each row counts an edge's lower end and not its upper one, so that a corner is crossed once.
             half_open = rows < max(y0, y1)
             np.add.at(crossings, (np.clip(np.ceil(x), 0, width).astype(int)[half_open], rows[half_open]), 1)
-        _along(path, x0, y0, x1, y1)
+        _mark_edge(path, x0, y0, x1, y1)
     filled = np.cumsum(crossings, axis=0)[:width] % 2 == 1
     return np.asarray(filled), path
 
 
-def _along(path: Mask, x0: float, y0: float, x1: float, y1: float) -> None:
+def _mark_edge(path: Mask, x0: float, y0: float, x1: float, y1: float) -> None:
     """Mark the voxel centres that lie on an edge, within `_ON_PATH`."""
     width, height = path.shape
     steep = abs(y1 - y0) >= abs(x1 - x0)

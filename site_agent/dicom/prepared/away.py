@@ -13,12 +13,12 @@ from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.prepared import fingerprint, pins, store
-from site_agent.dicom.prepared.index import Index, Verdict
+from site_agent.dicom.prepared.index import Index, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.store import Store
 
 
-def standing(name: str, config: DicomDataset, state: Path, secret: bytes) -> Accounting | None:
+def find_standing_in(name: str, config: DicomDataset, state: Path, secret: bytes) -> Accounting | None:
     """The state that would stand in for a PACS that is away now; None where none does. Changes nothing.
 
     Raises:
@@ -29,7 +29,7 @@ def standing(name: str, config: DicomDataset, state: Path, secret: bytes) -> Acc
         return None
     index = Index(folder / "index.sqlite")
     try:
-        found = _found(name, config, state, secret, Store(folder), index)
+        found = _find_accounting(name, config, state, secret, Store(folder), index)
     finally:
         index.close()
     return None if found is None else found[0]
@@ -41,35 +41,35 @@ def stand_in(
     """Make that state the newest one; under the data set's lock.
 
     Raises:
-        DataError: as `standing`.
+        DataError: as `find_standing_in`.
     """
-    found = _found(name, config, state, secret, lying, index)
+    found = _find_accounting(name, config, state, secret, lying, index)
     if found is None:
         return None
     accounting, members, withdrawn = found
     lying.drop_patients(withdrawn)
-    lying.publish(accounting.fingerprint, members, accounting)
-    lying.drop_sets(pins.pinned(state, name) | {accounting.fingerprint})
-    for study, verdict in index.all().items():
+    lying.publish_state(accounting.fingerprint, members, accounting)
+    lying.drop_sets(pins.pinned_states(state, name) | {accounting.fingerprint})
+    for study, verdict in index.all_verdicts().items():
         if verdict.patient in withdrawn and verdict.reason is None:
-            index.put(study, Verdict(verdict.patient, "", Reason.WITHDRAWN, "consent was withdrawn"))
+            index.put_verdict(study, StudyVerdict(verdict.patient, "", Reason.WITHDRAWN, "consent was withdrawn"))
     return accounting
 
 
-def _found(
+def _find_accounting(
     name: str, config: DicomDataset, state: Path, secret: bytes, lying: Store, index: Index
 ) -> tuple[Accounting, dict[str, str], Collection[str]] | None:
     """The accounting, its cases and the withdrawn patients (pseudonyms)."""
-    known, look = store.manifest(state, name), Look.read(index)
+    known, look = store.read_manifest(state, name), Look.read_last(index)
     if known is None or look is None or not look.stands_in(Terms(config, secret), config.stale):
         return None
-    before = lying.members(known.fingerprint)
+    before = lying.state_members(known.fingerprint)
     # An entry with an issuer names its patient as one without: who is who among issuers, only the PACS could tell.
-    withdrawn = Pseudonyms(secret).withdrawn(read_withdrawn(config.withdrawn))
+    withdrawn = Pseudonyms(secret).pseudonyms_of_withdrawn(read_withdrawn(config.withdrawn))
     members = {case: digest for case, digest in before.items() if store.patient_of(case) not in withdrawn}
-    if len(before) != known.used or not all(lying.holds(case, digest) for case, digest in members.items()):
+    if len(before) != known.used or not all(lying.holds_case(case, digest) for case, digest in members.items()):
         return None
-    gone = [one for one in index.all().values() if one.reason is None and one.patient in withdrawn]
+    gone = [one for one in index.all_verdicts().values() if one.reason is None and one.patient in withdrawn]
     series: Counter[Reason] = sum((Counter(one.series) for one in gone), Counter())
     accounting = replace(
         known,

@@ -11,14 +11,14 @@ from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import away, pins, store
-from site_agent.dicom.prepared.index import Index, Verdict
+from site_agent.dicom.prepared.index import Index, StudyVerdict
 from site_agent.dicom.prepared.preparation import Preparation, Progress
 from site_agent.dicom.prepared.store import Store
-from site_agent.disk.room import DiskFull
+from site_agent.disk.room import StateDiskFull
 from site_agent.disk.secret import secret_of
 
 
-def materialise(
+def prepare_dataset(
     name: str,
     config: DicomDataset,
     state: Path,
@@ -56,7 +56,7 @@ def materialise(
                 work.close()
             done(accounting)
     except OSError as error:
-        raise _disk(error, lying.folder) from None
+        raise _disk_error(error, lying.folder) from None
     return dataset_of(name, config, state, accounting)
 
 
@@ -73,45 +73,45 @@ def for_experiment(
     """The state of a data set that an experiment trains on: the one it was joined with, else the newest one.
 
     Args:
-        cache: the experiment's folder under `STATE/cache`. limit: as `materialise`.
+        cache: the experiment's folder under `STATE/cache`. limit: as `prepare_dataset`.
 
     Raises:
-        As `materialise`.
+        As `prepare_dataset`.
     """
-    pin = pins.read(cache)
-    withdrawn = pins.look(config.withdrawn)
+    pin = pins.read_pin(cache)
+    withdrawn = pins.look_at_withdrawn(config.withdrawn)
     if pin is not None and pin.dataset == name and pin.withdrawn == withdrawn:
         folder = store.set_folder(state, name, pin.fingerprint)
-        if store.whole(folder) is not None:
+        if store.count_whole_cases(folder) is not None:
             return dataset_of(name, config, state, pin.accounting), pin.accounting
     found: list[Accounting] = []
 
     def keep(accounting: Accounting) -> None:
-        pins.write(cache, pins.Pin(name, accounting, withdrawn))
+        pins.write_pin(cache, pins.Pin(name, accounting, withdrawn))
         found.append(accounting)
 
-    dataset = materialise(name, config, state, secret, progress, limit=limit, done=keep)
+    dataset = prepare_dataset(name, config, state, secret, progress, limit=limit, done=keep)
     return dataset, found[0]
 
 
-def accounting(state: Path, name: str) -> Accounting | None:
+def read_accounting(state: Path, name: str) -> Accounting | None:
     """The newest state of a data set as counts; None where none was prepared."""
-    return store.manifest(state, name)
+    return store.read_manifest(state, name)
 
 
-def standing(name: str, config: DicomDataset, state: Path) -> Accounting | None:
-    """The state that would stand in for a PACS that is away (`away.standing`); None where none would."""
-    return away.standing(name, config, state, secret_of(state))
+def read_standing_in(name: str, config: DicomDataset, state: Path) -> Accounting | None:
+    """The state that would stand in for a PACS that is away (`away.find_standing_in`); None where none would."""
+    return away.find_standing_in(name, config, state, secret_of(state))
 
 
-def verdicts(state: Path, name: str) -> dict[str, Verdict]:
+def read_verdicts(state: Path, name: str) -> dict[str, StudyVerdict]:
     """What became of each study, by pseudonym; for the operator's eyes. Takes the lock of no preparation."""
     path = store.folder_of(state, name) / "index.sqlite"
     if not path.exists():
         return {}
     index = Index(path)
     try:
-        return index.all()
+        return index.all_verdicts()
     finally:
         index.close()
 
@@ -126,9 +126,9 @@ def dataset_of(name: str, config: DicomDataset, state: Path, accounting: Account
     )
 
 
-def _disk(error: OSError, folder: Path) -> WorkFailed:
+def _disk_error(error: OSError, folder: Path) -> WorkFailed:
     if is_out_of_space(error):
         advice = "Free disk space, or bound the data set with disk in site.toml"
-        return DiskFull("the disk is full", where=str(folder), advice=advice)
+        return StateDiskFull("the disk is full", where=str(folder), advice=advice)
     why = error.strerror or type(error).__name__
     return WorkFailed(f"cannot be read or written ({why})", where=str(folder), advice="Check the state directory")

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from messages.reasons import Reason
-from site_agent.dicom.base import LabelMap, LeftOut, Refused, Volume
+from site_agent.dicom.base import LabelMap, LeftOut, ObjectRefused, Volume
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.labels import label_map
-from site_agent.dicom.labels.concepts import MOST_LOST, outline
+from site_agent.dicom.labels.concepts import MOST_LOST, outline_of
 from site_agent.dicom.roles import assignment
 from site_agent.dicom.roles.study import Study
 from site_agent.dicom.volumes import assembly, grid
@@ -33,7 +33,7 @@ class Made:
     unverified: int
 
 
-def assemble(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> Made:
+def assemble_case(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> Made:
     """Make one case.
 
     Args:
@@ -42,34 +42,34 @@ def assemble(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> M
     Raises:
         Refused: the study gives no case.
     """
-    chosen = _chosen(study, config, left_out)
+    chosen = _choose_series(study, config, left_out)
     channels: dict[str, Volume] = {}
     reference: Volume | None = None
     drawn_on: list[Volume] = []
     unverified = 0
     for role in config.channels:  # one series at a time: its objects are gone before the next one's are read
-        volume = _volume(study, chosen[role], role)
+        volume = _build_volume(study, chosen[role], role)
         unverified += not volume.extent_verified
         reference = reference or volume
-        channels[role] = volume if volume is reference else grid.onto(volume, reference)
-        drawn_on.append(outline(volume))
+        channels[role] = volume if volume is reference else grid.resample_onto(volume, reference)
+        drawn_on.append(outline_of(volume))
     assert reference is not None  # noqa: S101 (for mypy: the configuration names a channel)
-    label = label_map.read(study, config, reference, drawn_on[1:])
+    label = label_map.read_label_map(study, config, reference, drawn_on[1:])
     for role, volume in zip(config.channels[1:], drawn_on[1:], strict=True):
-        _reaches(volume, role, label, reference)
+        _require_reach(volume, role, label, reference)
     return Made(channels, label, unverified)
 
 
-def _reaches(volume: Volume, role: str, label: LabelMap, reference: Volume) -> None:
+def _require_reach(volume: Volume, role: str, label: LabelMap, reference: Volume) -> None:
     """Raise Refused where a modality does not show what is labelled: its voxels there would be zeros."""
-    lost = grid.beyond(label.voxels, reference.affine, volume)
+    lost = grid.share_beyond(label.voxels, reference.affine, volume)
     if lost > MOST_LOST:
-        raise Refused(Reason.AFFINE_MISMATCH, f"{lost:.1%} of the label lies outside the image of {role}")
+        raise ObjectRefused(Reason.AFFINE_MISMATCH, f"{lost:.1%} of the label lies outside the image of {role}")
 
 
-def _chosen(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> dict[str, str]:
+def _choose_series(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> dict[str, str]:
     """Role → series, for every channel."""
-    decided = assignment.decide(study.facts)
+    decided = assignment.assign_roles(study.facts)
     chosen: dict[str, str] = {}
     reasons: Counter[Reason] = Counter()
     for series, what in decided.items():
@@ -82,18 +82,20 @@ def _chosen(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> di
     if not lacking:
         return chosen
     if reasons[Reason.AMBIGUOUS_SERIES]:
-        raise Refused(Reason.AMBIGUOUS_SERIES, f"{reasons[Reason.AMBIGUOUS_SERIES]} series could be {lacking[0]}")
+        raise ObjectRefused(Reason.AMBIGUOUS_SERIES, f"{reasons[Reason.AMBIGUOUS_SERIES]} series could be {lacking[0]}")
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    raise Refused(Reason.MISSING_CHANNEL, f"no series is {', '.join(lacking)}" + (f" (left out: {why})" if why else ""))
+    raise ObjectRefused(
+        Reason.MISSING_CHANNEL, f"no series is {', '.join(lacking)}" + (f" (left out: {why})" if why else "")
+    )
 
 
-def _volume(study: Study, series: str, role: str) -> Volume:
+def _build_volume(study: Study, series: str, role: str) -> Volume:
     if series in study.broken:
-        raise Refused(study.broken[series], f"the series for {role} did not come whole")
-    found = assembly.build(study.objects(series), announced=study.announced.get(series))
+        raise ObjectRefused(study.broken[series], f"the series for {role} did not come whole")
+    found = assembly.build_volumes(study.objects(series), announced=study.announced.get(series))
     if len(found) > 1:
         parts = ", ".join(volume.part for volume in found[:4])
         several = f"the series for {role} holds {len(found)} volumes ({parts})"
         timed = any(volume.part.startswith("time") for volume in found)
-        raise Refused(Reason.TIME_SERIES if timed else Reason.AMBIGUOUS_SERIES, several)
+        raise ObjectRefused(Reason.TIME_SERIES if timed else Reason.AMBIGUOUS_SERIES, several)
     return found[0]

@@ -18,20 +18,20 @@ from multiprocessing import get_context
 from pickle import PicklingError
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.config import Labels, Override
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.door.spool import Written, written
-from site_agent.dicom.prepared.pool import begin
-from site_agent.dicom.sources.arrivals import weight
+from site_agent.dicom.door.spool import WrittenObject, write_object
+from site_agent.dicom.prepared.pool import begin_worker
+from site_agent.dicom.sources.arrivals import weigh_object
 
 BATCH_OBJECTS, BATCH_BYTES = 16, 4 * 2**20
 """Most of what goes to a process at a time: enough to be worth the way, little enough to be held a few times."""
 AHEAD = 2
 """Batches that wait for each process at most."""
 
-Cleaned = Written | Reason
+Cleaned = WrittenObject | Reason
 """An object as it may lie in the spool, or why it may not."""
 
 
@@ -43,7 +43,7 @@ class Rules:
     labels: Labels
     overrides: tuple[Override, ...]
 
-    def door(self) -> Door:
+    def make_door(self) -> Door:
         """The door by these rules."""
         return Door(Pseudonyms(self.secret), self.labels, self.overrides)
 
@@ -51,8 +51,8 @@ class Rules:
 class Cleaners:
     """Cleans objects in processes once it is `open`, in this one until then.
 
-    `give` may be called by any thread, one at a time. All else is for one thread, which outlives the processes: they
-    end with the thread that began them (prctl(2)), and a library's thread ends with its association.
+    `give_object` may be called by any thread, one at a time. All else is for one thread, which outlives the processes:
+    they end with the thread that began them (prctl(2)), and a library's thread ends with its association.
 
     Args:
         rules: of the door.
@@ -60,7 +60,7 @@ class Cleaners:
 
     def __init__(self, rules: Rules) -> None:
         self._processes, self._rules = 0, rules
-        self._door = rules.door()
+        self._door = rules.make_door()
         self._executor: ProcessPoolExecutor | None = None
         self._batch: list[Object] = []
         self._bytes = 0
@@ -73,37 +73,37 @@ class Cleaners:
         self._processes = processes
         # "spawn", as in `pool`: this process has threads.
         self._executor = ProcessPoolExecutor(
-            processes, mp_context=get_context("spawn"), initializer=_start, initargs=(os.getpid(), self._rules)
+            processes, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(), self._rules)
         )
         try:
             for _ in range(processes):  # each starts one, since none is idle yet
-                self._executor.submit(_clean, [])
+                self._executor.submit(_clean_batch, [])
         except BrokenProcessPool:
             self._executor = None
 
-    def give(self, obj: Object) -> Iterator[Cleaned]:
+    def give_object(self, obj: Object) -> Iterator[Cleaned]:
         """Have an object cleaned, which is not used any more; yields what is done by now, the oldest first."""
         if self._executor is None and not self._sent and not self._batch:
-            yield from cleaned(self._door, [obj])
+            yield from clean_objects(self._door, [obj])
             return
         if getattr(obj, "buffer", None) is not None:
             obj.buffer = None  # what it was read from: all of it would go along
         self._batch.append(obj)
-        self._bytes += weight(obj)
+        self._bytes += weigh_object(obj)
         if len(self._batch) >= BATCH_OBJECTS or self._bytes >= BATCH_BYTES:
-            self._send()
+            self._send_batch()
         while len(self._sent) > AHEAD * self._processes or (self._sent and self._sent[0][0].done()):
-            yield from self._next()
+            yield from self._next_cleaned()
 
-    def rest(self) -> Iterator[Cleaned]:
+    def await_rest(self) -> Iterator[Cleaned]:
         """Wait for everything that was given."""
-        self._send()
+        self._send_batch()
         while self._sent:
-            yield from self._next()
+            yield from self._next_cleaned()
         if self._executor is None:
             self.open(self._processes)
 
-    def forget(self) -> None:
+    def forget_given(self) -> None:
         """What was given and not yielded is not wanted any more."""
         for future, _ in self._sent:
             future.cancel()
@@ -112,45 +112,45 @@ class Cleaners:
 
     def close(self) -> None:
         """End the processes."""
-        self.forget()
+        self.forget_given()
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
         self._processes = 0
 
-    def _send(self) -> None:
+    def _send_batch(self) -> None:
         batch, self._batch, self._bytes = self._batch, [], 0
         if not batch:
             return
         if self._executor is not None:
             try:
-                self._sent.append((self._executor.submit(_clean, batch), batch))
+                self._sent.append((self._executor.submit(_clean_batch, batch), batch))
                 return
             except BrokenProcessPool:
                 self._executor = None
         done: Future[list[Cleaned]] = Future()
-        done.set_result(cleaned(self._door, batch))
+        done.set_result(clean_objects(self._door, batch))
         self._sent.append((done, batch))
 
-    def _next(self) -> Iterator[Cleaned]:
+    def _next_cleaned(self) -> Iterator[Cleaned]:
         future, batch = self._sent.popleft()
         try:
             found = future.result()
         except BrokenProcessPool:
             self._executor = None  # others are started once all of this is done
-            found = cleaned(self._door, batch)
+            found = clean_objects(self._door, batch)
         except (PicklingError, RecursionError, TypeError, AttributeError):  # nested too deep, or odd in another way
-            found = cleaned(self._door, batch)
+            found = clean_objects(self._door, batch)
         yield from found
 
 
-def cleaned(door: Door, objects: Sequence[Object]) -> list[Cleaned]:
+def clean_objects(door: Door, objects: Sequence[Object]) -> list[Cleaned]:
     """What the door makes of objects."""
     found: list[Cleaned] = []
     for obj in objects:
         try:
-            found.append(written(door.admit(obj)))
-        except Refused as error:
+            found.append(write_object(door.admit_object(obj)))
+        except ObjectRefused as error:
             found.append(error.reason)
     return found
 
@@ -159,12 +159,12 @@ _door: Door | None = None
 """A process's own."""
 
 
-def _start(parent: int, rules: Rules) -> None:
+def _start_worker(parent: int, rules: Rules) -> None:
     global _door
-    begin(parent)
-    _door = rules.door()
+    begin_worker(parent)
+    _door = rules.make_door()
 
 
-def _clean(batch: Sequence[Object]) -> list[Cleaned]:
-    assert _door is not None  # noqa: S101 (for mypy: `_start` came first)
-    return cleaned(_door, batch)
+def _clean_batch(batch: Sequence[Object]) -> list[Cleaned]:
+    assert _door is not None  # noqa: S101 (for mypy: `_start_worker` came first)
+    return clean_objects(_door, batch)

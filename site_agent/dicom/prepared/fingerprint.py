@@ -15,7 +15,7 @@ VERSION = 1
 """Raise it when the same objects come to lie on disk otherwise than before."""
 
 
-def content(patient: str, channels: Mapping[str, Volume], label: LabelMap, names: Sequence[str]) -> str:
+def content_digest(patient: str, channels: Mapping[str, Volume], label: LabelMap, names: Sequence[str]) -> str:
     """SHA-256 (hex) over one case: whose it is, its grid, every voxel, and what the label's values mean."""
     reference = next(iter(channels.values()))
     state = sha256(codec.canonical([VERSION, patient, list(channels), list(names), list(reference.voxels.shape)]))

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRI
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class StudyVerdict:
     """What became of one study.
 
     Attributes:
@@ -57,11 +57,11 @@ class Index:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db = self._opened()
+            self._db = self._open_file()
         except (OSError, sqlite3.OperationalError) as error:
-            raise self._cannot(error) from None
+            raise self._index_error(error) from None
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open_file(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
         try:
             db.executescript(_SCHEMA)
@@ -79,41 +79,41 @@ class Index:
         """Close the file."""
         self._db.close()
 
-    def get(self, study: str) -> Verdict | None:
+    def get_verdict(self, study: str) -> StudyVerdict | None:
         """What became of a study; None where nothing is known."""
         row = self._db.execute(
             "SELECT patient, print, reason, text, digest, unverified, series FROM study WHERE study = ?", (study,)
         ).fetchone()
-        return None if row is None else _verdict(row)
+        return None if row is None else _verdict_of(row)
 
-    def all(self) -> dict[str, Verdict]:
+    def all_verdicts(self) -> dict[str, StudyVerdict]:
         """Every verdict, by study."""
         rows = self._db.execute(
             "SELECT study, patient, print, reason, text, digest, unverified, series FROM study ORDER BY study"
         ).fetchall()
-        return {row[0]: _verdict(row[1:]) for row in rows}
+        return {row[0]: _verdict_of(row[1:]) for row in rows}
 
-    def put(self, study: str, verdict: Verdict) -> None:
+    def put_verdict(self, study: str, verdict: StudyVerdict) -> None:
         """Remember a verdict; durable when this returns."""
         reason = None if verdict.reason is None else verdict.reason.value
         series = json.dumps({key.value: count for key, count in sorted(verdict.series.items())})
         row = (study, verdict.patient, verdict.print, reason, verdict.text, verdict.digest, verdict.unverified, series)
-        self._write("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [row])
+        self._write_rows("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [row])
 
-    def forget(self, studies: Iterable[str]) -> None:
+    def forget_studies(self, studies: Iterable[str]) -> None:
         """Forget what is known of some studies."""
-        self._write("DELETE FROM study WHERE study = ?", [(study,) for study in studies])
+        self._write_rows("DELETE FROM study WHERE study = ?", [(study,) for study in studies])
 
-    def note(self, key: str, value: str) -> None:
+    def note_value(self, key: str, value: str) -> None:
         """Remember a value of the whole data set."""
-        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, value)])
+        self._write_rows("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, value)])
 
-    def noted(self, key: str) -> str:
+    def noted_value(self, key: str) -> str:
         """A value of the whole data set; "" where there is none."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else ""
 
-    def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+    def _write_rows(self, statement: str, rows: list[tuple[object, ...]]) -> None:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(statement, rows)
@@ -121,9 +121,9 @@ class Index:
         except sqlite3.OperationalError as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise self._cannot(error) from None
+            raise self._index_error(error) from None
 
-    def _cannot(self, error: Exception) -> DataError:
+    def _index_error(self, error: Exception) -> DataError:
         return DataError(
             f"the data set's index cannot be opened or written ({error})",
             where=str(self._path),
@@ -131,7 +131,7 @@ class Index:
         )
 
 
-def _verdict(row: tuple[str, str, str | None, str, str, int, str]) -> Verdict:
+def _verdict_of(row: tuple[str, str, str | None, str, str, int, str]) -> StudyVerdict:
     patient, print_, reason, text, digest, unverified, series = row
     counts = Counter({Reason(key): int(count) for key, count in json.loads(series).items()})
-    return Verdict(patient, print_, Reason(reason) if reason else None, text, digest, unverified, counts)
+    return StudyVerdict(patient, print_, Reason(reason) if reason else None, text, digest, unverified, counts)

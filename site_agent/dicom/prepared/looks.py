@@ -31,7 +31,7 @@ class Terms:
         self._config, self._secret = config, secret
         self._plain: dict[str, Any] = config.model_dump(mode="json")
 
-    def keyed(self, what: object) -> str:
+    def keyed_digest(self, what: object) -> str:
         """A keyed digest of plain data: what a study is made of must not be guessed from its print."""
         text = json.dumps(what, sort_keys=True, default=str).encode()
         return hmac.new(self._secret, b"konsil-dicom-print\xff" + text, sha256).hexdigest()
@@ -46,13 +46,13 @@ class Terms:
     def asked(self) -> str:
         """Everything that decides what is found: another value, another look at the source."""
         lists = (self._config.withdrawn, self._config.query.patients, self._config.query.accessions)
-        return self.keyed([self._what, [pins.look(path) for path in lists]])
+        return self.keyed_digest([self._what, [pins.look_at_withdrawn(path) for path in lists]])
 
     @property
     def standing(self) -> str:
         """What must be as it was for the last look to stand in: all but the withdrawn, who are taken out of it."""
         lists = (self._config.query.patients, self._config.query.accessions)
-        return self.keyed([self.rules, self._what, [pins.look(path) for path in lists]])
+        return self.keyed_digest([self.rules, self._what, [pins.look_at_withdrawn(path) for path in lists]])
 
     @property
     def _what(self) -> dict[str, Any]:
@@ -74,20 +74,20 @@ class Look:
     complete: bool
 
     @classmethod
-    def read(cls, index: Index) -> Self | None:
+    def read_last(cls, index: Index) -> Self | None:
         """The last one; None where there was none."""
-        noted = index.noted(_NOTE)
+        noted = index.noted_value(_NOTE)
         if not noted:
             return None
         plain = json.loads(noted)
         # Notes of before `stale` have no standing terms: such a look is not one to stand in.
         return cls(float(plain["time"]), str(plain["asked"]), str(plain.get("standing", "")), bool(plain["complete"]))
 
-    def write(self, index: Index) -> None:
+    def write_last(self, index: Index) -> None:
         """Remember this as the last one."""
-        index.note(_NOTE, json.dumps(asdict(self)))
+        index.note_value(_NOTE, json.dumps(asdict(self)))
 
-    def fresh(self, terms: Terms, refresh: float) -> bool:
+    def is_fresh(self, terms: Terms, refresh: float) -> bool:
         """Whether the source need not be asked."""
         return self.complete and self.asked == terms.asked and 0 <= self._age < refresh
 

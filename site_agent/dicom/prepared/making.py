@@ -11,10 +11,10 @@ from pathlib import Path
 from messages.ground.durable import is_out_of_space
 from messages.reasons import Reason
 from site_agent.datasets.vault import CASES, Vault
-from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import fingerprint
-from site_agent.dicom.prepared.index import Verdict
+from site_agent.dicom.prepared.index import StudyVerdict
 from site_agent.dicom.prepared.store import Store
 
 SEALED = "-sealed"
@@ -22,11 +22,11 @@ SEALED = "-sealed"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class CaseTask:
     """What a process needs to make one case. All UIDs are pseudonyms.
 
     Attributes:
-        folder: the data set's. study: the study's pseudonym; patient: the patient's; print: see `index.Verdict`.
+        folder: the data set's. study: the study's pseudonym; patient: the patient's; print: see `index.StudyVerdict`.
         modalities, announced, broken, nifti: as in `study.Study`.
         series: series that were left out before, by reason.
     """
@@ -49,7 +49,7 @@ class Task:
         return f"{self.patient}-{self.study}"
 
 
-def make(task: Task) -> Verdict:
+def make_case(task: CaseTask) -> StudyVerdict:
     """Make one case and store it; what became of it.
 
     Raises:
@@ -57,9 +57,9 @@ def make(task: Task) -> Verdict:
     """
     series = Counter(task.series)
     try:
-        return _made(task, series)
-    except Refused as error:
-        return Verdict(task.patient, task.print, error.reason, error.what, series=series)
+        return _make_case_of(task, series)
+    except ObjectRefused as error:
+        return StudyVerdict(task.patient, task.print, error.reason, error.what, series=series)
     except (MemoryError, ImportError):  # nothing that a study can bring about
         raise
     except Exception as error:  # one study's nonsense must not end the others' preparation
@@ -68,25 +68,25 @@ def make(task: Task) -> Verdict:
         # Type and place, never the message: it may hold what the file says.
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = f"cannot be processed ({type(error).__name__} in {Path(place.filename).name}, line {place.lineno})"
-        return Verdict(task.patient, task.print, Reason.UNDECODABLE_PIXELS, text, series=series)
+        return StudyVerdict(task.patient, task.print, Reason.UNDECODABLE_PIXELS, text, series=series)
 
 
-def _made(task: Task, series: Counter[Reason]) -> Verdict:
+def _make_case_of(task: CaseTask, series: Counter[Reason]) -> StudyVerdict:
     from site_agent.dicom.door.pseudonyms import Pseudonyms
     from site_agent.dicom.door.spool import Spool
-    from site_agent.dicom.prepared.cases import assemble
+    from site_agent.dicom.prepared.cases import assemble_case
     from site_agent.dicom.roles.study import Study
 
     with Spool(task.folder / "spool", Pseudonyms(task.secret)) as spool:
-        lying = spool.series(task.study)
-        facts = spool.facts(task.study)
+        lying = spool.list_series(task.study)
+        facts = spool.read_facts(task.study)
         patients: set[str] = set()
 
         def objects(uid: str) -> Sequence[Object]:
             try:
-                read = [spool.load(path) for path in lying.get(uid, ())]
-            except Refused as error:  # damaged since it was put there
-                raise Refused(Reason.RETRIEVE_FAILED, error.what) from None
+                read = [spool.load_object(path) for path in lying.get(uid, ())]
+            except ObjectRefused as error:  # damaged since it was put there
+                raise ObjectRefused(Reason.RETRIEVE_FAILED, error.what) from None
             patients.update(str(obj.get("PatientID", "")) for obj in read)
             return read
 
@@ -100,12 +100,12 @@ def _made(task: Task, series: Counter[Reason]) -> Verdict:
             objects=objects,
             nifti=task.nifti,
         )
-        made = assemble(study, task.config, series)
+        made = assemble_case(study, task.config, series)
     if len(patients) > 1:
-        raise Refused(Reason.MIXED_PATIENTS, f"{len(patients)} patients in one study")
+        raise ObjectRefused(Reason.MIXED_PATIENTS, f"{len(patients)} patients in one study")
     names = task.config.labels.names
-    digest = fingerprint.content(task.patient, made.channels, made.label, names)
+    digest = fingerprint.content_digest(task.patient, made.channels, made.label, names)
     seal = Vault(task.secret, CASES).seal if task.config.encrypt else None
     digest += SEALED if seal is not None else ""
-    Store(task.folder).put(task.case, digest, made.channels, made.label, seal)
-    return Verdict(task.patient, task.print, None, "", digest, made.unverified, series)
+    Store(task.folder).put_case(task.case, digest, made.channels, made.label, seal)
+    return StudyVerdict(task.patient, task.print, None, "", digest, made.unverified, series)

@@ -24,7 +24,7 @@ class Pin:
 
     Attributes:
         dataset: its name in site.toml.
-        withdrawn: how the list of the withdrawn looked (`look`): another list, another data set.
+        withdrawn: how the list of the withdrawn looked (`look_at_withdrawn`): another list, another data set.
     """
 
     dataset: str
@@ -37,7 +37,7 @@ class Pin:
         return self.accounting.fingerprint
 
 
-def look(withdrawn: Path | None) -> str:
+def look_at_withdrawn(withdrawn: Path | None) -> str:
     """Size and time of change of the list of the withdrawn: by them a changed list is noticed."""
     if withdrawn is None:
         return ""
@@ -48,7 +48,7 @@ def look(withdrawn: Path | None) -> str:
     return f"{status.st_size}|{status.st_mtime_ns}"
 
 
-def write(cache: Path, pin: Pin) -> None:
+def write_pin(cache: Path, pin: Pin) -> None:
     """Write down what an experiment trains on, whole or not at all.
 
     Args:
@@ -57,22 +57,24 @@ def write(cache: Path, pin: Pin) -> None:
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = cache / f".{FILE}.{os.getpid()}"
     with beside.open("w", encoding="utf-8") as file:
-        json.dump({"dataset": pin.dataset, "withdrawn": pin.withdrawn, "set": store.plain(pin.accounting)}, file)
+        json.dump(
+            {"dataset": pin.dataset, "withdrawn": pin.withdrawn, "set": store.accounting_as_plain(pin.accounting)}, file
+        )
         file.flush()
         os.fsync(file.fileno())
     beside.replace(cache / FILE)
 
 
-def read(cache: Path) -> Pin | None:
+def read_pin(cache: Path) -> Pin | None:
     """What an experiment trains on; None where it was not prepared yet, or the file is damaged."""
     try:
         content: dict[str, Any] = json.loads((cache / FILE).read_text(encoding="utf-8"))
-        return Pin(str(content["dataset"]), store.read(content["set"]), str(content["withdrawn"]))
+        return Pin(str(content["dataset"]), store.accounting_from_plain(content["set"]), str(content["withdrawn"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def pinned(state: Path, dataset: str) -> set[str]:
+def pinned_states(state: Path, dataset: str) -> set[str]:
     """The states of a data set that experiments train on, or did until their caches are removed."""
-    found = (read(path.parent) for path in (state / "cache").glob(f"*/{FILE}"))
+    found = (read_pin(path.parent) for path in (state / "cache").glob(f"*/{FILE}"))
     return {pin.fingerprint for pin in found if pin is not None and pin.dataset == dataset}

@@ -17,8 +17,8 @@ from typing import Self
 
 from messages.ground.parent import die_with_parent
 from messages.reasons import Reason
-from site_agent.dicom.prepared.index import Verdict
-from site_agent.dicom.prepared.making import Task, make
+from site_agent.dicom.prepared.index import StudyVerdict
+from site_agent.dicom.prepared.making import CaseTask, make_case
 
 
 class Makers:
@@ -31,7 +31,7 @@ class Makers:
     def __init__(self, processes: int, alive: Callable[[], None]) -> None:
         self._processes, self._alive = processes, alive
         self._pool: ProcessPoolExecutor | None = None
-        self._tasks: dict[Future[Verdict], Task] = {}
+        self._tasks: dict[Future[StudyVerdict], CaseTask] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -42,26 +42,26 @@ class Makers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def give(self, task: Task) -> Iterator[tuple[Task, Verdict]]:
+    def give_task(self, task: CaseTask) -> Iterator[tuple[CaseTask, StudyVerdict]]:
         """Have a case made; yields what is done by now. Waits while each process has one and one more to go on with."""
         if self._processes < 2:
-            yield task, make(task)
+            yield task, make_case(task)
             return
         if self._pool is None:
-            self._pool = self._opened(self._processes)
+            self._pool = self._open_pool(self._processes)
         try:
-            self._tasks[self._pool.submit(make, task)] = task
+            self._tasks[self._pool.submit(make_case, task)] = task
         except BrokenProcessPool:
             yield from self._one_by_one([task])
         while len(self._tasks) > 2 * self._processes:
-            yield from self._some()
+            yield from self._next_made()
 
-    def rest(self) -> Iterator[tuple[Task, Verdict]]:
+    def await_rest(self) -> Iterator[tuple[CaseTask, StudyVerdict]]:
         """Wait for everything that is still being made."""
         while self._tasks:
-            yield from self._some()
+            yield from self._next_made()
 
-    def _some(self) -> Iterator[tuple[Task, Verdict]]:
+    def _next_made(self) -> Iterator[tuple[CaseTask, StudyVerdict]]:
         done, _ = wait(self._tasks, timeout=1.0, return_when=FIRST_COMPLETED)
         self._alive()
         for future in done:
@@ -77,31 +77,31 @@ class Makers:
                 return
             yield task, verdict
 
-    def _one_by_one(self, suspects: list[Task]) -> Iterator[tuple[Task, Verdict]]:
+    def _one_by_one(self, suspects: list[CaseTask]) -> Iterator[tuple[CaseTask, StudyVerdict]]:
         """A process died, and which study it was is not told: each in a process of its own, to find out."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
         for task in suspects:
-            with self._opened(1) as pool:
+            with self._open_pool(1) as pool:
                 try:
-                    verdict = pool.submit(make, task).result()
+                    verdict = pool.submit(make_case, task).result()
                 except BrokenProcessPool:
                     text = "the process that read it died: damaged, or too large for this machine's memory"
                     # Without a print it is tried again at the next preparation.
-                    verdict = Verdict(task.patient, "", Reason.UNDECODABLE_PIXELS, text, series=task.series)
+                    verdict = StudyVerdict(task.patient, "", Reason.UNDECODABLE_PIXELS, text, series=task.series)
             self._alive()
             yield task, verdict
 
     @staticmethod
-    def _opened(processes: int) -> ProcessPoolExecutor:
+    def _open_pool(processes: int) -> ProcessPoolExecutor:
         # "spawn": this process may have threads and a trainer's libraries, which do not survive a fork.
         return ProcessPoolExecutor(
-            processes, mp_context=get_context("spawn"), initializer=begin, initargs=(os.getpid(),)
+            processes, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(),)
         )
 
 
-def begin(parent: int) -> None:
+def begin_worker(parent: int) -> None:
     """End with the parent, even a killed one (prctl(2)); Ctrl-C in a terminal is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not die_with_parent(parent):

@@ -24,16 +24,16 @@ from messages.ground import crash
 from messages.ground.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.datasets.layouts import read_withdrawn
-from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, Source, StudyFound
+from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, StudyFound, StudySource
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms, patient_identity
 from site_agent.dicom.door.spool import Spool
 from site_agent.dicom.labels.label_map import LABEL_MODALITY
 from site_agent.dicom.prepared import away, fingerprint, pins, store
 from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, Rules
-from site_agent.dicom.prepared.index import Index, Verdict
+from site_agent.dicom.prepared.index import Index, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
-from site_agent.dicom.prepared.making import SEALED, Task
+from site_agent.dicom.prepared.making import SEALED, CaseTask
 from site_agent.dicom.prepared.pool import Makers
 from site_agent.dicom.prepared.store import Store
 from site_agent.dicom.sources import open_source
@@ -96,7 +96,7 @@ class _Come:
 
 
 class Preparation:
-    """One run, under the data set's lock (`store.Store.lock`); see `build.materialise` for its arguments."""
+    """One run, under the data set's lock (`store.Store.lock`); see `build.prepare_dataset` for its arguments."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Preparation:
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
         self._members: dict[str, str] = {}
-        self._kept: dict[str, Verdict] = {}
+        self._kept: dict[str, StudyVerdict] = {}
         self._done = self._total = self._refusals = self._bytes = self._came = 0
 
     def close(self) -> None:
@@ -131,13 +131,13 @@ class Preparation:
 
     def run(self, *, again: bool) -> Accounting:
         """Bring the data set up to date; its newest state, or where the PACS is away, the one that stands in for it."""
-        self._spool.sweep()
-        self._store.drop_patients({self._names.patient(one) for one in self._withdrawn})
-        known = store.manifest(self._state, self._name)
-        if known is not None and not again and self._fresh(known):
+        self._spool.sweep_leftovers()
+        self._store.drop_patients({self._names.pseudonym_of_patient(one) for one in self._withdrawn})
+        known = store.read_manifest(self._state, self._name)
+        if known is not None and not again and self._is_fresh(known):
             return known
         try:
-            return self._looked()
+            return self._look_at_source()
         except (PacsUnreachable, PacsRefused) as error:
             if again or not error.passing:  # asked for by a person, or for one to mend
                 raise
@@ -150,49 +150,51 @@ class Preparation:
             )
             return last
 
-    def _looked(self) -> Accounting:
+    def _look_at_source(self) -> Accounting:
         """Ask the source, and do what is to be done."""
         source = open_source(self._config, self._store.folder)
         try:
-            found = [*source.find()]
+            found = [*source.find_studies()]
             mixed = source.looked.mixed_patients
             self._total = len(found)
-            told = [self._told(study) for study in found]
-            waiting = [one for one in told if not self._settled(one)]
+            told = [self._tell_study(study) for study in found]
+            waiting = [one for one in told if not self._is_settled(one)]
             self._cleaners.open(self._processes if len(waiting) >= WORTH_PROCESSES else 1)
             self._make_room()
-            with Makers(min(self._processes, len(waiting)), self._alive) as makers:
+            with Makers(min(self._processes, len(waiting)), self._show_progress) as makers:
                 for one in waiting:
-                    if not self._fits():
-                        self._unfit(one)
+                    if not self._has_room():
+                        self._leave_out_unfit(one)
                         continue
-                    task = self._fetched(source, one)
-                    for made, verdict in makers.give(task) if task is not None else ():
-                        self._made(made, verdict)
-                for made, verdict in makers.rest():
-                    self._made(made, verdict)
+                    task = self._fetch_study(source, one)
+                    for made, verdict in makers.give_task(task) if task is not None else ():
+                        self._note_made(made, verdict)
+                for made, verdict in makers.await_rest():
+                    self._note_made(made, verdict)
         finally:
             source.close()
-        return self._publish(mixed)
+        return self._publish_state(mixed)
 
     # before anything is fetched
 
-    def _fresh(self, known: Accounting) -> bool:
-        look = Look.read(self._index)
-        whole = store.whole(store.set_folder(self._state, self._name, known.fingerprint)) is not None
-        return look is not None and whole and look.fresh(self._terms, self._config.refresh)
+    def _is_fresh(self, known: Accounting) -> bool:
+        look = Look.read_last(self._index)
+        whole = store.count_whole_cases(store.set_folder(self._state, self._name, known.fingerprint)) is not None
+        return look is not None and whole and look.is_fresh(self._terms, self._config.refresh)
 
-    def _told(self, found: StudyFound) -> _Told:
-        study = self._names.case(found.uid)
+    def _tell_study(self, found: StudyFound) -> _Told:
+        study = self._names.pseudonym_of_case(found.uid)
         # One Patient ID of two issuers counts as one patient: it must not land in training and test.
         number = found.patient.partition("^^^")[0]
-        patient = self._names.patient(number or f"study {found.uid}")
-        nifti = self._nifti(found, number)
+        patient = self._names.pseudonym_of_patient(number or f"study {found.uid}")
+        nifti = self._find_nifti(found, number)
         series = sorted((one.uid, one.modality, str(one.instances), one.mark) for one in found.series)
-        print_ = self._terms.keyed([self._terms.rules, series, None if nifti is None else pins.look(nifti)])
+        print_ = self._terms.keyed_digest(
+            [self._terms.rules, series, None if nifti is None else pins.look_at_withdrawn(nifti)]
+        )
         return _Told(found, study, patient, print_, nifti)
 
-    def _nifti(self, found: StudyFound, number: str) -> Path | None:
+    def _find_nifti(self, found: StudyFound, number: str) -> Path | None:
         folder = self._config.labels.folder
         if self._config.labels.source != "nifti" or folder is None:
             return None
@@ -200,25 +202,29 @@ class Preparation:
         paths = (folder / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii"))
         return next((path for path in paths if path.is_file()), None)
 
-    def _settled(self, told: _Told) -> bool:
+    def _is_settled(self, told: _Told) -> bool:
         """Whether nothing has to be fetched: the verdict stands, or can be told without an image."""
         number = told.found.patient.partition("^^^")[0]
         if {told.found.patient, number} & self._withdrawn:
-            self._withdraw(told)
+            self._withdraw_study(told)
             return True
-        known = self._index.get(told.study)
+        known = self._index.get_verdict(told.study)
         stands = known is not None and known.print == told.print
-        if known is not None and stands and (known.reason is not None or self._store.holds(told.case, known.digest)):
-            self._settle(told.study, told.case, known)
+        if (
+            known is not None
+            and stands
+            and (known.reason is not None or self._store.holds_case(told.case, known.digest))
+        ):
+            self._settle_study(told.study, told.case, known)
             return True
-        lacks = self._lacks(told)
+        lacks = self._find_lack(told)
         if lacks is not None:
-            verdict = Verdict(told.patient, told.print, lacks, "the source names no series of this kind")
-            self._index.put(told.study, verdict)
-            self._settle(told.study, told.case, verdict)
+            verdict = StudyVerdict(told.patient, told.print, lacks, "the source names no series of this kind")
+            self._index.put_verdict(told.study, verdict)
+            self._settle_study(told.study, told.case, verdict)
         return lacks is not None
 
-    def _lacks(self, told: _Told) -> Reason | None:
+    def _find_lack(self, told: _Told) -> Reason | None:
         modalities = {one.modality for one in told.found.series}
         if not modalities & set(self._config.query.modalities):
             return Reason.NO_IMAGE
@@ -226,33 +232,33 @@ class Preparation:
         labelled = told.nifti is not None if source == "nifti" else LABEL_MODALITY[source] in modalities
         return None if labelled else Reason.NO_LABEL
 
-    def _withdraw(self, told: _Told) -> None:
+    def _withdraw_study(self, told: _Told) -> None:
         self._store.drop_patients({told.patient})
-        self._spool.drop(told.study)
-        verdict = Verdict(told.patient, "", Reason.WITHDRAWN, "consent was withdrawn")
-        self._index.put(told.study, verdict)
-        self._settle(told.study, told.case, verdict)
+        self._spool.drop_study(told.study)
+        verdict = StudyVerdict(told.patient, "", Reason.WITHDRAWN, "consent was withdrawn")
+        self._index.put_verdict(told.study, verdict)
+        self._settle_study(told.study, told.case, verdict)
 
     # fetching
 
-    def _fits(self) -> bool:
+    def _has_room(self) -> bool:
         """Whether there is room for a study as large as the largest that came, and its case."""
-        return self._makes_room(int(self._index.noted(_LARGEST) or 0) * (1 + GROWTH))
+        return self._makes_room(int(self._index.noted_value(_LARGEST) or 0) * (1 + GROWTH))
 
-    def _unfit(self, told: _Told) -> None:
+    def _leave_out_unfit(self, told: _Told) -> None:
         """There is no room for a study: it is left out, and what came of it goes."""
-        self._spool.drop(told.study)
-        verdict = Verdict(
+        self._spool.drop_study(told.study)
+        verdict = StudyVerdict(
             told.patient, "", Reason.DISK_FULL, "no room is left for it under limits.disk, or on the disk"
         )
-        self._index.put(told.study, verdict)
-        self._settle(told.study, told.case, verdict)
+        self._index.put_verdict(told.study, verdict)
+        self._settle_study(told.study, told.case, verdict)
 
-    def _fetched(self, source: Source, told: _Told) -> Task | None:
+    def _fetch_study(self, source: StudySource, told: _Told) -> CaseTask | None:
         """Fetch one study into the spool; None where it was settled by that."""
         come, self._came = _Come(), 0
-        for series in self._wanted(told.found):
-            uid = self._names.uid(series.uid)
+        for series in self._wanted_series(told.found):
+            uid = self._names.pseudonym_of_uid(series.uid)
             try:
                 fetched = self._of_series(source, series, _Asked(told.study, uid), come)
             except PacsRefused as error:
@@ -264,7 +270,7 @@ class Preparation:
                 continue
             except _NoRoom:
                 self._note_size()
-                self._unfit(told)
+                self._leave_out_unfit(told)
                 return None
             if fetched.reason is not None:
                 come.broken[uid] = fetched.reason
@@ -272,49 +278,51 @@ class Preparation:
         self._note_size()
         self._refusals = self._refusals + 1 if come.refused else 0
         if come.withdrawn:
-            self._withdraw(told)
+            self._withdraw_study(told)
             return None
-        wanted = self._wanted(told.found)
-        return Task(
+        wanted = self._wanted_series(told.found)
+        return CaseTask(
             folder=self._store.folder,
             config=self._config,
             study=told.study,
             patient=told.patient,
             print=told.print,
-            modalities={self._names.uid(one.uid): one.modality for one in wanted},
-            announced={self._names.uid(one.uid): one.instances for one in wanted},
+            modalities={self._names.pseudonym_of_uid(one.uid): one.modality for one in wanted},
+            announced={self._names.pseudonym_of_uid(one.uid): one.instances for one in wanted},
             broken=come.broken,
             secret=self._secret,
             series=come.series,
             nifti=told.nifti,
         )
 
-    def _of_series(self, source: Source, series: SeriesFound, asked: _Asked, come: _Come) -> Fetched:
+    def _of_series(self, source: StudySource, series: SeriesFound, asked: _Asked, come: _Come) -> Fetched:
         """Fetch one series into the spool; what came of it is there when this ends, however it does."""
         try:
             try:
-                return source.fetch(series, self._spool.has, partial(self._take, asked=asked, come=come))
+                return source.fetch_series(
+                    series, self._spool.has_object, partial(self._take_object, asked=asked, come=come)
+                )
             finally:
-                for one in self._cleaners.rest():
-                    self._keep(one, asked, come)
+                for one in self._cleaners.await_rest():
+                    self._keep_cleaned(one, asked, come)
         except _NoRoom:
-            self._cleaners.forget()  # all of the study goes
+            self._cleaners.forget_given()  # all of the study goes
             raise
 
-    def _wanted(self, found: StudyFound) -> Sequence[SeriesFound]:
+    def _wanted_series(self, found: StudyFound) -> Sequence[SeriesFound]:
         labels = LABEL_MODALITY.get(self._config.labels.source)
         return [one for one in found.series if one.modality == labels or one.modality in self._config.query.modalities]
 
-    def _take(self, obj: Object, asked: _Asked, come: _Come) -> None:
-        self._alive()
+    def _take_object(self, obj: Object, asked: _Asked, come: _Come) -> None:
+        self._show_progress()
         identity = patient_identity(obj)
         if {identity, identity.partition("^^^")[0]} & self._withdrawn:
             come.withdrawn = True  # the source's index said otherwise
             return
-        for one in self._cleaners.give(obj):
-            self._keep(one, asked, come)
+        for one in self._cleaners.give_object(obj):
+            self._keep_cleaned(one, asked, come)
 
-    def _keep(self, clean: Cleaned, asked: _Asked, come: _Come) -> None:
+    def _keep_cleaned(self, clean: Cleaned, asked: _Asked, come: _Come) -> None:
         """What the door made of an object of the series that was asked for."""
         if isinstance(clean, Reason):
             if asked.series not in come.broken:
@@ -327,75 +335,75 @@ class Preparation:
         size = len(clean.content) + _BLOCK
         if not self._makes_room(size):
             raise _NoRoom
-        self._room.wrote(size)
+        self._room.note_written(size)
         self._came += size
-        self._spool.keep(clean)
-        crash.passed("dicom:spooled")
+        self._spool.keep_written(clean)
+        crash.pass_step("dicom:spooled")
 
     def _note_size(self) -> None:
         """Remember the largest study that came: what is to be free before another one is fetched."""
-        if self._came > int(self._index.noted(_LARGEST) or 0):
-            self._index.note(_LARGEST, str(self._came))
+        if self._came > int(self._index.noted_value(_LARGEST) or 0):
+            self._index.note_value(_LARGEST, str(self._came))
 
     # what came of it
 
-    def _made(self, task: Task, verdict: Verdict) -> None:
+    def _note_made(self, task: CaseTask, verdict: StudyVerdict) -> None:
         if verdict.reason is None:
             size = self._store.size_of(task.case, verdict.digest)
             self._bytes += size
-            self._room.wrote(size)
-            full = self._full()
+            self._room.note_written(size)
+            full = self._tell_full()
             if full:
                 self._members[task.case] = verdict.digest
                 self._make_room()
                 del self._members[task.case]
-                full = self._full()
+                full = self._tell_full()
             if full:
-                self._store.remove(task.case, verdict.digest)
-                self._bytes = self._store.size()
-                verdict = Verdict(task.patient, "", Reason.DISK_FULL, full, series=verdict.series)
+                self._store.remove_case(task.case, verdict.digest)
+                self._bytes = self._store.cases_size()
+                verdict = StudyVerdict(task.patient, "", Reason.DISK_FULL, full, series=verdict.series)
         unfinished = verdict.reason in _UNFINISHED and verdict.reason in task.broken.values()
         if unfinished or verdict.reason is Reason.RETRIEVE_FAILED:
             verdict = replace(verdict, print="")  # it does not stand, and what came of it is kept for the next time
-        self._index.put(task.study, verdict)
-        crash.passed("dicom:judged")
+        self._index.put_verdict(task.study, verdict)
+        crash.pass_step("dicom:judged")
         if verdict.print or verdict.reason is Reason.DISK_FULL:
-            self._spool.drop(task.study)
-        self._settle(task.study, task.case, verdict)
+            self._spool.drop_study(task.study)
+        self._settle_study(task.study, task.case, verdict)
 
-    def _settle(self, study: str, case: str, verdict: Verdict) -> None:
+    def _settle_study(self, study: str, case: str, verdict: StudyVerdict) -> None:
         self._kept[study] = verdict
         if verdict.reason is None:
             self._members[case] = verdict.digest
         self._done += 1
-        self._alive()
+        self._show_progress()
 
-    def _alive(self) -> None:
+    def _show_progress(self) -> None:
         self._progress(min(self._done, self._total), self._total)
 
-    def _full(self) -> str:
+    def _tell_full(self) -> str:
         """What stands against the cases that there are, in words; "" where nothing does."""
         if self._config.disk is not None and self._bytes > self._config.disk:
             return "the data set's disk in site.toml holds no more cases"
-        return "no room is left for it under limits.disk, or on the disk" if self._room.lacks(0) else ""
+        return "no room is left for it under limits.disk, or on the disk" if self._room.bytes_lacking(0) else ""
 
     def _makes_room(self, wanted: int) -> bool:
         """Whether there is room for `wanted` bytes; what nothing uses goes for it."""
-        if self._room.lacks(wanted):
+        if self._room.bytes_lacking(wanted):
             self._make_room(wanted)
-        return not self._room.lacks(wanted)
+        return not self._room.bytes_lacking(wanted)
 
     def _make_room(self, wanted: int = 0) -> None:
         """Remove cases that nothing uses, as far as `disk`, or room for `wanted` more bytes, asks for it."""
-        used = self._store.used_by(pins.pinned(self._state, self._name))
+        used = self._store.used_by(pins.pinned_states(self._state, self._name))
         used |= {self._store.place_of(case, digest) for case, digest in self._members.items()}
-        most, lacking = self._config.disk, self._room.lacks(wanted)
+        most, lacking = self._config.disk, self._room.bytes_lacking(wanted)
         if lacking:
-            least = self._store.size() - lacking
+            least = self._store.cases_size() - lacking
             most = least if most is None else min(most, least)
         self._bytes = self._store.make_room(used, most, time.time())
 
-    def _publish(self, mixed: int) -> Accounting:
+    def _publish_state(self, mixed: int) -> Accounting:
         left_out = Counter(verdict.reason for verdict in self._kept.values() if verdict.reason is not None)
         if mixed:
             left_out[Reason.MIXED_PATIENTS] += mixed
@@ -410,15 +418,15 @@ class Preparation:
             extent_unverified=sum(verdict.unverified for verdict in self._kept.values()),
             fingerprint=fingerprint.of_set(self._secret, [*self._members.values()]),
         )
-        for study in set(self._spool.studies()) - self._kept.keys():
-            self._spool.drop(study)
-        before = store.manifest(self._state, self._name)
-        self._store.publish(result.fingerprint, self._members, result)
-        kept = pins.pinned(self._state, self._name) | {result.fingerprint}
+        for study in set(self._spool.list_studies()) - self._kept.keys():
+            self._spool.drop_study(study)
+        before = store.read_manifest(self._state, self._name)
+        self._store.publish_state(result.fingerprint, self._members, result)
+        kept = pins.pinned_states(self._state, self._name) | {result.fingerprint}
         self._store.drop_sets(kept | ({before.fingerprint} if before is not None else set()))
-        self._index.forget(set(self._index.all()) - self._kept.keys())
+        self._index.forget_studies(set(self._index.all_verdicts()) - self._kept.keys())
         complete = all(one.print or one.reason is Reason.WITHDRAWN for one in self._kept.values())
-        Look(time.time(), self._terms.asked, self._terms.standing, complete).write(self._index)
+        Look(time.time(), self._terms.asked, self._terms.standing, complete).write_last(self._index)
         self._make_room()
         if self._config.encrypt:
             self._store.drop_open(SEALED, self._store.used_by(kept))

@@ -35,7 +35,7 @@ Image = npt.NDArray[np.uint8]
 _Value = TypeVar("_Value", bound=np.generic)
 
 
-def draw(
+def draw_sheets(
     name: str, config: DatasetConfig | DicomDataset, state: Path, progress: Callable[[int, int], None]
 ) -> list[Path]:
     """Write the sheets of a prepared data set's newest state; their paths.
@@ -47,13 +47,13 @@ def draw(
         raise RequestError(
             "does not come from DICOM", where=f"datasets.{name}", advice="Look at its NIfTI files with any viewer"
         )
-    prepared = store.manifest(state, name)
+    prepared = store.read_manifest(state, name)
     if prepared is None or not prepared.used:
         what = "was not prepared yet" if prepared is None else f"has no case out of {prepared.found} studies"
         raise DataError(what, where=f"datasets.{name}", advice="Run `konsil site datasets`")
     dataset = dataset_of(name, config, state, prepared)
     vault = Vault(secret_of(state), CASES)
-    cases = _cases(dataset, config.channels)
+    cases = _list_cases(dataset, config.channels)
     folder = store.folder_of(state, name)
     for old in folder.glob("preview-*.png"):
         old.unlink()
@@ -62,24 +62,24 @@ def draw(
         rows = []
         for number, case in enumerate(cases[first : first + _ROWS], start=first + 1):
             progress(number - 1, len(cases))
-            said, tiles = _row(source.load(case, dataset, vault))
+            said, tiles = _draw_row(source.load_case(case, dataset, vault))
             rows.append((f"{case.key}   {said}", tiles))
         path = folder / f"preview-{first // _ROWS + 1:03d}.png"
-        _write(path, _sheet(rows, config.channels, config.labels.names))
+        _write_private(path, _draw_sheet(rows, config.channels, config.labels.names))
         sheets.append(path)
     return sheets
 
 
-def _cases(dataset: DatasetConfig, channels: Sequence[str]) -> list[source.Case]:
+def _list_cases(dataset: DatasetConfig, channels: Sequence[str]) -> list[source.Case]:
     """The cases by name; preparation has checked them already."""
     return [
         source.Case(one.key, dataset.patient_of(one.key), tuple(one.images[name] for name in channels), one.label)
-        for one in layouts.look(dataset).candidates
+        for one in layouts.find_cases(dataset).candidates
         if one.label is not None and all(name in one.images for name in channels)
     ]
 
 
-def _row(case: LoadedCase) -> tuple[str, list[Image]]:
+def _draw_row(case: LoadedCase) -> tuple[str, list[Image]]:
     """Which slice is shown, and a tile a modality: axial, the patient's right on the left, as radiologists see it."""
     import nibabel as nib
 
@@ -91,12 +91,12 @@ def _row(case: LoadedCase) -> tuple[str, list[Image]]:
     tiles = []
     for volume in case.image:
         plane = nib.orientations.apply_orientation(volume, flips)[:, :, middle]
-        tiles.append(_tile(plane, label[:, :, middle], (float(zooms[0]), float(zooms[1]))))
+        tiles.append(_draw_tile(plane, label[:, :, middle], (float(zooms[0]), float(zooms[1]))))
     labelled = f"{slices.size} with label" if slices.size else "no label"
     return f"slice {middle + 1} of {label.shape[2]}, {labelled}", tiles
 
 
-def _tile(plane: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], zooms: tuple[float, float]) -> Image:
+def _draw_tile(plane: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], zooms: tuple[float, float]) -> Image:
     """(x, y) in RAS+ → (TILE, TILE, 3): up is front, left the patient's right; grey from 1st to 99th percentile.
 
     Each pixel shows the voxel at its centre. A label's outline are its own pixels beside others; where voxels are finer
@@ -106,20 +106,20 @@ def _tile(plane: npt.NDArray[np.float32], label: npt.NDArray[np.uint8], zooms: t
     scale = TILE / max(size)
     width, height = (max(1, round(edge * scale)) for edge in size)
     front_right = plane[::-1, ::-1].T
-    grey = _sampled(front_right, (height, width))
+    grey = _sample_plane(front_right, (height, width))
     low, high = np.percentile(grey, [1, 99])
     shown = np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1) * 255
     tile = np.repeat(shown.astype(np.uint8)[..., None], 3, axis=2)
     turned = label[::-1, ::-1].T
     for value in np.unique(turned[turned > 0]):
-        tile[_drawn(turned == value, (height, width))] = _COLOURS[(int(value) - 1) % len(_COLOURS)]
+        tile[_draw_outline(turned == value, (height, width))] = _COLOURS[(int(value) - 1) % len(_COLOURS)]
     whole = np.zeros((TILE, TILE, 3), dtype=np.uint8)
     top, left = (TILE - height) // 2, (TILE - width) // 2
     whole[top : top + height, left : left + width] = tile
     return whole
 
 
-def _sampled(plane: npt.NDArray[_Value], shape: tuple[int, int]) -> npt.NDArray[_Value]:
+def _sample_plane(plane: npt.NDArray[_Value], shape: tuple[int, int]) -> npt.NDArray[_Value]:
     """A plane's values at the centres of `shape` pixels."""
     rows, columns = (
         ((np.arange(pixels) + 0.5) * voxels / pixels).astype(int)
@@ -128,22 +128,22 @@ def _sampled(plane: npt.NDArray[_Value], shape: tuple[int, int]) -> npt.NDArray[
     return plane[np.ix_(rows, columns)]
 
 
-def _drawn(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def _draw_outline(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """The pixels that show a mask's outline."""
-    wide = _sampled(mask, (max(mask.shape[0], shape[0]), max(mask.shape[1], shape[1])))
+    wide = _sample_plane(mask, (max(mask.shape[0], shape[0]), max(mask.shape[1], shape[1])))
     drawn = np.zeros(shape, dtype=np.bool_)
-    drawn[tuple((np.argwhere(_outline(wide)) * shape // wide.shape).T)] = True
+    drawn[tuple((np.argwhere(_outline_of(wide)) * shape // wide.shape).T)] = True
     return drawn
 
 
-def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _outline_of(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """The pixels of a mask that have a neighbour outside it (4-neighbourhood)."""
     padded = np.pad(mask, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inside
 
 
-def _sheet(rows: Sequence[tuple[str, list[Image]]], channels: Sequence[str], concepts: Sequence[str]) -> bytes:
+def _draw_sheet(rows: Sequence[tuple[str, list[Image]]], channels: Sequence[str], concepts: Sequence[str]) -> bytes:
     """PNG."""
     from PIL import Image as Pictures
     from PIL import ImageDraw
@@ -168,6 +168,6 @@ def _sheet(rows: Sequence[tuple[str, list[Image]]], channels: Sequence[str], con
     return content.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write_private(path: Path, content: bytes) -> None:
     """Readable by its owner alone from the first byte on."""
     replace_file(path, content, mode=0o600)

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.ground import crash
-from messages.ground.durable import sync
+from messages.ground.durable import sync_to_disk
 from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.dicom.base import Accounting, LabelMap, Volume
@@ -85,7 +85,7 @@ class Store:
                 except BlockingIOError:
                     waiting()
                     time.sleep(0.2)
-            self._sweep()
+            self._sweep_leftovers()
             yield
         finally:
             os.close(descriptor)
@@ -94,11 +94,11 @@ class Store:
         """Where a case of this content lies."""
         return self.cases / f"{case}.{digest}"
 
-    def holds(self, case: str, digest: str) -> bool:
+    def holds_case(self, case: str, digest: str) -> bool:
         """Whether a case of this content is there, whole."""
         return bool(digest) and self.place_of(case, digest).is_dir()
 
-    def put(
+    def put_case(
         self, case: str, digest: str, channels: Mapping[str, Volume], label: LabelMap, seal: Seal | None = None
     ) -> None:
         """Write a case; a no-op where it is there already. OSError where the disk is full.
@@ -116,19 +116,19 @@ class Store:
         try:
             affine = next(iter(channels.values())).affine
             for name, volume in channels.items():
-                self._write(beside / f"{case}-{ENDINGS[name]}.nii.gz", volume.voxels, affine, seal)
-            self._write(beside / f"{case}-seg.nii.gz", label.voxels, affine, seal)
-            sync(beside)
-            crash.passed("dicom:storing")
+                self._write_volume(beside / f"{case}-{ENDINGS[name]}.nii.gz", volume.voxels, affine, seal)
+            self._write_volume(beside / f"{case}-seg.nii.gz", label.voxels, affine, seal)
+            sync_to_disk(beside)
+            crash.pass_step("dicom:storing")
             beside.rename(final)
-            sync(self.cases)
-            crash.passed("dicom:stored")
+            sync_to_disk(self.cases)
+            crash.pass_step("dicom:stored")
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
 
     @staticmethod
-    def _write(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], seal: Seal | None) -> None:
+    def _write_volume(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], seal: Seal | None) -> None:
         import nibabel as nib
 
         image = nib.Nifti1Image(voxels, None)
@@ -144,7 +144,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
 
-    def publish(self, fingerprint: str, members: Mapping[str, str], accounting: Accounting) -> None:
+    def publish_state(self, fingerprint: str, members: Mapping[str, str], accounting: Accounting) -> None:
         """Make this the data set's newest state.
 
         Args:
@@ -157,32 +157,32 @@ class Store:
             beside.mkdir(mode=0o700)
             for case, digest in members.items():
                 (beside / case).symlink_to(Path("..", "..", "cases", f"{case}.{digest}"))
-            sync(beside)
+            sync_to_disk(beside)
             beside.rename(final)
-            sync(self.sets)
+            sync_to_disk(self.sets)
         for case, digest in members.items():
             os.utime(self.place_of(case, digest))
         manifest = self.folder / ".manifest.json"
         with manifest.open("w", encoding="utf-8") as file:
-            json.dump(plain(accounting), file, indent=1)
+            json.dump(accounting_as_plain(accounting), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        crash.passed("dicom:publishing")
+        crash.pass_step("dicom:publishing")
         manifest.replace(self.folder / "manifest.json")
-        sync(self.folder)
-        crash.passed("dicom:published")
+        sync_to_disk(self.folder)
+        crash.pass_step("dicom:published")
 
     def make_room(self, used: Collection[Path], most: int | None, now: float) -> int:
         """Remove cases that nothing uses, the longest unused first, until no more than `most` bytes are taken.
 
         Without `most`, those that nothing used for a month. Returns the bytes that are taken then.
         """
-        sizes = {path: _size(path) for path in self._cases()}
+        sizes = {path: _folder_size(path) for path in self._list_cases()}
         unused = sorted((path.stat().st_mtime, path) for path in sizes if path not in used)
         total = sum(sizes.values())
         for touched, path in unused:
             if (total > most) if most is not None else (now - touched > KEPT_SECONDS):
-                _remove(path)
+                _remove_folder(path)
                 total -= sizes[path]
         return total
 
@@ -190,46 +190,46 @@ class Store:
         """Forget the states that are not among `kept`; their cases stay until room is needed."""
         for path in self.sets.iterdir():
             if path.name not in kept:
-                _remove(path)
+                _remove_folder(path)
 
     def drop_patients(self, patients: Collection[str]) -> None:
         """Remove every case of some patients (pseudonyms), whatever uses it."""
-        for path in self._cases():
+        for path in self._list_cases():
             if patient_of(path.name) in patients:
-                _remove(path)
+                _remove_folder(path)
 
     def drop_open(self, sealed: str, used: Collection[Path]) -> None:
         """Remove cases that lie unencrypted (their digest does not end with `sealed`) and are not used."""
-        for path in self._cases():
+        for path in self._list_cases():
             if not path.name.endswith(sealed) and path not in used:
-                _remove(path)
+                _remove_folder(path)
 
-    def size(self) -> int:
+    def cases_size(self) -> int:
         """Bytes that all cases take."""
-        return sum(_size(path) for path in self._cases())
+        return sum(_folder_size(path) for path in self._list_cases())
 
     def size_of(self, case: str, digest: str) -> int:
         """Bytes that one case takes."""
-        return _size(self.place_of(case, digest))
+        return _folder_size(self.place_of(case, digest))
 
-    def remove(self, case: str, digest: str) -> None:
+    def remove_case(self, case: str, digest: str) -> None:
         """Remove one case."""
-        _remove(self.place_of(case, digest))
+        _remove_folder(self.place_of(case, digest))
 
     def used_by(self, fingerprints: Collection[str]) -> set[Path]:
         """The cases that some states of the data set are made of."""
-        links = (link for name in fingerprints for link in _listed(self.sets / name))
+        links = (link for name in fingerprints for link in _list_folder(self.sets / name))
         return {self.cases / os.readlink(link).rpartition("/")[2] for link in links if link.is_symlink()}
 
-    def members(self, fingerprint: str) -> dict[str, str]:
+    def state_members(self, fingerprint: str) -> dict[str, str]:
         """What a state of the data set is made of, be it there or not: case → digest of its content."""
-        links = [link for link in _listed(self.sets / fingerprint) if link.is_symlink()]
+        links = [link for link in _list_folder(self.sets / fingerprint) if link.is_symlink()]
         return {link.name: os.readlink(link).rpartition("/")[2].removeprefix(f"{link.name}.") for link in links}
 
-    def _cases(self) -> list[Path]:
+    def _list_cases(self) -> list[Path]:
         return [path for path in self.cases.iterdir() if not path.name.startswith(".")]
 
-    def _sweep(self) -> None:
+    def _sweep_leftovers(self) -> None:
         """Remove what a killed preparation left half-written; under the lock no other one is at work."""
         for folder in (self.cases, self.sets):
             for path in folder.iterdir():
@@ -237,13 +237,13 @@ class Store:
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def whole(folder: Path) -> int | None:
+def count_whole_cases(folder: Path) -> int | None:
     """How many cases a state of the data set has; None where it is gone or lacks one of them."""
-    links = [path for path in _listed(folder) if path.is_symlink()]
+    links = [path for path in _list_folder(folder) if path.is_symlink()]
     return len(links) if folder.is_dir() and all(path.is_dir() for path in links) else None
 
 
-def plain(accounting: Accounting) -> dict[str, Any]:
+def accounting_as_plain(accounting: Accounting) -> dict[str, Any]:
     """As the manifest holds it: counts, and the fingerprint."""
     return {
         "schema": 1,
@@ -256,8 +256,8 @@ def plain(accounting: Accounting) -> dict[str, Any]:
     } | ({} if accounting.as_of is None else {"as_of": accounting.as_of})
 
 
-def read(content: Mapping[str, Any]) -> Accounting:
-    """What `plain` wrote; raises ValueError, KeyError or TypeError for anything else."""
+def accounting_from_plain(content: Mapping[str, Any]) -> Accounting:
+    """What `accounting_as_plain` wrote; raises ValueError, KeyError or TypeError for anything else."""
     return Accounting(
         found=int(content["found"]),
         used=int(content["used"]),
@@ -269,10 +269,10 @@ def read(content: Mapping[str, Any]) -> Accounting:
     )
 
 
-def manifest(state: Path, name: str) -> Accounting | None:
+def read_manifest(state: Path, name: str) -> Accounting | None:
     """The newest state of a data set; None where none was prepared."""
     try:
-        return read(json.loads((folder_of(state, name) / "manifest.json").read_text(encoding="utf-8")))
+        return accounting_from_plain(json.loads((folder_of(state, name) / "manifest.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -281,18 +281,18 @@ def _by_code(counts: Mapping[Reason, int]) -> dict[str, int]:
     return {reason.value: count for reason, count in sorted(counts.items()) if count}
 
 
-def _listed(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError:
         return []
 
 
-def _size(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     return sum(path.lstat().st_blocks * 512 for path in folder.iterdir())
 
 
-def _remove(folder: Path) -> None:
+def _remove_folder(folder: Path) -> None:
     """Under another name first: a kill half-way leaves nothing that looks whole."""
     beside = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(beside, ignore_errors=True)

@@ -14,16 +14,16 @@ from messages.reasons import Reason
 from site_agent.dicom.base import LeftOut
 from site_agent.dicom.config import Role
 from site_agent.dicom.roles import table
-from site_agent.dicom.roles.facts import Facts, facts
+from site_agent.dicom.roles.facts import Facts, take_facts
 from site_agent.dicom.roles.table import Rule, Weighting
 
-__all__ = ["Facts", "decide", "facts"]
+__all__ = ["Facts", "assign_roles", "take_facts"]
 
 _THICKNESS = 0.1
 """Thicknesses closer than this (mm) are equal."""
 
 
-def decide(facts_by_series: Mapping[str, Facts]) -> dict[str, Role | LeftOut]:
+def assign_roles(facts_by_series: Mapping[str, Facts]) -> dict[str, Role | LeftOut]:
     """The role of each of a study's image series, or why it has none. Labels (SEG, RTSTRUCT) are not in the answer.
 
     Of several series for one role that is preferred which, in this order: the site's table names; is one volume rather
@@ -37,12 +37,12 @@ def decide(facts_by_series: Mapping[str, Facts]) -> dict[str, Role | LeftOut]:
         one = facts_by_series[series]
         if one.kind == "label":
             continue
-        found = _role(one)
+        found = _assign_role(one)
         answer[series] = found
         if not isinstance(found, LeftOut):
             candidates.setdefault(found, []).append(series)
     for several in candidates.values():
-        ranks = {series: _rank(facts_by_series[series]) for series in several}
+        ranks = {series: _rank_of(facts_by_series[series]) for series in several}
         best = [series for series in several if ranks[series] == min(ranks.values())]
         for series in several:
             if series not in best:
@@ -52,7 +52,7 @@ def decide(facts_by_series: Mapping[str, Facts]) -> dict[str, Role | LeftOut]:
     return answer
 
 
-def _rank(one: Facts) -> tuple[bool, bool, bool, bool, float, bool, bool]:
+def _rank_of(one: Facts) -> tuple[bool, bool, bool, bool, float, bool, bool]:
     """Smaller is better. A thickness that is not given is worse than any."""
     return (
         not one.override,
@@ -65,7 +65,7 @@ def _rank(one: Facts) -> tuple[bool, bool, bool, bool, float, bool, bool]:
     )
 
 
-def _role(one: Facts) -> Role | LeftOut:
+def _assign_role(one: Facts) -> Role | LeftOut:
     if left_out := _burned_in(one):
         return left_out
     if one.override == "ignore":
@@ -74,7 +74,7 @@ def _role(one: Facts) -> Role | LeftOut:
         return one.override
     if left_out := _no_image(one):
         return left_out
-    weighting = _weighting(one)
+    weighting = _tell_weighting(one)
     if isinstance(weighting, LeftOut):
         return weighting
     return _with_agent(one) if weighting == "T1" else weighting
@@ -103,7 +103,7 @@ def _no_image(one: Facts) -> LeftOut | None:
     return None
 
 
-def _weighting(one: Facts) -> Weighting | LeftOut:
+def _tell_weighting(one: Facts) -> Weighting | LeftOut:
     other = (
         one.planar
         or one.angio
@@ -115,7 +115,7 @@ def _weighting(one: Facts) -> Weighting | LeftOut:
     )
     if other:
         return LeftOut(Reason.UNRECOGNISED_SERIES, "another technique, such as diffusion, perfusion or angiography")
-    by_times = {rule.weighting for rule in table.RULES if _fits(rule, one)}
+    by_times = {rule.weighting for rule in table.RULES if _fits_rule(rule, one)}
     by_contrast = {table.CONTRASTS[one.contrast]} if one.contrast else set()
     found = by_times | by_contrast
     if not found:
@@ -129,15 +129,15 @@ def _weighting(one: Facts) -> Weighting | LeftOut:
     return weighting
 
 
-def _fits(rule: Rule, one: Facts) -> bool:
+def _fits_rule(rule: Rule, one: Facts) -> bool:
     return (
         one.echoes == (rule.echo,)
         and (rule.inversion is None or one.inversion == rule.inversion)
-        and rule.tr.holds(one.tr)
-        and rule.te.holds(one.te)
-        and rule.ti.holds(one.ti)
-        and rule.flip.holds(one.flip)
-        and rule.field.holds(one.field)
+        and rule.tr.holds_value(one.tr)
+        and rule.te.holds_value(one.te)
+        and rule.ti.holds_value(one.ti)
+        and rule.flip.holds_value(one.flip)
+        and rule.field.holds_value(one.field)
         and (not rule.words or bool(rule.words & set(one.words)))
     )
 

@@ -77,13 +77,13 @@ class Facts:
     words: tuple[Word, ...] = ()
     override: Role | Literal["ignore", ""] = ""
 
-    def plain(self) -> dict[str, Any]:
+    def as_plain(self) -> dict[str, Any]:
         """As JSON takes it."""
         content: dict[str, Any] = _FACTS.dump_python(self, mode="json")
         return content
 
     @classmethod
-    def read(cls, plain: Mapping[str, Any]) -> Facts:
+    def from_plain(cls, plain: Mapping[str, Any]) -> Facts:
         """What `plain` wrote.
 
         Raises:
@@ -108,49 +108,49 @@ _CONTRASTS = {"", *table.CONTRASTS, *table.OTHER_CONTRASTS}
 _FACTS = TypeAdapter(Facts)
 
 
-def facts(obj: Object, overrides: Sequence[Override] = ()) -> Facts:
+def take_facts(obj: Object, overrides: Sequence[Override] = ()) -> Facts:
     """Take down what an object says of its series, before anything is removed from it.
 
     Values that are damaged or missing are None: the rules then leave the series out, never the object.
     """
-    kind = _KINDS.get(_text(obj, "SOPClassUID"), "other")
-    if _text(obj, "Modality").upper() in _LABELS:
+    kind = _KINDS.get(_read_text(obj, "SOPClassUID"), "other")
+    if _read_text(obj, "Modality").upper() in _LABELS:
         kind = "label"
-    sources = _sources(obj)
-    scanning, variant = set(_values(obj, "ScanningSequence")), set(_values(obj, "SequenceVariant"))
+    sources = _list_sources(obj)
+    scanning, variant = set(_read_values(obj, "ScanningSequence")), set(_read_values(obj, "SequenceVariant"))
     return Facts(
         kind=kind,
-        mr=_text(obj, "Modality").upper() == "MR",
+        mr=_read_text(obj, "Modality").upper() == "MR",
         image_type=_image_type(sources),
-        echoes=_echoes(scanning, sources),
-        planar="EP" in scanning or _first(sources, "EchoPlanarPulseSequence") == "YES",
-        inversion=_inversion(scanning, sources),
+        echoes=_echo_kinds(scanning, sources),
+        planar="EP" in scanning or _first_value(sources, "EchoPlanarPulseSequence") == "YES",
+        inversion=_has_inversion(scanning, sources),
         balanced=bool(variant & {"SS", "TRSS"} and "SP" not in variant)
-        or _first(sources, "SteadyStatePulseSequence") == "FREE_PRECESSION",
-        three_dimensional=_yes(_first(sources, "MRAcquisitionType"), {"3D"}, {"2D"}),
-        plane=_plane(sources),
-        tr=_positive(sources, "RepetitionTime"),
-        te=_positive(sources, "EchoTime", "EffectiveEchoTime"),
-        ti=_positive(sources, "InversionTime", "InversionTimes"),
-        flip=_positive(sources, "FlipAngle"),
-        field=_positive(sources, "MagneticFieldStrength"),
-        thickness=_positive(sources, "SliceThickness"),
-        b=_positive(sources, "DiffusionBValue"),
-        contrast=_contrast(sources),
-        agent=_agent(obj, sources),
-        angio=_first(sources, "AngioFlag") == "Y",
-        burned_in=_yes(_text(obj, "BurnedInAnnotation").upper(), {"YES"}, {"NO"}),
-        times=int(_positive(sources, "NumberOfTemporalPositions") or 1),
+        or _first_value(sources, "SteadyStatePulseSequence") == "FREE_PRECESSION",
+        three_dimensional=_read_yes_no(_first_value(sources, "MRAcquisitionType"), {"3D"}, {"2D"}),
+        plane=_tell_plane(sources),
+        tr=_first_positive(sources, "RepetitionTime"),
+        te=_first_positive(sources, "EchoTime", "EffectiveEchoTime"),
+        ti=_first_positive(sources, "InversionTime", "InversionTimes"),
+        flip=_first_positive(sources, "FlipAngle"),
+        field=_first_positive(sources, "MagneticFieldStrength"),
+        thickness=_first_positive(sources, "SliceThickness"),
+        b=_first_positive(sources, "DiffusionBValue"),
+        contrast=_tell_contrast(sources),
+        agent=_has_agent(obj, sources),
+        angio=_first_value(sources, "AngioFlag") == "Y",
+        burned_in=_read_yes_no(_read_text(obj, "BurnedInAnnotation").upper(), {"YES"}, {"NO"}),
+        times=int(_first_positive(sources, "NumberOfTemporalPositions") or 1),
         # GE's Protocol Name is the examination's, the same for all its series: it speaks only where nothing else does.
-        words=words(_text(obj, "SeriesDescription") or _text(obj, "ProtocolName")),
-        override=_override(obj, overrides),
+        words=listed_words(_read_text(obj, "SeriesDescription") or _read_text(obj, "ProtocolName")),
+        override=_find_override(obj, overrides),
     )
 
 
 _SEQUENCE_NAMES = ("SequenceName", "PulseSequenceName")
 
 
-def words(text: str) -> tuple[Word, ...]:
+def listed_words(text: str) -> tuple[Word, ...]:
     """The listed words that a description holds, in the list's order; what else it says is not kept."""
     plain = " ".join(re.sub(r"[^a-z0-9+*]+", " ", text.lower()).split())
     found: set[Word] = set()
@@ -162,11 +162,11 @@ def words(text: str) -> tuple[Word, ...]:
     return tuple(word for word in get_args(Word) if word in found)
 
 
-def _override(obj: Object, overrides: Sequence[Override]) -> Role | Literal["ignore", ""]:
+def _find_override(obj: Object, overrides: Sequence[Override]) -> Role | Literal["ignore", ""]:
     texts = {
-        "description": (_text(obj, "SeriesDescription"),),
-        "protocol": (_text(obj, "ProtocolName"),),
-        "sequence": tuple(_text(obj, key) for key in _SEQUENCE_NAMES),
+        "description": (_read_text(obj, "SeriesDescription"),),
+        "protocol": (_read_text(obj, "ProtocolName"),),
+        "sequence": tuple(_read_text(obj, key) for key in _SEQUENCE_NAMES),
     }
     for override in overrides:
         asked = {key: expression for key in texts if (expression := getattr(override, key)) is not None}
@@ -177,7 +177,7 @@ def _override(obj: Object, overrides: Sequence[Override]) -> Role | Literal["ign
     return ""
 
 
-def _sources(obj: Object) -> tuple[Object, ...]:
+def _list_sources(obj: Object) -> tuple[Object, ...]:
     """The object itself, then the items of its functional groups: shared, and those of the first frame (C.7.6.16)."""
     found = [obj]
     for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
@@ -188,7 +188,7 @@ def _sources(obj: Object) -> tuple[Object, ...]:
     return tuple(found)
 
 
-def _values(obj: Object, keyword: str) -> tuple[str, ...]:
+def _read_values(obj: Object, keyword: str) -> tuple[str, ...]:
     try:
         value = obj.get(keyword)
     except (ValueError, TypeError, OverflowError):  # a damaged value says nothing
@@ -199,22 +199,22 @@ def _values(obj: Object, keyword: str) -> tuple[str, ...]:
     return tuple(text for one in many if (text := str(one).strip().upper()))
 
 
-def _text(obj: Object, keyword: str) -> str:
+def _read_text(obj: Object, keyword: str) -> str:
     value = obj.get(keyword)
     return "" if value is None else str(value).strip()
 
 
-def _first(sources: Sequence[Object], keyword: str) -> str:
+def _first_value(sources: Sequence[Object], keyword: str) -> str:
     """The first value that any source gives, in capitals."""
     for source in sources:
-        if values := _values(source, keyword):
+        if values := _read_values(source, keyword):
             return values[0]
     return ""
 
 
-def _positive(sources: Sequence[Object], *keywords: str) -> float | None:
+def _first_positive(sources: Sequence[Object], *keywords: str) -> float | None:
     for keyword in keywords:
-        text = _first(sources, keyword)
+        text = _first_value(sources, keyword)
         try:
             value = float(text) if text else 0.0
         except ValueError:
@@ -227,16 +227,16 @@ def _positive(sources: Sequence[Object], *keywords: str) -> float | None:
 
 def _image_type(sources: Sequence[Object]) -> tuple[str, ...]:
     """Image Type of the object and Frame Type of its frames, as far as listed, in their order."""
-    found = [value for source in sources for key in ("ImageType", "FrameType") for value in _values(source, key)]
-    component = _first(sources, "ComplexImageComponent")
+    found = [value for source in sources for key in ("ImageType", "FrameType") for value in _read_values(source, key)]
+    component = _first_value(sources, "ComplexImageComponent")
     return tuple(dict.fromkeys(value for value in (*found, component) if value in table.KNOWN_TYPES))
 
 
-def _echoes(scanning: set[str], sources: Sequence[Object]) -> tuple[Literal["spin", "gradient"], ...]:
-    pulse = _first(sources, "EchoPulseSequence")
+def _echo_kinds(scanning: set[str], sources: Sequence[Object]) -> tuple[Literal["spin", "gradient"], ...]:
+    pulse = _first_value(sources, "EchoPulseSequence")
     spin = "SE" in scanning or pulse in {"SPIN", "BOTH"}
     gradient = "GR" in scanning or pulse in {"GRADIENT", "BOTH"}
-    if not (spin or gradient) and scanning & {"IR", "RM"} and (_positive(sources, "EchoTrainLength") or 0) > 1:
+    if not (spin or gradient) and scanning & {"IR", "RM"} and (_first_positive(sources, "EchoTrainLength") or 0) > 1:
         spin = True  # Philips names turbo inversion recovery "IR" alone, GE research modes "RM"
     found: list[Literal["spin", "gradient"]] = []
     if spin:
@@ -246,21 +246,21 @@ def _echoes(scanning: set[str], sources: Sequence[Object]) -> tuple[Literal["spi
     return tuple(found)
 
 
-def _inversion(scanning: set[str], sources: Sequence[Object]) -> bool | None:
-    said = _yes(_first(sources, "InversionRecovery"), {"YES"}, {"NO"})
-    if "IR" in scanning or said or _positive(sources, "InversionTime", "InversionTimes"):
+def _has_inversion(scanning: set[str], sources: Sequence[Object]) -> bool | None:
+    said = _read_yes_no(_first_value(sources, "InversionRecovery"), {"YES"}, {"NO"})
+    if "IR" in scanning or said or _first_positive(sources, "InversionTime", "InversionTimes"):
         return True
     return False if scanning else said
 
 
-def _yes(value: str, yes: set[str], no: set[str]) -> bool | None:
+def _read_yes_no(value: str, yes: set[str], no: set[str]) -> bool | None:
     return True if value in yes else False if value in no else None
 
 
-def _plane(sources: Sequence[Object]) -> Literal["axial", "sagittal", "coronal", ""]:
+def _tell_plane(sources: Sequence[Object]) -> Literal["axial", "sagittal", "coronal", ""]:
     """By the largest part of the normal, row × column (0020,0037)."""
     for source in sources:
-        values = _values(source, "ImageOrientationPatient")
+        values = _read_values(source, "ImageOrientationPatient")
         try:
             a, b, c, d, e, f = (float(value) for value in values)
         except ValueError:
@@ -273,22 +273,22 @@ def _plane(sources: Sequence[Object]) -> Literal["axial", "sagittal", "coronal",
     return ""
 
 
-def _contrast(sources: Sequence[Object]) -> str:
-    value = _first(sources, "AcquisitionContrast")
+def _tell_contrast(sources: Sequence[Object]) -> str:
+    value = _first_value(sources, "AcquisitionContrast")
     return value if value in _CONTRASTS else ""
 
 
-def _agent(obj: Object, sources: Sequence[Object]) -> bool | None:
+def _has_agent(obj: Object, sources: Sequence[Object]) -> bool | None:
     """Whether a contrast agent was given (PS3.3, C.7.6.4): the frames first, then the coded agent, then the text."""
-    administered = _yes(_first(sources, "ContrastBolusAgentAdministered"), {"YES"}, {"NO"})
+    administered = _read_yes_no(_first_value(sources, "ContrastBolusAgentAdministered"), {"YES"}, {"NO"})
     if administered is not None:
         return administered
     for usage in (item for source in sources for item in source.get("ContrastBolusUsageSequence") or ()):
-        said = _yes(_text(usage, "ContrastBolusAgentAdministered").upper(), {"YES"}, {"NO"})
+        said = _read_yes_no(_read_text(usage, "ContrastBolusAgentAdministered").upper(), {"YES"}, {"NO"})
         if said is not None:
             return said
-    agents = [_text(item, "CodeMeaning") for item in obj.get("ContrastBolusAgentSequence") or ()]
-    for text in (*agents, _text(obj, "ContrastBolusAgent")):
+    agents = [_read_text(item, "CodeMeaning") for item in obj.get("ContrastBolusAgentSequence") or ()]
+    for text in (*agents, _read_text(obj, "ContrastBolusAgent")):
         plain = " ".join(text.lower().split())
         if table.NO_AGENT.match(plain):
             return False

@@ -36,7 +36,7 @@ class Range:
     high: float = float("inf")
     missing: bool = False
 
-    def holds(self, value: float | None) -> bool:
+    def holds_value(self, value: float | None) -> bool:
         """Whether the value fits."""
         return self.missing if value is None else self.low <= value <= self.high
 

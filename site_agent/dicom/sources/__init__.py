@@ -1,14 +1,14 @@
-"""Where studies come from: a folder, a PACS over DIMSE, a PACS over DICOMweb, behind `base.Source`."""
+"""Where studies come from: a folder, a PACS over DIMSE, a PACS over DICOMweb, behind `base.StudySource`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from site_agent.dicom.base import Source
+from site_agent.dicom.base import StudySource
 from site_agent.dicom.config import DicomDataset, DimseSource, FolderSource
 
 
-def open_source(config: DicomDataset, state: Path) -> Source:
+def open_source(config: DicomDataset, state: Path) -> StudySource:
     """The source that a data set's settings name. Nothing is asked of it yet.
 
     Args:
@@ -31,7 +31,7 @@ def open_source(config: DicomDataset, state: Path) -> Source:
     return DicomWeb(config)
 
 
-def echo(config: DicomDataset) -> None:
+def echo_source(config: DicomDataset) -> None:
     """Whether the source answers, for a look before work: C-ECHO, a search for one study, or a look at the folder.
 
     Raises:
@@ -40,16 +40,16 @@ def echo(config: DicomDataset) -> None:
     if isinstance(config, FolderSource):
         from site_agent.dicom.sources import folder
 
-        folder.check(config)
+        folder.check_folder(config)
     elif isinstance(config, DimseSource):
         from site_agent.dicom.sources import association
 
-        association.echo(config)
+        association.echo_pacs(config)
     else:
         from site_agent.dicom.sources.dicomweb import DicomWeb
 
         service = DicomWeb(config)
         try:
-            service.check()
+            service.check_answer()
         finally:
             service.close()

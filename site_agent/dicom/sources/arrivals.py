@@ -13,7 +13,7 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 class Arrivals:
-    """Objects of one series on their way in; `offer` is safe among threads and calls `take` from one at a time.
+    """Objects of one series on their way in; `offer_object` is safe among threads and calls `take` from one at a time.
 
     Attributes:
         received: objects handed to `take`.
@@ -37,29 +37,29 @@ class Arrivals:
         """Objects of the series that are known to be there now."""
         return len(self._there)
 
-    def known(self, sop: str) -> bool:
+    def is_known(self, sop: str) -> bool:
         """Whether an object need not come: it is there, or came before."""
         with self._lock:
             if sop not in self._there and self._has(sop):
                 self._there.add(sop)
             return sop in self._there
 
-    def missing(self, listed: Collection[str]) -> list[str]:
+    def list_missing(self, listed: Collection[str]) -> list[str]:
         """Those of `listed` that are not there, in its order."""
-        return [sop for sop in listed if not self.known(sop)]
+        return [sop for sop in listed if not self.is_known(sop)]
 
-    def offer(self, obj: Object, size: int) -> bool:
+    def offer_object(self, obj: Object, size: int) -> bool:
         """Take an object that came over the line with `size` bytes.
 
         Returns:
             Whether it is there now: False for what was not asked for or is incomplete, and after `take` raised.
         """
         try:
-            return self._offer(obj)
+            return self._take_offered(obj)
         finally:
-            self._pace.took(size)
+            self._pace.take_bytes(size)
 
-    def _offer(self, obj: Object) -> bool:
+    def _take_offered(self, obj: Object) -> bool:
         with self._lock:
             sop = str(obj.get("SOPInstanceUID", ""))
             asked = (str(obj.get("StudyInstanceUID", "")), str(obj.get("SeriesInstanceUID", "")))
@@ -73,19 +73,19 @@ class Arrivals:
             if self._has(sop):
                 self._there.add(sop)
                 return True
-            if not whole(obj):
+            if not is_whole(obj):
                 self.broken += 1
                 return False
             try:
                 self._take(obj)
-            except Exception as error:  # noqa: BLE001 - a library's thread is no place for it: `fetched` raises it
+            except Exception as error:  # noqa: BLE001 - a library's thread is no place for it: `count_fetched` raises it
                 self.failure = error
                 return False
             self._there.add(sop)
             self.received += 1
             return True
 
-    def fetched(self, *, listed: Collection[str] = (), failed: bool = False) -> Fetched:
+    def count_fetched(self, *, listed: Collection[str] = (), failed: bool = False) -> Fetched:
         """The account of the series.
 
         Args:
@@ -97,19 +97,19 @@ class Arrivals:
         """
         if self.failure is not None:
             raise self.failure
-        short = bool(self.missing(listed)) or self.present < (self.series.instances or 0)
+        short = bool(self.list_missing(listed)) or self.present < (self.series.instances or 0)
         if not short:
             return Fetched(self.received, self.present)
         reason = Reason.RETRIEVE_FAILED if failed or self.broken else Reason.INCOMPLETE_SERIES
         return Fetched(self.received, self.present, reason)
 
 
-def weight(obj: Object) -> int:
+def weigh_object(obj: Object) -> int:
     """About the bytes of an object: those of its pixels, and 4 KiB for the rest."""
     return 4096 + sum(len(obj[name].value or b"") for name in PIXELS if name in obj)
 
 
-def whole(obj: Object) -> bool:
+def is_whole(obj: Object) -> bool:
     """Whether an object has all the pixels that it says (PS3.3, C.7.6.3; PS3.5, 8.1.1 and 8.2).
 
     Uncompressed ones by their length; of compressed ones only that there are any: their decoder will tell.

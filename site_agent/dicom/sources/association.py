@@ -15,7 +15,7 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_ty
 
 from messages.ground.errors import KonsilError, PacsRefused, PacsUnreachable
 from site_agent.dicom.config import DimseSource
-from site_agent.dicom.hush import hush, hush_pynetdicom
+from site_agent.dicom.hush import hush_pynetdicom, silence_libraries
 from site_agent.dicom.sources import tls
 
 ATTEMPTS = 3
@@ -55,14 +55,14 @@ class Caller:
     """
 
     def __init__(self, config: DimseSource) -> None:
-        hush()
+        silence_libraries()
         hush_pynetdicom()
         self.config = config
         self.where = f"{config.called} at {config.host}:{config.port}"
-        self._tls = tls.client(config.ca, config.cert, config.key)
+        self._tls = tls.client_context(config.ca, config.cert, config.key)
 
     @contextmanager
-    def association(
+    def open_association(
         self, contexts: Contexts, *, roles: Sequence[Any] = (), handlers: Sequence[Any] = ()
     ) -> Iterator[Any]:
         """An established association, released at the end and aborted where the block raises.
@@ -71,7 +71,7 @@ class Caller:
             PacsUnreachable: nothing answers, or not as a DICOM node.
             PacsRefused: the association is rejected.
         """
-        made = self._made(contexts, roles, handlers)
+        made = self._make_association(contexts, roles, handlers)
         try:
             yield made
         except BaseException:
@@ -83,9 +83,9 @@ class Caller:
                 made.release()
         finally:
             made.join(LINGER)
-            _close(made)
+            _close_socket(made)
 
-    def context(self, made: Any, abstract: str, verb: str) -> None:
+    def require_context(self, made: Any, abstract: str, verb: str) -> None:
         """Refuse an association in which the PACS does not offer `verb`.
 
         Raises:
@@ -98,7 +98,7 @@ class Caller:
                 advice=f"Have {verb} (Study Root) allowed for AE title {self.config.ae!r} in the PACS",
             )
 
-    def broken(self, doing: str) -> PacsUnreachable:
+    def broken_error(self, doing: str) -> PacsUnreachable:
         """The error of an association that ended, or fell silent, in the midst of something."""
         return PacsUnreachable(
             f"the association broke off, or {self.config.patience:g} s went by without a word, {doing}",
@@ -106,7 +106,7 @@ class Caller:
             advice="What came is kept; the next preparation goes on from there",
         )
 
-    def _made(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
+    def _make_association(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
         """An association, asked for again as long as it may be a matter of the moment."""
         asking = Retrying(retry=retry_if_exception_type(_AskAgain), stop=stop_after_attempt(ATTEMPTS), wait=_pause)
         try:
@@ -117,10 +117,10 @@ class Caller:
 
     def _made_once(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
         began = time.monotonic()
-        made = self._asked(contexts, roles, handlers)
+        made = self._ask_association(contexts, roles, handlers)
         if made.is_established:
             return made
-        _close(made)
+        _close_socket(made)
         if made.rejected_contexts:
             raise PacsRefused(
                 "it accepts the association and rejects each presentation context",
@@ -130,14 +130,14 @@ class Caller:
         if not made.is_rejected:
             if time.monotonic() - began < PAUSE:
                 # Ended at once: a rejection may be lost where the connection is closed right behind it.
-                raise _AskAgain(self._unreachable(), pause=0.0)
-            raise self._unreachable()
+                raise _AskAgain(self._unreachable_error(), pause=0.0)
+            raise self._unreachable_error()
         answer = made.acceptor.primitive
         if answer.result == 0x02:  # rejected for the moment (PS3.8, 9.3.4)
-            raise _AskAgain(self._rejected(answer), pause=PAUSE)
-        raise self._rejected(answer)
+            raise _AskAgain(self._rejection_error(answer), pause=PAUSE)
+        raise self._rejection_error(answer)
 
-    def _asked(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
+    def _ask_association(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
         from pynetdicom import AE
 
         config = self.config
@@ -155,7 +155,7 @@ class Caller:
             evt_handlers=list(handlers),
         )
 
-    def _rejected(self, answer: Any) -> PacsRefused:
+    def _rejection_error(self, answer: Any) -> PacsRefused:
         """PS3.8, 9.3.4: result, source and reason of an A-ASSOCIATE-RJ."""
         config = self.config
         if (answer.result_source, answer.diagnostic) == (1, 3):
@@ -180,7 +180,7 @@ class Caller:
             passing=answer.result == 0x02 or (answer.result_source, answer.diagnostic) in ((1, 1), (2, 1)),
         )
 
-    def _unreachable(self) -> KonsilError:
+    def _unreachable_error(self) -> KonsilError:
         """Why no association came about: pynetdicom does not say, so the same way is gone once more by hand."""
         config = self.config
         try:
@@ -188,7 +188,7 @@ class Caller:
                 if self._tls is not None:
                     self._tls.wrap_socket(line, server_hostname=config.host).close()
         except OSError as error:
-            if self._tls is not None and (why := tls.explain(error)):
+            if self._tls is not None and (why := tls.explain_handshake(error)):
                 advice = "Check ca, cert and key, and that the port is TLS"
                 return PacsUnreachable(why, where=self.where, advice=advice, passing=False)
             return PacsUnreachable(
@@ -205,14 +205,14 @@ class Caller:
         )
 
 
-def _close(made: Any) -> None:
+def _close_socket(made: Any) -> None:
     """Close the socket of an association that is over: pynetdicom leaves some of them to the garbage collector."""
     line = getattr(made.dul.socket, "socket", None)
     if line is not None:
         line.close()
 
 
-def echo(config: DimseSource) -> None:
+def echo_pacs(config: DimseSource) -> None:
     """C-ECHO (PS3.7, 9.1.5): whether the PACS answers us.
 
     Raises:
@@ -224,10 +224,10 @@ def echo(config: DimseSource) -> None:
 
     verification = "1.2.840.10008.1.1"
     caller = Caller(config)
-    with caller.association([build_context(verification)]) as made:
-        caller.context(made, verification, "C-ECHO")
+    with caller.open_association([build_context(verification)]) as made:
+        caller.require_context(made, verification, "C-ECHO")
         answer = made.send_c_echo()
         if "Status" not in answer:
-            raise caller.broken("in C-ECHO")
+            raise caller.broken_error("in C-ECHO")
         if answer.Status != 0x0000:
-            raise PacsRefused(f"it answers C-ECHO with {statuses.meaning(answer.Status)}", where=caller.where)
+            raise PacsRefused(f"it answers C-ECHO with {statuses.tell_meaning(answer.Status)}", where=caller.where)

@@ -47,7 +47,7 @@ STRUCTURES = ("1.2.840.10008.5.1.4.1.1.481.3",)  # RT Structure Set
 STORAGE = (*IMAGES, *SEGMENTATIONS, *STRUCTURES)
 
 
-def syntaxes(storage: str) -> tuple[tuple[str, ...], ...]:
+def transfer_syntaxes(storage: str) -> tuple[tuple[str, ...], ...]:
     """Transfer syntaxes of a storage class as its contexts propose them, the most usual first."""
     more: tuple[str, ...] = (DEFLATED,)
     if storage in IMAGES:
@@ -57,15 +57,18 @@ def syntaxes(storage: str) -> tuple[tuple[str, ...], ...]:
     return (NATIVE, *((syntax,) for syntax in more))
 
 
-def proposed() -> list[Any]:
+def proposed_contexts() -> list[Any]:
     """Storage contexts for an association that C-GET goes over, as pynetdicom's `build_context` makes them."""
     from pynetdicom import build_context
 
-    return [build_context(storage, list(group)) for storage in STORAGE for group in syntaxes(storage)]
+    return [build_context(storage, list(group)) for storage in STORAGE for group in transfer_syntaxes(storage)]
 
 
-def accepted() -> list[Any]:
+def accepted_contexts() -> list[Any]:
     """Storage contexts for our own storage SCP."""
     from pynetdicom import build_context
 
-    return [build_context(storage, [syntax for group in syntaxes(storage) for syntax in group]) for storage in STORAGE]
+    return [
+        build_context(storage, [syntax for group in transfer_syntaxes(storage) for syntax in group])
+        for storage in STORAGE
+    ]

@@ -20,11 +20,11 @@ import structlog
 from messages.ground.errors import PacsRefused
 from site_agent.dicom.base import Fetched, Has, Looked, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import DicomWebSource
-from site_agent.dicom.sources.arrivals import Arrivals, weight
+from site_agent.dicom.sources.arrivals import Arrivals, weigh_object
 from site_agent.dicom.sources.findings import Findings
 from site_agent.dicom.sources.pace import Pace
-from site_agent.dicom.sources.wanted import Described, Wanted, identified, usable
-from site_agent.dicom.sources.web import Failed, Web
+from site_agent.dicom.sources.wanted import Described, Wanted, identify_patient, is_usable_uid
+from site_agent.dicom.sources.web import RequestFailed, Web
 
 PAGE = 200
 """Most matches of one answer."""
@@ -46,7 +46,7 @@ _log = structlog.get_logger()
 
 
 class DicomWeb:
-    """`base.Source` over a DICOMweb service. `fetch` may be called from several threads.
+    """`base.StudySource` over a DICOMweb service. `fetch_series` may be called from several threads.
 
     Raises:
         ConfigError: a file of the query, a credential or a certificate cannot be used.
@@ -54,61 +54,63 @@ class DicomWeb:
 
     def __init__(self, config: DicomWebSource) -> None:
         self._web = Web(config)
-        self._wanted = Wanted.read(config.query)
+        self._wanted = Wanted.read_query(config.query)
         self._pace = Pace(config.associations, config.rate)
         self._looked = Looked()
 
     @property
     def looked(self) -> Looked:
-        """What the last `find` came across besides."""
+        """What the last `find_studies` came across besides."""
         return self._looked
 
-    def find(self) -> Sequence[StudyFound]:
+    def find_studies(self) -> Sequence[StudyFound]:
         """Search for studies, then for each study's series; sorted by Study Instance UID.
 
         Raises:
-            PacsUnreachable, PacsRefused: see `base.Source`. An address that the service does not know (404) is a
+            PacsUnreachable, PacsRefused: see `base.StudySource`. An address that the service does not know (404) is a
                 refusal, and so is its own failure (5xx): never "no studies".
         """
         findings = Findings(self._wanted)
-        with self._pace.association():
-            for keys in self._wanted.queries():
-                filters = {keyword: sendable(value) for keyword, value in keys.items()}
-                for match in self._search(
+        with self._pace.hold_association():
+            for keys in self._wanted.list_queries():
+                filters = {keyword: make_sendable(value) for keyword, value in keys.items()}
+                for match in self._search_matches(
                     "studies", STUDY, filters, [PATIENT, ISSUER, ACCESSION, DESCRIPTION, MODALITIES, RELATED_SERIES]
                 ):
-                    findings.study(*_study(match))
+                    findings.add_study(*_read_study(match))
 
             def ask(uid: str) -> None:
-                for match in self._search("series", SERIES, {}, [MODALITY, INSTANCES], uid):
-                    findings.series(uid, _text(match, SERIES), _text(match, MODALITY), _count(match, INSTANCES))
+                for match in self._search_matches("series", SERIES, {}, [MODALITY, INSTANCES], uid):
+                    findings.add_series(
+                        uid, _read_text(match, SERIES), _read_text(match, MODALITY), _read_count(match, INSTANCES)
+                    )
 
-            if short := findings.complete(ask):
+            if short := findings.complete_series(ask):
                 _log.warning("studies name fewer series than they count", studies=short)
-            findings.count(self._listed)
+            findings.count_instances(self._list_instances)
         found, self._looked = findings.result()
         return found
 
-    def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+    def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
         """Retrieve what of a series is missing, and compare with the service's list.
 
         Raises:
-            PacsUnreachable, PacsRefused: see `base.Source`.
+            PacsUnreachable, PacsRefused: see `base.StudySource`.
         """
         arrivals = Arrivals(series, has, take, self._pace)
         failures: list[int] = []
-        with self._pace.association():
-            listed = self._listed(series)
-            missing = arrivals.missing(listed or ())
+        with self._pace.hold_association():
+            listed = self._list_instances(series)
+            missing = arrivals.list_missing(listed or ())
             if listed is None or (listed and len(missing) == len(listed)):
-                self._retrieve(arrivals, failures)
+                self._retrieve_objects(arrivals, failures)
             else:
                 for sop in missing:
-                    self._retrieve(arrivals, failures, sop)
-        fetched = arrivals.fetched(listed=listed or (), failed=bool(failures))
+                    self._retrieve_objects(arrivals, failures, sop)
+        fetched = arrivals.count_fetched(listed=listed or (), failed=bool(failures))
         if fetched.reason is not None:
             if not any(failures):
-                self.check()  # an answer without a length ends early without an error where its sender died
+                self.check_answer()  # an answer without a length ends early without an error where its sender died
             _log.warning(
                 "series not retrieved in full",
                 reason=fetched.reason.value,
@@ -123,43 +125,43 @@ class DicomWeb:
         """Close all connections."""
         self._web.close()
 
-    def check(self) -> None:
+    def check_answer(self) -> None:
         """Whether the service answers a search as we ask it.
 
         Raises:
             PacsUnreachable, PacsRefused: it does not; one line says why.
         """
-        self._page("the search for studies", lambda client: client.search_for_studies(limit=1))
+        self._ask_page("the search for studies", lambda client: client.search_for_studies(limit=1))
 
-    def _retrieve(self, arrivals: Arrivals, failures: list[int], sop: str | None = None) -> None:
+    def _retrieve_objects(self, arrivals: Arrivals, failures: list[int], sop: str | None = None) -> None:
         """Take all objects of the series as they come, or one of them; what the service cannot deliver is noted."""
         series = arrivals.series
         try:
-            with self._web.client("the retrieval of a series") as client:
+            with self._web.open_client("the retrieval of a series") as client:
                 try:
                     if sop is None:
                         objects = client.iter_series(series.study, series.uid, media_types=AS_STORED)
                     else:
                         one = (series.study, series.uid, sop)
                         objects = (client.retrieve_instance(*uids, media_types=AS_STORED) for uids in [one])
-                    for obj in _read(objects):
-                        arrivals.offer(obj, weight(obj))
+                    for obj in _read_objects(objects):
+                        arrivals.offer_object(obj, weigh_object(obj))
                         if arrivals.failure is not None:
                             return
                 except _Damaged:
                     failures.append(0)
-        except Failed as failed:
+        except RequestFailed as failed:
             failures.append(failed.status)
 
-    def _listed(self, series: SeriesFound) -> list[str] | None:
+    def _list_instances(self, series: SeriesFound) -> list[str] | None:
         """SOP Instance UIDs of a series; None where the service does not say."""
         try:
-            matches = self._search("instances", OBJECT, {}, [], series.study, series.uid, whole=False)
-        except Failed:
+            matches = self._search_matches("instances", OBJECT, {}, [], series.study, series.uid, whole=False)
+        except RequestFailed:
             return None
-        return [sop for match in matches if usable(sop := _text(match, OBJECT))]
+        return [sop for match in matches if is_usable_uid(sop := _read_text(match, OBJECT))]
 
-    def _search(
+    def _search_matches(
         self,
         what: str,
         key: str,
@@ -182,19 +184,19 @@ class DicomWeb:
             def ask(client: Any, options: Mapping[str, Any] = options) -> Any:
                 return getattr(client, f"search_for_{what}")(*within, **options)
 
-            page = self._page(doing, ask, whole=whole)
+            page = self._ask_page(doing, ask, whole=whole)
             before = len(found)
             for match in page:
-                found.setdefault(_text(match, key), match)
+                found.setdefault(_read_text(match, key), match)
             offset += len(page)
             if len(found) == before:
                 return list(found.values())
 
-    def _page(self, doing: str, ask: Callable[[Any], Any], *, whole: bool = True) -> Sequence[Mapping[str, Any]]:
+    def _ask_page(self, doing: str, ask: Callable[[Any], Any], *, whole: bool = True) -> Sequence[Mapping[str, Any]]:
         try:
-            with self._web.client(doing) as client:
+            with self._web.open_client(doing) as client:
                 page = ask(client)
-        except Failed as failed:
+        except RequestFailed as failed:
             if not whole:
                 raise
             raise PacsRefused(
@@ -210,7 +212,7 @@ class DicomWeb:
         return page
 
 
-def sendable(value: str) -> str:
+def make_sendable(value: str) -> str:
     """A value to match, with wild cards in place of what would be percent-encoded (RFC 3986, 2.3 and 3.4)."""
     return re.sub(r"[^A-Za-z0-9._~*?-]", lambda match: "?" if match[0].isascii() else "*", value)
 
@@ -219,7 +221,7 @@ class _Damaged(Exception):
     """An answer in which no DICOM object can be read."""
 
 
-def _read(objects: Any) -> Any:
+def _read_objects(objects: Any) -> Any:
     """Objects of an answer as they come; dicomweb-client reads each when it is asked for.
 
     Raises:
@@ -237,30 +239,30 @@ def _read(objects: Any) -> Any:
         yield obj
 
 
-def _study(match: Mapping[str, Any]) -> tuple[str, str, Described]:
+def _read_study(match: Mapping[str, Any]) -> tuple[str, str, Described]:
     """A study of an answer: its UID, the patient with issuer, and what it says of itself."""
-    patient = _text(match, PATIENT)
-    modalities = frozenset(str(one) for one in _values(match, MODALITIES)) or None
-    accession, day, said = (_text(match, tag) for tag in (ACCESSION, DATE, DESCRIPTION))
-    described = Described(patient, accession, day, said, modalities, _count(match, RELATED_SERIES))
-    return _text(match, STUDY), identified(patient, _text(match, ISSUER)), described
+    patient = _read_text(match, PATIENT)
+    modalities = frozenset(str(one) for one in _read_values(match, MODALITIES)) or None
+    accession, day, said = (_read_text(match, tag) for tag in (ACCESSION, DATE, DESCRIPTION))
+    described = Described(patient, accession, day, said, modalities, _read_count(match, RELATED_SERIES))
+    return _read_text(match, STUDY), identify_patient(patient, _read_text(match, ISSUER)), described
 
 
-def _values(match: Mapping[str, Any], tag: str) -> list[Any]:
+def _read_values(match: Mapping[str, Any], tag: str) -> list[Any]:
     """Values of an attribute in the DICOM JSON model (PS3.18, F.2)."""
     element = match.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     return [value for value in values if value is not None] if isinstance(values, list) else []
 
 
-def _text(match: Mapping[str, Any], tag: str) -> str:
-    values = _values(match, tag)
+def _read_text(match: Mapping[str, Any], tag: str) -> str:
+    values = _read_values(match, tag)
     return str(values[0]).strip() if values else ""
 
 
-def _count(match: Mapping[str, Any], tag: str) -> int | None:
+def _read_count(match: Mapping[str, Any], tag: str) -> int | None:
     try:
-        count = int(_text(match, tag) or 0)
+        count = int(_read_text(match, tag) or 0)
     except ValueError:
         return None
     return count if count > 0 else None

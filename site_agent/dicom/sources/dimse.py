@@ -23,9 +23,9 @@ from site_agent.dicom.sources.association import Caller
 from site_agent.dicom.sources.findings import Findings
 from site_agent.dicom.sources.pace import Pace
 from site_agent.dicom.sources.silence import Silence
-from site_agent.dicom.sources.statuses import Verdict
+from site_agent.dicom.sources.statuses import RetrievalVerdict
 from site_agent.dicom.sources.storage_scp import StorageScp
-from site_agent.dicom.sources.wanted import Described, Wanted, identified, usable
+from site_agent.dicom.sources.wanted import Described, Wanted, identify_patient, is_usable_uid
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -59,11 +59,11 @@ class _Outcome:
 
     @property
     def clean(self) -> bool:
-        return statuses.retrieval(self.code) is Verdict.DONE and not self.failed
+        return statuses.judge_retrieval(self.code) is RetrievalVerdict.DONE and not self.failed
 
 
 class Dimse:
-    """`base.Source` over a PACS that speaks DIMSE. `fetch` may be called from several threads.
+    """`base.StudySource` over a PACS that speaks DIMSE. `fetch_series` may be called from several threads.
 
     Raises:
         ConfigError: a file of the query or a certificate cannot be used.
@@ -72,7 +72,7 @@ class Dimse:
     def __init__(self, config: DimseSource) -> None:
         self._config = config
         self._caller = Caller(config)
-        self._wanted = Wanted.read(config.query)
+        self._wanted = Wanted.read_query(config.query)
         self._pace = Pace(config.associations, config.rate)
         self._looked = Looked()
         self._scp: StorageScp | None = None
@@ -81,51 +81,53 @@ class Dimse:
 
     @property
     def looked(self) -> Looked:
-        """What the last `find` came across besides."""
+        """What the last `find_studies` came across besides."""
         return self._looked
 
-    def find(self) -> Sequence[StudyFound]:
+    def find_studies(self) -> Sequence[StudyFound]:
         """C-FIND at the STUDY level, then for each study at the SERIES level; sorted by Study Instance UID.
 
         The number of a series' instances is counted at the IMAGE level where the PACS leaves it out.
 
         Raises:
-            PacsUnreachable, PacsRefused: see `base.Source`; any final status but success is a refusal.
+            PacsUnreachable, PacsRefused: see `base.StudySource`; any final status but success is a refusal.
         """
         from pynetdicom import build_context
 
         findings = Findings(self._wanted)
-        with self._pace.association(), self._caller.association([build_context(FIND)]) as made:
-            self._caller.context(made, FIND, "C-FIND")
-            for keys in self._wanted.queries():
-                for match in self._matches(made, "STUDY", {**dict.fromkeys(STUDY_KEYS, ""), **keys}):
-                    findings.study(*_study(match))
+        with self._pace.hold_association(), self._caller.open_association([build_context(FIND)]) as made:
+            self._caller.require_context(made, FIND, "C-FIND")
+            for keys in self._wanted.list_queries():
+                for match in self._find_matches(made, "STUDY", {**dict.fromkeys(STUDY_KEYS, ""), **keys}):
+                    findings.add_study(*_read_study(match))
 
             def ask(uid: str) -> None:
                 query = {"StudyInstanceUID": uid, **dict.fromkeys(SERIES_KEYS, "")}
-                for match in self._matches(made, "SERIES", query):
-                    count = _count(match, "NumberOfSeriesRelatedInstances")
-                    findings.series(uid, _text(match, "SeriesInstanceUID"), _text(match, "Modality"), count)
+                for match in self._find_matches(made, "SERIES", query):
+                    count = _read_count(match, "NumberOfSeriesRelatedInstances")
+                    findings.add_series(
+                        uid, _read_text(match, "SeriesInstanceUID"), _read_text(match, "Modality"), count
+                    )
 
-            if short := findings.complete(ask):
+            if short := findings.complete_series(ask):
                 _log.warning("studies name fewer series than they count", studies=short)
-            findings.count(lambda series: self._listed(made, series))
+            findings.count_instances(lambda series: self._list_instances(made, series))
         found, self._looked = findings.result()
         return found
 
-    def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+    def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
         """C-GET or C-MOVE what of a series is missing, and compare with the PACS's list.
 
         Raises:
-            PacsUnreachable, PacsRefused: see `base.Source`.
+            PacsUnreachable, PacsRefused: see `base.StudySource`.
         """
         arrivals = Arrivals(series, has, take, self._pace)
-        with self._pace.association(), self._retrieving(arrivals) as (made, retrieve):
-            listed = self._listed(made, series)
+        with self._pace.hold_association(), self._open_retrieval(arrivals) as (made, retrieve):
+            listed = self._list_instances(made, series)
             if listed is None:
                 outcomes = [retrieve(())]
             else:
-                missing = arrivals.missing(listed)
+                missing = arrivals.list_missing(listed)
                 batches = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
                 if listed and len(missing) == len(listed):
                     batches = [[]]
@@ -135,14 +137,14 @@ class Dimse:
                     if arrivals.failure is not None:
                         break
         failed = any(not outcome.clean for outcome in outcomes)
-        fetched = arrivals.fetched(listed=listed or (), failed=failed)
+        fetched = arrivals.count_fetched(listed=listed or (), failed=failed)
         if fetched.reason is not None:
             _log.warning(
                 "series not retrieved in full",
                 reason=fetched.reason.value,
                 present=fetched.present,
                 listed=None if listed is None else len(listed),
-                status=", ".join(sorted({statuses.meaning(outcome.code) for outcome in outcomes})),
+                status=", ".join(sorted({statuses.tell_meaning(outcome.code) for outcome in outcomes})),
                 failed_suboperations=sum(outcome.failed for outcome in outcomes),
                 broken=arrivals.broken,
             )
@@ -164,42 +166,42 @@ class Dimse:
             return self._scp
 
     @contextmanager
-    def _retrieving(self, arrivals: Arrivals) -> Iterator[tuple[Any, Callable[[Sequence[str]], _Outcome]]]:
+    def _open_retrieval(self, arrivals: Arrivals) -> Iterator[tuple[Any, Callable[[Sequence[str]], _Outcome]]]:
         """An association, and what retrieves over it: all of the series, or the given SOP Instance UIDs."""
         from pynetdicom import build_context, build_role, evt
 
         if self._config.retrieve == "move":
             with (
-                self.scp.expecting(arrivals) as expected,
-                self._caller.association([build_context(FIND), build_context(MOVE)]) as made,
+                self.scp.expect_series(arrivals) as expected,
+                self._caller.open_association([build_context(FIND), build_context(MOVE)]) as made,
             ):
-                self._caller.context(made, MOVE, "C-MOVE")
-                yield made, lambda sops: self._move(made, arrivals, sops, lambda: expected.last)
+                self._caller.require_context(made, MOVE, "C-MOVE")
+                yield made, lambda sops: self._move_objects(made, arrivals, sops, lambda: expected.last)
             return
-        with self._caller.association(
-            [build_context(FIND), build_context(GET), *contexts.proposed()],
+        with self._caller.open_association(
+            [build_context(FIND), build_context(GET), *contexts.proposed_contexts()],
             roles=[build_role(storage, scp_role=True) for storage in contexts.STORAGE],
-            handlers=[(evt.EVT_C_STORE, lambda event: storing.store(storing.received(event), arrivals))],
+            handlers=[(evt.EVT_C_STORE, lambda event: storing.store_received(storing.read_request(event), arrivals))],
         ) as made:
-            self._caller.context(made, GET, "C-GET")
+            self._caller.require_context(made, GET, "C-GET")
             if not any(context.as_scp for context in made.accepted_contexts):
                 raise PacsRefused(
                     "it offers C-GET and lets us take no storage class (SCP role selection)",
                     where=self._caller.where,
                     advice='Set retrieve = "move" in site.toml, and have our address registered in the PACS',
                 )
-            yield made, lambda sops: self._get(made, arrivals, sops)
+            yield made, lambda sops: self._get_objects(made, arrivals, sops)
 
-    def _get(self, made: Any, arrivals: Arrivals, sops: Sequence[str]) -> _Outcome:
-        answers = made.send_c_get(_asked(arrivals.series, sops), GET)
-        return self._ended(answers, arrivals, "C-GET")
+    def _get_objects(self, made: Any, arrivals: Arrivals, sops: Sequence[str]) -> _Outcome:
+        answers = made.send_c_get(_make_request(arrivals.series, sops), GET)
+        return self._follow_to_end(answers, arrivals, "C-GET")
 
-    def _move(self, made: Any, arrivals: Arrivals, sops: Sequence[str], last: Callable[[], float]) -> _Outcome:
+    def _move_objects(self, made: Any, arrivals: Arrivals, sops: Sequence[str], last: Callable[[], float]) -> _Outcome:
         with Silence(made, self._config.patience, last) as silence:
-            answers = made.send_c_move(_asked(arrivals.series, sops), self._config.ae, MOVE)
-            return self._ended(silence.watched(answers), arrivals, "C-MOVE")
+            answers = made.send_c_move(_make_request(arrivals.series, sops), self._config.ae, MOVE)
+            return self._follow_to_end(silence.watch_answers(answers), arrivals, "C-MOVE")
 
-    def _ended(self, answers: Iterator[tuple[Any, Any]], arrivals: Arrivals, verb: str) -> _Outcome:
+    def _follow_to_end(self, answers: Iterator[tuple[Any, Any]], arrivals: Arrivals, verb: str) -> _Outcome:
         """Follow a retrieval to its end.
 
         Raises:
@@ -208,45 +210,47 @@ class Dimse:
         code, failed = 0xFF00, 0
         for status, _ in answers:
             if "Status" not in status:
-                raise self._caller.broken(f"in {verb}, after {arrivals.received} objects")
+                raise self._caller.broken_error(f"in {verb}, after {arrivals.received} objects")
             code = int(status.Status)
             failed = int(status.get("NumberOfFailedSuboperations") or 0)
             if arrivals.failure is not None:
                 raise arrivals.failure  # ends the association, and with it what the PACS still sends
-        if statuses.pending(code):
-            raise self._caller.broken(f"in {verb}, after {arrivals.received} objects")
-        verdict = statuses.retrieval(code)
+        if statuses.is_pending(code):
+            raise self._caller.broken_error(f"in {verb}, after {arrivals.received} objects")
+        verdict = statuses.judge_retrieval(code)
         self._moved = self._moved or arrivals.received > 0
         # Some (Orthanc among them) say "unable to process" of a destination that they do not know or cannot reach.
-        lost = verb == "C-MOVE" and verdict is Verdict.SERIES and not self._moved
-        if verdict is Verdict.REFUSED or lost:
+        lost = verb == "C-MOVE" and verdict is RetrievalVerdict.SERIES and not self._moved
+        if verdict is RetrievalVerdict.REFUSED or lost:
             raise PacsRefused(
-                f"{verb} ends with {statuses.meaning(code)}",
+                f"{verb} ends with {statuses.tell_meaning(code)}",
                 where=self._caller.where,
-                advice=self._advice(code, verb),
-                passing=statuses.passing(code) and not lost,  # where objects go is for the two operators to mend
+                advice=self._advise_on(code, verb),
+                passing=statuses.is_passing(code) and not lost,  # where objects go is for the two operators to mend
             )
         return _Outcome(code, failed)
 
-    def _advice(self, code: int, verb: str) -> str:
+    def _advise_on(self, code: int, verb: str) -> str:
         config = self._config
         if verb == "C-MOVE":
             port = self._scp.port if self._scp is not None else config.listen_port
             return f"Have the PACS know AE title {config.ae!r} at this machine's address, port {port}"
         return f"Ask the PACS's operator whether AE title {config.ae!r} may use {verb}"
 
-    def _listed(self, made: Any, series: SeriesFound) -> list[str] | None:
+    def _list_instances(self, made: Any, series: SeriesFound) -> list[str] | None:
         """SOP Instance UIDs of a series, by C-FIND at the IMAGE level; None where the PACS does not answer that."""
         if not any(context.abstract_syntax == FIND for context in made.accepted_contexts):
             return None
         query = {"StudyInstanceUID": series.study, "SeriesInstanceUID": series.uid, "SOPInstanceUID": ""}
         try:
-            matches = self._matches(made, "IMAGE", query)
-            return list(dict.fromkeys(sop for match in matches if usable(sop := _text(match, "SOPInstanceUID"))))
+            matches = self._find_matches(made, "IMAGE", query)
+            return list(
+                dict.fromkeys(sop for match in matches if is_usable_uid(sop := _read_text(match, "SOPInstanceUID")))
+            )
         except _NoImageLevel:
             return None
 
-    def _matches(self, made: Any, level: str, keys: Mapping[str, str]) -> list[Any]:
+    def _find_matches(self, made: Any, level: str, keys: Mapping[str, str]) -> list[Any]:
         """Identifiers that match (PS3.4, C.4.1).
 
         Raises:
@@ -255,25 +259,25 @@ class Dimse:
         """
         matches: list[Any] = []
         code = 0xFF00
-        for status, match in made.send_c_find(_query(level, keys), FIND):
+        for status, match in made.send_c_find(_make_query(level, keys), FIND):
             if "Status" not in status:
-                raise self._caller.broken(f"in C-FIND, after {len(matches)} answers")
+                raise self._caller.broken_error(f"in C-FIND, after {len(matches)} answers")
             code = int(status.Status)
-            if statuses.pending(code):
+            if statuses.is_pending(code):
                 if match is None:
                     raise PacsRefused("it answers C-FIND with what cannot be decoded", where=self._caller.where)
                 matches.append(match)
         if code == 0x0000:
             return matches
-        if statuses.pending(code):
-            raise self._caller.broken(f"in C-FIND, after {len(matches)} answers")
+        if statuses.is_pending(code):
+            raise self._caller.broken_error(f"in C-FIND, after {len(matches)} answers")
         if level == "IMAGE" and code in NO_IMAGE_LEVEL:
             raise _NoImageLevel
         raise PacsRefused(
-            f"C-FIND at the {level} level ends with {statuses.meaning(code)}",
+            f"C-FIND at the {level} level ends with {statuses.tell_meaning(code)}",
             where=self._caller.where,
             advice=f"Ask the PACS's operator whether AE title {self._config.ae!r} may query, or narrow the query",
-            passing=statuses.passing(code),
+            passing=statuses.is_passing(code),
         )
 
 
@@ -281,7 +285,7 @@ class _NoImageLevel(Exception):
     """The PACS does not answer queries at the IMAGE level."""
 
 
-def _query(level: str, keys: Mapping[str, str | Sequence[str]]) -> Any:
+def _make_query(level: str, keys: Mapping[str, str | Sequence[str]]) -> Any:
     from pydicom.dataset import Dataset
 
     query = Dataset()
@@ -293,16 +297,16 @@ def _query(level: str, keys: Mapping[str, str | Sequence[str]]) -> Any:
     return query
 
 
-def _asked(series: SeriesFound, sops: Sequence[str]) -> Any:
+def _make_request(series: SeriesFound, sops: Sequence[str]) -> Any:
     keys: dict[str, str | Sequence[str]] = {"StudyInstanceUID": series.study, "SeriesInstanceUID": series.uid}
     if not sops:
-        return _query("SERIES", keys)
-    return _query("IMAGE", {**keys, "SOPInstanceUID": list(sops)})
+        return _make_query("SERIES", keys)
+    return _make_query("IMAGE", {**keys, "SOPInstanceUID": list(sops)})
 
 
-def _study(match: Any) -> tuple[str, str, Described]:
+def _read_study(match: Any) -> tuple[str, str, Described]:
     """A STUDY answer: its UID, the patient with issuer, and what it says of itself."""
-    patient = _text(match, "PatientID")
+    patient = _read_text(match, "PatientID")
     modalities = match.get("ModalitiesInStudy")
     if not modalities:
         said = None
@@ -310,21 +314,25 @@ def _study(match: Any) -> tuple[str, str, Described]:
         said = frozenset([modalities] if isinstance(modalities, str) else (str(one) for one in modalities))
     described = Described(
         patient,
-        _text(match, "AccessionNumber"),
-        _text(match, "StudyDate"),
-        _text(match, "StudyDescription"),
+        _read_text(match, "AccessionNumber"),
+        _read_text(match, "StudyDate"),
+        _read_text(match, "StudyDescription"),
         said,
-        _count(match, "NumberOfStudyRelatedSeries"),
+        _read_count(match, "NumberOfStudyRelatedSeries"),
     )
-    return _text(match, "StudyInstanceUID"), identified(patient, _text(match, "IssuerOfPatientID")), described
+    return (
+        _read_text(match, "StudyInstanceUID"),
+        identify_patient(patient, _read_text(match, "IssuerOfPatientID")),
+        described,
+    )
 
 
-def _text(match: Any, keyword: str) -> str:
+def _read_text(match: Any, keyword: str) -> str:
     value = match.get(keyword)
     return "" if value is None else str(value).strip()
 
 
-def _count(match: Any, keyword: str) -> int | None:
+def _read_count(match: Any, keyword: str) -> int | None:
     """A count; None where the PACS leaves it out or it is no number above 0."""
     try:
         count = int(match.get(keyword) or 0)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from site_agent.dicom.base import Looked, SeriesFound, StudyFound
-from site_agent.dicom.sources.wanted import Described, Wanted, usable
+from site_agent.dicom.sources.wanted import Described, Wanted, is_usable_uid
 
 ASKED_AGAIN = 2
 """How often a study is asked again whose series are fewer than it counts: one more answer is cheap, a label that is
@@ -25,11 +25,11 @@ class Findings:
         self._strays: set[str] = set()
         self._counts: Counter[str] = Counter()
 
-    def study(self, uid: str, patient: str, described: Described) -> None:
+    def add_study(self, uid: str, patient: str, described: Described) -> None:
         """An answer at the study level; one that does not fit the query is counted and forgotten."""
-        if not usable(uid):
+        if not is_usable_uid(uid):
             self._counts["unusable"] += 1
-        elif not self._wanted.fits(described):
+        elif not self._wanted.fits_query(described):
             self._strays.add(uid)
         else:
             self._patients.setdefault(uid, set()).add(patient)
@@ -39,53 +39,53 @@ class Findings:
             if described.series is not None:
                 self._said[uid] = described.series
 
-    def candidates(self) -> Sequence[str]:
+    def list_candidates(self) -> Sequence[str]:
         """Studies whose series are to be asked for, sorted."""
         return sorted(uid for uid, patients in self._patients.items() if len(patients) == 1)
 
-    def short(self) -> Sequence[str]:
+    def list_short(self) -> Sequence[str]:
         """Candidates of which fewer series were named than the index counts, sorted."""
-        return [uid for uid in self.candidates() if len(self._series[uid]) < self._said.get(uid, 0)]
+        return [uid for uid in self.list_candidates() if len(self._series[uid]) < self._said.get(uid, 0)]
 
-    def series(self, study: str, uid: str, modality: str, instances: int | None) -> None:
+    def add_series(self, study: str, uid: str, modality: str, instances: int | None) -> None:
         """An answer at the series level; a later one of the same series replaces it."""
-        if not usable(uid):
+        if not is_usable_uid(uid):
             self._counts["unusable"] += 1
         else:
             self._series[study][uid] = SeriesFound(study, uid, modality, instances)
 
-    def complete(self, ask: Callable[[str], None]) -> int:
+    def complete_series(self, ask: Callable[[str], None]) -> int:
         """Have each candidate's series asked for, and again where fewer come than the index counts.
 
         Args:
-            ask: asks for a study's series and gives each answer to `series`.
+            ask: asks for a study's series and gives each answer to `add_series`.
 
         Returns:
             Studies of which too few series are named to the end; they are used as they are: some archives count what
             they do not show.
         """
-        for uid in self.candidates():
+        for uid in self.list_candidates():
             ask(uid)
         for _ in range(ASKED_AGAIN):
-            for uid in self.short():
+            for uid in self.list_short():
                 ask(uid)
-        return len(self.short())
+        return len(self.list_short())
 
-    def uncounted(self) -> Sequence[SeriesFound]:
+    def list_uncounted(self) -> Sequence[SeriesFound]:
         """Series that will be fetched and whose number of instances the index does not say."""
         return [
             series
             for study in self._series.values()
             for series in study.values()
-            if series.instances is None and self._wanted.takes(series.modality)
+            if series.instances is None and self._wanted.takes_modality(series.modality)
         ]
 
-    def count(self, listed: Callable[[SeriesFound], Sequence[str] | None]) -> None:
+    def count_instances(self, listed: Callable[[SeriesFound], Sequence[str] | None]) -> None:
         """Have what is uncounted counted by a list of its objects, where one is to be had (else None)."""
-        for series in self.uncounted():
+        for series in self.list_uncounted():
             objects = listed(series)
             if objects is not None:
-                self.series(series.study, series.uid, series.modality, len(objects))
+                self.add_series(series.study, series.uid, series.modality, len(objects))
 
     def result(self) -> tuple[Sequence[StudyFound], Looked]:
         """Studies with those of their series that are fetched, sorted; and what was left out.
@@ -101,7 +101,7 @@ class Findings:
             elif uid in self._unsaid and not any(one.modality in self._wanted.modalities for one in series.values()):
                 self._strays.add(uid)
             else:
-                taken = tuple(one for _, one in sorted(series.items()) if self._wanted.takes(one.modality))
+                taken = tuple(one for _, one in sorted(series.items()) if self._wanted.takes_modality(one.modality))
                 found.append(StudyFound(uid, next(iter(patients)), taken))
         strays = len(self._strays - {study.uid for study in found})
         return found, Looked(mixed_patients=mixed, not_asked=strays, **self._counts)

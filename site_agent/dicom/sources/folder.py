@@ -20,10 +20,10 @@ from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import FolderSource
-from site_agent.dicom.hush import hush
+from site_agent.dicom.hush import silence_libraries
 from site_agent.dicom.sources.arrivals import Arrivals
 from site_agent.dicom.sources.pace import Pace
-from site_agent.dicom.sources.wanted import Described, Wanted, identified, usable
+from site_agent.dicom.sources.wanted import Described, Wanted, identify_patient, is_usable_uid
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 PREAMBLE, MAGIC = 128, b"DICM"
@@ -52,11 +52,11 @@ class _Series:
     names: bytearray = field(default_factory=bytearray)
     digests: array[int] = field(default_factory=lambda: array("Q"))
 
-    def add(self, name: str, sop: str) -> None:
+    def add_file(self, name: str, sop: str) -> None:
         self.names += os.fsencode(name) + b"\0"
         self.digests.append(int.from_bytes(blake2b(sop.encode(), digest_size=8).digest(), "little"))
 
-    def files(self) -> Iterator[str]:
+    def list_files(self) -> Iterator[str]:
         return (os.fsdecode(name) for name in bytes(self.names).split(b"\0")[:-1])
 
     @property
@@ -81,26 +81,26 @@ class _Study:
 
 
 class FolderReader:
-    """`base.Source` over a folder.
+    """`base.StudySource` over a folder.
 
     Args:
         config: the data set's settings; `associations` and `rate` bound reading, too.
     """
 
     def __init__(self, config: FolderSource) -> None:
-        hush()
+        silence_libraries()
         self._folder = config.path
-        self._wanted = Wanted.read(config.query)
+        self._wanted = Wanted.read_query(config.query)
         self._pace = Pace(config.associations, config.rate)
         self._looked = Looked()
         self._files: dict[tuple[str, str], _Series] = {}
 
     @property
     def looked(self) -> Looked:
-        """What the last `find` came across besides."""
+        """What the last `find_studies` came across besides."""
         return self._looked
 
-    def find(self) -> Sequence[StudyFound]:
+    def find_studies(self) -> Sequence[StudyFound]:
         """Every study that fits the query, by a look at each file's header; sorted by Study Instance UID.
 
         Raises:
@@ -109,43 +109,43 @@ class FolderReader:
         counts: Counter[str] = Counter()
         studies: dict[str, _Study] = {}
         announced: Counter[str] = Counter()
-        for name in files(self._folder):
-            header = self._header(name, counts)
+        for name in list_files(self._folder):
+            header = self._read_header(name, counts)
             if header is None:
                 continue
             if _is_index(header):
-                announced |= _listed(self._folder / name)
+                announced |= _read_dicomdir(self._folder / name)
                 continue
             counts["objects"] += 1
-            _enter(studies, header, name, counts)
+            _enter_file(studies, header, name, counts)
         self._files = {}
-        found = [self._found(uid, study, announced, counts) for uid, study in sorted(studies.items())]
+        found = [self._study_found(uid, study, announced, counts) for uid, study in sorted(studies.items())]
         counts["duplicates"] = sum(
             len(series.digests) - series.distinct for study in studies.values() for series in study.series.values()
         )
         self._looked = Looked(**counts)
         return [study for study in found if study is not None]
 
-    def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+    def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
         """Read what of a series is not there yet. A file that vanished or does not read any more counts as failed."""
         there = self._files.get((series.study, series.uid))
         arrivals = Arrivals(series, has, take, self._pace)
         if there is None:
             return Fetched(0, 0, Reason.RETRIEVE_FAILED)
         unread = 0
-        with self._pace.association():
-            for name in there.files():
+        with self._pace.hold_association():
+            for name in there.list_files():
                 path = self._folder / name
-                size = _size(path)
-                obj = _read(path, header=size > SMALL)
+                size = _file_size(path)
+                obj = _read_file(path, header=size > SMALL)
                 if obj is None:
                     unread += 1
-                elif not arrivals.known(_text(obj, "SOPInstanceUID")):
-                    obj = _read(path) if size > SMALL else obj
-                    unread += obj is None or not arrivals.offer(obj, size)
+                elif not arrivals.is_known(_read_text(obj, "SOPInstanceUID")):
+                    obj = _read_file(path) if size > SMALL else obj
+                    unread += obj is None or not arrivals.offer_object(obj, size)
                 if arrivals.failure is not None:
                     break
-        fetched = arrivals.fetched(failed=unread > 0)
+        fetched = arrivals.count_fetched(failed=unread > 0)
         if fetched.reason is None and fetched.present < there.distinct:
             return Fetched(fetched.received, fetched.present, Reason.RETRIEVE_FAILED)
         return fetched
@@ -154,19 +154,19 @@ class FolderReader:
         """Forget what was found."""
         self._files = {}
 
-    def _header(self, name: str, counts: Counter[str]) -> Any | None:
-        kind = sniff(self._folder / name)
+    def _read_header(self, name: str, counts: Counter[str]) -> Any | None:
+        kind = sniff_dicom(self._folder / name)
         if kind is None:
             counts["not_dicom"] += 1
             return None
-        header = _read(self._folder / name, header=True)
+        header = _read_file(self._folder / name, header=True)
         if header is None or ("SOPInstanceUID" not in header and not _is_index(header)):
             # without the magic word the first bytes may have looked like DICOM by chance
             counts["unreadable" if kind else "not_dicom"] += 1
             return None
         return header
 
-    def _found(self, uid: str, study: _Study, announced: Counter[str], counts: Counter[str]) -> StudyFound | None:
+    def _study_found(self, uid: str, study: _Study, announced: Counter[str], counts: Counter[str]) -> StudyFound | None:
         described = Described(
             study.described.patient,
             study.described.accession,
@@ -174,7 +174,7 @@ class FolderReader:
             study.described.description,
             study.modalities,
         )
-        if not self._wanted.fits(described):
+        if not self._wanted.fits_query(described):
             counts["not_asked"] += 1
             return None
         if len(study.patients) > 1:
@@ -182,7 +182,7 @@ class FolderReader:
             return None
         found = []
         for key, series in sorted(study.series.items()):
-            if self._wanted.takes(series.modality):
+            if self._wanted.takes_modality(series.modality):
                 self._files[uid, key] = series
                 # a DICOMDIR that lists fewer than there are is out of date and says nothing
                 listed = announced[key] if announced[key] >= series.distinct else None
@@ -190,7 +190,7 @@ class FolderReader:
         return StudyFound(uid, next(iter(study.patients)), tuple(found))
 
 
-def files(folder: Path) -> Iterator[str]:
+def list_files(folder: Path) -> Iterator[str]:
     """Names of all regular files below `folder`, relative to it, folder by folder in order; links to folders unseen.
 
     Raises:
@@ -212,7 +212,7 @@ def files(folder: Path) -> Iterator[str]:
                 yield os.path.relpath(path, folder)
 
 
-def sniff(path: Path) -> bool | None:
+def sniff_dicom(path: Path) -> bool | None:
     """Whether a file is DICOM: True by the magic word (PS3.10, 7.1), False where it may be without, None: it is not."""
     try:
         with path.open("rb") as file:
@@ -227,38 +227,41 @@ def sniff(path: Path) -> bool | None:
     return False if group in (b"\x02\0", b"\x08\0") and element[1:] == b"\0" and plausible else None
 
 
-def _enter(studies: dict[str, _Study], header: Any, name: str, counts: Counter[str]) -> None:
+def _enter_file(studies: dict[str, _Study], header: Any, name: str, counts: Counter[str]) -> None:
     """Enter a file under its study and series."""
     study_uid, series_uid = (str(header.get(key, "") or "") for key in ("StudyInstanceUID", "SeriesInstanceUID"))
-    sop = _text(header, "SOPInstanceUID")
-    if not (usable(study_uid) and usable(series_uid) and usable(sop)):
+    sop = _read_text(header, "SOPInstanceUID")
+    if not (is_usable_uid(study_uid) and is_usable_uid(series_uid) and is_usable_uid(sop)):
         counts["unusable"] += 1
         return
-    patient = _text(header, "PatientID")
+    patient = _read_text(header, "PatientID")
     study = studies.get(study_uid)
     if study is None:
         described = Described(
-            patient, _text(header, "AccessionNumber"), _text(header, "StudyDate"), _text(header, "StudyDescription")
+            patient,
+            _read_text(header, "AccessionNumber"),
+            _read_text(header, "StudyDate"),
+            _read_text(header, "StudyDescription"),
         )
         study = studies[study_uid] = _Study(described, set())
-    study.patients.add(identified(patient, _text(header, "IssuerOfPatientID")))
+    study.patients.add(identify_patient(patient, _read_text(header, "IssuerOfPatientID")))
     series = study.series.get(series_uid)
     if series is None:
-        series = study.series[series_uid] = _Series(_text(header, "Modality"))
-    series.add(name, sop)
+        series = study.series[series_uid] = _Series(_read_text(header, "Modality"))
+    series.add_file(name, sop)
 
 
 def _is_index(header: Any) -> bool:
     return bool(header.file_meta.get("MediaStorageSOPClassUID") == DICOMDIR_CLASS)
 
 
-def _text(header: Any, keyword: str) -> str:
+def _read_text(header: Any, keyword: str) -> str:
     value = header.get(keyword)
     return "" if value is None else str(value).strip()
 
 
 @cache
-def _tags() -> tuple[Any, ...]:
+def _header_tags() -> tuple[Any, ...]:
     """`HEADER` as tags: keywords are looked up anew each time."""
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
@@ -266,7 +269,7 @@ def _tags() -> tuple[Any, ...]:
     return tuple(Tag(tag_for_keyword(keyword) or 0) for keyword in HEADER)
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     """Bytes of a file; 0 where it is gone."""
     try:
         return path.stat().st_size
@@ -274,15 +277,17 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _read(path: Path, *, header: bool = False) -> Object | None:
+def _read_file(path: Path, *, header: bool = False) -> Object | None:
     """One file, or its header alone; None where it cannot be read as DICOM."""
     import pydicom
     from pydicom.errors import InvalidDicomError
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     try:
-        obj = pydicom.dcmread(path, force=True, stop_before_pixels=header, specific_tags=[*_tags()] if header else None)
-        for tag in _tags():
+        obj = pydicom.dcmread(
+            path, force=True, stop_before_pixels=header, specific_tags=[*_header_tags()] if header else None
+        )
+        for tag in _header_tags():
             obj.get(tag)  # decoded here, where a damaged value is an unreadable file
     except (OSError, EOFError, InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
         return None
@@ -294,7 +299,7 @@ def _read(path: Path, *, header: bool = False) -> Object | None:
     return obj
 
 
-def _listed(path: Path) -> Counter[str]:
+def _read_dicomdir(path: Path) -> Counter[str]:
     """How many objects a DICOMDIR lists, by Series Instance UID (PS3.3, F.3); nothing where it is damaged."""
     import pydicom
 
@@ -317,10 +322,10 @@ def _listed(path: Path) -> Counter[str]:
     return listed
 
 
-def check(config: FolderSource) -> None:
+def check_folder(config: FolderSource) -> None:
     """Whether the folder is there and may be read.
 
     Raises:
         DataError: it is not.
     """
-    next(files(config.path), None)
+    next(list_files(config.path), None)

@@ -16,11 +16,11 @@ class Line:
     rate: float
     free_at: float = 0.0
 
-    def carry(self, size: int, now: float) -> Line:
+    def carry_bytes(self, size: int, now: float) -> Line:
         """The line after `size` bytes that came at `now`: bytes that came early are waited for by the next."""
         return Line(self.rate, max(self.free_at, now) + size / self.rate)
 
-    def wait(self, now: float) -> float:
+    def seconds_to_wait(self, now: float) -> float:
         """Seconds until the line is free, 0 where it is."""
         return max(0.0, self.free_at - now)
 
@@ -39,18 +39,18 @@ class Pace:
         self._lock = threading.Lock()
 
     @contextmanager
-    def association(self) -> Iterator[None]:
+    def hold_association(self) -> Iterator[None]:
         """Wait for one of the associations, and hold it for the block."""
         with self._slots:
             yield
 
-    def took(self, size: int) -> None:
+    def take_bytes(self, size: int) -> None:
         """`size` bytes came: wait until the next may. The sender notices by the answer that it waits for."""
         if self._line is None:
             return
         with self._lock:
             now = time.monotonic()
-            self._line = self._line.carry(size, now)
-            wait = self._line.wait(now)
+            self._line = self._line.carry_bytes(size, now)
+            wait = self._line.seconds_to_wait(now)
         if wait:
             time.sleep(wait)

@@ -24,9 +24,9 @@ class Silence:
         self._answered = time.monotonic()
         self._over = threading.Event()
         self._before: float | None = None
-        self._thread = threading.Thread(target=self._watch, name="konsil-move-silence", daemon=True)
+        self._thread = threading.Thread(target=self._watch_silence, name="konsil-move-silence", daemon=True)
 
-    def watched(self, answers: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    def watch_answers(self, answers: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         """The same answers, each counted as a sign of life."""
         for answer in answers:
             self._answered = time.monotonic()
@@ -45,7 +45,7 @@ class Silence:
         self._thread.join()
         self._made.dimse_timeout = self._before
 
-    def _watch(self) -> None:
+    def _watch_silence(self) -> None:
         while True:
             left = max(self._answered, self._last()) + self._patience - time.monotonic()
             if left <= 0:

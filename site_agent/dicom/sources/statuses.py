@@ -32,7 +32,7 @@ MEANINGS: Mapping[int, str] = {
 }
 
 
-class Verdict(Enum):
+class RetrievalVerdict(Enum):
     """What follows from a retrieval's final status.
 
     DONE: all that was asked for was sent. SERIES: this series could not be sent, or not all of it; others may be.
@@ -44,32 +44,32 @@ class Verdict(Enum):
     REFUSED = "refused"
 
 
-def meaning(code: int) -> str:
+def tell_meaning(code: int) -> str:
     """A status in words and figures, such as "status 0xA801, move destination unknown"."""
-    return f"status 0x{code:04X}, {MEANINGS.get(code) or _kind(code)}"
+    return f"status 0x{code:04X}, {MEANINGS.get(code) or _kind_of(code)}"
 
 
-def pending(code: int) -> bool:
+def is_pending(code: int) -> bool:
     """Whether more answers follow; 0xFF01: and optional keys were not matched, which `wanted` does again."""
     return code in (0xFF00, 0xFF01)
 
 
-def retrieval(code: int) -> Verdict:
+def judge_retrieval(code: int) -> RetrievalVerdict:
     """Judge the final status of a C-GET or C-MOVE."""
     if code == 0x0000:
-        return Verdict.DONE
+        return RetrievalVerdict.DONE
     # a warning, resources, frames, or "unable to process": of this series, as far as one can tell
     if code in (0xA700, 0xA701, 0xA702, 0x0110, 0x0112, 0x0213) or code >> 8 == 0xAA or code >> 12 in (0xB, 0xC):
-        return Verdict.SERIES
-    return Verdict.REFUSED
+        return RetrievalVerdict.SERIES
+    return RetrievalVerdict.REFUSED
 
 
-def passing(code: int) -> bool:
+def is_passing(code: int) -> bool:
     """Whether a failure may be over by itself: out of resources or unable to process, not forbidden or not known."""
     return code in (0x0110, 0x0213, 0xA700, 0xA701, 0xA702) or code >> 12 == 0xC
 
 
-def _kind(code: int) -> str:
+def _kind_of(code: int) -> str:
     if code >> 12 == 0xC:
         return "unable to process"
     if code >> 12 == 0xA:

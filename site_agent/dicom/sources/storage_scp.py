@@ -15,7 +15,7 @@ from typing import Any
 
 from messages.ground.errors import Unreachable
 from site_agent.dicom.config import DimseSource
-from site_agent.dicom.hush import hush, hush_pynetdicom
+from site_agent.dicom.hush import hush_pynetdicom, silence_libraries
 from site_agent.dicom.sources import contexts, storing, tls
 from site_agent.dicom.sources.arrivals import Arrivals
 from site_agent.dicom.sources.association import PDU
@@ -40,7 +40,7 @@ class StorageScp:
     def __init__(self, config: DimseSource) -> None:
         from pynetdicom import AE, evt
 
-        hush()
+        silence_libraries()
         hush_pynetdicom()
         self.refused = 0
         self._asked: dict[tuple[str, str], _Expected] = {}
@@ -54,12 +54,12 @@ class StorageScp:
         entity.network_timeout = 10 * config.patience
         where = f"{config.listen}:{config.listen_port}"
         try:
-            self._server = serve(
+            self._server = serve_entity(
                 entity,
                 (config.listen, config.listen_port),
-                contexts=contexts.accepted(),
-                ssl_context=tls.server(config.ca, config.cert, config.key),
-                evt_handlers=[(evt.EVT_C_STORE, self._store)],
+                contexts=contexts.accepted_contexts(),
+                ssl_context=tls.server_context(config.ca, config.cert, config.key),
+                evt_handlers=[(evt.EVT_C_STORE, self._store_object)],
             )
         except OSError as error:
             raise Unreachable(
@@ -74,7 +74,7 @@ class StorageScp:
         return int(self._server.server_address[1])
 
     @contextmanager
-    def expecting(self, arrivals: Arrivals) -> Iterator[_Expected]:
+    def expect_series(self, arrivals: Arrivals) -> Iterator[_Expected]:
         """Take objects of one series for the block."""
         key = (arrivals.series.study, arrivals.series.uid)
         expected = _Expected(arrivals)
@@ -90,8 +90,8 @@ class StorageScp:
         """Stop listening, and end the associations that there are."""
         self._server.stop()
 
-    def _store(self, event: Any) -> int:
-        came = storing.received(event)
+    def _store_object(self, event: Any) -> int:
+        came = storing.read_request(event)
         key = (
             ("", "") if came is None else (str(came[0].get("StudyInstanceUID")), str(came[0].get("SeriesInstanceUID")))
         )
@@ -100,11 +100,11 @@ class StorageScp:
             if expected is None:
                 self.refused += 1
                 return storing.CANNOT_UNDERSTAND if came is None else storing.NOT_ASKED_FOR
-        expected.heard()
+        expected.note_sign()
         try:
-            return storing.store(came, expected.arrivals)
+            return storing.store_received(came, expected.arrivals)
         finally:
-            expected.heard()
+            expected.note_sign()
 
 
 class _Expected:
@@ -114,11 +114,11 @@ class _Expected:
         self.arrivals = arrivals
         self.last = time.monotonic()
 
-    def heard(self) -> None:
+    def note_sign(self) -> None:
         self.last = time.monotonic()
 
 
-def serve(entity: Any, address: tuple[str, int], **options: Any) -> Any:
+def serve_entity(entity: Any, address: tuple[str, int], **options: Any) -> Any:
     """Have an application entity listen, on a thread of its own, until `stop` of what is returned.
 
     pynetdicom's own server, but handshakes end (one that says nothing would keep all others out), what fails in them is

@@ -15,7 +15,7 @@ CANNOT_KEEP = 0xA700
 """Refused: out of resources."""
 
 
-def received(event: Any) -> tuple[Object, int] | None:
+def read_request(event: Any) -> tuple[Object, int] | None:
     """The object of a C-STORE request with its file meta information, and its bytes; None where it is damaged."""
     try:
         obj = event.dataset
@@ -27,17 +27,17 @@ def received(event: Any) -> tuple[Object, int] | None:
     return obj, event.request.DataSet.getbuffer().nbytes
 
 
-def store(came: tuple[Object, int] | None, arrivals: Arrivals) -> int:
+def store_received(came: tuple[Object, int] | None, arrivals: Arrivals) -> int:
     """The status that answers a C-STORE request (PS3.4, B.2.3), after its object was taken.
 
     Args:
-        came: `received`'s answer.
+        came: `read_request`'s answer.
     """
     if came is None:
         arrivals.broken += 1
         return CANNOT_UNDERSTAND
     strangers = arrivals.strangers
-    if arrivals.offer(*came):
+    if arrivals.offer_object(*came):
         return STORED
     if arrivals.failure is not None:
         return CANNOT_KEEP

@@ -8,12 +8,12 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from messages.bus.amqp.tls import load_authority, unreadable
+from messages.bus.amqp.tls import load_authority, unreadable_error
 from messages.ground.errors import ConfigError
 from messages.ground.settings import secret_path
 
 
-def client(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+def client_context(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """What we trust and show as the side that connects; None without `ca`: no TLS.
 
     Raises:
@@ -29,14 +29,14 @@ def client(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLConte
                 )
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return _filled(context, ca, cert, key)
+    return _fill_context(context, ca, cert, key)
 
 
-def server(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+def server_context(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """What our own storage SCP shows and asks for: the PACS shows a certificate of the same authority.
 
     Raises:
-        ConfigError: as `client`, and where TLS is asked for without a certificate of ours.
+        ConfigError: as `client_context`, and where TLS is asked for without a certificate of ours.
     """
     if ca is None:
         return None
@@ -48,17 +48,17 @@ def server(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLConte
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
-    return _filled(context, ca, cert, key)
+    return _fill_context(context, ca, cert, key)
 
 
-def own(cert: Path | None, key: Path | None) -> tuple[str, str] | None:
+def own_files(cert: Path | None, key: Path | None) -> tuple[str, str] | None:
     """Files of our certificate and key, where one is named."""
     if cert is None:
         return None
     return str(cert), str(cert if key is None else secret_path(str(key), "key"))
 
 
-def explain(error: BaseException) -> str | None:
+def explain_handshake(error: BaseException) -> str | None:
     """Why a handshake failed, in words; None where TLS is not to blame."""
     chain: list[BaseException] = []
     todo: list[object] = [error]
@@ -77,10 +77,10 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _filled(context: ssl.SSLContext, ca: Path, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+def _fill_context(context: ssl.SSLContext, ca: Path, cert: Path | None, key: Path | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     load_authority(context, ca, "ca")
-    files = own(cert, key)
+    files = own_files(cert, key)
     if files is None:
         if key is not None:
             raise ConfigError("a key needs the certificate that it belongs to", where="key", advice="Add cert")
@@ -89,7 +89,7 @@ def _filled(context: ssl.SSLContext, ca: Path, cert: Path | None, key: Path | No
         try:
             Path(path).open("rb").close()
         except OSError as error:
-            raise unreadable(Path(path), where, error) from None
+            raise unreadable_error(Path(path), where, error) from None
     try:
         # A key with a passphrase would have OpenSSL ask on the terminal: an empty one makes it an error.
         context.load_cert_chain(*files, password="")

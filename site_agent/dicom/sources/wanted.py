@@ -1,4 +1,4 @@
-"""The operator's query: what is asked of a source, and whether what it gives fits. Pure but for `Wanted.read`.
+"""The operator's query: what is asked of a source, and whether what it gives fits. Pure but for `Wanted.read_query`.
 
 A source may match less than it was asked to (PS3.4, C.2.2.1.2: optional keys may be ignored), so every study is judged
 here again. Matching is by PS3.4, C.2.2.2; wild cards take upper and lower case alike, as most archives do.
@@ -46,7 +46,7 @@ class Wanted:
     accessions: frozenset[str] | None = None
 
     @classmethod
-    def read(cls, query: Query) -> Wanted:
+    def read_query(cls, query: Query) -> Wanted:
         """Raises ConfigError where nothing can fit the query, or a file of it cannot be read or names nothing."""
         if not query.modalities:
             raise ConfigError(
@@ -59,8 +59,8 @@ class Wanted:
             query.since,
             query.until,
             query.description,
-            None if query.patients is None else _lines(query.patients, "query.patients"),
-            None if query.accessions is None else _lines(query.accessions, "query.accessions"),
+            None if query.patients is None else _read_lines(query.patients, "query.patients"),
+            None if query.accessions is None else _read_lines(query.accessions, "query.accessions"),
         )
 
     @property
@@ -70,7 +70,7 @@ class Wanted:
             return ""
         return "-".join("" if day is None else day.strftime("%Y%m%d") for day in (self.since, self.until))
 
-    def queries(self) -> Iterator[Mapping[str, str]]:
+    def list_queries(self) -> Iterator[Mapping[str, str]]:
         """Matching keys of the queries that together find every study that fits, by their DICOM keywords.
 
         One query a modality, and one a patient or accession where a file lists them: matching by a list is for UIDs
@@ -90,17 +90,17 @@ class Wanted:
             for modality in sorted(self.modalities):
                 yield {"ModalitiesInStudy": modality, **common, **one}
 
-    def fits(self, study: Described) -> bool:
+    def fits_query(self, study: Described) -> bool:
         """Whether every key that the operator gave fits; what a study does not say fits no key but modalities."""
         return (
             (study.modalities is None or bool(study.modalities & self.modalities))
             and self._in_time(study.date)
-            and (self.description is None or _like(self.description, study.description))
+            and (self.description is None or _is_like(self.description, study.description))
             and (self.patients is None or study.patient in self.patients)
             and (self.accessions is None or study.accession in self.accessions)
         )
 
-    def takes(self, modality: str) -> bool:
+    def takes_modality(self, modality: str) -> bool:
         """Whether series of this modality are fetched: the query's and labels."""
         return modality in self.modalities or modality in LABELS
 
@@ -115,12 +115,12 @@ class Wanted:
         return (self.since is None or self.since <= when) and (self.until is None or when <= self.until)
 
 
-def usable(uid: str) -> bool:
+def is_usable_uid(uid: str) -> bool:
     """Whether a UID from outside can be used as a name: in a query, a path, an index."""
     return UID.fullmatch(uid) is not None and uid.strip(".") != ""
 
 
-def identified(patient: str, issuer: str) -> str:
+def identify_patient(patient: str, issuer: str) -> str:
     """`StudyFound.patient` from Patient ID and Issuer of Patient ID: "ID" or "ID^^^ISSUER" (as HL7's CX writes it)."""
     return f"{patient}^^^{issuer}" if issuer and patient else patient
 
@@ -130,7 +130,7 @@ def patient_id(identifier: str) -> str:
     return identifier.split("^^^", 1)[0]
 
 
-def _lines(path: Path, where: str) -> frozenset[str]:
+def _read_lines(path: Path, where: str) -> frozenset[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -138,19 +138,19 @@ def _lines(path: Path, where: str) -> frozenset[str]:
         raise ConfigError(
             f"{path} cannot be read ({why})", where=where, advice="Check the path and its permissions"
         ) from None
-    named = frozenset(_named(text.splitlines()))
+    named = frozenset(_list_names(text.splitlines()))
     if not named:
         raise ConfigError(f"{path} names nothing", where=where, advice="One identifier a line, or leave the key out")
     return named
 
 
-def _named(lines: Iterable[str]) -> Iterator[str]:
+def _list_names(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         if name := line.split("#", 1)[0].strip():
             yield name
 
 
-def _like(pattern: str, text: str) -> bool:
+def _is_like(pattern: str, text: str) -> bool:
     """Wild card matching (PS3.4, C.2.2.2.4): * any run of characters, ? exactly one."""
     expression = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in pattern)
     return re.fullmatch(expression, text, re.IGNORECASE | re.DOTALL) is not None

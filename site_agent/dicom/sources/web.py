@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import structlog
 
 from messages.ground.errors import ConfigError, PacsRefused, PacsUnreachable
-from messages.ground.settings import secret
+from messages.ground.settings import read_secret
 from site_agent.dicom.config import DicomWebSource
-from site_agent.dicom.hush import hush
+from site_agent.dicom.hush import silence_libraries
 from site_agent.dicom.sources import tls
 
 RETRIES = 3
@@ -29,7 +29,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _log = structlog.get_logger()
 
 
-class Failed(Exception):
+class RequestFailed(Exception):
     """A service could not give one resource, and may well give others. `status` is HTTP's, 0 for a damaged answer."""
 
     def __init__(self, status: int) -> None:
@@ -50,21 +50,21 @@ class Web:
     """
 
     def __init__(self, config: DicomWebSource) -> None:
-        hush()
+        silence_libraries()
         address = urlsplit(config.url)
         self.where = f"{address.hostname}:{address.port or (443 if address.scheme == 'https' else 80)}{address.path}"
         self._config = config
         self._url = config.url.rstrip("/")
-        self._headers, self._login = _credentials(config)
+        self._headers, self._login = _read_credentials(config)
         if config.ca is not None and address.scheme != "https":
             raise ConfigError("ca is given and url is not https", where="url", advice="Write https://, or remove ca")
         if (self._headers or self._login) and address.scheme != "https" and address.hostname not in LOOPBACK:
             _log.warning("credentials for the PACS travel in the clear: its url is not https")
-        tls.client(config.ca, config.cert, config.key)  # its mistakes are the operator's, and told as such
+        tls.client_context(config.ca, config.cert, config.key)  # its mistakes are the operator's, and told as such
         self._free: queue.LifoQueue[Any] = queue.LifoQueue()
 
     @contextmanager
-    def client(self, doing: str) -> Iterator[Any]:
+    def open_client(self, doing: str) -> Iterator[Any]:
         """A client for the block, and its failures as ours.
 
         Args:
@@ -80,14 +80,14 @@ class Web:
         try:
             client = self._free.get_nowait()
         except queue.Empty:
-            client = self._made()
+            client = self._make_session()
         try:
             yield client
         except requests.HTTPError as error:
-            raise self._refused(error.response.status_code, doing) from None
+            raise self._refusal_error(error.response.status_code, doing) from None
         except requests.exceptions.SSLError as error:
             raise PacsUnreachable(
-                tls.explain(error) or "no TLS can be spoken with it",
+                tls.explain_handshake(error) or "no TLS can be spoken with it",
                 where=self.where,
                 advice="Check ca, cert and key in site.toml, and that this port speaks HTTPS",
                 passing=False,
@@ -106,7 +106,7 @@ class Web:
             ) from None
         except requests.RequestException as error:
             raise PacsUnreachable(
-                f"nothing answers, or the answer broke off ({_words(error)})",
+                f"nothing answers, or the answer broke off ({_error_words(error)})",
                 where=self.where,
                 advice="Check url, and that the PACS runs and no firewall is in between; what came is kept",
             ) from None
@@ -121,7 +121,7 @@ class Web:
             except queue.Empty:
                 return
 
-    def _made(self) -> Any:
+    def _make_session(self) -> Any:
         import requests
         from dicomweb_client.web import DICOMwebClient
         from urllib3.util import Retry
@@ -131,7 +131,7 @@ class Web:
         # Nothing from the environment: a proxy, another bundle of authorities, a .netrc in place of the token.
         session.trust_env = False
         session.verify = str(config.ca) if config.ca is not None else True
-        session.cert = tls.own(config.cert, config.key)
+        session.cert = tls.own_files(config.cert, config.key)
         session.auth = self._login
         session.max_redirects = 3
         retry = Retry(
@@ -145,19 +145,19 @@ class Web:
             retry_after_max=max(1, int(config.patience)),
         )
         for scheme in ("http://", "https://"):
-            session.mount(scheme, _adapter(retry))
+            session.mount(scheme, _make_adapter(retry))
         client = DICOMwebClient(
             self._url,
             session=session,
             headers=self._headers,
             timeout=config.patience,
             chunk_size=CHUNK,
-            permissive_uid=True,  # real archives hold UIDs with leading zeros; `wanted.usable` has judged them
+            permissive_uid=True,  # real archives hold UIDs with leading zeros; `wanted.is_usable_uid` has judged them
         )
         client.set_http_retry_params(retry=False)  # it would retry whatever is raised, for half a minute
         return client
 
-    def _refused(self, status: int, doing: str) -> PacsRefused | Failed:
+    def _refusal_error(self, status: int, doing: str) -> PacsRefused | RequestFailed:
         if status in (401, 403):
             return PacsRefused(
                 f"it refuses our credentials (HTTP {status}, in {doing})",
@@ -165,7 +165,7 @@ class Web:
                 advice="Check user and password, or token, in site.toml, and what this user may do in the PACS",
             )
         if status in (404, 410) or status >= 500:
-            return Failed(status)
+            return RequestFailed(status)
         if status == 406:
             return PacsRefused(
                 f"it cannot answer {doing} in the form that DICOMweb asks for (HTTP 406)",
@@ -180,7 +180,7 @@ class Web:
         )
 
 
-def _adapter(retry: Any) -> Any:
+def _make_adapter(retry: Any) -> Any:
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):  # type: ignore[misc]  # requests is skipped by mypy
@@ -194,19 +194,19 @@ def _adapter(retry: Any) -> Any:
     return Adapter(max_retries=retry)
 
 
-def _credentials(config: DicomWebSource) -> tuple[dict[str, str], tuple[str, str] | None]:
+def _read_credentials(config: DicomWebSource) -> tuple[dict[str, str], tuple[str, str] | None]:
     if config.token and (config.user or config.password):
         raise ConfigError(
             "token and user exclude each other", where="token", advice="Keep the one that the PACS asks for"
         )
     if config.token:
-        return {"Authorization": f"Bearer {secret(config.token, 'token')}"}, None
+        return {"Authorization": f"Bearer {read_secret(config.token, 'token')}"}, None
     if config.user:
-        return {}, (config.user, secret(config.password, "password"))
+        return {}, (config.user, read_secret(config.password, "password"))
     return {}, None
 
 
-def _words(error: BaseException) -> str:
+def _error_words(error: BaseException) -> str:
     """The operating system's words for the cause, or the exception's type: never its text, which quotes the address."""
     one: BaseException | None = error
     seen: list[BaseException] = []

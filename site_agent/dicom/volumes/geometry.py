@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 
 Vector = npt.NDArray[np.float64]
 GAP = 0.9
@@ -79,7 +79,7 @@ class Plane:
         normal = np.cross(np.asarray(self.row), np.asarray(self.column))
         return np.asarray(normal / np.linalg.norm(normal), dtype=np.float64)
 
-    def alike(self, other: Plane, tolerances: Tolerances) -> bool:
+    def is_alike(self, other: Plane, tolerances: Tolerances) -> bool:
         """Whether both are of one size, one direction and one pixel spacing: images of one grid."""
         mine, theirs = np.asarray(self.row + self.column), np.asarray(other.row + other.column)
         return (
@@ -89,7 +89,7 @@ class Plane:
         )
 
 
-def plane(
+def make_plane(
     rows: int,
     columns: int,
     position: Sequence[float] | None,
@@ -103,35 +103,35 @@ def plane(
         Refused: MISSING_GEOMETRY: something is not said, not finite, or the directions are no right angle.
     """
     if position is None or orientation is None or spacing is None:
-        raise Refused(Reason.MISSING_GEOMETRY, "an image without position, orientation or pixel spacing")
+        raise ObjectRefused(Reason.MISSING_GEOMETRY, "an image without position, orientation or pixel spacing")
     if not all(np.isfinite(v).all() for v in (position, orientation, spacing)) or min(spacing) <= 0:
-        raise Refused(
+        raise ObjectRefused(
             Reason.MISSING_GEOMETRY, "an image with a position, orientation or pixel spacing that is no number"
         )
     row, column = np.asarray(orientation[:3], dtype=float), np.asarray(orientation[3:], dtype=float)
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if max(abs(length - 1) for length in lengths) > tolerances.unit or abs(row @ column) > tolerances.unit:
-        raise Refused(Reason.MISSING_GEOMETRY, "an image whose row and column directions are no right angle")
+        raise ObjectRefused(Reason.MISSING_GEOMETRY, "an image whose row and column directions are no right angle")
     x, y, z = (float(v) for v in position)
     between_rows, between_columns = (float(v) for v in spacing)
     return Plane(
         rows,
         columns,
         (x, y, z),
-        _triple(row / lengths[0]),
-        _triple(column / lengths[1]),
+        _as_triple(row / lengths[0]),
+        _as_triple(column / lengths[1]),
         (between_rows, between_columns),
     )
 
 
-def along(planes: Sequence[Plane]) -> Vector:
+def positions_along_normal(planes: Sequence[Plane]) -> Vector:
     """Positions along the first plane's normal, millimetres, (n,)."""
     return np.asarray([p.position for p in planes], dtype=np.float64) @ planes[0].normal
 
 
-def places(planes: Sequence[Plane], tolerances: Tolerances) -> npt.NDArray[np.int64]:
+def number_places(planes: Sequence[Plane], tolerances: Tolerances) -> npt.NDArray[np.int64]:
     """For each plane the number of its place along the normal, from 0; planes within `same_position` share one. (n,)"""
-    distances = along(planes)
+    distances = positions_along_normal(planes)
     order = np.argsort(distances, kind="stable")
     new = np.diff(distances[order], prepend=-np.inf) > tolerances.same_position
     numbers = np.empty(len(planes), dtype=np.int64)
@@ -154,7 +154,7 @@ class Grid:
     affine: npt.NDArray[np.float64]
 
 
-def regular(
+def make_regular_grid(
     planes: Sequence[Plane], tolerances: Tolerances, *, between: float | None = None, thickness: float | None = None
 ) -> Grid:
     """The grid that alike planes make.
@@ -164,7 +164,7 @@ def regular(
     is smaller than the thickness.
 
     Args:
-        planes: alike (`Plane.alike`), in any order.
+        planes: alike (`Plane.is_alike`), in any order.
         between, thickness: Spacing Between Slices and Slice Thickness, millimetres.
 
     Raises:
@@ -172,20 +172,22 @@ def regular(
     """
     count = len(planes)
     if count < tolerances.fewest:
-        raise Refused(Reason.TOO_FEW_SLICES, f"{count} slices, {tolerances.fewest} are the fewest")
-    distances = along(planes)
+        raise ObjectRefused(Reason.TOO_FEW_SLICES, f"{count} slices, {tolerances.fewest} are the fewest")
+    distances = positions_along_normal(planes)
     order = np.argsort(distances, kind="stable")
     distances = distances[order]
     steps = np.diff(distances)
     together = int(np.count_nonzero(steps <= tolerances.same_position))
     if together:
-        raise Refused(Reason.DUPLICATE_SLICES, f"{together} of {count} slices lie where another one lies")
-    _upright([planes[k] for k in order], distances, tolerances)
-    _evenly(steps, tolerances)
+        raise ObjectRefused(Reason.DUPLICATE_SLICES, f"{together} of {count} slices lie where another one lies")
+    _require_upright([planes[k] for k in order], distances, tolerances)
+    _require_even(steps, tolerances)
     spacing = float(distances[-1] - distances[0]) / (count - 1)
     expected = distances[0] + spacing * np.arange(count)
     if np.abs(distances - expected).max() > tolerances.drift * spacing:
-        raise Refused(Reason.IRREGULAR_SPACING, f"the slices' distance changes along the stack (mean {spacing:.3f} mm)")
+        raise ObjectRefused(
+            Reason.IRREGULAR_SPACING, f"the slices' distance changes along the stack (mean {spacing:.3f} mm)"
+        )
     _as_declared(spacing, between, thickness, tolerances)
     first = planes[int(order[0])]
     affine = np.eye(4)
@@ -196,12 +198,12 @@ def regular(
     return Grid(tuple(int(k) for k in order), spacing, LPS_TO_RAS @ affine)
 
 
-def _triple(vector: Vector) -> tuple[float, float, float]:
+def _as_triple(vector: Vector) -> tuple[float, float, float]:
     x, y, z = (float(v) for v in vector)
     return x, y, z
 
 
-def _upright(planes: Sequence[Plane], distances: Vector, tolerances: Tolerances) -> None:
+def _require_upright(planes: Sequence[Plane], distances: Vector, tolerances: Tolerances) -> None:
     """Raises Refused where the pile leans (TILTED) or some slices lie beside it (IRREGULAR_SPACING)."""
     first = planes[0]
     offsets = np.asarray([p.position for p in planes]) - np.asarray(first.position)
@@ -213,11 +215,11 @@ def _upright(planes: Sequence[Plane], distances: Vector, tolerances: Tolerances)
     lean = np.outer((distances - distances[0]) / (distances[-1] - distances[0]), offsets[-1])
     if np.linalg.norm(offsets - lean, axis=1).max() <= allowed:
         angle = np.degrees(np.arctan2(np.linalg.norm(offsets[-1]), distances[-1] - distances[0]))
-        raise Refused(Reason.TILTED, f"the slices are stacked {angle:.1f} degrees off their normal")
-    raise Refused(Reason.IRREGULAR_SPACING, f"slices are shifted within their plane by up to {most:.2f} mm")
+        raise ObjectRefused(Reason.TILTED, f"the slices are stacked {angle:.1f} degrees off their normal")
+    raise ObjectRefused(Reason.IRREGULAR_SPACING, f"slices are shifted within their plane by up to {most:.2f} mm")
 
 
-def _evenly(steps: Vector, tolerances: Tolerances) -> None:
+def _require_even(steps: Vector, tolerances: Tolerances) -> None:
     spacing = float(np.median(steps))
     odd = np.abs(steps - spacing) > max(tolerances.step * spacing, tolerances.step_floor)
     if not odd.any():
@@ -226,8 +228,10 @@ def _evenly(steps: Vector, tolerances: Tolerances) -> None:
     whole = np.abs(steps[odd] - multiples * spacing) <= tolerances.multiple * spacing
     if np.all(whole & (multiples >= 2)):
         missing = int((multiples - 1).sum())
-        raise Refused(Reason.MISSING_SLICES, f"{missing} slices are missing in {int(odd.sum())} gaps")
-    raise Refused(Reason.IRREGULAR_SPACING, f"the slices' distances run from {steps.min():.3f} to {steps.max():.3f} mm")
+        raise ObjectRefused(Reason.MISSING_SLICES, f"{missing} slices are missing in {int(odd.sum())} gaps")
+    raise ObjectRefused(
+        Reason.IRREGULAR_SPACING, f"the slices' distances run from {steps.min():.3f} to {steps.max():.3f} mm"
+    )
 
 
 def _as_declared(spacing: float, between: float | None, thickness: float | None, tolerances: Tolerances) -> None:
@@ -239,6 +243,6 @@ def _as_declared(spacing: float, between: float | None, thickness: float | None,
         return
     multiple = round(spacing / between)
     if multiple >= 2 and abs(spacing - multiple * between) <= near:
-        raise Refused(
+        raise ObjectRefused(
             Reason.MISSING_SLICES, f"slices lie {spacing:.3f} mm apart where the scanner says {between:.3f} mm"
         )

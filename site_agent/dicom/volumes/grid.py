@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused, Volume
+from site_agent.dicom.base import ObjectRefused, Volume
 
 SAME_GRID = 0.01
 """Grids whose corners lie closer than this part of a voxel are one grid: their voxels are taken as they are."""
@@ -25,8 +25,8 @@ Affine = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]
 
 
-def onto(volume: Volume, reference: Volume) -> Volume:
-    """A volume on the reference's grid, by trilinear interpolation; 0 where it does not reach (see `outside`).
+def resample_onto(volume: Volume, reference: Volume) -> Volume:
+    """A volume on the reference's grid, by trilinear interpolation; 0 where it does not reach (see `share_outside`).
 
     Nothing is smoothed before: a finer volume on a coarser grid is sampled.
 
@@ -35,15 +35,15 @@ def onto(volume: Volume, reference: Volume) -> Volume:
             (`OTHER_FRAME_OF_REFERENCE`); the volume does not reach the reference at all (`AFFINE_MISMATCH`).
     """
     require_same_frame(volume, reference)
-    shape = _shape(reference)
-    if same(volume.affine, _shape(volume), reference.affine, shape):
+    shape = _shape_of(reference)
+    if is_same_grid(volume.affine, _shape_of(volume), reference.affine, shape):
         return replace(volume, affine=reference.affine)
     from scipy import ndimage
 
-    matrix, offset = between(reference.affine, volume.affine)
-    covered = _covered(matrix, offset, _shape(volume), shape)
+    matrix, offset = map_between(reference.affine, volume.affine)
+    covered = _covered_voxels(matrix, offset, _shape_of(volume), shape)
     if not covered.any():
-        raise Refused(Reason.AFFINE_MISMATCH, "the series does not reach the first one's image")
+        raise ObjectRefused(Reason.AFFINE_MISMATCH, "the series does not reach the first one's image")
     voxels = ndimage.affine_transform(
         volume.voxels, matrix, offset, output_shape=shape, output=np.float32, order=1, mode="nearest"
     )
@@ -51,52 +51,52 @@ def onto(volume: Volume, reference: Volume) -> Volume:
     return replace(volume, voxels=np.ascontiguousarray(voxels), affine=reference.affine, frames=())
 
 
-def outside(volume: Volume, reference: Volume) -> float:
+def share_outside(volume: Volume, reference: Volume) -> float:
     """Share of the reference's voxels that the volume does not reach, from 0 to 1."""
-    shape = _shape(reference)
-    if same(volume.affine, _shape(volume), reference.affine, shape):
+    shape = _shape_of(reference)
+    if is_same_grid(volume.affine, _shape_of(volume), reference.affine, shape):
         return 0.0
-    matrix, offset = between(reference.affine, volume.affine)
-    return 1.0 - float(np.mean(_covered(matrix, offset, _shape(volume), shape)))
+    matrix, offset = map_between(reference.affine, volume.affine)
+    return 1.0 - float(np.mean(_covered_voxels(matrix, offset, _shape_of(volume), shape)))
 
 
-def nearest(labels: npt.NDArray[np.uint8], affine: Affine, reference: Volume) -> npt.NDArray[np.uint8]:
+def resample_nearest(labels: npt.NDArray[np.uint8], affine: Affine, reference: Volume) -> npt.NDArray[np.uint8]:
     """Labels (I, J, K) of another grid on the reference's, each voxel the nearest one's; 0 where none reaches."""
-    shape = _shape(reference)
-    size = _three(labels.shape)
-    if same(affine, size, reference.affine, shape):
+    shape = _shape_of(reference)
+    size = _as_three(labels.shape)
+    if is_same_grid(affine, size, reference.affine, shape):
         return np.ascontiguousarray(labels)
     from scipy import ndimage
 
-    matrix, offset = between(reference.affine, affine)
+    matrix, offset = map_between(reference.affine, affine)
     found = ndimage.affine_transform(
         labels, matrix, offset, output_shape=shape, output=np.uint8, order=0, mode="nearest"
     )
-    found[~_covered(matrix, offset, size, shape)] = 0
+    found[~_covered_voxels(matrix, offset, size, shape)] = 0
     return np.ascontiguousarray(found)
 
 
-def beyond(labels: npt.NDArray[np.uint8], affine: Affine, reference: Volume) -> float:
+def share_beyond(labels: npt.NDArray[np.uint8], affine: Affine, reference: Volume) -> float:
     """Share of the labelled voxels whose centres lie outside the reference's image; 0 where nothing is labelled."""
     at = np.argwhere(labels)
     if not len(at):
         return 0.0
-    matrix, offset = between(affine, reference.affine)
+    matrix, offset = map_between(affine, reference.affine)
     there = at @ matrix.T + offset
     inside = np.all((there >= -_RIM) & (there <= np.array(reference.voxels.shape) - 1 + _RIM), axis=1)
     return 1.0 - float(np.mean(inside))
 
 
-def same(affine: Affine, shape: Shape, other: Affine, other_shape: Shape) -> bool:
+def is_same_grid(affine: Affine, shape: Shape, other: Affine, other_shape: Shape) -> bool:
     """Whether two grids are one: equal shapes, and all eight corners within `SAME_GRID` of a voxel."""
     if shape != other_shape:
         return False
     corners = np.array(list(itertools.product(*((0, n - 1) for n in shape))), dtype=np.float64)
-    matrix, offset = between(affine, other)
+    matrix, offset = map_between(affine, other)
     return bool(np.max(np.abs(corners @ matrix.T + offset - corners)) <= SAME_GRID)
 
 
-def between(source: Affine, target: Affine) -> tuple[Affine, Affine]:
+def map_between(source: Affine, target: Affine) -> tuple[Affine, Affine]:
     """Matrix (3, 3) and offset (3,) that turn voxel indices of `source` into those of `target`."""
     step = np.linalg.inv(target) @ source
     return step[:3, :3], step[:3, 3]
@@ -109,12 +109,16 @@ def require_same_frame(volume: Volume, reference: Volume) -> None:
         Refused: `OTHER_FRAME_OF_REFERENCE`.
     """
     if volume.frame_of_reference != reference.frame_of_reference:
-        raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "the series has another frame of reference than the first one")
+        raise ObjectRefused(
+            Reason.OTHER_FRAME_OF_REFERENCE, "the series has another frame of reference than the first one"
+        )
     if not volume.frame_of_reference and volume.series != reference.series:
-        raise Refused(Reason.OTHER_FRAME_OF_REFERENCE, "two series without a frame of reference cannot be related")
+        raise ObjectRefused(
+            Reason.OTHER_FRAME_OF_REFERENCE, "two series without a frame of reference cannot be related"
+        )
 
 
-def _covered(matrix: Affine, offset: Affine, size: Shape, shape: Shape) -> npt.NDArray[np.bool_]:
+def _covered_voxels(matrix: Affine, offset: Affine, size: Shape, shape: Shape) -> npt.NDArray[np.bool_]:
     """Which voxels of a grid of `shape` lie in an image of `size`; axes that do not matter are not spread out."""
     indices: tuple[npt.NDArray[Any], ...] = np.ogrid[: shape[0], : shape[1], : shape[2]]
     inside = np.ones(shape, dtype=np.bool_)
@@ -127,10 +131,10 @@ def _covered(matrix: Affine, offset: Affine, size: Shape, shape: Shape) -> npt.N
     return inside
 
 
-def _shape(volume: Volume) -> Shape:
-    return _three(volume.voxels.shape)
+def _shape_of(volume: Volume) -> Shape:
+    return _as_three(volume.voxels.shape)
 
 
-def _three(shape: tuple[int, ...]) -> Shape:
+def _as_three(shape: tuple[int, ...]) -> Shape:
     i, j, k = shape
     return i, j, k

@@ -6,7 +6,8 @@ follow each other along the CSA header's SliceNormalVector, Spacing Between Slic
 of the format (nibabel.nicom, "Siemens mosaic format"), and dcm2niix, with whose volumes the tests compare.
 
 The CSA header holds the whole protocol and does not pass the door. The two things needed of it, count and direction,
-are taken down before (`read`) and put into the cleaned object under a private creator of our own (`keep`).
+are taken down before (`read_layout`) and put into the cleaned object under a private creator of our own
+(`keep_layout`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.volumes.geometry import Plane
 
 CREATOR = "KONSIL MOSAIC"
@@ -29,7 +30,7 @@ SIEMENS = "SIEMENS MR HEADER"
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class MosaicLayout:
     """How many tiles hold a slice, and the unit vector (LPS) along which they follow each other."""
 
     images: int
@@ -41,34 +42,34 @@ class Layout:
         return int(np.ceil(np.sqrt(self.images)))
 
 
-def read(obj: Object) -> Layout | None:
+def read_layout(obj: Object) -> MosaicLayout | None:
     """How a mosaic is laid out; None for an object that is none. Reads our own note, else the scanner's header.
 
     Raises:
         Refused: UNSUPPORTED_IMAGE: a mosaic that does not say how many slices it holds or in which direction.
     """
-    if "MOSAIC" not in {str(part).upper() for part in _several(obj.get("ImageType"))}:
+    if "MOSAIC" not in {str(part).upper() for part in _read_several(obj.get("ImageType"))}:
         return None
-    layout = _noted(obj) or _scanners(obj)
+    layout = _read_note(obj) or _read_scanners(obj)
     if layout is None:
-        raise Refused(Reason.UNSUPPORTED_IMAGE, "a mosaic that does not say how its slices are laid out")
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "a mosaic that does not say how its slices are laid out")
     return layout
 
 
-def keep(obj: Object, layout: Layout) -> None:
+def keep_layout(obj: Object, layout: MosaicLayout) -> None:
     """Writes a mosaic's layout into an object (a cleaned one) as private data of our own: numbers only."""
     block = obj.private_block(GROUP, CREATOR, create=True)
     block.add_new(ELEMENT, "LO", [str(layout.images), *(f"{v:.12g}" for v in layout.normal)])
 
 
-def tile(layout: Layout, number: int, rows: int, columns: int) -> tuple[slice, slice]:
+def tile_slices(layout: MosaicLayout, number: int, rows: int, columns: int) -> tuple[slice, slice]:
     """Rows and columns of a mosaic of (rows, columns) pixels that slice `number` (from 0) takes."""
     height, width = rows // layout.side, columns // layout.side
     down, across = divmod(number, layout.side)
     return slice(down * height, (down + 1) * height), slice(across * width, (across + 1) * width)
 
 
-def planes(whole: Plane, layout: Layout, spacing: float | None) -> list[Plane]:
+def tile_planes(whole: Plane, layout: MosaicLayout, spacing: float | None) -> list[Plane]:
     """Where each slice lies, in the tiles' order.
 
     Args:
@@ -79,14 +80,16 @@ def planes(whole: Plane, layout: Layout, spacing: float | None) -> list[Plane]:
         Refused: MISSING_GEOMETRY: no spacing, tiles that do not divide the image, or a direction beside its normal.
     """
     if spacing is None or not np.isfinite(spacing) or spacing <= 0:
-        raise Refused(Reason.MISSING_GEOMETRY, "a mosaic without spacing between its slices")
+        raise ObjectRefused(Reason.MISSING_GEOMETRY, "a mosaic without spacing between its slices")
     if whole.rows % layout.side or whole.columns % layout.side:
-        raise Refused(
+        raise ObjectRefused(
             Reason.MISSING_GEOMETRY, f"{whole.rows} × {whole.columns} pixels do not divide into {layout.side}² tiles"
         )
     normal = np.asarray(layout.normal)
     if abs(abs(float(normal @ whole.normal)) - 1) > 1e-3:
-        raise Refused(Reason.MISSING_GEOMETRY, "a mosaic whose slices do not follow each other along their normal")
+        raise ObjectRefused(
+            Reason.MISSING_GEOMETRY, "a mosaic whose slices do not follow each other along their normal"
+        )
     direction = whole.normal * np.sign(normal @ whole.normal)
     height, width = whole.rows // layout.side, whole.columns // layout.side
     corner = (
@@ -101,23 +104,23 @@ def planes(whole: Plane, layout: Layout, spacing: float | None) -> list[Plane]:
     return found
 
 
-def _several(value: Any) -> list[Any]:
+def _read_several(value: Any) -> list[Any]:
     """Values of an element of the object, of whatever type pydicom gives them."""
     if value is None:
         return []
     return [value] if isinstance(value, str | bytes) else list(value)
 
 
-def _noted(obj: Object) -> Layout | None:
+def _read_note(obj: Object) -> MosaicLayout | None:
     try:
         value = obj.get_private_item(GROUP, ELEMENT, CREATOR).value
     except Exception:  # noqa: BLE001 - not there (KeyError), or malformed in any way
         return None
     words = value.decode("ascii", "replace").split("\\") if isinstance(value, bytes) else list(value)
-    return _layout(words[0], words[1:])
+    return _make_layout(words[0], words[1:])
 
 
-def _scanners(obj: Object) -> Layout | None:
+def _read_scanners(obj: Object) -> MosaicLayout | None:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning
@@ -135,10 +138,10 @@ def _scanners(obj: Object) -> Layout | None:
             images = obj.get_private_item(0x0019, 0x0A, SIEMENS).value
         except Exception:  # noqa: BLE001 - as above, or not there (KeyError)
             return None
-    return None if normal is None else _layout(images, list(normal))
+    return None if normal is None else _make_layout(images, list(normal))
 
 
-def _layout(images: Any, normal: Sequence[Any]) -> Layout | None:
+def _make_layout(images: Any, normal: Sequence[Any]) -> MosaicLayout | None:
     """None where count and direction are no numbers."""
     try:
         count = int(images)
@@ -148,4 +151,4 @@ def _layout(images: Any, normal: Sequence[Any]) -> Layout | None:
     length = float(np.linalg.norm((x, y, z)))
     if count < 1 or not np.isfinite(length) or abs(length - 1) > 1e-3:
         return None
-    return Layout(count, (x / length, y / length, z / length))
+    return MosaicLayout(count, (x / length, y / length, z / length))

@@ -10,45 +10,56 @@ from collections.abc import Sequence
 from typing import Any
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Object, Refused
-from site_agent.dicom.volumes.frames import Frame, Mark, diffusion, hints, kind, number, numbers, scale, size, whole
-from site_agent.dicom.volumes.geometry import Tolerances, plane
+from site_agent.dicom.base import Object, ObjectRefused
+from site_agent.dicom.volumes.frames import (
+    Frame,
+    Mark,
+    keep_said,
+    read_kind,
+    read_number,
+    read_numbers,
+    read_scale,
+    read_size,
+    read_whole,
+    sort_diffusion,
+)
+from site_agent.dicom.volumes.geometry import Tolerances, make_plane
 
 SPATIAL = frozenset({0x00209056, 0x00209057, 0x00200032, 0x00209113, 0x00200037, 0x00209116})
 """Dimension pointers that say where a frame lies: stack, position in the stack, plane position and orientation."""
 FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
-def enhanced(obj: Object) -> bool:
+def is_enhanced(obj: Object) -> bool:
     """Whether an object describes its frames by functional groups."""
     return bool(obj.get("PerFrameFunctionalGroupsSequence"))
 
 
-def frames(obj: Object, source: int, tolerances: Tolerances) -> list[Frame]:
+def read_frames(obj: Object, source: int, tolerances: Tolerances) -> list[Frame]:
     """Every frame of an enhanced object.
 
     Raises:
         Refused: MISSING_GEOMETRY: a frame does not say where it lies, or fewer frames are described than there are.
     """
     described = obj.PerFrameFunctionalGroupsSequence
-    count = whole(obj, "NumberOfFrames") or 1
+    count = read_whole(obj, "NumberOfFrames") or 1
     if len(described) != count:
-        raise Refused(Reason.MISSING_GEOMETRY, f"{len(described)} of {count} frames say where they lie")
+        raise ObjectRefused(Reason.MISSING_GEOMETRY, f"{len(described)} of {count} frames say where they lie")
     shared = (obj.get("SharedFunctionalGroupsSequence") or [{}])[0]
     pointers = [item.get("DimensionIndexPointer") for item in obj.get("DimensionIndexSequence") or ()]
     return [
-        _frame(obj, _Groups(groups, shared), source, index + 1, pointers, tolerances)
+        _read_frame(obj, _Groups(groups, shared), source, index + 1, pointers, tolerances)
         for index, groups in enumerate(described)
     ]
 
 
-def concatenated(objects: Sequence[Object]) -> tuple[int, int] | None:
+def count_concatenated(objects: Sequence[Object]) -> tuple[int, int] | None:
     """Parts that are there and parts in all, where the objects are one concatenation (PS3.3, C.7.6.16.2.2.4)."""
     names = {str(obj.get("ConcatenationUID") or "") for obj in objects}
-    total = whole(objects[0], "InConcatenationTotalNumber")
+    total = read_whole(objects[0], "InConcatenationTotalNumber")
     if len(names) != 1 or "" in names or total is None:
         return None
-    return len({whole(obj, "InConcatenationNumber") for obj in objects}), total
+    return len({read_whole(obj, "InConcatenationNumber") for obj in objects}), total
 
 
 class _Groups:
@@ -66,7 +77,7 @@ class _Groups:
         return {}
 
 
-def _frame(
+def _read_frame(
     obj: Object,
     groups: _Groups,
     source: int,
@@ -82,43 +93,43 @@ def _frame(
         source,
         str(obj.get("SOPInstanceUID", "")),
         index,
-        plane(
-            *size(obj),
-            numbers(groups["PlanePositionSequence"], "ImagePositionPatient", 3),
-            numbers(groups["PlaneOrientationSequence"], "ImageOrientationPatient", 6),
-            numbers(measures, "PixelSpacing", 2),
+        make_plane(
+            *read_size(obj),
+            read_numbers(groups["PlanePositionSequence"], "ImagePositionPatient", 3),
+            read_numbers(groups["PlaneOrientationSequence"], "ImageOrientationPatient", 6),
+            read_numbers(measures, "PixelSpacing", 2),
             tolerances,
         ),
-        number(measures, "SpacingBetweenSlices"),
-        number(measures, "SliceThickness"),
+        read_number(measures, "SpacingBetweenSlices"),
+        read_number(measures, "SliceThickness"),
         str(obj.get("FrameOfReferenceUID") or ""),
         marks=(
-            ("kind", (*kind(frame_type.get("FrameType")), str(frame_type.get("ComplexImageComponent") or ""))),
-            ("echo", (0, round(number(groups["MREchoSequence"], "EffectiveEchoTime") or 0.0, 1))),
-            ("time", (whole(content, "TemporalPositionIndex") or 0, 0, 0)),
+            ("kind", (*read_kind(frame_type.get("FrameType")), str(frame_type.get("ComplexImageComponent") or ""))),
+            ("echo", (0, round(read_number(groups["MREchoSequence"], "EffectiveEchoTime") or 0.0, 1))),
+            ("time", (read_whole(content, "TemporalPositionIndex") or 0, 0, 0)),
             (
                 "diffusion",
-                diffusion(
-                    number(weighting, "DiffusionBValue"),
-                    numbers(gradient, "DiffusionGradientOrientation", 3),
+                sort_diffusion(
+                    read_number(weighting, "DiffusionBValue"),
+                    read_numbers(gradient, "DiffusionGradientOrientation", 3),
                 ),
             ),
             ("stack", str(content.get("StackID") or "")),
         ),
         hints=(
-            *_dimensions(content.get("DimensionIndexValues"), pointers),
-            *hints(
-                ("acquisition", whole(content, "FrameAcquisitionNumber")),
-                ("trigger", number(groups["CardiacSynchronizationSequence"], "NominalCardiacTriggerDelayTime")),
-                ("time", number(groups["TemporalPositionSequence"], "TemporalPositionTimeOffset")),
+            *_read_dimensions(content.get("DimensionIndexValues"), pointers),
+            *keep_said(
+                ("acquisition", read_whole(content, "FrameAcquisitionNumber")),
+                ("trigger", read_number(groups["CardiacSynchronizationSequence"], "NominalCardiacTriggerDelayTime")),
+                ("time", read_number(groups["TemporalPositionSequence"], "TemporalPositionTimeOffset")),
             ),
         ),
-        instance=whole(obj, "InstanceNumber"),
-        scale=scale(groups["PixelValueTransformationSequence"]),
+        instance=read_whole(obj, "InstanceNumber"),
+        scale=read_scale(groups["PixelValueTransformationSequence"]),
     )
 
 
-def _dimensions(values: Any, pointers: Sequence[object]) -> tuple[Mark, ...]:
+def _read_dimensions(values: Any, pointers: Sequence[object]) -> tuple[Mark, ...]:
     """A frame's index in each dimension that is not a place, and in all of them together."""
     if values is None:
         return ()

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.volumes.frames import Frame
-from site_agent.dicom.volumes.geometry import Tolerances, places
+from site_agent.dicom.volumes.geometry import Tolerances, number_places
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class VolumePart:
     """One volume's frames, in no order. `labels`: what it is among the series' volumes: ("echo", 2), counted from 1."""
 
     labels: tuple[tuple[str, int], ...]
@@ -33,7 +33,7 @@ class Part:
         return ", ".join(f"{name} {number}" for name, number in self.labels)
 
 
-def split(frames: Sequence[Frame], temporal_positions: int | None, tolerances: Tolerances) -> list[Part]:
+def split_parts(frames: Sequence[Frame], temporal_positions: int | None, tolerances: Tolerances) -> list[VolumePart]:
     """Every volume's frames; volumes in the order of what tells them apart.
 
     Args:
@@ -43,85 +43,86 @@ def split(frames: Sequence[Frame], temporal_positions: int | None, tolerances: T
         Refused: DUPLICATE_SLICES: frames at one place that nothing tells apart. INCOMPLETE_SERIES: a volume has fewer
             places than its siblings. MIXED_GEOMETRY: images of several geometries, not each a volume.
     """
-    piles = _piles(frames, tolerances)
+    piles = _pile_frames(frames, tolerances)
     parts = []
     for number, pile in enumerate(piles, 1):
         outer = (("geometry", number),) if len(piles) > 1 else ()
-        parts += [Part((*outer, *p.labels), p.frames) for p in _of_a_pile(pile, temporal_positions, tolerances)]
+        parts += [VolumePart((*outer, *p.labels), p.frames) for p in _of_a_pile(pile, temporal_positions, tolerances)]
     if len(piles) > 1 and min(len(part.frames) for part in parts) < tolerances.fewest:
-        raise Refused(
+        raise ObjectRefused(
             Reason.MIXED_GEOMETRY, f"{len(frames)} images of {len(piles)} sizes or directions, not each a volume"
         )
     return parts
 
 
-def _piles(frames: Sequence[Frame], tolerances: Tolerances) -> list[list[Frame]]:
+def _pile_frames(frames: Sequence[Frame], tolerances: Tolerances) -> list[list[Frame]]:
     """Frames of one geometry and one frame of reference together, in the order of the first of each."""
     piles: list[list[Frame]] = []
     for frame in frames:
         for pile in piles:
             first = pile[0]
-            if frame.frame_of_reference == first.frame_of_reference and frame.plane.alike(first.plane, tolerances):
+            if frame.frame_of_reference == first.frame_of_reference and frame.plane.is_alike(first.plane, tolerances):
                 pile.append(frame)
                 break
         else:
             piles.append([frame])
             if len(piles) > tolerances.most_directions:
-                raise Refused(Reason.MIXED_GEOMETRY, f"images of more than {len(piles) - 1} sizes or directions")
+                raise ObjectRefused(Reason.MIXED_GEOMETRY, f"images of more than {len(piles) - 1} sizes or directions")
     return piles
 
 
-def _of_a_pile(pile: Sequence[Frame], temporal_positions: int | None, tolerances: Tolerances) -> list[Part]:
-    place = dict(zip(map(_id, pile), places([f.plane for f in pile], tolerances).tolist(), strict=True))
+def _of_a_pile(pile: Sequence[Frame], temporal_positions: int | None, tolerances: Tolerances) -> list[VolumePart]:
+    place = dict(zip(map(_identity_of, pile), number_places([f.plane for f in pile], tolerances).tolist(), strict=True))
     parts = [
-        Part((*part.labels, *inner.labels), inner.frames)
+        VolumePart((*part.labels, *inner.labels), inner.frames)
         for part in _by_marks(pile)
         for inner in _by_hints(part.frames, place, temporal_positions)
     ]
-    taken = [{place[_id(f)] for f in part.frames} for part in parts]
+    taken = [{place[_identity_of(f)] for f in part.frames} for part in parts]
     most = max(taken, key=len)
     short = [places_ for places_ in taken if places_ < most]
     if short:
-        raise Refused(
+        raise ObjectRefused(
             Reason.INCOMPLETE_SERIES,
             f"{len(short)} of {len(parts)} volumes have fewer than the {len(most)} slices of the others",
         )
     return parts
 
 
-def _by_marks(pile: Sequence[Frame]) -> list[Part]:
+def _by_marks(pile: Sequence[Frame]) -> list[VolumePart]:
     """Frames whose marks all agree; labels name the marks that differ."""
     names = [name for name, _ in pile[0].marks]
     values = [[dict(frame.marks).get(name) for frame in pile] for name in names]
     varying = [n for n, column in enumerate(values) if len(set(column)) > 1]
-    ranks = {n: _ranks(values[n]) for n in varying}
+    ranks = {n: _rank_values(values[n]) for n in varying}
     groups: dict[tuple[int, ...], list[Frame]] = {}
     for index, frame in enumerate(pile):
         groups.setdefault(tuple(ranks[n][values[n][index]] for n in varying), []).append(frame)
     return [
-        Part(tuple(zip((names[n] for n in varying), key, strict=True)), tuple(groups[key])) for key in sorted(groups)
+        VolumePart(tuple(zip((names[n] for n in varying), key, strict=True)), tuple(groups[key]))
+        for key in sorted(groups)
     ]
 
 
 def _by_hints(
     frames: Sequence[Frame], place: Mapping[tuple[int, int], int], temporal_positions: int | None
-) -> list[Part]:
-    where = np.asarray([place[_id(f)] for f in frames])
+) -> list[VolumePart]:
+    where = np.asarray([place[_identity_of(f)] for f in frames])
     several = int(np.bincount(where).max())
     if several == 1:
-        return [Part((), tuple(frames))]
+        return [VolumePart((), tuple(frames))]
     for name in dict.fromkeys(name for frame in frames for name, _ in frame.hints):
         values = [dict(frame.hints).get(name) for frame in frames]
         if None in values or len(set(values)) != several:
             continue
-        ranks = _ranks(values)
+        ranks = _rank_values(values)
         numbers = np.asarray([ranks[value] for value in values])
         if _once_a_place(where, numbers):
-            return _numbered(name, frames, numbers)
+            return _number_parts(name, frames, numbers)
     times = _in_turn(frames, where, several) if temporal_positions == several else None
     if times is not None:
-        return _numbered("time", frames, times)
-    raise Refused(
+        return _number_parts("time", frames, times)
+    raise ObjectRefused(
         Reason.DUPLICATE_SLICES,
         f"{len(frames)} images lie at {len(set(where.tolist()))} places, up to {several} at one",
     )
@@ -155,17 +156,17 @@ def _once_a_place(where: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]) 
     return len(set(zip(where.tolist(), numbers.tolist(), strict=True))) == len(where)
 
 
-def _numbered(name: str, frames: Sequence[Frame], numbers: npt.NDArray[np.int64]) -> list[Part]:
+def _number_parts(name: str, frames: Sequence[Frame], numbers: npt.NDArray[np.int64]) -> list[VolumePart]:
     return [
-        Part(((name, number),), tuple(f for f, n in zip(frames, numbers.tolist(), strict=True) if n == number))
+        VolumePart(((name, number),), tuple(f for f, n in zip(frames, numbers.tolist(), strict=True) if n == number))
         for number in sorted(set(numbers.tolist()))
     ]
 
 
-def _ranks(values: Sequence[Hashable]) -> dict[Hashable, int]:
+def _rank_values(values: Sequence[Hashable]) -> dict[Hashable, int]:
     """Each value's rank from 1; values of one mark are of one kind and sort."""
     return {value: rank for rank, value in enumerate(sorted(set(values)), 1)}  # type: ignore[type-var]  # of one kind, and comparable
 
 
-def _id(frame: Frame) -> tuple[int, int]:
+def _identity_of(frame: Frame) -> tuple[int, int]:
     return frame.source, frame.number

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Object, Refused
+from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.volumes import mosaic
-from site_agent.dicom.volumes.frames import Frame, whole
+from site_agent.dicom.volumes.frames import Frame, read_whole
 
 FIXED_UNITS = frozenset({"CT", "PT"})
 
@@ -31,7 +31,7 @@ class Pixels:
         self._objects = objects
         self._held: tuple[tuple[int, int], npt.NDArray[np.float64]] | None = None
 
-    def of(self, frame: Frame) -> npt.NDArray[np.float64]:
+    def read_frame(self, frame: Frame) -> npt.NDArray[np.float64]:
         """One frame, (rows, columns), rescaled.
 
         Raises:
@@ -39,15 +39,15 @@ class Pixels:
         """
         index = 0 if frame.tile else frame.number - 1
         if self._held is None or self._held[0] != (frame.source, index):
-            self._held = (frame.source, index), self._decoded(frame, index)
+            self._held = (frame.source, index), self._decode_frame(frame, index)
         image = self._held[1]
         if frame.tile:
-            image = image[mosaic.tile(frame.tile, frame.number - 1, *image.shape)]
+            image = image[mosaic.tile_slices(frame.tile, frame.number - 1, *image.shape)]
         if image.shape != (frame.plane.rows, frame.plane.columns):
-            raise Refused(Reason.UNDECODABLE_PIXELS, "the pixels are of another size than the image says")
+            raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "the pixels are of another size than the image says")
         return image
 
-    def _decoded(self, frame: Frame, index: int) -> npt.NDArray[np.float64]:
+    def _decode_frame(self, frame: Frame, index: int) -> npt.NDArray[np.float64]:
         from pydicom.pixels import apply_modality_lut, get_decoder
 
         obj = self._objects[frame.source]
@@ -56,29 +56,29 @@ class Pixels:
                 warnings.simplefilter("ignore")  # padding behind the pixels and the like: what matters is an error
                 decoder = get_decoder(obj.file_meta.TransferSyntaxUID)
                 stored, _ = decoder.as_array(obj, index=index, raw=True)
-                if _turned(obj):
-                    stored = _turn(stored, obj)
+                if _is_inverted(obj):
+                    stored = _invert_stored(stored, obj)
                 if frame.scale is None:
                     stored = apply_modality_lut(stored, obj)
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001 - a decoder may raise anything, and its words may quote the object
-            raise Refused(Reason.UNDECODABLE_PIXELS, "the pixels cannot be decoded") from None
+            raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "the pixels cannot be decoded") from None
         slope, intercept = frame.scale or (1.0, 0.0)
         image = np.asarray(stored, dtype=np.float64) * slope + intercept
         if not np.isfinite(image).all():
-            raise Refused(Reason.NOT_FINITE, "the pixels hold NaN or infinity")
+            raise ObjectRefused(Reason.NOT_FINITE, "the pixels hold NaN or infinity")
         return np.asarray(image, dtype=np.float64)
 
 
-def _turned(obj: Object) -> bool:
+def _is_inverted(obj: Object) -> bool:
     return obj.get("PhotometricInterpretation") == "MONOCHROME1" and obj.get("Modality") not in FIXED_UNITS
 
 
-def _turn(stored: npt.NDArray[Any], obj: Object) -> npt.NDArray[Any]:
+def _invert_stored(stored: npt.NDArray[Any], obj: Object) -> npt.NDArray[Any]:
     """The smallest value that the stored bits can hold becomes the largest, and so on."""
     if stored.dtype.kind == "f":
         return np.asarray(-stored)
-    bits = whole(obj, "BitsStored") or stored.dtype.itemsize * 8
-    ends = -1 if whole(obj, "PixelRepresentation") else 2**bits - 1
+    bits = read_whole(obj, "BitsStored") or stored.dtype.itemsize * 8
+    ends = -1 if read_whole(obj, "PixelRepresentation") else 2**bits - 1
     return np.asarray(ends - stored.astype(np.int64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from site_agent.dicom.base import Object
 from site_agent.dicom.volumes import frames, multiframe
-from site_agent.dicom.volumes.frames import Frame, greyscale
+from site_agent.dicom.volumes.frames import Frame, require_greyscale
 from site_agent.dicom.volumes.geometry import Tolerances
 
 
@@ -14,7 +14,7 @@ def read_slices(obj: Object, source: int, tolerances: Tolerances) -> list[Frame]
     Raises:
         Refused: UNSUPPORTED_IMAGE: not a greyscale image. MISSING_GEOMETRY: it does not say where it lies.
     """
-    greyscale(obj)
-    if multiframe.enhanced(obj):
-        return multiframe.frames(obj, source, tolerances)
-    return frames.frames(obj, source, tolerances)
+    require_greyscale(obj)
+    if multiframe.is_enhanced(obj):
+        return multiframe.read_frames(obj, source, tolerances)
+    return frames.read_frames(obj, source, tolerances)

@@ -83,7 +83,7 @@ class _Opened:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, path: Path, vault: Vault) -> NDArray[Any]:
+    def get_array(self, path: Path, vault: Vault) -> NDArray[Any]:
         """OSError or ValueError where the file is gone or damaged."""
         with self._lock:
             if path in self._arrays:
@@ -112,22 +112,22 @@ class SealedCase:
 
     @property
     def image(self) -> NDArray[np.float16]:
-        return self._array("image")
+        return self._read_array("image")
 
     @property
     def label(self) -> NDArray[np.uint8]:
-        return self._array("label")
+        return self._read_array("label")
 
     @property
     def reference(self) -> NDArray[np.uint8]:
-        return self._array("reference")
+        return self._read_array("reference")
 
     @property
     def foreground(self) -> NDArray[np.int32]:
-        return self._array("foreground")
+        return self._read_array("foreground")
 
-    def _array(self, what: str) -> NDArray[Any]:
-        return _OPENED.get(self._place / f"{what}.npy{SUFFIX}", self._vault)
+    def _read_array(self, what: str) -> NDArray[Any]:
+        return _OPENED.get_array(self._place / f"{what}.npy{SUFFIX}", self._vault)
 
 
 def content_key(image: NDArray[Any], label: NDArray[Any], affine: NDArray[Any], settings: Preprocessing,
@@ -141,34 +141,34 @@ def content_key(image: NDArray[Any], label: NDArray[Any], affine: NDArray[Any], 
     return state.hexdigest()
 
 
-def place(folder: Path, key: str, vault: Vault | None) -> Path:
+def place_of(folder: Path, key: str, vault: Vault | None) -> Path:
     """Where a case lies; an encrypted one elsewhere than the same one in the open."""
     return folder / (key if vault is None else f"{key}{SUFFIX}")
 
 
-def holds(folder: Path, key: str, vault: Vault | None = None) -> bool:
+def holds_case(folder: Path, key: str, vault: Vault | None = None) -> bool:
     """Whether a case is there, whole."""
-    return place(folder, key, vault).is_dir()
+    return place_of(folder, key, vault).is_dir()
 
 
-def size(case: PreparedCase) -> int:
+def size_of(case: PreparedCase) -> int:
     """About the bytes that a case takes on disk."""
     return 2 * case.image.size + 2 * case.label.nbytes + case.reference.nbytes
 
 
-def store(folder: Path, key: str, case: PreparedCase, vault: Vault | None = None) -> None:
+def store_case(folder: Path, key: str, case: PreparedCase, vault: Vault | None = None) -> None:
     """Write a case, encrypted where there is a vault; a no-op where it is there already. OSError: the disk is full."""
-    final = place(folder, key, vault)
+    final = place_of(folder, key, vault)
     if final.exists():
         return
     beside = folder / f".{key}.{os.getpid()}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        _save(beside / "image.npy", np.clip(case.image, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16), vault)
-        _save(beside / "label.npy", case.label, vault)
-        _save(beside / "reference.npy", case.reference, vault)
-        _save(beside / "foreground.npy", _foreground(case.label), vault)
+        _save_array(beside / "image.npy", np.clip(case.image, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16), vault)
+        _save_array(beside / "label.npy", case.label, vault)
+        _save_array(beside / "reference.npy", case.reference, vault)
+        _save_array(beside / "foreground.npy", _foreground_voxels(case.label), vault)
         (beside / "geometry.json").write_text(json.dumps(asdict(case.geometry)))
         for file in beside.iterdir():
             with file.open("rb") as written:
@@ -181,7 +181,7 @@ def store(folder: Path, key: str, case: PreparedCase, vault: Vault | None = None
         raise
 
 
-def _save(path: Path, array: NDArray[Any], vault: Vault | None) -> None:
+def _save_array(path: Path, array: NDArray[Any], vault: Vault | None) -> None:
     if vault is None:
         np.save(path, array)
         return
@@ -190,9 +190,9 @@ def _save(path: Path, array: NDArray[Any], vault: Vault | None) -> None:
     path.with_name(path.name + SUFFIX).write_bytes(vault.seal(content.getbuffer()))
 
 
-def fetch(folder: Path, key: str, name: str, vault: Vault | None = None) -> CachedCase:
+def fetch_case(folder: Path, key: str, name: str, vault: Vault | None = None) -> CachedCase:
     """Map a stored case; with a vault it is opened when it is read."""
-    where = place(folder, key, vault)
+    where = place_of(folder, key, vault)
     plain = json.loads((where / "geometry.json").read_text())
     x, y, z = ((begin, end) for begin, end in plain["box"])
     geometry = Geometry(
@@ -217,7 +217,7 @@ def fetch(folder: Path, key: str, name: str, vault: Vault | None = None) -> Cach
     )
 
 
-def sweep(folder: Path) -> None:
+def sweep_leftovers(folder: Path) -> None:
     """Remove what processes that no longer run left half-written."""
     if not folder.is_dir():
         return
@@ -227,7 +227,7 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _foreground(label: NDArray[np.uint8]) -> NDArray[np.int32]:
+def _foreground_voxels(label: NDArray[np.uint8]) -> NDArray[np.int32]:
     indices = np.flatnonzero(label)
     if indices.size > _LARGEST_SAMPLE:
         indices = indices[np.linspace(0, indices.size - 1, _LARGEST_SAMPLE).astype(np.int64)]

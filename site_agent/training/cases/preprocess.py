@@ -55,7 +55,7 @@ class PreparedCase:
     geometry: Geometry
 
 
-def prepare(image: FloatArray, label: LabelArray, affine: NDArray[Any], settings: Preprocessing) -> PreparedCase:
+def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], settings: Preprocessing) -> PreparedCase:
     """Preprocess one case.
 
     Args:
@@ -63,18 +63,18 @@ def prepare(image: FloatArray, label: LabelArray, affine: NDArray[Any], settings
 
     Only the least is kept in memory: the crop comes before everything that copies.
     """
-    image, label, spacing = _orient(image, label, affine, settings.orientation)
+    image, label, spacing = _orient_case(image, label, affine, settings.orientation)
     shape = (int(label.shape[0]), int(label.shape[1]), int(label.shape[2]))
-    box = _foreground(image) if settings.crop == "foreground" else _whole(shape)
+    box = _foreground_box(image) if settings.crop == "foreground" else _whole_box(shape)
     inside = tuple(slice(begin, end) for begin, end in box)
     geometry = Geometry(shape, box, spacing)
     cropped = np.ascontiguousarray(image[(slice(None), *inside)], dtype=np.float32)
     cropped_label = np.ascontiguousarray(label[inside])
     if settings.spacing_mm is not None:
         target = _target_shape(cropped_label.shape, spacing, settings.spacing_mm)
-        cropped, cropped_label = _resample(cropped, cropped_label, target)
+        cropped, cropped_label = _resample_case(cropped, cropped_label, target)
     return PreparedCase(
-        image=_normalise(cropped, settings.normalise),
+        image=_normalise_image(cropped, settings.normalise),
         label=cropped_label,
         reference=np.ascontiguousarray(label),
         geometry=geometry,
@@ -99,7 +99,7 @@ def to_native(probabilities: torch.Tensor, geometry: Geometry, background: int |
     return whole
 
 
-def _orient(
+def _orient_case(
     image: FloatArray, label: LabelArray, affine: NDArray[Any], orientation: str | None
 ) -> tuple[FloatArray, LabelArray, tuple[float, float, float]]:
     zooms = np.sqrt(np.sum(np.asarray(affine, dtype=np.float64)[:3, :3] ** 2, axis=0))
@@ -114,11 +114,11 @@ def _orient(
     return image, label, (float(zooms[0]), float(zooms[1]), float(zooms[2]))
 
 
-def _whole(shape: tuple[int, int, int]) -> Box:
+def _whole_box(shape: tuple[int, int, int]) -> Box:
     return ((0, shape[0]), (0, shape[1]), (0, shape[2]))
 
 
-def _foreground(image: FloatArray) -> Box:
+def _foreground_box(image: FloatArray) -> Box:
     """The box of all voxels that are not 0 in some channel; everything where all are 0."""
     edges: list[tuple[int, int]] = []
     mask = np.any(image != 0, axis=0)
@@ -134,7 +134,7 @@ def _target_shape(
     return tuple(max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True))
 
 
-def _resample(image: FloatArray, label: LabelArray, shape: tuple[int, ...]) -> tuple[FloatArray, LabelArray]:
+def _resample_case(image: FloatArray, label: LabelArray, shape: tuple[int, ...]) -> tuple[FloatArray, LabelArray]:
     """To a grid over the same field of view: trilinear, labels by their nearest neighbour."""
     if shape == label.shape:
         return image, label
@@ -143,7 +143,7 @@ def _resample(image: FloatArray, label: LabelArray, shape: tuple[int, ...]) -> t
     return bigger[0].numpy(), nearest[0, 0].numpy()
 
 
-def _normalise(image: FloatArray, how: str) -> FloatArray:
+def _normalise_image(image: FloatArray, how: str) -> FloatArray:
     if how == "none":
         return image
     transform = NormalizeIntensity(nonzero=how == "zscore-nonzero", channel_wise=True)

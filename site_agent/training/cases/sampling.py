@@ -2,7 +2,7 @@
 
 MONAI's dictionary pipeline reads whole volumes, keeps MetaTensors with their transform history and spends 5 to 20 ms
 a patch in Python; here a patch is one slice of a memory map. The choices are MONAI's (RandCropByPosNegLabel,
-RandFlip, RandScaleIntensity, RandShiftIntensity, RandGaussianNoise), their randomness is `seeds.generator`'s.
+RandFlip, RandScaleIntensity, RandShiftIntensity, RandGaussianNoise), their randomness is `seeds.make_generator`'s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from messages.experiment import Augmentation, Training
 from site_agent.training.cases.cache import CachedCase
-from site_agent.training.seeds import generator
+from site_agent.training.seeds import make_generator
 
 
 class Sampler:
@@ -40,28 +40,28 @@ class Sampler:
             return self._training.local_steps
         return (self._training.epochs or 1) * self.steps_per_epoch
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw_batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images float32 (B, C, *patch) and labels uint8 (B, *patch) of one step, from 0."""
         epoch, within = divmod(step, self.steps_per_epoch)
         size = self._training.batch
-        chosen = self._permutation(epoch)[within * size : (within + 1) * size]
-        rng = generator(self._key, step)
+        chosen = self._permute_cases(epoch)[within * size : (within + 1) * size]
+        rng = make_generator(self._key, step)
         channels = self._cases[0].image.shape[0]
         patch = self._training.patch
         images = np.zeros((len(chosen), channels, *patch), dtype=np.float32)
         labels = np.zeros((len(chosen), *patch), dtype=np.uint8)
         for row, draw in enumerate(chosen):
-            self._patch(self._cases[int(draw) % len(self._cases)], rng, images[row], labels[row])
-        self._intensities(images, rng)
+            self._draw_patch(self._cases[int(draw) % len(self._cases)], rng, images[row], labels[row])
+        self._vary_intensities(images, rng)
         return torch.from_numpy(images), torch.from_numpy(labels)
 
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+    def _permute_cases(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
             # Counters of epochs lie beyond those of steps.
-            self._order = (epoch, generator(self._key, 2**40 + epoch).permutation(self._draws))
+            self._order = (epoch, make_generator(self._key, 2**40 + epoch).permutation(self._draws))
         return self._order[1]
 
-    def _patch(
+    def _draw_patch(
         self,
         case: CachedCase,
         rng: np.random.Generator,
@@ -89,7 +89,7 @@ class Sampler:
         image[(slice(None), *flips)][(slice(None), *target)] = case.image[(slice(None), *source)]
         label[flips][tuple(target)] = case.label[tuple(source)]
 
-    def _intensities(self, images: NDArray[np.float32], rng: np.random.Generator) -> None:
+    def _vary_intensities(self, images: NDArray[np.float32], rng: np.random.Generator) -> None:
         """Per image and channel: scale by 1 ± s, shift by ± s standard deviations, add noise of up to s."""
         settings = self._augmentation
         each = (images.shape[0], images.shape[1], 1, 1, 1)

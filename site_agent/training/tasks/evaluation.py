@@ -29,35 +29,35 @@ def score_case(
     hd95: bool,
 ) -> CaseRow:
     """Predict one whole volume and compare it with its reference on the native grid."""
-    predicted = regions.predicted(predict(net, case, experiment, regions, device))
-    references = regions.masks(case.reference)
+    predicted = regions.predicted_masks(predict_case(net, case, experiment, regions, device))
+    references = regions.reference_masks(case.reference)
     spacing = case.geometry.spacing_mm
     return CaseRow(
         case=case.name,
         regions={
-            name: _compare(prediction, reference, spacing, hd95=hd95)
+            name: _compare_masks(prediction, reference, spacing, hd95=hd95)
             for name, prediction, reference in zip(regions.names, predicted, references, strict=True)
         },
     )
 
 
 @torch.inference_mode()
-def predict(
+def predict_case(
     net: torch.nn.Module, case: CachedCase, experiment: Experiment, regions: Regions, device: torch.device
 ) -> torch.Tensor:
     """Probabilities (K, X, Y, Z) on the whole native grid: the blended logits' probabilities, resampled."""
     image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
     logits = predict_logits(net, image, experiment, device)
-    return to_native(regions.probabilities(logits)[0], case.geometry, regions.background)
+    return to_native(regions.to_probabilities(logits)[0], case.geometry, regions.background)
 
 
-def dice(prediction: Mask, reference: Mask) -> float | None:
+def dice_score(prediction: Mask, reference: Mask) -> float | None:
     """2 |P ∩ R| / (|P| + |R|); None where both are empty (rule 3)."""
     size = int(prediction.sum()) + int(reference.sum())
     return 2 * int(np.logical_and(prediction, reference).sum()) / size if size else None
 
 
-def hausdorff95(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) -> float | None:
+def hausdorff_distance(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) -> float | None:
     """The larger of the two directed 95th percentiles of surface distances, mm; None where one is empty.
 
     Surface voxels are those that a 6-neighbourhood erosion takes away; computed in the box around both masks,
@@ -75,10 +75,10 @@ def hausdorff95(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) 
     return float(max(directed))
 
 
-def _compare(prediction: Mask, reference: Mask, spacing_mm: Sequence[float], *, hd95: bool) -> RegionRow:
+def _compare_masks(prediction: Mask, reference: Mask, spacing_mm: Sequence[float], *, hd95: bool) -> RegionRow:
     return RegionRow(
-        dice=dice(prediction, reference),
+        dice=dice_score(prediction, reference),
         reference_empty=not reference.any(),
         prediction_empty=not prediction.any(),
-        hd95=hausdorff95(prediction, reference, spacing_mm) if hd95 else None,
+        hd95=hausdorff_distance(prediction, reference, spacing_mm) if hd95 else None,
     )

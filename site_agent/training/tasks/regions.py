@@ -33,7 +33,7 @@ class Regions:
         self._member_float = torch.from_numpy(self._member.astype(np.float32))
         self._classes_torch = torch.from_numpy(self._classes)
 
-    def target(self, labels: torch.Tensor) -> torch.Tensor:
+    def make_target(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels uint8 (B, x, y, z) → sigmoid: float (B, R, x, y, z); softmax: one-hot float (B, 1 + R, x, y, z)."""
         index = labels.long()
         if self.softmax:
@@ -43,15 +43,15 @@ class Regions:
         table = self._member_float.to(labels.device)
         return torch.stack([row[index] for row in table], dim=1)
 
-    def masks(self, reference: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:
+    def reference_masks(self, reference: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:
         """The reference's mask of each region."""
         return [row[reference] for row in self._member]
 
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+    def to_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (B, K, …) → probabilities."""
         return logits.softmax(1) if self.softmax else logits.sigmoid()
 
-    def predicted(self, probabilities: torch.Tensor) -> list[NDArray[np.bool_]]:
+    def predicted_masks(self, probabilities: torch.Tensor) -> list[NDArray[np.bool_]]:
         """Probabilities (K, X, Y, Z) → the mask of each region: p ≥ 0.5, or the largest where they exclude others."""
         if self.softmax:
             classes = probabilities.argmax(0).cpu().numpy()

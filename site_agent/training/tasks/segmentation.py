@@ -34,7 +34,7 @@ class SegmentationLearner(Learner):
         self._hd95 = "hd95" in experiment.evaluation.metrics
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self._loss(logits, self.regions.target(labels))
+        return self._loss(logits, self.regions.make_target(labels))
 
     def score_case(self, net: torch.nn.Module, case: CachedCase, device: torch.device) -> CaseRow:
         return score_case(net, case, self.experiment, self.regions, device, hd95=self._hd95)

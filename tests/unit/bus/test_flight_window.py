@@ -22,11 +22,11 @@ def sail(window: Window, *, rate: float, delay: float, size: int, messages: int)
     flying: deque[tuple[float, Departure, int]] = deque()
     in_flight = widest = started = 0
     while started < messages or flying:
-        if started < messages and window.allows(in_flight, size):
+        if started < messages and window.allows_message(in_flight, size):
             in_flight += size
             widest = max(widest, in_flight)
             free_at = max(free_at, now) + size / rate
-            flying.append((free_at + delay, window.depart(now, in_flight), size))
+            flying.append((free_at + delay, window.note_departure(now, in_flight), size))
             started += 1
             continue
         arrives, departure, sent = flying.popleft()
@@ -34,7 +34,7 @@ def sail(window: Window, *, rate: float, delay: float, size: int, messages: int)
         if len(flying) + messages - started < messages // 4:
             waited = max(waited, now - departure.at)
         in_flight -= sent
-        window.confirm(sent, departure, now)
+        window.note_confirm(sent, departure, now)
     return now, widest, waited
 
 
@@ -89,7 +89,7 @@ def test_a_quiet_sender_does_not_narrow_it() -> None:
     window = Window(16 * MIB, 2.0)
     sail(window, rate=300 * MIB, delay=0.01, size=MIB, messages=40)
     for turn in range(20):
-        window.confirm(100, window.depart(turn, 100), turn + 0.02)
+        window.note_confirm(100, window.note_departure(turn, 100), turn + 0.02)
     assert window.limit == 16 * MIB
 
 
@@ -98,11 +98,11 @@ def test_a_line_that_slows_down_narrows_it_and_a_new_connection_begins_small() -
     sail(window, rate=300 * MIB, delay=0.01, size=MIB, messages=40)
     sail(window, rate=1 * MIB, delay=0.01, size=MIB, messages=60)
     assert window.limit <= 2.5 * MIB
-    window.restart()
+    window.restart_window()
     assert window.limit == FIRST
 
 
 def test_what_was_sent_twice_says_nothing_of_the_line() -> None:
     window = Window(16 * MIB, 2.0)
-    window.confirm(MIB, None, 1000.0)
+    window.note_confirm(MIB, None, 1000.0)
     assert window.limit == FIRST

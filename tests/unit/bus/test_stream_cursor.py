@@ -19,13 +19,13 @@ def read(stream: list[bytes], stored: Position | None, first: int = 0) -> tuple[
         delivered: list[bytes] = []
         for offset in range(max(start, first), first + len(stream)):
             cursor, verdict = cursors.on_message(cursor, offset, stream[offset - first])
-            if verdict is cursors.Verdict.REWIND:
+            if verdict is cursors.CursorVerdict.REWIND:
                 break
-            if verdict is cursors.Verdict.DELIVER:
+            if verdict is cursors.CursorVerdict.DELIVER:
                 delivered.append(stream[offset - first])
         else:
             cursor, verdict = cursors.on_silence(cursor)
-            if verdict is not cursors.Verdict.REWIND:
+            if verdict is not cursors.CursorVerdict.REWIND:
                 return delivered, rewound
         assert not rewound, "rewinds once"
         rewound = True
@@ -39,13 +39,13 @@ def test_without_a_position_it_starts_where_told() -> None:
 def test_silence_means_nothing_once_the_position_is_verified() -> None:
     cursor = cursors.attach(Position(3, digest_of(b"x")), Start.FIRST)
     cursor, verdict = cursors.on_message(cursor, 3, b"x")
-    assert verdict is cursors.Verdict.DROP
-    assert cursors.on_silence(cursor) == (cursor, cursors.Verdict.DELIVER)
+    assert verdict is cursors.CursorVerdict.DROP
+    assert cursors.on_silence(cursor) == (cursor, cursors.CursorVerdict.DELIVER)
 
 
 def test_silence_at_a_stored_offset_rewinds() -> None:
     cursor = cursors.attach(Position(3, digest_of(b"x")), Start.FIRST)
-    assert cursors.on_silence(cursor) == (cursors.rewound(), cursors.Verdict.REWIND)
+    assert cursors.on_silence(cursor) == (cursors.rewound(), cursors.CursorVerdict.REWIND)
 
 
 @given(BODIES, st.data())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import BasicProperties, exceptions, frame, spec
 
-from messages.bus.amqp.frames import FrameReader, cut
+from messages.bus.amqp.frames import FrameReader, cut_frames
 
 FRAME_MAX = 4096
 
@@ -28,10 +28,10 @@ def read(reader: FrameReader, data: bytes, pieces: list[int] | None = None) -> l
     sizes = pieces or [len(data) or 1]
     turn = 0
     while data:
-        space = reader.space(sizes[turn % len(sizes)])
+        space = reader.receive_space(sizes[turn % len(sizes)])
         part, data = data[: len(space)], data[len(space) :]
         space[: len(part)] = part
-        found += reader.filled(len(part))
+        found += reader.read_frames(len(part))
         turn += 1
     return found
 
@@ -56,12 +56,12 @@ def test_cut_frames_are_the_bytes_that_pika_sends(pieces: list[bytes], whole: bo
     expected = head + b"".join(
         frame.Body(7, body[start : start + most]).marshal() for start in range(0, len(body), most)
     )
-    assert b"".join(cut(7, head, [memoryview(one) for one in pieces], most, whole=whole)) == expected
+    assert b"".join(cut_frames(7, head, [memoryview(one) for one in pieces], most, whole=whole)) == expected
 
 
 def test_a_large_body_is_not_copied_on_its_way_out() -> None:
     body = bytearray(100_000)
-    buffers = cut(1, b"HEAD", (b"header", memoryview(body)), FRAME_MAX)
+    buffers = cut_frames(1, b"HEAD", (b"header", memoryview(body)), FRAME_MAX)
     body[50_000] = 0xAA
     assert 0xAA in b"".join(buffers)
 

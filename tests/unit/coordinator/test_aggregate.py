@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.work.aggregate import BLOCK, aggregate, is_finite, weights
+from coordinator.work.aggregate import BLOCK, aggregate, is_finite, share_weights
 from messages.tensors.codecs import CODECS, CodecName
-from messages.tensors.layout import Manifest, manifest_of, tensors_of, views, write_into
+from messages.tensors.layout import Manifest, manifest_of, tensors_of, view_tensors, write_into
 
 
 def updates(sites: int, size: int = BLOCK + 7) -> tuple[Manifest, dict[str, np.ndarray]]:
@@ -31,26 +31,26 @@ def updates(sites: int, size: int = BLOCK + 7) -> tuple[Manifest, dict[str, np.n
 
 def average(manifest: Manifest, buffers: dict[str, np.ndarray], cases: dict[str, int], threads: int) -> np.ndarray:
     out = np.zeros(manifest.nbytes, dtype=np.uint8)
-    aggregate(manifest, [(w, buffers[s]) for s, w in weights(cases).items()], out, threads=threads)
+    aggregate(manifest, [(w, buffers[s]) for s, w in share_weights(cases).items()], out, threads=threads)
     return out
 
 
 def test_the_mean_is_the_naive_float64_mean_in_the_tensors_own_type() -> None:
     manifest, buffers = updates(5)
     cases = {site: n + 1 for n, site in enumerate(buffers)}
-    out = views(manifest, average(manifest, buffers, cases, 1))
+    out = view_tensors(manifest, average(manifest, buffers, cases, 1))
     total = sum(cases.values())
     for name in ("w", "half"):
-        naive = sum(cases[s] / total * views(manifest, b)[name].astype(np.float64) for s, b in buffers.items())
+        naive = sum(cases[s] / total * view_tensors(manifest, b)[name].astype(np.float64) for s, b in buffers.items())
         assert np.array_equal(out[name], naive.astype(out[name].dtype))
 
 
 def test_counters_are_rounded_half_to_even() -> None:
     manifest, buffers = updates(2)
-    out = views(manifest, average(manifest, buffers, {"site-00": 1, "site-01": 1}, 1))
+    out = view_tensors(manifest, average(manifest, buffers, {"site-00": 1, "site-01": 1}, 1))
     assert out["count"] == 10
     three = {"site-00": 3, "site-01": 1}
-    assert views(manifest, average(manifest, buffers, three, 1))["count"] == 8  # 7.5
+    assert view_tensors(manifest, average(manifest, buffers, three, 1))["count"] == 8  # 7.5
 
 
 @given(order=st.permutations([f"site-{n:02d}" for n in range(4)]), threads=st.integers(1, 4))
@@ -74,9 +74,9 @@ def test_many_blocks_on_many_threads_are_the_same_bits() -> None:
 def test_weights_add_up_and_none_exceeds_the_cap_where_that_is_possible(cases: dict[str, int], cap: float) -> None:
     if sum(cases.values()) == 0:
         with pytest.raises(ValueError, match="nothing to average"):
-            weights(cases, cap=cap)
+            share_weights(cases, cap=cap)
         return
-    found = weights(cases, cap=cap)
+    found = share_weights(cases, cap=cap)
     assert list(found) == sorted(cases)
     assert sum(found.values()) == pytest.approx(1.0)
     with_cases = sum(count > 0 for count in cases.values())
@@ -90,7 +90,7 @@ def test_each_codecs_updates_make_what_plain_numpy_makes_and_the_copy_for_the_ne
     codec: CodecName, threads: int
 ) -> None:
     manifest, buffers = updates(3, 2 * BLOCK + 7)
-    exact = {site: views(manifest, buffer) for site, buffer in buffers.items()}
+    exact = {site: view_tensors(manifest, buffer) for site, buffer in buffers.items()}
     master = {name: (array * 3).astype(array.dtype) for name, array in exact["site-00"].items()}
     kept = np.zeros(manifest.nbytes, dtype=np.uint8)
     write_into(master, manifest, kept.data)
@@ -98,20 +98,20 @@ def test_each_codecs_updates_make_what_plain_numpy_makes_and_the_copy_for_the_ne
     sent = {site: np.zeros(update.nbytes, dtype=np.uint8) for site in exact}
     for site, arrays in exact.items():
         write_into(arrays, update, sent[site].data, tensors_of(manifest, kept))
-    shares = weights({"site-00": 1, "site-01": 2, "site-02": 4})
+    shares = share_weights({"site-00": 1, "site-01": 2, "site-02": 4})
     copy = manifest.in_codec(CODECS[codec].model)
     out, wire = np.zeros(manifest.nbytes, dtype=np.uint8), np.zeros(copy.nbytes, dtype=np.uint8)
     given_ = [(share, sent[site]) for site, share in shares.items()]
     assert aggregate(manifest, given_, out, codec=codec, master=kept, wire=wire, threads=threads)
-    decoded = {site: {name: one.read() for name, one in tensors_of(update, sent[site]).items()} for site in exact}
-    for name, found in views(manifest, out).items():
+    decoded = {site: {name: one.read_all() for name, one in tensors_of(update, sent[site]).items()} for site in exact}
+    for name, found in view_tensors(manifest, out).items():
         mean = sum(share * decoded[site][name].astype(np.float64) for site, share in shares.items())
         if codec == "bfloat16-difference" and name == "w":
             mean = mean + master[name]
         expected = np.rint(mean) if name == "count" else mean
         assert np.array_equal(found, np.asarray(expected).astype(found.dtype)), name
     again = np.zeros(copy.nbytes, dtype=np.uint8)
-    write_into(views(manifest, out), copy, again.data)
+    write_into(view_tensors(manifest, out), copy, again.data)
     assert wire.tobytes() == again.tobytes()
 
 
@@ -151,5 +151,5 @@ def test_a_single_number_that_is_not_finite_is_found(value: float) -> None:
     manifest, buffers = updates(1)
     buffer = buffers["site-00"].copy()
     assert is_finite(manifest, buffer)
-    views(manifest, buffer)["w"][-1] = value
+    view_tensors(manifest, buffer)["w"][-1] = value
     assert not is_finite(manifest, buffer)

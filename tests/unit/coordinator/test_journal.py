@@ -18,7 +18,7 @@ def filled(folder: Path, count: int = 4) -> None:
     journal = Journal(folder)
     for n in range(count):
         written = Written({f"id-{n}": n % 2 == 0}, {"uplink": Position(n, bytes(32))})
-        journal.append(f"exp-{n % 2}", ASIDE, {"n": n}, time=float(n), written=written)
+        journal.append_entry(f"exp-{n % 2}", ASIDE, {"n": n}, time=float(n), written=written)
     journal.close()
 
 
@@ -27,18 +27,18 @@ def test_what_was_committed_together_is_there_after_opening_again(tmp_path: Path
     journal = Journal(tmp_path)
     assert journal.term == 2
     assert journal.number == 4
-    assert journal.position("uplink") == Position(3, bytes(32))
-    assert [journal.seen(f"id-{n}") for n in range(5)] == [True, False, True, False, None]
-    journal.append("exp-0", ASIDE, {}, time=9.0)
+    assert journal.position_of("uplink") == Position(3, bytes(32))
+    assert [journal.seen_settled(f"id-{n}") for n in range(5)] == [True, False, True, False, None]
+    journal.append_entry("exp-0", ASIDE, {}, time=9.0)
     journal.close()
     assert [entry.index for entry in open_readonly(tmp_path)] == [1, 1, 2, 2, 3]
 
 
 def test_what_is_settled_stays_settled(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.note(Written({"a": True}, {}))
-    journal.note(Written({"a": False}, {}))
-    assert journal.seen("a") is True
+    journal.note_written(Written({"a": True}, {}))
+    journal.note_written(Written({"a": False}, {}))
+    assert journal.seen_settled("a") is True
     journal.close()
 
 
@@ -76,11 +76,11 @@ def test_no_journal_is_said_so(tmp_path: Path) -> None:
 def test_the_audit_position_outlives_its_reader(tmp_path: Path) -> None:
     filled(tmp_path)
     position = AuditPosition(tmp_path / "journal.sqlite")
-    assert position.read() == 0
-    position.write(3)
+    assert position.read_number() == 0
+    position.write_number(3)
     position.close()
     again = AuditPosition(tmp_path / "journal.sqlite")
-    assert [entry.number for entry in again.entries(again.read())] == [4]
+    assert [entry.number for entry in again.entries(again.read_number())] == [4]
     again.close()
 
 

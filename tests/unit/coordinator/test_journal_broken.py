@@ -23,7 +23,7 @@ PLAN = ("exp-a", "exp-a", "exp-b", "exp-a", "exp-c", "exp-b", "exp-c")
 def filled(folder: Path) -> None:
     journal = Journal(folder)
     for n, name in enumerate(PLAN):
-        journal.append(name, ASIDE, {"n": n, "text": f"entry-{n + 1}-" + "x" * 500}, time=float(n))
+        journal.append_entry(name, ASIDE, {"n": n, "text": f"entry-{n + 1}-" + "x" * 500}, time=float(n))
     journal.close()
 
 
@@ -115,9 +115,9 @@ def test_a_journal_of_a_newer_konsil_is_refused_and_left_as_it_is(tmp_path: Path
 def test_a_journal_that_is_being_written_is_never_called_broken_by_a_reader(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for n in range(50):
-        journal.append("exp-a", ASIDE, {"n": n}, time=float(n))
+        journal.append_entry("exp-a", ASIDE, {"n": n}, time=float(n))
         reading = open_readonly(tmp_path)
         first = next(reading)
-        journal.append("exp-a", ASIDE, {}, time=float(n))
+        journal.append_entry("exp-a", ASIDE, {}, time=float(n))
         assert [first, *reading][-1].number == 2 * n + 1
     journal.close()

@@ -131,11 +131,11 @@ def speaking(tmp_path: Path) -> Iterator[Speaking]:
 def test_thousands_of_events_outlast_a_broker_that_is_away(speaking: Speaking) -> None:
     speaking.broker.stop()
     for number in range(MANY):
-        speaking.events.send("round-start.coordinator.exp-1", b"%d" % number)
+        speaking.events.send_event("round-start.coordinator.exp-1", b"%d" % number)
         if number % 10 == 0:
-            speaking.events.send("alive.coordinator.none", b"alive")
-    eventually(lambda: speaking.bus.pending().messages >= MOST_MESSAGES, what="the bus has all that it takes")
-    assert speaking.bus.pending().messages == MOST_MESSAGES
+            speaking.events.send_event("alive.coordinator.none", b"alive")
+    eventually(lambda: speaking.bus.count_pending().messages >= MOST_MESSAGES, what="the bus has all that it takes")
+    assert speaking.bus.count_pending().messages == MOST_MESSAGES
     assert in_memory(speaking.events.waiting) <= overflow.MOST
     assert len(speaking.events.waiting) >= MANY - MOST_MESSAGES - 1
     assert speaking.events.dropped > 0  # signs of life of yesterday
@@ -147,6 +147,6 @@ def test_thousands_of_events_outlast_a_broker_that_is_away(speaking: Speaking) -
 
 def test_a_live_message_goes_out_where_little_waits(speaking: Speaking) -> None:
     for _number in range(outgoing.MOST_LIVE * 2):
-        speaking.events.send("alive.coordinator.none", b"alive")
+        speaking.events.send_event("alive.coordinator.none", b"alive")
         eventually(lambda: not len(speaking.events.waiting), what="it is gone")
     assert speaking.events.dropped == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.work.aggregate import Memory, aggregate, weights
+from coordinator.work.aggregate import Memory, aggregate, share_weights
 from coordinator.work.strategies.base import BLOCK, Shares, Strategy
 from coordinator.work.strategies.block import Block, Values
 from coordinator.work.strategies.fedadam import FedAdam
@@ -59,7 +59,7 @@ def written(arrays: Arrays, manifest: Manifest, received: Arrays | None = None) 
 
 
 def read(manifest: Manifest, buffer: NDArray[np.uint8]) -> Arrays:
-    return {name: one.read() for name, one in tensors_of(manifest, buffer).items()}
+    return {name: one.read_all() for name, one in tensors_of(manifest, buffer).items()}
 
 
 class Round:
@@ -68,7 +68,7 @@ class Round:
     def __init__(self, master: Arrays, seed: int, codec: CodecName = "float32", cases: Sites = CASES) -> None:
         self.manifest = manifest_of(master)
         self.codec, self.master = codec, master
-        self.shares = weights(cases)
+        self.shares = share_weights(cases)
         self.copy = self.manifest.in_codec(CODECS[codec].model)
         self.update = self.manifest.in_codec(codec)
         self.received = read(self.copy, written(master, self.copy))

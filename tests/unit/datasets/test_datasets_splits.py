@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from site_agent.datasets.source import Case
-from site_agent.datasets.splits import SPLITS, split, split_of
+from site_agent.datasets.splits import SPLITS, split_cases, split_of
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 PLACES = ["test", "train", "test", "train", "train", "validation", "train", "train", "train", "train", "train", "train"]
@@ -27,7 +27,7 @@ def test_all_time_points_of_a_patient_stay_together_and_no_case_is_lost(
     visits: dict[str, int], secret: bytes, seed: int
 ) -> None:
     cases = [case(patient, visit) for patient, count in visits.items() for visit in range(count)]
-    parts = split(cases, secret, seed, FRACTIONS)
+    parts = split_cases(cases, secret, seed, FRACTIONS)
     assert sorted(c.key for part in parts.values() for c in part) == sorted(c.key for c in cases)
     owners = [{c.patient for c in parts[name]} for name in SPLITS]
     assert sum(len(owner) for owner in owners) == len(visits)
@@ -37,24 +37,24 @@ def test_all_time_points_of_a_patient_stay_together_and_no_case_is_lost(
 def test_a_patient_keeps_its_place_as_others_arrive(
     first: set[str], arriving: set[str], secret: bytes, seed: int
 ) -> None:
-    before = split(map(case, sorted(first)), secret, seed, FRACTIONS)
-    after = split(map(case, sorted(first | arriving, reverse=True)), secret, seed, FRACTIONS)
+    before = split_cases(map(case, sorted(first)), secret, seed, FRACTIONS)
+    after = split_cases(map(case, sorted(first | arriving, reverse=True)), secret, seed, FRACTIONS)
     for name in SPLITS:
         assert [c for c in after[name] if c.patient in first] == list(before[name])
 
 
 def test_shares_come_near_what_was_asked_for() -> None:
-    parts = split((case(f"p{i}") for i in range(4000)), b"secret", 1, FRACTIONS)
+    parts = split_cases((case(f"p{i}") for i in range(4000)), b"secret", 1, FRACTIONS)
     for name, share in FRACTIONS.items():
         assert len(parts[name]) / 4000 == pytest.approx(share, abs=0.03)
 
 
 def test_secret_and_seed_each_change_the_split_and_the_order() -> None:
     cases = [case(f"p{i}") for i in range(200)]
-    base = split(cases, b"secret", 1, FRACTIONS)
-    assert split(cases, b"other", 1, FRACTIONS) != base
-    assert split(cases, b"secret", 2, FRACTIONS) != base
-    assert split(cases[::-1], b"secret", 1, FRACTIONS) == base
+    base = split_cases(cases, b"secret", 1, FRACTIONS)
+    assert split_cases(cases, b"other", 1, FRACTIONS) != base
+    assert split_cases(cases, b"secret", 2, FRACTIONS) != base
+    assert split_cases(cases[::-1], b"secret", 1, FRACTIONS) == base
     assert [c.key for c in base["train"]] != sorted(c.key for c in base["train"])
 
 

@@ -17,7 +17,7 @@ from messages.ground import settings
 from messages.ground.errors import ConfigError, DataError
 from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.source import CaseError, Survey, load, survey
+from site_agent.datasets.source import CaseError, Survey, load_case, survey_cases
 
 CHANNELS = ("T1", "T1c", "T2", "FLAIR")
 CONCEPTS = ("ED", "ET", "NCR")
@@ -44,11 +44,11 @@ def brats_case(root: Path, name: str, endings: tuple[str, ...] = NAMES_2023, suf
 
 def config(root: Path, **more: object) -> DatasetConfig:
     content = {"source": "brats", "path": root, "labels": {"1": "NCR", "2": "ED", "3": "ET"}}
-    return settings.parse(content | more, DatasetConfig, "site.toml")
+    return settings.parse_settings(content | more, DatasetConfig, "site.toml")
 
 
 def surveyed(root: Path, **more: object) -> Survey:
-    return survey(config(root, **more), CHANNELS, CONCEPTS)
+    return survey_cases(config(root, **more), CHANNELS, CONCEPTS)
 
 
 def only_reason(found: Survey) -> Reason:
@@ -76,8 +76,8 @@ def test_both_naming_styles_and_endings_load_with_channels_in_the_experiments_or
 ) -> None:
     brats_case(tmp_path, "case-1", endings, suffix)
     wanted = ("FLAIR", "T1", "T2", "T1c")
-    (case,) = survey(config(tmp_path), wanted, CONCEPTS).cases
-    loaded = load(case, config(tmp_path))
+    (case,) = survey_cases(config(tmp_path), wanted, CONCEPTS).cases
+    loaded = load_case(case, config(tmp_path))
     assert [int(volume.min()) // 100 for volume in loaded.image] == [3, 0, 2, 1]
     assert loaded.image.shape == (4, *SHAPE)
     assert (loaded.image.dtype, loaded.label.dtype) == (np.float32, np.uint8)
@@ -91,8 +91,8 @@ def test_four_means_enhancing_tumour_where_the_site_says_so(tmp_path: Path) -> N
     label[2] = 4
     write(folder / "a_seg.nii.gz", label)
     of_2021 = config(tmp_path, labels={"1": "NCR", "2": "ED", "4": "ET"})
-    (case,) = survey(of_2021, CHANNELS, CONCEPTS).cases
-    loaded = load(case, of_2021)
+    (case,) = survey_cases(of_2021, CHANNELS, CONCEPTS).cases
+    loaded = load_case(case, of_2021)
     assert loaded.concepts[int(loaded.label[2, 0, 0]) - 1] == "ET"
     assert surveyed(tmp_path).left_out == {Reason.UNKNOWN_LABEL_VALUE: 1}
 
@@ -101,9 +101,9 @@ def test_an_integer_the_experiment_does_not_need_is_kept_under_its_own_concept(t
     folder = brats_case(tmp_path, "a")
     write(folder / "a-seg.nii.gz", np.full(SHAPE, 4, dtype=np.uint8))
     of_2024 = config(tmp_path, labels={"1": "NCR", "2": "ED", "3": "ET", "4": "RC"})
-    (case,) = survey(of_2024, CHANNELS, CONCEPTS).cases
-    assert load(case, of_2024).concepts == ("ED", "ET", "NCR", "RC")
-    assert np.unique(load(case, of_2024).label).tolist() == [4]
+    (case,) = survey_cases(of_2024, CHANNELS, CONCEPTS).cases
+    assert load_case(case, of_2024).concepts == ("ED", "ET", "NCR", "RC")
+    assert np.unique(load_case(case, of_2024).label).tolist() == [4]
 
 
 def test_an_image_without_a_label_is_left_out(good_and_other: tuple[Path, Path]) -> None:
@@ -123,7 +123,7 @@ def test_a_missing_modality_is_left_out_only_where_the_experiment_wants_it(good_
     root, other = good_and_other
     next(other.glob("*-t1c*")).unlink()
     assert only_reason(surveyed(root)) is Reason.MISSING_CHANNEL
-    assert len(survey(config(root), ("T1", "FLAIR"), CONCEPTS).cases) == 2
+    assert len(survey_cases(config(root), ("T1", "FLAIR"), CONCEPTS).cases) == 2
 
 
 @pytest.mark.parametrize("ending", ["-t2f", "-seg"])
@@ -226,7 +226,7 @@ def test_load_tells_the_reason_of_a_file_that_broke_after_the_survey(good_and_ot
     case = surveyed(root).cases[1]
     next(other.glob("*-t1n*")).write_bytes(b"")
     with pytest.raises(CaseError) as caught:
-        load(case, config(root))
+        load_case(case, config(root))
     assert caught.value.reason is Reason.UNREADABLE
     assert caught.value.exit_status == 2
 
@@ -280,7 +280,7 @@ def test_the_configuration_survives_the_way_to_the_training_process(tmp_path: Pa
 
 def test_progress_counts_every_case(good_and_other: tuple[Path, Path]) -> None:
     seen: list[tuple[int, int]] = []
-    survey(config(good_and_other[0]), CHANNELS, CONCEPTS, lambda done, of: seen.append((done, of)))
+    survey_cases(config(good_and_other[0]), CHANNELS, CONCEPTS, lambda done, of: seen.append((done, of)))
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -290,23 +290,23 @@ def test_a_second_survey_answers_from_the_cache_until_a_file_or_a_rule_changes(
     root, other = good_and_other
     cache = tmp_path_factory.mktemp("state") / "verdicts.db"
     image = next(other.glob("*-t1n*"))
-    first = survey(config(root), CHANNELS, CONCEPTS, cache=cache)
+    first = survey_cases(config(root), CHANNELS, CONCEPTS, cache=cache)
     assert len(first.cases) == 2
     # same size and time, other bytes: only a cache can still call it good
     status, content = image.stat(), image.read_bytes()
     image.write_bytes(b"\0" * len(content))
     os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert survey(config(root), CHANNELS, CONCEPTS, cache=cache) == first
-    assert survey(config(root), CHANNELS[:1], CONCEPTS, cache=cache).left_out == {Reason.UNREADABLE: 1}
+    assert survey_cases(config(root), CHANNELS, CONCEPTS, cache=cache) == first
+    assert survey_cases(config(root), CHANNELS[:1], CONCEPTS, cache=cache).left_out == {Reason.UNREADABLE: 1}
     os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert survey(config(root), CHANNELS, CONCEPTS, cache=cache).left_out == {Reason.UNREADABLE: 1}
+    assert survey_cases(config(root), CHANNELS, CONCEPTS, cache=cache).left_out == {Reason.UNREADABLE: 1}
 
 
 def test_a_cached_refusal_reads_like_the_first(good_and_other: tuple[Path, Path], tmp_path: Path) -> None:
     root, other = good_and_other
     write(next(other.glob("*-t1n*")), np.zeros(SHAPE, dtype=np.int16))
-    first = survey(config(root), CHANNELS, CONCEPTS, cache=tmp_path / "v.db")
-    again = survey(config(root), CHANNELS, CONCEPTS, cache=tmp_path / "v.db")
+    first = survey_cases(config(root), CHANNELS, CONCEPTS, cache=tmp_path / "v.db")
+    again = survey_cases(config(root), CHANNELS, CONCEPTS, cache=tmp_path / "v.db")
     assert only_reason(again) is Reason.EMPTY_IMAGE
     assert again.left_out == first.left_out
 
@@ -314,7 +314,7 @@ def test_a_cached_refusal_reads_like_the_first(good_and_other: tuple[Path, Path]
 def test_a_damaged_cache_is_replaced(good_and_other: tuple[Path, Path], tmp_path: Path) -> None:
     cache = tmp_path / "v.db"
     cache.write_bytes(b"this is no database, however long one looks at it" * 50)
-    assert len(survey(config(good_and_other[0]), CHANNELS, CONCEPTS, cache=cache).cases) == 2
+    assert len(survey_cases(config(good_and_other[0]), CHANNELS, CONCEPTS, cache=cache).cases) == 2
     with sqlite3.connect(cache) as db:
         assert db.execute("SELECT count(*) FROM verdict").fetchone() == (2,)
     db.close()
@@ -338,31 +338,31 @@ def test_a_decathlon_folder_is_described_by_its_dataset_json(tmp_path: Path) -> 
         "labels": {"0": "background", "1": "edema", "2": "enhancing tumour"},
     }
     found = decathlon(tmp_path, image, described)
-    (case,) = survey(found, ["T2", "FLAIR"], ["edema"]).cases
-    loaded = load(case, found)
+    (case,) = survey_cases(found, ["T2", "FLAIR"], ["edema"]).cases
+    loaded = load_case(case, found)
     assert case.images == (tmp_path / "imagesTr" / "a_1.nii.gz",) * 2
     assert case.volumes == (1, 0)
     assert [int(volume.min()) for volume in loaded.image] == [1000, 0]
     assert loaded.concepts == ("edema", "enhancing_tumour")
-    assert survey(found, ["T1"], ["edema"]).left_out == {Reason.MISSING_CHANNEL: 1}
+    assert survey_cases(found, ["T1"], ["edema"]).left_out == {Reason.MISSING_CHANNEL: 1}
 
 
 def test_a_three_dimensional_image_holds_one_modality_only(tmp_path: Path) -> None:
     decathlon(tmp_path, np.arange(720).reshape(SHAPE).astype(np.float32))
     claims_two = DatasetConfig(source="decathlon", path=tmp_path, labels={1: "a", 2: "b"}, channels=("T1", "T2"))
-    assert len(survey(claims_two, ["T1"], ["a"]).cases) == 1
-    assert survey(claims_two, ["T1", "T2"], ["a"]).left_out == {Reason.MISSING_CHANNEL: 1}
+    assert len(survey_cases(claims_two, ["T1"], ["a"]).cases) == 1
+    assert survey_cases(claims_two, ["T1", "T2"], ["a"]).left_out == {Reason.MISSING_CHANNEL: 1}
 
 
 def test_a_decathlon_folder_that_nothing_describes_says_what_to_add(tmp_path: Path) -> None:
     bare = decathlon(tmp_path, np.arange(720).reshape(SHAPE).astype(np.float32))
     with pytest.raises(DataError, match="nothing names the images' modalities"):
-        survey(bare, ["T1"], ["a"])
+        survey_cases(bare, ["T1"], ["a"])
     with pytest.raises(DataError, match="nothing says what the labels' integers mean"):
-        survey(bare.model_copy(update={"channels": ("T1",)}), ["T1"], ["a"])
+        survey_cases(bare.model_copy(update={"channels": ("T1",)}), ["T1"], ["a"])
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(DataError, match=r"dataset\.json: cannot be read as JSON"):
-        survey(bare, ["T1"], ["a"])
+        survey_cases(bare, ["T1"], ["a"])
 
 
 def test_the_real_hippocampus_set_is_surveyed_with_what_is_untidy_in_it_counted() -> None:
@@ -370,9 +370,9 @@ def test_the_real_hippocampus_set_is_surveyed_with_what_is_untidy_in_it_counted(
     if not path.is_dir():
         pytest.skip("the hippocampus data is not here (KONSIL_TEST_DATA)")
     real = DatasetConfig(source="decathlon", path=path, labels={1: "anterior", 2: "posterior"}, channels=("T1",))
-    found = survey(real, ["T1"], ["anterior", "posterior"])
+    found = survey_cases(real, ["T1"], ["anterior", "posterior"])
     assert found.left_out == {Reason.NO_IMAGE: 2, Reason.NO_LABEL: 1}
     assert found.found == len(found.cases) + 3 == 163
     assert {detail.key for detail in found.details} == {f"hippocampus_{n}" for n in ("010", "118", "281")}
-    loaded = load(found.cases[0], real)
+    loaded = load_case(found.cases[0], real)
     assert set(np.unique(loaded.label)) == {0, 1, 2}

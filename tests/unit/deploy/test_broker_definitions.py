@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.broker.definitions import Party, StreamSizes, merge, password_hash, render
+from deploy.broker.definitions import Party, StreamSizes, merge_definitions, password_hash, render_definitions
 from messages import kinds
 from messages.bus.memory.grants import Grants, Topics, matches_topic
 from messages.ground.errors import RequestError
@@ -22,7 +22,7 @@ PARTIES = (
     Party("dr-a", "researcher", "r"),
     Party("auditor", "auditor", "u"),
 )
-DEFINITIONS = render("glioma", PARTIES)
+DEFINITIONS = render_definitions("glioma", PARTIES)
 GRANTS = Grants(DEFINITIONS, "glioma")
 
 
@@ -38,7 +38,7 @@ def test_the_password_hash_is_rabbitmqs_salted_sha256() -> None:
 
 
 def test_no_password_stands_in_the_definitions() -> None:
-    rendered = render("glioma", [Party("coordinator", "coordinator", "very-secret-word")])
+    rendered = render_definitions("glioma", [Party("coordinator", "coordinator", "very-secret-word")])
     assert "very-secret-word" not in json.dumps(rendered)
 
 
@@ -93,7 +93,7 @@ def test_queues_say_their_type_and_their_bounds() -> None:
 )
 def test_a_wrong_consortium_is_refused(consortium: str, parties: tuple[Party, ...]) -> None:
     with pytest.raises(RequestError):
-        render(consortium, parties)
+        render_definitions(consortium, parties)
 
 
 @pytest.mark.parametrize(("name", "role"), [("site.a", "site"), ("site-a", "king"), ("coordinator", "site")])
@@ -103,7 +103,7 @@ def test_a_wrong_party_is_refused(name: str, role: str) -> None:
 
 
 def test_merging_keeps_each_user_once() -> None:
-    merged = merge([DEFINITIONS, render("other", PARTIES)])
+    merged = merge_definitions([DEFINITIONS, render_definitions("other", PARTIES)])
     assert [vhost["name"] for vhost in merged["vhosts"]] == ["glioma", "other"]
     assert len(merged["users"]) == len(PARTIES)
     assert len(merged["permissions"]) == 2 * len(PARTIES)
@@ -118,4 +118,4 @@ WORDS = st.sampled_from(["a", "b", "*", "#"])
     st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join),
 )
 def test_bindings_looked_up_by_word_are_those_that_match_one_by_one(bindings: list[tuple[str, str]], key: str) -> None:
-    assert Topics(bindings).queues(key) == {queue for pattern, queue in bindings if matches_topic(pattern, key)}
+    assert Topics(bindings).queues_for(key) == {queue for pattern, queue in bindings if matches_topic(pattern, key)}

@@ -11,7 +11,7 @@ from messages.ground.settings import BrokerAddress
 
 def test_each_login_has_a_file_that_a_configuration_can_name(tmp_path: Path) -> None:
     folder = tmp_path / "logins"
-    logins = cli.parties(["site-a", "site-b"], ["dr-a"], [], {})
+    logins = cli.name_parties(["site-a", "site-b"], ["dr-a"], [], {})
     cli._write_logins(folder, logins)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for one in logins:
@@ -22,6 +22,6 @@ def test_each_login_has_a_file_that_a_configuration_can_name(tmp_path: Path) -> 
 
 def test_a_login_that_is_gone_leaves_no_password_behind(tmp_path: Path) -> None:
     folder = tmp_path / "logins"
-    cli._write_logins(folder, cli.parties(["site-a", "site-b"], [], [], {}))
-    cli._write_logins(folder, cli.parties(["site-a"], [], [], {}))
+    cli._write_logins(folder, cli.name_parties(["site-a", "site-b"], [], [], {}))
+    cli._write_logins(folder, cli.name_parties(["site-a"], [], [], {}))
     assert {one.name for one in folder.iterdir()} == {"coordinator", "site-a"}

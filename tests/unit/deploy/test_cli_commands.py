@@ -178,7 +178,7 @@ def _log(path: Path) -> None:
         body = codec.pack({"input": {}, "decisions": []})
         entry = chain.Entry(
             index, index, "try", float(index), "step", body, previous=previous, before=previous
-        ).sealed()
+        ).with_hash()
         previous = entry.hash
         entries.append(entry)
     chain.write_export(path, entries)
@@ -212,7 +212,7 @@ def test_a_replay_as_json_names_the_file_each_rounds_contributors_and_its_model(
     chain.write_export(path, storytelling.complete().entries)
     done = konsil("audit", "replay", "try", str(path), "--json")
     answer = json.loads(done.stdout)
-    assert (done.returncode, answer["file"]) == (0, storytelling.EXPERIMENT.plain())
+    assert (done.returncode, answer["file"]) == (0, storytelling.EXPERIMENT.as_plain())
     assert answer["rounds"]["1"]["contributors"] == dict.fromkeys(storytelling.SITES, storytelling.CASES.train)
     assert len(answer["rounds"]["1"]["model_digest"]) == 64
 
@@ -244,8 +244,8 @@ def test_a_defect_is_one_line_and_its_traceback_lies_in_a_file(
         raise ZeroDivisionError("secret words")
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(cli, "build", broken)
-    assert cli.run(["experiment", "list"]) == 1
+    monkeypatch.setattr(cli, "build_parser", broken)
+    assert cli.run_command(["experiment", "list"]) == 1
     told = capsys.readouterr().err
     assert "this is a defect" in told
     assert "secret words" not in told
@@ -261,6 +261,6 @@ def test_an_interrupt_ends_with_130_and_no_word(
     def interrupted(arguments: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "build", interrupted)
-    assert cli.run([]) == 130
+    monkeypatch.setattr(cli, "build_parser", interrupted)
+    assert cli.run_command([]) == 130
     assert capsys.readouterr() == ("", "")

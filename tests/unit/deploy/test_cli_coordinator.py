@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from places import TESTS
 
-from deploy.cli.command import run
+from deploy.cli.command import run_command
 
 STATE = TESTS / "audit" / "data" / "state-58c5dea.zip"
 
@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> str:
 
 
 def test_status_tells_where_each_experiment_is(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["coordinator", "status", "--config", config]) == 0
+    assert run_command(["coordinator", "status", "--config", config]) == 0
     said = capsys.readouterr().out
     assert "55 entries, term 1" in said
     assert "exp-1: running round 2 of 2, 2 of 3 updates" in said
@@ -39,16 +39,16 @@ def test_a_backup_is_made_restored_and_looked_at(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = str(tmp_path / "saved")
-    assert run(["coordinator", "backup", "--config", config, saved, "--json"]) == 0
+    assert run_command(["coordinator", "backup", "--config", config, saved, "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["entries"] == 55
     assert "verified: " in told.err
-    assert run(["coordinator", "restore", "--config", config, saved]) == 2
+    assert run_command(["coordinator", "restore", "--config", config, saved]) == 2
     assert "a journal is there already" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "state")
-    assert run(["coordinator", "restore", "--config", config, saved]) == 0
+    assert run_command(["coordinator", "restore", "--config", config, saved]) == 0
     assert "55 entries" in capsys.readouterr().out
-    assert run(["coordinator", "status", "--config", config, "--json"]) == 0
+    assert run_command(["coordinator", "status", "--config", config, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["problem"] is None
 
 
@@ -58,12 +58,12 @@ def test_a_broken_journal_is_told_with_status_1_and_cut(
     with sqlite3.connect(tmp_path / "state" / "journal.sqlite") as db:
         db.execute("DELETE FROM entries WHERE number = 40")
     db.close()
-    assert run(["coordinator", "status", "--config", config]) == 1
+    assert run_command(["coordinator", "status", "--config", config]) == 1
     said = capsys.readouterr().out
     assert "Entries 1 to 39 of 55 hold; whole: exp-done; damaged: exp-1" in said
     assert "konsil coordinator cut --after 39" in said
-    assert run(["coordinator", "backup", "--config", config, str(tmp_path / "saved")]) == 1
+    assert run_command(["coordinator", "backup", "--config", config, str(tmp_path / "saved")]) == 1
     assert "Traceback" not in capsys.readouterr().err
-    assert run(["coordinator", "cut", "--config", config, "--after", "39"]) == 0
-    assert run(["coordinator", "status", "--config", config]) == 0
+    assert run_command(["coordinator", "cut", "--config", config, "--after", "39"]) == 0
+    assert run_command(["coordinator", "status", "--config", config]) == 0
     assert "39 entries" in capsys.readouterr().out

@@ -26,10 +26,10 @@ def config(tmp_path: Path) -> Path:
     )
     spool = Spool(tmp_path / "state")
     for number in (1, 2):
-        spool.post(Author("c", "site-a").write("leaving", Leaving(), time=2e9, seq=number, attempt=number))
-    spool.receipted(spool.waiting()[0].id, 1_764_000_000.0)
+        spool.post_event(Author("c", "site-a").write_event("leaving", Leaving(), time=2e9, seq=number, attempt=number))
+    spool.take_receipted(spool.list_waiting()[0].id, 1_764_000_000.0)
     for _again in range(2):
-        spool.leaving(TransferKey("exp-1", 3, "site-a", 1), 30_000_000, 1_764_000_000.0)
+        spool.note_leaving(TransferKey("exp-1", 3, "site-a", 1), 30_000_000, 1_764_000_000.0)
     spool.close()
     return path
 

@@ -19,11 +19,11 @@ from storytelling import EXPERIMENT, MANIFEST, complete, events
 
 from deploy.cli import live, requests
 from deploy.session import model_file
-from deploy.session.connection import Session
+from deploy.session.connection import BrokerSession
 from deploy.session.profile import Profile
 from messages import kinds, names
 from messages.bus.memory import MemoryBroker, MemoryBus
-from messages.envelope import Author, Event, decode
+from messages.envelope import Author, Event, decode_event
 from messages.ground.errors import RequestError, Unreachable, WorkFailed
 from messages.reasons import Reason
 from messages.tensors import layout
@@ -44,8 +44,8 @@ def broker() -> MemoryBroker:
 
 
 @pytest.fixture
-def session(broker: MemoryBroker) -> Iterator[Session]:
-    with Session(MemoryBus(broker, "dr-a"), Profile(name="dr-a", consortium=VHOST)) as opened:
+def session(broker: MemoryBroker) -> Iterator[BrokerSession]:
+    with BrokerSession(MemoryBus(broker, "dr-a"), Profile(name="dr-a", consortium=VHOST)) as opened:
         yield opened
 
 
@@ -54,7 +54,7 @@ def coordinator(broker: MemoryBroker, answer: Callable[[Event, MemoryBus], None]
     """Answers what comes on uplink, on a thread of its own."""
     bus = MemoryBus(broker, "coordinator")
     heard: queue.Queue[Event | None] = queue.Queue()
-    bus.subscribe(names.UPLINK, lambda delivery: heard.put(decode(delivery.body)))
+    bus.subscribe(names.UPLINK, lambda delivery: heard.put(decode_event(delivery.body)))
 
     def serve() -> None:
         while (event := heard.get()) is not None:
@@ -71,13 +71,13 @@ def coordinator(broker: MemoryBroker, answer: Callable[[Event, MemoryBus], None]
 
 
 def tell(bus: MemoryBus, kind: str, body: kinds.Body, to: str | None = None) -> None:
-    event = COORDINATOR.write(kind, body, time=1.0, experiment="try")
+    event = COORDINATOR.write_event(kind, body, time=1.0, experiment="try")
     bus.publish(event.key_to(to) if to else event.key, event.raw)
 
 
 def accept(event: Event, bus: MemoryBus) -> None:
     body = kinds.ExperimentAccepted(
-        experiment=EXPERIMENT.plain(),
+        experiment=EXPERIMENT.as_plain(),
         digest=EXPERIMENT.digest(),
         researcher=event.sender,
         original=event.raw,
@@ -86,78 +86,78 @@ def accept(event: Event, bus: MemoryBus) -> None:
     tell(bus, "experiment-accepted", body)
 
 
-def test_starting_twice_is_one_start(broker: MemoryBroker, session: Session) -> None:
+def test_starting_twice_is_one_start(broker: MemoryBroker, session: BrokerSession) -> None:
     with coordinator(broker, accept):
-        assert requests.start(session, EXPERIMENT, PATIENCE, quiet).new
-    with Session(MemoryBus(broker, "dr-a"), session.profile) as again:
-        assert not requests.start(again, EXPERIMENT, PATIENCE, quiet).new
-    assert broker.length(names.UPLINK) == 1
+        assert requests.start_experiment(session, EXPERIMENT, PATIENCE, quiet).new
+    with BrokerSession(MemoryBus(broker, "dr-a"), session.profile) as again:
+        assert not requests.start_experiment(again, EXPERIMENT, PATIENCE, quiet).new
+    assert broker.count_messages(names.UPLINK) == 1
 
 
-def test_an_id_that_other_content_holds_is_refused(broker: MemoryBroker, session: Session) -> None:
+def test_an_id_that_other_content_holds_is_refused(broker: MemoryBroker, session: BrokerSession) -> None:
     other = EXPERIMENT.model_copy(update={"seed": 7})
     with coordinator(broker, accept), pytest.raises(RequestError, match="id-taken"):
-        requests.start(session, other, PATIENCE, quiet)
+        requests.start_experiment(session, other, PATIENCE, quiet)
 
 
-def test_a_refusal_is_told_with_the_coordinators_words(broker: MemoryBroker, session: Session) -> None:
+def test_a_refusal_is_told_with_the_coordinators_words(broker: MemoryBroker, session: BrokerSession) -> None:
     def refuse(event: Event, bus: MemoryBus) -> None:
         words = kinds.ExperimentRefused(reason=Reason.UNKNOWN_SITE, mistakes="site-b", event=event.id)
         tell(bus, "experiment-refused", words)
 
     with coordinator(broker, refuse), pytest.raises(RequestError, match=r"unknown-site \(site-b\)"):
-        requests.start(session, EXPERIMENT, PATIENCE, quiet)
+        requests.start_experiment(session, EXPERIMENT, PATIENCE, quiet)
 
 
-def test_a_silent_coordinator_is_not_reachable(session: Session) -> None:
+def test_a_silent_coordinator_is_not_reachable(session: BrokerSession) -> None:
     with pytest.raises(Unreachable, match="has not answered"):
-        requests.start(session, EXPERIMENT, 0.3, quiet)
+        requests.start_experiment(session, EXPERIMENT, 0.3, quiet)
 
 
-def test_aborting_waits_for_the_announcement(broker: MemoryBroker, session: Session) -> None:
+def test_aborting_waits_for_the_announcement(broker: MemoryBroker, session: BrokerSession) -> None:
     def end(event: Event, bus: MemoryBus) -> None:
         assert isinstance(event.body, kinds.ExperimentAbort)
         tell(bus, "experiment-aborted", kinds.ExperimentAborted())
 
     with coordinator(broker, end):
-        assert requests.command(session, "abort", "try", PATIENCE) == "aborted"
+        assert requests.command_experiment(session, "abort", "try", PATIENCE) == "aborted"
 
 
-def test_what_belongs_to_another_researcher_is_refused(broker: MemoryBroker, session: Session) -> None:
+def test_what_belongs_to_another_researcher_is_refused(broker: MemoryBroker, session: BrokerSession) -> None:
     def refuse(event: Event, bus: MemoryBus) -> None:
         words = kinds.Refused(event=event.id, kind=event.kind, reason=Reason.NOT_THE_OWNER)
         tell(bus, "refused", words, to=event.sender)
 
     with coordinator(broker, refuse), pytest.raises(RequestError, match="not-the-owner"):
-        requests.command(session, "pause", "try", PATIENCE)
+        requests.command_experiment(session, "pause", "try", PATIENCE)
 
 
 def test_an_experiment_that_the_coordinator_does_not_know_is_refused_at_once(
-    broker: MemoryBroker, session: Session
+    broker: MemoryBroker, session: BrokerSession
 ) -> None:
     def refuse(event: Event, bus: MemoryBus) -> None:
         words = kinds.Refused(event=event.id, kind=event.kind, reason=Reason.UNKNOWN_EXPERIMENT)
-        told = COORDINATOR.write("refused", words, time=1.0)  # of no experiment
+        told = COORDINATOR.write_event("refused", words, time=1.0)  # of no experiment
         bus.publish(told.key_to(event.sender), told.raw)
 
     with coordinator(broker, refuse), pytest.raises(RequestError, match="unknown-experiment"):
-        requests.command(session, "pause", "nosuch", PATIENCE)
+        requests.command_experiment(session, "pause", "nosuch", PATIENCE)
 
 
 def test_an_auditor_who_starts_an_experiment_is_told_so_and_not_of_a_queue(broker: MemoryBroker) -> None:
     profile = Profile(name="auditor", role="auditor", consortium=VHOST)
-    with Session(MemoryBus(broker, "auditor"), profile) as opened:
+    with BrokerSession(MemoryBus(broker, "auditor"), profile) as opened:
         for ask in (
-            lambda: requests.start(opened, EXPERIMENT, 1.0, quiet),
+            lambda: requests.start_experiment(opened, EXPERIMENT, 1.0, quiet),
             lambda: requests.ask_sites(opened, EXPERIMENT, 1.0, quiet),
-            lambda: requests.command(opened, "abort", "try", 1.0),
+            lambda: requests.command_experiment(opened, "abort", "try", 1.0),
         ):
             with pytest.raises(RequestError, match="only reads"):
                 ask()
 
 
 def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(
-    broker: MemoryBroker, session: Session, monkeypatch: pytest.MonkeyPatch
+    broker: MemoryBroker, session: BrokerSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = MemoryBus(broker, "site-a")
     shown: list[str] = []
@@ -168,7 +168,7 @@ def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(
     def pass_on(event: Event, bus: MemoryBus) -> None:
         assert isinstance(event.body, kinds.ExperimentCheck)
         answer = kinds.CheckAnswer(nonce=event.body.nonce, accepts=False, reason=Reason.UNKNOWN_DATASET)
-        reply = Author(VHOST, "site-a").write("check-answer", answer, time=1.0)
+        reply = Author(VHOST, "site-a").write_event("check-answer", answer, time=1.0)
         site.publish(reply.key, reply.raw)
 
     with coordinator(broker, pass_on):
@@ -184,10 +184,10 @@ def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(
 def test_an_auditor_cannot_send(broker: MemoryBroker) -> None:
     profile = Profile(name="auditor", role="auditor", consortium=VHOST)
     with (
-        Session(MemoryBus(broker, "auditor"), profile) as opened,
+        BrokerSession(MemoryBus(broker, "auditor"), profile) as opened,
         pytest.raises(RequestError, match="only reads"),
     ):
-        opened.publish("experiment-abort", kinds.ExperimentAbort(), "try")
+        opened.publish_event("experiment-abort", kinds.ExperimentAbort(), "try")
 
 
 @pytest.mark.parametrize("role", ["dr-a", "auditor"])
@@ -197,8 +197,8 @@ def test_watching_follows_the_audit_stream_to_the_end(broker: MemoryBroker, role
         bus.publish("journal-entry.coordinator.try", entry.encode())
     profile = Profile(name=role, role="researcher" if role == "dr-a" else "auditor", consortium=VHOST)
     out = io.StringIO()
-    with Session(MemoryBus(broker, role), profile) as opened, redirect_stdout(out):
-        story = live.follow(opened, "try", live.JsonLines())
+    with BrokerSession(MemoryBus(broker, role), profile) as opened, redirect_stdout(out):
+        story = live.follow_live(opened, "try", live.JsonLines())
     bus.close()
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert story.phase == "complete"
@@ -213,15 +213,17 @@ def finished(bus: MemoryBus, *, announced: str | None = None, chunks: int | None
     digest = model_digest(MANIFEST, buffer)
     for event in events(complete()):
         if isinstance(event.body, kinds.ExperimentComplete):
-            transfer = kinds.Transfer(round=3, attempt=1, seal=layout.seal(MANIFEST, digests), manifest=MANIFEST)
+            transfer = kinds.Transfer(
+                round=3, attempt=1, seal=layout.seal_transfer(MANIFEST, digests), manifest=MANIFEST
+            )
             model = kinds.Candidate(label="final", transfer=transfer, model_digest=announced or digest)
             body = event.body.model_copy(update={"model": model, "final_digest": announced or digest})
-            event = COORDINATOR.write(event.kind, body, time=9.0, experiment="try", round_number=2)
+            event = COORDINATOR.write_event(event.kind, body, time=9.0, experiment="try", round_number=2)
         if event.sender == "coordinator":
             bus.publish(
                 event.key,
                 Author(VHOST, "coordinator")
-                .write(event.kind, event.body, time=event.time, experiment="try", round_number=event.round)
+                .write_event(event.kind, event.body, time=event.time, experiment="try", round_number=event.round)
                 .raw,
             )
     for index, one in list(enumerate(digests))[:chunks]:
@@ -232,7 +234,7 @@ def finished(bus: MemoryBus, *, announced: str | None = None, chunks: int | None
 
 
 def test_the_model_arrives_whole_with_what_rebuilds_the_net(
-    broker: MemoryBroker, session: Session, tmp_path: Path
+    broker: MemoryBroker, session: BrokerSession, tmp_path: Path
 ) -> None:
     from safetensors import safe_open
 
@@ -240,7 +242,7 @@ def test_the_model_arrives_whole_with_what_rebuilds_the_net(
     digest = finished(bus)
     path = tmp_path / "model.safetensors"
     shown: list[str] = []
-    assert model_file.fetch(session, "try", path, shown.append) == digest
+    assert model_file.fetch_model(session, "try", path, shown.append) == digest
     bus.close()
     part, of, whole = shown[-1].partition(" of ")
     assert of
@@ -252,24 +254,24 @@ def test_the_model_arrives_whole_with_what_rebuilds_the_net(
 
 
 def test_weights_that_are_not_those_announced_leave_no_file(
-    broker: MemoryBroker, session: Session, tmp_path: Path
+    broker: MemoryBroker, session: BrokerSession, tmp_path: Path
 ) -> None:
     bus = MemoryBus(broker, "coordinator")
     finished(bus, announced="d" * 64)
     with pytest.raises(WorkFailed, match="do not match the digest"):
-        model_file.fetch(session, "try", tmp_path / "model", quiet)
+        model_file.fetch_model(session, "try", tmp_path / "model", quiet)
     bus.close()
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_chunks_are_counted(broker: MemoryBroker, session: Session, tmp_path: Path) -> None:
+def test_missing_chunks_are_counted(broker: MemoryBroker, session: BrokerSession, tmp_path: Path) -> None:
     bus = MemoryBus(broker, "coordinator")
     finished(bus, chunks=1)
     with pytest.raises(WorkFailed, match="1 of 2 chunks"):
-        model_file.fetch(session, "try", tmp_path / "model", quiet)
+        model_file.fetch_model(session, "try", tmp_path / "model", quiet)
     bus.close()
 
 
-def test_an_experiment_that_nobody_knows_is_refused(session: Session, tmp_path: Path) -> None:
+def test_an_experiment_that_nobody_knows_is_refused(session: BrokerSession, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no experiment 'try'"):
-        model_file.fetch(session, "try", tmp_path / "model", quiet)
+        model_file.fetch_model(session, "try", tmp_path / "model", quiet)

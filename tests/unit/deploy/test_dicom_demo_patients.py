@@ -29,8 +29,8 @@ def case() -> tuple[dict[str, np.ndarray], np.ndarray]:
 @pytest.fixture(scope="module")
 def objects(case: tuple[dict[str, np.ndarray], np.ndarray]) -> list[Any]:
     """A study, written and read again."""
-    examined = dicom.examination(5, 1, 0, 0, "20000000", dicom.uid("a study"))
-    written = [dicom.encoded(one) for one in dicom.objects(*case, SPACING, examined)]
+    examined = dicom.invent_examination(5, 1, 0, 0, "20000000", dicom.make_uid("a study"))
+    written = [dicom.encode_dataset(one) for one in dicom.make_objects(*case, SPACING, examined)]
     return [pydicom.dcmread(io.BytesIO(content)) for content in written]
 
 
@@ -97,26 +97,26 @@ def test_every_object_has_a_uid_of_its_own_and_the_same_seed_writes_the_same_byt
     case: tuple[dict[str, np.ndarray], np.ndarray], objects: list[Any]
 ) -> None:
     assert len({one.SOPInstanceUID for one in objects}) == len(objects) == 4 * SHAPE[2] + 3 + 1
-    examined = dicom.examination(5, 1, 0, 0, "20000000", dicom.uid("a study"))
-    again = [dicom.encoded(one) for one in dicom.objects(*case, SPACING, examined)]
-    assert again == [dicom.encoded(one) for one in dicom.objects(*case, SPACING, examined)]
+    examined = dicom.invent_examination(5, 1, 0, 0, "20000000", dicom.make_uid("a study"))
+    again = [dicom.encode_dataset(one) for one in dicom.make_objects(*case, SPACING, examined)]
+    assert again == [dicom.encode_dataset(one) for one in dicom.make_objects(*case, SPACING, examined)]
 
 
 @given(st.integers(0, 32767), st.integers(0, 2**32 - 1))
 def test_any_values_come_back_within_half_a_slope_of_twelve_bits(largest: int, seed: int) -> None:
     voxels = np.random.default_rng(seed).integers(0, largest + 1, (3, 4, 5)).astype(np.int16)
-    stored, slope = dicom.stored(voxels)
+    stored, slope = dicom.scale_to_stored(voxels)
     assert stored.max() <= dicom.MOST_STORED
     assert np.abs(stored * slope - voxels).max() <= slope / 2 * (1 + 1e-9)
-    assert float(str(dicom._decimal(slope))) == slope
+    assert float(str(dicom._decimal_string(slope))) == slope
 
 
 @pytest.mark.parametrize("site_index", [0, 1, 2])
 def test_each_patient_falls_into_the_split_of_its_nifti_folder_and_the_cases_keep_their_order(site_index: int) -> None:
-    known = identities.invent(site_index=site_index, cases=32, secret=SECRET, seed=1, fractions=SHARES)
+    known = identities.invent_identities(site_index=site_index, cases=32, secret=SECRET, seed=1, fractions=SHARES)
     nifti = DatasetConfig(source="brats", path=".", labels={1: "any"}, patient_id=phantom.patient_id(site_index))
     names = Pseudonyms(SECRET)
-    splits = [split_of(SECRET, names.patient(one.patient_id), 1, SHARES) for one in known]
+    splits = [split_of(SECRET, names.pseudonym_of_patient(one.patient_id), 1, SHARES) for one in known]
     assert splits == [split_of(SECRET, nifti.patient_of(one.folder), 1, SHARES) for one in known]
     assert set(splits) == set(SPLITS)
     by_folder = sorted(known, key=lambda one: order_of(SECRET, one.folder, 1))
@@ -125,7 +125,7 @@ def test_each_patient_falls_into_the_split_of_its_nifti_folder_and_the_cases_kee
 
 
 def test_a_patient_who_comes_twice_keeps_the_patient_id_and_no_two_patients_share_one() -> None:
-    known = identities.invent(site_index=0, cases=32, secret=SECRET, seed=1, fractions=SHARES)
+    known = identities.invent_identities(site_index=0, cases=32, secret=SECRET, seed=1, fractions=SHARES)
     assert len({one.patient for one in known}) == len({one.patient_id for one in known}) < len(known)
     assert len({(one.patient, one.patient_id) for one in known}) == len({one.patient for one in known})
     assert len({one.study for one in known}) == len(known)

@@ -14,7 +14,7 @@ from places import ROOT
 
 from coordinator.config import CoordinatorConfig
 from deploy.install import machine, units
-from deploy.install.release import MARK, Releases, Source
+from deploy.install.release import MARK, Releases, ReleaseSource
 from messages.ground import settings
 from messages.ground.errors import ConfigError, RequestError, WorkFailed
 from site_agent.config import SiteConfig
@@ -30,34 +30,34 @@ def a_release(root: Path, name: str) -> Path:
     return folder
 
 
-def a_source(folder: Path) -> Source:
+def a_source(folder: Path) -> ReleaseSource:
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes((ROOT / name).read_bytes())
     (folder / "messages").mkdir()
     (folder / "messages" / "a.py").write_text("a = 1\n")
-    return Source(folder, "cpu")
+    return ReleaseSource(folder, "cpu")
 
 
 def test_switching_remembers_the_release_before_and_switching_back_swaps_the_two(tmp_path: Path) -> None:
     releases = Releases(tmp_path)
     first, second = a_release(tmp_path, "1-a"), a_release(tmp_path, "2-b")
     assert (releases.current, releases.previous) == (None, None)
-    releases.switch(first)
+    releases.switch_to(first)
     assert (releases.current, releases.previous) == (first, None)
-    releases.switch(second)
-    releases.switch(second)
+    releases.switch_to(second)
+    releases.switch_to(second)
     assert (releases.current, releases.previous) == (second, first)
-    releases.switch(first)
+    releases.switch_to(first)
     assert (releases.current, releases.previous) == (first, second)
 
 
 def test_pruning_leaves_the_current_and_the_previous_release_and_what_is_no_release(tmp_path: Path) -> None:
     releases = Releases(tmp_path)
     for name in ("1-a", "2-b", "3-c"):
-        releases.switch(a_release(tmp_path, name))
+        releases.switch_to(a_release(tmp_path, name))
     (tmp_path / "notes").mkdir()
-    releases.prune()
+    releases.prune_releases()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2-b", "3-c", "current", "notes", "previous"]
 
 
@@ -67,7 +67,7 @@ def test_the_same_sources_are_the_same_release_and_any_change_is_another(tmp_pat
     (tmp_path / "source" / "messages" / "__pycache__").mkdir()
     (tmp_path / "source" / "messages" / "__pycache__" / "a.pyc").write_bytes(b"0")
     assert source.name == name
-    assert Source(source.folder, "cuda").name != name
+    assert ReleaseSource(source.folder, "cuda").name != name
     (tmp_path / "source" / "messages" / "a.py").write_text("a = 2\n")
     assert source.name != name
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -77,18 +77,18 @@ def test_the_same_sources_are_the_same_release_and_any_change_is_another(tmp_pat
 def test_a_release_that_is_there_is_not_made_again(tmp_path: Path) -> None:
     source = a_source(tmp_path / "source")
     there = a_release(tmp_path / "opt", source.name)
-    assert Releases(tmp_path / "opt").install(source) == there
+    assert Releases(tmp_path / "opt").install_release(source) == there
 
 
 def test_torch_is_asked_for_in_the_pinned_version_and_cuda_takes_no_local_cpu_build(tmp_path: Path) -> None:
     source = a_source(tmp_path / "source")
     pinned = source.torch_requirement()
     assert pinned in (ROOT / "constraints.txt").read_text().splitlines()
-    assert Source(source.folder, "cuda").torch_requirement() == pinned.replace("==", "===")
+    assert ReleaseSource(source.folder, "cuda").torch_requirement() == pinned.replace("==", "===")
 
 
 def test_without_network_nothing_that_pip_is_configured_with_is_asked(tmp_path: Path) -> None:
-    source = Source(tmp_path, "cpu", "https://index.example.org", tmp_path / "wheels")
+    source = ReleaseSource(tmp_path, "cpu", "https://index.example.org", tmp_path / "wheels")
     assert source.pip_options() == ["--no-index", "--find-links", str(tmp_path / "wheels")]
     assert source.pip_environment()["PIP_NO_INDEX"] == "1"
 
@@ -137,11 +137,11 @@ def _parsed(unit: str) -> dict[str, dict[str, list[str]]]:
 def test_a_template_lacks_nothing_but_what_only_the_operator_knows(role: str, model: type) -> None:
     text = (UNITS / f"{role}.toml").read_text()
     with pytest.raises(ConfigError) as caught:
-        settings.parse(tomllib.loads(text), model, role)
+        settings.parse_settings(tomllib.loads(text), model, role)
     assert "unknown" not in str(caught.value)
     assert "missing" not in str(caught.value)
     filled = tomllib.loads(text.replace('= ""', '= "glioma"').replace("= []", '= ["site-a"]'))
-    settings.parse(filled, model, role)
+    settings.parse_settings(filled, model, role)
 
 
 @pytest.mark.parametrize("role", ["site", "coordinator"])
@@ -151,7 +151,7 @@ def test_every_commented_key_of_a_template_is_a_key_that_is_known(role: str) -> 
         bare = line.removeprefix("# ")
         lines.append(bare if bare.startswith("[") or (" = " in bare and bare[:1].islower()) else line)
     text = "\n".join(lines).replace('= ""', '= "glioma"').replace("= []", '= ["site-a"]')
-    settings.parse(tomllib.loads(text), SiteConfig if role == "site" else CoordinatorConfig, role)
+    settings.parse_settings(tomllib.loads(text), SiteConfig if role == "site" else CoordinatorConfig, role)
 
 
 def test_systemds_version_is_read_from_what_it_prints() -> None:
@@ -161,15 +161,15 @@ def test_systemds_version_is_read_from_what_it_prints() -> None:
 
 def test_a_command_that_fails_is_one_line_with_its_last_words() -> None:
     with pytest.raises(WorkFailed, match=r"the file could not be read \(.*No such file"):
-        machine.run(["cat", "/nowhere/at/all"], "the file could not be read", env={"LC_ALL": "C"})
+        machine.run_quietly(["cat", "/nowhere/at/all"], "the file could not be read", env={"LC_ALL": "C"})
     with pytest.raises(WorkFailed, match="no-such-command-at-all"):
-        machine.run(["no-such-command-at-all"], "it could not be run")
+        machine.run_quietly(["no-such-command-at-all"], "it could not be run")
 
 
 def test_no_space_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(machine.NEEDED, "cpu", 1e18)
     with pytest.raises(WorkFailed, match="GB are free"):
-        Releases(tmp_path / "opt").install(a_source(tmp_path / "source"))
+        Releases(tmp_path / "opt").install_release(a_source(tmp_path / "source"))
     assert not (tmp_path / "opt").exists()
 
 

@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from deploy.demo.partition import partition
+from deploy.demo.partition import deal_patients
 from deploy.demo.phantoms import phantom
 from deploy.demo.phantoms.threshold import best_thresholds, phantom_cases
 from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.source import load, survey
+from site_agent.datasets.source import load_case, survey_cases
 
 CONCEPTS = ("ED", "ET", "NCR")
 
@@ -39,9 +39,9 @@ def site(directory: Path, index: int, cases: int, seed: int = 5) -> DatasetConfi
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_written_site_is_surveyed_without_a_case_left_out(tmp_path: Path, index: int) -> None:
     config = site(tmp_path, index, 3)
-    found = survey(config, phantom.CONTRASTS, CONCEPTS)
+    found = survey_cases(config, phantom.CONTRASTS, CONCEPTS)
     assert (found.found, len(found.cases), found.left_out) == (3, 3, {})
-    loaded = load(found.cases[0], config)
+    loaded = load_case(found.cases[0], config)
     images, label = phantom.make_case(site_index=index, patient=0, visit=0, seed=5)
     assert np.array_equal(loaded.image, np.stack([images[name] for name in phantom.CONTRASTS]).astype(np.float32))
     for value, concept in enumerate(("NCR", "ED", "ET"), start=1):
@@ -139,7 +139,7 @@ def decathlon(root: Path, complete: int) -> None:
 def test_a_partition_is_even_complete_seeded_and_keeps_what_is_untidy(tmp_path: Path) -> None:
     decathlon(tmp_path / "all", 10)
     targets = [tmp_path / f"s{i}" for i in range(3)]
-    counts = partition(tmp_path / "all", targets, seed=1)
+    counts = deal_patients(tmp_path / "all", targets, seed=1)
     assert sum(counts) == 12
     assert max(counts) - min(counts) <= 1
     dealt = [{path.name for path in target.glob("*Tr/*")} for target in targets]
@@ -148,14 +148,14 @@ def test_a_partition_is_even_complete_seeded_and_keeps_what_is_untidy(tmp_path: 
     assert all(path.is_symlink() and path.exists() for target in targets for path in target.glob("*Tr/*"))
     assert all((target / "dataset.json").is_file() for target in targets)
     again = [tmp_path / f"t{i}" for i in range(3)]
-    partition(tmp_path / "all", again, seed=1)
+    deal_patients(tmp_path / "all", again, seed=1)
     assert [{path.name for path in target.glob("*Tr/*")} for target in again] == dealt
 
 
 def test_a_partition_keeps_a_patients_cases_at_one_site(tmp_path: Path) -> None:
     decathlon(tmp_path / "all", 12)
     targets = [tmp_path / f"s{i}" for i in range(2)]
-    partition(tmp_path / "all", targets, seed=3, patient_of=lambda name: name[:4])
+    deal_patients(tmp_path / "all", targets, seed=3, patient_of=lambda name: name[:4])
     groups = [{path.name[:4] for path in target.glob("*Tr/*")} for target in targets]
     assert not groups[0] & groups[1]
 
@@ -163,11 +163,11 @@ def test_a_partition_keeps_a_patients_cases_at_one_site(tmp_path: Path) -> None:
 def test_a_partition_refuses_too_many_sites_and_folders_in_use(tmp_path: Path) -> None:
     decathlon(tmp_path / "all", 1)
     with pytest.raises(DataError, match="3 patients cannot be split among 4 sites"):
-        partition(tmp_path / "all", [tmp_path / str(i) for i in range(4)], seed=0)
+        deal_patients(tmp_path / "all", [tmp_path / str(i) for i in range(4)], seed=0)
     with pytest.raises(DataError, match="is not empty"):
-        partition(tmp_path / "all", [tmp_path / "all"], seed=0)
+        deal_patients(tmp_path / "all", [tmp_path / "all"], seed=0)
     with pytest.raises(DataError, match="no such folder"):
-        partition(tmp_path / "nowhere", [tmp_path / "x"], seed=0)
+        deal_patients(tmp_path / "nowhere", [tmp_path / "x"], seed=0)
 
 
 def test_a_partitioned_site_counts_what_is_untidy_in_its_share(tmp_path: Path) -> None:
@@ -176,6 +176,6 @@ def test_a_partitioned_site_counts_what_is_untidy_in_its_share(tmp_path: Path) -
         (tmp_path / "all" / folder).mkdir(parents=True, exist_ok=True)
         content = voxels if folder == "imagesTr" else (voxels > 30).astype(np.float32)
         nib.save(nib.Nifti1Image(content, np.eye(4)), tmp_path / "all" / folder / f"{name}.nii.gz")
-    partition(tmp_path / "all", [tmp_path / "s"], seed=0)
+    deal_patients(tmp_path / "all", [tmp_path / "s"], seed=0)
     config = DatasetConfig(source="decathlon", path=tmp_path / "s", labels={1: "x"}, channels=("T1",))
-    assert survey(config, ["T1"], ["x"]).left_out == {Reason.NO_IMAGE: 1, Reason.NO_LABEL: 1}
+    assert survey_cases(config, ["T1"], ["x"]).left_out == {Reason.NO_IMAGE: 1, Reason.NO_LABEL: 1}

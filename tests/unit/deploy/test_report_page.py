@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.report import Baseline, Gain, Point, render, write
+from deploy.report import Baseline, Gain, Point, render_report, write_report
 from deploy.story.parts import RoundStory, SiteStory, UpdateStory
 from deploy.story.story import ExperimentStory
 from messages import experiment as experiments
 from messages import kinds
 from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
-from messages.scores import SplitScores, tally
+from messages.scores import SplitScores, sum_scores
 
 SITES = ("site-a", "site-b", "site-c")
 FILE = """
@@ -44,8 +44,8 @@ CASES = kinds.CaseCounts(
 
 def scores(*wt: float) -> SplitScores:
     dice = {
-        "WT": tally(list(wt), reference_empty=[False] * len(wt)),
-        "ET": tally([value / 2 for value in wt], reference_empty=[False] * len(wt)),
+        "WT": sum_scores(list(wt), reference_empty=[False] * len(wt)),
+        "ET": sum_scores([value / 2 for value in wt], reference_empty=[False] * len(wt)),
     }
     return SplitScores(cases=len(wt), metrics={"dice": dice})
 
@@ -81,7 +81,7 @@ def story() -> ExperimentStory:
     return ExperimentStory(
         "tiny-01",
         phase="complete",
-        experiment=experiments.loads(FILE),
+        experiment=experiments.parse_experiment(FILE),
         digest="ef" * 32,
         researcher="dr-a",
         started=1.7e9,
@@ -140,65 +140,65 @@ def text_of(html: str) -> str:
 
 def test_the_page_is_well_formed_and_fetches_nothing(story: ExperimentStory) -> None:
     structure = Structure()
-    structure.feed(render(story, [BASELINE]))
+    structure.feed(render_report(story, [BASELINE]))
     assert structure.open == []
     assert structure.fetched == []
-    assert "<script" not in render(story, [BASELINE])
-    assert "@import" not in render(story, [BASELINE])
+    assert "<script" not in render_report(story, [BASELINE])
+    assert "@import" not in render_report(story, [BASELINE])
 
 
 def test_overall_pools_all_test_cases_and_stands_beside_pooled_with_their_ratio(story: ExperimentStory) -> None:
-    text = text_of(render(story, [BASELINE]))
+    text = text_of(render_report(story, [BASELINE]))
     assert "mean test Dice 0.638 over 6 cases; pooled 0.675 (ratio 0.944)" in text
     assert "-0.0300 (95 % interval -0.0500 to -0.0100, n = 6)" in text
 
 
 def test_a_site_that_was_left_out_of_a_round_is_named_with_its_reason(story: ExperimentStory) -> None:
-    assert "site-c (absent)" in text_of(render(story))
+    assert "site-c (absent)" in text_of(render_report(story))
 
 
 def test_cases_that_were_left_out_are_counted_by_reason(story: ExperimentStory) -> None:
-    text = text_of(render(story))
+    text = text_of(render_report(story))
     assert "no-label" in text
     assert "shape-mismatch" in text
 
 
 def test_the_five_curves_are_drawn_and_letters_take_the_pages_colour(story: ExperimentStory) -> None:
-    html = render(story, [BASELINE])
+    html = render_report(story, [BASELINE])
     assert html.count("<svg") == 5
-    assert render(story).count("<svg") == 3  # without a baseline there is nothing to hold it against
+    assert render_report(story).count("<svg") == 3  # without a baseline there is nothing to hold it against
     assert "currentColor" in html
     assert "#010203" not in html
 
 
 def test_what_a_researcher_wrote_cannot_become_markup(story: ExperimentStory) -> None:
-    assert "<b>things</b>" not in render(story)
+    assert "<b>things</b>" not in render_report(story)
 
 
 def test_the_same_story_gives_the_same_bytes(story: ExperimentStory) -> None:
-    assert render(story, [BASELINE]) == render(story, [BASELINE])
+    assert render_report(story, [BASELINE]) == render_report(story, [BASELINE])
 
 
 def test_an_experiment_without_a_result_is_reported_as_such() -> None:
     empty = ExperimentStory("tiny-02", phase="failed", reason=Reason.ENROLMENT_FAILED)
-    text = text_of(render(empty))
+    text = text_of(render_report(empty))
     assert "no test result" in text
     assert "enrolment-failed" in text
 
 
 def test_a_report_that_cannot_be_written_says_where(story: ExperimentStory, tmp_path: Path) -> None:
     with pytest.raises(WorkFailed, match="cannot be written"):
-        write(story, tmp_path / "missing" / "report.html")
+        write_report(story, tmp_path / "missing" / "report.html")
 
 
 def test_the_report_is_written_whole(story: ExperimentStory, tmp_path: Path) -> None:
-    write(story, tmp_path / "report.html", baselines=[BASELINE])
+    write_report(story, tmp_path / "report.html", baselines=[BASELINE])
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text().endswith("</html>\n")
 
 
 def test_a_site_that_never_answered_and_one_that_declined_say_so(story: ExperimentStory) -> None:
     told = story.with_site("site-b", state="declined", reason=Reason.TOO_FEW_CASES).with_site("site-c", state="invited")
-    page = render(told)
+    page = render_report(told)
     assert "site-b (declined: too-few-cases), site-c (no answer)" in page
     assert '<p class="lead">1 site, ' in page

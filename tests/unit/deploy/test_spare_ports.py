@@ -15,7 +15,7 @@ HANDED_OUT = 32768
 
 @pytest.mark.parametrize("host", ["127.0.0.1", ""])
 def test_a_port_is_held_until_it_is_closed_and_is_none_that_the_kernel_hands_out(host: str) -> None:
-    with ports.held(host) as sock:
+    with ports.hold_free_port(host) as sock:
         port = sock.getsockname()[1]
         assert port < HANDED_OUT
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -23,7 +23,7 @@ def test_a_port_is_held_until_it_is_closed_and_is_none_that_the_kernel_hands_out
 
 
 def test_where_all_are_taken_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ports.held("127.0.0.1") as sock:
+    with ports.hold_free_port("127.0.0.1") as sock:
         monkeypatch.setattr(ports, "RANGE", [sock.getsockname()[1]] * 200)
         with pytest.raises(Unreachable, match="no port is free"):
-            ports.held("127.0.0.1")
+            ports.hold_free_port("127.0.0.1")

@@ -13,7 +13,7 @@ from typing import Any
 from brokers import PATIENCE
 
 from messages.ground.errors import ConfigError
-from messages.ground.logs import described
+from messages.ground.logs import describe_error
 
 BEGIN = """
 import logging, sys, threading, warnings
@@ -152,4 +152,4 @@ def test_a_cause_without_end_is_cut() -> None:
             raise ValueError from error
         except ValueError as next_one:
             error = next_one
-    assert described(error)["exception"].count("ValueError") == 8
+    assert describe_error(error)["exception"].count("ValueError") == 8

@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from messages.ground import exposition, settings
 from messages.ground.errors import ConfigError
-from messages.ground.exposition import Endpoint, MetricsSettings, Reading, counter, gauge, phase_readings
+from messages.ground.exposition import Endpoint, MetricsSettings, Reading, make_counter, make_gauge, phase_readings
 from messages.ground.metrics import Phases
 
 
 def wanted(listen: str, **more: object) -> MetricsSettings:
-    return settings.parse({"listen": listen, **more}, MetricsSettings, "site.toml")
+    return settings.parse_settings({"listen": listen, **more}, MetricsSettings, "site.toml")
 
 
 def scrape(endpoint: Endpoint) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -55,12 +55,12 @@ def test_what_is_no_address_is_refused_with_an_example(listen: str) -> None:
 
 def test_readings_come_out_as_prometheus_reads_them_beside_the_process_itself() -> None:
     phases = Phases()
-    phases.add("hash", 1.5, cpu=1.0, bytes=42)
+    phases.add_stretch("hash", 1.5, cpu=1.0, bytes=42)
 
     def read() -> Iterator[Reading]:
-        yield counter("konsil_rounds_total", "Rounds.", {"complete": 3, "failed": 1}, "outcome")
-        yield gauge("konsil_term", "Term.", 7)
-        yield gauge("konsil_empty", "Nothing.", {}, "experiment")
+        yield make_counter("konsil_rounds_total", "Rounds.", {"complete": 3, "failed": 1}, "outcome")
+        yield make_gauge("konsil_term", "Term.", 7)
+        yield make_gauge("konsil_empty", "Nothing.", {}, "experiment")
         yield from phase_readings(phases)
 
     endpoint = Endpoint(wanted("127.0.0.1:0"), read)
@@ -96,7 +96,7 @@ def test_a_reading_that_fails_is_one_line_and_leaves_the_endpoint_up(capfd: pyte
     def read() -> Iterator[Reading]:
         if not next(answers):
             raise RuntimeError("what a defect knows")
-        yield gauge("konsil_term", "Term.", 7)
+        yield make_gauge("konsil_term", "Term.", 7)
 
     endpoint = Endpoint(wanted("127.0.0.1:0"), read)
     try:
@@ -113,7 +113,7 @@ def test_a_reading_that_fails_is_one_line_and_leaves_the_endpoint_up(capfd: pyte
 def test_a_scraper_that_says_nothing_holds_nobody_but_other_scrapers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exposition._Handler.timeout == exposition.ANSWER_WITHIN
     monkeypatch.setattr("messages.ground.exposition._Handler.timeout", 0.2)
-    endpoint = Endpoint(wanted("127.0.0.1:0"), lambda: [gauge("konsil_term", "Term.", 7)])
+    endpoint = Endpoint(wanted("127.0.0.1:0"), lambda: [make_gauge("konsil_term", "Term.", 7)])
     try:
         with socket.create_connection(("127.0.0.1", endpoint.port or 0), timeout=PATIENCE):
             assert scrape(endpoint)["konsil_term", ()] == 7

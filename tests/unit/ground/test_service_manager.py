@@ -84,7 +84,7 @@ def test_a_main_loop_that_stands_still_starves_the_watchdog_whatever_the_other_t
             entered.set()
             release.wait(PATIENCE)
 
-        agent.post(stand_still)
+        agent.post_work(stand_still)
         assert entered.wait(PATIENCE)
         manager.forget()
         assert threading.active_count() > 2, "there is no other thread that could feed it"
@@ -108,7 +108,7 @@ def test_it_is_ready_only_once_it_holds_its_inbox(manager: Manager, tmp_path: Pa
     thread.start()
     try:
         assert manager.hears("READY=1")
-        assert control.ask(config.site.state, {"do": "status"})["site"] == "site-a"
+        assert control.ask_agent(config.site.state, {"do": "status"})["site"] == "site-a"
     finally:
         agent.stop()
         thread.join(PATIENCE)

@@ -17,8 +17,8 @@ WORD = "konsil: told to stop while it was starting"
 SERVICES = (
     ("site_agent", "--config"),
     ("coordinator", "--config"),
-    ("deploy.cli.command", "site", "run", "--config"),
-    ("deploy.cli.command", "coordinator", "run", "--config"),
+    ("deploy.cli", "site", "run", "--config"),
+    ("deploy.cli", "coordinator", "run", "--config"),
 )
 
 

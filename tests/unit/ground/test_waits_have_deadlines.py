@@ -14,10 +14,10 @@ ELSEWHERE = ("site_agent/dicom", "site_agent/training", "site_agent/datasets", "
 """No part of a service's own process; virtual time serves tests."""
 
 ENDED_BY: dict[tuple[str, str], str] = {
-    ("coordinator/wire/outgoing.py", "_run"): "an idle worker; `stop` puts None into its queue",
+    ("coordinator/wire/outgoing.py", "_handle_items"): "an idle worker; `stop` puts None into its queue",
     ("messages/bus/memory/connection.py", "close"): "the bus's own thread, which sees `_closed`; tests only",
     ("site_agent/wire/receiver.py", "close"): "its thread ends at the None in its queue, after the chunk in hand",
-    ("site_agent/wire/sender.py", "_send"): "the broker's answer is here already (`done`)",
+    ("site_agent/wire/sender.py", "_send_task"): "the broker's answer is here already (`done`)",
     ("site_agent/wire/sender.py", "_send_ahead"): "the same",
 }
 

@@ -77,7 +77,7 @@ def test_files_of_the_first_release_keep_their_digest_and_their_bytes(model: typ
     for old in OLD:
         read = model.model_validate(old["file"])
         assert (read.form, read.digest()) == (0, old["digest"])
-        assert sha256(codec.pack(read.plain())).hexdigest() == old["plain_sha256"]
+        assert sha256(codec.pack(read.as_plain())).hexdigest() == old["plain_sha256"]
 
 
 @given(old=st.sampled_from(OLD), keep=st.randoms(use_true_random=False))
@@ -88,11 +88,13 @@ def test_a_default_may_be_said_or_left_out_in_a_file_of_the_first_release(old: d
             default = form.get(key, forms.AS_SAID)
             if isinstance(value, dict) and isinstance(default, dict):
                 said[key] = some(value, default)
-            elif default is forms.AS_SAID or forms.fill({}, {key: default})[key] != value or keep.random() < 0.5:
+            elif (
+                default is forms.AS_SAID or forms.fill_defaults({}, {key: default})[key] != value or keep.random() < 0.5
+            ):
                 said[key] = value
         return said
 
-    whole = Later.model_validate(old["file"]).plain()
+    whole = Later.model_validate(old["file"]).as_plain()
     assert Later.model_validate(some(whole, forms.FORM_0)).digest() == old["digest"]
 
 
@@ -152,11 +154,11 @@ def test_a_file_with_a_newer_key_has_the_form_of_that_key_and_says_only_what_was
     content = FILE | said
     read = Later.model_validate(content)
     assert read.form == form
-    assert read.plain() == FILE | {"rounds": {"count": 2, "grace": 50.0}} | said
+    assert read.as_plain() == FILE | {"rounds": {"count": 2, "grace": 50.0}} | said
     assert read.digest() != Later.model_validate(FILE).digest()
     assert Later.model_validate(dict(reversed(content.items()))).digest() == read.digest()
-    again = Later.model_validate(codec.unpack(codec.pack(read.plain())))
-    assert (again, again.form, again.plain(), again.digest()) == (read, form, read.plain(), read.digest())
+    again = Later.model_validate(codec.unpack(codec.pack(read.as_plain())))
+    assert (again, again.form, again.as_plain(), again.digest()) == (read, form, read.as_plain(), read.digest())
     assert read.filled()["rounds"]["extensions"] == 2
 
 
@@ -164,7 +166,7 @@ def test_every_file_with_newer_keys_has_a_digest_of_its_own() -> None:
     moved = FILE | {"label": "none", "task": FILE["task"] | {"regions": {"TC": ["ET"], "WT": ["ED"]}}}
     said = [FILE, moved, *(FILE | one for one, _form in NEWER)]
     assert len({Later.model_validate(one).digest() for one in said}) == len(said)
-    plain = Later.model_validate(FILE | {"label": "none"}).plain()
+    plain = Later.model_validate(FILE | {"label": "none"}).as_plain()
     assert forms.digest_of(1, plain) != forms.digest_of(2, plain)
 
 
@@ -195,8 +197,8 @@ def test_a_recorded_file_that_today_s_model_refuses_is_read_as_it_stands(monkeyp
     before = Experiment.model_validate(full["file"])
     monkeypatch.setattr(experiment, "Experiment", Narrower)
     with pytest.raises(ValueError, match=r"rounds\.count"):
-        Narrower.model_validate(before.plain())
-    read = experiment.read_recorded(before.plain() | {"gone": 1})
+        Narrower.model_validate(before.as_plain())
+    read = experiment.read_recorded(before.as_plain() | {"gone": 1})
     assert type(read) is Narrower
     assert type(read.rounds) is Rounds
     for name in Experiment.model_fields:
@@ -209,5 +211,5 @@ def test_a_recorded_file_that_today_s_model_refuses_is_read_as_it_stands(monkeyp
 @pytest.mark.parametrize("said", ["FedAvg", "FedAdam", {"name": "FedAdam", "lr": 0.5}])
 def test_a_recorded_file_that_is_not_checked_has_the_strategy_that_it_names(said: Any) -> None:
     before = Experiment.model_validate(FILE | {"plan": {"strategy": said}})
-    again = forms.rebuild(Experiment, before.plain())
+    again = forms.rebuild_model(Experiment, before.as_plain())
     assert (again.plan.strategy, again.digest()) == (before.plan.strategy, before.digest())

@@ -30,7 +30,7 @@ def log(experiments: str) -> list[Entry]:
                 codec.pack({"n": number}),
                 own[-1].hash if own else ZERO,
                 entries[-1].hash if entries else ZERO,
-            ).sealed()
+            ).with_hash()
         )
     return entries
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from messages import codec, kinds
-from messages.envelope import Author, check_origin, decode, event_id
+from messages.envelope import Author, check_origin, decode_event, event_id
 from messages.ground.errors import MalformedMessage
 from messages.kinds import KINDS, Body
 from messages.reasons import Reason
@@ -105,12 +105,12 @@ def changed(raw: bytes, **fields: Any) -> bytes:
 
 @pytest.mark.parametrize("kind", [kind for kind, spec in KINDS.items() if spec.body])
 def test_each_kind_comes_back_equal_and_verbatim(kind: str) -> None:
-    event = COORDINATOR.write(kind, body_of(kind), time=5, experiment="exp", round_number=2, seq=4)
-    assert decode(event.raw) == event
-    assert event.body.model_validate(codec.unpack(codec.pack(event.body.plain()))) == event.body
+    event = COORDINATOR.write_event(kind, body_of(kind), time=5, experiment="exp", round_number=2, seq=4)
+    assert decode_event(event.raw) == event
+    assert event.body.model_validate(codec.unpack(codec.pack(event.body.as_plain()))) == event.body
 
 
-READY_EVENT = SITE.write("weights-ready", READY, time=1.0, experiment="exp", round_number=2, attempt=3, seq=1)
+READY_EVENT = SITE.write_event("weights-ready", READY, time=1.0, experiment="exp", round_number=2, attempt=3, seq=1)
 
 
 @pytest.mark.parametrize(
@@ -144,23 +144,26 @@ READY_EVENT = SITE.write("weights-ready", READY, time=1.0, experiment="exp", rou
         ({"id": "f" * 32}, Reason.MALFORMED),
         ({"body": []}, Reason.WRONG_TYPE),
         ({"body": {"reason": "late"}}, Reason.UNKNOWN_FIELD),
-        ({"body": READY.plain() | {"patient": "Mueller"}}, Reason.UNKNOWN_FIELD),
-        ({"body": READY.plain() | {"cases_used": "6"}}, Reason.WRONG_TYPE),
-        ({"body": READY.plain() | {"cases_used": 6.0}}, Reason.WRONG_TYPE),
-        ({"body": READY.plain() | {"cases_used": True}}, Reason.WRONG_TYPE),
-        ({"body": READY.plain() | {"cases_used": 2**60}}, Reason.WRONG_TYPE),
-        ({"body": READY.plain() | {"loss": float("nan")}}, Reason.WRONG_TYPE),
+        ({"body": READY.as_plain() | {"patient": "Mueller"}}, Reason.UNKNOWN_FIELD),
+        ({"body": READY.as_plain() | {"cases_used": "6"}}, Reason.WRONG_TYPE),
+        ({"body": READY.as_plain() | {"cases_used": 6.0}}, Reason.WRONG_TYPE),
+        ({"body": READY.as_plain() | {"cases_used": True}}, Reason.WRONG_TYPE),
+        ({"body": READY.as_plain() | {"cases_used": 2**60}}, Reason.WRONG_TYPE),
+        ({"body": READY.as_plain() | {"loss": float("nan")}}, Reason.WRONG_TYPE),
         (
-            {"body": READY.plain() | {"cases": CASES.plain() | {"left_out": {"Mueller": 1}}}},
-            Reason.WRONG_TYPE,
-        ),
-        ({"body": READY.plain() | {"platform": PLATFORM.plain() | {"device_type": "Mueller"}}}, Reason.WRONG_TYPE),
-        (
-            {"body": READY.plain() | {"platform": PLATFORM.plain() | {"versions": {"Mueller, Karl": "1"}}}},
+            {"body": READY.as_plain() | {"cases": CASES.as_plain() | {"left_out": {"Mueller": 1}}}},
             Reason.WRONG_TYPE,
         ),
         (
-            {"body": READY.plain() | {"platform": PLATFORM.plain() | {"versions": {"torch": "Mueller, Karl"}}}},
+            {"body": READY.as_plain() | {"platform": PLATFORM.as_plain() | {"device_type": "Mueller"}}},
+            Reason.WRONG_TYPE,
+        ),
+        (
+            {"body": READY.as_plain() | {"platform": PLATFORM.as_plain() | {"versions": {"Mueller, Karl": "1"}}}},
+            Reason.WRONG_TYPE,
+        ),
+        (
+            {"body": READY.as_plain() | {"platform": PLATFORM.as_plain() | {"versions": {"torch": "Mueller, Karl"}}}},
             Reason.WRONG_TYPE,
         ),
     ],
@@ -168,9 +171,9 @@ READY_EVENT = SITE.write("weights-ready", READY, time=1.0, experiment="exp", rou
 def test_what_is_not_this_kinds_event_is_refused_by_code_and_without_its_content(
     fields: dict[str, Any], reason: Reason
 ) -> None:
-    assert decode(changed(READY_EVENT.raw)).id == READY_EVENT.id
+    assert decode_event(changed(READY_EVENT.raw)).id == READY_EVENT.id
     with pytest.raises(MalformedMessage) as caught:
-        decode(changed(READY_EVENT.raw, **fields))
+        decode_event(changed(READY_EVENT.raw, **fields))
     assert caught.value.reason == reason
     assert "Mueller" not in str(caught.value)
 
@@ -182,22 +185,23 @@ def test_a_sites_sign_of_life_holds_no_free_text(changes: dict[str, str]) -> Non
 
 
 MANY = {f"{number:05x}": 1 for number in range(50_000)}
-MANIFEST_PLAIN = TRANSFER.plain()["manifest"]
+MANIFEST_PLAIN = TRANSFER.as_plain()["manifest"]
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        READY.plain() | MANY,
-        READY.plain() | {"cases": CASES.plain() | {"left_out": MANY}},
-        READY.plain() | {"platform": PLATFORM.plain() | {"versions": dict.fromkeys(MANY, "1")}},
-        READY.plain() | {"validation": {"cases": 1, "metrics": {name: {} for name in MANY}}},
-        READY.plain() | {"validation": {"cases": 1, "metrics": {"dice": {name: {} for name in MANY}}}},
-        READY.plain() | {"validation": {"cases": 1, "rows": [{"": 2.0}] * 50_000}},
-        READY.plain() | {"transfer": TRANSFER.plain() | {"manifest": MANIFEST_PLAIN | {"tensors": [{}] * 50_000}}},
-        READY.plain()
+        READY.as_plain() | MANY,
+        READY.as_plain() | {"cases": CASES.as_plain() | {"left_out": MANY}},
+        READY.as_plain() | {"platform": PLATFORM.as_plain() | {"versions": dict.fromkeys(MANY, "1")}},
+        READY.as_plain() | {"validation": {"cases": 1, "metrics": {name: {} for name in MANY}}},
+        READY.as_plain() | {"validation": {"cases": 1, "metrics": {"dice": {name: {} for name in MANY}}}},
+        READY.as_plain() | {"validation": {"cases": 1, "rows": [{"": 2.0}] * 50_000}},
+        READY.as_plain()
+        | {"transfer": TRANSFER.as_plain() | {"manifest": MANIFEST_PLAIN | {"tensors": [{}] * 50_000}}},
+        READY.as_plain()
         | {
-            "transfer": TRANSFER.plain()
+            "transfer": TRANSFER.as_plain()
             | {"manifest": MANIFEST_PLAIN | {"tensors": [{"name": "w", "dtype": "int8", "shape": [""] * 50_000}]}}
         },
     ],
@@ -211,15 +215,15 @@ def test_thousands_of_mistakes_are_refused_at_the_first_of_them(body: dict[str, 
 
 def test_a_payload_with_thousands_of_fields_is_refused_unread() -> None:
     with pytest.raises(MalformedMessage, match="more fields than there are"):
-        decode(changed(READY_EVENT.raw, **MANY))
+        decode_event(changed(READY_EVENT.raw, **MANY))
 
 
 @given(st.binary(max_size=150))
 def test_random_bytes_are_malformed_and_nothing_else(data: bytes) -> None:
     with pytest.raises(MalformedMessage):
-        decode(data)
+        decode_event(data)
     with pytest.raises(MalformedMessage):
-        decode(codec.pack([data, b""]))
+        decode_event(codec.pack([data, b""]))
 
 
 @given(st.integers(0, len(READY_EVENT.raw) - 1), st.integers(1, 255))
@@ -227,7 +231,7 @@ def test_a_changed_byte_gives_an_event_or_malformed_and_nothing_else(position: i
     data = bytearray(READY_EVENT.raw)
     data[position] ^= flip
     try:
-        event = decode(bytes(data))
+        event = decode_event(bytes(data))
     except MalformedMessage:
         return
     assert event.raw == bytes(data)
@@ -245,12 +249,12 @@ def test_two_events_share_an_id_only_where_they_are_the_same(one: Any, two: Any)
 
 def test_an_author_writes_nothing_that_no_reader_takes() -> None:
     with pytest.raises(MalformedMessage):
-        SITE.write("leaving", kinds.Leaving(), time=0, experiment="a|b")
+        SITE.write_event("leaving", kinds.Leaving(), time=0, experiment="a|b")
     with pytest.raises(MalformedMessage) as caught:
-        COORDINATOR.write("standing", kinds.Standing(state="x", events=[bytes(2**20)] * 5), time=0)
+        COORDINATOR.write_event("standing", kinds.Standing(state="x", events=[bytes(2**20)] * 5), time=0)
     assert caught.value.reason == Reason.TOO_LARGE
     with pytest.raises(TypeError):
-        SITE.write("leaving", kinds.Hello(versions={}), time=0)
+        SITE.write_event("leaving", kinds.Hello(versions={}), time=0)
 
 
 def test_an_event_is_taken_only_from_the_one_whom_broker_key_and_payload_name() -> None:
@@ -270,11 +274,11 @@ def test_an_event_is_taken_only_from_the_one_whom_broker_key_and_payload_name() 
 
 
 def test_a_site_cannot_speak_as_the_coordinator_nor_the_other_way_round() -> None:
-    forged = SITE.write("experiment-failed", BODIES["experiment-failed"], time=0, experiment="exp")
+    forged = SITE.write_event("experiment-failed", BODIES["experiment-failed"], time=0, experiment="exp")
     with pytest.raises(MalformedMessage):
         check_origin(forged, forged.key, "site-a", "glioma")
-    odd = COORDINATOR.write("joined", BODIES["joined"], time=0, experiment="exp")
+    odd = COORDINATOR.write_event("joined", BODIES["joined"], time=0, experiment="exp")
     with pytest.raises(MalformedMessage):
         check_origin(odd, odd.key, "coordinator", "glioma")
-    both = COORDINATOR.write("chunks-wanted", BODIES["chunks-wanted"], time=0, experiment="exp")
+    both = COORDINATOR.write_event("chunks-wanted", BODIES["chunks-wanted"], time=0, experiment="exp")
     check_origin(both, both.key_to("site-a"), "coordinator", "glioma")

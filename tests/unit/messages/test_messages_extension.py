@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from messages import codec, kinds
-from messages.envelope import Author, Event, decode, decode_stored
+from messages.envelope import Author, Event, decode_event, decode_stored
 from messages.extension import EXT_BYTES, SIGNATURE_BYTES
 from messages.ground.errors import UnboundedMessage
 from messages.reasons import Reason
 
-JOINED = Author("glioma", "site-a", incarnation=7).write("leaving", kinds.Leaving(), time=1.0, experiment="exp", seq=1)
+JOINED = Author("glioma", "site-a", incarnation=7).write_event(
+    "leaving", kinds.Leaving(), time=1.0, experiment="exp", seq=1
+)
 
 
 def carrying(ext: Any = None, signature: bytes = b"", **fields: Any) -> bytes:
@@ -58,22 +60,22 @@ BEYOND: list[tuple[Any, Reason]] = [
 @pytest.mark.parametrize("ext", WITHIN)
 def test_an_ext_of_numbers_hashes_and_code_words_is_taken_and_ignored(ext: dict[str, Any]) -> None:
     assert len(codec.pack(ext)) <= EXT_BYTES
-    assert same(decode(carrying(ext)), JOINED)
+    assert same(decode_event(carrying(ext)), JOINED)
 
 
 @pytest.mark.parametrize(("ext", "reason"), BEYOND)
 def test_an_ext_beyond_its_bounds_is_refused_without_its_content(ext: Any, reason: Reason) -> None:
     for fields in ({}, {"v": 9}, {"kind": "no-such-kind"}, {"patient": 1}):  # whatever else is wrong with the event
         with pytest.raises(UnboundedMessage) as caught:
-            decode(carrying(ext, **fields))
+            decode_event(carrying(ext, **fields))
         assert caught.value.reason == reason
         assert "ueller" not in str(caught.value)
 
 
 def test_a_signature_of_a_later_version_is_taken_and_ignored_as_long_as_it_may_be_one() -> None:
-    assert same(decode(carrying(signature=b"s" * SIGNATURE_BYTES)), JOINED)
+    assert same(decode_event(carrying(signature=b"s" * SIGNATURE_BYTES)), JOINED)
     with pytest.raises(UnboundedMessage) as caught:
-        decode(carrying(signature=b"s" * (SIGNATURE_BYTES + 1)))
+        decode_event(carrying(signature=b"s" * (SIGNATURE_BYTES + 1)))
     assert caught.value.reason == Reason.TOO_LARGE
 
 

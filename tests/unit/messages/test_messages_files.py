@@ -98,31 +98,31 @@ secure_aggregation = false
 
 def mistake(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        experiment.loads(text, "exp.toml")
+        experiment.parse_experiment(text, "exp.toml")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_the_example_is_read_and_survives_the_wire_exactly() -> None:
-    read = experiment.loads(TEXT)
+    read = experiment.parse_experiment(TEXT)
     assert (read.expires, read.least_sites, read.rounds.grace) == (date(2027, 12, 31), 2, 900.0)
-    again = Experiment.model_validate(codec.unpack(codec.pack(read.plain())))
+    again = Experiment.model_validate(codec.unpack(codec.pack(read.as_plain())))
     assert again == read
     assert again.digest() == read.digest()
-    assert again.plain() == read.plain()
+    assert again.as_plain() == read.as_plain()
 
 
 def test_the_digest_ignores_comments_and_the_order_of_keys_and_nothing_else() -> None:
-    read = experiment.loads(TEXT)
+    read = experiment.parse_experiment(TEXT)
     reordered = "# a comment\n" + TEXT.replace("seed = 20250101\n", "").replace(
         "schema = 1\n", "seed = 20250101\nschema = 1\n"
     )
-    assert experiment.loads(reordered).digest() == read.digest()
-    assert experiment.loads(TEXT.replace("20250101", "20250102")).digest() != read.digest()
+    assert experiment.parse_experiment(reordered).digest() == read.digest()
+    assert experiment.parse_experiment(TEXT.replace("20250101", "20250102")).digest() != read.digest()
     # The regions' order is that of the net's output channels.
     wt = 'WT = ["NCR", "ED", "ET"]\n'
     moved = TEXT.replace(wt, "").replace('ET = ["ET"]\n', 'ET = ["ET"]\n' + wt)
-    assert experiment.loads(moved).digest() != read.digest()
+    assert experiment.parse_experiment(moved).digest() != read.digest()
 
 
 @pytest.mark.parametrize(
@@ -197,20 +197,22 @@ def test_a_mistake_gets_one_line_with_key_value_and_what_is_allowed(old: str, ne
 
 
 def test_a_strategy_is_a_word_or_a_table_and_fedavg_keeps_the_digest_of_the_word() -> None:
-    digest = experiment.loads(TEXT).digest()
-    table = experiment.loads(TEXT.replace('"FedAvg"', '{ name = "FedAvg" }'))
-    assert (table.digest(), table.plain()["plan"]["strategy"]) == (digest, "FedAvg")
-    word, adam = (experiment.loads(TEXT.replace('"FedAvg"', said)) for said in ('"FedAdam"', '{ name = "FedAdam" }'))
+    digest = experiment.parse_experiment(TEXT).digest()
+    table = experiment.parse_experiment(TEXT.replace('"FedAvg"', '{ name = "FedAvg" }'))
+    assert (table.digest(), table.as_plain()["plan"]["strategy"]) == (digest, "FedAvg")
+    word, adam = (
+        experiment.parse_experiment(TEXT.replace('"FedAvg"', said)) for said in ('"FedAdam"', '{ name = "FedAdam" }')
+    )
     assert word == adam
     assert word.digest() == adam.digest() != digest
-    assert word.plain()["plan"]["strategy"] == {
+    assert word.as_plain()["plan"]["strategy"] == {
         "name": "FedAdam",
         "lr": 0.01,
         "beta1": 0.9,
         "beta2": 0.99,
         "tau": 0.001,
     }
-    assert Experiment.model_validate(codec.unpack(codec.pack(word.plain()))) == word
+    assert Experiment.model_validate(codec.unpack(codec.pack(word.as_plain()))) == word
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -223,21 +225,21 @@ def test_every_mistake_is_told_at_once() -> None:
     ("section", "key", "many"), [("task", "channels", ""), ("task", "regions", {}), (None, "sites", "")]
 )
 def test_a_list_that_is_far_too_long_is_one_mistake(section: str | None, key: str, many: object) -> None:
-    plain = experiment.loads(TEXT).plain()
+    plain = experiment.parse_experiment(TEXT).as_plain()
     within = plain if section is None else plain[section]
     within[key] = {f"#{number}": [] for number in range(5000)} if isinstance(many, dict) else [many] * 5000
     with pytest.raises(ConfigError, match=rf"{key}.*at most \d+ entries, not 5000") as caught:
-        settings.parse(plain, Experiment, "exp.toml")
+        settings.parse_settings(plain, Experiment, "exp.toml")
     assert len(str(caught.value)) < 300
 
 
 def test_what_is_no_toml_or_no_file_is_told(tmp_path: Path) -> None:
     assert "not valid TOML" in mistake("schema = ")
     with pytest.raises(ConfigError, match="cannot be read"):
-        experiment.read(tmp_path / "missing.toml")
+        experiment.read_experiment(tmp_path / "missing.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not valid TOML"):
-        experiment.read(tmp_path / "bytes.toml")
+        experiment.read_experiment(tmp_path / "bytes.toml")
 
 
 @pytest.mark.parametrize(
@@ -245,13 +247,13 @@ def test_what_is_no_toml_or_no_file_is_told(tmp_path: Path) -> None:
     [("90s", 90), ("15m", 900), ("15min", 900), ("24h", 86400), ("1.5 d", 129600), ("250ms", 0.25)],
 )
 def test_durations(text: str, value: float) -> None:
-    assert units.seconds(text) == value
+    assert units.parse_seconds(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "5", "h", "-5s", "5 weeks", "1e3s", "nan s", "24H"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="24h"):
-        units.seconds(text)
+        units.parse_seconds(text)
 
 
 def test_sizes_and_rates() -> None:
@@ -268,14 +270,14 @@ def test_sizes_and_rates() -> None:
 
 
 def test_hours_pass_midnight_and_hold_no_time_zone() -> None:
-    night = units.Hours.parse("18:00-07:00")
+    night = units.Hours.parse_hours("18:00-07:00")
     assert [night.include(time(hour)) for hour in (17, 18, 0, 6, 7)] == [False, True, True, True, False]
-    day = units.Hours.parse(" 07:30 - 18:00 ")
+    day = units.Hours.parse_hours(" 07:30 - 18:00 ")
     assert [day.include(moment) for moment in (time(7, 29), time(7, 30), time(18))] == [False, True, False]
-    assert units.Hours.parse("00:00-00:00").include(time(5))
+    assert units.Hours.parse_hours("00:00-00:00").include(time(5))
     for text in ("18-07", "18:00", "29:00-07:00", "18:00+01:00-07:00", "18:00-07:00-08:00"):
         with pytest.raises(ValueError, match="HH:MM"):
-            units.Hours.parse(text)
+            units.Hours.parse_hours(text)
 
 
 @given(st.integers(0, 10**7))
@@ -302,7 +304,7 @@ def test_secrets_come_from_files_and_credentials_and_are_never_shown(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "konsil_password").write_text("s3cret\n")  # as systemd names a file of a loaded folder
     for reference in ("s3cret", f"file:{tmp_path}/key", "credential:key", "credential:password"):
-        address = settings.parse({"password": reference}, BrokerAddress, "x")
+        address = settings.parse_settings({"password": reference}, BrokerAddress, "x")
         assert address.resolved_password() == "s3cret"
         assert "s3cret" not in repr(address)
     (tmp_path / "binary").write_bytes(b"\xff")
@@ -313,7 +315,7 @@ def test_secrets_come_from_files_and_credentials_and_are_never_shown(
         f"file:{tmp_path}/binary",
     ):
         with pytest.raises(ConfigError, match=r"broker\.password"):
-            settings.parse({"password": reference}, BrokerAddress, "x").resolved_password()
+            settings.parse_settings({"password": reference}, BrokerAddress, "x").resolved_password()
     with pytest.raises(ConfigError) as caught:
-        settings.parse({"password": 12345}, BrokerAddress, "x")
+        settings.parse_settings({"password": 12345}, BrokerAddress, "x")
     assert "12345" not in str(caught.value)

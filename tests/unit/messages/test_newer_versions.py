@@ -9,7 +9,7 @@ from newer_version import written
 
 from messages import abilities, codec, kinds
 from messages.abilities import VOCABULARY, may_use, read_abilities, read_vocabulary, share_abilities
-from messages.envelope import Author, Event, check_origin, decode, decode_stored
+from messages.envelope import Author, Event, check_origin, decode_event, decode_stored
 from messages.ground.errors import MalformedMessage
 from messages.kinds import KINDS, Body
 from messages.reasons import ADVICE, Reason
@@ -26,7 +26,7 @@ def wire(kind: str, body: dict[str, Any], ext: dict[str, Any]) -> bytes:
 
 def said(event: Event, model: type[Body]) -> dict[str, Any]:
     assert type(event.body) is model
-    return event.body.plain()
+    return event.body.as_plain()
 
 
 LEFT_OUT = {"found": 9, "used": 2, "train": 2, "validation": 0, "test": 0}
@@ -55,7 +55,7 @@ def test_what_a_newer_version_adds_is_read_as_other_or_left_out(
 ) -> None:
     model = KINDS[kind].body
     assert model is not None
-    event = decode(wire(kind, body, NEWER))
+    event = decode_event(wire(kind, body, NEWER))
     assert said(event, model) == read
     assert event.newer
     assert event.known
@@ -67,12 +67,12 @@ def test_a_party_that_said_no_newer_version_is_read_as_strictly_as_ever(
     kind: str, body: dict[str, Any], read: dict[str, Any], ext: dict[str, Any]
 ) -> None:
     with pytest.raises(MalformedMessage):
-        decode(wire(kind, body, ext))
+        decode_event(wire(kind, body, ext))
 
 
 def test_a_kind_of_a_newer_version_is_an_event_of_which_nothing_is_read() -> None:
     raw = wire("key-shares", {"shares": {"Mueller, Karl": [1]}}, NEWER)
-    event = decode(raw)
+    event = decode_event(raw)
     assert event.body == kinds.Unknown()
     assert not event.known
     check_origin(event, event.key, "site-a", "glioma")
@@ -80,7 +80,7 @@ def test_a_kind_of_a_newer_version_is_an_event_of_which_nothing_is_read() -> Non
         with pytest.raises(MalformedMessage):
             check_origin(event, key, user, "glioma")
     with pytest.raises(MalformedMessage) as caught:
-        decode(wire("key-shares", {}, {}))
+        decode_event(wire("key-shares", {}, {}))
     assert caught.value.reason == Reason.UNKNOWN_KIND
 
 
@@ -97,7 +97,7 @@ def test_a_kind_of_a_newer_version_is_an_event_of_which_nothing_is_read() -> Non
 )
 def test_a_newer_version_has_no_more_room_for_free_text(body: dict[str, Any]) -> None:
     with pytest.raises(MalformedMessage) as caught:
-        decode(wire("round-failed", body, NEWER))
+        decode_event(wire("round-failed", body, NEWER))
     assert "ueller" not in str(caught.value)
 
 
@@ -117,8 +117,8 @@ def test_an_event_reads_later_as_it_was_read_when_it_came(monkeypatch: pytest.Mo
 
 def test_an_event_says_that_it_is_newer_only_where_a_word_in_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def ext(kind: str, body: Body) -> dict[str, Any]:
-        event = SITE.write(kind, body, time=1.0, experiment="exp")
-        assert decode(event.raw) == event
+        event = SITE.write_event(kind, body, time=1.0, experiment="exp")
+        assert decode_event(event.raw) == event
         return dict(event.ext)
 
     joined = kinds.Joined(cases=CASES, platform=PLATFORM)
@@ -147,21 +147,21 @@ def test_what_is_new_is_used_only_where_all_who_take_part_can() -> None:
 
 def test_abilities_travel_in_the_ext_of_the_kinds_that_announce_them() -> None:
     able = Author("glioma", "site-a", can=frozenset({"masked-sum", "scaffold"}))
-    hello = decode(able.write("hello", kinds.Hello(versions={}), time=1.0).raw)
+    hello = decode_event(able.write_event("hello", kinds.Hello(versions={}), time=1.0).raw)
     assert hello.ext == {"can-masked-sum": 1, "can-scaffold": 1}
     assert read_abilities(hello.ext) == able.can
     assert not hello.newer
-    assert decode(able.write("round-accepted", kinds.RoundAccepted(), time=1.0).raw).ext == {}
+    assert decode_event(able.write_event("round-accepted", kinds.RoundAccepted(), time=1.0).raw).ext == {}
     assert read_abilities({"words": 2, "can-": 1, "cannot": 1}) == frozenset()
     assert read_vocabulary({"words": True}) == 1
     with pytest.raises(MalformedMessage):
-        Author("glioma", "site-a", can=frozenset({"x" * 29})).write("hello", kinds.Hello(versions={}), time=1.0)
+        Author("glioma", "site-a", can=frozenset({"x" * 29})).write_event("hello", kinds.Hello(versions={}), time=1.0)
 
 
 def test_events_of_this_version_are_byte_for_byte_those_of_0_1() -> None:
     assert (VOCABULARY, dict(abilities.NEWER), abilities.OURS) == (1, {}, frozenset())
     for kind, body in [("hello", kinds.Hello(versions={})), ("joined", kinds.Joined(cases=CASES, platform=PLATFORM))]:
-        event = SITE.write(kind, body, time=1.0, experiment="exp", seq=1)
+        event = SITE.write_event(kind, body, time=1.0, experiment="exp", seq=1)
         assert codec.unpack(codec.unpack(event.raw)[0])["ext"] == {}
 
 

@@ -15,22 +15,22 @@ from storytelling import CASES, PLATFORM, SITES, Teller, digest
 
 from coordinator.core import inputs
 from coordinator.core.decisions import Completed, from_plain
-from coordinator.core.evolve import fold
+from coordinator.core.evolve import fold_decisions
 from coordinator.loop.tally import Tally
-from coordinator.metrics import readings
+from coordinator.metrics import make_readings
 from deploy.cli import live
-from deploy.report import Baseline, Gain, Point, render
+from deploy.report import Baseline, Gain, Point, render_report
 from deploy.session.history import story_of_entries
-from deploy.story.summary import round_summary, summary
+from deploy.story.summary import round_summary, story_as_plain
 from messages import codec, kinds
 from messages.experiment import Experiment, read_recorded
 from messages.ground.errors import ConfigError, MalformedMessage
-from messages.ground.settings import parse
-from messages.scores import SplitScores, pool
+from messages.ground.settings import parse_settings
+from messages.scores import SplitScores, pool_scores
 from messages.tasks.registry import TASKS
 from site_agent.core import policy
 from site_agent.core.permissions import Floors
-from site_agent.training.protocol import Evaluated, decode_reply, encode
+from site_agent.training.protocol import Evaluated, decode_reply, encode_frame
 
 OWN_WORDS = re.compile(r"\bdice\b|region|hd95", re.IGNORECASE)
 
@@ -53,7 +53,7 @@ def told(first: float, second: float, last: float) -> Teller:
     """Two rounds and the evaluation; the errors of the models that the sites received, and of the last one."""
     teller = Teller()
     chosen = experiment()
-    teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=chosen.plain()), admitted=SITES)
+    teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=chosen.as_plain()), admitted=SITES)
     for site in SITES:
         teller.say(site, "joined", kinds.Joined(cases=CASES, platform=PLATFORM))
     teller.give(
@@ -83,11 +83,11 @@ def test_its_keys_its_defaults_and_its_digest_come_back_over_the_wire() -> None:
     assert one.training.loss == "l1"
     assert one.evaluation.metrics == ("share-error",)
     assert one.task.out_channels == 1
-    again = Experiment.model_validate(codec.unpack(codec.pack(one.plain())))
+    again = Experiment.model_validate(codec.unpack(codec.pack(one.as_plain())))
     assert (again, again.digest()) == (one, one.digest())
     assert one.form == 1  # 0.1 knew segmentation alone; what it means by keys that are left out is written down
-    assert one.plain()["training"]["loss"] == "l1"
-    assert read_recorded(one.plain()) == one
+    assert one.as_plain()["training"]["loss"] == "l1"
+    assert read_recorded(one.as_plain()) == one
 
 
 @pytest.mark.parametrize(
@@ -103,27 +103,27 @@ def test_its_keys_its_defaults_and_its_digest_come_back_over_the_wire() -> None:
 )
 def test_words_of_another_task_are_refused_with_its_own(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        parse({**experiment().plain(), **changes}, Experiment, "file")
+        parse_settings({**experiment().as_plain(), **changes}, Experiment, "file")
 
 
 def test_words_of_this_task_are_refused_in_a_segmentation() -> None:
     with pytest.raises(ConfigError, match=r"training\.loss: segmentation has \"dice\+bce\", \"dice\+ce\", not 'l1'"):
-        parse({**storytelling.PLAIN, "training": {"loss": "l1"}}, Experiment, "file")
+        parse_settings({**storytelling.PLAIN, "training": {"loss": "l1"}}, Experiment, "file")
 
 
 def test_its_rows_go_from_the_trainer_to_the_agent_and_leave_the_site_as_sums() -> None:
     rows = ShareRows(split="test", cases=[ShareRow(case=f"c{n}", error=float(n)) for n in range(6)])
     reply = Evaluated(round=1, label="final", scores=[rows])
-    assert decode_reply(encode(reply)[4:]) == reply
+    assert decode_reply(encode_frame(reply)[4:]) == reply
     shared = policy.scores_for_sharing(Floors(), rows.scores())
     assert shared.rows is None
-    assert shared.mean("share-error") == pytest.approx(2.5)
+    assert shared.mean_score("share-error") == pytest.approx(2.5)
 
 
 def test_rows_that_are_not_of_their_task_are_refused() -> None:
-    reply = Evaluated(round=1, label="final", scores=[experiment().task.rehearse("test", 2)])
+    reply = Evaluated(round=1, label="final", scores=[experiment().task.rehearse_split("test", 2)])
     with pytest.raises(MalformedMessage):
-        decode_reply(encode(reply).replace(b"\xa5share", b"\xa5sahre")[4:])
+        decode_reply(encode_frame(reply).replace(b"\xa5share", b"\xa5sahre")[4:])
 
 
 def test_the_better_model_is_the_one_with_the_smaller_error() -> None:
@@ -154,9 +154,9 @@ def test_watch_report_summary_and_metrics_say_its_words_and_no_other_tasks() -> 
     baseline = Baseline(
         "pooled", {site: scores(10.0) for site in SITES}, (Point(1, 3, 15.0),), 3.0, Gain(1.0, 0.5, 1.5, 4)
     )
-    page = render(story, [baseline])
-    summed = [summary(story), *(round_summary(one, story.reader) for one in story.round_list)]
-    watched = [live.headline(story, 0.0), *live.closing(story)]
+    page = render_report(story, [baseline])
+    summed = [story_as_plain(story), *(round_summary(one, story.reader) for one in story.round_list)]
+    watched = [live.headline_words(story, 0.0), *live.closing_lines(story)]
     for text in (page, str(summed), "\n".join(watched)):
         assert OWN_WORDS.findall(text) == []
     assert "mean test Share error (%) 25.000 over 4 cases; pooled 10.000" in page
@@ -174,18 +174,20 @@ def test_its_figures_have_its_metrics_name() -> None:
     for entry in told(40.0, 30.0, 20.0).entries[:-2]:
         for plain in codec.unpack(entry.body)["decisions"]:
             decision = from_plain(plain)
-            tally.decided(before, decision, entry.time)
-            before = fold(before, (decision,))
+            tally.count_decision(before, decision, entry.time)
+            before = fold_decisions(before, (decision,))
     assert before is not None
-    found = {one.name: one for one in readings(tally, {"try": before}, {}, entries=0, term=1, lag=0, model_bytes=0)}
+    found = {
+        one.name: one for one in make_readings(tally, {"try": before}, {}, entries=0, term=1, lag=0, model_bytes=0)
+    }
     assert found["konsil_validation_share_error"].samples == (({"experiment": "try", "quantity": "labelled"}, 30.0),)
     assert found["konsil_validation_dice"].samples == ()
 
 
 def test_pooling_sites_is_scoring_all_cases_at_once() -> None:
     reader = experiment().task.reader
-    assert reader.score(pool([scores(1.0, 2.0), scores(6.0)])) == pytest.approx(3.0)
-    assert reader.score(pool([scores(None)])) is None
+    assert reader.headline_score(pool_scores([scores(1.0, 2.0), scores(6.0)])) == pytest.approx(3.0)
+    assert reader.headline_score(pool_scores([scores(None)])) is None
 
 
 ELSEWHERE = ("coordinator", "messages", "nets", "site_agent/core", "site_agent/loop", "site_agent/trainers",

@@ -14,20 +14,22 @@ from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
 from nets import registry
 from nets.architectures.base import NetSpec
-from nets.build import build
+from nets.build import build_net
 from nets.digest import arrays_digest
 from nets.initial import initial_model
 from nets.measure import measure_net
-from nets.weights import arrays, manifest
+from nets.weights import arrays_of, manifest
 
 INPUTS, OUTPUTS = 2, 4
 ALL = [(name, parameters) for name, one in registry.NETS.items() for parameters in one.tried]
-BUILT = [(name, parameters) for name, parameters in ALL if registry.read({"name": name}).size_without_net() is None]
+BUILT = [
+    (name, parameters) for name, parameters in ALL if registry.read_spec({"name": name}).size_without_net() is None
+]
 each = pytest.mark.parametrize(("name", "parameters"), BUILT)
 
 
 def spec(name: str, parameters: dict[str, Any]) -> NetSpec:
-    return registry.read({"name": name, **parameters})
+    return registry.read_spec({"name": name, **parameters})
 
 
 def experiment(name: str, parameters: dict[str, Any], **training: Any) -> Experiment:
@@ -56,7 +58,7 @@ def test_a_net_is_known_under_the_name_that_its_parameters_bear(name: str) -> No
 def test_a_seed_gives_one_model_and_another_seed_another(name: str, parameters: dict[str, Any]) -> None:
     seeds = (7, 7, 8)
     first, again, other = (
-        arrays_digest(arrays(build(spec(name, parameters), INPUTS, OUTPUTS, seed))) for seed in seeds
+        arrays_digest(arrays_of(build_net(spec(name, parameters), INPUTS, OUTPUTS, seed))) for seed in seeds
     )
     assert first == again != other
 
@@ -86,8 +88,8 @@ def test_it_trains_on_its_smallest_patch_and_every_weight_has_a_part_in_it(
 ) -> None:
     one = spec(name, parameters)
     patch = one.smallest_patch()
-    assert registry.check(experiment(name, parameters, patch=list(patch))) == one
-    net = build(one, INPUTS, OUTPUTS, seed=1).train()
+    assert registry.check_net(experiment(name, parameters, patch=list(patch))) == one
+    net = build_net(one, INPUTS, OUTPUTS, seed=1).train()
     torch.manual_seed(2)
     logits = net(torch.randn(1, INPUTS, *patch))
     assert logits.shape == (1, OUTPUTS, *patch)
@@ -99,7 +101,7 @@ def test_it_trains_on_its_smallest_patch_and_every_weight_has_a_part_in_it(
 @each
 def test_the_same_step_gives_the_same_bits_on_a_cpu(name: str, parameters: dict[str, Any]) -> None:
     def step() -> str:
-        net = build(spec(name, parameters), INPUTS, OUTPUTS, seed=1).train()
+        net = build_net(spec(name, parameters), INPUTS, OUTPUTS, seed=1).train()
         torch.manual_seed(2)
         logits = net(torch.randn(1, INPUTS, *spec(name, parameters).smallest_patch()))
         (logits**2).sum().backward()
@@ -120,7 +122,7 @@ def test_a_patch_between_two_multiples_of_the_divisor_does_not_come_out_as_it_we
     x, y, z = one.smallest_patch()
     odd = (x + one.divisor() // 2, y, z)
     with pytest.raises(ConfigError, match=f"multiple of {one.divisor()}"):
-        registry.check(experiment(name, parameters, patch=list(odd)))
+        registry.check_net(experiment(name, parameters, patch=list(odd)))
     with torch.device("meta"):
         net, sample = one.build(INPUTS, OUTPUTS), torch.empty(1, INPUTS, *odd)
     try:
@@ -140,24 +142,24 @@ def test_a_patch_with_fewer_voxels_left_than_it_needs_cannot_be_trained_on(
     patch = [one.divisor()] * 3
     if min(patch) >= 8:
         with pytest.raises(ConfigError, match="leaves 1 voxel"):
-            registry.check(experiment(name, parameters, patch=patch))
+            registry.check_net(experiment(name, parameters, patch=patch))
     assert prod(patch) // one.divisor() ** 3 < one.least_voxels()
     if parameters.get("norm") != "group":  # a group norm has the group's other channels
         with pytest.raises(ValueError, match="more than 1"):
-            build(one, INPUTS, OUTPUTS, seed=1).train()(torch.zeros(1, INPUTS, *patch))
+            build_net(one, INPUTS, OUTPUTS, seed=1).train()(torch.zeros(1, INPUTS, *patch))
 
 
 def test_batch_statistics_travel_and_counters_do_not() -> None:
-    names = [tensor.name for tensor in manifest(build(spec("VNet", {}), 1, 1, seed=1)).tensors]
+    names = [tensor.name for tensor in manifest(build_net(spec("VNet", {}), 1, 1, seed=1)).tensors]
     assert any(name.endswith("running_mean") for name in names)
     assert not any(name.endswith("num_batches_tracked") for name in names)
 
 
 def test_channels_that_a_net_cannot_take_are_refused_before_anything_is_sent() -> None:
-    three = experiment("VNet", {}, patch=[16, 16, 32]).plain()
+    three = experiment("VNet", {}, patch=[16, 16, 32]).as_plain()
     three["task"]["channels"] = ["T1", "T2", "FLAIR"]
     with pytest.raises(ConfigError, match="cannot repeat 3 channels"):
-        registry.check(Experiment.model_validate(three))
+        registry.check_net(Experiment.model_validate(three))
 
 
 def test_knowing_the_nets_takes_neither_torch_nor_monai() -> None:

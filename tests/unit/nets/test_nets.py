@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, DataError, WorkFailed
-from messages.tensors.layout import manifest_of, views, write_into
+from messages.tensors.layout import manifest_of, view_tensors, write_into
 from nets import registry
-from nets.build import build
+from nets.build import build_net
 from nets.digest import arrays_digest, model_digest
 from nets.export import load_model
 from nets.initial import initial_model
 from nets.model_file import save_model
-from nets.weights import arrays, load, manifest
+from nets.weights import arrays_of, load_weights, manifest
 
 SMALL = {"name": "UNet", "channels": [4, 8], "strides": [2], "num_res_units": 1}
 
@@ -46,22 +46,22 @@ def experiment(**changes: object) -> Experiment:
 
 def test_a_net_that_does_not_exist_is_named_with_those_that_do() -> None:
     with pytest.raises(ConfigError, match=r"'UNett' does not exist.*SegResNet, UNet"):
-        registry.read({"name": "UNett"})
+        registry.read_spec({"name": "UNett"})
 
 
 def test_a_parameter_that_the_net_does_not_take_is_named() -> None:
     with pytest.raises(ConfigError, match="'chanels' is unknown"):
-        registry.read(SMALL | {"chanels": [1]})
+        registry.read_spec(SMALL | {"chanels": [1]})
 
 
 def test_strides_that_do_not_fit_the_channels_are_refused() -> None:
     with pytest.raises(ConfigError, match="one fewer than channels"):
-        registry.read(SMALL | {"strides": [2, 2]})
+        registry.read_spec(SMALL | {"strides": [2, 2]})
 
 
 def test_the_divisor_of_a_patch_is_the_product_of_the_strides() -> None:
-    assert registry.read(SMALL).divisor() == 2
-    assert registry.read({"name": "SegResNet"}).divisor() == 8
+    assert registry.read_spec(SMALL).divisor() == 2
+    assert registry.read_spec({"name": "SegResNet"}).divisor() == 8
 
 
 GROUPED = SMALL | {"norm": "group"}
@@ -83,12 +83,12 @@ def test_a_net_that_does_not_fit_its_experiment_is_refused_with_the_reason(
     changes: dict[str, object], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        registry.check(experiment(**changes))
+        registry.check_net(experiment(**changes))
 
 
 def test_a_net_is_not_built_for_outputs_that_its_norm_cannot_divide() -> None:
     with pytest.raises(ConfigError, match="cannot divide 3 outputs"):
-        build(GROUPED, 1, 3, seed=1)
+        build_net(GROUPED, 1, 3, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -101,44 +101,44 @@ def test_a_net_is_not_built_for_outputs_that_its_norm_cannot_divide() -> None:
 )
 def test_a_net_that_is_said_to_fit_trains(net: dict[str, object], patch: tuple[int, int, int]) -> None:
     one = experiment(net=net, training={"patch": patch})
-    assert build(registry.check(one), 2, 1, seed=1).train()(torch.zeros(1, 2, *patch)).shape == (1, 1, *patch)
+    assert build_net(registry.check_net(one), 2, 1, seed=1).train()(torch.zeros(1, 2, *patch)).shape == (1, 1, *patch)
 
 
 @pytest.mark.parametrize("spec", [SMALL, {"name": "SegResNet", "blocks_down": [1, 1], "blocks_up": [1]}])
 def test_each_net_maps_a_patch_to_logits_of_its_size(spec: dict[str, object]) -> None:
-    net = build(spec, 2, 3, seed=1)
+    net = build_net(spec, 2, 3, seed=1)
     assert net(torch.zeros(1, 2, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_random_state() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    first = arrays(build(SMALL, 2, 1, seed=7))
+    first = arrays_of(build_net(SMALL, 2, 1, seed=7))
     assert torch.equal(before, torch.get_rng_state())
     torch.rand(5)
-    assert arrays_digest(first) == arrays_digest(arrays(build(SMALL, 2, 1, seed=7)))
-    assert arrays_digest(first) != arrays_digest(arrays(build(SMALL, 2, 1, seed=8)))
+    assert arrays_digest(first) == arrays_digest(arrays_of(build_net(SMALL, 2, 1, seed=7)))
+    assert arrays_digest(first) != arrays_digest(arrays_of(build_net(SMALL, 2, 1, seed=8)))
 
 
 def test_weights_that_are_loaded_come_out_again() -> None:
-    source, target = build(SMALL, 2, 1, seed=1), build(SMALL, 2, 1, seed=2)
-    load(target, arrays(source))
-    assert arrays_digest(arrays(target)) == arrays_digest(arrays(source))
+    source, target = build_net(SMALL, 2, 1, seed=1), build_net(SMALL, 2, 1, seed=2)
+    load_weights(target, arrays_of(source))
+    assert arrays_digest(arrays_of(target)) == arrays_digest(arrays_of(source))
 
 
 def test_a_tensor_of_another_shape_is_refused_and_nothing_is_loaded() -> None:
-    net = build(SMALL, 2, 1, seed=1)
-    before = arrays_digest(arrays(net))
-    values = {name: np.zeros_like(value) for name, value in arrays(net).items()}
+    net = build_net(SMALL, 2, 1, seed=1)
+    before = arrays_digest(arrays_of(net))
+    values = {name: np.zeros_like(value) for name, value in arrays_of(net).items()}
     last = list(values)[-1]
     values[last] = np.zeros((1, 2, 3), dtype=np.float32)
     with pytest.raises(WorkFailed, match=last):
-        load(net, values)
-    assert arrays_digest(arrays(net)) == before
+        load_weights(net, values)
+    assert arrays_digest(arrays_of(net)) == before
 
 
 def test_batch_normalisations_counter_does_not_travel() -> None:
-    net = build(SMALL | {"norm": "batch"}, 2, 1, seed=1)
+    net = build_net(SMALL | {"norm": "batch"}, 2, 1, seed=1)
     assert not [spec.name for spec in manifest(net).tensors if spec.dtype != "float32"]
 
 
@@ -175,7 +175,7 @@ def test_a_tensors_name_shape_and_order_are_part_of_the_digest() -> None:
 @pytest.mark.torch
 def test_the_initial_models_process_writes_what_is_built_here(tmp_path: Path) -> None:
     source = tmp_path / "experiment.json"
-    source.write_text(json.dumps(experiment().plain()))
+    source.write_text(json.dumps(experiment().as_plain()))
     command = [sys.executable, "-m", "nets.initial", "--experiment", str(source)]
     command += ["--out", str(tmp_path / "model"), "--manifest", str(tmp_path / "manifest")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE * 2, check=False)
@@ -192,8 +192,8 @@ def test_an_exported_model_rebuilds_the_net(tmp_path: Path) -> None:
     net, metadata = load_model(tmp_path / "m.safetensors")
     assert digest == metadata["model_digest"] == model_digest(described, buffer)
     assert metadata["regions"] == {"WT": ["ED"]}
-    assert arrays_digest(arrays(net)) == digest
-    assert list(arrays(net)) == list(views(described, buffer))
+    assert arrays_digest(arrays_of(net)) == digest
+    assert list(arrays_of(net)) == list(view_tensors(described, buffer))
 
 
 def test_an_exported_model_with_a_changed_weight_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
 
 def test_a_model_of_no_bytes_is_refused() -> None:
     with pytest.raises(ConfigError, match="kilobytes"):
-        registry.read({"name": "Rehearsal", "kilobytes": 0})
+        registry.read_spec({"name": "Rehearsal", "kilobytes": 0})
 
 
 def test_it_is_built_without_torch() -> None:

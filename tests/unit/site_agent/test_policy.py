@@ -44,7 +44,7 @@ def experiment(**changes: Any) -> Experiment:
 
 def verdict(config: dict[str, Any], *, researcher: str = "dr-a", site: str = "site-a", **changes: Any) -> Reason | None:
     parsed = PolicyConfig.model_validate(config)
-    return policy.judge(parsed, experiment(**changes), researcher, site, DATASETS, TODAY).reason
+    return policy.judge_experiment(parsed, experiment(**changes), researcher, site, DATASETS, TODAY).reason
 
 
 def test_what_every_key_allows_is_allowed() -> None:
@@ -109,7 +109,7 @@ def test_no_experiment_is_allowed_unless_a_rule_names_its_researcher(
 ) -> None:
     config = PolicyConfig.model_validate({"allow": rules})
     wanted = experiment(rounds={"count": rounds}, privacy=privacy)
-    found = policy.judge(config, wanted, researcher, "site-a", DATASETS, TODAY)
+    found = policy.judge_experiment(config, wanted, researcher, "site-a", DATASETS, TODAY)
     fits = researcher == "dr-b" and any(rounds <= rule["rounds_max"] for rule in rules)
     assert found.allowed == fits
 
@@ -152,7 +152,7 @@ def test_scores_leave_only_as_far_as_the_floors_let_them(cases: int, floor: int,
 
 @given(count=st.integers(0, 10_000), step=st.integers(1, 50))
 def test_counts_leave_as_multiples_and_never_turn_into_nothing(count: int, step: int) -> None:
-    told = policy.rounded(Floors(round_counts_to=step), count)
+    told = policy.round_count(Floors(round_counts_to=step), count)
     assert told % step == 0
     assert (told == 0) == (count == 0)
     assert count == 0 or abs(told - count) < step

@@ -72,7 +72,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_designs_example_is_understood_to_the_last_key(tmp_path: Path) -> None:
-    site = config.read(written(tmp_path, WHOLE))
+    site = config.read_config(written(tmp_path, WHOLE))
     assert site.datasets["glioma"].labels == {1: "NCR", 2: "ED", 3: "ET"}
     assert site.limits.bandwidth == 12.5e6
     assert site.limits.disk == 200 * 2**30
@@ -94,7 +94,7 @@ def test_the_designs_example_is_understood_to_the_last_key(tmp_path: Path) -> No
 def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, words: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as refused:
-        config.read(path)
+        config.read_config(path)
     assert words in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -111,7 +111,7 @@ def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str
 )
 def test_hours_that_pass_midnight_say_when_they_begin(tmp_path: Path, moment: datetime, seconds: float) -> None:
     clock = VirtualClock(moment.replace(tzinfo=UTC).timestamp())
-    assert Rules(config.read(written(tmp_path, WHOLE)), clock).opens_in() == seconds
+    assert Rules(config.read_config(written(tmp_path, WHOLE)), clock).opens_in() == seconds
 
 
 def test_the_throttle_keeps_its_rate() -> None:
@@ -121,14 +121,14 @@ def test_the_throttle_keeps_its_rate() -> None:
     def send() -> None:
         throttle = Throttle(1000.0, clock)
         for _ in range(20):
-            throttle.take(500)
+            throttle.take_bytes(500)
 
     clock.run(send)
     assert clock.now() - began == pytest.approx(20 * 500 / 1000, abs=0.3)
 
 
 def test_a_relative_state_directory_lies_beside_the_file(tmp_path: Path) -> None:
-    site = config.read(written(tmp_path, ("schema = 1\n" + LEAST).replace("STATE", "state")))
+    site = config.read_config(written(tmp_path, ("schema = 1\n" + LEAST).replace("STATE", "state")))
     assert site.site.state == tmp_path / "state"
 
 
@@ -153,7 +153,7 @@ channels = ["T1"]
 labels.concepts = { ET = { codes = ["NCIt:C113842"] } }
 """
     (tmp_path / "broker-password").write_text("secret\n")
-    site = config.read(written(tmp_path, text))
+    site = config.read_config(written(tmp_path, text))
     assert site.broker.resolved_password() == "secret"
     glioma, pacs = site.datasets["glioma"], site.datasets["pacs"]
     assert isinstance(glioma, DatasetConfig)
@@ -164,5 +164,5 @@ labels.concepts = { ET = { codes = ["NCIt:C113842"] } }
 
 def test_the_vhost_is_the_consortiums_unless_the_file_names_another(tmp_path: Path) -> None:
     head = "schema = 1\n" + LEAST.replace("STATE", "state").replace('"c"', '"glioma"')
-    assert config.read(written(tmp_path, head)).broker.vhost == "glioma"
-    assert config.read(written(tmp_path, head + '[broker]\nvhost = "other"\n')).broker.vhost == "other"
+    assert config.read_config(written(tmp_path, head)).broker.vhost == "glioma"
+    assert config.read_config(written(tmp_path, head + '[broker]\nvhost = "other"\n')).broker.vhost == "other"

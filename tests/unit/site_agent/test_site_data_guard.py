@@ -13,7 +13,7 @@ from brokers import PATIENCE, eventually
 from messages.ground.clock import SystemClock
 from messages.ground.errors import DataError
 from messages.reasons import Reason
-from site_agent.data.guard import DataGuard, Look, judged, look_at
+from site_agent.data.guard import DataGuard, Look, judge_data, look_at
 from site_agent.datasets.config import DatasetConfig
 
 
@@ -85,7 +85,7 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_a_difference_has_its_code(joined: str | None, now: Look | None, reason: Reason | None) -> None:
-    assert judged(joined, now) is reason
+    assert judge_data(joined, now) is reason
 
 
 def test_while_a_look_hangs_the_newest_task_waits_for_it_and_the_older_ones_are_void(
@@ -102,7 +102,7 @@ def test_while_a_look_hangs_the_newest_task_waits_for_it_and_the_older_ones_are_
     seen: list[str] = []
     guard = DataGuard({"glioma": brats(data)}, lambda work: work(), SystemClock())
     for name in ("round 1", "round 2", "round 3"):
-        guard.look("e", "glioma", lambda _look, name=name: seen.append(name))  # type: ignore[misc]
+        guard.look_at_data("e", "glioma", lambda _look, name=name: seen.append(name))  # type: ignore[misc]
     mounted.set()
     eventually(lambda: seen, what="an answer")
     assert (seen, len(looks)) == (["round 3"], 1)

@@ -13,7 +13,7 @@ from site_agent.core.decisions import Deliver, GiveUp
 from site_agent.core.jobs import Agenda
 from site_agent.disk.spool import Spool
 from site_agent.loop.tally import Tally
-from site_agent.metrics import STATES, SpoolFigures, look, readings
+from site_agent.metrics import STATES, SpoolFigures, look_at_spool, make_readings
 
 
 def value(shown: dict[str, Reading], name: str, **labels: str) -> float | None:
@@ -21,7 +21,7 @@ def value(shown: dict[str, Reading], name: str, **labels: str) -> float | None:
 
 
 def show(state: Path, agenda: Agenda, tally: Tally, refusals: dict[str, int]) -> dict[str, Reading]:
-    found = readings(
+    found = make_readings(
         tally, agenda, state=state, refusals=refusals, set_aside=2, progress={},
         bytes_down=5, bytes_up=7, trainers=1, incarnation=3,
     )  # fmt: skip
@@ -31,33 +31,33 @@ def show(state: Path, agenda: Agenda, tally: Tally, refusals: dict[str, int]) ->
 def test_what_waits_in_the_spool_is_seen_while_the_agent_writes_to_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "state")
     try:
-        event = Author("c", "site-a", 1).write("leaving", Leaving(), time=1.0, seq=1)
+        event = Author("c", "site-a", 1).write_event("leaving", Leaving(), time=1.0, seq=1)
         with spool.transaction():
-            spool.post(event)
+            spool.post_event(event)
         spool.raise_term(4)
         (spool.updates / "exp.1.update").write_bytes(b"x" * 100)
         with spool.transaction():
-            spool.post(Author("c", "site-a", 2).write("leaving", Leaving(), time=2.0, seq=2, attempt=2))
-            seen = look(tmp_path / "state")
+            spool.post_event(Author("c", "site-a", 2).write_event("leaving", Leaving(), time=2.0, seq=2, attempt=2))
+            seen = look_at_spool(tmp_path / "state")
         assert seen == SpoolFigures(1, len(event.raw), 100, 4)
-        spool.receipted(event.id, 3.0)
-        assert look(tmp_path / "state").events == 1
+        spool.take_receipted(event.id, 3.0)
+        assert look_at_spool(tmp_path / "state").events == 1
     finally:
         spool.close()
 
 
 def test_a_spool_that_cannot_be_read_counts_as_nothing(tmp_path: Path) -> None:
-    assert look(tmp_path / "nothing") == SpoolFigures()
+    assert look_at_spool(tmp_path / "nothing") == SpoolFigures()
     (tmp_path / "spool.sqlite").write_bytes(b"rubbish" * 1000)
-    assert look(tmp_path) == SpoolFigures()
+    assert look_at_spool(tmp_path) == SpoolFigures()
 
 
 def test_rounds_are_counted_by_how_they_ended_and_refusals_by_known_reasons_only(tmp_path: Path) -> None:
     tally, agenda = Tally(), Agenda("site-a")
-    tally.decided(Deliver("exp"))
-    tally.decided(GiveUp("exp", 2, 1, Reason.CUDA_OOM))
-    tally.broker(BusState.CONNECTED)
-    tally.broker(BusState.BLOCKED)
+    tally.count_decision(Deliver("exp"))
+    tally.count_decision(GiveUp("exp", 2, 1, Reason.CUDA_OOM))
+    tally.note_broker(BusState.CONNECTED)
+    tally.note_broker(BusState.BLOCKED)
     shown = show(tmp_path, agenda, tally, {"too-large": 2, "/data/patient-7": 1})
     assert value(shown, "konsil_rounds_total", outcome="delivered") == 1
     assert value(shown, "konsil_round_failures_total", reason="cuda-oom") == 1

@@ -35,20 +35,20 @@ def test_the_services_own_control_group_is_asked_first(root: Path) -> None:
         v1="oom_kill 3\n",
         machine="oom_kill 4\n",
     )
-    assert oom.kills() == 2
+    assert oom.count_kills() == 2
 
 
 def test_control_groups_of_version_1_are_asked_where_there_are_no_others(root: Path) -> None:
     write(root, groups=V1 + "0::/\n", v1="oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", machine="oom_kill 4\n")
-    assert oom.kills() == 3
+    assert oom.count_kills() == 3
 
 
 def test_the_machines_count_is_the_last_resort(root: Path) -> None:
     write(root, groups=V1 + V2, machine="nr_free_pages 12\noom_kill 4\n")
-    assert oom.kills() == 4
+    assert oom.count_kills() == 4
 
 
 def test_where_nothing_can_be_read_nothing_is_claimed(root: Path) -> None:
-    assert oom.kills() is None
+    assert oom.count_kills() is None
     write(root, groups=V2, machine="nr_free_pages 12\n")
-    assert oom.kills() is None
+    assert oom.count_kills() is None

@@ -19,8 +19,8 @@ from brokers import PATIENCE, RealBroker, eventually
 from messages.ground.errors import KonsilError
 from site_agent import config as configuration
 from site_agent.desk import control
-from site_agent.desk.preflight import Grade, exit_status, preflight
-from site_agent.training.null import addend
+from site_agent.desk.preflight import Grade, exit_status, run_checks
+from site_agent.training.null import round_addend
 
 pytestmark = pytest.mark.broker
 
@@ -59,7 +59,7 @@ class Site:
 
     def status(self) -> dict[str, Any]:
         try:
-            return control.ask(self.state, {"do": "status"})
+            return control.ask_agent(self.state, {"do": "status"})
         except KonsilError:
             return {"state": "not running"}
 
@@ -93,7 +93,9 @@ def test_an_agent_killed_in_training_comes_back_and_sends_the_same_bits(
     eventually(lambda: not Path(f"/proc/{trainer}/exe").exists(), what="the trainer to end with its agent")
     second = site.start()
     ready = eventually(lambda: coordinator.of("weights-ready"), what="weights-ready")[0]
-    np.testing.assert_array_equal(coordinator.update(ready)["w"], coordinator.model(1)["w"] + addend(7, "site-a", 1))
+    np.testing.assert_array_equal(
+        coordinator.update(ready)["w"], coordinator.model(1)["w"] + round_addend(7, "site-a", 1)
+    )
     assert ready.body.transfer.attempt == 1
     second.send_signal(signal.SIGTERM)
     assert second.wait(PATIENCE) == 0
@@ -105,7 +107,7 @@ def test_preflight_finds_every_path_open_beside_the_running_agent(
 ) -> None:
     site.start()
     eventually(lambda: site.status()["state"] == "idle", what="the agent")
-    checks = {check.name: check for check in preflight(configuration.read(site.write()))}
+    checks = {check.name: check for check in run_checks(configuration.read_config(site.write()))}
     for name in ("state", "broker", "downlink", "global", "inbox", "uplink", "gpu"):
         assert checks[name].grade is Grade.OK, checks[name]
     assert "clocks differ by" in checks["uplink"].what

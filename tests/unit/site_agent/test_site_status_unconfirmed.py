@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.cli.site import unconfirmed
+from deploy.cli.site import unconfirmed_words
 from messages.bus.base import Pending
 from site_agent.core.jobs import Agenda
 from site_agent.desk.status import status_of
@@ -29,7 +29,7 @@ def shown(pending: Pending) -> dict[str, Any]:
 
 
 def test_an_alarm_is_shown_with_how_much_waits_and_since_when() -> None:
-    line = unconfirmed(shown(Pending(messages=3, bytes=3_145_728, waited=41.6, blocked=True)))
+    line = unconfirmed_words(shown(Pending(messages=3, bytes=3_145_728, waited=41.6, blocked=True)))
     assert line == (
         "3,145,728 bytes in 3 messages not confirmed by the broker, the first for 42 s: "
         "it has raised an alarm (disk or memory) and takes nothing"
@@ -37,8 +37,8 @@ def test_an_alarm_is_shown_with_how_much_waits_and_since_when() -> None:
 
 
 def test_a_slow_line_is_shown_and_a_quick_one_is_not() -> None:
-    assert unconfirmed(shown(Pending(1, 1_048_576, 12.0))) == (
+    assert unconfirmed_words(shown(Pending(1, 1_048_576, 12.0))) == (
         "1,048,576 bytes in 1 messages not confirmed by the broker, the first for 12 s"
     )
-    assert unconfirmed(shown(Pending(1, 1_048_576, 0.2))) is None
-    assert unconfirmed(shown(Pending(blocked=True))) is None
+    assert unconfirmed_words(shown(Pending(1, 1_048_576, 0.2))) is None
+    assert unconfirmed_words(shown(Pending(blocked=True))) is None

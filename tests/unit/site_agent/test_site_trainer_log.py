@@ -17,18 +17,18 @@ from site_agent.training.protocol import Prepare
 def test_the_end_of_a_log_that_grew_too_large_is_kept_beside_it(tmp_path: Path) -> None:
     log = log_file.log_of(tmp_path, "exp-1")
     log.write_bytes(b"old" * 100 + b"the end")
-    log_file.bound(log, largest=7)
+    log_file.bound_size(log, largest=7)
     assert log.read_bytes() == b""
     assert (tmp_path / "exp-1.trainer.log.1").read_bytes() == b"the end"
-    log_file.bound(log, largest=7)
+    log_file.bound_size(log, largest=7)
     assert (tmp_path / "exp-1.trainer.log.1").read_bytes() == b"the end"
 
 
 def test_a_log_within_bounds_is_left_alone(tmp_path: Path) -> None:
     log = log_file.log_of(tmp_path, "exp-1")
-    log_file.bound(log, largest=7)
+    log_file.bound_size(log, largest=7)
     log.write_bytes(b"the end")
-    log_file.bound(log, largest=7)
+    log_file.bound_size(log, largest=7)
     assert [path.name for path in tmp_path.iterdir()] == [log.name]
     assert log.read_bytes() == b"the end"
 
@@ -37,7 +37,7 @@ def test_a_log_that_cannot_be_kept_is_emptied_all_the_same(tmp_path: Path) -> No
     log = log_file.log_of(tmp_path, "exp-1")
     log.write_bytes(b"x" * 100)
     (tmp_path / "exp-1.trainer.log.1").mkdir()  # stands in for a full disk: the copy cannot take its place
-    log_file.bound(log, largest=7)
+    log_file.bound_size(log, largest=7)
     assert log.read_bytes() == b""
     assert not list(tmp_path.glob("*.part"))
 

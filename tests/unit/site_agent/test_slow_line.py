@@ -16,14 +16,14 @@ from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBus
 from messages.ground.clock import SystemClock
 from messages.kinds import ChunksWanted, Transfer
-from messages.tensors.layout import chunk_digests, manifest_of, seal
+from messages.tensors.layout import chunk_digests, manifest_of, seal_transfer
 from messages.tensors.transfer import ChunkHeader, TransferKey, encode_chunk
 from site_agent.core.permissions import Floors
 from site_agent.disk.spool import Spool
 from site_agent.loop.relay import Relay
 from site_agent.wire import receiver as receivers
-from site_agent.wire.outbox import Post
-from site_agent.wire.receiver import Receiver
+from site_agent.wire.outbox import Outbox
+from site_agent.wire.receiver import ChunkReceiver
 
 KEY = TransferKey("exp-1", 1, "coordinator")
 SIZE, CHUNKS = 1024, 8
@@ -37,7 +37,7 @@ class Site:
         self.spool = Spool(folder)
         self.asked: list[ChunksWanted] = []
         self.complete = threading.Event()
-        self.receiver = Receiver(
+        self.receiver = ChunkReceiver(
             self.spool,
             SystemClock(),
             on_complete=lambda _key: self.complete.set(),
@@ -51,12 +51,12 @@ class Site:
         data = MODEL[index * SIZE : (index + 1) * SIZE]
         body = encode_chunk(ChunkHeader(KEY, index, SIZE, len(MODEL), sha256(data).digest()), data)
         delivery = Delivery("global", "global-chunk.coordinator.exp-1", body, "coordinator", index, index, 1)
-        self.receiver.deliver(delivery, lambda _delivery: None)
+        self.receiver.deliver_chunk(delivery, lambda _delivery: None)
 
 
 def sealed() -> Transfer:
     manifest = manifest_of({"w": np.frombuffer(MODEL, np.float32)}, chunk_bytes=SIZE)
-    return Transfer(round=1, attempt=1, seal=seal(manifest, chunk_digests(manifest, MODEL)), manifest=manifest)
+    return Transfer(round=1, attempt=1, seal=seal_transfer(manifest, chunk_digests(manifest, MODEL)), manifest=manifest)
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_chunks_that_come_slowly_are_waited_for_longer(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
     monkeypatch.setattr(receivers, "FIRST_ASK", 0.1)
     site.receiver._gap = 5.0  # what chunks took before: the test need not be that slow
-    site.receiver.watch("exp-1", 0)
-    site.receiver.expect(KEY, sealed())
+    site.receiver.watch_experiment("exp-1", 0)
+    site.receiver.expect_transfer(KEY, sealed())
     site.chunk(0)
     pauses = eventually(lambda: [one.pause for one in site.receiver._wanted.values() if one.incoming], what="a chunk")
     assert pauses == [pytest.approx(3 * 0.8 * 5.0)]
@@ -84,17 +84,17 @@ def test_a_transfer_tells_when_it_will_be_done_once_it_has_moved(
     monkeypatch.setattr("site_agent.loop.relay.EVERY", 0.0)
     spool, bus = Spool(tmp_path / "state"), MemoryBus(script.broker(), "site-a")
     try:
-        voice = Post(bus, spool, script.CONSORTIUM, "site-a", SystemClock())
+        voice = Outbox(bus, spool, script.CONSORTIUM, "site-a", SystemClock())
         relay = Relay(voice, Floors(), moved=lambda: (0, 0), post=lambda work: work(), clock=SystemClock())
-        relay.transfer("fetching", KEY, 1, CHUNKS)
+        relay.relay_transfer("fetching", KEY, 1, CHUNKS)
         assert relay.latest["exp-1"].eta_seconds is None
-        relay.transfer("fetching", KEY, 3, CHUNKS)
+        relay.relay_transfer("fetching", KEY, 3, CHUNKS)
         first = relay.latest["exp-1"].eta_seconds
         assert first is not None
         assert first > 0
-        relay.transfer("fetching", KEY, CHUNKS, CHUNKS)
+        relay.relay_transfer("fetching", KEY, CHUNKS, CHUNKS)
         assert relay.latest["exp-1"].eta_seconds == 0
-        relay.transfer("fetching", TransferKey("exp-1", 2, "coordinator"), 1, CHUNKS)
+        relay.relay_transfer("fetching", TransferKey("exp-1", 2, "coordinator"), 1, CHUNKS)
         assert relay.latest["exp-1"].eta_seconds is None, "another transfer begins anew"
     finally:
         bus.close()

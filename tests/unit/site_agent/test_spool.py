@@ -36,9 +36,9 @@ def test_a_kill_in_a_transaction_leaves_all_of_the_one_before_and_nothing_of_it(
     done = subprocess.run([sys.executable, "-c", KILLED_IN_A_TRANSACTION, str(tmp_path)])
     assert done.returncode == -signal.SIGKILL
     spool = Spool(tmp_path)
-    assert spool.position("downlink") == Position(7, b"d" * 32)
-    assert spool.see("a" * 32, 3.0) is False
-    assert spool.see("b" * 32, 3.0) is True
+    assert spool.position_of("downlink") == Position(7, b"d" * 32)
+    assert spool.note_seen("a" * 32, 3.0) is False
+    assert spool.note_seen("b" * 32, 3.0) is True
     spool.close()
 
 
@@ -71,19 +71,19 @@ def test_sequence_numbers_have_no_gap_and_begin_anew_with_each_start(tmp_path: P
 
 def test_an_event_waits_until_its_receipt_and_is_then_in_the_ledger(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    event = Author("c", "site-a").write("leaving", Leaving(), time=1.0, seq=1)
-    spool.post(event)
-    spool.post(event)
-    assert [one.raw for one in spool.waiting()] == [event.raw]
+    event = Author("c", "site-a").write_event("leaving", Leaving(), time=1.0, seq=1)
+    spool.post_event(event)
+    spool.post_event(event)
+    assert [one.raw for one in spool.list_waiting()] == [event.raw]
     spool.close()
     spool = Spool(tmp_path)
-    receipted = spool.receipted(event.id, 2.0)
+    receipted = spool.take_receipted(event.id, 2.0)
     assert receipted is not None
     assert receipted.kind == "leaving"
-    assert spool.receipted(event.id, 3.0) is None
-    assert (spool.waiting(), spool.counts()["ledger"]) == ([], 1)
-    spool.prune(now=100.0, ledger_kept=50.0)
-    assert spool.counts()["ledger"] == 0
+    assert spool.take_receipted(event.id, 3.0) is None
+    assert (spool.list_waiting(), spool.count_rows()["ledger"]) == ([], 1)
+    spool.prune_old(now=100.0, ledger_kept=50.0)
+    assert spool.count_rows()["ledger"] == 0
     spool.close()
 
 
@@ -133,17 +133,17 @@ def test_what_a_killed_agent_left_of_an_ended_experiment_goes_and_what_others_ne
 
 def test_room_is_what_the_operators_limit_leaves(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    before = spool.room(2**30)
+    before = spool.room_left(2**30)
     (spool.globals / "big").write_bytes(b"x" * 2**20)
-    assert before - spool.room(2**30) >= 2**20
-    assert spool.room(0) < 0
+    assert before - spool.room_left(2**30) >= 2**20
+    assert spool.room_left(0) < 0
     spool.close()
 
 
 def test_the_sites_secret_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    assert len(spool.secret()) == 32
-    assert spool.secret() == spool.secret()
+    assert len(spool.site_secret()) == 32
+    assert spool.site_secret() == spool.site_secret()
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
     spool.close()
 

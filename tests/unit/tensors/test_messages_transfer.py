@@ -46,7 +46,7 @@ def transfer(count: int = 5, tail: int = 100, seed: int = 0) -> tuple[Manifest, 
     data = np.random.default_rng(seed).integers(0, 256, (count - 1) * SIZE + tail, dtype=np.uint8)
     manifest, buffer = sealed({"x": data})
     digests = layout.chunk_digests(manifest, buffer)
-    seal = layout.seal(manifest, digests)
+    seal = layout.seal_transfer(manifest, digests)
     return manifest, bytes(buffer), seal, [chunk(bytes(buffer), index) for index in range(count)]
 
 
@@ -59,7 +59,7 @@ def chunk(buffer: bytes, index: int, key: TransferKey = KEY) -> bytes:
 def test_arrays_of_any_shape_and_type_come_back_bit_by_bit(arrays: dict[str, NDArray[Any]]) -> None:
     manifest, buffer = sealed(arrays)
     assert Manifest.model_validate(codec.unpack(codec.pack(manifest.plain()))) == manifest
-    found = layout.views(manifest, bytes(buffer))
+    found = layout.view_tensors(manifest, bytes(buffer))
     assert list(found) == list(arrays)
     for name, array in arrays.items():
         assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
@@ -76,7 +76,7 @@ def test_payload_bits_of_nan_counters_scalars_and_strides_are_kept() -> None:
         "none": np.zeros((0, 3)),
     }
     manifest, buffer = sealed(arrays)
-    found = layout.views(manifest, buffer)
+    found = layout.view_tensors(manifest, buffer)
     assert found["nan"].view(np.uint32).tolist() == [0x7FC01234, 0xFFFFFFFF, 0x7F800001]
     assert int(found["counter"]) == 2**62 + 1
     assert found["strided"].tolist() == strided.tolist()
@@ -96,7 +96,7 @@ def test_arrays_that_do_not_fit_the_manifest_are_refused() -> None:
     with pytest.raises(ValueError, match="dtype"):
         layout.manifest_of({"c": np.zeros(1, np.complex64)})
     with pytest.raises(ValueError, match="buffer"):
-        layout.views(manifest, b"")
+        layout.view_tensors(manifest, b"")
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,14 @@ def test_the_seal_depends_on_every_chunk_their_order_and_the_manifest() -> None:
     manifest, buffer, seal, _ = transfer()
     digests = layout.chunk_digests(manifest, buffer)
     other = Manifest(tensors=(TensorSpec(name="y", shape=(manifest.nbytes,), dtype="uint8"),), chunk_bytes=SIZE)
-    assert layout.seal(manifest, digests) == seal
+    assert layout.seal_transfer(manifest, digests) == seal
     assert (
         len(
             {
                 seal,
-                layout.seal(manifest, digests[::-1]),
-                layout.seal(manifest, digests[1:]),
-                layout.seal(other, digests),
+                layout.seal_transfer(manifest, digests[::-1]),
+                layout.seal_transfer(manifest, digests[1:]),
+                layout.seal_transfer(other, digests),
             }
         )
         == 4
@@ -207,7 +207,7 @@ def test_chunks_in_any_order_and_twice_make_the_same_bytes(order: list[int], aga
     manifest, buffer, seal, messages = transfer()
     with tempfile.TemporaryDirectory() as name:
         incoming = Incoming(Path(name), KEY, size=SIZE, total=len(buffer))
-        new = [incoming.add(*decode_chunk(messages[index])) for index in [*order[:3], *again, *order[3:]]]
+        new = [incoming.add_chunk(*decode_chunk(messages[index])) for index in [*order[:3], *again, *order[3:]]]
         assert sum(new) == 5
         assert incoming.complete
         incoming.finish(manifest, seal, Path(name, "done"))
@@ -220,13 +220,13 @@ def test_chunks_of_another_transfer_are_refused(tmp_path: Path) -> None:
     incoming = Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
     for other in (TransferKey("exp", 3, "site-a", 1), TransferKey("exp", 3, "site-b", 2)):
         with pytest.raises(ValueError, match="another transfer"):
-            incoming.add(*decode_chunk(chunk(buffer, 0, other)))
+            incoming.add_chunk(*decode_chunk(chunk(buffer, 0, other)))
     longer = buffer + b"x"
     with pytest.raises(ValueError, match="another transfer"):
-        incoming.add(*decode_chunk(chunk(longer, 0)))
-    assert incoming.missing() == [0, 1, 2, 3, 4]
-    assert incoming.add(*decode_chunk(messages[1]))
-    assert incoming.missing() == [0, 2, 3, 4]
+        incoming.add_chunk(*decode_chunk(chunk(longer, 0)))
+    assert incoming.list_missing() == [0, 1, 2, 3, 4]
+    assert incoming.add_chunk(*decode_chunk(messages[1]))
+    assert incoming.list_missing() == [0, 2, 3, 4]
     incoming.discard()
     assert list(tmp_path.iterdir()) == []
 
@@ -238,7 +238,7 @@ def test_a_transfer_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_pat
     manifest, buffer, seal, messages = transfer()
     first = Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
     for index in (4, 0, 2):
-        first.add(*decode_chunk(messages[index]))
+        first.add_chunk(*decode_chunk(messages[index]))
     first.close()
     part, have = tmp_path / f"{KEY.stem}.part", tmp_path / f"{KEY.stem}.have"
     missing = [1, 3]
@@ -260,11 +260,11 @@ def test_a_transfer_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_pat
         missing = [0, 1, 2, 3, 4]
     for _ in range(2):  # killed again right after it was opened
         again = Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
-        assert again.missing() == missing
+        assert again.list_missing() == missing
         again.close()
     again = Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
     for index in missing:
-        assert again.add(*decode_chunk(messages[index]))
+        assert again.add_chunk(*decode_chunk(messages[index]))
     again.finish(manifest, seal, tmp_path / "done")
     assert (tmp_path / "done").read_bytes() == buffer
 
@@ -274,7 +274,7 @@ def test_a_kill_while_opening_keeps_the_record_of_what_is_there(
 ) -> None:
     _, buffer, _, messages = transfer()
     first = Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
-    first.add(*decode_chunk(messages[0]))
+    first.add_chunk(*decode_chunk(messages[0]))
     first.close()
 
     def killed(*_: Any) -> int:
@@ -285,7 +285,7 @@ def test_a_kill_while_opening_keeps_the_record_of_what_is_there(
         with pytest.raises(KeyboardInterrupt):
             Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
     again = Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
-    assert again.missing() == [1, 2, 3, 4]
+    assert again.list_missing() == [1, 2, 3, 4]
     again.close()
 
 
@@ -295,7 +295,7 @@ def test_writes_that_the_disk_takes_in_part_are_finished(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: whole(fd, memoryview(data)[:300], offset))
     incoming = Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
     for message in messages:
-        incoming.add(*decode_chunk(message))
+        incoming.add_chunk(*decode_chunk(message))
     incoming.finish(manifest, seal, tmp_path / "done")
     assert (tmp_path / "done").read_bytes() == buffer
 
@@ -304,10 +304,10 @@ def test_nothing_is_finished_with_chunks_missing_or_other_than_sealed(tmp_path: 
     manifest, buffer, seal, messages = transfer()
     incoming = Incoming(tmp_path, KEY, size=SIZE, total=len(buffer))
     for message in messages[1:]:
-        incoming.add(*decode_chunk(message))
+        incoming.add_chunk(*decode_chunk(message))
     with pytest.raises(ValueError, match="missing"):
         incoming.finish(manifest, seal, tmp_path / "done")
-    incoming.add(*decode_chunk(messages[0]))
+    incoming.add_chunk(*decode_chunk(messages[0]))
     for other_manifest, other_seal, reason in (
         (manifest, "0" * 64, Reason.WRONG_DIGEST),
         (transfer(6)[0], seal, Reason.WRONG_SHAPE),
@@ -330,11 +330,11 @@ def test_closing_again_leaves_files_alone_that_were_opened_since(tmp_path: Path)
         one.write(b"1")
         two.write(b"2")
     with pytest.raises(ValueError, match="closed"):
-        incoming.add(*decode_chunk(messages[0]))
+        incoming.add_chunk(*decode_chunk(messages[0]))
 
 
 def test_an_empty_transfer_is_complete_at_once(tmp_path: Path) -> None:
     manifest, buffer = sealed({})
     incoming = Incoming(tmp_path, KEY, size=SIZE, total=0)
-    incoming.finish(manifest, layout.seal(manifest, layout.chunk_digests(manifest, buffer)), tmp_path / "done")
+    incoming.finish(manifest, layout.seal_transfer(manifest, layout.chunk_digests(manifest, buffer)), tmp_path / "done")
     assert (tmp_path / "done").read_bytes() == b""

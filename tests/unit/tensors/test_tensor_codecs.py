@@ -36,7 +36,7 @@ def through(
     manifest = layout.manifest_of(arrays, codec=codec)
     buffer = bytearray(manifest.nbytes)
     layout.write_into(arrays, manifest, memoryview(buffer), received)
-    return manifest, buffer, {name: one.read() for name, one in layout.tensors_of(manifest, bytes(buffer)).items()}
+    return manifest, buffer, {name: one.read_all() for name, one in layout.tensors_of(manifest, bytes(buffer)).items()}
 
 
 def exact(arrays: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ def test_any_strides_give_the_bytes_of_the_contiguous_array_also_over_many_block
     expected = through({"w": whole}, codec, received)[1]
     assert through({"w": fortran}, codec, received)[1] == expected
     manifest = layout.manifest_of({"w": whole}, codec=codec)
-    assert b"".join(block.tobytes() for block in layout.blocks({"w": fortran}, manifest, received)) == expected
+    assert b"".join(block.tobytes() for block in layout.write_blocks({"w": fortran}, manifest, received)) == expected
     back = np.zeros(whole.shape[::-1], np.float32).T
     layout.tensors_of(manifest, expected)["w"].read_into(back)
     assert np.array_equal(back, through({"w": whole}, codec, received)[2]["w"])
@@ -168,11 +168,11 @@ def test_a_tensor_at_an_odd_byte_is_read_and_written_like_any_other(codec: Codec
 def test_tensors_in_another_codec_have_no_views_and_another_seal() -> None:
     manifest, buffer, _ = through({"w": np.ones(3, np.float32)}, "bfloat16")
     with pytest.raises(ValueError, match="have to be decoded"):
-        layout.views(manifest, buffer)
+        layout.view_tensors(manifest, buffer)
     difference = manifest.in_codec("bfloat16-difference")
     digests = layout.chunk_digests(manifest, buffer)
     assert difference.nbytes == manifest.nbytes
-    assert layout.seal(manifest, digests) != layout.seal(difference, digests)
+    assert layout.seal_transfer(manifest, digests) != layout.seal_transfer(difference, digests)
     assert manifest.in_codec("float32").nbytes == 2 * manifest.nbytes
     assert manifest.in_codec("float32").in_codec("bfloat16") == manifest
     assert difference.same_tensors(manifest)

@@ -16,7 +16,7 @@ from nets.export import load_model
 from nets.initial import initial_model
 from nets.model_file import save_model
 from site_agent.training.protocol import Evaluate, Train
-from site_agent.training.session import Session
+from site_agent.training.session import TrainingSession
 from site_agent.training.tasks import registry as learners
 
 
@@ -34,13 +34,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chosen() -> Experiment:
-    return share_experiment(experiment().plain())
+    return share_experiment(experiment().as_plain())
 
 
-def session(folder: Path, one: Experiment) -> Session:
+def session(folder: Path, one: Experiment) -> TrainingSession:
     strict = torch.are_deterministic_algorithms_enabled()
     try:
-        return Session(preparation(folder, one), lambda _: None)
+        return TrainingSession(preparation(folder, one), lambda _: None)
     finally:
         torch.use_deterministic_algorithms(strict)
 
@@ -61,18 +61,18 @@ def test_a_round_is_trained_and_scored_before_and_after(data: Path, tmp_path: Pa
             output=str(tmp_path / output),
             evaluate=True,
         )
-        trained = site.train(request)
+        trained = site.train_round(request)
         assert isinstance(trained.evaluation, ShareRows)
         assert trained.loss > 0
         return (tmp_path / output).read_bytes()
 
     assert train("first") == train("again") != bytes(buffer)
     asked = {"round": 2, "manifest": manifest.plain(), "splits": ["train", "test"], "label": "final"}
-    before = site.evaluate(Evaluate(model=str(tmp_path / "model"), **asked)).scores
-    after = site.evaluate(Evaluate(model=str(tmp_path / "first"), **asked)).scores
+    before = site.evaluate_model(Evaluate(model=str(tmp_path / "model"), **asked)).scores
+    after = site.evaluate_model(Evaluate(model=str(tmp_path / "first"), **asked)).scores
     assert [rows.split for rows in after] == ["train", "test"]
     reader = one.task.reader
-    errors = [reader.score(rows.scores()) for rows in (before[0], after[0])]
+    errors = [reader.headline_score(rows.scores()) for rows in (before[0], after[0])]
     assert None not in errors
     assert errors[1] != errors[0]
 

@@ -11,7 +11,7 @@ from site_agent.training.null import Memory
 
 def trained(folder: Path, rounds: list[tuple[int, bytes]]) -> list[str]:
     folder.mkdir()
-    return [Memory(folder).train(number, model) for number, model in rounds]
+    return [Memory(folder).remember_round(number, model) for number, model in rounds]
 
 
 def test_a_round_that_is_trained_again_after_a_kill_is_remembered_as_if_once(tmp_path: Path) -> None:

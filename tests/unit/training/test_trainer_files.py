@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from messages.ground.errors import WorkFailed
 from messages.tensors.codecs import CODECS, CodecName
 from messages.tensors.layout import Manifest, chunk_digests, manifest_of, tensors_of, write_into
-from site_agent.training.files import growing, open_model, write_update
+from site_agent.training.files import growing_path, open_model, write_update
 
 ARRAYS = {"w": np.linspace(-3, 3, 70_001, dtype=np.float32).reshape(1, -1), "n": np.array(7), "none": np.zeros((0, 2))}
 
@@ -28,14 +28,14 @@ def model(folder: Path, codec: CodecName) -> tuple[Path, Manifest]:
 @pytest.mark.parametrize("codec", ["float32", "bfloat16", "bfloat16-difference"])
 def test_an_update_holds_the_bytes_that_its_manifest_says(tmp_path: Path, codec: CodecName) -> None:
     received = open_model(*model(tmp_path, CODECS[codec].model))
-    trained = {name: one.read() + one.dtype.type(1) for name, one in received.items()}
+    trained = {name: one.read_all() + one.dtype.type(1) for name, one in received.items()}
     update = manifest_of(ARRAYS, codec=codec)
     write_update(tmp_path / "new" / "update", trained, update, received)
     content = (tmp_path / "new" / "update").read_bytes()
     expected = bytearray(update.nbytes)
     write_into(trained, update, memoryview(expected), received)
     assert content == expected
-    found = {name: one.read() for name, one in tensors_of(update, content).items()}
+    found = {name: one.read_all() for name, one in tensors_of(update, content).items()}
     assert found["n"] == 8
     if codec == "bfloat16-difference":
         np.testing.assert_allclose(found["w"], 1, rtol=1e-2)
@@ -64,7 +64,7 @@ def test_chunks_are_told_of_with_their_digests_once_they_lie_in_the_file(
 
     def on_chunks(first: int, digests: list[bytes]) -> None:
         assert first == len(told)
-        content = growing(folder / "update").read_bytes()
+        content = growing_path(folder / "update").read_bytes()
         assert len(content) == update.nbytes
         told.extend(digests)
         seen.extend(content[slice(*update.chunk_range(index))] for index in range(first, first + len(digests)))
@@ -77,8 +77,8 @@ def test_chunks_are_told_of_with_their_digests_once_they_lie_in_the_file(
 
 def test_what_an_earlier_process_left_of_an_update_stays_as_it_is_for_who_reads_it(tmp_path: Path) -> None:
     received = open_model(*model(tmp_path, "float32"))
-    growing(tmp_path / "update").write_bytes(b"left")
-    with growing(tmp_path / "update").open("rb") as left:
+    growing_path(tmp_path / "update").write_bytes(b"left")
+    with growing_path(tmp_path / "update").open("rb") as left:
         write_update(tmp_path / "update", ARRAYS, manifest_of(ARRAYS), received)
         assert left.read() == b"left"
 

@@ -38,7 +38,7 @@ from site_agent.training.protocol import (
     Ready,
     RegionRow,
     SplitRows,
-    encode,
+    encode_frame,
 )
 
 PREPARE = Prepare(
@@ -80,7 +80,7 @@ def test_a_field_that_a_request_got_after_0_1_says_since_when_and_has_a_default(
 
 @pytest.mark.parametrize("request_", [PREPARE, Evaluate(round=1, model="m", manifest={}, splits=[], label="final")])
 def test_what_0_1_has_words_for_is_said_to_its_trainers_byte_for_byte(request_: Frame) -> None:
-    assert encode_for(request_, UNSAID) == encode(request_)
+    assert encode_for(request_, UNSAID) == encode_frame(request_)
 
 
 def test_an_older_trainer_is_not_told_of_fields_that_say_nothing_new() -> None:
@@ -94,10 +94,10 @@ def test_an_older_trainer_is_not_told_of_fields_that_say_nothing_new() -> None:
 
 
 def test_the_first_word_tells_the_version_whatever_else_stands_in_it() -> None:
-    assert read_ready(encode(Ready())[4:]) == OURS
+    assert read_ready(encode_frame(Ready())[4:]) == OURS
     later = {"kind": "ready", "protocol": f"{OURS.major}.99", "watts": 3}
     assert read_ready(msgpack.packb(later)) == ProtocolVersion(OURS.major, 99)
-    assert read_ready(encode(Failed(code="late", round=1))[4:]) is None
+    assert read_ready(encode_frame(Failed(code="late", round=1))[4:]) is None
     for said in ("2", "1.x", "", "1.2.3", 1):
         with pytest.raises(MalformedMessage):
             read_ready(msgpack.packb({"kind": "ready", "protocol": said}))
@@ -154,7 +154,7 @@ class Talk:
 
 
 def ask(talk: Talk, request: Frame) -> object:
-    talk.process.send(request)  # type: ignore[arg-type]
+    talk.process.send_request(request)  # type: ignore[arg-type]
     return talk.answer()
 
 
@@ -197,7 +197,7 @@ def test_what_a_trainer_has_no_words_for_is_answered_in_its_stead(monkeypatch: p
 
 def test_a_request_with_newer_words_waits_until_the_process_has_said_its_version() -> None:
     talk = Talk("1.1")
-    talk.process.send(NewPrepare(**PREPARE.model_dump(), strategy={"mu": 0.1}))
+    talk.process.send_request(NewPrepare(**PREPARE.model_dump(), strategy={"mu": 0.1}))
     assert talk.process.wait_version(PATIENCE) == ProtocolVersion(1, 1)
     eventually(lambda: not talk.process._held, what="it is handed over")
     assert talk.replies == []  # (the null trainer of today does not know the field)

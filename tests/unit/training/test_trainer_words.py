@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from messages.ground.errors import MalformedMessage
-from site_agent.training.protocol import CaseRow, Evaluated, Prepared, RegionRow, SplitRows, decode_reply, encode
+from site_agent.training.protocol import CaseRow, Evaluated, Prepared, RegionRow, SplitRows, decode_reply, encode_frame
 
 PREPARED = Prepared(
     found=1,
@@ -37,8 +37,8 @@ def reply(*, region: str = "WT", **row: Any) -> Evaluated:
 
 
 def test_what_a_trainer_says_comes_back_equal() -> None:
-    assert decode_reply(encode(PREPARED)[4:]) == PREPARED
-    assert decode_reply(encode(reply())[4:]) == reply()
+    assert decode_reply(encode_frame(PREPARED)[4:]) == PREPARED
+    assert decode_reply(encode_frame(reply())[4:]) == reply()
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_what_a_trainer_says_comes_back_equal() -> None:
 )
 def test_rubbish_of_a_trainer_is_refused_before_the_agent_counts_with_it(wrong: Any) -> None:
     with pytest.raises(MalformedMessage):
-        decode_reply(encode(wrong)[4:])
+        decode_reply(encode_frame(wrong)[4:])

@@ -18,14 +18,14 @@ from messages.reasons import Reason
 from site_agent.training import optimise
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
-from site_agent.training.cases.preprocess import prepare, to_native
+from site_agent.training.cases.preprocess import prepare_case, to_native
 from site_agent.training.cases.sampling import Sampler
 from site_agent.training.engine import NotANumber, train_round
 from site_agent.training.failures import code_of, spoils_the_process
 from site_agent.training.protocol import CaseRow, RegionRow, SplitRows
-from site_agent.training.seeds import derive
+from site_agent.training.seeds import derive_seed
 from site_agent.training.session import GpuGone
-from site_agent.training.tasks.evaluation import dice, hausdorff95
+from site_agent.training.tasks.evaluation import dice_score, hausdorff_distance
 from site_agent.training.tasks.regions import Regions
 from site_agent.training.tasks.segmentation import SegmentationLearner
 
@@ -42,8 +42,8 @@ def blob(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, np.nda
 
 def cached(folder: Path, seed: int = 0) -> CachedCase:
     image, label = blob((20, 22, 24), seed)
-    cache.store(folder, str(seed), prepare(image, label, np.eye(4), Preprocessing()))
-    return cache.fetch(folder, str(seed), f"case-{seed}")
+    cache.store_case(folder, str(seed), prepare_case(image, label, np.eye(4), Preprocessing()))
+    return cache.fetch_case(folder, str(seed), f"case-{seed}")
 
 
 def experiment(**training: object) -> Experiment:
@@ -76,8 +76,8 @@ def test_the_same_anatomy_stored_in_any_orientation_becomes_the_same_input(
     affine[3, 3] = 1
     for column, axis in enumerate(order):
         affine[axis, column] = axes[axis] * (axis + 1.0)
-    here = prepare(turned, label[flips].transpose(order), affine, Preprocessing())
-    there = prepare(image, label, np.diag([1.0, 2.0, 3.0, 1.0]), Preprocessing())
+    here = prepare_case(turned, label[flips].transpose(order), affine, Preprocessing())
+    there = prepare_case(image, label, np.diag([1.0, 2.0, 3.0, 1.0]), Preprocessing())
     np.testing.assert_array_equal(here.image, there.image)
     np.testing.assert_array_equal(here.reference, there.reference)
     assert here.geometry == there.geometry
@@ -85,10 +85,10 @@ def test_the_same_anatomy_stored_in_any_orientation_becomes_the_same_input(
 
 def test_a_label_sent_to_the_nets_grid_and_back_is_on_the_native_grid_again() -> None:
     image, label = blob((20, 22, 24))
-    case = prepare(image, label, np.eye(4), Preprocessing(spacing_mm=(0.5, 0.5, 0.5)))
+    case = prepare_case(image, label, np.eye(4), Preprocessing(spacing_mm=(0.5, 0.5, 0.5)))
     assert case.label.shape == tuple(2 * (end - begin) for begin, end in case.geometry.box)
-    back = to_native(regions().target(torch.from_numpy(case.label)[None])[0], case.geometry, None)
-    score = dice(back[0].numpy() >= 0.5, label > 0)
+    back = to_native(regions().make_target(torch.from_numpy(case.label)[None])[0], case.geometry, None)
+    score = dice_score(back[0].numpy() >= 0.5, label > 0)
     assert back.shape[1:] == label.shape
     assert score is not None
     assert score > 0.99
@@ -96,14 +96,14 @@ def test_a_label_sent_to_the_nets_grid_and_back_is_on_the_native_grid_again() ->
 
 def test_outside_the_crop_a_softmax_predicts_background() -> None:
     image, label = blob((20, 22, 24))
-    case = prepare(image, label, np.eye(4), Preprocessing())
+    case = prepare_case(image, label, np.eye(4), Preprocessing())
     whole = to_native(torch.full((3, *case.label.shape), 0.3), case.geometry, 0)
     assert whole[:, 0, 0, 0].tolist() == [1, 0, 0]
 
 
 def test_z_scores_leave_the_background_at_zero() -> None:
     image, label = blob((20, 22, 24))
-    case = prepare(image, label, np.eye(4), Preprocessing(crop="none"))
+    case = prepare_case(image, label, np.eye(4), Preprocessing(crop="none"))
     inside = case.image[0][image[0] != 0]
     assert abs(float(inside.mean())) < 1e-4
     assert abs(float(inside.std()) - 1) < 1e-4
@@ -113,8 +113,8 @@ def test_z_scores_leave_the_background_at_zero() -> None:
 def test_a_case_half_written_by_a_killed_process_is_swept_and_never_read(tmp_path: Path) -> None:
     (tmp_path / ".key.4194999").mkdir()  # above the largest pid
     (tmp_path / ".key.4194999" / "image.npy").write_bytes(b"half")
-    cache.sweep(tmp_path)
-    assert not cache.holds(tmp_path, "key")
+    cache.sweep_leftovers(tmp_path)
+    assert not cache.holds_case(tmp_path, "key")
     assert not list(tmp_path.iterdir())
 
 
@@ -130,8 +130,8 @@ def test_a_batch_depends_on_its_step_and_not_on_the_batches_before(
     fresh, used = (Sampler(cases, training, augmentation, key=9) for _ in range(2))
     for before in range(step):
         if before % 10 == 0:
-            used.batch(before)
-    for one, two in zip(fresh.batch(step), used.batch(step), strict=True):
+            used.draw_batch(before)
+    for one, two in zip(fresh.draw_batch(step), used.draw_batch(step), strict=True):
         assert torch.equal(one, two)
 
 
@@ -139,21 +139,21 @@ def test_an_epoch_visits_each_case_as_often_as_asked(tmp_path: Path) -> None:
     cases = [cached(tmp_path, seed) for seed in range(3)]
     sampler = Sampler(cases, Training(patch=(8, 8, 8), batch=2, patches_per_case=3), Augmentation(), key=1)
     assert sampler.steps_per_epoch == 5
-    assert sum(len(sampler.batch(step)[0]) for step in range(5)) == 9
+    assert sum(len(sampler.draw_batch(step)[0]) for step in range(5)) == 9
 
 
 def test_a_patch_asked_for_with_foreground_holds_some(tmp_path: Path) -> None:
     cases = [cached(tmp_path)]
     training = Training(patch=(8, 8, 8), batch=1, foreground_share=1, local_steps=20)
     sampler = Sampler(cases, training, Augmentation(flip=0.5), key=1)
-    assert all(sampler.batch(step)[1].any() for step in range(20))
+    assert all(sampler.draw_batch(step)[1].any() for step in range(20))
 
 
 def test_regions_overlap_under_sigmoid_and_exclude_each_other_under_softmax() -> None:
     label = torch.tensor([[[[0, 1, 2]]]], dtype=torch.uint8)
-    assert regions().target(label)[0, :, 0, 0].tolist() == [[0, 1, 1], [0, 0, 1]]
+    assert regions().make_target(label)[0, :, 0, 0].tolist() == [[0, 1, 1], [0, 0, 1]]
     apart = Regions({"a": ["A"], "b": ["B"]}, ["A", "B"], softmax=True)
-    assert apart.target(label)[0, :, 0, 0].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert apart.make_target(label)[0, :, 0, 0].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
 def test_both_empty_is_left_out_and_a_false_positive_scores_zero() -> None:
@@ -168,15 +168,15 @@ def test_both_empty_is_left_out_and_a_false_positive_scores_zero() -> None:
     )
     score = rows.scores().metrics["dice"]["ET"]
     assert (score.n, score.sum, score.both_empty, score.false_positive, score.failed) == (2, 0.8, 1, 1, 1)
-    assert dice(np.zeros(3, bool), np.zeros(3, bool)) is None
-    assert dice(np.ones(3, bool), np.zeros(3, bool)) == 0
+    assert dice_score(np.zeros(3, bool), np.zeros(3, bool)) is None
+    assert dice_score(np.ones(3, bool), np.zeros(3, bool)) == 0
 
 
 def test_hd95_is_in_millimetres_and_absent_where_a_mask_is_empty() -> None:
     one = np.zeros((12, 12, 12), bool)
     one[3:6, 3:6, 3:6] = True
-    assert hausdorff95(one, np.roll(one, 2, axis=0), (1.5, 1, 1)) == pytest.approx(3.0)
-    assert hausdorff95(one, np.zeros_like(one), (1, 1, 1)) is None
+    assert hausdorff_distance(one, np.roll(one, 2, axis=0), (1.5, 1, 1)) == pytest.approx(3.0)
+    assert hausdorff_distance(one, np.zeros_like(one), (1, 1, 1)) is None
 
 
 def test_kept_optimiser_state_makes_a_repeated_round_start_where_it_started(tmp_path: Path) -> None:
@@ -190,10 +190,10 @@ def test_kept_optimiser_state_makes_a_repeated_round_start_where_it_started(tmp_
     ends = []
     for number in (1, 2, 2):
         weight = torch.nn.Parameter(torch.arange(4.0))
-        optimizer = optimise.make(Optimizer(), [weight], 0.1)
-        assert kept.restore(optimizer, number) == (number > 1)
+        optimizer = optimise.make_optimizer(Optimizer(), [weight], 0.1)
+        assert kept.restore_state(optimizer, number) == (number > 1)
         steps(optimizer, weight)
-        kept.keep(optimizer, number)
+        kept.keep_state(optimizer, number)
         ends.append(weight.detach().clone())
     assert torch.equal(ends[1], ends[2])
     assert not torch.equal(ends[0], ends[1])
@@ -201,14 +201,14 @@ def test_kept_optimiser_state_makes_a_repeated_round_start_where_it_started(tmp_
 
 @pytest.mark.parametrize("net", [{"name": "UNet", "channels": [4, 8], "strides": [2]}, {"name": "SegResNet"}])
 def test_a_round_reads_no_memory_that_it_did_not_write(tmp_path: Path, net: dict[str, object]) -> None:
-    """Why the training process need not have PyTorch fill new tensors, which costs it 7 % (`session._device`)."""
-    from nets.build import build
-    from nets.weights import arrays
+    """Why the training process need not have PyTorch fill new tensors, which costs it 7 % (`_choose_device`)."""
+    from nets.build import build_net
+    from nets.weights import arrays_of
 
     chosen = experiment(local_epochs=None, local_steps=2)
 
     def trained(*, filled: bool) -> dict[str, bytes]:
-        model = build(net, 2, 2, seed=1)
+        model = build_net(net, 2, 2, seed=1)
         strict, filling = torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True)
         fill.fill_uninitialized_memory = filled
@@ -225,16 +225,16 @@ def test_a_round_reads_no_memory_that_it_did_not_write(tmp_path: Path, net: dict
         finally:
             torch.use_deterministic_algorithms(strict)
             fill.fill_uninitialized_memory = filling
-        return {name: array.tobytes() for name, array in arrays(model).items()}
+        return {name: array.tobytes() for name, array in arrays_of(model).items()}
 
     assert trained(filled=True) == trained(filled=False)  # filled with NaN, which would spread to the weights
 
 
 def test_a_loss_that_is_no_number_is_a_reason_code(tmp_path: Path) -> None:
-    from nets.build import build
+    from nets.build import build_net
 
     settings_ = experiment()
-    net = build({"name": "UNet", "channels": [4, 8], "strides": [2]}, 2, 2, seed=1)
+    net = build_net({"name": "UNet", "channels": [4, 8], "strides": [2]}, 2, 2, seed=1)
     with torch.no_grad():
         next(net.parameters()).fill_(float("nan"))
     with pytest.raises(NotANumber) as caught:
@@ -289,7 +289,7 @@ def test_what_a_gpu_does_has_its_code_and_tells_whether_the_process_is_spoilt(
 
 
 def test_seeds_differ_by_every_part() -> None:
-    seeds = {derive(1, "round", r, "site", s) for r in range(20) for s in ("a", "b")}
+    seeds = {derive_seed(1, "round", r, "site", s) for r in range(20) for s in ("a", "b")}
     assert len(seeds) == 40
 
 

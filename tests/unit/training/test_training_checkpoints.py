@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from deploy.demo.experiments import glioma_demo
 from messages.experiment import Experiment, Preprocessing
 from messages.tensors.layout import manifest_of
-from nets.build import build
-from nets.weights import arrays, manifest
+from nets.build import build_net
+from nets.weights import arrays_of, manifest
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
-from site_agent.training.cases.preprocess import prepare
+from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.checkpoint import Checkpoints, Header, Unreadable
 from site_agent.training.engine import NotANumber, RoundResult, train_round
 from site_agent.training.interrupt import Interrupt, Interrupted
@@ -52,8 +52,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[CachedCase]:
         image[:, 2:-2, 2:-2, 2:-2] = rng.uniform(1, 2, (2, 14, 14, 14))
         label = np.zeros((18, 18, 18), dtype=np.uint8)
         label[6:12, 6:12, 6:12] = 1
-        cache.store(folder, str(seed), prepare(image, label, np.eye(4), Preprocessing()))
-        found.append(cache.fetch(folder, str(seed), f"case-{seed}"))
+        cache.store_case(folder, str(seed), prepare_case(image, label, np.eye(4), Preprocessing()))
+        found.append(cache.fetch_case(folder, str(seed), f"case-{seed}"))
     return found
 
 
@@ -90,9 +90,9 @@ class Site:
                 raise Interrupted
 
         keeper = Keeper(Checkpoints(self.folder), round_number, lambda: self.key, every, interrupt, say)
-        keeper.look()
+        keeper.look_for_checkpoint()
         spec = self.experiment.net
-        self.net = build({"name": spec.name, **spec.parameters}, 2, 2, seed=round_number)
+        self.net = build_net({"name": spec.name, **spec.parameters}, 2, 2, seed=round_number)
         if self.spoilt:
             with torch.no_grad():
                 next(self.net.parameters()).fill_(float("nan"))
@@ -181,7 +181,7 @@ def test_a_spoilt_round_leaves_no_checkpoint_of_it(tmp_path: Path, cases: list[C
     site.spoilt = True
     with pytest.raises(NotANumber):
         site.start(1)
-    assert Checkpoints(tmp_path).read(1) is None
+    assert Checkpoints(tmp_path).read_checkpoint(1) is None
 
 
 def test_a_checkpoint_under_another_key_or_of_another_round_is_removed_and_not_used(
@@ -272,11 +272,11 @@ def test_what_is_written_is_read_again(
     held = {"a": np.random.default_rng(step).random(shape), "b": np.arange(3, dtype=np.uint8)}
     said, _ = header(round=round_number, step=step, loss_sum=loss, scaler=scaler)
     said = said.model_copy(update={"manifest": manifest_of(held)})
-    folder.write(said, held)
-    found = folder.read(round_number)
+    folder.write_checkpoint(said, held)
+    found = folder.read_checkpoint(round_number)
     assert found is not None
     assert found.header == said
-    assert {name: one.read().tobytes() for name, one in found.tensors.items()} == {
+    assert {name: one.read_all().tobytes() for name, one in found.tensors.items()} == {
         name: one.tobytes() for name, one in held.items()
     }
 
@@ -288,27 +288,27 @@ def test_no_byte_can_be_altered_or_be_lacking_unnoticed(
 ) -> None:
     cache_folder = tmp_path_factory.mktemp("cache")
     folder = Checkpoints(cache_folder)
-    folder.write(*header())
+    folder.write_checkpoint(*header())
     path = cache_folder / "checkpoint" / "round-000003.checkpoint"
     whole = path.read_bytes()
     at = data.draw(st.integers(0, len(whole) - 1))
     path.write_bytes(data.draw(st.sampled_from([whole[:at], flipped(whole, at), whole + b"x"])))
     with pytest.raises(Unreadable):
-        folder.read(3)
+        folder.read_checkpoint(3)
 
 
 def test_there_is_one_checkpoint_and_a_half_written_one_goes_with_the_next_round(tmp_path: Path) -> None:
     folder = Checkpoints(tmp_path)
-    folder.write(*header(round=1))
-    folder.write(*header(round=2))
+    folder.write_checkpoint(*header(round=1))
+    folder.write_checkpoint(*header(round=2))
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["round-000002.checkpoint"]
     (tmp_path / "checkpoint" / "round-000002.part").write_bytes(b"a kill in mid-write")
     folder.keep_only(2)
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["round-000002.checkpoint"]
-    folder.clear(1)
-    assert folder.read(2) is not None
-    folder.clear(2)
-    assert folder.read(2) is None
+    folder.clear_rounds(1)
+    assert folder.read_checkpoint(2) is not None
+    folder.clear_rounds(2)
+    assert folder.read_checkpoint(2) is None
 
 
 KEYS: dict[str, Callable[[Train, Experiment, Prepared], tuple[Train, Experiment, Prepared]]] = {
@@ -328,7 +328,7 @@ def test_the_key_changes_with_all_that_decides_the_bits_and_not_with_the_attempt
     chosen = experiment(NETS["batch norm and dropout"], {})
     (tmp_path / "model").write_bytes(b"weights")
     (tmp_path / "model-other").write_bytes(b"weight!")
-    described = manifest(build(NETS["batch norm and dropout"], 2, 2, seed=1)).plain()
+    described = manifest(build_net(NETS["batch norm and dropout"], 2, 2, seed=1)).plain()
     train = Train(
         round=1, attempt=1, model=str(tmp_path / "model"), manifest=described, update=described, output="x"
     )  # fmt: skip
@@ -354,6 +354,6 @@ def test_a_checkpoint_of_another_net_changes_nothing(tmp_path: Path, cases: list
     calm.start(1, every=None)
     other.start(1, every=None)  # under the same key, which the training process does not let happen
     assert len(other.said("unreadable")) == 1
-    assert {name: a.tobytes() for name, a in arrays(other.net).items()} == {
-        name: a.tobytes() for name, a in arrays(calm.net).items()
+    assert {name: a.tobytes() for name, a in arrays_of(other.net).items()} == {
+        name: a.tobytes() for name, a in arrays_of(calm.net).items()
     }

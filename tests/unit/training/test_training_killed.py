@@ -43,7 +43,7 @@ class Round:
     """The first or second round of one experiment, on a site's folder; each cache is a site's state of its own."""
 
     def __init__(self, folder: Path, crash: Path) -> None:
-        plain = experiment(reset=False).plain()
+        plain = experiment(reset=False).as_plain()
         plain["net"] |= {"norm": "batch", "dropout": 0.3}
         plain["training"] |= {"local_epochs": None, "local_steps": STEPS}
         self.experiment = Experiment.model_validate(plain)
@@ -64,7 +64,7 @@ class Round:
             evaluate=True,
             checkpoint_seconds=every,
         )
-        trainer.process.send(request)
+        trainer.process.send_request(request)
 
     def output(self, number: int, cache: str) -> Path:
         return self.folder / f"{cache}-{number}.update"

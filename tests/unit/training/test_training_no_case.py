@@ -8,16 +8,16 @@ import torch
 from trainer_rig import experiment, preparation, write_data
 
 from messages.experiment import Experiment
-from site_agent.training.session import Session
+from site_agent.training.session import TrainingSession
 
 
 def test_channels_that_no_case_has_are_counted_case_by_case(tmp_path: Path) -> None:
     write_data(tmp_path)
-    plain = experiment().plain()
+    plain = experiment().as_plain()
     plain["task"]["channels"] = ["T1", "ADC"]
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     try:
-        prepared = Session(preparation(tmp_path, Experiment.model_validate(plain)), lambda reply: None).prepared
+        prepared = TrainingSession(preparation(tmp_path, Experiment.model_validate(plain)), lambda reply: None).prepared
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)

@@ -16,7 +16,7 @@ from trainer_rig import SECONDS, Trainer, experiment, preparation, write_data
 
 from messages.experiment import Experiment
 from messages.ground.errors import WorkFailed
-from messages.tensors.layout import tensors_of, views, write_into
+from messages.tensors.layout import tensors_of, view_tensors, write_into
 from nets.initial import initial_model
 from site_agent.training.protocol import Evaluate, Failed, Prepared, Train, Trained
 
@@ -102,7 +102,7 @@ def test_each_request_gets_its_answer_and_stop_ends_the_process_well(site: Path,
     assert trainer.process.stop(timeout=SECONDS) == 0
     assert trainer.statuses.get(timeout=SECONDS) == 0
     with pytest.raises(WorkFailed, match="has ended"):
-        trainer.process.send(preparation(site, chosen))
+        trainer.process.send_request(preparation(site, chosen))
 
 
 def test_a_difference_is_what_training_changed_in_the_model_as_it_was_decoded(site: Path, warm: Trainer) -> None:
@@ -110,7 +110,7 @@ def test_a_difference_is_what_training_changed_in_the_model_as_it_was_decoded(si
     exact, buffer = initial_model(chosen)
     sent = exact.in_codec("bfloat16")
     wire = bytearray(sent.nbytes)
-    write_into(views(exact, buffer), sent, memoryview(wire))
+    write_into(view_tensors(exact, buffer), sent, memoryview(wire))
     (site / "model-wire").write_bytes(wire)
     assert isinstance(warm.ask(preparation(site, chosen, "cache-codecs")), Prepared)
     found = {}
@@ -125,10 +125,10 @@ def test_a_difference_is_what_training_changed_in_the_model_as_it_was_decoded(si
             output=str(output),
         )
         assert isinstance(warm.ask(request), Trained)
-        found[update.codec] = {name: one.read() for name, one in tensors_of(update, output.read_bytes()).items()}
+        found[update.codec] = {name: one.read_all() for name, one in tensors_of(update, output.read_bytes()).items()}
     changed = 0
     for name, received in tensors_of(sent, wire).items():
-        difference = found["float32"][name] - received.read()
+        difference = found["float32"][name] - received.read_all()
         np.testing.assert_allclose(found["bfloat16-difference"][name], difference, rtol=2**-8, atol=0)
         changed += np.count_nonzero(difference)
     assert changed

@@ -19,12 +19,12 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.config import Labels
 from site_agent.dicom.door import codestream
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.door.spool import encoded
+from site_agent.dicom.door.spool import encode_object
 
 DOOR = Door(
     Pseudonyms(b"a secret of the site's own, 32 b"), Labels.model_validate({"concepts": {"ET": {"codes": ("SCT:1",)}}})
@@ -87,7 +87,7 @@ def in_tile_part(stream: bytes) -> bytes:
 
 
 def behind(obj: Dataset) -> Dataset:
-    content = encoded(DOOR.admit(obj).object)
+    content = encode_object(DOOR.admit_object(obj).object)
     assert NAME not in content
     return dcmread(BytesIO(content))
 
@@ -115,7 +115,7 @@ def test_jpeg_of_several_scans_keeps_its_values_too(progressive: bool) -> None:
     )
     frame = buffer.getvalue()
     assert frame.count(NAME) == 2
-    kept = codestream.jpeg(frame)
+    kept = codestream.strip_jpeg(frame)
     assert NAME not in kept
     np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(kept))), np.asarray(Image.open(BytesIO(frame))))
 
@@ -148,8 +148,8 @@ def test_broken_frames_are_refused(syntax: UID, change: str, tmp_path: Path) -> 
         obj.PixelData = b""
     else:
         with_frames(obj, [*frames[:2], frames[2][: len(frames[2]) // 2] if change == "cut" else NAME + b"."])
-    with pytest.raises(Refused) as told:
-        DOOR.admit(obj)
+    with pytest.raises(ObjectRefused) as told:
+        DOOR.admit_object(obj)
     assert told.value.reason is Reason.UNDECODABLE_PIXELS
 
 
@@ -157,16 +157,16 @@ def test_broken_frames_are_refused(syntax: UID, change: str, tmp_path: Path) -> 
 def test_other_ways_to_compress_are_refused(syntax: str, tmp_path: Path) -> None:
     obj = packed(JPEGLSLossless, tmp_path)
     obj.file_meta.TransferSyntaxUID = UID(syntax)
-    with pytest.raises(Refused) as told:
-        DOOR.admit(obj)
+    with pytest.raises(ObjectRefused) as told:
+        DOOR.admit_object(obj)
     assert told.value.reason is Reason.UNDECODABLE_PIXELS
 
 
 def test_an_overlay_in_compressed_pixels_is_refused(tmp_path: Path) -> None:
     obj = packed(JPEGLosslessSV1, tmp_path)
     obj.add_new(0x60000102, "US", 15)
-    with pytest.raises(Refused) as told:
-        DOOR.admit(obj)
+    with pytest.raises(ObjectRefused) as told:
+        DOOR.admit_object(obj)
     assert told.value.reason is Reason.UNSUPPORTED_IMAGE
 
 
@@ -181,7 +181,7 @@ def test_no_bytes_make_the_walk_do_more_than_refuse(noise: bytes, at: int, cut: 
         buffer.getvalue()[:at] + noise + buffer.getvalue()[cut:],
     ]
     for stream in streams:
-        for walk in (codestream.jpeg, codestream.jpeg_2000):
+        for walk in (codestream.strip_jpeg, codestream.jpeg_2000):
             try:
                 kept = walk(stream)
             except codestream.Malformed:

@@ -20,12 +20,12 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.config import Labels
 from site_agent.dicom.door import profile_table as table
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.door.spool import Spool, encoded
+from site_agent.dicom.door.spool import Spool, encode_object
 from site_agent.dicom.roles.assignment import Facts
 
 SECRET = b"a secret of the site's own, 32 b"
@@ -46,9 +46,9 @@ def planted_file(syntax: str = ExplicitVRLittleEndian) -> bytes:
     return plant(obj)
 
 
-def refused(door: Door, obj: Dataset) -> Refused:
-    with pytest.raises(Refused) as told:
-        door.admit(obj)
+def refused(door: Door, obj: Dataset) -> ObjectRefused:
+    with pytest.raises(ObjectRefused) as told:
+        door.admit_object(obj)
     return told.value
 
 
@@ -67,12 +67,12 @@ def test_nothing_that_is_planted_anywhere_in_an_object_is_written_to_disk(
     planted = dcmread(BytesIO(before))
     assert {*MARKS.values(), *ALSO} <= traces(before)  # the search finds what is there
     with caplog.at_level(logging.DEBUG):
-        admitted = door.admit(planted)
+        admitted = door.admit_object(planted)
         with Spool(tmp_path / "spool", PSEUDONYMS) as spool:
-            spool.put(admitted)
+            spool.put_object(admitted)
     # "P1" alone is too short to look for among bytes, and its digits are those of many numbers.
     assert traces_below(tmp_path, *IDENTITY[1:]) == {}
-    assert traces(json.dumps(admitted.facts.plain()).encode(), *IDENTITY[1:]) == set()
+    assert traces(json.dumps(admitted.facts.as_plain()).encode(), *IDENTITY[1:]) == set()
     said = capfd.readouterr()
     assert traces((caplog.text + said.out + said.err).encode(), *IDENTITY[1:]) == set()
     assert rewritten(planted) == rewritten(dcmread(BytesIO(before)))  # the source's object is not changed
@@ -80,11 +80,11 @@ def test_nothing_that_is_planted_anywhere_in_an_object_is_written_to_disk(
 
 @pytest.mark.parametrize("keyword", sorted(k for k in KEPT if k.endswith("UID") or k == "PatientID"))
 def test_what_identifies_the_object_itself_is_replaced_in_the_file(door: Door, keyword: str) -> None:
-    admitted = door.admit(image(FrameOfReferenceUID="1.9.8765432101.1", PatientID="1.9.8765432101.2"))
+    admitted = door.admit_object(image(FrameOfReferenceUID="1.9.8765432101.1", PatientID="1.9.8765432101.2"))
     if keyword != "SOPClassUID":
         assert "1.9.8765432101" not in str(admitted.object[keyword].value)
         assert admitted.object[keyword].value
-    assert b"1.2.826.0.1.3680043.8.498.4711" not in encoded(admitted.object)
+    assert b"1.2.826.0.1.3680043.8.498.4711" not in encode_object(admitted.object)
 
 
 def test_an_element_of_each_kind_that_passes_is_held_to_its_kind() -> None:
@@ -96,12 +96,12 @@ def test_an_element_of_each_kind_that_passes_is_held_to_its_kind() -> None:
         if keyword not in KEPT | table.ESSENTIAL | {"ModalityLUTSequence", "PixelData"} and Tag(tag) not in obj:
             obj.add(DataElement(Tag(tag), "LO", f"QzLong {vr}", validation_mode=config.IGNORE))
     door, planted = Door(PSEUDONYMS, RULES, (), lambda obj, overrides: Facts()), dcmread(BytesIO(rewritten(obj)))
-    assert traces(encoded(planted))
-    assert traces(encoded(door.admit(planted).object)) == set()
+    assert traces(encode_object(planted))
+    assert traces(encode_object(door.admit_object(planted).object)) == set()
 
 
 def test_file_meta_information_and_preamble_are_written_anew(door: Door) -> None:
-    written = dcmread(BytesIO(encoded(door.admit(dcmread(BytesIO(planted_file()))).object)))
+    written = dcmread(BytesIO(encode_object(door.admit_object(dcmread(BytesIO(planted_file()))).object)))
     assert written.preamble == bytes(128)
     assert {element.keyword for element in written.file_meta} == {
         "FileMetaInformationGroupLength",
@@ -116,7 +116,7 @@ def test_file_meta_information_and_preamble_are_written_anew(door: Door) -> None
 
 
 def test_a_clean_object_says_how_it_was_cleaned(door: Door) -> None:
-    clean = door.admit(image()).object
+    clean = door.admit_object(image()).object
     assert clean.PatientIdentityRemoved == "YES"
     assert clean.LongitudinalTemporalInformationModified == "REMOVED"
     methods = {(item.CodingSchemeDesignator, item.CodeValue) for item in clean.DeidentificationMethodCodeSequence}
@@ -130,7 +130,7 @@ def test_private_numbers_that_volumes_need_stay_and_the_object_says_so(door: Doo
     block.add_new(0x0C, "IS", "1000")
     block.add_new(0x0E, "FD", [0.0, 0.6, 0.8])
     block.add_new(0x08, "CS", "QZWORD")
-    clean = dcmread(BytesIO(encoded(door.admit(obj).object)))
+    clean = dcmread(BytesIO(encode_object(door.admit_object(obj).object)))
     kept = clean.private_block(0x0019, "SIEMENS MR HEADER")
     assert (int(kept[0x0C].value), list(kept[0x0E].value), 0x08 in kept) == (1000, [0.0, 0.6, 0.8], False)
     assert "113111" in {item.CodeValue for item in clean.DeidentificationMethodCodeSequence}
@@ -141,13 +141,13 @@ def test_private_text_does_not_pass_for_a_number(door: Door, value: str) -> None
     obj = image()
     block = obj.private_block(0x0019, "SIEMENS MR HEADER", create=True)
     block.add_new(0x0C, "LO", value)
-    clean = door.admit(obj).object
+    clean = door.admit_object(obj).object
     assert not [element for element in clean if element.tag.is_private]
     assert "113111" not in {item.CodeValue for item in clean.DeidentificationMethodCodeSequence}
 
 
 def test_facts_are_taken_down_before_descriptors_are_removed(door: Door) -> None:
-    admitted = door.admit(image(SeriesDescription="ax t1 post gad", RepetitionTime="500", EchoTime="10"))
+    admitted = door.admit_object(image(SeriesDescription="ax t1 post gad", RepetitionTime="500", EchoTime="10"))
     assert "after" in admitted.facts.words
     assert "SeriesDescription" not in admitted.object
 
@@ -181,7 +181,7 @@ def test_what_may_show_or_hold_a_name_in_its_content_is_refused(
 
 
 def test_a_workstations_image_that_says_that_nothing_is_burned_in_passes(door: Door) -> None:
-    assert door.admit(image(ConversionType="WSD", BurnedInAnnotation="NO")).object.SOPClassUID
+    assert door.admit_object(image(ConversionType="WSD", BurnedInAnnotation="NO")).object.SOPClassUID
 
 
 def test_an_image_without_pixels_is_refused(door: Door) -> None:
@@ -214,26 +214,26 @@ def test_objects_of_one_study_keep_their_references_to_each_other(door: Door) ->
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = first.SOPClassUID, first.SOPInstanceUID
     series.SeriesInstanceUID, series.ReferencedInstanceSequence = first.SeriesInstanceUID, Sequence([reference])
     second.ReferencedSeriesSequence = Sequence([series])
-    one, two = door.admit(first), door.admit(second)
+    one, two = door.admit_object(first), door.admit_object(second)
     clean = two.object.ReferencedSeriesSequence[0]
     assert clean.SeriesInstanceUID == one.series == one.object.SeriesInstanceUID
     assert clean.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == one.sop == one.object.SOPInstanceUID
     assert clean.ReferencedInstanceSequence[0].ReferencedSOPClassUID == first.SOPClassUID
     assert one.object.FrameOfReferenceUID == two.object.FrameOfReferenceUID != "1.2.3.4"
-    assert one.study == two.study == PSEUDONYMS.case(first.StudyInstanceUID)
-    assert one.object.PatientID == two.object.PatientID == PSEUDONYMS.patient("P1")
+    assert one.study == two.study == PSEUDONYMS.pseudonym_of_case(first.StudyInstanceUID)
+    assert one.object.PatientID == two.object.PatientID == PSEUDONYMS.pseudonym_of_patient("P1")
 
 
 @pytest.mark.parametrize("number", ["", None])
 def test_studies_that_name_no_patient_are_not_taken_for_one_patients(door: Door, number: str | None) -> None:
-    one, two = (door.admit(image(study, PatientID=number)).object.PatientID for study in (1, 2))
+    one, two = (door.admit_object(image(study, PatientID=number)).object.PatientID for study in (1, 2))
     assert one != two
-    assert one == door.admit(image(1, 2, PatientID=number)).object.PatientID
+    assert one == door.admit_object(image(1, 2, PatientID=number)).object.PatientID
 
 
 def test_another_sites_pseudonyms_are_others(door: Door) -> None:
     other = Door(Pseudonyms(b"another secret of another site.."), RULES)
-    one, two = door.admit(image()), other.admit(image())
+    one, two = door.admit_object(image()), other.admit_object(image())
     assert not {one.study, one.series, one.sop, one.object.PatientID} & {
         two.study,
         two.series,
@@ -244,7 +244,7 @@ def test_another_sites_pseudonyms_are_others(door: Door) -> None:
 
 @pytest.fixture
 def words(door: Door) -> Callable[[list[str]], list[str]]:
-    return lambda given: list(door.admit(image(ImageType=given)).object.ImageType)
+    return lambda given: list(door.admit_object(image(ImageType=given)).object.ImageType)
 
 
 def test_words_that_dicom_does_not_define_stay_apart_without_being_legible(

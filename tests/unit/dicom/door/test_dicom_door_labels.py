@@ -13,11 +13,11 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.config import Labels
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.door.spool import encoded
+from site_agent.dicom.door.spool import encode_object
 
 RULES = Labels.model_validate(
     {
@@ -48,7 +48,7 @@ def segment(label: str, kind: Dataset) -> Dataset:
 
 
 def admitted(obj: Dataset) -> Dataset:
-    content = encoded(DOOR.admit(obj).object)
+    content = encode_object(DOOR.admit_object(obj).object)
     assert b"Jones" not in content
     return dcmread(BytesIO(content))
 
@@ -132,20 +132,20 @@ NO_NUMBERS = ["1_000", "nan", "inf", "0x10", "12 34", "Jones", "1" * 40, "194811
 
 @pytest.mark.parametrize("value", NO_NUMBERS)
 def test_what_only_python_takes_for_a_number_is_none(value: str) -> None:
-    assert "SliceThickness" not in DOOR.admit(said("SliceThickness", value)).object
+    assert "SliceThickness" not in DOOR.admit_object(said("SliceThickness", value)).object
 
 
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
 @pytest.mark.parametrize("value", NO_NUMBERS)
 def test_a_scale_that_is_no_number_is_not_taken_for_none(keyword: str, value: str) -> None:
-    with pytest.raises(Refused) as told:
-        DOOR.admit(said(keyword, value))
+    with pytest.raises(ObjectRefused) as told:
+        DOOR.admit_object(said(keyword, value))
     assert told.value.reason is Reason.UNSUPPORTED_IMAGE
     assert value not in str(told.value)
 
 
 def test_an_empty_scale_is_none() -> None:
-    assert "RescaleSlope" not in DOOR.admit(said("RescaleSlope", "")).object
+    assert "RescaleSlope" not in DOOR.admit_object(said("RescaleSlope", "")).object
 
 
 def test_a_number_as_long_as_a_hospitals_is_no_counter() -> None:

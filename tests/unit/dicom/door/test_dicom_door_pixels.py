@@ -16,11 +16,11 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.config import Labels
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.door.spool import encoded
+from site_agent.dicom.door.spool import encode_object
 
 DOOR = Door(
     Pseudonyms(b"a secret of the site's own, 32 b"), Labels.model_validate({"concepts": {"ET": {"codes": ("SCT:1",)}}})
@@ -44,12 +44,12 @@ def with_pixels(pixels: np.ndarray, *, stored: int, **values: object) -> Dataset
 
 def cleaned(obj: Dataset) -> Dataset:
     """As it is read from the spool."""
-    return dcmread(BytesIO(encoded(DOOR.admit(obj).object)))
+    return dcmread(BytesIO(encode_object(DOOR.admit_object(obj).object)))
 
 
 def refused(obj: Dataset) -> Reason:
-    with pytest.raises(Refused) as told:
-        DOOR.admit(obj)
+    with pytest.raises(ObjectRefused) as told:
+        DOOR.admit_object(obj)
     return told.value.reason
 
 
@@ -86,7 +86,7 @@ def test_bytes_behind_the_pixels_do_not_come_through() -> None:
     obj.PixelData += b"Qz was here."
     clean = cleaned(obj)
     assert len(clean.PixelData) == 128
-    assert b"Qz" not in encoded(DOOR.admit(obj).object)
+    assert b"Qz" not in encode_object(DOOR.admit_object(obj).object)
 
 
 def test_bytes_behind_compressed_pixels_do_not_come_through() -> None:
@@ -96,7 +96,7 @@ def test_bytes_behind_compressed_pixels_do_not_come_through() -> None:
     tail = b"\0" * (len(frame) % 2) + b"Qz was here."
     obj.PixelData = encapsulate([frame + tail])
     clean = cleaned(obj)
-    assert b"Qz was" not in encoded(DOOR.admit(obj).object)
+    assert b"Qz was" not in encode_object(DOOR.admit_object(obj).object)
     np.testing.assert_array_equal(clean.pixel_array.ravel(), np.arange(64))
 
 

@@ -14,13 +14,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused, Volume
+from site_agent.dicom.base import ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.door import codes
 from site_agent.dicom.door import profile_table as table
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.door.spool import encoded
+from site_agent.dicom.door.spool import encode_object
 from site_agent.dicom.labels import segmentations
 from site_agent.dicom.volumes import assembly
 
@@ -43,7 +43,7 @@ def series(name: str) -> list[Dataset]:
 
 def behind(objects: Sequence[Dataset]) -> list[Dataset]:
     """As they are read from the spool."""
-    return [dcmread(BytesIO(encoded(DOOR.admit(obj).object))) for obj in objects]
+    return [dcmread(BytesIO(encode_object(DOOR.admit_object(obj).object))) for obj in objects]
 
 
 @pytest.mark.parametrize(
@@ -59,21 +59,21 @@ def behind(objects: Sequence[Dataset]) -> list[Dataset]:
 )
 def test_a_series_gives_the_same_volumes_behind_the_door(name: str) -> None:
     before = series(name)
-    theirs, ours = assembly.build(before), assembly.build(behind(before))
+    theirs, ours = assembly.build_volumes(before), assembly.build_volumes(behind(before))
     assert [volume.part for volume in ours] == [volume.part for volume in theirs]
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one.voxels, other.voxels)
         np.testing.assert_array_equal(one.affine, other.affine)
-        assert one.frames == tuple((PSEUDONYMS.uid(sop), number) for sop, number in other.frames)
-        assert one.series == PSEUDONYMS.uid(other.series)
-        assert one.frame_of_reference == PSEUDONYMS.uid(other.frame_of_reference)
+        assert one.frames == tuple((PSEUDONYMS.pseudonym_of_uid(sop), number) for sop, number in other.frames)
+        assert one.series == PSEUDONYMS.pseudonym_of_uid(other.series)
+        assert one.frame_of_reference == PSEUDONYMS.pseudonym_of_uid(other.frame_of_reference)
         assert one.extent_verified == other.extent_verified
 
 
 @pytest.mark.parametrize("name", ["liver.dcm", "partial_overlaps.dcm", "sparse-labelmap-ppv5.dcm"])
 def test_a_segmentation_means_the_same_behind_the_door(name: str) -> None:
     images, label = series("seg/ct-3slice"), dcmread(DATA / "seg" / name)
-    [before], [after] = assembly.build(images), assembly.build(behind(images))
+    [before], [after] = assembly.build_volumes(images), assembly.build_volumes(behind(images))
     expected, found = outcome(label, before), outcome(*behind([label]), after)
     if isinstance(expected, Reason):
         assert found is expected
@@ -84,8 +84,8 @@ def test_a_segmentation_means_the_same_behind_the_door(name: str) -> None:
 
 def outcome(label: Dataset, reference: Volume) -> Reason | npt.NDArray[np.uint8]:
     try:
-        return segmentations.read(label, reference, RULES).voxels
-    except Refused as error:
+        return segmentations.read_segmentation(label, reference, RULES).voxels
+    except ObjectRefused as error:
         return error.reason
 
 
@@ -102,7 +102,7 @@ def outcome(label: Dataset, reference: Volume) -> Reason | npt.NDArray[np.uint8]
 )
 def test_no_text_date_or_uid_of_a_real_file_is_found_in_what_is_written(path: str) -> None:
     obj = dcmread(DATA / path)
-    written = encoded(DOOR.admit(obj).object)
+    written = encode_object(DOOR.admit_object(obj).object)
     texts = {text for text in _texts(obj) if len(text) >= 6}
     assert texts
     clean = _texts(dcmread(BytesIO(written)))
@@ -121,6 +121,6 @@ def _texts(obj: Dataset) -> set[str]:
 
 def _public(text: str) -> bool:
     """Of DICOM's own making: a registered UID, a code or its meaning, a maker's name as we write it."""
-    listed = {word for (_, value), meaning in codes._public().items() for word in (value, meaning)}
+    listed = {word for (_, value), meaning in codes._public_codes().items() for word in (value, meaning)}
     ours = {word for method in table.METHODS for word in method} | set(table.MAKERS.values())
     return text.startswith("1.2.840.10008.") or text in listed | ours

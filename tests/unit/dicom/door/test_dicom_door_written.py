@@ -15,7 +15,7 @@ from pydicom.sequence import Sequence
 
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.door.spool import encoded
+from site_agent.dicom.door.spool import encode_object
 
 METHODS = ["113100", "113105"]
 
@@ -49,8 +49,8 @@ def test_an_object_is_written_to_the_bytes_that_pydicom_would_write_if_it_settle
     door: Door, objects: dict[str, Any]
 ) -> None:
     for name, obj in objects.items():
-        clean = door.admit(obj).object
-        written = encoded(clean)
+        clean = door.admit_object(obj).object
+        written = encode_object(clean)
         slow = afresh(clean)
         slow.file_meta = clean.file_meta
         buffer = BytesIO()
@@ -61,12 +61,12 @@ def test_an_object_is_written_to_the_bytes_that_pydicom_would_write_if_it_settle
 def test_what_is_alike_in_each_object_is_there_and_can_be_changed_in_one_alone(
     door: Door, objects: dict[str, Any]
 ) -> None:
-    first, second = (door.admit(obj).object for obj in list(objects.values())[:2])
+    first, second = (door.admit_object(obj).object for obj in list(objects.values())[:2])
     first.DeidentificationMethodCodeSequence[0].CodeMeaning = "another"
     first.PatientIdentityRemoved = "NO"
-    read = dcmread(BytesIO(encoded(second)))
+    read = dcmread(BytesIO(encode_object(second)))
     assert read.PatientIdentityRemoved == "YES"
     assert [item.CodeValue for item in read.DeidentificationMethodCodeSequence][:2] == METHODS
     assert "another" not in str(read)
     assert (read.PatientName, read.StudyDate, read.AccessionNumber) == ("", "", "")
-    assert dcmread(BytesIO(encoded(first))).DeidentificationMethodCodeSequence[0].CodeMeaning == "another"
+    assert dcmread(BytesIO(encode_object(first))).DeidentificationMethodCodeSequence[0].CodeMeaning == "another"

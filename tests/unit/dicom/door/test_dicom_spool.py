@@ -21,7 +21,7 @@ from places import ROOT, TESTS
 
 from messages.ground.errors import DataError
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.config import Labels
 from site_agent.dicom.door.door import Admitted, Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
@@ -34,7 +34,7 @@ DOOR = Door(PSEUDONYMS, Labels.model_validate({"concepts": {"ET": {"codes": ("SC
 
 
 def admitted(study: int = 1, series: int = 1, number: int = 1, **values: object) -> Admitted:
-    return DOOR.admit(image(study, series, number, **values))
+    return DOOR.admit_object(image(study, series, number, **values))
 
 
 @pytest.fixture
@@ -49,74 +49,74 @@ def files(folder: Path) -> list[Path]:
 
 def test_objects_lie_by_study_and_series_in_pseudonyms(spool: Spool) -> None:
     for series, number in ((1, 1), (1, 2), (2, 1)):
-        assert spool.put(admitted(1, series, number))
-    study = PSEUDONYMS.case(uid(1))
-    found = spool.series(study)
-    assert set(found) == {PSEUDONYMS.uid(uid(1, series)) for series in (1, 2)}
-    paths = found[PSEUDONYMS.uid(uid(1, 1))]
-    assert {path.stem for path in paths} == {PSEUDONYMS.uid(uid(1, 1, number)) for number in (1, 2)}
-    assert paths[0].relative_to(spool.folder).parts[:2] == (study, PSEUDONYMS.uid(uid(1, 1)))
-    assert spool.load(paths[0]).SOPInstanceUID == paths[0].stem
-    assert spool.studies() == [study]
-    assert spool.series(PSEUDONYMS.case(uid(2))) == {}
+        assert spool.put_object(admitted(1, series, number))
+    study = PSEUDONYMS.pseudonym_of_case(uid(1))
+    found = spool.list_series(study)
+    assert set(found) == {PSEUDONYMS.pseudonym_of_uid(uid(1, series)) for series in (1, 2)}
+    paths = found[PSEUDONYMS.pseudonym_of_uid(uid(1, 1))]
+    assert {path.stem for path in paths} == {PSEUDONYMS.pseudonym_of_uid(uid(1, 1, number)) for number in (1, 2)}
+    assert paths[0].relative_to(spool.folder).parts[:2] == (study, PSEUDONYMS.pseudonym_of_uid(uid(1, 1)))
+    assert spool.load_object(paths[0]).SOPInstanceUID == paths[0].stem
+    assert spool.list_studies() == [study]
+    assert spool.list_series(PSEUDONYMS.pseudonym_of_case(uid(2))) == {}
 
 
 def test_only_the_owner_may_read_it(spool: Spool) -> None:
-    spool.put(admitted())
+    spool.put_object(admitted())
     for path in (spool.folder, *spool.folder.rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
 def test_an_object_is_asked_for_by_the_uid_that_its_source_gives(spool: Spool) -> None:
-    assert not spool.has(uid(1, 1, 1))
-    spool.put(admitted())
-    assert spool.has(uid(1, 1, 1))
-    assert not spool.has(uid(1, 1, 2))
+    assert not spool.has_object(uid(1, 1, 1))
+    spool.put_object(admitted())
+    assert spool.has_object(uid(1, 1, 1))
+    assert not spool.has_object(uid(1, 1, 2))
 
 
 def test_of_two_objects_with_one_uid_the_first_stays(spool: Spool) -> None:
-    assert spool.put(admitted(1, 1, 1, RescaleSlope="2"))
-    assert not spool.put(admitted(1, 1, 1, RescaleSlope="3"))
-    [path] = spool.series(PSEUDONYMS.case(uid(1)))[PSEUDONYMS.uid(uid(1, 1))]
-    assert spool.load(path).RescaleSlope == 2
+    assert spool.put_object(admitted(1, 1, 1, RescaleSlope="2"))
+    assert not spool.put_object(admitted(1, 1, 1, RescaleSlope="3"))
+    [path] = spool.list_series(PSEUDONYMS.pseudonym_of_case(uid(1)))[PSEUDONYMS.pseudonym_of_uid(uid(1, 1))]
+    assert spool.load_object(path).RescaleSlope == 2
 
 
 def test_what_was_announced_is_remembered(spool: Spool) -> None:
     one = admitted()
-    spool.announce(one.study, one.series, 7)
-    spool.announce(one.study, "2.25.1", None)
-    assert spool.announced(one.study) == {one.series: 7}
-    assert spool.announced("case-0") == {}
+    spool.announce_series(one.study, one.series, 7)
+    spool.announce_series(one.study, "2.25.1", None)
+    assert spool.announced_counts(one.study) == {one.series: 7}
+    assert spool.announced_counts("case-0") == {}
 
 
 def test_a_series_facts_are_those_of_most_of_its_objects(spool: Spool) -> None:
     for number, tr in enumerate((500.0, 600.0, 600.0), 1):
-        spool.put(replace(admitted(1, 1, number), facts=Facts(kind="mr", tr=tr)))
-    spool.put(replace(admitted(1, 2, 1), facts=Facts(kind="label")))
-    found = spool.facts(PSEUDONYMS.case(uid(1)))
-    assert found[PSEUDONYMS.uid(uid(1, 1))] == Facts(kind="mr", tr=600.0)
-    assert found[PSEUDONYMS.uid(uid(1, 2))].kind == "label"
+        spool.put_object(replace(admitted(1, 1, number), facts=Facts(kind="mr", tr=tr)))
+    spool.put_object(replace(admitted(1, 2, 1), facts=Facts(kind="label")))
+    found = spool.read_facts(PSEUDONYMS.pseudonym_of_case(uid(1)))
+    assert found[PSEUDONYMS.pseudonym_of_uid(uid(1, 1))] == Facts(kind="mr", tr=600.0)
+    assert found[PSEUDONYMS.pseudonym_of_uid(uid(1, 2))].kind == "label"
 
 
 def test_a_dropped_study_is_gone_and_the_others_stay(spool: Spool) -> None:
     for study in (1, 2):
-        spool.put(admitted(study))
-    gone = PSEUDONYMS.case(uid(1))
-    spool.announce(gone, "2.25.1", 3)
-    spool.drop(gone)
-    assert (spool.series(gone), spool.announced(gone), spool.has(uid(1, 1, 1))) == ({}, {}, False)
+        spool.put_object(admitted(study))
+    gone = PSEUDONYMS.pseudonym_of_case(uid(1))
+    spool.announce_series(gone, "2.25.1", 3)
+    spool.drop_study(gone)
+    assert (spool.list_series(gone), spool.announced_counts(gone), spool.has_object(uid(1, 1, 1))) == ({}, {}, False)
     assert not (spool.folder / gone).exists()
-    assert spool.has(uid(2, 1, 1))
-    spool.drop(gone)
+    assert spool.has_object(uid(2, 1, 1))
+    spool.drop_study(gone)
 
 
 def test_another_process_reads_what_this_one_wrote(spool: Spool) -> None:
     one = admitted()
-    spool.put(one)
+    spool.put_object(one)
     with Spool(spool.folder, PSEUDONYMS) as other:
-        [path] = other.series(one.study)[one.series]
-        assert other.open(path) == spool.open(path)
-        assert other.facts(one.study) == spool.facts(one.study)
+        [path] = other.list_series(one.study)[one.series]
+        assert other.read_file(path) == spool.read_file(path)
+        assert other.read_facts(one.study) == spool.read_facts(one.study)
 
 
 KILLED = """
@@ -173,48 +173,48 @@ def test_a_kill_leaves_what_was_there_and_nothing_by_half(tmp_path: Path, point:
     )
     assert done.returncode == -signal.SIGKILL
     with Spool(folder, PSEUDONYMS) as spool:
-        study, series = PSEUDONYMS.case(uid(1)), PSEUDONYMS.uid(uid(1, 1))
-        assert len(spool.series(study).get(series, [])) == left
-        assert spool.has(uid(1, 1, 1)) == bool(left)
-        assert not spool.has(uid(1, 1, 2))
-        spool.sweep()
+        study, series = PSEUDONYMS.pseudonym_of_case(uid(1)), PSEUDONYMS.pseudonym_of_uid(uid(1, 1))
+        assert len(spool.list_series(study).get(series, [])) == left
+        assert spool.has_object(uid(1, 1, 1)) == bool(left)
+        assert not spool.has_object(uid(1, 1, 2))
+        spool.sweep_leftovers()
         assert len(files(folder)) == left
         for number in (1, 2):
-            assert spool.put(admitted(1, 1, number)) == (number == 2 or not left)
-        paths_ = spool.series(study)[series]
-        assert {str(spool.load(path).SOPInstanceUID) for path in paths_} == {
-            PSEUDONYMS.uid(uid(1, 1, number)) for number in (1, 2)
+            assert spool.put_object(admitted(1, 1, number)) == (number == 2 or not left)
+        paths_ = spool.list_series(study)[series]
+        assert {str(spool.load_object(path).SOPInstanceUID) for path in paths_} == {
+            PSEUDONYMS.pseudonym_of_uid(uid(1, 1, number)) for number in (1, 2)
         }
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut short", "changed"])
 def test_a_damaged_object_is_noticed_and_no_longer_counts(spool: Spool, damage: str) -> None:
     one = admitted()
-    spool.put(one)
-    [path] = spool.series(one.study)[one.series]
+    spool.put_object(one)
+    [path] = spool.list_series(one.study)[one.series]
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes(content[:-7] if damage == "cut short" else content)
-    with pytest.raises(Refused) as told:
-        spool.open(path)
+    with pytest.raises(ObjectRefused) as told:
+        spool.read_file(path)
     assert told.value.reason is Reason.UNREADABLE
-    assert not spool.has(uid(1, 1, 1))
-    assert spool.put(admitted())
-    assert spool.load(path).SOPInstanceUID == one.sop
+    assert not spool.has_object(uid(1, 1, 1))
+    assert spool.put_object(admitted())
+    assert spool.load_object(path).SOPInstanceUID == one.sop
 
 
 def test_a_damaged_index_costs_the_objects_and_no_more(tmp_path: Path) -> None:
     with Spool(tmp_path, PSEUDONYMS) as spool:
-        spool.put(admitted())
+        spool.put_object(admitted())
     for path in tmp_path.glob("index.sqlite*"):
         path.write_bytes(b"not a database, whatever its name says" * 200)
     with Spool(tmp_path, PSEUDONYMS) as spool:
-        assert not spool.has(uid(1, 1, 1))
-        assert spool.put(admitted())
-        assert spool.has(uid(1, 1, 1))
+        assert not spool.has_object(uid(1, 1, 1))
+        assert spool.put_object(admitted())
+        assert spool.has_object(uid(1, 1, 1))
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -228,36 +228,36 @@ def test_an_index_that_is_locked_for_too_long_is_told(spool: Spool, monkeypatch:
     other.execute("BEGIN IMMEDIATE")
     spool._db.execute("PRAGMA busy_timeout=1")
     with pytest.raises(DataError, match="spool"):
-        spool.put(admitted())
+        spool.put_object(admitted())
     other.execute("ROLLBACK")
     other.close()
-    assert spool.put(admitted())
+    assert spool.put_object(admitted())
 
 
 def test_encrypted_objects_are_not_legible_and_read_back(tmp_path: Path) -> None:
     one, plain = admitted(), tmp_path / "plain"
     with Spool(plain, PSEUDONYMS) as spool:
-        spool.put(one)
-        [clear] = spool.series(one.study)[one.series]
-        content = spool.open(clear)
+        spool.put_object(one)
+        [clear] = spool.list_series(one.study)[one.series]
+        content = spool.read_file(clear)
     with Spool(tmp_path / "sealed", PSEUDONYMS, secret=SECRET) as spool:
-        spool.put(one)
-        [path] = spool.series(one.study)[one.series]
+        spool.put_object(one)
+        [path] = spool.list_series(one.study)[one.series]
         sealed = path.read_bytes()
-        assert spool.open(path) == content
+        assert spool.read_file(path) == content
     assert b"DICM" not in sealed
     assert one.sop.encode() not in sealed
     with Spool(tmp_path / "sealed", PSEUDONYMS) as reader:  # a process that only reads need not know
-        assert reader.open(path) == content
+        assert reader.read_file(path) == content
 
 
 def test_another_secret_opens_nothing(tmp_path: Path) -> None:
     one = admitted()
     with Spool(tmp_path, PSEUDONYMS, secret=SECRET) as spool:
-        spool.put(one)
-        [path] = spool.series(one.study)[one.series]
-    with Spool(tmp_path, Pseudonyms(b"another secret, as long as that.")) as other, pytest.raises(Refused):
-        other.open(path)
+        spool.put_object(one)
+        [path] = spool.list_series(one.study)[one.series]
+    with Spool(tmp_path, Pseudonyms(b"another secret, as long as that.")) as other, pytest.raises(ObjectRefused):
+        other.read_file(path)
 
 
 class Against(RuleBasedStateMachine):
@@ -279,16 +279,16 @@ class Against(RuleBasedStateMachine):
         for path in files(self.folder):
             path.unlink()
         self.spool = Spool(self.folder, PSEUDONYMS)
-        self.spool.sweep()
+        self.spool.sweep_leftovers()
 
     @rule(key=keys)
     def put(self, key: tuple[int, int, int]) -> None:
-        assert self.spool.put(self.objects[key]) == (key not in self.there)
+        assert self.spool.put_object(self.objects[key]) == (key not in self.there)
         self.there.add(key)
 
     @rule(study=st.integers(1, 2))
     def drop(self, study: int) -> None:
-        self.spool.drop(PSEUDONYMS.case(uid(study)))
+        self.spool.drop_study(PSEUDONYMS.pseudonym_of_case(uid(study)))
         self.there = {key for key in self.there if key[0] != study}
 
     @rule(key=keys)
@@ -301,14 +301,14 @@ class Against(RuleBasedStateMachine):
     def begin_again(self) -> None:
         self.spool.close()
         self.spool = Spool(self.folder, PSEUDONYMS)
-        self.spool.sweep()
+        self.spool.sweep_leftovers()
 
     @invariant()
     def the_same_is_there(self) -> None:
         for key in self.objects:
-            assert self.spool.has(uid(*key)) == (key in self.there)
+            assert self.spool.has_object(uid(*key)) == (key in self.there)
         for study in (1, 2):
-            found = self.spool.series(PSEUDONYMS.case(uid(study)))
+            found = self.spool.list_series(PSEUDONYMS.pseudonym_of_case(uid(study)))
             lying = {(series, path.stem) for series, paths in found.items() for path in paths}
             assert lying == {(self.objects[key].series, self.objects[key].sop) for key in self.there if key[0] == study}
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused, Volume
+from site_agent.dicom.base import ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.labels import nifti
 from site_agent.dicom.volumes import grid
@@ -32,7 +32,7 @@ def ramp(on: Volume, slope: tuple[float, float, float] = (2.0, -3.0, 0.5), const
 def test_a_volume_on_the_same_grid_keeps_its_very_voxels() -> None:
     reference = volume()
     other = ramp(replace(volume(series="1.9"), affine=reference.affine + 1e-6))
-    moved = grid.onto(other, reference)
+    moved = grid.resample_onto(other, reference)
     assert moved.voxels is other.voxels
     assert moved.affine is reference.affine
 
@@ -40,11 +40,11 @@ def test_a_volume_on_the_same_grid_keeps_its_very_voxels() -> None:
 def test_a_linear_volume_is_sampled_exactly_wherever_it_reaches() -> None:
     reference = volume((6, 5, 4), spacing=(2.2, 1.7, 2.5), origin=(-16.0, 14.0, 7.0), turned=rotation(12, 1))
     other = ramp(volume((30, 30, 30), spacing=(1, 1, 1), origin=(-22.0, 8.0, 0.0), series="1.9"))
-    moved = grid.onto(other, reference)
+    moved = grid.resample_onto(other, reference)
     assert moved.voxels.dtype == np.float32
     assert moved.voxels.flags.c_contiguous
     np.testing.assert_allclose(moved.voxels, ramp(reference).voxels, atol=1e-3)
-    assert grid.outside(other, reference) == 0.0
+    assert grid.share_outside(other, reference) == 0.0
 
 
 @settings(deadline=None)
@@ -65,45 +65,45 @@ def test_the_same_image_stored_along_other_axes_comes_back_voxel_by_voxel(
     stored = np.ascontiguousarray(stored.transpose(order))
     affine[:3, :3] = affine[:3, :3][:, list(order)]
     other = replace(reference, voxels=stored, affine=affine, series="1.9")
-    np.testing.assert_array_equal(grid.onto(other, reference).voxels, voxels)
+    np.testing.assert_array_equal(grid.resample_onto(other, reference).voxels, voxels)
     labels = (voxels > 0).astype(np.uint8)
     there = np.ascontiguousarray((stored > 0).astype(np.uint8))
-    np.testing.assert_array_equal(grid.nearest(there, affine, reference), labels)
+    np.testing.assert_array_equal(grid.resample_nearest(there, affine, reference), labels)
 
 
 def test_what_a_volume_does_not_reach_is_zero_and_counted_as_a_share() -> None:
     reference = volume()
     whole = ramp(volume(series="1.9"), constant=1000.0)
     half = replace(whole, voxels=np.ascontiguousarray(whole.voxels[:, :, :2]))
-    moved = grid.onto(half, reference)
+    moved = grid.resample_onto(half, reference)
     np.testing.assert_allclose(moved.voxels[:, :, :2], whole.voxels[:, :, :2])
     assert not moved.voxels[:, :, 2:].any()
-    assert grid.outside(half, reference) == pytest.approx(3 / 5)
+    assert grid.share_outside(half, reference) == pytest.approx(3 / 5)
 
 
 def test_an_image_covers_half_a_voxel_beyond_its_outermost_centres() -> None:
     thick = volume((7, 6, 1), spacing=(1.5, 2.0, 9.0), origin=(-20.0, 10.0, 8.0), series="1.9")
     thick = replace(thick, voxels=np.full((7, 6, 1), 5, np.float32))  # slices 0 to 2 lie in its 9 mm, 3 and 4 do not
-    moved = grid.onto(thick, volume())
+    moved = grid.resample_onto(thick, volume())
     assert (moved.voxels[:, :, :3] == 5).all()
     assert not moved.voxels[:, :, 3:].any()
 
 
 def test_a_volume_that_does_not_reach_the_reference_at_all_is_refused() -> None:
-    with pytest.raises(Refused) as refused:
-        grid.onto(volume(origin=(500.0, 0.0, 0.0), series="1.9"), volume())
+    with pytest.raises(ObjectRefused) as refused:
+        grid.resample_onto(volume(origin=(500.0, 0.0, 0.0), series="1.9"), volume())
     assert refused.value.reason == Reason.AFFINE_MISMATCH
 
 
 @pytest.mark.parametrize("frames", [("1.2.3.1", "1.2.3.9"), ("1.2.3.1", ""), ("", "")])
 def test_volumes_of_other_or_nameless_frames_of_reference_are_refused(frames: tuple[str, str]) -> None:
-    with pytest.raises(Refused) as refused:
-        grid.onto(volume(frame=frames[1], series="1.9"), volume(frame=frames[0]))
+    with pytest.raises(ObjectRefused) as refused:
+        grid.resample_onto(volume(frame=frames[1], series="1.9"), volume(frame=frames[0]))
     assert refused.value.reason == Reason.OTHER_FRAME_OF_REFERENCE
 
 
 def test_two_volumes_of_one_series_share_a_frame_of_reference_that_has_no_name() -> None:
-    assert grid.onto(volume(frame=""), volume(frame="")).voxels.shape == SHAPE
+    assert grid.resample_onto(volume(frame=""), volume(frame="")).voxels.shape == SHAPE
 
 
 def label() -> np.ndarray[Any, Any]:
@@ -125,8 +125,8 @@ def save(path: Path, voxels: Any, affine: Any) -> Path:
 
 
 def refused(path: Path, reference: Volume, rules: Labels = NIFTI) -> Reason:
-    with pytest.raises(Refused) as error:
-        nifti.read(path, reference, rules)
+    with pytest.raises(ObjectRefused) as error:
+        nifti.read_nifti_label(path, reference, rules)
     assert path.name not in str(error.value)
     return error.value.reason
 
@@ -135,7 +135,7 @@ def refused(path: Path, reference: Volume, rules: Labels = NIFTI) -> Reason:
 def test_a_nifti_label_on_the_images_grid_is_taken_voxel_by_voxel(tmp_path: Path, dtype: Any) -> None:
     reference = volume(turned=rotation(9, 1))
     path = save(tmp_path / "a.nii.gz", label().astype(dtype), reference.affine)
-    found = nifti.read(path, reference, NIFTI)
+    found = nifti.read_nifti_label(path, reference, NIFTI)
     assert found.concepts == ("oedema", "tumour")
     assert found.voxels.dtype == np.uint8
     np.testing.assert_array_equal(found.voxels, expected())
@@ -146,7 +146,7 @@ def test_a_nifti_label_that_is_stored_in_another_direction_comes_to_the_same_pla
     canonical = nib.as_closest_canonical(nib.Nifti1Image(label(), reference.affine))
     assert not np.allclose(canonical.affine, reference.affine)
     nib.save(canonical, tmp_path / "a.nii")
-    np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii", reference, NIFTI).voxels, expected())
+    np.testing.assert_array_equal(nifti.read_nifti_label(tmp_path / "a.nii", reference, NIFTI).voxels, expected())
 
 
 def test_a_nifti_label_on_a_finer_grid_is_sampled_at_the_nearest_voxel(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_nifti_label_on_a_finer_grid_is_sampled_at_the_nearest_voxel(tmp_path:
     half = reference.affine @ [-0.25, -0.25, -0.25, 1]
     finer[:3, 3] = half[:3]  # its cells are the halves of the reference's
     save(path, label().repeat(2, 0).repeat(2, 1).repeat(2, 2), finer)
-    np.testing.assert_array_equal(nifti.read(path, reference, NIFTI).voxels, expected())
+    np.testing.assert_array_equal(nifti.read_nifti_label(path, reference, NIFTI).voxels, expected())
 
 
 def test_a_nifti_label_outside_the_image_is_refused(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_nifti_label_outside_the_image_is_refused(tmp_path: Path) -> None:
 def test_a_nifti_label_without_foreground_is_an_empty_label(tmp_path: Path) -> None:
     reference = volume()
     path = save(tmp_path / "a.nii", np.zeros(SHAPE, np.uint8), reference.affine)
-    assert not nifti.read(path, reference, NIFTI).voxels.any()
+    assert not nifti.read_nifti_label(path, reference, NIFTI).voxels.any()
 
 
 def test_a_nifti_label_that_does_not_say_where_it_lies_or_says_it_twice_is_refused(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_nifti_label_that_cannot_be_read_is_refused_without_its_name(tmp_path:
 def test_a_nifti_label_with_a_fourth_dimension_of_one_is_three_dimensional(tmp_path: Path) -> None:
     reference = volume()
     path = save(tmp_path / "a.nii", label()[..., None], reference.affine)
-    np.testing.assert_array_equal(nifti.read(path, reference, NIFTI).voxels, expected())
+    np.testing.assert_array_equal(nifti.read_nifti_label(path, reference, NIFTI).voxels, expected())
 
 
 def test_the_values_of_a_label_map_are_positions_in_the_sorted_concepts() -> None:

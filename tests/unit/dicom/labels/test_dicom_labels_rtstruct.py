@@ -30,12 +30,12 @@ from matplotlib.path import Path as Polygon
 from pydicom.dataset import Dataset
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused, Volume
+from site_agent.dicom.base import ObjectRefused, Volume
 from site_agent.dicom.config import LabelRule, Labels
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.labels import structures as reader
-from site_agent.dicom.labels.concepts import outline
+from site_agent.dicom.labels.concepts import outline_of
 from site_agent.dicom.volumes import assembly
 
 OEDEMA, TUMOUR = 1, 2
@@ -48,12 +48,14 @@ def square(low: float, high: float) -> list[tuple[float, float]]:
 
 def drawn(*contours: Dataset, on: Volume | None = None, rules: Labels = RULES, **more: Any) -> np.ndarray[Any, Any]:
     reference = on or volume()
-    return reader.read(structures([roi()], {1: contours}, named=reference, **more), reference, rules).voxels
+    return reader.read_structure_set(
+        structures([roi()], {1: contours}, named=reference, **more), reference, rules
+    ).voxels
 
 
 def refused(obj: Dataset, reference: Volume, rules: Labels = RULES, drawn_on: Sequence[Volume] = ()) -> Reason:
-    with pytest.raises(Refused) as error:
-        reader.read(obj, reference, rules, drawn_on)
+    with pytest.raises(ObjectRefused) as error:
+        reader.read_structure_set(obj, reference, rules, drawn_on)
     return error.value.reason
 
 
@@ -128,7 +130,7 @@ corners = st.tuples(st.integers(-40, 240).map(lambda n: n / 20 + 0.0137), st.int
 @settings(deadline=None)
 @given(st.lists(corners, min_size=3, max_size=9))
 def test_any_polygon_is_filled_as_counting_crossings_does(points: list[tuple[float, float]]) -> None:
-    filled, path = reader.fill(np.array(points), (10, 9))
+    filled, path = reader.fill_polygon(np.array(points), (10, 9))
     for i, j in np.argwhere(~path):  # on the path, either answer is right: it belongs to the structure anyway
         assert filled[i, j] == (crossings(points, i, j) % 2 == 1)
 
@@ -147,7 +149,7 @@ def crossings(points: list[tuple[float, float]], i: int, j: int) -> int:
 def test_a_round_polygon_is_filled_as_matplotlib_does(turn: float, radius: float, count: int) -> None:
     angles = turn + np.linspace(0, 2 * np.pi, count, endpoint=False)
     points = np.column_stack((5.013 + radius * np.cos(angles), 4.989 + radius * np.sin(angles)))
-    filled, path = reader.fill(points, (10, 10))
+    filled, path = reader.fill_polygon(points, (10, 10))
     at = np.array([(i, j) for i in range(10) for j in range(10)])
     inside = Polygon(points).contains_points(at).reshape(10, 10)
     near = Polygon(points).contains_points(at, radius=0.01).reshape(10, 10) != Polygon(points).contains_points(
@@ -165,11 +167,11 @@ def test_a_structure_is_known_by_its_code_and_by_its_name_only_without_one() -> 
         item(ReferencedROINumber=2, RTROIIdentificationCodeSequence=[code("SCT:12345")]),
     ]
     obj = structures(rois, contours, named=reference, RTROIObservationsSequence=observed)
-    found = reader.read(obj, reference, RULES).voxels
+    found = reader.read_structure_set(obj, reference, RULES).voxels
     assert found[1, 1, 1] == OEDEMA
     assert found[2, 2, 1] == 0  # its code says something else, whatever its name is
     del observed[1].RTROIIdentificationCodeSequence
-    assert reader.read(obj, reference, RULES).voxels[2, 2, 1] == TUMOUR
+    assert reader.read_structure_set(obj, reference, RULES).voxels[2, 2, 1] == TUMOUR
 
 
 def test_a_name_must_be_exact() -> None:
@@ -184,7 +186,7 @@ def test_two_concepts_on_one_voxel_are_refused_unless_an_order_is_given() -> Non
     contours = {1: [contour(reference, 1, square(1, 3))], 2: [contour(reference, 1, square(2, 4))]}
     obj = structures([roi(1, "tumour"), roi(2, "oedema")], contours, named=reference)
     assert refused(obj, reference) == Reason.OVERLAPPING_LABELS
-    assert reader.read(obj, reference, ORDERED).voxels[2, 2, 1] == TUMOUR
+    assert reader.read_structure_set(obj, reference, ORDERED).voxels[2, 2, 1] == TUMOUR
 
 
 @pytest.mark.parametrize("kind", ["POINT", "OPEN_PLANAR", "OPEN_NONPLANAR"])
@@ -237,7 +239,7 @@ def test_another_frame_of_reference_is_refused_unless_every_contour_names_its_im
     assert refused(without, reference) == Reason.OTHER_FRAME_OF_REFERENCE
     names = [contour(reference, 1, square(1, 3), image=f"{SERIES}.1")]
     obj = structures([roi(frame="1.9")], {1: names}, named=reference)
-    assert (reader.read(obj, reference, RULES).voxels > 0).sum() == 9
+    assert (reader.read_structure_set(obj, reference, RULES).voxels > 0).sum() == 9
 
 
 def test_a_structure_set_drawn_on_another_volume_of_the_study_comes_onto_the_references_grid() -> None:
@@ -248,7 +250,9 @@ def test_a_structure_set_drawn_on_another_volume_of_the_study_comes_onto_the_ref
     assert refused(obj, reference) == Reason.LABEL_REFERENCES_OTHERS
     expected = np.zeros(SHAPE, np.uint8)
     expected[1:3, 1:3, 1] = TUMOUR
-    np.testing.assert_array_equal(reader.read(obj, reference, RULES, [outline(finer)]).voxels, expected)
+    np.testing.assert_array_equal(
+        reader.read_structure_set(obj, reference, RULES, [outline_of(finer)]).voxels, expected
+    )
     elsewhere = replace(finer, frame_of_reference="1.8")
     assert refused(obj, reference, RULES, [elsewhere]) == Reason.OTHER_FRAME_OF_REFERENCE
     obj.StructureSetROISequence = [roi(frame="1.8")]
@@ -272,9 +276,9 @@ def real(name: str) -> Dataset:
 
 @needs_data
 def test_a_real_structure_set_is_filled_on_its_image() -> None:
-    (image,) = assembly.build([real("ct_1.dcm"), real("ct_2.dcm")])
+    (image,) = assembly.build_volumes([real("ct_1.dcm"), real("ct_2.dcm")])
     rules = Labels(source="rtstruct", concepts={"target": LabelRule(names=("ROI-1",))})
-    found = reader.read(real("rt.dcm"), image, rules).voxels
+    found = reader.read_structure_set(real("rt.dcm"), image, rules).voxels
     # A square from -51 to -27 mm; within it a second contour, a square from -47 to -32 mm without one corner: a hole.
     at = -125 + 0.488281 * np.arange(512)
     x, y = at[:, None], at[None, :]
@@ -288,18 +292,18 @@ def test_a_real_structure_set_is_filled_on_its_image() -> None:
 def test_a_real_structure_set_that_passed_the_door_is_filled_alike() -> None:
     rules = Labels(source="rtstruct", concepts={"target": LabelRule(names=("ROI-1",))})
     door = Door(Pseudonyms(b"secret of a test, 32 bytes long."), rules)
-    (image,) = assembly.build([real("ct_1.dcm"), real("ct_2.dcm")])
-    (clean,) = assembly.build([door.admit(real(name)).object for name in ("ct_1.dcm", "ct_2.dcm")])
+    (image,) = assembly.build_volumes([real("ct_1.dcm"), real("ct_2.dcm")])
+    (clean,) = assembly.build_volumes([door.admit_object(real(name)).object for name in ("ct_1.dcm", "ct_2.dcm")])
     assert clean.series != image.series
     np.testing.assert_array_equal(
-        reader.read(door.admit(real("rt.dcm")).object, clean, rules).voxels,
-        reader.read(real("rt.dcm"), image, rules).voxels,
+        reader.read_structure_set(door.admit_object(real("rt.dcm")).object, clean, rules).voxels,
+        reader.read_structure_set(real("rt.dcm"), image, rules).voxels,
     )
 
 
 @needs_data
 @pytest.mark.parametrize("name", ["invalid_reference_rt.dcm", "non_existent_reference_rt.dcm"])
 def test_a_real_structure_set_that_refers_to_images_which_do_not_exist_is_refused(name: str) -> None:
-    (image,) = assembly.build([real("ct_1.dcm"), real("ct_2.dcm")])
+    (image,) = assembly.build_volumes([real("ct_1.dcm"), real("ct_2.dcm")])
     rules = Labels(source="rtstruct", concepts={"target": LabelRule(names=("ROI-1",))})
     assert refused(real(name), image, rules) == Reason.LABEL_REFERENCES_OTHERS

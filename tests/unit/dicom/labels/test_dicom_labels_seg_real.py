@@ -29,7 +29,7 @@ def real(*parts: str) -> Dataset:
 
 def image(*parts: str) -> Volume:
     folder = TEST_DATA.joinpath("dicom", "seg", *parts)
-    (built,) = assembly.build([pydicom.dcmread(path) for path in sorted(folder.iterdir())])
+    (built,) = assembly.build_volumes([pydicom.dcmread(path) for path in sorted(folder.iterdir())])
     return built
 
 
@@ -58,7 +58,7 @@ def test_a_real_segmentation_of_the_liver_agrees_with_its_truth_voxel_by_voxel(
     folder: str, label: tuple[str, ...], file: str
 ) -> None:
     reference = image(*folder.split("/"))
-    found = segmentations.read(real(*label), reference, LIVER).voxels
+    found = segmentations.read_segmentation(real(*label), reference, LIVER).voxels
     np.testing.assert_array_equal(found == 1, truth(file, reference) == 1)
     assert found.any()
 
@@ -76,7 +76,7 @@ PARTS: Mapping[int, str] = {
 def test_each_of_real_overlapping_segments_agrees_with_its_truth(segment: int) -> None:
     reference = image("ct-3slice")
     rules = Labels(concepts={"part": LabelRule(codes=(PARTS[segment],))})
-    found = segmentations.read(real("partial_overlaps.dcm"), reference, rules).voxels > 0
+    found = segmentations.read_segmentation(real("partial_overlaps.dcm"), reference, rules).voxels > 0
     files = [truth(f"partial_overlaps-{n}.nrrd", reference) == segment for n in (1, 2, 3)]
     np.testing.assert_array_equal(found, np.any(files, axis=0))
     assert found.any()
@@ -90,7 +90,7 @@ def test_real_overlapping_segments_are_refused_without_an_order_and_stacked_with
     ordered = rules.model_copy(update={"order": tuple(names.values())})
     expected_voxels = np.max([truth(f"partial_overlaps-{n}.nrrd", reference) for n in (1, 2, 3)], axis=0)
     np.testing.assert_array_equal(
-        segmentations.read(real("partial_overlaps.dcm"), reference, ordered).voxels, expected_voxels
+        segmentations.read_segmentation(real("partial_overlaps.dcm"), reference, ordered).voxels, expected_voxels
     )
 
 
@@ -103,7 +103,7 @@ def test_real_segmentations_agree_with_highdicoms_own_reading(name: str) -> None
     for index, number in enumerate(read.segment_numbers):
         code = read.get_segment_description(number).segmented_property_type
         rules = Labels(concepts={"part": LabelRule(codes=(f"{code.scheme_designator}:{code.value}",))})
-        found = segmentations.read(real(name), reference, rules).voxels > 0
+        found = segmentations.read_segmentation(real(name), reference, rules).voxels > 0
         theirs = np.asarray(own.array[..., index].transpose(2, 1, 0) > 0)
         offset = np.rint(np.linalg.inv(reference.affine) @ affine @ [0, 0, 0, 1]).astype(int)[2]
         step = np.rint(np.linalg.inv(reference.affine) @ affine[:, 2]).astype(int)[2]
@@ -122,8 +122,8 @@ def test_real_segmentations_agree_with_highdicoms_own_reading(name: str) -> None
 def test_a_real_segmentation_that_passed_the_door_agrees_with_its_truth(folder: str, label: str, file: str) -> None:
     door = Door(Pseudonyms(b"secret of a test, 32 bytes long."), LIVER)
     paths = sorted(TEST_DATA.joinpath("dicom", "seg", *folder.split("/")).iterdir())
-    (reference,) = assembly.build([door.admit(pydicom.dcmread(path)).object for path in paths])
-    found = segmentations.read(door.admit(real(label)).object, reference, LIVER).voxels
+    (reference,) = assembly.build_volumes([door.admit_object(pydicom.dcmread(path)).object for path in paths])
+    found = segmentations.read_segmentation(door.admit_object(real(label)).object, reference, LIVER).voxels
     np.testing.assert_array_equal(found == 1, truth(file, reference) == 1)
     assert found.any()
 

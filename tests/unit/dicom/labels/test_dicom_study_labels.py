@@ -28,10 +28,10 @@ from hypothesis.extra import numpy as arrays
 from pydicom.dataset import Dataset
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused, Volume
+from site_agent.dicom.base import ObjectRefused, Volume
 from site_agent.dicom.config import DicomDataset, FolderSource, Labels
 from site_agent.dicom.labels import label_map, segmentations
-from site_agent.dicom.labels.concepts import outline
+from site_agent.dicom.labels.concepts import outline_of
 from site_agent.dicom.roles.study import Study
 
 OEDEMA, TUMOUR = 1, 2
@@ -67,11 +67,11 @@ def read(
     """The label of a study that holds these objects, each in a series of its own."""
     modality = {"seg": "SEG", "rtstruct": "RTSTRUCT"}[source]
     holding = study({f"1.2.8.{n}": [obj] for n, obj in enumerate(objects)}, modality, **more)
-    return label_map.read(holding, config(rules, source), volume(), drawn_on).voxels
+    return label_map.read_label_map(holding, config(rules, source), volume(), drawn_on).voxels
 
 
 def refused(*objects: Dataset, **more: Any) -> Reason:
-    with pytest.raises(Refused) as error:
+    with pytest.raises(ObjectRefused) as error:
         read(*objects, **more)
     return error.value.reason
 
@@ -110,7 +110,7 @@ def both() -> np.ndarray[Any, Any]:
 def test_an_object_a_structure_makes_one_label_map_in_any_order(objects: Sequence[Any]) -> None:
     np.testing.assert_array_equal(read(*(made() for made in objects)), both())
     together = study({"1.2.8.1": [made() for made in objects]})  # in one series
-    np.testing.assert_array_equal(label_map.read(together, config(), volume(), ()).voxels, both())
+    np.testing.assert_array_equal(label_map.read_label_map(together, config(), volume(), ()).voxels, both())
 
 
 @settings(max_examples=40, deadline=None)
@@ -127,7 +127,7 @@ def test_structures_in_objects_of_their_own_count_as_in_one_object(
     masks = {concept: mask for concept, mask in masks.items() if mask.any()}
     if masks:
         apart = read(*(seg(**{concept: mask}) for concept, mask in masks.items()), rules=rules)
-        np.testing.assert_array_equal(apart, segmentations.read(seg(**masks), volume(), rules).voxels)
+        np.testing.assert_array_equal(apart, segmentations.read_segmentation(seg(**masks), volume(), rules).voxels)
 
 
 def test_two_objects_that_claim_a_voxel_follow_the_order_or_are_refused() -> None:
@@ -158,7 +158,7 @@ def test_objects_on_grids_of_their_own_meet_on_the_references() -> None:
     finer = volume((14, 12, 10), spacing=(0.75, 1.0, 1.5), origin=(-20.375, 9.5, 4.25), series=OTHER)
     wide = filled(OEDEMA_AT).repeat(2, 0).repeat(2, 1).repeat(2, 2)
     drawn = seg(finer, oedema=wide)
-    np.testing.assert_array_equal(read(tumour(), drawn, drawn_on=[outline(finer)]), both())
+    np.testing.assert_array_equal(read(tumour(), drawn, drawn_on=[outline_of(finer)]), both())
 
 
 def unreadable() -> Dataset:
@@ -217,7 +217,7 @@ def test_kinds_are_not_mixed() -> None:
         objects=lambda series: [contours] if series == "1.2.8.1" else holding.objects(series),
     )
     for source, concept in (("seg", TUMOUR), ("rtstruct", OEDEMA)):
-        found = label_map.read(beside, config(source=source), volume(), ()).voxels
+        found = label_map.read_label_map(beside, config(source=source), volume(), ()).voxels
         assert set(np.unique(found)) == {0, concept}
 
 

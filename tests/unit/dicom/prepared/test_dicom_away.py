@@ -23,12 +23,12 @@ from pydicom import dcmread
 from pynetdicom import build_context
 from structlog.testing import capture_logs
 
-from deploy.console import when
+from deploy.console import format_moment
 from deploy.demo import toml
 from messages.ground.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
-from site_agent.config import read
-from site_agent.data.guard import judged, look_at_prepared
+from site_agent.config import read_config
+from site_agent.data.guard import judge_data, look_at_prepared
 from site_agent.datasets.config import DatasetConfig
 from site_agent.desk import preflight
 from site_agent.dicom.base import Accounting
@@ -98,16 +98,16 @@ def hospital(ready: Hospital, objects: list[Any], tmp_path: Path) -> Hospital:
 
 def prepared(state: Path, config: DicomDataset, **more: Any) -> tuple[DatasetConfig, Accounting]:
     found: list[Accounting] = []
-    dataset = build.materialise("g", config, state, SECRET, lambda *_: None, processes=1, done=found.append, **more)
+    dataset = build.prepare_dataset("g", config, state, SECRET, lambda *_: None, processes=1, done=found.append, **more)
     return dataset, found[0]
 
 
 def aged(state: Path, seconds: float) -> None:
     """Let the last look at the source be so much older."""
     index = Index(store.folder_of(state, "g") / "index.sqlite")
-    look = Look.read(index)
+    look = Look.read_last(index)
     assert look is not None
-    replace(look, time=look.time - seconds).write(index)
+    replace(look, time=look.time - seconds).write_last(index)
     index.close()
 
 
@@ -123,7 +123,7 @@ def test_while_the_pacs_is_away_the_last_prepared_state_stands_in_and_says_as_of
     assert stands.as_of is not None
     assert hospital.looked[0] <= stands.as_of <= hospital.looked[1]
     assert replace(stands, as_of=None) == hospital.counted
-    assert build.accounting(hospital.state, "g") == stands
+    assert build.read_accounting(hospital.state, "g") == stands
     assert [one["dataset"] for one in logged if one["log_level"] == "warning" and "is away" in one["event"]] == ["g"]
     hospital.pacs.fails.clear()
     assert prepared(hospital.state, hospital.config) == (hospital.first, hospital.counted)
@@ -148,7 +148,7 @@ def test_a_refusal_that_somebody_has_to_mend_is_told_and_nothing_stands_in(statu
     hospital.away(status)
     with pytest.raises(PacsRefused, match=str(status)):
         prepared(hospital.state, hospital.config)
-    assert build.accounting(hospital.state, "g") == hospital.counted
+    assert build.read_accounting(hospital.state, "g") == hospital.counted
 
 
 def lose_a_case(hospital: Hospital) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def test_who_has_withdrawn_since_is_taken_out_of_what_stands_in(issuer: str, hos
     assert dataset.path != hospital.first.path
     assert len(contents(dataset)) == 1
     assert len([*(store.folder_of(state, "g") / "cases").iterdir()]) == 1
-    assert Counter(one.reason for one in build.verdicts(state, "g").values()) == {None: 1, Reason.WITHDRAWN: 1}
+    assert Counter(one.reason for one in build.read_verdicts(state, "g").values()) == {None: 1, Reason.WITHDRAWN: 1}
     assert prepared(state, config) == (dataset, stands)
     hospital.pacs.fails.clear()
     _, counted = prepared(state, config)
@@ -233,7 +233,7 @@ def test_an_experiment_is_joined_with_what_stands_in_and_keeps_it(hospital: Hosp
     state, config, cache = hospital.state, hospital.config, hospital.state / "cache" / "e-1"
     ours, stands = build.for_experiment("g", config, state, SECRET, cache, lambda *_: None)
     assert stands.as_of is not None
-    assert judged(stands.fingerprint, look_at_prepared(config, "g", state, cache)) is None
+    assert judge_data(stands.fingerprint, look_at_prepared(config, "g", state, cache)) is None
     assert build.for_experiment("g", config, state, SECRET, cache, lambda *_: None) == (ours, stands)
 
 
@@ -242,30 +242,30 @@ def test_the_operator_reads_as_of_when_it_is_and_preflight_warns_of_it(hospital:
     plain = hospital.config.model_dump(mode="json", exclude_unset=True)
     file = hospital.state / "site.toml"
     about = {"name": "site-a", "consortium": "brats", "state": str(hospital.state)}
-    file.write_text(toml.dumps({"schema": 1, "site": about, "datasets": {"g": plain}}))
+    file.write_text(toml.write_toml({"schema": 1, "site": about, "datasets": {"g": plain}}))
     hospital.away()
     command = [sys.executable, "-m", "deploy.cli", "site", "datasets", "--config", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "g: 2 of 2 cases usable" in done.stdout
-    assert f"  as of {when(hospital.looked[1])[:10]}" in done.stdout
+    assert f"  as of {format_moment(hospital.looked[1])[:10]}" in done.stdout
     assert "the PACS could not be reached" in done.stdout
     assert "the PACS is away" in done.stderr
     told = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120).stdout)
     assert hospital.looked[0] <= told["datasets"]["g"]["as_of"] <= hospital.looked[1]
-    (check,) = preflight._datasets(read(file))
+    (check,) = preflight._check_datasets(read_config(file))
     assert (check.grade.value, "2 cases as of the last look" in check.what) == ("warn", True)
 
 
 def test_the_look_before_the_agent_starts_says_what_would_stand_in(hospital: Hospital) -> None:
     (hospital.state / "secret").write_bytes(SECRET)
     hospital.away()
-    stands = build.standing("g", hospital.config, hospital.state)
+    stands = build.read_standing_in("g", hospital.config, hospital.state)
     assert stands is not None
     assert stands.used == 2
-    assert build.standing("g", hospital.config.model_copy(update={"stale": 0.0}), hospital.state) is None
-    assert build.standing("other", hospital.config, hospital.state) is None
-    assert build.accounting(hospital.state, "g") == hospital.counted
+    assert build.read_standing_in("g", hospital.config.model_copy(update={"stale": 0.0}), hospital.state) is None
+    assert build.read_standing_in("other", hospital.config, hospital.state) is None
+    assert build.read_accounting(hospital.state, "g") == hospital.counted
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_the_look_before_the_agent_starts_says_what_would_stand_in(hospital: Hos
 )
 def test_of_a_failed_search_the_status_says_whether_it_may_be_over_by_itself(find: int, passing: bool) -> None:
     with Pacs(find=lambda _event: iter([(find, None)])) as node, pytest.raises(PacsRefused) as refused:
-        Dimse(dimse(node.port)).find()
+        Dimse(dimse(node.port)).find_studies()
     assert refused.value.passing is passing
 
 
@@ -282,13 +282,13 @@ def test_an_ae_title_that_is_refused_is_for_somebody_to_mend_and_a_pacs_at_its_l
 ) -> None:
     monkeypatch.setattr(association, "PAUSE", 0.1)
     with Pacs(callers=["OTHER"]) as node, pytest.raises(PacsRefused) as stranger:
-        association.echo(dimse(node.port))
+        association.echo_pacs(dimse(node.port))
     with (
         Pacs(maximum=1) as node,
-        association.Caller(dimse(node.port)).association([build_context(VERIFICATION)]),
+        association.Caller(dimse(node.port)).open_association([build_context(VERIFICATION)]),
         pytest.raises(PacsRefused) as limited,
     ):
-        association.echo(dimse(node.port))
+        association.echo_pacs(dimse(node.port))
     with pytest.raises(PacsUnreachable) as gone:
-        association.echo(dimse(node.port))
+        association.echo_pacs(dimse(node.port))
     assert (stranger.value.passing, limited.value.passing, gone.value.passing) == (False, True, True)

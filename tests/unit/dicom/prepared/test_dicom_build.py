@@ -25,9 +25,9 @@ def test_a_folder_of_studies_becomes_cases_that_differ_from_the_phantoms_by_half
     export: tuple[Path, list[Phantom]], calm: Path
 ) -> None:
     dataset = build.dataset_of("glioma", settings(export[0]), calm, counted(calm))
-    found = source.survey(dataset, CHANNELS, CONCEPTS)
+    found = source.survey_cases(dataset, CHANNELS, CONCEPTS)
     assert (found.found, len(found.cases), found.left_out) == (3, 3, {})
-    loaded = [source.load(case, dataset) for case in found.cases]
+    loaded = [source.load_case(case, dataset) for case in found.cases]
     for phantom in export[1]:
         wanted = np.stack([phantom.images[name] for name in CHANNELS]).astype(np.float32)
         slopes = [max(1.0, phantom.images[name].max() / 4095) * 1.001 for name in CHANNELS]
@@ -62,7 +62,7 @@ def test_the_fingerprint_is_of_the_content_and_keyed_with_the_sites_secret(
 ) -> None:
     prints = [counted(calm).fingerprint]
     for name, secret in (("same", SECRET), ("other", SECRET[::-1])):
-        build.materialise("glioma", settings(export[0]), tmp_path / name, secret, quiet, processes=1)
+        build.prepare_dataset("glioma", settings(export[0]), tmp_path / name, secret, quiet, processes=1)
         prints.append(counted(tmp_path / name).fingerprint)
     assert prints[0] == prints[1] != prints[2]
     assert fingerprint.of_set(SECRET, ["a", "b"]) == fingerprint.of_set(SECRET, ["b", "a"])
@@ -104,7 +104,7 @@ def test_two_visits_of_a_patient_are_two_cases_of_one_patient(tmp_path: Path) ->
     write(tmp_path / "export", [0])
     write(tmp_path / "export", [0], visit=1)
     dataset = prepared(tmp_path, settings(tmp_path / "export"))
-    cases = source.survey(dataset, CHANNELS, CONCEPTS).cases
+    cases = source.survey_cases(dataset, CHANNELS, CONCEPTS).cases
     assert len({case.key for case in cases}) == 2
     assert len({case.patient for case in cases}) == 1
 
@@ -132,13 +132,13 @@ def test_encrypted_cases_hold_no_voxel_in_the_open_and_read_as_the_same_cases(
     sealed = prepared(tmp_path / "sealed", settings(export[0], encrypt=True))
     names = [name for case in contents(sealed).values() for name in case]
     assert {name.rpartition(".")[2] for name in names} == {"enc"}
-    assert source.survey(sealed, CHANNELS, CONCEPTS).left_out == {Reason.UNREADABLE: 3}
+    assert source.survey_cases(sealed, CHANNELS, CONCEPTS).left_out == {Reason.UNREADABLE: 3}
     vault = Vault(SECRET, CASES)
-    ours = source.survey(sealed, CHANNELS, CONCEPTS, vault=vault).cases
-    theirs = source.survey(plain, CHANNELS, CONCEPTS).cases
+    ours = source.survey_cases(sealed, CHANNELS, CONCEPTS, vault=vault).cases
+    theirs = source.survey_cases(plain, CHANNELS, CONCEPTS).cases
     assert [case.key for case in ours] == [case.key for case in theirs]
     for mine, other in zip(ours, theirs, strict=True):
-        assert np.array_equal(source.load(mine, sealed, vault).image, source.load(other, plain).image)
+        assert np.array_equal(source.load_case(mine, sealed, vault).image, source.load_case(other, plain).image)
 
 
 def test_cases_that_are_to_be_encrypted_from_now_on_do_not_stay_in_the_open(
@@ -154,5 +154,5 @@ def test_cases_that_are_to_be_encrypted_from_now_on_do_not_stay_in_the_open(
 
 def test_two_processes_make_the_same_set_as_one(export: tuple[Path, list[Phantom]], calm: Path, tmp_path: Path) -> None:
     one = build.dataset_of("glioma", settings(export[0]), calm, counted(calm))
-    two = build.materialise("glioma", settings(export[0]), tmp_path / "2", SECRET, quiet, processes=2)
+    two = build.prepare_dataset("glioma", settings(export[0]), tmp_path / "2", SECRET, quiet, processes=2)
     assert contents(one) == contents(two)

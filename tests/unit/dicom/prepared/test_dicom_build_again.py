@@ -11,7 +11,7 @@ from dicom_rig import SECRET, Phantom, contents, counted, prepared, quiet, serie
 
 from deploy.demo.phantoms import dicom
 from messages.reasons import Reason
-from site_agent.data.guard import judged, look_at_prepared
+from site_agent.data.guard import judge_data, look_at_prepared
 from site_agent.dicom.prepared import build, pins, store
 
 
@@ -66,7 +66,7 @@ def test_a_slice_that_was_added_later_is_noticed_in_a_folder_that_announces_noth
     config = settings(tmp_path / "export", refresh="0s")
     prepared(tmp_path, config)
     assert counted(tmp_path).left_out == {Reason.MISSING_SLICES: 1}
-    (tmp_path / "export" / "found").write_bytes(dicom.encoded(lost[0]))
+    (tmp_path / "export" / "found").write_bytes(dicom.encode_dataset(lost[0]))
     prepared(tmp_path, config)
     assert (counted(tmp_path).used, counted(tmp_path).left_out) == (1, {})
 
@@ -90,19 +90,19 @@ def test_a_withdrawn_patient_is_not_fetched_and_what_was_prepared_is_removed(
 def test_the_disk_bound_leaves_cases_out_and_never_what_an_experiment_trains_on(tmp_path: Path) -> None:
     write(tmp_path / "export", range(2))
     prepared(tmp_path, settings(tmp_path / "export"))
-    taken = store.Store(store.folder_of(tmp_path, "glioma")).size()
-    pins.write(tmp_path / "cache" / "e-1", pins.Pin("glioma", counted(tmp_path), ""))
+    taken = store.Store(store.folder_of(tmp_path, "glioma")).cases_size()
+    pins.write_pin(tmp_path / "cache" / "e-1", pins.Pin("glioma", counted(tmp_path), ""))
     pinned = counted(tmp_path)
     write(tmp_path / "export", [2])
     prepared(tmp_path, settings(tmp_path / "export", disk=taken + 4096, refresh="0s"))
     assert counted(tmp_path).left_out == {Reason.DISK_FULL: 1}
-    assert store.whole(store.set_folder(tmp_path, "glioma", pinned.fingerprint)) == 2
+    assert store.count_whole_cases(store.set_folder(tmp_path, "glioma", pinned.fingerprint)) == 2
 
 
 def test_what_nothing_uses_makes_room_for_what_is_new(tmp_path: Path) -> None:
     write(tmp_path / "export", [0])
     prepared(tmp_path, settings(tmp_path / "export"))
-    taken = store.Store(store.folder_of(tmp_path, "glioma")).size()
+    taken = store.Store(store.folder_of(tmp_path, "glioma")).cases_size()
     for file in (tmp_path / "export" / "export 0 0").iterdir():
         file.unlink()
     write(tmp_path / "export", [1])
@@ -110,7 +110,7 @@ def test_what_nothing_uses_makes_room_for_what_is_new(tmp_path: Path) -> None:
     prepared(tmp_path, bound)
     prepared(tmp_path, bound)
     assert (counted(tmp_path).used, counted(tmp_path).left_out) == (1, {})
-    assert store.Store(store.folder_of(tmp_path, "glioma")).size() <= taken * 3 // 2
+    assert store.Store(store.folder_of(tmp_path, "glioma")).cases_size() <= taken * 3 // 2
 
 
 def test_an_experiment_keeps_the_state_that_it_was_joined_with(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_an_experiment_keeps_the_state_that_it_was_joined_with(tmp_path: Path) -
     again, same = build.for_experiment("glioma", config, tmp_path, SECRET, cache, quiet)
     assert (again.path, same) == (ours.path, first)
     assert len(contents(ours)) == 1
-    assert judged(joined.digest, look_at_prepared(config, "glioma", tmp_path, cache)) is None
+    assert judge_data(joined.digest, look_at_prepared(config, "glioma", tmp_path, cache)) is None
     other, _ = build.for_experiment("glioma", config, tmp_path, SECRET, tmp_path / "cache" / "e-2", quiet)
     assert len(contents(other)) == 2
 
@@ -135,9 +135,9 @@ def test_a_prepared_set_that_is_not_what_was_joined_with_is_seen(change: str, tm
     (tmp_path / "withdrawn").write_text("")
     config = settings(tmp_path / "export", withdrawn=str(tmp_path / "withdrawn"))
     cache = tmp_path / "cache" / "e-1"
-    assert judged(None, look_at_prepared(config, "glioma", tmp_path, cache)) is None  # before it is prepared
+    assert judge_data(None, look_at_prepared(config, "glioma", tmp_path, cache)) is None  # before it is prepared
     _, first = build.for_experiment("glioma", config, tmp_path, SECRET, cache, quiet)
-    assert judged(first.fingerprint, look_at_prepared(config, "glioma", tmp_path, cache)) is None
+    assert judge_data(first.fingerprint, look_at_prepared(config, "glioma", tmp_path, cache)) is None
     lying = store.Store(store.folder_of(tmp_path, "glioma"))
     if change == "a case is gone":
         lying.make_room((), 0, 0.0)
@@ -146,4 +146,4 @@ def test_a_prepared_set_that_is_not_what_was_joined_with_is_seen(change: str, tm
     else:
         (tmp_path / "withdrawn").write_text("KH-0009\n")
     seen = look_at_prepared(config, "glioma", tmp_path, cache)
-    assert judged(first.fingerprint, seen) is Reason.DATASET_CHANGED
+    assert judge_data(first.fingerprint, seen) is Reason.DATASET_CHANGED

@@ -37,17 +37,17 @@ def test_a_pacs_that_refuses_one_series_costs_one_study_and_is_asked_again(
     refusing = [True]
 
     class Refusing(Watched):
-        def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+        def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
             if refusing[0] and series.study == first and series.modality == "SEG":
                 raise PacsRefused("out of resources (A700)", where="PACS")
-            return super().fetch(series, has, take)
+            return super().fetch_series(series, has, take)
 
     def opened(config: DicomDataset, state: Path) -> Watched:
         return Refusing(config, state, asked)
 
     asked: Counter[str] = Counter()
     config = settings(tmp_path / "export")
-    first = open_source(config, tmp_path).find()[0].uid
+    first = open_source(config, tmp_path).find_studies()[0].uid
     monkeypatch.setattr(preparation, "open_source", opened)
     prepared(tmp_path, config)
     assert counted(tmp_path).left_out == {Reason.RETRIEVE_FAILED: 1}
@@ -65,7 +65,7 @@ def test_a_pacs_that_refuses_study_after_study_ends_the_preparation_and_what_was
     before = counted(tmp_path)
 
     class Refusing(Watched):
-        def fetch(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
+        def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
             raise PacsRefused("not authorised (0124)", where="PACS")
 
     monkeypatch.setattr(preparation, "open_source", lambda config, state: Refusing(config, state, Counter()))
@@ -117,7 +117,7 @@ def test_a_second_preparation_waits_for_the_first_and_says_so(
 
     def work() -> None:
         done.append(
-            build.materialise(
+            build.prepare_dataset(
                 "glioma", settings(export[0]), tmp_path, SECRET, lambda *now: told.append(now), processes=1
             )
         )
@@ -169,6 +169,6 @@ def test_a_process_that_dies_takes_only_its_own_study_with_it(
         yield from real(self, suspects)
 
     monkeypatch.setattr(Makers, "_one_by_one", noticed)
-    dataset = build.materialise("glioma", settings(export[0]), tmp_path, SECRET, quiet, processes=2)
+    dataset = build.prepare_dataset("glioma", settings(export[0]), tmp_path, SECRET, quiet, processes=2)
     assert died
     assert len(contents(dataset)) == 3

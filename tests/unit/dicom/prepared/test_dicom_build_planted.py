@@ -36,10 +36,10 @@ def test_nothing_that_is_planted_in_a_study_is_found_in_what_is_prepared_logged_
                 spooled[path] = traces(path.read_bytes(), *identity)
 
     with caplog.at_level(logging.DEBUG):
-        build.materialise("brain", settings(export), state, SECRET, look, processes=1)
+        build.prepare_dataset("brain", settings(export), state, SECRET, look, processes=1)
     assert len(spooled) > 30
     assert {path: seen for path, seen in spooled.items() if seen} == {}
-    accounting = build.accounting(state, "brain")
+    accounting = build.read_accounting(state, "brain")
     assert accounting is not None
     assert (accounting.found, accounting.used, dict(accounting.left_out)) == (1, 1, {})
     assert traces_below(state, *identity) == {}

@@ -23,7 +23,9 @@ from site_agent.dicom.prepared import build
 def again(obj: Any, **values: Any) -> Any:
     """Another object like it."""
     other = deepcopy(obj)
-    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = dicom.uid(obj.SOPInstanceUID, *values.items())
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = dicom.make_uid(
+        obj.SOPInstanceUID, *values.items()
+    )
     for keyword, value in values.items():
         setattr(other, keyword, value)
     return other
@@ -48,7 +50,7 @@ def split(obj: Any) -> list[Any]:
     made = []
     for segment in obj.SegmentSequence:
         own = [n for n, number in enumerate(numbers) if number == segment.SegmentNumber]
-        one = again(obj, SeriesInstanceUID=dicom.uid("structure", segment.SegmentNumber), NumberOfFrames=len(own))
+        one = again(obj, SeriesInstanceUID=dicom.make_uid("structure", segment.SegmentNumber), NumberOfFrames=len(own))
         one.SegmentSequence = [segment]
         one.PerFrameFunctionalGroupsSequence = [frames_of(obj)[n] for n in own]
         one.PixelData = pack_bits(masks[own].ravel())
@@ -62,7 +64,7 @@ def frames_of(obj: Any) -> Any:
 
 def two_alike(obj: Any) -> list[Any]:
     """T2 was acquired twice, and nothing tells which is better."""
-    return [obj, again(obj, SeriesInstanceUID=dicom.uid("second"))] if "t2_tse" in series_of(obj) else [obj]
+    return [obj, again(obj, SeriesInstanceUID=dicom.make_uid("second"))] if "t2_tse" in series_of(obj) else [obj]
 
 
 def two_times(obj: Any) -> list[Any]:
@@ -74,7 +76,7 @@ def two_times(obj: Any) -> list[Any]:
 
 def elsewhere(obj: Any) -> list[Any]:
     if "t2_tse" in series_of(obj):
-        obj.FrameOfReferenceUID = dicom.uid("the patient got up in between")
+        obj.FrameOfReferenceUID = dicom.make_uid("the patient got up in between")
     return [obj]
 
 
@@ -93,7 +95,7 @@ def burned_in(obj: Any) -> list[Any]:
 def of_another_study(obj: Any) -> list[Any]:
     if obj.Modality == "SEG":
         for item in obj.ReferencedSeriesSequence:
-            item.SeriesInstanceUID = dicom.uid("another study's")
+            item.SeriesInstanceUID = dicom.make_uid("another study's")
     return [obj]
 
 
@@ -118,8 +120,8 @@ STUDIES: dict[str, tuple[Callable[[Any], list[Any]], Reason]] = {
 
 
 def made(state: Path, config: Any) -> Any:
-    dataset = build.materialise("glioma", config, state, SECRET, lambda *_: None, processes=1)
-    return dataset, build.accounting(state, "glioma")
+    dataset = build.prepare_dataset("glioma", config, state, SECRET, lambda *_: None, processes=1)
+    return dataset, build.read_accounting(state, "glioma")
 
 
 @pytest.mark.parametrize("what", STUDIES)
@@ -143,8 +145,8 @@ def test_a_segmentation_drawn_on_a_series_that_is_no_channel_is_taken(tmp_path: 
     (written,) = write(tmp_path / "export", [0])  # drawn on T1c
     dataset, found = made(tmp_path, settings(tmp_path / "export", channels=["FLAIR"]))
     assert (found.used, found.left_out) == (1, {})
-    (case,) = source.survey(dataset, ["FLAIR"], ["ED", "ET", "NCR"]).cases
-    loaded = source.load(case, dataset)
+    (case,) = source.survey_cases(dataset, ["FLAIR"], ["ED", "ET", "NCR"]).cases
+    loaded = source.load_case(case, dataset)
     assert loaded.image.shape[0] == 1
     sizes = np.bincount(loaded.label.ravel(), minlength=4)[1:]
     assert tuple(sizes) == tuple(np.bincount(written.label.ravel(), minlength=4)[[2, 3, 1]])
@@ -154,7 +156,7 @@ def test_an_override_says_which_of_two_series_it_is(tmp_path: Path) -> None:
     def renamed(obj: Any) -> list[Any]:
         if "t2_tse" not in series_of(obj):
             return [obj]
-        second = again(obj, SeriesInstanceUID=dicom.uid("second"), SeriesDescription="t2_tse_tra_wdh")
+        second = again(obj, SeriesInstanceUID=dicom.make_uid("second"), SeriesDescription="t2_tse_tra_wdh")
         return [obj, second]
 
     write(tmp_path / "export", [0], change=renamed)
@@ -177,8 +179,8 @@ def test_a_coarser_series_is_put_on_the_references_grid(tmp_path: Path) -> None:
     write(tmp_path / "export", [0], change=halved)
     dataset, found = made(tmp_path, settings(tmp_path / "export"))
     assert (found.used, found.left_out) == (1, {})
-    (case,) = source.survey(dataset, CHANNELS, ["ED", "ET", "NCR"]).cases
-    assert source.load(case, dataset).image.shape[1:] == source.load(case, dataset).label.shape
+    (case,) = source.survey_cases(dataset, CHANNELS, ["ED", "ET", "NCR"]).cases
+    assert source.load_case(case, dataset).image.shape[1:] == source.load_case(case, dataset).label.shape
 
 
 def test_labels_as_nifti_beside_are_found_by_the_studys_uid_or_the_patients_id(tmp_path: Path) -> None:
@@ -193,11 +195,11 @@ def test_labels_as_nifti_beside_are_found_by_the_studys_uid_or_the_patients_id(t
     config = settings(folder, labels={"source": "nifti", "folder": str(labels), "values": values})
     dataset, found = made(tmp_path, config)
     assert (found.used, found.left_out) == (2, {Reason.NO_LABEL: 1})
-    cases = source.survey(dataset, CHANNELS, ["ED", "ET", "NCR"]).cases
-    sizes = {tuple(np.bincount(source.load(case, dataset).label.ravel(), minlength=4)[1:]) for case in cases}
+    cases = source.survey_cases(dataset, CHANNELS, ["ED", "ET", "NCR"]).cases
+    sizes = {tuple(np.bincount(source.load_case(case, dataset).label.ravel(), minlength=4)[1:]) for case in cases}
     assert sizes == {tuple(np.bincount(one.label.ravel(), minlength=4)[[2, 3, 1]]) for one in written[:2]}
     nib.save(nib.Nifti1Image(written[2].label, affine), labels / "KH-0002.nii")
     made(tmp_path, settings(folder, refresh="0s", labels=config.labels.model_dump(mode="json")))
-    counted = build.accounting(tmp_path, "glioma")
+    counted = build.read_accounting(tmp_path, "glioma")
     assert counted is not None
     assert (counted.used, counted.left_out) == (3, {})

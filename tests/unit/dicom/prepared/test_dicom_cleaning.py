@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from messages.ground.errors import KonsilError
 from messages.reasons import Reason
 from site_agent.dicom.prepared import build, cleaning, preparation, store
-from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, Rules, cleaned
+from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, Rules, clean_objects
 
 SAYS_MORE = {"AcquisitionContrast", "AngioFlag", "IssuerOfPatientID", "PerFrameFunctionalGroupsSequence", "StackID"}
 """Not planted in: the study would be refused as another patient's, and the series as no T1 or no stack of slices."""
@@ -56,14 +56,14 @@ def cleaners(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cleaners]:
 
 
 def through(cleaners: Cleaners, objects: list[Any]) -> list[Cleaned]:
-    found = [one for obj in objects for one in cleaners.give(obj)]
-    return [*found, *cleaners.rest()]
+    found = [one for obj in objects for one in cleaners.give_object(obj)]
+    return [*found, *cleaners.await_rest()]
 
 
 def test_what_comes_out_of_processes_is_what_the_door_makes_here_in_the_order_it_came(
     cleaners: Cleaners, objects: list[Any]
 ) -> None:
-    here = cleaned(RULES.door(), objects)
+    here = clean_objects(RULES.make_door(), objects)
     assert here[5] is Reason.BURNED_IN_ANNOTATION
     assert through(cleaners, objects) == here
     assert through(cleaners, objects[:3]) == here[:3]  # less than a batch
@@ -79,24 +79,24 @@ def workers(cleaners: Cleaners) -> set[int]:
 def test_threads_of_libraries_that_give_objects_and_end_take_no_process_with_them(
     cleaners: Cleaners, objects: list[Any]
 ) -> None:
-    here, found, before = cleaned(RULES.door(), objects), [], workers(cleaners)
+    here, found, before = clean_objects(RULES.make_door(), objects), [], workers(cleaners)
     assert len(before) == 2
     for start in range(0, len(objects), 10):  # a thread a series, as pynetdicom has it
 
         def give(some: list[Any] = objects[start : start + 10]) -> None:
-            found.extend(one for obj in some for one in cleaners.give(obj))
+            found.extend(one for obj in some for one in cleaners.give_object(obj))
 
         thread = threading.Thread(target=give)
         thread.start()
         thread.join(120)
-        found.extend(cleaners.rest())
+        found.extend(cleaners.await_rest())
     assert found == here
     assert workers(cleaners) == before
 
 
 def test_a_process_that_is_killed_costs_no_object(cleaners: Cleaners, objects: list[Any]) -> None:
-    here = cleaned(RULES.door(), objects)
-    found = [one for obj in objects[:9] for one in cleaners.give(obj)]
+    here = clean_objects(RULES.make_door(), objects)
+    found = [one for obj in objects[:9] for one in cleaners.give_object(obj)]
     assert len(workers(cleaners)) == 2
     for worker in workers(cleaners):
         os.kill(worker, signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_a_process_that_is_killed_costs_no_object(cleaners: Cleaners, objects: l
 
 
 def test_an_object_that_does_not_go_through_a_pipe_is_cleaned_here(cleaners: Cleaners, objects: list[Any]) -> None:
-    here = cleaned(RULES.door(), objects)
+    here = clean_objects(RULES.make_door(), objects)
     item = Dataset()
     for _ in range(2000):  # deeper than pickle follows
         outer = Dataset()
@@ -118,9 +118,9 @@ def test_an_object_that_does_not_go_through_a_pipe_is_cleaned_here(cleaners: Cle
 
 def test_what_is_forgotten_does_not_come(cleaners: Cleaners, objects: list[Any]) -> None:
     for obj in objects[:6]:
-        [*cleaners.give(obj)]
-    cleaners.forget()
-    assert through(cleaners, objects[:2]) == cleaned(RULES.door(), objects[:2])
+        [*cleaners.give_object(obj)]
+    cleaners.forget_given()
+    assert through(cleaners, objects[:2]) == clean_objects(RULES.make_door(), objects[:2])
 
 
 def test_the_rules_show_no_secret() -> None:
@@ -133,19 +133,19 @@ def test_a_data_set_that_is_cleaned_in_processes_is_the_same_set(
 ) -> None:
     config = settings(export)
     sent: Counter[str] = Counter()
-    real = Cleaners._send
+    real = Cleaners._send_batch
 
     def counted(self: Cleaners) -> None:
         sent["batches"] += bool(self._batch)
         real(self)
 
-    monkeypatch.setattr(Cleaners, "_send", counted)
-    one = build.materialise("g", config, tmp_path / "1", SECRET, lambda *_: None, processes=1)
+    monkeypatch.setattr(Cleaners, "_send_batch", counted)
+    one = build.prepare_dataset("g", config, tmp_path / "1", SECRET, lambda *_: None, processes=1)
     assert sent["batches"] == 0
-    two = build.materialise("g", config, tmp_path / "2", SECRET, lambda *_: None, processes=2)
+    two = build.prepare_dataset("g", config, tmp_path / "2", SECRET, lambda *_: None, processes=2)
     assert sent["batches"] == 4 * 6  # a series each
     assert contents(one) == contents(two)
-    assert build.accounting(tmp_path / "1", "g") == build.accounting(tmp_path / "2", "g")
+    assert build.read_accounting(tmp_path / "1", "g") == build.read_accounting(tmp_path / "2", "g")
 
 
 def test_what_came_before_a_preparation_was_broken_off_is_in_the_spool_and_nothing_planted(
@@ -165,7 +165,7 @@ def test_what_came_before_a_preparation_was_broken_off_is_in_the_spool_and_nothi
 
     state = tmp_path / "state"
     with pytest.raises(KonsilError, match="operator"):
-        build.materialise("g", settings(tmp_path / "export"), state, SECRET, breaks_off, processes=2)
+        build.prepare_dataset("g", settings(tmp_path / "export"), state, SECRET, breaks_off, processes=2)
     lying = [*(store.folder_of(state, "g") / "spool").rglob("*.dcm")]
     assert len(lying) >= came - 2
     assert traces_below(state, "KH-0000") == {}

@@ -18,12 +18,12 @@ from PIL import Image
 
 from deploy.demo import toml
 from messages.ground.errors import DataError, RequestError
-from site_agent.config import read
+from site_agent.config import read_config
 from site_agent.data.inventory import take_stock_of
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.source import LoadedCase
 from site_agent.desk import preflight
-from site_agent.dicom.prepared.preview import _COLOURS, TILE, _row, draw
+from site_agent.dicom.prepared.preview import _COLOURS, TILE, _draw_row, draw_sheets
 
 
 def site(tmp_path: Path, before: dict[str, Any] | None = None, **more: Any) -> Path:
@@ -34,7 +34,7 @@ def site(tmp_path: Path, before: dict[str, Any] | None = None, **more: Any) -> P
         "site": {"name": "site-a", "consortium": "c", "state": "state"},
         "datasets": {**(before or {}), "glioma": plain},
     }
-    (tmp_path / "site.toml").write_text(toml.dumps(content))
+    (tmp_path / "site.toml").write_text(toml.write_toml(content))
     (tmp_path / "state").mkdir(exist_ok=True)
     (tmp_path / "state" / "secret").write_bytes(SECRET)
     return tmp_path / "site.toml"
@@ -50,7 +50,7 @@ def konsil(*arguments: str) -> str:
 
 def prepare(path: Path) -> None:
     """As the command does, in this process."""
-    config = read(path)
+    config = read_config(path)
     take_stock_of("glioma", config.datasets["glioma"], config.site.state)
 
 
@@ -113,7 +113,7 @@ def case(label: np.ndarray[Any, Any], spacing: tuple[float, float, float], orien
 
 def shown(label: np.ndarray[Any, Any], spacing: tuple[float, float, float], orientation: Any = None) -> Any:
     """The only tile, as integers."""
-    _, (tile,) = _row(case(label, spacing, orientation))
+    _, (tile,) = _draw_row(case(label, spacing, orientation))
     return tile.astype(int)
 
 
@@ -184,32 +184,32 @@ def test_a_structure_and_a_hole_of_one_voxel_are_seen_where_voxels_are_finer_tha
 
 def test_a_case_says_which_slice_is_shown_and_whether_it_has_a_label() -> None:
     label = np.zeros((8, 8, 5), np.uint8)
-    assert _row(case(label, (1.0, 1.0, 1.0)))[0] == "slice 3 of 5, no label"
+    assert _draw_row(case(label, (1.0, 1.0, 1.0)))[0] == "slice 3 of 5, no label"
     label[2:4, 2:4, 3:5] = 1
-    assert _row(case(label, (1.0, 1.0, 1.0)))[0] == "slice 5 of 5, 2 with label"
+    assert _draw_row(case(label, (1.0, 1.0, 1.0)))[0] == "slice 5 of 5, 2 with label"
 
 
 def test_the_preview_of_what_is_not_prepared_or_no_dicom_says_what_to_do(tmp_path: Path) -> None:
     write(tmp_path / "export", [0], keep=lambda obj: obj.Modality != "SEG")
     config = settings(tmp_path / "export")
     with pytest.raises(DataError, match="konsil site datasets"):
-        draw("glioma", config, tmp_path / "state", lambda *_: None)
+        draw_sheets("glioma", config, tmp_path / "state", lambda *_: None)
     nifti = DatasetConfig(source="brats", path=tmp_path, labels={1: "ET"})
     with pytest.raises(RequestError, match="does not come from DICOM"):
-        draw("glioma", nifti, tmp_path, lambda *_: None)
+        draw_sheets("glioma", nifti, tmp_path, lambda *_: None)
     path = site(tmp_path)
     prepare(path)
     with pytest.raises(DataError, match="no case out of 1"):
-        draw("glioma", read(path).datasets["glioma"], tmp_path / "state", lambda *_: None)
+        draw_sheets("glioma", read_config(path).datasets["glioma"], tmp_path / "state", lambda *_: None)
 
 
 def test_preflight_asks_the_source_and_says_what_is_prepared(tmp_path: Path) -> None:
     write(tmp_path / "export", range(2))
     path = site(tmp_path)
-    before = [*preflight._datasets(read(path))]
+    before = [*preflight._check_datasets(read_config(path))]
     assert [(one.grade.value, "2 studies found, none prepared" in one.what) for one in before] == [("warn", True)]
     prepare(path)
-    after = [*preflight._datasets(read(path))]
+    after = [*preflight._check_datasets(read_config(path))]
     assert [(one.grade.value, "2 of 2 prepared" in one.what) for one in after] == [("ok", True)]
     (tmp_path / "export").rename(tmp_path / "gone")
-    assert [one.grade.value for one in preflight._datasets(read(path))] == ["fail"]
+    assert [one.grade.value for one in preflight._check_datasets(read_config(path))] == ["fail"]

@@ -17,7 +17,7 @@ from site_agent.dicom.door.door import Door
 from site_agent.dicom.prepared import build, pins, preparation, store
 from site_agent.dicom.prepared.index import Index
 from site_agent.disk import room
-from site_agent.disk.room import DiskFull, Room
+from site_agent.disk.room import Room, StateDiskFull
 
 MIB = 2**20
 
@@ -53,7 +53,7 @@ class Watched:
         self.most = 0
         found: list[Accounting] = []
         config = settings(self.export, refresh="0s", **more)
-        build.materialise("g", config, self.state, SECRET, self._look, limit=limit, processes=1, done=found.append)
+        build.prepare_dataset("g", config, self.state, SECRET, self._look, limit=limit, processes=1, done=found.append)
         self._look(0, 0)
         return found[0]
 
@@ -67,10 +67,10 @@ def sizes(export: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, 
     watched = Watched(tmp_path_factory.mktemp("whole"), export)
     watched.prepare()
     index = Index(store.folder_of(watched.state, "g") / "index.sqlite")
-    needed = int(index.noted("largest")) * (1 + preparation.GROWTH)
+    needed = int(index.noted_value("largest")) * (1 + preparation.GROWTH)
     index.close()
     assert needed > watched.most
-    return needed, store.Store(store.folder_of(watched.state, "g")).size() // 3
+    return needed, store.Store(store.folder_of(watched.state, "g")).cases_size() // 3
 
 
 def limited(allowed: int) -> int:
@@ -109,17 +109,17 @@ def test_a_study_that_cannot_fit_is_not_even_fetched(
 ) -> None:
     watched = Watched(tmp_path, export)
     first = watched.prepare()
-    pins.write(tmp_path / "cache" / "e-1", pins.Pin("g", first, ""))
+    pins.write_pin(tmp_path / "cache" / "e-1", pins.Pin("g", first, ""))
     write(tmp_path / "more", [7])
     watched.export = tmp_path / "more"
     came: list[str] = []
-    real = Door.admit
+    real = Door.admit_object
 
     def noted(door: Door, obj: Any) -> Any:
         came.append("object")
         return real(door, obj)
 
-    monkeypatch.setattr(Door, "admit", noted)
+    monkeypatch.setattr(Door, "admit_object", noted)
     found = watched.prepare(limited(used_bytes(tmp_path)))
     assert (found.used, found.left_out, came) == (0, Counter({Reason.DISK_FULL: 1}), [])
     assert watched.prepare().used == 1
@@ -133,13 +133,13 @@ def test_cases_that_nothing_uses_make_room_and_those_of_an_experiment_stay(
     state, watched = tmp_path / "state", Watched(tmp_path / "state", export)
     first = watched.prepare()
     if joined:
-        pins.write(state / "cache" / "e-1", pins.Pin("g", first, ""))
+        pins.write_pin(state / "cache" / "e-1", pins.Pin("g", first, ""))
     write(tmp_path / "new", range(4, 6))
     watched.export = tmp_path / "new"
     needed, case = sizes
     found = watched.prepare(limited(needed + case + case // 2))
     assert found.used == (0 if joined else 2)
-    assert store.whole(store.set_folder(state, "g", first.fingerprint)) == (3 if joined else None)
+    assert store.count_whole_cases(store.set_folder(state, "g", first.fingerprint)) == (3 if joined else None)
 
 
 def test_on_a_disk_that_is_nearly_full_some_is_left_to_rounds(
@@ -156,38 +156,38 @@ def test_on_a_disk_that_is_nearly_full_some_is_left_to_rounds(
 
 def test_what_preparing_may_write_is_what_the_limit_leaves_but_for_a_tenth(tmp_path: Path) -> None:
     left = Room(tmp_path, 10 * MIB)
-    assert left.lacks(9 * MIB) == 0
-    assert left.lacks(10 * MIB) == MIB
-    left.require(4 * MIB, "cases")
+    assert left.bytes_lacking(9 * MIB) == 0
+    assert left.bytes_lacking(10 * MIB) == MIB
+    left.require_room(4 * MIB, "cases")
     (tmp_path / "written.gz").write_bytes(bytes(4 * MIB))
-    assert left.lacks(5 * MIB) == 0
-    with pytest.raises(DiskFull, match=r"no room is left for cases.*limits\.disk") as refused:
-        left.require(6 * MIB, "cases")
+    assert left.bytes_lacking(5 * MIB) == 0
+    with pytest.raises(StateDiskFull, match=r"no room is left for cases.*limits\.disk") as refused:
+        left.require_room(6 * MIB, "cases")
     assert refused.value.reason is Reason.DISK_FULL
     (tmp_path / "written.gz").unlink()
-    assert left.lacks(9 * MIB) == 0
+    assert left.bytes_lacking(9 * MIB) == 0
 
 
 def test_what_was_told_counts_until_it_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "REMEASURED_SECONDS", 1e9)
     left = Room(tmp_path, 10 * MIB)
-    assert left.lacks(0) == 0
+    assert left.bytes_lacking(0) == 0
     (tmp_path / "written.gz").write_bytes(bytes(6 * MIB))
-    assert left.lacks(9 * MIB) == 0  # not looked at again yet
-    left.wrote(6 * MIB)
-    assert left.lacks(4 * MIB) == MIB
+    assert left.bytes_lacking(9 * MIB) == 0  # not looked at again yet
+    left.note_written(6 * MIB)
+    assert left.bytes_lacking(4 * MIB) == MIB
 
 
 @pytest.mark.torch
 def test_a_trainer_without_room_for_its_own_cache_says_that_the_disk_is_full(tmp_path: Path) -> None:
     from site_agent.training.failures import code_of
-    from site_agent.training.session import Session
+    from site_agent.training.session import TrainingSession
 
     write(tmp_path / "export", range(4))
     asked, state = request(tmp_path), tmp_path / "state"
     config = settings(tmp_path / "export", refresh="0s")
-    build.materialise("glioma", config, state, SECRET, lambda *_: None, processes=1)
+    build.prepare_dataset("glioma", config, state, SECRET, lambda *_: None, processes=1)
     full = asked.model_copy(update={"disk_bytes": limited(used_bytes(state) + 20_000)})
-    with pytest.raises(DiskFull, match="no room is left for preprocessed cases") as refused:
-        Session(full, lambda _reply: None)
+    with pytest.raises(StateDiskFull, match="no room is left for preprocessed cases") as refused:
+        TrainingSession(full, lambda _reply: None)
     assert code_of(refused.value) is Reason.DISK_FULL

@@ -12,10 +12,10 @@ from trainer_rig import Trainer
 
 from messages.experiment import Preprocessing
 from messages.reasons import Reason
-from site_agent.data.guard import judged, look_at_prepared
+from site_agent.data.guard import judge_data, look_at_prepared
 from site_agent.datasets.vault import ARRAYS, Vault
 from site_agent.training.cases import cache
-from site_agent.training.cases.preprocess import prepare
+from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.protocol import Failed, Prepared, Stop
 
 
@@ -32,12 +32,12 @@ def test_a_trainer_prepares_from_dicom_and_says_what_was_left_out_on_the_way(tmp
         assert said.train + said.validation + said.test == 4
         cached = tmp_path / "state" / "cache" / "e-1"
         seen = look_at_prepared(settings(tmp_path / "export"), "glioma", tmp_path / "state", cached)
-        assert judged(said.data, seen) is None
+        assert judge_data(said.data, seen) is None
         arrays = list(cached.rglob("*.npy*"))
         assert {path.suffix for path in arrays} == {".enc"}
         write(tmp_path / "export", [5])
         assert trainer.ask(asked) == said  # the experiment keeps its data
-        trainer.process.send(Stop())
+        trainer.process.send_request(Stop())
     finally:
         trainer.process.kill()
 
@@ -65,18 +65,18 @@ def test_a_sealed_case_reads_as_the_same_arrays_and_only_with_the_sites_secret(
     rng = np.random.default_rng(1)
     image = rng.uniform(1, 2, (2, 9, 8, 7)).astype(np.float32)
     label = rng.integers(0, 3, (9, 8, 7)).astype(np.uint8)
-    made = prepare(image, label, np.eye(4), Preprocessing())
+    made = prepare_case(image, label, np.eye(4), Preprocessing())
     vault = Vault(SECRET, ARRAYS)
-    cache.store(tmp_path, "key", made)
-    assert not cache.holds(tmp_path, "key", vault)
-    cache.store(tmp_path, "key", made, vault)
-    mapped, sealed = cache.fetch(tmp_path, "key", "case"), cache.fetch(tmp_path, "key", "case", vault)
+    cache.store_case(tmp_path, "key", made)
+    assert not cache.holds_case(tmp_path, "key", vault)
+    cache.store_case(tmp_path, "key", made, vault)
+    mapped, sealed = cache.fetch_case(tmp_path, "key", "case"), cache.fetch_case(tmp_path, "key", "case", vault)
     monkeypatch.setattr(cache, "OPENED_BYTES", 1)  # each array is read anew
     for what in ("image", "label", "reference", "foreground"):
         assert np.array_equal(getattr(sealed, what), getattr(mapped, what))
         assert getattr(sealed, what).dtype == getattr(mapped, what).dtype
     assert sealed.geometry == mapped.geometry
-    other = cache.fetch(tmp_path, "key", "case", Vault(SECRET[::-1], ARRAYS))
+    other = cache.fetch_case(tmp_path, "key", "case", Vault(SECRET[::-1], ARRAYS))
     cache._OPENED.__init__()  # type: ignore[misc]  # forget what this process has opened
     with pytest.raises(ValueError, match="another secret"):
         _ = other.image
@@ -88,12 +88,12 @@ def test_what_is_opened_of_a_sealed_cache_is_bounded(tmp_path: Path, monkeypatch
     image[0, 0, 0, 0] = 2
     settings = Preprocessing(normalise="none")
     for number in range(6):
-        made = prepare(image * (number + 1), np.zeros((16, 16, 16), dtype=np.uint8), np.eye(4), settings)
-        cache.store(tmp_path, str(number), made, vault)
+        made = prepare_case(image * (number + 1), np.zeros((16, 16, 16), dtype=np.uint8), np.eye(4), settings)
+        cache.store_case(tmp_path, str(number), made, vault)
     opened = cache._Opened()
     monkeypatch.setattr(cache, "_OPENED", opened)
     monkeypatch.setattr(cache, "OPENED_BYTES", 3 * 16**3 * 2)
     for number in (0, 1, 2, 3, 4, 5, 0):
-        case = cache.fetch(tmp_path, str(number), "case", vault)
+        case = cache.fetch_case(tmp_path, str(number), "case", vault)
         assert float(case.image[0, 1, 1, 1]) == number + 1
     assert sum(array.nbytes for array in opened._arrays.values()) <= 3 * 16**3 * 2

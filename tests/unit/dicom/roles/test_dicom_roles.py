@@ -19,7 +19,7 @@ from site_agent.dicom.base import LeftOut
 from site_agent.dicom.config import Override
 from site_agent.dicom.roles import assignment
 from site_agent.dicom.roles import table as roles_table
-from site_agent.dicom.roles.facts import Facts, words
+from site_agent.dicom.roles.facts import Facts, listed_words
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
@@ -89,7 +89,7 @@ def decide_one(obj: Dataset, *overrides: Override) -> str | Reason:
 
 
 def decide(study: dict[str, Dataset], *overrides: Override) -> dict[str, str | Reason]:
-    decided = assignment.decide({series: assignment.facts(obj, overrides) for series, obj in study.items()})
+    decided = assignment.assign_roles({series: assignment.take_facts(obj, overrides) for series, obj in study.items()})
     return {series: what.reason if isinstance(what, LeftOut) else what for series, what in decided.items()}
 
 
@@ -321,7 +321,7 @@ def test_of_two_series_for_one_role_the_better_one_is_taken(better: dict[str, An
 def test_the_plane_is_that_of_the_patient_which_the_slices_are_nearest_to(
     orientation: list[float] | None, plane: str
 ) -> None:
-    assert assignment.facts(mr(ImageOrientationPatient=orientation)).plane == plane
+    assert assignment.take_facts(mr(ImageOrientationPatient=orientation)).plane == plane
 
 
 def test_the_plane_of_a_three_dimensional_series_does_not_matter() -> None:
@@ -380,17 +380,17 @@ def test_facts_hold_no_text_of_the_object() -> None:
         ContrastBolusAgent=secret,
     )
     obj.ImageType = ["ORIGINAL", "PRIMARY", secret]
-    plain = json.dumps(assignment.facts(obj, [Override(role="T1", description="Zaphod")]).plain())
+    plain = json.dumps(assignment.take_facts(obj, [Override(role="T1", description="Zaphod")]).as_plain())
     assert "zaphod" not in plain.lower()
     assert "beeble" not in plain.lower()
-    assert Facts.read(json.loads(plain)).override == "T1"
+    assert Facts.from_plain(json.loads(plain)).override == "T1"
 
 
 def test_facts_that_hold_a_word_that_is_not_listed_are_refused() -> None:
-    plain = Facts(kind="mr", mr=True).plain()
+    plain = Facts(kind="mr", mr=True).as_plain()
     for change in ({"words": ["zaphod"]}, {"image_type": ["ZAPHOD"]}, {"contrast": "ZAPHOD"}, {"more": 1}, {"tr": "x"}):
         with pytest.raises(DataError):
-            Facts.read(plain | change)
+            Facts.from_plain(plain | change)
 
 
 numbers = st.none() | st.floats(min_value=1e-6, max_value=1e6)
@@ -419,17 +419,17 @@ some_facts = st.builds(
 @settings(deadline=None)
 @given(some_facts)
 def test_facts_come_back_from_json_as_they_were(facts: Facts) -> None:
-    assert Facts.read(json.loads(json.dumps(facts.plain()))) == facts
+    assert Facts.from_plain(json.loads(json.dumps(facts.as_plain()))) == facts
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text(alphabet="123456789.", min_size=1, max_size=4), some_facts, max_size=6))
 def test_every_image_series_gets_one_answer_and_every_role_at_most_one_series(study: dict[str, Facts]) -> None:
-    decided = assignment.decide(study)
+    decided = assignment.assign_roles(study)
     assert decided.keys() == study.keys()
     taken = [what for what in decided.values() if not isinstance(what, LeftOut)]
     assert len(taken) == len(set(taken))
-    assert assignment.decide(dict(reversed(study.items()))) == decided
+    assert assignment.assign_roles(dict(reversed(study.items()))) == decided
     for series, what in decided.items():
         if not isinstance(what, LeftOut):
             assert not study[series].burned_in
@@ -438,7 +438,7 @@ def test_every_image_series_gets_one_answer_and_every_role_at_most_one_series(st
 @settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_description_is_reduced_to_listed_words(text: str) -> None:
-    assert set(words(text)) <= set(get_args(roles_table.Word))
+    assert set(listed_words(text)) <= set(get_args(roles_table.Word))
 
 
 @pytest.mark.skipif(not (TEST_DATA / "dicom").is_dir(), reason="needs the shared test data (shared/data)")

@@ -24,7 +24,7 @@ from site_agent.dicom.sources.storage_scp import StorageScp
 
 def test_an_echo_is_answered() -> None:
     with Pacs() as pacs:
-        sources.echo(settings(pacs.port))
+        sources.echo_source(settings(pacs.port))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_an_echo_is_answered() -> None:
 def test_a_rejected_ae_title_is_told_by_name(changes: dict[str, Any], words: str) -> None:
     with Pacs(three()) as pacs:
         config = settings(pacs.port, **changes)
-        for ask in (lambda: sources.echo(config), Dimse(config).find):
+        for ask in (lambda: sources.echo_source(config), Dimse(config).find_studies):
             with pytest.raises(PacsRefused, match=words):
                 ask()
 
@@ -49,7 +49,7 @@ def test_a_pacs_at_its_limit_is_asked_again_and_then_let_be(monkeypatch: pytest.
         entity.add_requested_context(VERIFICATION)
         first = entity.associate("127.0.0.1", pacs.port, ae_title="PACS")
         with pytest.raises(PacsRefused, match=r"rejects the association \(local limit exceeded"):
-            sources.echo(settings(pacs.port))
+            sources.echo_source(settings(pacs.port))
         first.release()
 
 
@@ -68,7 +68,7 @@ def test_a_rejected_presentation_context_is_told(offers: tuple[str, ...], words:
 
 def test_a_pacs_that_offers_nothing_that_we_ask_for_is_told() -> None:
     with Pacs(three(), offers=(VERIFICATION,)) as pacs, pytest.raises(PacsRefused, match="each presentation context"):
-        Dimse(settings(pacs.port)).find()
+        Dimse(settings(pacs.port)).find_studies()
 
 
 def test_a_pacs_that_lets_us_take_no_storage_class_over_get_is_told() -> None:
@@ -83,7 +83,7 @@ def test_where_nothing_listens_it_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
     with pytest.raises(PacsUnreachable, match=r"nothing answers \(Connection refused\)"):
-        sources.echo(settings(port))
+        sources.echo_source(settings(port))
 
 
 def test_a_port_that_takes_connections_and_speaks_no_dicom_is_told() -> None:
@@ -91,16 +91,16 @@ def test_a_port_that_takes_connections_and_speaks_no_dicom_is_told() -> None:
         socket.create_server(("127.0.0.1", 0)) as other,
         pytest.raises(PacsUnreachable, match="no association comes about within"),
     ):
-        sources.echo(settings(other.getsockname()[1], patience=0.3))
+        sources.echo_source(settings(other.getsockname()[1], patience=0.3))
 
 
 def test_associations_are_not_left_open() -> None:
     before = {thread.name for thread in threading.enumerate()}
     with Pacs(three()) as pacs:
         source = Dimse(settings(pacs.port))
-        source.find()
+        source.find_studies()
         for _ in range(3):
-            source.fetch(SERIES, Taken().has, Taken().take)
+            source.fetch_series(SERIES, Taken().has, Taken().take)
         source.close()
     deadline = time.monotonic() + PATIENCE
     while left := {thread.name for thread in threading.enumerate()} - before:
@@ -110,24 +110,24 @@ def test_associations_are_not_left_open() -> None:
 
 def test_an_association_over_tls_shows_and_asks_for_certificates(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
-    theirs, ours = authority.server(["127.0.0.1"], "pacs"), authority.client("site")
+    theirs, ours = authority.issue_server_identity(["127.0.0.1"], "pacs"), authority.issue_client_identity("site")
     own = {"ca": authority.certificate, "cert": ours.certificate, "key": ours.key}
-    serving = tls.server(authority.certificate, theirs.certificate, theirs.key)
+    serving = tls.server_context(authority.certificate, theirs.certificate, theirs.key)
     with Pacs(three(), ssl_context=serving) as pacs:
         taken = Taken()
         assert fetch(pacs, taken, **own).reason is None
         assert len(taken.objects) == 3
 
         with pytest.raises(PacsUnreachable, match="Check that this port speaks DICOM; if it speaks TLS, name ca"):
-            sources.echo(settings(pacs.port, patience=0.5))
+            sources.echo_source(settings(pacs.port, patience=0.5))
         stranger = Authority(tmp_path / "stranger")
         with pytest.raises(PacsUnreachable, match=r"certificate cannot be trusted"):
-            sources.echo(settings(pacs.port, **{**own, "ca": stranger.certificate}))
+            sources.echo_source(settings(pacs.port, **{**own, "ca": stranger.certificate}))
 
 
 def test_certificates_that_do_not_fit_together_are_a_mistake_of_the_settings(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    ours = authority.server(["127.0.0.1"], "site")
+    ours = authority.issue_server_identity(["127.0.0.1"], "site")
     for changes, words in (
         ({"cert": ours.certificate}, "cert needs ca"),
         ({"ca": tmp_path / "missing"}, "cannot read certificate"),

@@ -22,7 +22,7 @@ def test_studies_and_series_are_found_with_their_counts() -> None:
     objects = [*three(), image(1, 2, 1, modality="SEG"), image(1, 3, 1, modality="PR"), image(2, 1, 1, modality="CT")]
     with Pacs(objects) as pacs:
         source = Dimse(settings(pacs.port))
-        (study,) = source.find()
+        (study,) = source.find_studies()
 
     assert (study.uid, study.patient) == (uid(1), "P1")
     assert study.series == (
@@ -35,7 +35,7 @@ def test_studies_and_series_are_found_with_their_counts() -> None:
 
 def test_a_pacs_that_leaves_the_number_of_instances_out_is_asked_for_a_list() -> None:
     with Pacs(three(), counts=False) as pacs:
-        assert Dimse(settings(pacs.port)).find()[0].series == (SERIES,)
+        assert Dimse(settings(pacs.port)).find_studies()[0].series == (SERIES,)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_search_that_does_not_end_with_success_is_never_no_studies(
         yield code, None
 
     with Pacs(three(), find=answer) as pacs, pytest.raises(PacsRefused, match=words):
-        Dimse(settings(pacs.port)).find()
+        Dimse(settings(pacs.port)).find_studies()
 
 
 def test_a_search_that_breaks_off_is_never_no_studies() -> None:
@@ -68,7 +68,7 @@ def test_a_search_that_breaks_off_is_never_no_studies() -> None:
         event.assoc.abort()
 
     with Pacs(three(), find=answer) as pacs, pytest.raises(PacsUnreachable, match=r"broke off.*in C-FIND"):
-        Dimse(settings(pacs.port)).find()
+        Dimse(settings(pacs.port)).find_studies()
 
 
 def test_a_series_comes_whole_with_its_file_meta_information() -> None:
@@ -127,8 +127,8 @@ def test_a_pacs_without_the_image_level_is_asked_for_the_series() -> None:
 def test_what_came_is_counted_against_the_number_that_the_index_says(miscount: int, reason: Reason | None) -> None:
     with Pacs(three(), miscount=miscount) as pacs:
         source, taken = Dimse(settings(pacs.port)), Taken()
-        ((series,),) = [study.series for study in source.find()]
-        fetched = source.fetch(series, taken.has, taken.take)
+        ((series,),) = [study.series for study in source.find_studies()]
+        fetched = source.fetch_series(series, taken.has, taken.take)
 
     assert series.instances == 3 + miscount
     assert (fetched.present, fetched.reason) == (3, reason)

@@ -38,7 +38,7 @@ def test_what_the_taker_raises_ends_the_transfer_and_comes_through(retrieve: str
         if retrieve == "move":
             destinations["KONSIL"] = ("127.0.0.1", source.scp.port)
         with pytest.raises(DataError, match="disk is full"):
-            source.fetch(SERIES, lambda sop: False, take)
+            source.fetch_series(SERIES, lambda sop: False, take)
         source.close()
 
     assert len(offered) == 1
@@ -49,7 +49,7 @@ def test_a_move_brings_a_series_to_our_own_storage_scp() -> None:
     with Pacs(three(), destinations=destinations) as pacs:
         source, taken = Dimse(settings(pacs.port, retrieve="move")), Taken(uid(1, 1, 3))
         destinations["KONSIL"] = ("127.0.0.1", source.scp.port)
-        fetched = source.fetch(SERIES, taken.has, taken.take)
+        fetched = source.fetch_series(SERIES, taken.has, taken.take)
         source.close()
 
     assert (fetched.received, fetched.present, fetched.reason) == (2, 3, None)
@@ -70,9 +70,9 @@ def test_move_is_proposed_without_storage_contexts() -> None:
     with Pacs(three(), offers=(FIND, MOVE), roles=False, destinations=destinations) as pacs:
         source, taken = Dimse(settings(pacs.port, retrieve="move")), Taken()
         destinations["KONSIL"] = ("127.0.0.1", source.scp.port)
-        assert source.fetch(SERIES, taken.has, taken.take).present == 3
+        assert source.fetch_series(SERIES, taken.has, taken.take).present == 3
         source.close()
-    assert len(contexts.accepted()) == len(contexts.STORAGE)
+    assert len(contexts.accepted_contexts()) == len(contexts.STORAGE)
 
 
 def send(port: int, obj: Any, *, ae: str = "PACS", called: str = "KONSIL", tls_args: Any = None) -> Any:
@@ -82,7 +82,7 @@ def send(port: int, obj: Any, *, ae: str = "PACS", called: str = "KONSIL", tls_a
     entity.add_requested_context(obj.SOPClassUID, obj.file_meta.TransferSyntaxUID)
     made = entity.associate("127.0.0.1", port, ae_title=called, tls_args=tls_args)
     if not made.is_established:
-        association._close(made)
+        association._close_socket(made)
         return None
     status = made.send_c_store(obj).Status
     made.release()
@@ -94,7 +94,7 @@ def test_the_storage_scp_takes_only_what_was_asked_for_and_only_from_the_pacs() 
     try:
         coming = Arrivals(SERIES, taken.has, taken.take, Pace(1, None))
         assert send(scp.port, image()) == 0x0124
-        with scp.expecting(coming):
+        with scp.expect_series(coming):
             assert send(scp.port, image(), ae="STRANGER") is None
             assert send(scp.port, image(), called="ANOTHER") is None
             assert send(scp.port, image(2, 1, 1)) == 0x0124
@@ -110,13 +110,13 @@ def test_the_storage_scp_takes_only_what_was_asked_for_and_only_from_the_pacs() 
 
 def test_the_storage_scp_over_tls_takes_nothing_without_a_certificate_of_the_authority(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path / "authority"), Authority(tmp_path / "stranger")
-    ours = authority.server(["127.0.0.1"], "site")
+    ours = authority.issue_server_identity(["127.0.0.1"], "site")
     scp = StorageScp(settings(1, ca=authority.certificate, cert=ours.certificate, key=ours.key, patience=PATIENCE))
     taken = Taken()
     try:
-        with scp.expecting(Arrivals(SERIES, taken.has, taken.take, Pace(1, None))):
-            for theirs in (stranger.client("pacs"), authority.client("pacs")):
-                context = tls.client(authority.certificate, theirs.certificate, theirs.key)
+        with scp.expect_series(Arrivals(SERIES, taken.has, taken.take, Pace(1, None))):
+            for theirs in (stranger.issue_client_identity("pacs"), authority.issue_client_identity("pacs")):
+                context = tls.client_context(authority.certificate, theirs.certificate, theirs.key)
                 told = send(scp.port, image(), tls_args=(context, "127.0.0.1"))
                 assert told == (0x0000 if theirs.key.is_relative_to(authority.folder) else None)
             assert send(scp.port, image()) is None
@@ -151,7 +151,7 @@ def test_a_move_is_given_up_only_once_neither_answers_nor_objects_come() -> None
     with Silence(line, 0.05, lambda: heard[0]) as silence:
         assert line.dimse_timeout is None
         assert not line.given_up.wait(0.2)  # an object came in an hour's time: far from silent
-        assert list(silence.watched(iter([(1, 2)]))) == [(1, 2)]
+        assert list(silence.watch_answers(iter([(1, 2)]))) == [(1, 2)]
     assert line.dimse_timeout == 5.0
 
     with Silence(line, 0.05, lambda: 0.0):

@@ -45,7 +45,7 @@ def test_studies_are_found_at_any_depth_under_any_name(tmp_path: Path) -> None:
     write(image(2, 1, 1), tmp_path / ".hidden" / "1")
     source = reader(tmp_path)
 
-    first, second = source.find()
+    first, second = source.find_studies()
 
     assert (first.uid, first.patient) == (uid(1), "P1")
     assert first.series == (SeriesFound(uid(1), uid(1, 1), "MR"), SeriesFound(uid(1), uid(1, 2), "MR"))
@@ -63,7 +63,7 @@ def test_files_that_are_no_dicom_are_counted_and_cost_nothing(tmp_path: Path) ->
     os.mkfifo(tmp_path / "pipe")
     source = reader(tmp_path)
 
-    assert [study.uid for study in source.find()] == [uid(1)]
+    assert [study.uid for study in source.find_studies()] == [uid(1)]
     assert source.looked == Looked(objects=1, not_dicom=4)
 
 
@@ -72,7 +72,7 @@ def test_a_file_that_says_it_is_dicom_and_cannot_be_read_counts_as_unreadable(tm
     (tmp_path / "cut").write_bytes(encoded(image(1, 1, 2))[:200])
     source = reader(tmp_path)
 
-    assert [study.uid for study in source.find()] == [uid(1)]
+    assert [study.uid for study in source.find_studies()] == [uid(1)]
     assert source.looked == Looked(objects=1, unreadable=1)
 
 
@@ -84,8 +84,8 @@ def test_a_file_without_preamble_and_meta_information_is_read(tmp_path: Path, im
         obj.save_as(file, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
     source, taken = reader(tmp_path), Taken()
 
-    (study,) = source.find()
-    fetched = source.fetch(study.series[0], taken.has, taken.take)
+    (study,) = source.find_studies()
+    fetched = source.fetch_series(study.series[0], taken.has, taken.take)
 
     assert (fetched.present, fetched.reason) == (1, None)
     assert taken.objects[0].file_meta.TransferSyntaxUID.is_implicit_VR is implicit
@@ -98,8 +98,8 @@ def test_an_object_that_lies_there_twice_is_taken_once(tmp_path: Path) -> None:
     write(image(1, 1, 2), tmp_path / "one" / "2")
     source, taken = reader(tmp_path), Taken()
 
-    (study,) = source.find()
-    fetched = source.fetch(study.series[0], taken.has, taken.take)
+    (study,) = source.find_studies()
+    fetched = source.fetch_series(study.series[0], taken.has, taken.take)
 
     assert source.looked == Looked(objects=3, duplicates=1)
     assert (fetched.received, fetched.present, fetched.reason) == (2, 2, None)
@@ -118,7 +118,7 @@ def test_what_is_there_already_is_not_taken_again(tmp_path: Path) -> None:
         write(image(number=number), tmp_path / str(number))
     source, taken = reader(tmp_path), Taken(uid(1, 1, 2))
 
-    fetched = source.fetch(source.find()[0].series[0], taken.has, taken.take)
+    fetched = source.fetch_series(source.find_studies()[0].series[0], taken.has, taken.take)
 
     assert (fetched.received, fetched.present, fetched.reason) == (2, 3, None)
     assert taken.uids == [uid(1, 1, 1), uid(1, 1, 3)]
@@ -130,7 +130,7 @@ def test_a_file_that_lost_its_end_is_not_taken_and_the_series_counts_as_not_retr
     (tmp_path / "2").write_bytes(encoded(image(number=2))[:-10])
     source, taken = reader(tmp_path), Taken()
 
-    fetched = source.fetch(source.find()[0].series[0], taken.has, taken.take)
+    fetched = source.fetch_series(source.find_studies()[0].series[0], taken.has, taken.take)
 
     assert (fetched.received, fetched.present, fetched.reason) == (1, 1, Reason.RETRIEVE_FAILED)
     assert taken.uids == [uid(1, 1, 1)]
@@ -141,10 +141,10 @@ def test_a_file_that_vanished_since_it_was_found_is_noticed(tmp_path: Path) -> N
     for number in (1, 2):
         write(image(number=number), tmp_path / str(number))
     source, taken = reader(tmp_path), Taken()
-    (study,) = source.find()
+    (study,) = source.find_studies()
     (tmp_path / "2").unlink()
 
-    fetched = source.fetch(study.series[0], taken.has, taken.take)
+    fetched = source.fetch_series(study.series[0], taken.has, taken.take)
 
     assert (fetched.present, fetched.reason) == (1, Reason.RETRIEVE_FAILED)
 
@@ -157,7 +157,7 @@ def test_what_the_taker_raises_comes_through(tmp_path: Path) -> None:
         raise DataError("the disk is full")
 
     with pytest.raises(DataError, match="disk is full"):
-        source.fetch(source.find()[0].series[0], lambda sop: False, refuse)
+        source.fetch_series(source.find_studies()[0].series[0], lambda sop: False, refuse)
 
 
 def test_a_study_of_two_patients_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_study_of_two_patients_is_left_out_and_counted(tmp_path: Path) -> None
     write(image(2, 1, 1), tmp_path / "3")
     source = reader(tmp_path)
 
-    assert [study.uid for study in source.find()] == [uid(2)]
+    assert [study.uid for study in source.find_studies()] == [uid(2)]
     assert source.looked == Looked(objects=3, mixed_patients=1)
 
 
@@ -177,7 +177,7 @@ def test_objects_without_a_usable_uid_are_counted(tmp_path: Path) -> None:
     write(image(1, 1, 3, StudyInstanceUID="../../etc"), tmp_path / "2")
     source = reader(tmp_path)
 
-    assert source.find() == []
+    assert source.find_studies() == []
     assert source.looked == Looked(objects=2, unusable=2)
 
 
@@ -201,7 +201,7 @@ def test_the_query_says_which_studies(tmp_path: Path, query: dict[str, Any], fou
     write(image(3, modality="CT", StudyDescription="HEAD"), tmp_path / "3")
     source = reader(tmp_path, **query)
 
-    assert [study.uid for study in source.find()] == [uid(number) for number in found]
+    assert [study.uid for study in source.find_studies()] == [uid(number) for number in found]
     assert source.looked.not_asked == 3 - len(found)
 
 
@@ -213,8 +213,8 @@ def test_patients_and_accessions_are_read_from_files(tmp_path: Path) -> None:
     patients.write_text("# consented\nP1\n P3  # by letter\n\n")
     accessions.write_text("A2\nA3\n")
 
-    assert [study.patient for study in reader(data, patients=patients).find()] == ["P1", "P3"]
-    assert [study.patient for study in reader(data, patients=patients, accessions=accessions).find()] == ["P3"]
+    assert [study.patient for study in reader(data, patients=patients).find_studies()] == ["P1", "P3"]
+    assert [study.patient for study in reader(data, patients=patients, accessions=accessions).find_studies()] == ["P3"]
     accessions.write_text("# none\n")
     with pytest.raises(ConfigError, match="names nothing"):
         reader(data, accessions=accessions)
@@ -228,7 +228,7 @@ def test_labels_of_a_study_come_along_and_other_modalities_do_not(tmp_path: Path
     write(image(1, 3, 1, modality="RTSTRUCT"), tmp_path / "3")
     write(image(1, 4, 1, modality="PR"), tmp_path / "4")
 
-    (study,) = reader(tmp_path).find()
+    (study,) = reader(tmp_path).find_studies()
 
     assert [series.modality for series in study.series] == ["MR", "SEG", "RTSTRUCT"]
 
@@ -237,7 +237,7 @@ def test_two_issuers_of_one_patient_id_are_two_patients(tmp_path: Path) -> None:
     write(image(1, PatientID="7", IssuerOfPatientID="NORTH"), tmp_path / "1")
     write(image(2, PatientID="7", IssuerOfPatientID="SOUTH"), tmp_path / "2")
 
-    assert [study.patient for study in reader(tmp_path).find()] == ["7^^^NORTH", "7^^^SOUTH"]
+    assert [study.patient for study in reader(tmp_path).find_studies()] == ["7^^^NORTH", "7^^^SOUTH"]
 
 
 def test_a_series_with_other_objects_is_marked_otherwise_and_one_that_moved_is_not(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_series_with_other_objects_is_marked_otherwise_and_one_that_moved_is_n
     source = reader(tmp_path)
 
     def mark() -> str:
-        return source.find()[0].series[0].mark
+        return source.find_studies()[0].series[0].mark
 
     before = mark()
     shutil.move(second, tmp_path / "0")
@@ -268,15 +268,15 @@ def on_a_disc(folder: Path, objects: list[Dataset]) -> Path:
 def test_a_dicomdir_says_how_many_objects_a_series_should_have(tmp_path: Path) -> None:
     disc = on_a_disc(tmp_path / "disc", [image(1, 1, number) for number in (1, 2, 3)])
     source, taken = reader(disc), Taken()
-    (study,) = source.find()
+    (study,) = source.find_studies()
     assert study.series == (SeriesFound(uid(1), uid(1, 1), "MR", 3),)
     assert source.looked == Looked(objects=3)
-    assert source.fetch(study.series[0], taken.has, taken.take).reason is None
+    assert source.fetch_series(study.series[0], taken.has, taken.take).reason is None
 
     next(path for path in disc.rglob("*") if path.is_file() and path.name != "DICOMDIR").unlink()
     taken = Taken()
-    (study,) = source.find()
-    fetched = source.fetch(study.series[0], taken.has, taken.take)
+    (study,) = source.find_studies()
+    fetched = source.fetch_series(study.series[0], taken.has, taken.take)
     assert (fetched.present, fetched.reason) == (2, Reason.INCOMPLETE_SERIES)
 
 
@@ -284,7 +284,7 @@ def test_a_dicomdir_that_lists_fewer_objects_than_there_are_says_nothing(tmp_pat
     disc = on_a_disc(tmp_path / "disc", [image(1, 1, 1)])
     write(image(1, 1, 2), disc / "later")
 
-    assert reader(disc).find()[0].series[0].instances is None
+    assert reader(disc).find_studies()[0].series[0].instances is None
 
 
 def test_a_damaged_dicomdir_is_passed_over(tmp_path: Path) -> None:
@@ -292,17 +292,17 @@ def test_a_damaged_dicomdir_is_passed_over(tmp_path: Path) -> None:
     index = disc / "DICOMDIR"
     index.write_bytes(index.read_bytes()[:-120])
 
-    assert [series.uid for series in reader(disc).find()[0].series] == [uid(1, 1)]
+    assert [series.uid for series in reader(disc).find_studies()[0].series] == [uid(1, 1)]
 
 
 def test_a_folder_that_is_missing_or_may_not_be_read_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
     missing = settings(tmp_path / "missing")
-    for ask in (sources.open_source(missing, tmp_path).find, lambda: sources.echo(missing)):
+    for ask in (sources.open_source(missing, tmp_path).find_studies, lambda: sources.echo_source(missing)):
         with pytest.raises(DataError, match="No such file"):
             ask()
     (tmp_path / "empty").mkdir()
-    sources.echo(settings(tmp_path / "empty"))
-    assert reader(tmp_path / "empty").find() == []
+    sources.echo_source(settings(tmp_path / "empty"))
+    assert reader(tmp_path / "empty").find_studies() == []
 
 
 @pytest.mark.skipif(not DICOM.is_dir(), reason="no real DICOM files here")
@@ -310,7 +310,7 @@ def test_real_scanner_files_are_found_with_the_text_files_among_them_counted() -
     everything = Counter(path.suffix for path in (DICOM / "nih").rglob("*") if path.is_file())
     source = reader(DICOM / "nih")
 
-    studies = source.find()
+    studies = source.find_studies()
 
     assert sum(len(study.series) for study in studies) >= 3
     looked = source.looked
@@ -319,7 +319,7 @@ def test_real_scanner_files_are_found_with_the_text_files_among_them_counted() -
     assert looked.not_dicom >= everything[".txt"]
     series = min((one for study in studies for one in study.series), key=lambda one: one.uid)
     taken = Taken()
-    fetched = source.fetch(series, taken.has, taken.take)
+    fetched = source.fetch_series(series, taken.has, taken.take)
     assert fetched.reason is None
     assert fetched.present == len(taken.objects) > 0
 
@@ -331,7 +331,7 @@ def test_a_real_series_with_a_slice_twice_is_taken_whole_and_once(tmp_path: Path
         shutil.copy(path, tmp_path / f"{number}")
     source, taken = reader(tmp_path), Taken()
 
-    fetched = source.fetch(source.find()[0].series[0], taken.has, taken.take)
+    fetched = source.fetch_series(source.find_studies()[0].series[0], taken.has, taken.take)
 
     assert source.looked == Looked(objects=6, duplicates=1)
     assert (fetched.received, fetched.present, fetched.reason) == (5, 5, None)

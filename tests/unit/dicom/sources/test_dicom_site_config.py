@@ -16,7 +16,7 @@ from messages.ground.errors import ConfigError
 from messages.reasons import Reason
 from site_agent import config
 from site_agent.data.described import dataset_of
-from site_agent.data.guard import DataGuard, Look, judged
+from site_agent.data.guard import DataGuard, Look, judge_data
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomWebSource, DimseSource, FolderSource
 from site_agent.dicom.prepared import pins, store
@@ -49,7 +49,9 @@ def written(tmp_path: Path, text: str) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path) -> config.SiteConfig:
-    return config.read(written(tmp_path, "".join(f"[datasets.{name}]\n{own}{SHARED}" for name, own in SETS.items())))
+    return config.read_config(
+        written(tmp_path, "".join(f"[datasets.{name}]\n{own}{SHARED}" for name, own in SETS.items()))
+    )
 
 
 def test_each_source_is_read_and_its_relative_files_lie_beside_site_toml(
@@ -90,7 +92,7 @@ def test_a_mistake_is_one_line_that_names_the_key_as_it_stands_in_the_file(
     text: str, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        config.read(written(tmp_path, f"[datasets.g]\n{text}"))
+        config.read_config(written(tmp_path, f"[datasets.g]\n{text}"))
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -98,7 +100,7 @@ def test_a_mistake_is_one_line_that_names_the_key_as_it_stands_in_the_file(
 def test_a_wrong_item_of_a_list_is_one_mistake_and_not_two(tmp_path: Path) -> None:
     wrong = SHARED.replace('["T1c", "FLAIR"]', '["CT"]')
     with pytest.raises(ConfigError) as refused:
-        config.read(written(tmp_path, f"[datasets.g]\n{SETS['folder']}{wrong}"))
+        config.read_config(written(tmp_path, f"[datasets.g]\n{SETS['folder']}{wrong}"))
     assert refused.value.what.startswith("datasets.g.channels.0 = 'CT': ")
     assert ";" not in refused.value.what
 
@@ -106,7 +108,7 @@ def test_a_wrong_item_of_a_list_is_one_mistake_and_not_two(tmp_path: Path) -> No
 def test_no_secret_of_a_pacs_is_shown_in_a_mistake(tmp_path: Path) -> None:
     text = SETS["web"].replace('"credential:pacs"', "4711").replace("user", "token = 4712\nuser") + SHARED
     with pytest.raises(ConfigError) as refused:
-        config.read(written(tmp_path, f"[datasets.g]\n{text}"))
+        config.read_config(written(tmp_path, f"[datasets.g]\n{text}"))
     assert "datasets.g.password" in str(refused.value)
     assert "471" not in str(refused.value)
 
@@ -120,15 +122,15 @@ def test_the_guard_judges_a_prepared_set_by_what_the_experiment_was_joined_with(
 
     def look() -> Reason | None:
         seen.clear()
-        guard.look("e-1", "web", seen.append)
+        guard.look_at_data("e-1", "web", seen.append)
         eventually(lambda: seen, what="a look")
-        return judged(joined, seen[0])
+        return judge_data(joined, seen[0])
 
     joined: str | None = None
     assert look() is None
-    store.Store(store.folder_of(state, "web")).publish(print_, {}, Accounting(0, 0, fingerprint=print_))
-    withdrawn = pins.look(tmp_path / "withdrawn.txt")
-    pins.write(state / "cache" / "e-1", pins.Pin("web", Accounting(0, 0, fingerprint=print_), withdrawn))
+    store.Store(store.folder_of(state, "web")).publish_state(print_, {}, Accounting(0, 0, fingerprint=print_))
+    withdrawn = pins.look_at_withdrawn(tmp_path / "withdrawn.txt")
+    pins.write_pin(state / "cache" / "e-1", pins.Pin("web", Accounting(0, 0, fingerprint=print_), withdrawn))
     joined = print_
     assert look() is None
     assert seen == [Look(print_, 0)]
@@ -146,12 +148,12 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_note_of_what_was_joined_with_counts_as_none(how: str, tmp_path: Path) -> None:
     pin = pins.Pin("web", Accounting(3, 2, fingerprint="a"), "")
-    pins.write(tmp_path / "cache" / "e-1", pin)
-    assert pins.read(tmp_path / "cache" / "e-1") == pin
-    assert pins.pinned(tmp_path, "web") == {"a"}
+    pins.write_pin(tmp_path / "cache" / "e-1", pin)
+    assert pins.read_pin(tmp_path / "cache" / "e-1") == pin
+    assert pins.pinned_states(tmp_path, "web") == {"a"}
     DAMAGE[how](tmp_path / "cache" / "e-1" / pins.FILE)
-    assert pins.read(tmp_path / "cache" / "e-1") is None
-    assert pins.pinned(tmp_path, "web") == set()
+    assert pins.read_pin(tmp_path / "cache" / "e-1") is None
+    assert pins.pinned_states(tmp_path, "web") == set()
 
 
 def test_a_site_has_one_secret_however_many_ask_for_it_first(tmp_path: Path) -> None:

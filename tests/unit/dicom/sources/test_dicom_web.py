@@ -30,7 +30,7 @@ def settings(url: str, **changes: Any) -> DicomWebSource:
 def fetch(service: Service, taken: Taken, series: SeriesFound = SERIES, **changes: Any) -> Fetched:
     source = DicomWeb(settings(service.url, **changes))
     try:
-        return source.fetch(series, taken.has, taken.take)
+        return source.fetch_series(series, taken.has, taken.take)
     finally:
         source.close()
 
@@ -38,7 +38,7 @@ def fetch(service: Service, taken: Taken, series: SeriesFound = SERIES, **change
 def find(service: Service, **changes: Any) -> tuple[Any, Looked]:
     source = DicomWeb(settings(service.url, **changes))
     try:
-        return source.find(), source.looked
+        return source.find_studies(), source.looked
     finally:
         source.close()
 
@@ -108,7 +108,7 @@ def test_a_search_that_fails_is_never_no_studies(status: int, words: str) -> Non
         with pytest.raises(PacsRefused, match=words) as told:
             find(service)
         with pytest.raises(PacsRefused, match=words):
-            sources.echo(settings(service.url))
+            sources.echo_source(settings(service.url))
     assert "Patient" not in str(told.value)
 
 
@@ -222,7 +222,7 @@ def test_what_the_taker_raises_comes_through() -> None:
         raise DataError("the disk is full")
 
     with Service(three()) as service, pytest.raises(DataError, match="disk is full"):
-        DicomWeb(settings(service.url)).fetch(SERIES, lambda sop: False, refuse)
+        DicomWeb(settings(service.url)).fetch_series(SERIES, lambda sop: False, refuse)
 
 
 def test_users_and_tokens_are_shown(tmp_path: Path) -> None:
@@ -255,9 +255,9 @@ def test_the_environment_changes_neither_credentials_nor_way(monkeypatch: pytest
 
 def test_a_service_over_https_is_trusted_by_its_authority_alone(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
-    theirs, ours = authority.server(["127.0.0.1"], "pacs"), authority.client("site")
+    theirs, ours = authority.issue_server_identity(["127.0.0.1"], "pacs"), authority.issue_client_identity("site")
     own = {"ca": authority.certificate, "cert": ours.certificate, "key": ours.key}
-    with Service(three(), tls=tls.server(authority.certificate, theirs.certificate, theirs.key)) as service:
+    with Service(three(), tls=tls.server_context(authority.certificate, theirs.certificate, theirs.key)) as service:
         taken = Taken()
         assert fetch(service, taken, **own) == Fetched(3, 3)
         with pytest.raises(PacsUnreachable, match="certificate cannot be trusted"):
@@ -272,9 +272,9 @@ def test_where_nothing_answers_it_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(PacsUnreachable, match=r"no answer to the search for studies within 0\.3 s"):
-            sources.echo(settings(f"http://127.0.0.1:{port}", patience=0.3))
+            sources.echo_source(settings(f"http://127.0.0.1:{port}", patience=0.3))
     with pytest.raises(PacsUnreachable, match="Connection refused"):
-        sources.echo(settings(f"http://127.0.0.1:{port}"))
+        sources.echo_source(settings(f"http://127.0.0.1:{port}"))
 
 
 def test_patients_that_are_asked_for_are_in_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

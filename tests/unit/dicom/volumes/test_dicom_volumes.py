@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from series_rig import LPS_TO_RAS, slices, truth, world_agrees
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.volumes import assembly, geometry
 
 angles = st.floats(-180, 180, allow_nan=False)
@@ -26,8 +26,8 @@ millimetres = st.floats(0.3, 6.0)
 
 
 def refused(objects: list[Dataset], **more: int) -> Reason:
-    with pytest.raises(Refused) as told:
-        assembly.build(objects, **more)
+    with pytest.raises(ObjectRefused) as told:
+        assembly.build_volumes(objects, **more)
     return told.value.reason
 
 
@@ -47,7 +47,7 @@ def test_any_orientation_spacing_and_order_of_files_gives_the_same_voxels_at_the
     data: st.DataObject,
 ) -> None:
     expected = truth(shape, Rotation.from_euler("xyz", turned, degrees=True).as_matrix(), spacing, origin)
-    [volume] = assembly.build(data.draw(st.permutations(slices(expected))))
+    [volume] = assembly.build_volumes(data.draw(st.permutations(slices(expected))))
     world_agrees(volume.voxels, volume.affine, expected)
     assert volume.voxels.shape == shape
     assert volume.voxels.dtype == np.float32
@@ -65,7 +65,7 @@ def test_highdicom_builds_the_same_volume_where_it_builds_one(
     expected = truth((4, 5, 3), Rotation.from_euler("zyx", turned, degrees=True).as_matrix(), spacing)
     objects = slices(expected, change=lambda obj, k: setattr(obj, "RescaleSlope", k + 1))
     theirs = highdicom.get_volume_from_series(objects)
-    [ours] = assembly.build(objects)
+    [ours] = assembly.build_volumes(objects)
     to_theirs = np.linalg.inv(LPS_TO_RAS @ theirs.affine) @ ours.affine
     index = to_theirs[:3, :3] @ np.indices(ours.voxels.shape).reshape(3, -1) + to_theirs[:3, 3:]
     assert np.abs(index - np.rint(index)).max() < 1e-3
@@ -74,7 +74,7 @@ def test_highdicom_builds_the_same_volume_where_it_builds_one(
 
 def test_slices_stacked_against_their_normal_are_put_in_its_order() -> None:
     expected = truth(rotation=np.diag([1.0, 1.0, -1.0]))
-    [volume] = assembly.build(slices(expected))
+    [volume] = assembly.build_volumes(slices(expected))
     world_agrees(volume.voxels, volume.affine, expected)
     assert np.linalg.det(volume.affine) > 0
     assert volume.frames[0] == ("2.25.1000.6", 1)
@@ -88,7 +88,7 @@ def test_slices_missing_inside_are_refused(gone: tuple[int, ...]) -> None:
 
 def test_every_second_slice_missing_is_told_by_the_spacing_that_the_scanner_says() -> None:
     objects = slices(truth(), change=lambda obj, _: setattr(obj, "SpacingBetweenSlices", 2.5))
-    assert len(assembly.build(objects)) == 1
+    assert len(assembly.build_volumes(objects)) == 1
     assert refused(objects[::2]) is Reason.MISSING_SLICES
 
 
@@ -97,9 +97,9 @@ def test_every_second_slice_missing_is_told_by_the_thickness_of_a_3d_acquisition
     acquisition: str, reason: Reason | None
 ) -> None:
     objects = slices(truth(), change=lambda obj, _: setattr(obj, "MRAcquisitionType", acquisition))
-    assert len(assembly.build(objects)) == 1
+    assert len(assembly.build_volumes(objects)) == 1
     if reason is None:
-        assert len(assembly.build(objects[::2])) == 1  # slices of 2D acquisitions may leave gaps
+        assert len(assembly.build_volumes(objects[::2])) == 1  # slices of 2D acquisitions may leave gaps
     else:
         assert refused(objects[::2]) is reason
 
@@ -108,7 +108,7 @@ def test_a_scanner_that_writes_the_gap_as_spacing_between_slices_is_understood()
     def gap(obj: Dataset, _: int) -> None:
         obj.SliceThickness, obj.SpacingBetweenSlices = 2.0, 0.5
 
-    assert len(assembly.build(slices(truth(), change=gap))) == 1
+    assert len(assembly.build_volumes(slices(truth(), change=gap))) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_slices_missing_at_the_end_show_where_somebody_counted(
 
     objects = slices(truth(), change=count)[gone:]
     if reason is None:
-        [volume] = assembly.build(objects, announced=announced)
+        [volume] = assembly.build_volumes(objects, announced=announced)
         assert volume.extent_verified is verified
     else:
-        with pytest.raises(Refused) as told:
-            assembly.build(objects, announced=announced)
+        with pytest.raises(ObjectRefused) as told:
+            assembly.build_volumes(objects, announced=announced)
         assert told.value.reason is reason
 
 
@@ -167,23 +167,23 @@ def test_a_pile_that_is_no_right_angled_grid_is_refused(
 
 
 def test_a_grid_has_one_plane_at_a_place() -> None:
-    plane = geometry.plane(4, 4, (0, 0, 0), (1, 0, 0, 0, 1, 0), (1, 1), geometry.Tolerances())
+    plane = geometry.make_plane(4, 4, (0, 0, 0), (1, 0, 0, 0, 1, 0), (1, 1), geometry.Tolerances())
     above = replace(plane, position=(0, 0, 2.0))
-    with pytest.raises(Refused) as told:
-        geometry.regular([plane, above, plane], geometry.Tolerances())
+    with pytest.raises(ObjectRefused) as told:
+        geometry.make_regular_grid([plane, above, plane], geometry.Tolerances())
     assert told.value.reason is Reason.DUPLICATE_SLICES
-    assert geometry.regular([above, plane], geometry.Tolerances()).order == (1, 0)
+    assert geometry.make_regular_grid([above, plane], geometry.Tolerances()).order == (1, 0)
 
 
 def test_positions_rounded_by_an_exporter_still_make_a_grid() -> None:
     rng = np.random.default_rng(1)
     rounded = moved(lambda k: rng.uniform(-0.005, 0.005, 3))
-    assert len(assembly.build(slices(truth((4, 4, 40)), change=rounded))) == 1
+    assert len(assembly.build_volumes(slices(truth((4, 4, 40)), change=rounded))) == 1
 
 
 def test_an_object_that_came_twice_counts_once() -> None:
     objects = slices(truth())
-    [volume] = assembly.build([*objects, *slices(truth())], announced=6)
+    [volume] = assembly.build_volumes([*objects, *slices(truth())], announced=6)
     assert volume.voxels.shape == (5, 4, 6)
 
 
@@ -291,8 +291,8 @@ def test_whatever_an_object_holds_it_becomes_volumes_or_is_refused(
             tag = Tag(keyword)
             obj[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
     try:
-        found = assembly.build(objects)
-    except Refused:
+        found = assembly.build_volumes(objects)
+    except ObjectRefused:
         return
     assert sum(volume.voxels.shape[2] for volume in found) >= 2
     assert all(np.isfinite(volume.affine).all() for volume in found)

@@ -17,15 +17,15 @@ from scipy.spatial.transform import Rotation
 from series_rig import Truth, enhanced, identify, image, place, truth, world_agrees
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.volumes import assembly, mosaic
 
 angles = st.floats(-180, 180, allow_nan=False)
 
 
 def refused(objects: list[Dataset], **more: int) -> Reason:
-    with pytest.raises(Refused) as told:
-        assembly.build(objects, **more)
+    with pytest.raises(ObjectRefused) as told:
+        assembly.build_volumes(objects, **more)
     return told.value.reason
 
 
@@ -41,7 +41,7 @@ def test_frames_in_any_order_become_one_volume_for_each_time(
     rotation = Rotation.from_euler("xyz", turned, degrees=True).as_matrix()
     runs = [truth((3, 4, 5), rotation, seed=t) for t in range(2)]
     order = data.draw(st.permutations(every(2, 5)))
-    found = assembly.build([enhanced(runs, order)])
+    found = assembly.build_volumes([enhanced(runs, order)])
     assert [volume.part for volume in found] == ["time 1", "time 2"]
     for t, (volume, expected) in enumerate(zip(found, runs, strict=True)):
         world_agrees(volume.voxels, volume.affine, expected)
@@ -57,7 +57,7 @@ def test_each_frame_has_its_own_scale_and_the_shared_one_where_it_has_none() -> 
     own = Dataset()
     own.RescaleSlope, own.RescaleIntercept = 0.25, -5
     obj.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence = Items([own])
-    [volume] = assembly.build([obj])
+    [volume] = assembly.build_volumes([obj])
     expected = truth().voxels * 2.0 + 1
     expected[:, :, 2] = truth().voxels[:, :, 2] * 0.25 - 5
     np.testing.assert_array_equal(volume.voxels, expected)
@@ -69,7 +69,7 @@ def test_frames_at_one_place_that_only_a_dimension_tells_apart_become_a_volume_e
     obj.DimensionIndexSequence[0].DimensionIndexPointer = 0x00189217
     for groups in obj.PerFrameFunctionalGroupsSequence:
         del groups.FrameContentSequence[0].TemporalPositionIndex
-    found = assembly.build([obj])
+    found = assembly.build_volumes([obj])
     assert [volume.part for volume in found] == ["dimension 1 1", "dimension 1 2"]
     for volume, expected in zip(found, runs, strict=True):
         world_agrees(volume.voxels, volume.affine, expected)
@@ -88,7 +88,7 @@ def test_frames_that_two_dimensions_together_tell_apart_become_a_volume_each() -
         content = groups.FrameContentSequence[0]
         del content.TemporalPositionIndex
         content.DimensionIndexValues = [which // 2 + 1, which % 2 + 1, k + 1]
-    found = assembly.build([obj])
+    found = assembly.build_volumes([obj])
     assert [volume.part for volume in found] == [f"dimensions {n}" for n in (1, 2, 3, 4)]
     for volume, expected in zip(found, runs, strict=True):
         world_agrees(volume.voxels, volume.affine, expected)
@@ -100,7 +100,7 @@ def test_two_stacks_become_two_volumes() -> None:
     for groups in obj.PerFrameFunctionalGroupsSequence:
         content = groups.FrameContentSequence[0]
         content.StackID, content.TemporalPositionIndex = str(content.TemporalPositionIndex), 1
-    found = assembly.build([obj])
+    found = assembly.build_volumes([obj])
     assert [volume.part for volume in found] == ["stack 1", "stack 2"]
     for volume, expected in zip(found, (lower, upper), strict=True):
         world_agrees(volume.voxels, volume.affine, expected)
@@ -116,7 +116,7 @@ def concatenation(parts: int) -> list[Dataset]:
 
 
 def test_the_parts_of_a_concatenation_become_one_volume_and_a_missing_one_is_noticed() -> None:
-    [volume] = assembly.build(concatenation(3))
+    [volume] = assembly.build_volumes(concatenation(3))
     world_agrees(volume.voxels, volume.affine, truth())
     assert volume.extent_verified
     assert refused(concatenation(2)) is Reason.INCOMPLETE_SERIES
@@ -170,7 +170,7 @@ def tiled(of: Truth, *, number: int = 1, descending: bool = False, layout: bool 
     obj.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
     normal = of.affine[:3, 2] / of.spacing[2] * (-1 if descending else 1)
     if layout:
-        mosaic.keep(obj, mosaic.Layout(count, tuple(float(v) for v in normal)))
+        mosaic.keep_layout(obj, mosaic.MosaicLayout(count, tuple(float(v) for v in normal)))
     return obj
 
 
@@ -180,7 +180,7 @@ def test_a_mosaics_tiles_become_the_slices_of_a_volume(
     turned: tuple[float, float, float], count: int, descending: bool
 ) -> None:
     expected = truth((3, 4, count), Rotation.from_euler("xyz", turned, degrees=True).as_matrix())
-    [volume] = assembly.build([tiled(expected, descending=descending)])
+    [volume] = assembly.build_volumes([tiled(expected, descending=descending)])
     world_agrees(volume.voxels, volume.affine, expected)
     assert volume.extent_verified
     numbers = [number for _, number in volume.frames]
@@ -189,7 +189,7 @@ def test_a_mosaics_tiles_become_the_slices_of_a_volume(
 
 def test_mosaics_follow_each_other_in_time() -> None:
     runs = [truth(seed=t) for t in range(3)]
-    found = assembly.build([tiled(run, number=3 - t) for t, run in enumerate(runs)])
+    found = assembly.build_volumes([tiled(run, number=3 - t) for t, run in enumerate(runs)])
     assert [volume.part for volume in found] == ["time 1", "time 2", "time 3"]
     for volume, expected in zip(found, reversed(runs), strict=True):
         world_agrees(volume.voxels, volume.affine, expected)
@@ -197,18 +197,18 @@ def test_mosaics_follow_each_other_in_time() -> None:
 
 def test_the_note_of_a_mosaics_layout_survives_a_file_even_without_value_representations() -> None:
     obj = tiled(truth())
-    expected = mosaic.read(obj)
+    expected = mosaic.read_layout(obj)
     obj.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     written = BytesIO()
     obj.save_as(written, enforce_file_format=True)
     written.seek(0)
-    assert mosaic.read(pydicom.dcmread(written)) == expected
+    assert mosaic.read_layout(pydicom.dcmread(written)) == expected
     assert expected is not None
     assert (expected.images, expected.side) == (6, 3)
 
 
 def test_an_object_that_is_no_mosaic_has_no_layout() -> None:
-    assert mosaic.read(enhanced([truth()], every(1, 6))) is None
+    assert mosaic.read_layout(enhanced([truth()], every(1, 6))) is None
 
 
 def garbled_header(obj: Dataset) -> None:
@@ -239,5 +239,5 @@ def test_a_mosaic_whose_tiles_do_not_fit_its_geometry_is_refused(keyword: str, v
 
 def test_a_mosaic_of_a_size_that_its_tiles_do_not_divide_is_refused() -> None:
     obj = tiled(truth())
-    mosaic.keep(obj, mosaic.Layout(17, (0.0, 0.0, 1.0)))
+    mosaic.keep_layout(obj, mosaic.MosaicLayout(17, (0.0, 0.0, 1.0)))
     assert refused([obj]) is Reason.MISSING_GEOMETRY

@@ -20,15 +20,15 @@ from pydicom.uid import (
 from series_rig import Truth, slices, truth, world_agrees
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.volumes import assembly
 
 SIGNED = truth(low=-2000, high=2000)
 
 
 def refused(objects: list[Dataset]) -> Reason:
-    with pytest.raises(Refused) as told:
-        assembly.build(objects)
+    with pytest.raises(ObjectRefused) as told:
+        assembly.build_volumes(objects)
     return told.value.reason
 
 
@@ -36,20 +36,20 @@ def test_each_frame_is_scaled_by_its_own_slope_and_intercept() -> None:
     def change(obj: Dataset, k: int) -> None:
         obj.RescaleSlope, obj.RescaleIntercept = 0.5 + k, -3 * k
 
-    [volume] = assembly.build(slices(truth(), change=change))
+    [volume] = assembly.build_volumes(slices(truth(), change=change))
     k = np.arange(6)
     np.testing.assert_array_equal(volume.voxels, (truth().voxels * (0.5 + k) - 3 * k).astype(np.float32))
 
 
 @pytest.mark.parametrize("bits", [12, 16])
 def test_signed_pixels_keep_their_sign(bits: int) -> None:
-    [volume] = assembly.build(slices(SIGNED, bits=bits, signed=True))
+    [volume] = assembly.build_volumes(slices(SIGNED, bits=bits, signed=True))
     world_agrees(volume.voxels, volume.affine, SIGNED)
 
 
 def test_bits_above_the_stored_ones_do_not_count() -> None:
     objects = slices(Truth(truth().voxels | 0xA000, truth().affine), bits=12)
-    [volume] = assembly.build(objects)
+    [volume] = assembly.build_volumes(objects)
     world_agrees(volume.voxels, volume.affine, truth())
 
 
@@ -62,7 +62,7 @@ def test_monochrome1_is_turned_around_within_its_bits(signed: bool, low: int, hi
     def white_is_small(obj: Dataset, _: int) -> None:
         obj.PhotometricInterpretation = "MONOCHROME1"
 
-    [volume] = assembly.build(slices(stored, bits=12, signed=signed, change=white_is_small))
+    [volume] = assembly.build_volumes(slices(stored, bits=12, signed=signed, change=white_is_small))
     world_agrees(volume.voxels, volume.affine, turned)
     assert (volume.voxels.min(), volume.voxels.max()) == (low, high)
 
@@ -71,7 +71,7 @@ def test_ct_numbers_are_not_turned_around() -> None:
     def change(obj: Dataset, _: int) -> None:
         obj.PhotometricInterpretation, obj.Modality, obj.RescaleIntercept = "MONOCHROME1", "CT", -1024
 
-    [volume] = assembly.build(slices(truth(), change=change))
+    [volume] = assembly.build_volumes(slices(truth(), change=change))
     np.testing.assert_array_equal(volume.voxels, truth().voxels - 1024)
 
 
@@ -83,7 +83,7 @@ def with_lut(obj: Dataset, _: int) -> None:
 
 
 def test_a_modality_lut_is_applied() -> None:
-    [volume] = assembly.build(slices(truth(), change=with_lut))
+    [volume] = assembly.build_volumes(slices(truth(), change=with_lut))
     np.testing.assert_array_equal(volume.voxels, truth().voxels // 2 + 7)
 
 
@@ -126,7 +126,7 @@ def test_losslessly_compressed_pixels_become_the_same_numbers(
     expected = truth((16, 12, 3), low=-2000 if signed else 0, high=2000)
     objects = [encoded(obj, syntax, tmp_path) for obj in slices(expected, signed=signed)]
     assert {obj.file_meta.TransferSyntaxUID for obj in objects} == {uid}
-    [volume] = assembly.build(objects)
+    [volume] = assembly.build_volumes(objects)
     world_agrees(volume.voxels, volume.affine, expected)
 
 

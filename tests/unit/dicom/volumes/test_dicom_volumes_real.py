@@ -16,7 +16,7 @@ from places import TEST_DATA
 from pydicom.dataset import Dataset
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused, Volume
+from site_agent.dicom.base import ObjectRefused, Volume
 from site_agent.dicom.volumes import assembly, mosaic
 
 DICOM = TEST_DATA / "dicom"
@@ -50,7 +50,7 @@ def agrees(found: list[Volume], reference: Path) -> None:
 def test_a_run_of_ten_times_in_one_series_becomes_ten_volumes(number: int) -> None:
     objects = read(NIH / "In" / "20180918GE" / f"mr_{number:04d}")
     assert len(objects) == 150
-    found = assembly.build(objects, announced=150)
+    found = assembly.build_volumes(objects, announced=150)
     assert [volume.part for volume in found] == [f"time {t}" for t in range(1, 11)]
     assert all(volume.extent_verified for volume in found)
     agrees(found, NIH / "Ref" / f"DCM2NIIX_regression_test_{number}.nii")
@@ -58,7 +58,7 @@ def test_a_run_of_ten_times_in_one_series_becomes_ten_volumes(number: int) -> No
 
 @pytest.mark.parametrize(("number", "way"), [(3, "AP"), (4, "PA"), (5, "RL"), (6, "LR")])
 def test_siemens_mosaics_become_the_volumes_in_them(number: int, way: str) -> None:
-    found = assembly.build(read(NIH / "In" / "20180918Si" / f"mr_{number:04d}"))
+    found = assembly.build_volumes(read(NIH / "In" / "20180918Si" / f"mr_{number:04d}"))
     assert [volume.part for volume in found] == ["time 1", "time 2"]
     agrees(found, NIH / "Ref" / f"EPI_PE={way}_{number}.nii")
 
@@ -66,11 +66,11 @@ def test_siemens_mosaics_become_the_volumes_in_them(number: int, way: str) -> No
 def test_a_mosaic_whose_scanner_header_is_gone_keeps_its_layout_in_our_note() -> None:
     objects = read(NIH / "In" / "20180918Si" / "mr_0003")
     for obj in objects:
-        layout = mosaic.read(obj)
-        assert layout == mosaic.Layout(5, (0.0, 0.0, 1.0))
+        layout = mosaic.read_layout(obj)
+        assert layout == mosaic.MosaicLayout(5, (0.0, 0.0, 1.0))
         obj.remove_private_tags()
-        mosaic.keep(obj, layout)
-    agrees(assembly.build(objects), NIH / "Ref" / "EPI_PE=AP_3.nii")
+        mosaic.keep_layout(obj, layout)
+    agrees(assembly.build_volumes(objects), NIH / "Ref" / "EPI_PE=AP_3.nii")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def sagittal() -> list[Dataset]:
 
 
 def test_a_sagittal_t1_becomes_what_highdicom_makes_of_it(sagittal: list[Dataset]) -> None:
-    [volume] = assembly.build(sagittal)
+    [volume] = assembly.build_volumes(sagittal)
     theirs = highdicom.get_volume_from_series(sagittal)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ theirs.affine  # highdicom's is LPS
     expected = nib.as_closest_canonical(nib.Nifti1Image(theirs.array.astype(np.float32), affine))
@@ -91,8 +91,8 @@ def test_a_sagittal_t1_becomes_what_highdicom_makes_of_it(sagittal: list[Dataset
 
 
 def refused(objects: list[Dataset], announced: int | None = None) -> Reason:
-    with pytest.raises(Refused) as told:
-        assembly.build(objects, announced=announced)
+    with pytest.raises(ObjectRefused) as told:
+        assembly.build_volumes(objects, announced=announced)
     return told.value.reason
 
 
@@ -117,6 +117,6 @@ def test_where_nobody_counted_the_extent_is_not_verified(sagittal: list[Dataset]
         uncounted.append(Dataset(obj))
         uncounted[-1].file_meta = obj.file_meta
         del uncounted[-1].ImagesInAcquisition
-    [volume] = assembly.build(uncounted)
+    [volume] = assembly.build_volumes(uncounted)
     assert volume.voxels.shape == (256, 256, 192)
     assert not volume.extent_verified

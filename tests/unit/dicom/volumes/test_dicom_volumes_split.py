@@ -12,13 +12,13 @@ from pydicom.dataset import Dataset
 from series_rig import slices, truth, world_agrees
 
 from messages.reasons import Reason
-from site_agent.dicom.base import Refused
+from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.volumes import assembly
 
 
 def refused(objects: list[Dataset], **more: int) -> Reason:
-    with pytest.raises(Refused) as told:
-        assembly.build(objects, **more)
+    with pytest.raises(ObjectRefused) as told:
+        assembly.build_volumes(objects, **more)
     return told.value.reason
 
 
@@ -50,7 +50,7 @@ def test_images_at_one_place_that_differ_in_a_parameter_become_a_volume_each(
 ) -> None:
     first, second = truth(seed=1), truth(seed=2)
     objects = [*slices(second, first=1, change=sets(**other)), *slices(first, first=7, change=sets(**one))]
-    found = assembly.build(objects, announced=12)
+    found = assembly.build_volumes(objects, announced=12)
     assert [volume.part for volume in found] == [f"{name} 1", f"{name} 2"]
     assert all(volume.extent_verified for volume in found)
     for volume, expected in zip(found, (first, second), strict=True):
@@ -66,7 +66,7 @@ def test_a_number_that_does_not_sort_every_place_is_passed_over_for_one_that_doe
 
     runs = [truth(seed=1), truth(seed=2)]
     objects = [*slices(runs[0], change=change(0.0)), *slices(runs[1], first=7, change=change(45.0))]
-    found = assembly.build(objects)
+    found = assembly.build_volumes(objects)
     assert [volume.part for volume in found] == ["trigger 1", "trigger 2"]
     for volume, expected in zip(found, runs, strict=True):
         world_agrees(volume.voxels, volume.affine, expected)
@@ -78,7 +78,7 @@ def test_what_differs_in_two_ways_is_named_by_both() -> None:
         for kind in ("M", "P"):
             change = sets(EchoTime=4.0 * echo, ImageType=["ORIGINAL", "PRIMARY", kind])
             objects += slices(truth(seed=len(objects)), first=len(objects) + 1, change=change)
-    names = [volume.part for volume in assembly.build(objects)]
+    names = [volume.part for volume in assembly.build_volumes(objects)]
     assert names == ["kind 1, echo 1", "kind 1, echo 2", "kind 2, echo 1", "kind 2, echo 2"]
 
 
@@ -86,7 +86,7 @@ def test_a_mark_that_differs_between_slices_never_mixes_them_into_one_volume() -
     def change(obj: Dataset, k: int) -> None:
         obj.EchoTime = 4.6 if k < 3 else 9.2
 
-    found = assembly.build(slices(truth(), change=change))
+    found = assembly.build_volumes(slices(truth(), change=change))
     assert [(volume.part, volume.voxels.shape[2]) for volume in found] == [("echo 1", 3), ("echo 2", 3)]
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_says_how_many_times_it_has_is_sorted_by_its_instance_numbers
         for k, obj in enumerate(made):
             obj.InstanceNumber = k * times + t + 1 if by_place else t * places + k + 1
         objects += made
-    found = assembly.build(data.draw(st.permutations(objects)))
+    found = assembly.build_volumes(data.draw(st.permutations(objects)))
     assert [volume.part for volume in found] == [f"time {t + 1}" for t in range(times)]
     assert all(volume.extent_verified for volume in found)
     for volume, expected in zip(found, runs, strict=True):
@@ -133,7 +133,7 @@ def run_of_three(**more: object) -> list[Dataset]:
 )
 def test_a_run_that_leaves_doubt_about_its_times_is_refused(spoil: Callable[[list[Dataset]], object]) -> None:
     objects = run_of_three()
-    assert len(assembly.build(objects)) == 3
+    assert len(assembly.build_volumes(objects)) == 3
     spoil(objects)
     assert refused(objects) is Reason.DUPLICATE_SLICES
 
@@ -163,7 +163,7 @@ def test_a_localizer_of_three_directions_is_no_volume() -> None:
 
 def test_two_whole_stacks_of_two_directions_become_two_volumes() -> None:
     turned = truth((4, 5, 3), np.asarray([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]), seed=3)
-    found = assembly.build([*slices(truth()), *slices(turned, first=7)])
+    found = assembly.build_volumes([*slices(truth()), *slices(turned, first=7)])
     assert [volume.part for volume in found] == ["geometry 1", "geometry 2"]
     for volume, expected in zip(found, (truth(), turned), strict=True):
         world_agrees(volume.voxels, volume.affine, expected)
