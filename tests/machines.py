@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +38,10 @@ that a step asks for are added by its row (`coordinator.core.steps`); which step
 says (`coordinator.core.plans`). Source: `coordinator.core.machine.TABLE`.
 """
 
+ARROWS = """The arrows were found by trying: each phase is entered, and each kind of input is given to it. What changes
+the phase is drawn. A paused experiment goes back to the phase that it came from.
+"""
+
 PAUSE = """A paused experiment records as in the phase that the pause came from, and advances only when it resumes.
 These kinds mean something else while it is paused:
 """
@@ -56,12 +61,16 @@ Rule = Callable[..., object] | Reason
 
 def draw_page() -> str:
     """The whole page."""
+    import machine_arrows  # beside this file, which is on the path of tests and of the command below
+
     phases = [phase for phase in Phase if phase not in (Phase.NONE, Phase.PAUSED)]
     site_phases = [phase for phase in SitePhase if phase is not SitePhase.UNKNOWN]
     return "\n".join(
         [
             HEAD,
             COORDINATOR,
+            ARROWS,
+            *machine_arrows.draw_diagram(machine_arrows.coordinator_arrows(), machine_arrows.COORDINATOR_ENDS),
             *_tables(machine.TABLE, phases),
             PAUSE,
             *(f"- `{kind}`: {_cell(rule)}" for kind, rule in sorted(machine.PAUSED.items())),
@@ -69,6 +78,7 @@ def draw_page() -> str:
             *_handlers([*machine.TABLE.values(), *machine.PAUSED.values()]),
             "",
             SITE,
+            *machine_arrows.draw_diagram(machine_arrows.site_arrows(), machine_arrows.SITE_ENDS),
             *_tables(agenda.TABLE, site_phases),
             *_handlers(agenda.TABLE.values()),
             "",
@@ -102,4 +112,5 @@ def _handlers(rules: Iterable[Rule]) -> list[str]:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
     PAGE.write_text(draw_page())

@@ -55,8 +55,7 @@ def read_segmentation(obj: Object, reference: Volume, rules: Labels, drawn_on: S
     Args:
         reference: the volume on whose grid it is wanted.
         drawn_on: other volumes of the study that it may have been drawn on (`concepts.outline_of` of them is enough).
-        One
-            that refers to neither these nor the reference is refused.
+            One that refers to neither these nor the reference is refused.
 
     Raises:
         Refused: UNSUPPORTED_IMAGE, OTHER_FRAME_OF_REFERENCE, LABEL_REFERENCES_OTHERS, UNMATCHED_LABEL,

@@ -54,8 +54,7 @@ def read_structure_set(obj: Object, reference: Volume, rules: Labels, drawn_on: 
 
     Args:
         drawn_on: other volumes of the study that it may have been drawn on (`concepts.outline_of` of them is enough):
-        its
-            contours are then filled on that one's grid, and brought to the reference's by the nearest voxel.
+            its contours are then filled on that one's grid, and brought to the reference's by the nearest voxel.
 
     Raises:
         Refused: UNSUPPORTED_IMAGE, OTHER_FRAME_OF_REFERENCE, LABEL_REFERENCES_OTHERS, UNMATCHED_LABEL,
