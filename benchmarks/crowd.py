@@ -1,6 +1,6 @@
 """Any number of simulated sites as one light party: what they say is real, what they are is a name and a counter.
 
-Each site answers as the protocol asks (docs/architecture.md, rules 1 to 5): `joined`, `round-accepted`, the chunks of
+Each site answers as the protocol asks (docs/protocol.md, rules 1 to 5): `joined`, `round-accepted`, the chunks of
 its update, `weights-ready`, `evaluated`, and chunks again where they are wanted. All of it runs on one bus's thread,
 so its time can be told from the coordinator's.
 """

@@ -1,4 +1,4 @@
-"""What a site reports of an evaluation, and how reports pool (docs/architecture.md, rules of evaluation 3 to 5).
+"""What a site reports of an evaluation, and how reports pool (docs/protocol.md, rules of evaluation 3 to 5).
 
 For each metric and target (what a task scores apart: a structure, a class, a quantity): sums and counts, no per-case
 score unless the site shares them. Which metrics and targets there are, and how they read, is the task's

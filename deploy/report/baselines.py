@@ -21,7 +21,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A paired difference of test scores: federated minus baseline (docs/architecture.md, rule of evaluation 7)."""
+    """A paired difference of test scores: federated minus baseline (docs/protocol.md, rule of evaluation 7)."""
 
     mean: float
     low: float

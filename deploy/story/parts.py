@@ -150,7 +150,7 @@ class ValidationPoint:
 
 @dataclass(frozen=True, slots=True)
 class TestScores:
-    """One model's scores on all sites' test cases (docs/architecture.md, rules of evaluation 3 to 5)."""
+    """One model's scores on all sites' test cases (docs/protocol.md, rules of evaluation 3 to 5)."""
 
     __test__ = False
 

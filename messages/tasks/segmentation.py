@@ -89,7 +89,7 @@ class SplitRows(TaskRows):
 
 @dataclass(frozen=True)
 class SegmentationReader(ScoreReader):
-    """Dice by region; means over cases, then over regions (docs/architecture.md, rule of evaluation 4)."""
+    """Dice by region; means over cases, then over regions (docs/protocol.md, rule of evaluation 4)."""
 
     metric: ClassVar[str] = "dice"
     metrics: ClassVar[tuple[str, ...]] = ("dice", "hd95")

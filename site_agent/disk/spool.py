@@ -119,6 +119,7 @@ class Spool:
                 where=str(state / "spool.sqlite"),
                 advice="Move the file away: the coordinator tells the agent where the experiments are",
             ) from None
+        self._posted = int(self._db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()[0])
         self.incarnation = self._bump_number("incarnation")
         self._set_number("seq", 0)
 
@@ -244,8 +245,7 @@ class Spool:
     def post_event(self, event: Event, attempt: int = 1) -> None:
         """Put a history event into the outbox; an event that is there stays as it is."""
         with self._guard:
-            highest = self._db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()[0]
-            self._posted = max(self._posted, int(highest)) + 1
+            self._posted += 1
             self._db.execute(
                 "INSERT OR IGNORE INTO outbox (number, id, kind, experiment, round, attempt, key, raw, time) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

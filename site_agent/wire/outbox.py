@@ -27,7 +27,7 @@ from site_agent.disk.spool import Spool, Waiting
 log = structlog.get_logger()
 
 AGAIN_AFTER = 30.0
-"""Seconds without a receipt until an event is published again (docs/architecture.md, rule 2)."""
+"""Seconds without a receipt until an event is published again (docs/protocol.md, rule 2)."""
 TOGETHER = 1.0
 """Seconds within which events were published that are published again together."""
 MOST_HANDED = 256

@@ -2,7 +2,7 @@
 
 Chunks may come before the event that names them; they are taken for experiments in work: of later rounds, and after
 the last round of one earlier round more, since the model that was chosen on validation is sent again. A transfer on
-which nothing new came for a while is asked for again, with growing pauses (docs/architecture.md, rule 3).
+which nothing new came for a while is asked for again, with growing pauses (docs/protocol.md, rule 3).
 """
 
 from __future__ import annotations

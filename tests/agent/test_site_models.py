@@ -69,7 +69,7 @@ def test_chunks_that_come_while_an_agent_takes_up_its_work_are_kept(
 
     def recover_late(agent: Agent) -> None:
         """Not before every chunk was looked at."""
-        end = coordinator.bus.broker.length("global") - 1  # type: ignore[attr-defined]
+        end = coordinator.bus.broker.count_messages("global") - 1  # type: ignore[attr-defined]
         eventually(lambda: (at := agent.spool.position_of("global")) and at.offset == end, what="the chunks")
         recover(agent)
 

@@ -1,4 +1,4 @@
-"""Scores of one case by rules 2 and 3 of docs/architecture.md, rules of evaluation: 3-D, native grid, full volume."""
+"""Scores of one case by rules 2 and 3 of docs/protocol.md, rules of evaluation: 3-D, native grid, full volume."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8")
+WAY = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 SECTIONS = re.findall(r"^##+ ((?:\w+/)+) :", PAGE, flags=re.MULTILINE)
@@ -36,7 +37,7 @@ def test_every_package_has_a_table() -> None:
 
 
 def test_the_way_of_a_round_names_functions_that_are_there() -> None:
-    way = PAGE.split("## The way of one round", 1)[1]
+    way = WAY.split("## The way of one round", 1)[1]
     named = re.findall(r"`((?:[a-z_]+\.)+[A-Za-z_.]+)`", way)
     assert len(named) > 20
     lost = [name for name in named if not _is_there(name.split("."))]
@@ -60,3 +61,8 @@ def _is_there(words: list[str]) -> bool:
 def _holds(file: Path, words: list[str]) -> bool:
     text = file.read_text(encoding="utf-8")
     return bool(words) and all(re.search(rf"^\s*(class|def) {word}\b", text, flags=re.MULTILINE) for word in words)
+
+
+def test_the_rooms_of_the_first_page_are_those_of_the_map() -> None:
+    rooms = re.findall(r"^\| `((?:\w+/)+)` \|", WAY, flags=re.MULTILINE)
+    assert rooms == SECTIONS

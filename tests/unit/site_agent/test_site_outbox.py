@@ -118,6 +118,21 @@ def test_the_place_of_an_event_that_has_gone_is_not_given_again(site: Site) -> N
     assert site.arrived() == [1, 2, 3, 4]
 
 
+def test_an_agent_that_starts_with_waiting_events_publishes_new_ones_once_those_have_gone(
+    site: Site, tmp_path: Path
+) -> None:
+    site.say(range(1, 4))
+    site.spool.close()
+    site.spool = Spool(tmp_path / "state")
+    site.voice = Outbox(site.bus, site.spool, script.CONSORTIUM, "site-a", site.clock)
+    site.voice.publish_waiting()
+    for waiting in site.spool.list_waiting():
+        site.voice.take_receipt(waiting.id, 1.0)
+    site.say(range(4, 5))
+    site.voice.publish_waiting()
+    eventually(lambda: site.arrived() == [1, 2, 3, 4], what="the new event, at once")
+
+
 def test_large_events_are_handed_over_by_their_bytes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "MOST_HANDED_BYTES", 1000)
     site.broker.stop()
