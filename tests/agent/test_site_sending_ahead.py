@@ -25,11 +25,11 @@ from site_agent.training import files, null
 from site_agent.training.protocol import Trained, Written
 
 HERE = Path(FOLDER)
-write, train, say = null.write_update, null.NullTrainer._train, null.NullTrainer._say
+write, train, say = null.write_update, null.NullTrainer._train_round, null.NullTrainer._send_reply
 
 {patch}
 
-null.write_update, null.NullTrainer._train, null.NullTrainer._say = write, train, say
+null.write_update, null.NullTrainer._train_round, null.NullTrainer._send_reply = write, train, say
 raise SystemExit(null.main())
 """
 
@@ -63,7 +63,7 @@ def write(path, arrays, update, received, *, on_chunks, plain=null.write_update,
 """The first process dies in the middle of its update; the second one's is another."""
 
 NO_CASES = """
-def say(self, reply, plain=null.NullTrainer._say):
+def say(self, reply, plain=null.NullTrainer._send_reply):
     plain(self, reply.model_copy(update={"cases": 0}) if isinstance(reply, Written | Trained) else reply)
 """
 
@@ -73,7 +73,7 @@ def write(*args, on_chunks, plain=null.write_update, **more):
 """
 
 LIES_ONCE = """
-def say(self, reply, plain=null.NullTrainer._say):
+def say(self, reply, plain=null.NullTrainer._send_reply):
     if isinstance(reply, Written) and reply.attempt == 1:
         reply = reply.model_copy(update={"digests": [sha256(one).digest() for one in reply.digests]})
     plain(self, reply)

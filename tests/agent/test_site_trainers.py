@@ -119,7 +119,7 @@ from pathlib import Path
 from site_agent.training import null
 from site_agent.training.protocol import Failed
 
-plain = null.NullTrainer._train
+plain = null.NullTrainer._train_round
 
 def train(self, request):
     times = Path(TIMES)
@@ -127,9 +127,9 @@ def train(self, request):
     if left == 0:
         return plain(self, request)
     times.write_text(str(left - 1))
-    self._say(Failed(code="gpu-error", round=request.round, detail="CUDA error: unknown error", fatal=True))
+    self._send_reply(Failed(code="gpu-error", round=request.round, detail="CUDA error: unknown error", fatal=True))
 
-null.NullTrainer._train = train
+null.NullTrainer._train_round = train
 raise SystemExit(null.main())
 """
 
@@ -176,7 +176,7 @@ def train(self, request):
     events.write_text(f"oom_kill {count + COUNTED}")  # as the kernel does it: it counts, then kills
     os.kill(os.getpid(), signal.SIGKILL)
 
-null.NullTrainer._train = train
+null.NullTrainer._train_round = train
 raise SystemExit(null.main())
 """
 

@@ -83,8 +83,8 @@ def test_a_plan_follows_from_seed_and_number_and_kills_each_trainer_once_at_most
 WALKER = """
 from messages.ground import crash
 for number in range(3):
-    crash.passed("agent:join")
-    crash.passed("agent:keep")
+    crash.pass_step("agent:join")
+    crash.pass_step("agent:keep")
     print(number, flush=True)
 """
 

@@ -88,7 +88,7 @@ def test_the_test_hook_kills_right_after_the_commit(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from coordinator.record.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1]), crash_after=2)\n"
-        "for n in range(5): journal.append('exp', 'set-aside', {}, time=1.0)\n"
+        "for n in range(5): journal.append_entry('exp', 'set-aside', {}, time=1.0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert done.returncode == -9

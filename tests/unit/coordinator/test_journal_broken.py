@@ -82,9 +82,9 @@ def test_a_write_ahead_log_that_was_lost_is_found_at_start(tmp_path: Path) -> No
     program = (
         "import sys, os, signal; from pathlib import Path; from coordinator.record.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1]))\n"
-        "journal.append('exp-a', 'set-aside', {}, time=1.0)\n"
+        "journal.append_entry('exp-a', 'set-aside', {}, time=1.0)\n"
         "journal._db.execute('PRAGMA wal_checkpoint(TRUNCATE)')\n"
-        "for n in range(3): journal.append('exp-a', 'set-aside', {}, time=1.0)\n"
+        "for n in range(3): journal.append_entry('exp-a', 'set-aside', {}, time=1.0)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)

@@ -20,7 +20,7 @@ import logging, sys, threading, warnings
 import structlog
 from messages.ground import logs
 from messages.ground.errors import ConfigError
-logs.configure("site")
+logs.configure_log("site")
 log = structlog.get_logger()
 """
 
@@ -38,10 +38,10 @@ def test_every_line_says_who_and_what_it_concerns() -> None:
     first, second, third = lines(
         """
 log.info("before")
-logs.identify(site="site-a")
-with logs.about("try", 3):
+logs.identify_service(site="site-a")
+with logs.bind_experiment("try", 3):
     log.warning("within", level_of="water")
-with logs.about("none", 0):
+with logs.bind_experiment("none", 0):
     log.info("after")
 """
     )

@@ -165,7 +165,7 @@ def test_channels_that_a_net_cannot_take_are_refused_before_anything_is_sent() -
 def test_knowing_the_nets_takes_neither_torch_nor_monai() -> None:
     program = (
         "import sys; from nets import registry; "
-        "[registry.read({'name': name, **one}) for name, net in registry.NETS.items() for one in net.tried]; "
+        "[registry.read_spec({'name': name, **one}) for name, net in registry.NETS.items() for one in net.tried]; "
         "raise SystemExit(bool({'torch', 'monai'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -24,10 +24,10 @@ from site_agent.disk.spool import Spool
 spool = Spool(Path(sys.argv[1]))
 with spool.transaction():
     spool.set_position("downlink", Position(7, b"d" * 32))
-    spool.see("a" * 32, 1.0)
+    spool.note_seen("a" * 32, 1.0)
 with spool.transaction():
     spool.set_position("downlink", Position(8, b"e" * 32))
-    spool.see("b" * 32, 2.0)
+    spool.note_seen("b" * 32, 2.0)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -26,14 +26,14 @@ import time
 from pathlib import Path
 from site_agent.training import __main__, resume
 
-save = resume.Keeper.save
+save = resume.Keeper.save_checkpoint
 
 def save_and_wait(self, moment, step, loss_sum):
     save(self, moment, step, loss_sum)
     while Path(GATE).exists() and not self._interrupt.asked:
         time.sleep(0.01)
 
-resume.Keeper.save = save_and_wait
+resume.Keeper.save_checkpoint = save_and_wait
 raise SystemExit(__main__.main())
 """
 """A training process that goes no further than its first checkpoint while there is a GATE, until asked to end."""

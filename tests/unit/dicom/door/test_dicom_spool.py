@@ -132,7 +132,7 @@ door = Door(names, Labels.model_validate({"concepts": {"ET": {"codes": ("SCT:1",
 spool = Spool(pathlib.Path(sys.argv[1]), names)
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
-spool.put(door.admit(image(1, 1, 1)))
+spool.put_object(door.admit_object(image(1, 1, 1)))
 def cut(path, *rest):
     os.truncate(path, 50)
     die()
@@ -142,13 +142,13 @@ if point == "while writing":
 elif point == "before the rename":
     os.replace = die
 elif point == "before the entry":
-    module._digest = die
+    module._digest_of = die
 elif point == "in mid-transaction":
     spool._db.set_trace_callback(lambda text: die() if text == "COMMIT" else None)
 elif point == "while dropping":
     module.shutil.rmtree = die
-    spool.drop(names.case(image(1, 1, 1).StudyInstanceUID))
-spool.put(door.admit(image(1, 1, 2)))
+    spool.drop_study(names.pseudonym_of_case(image(1, 1, 1).StudyInstanceUID))
+spool.put_object(door.admit_object(image(1, 1, 2)))
 """
 
 

@@ -82,7 +82,7 @@ import sys
 from pathlib import Path
 from dicom_rig import SECRET, settings
 from site_agent.dicom.prepared import build
-build.materialise("glioma", settings(Path(sys.argv[1])), Path(sys.argv[2]), SECRET, lambda *_: None, processes=1)
+build.prepare_dataset("glioma", settings(Path(sys.argv[1])), Path(sys.argv[2]), SECRET, lambda *_: None, processes=1)
 """
 
 
