@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from messages.ground import crash
 from messages.ground.errors import KonsilError
@@ -36,6 +36,9 @@ from site_agent.training.protocol import (
     read_frame,
     step_of,
 )
+
+if TYPE_CHECKING:  # imports torch
+    from site_agent.training.session import TrainingSession
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
@@ -101,7 +104,7 @@ def _serve_requests(connection: socket.socket, requests: queue.SimpleQueue[Reque
             connection.sendall(encode_frame(reply))
 
     connection.sendall(greeting())
-    session: Any = None
+    session: TrainingSession | None = None
     while True:
         request = requests.get()
         number = getattr(request, "round", 0)
@@ -116,9 +119,9 @@ def _serve_requests(connection: socket.socket, requests: queue.SimpleQueue[Reque
                 case Train() | Evaluate() if session is None:
                     send(Failed(code="training-error", round=number, detail="not prepared"))
                 case Train():
-                    send(session.train(request))
+                    send(session.train_round(request))
                 case Evaluate():
-                    send(session.evaluate(request))
+                    send(session.evaluate_model(request))
         except Interrupted:
             return
         except Exception as error:  # noqa: BLE001 (the boundary: every failure becomes a code)
@@ -129,7 +132,7 @@ def _serve_requests(connection: socket.socket, requests: queue.SimpleQueue[Reque
         _give_freed_memory_back()
 
 
-def _open_session(request: Prepare, send: Any, interrupt: Interrupt) -> Any:
+def _open_session(request: Prepare, send: Any, interrupt: Interrupt) -> TrainingSession:
     """Import torch only now, under the limits that the request sets."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(request.threads)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, request.gpus))

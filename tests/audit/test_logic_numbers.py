@@ -84,7 +84,7 @@ def test_every_rule_sees_the_number_that_it_is_to_decide_under(number: int, monk
 
         monkeypatch.setattr(rules, name, watched)
 
-    watch("advance")
+    watch("advance_state")
     run = in_phase(Phase.RECRUITING)
     seen.clear()
     machine.decide(None, run.steps[0][0], number)

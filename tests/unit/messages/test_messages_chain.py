@@ -56,7 +56,7 @@ def test_a_log_as_written_verifies_whole_and_by_experiment(experiments: str) -> 
         (lambda e: [e[0], e[2], e[1], *e[3:]], "journal number 3"),  # swapped
         (lambda e: [e[0], e[1], e[1], *e[2:]], "journal number 2"),  # twice
         (lambda e: [e[0], replace(e[1], body=b"\x01"), *e[2:]], "journal number 2"),
-        (lambda e: [e[0], replace(e[1], body=b"\x01").sealed(), *e[2:]], "journal number 3"),  # rehashed
+        (lambda e: [e[0], replace(e[1], body=b"\x01").with_hash(), *e[2:]], "journal number 3"),  # rehashed
         (lambda e: [e[0], replace(e[1], time=5.0), *e[2:]], "journal number 2"),
     ],
 )

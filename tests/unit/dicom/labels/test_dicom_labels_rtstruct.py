@@ -15,7 +15,6 @@ from dicom_labels_rig import (
     RULES,
     SERIES,
     SHAPE,
-    TEST_DATA,
     code,
     contour,
     item,
@@ -27,6 +26,7 @@ from dicom_labels_rig import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Polygon
+from places import TEST_DATA
 from pydicom.dataset import Dataset
 
 from messages.reasons import Reason

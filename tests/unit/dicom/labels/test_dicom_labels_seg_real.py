@@ -9,7 +9,8 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from dicom_labels_rig import TEST_DATA, nrrd, refused
+from dicom_labels_rig import nrrd, refused
+from places import TEST_DATA
 from pydicom.dataset import Dataset
 
 from messages.reasons import Reason
