@@ -120,7 +120,7 @@ def test_phantoms_from_a_pacs_and_a_real_set_exclude_each_other(tmp_path: Path) 
     command = [
         sys.executable,
         "-m",
-        "deploy.cli.command",
+        "deploy.cli",
         "demo",
         "--from-pacs",
         "--data",

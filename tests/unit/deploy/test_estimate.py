@@ -68,15 +68,20 @@ def test_a_bfloat16_codec_halves_the_bytes_of_the_rounds_and_of_nothing_else(cod
 
 def test_the_coordinators_disk_holds_kept_updates_and_what_the_strategy_keeps_for_their_replay() -> None:
     adam = {"strategy": "FedAdam"}
-    plain, keeps = estimate.estimate(experiment()), estimate.estimate(experiment(plan=adam))
+    size = estimate.measure_apart(experiment())
+
+    def estimated(**changes: Any) -> estimate.Estimate:
+        return estimate.estimate(experiment(**changes), lambda _same_net: size)
+
+    plain, keeps = estimated(), estimated(plan=adam)
     model = plain.model_bytes
     assert (plain.strategy_bytes, keeps.strategy_bytes) == (0, 2 * model)
     # Ten rounds of three updates each; the candidates and the finished model.
     assert plain.coordinator_disk_bytes == (10 * 3 + 3) * model
     # Each round's model and moments as well, and those that the last round left.
     assert keeps.coordinator_disk_bytes == (10 * (3 + 1 + 2) + 3 + 2) * model
-    assert estimate.estimate(experiment(plan=adam, keep_updates="none")).coordinator_disk_bytes == (3 + 2) * model
-    assert estimate.estimate(experiment(plan=adam, keep_updates=2)).coordinator_disk_bytes == (2 * 6 + 3 + 2) * model
+    assert estimated(plan=adam, keep_updates="none").coordinator_disk_bytes == (3 + 2) * model
+    assert estimated(plan=adam, keep_updates=2).coordinator_disk_bytes == (2 * 6 + 3 + 2) * model
 
 
 def test_a_larger_patch_or_batch_takes_more_memory_and_mixed_precision_less() -> None:
