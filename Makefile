@@ -47,7 +47,7 @@ shape: setup
 
 test: check shape
 	@echo 'konsil: tests'
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # On an otherwise idle machine; about a quarter of an hour
 bench: setup

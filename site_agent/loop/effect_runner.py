@@ -78,8 +78,7 @@ class EffectRunner:
         self._sender.send_update(ahead)
 
     def perform_effects(self, effects: list[Effect]) -> None:
-        """Say what is new, and do what is to be done."""
-        self._voice.publish_waiting()
+        """Do what is to be done, then say what is new: a model that is announced may come before it is expected."""
         for effect in effects:
             with logs.bind_experiment(getattr(effect, "experiment", None)):
                 try:
@@ -87,6 +86,7 @@ class EffectRunner:
                 except KonsilError as error:
                     log.error("cannot be done", what=type(effect).__name__, error=str(error))
         self._watch_rounds()
+        self._voice.publish_waiting()
         if effects:
             self._show()
 
