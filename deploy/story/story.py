@@ -155,7 +155,7 @@ class ExperimentStory:
         uses.
 
         Args:
-            now: the clock by which `tell(event, now)` noted when messages came, seconds.
+            now: the clock by which `tell_event` noted when messages came, seconds.
         """
         seen = self.liveness_of(site, now)
         return "working" if seen in WORKING else seen.value

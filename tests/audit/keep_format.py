@@ -52,6 +52,8 @@ from messages.experiment import Experiment  # noqa: E402
 
 FORMATS = HERE / "formats"
 MOST_BYTES = 2 * 2**20
+NEVER_DECIDED = frozenset({"step-answered"})
+"""Decisions that no step of this version's rounds brings about: only the tests' rehearsal does (`rehearsal.py`)."""
 LEFT = ("lock", "journal.lock", "journal.sqlite-shm", "logs", "control.sock")
 """Files of a state folder that say nothing: locks, SQLite's shared memory, trainers' own words."""
 
@@ -73,8 +75,8 @@ beside it as they were in the commit that added this folder. Never edited: `SHA2
 - `site.zip`: the state folders of one consortium, a coordinator and two real agents with the null trainer, stopped in
   mid-round (`play_pair`). `done` is complete. Of `half`, site-a's update is announced without a receipt, and site-b was
   in training. The sites' secrets belong to these folders alone.
-- `walks.zip`: a coordinator's journal of {walks} made-up experiments (`format_walk.py`): every kind of input and of
-  decision, in many orders.
+- `walks.zip`: a coordinator's journal of {walks} made-up experiments (`format_walk.py`): every kind of input, and
+  of decision but those of steps that no round of this version has ({missing}), in many orders.
 - `wire.zip`: the bytes of every kind on the wire. `little` says only what it must, `full` all it can.
 - `log.export`: what `konsil audit export done` makes of `coordinator.zip`.
 - `experiments/*.toml`: experiment files. The JSON beside each is the same as the code sends and stores it.
@@ -135,7 +137,10 @@ def write_format(scratch: Path, out: Path, name: str) -> None:
     }
     _check_facts(facts)
     _write_json(out / "facts.json", facts)
-    (out / "README.md").write_text(README.format(name=name, walks=len(facts["walks"]["experiments"])), "utf-8")
+    (out / "README.md").write_text(
+        README.format(name=name, walks=len(facts["walks"]["experiments"]), missing=", ".join(sorted(NEVER_DECIDED))),
+        "utf-8",
+    )
     sums = {path: sha256(path.read_bytes()).hexdigest() for path in sorted(out.rglob("*")) if path.is_file()}
     lines = [f"{digest}  {path.relative_to(out)}\n" for path, digest in sums.items()]
     (out / "SHA256SUMS").write_text("".join(lines), "utf-8")
@@ -149,9 +154,9 @@ def _checkpoint(journal: Path) -> None:
 
 
 def _check_walks(met: set[str]) -> None:
-    """The walks hold every kind of input and of decision."""
+    """The walks hold every kind of input, and of decision but `NEVER_DECIDED`."""
     decisions = {one.model_fields["decision"].default for one in typing.get_args(typing.get_args(d.AnyDecision)[0])}
-    due = (decisions - {"step-answered"}) | set(WIRE) | set(OWN_KINDS)  # no step of today's rounds decides that one
+    due = (decisions - NEVER_DECIDED) | set(WIRE) | set(OWN_KINDS)
     assert due <= met, due - met
 
 
