@@ -227,7 +227,7 @@ ADVICE: dict[Reason, str] = {
     Reason.NO_ROUND_CLOSED: "No round came to its end",
     Reason.ABORTED: "The researcher ended the experiment",
     Reason.INITIALISATION_FAILED: "The coordinator could not build the net: its log says why",
-    Reason.AGGREGATION_FAILED: "The coordinator could not aggregate: its log says why",
+    Reason.AGGREGATION_FAILED: "The coordinator could not aggregate, or handle what came: its log says why",
     Reason.OTHER: "A newer version gave a reason that this one does not know: update this one, or read the other's log",
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }

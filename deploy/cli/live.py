@@ -82,7 +82,10 @@ def score_words(found: SplitScores | None, reader: ScoreReader) -> str:
     if found is None or reader.headline_score(found) is None:
         return "-"
     targets = " ".join(f"{target} {format_score(mean, 3)}" for target, mean in reader.by_target(found).items())
-    return f"{format_score(reader.headline_score(found))} ({targets})"
+    others = "".join(
+        f", {one.metric.short or one.metric.title} {one.format_value(one.mean)}" for one in reader.read_others(found)
+    )
+    return f"{format_score(reader.headline_score(found))} ({targets}){others}"
 
 
 def progress_words(story: ExperimentStory, site: str) -> str:
@@ -323,6 +326,8 @@ def closing_lines(story: ExperimentStory) -> list[str]:
         for site, found in sorted(test.sites.items()):
             words = "withheld" if found.withheld else f"{score_words(found, test.reader)}, n = {found.cases}"
             lines.append(f"  test {title} {site:<8} {words}")
+        others = test.reader.read_others(test.pooled)
+        lines.extend(f"  test {one.metric.title} overall  {one.words}" for one in others)
         if test.worst is not None:
             lines.append(
                 f"  mean over sites {format_score(test.unweighted_mean)}, "

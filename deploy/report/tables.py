@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 from deploy.report.baselines import Baseline
 from deploy.report.html import NOTHING, format_duration, format_megabytes, format_number, make_definitions, make_table
-from deploy.story.parts import SiteStory
+from deploy.story.parts import SiteStory, TestScores
 from deploy.story.story import ExperimentStory
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
-from messages.tasks.base import ScoreReader
+from messages.tasks.base import ScoreReader, ScoreTable
 
 
 def summary_table(story: ExperimentStory, images: Mapping[str, str]) -> str:
@@ -87,14 +87,32 @@ def results_table(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
                     f"{gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f}, n = {gain.n})",
                 )
             )
-    return html + make_definitions(facts) + details_table(test.pooled, reader)
+    return html + make_definitions(facts) + details_table(test.pooled, reader) + _other_results(test)
+
+
+def _other_results(test: TestScores) -> str:
+    """The other metrics by site and overall, a table each."""
+    made: dict[str, list[list[str]]] = {}
+    title: dict[str, str] = {}
+    for name, scores in (*sorted(test.sites.items()), ("overall", test.pooled)):
+        for one in test.reader.read_others(scores):
+            title[one.name] = one.metric.title
+            cells = [one.format_value(one.targets.get(target)) for target in test.reader.targets]
+            made.setdefault(one.name, []).append([name, *cells, one.format_value(one.mean)])
+    head = ["", *test.reader.targets, "mean"]
+    return "".join(
+        make_table(f"{title[name]} on the test cases", head, rows, strong_rows=1) for name, rows in made.items()
+    )
 
 
 def details_table(scores: SplitScores, reader: ScoreReader) -> str:
     """What the means are made of, as the experiment's task lays it out; "" where nothing was scored."""
     found = reader.detail_table(scores)
-    rows = [[_format_cell(value) for value in row] for row in found.rows]
-    return make_table(found.caption, found.head, rows) if rows else ""
+    return "".join(_lay_out(one) for one in (found, *reader.other_tables(scores)) if one.rows)
+
+
+def _lay_out(found: ScoreTable) -> str:
+    return make_table(found.caption, found.head, [[_format_cell(value) for value in row] for row in found.rows])
 
 
 def _format_cell(value: str | int | float | None) -> str:

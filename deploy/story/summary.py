@@ -19,6 +19,20 @@ def scores_as_plain(found: SplitScores | None, reader: ScoreReader) -> dict[str,
         reader.plural: reader.by_target(found),
         "cases": found.cases,
         "withheld": found.withheld,
+        "metrics": metrics_as_plain(found, reader),
+    }
+
+
+def metrics_as_plain(found: SplitScores, reader: ScoreReader) -> dict[str, Any]:
+    """Each metric beside the main one: mean, by target, of how many cases, and how many have no value of it."""
+    return {
+        one.name: {
+            "mean": one.mean,
+            reader.plural: dict(one.targets),
+            "n": dict(one.n),
+            "lacking": dict(one.lacking),
+        }
+        for one in reader.read_others(found)
     }
 
 
@@ -66,6 +80,7 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
             "sites": test.site_means,
             "unweighted_mean": test.unweighted_mean,
             "worst": test.worst,
+            "metrics": metrics_as_plain(test.pooled, test.reader),
         },
         "model_digest": story.model_digest,
         "model_round": story.model_round,

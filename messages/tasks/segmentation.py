@@ -19,7 +19,9 @@ class RegionRow(StrictModel):
     Attributes:
         dice: None where reference and prediction are both empty (left out and counted); 0 where only the
             reference is empty (a false positive).
-        hd95: 95th percentile of the surface distance in mm; None unless asked for and both are non-empty.
+        hd95: 95th percentile of the surface distance in mm; None unless asked for and both are non-empty. A distance to
+            nothing is none: such a case is left out of the mean, and the count of them stands beside it
+            (docs/protocol.md, rule of evaluation 3). Its Dice is 0 all the same.
     """
 
     dice: Annotated[float, Field(ge=0, le=1)] | None

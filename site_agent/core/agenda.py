@@ -30,6 +30,7 @@ from site_agent.core.inputs import (
     Heard,
     ModelReady,
     NoSpace,
+    PartBroken,
     Prepared,
     Receipted,
     Restarted,
@@ -43,8 +44,8 @@ from site_agent.core.jobs import NEEDS_SLOT, Agenda, Phase, Trained
 from site_agent.core.steps import STEPS
 
 OWN: tuple[type, ...] = (
-    Approved, Prepared, ModelReady, NoSpace, Trained, Scored, TrainerFailed, TrainerDied, ChunksSent, UpdateLost,
-    Receipted,
+    Approved, Prepared, ModelReady, NoSpace, Trained, Scored, TrainerFailed, TrainerDied, PartBroken, ChunksSent,
+    UpdateLost, Receipted,
 )  # fmt: skip
 """Our own inputs about one experiment."""
 
@@ -157,6 +158,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     row((Phase.EVALUATING,), Scored, h.take_scored)
     row(NEEDS_SLOT, TrainerFailed, h.take_failed)
     row(NEEDS_SLOT, TrainerDied, h.take_died)
+    row((Phase.PREPARING, Phase.IDLE, *_AT_WORK, Phase.REPORTED), PartBroken, h.take_broken)
     row((Phase.SENDING,), ChunksSent, h.chunks_sent)
     row((Phase.SENDING,), UpdateLost, h.update_lost)
     row((Phase.SENDING,), Receipted, h.take_receipted)

@@ -9,6 +9,7 @@ from site_agent.core.decisions import (
     Decision,
     Decline,
     Deliver,
+    Drop,
     Fetched,
     GiveUp,
     Ignore,
@@ -31,6 +32,7 @@ from site_agent.core.inputs import (
     ChunksSent,
     ModelReady,
     NoSpace,
+    PartBroken,
     Prepared,
     Receipted,
     Restarted,
@@ -148,6 +150,21 @@ def take_died(agenda: Agenda, job: Job, said: TrainerDied) -> Decisions:
     if job.deaths:
         return _give_up(job, Reason.OUT_OF_MEMORY if said.out_of_memory else Reason.TRAINER_DIED)
     return (Retry(job.experiment),)
+
+
+@handles(PartBroken)
+def take_broken(agenda: Agenda, job: Job, said: PartBroken) -> Decisions:
+    """A part of ours raised over the job's work, or over the event that opens a step: a defect.
+
+    Records `GiveUp` with a code, or `Decline` before the site has joined: the coordinator waits for nothing in vain.
+    """
+    newer = said.round and (said.round, said.opening) > (job.round, job.opening)
+    if newer and job.phase is not Phase.PREPARING:
+        left: Decisions = () if job.phase is Phase.IDLE else (Drop(job.experiment),)
+        return (*left, GiveUp(job.experiment, said.round, said.opening, said.reason))
+    if said.round or job.phase in (Phase.IDLE, Phase.REPORTED):
+        return (Ignore(job.experiment, Reason.LATE),)
+    return _give_up(job, said.reason)
 
 
 def _give_up(job: Job, reason: Reason) -> Decisions:

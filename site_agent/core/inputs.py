@@ -73,6 +73,19 @@ class TrainerFailed:
 
 
 @dataclass(frozen=True)
+class PartBroken:
+    """A part of ours raised over this experiment: a defect, which ends as a code and not in silence.
+
+    `round`, `opening`: of the step whose event could not be handled; 0: whatever the job works on.
+    """
+
+    experiment: str
+    reason: Reason = Reason.TRAINING_ERROR
+    round: int = 0
+    opening: int = 1
+
+
+@dataclass(frozen=True)
 class TrainerDied:
     """The process ended in mid-task; `stuck`: by the agent's hand, `out_of_memory`: by the kernel's."""
 
@@ -133,6 +146,7 @@ AnyInput = (
     | Trained
     | Scored
     | TrainerFailed
+    | PartBroken
     | TrainerDied
     | ChunksSent
     | UpdateLost
