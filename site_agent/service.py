@@ -248,7 +248,7 @@ class Agent:
         verdicts = {
             name: self._rules.judge_experiment(job.file, job.researcher)
             for name, job in self._steps.agenda.jobs.items()
-            if job.phase is Phase.DECLINED
+            if job.phase is Phase.DECLINED or job.pending is not None
         }
         self._upkeep.look_at_the_clock()
         self._errands.apply_input(Restarted(verdicts))

@@ -40,6 +40,7 @@ _EVERY: dict[str, Rule] = {
     "experiment-abort": h.take_abort,
     "experiment-pause": h.take_pause,
     "experiment-resume": Reason.WRONG_STATE,
+    "experiment-finish": h.take_finish,
     "joined": h.take_joined,
     "declined": h.take_declined,
     "leaving": h.take_leaving,

@@ -34,6 +34,7 @@ from site_agent.core.inputs import (
     Prepared,
     Receipted,
     Restarted,
+    Retried,
     Scored,
     Switched,
     TrainerDied,
@@ -45,7 +46,7 @@ from site_agent.core.steps import STEPS
 
 OWN: tuple[type, ...] = (
     Approved, Prepared, ModelReady, NoSpace, Trained, Scored, TrainerFailed, TrainerDied, PartBroken, ChunksSent,
-    UpdateLost, Receipted,
+    UpdateLost, Receipted, Retried,
 )  # fmt: skip
 """Our own inputs about one experiment."""
 
@@ -141,7 +142,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
         row((Phase.IDLE, *_AT_WORK), kind, heard.hear_opening)
         row((Phase.AWAITING, Phase.PREPARING), kind, heard.hold_opening)
     row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", heard.hear_completed)
-    row((Phase.AWAITING, Phase.PREPARING), "round-complete", heard.forget_held)
+    row((Phase.AWAITING, Phase.PREPARING, Phase.IDLE, Phase.REPORTED), "round-complete", heard.forget_held)
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
         row(living, kind, heard.hear_ended)
@@ -159,6 +160,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     row(NEEDS_SLOT, TrainerFailed, h.take_failed)
     row(NEEDS_SLOT, TrainerDied, h.take_died)
     row((Phase.PREPARING, Phase.IDLE, *_AT_WORK, Phase.REPORTED), PartBroken, h.take_broken)
+    row((Phase.IDLE, Phase.REPORTED), Retried, h.take_retried)
     row((Phase.SENDING,), ChunksSent, h.chunks_sent)
     row((Phase.SENDING,), UpdateLost, h.update_lost)
     row((Phase.SENDING,), Receipted, h.take_receipted)

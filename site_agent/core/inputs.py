@@ -122,8 +122,15 @@ class Receipted:
 
 
 @dataclass(frozen=True)
+class Retried:
+    """A while has passed since a round was given up for want of something that may be there again."""
+
+    experiment: str
+
+
+@dataclass(frozen=True)
 class Restarted:
-    """The agent starts; `verdicts`: today's, on every experiment that was declined."""
+    """The agent starts; `verdicts`: today's, on every experiment that was declined, or whose round was given up."""
 
     verdicts: dict[str, PolicyVerdict] = field(default_factory=dict)
 
@@ -151,6 +158,7 @@ AnyInput = (
     | ChunksSent
     | UpdateLost
     | Receipted
+    | Retried
     | Restarted
     | Switched
 )

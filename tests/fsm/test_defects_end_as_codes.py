@@ -40,12 +40,14 @@ def at_site_b(original: Callable[..., Any], site_of: Callable[..., str]) -> Call
     return lambda *given, **more: raising() if site_of(*given) == "site-b" else original(*given, **more)
 
 
-def run(folder: Path, end: str = "experiment-complete", within: float = 5 * HOUR, **changes: Any) -> VirtualConsortium:
+def run(
+    folder: Path, end: str = "experiment-complete", within: float = 5 * HOUR, takes: float = 600.0, **changes: Any
+) -> VirtualConsortium:
     """One experiment until its end; the consortium, closed."""
     clock = VirtualClock()
 
     def body() -> VirtualConsortium:
-        consortium = VirtualConsortium(folder, clock, lambda _site, _round: 600.0, SITES)
+        consortium = VirtualConsortium(folder, clock, lambda _site, _round: takes, SITES)
         experiment = plain(**{"sites": [*SITES], "rounds": ROUNDS, "quorum": {"least_sites": 1}} | changes)
         consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))
         try:
@@ -171,7 +173,7 @@ def test_a_timer_that_cannot_be_handled_again_and_again_ends_the_experiment_with
     monkeypatch.setattr(coordinator_rules, "meet_silence", raising)
     monkeypatch.setattr(coordinator_rules, "meet_deadline", raising)
     never = {"count": 1, "enrol_within": 1 * HOUR, "train_within": 60.0, "grace": 1.0}
-    failed = last(run(tmp_path, "experiment-failed", rounds=never), "experiment-failed")
+    failed = last(run(tmp_path, "experiment-failed", takes=9 * HOUR, rounds=never), "experiment-failed")
     assert failed.reason is Reason.AGGREGATION_FAILED
 
 
