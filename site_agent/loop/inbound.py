@@ -185,11 +185,22 @@ class Inbound:
         verdict = self._rules.judge_experiment(body.experiment, body.researcher)
         if verdict.reason is Reason.NOT_INVITED:
             return
-        reason = verdict.reason or (Reason.SITE_DRAINING if self._steps.agenda.draining else None)
-        accepts = reason is None
-        if accepts and verdict.by_hand:
-            reason = Reason.AWAITS_APPROVAL  # it would: once somebody has looked at it
-        answer = CheckAnswer(nonce=body.nonce, accepts=accepts, reason=reason)
+        agenda = self._steps.agenda
+        stands = Reason.SITE_DRAINING if agenda.draining else Reason.SITE_PAUSED if agenda.paused else None
+        if (reason := verdict.reason or stands) is not None:
+            self._send_answer(CheckAnswer(nonce=body.nonce, accepts=False, reason=reason), experiment)
+            return
+        # It would, once somebody has looked at it.
+        hand = Reason.AWAITS_APPROVAL if verdict.by_hand else None
+
+        def look() -> None:
+            accepts, found = self._rules.foresee_trouble(body.experiment)
+            answer = CheckAnswer(nonce=body.nonce, accepts=accepts, reason=found if not accepts else hand or found)
+            self._send_answer(answer, experiment)
+
+        self._clock.make_thread(look, "forecast").start()
+
+    def _send_answer(self, answer: CheckAnswer, experiment: str) -> None:
         self._post(lambda: self._voice.send_live("check-answer", answer, experiment=experiment))
 
     def _refuse_delivery(self, reason: str, what: str) -> None:
