@@ -236,6 +236,11 @@ class Task(Settings):
     rows: ClassVar[type[TaskRows]]
     reader_type: ClassVar[type[ScoreReader]]
 
+    @classmethod
+    def choose_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """`defaults` of a file that says this under `[task]`."""
+        return cls.defaults
+
     @property
     def concepts(self) -> tuple[str, ...]:
         """Concepts that a site's label maps must name, sorted; none where it learns from something else."""

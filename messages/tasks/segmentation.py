@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -132,6 +132,11 @@ class SegmentationTask(Task):
     losses: ClassVar[tuple[str, ...]] = ("dice+bce", "dice+ce")
     rows: ClassVar[type[TaskRows]] = SplitRows
     reader_type: ClassVar[type[ScoreReader]] = SegmentationReader
+
+    @classmethod
+    def choose_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """The loss follows the activation; 0.1 refused softmax without a word on the loss, so no digest changes."""
+        return {"training": {"loss": "dice+ce"}} if said.get("activation") == "softmax" else cls.defaults
 
     @property
     def concepts(self) -> tuple[str, ...]:
