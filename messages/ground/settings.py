@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +13,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from messages.ground import units
 from messages.ground.errors import ConfigError
+from messages.ground.naming import WHOLE_NAME
 from messages.ground.strictness import StrictModel
+from messages.ground.written.documents import read_toml
+from messages.ground.written.text import read_text, split_lines
 
 
 class Settings(StrictModel):
@@ -31,7 +33,7 @@ Seconds = Annotated[float, _parse_text(units.parse_seconds), Field(ge=0, le=100 
 SizeBytes = Annotated[int, _parse_text(units.size_bytes), Field(ge=0, lt=2**63)]
 Rate = Annotated[float, _parse_text(units.bytes_per_second), Field(gt=0)]
 WorkHours = Annotated[units.Hours, _parse_text(units.Hours.parse_hours)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+Name = Annotated[str, Field(pattern=WHOLE_NAME)]
 
 
 class BrokerAddress(Settings):
@@ -81,14 +83,16 @@ def read_secret(reference: str, where: str) -> str:
     else:
         return reference
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        text = read_text(path, pipes=True)
+    except ConfigError as error:
+        why = error.what.removeprefix("cannot be read (").removesuffix(")")
         raise ConfigError(
-            f"cannot read the secret in {path} ({why})",
-            where=where,
-            advice="Check the path and its permissions",
+            f"cannot read the secret in {error.where} ({why})", where=where, advice=error.advice
         ) from None
+    secret = text.strip()
+    if len(split_lines(secret)) > 1:
+        raise ConfigError(f"the secret in {path} has several lines", where=where, advice="A secret is one line")
+    return secret
 
 
 def secret_beside(reference: str, folder: Path) -> str:
@@ -122,22 +126,9 @@ def read_settings(path: Path, model: type[Model]) -> Model:
     """Read and check a TOML file.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or says what is not allowed; names each key.
+        ConfigError: the file is missing, is no text in UTF-8, is not TOML, or says what is not allowed; names each key.
     """
     return parse_settings(read_toml(path), model, str(path))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The file as plain types; ConfigError where it is missing or not TOML."""
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read ({error.strerror})", where=str(path), advice="Check the path and its permissions"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is not valid TOML: {error}", where=str(path)) from None
 
 
 def parse_settings(content: Any, model: type[Model], where: str) -> Model:
