@@ -66,6 +66,7 @@ def take_stock_of(
     if isinstance(config, DatasetConfig):
         return take_stock(config, experiment, progress)
     from site_agent.dicom.prepared import build  # pydicom: not for the agent's event loop
+    from site_agent.dicom.prepared.unused import remark_on_settings
     from site_agent.dicom.prepared.withdrawals import recall_consent
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def take_stock_of(
         concepts=stock.concepts,
         prepared=prepared,
         consent=recall_consent(state, name, config),
-        remarks=(*_remark_on_source(prepared), *stock.remarks),
+        remarks=(*_remark_on_source(prepared), *remark_on_settings(state, name, config), *stock.remarks),
     )
 
 

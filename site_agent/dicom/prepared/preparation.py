@@ -36,6 +36,7 @@ from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.making import SEALED, CaseTask
 from site_agent.dicom.prepared.pool import Makers
 from site_agent.dicom.prepared.store import Store
+from site_agent.dicom.prepared.unused import Effects
 from site_agent.dicom.prepared.withdrawals import Withdrawals
 from site_agent.dicom.sources import open_source
 from site_agent.disk.room import Room
@@ -118,6 +119,7 @@ class Preparation:
         self._withdrawn = Withdrawals(config.withdrawn, self._names)
         self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
         self._index = Index(lying.folder / "index.sqlite")
+        self._effects = Effects(config, self._index)
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
         self._members: dict[str, str] = {}
@@ -158,6 +160,7 @@ class Preparation:
             found = [*source.find_studies()]
             mixed = source.looked.mixed_patients
             self._tell_consent(self._withdrawn.judge_found(found, self._index))
+            self._effects.see_found(found)
             self._total = len(found)
             told = [self._tell_study(study) for study in found]
             waiting = [one for one in told if not self._is_settled(one)]
@@ -323,6 +326,7 @@ class Preparation:
         if self._withdrawn.covers_object(obj):
             come.withdrawn = True  # the source's index said otherwise
             return
+        self._effects.see_object(obj, asked.series)
         for one in self._cleaners.give_object(obj):
             self._keep_cleaned(one, asked, come)
 
@@ -422,6 +426,7 @@ class Preparation:
             extent_unverified=sum(verdict.unverified for verdict in self._kept.values()),
             fingerprint=fingerprint.of_set(self._secret, [*self._members.values()]),
         )
+        self._effects.write_note()
         for study in set(self._spool.list_studies()) - self._kept.keys():
             self._spool.drop_study(study)
         before = store.read_manifest(self._state, self._name)
