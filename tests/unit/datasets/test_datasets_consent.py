@@ -235,6 +235,11 @@ def test_the_operators_command_says_who_was_left_out_and_which_entries_are_nobod
     assert "glioma: 1 of 2 cases usable" in done.stdout
     assert "1 of 2 entries in the list of the withdrawn matched, 1 nobody's here (line 2)" in done.stdout
     assert "line 2: BraTS-GLI-0002 is nobody's here" in done.stdout
+    done = konsil(tmp_path, "site", "preflight", "--config", "site.toml")
+    (line,) = [line for line in done.stdout.splitlines() if "dataset glioma" in line and "entries" in line]
+    assert line.startswith("! dataset glioma")
+    assert "1 of 2 cases usable" in line
+    assert "1 nobody's here (line 2)" in line
     told = json.loads(konsil(tmp_path, "site", "datasets", "--config", "site.toml", "--json").stdout)
     assert told["datasets"]["glioma"]["withdrawn"]["nobody"] == [2]
     (tmp_path / "withdrawn.txt").write_text("brats-gli-00001\n")

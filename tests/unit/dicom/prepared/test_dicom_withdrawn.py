@@ -147,12 +147,16 @@ def test_settings_without_effect_are_told(tmp_path: Path) -> None:
 
 
 def test_one_examination_under_two_patients_is_told_and_stays_together(tmp_path: Path) -> None:
+    made: set[str] = set()
+
     def copied(obj: Any) -> list[Any]:
         """As another archive stores it again: another patient, other UIDs."""
         obj = deepcopy(obj)
         for element in [*obj.iterall(), *obj.file_meta]:
-            if element.VR == "UI" and str(element.value).startswith("2.25."):
+            # Items stand in several sequences of an object.
+            if element.VR == "UI" and str(element.value).startswith("2.25.") and element.value not in made:
                 element.value = make_uid("copy", element.value)
+                made.add(element.value)
         obj.PatientID = "KH-7777"
         return [obj]
 
