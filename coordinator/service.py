@@ -99,7 +99,15 @@ class Coordinator:
             self._queue.put((name, DiskFull(time=clock.now())))
 
         receiver = ChunkReceiver(
-            blobs, work.verify_update, say.ask_for_chunks, save, clock, self._reread_stream, work.require_room, full
+            blobs,
+            work.verify_update,
+            say.ask_for_chunks,
+            save,
+            clock,
+            self._reread_stream,
+            work.require_room,
+            full,
+            work.verifies_update,
         )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)

@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import structlog
@@ -114,6 +116,20 @@ def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, withi
         raise WorkFailed(f"the net cannot be built: {reason}", where=experiment.id)
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the pool does once at a time: two of a kind would write to the same files."""
+
+    experiment: str
+    kind: Literal["initialise", "aggregate", "verify"]
+    transfer: tuple[str, int, int] | None = None
+    """Of an update: site, round, attempt."""
+
+
+def _verification(effect: Expect) -> Job:
+    return Job(effect.experiment, "verify", (effect.site, effect.round, effect.attempt))
+
+
 @dataclass
 class Work:
     """The pool and what it needs; `post` puts an input into the main loop's queue."""
@@ -127,6 +143,9 @@ class Work:
     def __post_init__(self) -> None:
         self._pool = self.clock.make_pool(2, "work")
         self.now = self.clock.now
+        self._lock = threading.Lock()
+        self._jobs: set[Job] = set()
+        """Waiting or running. Each is asked for again after a pause or a full disk, and then is still at work."""
 
     def stop(self) -> None:
         """Drop what has not begun; what runs is repeated after the next start."""
@@ -134,14 +153,17 @@ class Work:
 
     def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
-        failed = partial(i.InitialisationFailed)
         name = effect.experiment.id
-        self._submit_job(name, partial(self._build_initial, effect), lambda: failed(time=self.now()))
+        self._submit_job(
+            Job(name, "initialise"),
+            partial(self._build_initial, effect),
+            lambda: i.InitialisationFailed(time=self.now()),
+        )
 
     def aggregate_updates(self, effect: Aggregate) -> None:
         """Average and store → Aggregated."""
         self._submit_job(
-            effect.experiment,
+            Job(effect.experiment, "aggregate"),
             partial(self._aggregate_round, effect),
             lambda: i.AggregationFailed(time=self.now(), round=effect.round),
         )
@@ -149,15 +171,32 @@ class Work:
     def verify_update(self, incoming: Incoming | None, effect: Expect) -> None:
         """Check seal and numbers, store → UpdateStored or UpdateBad."""
         self._submit_job(
-            effect.experiment,
+            _verification(effect),
             partial(self._verify_timed, incoming, effect),
             lambda: self._bad_update(effect, Reason.WRONG_DIGEST),
         )
 
-    def _submit_job(self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
+    def verifies_update(self, effect: Expect) -> bool:
+        """Whether the update that is expected is here, and being verified. Any thread."""
+        with self._lock:
+            return _verification(effect) in self._jobs
+
+    def _submit_job(self, job: Job, work: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
+        """Do it on the pool, unless it is being done already: what comes of that is as good."""
+        experiment = job.experiment
+        with self._lock:
+            if job in self._jobs:
+                log.info("work goes on", experiment=experiment, kind=job.kind)
+                return
+            self._jobs.add(job)
+
+        def end_job() -> None:
+            with self._lock:
+                self._jobs.discard(job)
+
         def run() -> None:
             try:
-                given = job()
+                given = work()
             except OSError as error:
                 log.error("work failed", experiment=experiment, detail=str(error))
                 given = i.DiskFull(time=self.now()) if is_out_of_space(error) else failed()
@@ -167,11 +206,14 @@ class Work:
             except Exception as error:
                 log.exception("work failed", experiment=experiment, error=type(error).__name__)
                 given = failed()
+            finally:
+                end_job()  # before its end is told: whoever hears of it may ask for it again
             self.post(experiment, given)
 
         try:
             self._pool.submit(run)
         except RuntimeError:
+            end_job()
             log.info("work left for the next start", experiment=experiment)
 
     def require_room(self, size: int) -> None:
