@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from brokers import PATIENCE
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, Limits
 from coordinator.core import inputs as i
 from coordinator.loop.file_checks import check_file
 from deploy.broker.definitions import Party, render_definitions
@@ -90,7 +90,7 @@ def received(
     return i.Received(time=time, raw=event.raw, known=known, admitted=SITES, file_check=found)
 
 
-def build(experiment: Experiment, out: Path, manifest: Path, within: float) -> None:
+def build(experiment: Experiment, out: Path, manifest: Path, limits: Limits) -> None:
     """An initial model without torch."""
     buffer = bytearray(MANIFEST.nbytes)
     write_into(ARRAYS, MANIFEST, memoryview(buffer))

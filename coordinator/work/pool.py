@@ -38,6 +38,7 @@ from messages.tensors.layout import Manifest, view_tensors, write_into
 from messages.tensors.seals import map_file
 from messages.tensors.transfer import Incoming
 from nets.digest import model_digest
+from nets.initial import TOO_LARGE_STATUS
 
 log = structlog.get_logger("coordinator.work.pool")
 
@@ -93,17 +94,27 @@ def _opened_memory(blobs: Blobs, effect: Aggregate) -> Buffer | None:
         ) from None
 
 
-Build = Callable[[Experiment, Path, Path, float], None]
-"""(experiment, file for the buffer, file for the manifest, seconds) → both files, or a KonsilError."""
+Build = Callable[[Experiment, Path, Path, Limits], None]
+"""(experiment, file for the buffer, file for the manifest, limits) → both files, or a KonsilError."""
 Post = Callable[[str, i.AnyInput], None]
 
 
-def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, within: float) -> None:
-    """`python -m nets.initial`: torch stays out of this process; WorkFailed where it fails or takes too long."""
+class ModelTooLarge(WorkFailed):
+    """The net has more parameters than the coordinator takes."""
+
+
+def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, limits: Limits) -> None:
+    """`python -m nets.initial`: torch stays out of this process, and a net is counted before it is built.
+
+    Raises:
+        ModelTooLarge: it has more bytes than `limits.model_bytes_max`.
+        WorkFailed: it cannot be built, or takes too long.
+    """
+    within = limits.initialise_within
     source = out.with_name("initial.json")
     source.write_text(json.dumps(experiment.as_plain()))
     command = [sys.executable, "-m", "nets.initial", "--experiment", str(source)]
-    command += ["--out", str(out), "--manifest", str(manifest)]
+    command += ["--out", str(out), "--manifest", str(manifest), "--most-bytes", str(limits.model_bytes_max)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)
     except subprocess.TimeoutExpired:
@@ -113,6 +124,8 @@ def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, withi
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         reason = said[-1] if said else f"exit status {done.returncode}"
+        if done.returncode == TOO_LARGE_STATUS:
+            raise ModelTooLarge(reason, where=experiment.id)
         raise WorkFailed(f"the net cannot be built: {reason}", where=experiment.id)
 
 
@@ -142,6 +155,8 @@ class Work:
 
     def __post_init__(self) -> None:
         self._pool = self.clock.make_pool(2, "work")
+        self._builders = self.clock.make_pool(1, "build")
+        """Of its own: a net that is slow to build holds up no round of another experiment."""
         self.now = self.clock.now
         self._lock = threading.Lock()
         self._jobs: set[Job] = set()
@@ -149,7 +164,8 @@ class Work:
 
     def stop(self) -> None:
         """Drop what has not begun; what runs is repeated after the next start."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._builders):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
@@ -211,7 +227,7 @@ class Work:
             self.post(experiment, given)
 
         try:
-            self._pool.submit(run)
+            (self._builders if job.kind == "initialise" else self._pool).submit(run)
         except RuntimeError:
             end_job()
             log.info("work left for the next start", experiment=experiment)
@@ -226,7 +242,11 @@ class Work:
         self.require_room(0)
         out = self.blobs.scratch_file(name, "initial")
         described = out.with_name("initial.manifest")
-        self.build(effect.experiment, out, described, self.limits.initialise_within)
+        try:
+            self.build(effect.experiment, out, described, self.limits)
+        except ModelTooLarge as error:
+            log.error("work failed", experiment=name, detail=str(error))
+            return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
         manifest = Manifest.model_validate_json(described.read_text())
         described.unlink()
         manifest = self._travelling(effect.experiment, out, manifest)
