@@ -37,6 +37,7 @@ from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start
 from messages.envelope import Author
 from messages.ground import descriptors, logs, naming, starting, systemd
 from messages.ground.clock import Clock, Queue, SystemClock
+from messages.ground.durable import OTHERS
 from messages.ground.errors import KonsilError
 from messages.ground.exposition import Endpoint, Reading
 from messages.reasons import Reason
@@ -109,6 +110,7 @@ class Coordinator:
             work.require_room,
             full,
             broken=lambda effect: self._queue.put((effect.experiment, work.tell_bad(effect, Reason.WRONG_DIGEST))),
+            verifying=work.verifies_update,
         )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
@@ -237,6 +239,7 @@ class Coordinator:
 def run_service(config_path: Path) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status, errors are one line on standard error."""
     logs.configure_log("coordinator")
+    os.umask(OTHERS)  # as its unit has it: whoever starts it by hand shows its files to nobody else either
     descriptors.allow_many()
     try:
         crash = os.environ.get(CRASH, "")

@@ -8,6 +8,7 @@ agenda decide and store in one transaction (`steps`) and then does what is to be
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ import structlog
 from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
+from messages.ground.durable import OTHERS
 from messages.ground.errors import BrokerUnreachable, KonsilError
 from messages.ground.exposition import Endpoint, Reading
 from messages.ground.naming import NO_EXPERIMENT
@@ -372,6 +374,7 @@ class Agent:
 def run_agent(config_path: Path) -> int:
     """Run the agent until it is stopped; returns the exit status, with one line on standard error for what failed."""
     logs.configure_log("site")
+    os.umask(OTHERS)  # as its unit has it: whoever starts it by hand shows its files to nobody else either
     try:
         config = configuration.read_config(config_path)
         logs.identify_service(site=config.site.name)

@@ -229,6 +229,7 @@ class Shell:
         if now >= self._notes_at:
             self._notes_at = now + 1.0
             self.steps.count_floods()
+            self.returning.send_owed()
             for name in self._space.list_freed(self.steps.states, now):
                 log.info("there is space again", experiment=name)
                 self.steps.take_step(name, i.DiskFree(time=self.parts.clock.now()))

@@ -143,7 +143,7 @@ def _decode_entry(number: int, name: str, index: int, data: bytes) -> Entry | No
 def _promised_number(db: sqlite3.Connection) -> int:
     with contextlib.suppress(sqlite3.DatabaseError):
         row = db.execute("SELECT value FROM meta WHERE key = 'head'").fetchone()
-        return int.from_bytes(row[0][:8], "big") if row else 0
+        return int.from_bytes(row[0][:8], "big") if row and isinstance(row[0], bytes) else 0
     return 0
 
 

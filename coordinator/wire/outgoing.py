@@ -145,8 +145,8 @@ class Models(Worker):
         self._queued: set[tuple[str, int, int, str, int]] = set()
         self.bytes_sent = 0
 
-    def send_shipment(self, shipment: Shipment) -> None:
-        """Queue the shipment's chunks."""
+    def send_shipment(self, shipment: Shipment) -> int:
+        """Queue the shipment's chunks; returns the bytes of those that did not wait already."""
         wanted = range(shipment.manifest.chunks) if shipment.chunks is None else shipment.chunks
         with self._lock:
             keys = [
@@ -157,6 +157,8 @@ class Models(Worker):
             fresh = [key for key in keys if key not in self._queued]
             self._queued.update(fresh)
         self.queue.put((shipment, fresh))
+        bounds = (shipment.manifest.chunk_range(key[-1]) for key in fresh)
+        return sum(end - start for start, end in bounds)
 
     def tell_concern(self, item: Any) -> tuple[str | None, int | None]:
         """The shipment's."""

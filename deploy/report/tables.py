@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
 
 from deploy.report.baselines import Baseline
@@ -19,6 +18,7 @@ from deploy.report.html import (
 from deploy.story.endings import explain_end
 from deploy.story.parts import RoundStory, SiteStory, TestScores
 from deploy.story.story import ExperimentStory
+from messages.ground.units import human_moment
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
 from messages.tasks.base import ScoreReader, ScoreTable
@@ -36,7 +36,6 @@ def summary_table(story: ExperimentStory, images: Mapping[str, str]) -> str:
     platforms = [site.platform for site in story.sites.values() if site.platform]
     versions = sorted({f"{name} {version}" for one in platforms for name, version in one.versions.items()})
     devices = sorted({f"{one.device_type}, {one.threads} threads" for one in platforms})
-    started = datetime.fromtimestamp(story.started, UTC) if story.started else None
     pairs = [
         ("Experiment", story.id),
         ("State", story.phase + (f" ({story.reason})" if story.reason else "")),
@@ -54,7 +53,7 @@ def summary_table(story: ExperimentStory, images: Mapping[str, str]) -> str:
             f"{story.model_digest or NOTHING} (after round {story.model_round})" if story.model_digest else "",
         ),
         ("Experiment file", story.digest or ""),
-        ("Started", f"{started:%Y-%m-%d %H:%M:%S} UTC" if started else ""),
+        ("Started", human_moment(story.started) if story.started else ""),
         ("Took", format_duration(story.seconds)),
         ("Sent to sites", format_megabytes(story.bytes_down)),
         ("Sent by sites", format_megabytes(story.bytes_up)),
