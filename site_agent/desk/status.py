@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
 from messages.bus.base import Pending
 from messages.kinds import Progress
-from messages.reasons import ADVICE
+from messages.reasons import ADVICE, Reason
 from site_agent.core.agenda import waits_for_hours
 from site_agent.core.jobs import Agenda, Job, Phase
+from site_agent.desk.read_file import ReadFile
 from site_agent.training.protocol import CheckpointEvent
 
 _NONE: Mapping[str, CheckpointEvent] = MappingProxyType({})
@@ -47,6 +49,20 @@ def state_word(agenda: Agenda) -> str:
     if waits_for_hours(agenda):
         return "outside-hours"
     return "paused" if agenda.paused else "idle"
+
+
+_PASSING = (Reason.SITE_PAUSED, Reason.SITE_DRAINING, Reason.OUTSIDE_HOURS)
+"""Reasons that are over by the operator's own doing, or by the clock."""
+
+
+def standing_reason(agenda: Agenda, job: Job) -> Reason | None:
+    """Why the job stands still, where that is still so: after `resume` nobody is paused any more."""
+    over = {
+        Reason.SITE_PAUSED: not agenda.paused,
+        Reason.SITE_DRAINING: not agenda.draining,
+        Reason.OUTSIDE_HOURS: agenda.open,
+    }
+    return None if job.reason is None or over.get(job.reason, False) else job.reason
 
 
 def resumed_at(job: Job, resumed: CheckpointEvent | None) -> int | None:
@@ -91,14 +107,16 @@ def status_of(
     pending: Pending = Pending(),
     resumed: Mapping[str, CheckpointEvent] = _NONE,
     opens_at: datetime | None = None,
+    file: ReadFile | None = None,
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
-    `opens_at`: when the operator's hours begin, local time; None within them."""
+    `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read."""
     experiments = []
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
         place = agenda.queue.index(name) + 1 if name in agenda.queue else None
+        reason = standing_reason(agenda, job)
         experiments.append(
             {
                 "experiment": name,
@@ -107,8 +125,9 @@ def status_of(
                 "round": job.round,
                 "place_in_queue": place,
                 "has_slot": agenda.running == name,
-                "reason": job.reason,
-                "advice": ADVICE.get(job.reason) if job.reason else None,
+                "reason": reason,
+                "advice": ADVICE.get(reason) if reason else None,
+                "gave_up_round": job.round if job.reason in _PASSING and reason is None else None,
                 "paused_by_researcher": job.suspended,
                 "cases": job.counts.model_dump(mode="json") if job.counts else None,
                 "progress": shown.model_dump(mode="json", exclude_none=True) if shown else None,
@@ -118,6 +137,7 @@ def status_of(
         )
     return {
         "site": site,
+        "file": None if file is None else asdict(file),
         "state": state_word(agenda),
         "paused": agenda.paused,
         "draining": agenda.draining,

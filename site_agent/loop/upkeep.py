@@ -58,6 +58,7 @@ class Upkeep:
         if interval is not None and self._pace.is_due("watchdog", interval / 2):
             notify_manager("WATCHDOG=1")
         self._voice.publish_waiting()
+        self._errands.begin_held()
         self._trainers.end_stuck()
         self._trainers.bound_logs()
         if self._pace.is_due("hours", HOURS_EVERY):
