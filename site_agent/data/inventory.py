@@ -6,13 +6,14 @@ What comes from DICOM is prepared first, as a training process would.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from messages.experiment import Experiment
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.consent import Consent
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """One data set; `details` name cases and stay at the site; `prepared` is what a preparation from DICOM counted."""
+    """One data set.
+
+    Attributes:
+        details: name cases and stay at the site. prepared: what a preparation from DICOM counted.
+        consent: what became of the list of the withdrawn; None where there is none. remarks: what else is worth a line
+            (`datasets.remarks`); they stay at the site, too.
+    """
 
     found: int
     used: int
@@ -33,6 +40,8 @@ class Stock:
     channels: tuple[str, ...]
     concepts: tuple[str, ...]
     prepared: Accounting | None = None
+    consent: Consent | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def take_stock_of(
@@ -57,6 +66,8 @@ def take_stock_of(
     if isinstance(config, DatasetConfig):
         return take_stock(config, experiment, progress)
     from site_agent.dicom.prepared import build  # pydicom: not for the agent's event loop
+    from site_agent.dicom.prepared.unused import remark_on_settings
+    from site_agent.dicom.prepared.withdrawals import recall_consent
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = secret_of(state)
@@ -84,6 +95,8 @@ def take_stock_of(
         channels=stock.channels,
         concepts=stock.concepts,
         prepared=prepared,
+        consent=recall_consent(state, name, config),
+        remarks=(*_remark_on_source(prepared), *remark_on_settings(state, name, config), *stock.remarks),
     )
 
 
@@ -118,7 +131,14 @@ def take_stock(
         details=tuple(f"{one.key}: {one.text} ({one.reason})" for one in survey.details),
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
+        consent=survey.consent,
+        remarks=survey.remarks,
     )
+
+
+def _remark_on_source(prepared: Accounting) -> Iterator[str]:
+    if not prepared.found:
+        yield "the query finds no study: widen it in site.toml"
 
 
 def _common_channels(layout: Layout) -> tuple[str, ...]:

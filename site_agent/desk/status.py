@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from types import MappingProxyType
@@ -108,10 +108,12 @@ def status_of(
     resumed: Mapping[str, CheckpointEvent] = _NONE,
     opens_at: datetime | None = None,
     file: ReadFile | None = None,
+    lists: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
-    `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read."""
+    `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
+    `lists`: how the lists of the withdrawn stand (`data.lists`)."""
     experiments = []
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -158,4 +160,5 @@ def status_of(
         "disk_used_bytes": used_bytes,
         "bytes_down": bytes_down,
         "bytes_up": bytes_up,
+        "lists": [dict(one) for one in lists],
     }
