@@ -10,6 +10,7 @@ from messages.ground import starting
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    starting.settle_process()
     starting.end_on_sigterm()
     from coordinator.service import run_service  # after it: this is what takes its time
 

@@ -55,7 +55,12 @@ EMITTED = threading.Event()
 def emit_json(value: dict[str, Any]) -> None:
     """One JSON object on a line of its own."""
     EMITTED.set()
-    say_line(json.dumps(value, default=_as_plain, ensure_ascii=False))
+    # JSON is UTF-8 (RFC 8259, 8.1); in another encoding its escapes say the same.
+    say_line(json.dumps(value, default=_as_plain, ensure_ascii=not _speaks_utf8()))
+
+
+def _speaks_utf8() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
 
 
 def _as_plain(value: Any) -> Any:

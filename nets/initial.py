@@ -18,7 +18,7 @@ import numpy as np
 from messages import codec
 from messages.experiment import Experiment, read_experiment
 from messages.ground.durable import replace_file
-from messages.ground.errors import ConfigError, KonsilError, WorkFailed
+from messages.ground.errors import ConfigError, KonsilError, TooLarge, WorkFailed
 from messages.ground.settings import parse_settings
 from messages.ground.units import human_bytes
 from messages.ground.written.documents import read_json
@@ -27,17 +27,9 @@ from nets import registry
 from nets.architectures.base import NetSpec
 from nets.digest import model_digest
 
-TOO_LARGE_STATUS = 4
-"""Exit status where the net has more bytes than `--most-bytes`."""
 SPARE_BYTES = 4 * 2**30
 """What torch and a net's copies may take beside so many times the largest model."""
 COPIES = 4
-
-
-class NetTooLarge(ConfigError):
-    """A net with more bytes than may be built."""
-
-    exit_status = TOO_LARGE_STATUS
 
 
 def initial_model(experiment: Experiment, most_bytes: int | None = None) -> tuple[Manifest, bytearray]:
@@ -47,7 +39,7 @@ def initial_model(experiment: Experiment, most_bytes: int | None = None) -> tupl
         most_bytes: counted before anything is allocated; None: any size.
 
     Raises:
-        NetTooLarge: it has more.
+        TooLarge: it has more.
     """
     spec = registry.read_spec({"name": experiment.net.name, **experiment.net.parameters})
     if most_bytes is not None:
@@ -88,7 +80,7 @@ def count_bytes(spec: NetSpec, experiment: Experiment) -> int:
 
 def _require_fitting(found: int, most: int, experiment: Experiment) -> None:
     if found > most:
-        raise NetTooLarge(
+        raise TooLarge(
             f"the net has {human_bytes(found)}, and the coordinator takes at most {human_bytes(most)}",
             where=experiment.net.name,
             advice="Use fewer channels or levels, or ask the operator to raise limits.model_bytes_max",

@@ -10,6 +10,7 @@ from messages.ground import starting
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    starting.settle_process()
     starting.end_on_sigterm()
     from site_agent.service import run_agent  # after it: this is what takes its time
 

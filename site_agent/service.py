@@ -21,7 +21,7 @@ from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
-from messages.ground.errors import BrokerUnreachable, KonsilError
+from messages.ground.errors import BrokerUnreachable, KonsilError, NameTaken
 from messages.ground.exposition import Endpoint, Reading
 from messages.ground.naming import NO_EXPERIMENT
 from messages.ground.systemd import notify_manager
@@ -36,7 +36,9 @@ from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, PartBroken, 
 from site_agent.core.jobs import Phase
 from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
+from site_agent.desk.read_file import ReadFile, note_file
 from site_agent.desk.status import status_line, status_of
+from site_agent.disk.secret import require_whole
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.inbound import Inbound
@@ -56,6 +58,7 @@ from site_agent.wire.pace import Pace
 from site_agent.wire.receiver import ChunkReceiver
 from site_agent.wire.sender import ChunkSender
 from site_agent.wire.subscriptions import Subscriptions
+from site_agent.wire.twin import TwinWatch
 
 log = structlog.get_logger()
 
@@ -73,6 +76,7 @@ class Agent:
     Args:
         trainers: makes what trains; production has a process for each experiment.
         clock: by which all of it goes; None: the machine's.
+        file: the file that `config` was read from, as it was then; None: no file.
 
     Raises (constructor and `run`):
         KonsilError: with the exit status it stands for: state directory or name taken (2), broker down or login
@@ -86,8 +90,9 @@ class Agent:
         *,
         trainers: StartTrainers = start_processes,
         clock: Clock | None = None,
+        file: ReadFile | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._file = config, file
         self._clock: Clock = SystemClock() if clock is None else clock
         self._queue: Queue[Callable[[], None]] = self._clock.make_queue()
         self._stopping = self._clock.make_event()
@@ -97,6 +102,7 @@ class Agent:
         self._rules = Rules(config, self._clock)
         self.spool = Spool(config.site.state)
         try:
+            require_whole(config.site.state)  # said now, not by a trainer in the night
             agenda = restore_agenda(self.spool.load_agenda(config.site.name))
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
@@ -196,6 +202,7 @@ class Agent:
             hearing=self._hearing,
             clock=self._clock,
         )
+        self._errands.settled = self._hearing.has_read_history
 
     def post_work(self, work: Callable[[], None]) -> None:
         """Hand a closure to the main loop. Any thread."""
@@ -216,9 +223,7 @@ class Agent:
             log.info("taking the inbox; another holder is waited for")
             self._errands.expect_models()
             try:
-                self._subscriptions.attach_all(
-                    self.config.site.name, self._hearing.take_delivery, self._receiver.deliver_chunk
-                )
+                self._attach_queues()
             except BrokerUnreachable:
                 if self._stopping.is_set():
                     return 0
@@ -247,6 +252,31 @@ class Agent:
             self._receiver.close()
             self._bus.close()
             self.spool.close()
+
+    def _attach_queues(self) -> None:
+        """Take the inbox, then the streams.
+
+        Raises:
+            NameTaken: another agent holds the inbox: it lives, or a dead one's time is up.
+            BrokerUnreachable: the bus was closed, or is.
+        """
+        site = self.config.site
+
+        def give_up() -> None:  # whoever waits for the inbox is freed by this
+            self._clock.make_thread(self._bus.close, "twin").start()
+
+        twin = TwinWatch(self._bus, site.consortium, site.name, give_up)
+        try:
+            with twin.listen():
+                self._subscriptions.attach_all(site.name, self._hearing.take_delivery, self._receiver.deliver_chunk)
+        except BrokerUnreachable:
+            if not twin.found:
+                raise
+            raise NameTaken(
+                f"another agent is at work under the name {site.name!r}",
+                where=f"{self.config.broker.host}:{self.config.broker.port}",
+                advice="Stop the other one first, or give this one a name of its own",
+            ) from None
 
     def _recover_work(self) -> None:
         verdicts = {
@@ -337,6 +367,7 @@ class Agent:
             pending=self._bus.count_pending(),
             resumed=self._relay.resumed,
             opens_at=self._rules.opens_at(),
+            file=self._file,
             lists=self._guard.lists.as_plain(),
         )
 
@@ -376,9 +407,10 @@ def run_agent(config_path: Path) -> int:
     logs.configure_log("site")
     os.umask(OTHERS)  # as its unit has it: whoever starts it by hand shows its files to nobody else either
     try:
+        file = note_file(config_path)
         config = configuration.read_config(config_path)
         logs.identify_service(site=config.site.name)
-        agent = Agent(config)
+        agent = Agent(config, file=file)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
         if starting.was_told_to_stop():

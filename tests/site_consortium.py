@@ -91,6 +91,8 @@ class ScriptedCoordinator:
         self.chunks: dict[TransferKey, dict[int, bytes]] = {}
         self.set_aside = 0
         self.receipting = True
+        self.ago = 0.0
+        """Seconds before now by which what it says is dated."""
         self._lock = threading.Lock()
         self.codec: CodecName = "float32"
         self.attempts: dict[int, int] = {}
@@ -145,7 +147,7 @@ class ScriptedCoordinator:
         event = (author or self.author).write_event(
             kind,
             body,
-            time=time.time(),
+            time=time.time() - self.ago,
             experiment=experiment,
             round_number=round_number,
             attempt=nonce,

@@ -30,7 +30,7 @@ from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.clock import Clock
 from messages.ground.durable import is_out_of_space, sync_to_disk
-from messages.ground.errors import KonsilError, MalformedMessage, WorkFailed
+from messages.ground.errors import KonsilError, MalformedMessage, TooLarge, WorkFailed
 from messages.ground.metrics import PHASES
 from messages.reasons import Reason
 from messages.tensors.codecs import CODECS
@@ -38,7 +38,6 @@ from messages.tensors.layout import Manifest, view_tensors, write_into
 from messages.tensors.seals import map_file
 from messages.tensors.transfer import Incoming
 from nets.digest import model_digest
-from nets.initial import TOO_LARGE_STATUS
 
 log = structlog.get_logger("coordinator.work.pool")
 
@@ -99,15 +98,11 @@ Build = Callable[[Experiment, Path, Path, Limits], None]
 Post = Callable[[str, i.AnyInput], None]
 
 
-class ModelTooLarge(WorkFailed):
-    """The net has more parameters than the coordinator takes."""
-
-
 def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, limits: Limits) -> None:
     """`python -m nets.initial`: torch stays out of this process, and a net is counted before it is built.
 
     Raises:
-        ModelTooLarge: it has more bytes than `limits.model_bytes_max`.
+        TooLarge: it has more bytes than `limits.model_bytes_max`.
         WorkFailed: it cannot be built, or takes too long.
     """
     within = limits.initialise_within
@@ -124,8 +119,8 @@ def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, limit
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         reason = said[-1] if said else f"exit status {done.returncode}"
-        if done.returncode == TOO_LARGE_STATUS:
-            raise ModelTooLarge(reason, where=experiment.id)
+        if done.returncode == TooLarge.exit_status:
+            raise TooLarge(reason, where=experiment.id)
         raise WorkFailed(f"the net cannot be built: {reason}", where=experiment.id)
 
 
@@ -244,7 +239,7 @@ class Work:
         described = out.with_name("initial.manifest")
         try:
             self.build(effect.experiment, out, described, self.limits)
-        except ModelTooLarge as error:
+        except TooLarge as error:
             log.error("work failed", experiment=name, detail=str(error))
             return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
         manifest = Manifest.model_validate_json(described.read_text())

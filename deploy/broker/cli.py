@@ -24,6 +24,7 @@ from deploy.broker.roster import (
     write_roster,
 )
 from deploy.console import show_working
+from messages.ground import starting
 from messages.ground.errors import RequestError
 from messages.ground.written.documents import read_json
 
@@ -37,9 +38,16 @@ Consortium = Annotated[str, typer.Option("--consortium", help="Name of the conso
 
 
 def state_directory() -> Path:
-    """Where the private node of this user lives: XDG_STATE_HOME/konsil/broker."""
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "konsil" / "broker"
+    """Where the private node of this user lives: XDG_STATE_HOME/konsil/broker.
+
+    Raises:
+        RequestError: this user has no home folder, and nothing names another one.
+    """
+    named = os.environ.get("XDG_STATE_HOME")
+    home = Path(os.path.expanduser("~"))
+    if not named and (not home.is_absolute() or home == Path(starting.NOWHERE)):
+        raise RequestError("this user has no home folder", advice="Set XDG_STATE_HOME to a folder of its own")
+    return (Path(named) if named else home / ".local" / "state") / "konsil" / "broker"
 
 
 NEW = ("demo", ["site-a", "site-b", "site-c"], ["dr-a"], ["auditor"])

@@ -105,8 +105,8 @@ def read_roster(folder: Path) -> Roster | None:
         roles: dict[str, str] = plain.get("roles") or _roles_of(folder / "definitions.json")
         parties = tuple(Party(name, roles[name], password) for name, password in passwords.items())
         return Roster(str(plain["consortium"]), parties)
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None  # where there can be no folder, its making says so
     except (OSError, ValueError, KeyError, TypeError):
         raise RequestError(
             "this is not a file of logins that `konsil broker` wrote",

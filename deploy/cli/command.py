@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
-import tempfile
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deploy import console
+from deploy.cli.defects import blame_machine, record_defect
 from messages.ground import starting
 from messages.ground.errors import KonsilError, RequestError
 
@@ -59,9 +56,16 @@ EPILOG = (
 
 def main() -> None:
     """Entry point of `konsil`."""
+    starting.settle_process()
     if [word for word in sys.argv[1:] if not word.startswith("-")][:2] in SERVICES:
         starting.end_on_sigterm()
-    sys.exit(run_command(sys.argv[1:]))
+    status = run_command(sys.argv[1:])
+    sys.stdout.flush()
+    failure = starting.output_failure()
+    if failure is not None and not starting.reader_went():
+        console.note_line(f"konsil: the result could not be written to standard output ({failure.strerror})")
+        status = status or 1
+    sys.exit(status)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -77,19 +81,23 @@ def run_command(arguments: Sequence[str]) -> int:
             told = "the arguments are wrong: standard error says which"
             console.emit_json(console.error_object(RequestError(told, advice="See --help")))
         return status
-    except KonsilError as error:
-        if as_json:
-            console.emit_json(console.error_object(error))
-        console.note_line(console.one_line(error))
-        return error.exit_status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost place: a person gets a line, the log the traceback
-        log = _defect_log(arguments)
-        what = f"unexpected {type(error).__name__}; this is a defect: see {log}"
+        ours = error if isinstance(error, KonsilError) else blame_machine(error)
+        if ours is not None:
+            if as_json:
+                console.emit_json(console.error_object(ours))
+            console.note_line(console.one_line(ours))
+            return ours.exit_status
+        log = record_defect(arguments)
+        told = "no folder takes its traceback, which follows" if log is None else f"see {log}"
+        what = f"unexpected {type(error).__name__}; this is a defect: {told}"
         if as_json:
             console.emit_json({"error": {"what": what, "kind": "Defect", "exit_status": 1}})
         console.note_line(f"konsil: {what}")
+        if log is None:
+            console.note_line(traceback.format_exc())
         return 1
     return 0
 
@@ -132,18 +140,3 @@ def _show_root(
 def _not_loaded() -> None:
     """Stands in the list of commands for a part that this call does not need."""
     raise AssertionError("the part that was asked for is always loaded")
-
-
-def _defect_log(arguments: Sequence[str]) -> Path:
-    """Write the traceback being handled to a file of its own; returns its path."""
-    base = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "konsil"
-    name = f"defect-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    text = f"konsil {' '.join(arguments)}\n\n{traceback.format_exc()}"
-    for folder in (base, Path(tempfile.gettempdir())):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
-        except OSError:
-            continue
-        return folder / name
-    return Path(os.devnull)

@@ -21,6 +21,7 @@ from deploy.console import (
 from deploy.session.profile import ProfileOption
 from messages.ground.errors import RequestError
 from messages.ground.naming import EXPERIMENT_ID
+from messages.ground.starting import reader_went
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -159,7 +160,7 @@ def watch(identity: IdArgument, profile: ProfileOption = None, json_: JsonOption
     checked_id(identity)
     with open_session(profile) as opened:
         story = live.follow_live(opened, identity, live.choose_view(json_))
-    raise typer.Exit(0 if story.phase == "complete" else 1)
+    raise typer.Exit(0 if story.phase == "complete" or reader_went() else 1)
 
 
 def _ask_coordinator(kind: str, identity: str, profile: Path | None, within: float, json_: bool) -> None:

@@ -24,6 +24,7 @@ from deploy.session.history import require_known
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import point_as_plain, round_summary, story_as_plain, waiting_as_plain
+from messages.ground.starting import reader_went
 from messages.ground.units import human_bytes
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def follow_live(
 ) -> ExperimentStory:
     """Read history and live messages until the experiment is over; returns the whole story.
 
+    Ends before that where nobody reads what is shown (`| head`).
+
     Raises:
         RequestError: nothing is known of the experiment.
     """
@@ -78,6 +81,8 @@ def follow_live(
             caught_up = caught_up or quiet > CAUGHT_UP or now - begun > UNKNOWN_AFTER
             if caught_up:
                 shown.show_story(follower.story, now, follower.coordinator_at)
+                if reader_went():
+                    break
     finally:
         shown.close_view(follower.story)
     return follower.story

@@ -46,22 +46,43 @@ def run(config: ConfigOption = DEFAULT) -> None:
 
 
 @app.command()
-def preflight(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
-    """Find what would stop this site from taking part: broker, login, data sets, GPU, disk, memory, clock."""
+def preflight(
+    config: ConfigOption = DEFAULT,
+    experiment: Annotated[
+        Path | None,
+        typer.Option("--experiment", help="Ask the policy about this one, and try the trainer with its net and patch."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what would stop this site from taking part: policy, broker, login, data sets, GPU, disk, memory, clock.
+
+    At the end the trainer does one step on invented data: by the experiment's net and patch, or a small U-Net's.
+    """
     from site_agent.config import read_config
-    from site_agent.desk import preflight as checks
+    from site_agent.desk.checks import Check, Grade, exit_status
+    from site_agent.desk.preflight import run_checks
+    from site_agent.desk.trainer_trial import try_trainer
 
     marks = {"ok": "✓", "warn": "!", "fail": "✗"}
-    done: list[checks.Check] = []
+    done: list[Check] = []
     _quieten_logs()
     site = read_config(config)
-    note_line("trying the broker, the coordinator and each data set; that may take a minute ...")
-    for check in checks.run_checks(site):
+    wanted = None if experiment is None else read_experiment(experiment)
+
+    def show_check(check: Check) -> None:
         done.append(check)
         if not as_json:
             advice = f". {check.advice}" if check.advice else ""
             say_line(f"{marks[check.grade]} {check.name:<18} {check.what}{advice}")
-    status = checks.exit_status(done)
+
+    note_line("trying the broker, the coordinator and each data set; that may take a minute ...")
+    for check in run_checks(site, experiment=wanted, file=config):
+        show_check(check)
+    if done[0].grade is not Grade.FAIL:  # the state folder takes what the trainer writes
+        note_line("trying the trainer: one step on invented data; a minute where torch comes from a slow disk ...")
+        for check in try_trainer(site, wanted, tell=lambda words: note_line(f"trainer: {words} ...")):
+            show_check(check)
+    status = exit_status(done)
     if as_json:
         rows = [{"name": one.name, "grade": one.grade.value, "what": one.what, "advice": one.advice} for one in done]
         emit_json({"checks": rows, "exit_status": status})
@@ -324,13 +345,17 @@ def standing_words(one: dict[str, Any]) -> str:
 def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     from site_agent.config import read_config
     from site_agent.desk import control
+    from site_agent.desk.read_file import outdated_words
 
     answer = control.ask_agent(read_config(config).site.state, request)
+    outdated = outdated_words(answer, config)
     if as_json:
-        emit_json(answer)
+        emit_json(answer | {"file_outdated": outdated is not None})
         return
     hours = "" if answer["within_hours"] else outside_hours(answer)
     say_line(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
+    if outdated:
+        say_line(f"  {outdated}")
     if line := unconfirmed_words(answer["unconfirmed"]):
         say_line(f"  {line}")
     for one in answer.get("lists", ()):

@@ -43,6 +43,12 @@ class ConfigError(RequestError):
     """A configuration or experiment file is missing, malformed, or says what is not allowed."""
 
 
+class TooLarge(RequestError):
+    """More bytes than whoever is asked takes; a status of its own, since a program asks (`python -m nets.initial`)."""
+
+    exit_status = 4
+
+
 class DataError(RequestError):
     """A data set cannot be used as it is."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
+from messages.ground.errors import KonsilError
 from messages.ground.settings import secret_beside
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource, FolderSource, Labels, Query
@@ -56,3 +57,17 @@ def place_paths(dataset: DatasetConfig | DicomDataset, folder: Path) -> DatasetC
 def _join_paths(model: DatasetConfig | DicomDataset | Query | Labels, folder: Path) -> dict[str, Path]:
     values = {name: getattr(model, name) for name in type(model).model_fields}
     return {name: folder / value for name, value in values.items() if isinstance(value, Path)}
+
+
+def concepts_of(config: DatasetConfig | DicomDataset) -> set[str]:
+    """The concepts that a data set's labels name; empty where its folder cannot tell."""
+    if not isinstance(config, DatasetConfig):
+        return set(config.labels.names)
+    if config.labels:
+        return set(config.labels.values())
+    from site_agent.datasets.layouts import labels_of  # nibabel only where a folder has to be read
+
+    try:
+        return set(labels_of(config).values())
+    except KonsilError:
+        return set()

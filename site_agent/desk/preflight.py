@@ -5,132 +5,75 @@ Works while the agent itself runs: its inbox is not touched then. Torch is asked
 
 from __future__ import annotations
 
-import os
 import queue
 import secrets
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
+from typing import Any
 
 from messages.bus.base import Bus, Delivery, Start
 from messages.envelope import Author, decode_event
+from messages.experiment import Experiment
 from messages.ground.clock import Clock, Queue, SystemClock
-from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
-from messages.ground.units import human_bytes
 from messages.kinds import Echo, EchoReply
 from messages.names import COORDINATOR, DOWNLINK, GLOBAL, PROGRESS, inbox_of
 from site_agent.config import SiteConfig
 from site_agent.data.inventory import take_stock
 from site_agent.datasets.config import DatasetConfig
 from site_agent.desk import control
+from site_agent.desk.allowances import check_policy
+from site_agent.desk.checks import Check, Grade, failed_check
+from site_agent.desk.machine import check_gpus, check_machine
+from site_agent.desk.read_file import outdated_words
 from site_agent.dicom.config import DicomDataset
-from site_agent.training.client import TrainerProcess
-from site_agent.training.protocol import PROTOCOL
 from site_agent.wire.connection import Connect, connect_rabbitmq
 
-LEAST_FREE = 2 * 2**30
-LEAST_MEMORY = 2 * 2**30
 CLOCK_WARNING = 5.0
 ECHO_WITHIN = 8.0
-READY_WITHIN = 10.0
-"""Seconds for a trainer of the operator's own to say its first word."""
 _TYPED_WRONG = "Look at these lines: somebody who is not here, or a typing error (`konsil site datasets` shows them)"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class Grade(StrEnum):
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding. `exit_status` is what a failure stands for."""
-
-    name: str
-    grade: Grade
-    what: str
-    advice: str = ""
-    exit_status: int = 1
-
-
-def exit_status(checks: list[Check]) -> int:
-    """0, or the worst failure's: something wrong with the request (2) before something unreachable (3) before 1."""
-    failed = {check.exit_status for check in checks if check.grade is Grade.FAIL}
-    return next((status for status in (2, 3, 1) if status in failed), 0)
-
-
 def run_checks(
-    config: SiteConfig, connect: Connect = connect_rabbitmq, *, clock: Clock = SystemClock()
+    config: SiteConfig,
+    connect: Connect = connect_rabbitmq,
+    *,
+    clock: Clock = SystemClock(),
+    experiment: Experiment | None = None,
+    file: Path | None = None,
 ) -> Iterator[Check]:
-    """Yield each check as it is done."""
-    yield _check_state(config)
-    yield _check_disk(config)
-    yield _check_memory(config)
+    """Yield each check as it is done, the state folder's first; `trainer_trial.try_trainer` is one more, and slower.
+
+    Args:
+        experiment: whether the policy would let it in.
+        file: where `config` came from: whether the running agent has the same.
+    """
+    yield from check_machine(config)
+    yield from _check_agent(config.site.state, file)
+    yield from check_policy(config, clock.local().date(), experiment)
     yield from _check_broker(config, connect, clock)
     yield from _check_datasets(config)
-    yield _check_gpus(config)
-    if config.training.command is not None:
-        yield _trainer(config.training.command)
+    yield check_gpus(config)
 
 
 def agent_runs(state: Path) -> bool:
     """Whether an agent works on this state directory now."""
+    return _ask_status(state) is not None
+
+
+def _ask_status(state: Path) -> dict[str, Any] | None:
     try:
-        control.ask_agent(state, {"do": "status"})
+        return control.ask_agent(state, {"do": "status"})
     except KonsilError:
-        return False
-    return True
+        return None
 
 
-def _failed_check(name: str, error: KonsilError) -> Check:
-    what = f"{error.where}: {error.what}" if error.where else error.what
-    return Check(name, Grade.FAIL, what, error.advice, error.exit_status)
-
-
-def _check_state(config: SiteConfig) -> Check:
-    folder = config.site.state
-    probe = folder / f".preflight-{os.getpid()}"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe.write_bytes(b"konsil")
-        probe.unlink()
-    except OSError as error:
-        full = is_out_of_space(error)
-        advice = "Free disk space" if full else "Give the agent's user write access, or change site.state"
-        return Check("state", Grade.FAIL, f"{folder}: cannot be written ({error.strerror})", advice, 2)
-    return Check("state", Grade.OK, f"{folder} can be written")
-
-
-def _check_disk(config: SiteConfig) -> Check:
-    folder = config.site.state
-    while not folder.exists():
-        folder = folder.parent
-    free, limit = shutil.disk_usage(folder).free, config.limits.disk
-    what = f"{human_bytes(free)} free" + (f", limit {human_bytes(limit)}" if limit is not None else "")
-    if limit is not None and free < limit:
-        return Check("disk", Grade.WARN, f"{what}: less than the limit allows", "Free space, or lower limits.disk")
-    if free < LEAST_FREE:
-        return Check("disk", Grade.WARN, f"{what}: little for models and caches", "Free disk space")
-    return Check("disk", Grade.OK, what)
-
-
-def _check_memory(config: SiteConfig) -> Check:
-    memory, limit = psutil.virtual_memory(), config.limits.ram
-    what = f"{human_bytes(memory.available)} of {human_bytes(memory.total)} available"
-    if limit is not None and limit > memory.total:
-        return Check("memory", Grade.WARN, f"{what}, less than limits.ram", "Lower limits.ram to what the machine has")
-    if memory.available < LEAST_MEMORY:
-        return Check("memory", Grade.WARN, what, "Training wants 2 GiB and more: end other programs")
-    return Check("memory", Grade.OK, what)
+def _check_agent(state: Path, file: Path | None) -> Iterator[Check]:
+    """A running agent that goes by another file than the one that is checked here."""
+    status = _ask_status(state) if file is not None else None
+    if status is not None and file is not None and (words := outdated_words(status, file)) is not None:
+        yield Check("agent", Grade.WARN, words)
 
 
 def _check_broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterator[Check]:
@@ -138,7 +81,7 @@ def _check_broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterato
     try:
         bus = connect(config, lambda _notice: None)
     except KonsilError as error:
-        yield _failed_check("broker", error)
+        yield failed_check("broker", error)
         return
     try:
         yield _way_in(config, address)
@@ -165,7 +108,7 @@ def _check_readable(bus: Bus, name: str) -> Check:
     try:
         bus.subscribe(name, lambda _delivery: None, start=Start.NEXT, credit=1).cancel()
     except KonsilError as error:
-        return _failed_check(name, error)
+        return failed_check(name, error)
     return Check(name, Grade.OK, "readable")
 
 
@@ -178,7 +121,7 @@ def _own_inbox(config: SiteConfig, bus: Bus) -> Check:
     except NameTaken as error:
         return Check("inbox", Grade.FAIL, error.what, "Another agent runs under this site's name: end it", 2)
     except KonsilError as error:
-        return _failed_check("inbox", error)
+        return failed_check("inbox", error)
     return Check("inbox", Grade.OK, "readable, and nobody else holds it")
 
 
@@ -204,7 +147,7 @@ def _check_echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
         if not bus.publish(event.key, event.raw).wait(ECHO_WITHIN):
             raise Unreachable("the broker does not confirm what is written", where="uplink")
     except KonsilError as error:
-        return _failed_check("uplink", error)
+        return failed_check("uplink", error)
     try:
         came, theirs = answers.get(timeout=ECHO_WITHIN)
     except queue.Empty:
@@ -231,7 +174,7 @@ def _check_datasets(config: SiteConfig) -> Iterator[Check]:
         try:
             stock = take_stock(dataset)
         except KonsilError as error:
-            yield _failed_check(label, error)
+            yield failed_check(label, error)
             continue
         left_out = ", ".join(f"{count} {reason}" for reason, count in stock.left_out.items())
         what = f"{stock.used} of {stock.found} cases usable" + (f" (left out: {left_out})" if left_out else "")
@@ -270,9 +213,9 @@ def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfi
             try:
                 last = build.read_standing_in(name, dataset, config.site.state)
             except KonsilError as list_error:
-                return _failed_check(label, list_error)
+                return failed_check(label, list_error)
         if last is None:
-            return _failed_check(label, error)
+            return failed_check(label, error)
         what = f"{error.where}: {error.what}; {last.used} cases as of the last look stand in for it"
         return Check(label, Grade.WARN, what, error.advice)
     prepared = build.read_accounting(config.site.state, name)
@@ -300,56 +243,7 @@ def _remark_on_dicom(label: str, name: str, dataset: DicomDataset, config: SiteC
     try:
         remarks = [*remark_on_settings(config.site.state, name, dataset)]
     except KonsilError as error:
-        yield _failed_check(label, error)
+        yield failed_check(label, error)
         return
     for remark in remarks:
         yield Check(label, Grade.WARN, remark)
-
-
-def _trainer(command: Sequence[str]) -> Check:
-    """Start the operator's own trainer, and hear which version of the protocol it speaks."""
-    exited: list[int] = []
-    try:
-        process = TrainerProcess(lambda _reply: None, exited.append, program=command)
-    except KonsilError as error:
-        return Check("trainer", Grade.FAIL, f"{command[0]} cannot be started", error.advice, 2)
-    try:
-        version = process.wait_version(READY_WITHIN)
-    except KonsilError as error:
-        return _failed_check("trainer", error)
-    finally:
-        process.stop()
-    if version is not None:
-        return Check("trainer", Grade.OK, f"{command[0]} speaks version {version} of the protocol")
-    if exited and exited[0]:
-        advice = "Run training.command by hand with --help: it names what is missing"
-        return Check("trainer", Grade.FAIL, f"{command[0]} ended with status {exited[0]} before it said a word", advice)
-    return Check(
-        "trainer", Grade.WARN, f"{command[0]} says no version of the protocol: taken for Konsil 0.1's",
-        f"Have it say version {PROTOCOL} first (docs/site.md): the next release refuses a trainer that says none",
-    )  # fmt: skip
-
-
-_ASK_TORCH = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
-
-
-def _check_gpus(config: SiteConfig, run: Callable[[], str] | None = None) -> Check:
-    wanted = config.limits.gpus
-    if not wanted:
-        return Check("gpu", Grade.OK, f"none lent: training on {config.limits.threads} CPU threads")
-    try:
-        answer = (run or _ask_torch)().strip()
-    except (OSError, subprocess.SubprocessError):
-        return Check("gpu", Grade.FAIL, "torch cannot be asked", "Install the site agent's training part again")
-    seen = int(answer) if answer.isdigit() else 0
-    if seen <= max(wanted):
-        return Check(
-            "gpu", Grade.FAIL, f"limits.gpus names GPU {max(wanted)}, and torch sees {seen}",
-            "Check the driver with nvidia-smi and that torch is its CUDA build, or change limits.gpus",
-        )  # fmt: skip
-    return Check("gpu", Grade.OK, f"torch sees {seen}, lent: {', '.join(map(str, wanted))}")
-
-
-def _ask_torch() -> str:
-    done = subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout

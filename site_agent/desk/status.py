@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +13,7 @@ from messages.kinds import Progress
 from messages.reasons import advise_on
 from site_agent.core.agenda import waits_for_hours
 from site_agent.core.jobs import Agenda, Job, Phase
+from site_agent.desk.read_file import ReadFile
 from site_agent.training.protocol import CheckpointEvent
 
 _NONE: Mapping[str, CheckpointEvent] = MappingProxyType({})
@@ -91,11 +93,12 @@ def status_of(
     pending: Pending = Pending(),
     resumed: Mapping[str, CheckpointEvent] = _NONE,
     opens_at: datetime | None = None,
+    file: ReadFile | None = None,
     lists: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
-    `opens_at`: when the operator's hours begin, local time; None within them.
+    `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
     `lists`: how the lists of the withdrawn stand (`data.lists`)."""
     experiments = []
     for name, job in agenda.jobs.items():
@@ -120,6 +123,7 @@ def status_of(
         )
     return {
         "site": site,
+        "file": None if file is None else asdict(file),
         "state": state_word(agenda),
         "paused": agenda.paused,
         "draining": agenda.draining,

@@ -8,6 +8,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from messages.ground.errors import ConfigError
+
 BYTES = 32
 
 
@@ -17,11 +19,13 @@ def secret_of(state: Path) -> bytes:
     Whoever makes it at once, all end up with one: the file appears whole (link(2)), and only where none is yet.
 
     Raises:
+        ConfigError: there is one that cannot be read, or is not whole: another in its place would part each patient
+            from the split and the pseudonym that he had.
         OSError: the state directory cannot be written.
     """
     path = state / "secret"
     with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
+        return _read_whole(path)
     descriptor, name = tempfile.mkstemp(prefix="secret.new.", dir=state)  # readable by its owner alone
     beside = Path(name)
     try:
@@ -33,4 +37,35 @@ def secret_of(state: Path) -> bytes:
             path.hardlink_to(beside)
     finally:
         beside.unlink(missing_ok=True)
-    return path.read_bytes()
+    return _read_whole(path)
+
+
+def require_whole(state: Path) -> None:
+    """Refuse a secret that cannot be used; none yet is right.
+
+    Raises:
+        ConfigError: as `secret_of`.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _read_whole(state / "secret")
+
+
+def _read_whole(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"the site's secret cannot be read ({error.strerror})",
+            where=str(path),
+            advice="Make it a file that belongs to the agent's user, mode 600",
+        ) from None
+    if len(content) != BYTES:
+        raise ConfigError(
+            f"the site's secret has {len(content)} bytes, not {BYTES}",
+            where=str(path),
+            advice="Put it back from a backup. Without one, remove it only where no experiment runs and nothing is "
+            "encrypted: the next one gives every patient another pseudonym and another split",
+        )
+    return content

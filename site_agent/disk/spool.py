@@ -79,13 +79,13 @@ class Spool:
         self.updates = state / "updates"
         self.cache = state / "cache"
         try:
-            for folder in (state, self.globals, self.updates, self.cache):
+            for folder in (state, self.globals, self.updates, self.cache, state / "logs"):
                 open_private_folder(folder)
             self._lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ConfigError(
                 f"cannot be written ({error.strerror})",
-                where=str(state),
+                where=str(error.filename or state),
                 advice="Give the agent's user write access, or change site.state",
             ) from None
         try:
@@ -108,7 +108,9 @@ class Spool:
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             os.close(self._lock)
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            _refuse_foreign(error, state)
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 # The file is sound: to move it away would lose what waits in it.
                 raise WorkFailed(
                     f"the spool cannot be written ({error})",
@@ -150,6 +152,7 @@ class Spool:
                 yield
                 self._db.execute("COMMIT")
             except sqlite3.OperationalError as error:
+                _refuse_foreign(error, self.state)
                 raise WorkFailed(
                     f"the spool cannot be written ({error})",
                     where=str(self.state / "spool.sqlite"),
@@ -354,3 +357,14 @@ class Spool:
         tables = ("seen", "jobs", "outbox", "ledger")
         with self._guard:
             return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in tables}
+
+
+def _refuse_foreign(error: sqlite3.Error, state: Path) -> None:
+    """Raise ConfigError where the database may not be written by this user."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        raise ConfigError(
+            f"the spool cannot be written ({error})",
+            where=str(state / "spool.sqlite"),
+            advice="Give it and the files beside it to the agent's user; leave them where they are",
+        ) from None

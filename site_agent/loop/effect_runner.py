@@ -63,6 +63,17 @@ class EffectRunner:
         self._receiver, self._sender, self._guard = receiver, sender, guard
         self._post, self._show = post, show
         self._watched: dict[str, int] = {}
+        self.settled: Callable[[], bool] = lambda: True
+        """Whether history is read up; until then no data are prepared, perhaps for what ended long ago."""
+        self._held: list[RunPrepare] = []
+
+    def begin_held(self) -> None:
+        """Prepare what is still wanted, once history is read up."""
+        if self._held and self.settled():
+            held, self._held = self._held, []
+            for effect in held:
+                with logs.bind_experiment(effect.experiment):
+                    self._look_first(effect, self._steps.agenda.jobs[effect.experiment])
 
     def apply_input(self, given: AnyInput) -> None:
         """Decide, store, then do. What raises is a defect, and costs its experiment the task: never only a log line.
@@ -135,6 +146,11 @@ class EffectRunner:
                 self._watched[name] = job.round
                 self._receiver.watch_experiment(name, job.round, again=job.round == experiment_of(job).rounds.count)
 
+    def _look_first(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> None:
+        """Look at the data, then give the task to the trainer."""
+        name = experiment_of(job).data.dataset
+        self._guard.look_at_data(job.experiment, name, lambda seen: self._begin_task(effect, job, seen))
+
     def _begin_task(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job, seen: Look | Reason) -> None:
         """Give a task to the trainer, once its data were looked at; the task may be void by then."""
         agenda = self._steps.agenda
@@ -181,10 +197,10 @@ class EffectRunner:
             self._trainers.halt(effect.experiment)
         elif isinstance(effect, CloseTrainer):
             self._trainers.kill(effect.experiment)
+        elif isinstance(effect, RunPrepare) and not self.settled():
+            self._held.append(effect)
         elif isinstance(effect, RunPrepare | RunTrain | RunEvaluate) and job is not None:
-            self._guard.look_at_data(
-                job.experiment, experiment_of(job).data.dataset, lambda seen: self._begin_task(effect, job, seen)
-            )
+            self._look_first(effect, job)
         elif isinstance(effect, SendChunks) and job is not None and job.update is not None:
             key = TransferKey(job.experiment, job.round, self._steps.agenda.site, job.attempt)
             self._sender.send_update(SendTask(key, job.update.transfer, self._workshop.update_file(job), effect.chunks))

@@ -36,6 +36,11 @@ from site_agent.wire.outbox import Outbox
 
 log = structlog.get_logger()
 
+OLD = 60.0
+"""Seconds before the agent's start: what was said earlier is history that it reads up."""
+QUIET = 2.0
+"""Seconds without any more history until it is read."""
+
 
 class Inbound:
     """Hears the coordinator. Owned by the main loop.
@@ -64,8 +69,14 @@ class Inbound:
         """When the coordinator last said something of an experiment; monotonic."""
         self.coordinator_can: frozenset[str] = frozenset()
         """What the coordinator's version can beside 0.1, as it said last: nothing else that is new is said to it."""
+        self._began, self._history_at = clock.wall(), float("-inf")
         self.set_aside = 0
         self.refusals: dict[str, int] = {}
+
+    def has_read_history(self) -> bool:
+        """Whether what was said before this agent's start is read: before that, what is announced may be over a few
+        events later."""
+        return self._clock.monotonic() - self._history_at >= QUIET
 
     def take_delivery(self, delivery: Delivery) -> None:
         """Handle one delivery."""
@@ -75,6 +86,8 @@ class Inbound:
         except MalformedMessage as error:
             self._refuse_delivery(error.reason, delivery.queue)
             event = None
+        if event is not None and event.known and KINDS[event.kind].history and event.time < self._began - OLD:
+            self._history_at = self._clock.monotonic()
         with logs.bind_experiment(*((event.experiment, event.round) if event else ())):
             self._errands.perform_effects(self._store_delivery(delivery, event))
         self._ack(delivery)

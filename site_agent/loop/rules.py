@@ -11,15 +11,14 @@ from pydantic import ValidationError
 from messages.envelope import decode_stored
 from messages.experiment import Experiment
 from messages.ground.clock import Clock
-from messages.ground.errors import KonsilError, MalformedMessage
+from messages.ground.errors import MalformedMessage
 from messages.kinds import ExperimentAccepted, ExperimentStart
 from messages.reasons import Reason
 from site_agent.config import SiteConfig
 from site_agent.core import policy
 from site_agent.core.policy import PolicyVerdict
+from site_agent.data.described import concepts_of
 from site_agent.data.forecast import foresee_trouble
-from site_agent.datasets.config import DatasetConfig
-from site_agent.dicom.config import DicomDataset
 
 log = structlog.get_logger()
 
@@ -89,17 +88,3 @@ class Rules:
         """When the hours begin, to the minute; None within them."""
         wait = self.opens_in()
         return self._clock.local() + timedelta(seconds=wait) if wait else None
-
-
-def concepts_of(config: DatasetConfig | DicomDataset) -> set[str]:
-    """The concepts that a data set's labels name; empty where its folder cannot tell."""
-    if not isinstance(config, DatasetConfig):
-        return set(config.labels.names)
-    if config.labels:
-        return set(config.labels.values())
-    from site_agent.datasets.layouts import labels_of  # nibabel only where a folder has to be read
-
-    try:
-        return set(labels_of(config).values())
-    except KonsilError:
-        return set()

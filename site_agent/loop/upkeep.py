@@ -81,6 +81,7 @@ class Upkeep:
         for part in (
             self._beat,
             self._voice.publish_waiting,
+            self._errands.begin_held,
             self._trainers.end_stuck,
             self._trainers.bound_logs,
             self._tell_liveness,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from messages.ground import crash
 from messages.ground.errors import KonsilError
 from messages.ground.parent import die_with_parent
+from messages.ground.starting import settle_process
 from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import (
     Evaluate,
@@ -47,6 +48,7 @@ _LARGEST_THRESHOLD = 32 * 2**20
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    settle_process()  # its words go to a log, whose disk may be full
     parser = argparse.ArgumentParser(prog="site_agent.training")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)

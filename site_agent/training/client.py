@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from messages.ground.errors import KonsilError, MalformedMessage, WorkFailed
+from messages.ground.starting import name_user
 from messages.reasons import Reason
 from site_agent.training.compatibility import (
     UNSAID,
@@ -194,7 +195,7 @@ class TrainerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=words,
                     stderr=words,
-                    env={**os.environ, ANNOUNCED: PROTOCOL},
+                    env={**os.environ, **name_user(), ANNOUNCED: PROTOCOL},
                 )
         except OSError as error:
             self._start_error = error

@@ -269,6 +269,7 @@ class TrainingSession:
             self.cache_folder,
             lambda done, total: self._report_progress(0, "preparing", done, total),
             limit=request.disk_bytes,
+            processes=request.threads,
         )
 
     def _cached_case(self, case: Case, config: DatasetConfig) -> tuple[str, CachedCase]:

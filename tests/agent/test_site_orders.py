@@ -174,3 +174,17 @@ def test_a_drained_site_finishes_and_goes(start: Start, coordinator: script.Scri
     assert running.result == [0]
     assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
     assert eventually(lambda: coordinator.of("leaving"), what="its leaving")
+
+
+def test_after_resume_nothing_says_any_more_that_the_site_is_paused(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start()
+    joined(coordinator)
+    running.ask("pause")
+    coordinator.start_round(1)
+    eventually(lambda: coordinator.of("round-failed"), what="round-failed")
+    paused = running.ask("status")["experiments"][0]
+    assert paused["reason"] == "site-paused"
+    resumed = running.ask("resume")["experiments"][0]
+    assert (resumed["reason"], resumed["advice"]) == (None, None)

@@ -16,7 +16,8 @@ from brokers import eventually
 from gated_trainer import Gate
 
 from messages.reasons import Reason
-from site_agent.desk import preflight
+from site_agent.desk import trainer_trial
+from site_agent.desk.checks import Grade
 from site_agent.training.protocol import PROTOCOL
 
 
@@ -224,18 +225,18 @@ def test_a_site_whose_trainer_speaks_another_major_version_declines_and_prefligh
     coordinator.accept()
     declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
     assert declined.body.reason is Reason.UNSUPPORTED
-    found = preflight._trainer(own_trainer.command("2.0"))
-    assert (found.grade, found.exit_status) == (preflight.Grade.FAIL, 1)
+    found = trainer_trial.hear_version(own_trainer.command("2.0"))
+    assert (found.grade, found.exit_status) == (Grade.FAIL, 1)
     assert "speaks version 2.0 of the protocol, and this agent" in found.what
     assert found.advice.startswith("Update Konsil")
     assert running.stop() == 0
 
 
 def test_preflight_hears_which_version_an_own_trainer_speaks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert preflight._trainer(own_trainer.command(PROTOCOL)).grade is preflight.Grade.OK
-    gone = preflight._trainer([str(tmp_path / "gone")])
-    assert (gone.grade, gone.exit_status) == (preflight.Grade.FAIL, 2)
-    ended = preflight._trainer([sys.executable, "-c", "raise SystemExit(3)"])
-    assert (ended.grade, "status 3" in ended.what) == (preflight.Grade.FAIL, True)
-    monkeypatch.setattr(preflight, "READY_WITHIN", 0.5)
-    assert preflight._trainer(own_trainer.command("none")).grade is preflight.Grade.WARN
+    assert trainer_trial.hear_version(own_trainer.command(PROTOCOL)).grade is Grade.OK
+    gone = trainer_trial.hear_version((str(tmp_path / "gone"),))
+    assert (gone.grade, gone.exit_status) == (Grade.FAIL, 2)
+    ended = trainer_trial.hear_version((sys.executable, "-c", "raise SystemExit(3)"))
+    assert (ended.grade, "status 3" in ended.what) == (Grade.FAIL, True)
+    monkeypatch.setattr(trainer_trial, "READY_WITHIN", 0.5)
+    assert trainer_trial.hear_version(own_trainer.command("none")).grade is Grade.WARN

@@ -27,7 +27,8 @@ from messages.ground.errors import BrokerUnreachable, ConfigError, LoginRefused,
 from messages.ground.settings import BrokerAddress
 from site_agent import config as site_config
 from site_agent.config import SiteConfig
-from site_agent.desk.preflight import Grade, exit_status, run_checks
+from site_agent.desk.checks import Grade, exit_status
+from site_agent.desk.preflight import run_checks
 
 
 def secured(broker: RealBroker, **changes: object) -> BrokerAddress:

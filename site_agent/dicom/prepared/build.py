@@ -29,6 +29,7 @@ def prepare_dataset(
     again: bool = False,
     limit: int | None = None,
     processes: int | None = None,
+    apart: bool = False,
     done: Callable[[Accounting], None] = lambda _: None,
 ) -> DatasetConfig:
     """Prepare a data set, as far as it is not; the newest state of it, as a folder in BraTS layout.
@@ -38,7 +39,8 @@ def prepare_dataset(
         progress: called with (studies done, studies), often; also while it waits for another preparation.
         again: ask the source even where the last look at it is younger than `config.refresh`; nothing stands in for it.
         limit: most bytes under `state` (`limits.disk`), of which preparing leaves some to rounds (`room.Room`).
-        processes: that make cases; None: as many as cores.
+        processes: most of a kind at a time (some clean objects, some make cases); None, and at most: as many as cores.
+        apart: cases are made in a process of their own even where that is one, which a damaged file may kill.
         done: called with the accounting while no other preparation can begin.
 
     Raises:
@@ -50,7 +52,7 @@ def prepare_dataset(
     lying = Store(store.folder_of(state, name))
     try:
         with lying.lock(lambda: progress(0, 0)):
-            work = Preparation(name, config, state, secret, progress, lying, processes, limit)
+            work = Preparation(name, config, state, secret, progress, lying, processes, limit, apart=apart)
             try:
                 accounting = work.run(again=again)
             finally:
@@ -70,11 +72,12 @@ def for_experiment(
     progress: Progress,
     *,
     limit: int | None = None,
+    processes: int | None = None,
 ) -> tuple[DatasetConfig, Accounting]:
     """The state of a data set that an experiment trains on: the one it was joined with, else the newest one.
 
     Args:
-        cache: the experiment's folder under `STATE/cache`. limit: as `prepare_dataset`.
+        cache: the experiment's folder under `STATE/cache`. limit, processes: as `prepare_dataset`.
 
     Raises:
         As `prepare_dataset`.
@@ -91,7 +94,9 @@ def for_experiment(
         pins.write_pin(cache, pins.Pin(name, accounting, withdrawn))
         found.append(accounting)
 
-    dataset = prepare_dataset(name, config, state, secret, progress, limit=limit, done=keep)
+    dataset = prepare_dataset(
+        name, config, state, secret, progress, limit=limit, processes=processes, apart=True, done=keep
+    )
     return dataset, found[0]
 
 

@@ -26,10 +26,11 @@ class Makers:
 
     Args:
         alive: called about once a second while a case is waited for.
+        apart: in a process of its own also where there is one only.
     """
 
-    def __init__(self, processes: int, alive: Callable[[], None]) -> None:
-        self._processes, self._alive = processes, alive
+    def __init__(self, processes: int, alive: Callable[[], None], *, apart: bool = False) -> None:
+        self._processes, self._alive, self._apart = processes, alive, apart
         self._pool: ProcessPoolExecutor | None = None
         self._tasks: dict[Future[StudyVerdict], CaseTask] = {}
 
@@ -44,7 +45,7 @@ class Makers:
 
     def give_task(self, task: CaseTask) -> Iterator[tuple[CaseTask, StudyVerdict]]:
         """Have a case made; yields what is done by now. Waits while each process has one and one more to go on with."""
-        if self._processes < 2:
+        if self._processes < 2 and not self._apart:
             yield task, make_case(task)
             return
         if self._pool is None:

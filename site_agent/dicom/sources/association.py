@@ -140,6 +140,8 @@ class Caller:
     def _ask_association(self, contexts: Contexts, roles: Sequence[Any], handlers: Sequence[Any]) -> Any:
         from pynetdicom import AE
 
+        from site_agent.dicom.sources.prompt_socket import HASTEN
+
         config = self.config
         entity = AE(ae_title=config.ae)
         entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = config.patience
@@ -152,7 +154,7 @@ class Caller:
             max_pdu=PDU,
             ext_neg=list(roles),
             tls_args=None if self._tls is None else (self._tls, config.host),
-            evt_handlers=list(handlers),
+            evt_handlers=[HASTEN, *handlers],
         )
 
     def _rejection_error(self, answer: Any) -> PacsRefused:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,19 +118,21 @@ class _Expected:
         self.last = time.monotonic()
 
 
-def serve_entity(entity: Any, address: tuple[str, int], **options: Any) -> Any:
+def serve_entity(entity: Any, address: tuple[str, int], *, evt_handlers: Sequence[Any] = (), **options: Any) -> Any:
     """Have an application entity listen, on a thread of its own, until `stop` of what is returned.
 
     pynetdicom's own server, but handshakes end (one that says nothing would keep all others out), what fails in them is
-    closed and not drawn up on standard error, and its end ends its associations.
+    closed and not drawn up on standard error, its sockets are prompt, and its end ends its associations.
 
     Args:
-        entity: pynetdicom's AE. options: of its `make_server`.
+        entity: pynetdicom's AE. evt_handlers, options: of its `make_server`.
 
     Raises:
         OSError: the address cannot be listened on.
     """
     from pynetdicom.transport import ThreadedAssociationServer
+
+    from site_agent.dicom.sources.prompt_socket import HASTEN
 
     class Server(ThreadedAssociationServer):  # type: ignore[misc]  # pynetdicom is skipped by mypy
         def get_request(self) -> tuple[Any, Any]:
@@ -156,7 +158,7 @@ def serve_entity(entity: Any, address: tuple[str, int], **options: Any) -> Any:
             for association in self.active_associations:
                 association.abort()
 
-    server = entity.make_server(address, server_class=Server, **options)
+    server = entity.make_server(address, server_class=Server, evt_handlers=[HASTEN, *evt_handlers], **options)
     thread = threading.Thread(target=server.serve_forever, args=(POLL,), name="konsil-storage-scp", daemon=True)
     thread.start()
     return server

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from coordinator_kit import plain
 
-from nets.initial import TOO_LARGE_STATUS
+from messages.ground.errors import TooLarge
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -27,7 +27,7 @@ def test_a_net_of_a_billion_parameters_is_refused_by_its_size_before_it_takes_an
         said = process.stderr.read()
     _pid, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == TOO_LARGE_STATUS, said
+    assert process.returncode == TooLarge.exit_status, said
     assert "the coordinator takes at most 64.0 MiB" in said
     assert "Traceback" not in said
     assert used.ru_maxrss * 1024 < 10**9, "torch itself takes half of that; the net would take four times as much"

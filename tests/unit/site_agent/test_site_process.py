@@ -19,7 +19,8 @@ from brokers import PATIENCE, RealBroker, eventually
 from messages.ground.errors import KonsilError
 from site_agent import config as configuration
 from site_agent.desk import control
-from site_agent.desk.preflight import Grade, exit_status, run_checks
+from site_agent.desk.checks import Grade, exit_status
+from site_agent.desk.preflight import run_checks
 from site_agent.training.null import round_addend
 
 pytestmark = pytest.mark.broker
@@ -138,6 +139,37 @@ def test_a_twin_is_refused_with_one_line(site: Site, coordinator: script.Scripte
     _, said = twin.communicate(timeout=PATIENCE)
     assert twin.returncode == 2
     assert said.splitlines()[-1].startswith(f"konsil: {site.state}: another agent works on this state directory")
+
+
+def test_an_agent_elsewhere_under_the_same_name_is_heard_to_live_and_ends_the_wait(
+    site: Site, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    site.start()
+    eventually(lambda: site.status()["state"] == "idle", what="the agent")
+    elsewhere = Site(tmp_path / "elsewhere", site.port)
+    elsewhere.folder.mkdir()
+    twin = elsewhere.start()
+    _, said = twin.communicate(timeout=PATIENCE)
+    assert twin.returncode == 2
+    assert "another agent is at work under the name 'site-a'" in said.splitlines()[-1]
+    assert site.status()["broker"] == "connected"
+
+
+def test_a_site_toml_that_was_edited_is_told_by_status_and_preflight(
+    site: Site, coordinator: script.ScriptedCoordinator
+) -> None:
+    site.start()
+    eventually(lambda: site.status()["state"] == "idle", what="the agent")
+    path = site.folder / "site.toml"
+    command = [sys.executable, "-m", "deploy.cli", "site", "status", "--config", str(path)]
+    assert "restart" not in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    path.write_text(path.read_text() + "nice = 7\n")
+    words = f"{path} was changed since the running agent read it: restart the agent, and it counts"
+    assert words in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    told = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
+    assert told["file_outdated"] is True
+    checks = {check.name: check for check in run_checks(configuration.read_config(path), file=path)}
+    assert (checks["agent"].grade, checks["agent"].what) == (Grade.WARN, words)
 
 
 def test_an_agent_that_is_told_to_stop_while_it_waits_for_its_inbox_ends_at_once_with_0(

@@ -132,6 +132,7 @@ def test_a_data_set_that_is_cleaned_in_processes_is_the_same_set(
     export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(export)
+    monkeypatch.setattr(preparation, "WORTH_PROCESSES", 1)
     sent: Counter[str] = Counter()
     real = Cleaners._send_batch
 

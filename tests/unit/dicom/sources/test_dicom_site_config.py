@@ -15,13 +15,12 @@ from messages.ground.clock import SystemClock
 from messages.ground.errors import ConfigError
 from messages.reasons import Reason
 from site_agent import config
-from site_agent.data.described import dataset_of
+from site_agent.data.described import concepts_of, dataset_of
 from site_agent.data.guard import DataGuard, Look, judge_data
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomWebSource, DimseSource, FolderSource
 from site_agent.dicom.prepared import pins, store
 from site_agent.disk.secret import secret_of
-from site_agent.loop.rules import concepts_of
 
 HEAD = 'schema = 1\n[site]\nname = "site-a"\nconsortium = "c"\nstate = "state"\n'
 SHARED = """
