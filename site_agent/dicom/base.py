@@ -78,6 +78,8 @@ class Looked:
         mixed_patients: studies left out because they name several patients (`Reason.MIXED_PATIENTS`).
         not_asked: studies that the source gave although they do not fit the query.
         unusable: studies or series left out because they have no usable UID.
+        unreadable_files: names of unreadable ones (folders only), for the operator's eyes. May name patients: never
+            logged, never written to disk.
     """
 
     objects: int = 0
@@ -87,6 +89,7 @@ class Looked:
     mixed_patients: int = 0
     not_asked: int = 0
     unusable: int = 0
+    unreadable_files: tuple[str, ...] = ()
 
 
 class StudySource(Protocol):

@@ -73,7 +73,7 @@ def test_a_file_that_says_it_is_dicom_and_cannot_be_read_counts_as_unreadable(tm
     source = reader(tmp_path)
 
     assert [study.uid for study in source.find_studies()] == [uid(1)]
-    assert source.looked == Looked(objects=1, unreadable=1)
+    assert source.looked == Looked(objects=1, unreadable=1, unreadable_files=("cut",))
 
 
 @pytest.mark.parametrize("implicit", [True, False])
