@@ -86,7 +86,7 @@ def read_extent(obj: Object) -> Extent:
 
 
 def require_exact(obj: Object, extent: Extent) -> bytes:
-    """The content of Pixel Data, once it is known to be what the object says; of encapsulated pixels only that they are.
+    """The content of Pixel Data, once it is known to be what the object says; of encapsulated ones only that they are.
 
     Raises:
         Refused: UNDECODABLE_PIXELS.
@@ -119,6 +119,14 @@ def lacks_pixels(obj: Object) -> bool:
         return is_native(obj) and len(content) < read_extent(obj).length
     except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed object
         return False
+
+
+def is_cut_off(element: Any) -> bool:
+    """Whether an element that pydicom has not converted yet is shorter than it says: its object's end is missing."""
+    length = getattr(element, "length", None)
+    if length in (None, 0, 0xFFFFFFFF) or element.value is None:
+        return False
+    return bool(len(element.value) != length)
 
 
 def is_native(obj: Object) -> bool:

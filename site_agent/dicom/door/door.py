@@ -89,6 +89,13 @@ class Door:
             str(clean.SOPInstanceUID),
         )
 
+    def name_object(self, obj: Object) -> str:
+        """The pseudonym of an object's UID, whether it may pass or not; "" where the UID cannot be read."""
+        try:
+            return self._pseudonyms.pseudonym_of_uid(str(obj["SOPInstanceUID"].value or ""))
+        except Exception:  # noqa: BLE001 - missing (KeyError), or malformed in any way
+            return ""
+
 
 _NAMES = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 

@@ -1,7 +1,8 @@
 """An object's pixels as they may lie on disk: every value, and not a byte beside them.
 
-Compressed frames carry comments (`codestream`), and pixels have unused bits in which retired overlays lie. JPEG, JPEG-LS and JPEG 2000 stay compressed, since decoders of other people's
-bytes belong into processes that may die (`pool`); all else becomes Explicit VR Little Endian.
+Compressed frames carry comments (`codestream`), and pixels have unused bits in which retired overlays lie. JPEG,
+JPEG-LS and JPEG 2000 stay compressed, since decoders of other people's bytes belong into processes that may die
+(`pool`); all else becomes Explicit VR Little Endian.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from site_agent.dicom.door import pixel_bytes
 from site_agent.dicom.door import profile_table as table
 from site_agent.dicom.door.codes import Codes
 from site_agent.dicom.door.pseudonyms import Pseudonyms
+from site_agent.dicom.extent import is_cut_off
 from site_agent.dicom.volumes import mosaic
 
 _DECIMAL = re.compile(r"[+-]?(\d{1,16}(\.\d{0,24})?|\.\d{1,24})([eE][+-]?\d{1,3})?")
@@ -28,6 +29,8 @@ _LARGEST = 10**7
 _RANGES = {"US": (0, 2**16), "SS": (-(2**15), 2**15), "UL": (0, 2**32), "SL": (-(2**31), 2**31), "AT": (0, 2**32)}
 _DEPTH = 12
 """Sequences within sequences that are followed; enhanced objects and RT structure sets have four."""
+_DELIMITERS = 0xFFFE
+"""Group of the tags that part items (PS3.5, 7.5): none is an element of one."""
 _CHARACTERS = "ISO_IR 192"
 _METHOD = "PS3.15 annex E: attributes by allow-list"
 
@@ -90,8 +93,12 @@ class Profile:
         clean.set_original_encoding(False, True, default_encoding)  # see `clean`
         for tag in obj.keys():  # noqa: SIM118 - iterating the object would read every value of it
             action = _actions_by_tag().get(int(tag))
+            if tag.group == _DELIMITERS:
+                raise ObjectRefused(Reason.UNREADABLE, "a sequence whose items run into each other")
             if action is None:
                 continue
+            if is_cut_off(obj.get_item(tag)):
+                raise ObjectRefused(Reason.UNREADABLE, "an element that is shorter than it says")
             keyword, kind, vr = action
             if kind == "codes":
                 _put_value(clean, tag, "SQ", self._pass_codes(_read_items(obj, tag), depth))

@@ -261,6 +261,8 @@ def _stored_frames(obj: Object, count: int) -> npt.NDArray[np.generic]:
     require_exact(obj, extent)
     try:
         pixels = pixel_array(obj, raw=True).reshape(count, extent.rows, extent.columns)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - plugins raise anything for pixels that are not what they should be
         raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "the segmentation's pixels cannot be decoded") from None
     if _is_label_map(obj):

@@ -21,6 +21,9 @@ CREATE TABLE IF NOT EXISTS study (
     study TEXT PRIMARY KEY, patient TEXT NOT NULL, print TEXT NOT NULL, reason TEXT, text TEXT NOT NULL,
     digest TEXT NOT NULL, unverified INTEGER NOT NULL, series TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS refused (
+    study TEXT NOT NULL, series TEXT NOT NULL, sop TEXT NOT NULL, reason TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
@@ -45,6 +48,17 @@ class StudyVerdict:
     digest: str = ""
     unverified: int = 0
     series: Mapping[Reason, int] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLeftOut:
+    """One object that is not used, and why; pseudonyms. Of a folder, `build.name_objects` tells the file."""
+
+    study: str
+    series: str
+    sop: str
+    reason: Reason
+    text: str
 
 
 class Index:
@@ -102,7 +116,22 @@ class Index:
 
     def forget_studies(self, studies: Iterable[str]) -> None:
         """Forget what is known of some studies."""
-        self._write_rows("DELETE FROM study WHERE study = ?", [(study,) for study in studies])
+        gone: list[tuple[object, ...]] = [(study,) for study in studies]
+        self._write_rows("DELETE FROM study WHERE study = ?", gone)
+        self._write_rows("DELETE FROM refused WHERE study = ?", gone)
+
+    def put_refused(self, study: str, refused: Iterable[ObjectLeftOut]) -> None:
+        """Remember the objects of a study that are left out, in place of those that were known before."""
+        self._write_rows("DELETE FROM refused WHERE study = ?", [(study,)])
+        rows = [(one.study, one.series, one.sop, one.reason.value, one.text) for one in refused]
+        self._write_rows("INSERT INTO refused VALUES (?, ?, ?, ?, ?)", [*rows])
+
+    def all_refused(self) -> list[ObjectLeftOut]:
+        """Every object that is left out, by study, series and UID."""
+        rows = self._db.execute(
+            "SELECT study, series, sop, reason, text FROM refused ORDER BY study, series, sop"
+        ).fetchall()
+        return [ObjectLeftOut(study, series, sop, Reason(reason), text) for study, series, sop, reason, text in rows]
 
     def note_value(self, key: str, value: str) -> None:
         """Remember a value of the whole data set."""

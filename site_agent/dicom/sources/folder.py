@@ -10,7 +10,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SMALL = 2**20
 """Bytes up to which a file is read whole at once; of larger ones the header first, since they may be there already."""
 
+COUNTED = ("objects", "not_dicom", "unreadable", "duplicates", "mixed_patients", "not_asked", "unusable")
 MOST_NAMED = 1000
 """Unreadable files that are named, to the operator of this machine alone."""
 
@@ -115,7 +116,7 @@ class FolderReader:
         counts["duplicates"] = sum(
             len(series.digests) - series.distinct for study in studies.values() for series in study.series.values()
         )
-        self._looked = Looked(**counts, unreadable_files=tuple(self._unreadable))
+        self._looked = Looked(unreadable_files=tuple(self._unreadable), **{key: counts[key] for key in COUNTED})
         return [study for study in found if study is not None]
 
     def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:

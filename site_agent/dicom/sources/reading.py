@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from site_agent.dicom.base import Object
+from site_agent.dicom.extent import is_cut_off
 
 PREAMBLE, MAGIC = 128, b"DICM"
 """PS3.10, 7.1. Files of the time before it begin with the data set."""
@@ -162,11 +163,9 @@ def _settle_object(obj: Object) -> Object:
 
 
 def _require_lengths(obj: Object) -> None:
-    """Raise Unreadable where an element is shorter than it says: the end is missing. Items are looked at by the door."""
-    for element in obj.values():
-        length = getattr(element, "length", None)  # of an element that is not converted yet
-        if length not in (None, 0, 0xFFFFFFFF) and element.value is not None and len(element.value) != length:
-            raise Unreadable
+    """Raise Unreadable where an element is shorter than it says. Items are looked at by the door."""
+    if any(is_cut_off(element) for element in obj.values()):
+        raise Unreadable
 
 
 def _inflate_file(content: bytes) -> bytes:

@@ -63,6 +63,8 @@ class Pixels:
                     stored = _invert_stored(stored, obj)
                 if frame.scale is None:
                     stored = apply_modality_lut(stored, obj)
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 - a decoder may raise anything, and its words may quote the object
             raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "the pixels cannot be decoded") from None
         slope, intercept = frame.scale or (1.0, 0.0)

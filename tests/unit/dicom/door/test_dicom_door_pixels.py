@@ -81,8 +81,12 @@ def test_big_endian_pixels_come_through() -> None:
     np.testing.assert_array_equal(cleaned(dcmread(BytesIO(buffer.getvalue()))).pixel_array, pixels)
 
 
-@pytest.mark.parametrize(("more", "code"), [(0, None), (1, None), (2, Reason.UNDECODABLE_PIXELS), (12, Reason.UNDECODABLE_PIXELS)])
-def test_pixels_longer_than_the_image_says_by_more_than_a_byte_of_padding_are_refused(more: int, code: Reason | None) -> None:
+@pytest.mark.parametrize(
+    ("more", "code"), [(0, None), (1, None), (2, Reason.UNDECODABLE_PIXELS), (12, Reason.UNDECODABLE_PIXELS)]
+)
+def test_pixels_longer_than_the_image_says_by_more_than_a_byte_of_padding_are_refused(
+    more: int, code: Reason | None
+) -> None:
     obj = image()
     obj.PixelData += b"Qz was here."[:more]
     if code is not None:

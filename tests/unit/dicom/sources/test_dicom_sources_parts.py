@@ -16,8 +16,8 @@ from messages.ground.errors import ConfigError
 from messages.reasons import Reason
 from site_agent.dicom.base import Looked, SeriesFound, StudyFound
 from site_agent.dicom.config import Query
-from site_agent.dicom.sources import contexts, statuses
 from site_agent.dicom.extent import lacks_pixels
+from site_agent.dicom.sources import contexts, statuses
 from site_agent.dicom.sources.arrivals import Arrivals, weigh_object
 from site_agent.dicom.sources.findings import Findings
 from site_agent.dicom.sources.pace import Line, Pace
