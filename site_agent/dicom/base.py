@@ -60,11 +60,14 @@ class Fetched:
         received: objects handed to `take`, those that were there before not counted.
         present: objects of the series that are there now.
         reason: None where all that the source announced is there; else why not.
+        lacking: objects that are known to be missing, as the source names them: files, or SOP Instance UIDs. May name
+            patients: for the operator's eyes.
     """
 
     received: int
     present: int
     reason: Reason | None = None
+    lacking: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,9 +90,12 @@ class Door:
         )
 
     def name_object(self, obj: Object) -> str:
-        """The pseudonym of an object's UID, whether it may pass or not; "" where the UID cannot be read."""
+        """The file that an object came from, else its UID as its source has it; "" if that cannot be read.
+
+        May name a patient: for the operator's eyes, and sealed where it is written.
+        """
         try:
-            return self._pseudonyms.pseudonym_of_uid(str(obj["SOPInstanceUID"].value or ""))
+            return str(getattr(obj, "filename", None) or obj["SOPInstanceUID"].value or "")
         except Exception:  # noqa: BLE001 - missing (KeyError), or malformed in any way
             return ""
 

@@ -33,11 +33,11 @@ AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class RefusedObject:
-    """An object that is left out, and nothing else with it. `sop` is its pseudonym, "" where that cannot be read."""
+    """An object that is left out, and nothing else with it. `name` is its source's, for the operator."""
 
     reason: Reason
     text: str
-    sop: str = ""
+    name: str = field(default="", repr=False)
 
 
 Cleaned = WrittenObject | RefusedObject

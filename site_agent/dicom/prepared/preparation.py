@@ -24,12 +24,13 @@ from messages.ground import crash
 from messages.ground.errors import KonsilError, PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.datasets.layouts import read_withdrawn
+from site_agent.datasets.vault import Vault
 from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, StudyFound, StudySource
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms, patient_identity
 from site_agent.dicom.door.spool import Spool
 from site_agent.dicom.labels.label_map import LABEL_MODALITY
-from site_agent.dicom.prepared import away, fingerprint, pins, store
+from site_agent.dicom.prepared import away, fingerprint, index, pins, store
 from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, RefusedObject, Rules
 from site_agent.dicom.prepared.index import Index, ObjectLeftOut, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
@@ -44,16 +45,14 @@ log = structlog.get_logger()
 Progress = Callable[[int, int], None]
 REFUSALS = 3
 """Studies in a row of which the source will not give a series, until it counts as refusing altogether."""
-_UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
-"""A series that came short while it was fetched may come whole the next time, without the source saying otherwise."""
+_PASSING = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES, Reason.UNREADABLE)
+"""A series that came short or damaged may come whole the next time, without the source saying otherwise."""
 WORTH_PROCESSES = 4
 """Studies from which on it is worth to start processes for the door's work."""
 GROWTH = 2
 """A case takes at most so many times the bytes of its objects, as a rule: 16 bits become 32."""
 MOST_NAMED = 100
 """Objects left out of one study that are named, each by itself."""
-UNREADABLE = "unreadable"
-"""Names the number of files that say they are DICOM and could not be read, in the index."""
 _LARGEST = "largest"
 """Names the bytes of the largest study that came, in the index."""
 
@@ -123,7 +122,7 @@ class Preparation:
         self._terms = Terms(config, secret)
         self._names = Pseudonyms(secret)
         self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
-        self._index = Index(lying.folder / "index.sqlite")
+        self._index = Index(lying.folder / "index.sqlite", Vault(secret, index.NAMES))
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
         self._members: dict[str, str] = {}
@@ -164,7 +163,9 @@ class Preparation:
             found = [*source.find_studies()]
             mixed = source.looked.mixed_patients
             self._total = len(found)
-            self._index.note_value(UNREADABLE, str(source.looked.unreadable))
+            text = "it says that it is DICOM, and cannot be read"
+            unreadable = [ObjectLeftOut("", one, Reason.UNREADABLE, text) for one in source.looked.unreadable_files]
+            self._index.put_refused("", unreadable)
             told = [one for study in found if (one := self._tell_readable(study)) is not None]
             waiting = [one for one in told if not self._is_settled(one)]
             self._cleaners.open(self._processes if len(waiting) >= WORTH_PROCESSES else 1)
@@ -294,6 +295,8 @@ class Preparation:
             if fetched.reason is not None:
                 come.broken[uid] = fetched.reason
                 come.series[fetched.reason] += 1
+                text = "it cannot be read, or did not come"
+                come.objects += [ObjectLeftOut(told.study, name, fetched.reason, text) for name in fetched.lacking]
         self._index.put_refused(told.study, come.objects)
         self._note_size()
         self._refusals = self._refusals + 1 if come.refused else 0
@@ -360,7 +363,7 @@ class Preparation:
                 come.series[clean.reason] += 1
             come.broken[asked.series] = clean.reason
             if len(come.objects) < MOST_NAMED:
-                come.objects.append(ObjectLeftOut(asked.study, asked.series, clean.sop, clean.reason, clean.text))
+                come.objects.append(ObjectLeftOut(asked.study, clean.name, clean.reason, clean.text))
             return
         if (clean.study, clean.series) != (asked.study, asked.series):
             come.broken[asked.series] = Reason.RETRIEVE_FAILED  # not what was asked for
@@ -395,7 +398,7 @@ class Preparation:
                 self._store.remove_case(task.case, verdict.digest)
                 self._bytes = self._store.cases_size()
                 verdict = StudyVerdict(task.patient, "", Reason.DISK_FULL, full, series=verdict.series)
-        unfinished = verdict.reason in _UNFINISHED and verdict.reason in task.broken.values()
+        unfinished = verdict.reason in _PASSING and verdict.reason in task.broken.values()
         if unfinished or verdict.reason is Reason.RETRIEVE_FAILED:
             verdict = replace(verdict, print="")  # it does not stand, and what came of it is kept for the next time
         self._index.put_verdict(task.study, verdict)

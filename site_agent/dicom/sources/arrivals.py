@@ -12,6 +12,9 @@ from site_agent.dicom.sources.pace import Pace
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
+MOST_NAMED = 100
+"""Objects of a series that are named as missing, at the most."""
+
 
 class Arrivals:
     """Objects of one series on their way in; `offer_object` is safe among threads and calls `take` from one at a time.
@@ -103,11 +106,11 @@ class Arrivals:
         """
         if self.failure is not None:
             raise self.failure
-        short = bool(self.list_missing(listed)) or self.present < (self.series.instances or 0)
-        if not short:
+        missing = self.list_missing(listed)
+        if not missing and self.present >= (self.series.instances or 0):
             return Fetched(self.received, self.present)
         reason = Reason.RETRIEVE_FAILED if failed or self.broken else Reason.INCOMPLETE_SERIES
-        return Fetched(self.received, self.present, reason)
+        return Fetched(self.received, self.present, reason, tuple(missing[:MOST_NAMED]))
 
 
 def weigh_object(obj: Object) -> int:

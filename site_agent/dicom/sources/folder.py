@@ -125,23 +125,29 @@ class FolderReader:
         arrivals = Arrivals(series, has, take, self._pace)
         if there is None:
             return Fetched(0, 0, Reason.RETRIEVE_FAILED)
-        unread = 0
+        lacking: list[str] = []
+        damaged = False
         with self._pace.hold_association():
             for name in there.list_files():
                 path = self._folder / name
                 size = _file_size(path)
                 obj = _read_file(path, header=size > SMALL)
-                if obj is None:
-                    unread += 1
-                elif not arrivals.is_known(_read_text(obj, "SOPInstanceUID")):
-                    obj = _read_file(path) if size > SMALL else obj
-                    unread += obj is None or not arrivals.offer_object(obj, size)
+                if obj is not None and arrivals.is_known(_read_text(obj, "SOPInstanceUID")):
+                    continue
+                if obj is not None and size > SMALL:
+                    obj = _read_file(path)
+                if obj is not None:
+                    obj.filename = name  # by which the operator is told of it
+                if obj is None or not arrivals.offer_object(obj, size):
+                    lacking.append(name)
+                    damaged |= obj is None and path.is_file()
                 if arrivals.failure is not None:
                     break
-        fetched = arrivals.count_fetched(failed=unread > 0)
-        if fetched.reason is None and fetched.present < there.distinct:
-            return Fetched(fetched.received, fetched.present, Reason.RETRIEVE_FAILED)
-        return fetched
+        fetched = arrivals.count_fetched(failed=bool(lacking))
+        if fetched.reason is None and fetched.present >= there.distinct:
+            return fetched
+        reason = Reason.UNREADABLE if damaged else fetched.reason or Reason.RETRIEVE_FAILED
+        return replace(fetched, reason=reason, lacking=tuple(lacking[:MOST_NAMED]))
 
     def close(self) -> None:
         """Forget what was found."""

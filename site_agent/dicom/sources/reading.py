@@ -86,14 +86,13 @@ def read_header(path: Path) -> Object:
     """
     try:
         content = _read_regular(path, HEAD)
-        if DEFLATED.encode() not in content[:4096]:
-            passed: list[int] = []
-            try:
-                found = _read_head(content, passed)
-            except Exception:  # noqa: BLE001 - as `read_object`; it may be cut off where nothing is wrong with it
-                passed = []
-            if passed:
-                return found
+        passed: list[int] = []
+        try:
+            found = _read_head(_inflate_file(content, HEAD), passed)
+        except Exception:  # noqa: BLE001 - as `read_object`; it may be cut off where nothing is wrong with it
+            passed = []
+        if passed:
+            return found
         content = content if len(content) < HEAD else _read_regular(path)
     except (OSError, MemoryError):
         raise Unreadable from None
@@ -129,8 +128,7 @@ def _read_whole(content: bytes, syntax: str | None) -> Object:
     from pydicom.uid import UID
 
     if syntax is None:
-        if DEFLATED.encode() in content[:4096]:
-            content = _inflate_file(content)
+        content = _inflate_file(content)
         return _settle_object(pydicom.dcmread(BytesIO(content), force=True))
     uid = UID(syntax)
     if uid == DEFLATED:
@@ -168,8 +166,11 @@ def _require_lengths(obj: Object) -> None:
         raise Unreadable
 
 
-def _inflate_file(content: bytes) -> bytes:
-    """A deflated object's file as one that is not, if it is one at all.
+def _inflate_file(content: bytes, beginning: int = 0) -> bytes:
+    """A deflated object's file as one that is not; another one as it is.
+
+    Args:
+        beginning: so many bytes are enough, and they may be cut off.
 
     Raises:
         Unreadable: it is cut off, damaged, or becomes larger than `MOST_INFLATED`.
@@ -177,10 +178,11 @@ def _inflate_file(content: bytes) -> bytes:
     from pydicom.filereader import read_dataset
     from pydicom.uid import ExplicitVRLittleEndian
 
+    if DEFLATED.encode() not in content[:4096]:
+        return content
     file = BytesIO(content)
     file.seek(PREAMBLE + len(MAGIC) if content[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC else 0)
     meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-    # What follows is compressed and no element: pydicom has put the mark where its first one would begin, or behind.
     length = meta.get("FileMetaInformationGroupLength")
     if meta.get("TransferSyntaxUID") != DEFLATED:
         return content
@@ -189,14 +191,14 @@ def _inflate_file(content: bytes) -> bytes:
     start = (PREAMBLE + len(MAGIC) if content[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC else 0) + 12 + int(length)
     # A UID of the same length that says: as it is, little endian.
     plain = (ExplicitVRLittleEndian + "\0" * len(DEFLATED))[: len(DEFLATED)].encode()
-    return content[:start].replace(DEFLATED.encode(), plain, 1) + _inflate(content[start:])
+    return content[:start].replace(DEFLATED.encode(), plain, 1) + _inflate(content[start:], beginning)
 
 
-def _inflate(content: bytes) -> bytes:
+def _inflate(content: bytes, beginning: int = 0) -> bytes:
     """RFC 1951, as PS3.5, A.5 has it: a stream without header."""
     machine = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = machine.decompress(content, MOST_INFLATED)
-    if not machine.eof:
+    inflated = machine.decompress(content, beginning or MOST_INFLATED)
+    if not machine.eof and not beginning:
         raise Unreadable
     return inflated
 
