@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 from messages.ground.durable import replace_file
@@ -76,7 +75,7 @@ def _write_state(path: Path | None, kind: str, seed: int, figures: Figures) -> N
     if path is None:
         return
     known = json.loads(path.read_text()) if path.exists() else {}
-    replace_file(path, json.dumps({**known, f"{kind} {seed}": asdict(figures)}, indent=1).encode())
+    replace_file(path, json.dumps({**known, f"{kind} {seed}": vars(figures)}, indent=1).encode())
 
 
 if __name__ == "__main__":

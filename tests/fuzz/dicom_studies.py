@@ -1,4 +1,4 @@
-"""Small whole studies whose objects are damaged: MR of four slices with a label, in several encodings. Invented."""
+"""Small whole studies whose objects are damaged: MR of three slices with a label, in several encodings. Invented."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pack_bits
 from pydicom.uid import RLELossless
 
-ROWS, COLUMNS, SLICES = 8, 9, 4
+ROWS, COLUMNS, SLICES = 8, 9, 3
 EXPLICIT, IMPLICIT, DEFLATED, BIG = (f"1.2.840.10008.1.2{end}" for end in (".1", "", ".1.99", ".2"))
 ROOT = "2.25.4711"
 CODE = ("SCT", "108369006")
