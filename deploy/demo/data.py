@@ -6,7 +6,6 @@ python -m deploy.demo.data --site INDEX:FOLDER ... --cases N --seed S     writes
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from deploy.demo.layout import DemoLayout
 from deploy.demo.processes import Child, Children
 from messages.ground.errors import DataError
+from messages.ground.written.documents import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ def read_real(path: Path) -> RealSet:
         if set(labels) == {1, 2} and "hippocampus" in path.name.lower():
             labels = {1: "anterior", 2: "posterior"}
         return RealSet(path, ("MRI",), labels)
+    content = read_json(description, refuse=DataError)
     try:
-        content = json.loads(description.read_text(encoding="utf-8"))
         channels = tuple(
             _make_concept(name) for _, name in sorted(content["modality"].items(), key=lambda i: int(i[0]))
         )

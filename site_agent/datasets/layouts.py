@@ -7,7 +7,6 @@ since then). Decathlon: Simpson et al. 2019, arXiv 1902.09063.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from messages.ground.errors import DataError
+from messages.ground.written.documents import read_json
+from messages.ground.written.entries import read_entries
 from site_agent.datasets.config import DatasetConfig
 
 _SUFFIX = re.compile(r"\.nii(\.gz)?(\.enc)?$", re.IGNORECASE)
@@ -116,14 +117,13 @@ def read_withdrawn(path: Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return frozenset(entry.name for entry in read_entries(path, refuse=DataError))
+    except DataError as error:
         raise DataError(
-            f"the list of withdrawn patients cannot be read ({_tell_why(error)})",
-            where=str(path),
-            advice="Check the path and its permissions: no data set is used without its list",
+            f"the list of withdrawn patients {error.what}",
+            where=error.where,
+            advice=f"{error.advice}. No data set is used without its list",
         ) from None
-    return frozenset(entry for line in lines if (entry := line.partition("#")[0].strip()))
 
 
 def _tell_why(error: Exception) -> str:
@@ -204,14 +204,9 @@ def _find_decathlon(path: Path) -> tuple[Candidate, ...]:
 def _dataset_json(path: Path) -> dict[str, Any] | None:
     """dataset.json where it exists."""
     file = path / "dataset.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"cannot be read as JSON ({_tell_why(error)})", where=str(file), advice="Mend it, or move it away"
-        ) from None
+    content = read_json(file, refuse=DataError, advice="Mend it, or move it away")
     if not isinstance(content, dict):
         raise DataError("is not a JSON object", where=str(file), advice="Mend it, or move it away")
     return content

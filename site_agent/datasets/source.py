@@ -23,6 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from messages.ground.errors import DataError
+from messages.ground.written.identifiers import normalise_identifier
 from messages.reasons import ADVICE, Reason
 from site_agent.datasets import layouts
 from site_agent.datasets.cache import VerdictCache
@@ -136,7 +137,7 @@ def survey_cases(
         for done, candidate in enumerate(layout.candidates, start=1):
             patient = config.patient_of(candidate.key)
             try:
-                if candidate.key in withdrawn or patient in withdrawn:
+                if {normalise_identifier(candidate.key), normalise_identifier(patient)} & withdrawn:
                     raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
                 case = _assemble_case(candidate, patient, channels, layout)
                 _judge_case(case, layout, verdicts, vault)
