@@ -1,7 +1,7 @@
 """The look before training: whether a case's size, place and values are such that it may be trained on. Pure.
 
-Bounds are stated here, and held before anything of the size is allocated: a header that wants 19 TB leaves out its case,
-not its site. What preprocessing will make of a case is foreseen without making it.
+Bounds are stated here, and held before anything of the size is allocated: a header that wants 19 TB leaves out its
+case, not its site. What preprocessing will make of a case is foreseen without making it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def judge_geometry(affine: npt.NDArray[np.float64], shape: tuple[int, ...], name
     if not np.isfinite(affine).all():
         raise CaseError(Reason.MISSING_GEOMETRY, "the header's position is no number", where=name)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not (LEAST_MM <= sizes.min() and sizes.max() <= MOST_MM):
+    if not (sizes.min() >= LEAST_MM and sizes.max() <= MOST_MM):
         said = " × ".join(f"{size:.4g}" for size in sizes)
         what = f"voxels of {said} mm, not between {LEAST_MM} and {MOST_MM:g}: is xyzt_units right?"
         raise CaseError(Reason.MISSING_GEOMETRY, what, where=name)

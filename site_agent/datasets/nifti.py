@@ -32,6 +32,8 @@ MOST_VOXELS = 2**31
 """Voxels of one file, and of one image after resampling, at most: 8 GiB as float32."""
 AGREE = 0.1
 """How far (in voxels, at the corners) a file's two affines, sform and qform, may lie apart."""
+SAME_MM = 1e-2
+"""Headers store affines as float32, through sform or quaternion: the same grid differs by rounding."""
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Low three bits of xyzt_units → mm (nifti1.h: metre, millimetre, micron); anything else says nothing: mm."""
 _MOST_RATIO = 1040
@@ -45,9 +47,9 @@ _WORDS = {0: "nothing", 1: "single bits", 128: "colour (RGB)", 2304: "colour (RG
 class CaseError(DataError):
     """One case cannot be used; `reason` is the code to count it under."""
 
-    def __init__(self, reason: Reason, what: str, *, where: str = "") -> None:
+    def __init__(self, reason: Reason, what: str, *, where: str = "", advice: str = "") -> None:
         self.reason = reason
-        super().__init__(what, where=where, advice=ADVICE[reason])
+        super().__init__(what, where=show_name(where), advice=advice or ADVICE[reason])
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,16 @@ class NiftiFile:
         with np.errstate(all="ignore"):
             factors = (np.asanyarray(self._slope), np.asanyarray(self._intercept))
             slope, intercept = (one.astype(dtype) if np.can_cast(one, dtype) else one for one in factors)
-            return np.asarray(apply_read_scaling(self._stored, slope, intercept), dtype=dtype)
+            voxels: npt.NDArray[Any] = np.asarray(apply_read_scaling(self._stored, slope, intercept), dtype=dtype)
+            return voxels
+
+    def holds_same(self, other: NiftiFile) -> bool:
+        """Whether another file says the same: grid and voxels, however they are stored."""
+        return (
+            self.shape == other.shape
+            and np.allclose(self.affine, other.affine, atol=SAME_MM, rtol=0)
+            and np.array_equal(self.read_voxels(), other.read_voxels(), equal_nan=True)
+        )
 
 
 def read_nifti(path: Path, vault: Vault | None = None) -> NiftiFile:
@@ -191,7 +202,9 @@ def _read_dtype(header: Any, name: str) -> np.dtype[Any]:
         try:
             dtype: np.dtype[Any] = header.get_data_dtype()
         except HeaderDataError:
-            raise CaseError(Reason.UNREADABLE, f"names a type of numbers that there is not ({code})", where=name) from None
+            raise CaseError(
+                Reason.UNREADABLE, f"names a type of numbers that there is not ({code})", where=name
+            ) from None
         if dtype.kind in "iuf" and dtype.itemsize:
             return dtype
     what = _WORDS.get(code, "complex numbers" if code in (32, 1792, 2048) else f"type {code}")
@@ -271,12 +284,16 @@ def _require_agreement(
         if not apart <= AGREE * sizes.min():
             what = f"its sform and qform lie up to {apart:.2f} apart: it says two positions"
             raise CaseError(Reason.AFFINE_MISMATCH, what, where=name)
-    elif not np.array_equal(pixdim[1:4], (1, 1, 1)) and (pixdim[1:4] > 0).all():
-        # Writers that set the sform alone leave pixdim at 1; any other value is meant.
-        if not np.allclose(pixdim[1:4], sizes, rtol=0.01, atol=0):
-            said, other = (" × ".join(f"{size:g}" for size in one) for one in (pixdim[1:4], sizes))
-            what = f"says voxels of {said} (pixdim) and of {other} (sform)"
-            raise CaseError(Reason.AFFINE_MISMATCH, what, where=name)
+    elif not _agree_in_size(pixdim[1:4], sizes):
+        said, other = (" × ".join(f"{size:g}" for size in one) for one in (pixdim[1:4], sizes))
+        what = f"says voxels of {said} (pixdim) and of {other} (sform)"
+        raise CaseError(Reason.AFFINE_MISMATCH, what, where=name)
+
+
+def _agree_in_size(pixdim: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> bool:
+    """Writers that set the sform alone leave pixdim at 1, or at nothing; any other value is meant."""
+    meant = bool((pixdim > 0).all()) and not np.array_equal(pixdim, (1, 1, 1))
+    return not meant or bool(np.allclose(pixdim, sizes, rtol=0.01, atol=0))
 
 
 def _skip_bytes(stream: BinaryIO | gzip.GzipFile, count: int, name: str) -> None:
@@ -319,4 +336,4 @@ def _tell_why(error: Exception) -> str:
     return show_name((str(error).strip().splitlines() or [type(error).__name__])[0][:120])
 
 
-__all__ = ["AGREE", "MOST_VOXELS", "CaseError", "NiftiFile", "read_nifti", "round_labels"]
+__all__ = ["AGREE", "MOST_VOXELS", "SAME_MM", "CaseError", "NiftiFile", "read_nifti", "round_labels"]

@@ -29,6 +29,7 @@ from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms, patient_identity
 from site_agent.dicom.door.spool import Spool
 from site_agent.dicom.labels.label_map import LABEL_MODALITY
+from site_agent.dicom.labels.nifti import list_label_files
 from site_agent.dicom.prepared import away, fingerprint, pins, store
 from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, Rules
 from site_agent.dicom.prepared.index import Index, StudyVerdict
@@ -189,9 +190,8 @@ class Preparation:
         patient = self._names.pseudonym_of_patient(number or f"study {found.uid}")
         nifti = self._find_nifti(found, number)
         series = sorted((one.uid, one.modality, str(one.instances), one.mark) for one in found.series)
-        print_ = self._terms.keyed_digest(
-            [self._terms.rules, series, None if nifti is None else pins.look_at_withdrawn(nifti)]
-        )
+        looks = None if nifti is None else [pins.look_at_withdrawn(path) for path in list_label_files(nifti)]
+        print_ = self._terms.keyed_digest([self._terms.rules, series, looks])
         return _Told(found, study, patient, print_, nifti)
 
     def _find_nifti(self, found: StudyFound, number: str) -> Path | None:
@@ -199,8 +199,7 @@ class Preparation:
         if self._config.labels.source != "nifti" or folder is None:
             return None
         stems = [stem for stem in (found.uid, number) if stem and "/" not in stem and stem not in (".", "..")]
-        paths = (folder / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii"))
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for stem in stems for path in list_label_files(folder / f"{stem}.nii")), None)
 
     def _is_settled(self, told: _Told) -> bool:
         """Whether nothing has to be fetched: the verdict stands, or can be told without an image."""
