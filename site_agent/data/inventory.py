@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from messages.experiment import Experiment
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.opening import show_name
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
@@ -110,12 +111,13 @@ def take_stock(
         channels, concepts = own or _common_channels(layout), set(layout.labels.values())
     else:
         channels, concepts = experiment.task.channels, set(experiment.task.concepts)
-    survey = source.survey_cases(config, channels, concepts, progress, cache, vault)
+    preprocessing = None if experiment is None else experiment.preprocessing
+    survey = source.survey_cases(config, channels, concepts, progress, cache, vault, preprocessing=preprocessing)
     return Stock(
         found=survey.found,
         used=len(survey.cases),
         left_out={str(reason): count for reason, count in survey.left_out.items()},
-        details=tuple(f"{one.key}: {one.text} ({one.reason})" for one in survey.details),
+        details=tuple(f"{show_name(one.key)}: {one.text} ({one.reason})" for one in survey.details),
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
     )
