@@ -102,20 +102,18 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
         CaseError: with the reason under which to count the case.
     """
     with hold_faults(case.key):
-        lying = read_nifti(case.label, vault)
+        rivals = _Rivals(case, vault)
+        lying = rivals.read_file(case.label, Reason.SEVERAL_LABELS)
         if len(lying.shape) != 3:
             what = f"the label map has {len(lying.shape)} axes, not 3"
             raise CaseError(Reason.SHAPE_MISMATCH, what, where=lying.name)
         look.judge_geometry(lying.affine, lying.shape, lying.name)
         look.require_memory(int(np.prod(lying.shape, dtype=np.int64)), len(case.images), lying.name)
-        rivals = _Rivals(case, vault)
-        rivals.compare_file(case.label, lying, Reason.SEVERAL_LABELS)
         label, concepts = _map_labels(lying, labels, ignored)
         image = np.empty((len(case.images), *lying.shape), dtype=np.float32)
         for path in dict.fromkeys(case.images):
-            file = read_nifti(path, vault)
+            file = rivals.read_file(path, Reason.AMBIGUOUS_SERIES)
             _require_grid(case, file, lying)
-            rivals.compare_file(path, file, Reason.AMBIGUOUS_SERIES)
             voxels = file.read_voxels()
             for channel, own in enumerate(case.images):
                 if own == path:
@@ -152,21 +150,23 @@ class _Rivals:
     def __init__(self, case: Case, vault: Vault | None) -> None:
         self._case, self._vault = case, vault
 
-    def compare_file(self, path: Path, file: NiftiFile, reason: Reason) -> None:
-        """Raise CaseError (`reason`) where another file of its role does not hold the same."""
-        for other in (other for chosen, other in self._case.rivals if chosen == path):
-            if not self._holds_same(file, other):
-                what = f"there is {show_name(other.name)} too, and it differs"
-                advice = (
-                    'Leave one out, or say in site.toml which counts, by its ending: names = { label = ["ENDING"] }'
-                )
-                raise CaseError(reason, what, where=file.name, advice=advice)
-
-    def _holds_same(self, file: NiftiFile, path: Path) -> bool:
+    def read_file(self, path: Path, reason: Reason) -> NiftiFile:
+        """Read one of the case's files; CaseError (`reason`) where another of its role does not hold the same."""
+        others = [other for chosen, other in self._case.rivals if chosen == path]
+        if not others:
+            return read_nifti(path, self._vault)
         try:
-            return file.holds_same(read_nifti(path, self._vault))
-        except CaseError:
-            return False
+            file = read_nifti(path, self._vault)
+            differ = not all(file.holds_same(read_nifti(other, self._vault)) for other in others)
+        except CaseError as error:
+            differ, problem = True, f" ({show_name(error.where)} {error.what})"
+        else:
+            problem = ""
+        if differ:
+            named = ", ".join(show_name(other.name) for other in others)
+            advice = 'Leave one out, or say in site.toml which one counts: names = { label = ["ENDING"] }'
+            raise CaseError(reason, f"there is {named} too, and it differs{problem}", where=path.name, advice=advice)
+        return file
 
 
 def _map_labels(

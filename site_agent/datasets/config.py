@@ -63,6 +63,9 @@ class DatasetConfig(Settings):
 
     def _check_names(self) -> None:
         endings = [ending.lower() for several in self.names.values() for ending in several]
+        for role in self.names:
+            if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,31}", role) is None:
+                raise ValueError(f'names: {role!r} is neither "label", "ignore" nor a modality')
         if not all(self.names.values()) or not all(endings):
             raise ValueError("names: say at least one ending for each role")
         twice = next((ending for ending in endings if endings.count(ending) > 1), None)

@@ -1,4 +1,4 @@
-"""What a NIfTI file says is checked before it is believed: kind of numbers, length, checksum, units, geometry, values."""
+"""What a NIfTI file says is checked before it is believed: numbers, length, checksum, units, geometry, values."""
 
 from __future__ import annotations
 
