@@ -19,10 +19,8 @@ LEAST_MM, MOST_MM = 0.005, 100.0
 """Edges of a voxel between which a body is imaged: from micro-CT to a scout's slices."""
 MOST_LEAN = 0.5
 """How far (in voxels, over the whole image) the axes may lean from right angles."""
-MOST_VALUE = 1e14
-"""The largest intensity: the square of one above it, summed over an image, is more than float32 holds."""
-LEAST_SPREAD = 1e-18
-"""The least standard deviation: the square of one below it is 0 in float32."""
+MOST_VALUE = 1e28
+"""The largest intensity: larger ones, summed over an image, are more than float32 holds: no z-score is a number."""
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 FloatArray = npt.NDArray[np.float32]
@@ -89,8 +87,7 @@ def judge_preprocessing(image: FloatArray, affine: npt.NDArray[np.float64], sett
         judge_resampling(inside.shape[1:], affine, settings, image.shape[0])
     for number, channel in enumerate(inside, start=1):
         values = channel[channel != 0] if settings.normalise == "zscore-nonzero" else channel
-        flat = values.size == 0 or float(values.min()) == float(values.max())
-        if flat or (settings.normalise != "none" and not float(np.std(values)) > LEAST_SPREAD):
+        if values.size == 0 or float(values.min()) == float(values.max()):
             raise CaseError(Reason.EMPTY_IMAGE, f"channel {number}: without contrast once it is cropped and normalised")
 
 

@@ -75,15 +75,15 @@ class NiftiFile:
         with np.errstate(all="ignore"):
             factors = (np.asanyarray(self._slope), np.asanyarray(self._intercept))
             slope, intercept = (one.astype(dtype) if np.can_cast(one, dtype) else one for one in factors)
-            voxels: npt.NDArray[Any] = np.asarray(apply_read_scaling(self._stored, slope, intercept), dtype=dtype)
-            return voxels
+            scaled: npt.NDArray[Any] = apply_read_scaling(self._stored, slope, intercept)
+            return scaled.astype(dtype, copy=False)
 
     def holds_same(self, other: NiftiFile) -> bool:
         """Whether another file says the same: grid and voxels, however they are stored."""
         return (
             self.shape == other.shape
             and np.allclose(self.affine, other.affine, atol=SAME_MM, rtol=0)
-            and np.array_equal(self.read_voxels(), other.read_voxels(), equal_nan=True)
+            and bool(np.array_equal(self.read_voxels(), other.read_voxels(), equal_nan=True))
         )
 
 

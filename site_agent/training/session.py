@@ -291,7 +291,7 @@ class TrainingSession:
             key = self._keys[case.key]
             try:
                 return key, cache.fetch_case(self.cache_folder, key, case.key, self._arrays)
-            except (OSError, ValueError, LookupError, TypeError):
+            except (OSError, EOFError, ValueError, LookupError, TypeError):  # what lies there is damaged
                 if last:
                     raise
                 cache.remove_case(self.cache_folder, self._keys.pop(case.key), self._arrays)

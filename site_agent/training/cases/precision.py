@@ -51,9 +51,9 @@ def _is_spread(values: NDArray[np.float32]) -> bool:
     if found.size < 3:  # a mask: all its values are apart
         return True
     rest = sample[sample != found[counts.argmax()]]
-    deviation = float(np.std(values))
+    deviation = float(np.std(values, dtype=np.float64))
     if not 0 < deviation < np.inf:
         return True  # there is no z-score: it is left out
-    low, high = (np.percentile(rest, (5, 95)) - float(np.mean(values))) / deviation
+    low, high = (np.percentile(rest, (5, 95)) - float(np.mean(values, dtype=np.float64))) / deviation
     step = float(np.spacing(np.float16(min(max(abs(low), abs(high)), 6e4))))
     return bool(high - low >= _LEAST_STEPS * step)

@@ -23,6 +23,8 @@ from site_agent.datasets.cases import CaseError
 from site_agent.datasets.look import Box, foreground_box, target_shape, whole_box
 from site_agent.training.cases.precision import NumberFormat, choose_format
 
+LEAST_CONTRAST = 1e-6
+"""Z-scores that lie no further apart than this are one value."""
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.uint8]
 
@@ -83,7 +85,7 @@ def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], set
         target = target_shape(cropped_label.shape, spacing, settings.spacing_mm)
         cropped, cropped_label = _resample_case(cropped, cropped_label, target)
     made = _normalise_image(cropped, settings.normalise)
-    _require_contrast(made)
+    _require_contrast(made, 0.0 if settings.normalise == "none" else LEAST_CONTRAST)
     return PreparedCase(
         image=made,
         label=cropped_label,
@@ -93,11 +95,11 @@ def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], set
     )
 
 
-def _require_contrast(image: FloatArray) -> None:
+def _require_contrast(image: FloatArray, least: float) -> None:
     for number, channel in enumerate(image, start=1):
         if not np.isfinite(channel).all():
             raise CaseError(Reason.NOT_FINITE, f"channel {number}: no finite numbers once it is preprocessed")
-        if float(channel.min()) == float(channel.max()):
+        if float(channel.max()) - float(channel.min()) <= least:
             raise CaseError(Reason.EMPTY_IMAGE, f"channel {number}: one value in all voxels once it is preprocessed")
 
 

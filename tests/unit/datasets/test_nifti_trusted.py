@@ -304,11 +304,8 @@ def test_values_that_no_z_score_can_hold_are_told_where_cases_are_found(
     assert only_reason(tmp_path) is reason
 
 
-@pytest.mark.parametrize(
-    "voxels", [np.where(make_image() > 300, 7, 0).astype(np.int16), make_image().astype(np.float32) * 1e-30]
-)
-def test_an_image_that_normalising_makes_constant_is_left_out(tmp_path: Path, voxels: np.ndarray) -> None:
-    save_image(save_pair(tmp_path) / IMAGE, voxels)
+def test_an_image_that_normalising_makes_constant_is_left_out(tmp_path: Path) -> None:
+    save_image(save_pair(tmp_path) / IMAGE, np.where(make_image() > 300, 7, 0).astype(np.int16))
     found = survey_cases(describe(tmp_path), ["T1c"], ["NCR"], preprocessing=Preprocessing())
     assert found.left_out == {Reason.EMPTY_IMAGE: 1}
 
