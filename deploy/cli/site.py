@@ -97,7 +97,13 @@ def datasets(
     status = 0
     for name in names:
         try:
-            asked = (name, site.datasets[name], site.site.state, wanted, _show_progress(name))
+            asked = (
+                name,
+                site.datasets[name],
+                site.site.state,
+                wanted,
+                _show_progress(name, _count_word(site.datasets[name])),
+            )
             stock = take_stock_of(*asked, again=again, limit=site.limits.disk)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
@@ -158,7 +164,11 @@ def _say_prepared(about: dict[str, Any]) -> None:
     say_line(f"  fingerprint {about['fingerprint'][:16]}")
 
 
-def _show_progress(name: str) -> Callable[[int, int], None]:
+def _count_word(dataset: Any) -> str:
+    return "cases" if dataset.source in ("brats", "decathlon") else "studies"
+
+
+def _show_progress(name: str, what: str = "studies") -> Callable[[int, int], None]:
     """Progress worth showing: what takes longer than two seconds, then every two where there is any."""
     shown, last = time.monotonic(), (-1, -1)
 
@@ -167,9 +177,7 @@ def _show_progress(name: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - shown >= SHOWN_SECONDS and (done, total) != last:
             shown, last = now, (done, total)
-            note_line(
-                f"{name}: {done} of {total} studies" if total else f"{name}: another process prepares it; waiting"
-            )
+            note_line(f"{name}: {done} of {total} {what}" if total else f"{name}: another process prepares it; waiting")
 
     return progress
 

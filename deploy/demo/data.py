@@ -155,9 +155,10 @@ def _label_values(folder: Path) -> list[int]:
     """The integers above 0 that the first readable labels hold."""
     import numpy as np
 
+    from site_agent.datasets.barrier import CaseError
     from site_agent.datasets.filenames import nifti_stem
     from site_agent.datasets.layouts import list_entries
-    from site_agent.datasets.nifti import CaseError, read_nifti
+    from site_agent.datasets.nifti import read_nifti
 
     found: set[int] = set()
     seen = 0

@@ -1,24 +1,18 @@
-"""One case: which files it has, and its voxels, read and looked at.
-
-Whatever goes wrong while a case is read leaves out that case alone, with a code and its name (`hold_faults`).
-"""
+"""One case: which files it has, and its voxels, read and looked at."""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from messages.ground.durable import is_out_of_space
-from messages.ground.errors import KonsilError
 from messages.reasons import Reason
 from site_agent.datasets import look
-from site_agent.datasets.nifti import AGREE, SAME_MM, CaseError, NiftiFile, read_nifti, round_labels
+from site_agent.datasets.barrier import CaseError, hold_faults
+from site_agent.datasets.nifti import AGREE, SAME_MM, NiftiFile, read_nifti, round_labels
 from site_agent.datasets.opening import show_name
 from site_agent.datasets.vault import Vault
 
@@ -64,31 +58,6 @@ class LoadedCase:
     label: npt.NDArray[np.uint8]
     concepts: tuple[str, ...]
     affine: npt.NDArray[np.float64]
-
-
-@contextmanager
-def hold_faults(key: str) -> Iterator[None]:
-    """The barrier around one case: what is raised within becomes CaseError, and its neighbours never notice.
-
-    Passes on what no case can bring about: errors of Konsil's own that are not of one case, a full disk, a library that
-    is not there.
-
-    Raises:
-        CaseError: as it was raised; OUT_OF_MEMORY, or UNREADABLE with type and place of what was not foreseen.
-    """
-    try:
-        yield
-    except (KonsilError, ImportError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and is_out_of_space(error):
-            raise
-        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # PyTorch's is a RuntimeError
-            what = "there is not enough memory for it"
-            raise CaseError(Reason.OUT_OF_MEMORY, what, where=key) from None
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"cannot be processed ({type(error).__name__} in {Path(place.filename).name}, line {place.lineno})"
-        raise CaseError(Reason.UNREADABLE, what, where=key) from None
 
 
 def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignored: int | None = None) -> LoadedCase:
@@ -185,6 +154,3 @@ def _map_labels(
     for value, concept in labels.items():
         label[rounded == value] = concepts.index(concept) + 1
     return label, concepts
-
-
-__all__ = ["Case", "CaseError", "LoadedCase", "hold_faults", "read_case"]

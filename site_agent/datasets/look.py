@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from messages.experiment import Preprocessing
 from messages.reasons import Reason
-from site_agent.datasets.nifti import MOST_VOXELS, CaseError
+from site_agent.datasets.barrier import CaseError
+from site_agent.datasets.nifti import MOST_VOXELS
 
 LEAST_MM, MOST_MM = 0.005, 100.0
 """Edges of a voxel between which a body is imaged: from micro-CT to a scout's slices."""
@@ -71,7 +72,7 @@ def judge_values(image: FloatArray, name: str = "") -> None:
         raise CaseError(Reason.EMPTY_IMAGE, "all voxels have one value", where=name)
     if max(-low, high) > MOST_VALUE:
         what = f"holds {max(-low, high):.3g}: normalised it would be no number (at most {MOST_VALUE:g})"
-        raise CaseError(Reason.NOT_FINITE, what, where=name)
+        raise CaseError(Reason.NOT_FINITE, what, where=name, advice="Set what is no tissue to 0, or export it again")
 
 
 def judge_preprocessing(image: FloatArray, affine: npt.NDArray[np.float64], settings: Preprocessing) -> None:

@@ -23,10 +23,10 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from messages.ground.errors import DataError
-from messages.reasons import ADVICE, Reason
+from messages.reasons import Reason
+from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.opening import NotRegular, open_file, read_file, show_name
-from site_agent.datasets.vault import SUFFIX, Damaged, Vault
+from site_agent.datasets.vault import SUFFIX, Vault
 
 MOST_VOXELS = 2**31
 """Voxels of one file, and of one image after resampling, at most: 8 GiB as float32."""
@@ -42,14 +42,6 @@ _STEP = 2**20
 _GZIP = b"\x1f\x8b"
 _SIZES: dict[int, type[Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _WORDS = {0: "nothing", 1: "single bits", 128: "colour (RGB)", 2304: "colour (RGBA)"}
-
-
-class CaseError(DataError):
-    """One case cannot be used; `reason` is the code to count it under."""
-
-    def __init__(self, reason: Reason, what: str, *, where: str = "", advice: str = "") -> None:
-        self.reason = reason
-        super().__init__(what, where=show_name(where), advice=advice or ADVICE[reason])
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,7 @@ class NiftiFile:
         """Whether another file says the same: grid and voxels, however they are stored."""
         return (
             self.shape == other.shape
-            and np.allclose(self.affine, other.affine, atol=SAME_MM, rtol=0)
+            and bool(np.allclose(self.affine, other.affine, atol=SAME_MM, rtol=0))
             and bool(np.array_equal(self.read_voxels(), other.read_voxels(), equal_nan=True))
         )
 
@@ -99,18 +91,17 @@ def read_nifti(path: Path, vault: Vault | None = None) -> NiftiFile:
             contradict each other), MISSING_GEOMETRY, OUT_OF_MEMORY.
     """
     name = show_name(path.name)
-    try:
-        if path.name.endswith(SUFFIX):
-            if vault is None:
-                raise CaseError(Reason.UNREADABLE, "is encrypted, and no key was given", where=name)
-            content = vault.open(read_file(path))
-            return _read_stream(BytesIO(content), len(content), name)
-        with open_file(path) as file:
-            return _read_stream(file, os.fstat(file.fileno()).st_size, name)
-    except (OSError, EOFError, ValueError, zlib.error, Damaged, HeaderDataError, WrapStructError) as error:
-        raise CaseError(Reason.UNREADABLE, f"cannot be read ({_tell_why(error)})", where=name) from None
-    except MemoryError:
-        raise CaseError(Reason.OUT_OF_MEMORY, "there is not enough memory to read it", where=name) from None
+    with hold_faults(name):
+        try:
+            if path.name.endswith(SUFFIX):
+                if vault is None:
+                    raise CaseError(Reason.UNREADABLE, "is encrypted, and no key was given", where=name)
+                content = vault.open(read_file(path))
+                return _read_stream(BytesIO(content), len(content), name)
+            with open_file(path) as file:
+                return _read_stream(file, os.fstat(file.fileno()).st_size, name)
+        except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError) as error:
+            raise CaseError(Reason.UNREADABLE, f"cannot be read ({_tell_why(error)})", where=name) from None
 
 
 def round_labels(voxels: npt.NDArray[Any], name: str = "") -> npt.NDArray[Any]:
@@ -334,6 +325,3 @@ def _tell_why(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, NotRegular | gzip.BadGzipFile):
         return (error.strerror or type(error).__name__).lower()
     return show_name((str(error).strip().splitlines() or [type(error).__name__])[0][:120])
-
-
-__all__ = ["AGREE", "MOST_VOXELS", "SAME_MM", "CaseError", "NiftiFile", "read_nifti", "round_labels"]

@@ -17,8 +17,9 @@ from messages.ground.errors import DataError
 from messages.ground.written.identifiers import normalise_identifier
 from messages.reasons import Reason
 from site_agent.datasets import layouts, look
+from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.cache import VerdictCache
-from site_agent.datasets.cases import Case, CaseError, LoadedCase, hold_faults, read_case
+from site_agent.datasets.cases import Case, LoadedCase, read_case
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.filenames import LABEL
 from site_agent.datasets.opening import show_name

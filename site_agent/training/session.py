@@ -30,7 +30,7 @@ from nets.build import build_net
 from nets.registry import read_spec as read_net
 from nets.weights import arrays_of, load_weights, manifest
 from site_agent.data.described import dataset_of
-from site_agent.datasets.cases import hold_faults
+from site_agent.datasets.barrier import hold_faults
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.opening import show_name
 from site_agent.datasets.source import Case, CaseError, LoadedCase, Survey, load_case, survey_cases

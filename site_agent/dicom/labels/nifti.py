@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from messages.reasons import Reason
+from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.filenames import nifti_stem
-from site_agent.datasets.nifti import CaseError, NiftiFile, read_nifti, round_labels
+from site_agent.datasets.nifti import NiftiFile, read_nifti, round_labels
 from site_agent.dicom.base import LabelMap, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.labels import concepts

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from messages.experiment import Preprocessing
 from messages.reasons import Reason
-from site_agent.datasets.cases import CaseError
+from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.look import Box, foreground_box, target_shape, whole_box
 from site_agent.training.cases.precision import NumberFormat, choose_format
 

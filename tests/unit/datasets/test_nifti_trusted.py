@@ -29,7 +29,8 @@ from nifti_files import (
 
 from messages.experiment import Preprocessing
 from messages.reasons import Reason
-from site_agent.datasets.nifti import CaseError, read_nifti
+from site_agent.datasets.barrier import CaseError
+from site_agent.datasets.nifti import read_nifti
 from site_agent.datasets.source import load_case, survey_cases
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])

@@ -15,7 +15,7 @@ from trainer_rig import experiment, preparation, write_data
 from messages.experiment import Experiment, Preprocessing
 from messages.reasons import Reason
 from site_agent.datasets import cases
-from site_agent.datasets.cases import CaseError
+from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.vault import ARRAYS, Vault
 from site_agent.training.cases import cache
 from site_agent.training.cases.precision import choose_format
