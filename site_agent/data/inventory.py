@@ -70,6 +70,10 @@ def take_stock_of(
         for study, verdict in build.read_verdicts(state, name).items()
         if verdict.reason is not None
     )
+    details += tuple(
+        f"{one.study or 'a file'}: {printable(one.name) or 'an object without a UID'}: {one.text} ({one.reason})"
+        for one in build.read_left_out(state, name)
+    )
     channels, concepts = config.channels, config.labels.names
     stock = Stock(0, 0, {}, (), channels, concepts)
     if prepared.used:
@@ -121,6 +125,11 @@ def take_stock(
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
     )
+
+
+def printable(name: str) -> str:
+    """A file's name for any console: what cannot be shown is an escape."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)
 
 
 def _common_channels(layout: Layout) -> tuple[str, ...]:

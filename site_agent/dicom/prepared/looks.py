@@ -17,7 +17,7 @@ from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import fingerprint, pins
 from site_agent.dicom.prepared.index import Index
 
-JUDGED = 1
+JUDGED = 2
 """Raise it when studies come to be judged otherwise than before: those that were left out get another chance."""
 _NOT_ASKED = ("password", "token", "rate", "associations", "patience", "refresh", "stale", "disk")
 """Keys of the configuration that change nothing in what is found."""

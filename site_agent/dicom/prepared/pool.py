@@ -6,6 +6,7 @@ A process that a damaged file kills takes nothing with it but its own study.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -20,9 +21,14 @@ from messages.reasons import Reason
 from site_agent.dicom.prepared.index import StudyVerdict
 from site_agent.dicom.prepared.making import CaseTask, make_case
 
+MOST_SECONDS = 1800.0
+"""What one study may take. The largest that were seen take two minutes on a slow machine."""
+
 
 class Makers:
-    """Makes cases in `processes` processes, or in this one where that is less than 2. A context manager.
+    """Makes cases in `processes` processes, or in this one where that is 0. A context manager.
+
+    In this one a decoder that crashes or hangs would take all down: where images are foreign, give it a process.
 
     Args:
         alive: called about once a second while a case is waited for.
@@ -44,13 +50,13 @@ class Makers:
 
     def give_task(self, task: CaseTask) -> Iterator[tuple[CaseTask, StudyVerdict]]:
         """Have a case made; yields what is done by now. Waits while each process has one and one more to go on with."""
-        if self._processes < 2:
+        if self._processes < 1:
             yield task, make_case(task)
             return
         if self._pool is None:
             self._pool = self._open_pool(self._processes)
         try:
-            self._tasks[self._pool.submit(make_case, task)] = task
+            self._tasks[self._pool.submit(make_in_time, task)] = task
         except BrokenProcessPool:
             yield from self._one_by_one([task])
         while len(self._tasks) > 2 * self._processes:
@@ -85,9 +91,9 @@ class Makers:
         for task in suspects:
             with self._open_pool(1) as pool:
                 try:
-                    verdict = pool.submit(make_case, task).result()
+                    verdict = pool.submit(make_in_time, task).result()
                 except BrokenProcessPool:
-                    text = "the process that read it died: damaged, or too large for this machine's memory"
+                    text = "the process that read it died or stood still: damaged, or too large for this machine"
                     # Without a print it is tried again at the next preparation.
                     verdict = StudyVerdict(task.patient, "", Reason.UNDECODABLE_PIXELS, text, series=task.series)
             self._alive()
@@ -99,6 +105,19 @@ class Makers:
         return ProcessPoolExecutor(
             processes, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(),)
         )
+
+
+def make_in_time(task: CaseTask) -> StudyVerdict:
+    """`make_case`; the process ends where it takes longer than `MOST_SECONDS`, even within a decoder that stands still.
+
+    A thread of the interpreter's own sees to that (faulthandler), which needs nothing of the one that works.
+    """
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True, file=nowhere)
+        try:
+            return make_case(task)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def begin_worker(parent: int) -> None:

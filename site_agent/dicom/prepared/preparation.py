@@ -21,18 +21,19 @@ from pathlib import Path
 import structlog
 
 from messages.ground import crash
-from messages.ground.errors import PacsRefused, PacsUnreachable
+from messages.ground.errors import KonsilError, PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.datasets.layouts import read_withdrawn
+from site_agent.datasets.vault import Vault
 from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, StudyFound, StudySource
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms, patient_identity
 from site_agent.dicom.door.spool import Spool
 from site_agent.dicom.labels.label_map import LABEL_MODALITY
 from site_agent.dicom.labels.nifti import list_label_files
-from site_agent.dicom.prepared import away, fingerprint, pins, store
-from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, Rules
-from site_agent.dicom.prepared.index import Index, StudyVerdict
+from site_agent.dicom.prepared import away, fingerprint, index, pins, store
+from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, RefusedObject, Rules
+from site_agent.dicom.prepared.index import Index, ObjectLeftOut, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.making import SEALED, CaseTask
 from site_agent.dicom.prepared.pool import Makers
@@ -45,12 +46,14 @@ log = structlog.get_logger()
 Progress = Callable[[int, int], None]
 REFUSALS = 3
 """Studies in a row of which the source will not give a series, until it counts as refusing altogether."""
-_UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
-"""A series that came short while it was fetched may come whole the next time, without the source saying otherwise."""
+_PASSING = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES, Reason.UNREADABLE)
+"""A series that came short or damaged may come whole the next time, without the source saying otherwise."""
 WORTH_PROCESSES = 4
 """Studies from which on it is worth to start processes for the door's work."""
 GROWTH = 2
 """A case takes at most so many times the bytes of its objects, as a rule: 16 bits become 32."""
+MOST_NAMED = 100
+"""Objects left out of one study that are named, each by itself."""
 _LARGEST = "largest"
 """Names the bytes of the largest study that came, in the index."""
 
@@ -92,6 +95,7 @@ class _Come:
 
     broken: dict[str, Reason] = field(default_factory=dict)
     series: Counter[Reason] = field(default_factory=Counter)
+    objects: list[ObjectLeftOut] = field(default_factory=list)
     withdrawn: bool = False
     refused: bool = False
 
@@ -113,11 +117,13 @@ class Preparation:
         self._name, self._config, self._state, self._secret = name, config, state, secret
         self._progress, self._store = progress, lying
         self._processes = processes or len(os.sched_getaffinity(0))
+        self._here = processes == 1  # said, not counted: a foreign decoder has a process of its own even on one core
+        self._untold: Counter[Reason] = Counter()
         self._withdrawn = read_withdrawn(config.withdrawn)
         self._terms = Terms(config, secret)
         self._names = Pseudonyms(secret)
         self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
-        self._index = Index(lying.folder / "index.sqlite")
+        self._index = Index(lying.folder / "index.sqlite", Vault(secret, index.NAMES))
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
         self._members: dict[str, str] = {}
@@ -158,11 +164,14 @@ class Preparation:
             found = [*source.find_studies()]
             mixed = source.looked.mixed_patients
             self._total = len(found)
-            told = [self._tell_study(study) for study in found]
+            text = "it says that it is DICOM, and cannot be read"
+            unreadable = [ObjectLeftOut("", one, Reason.UNREADABLE, text) for one in source.looked.unreadable_files]
+            self._index.put_refused("", unreadable)
+            told = [one for study in found if (one := self._tell_readable(study)) is not None]
             waiting = [one for one in told if not self._is_settled(one)]
             self._cleaners.open(self._processes if len(waiting) >= WORTH_PROCESSES else 1)
             self._make_room()
-            with Makers(min(self._processes, len(waiting)), self._show_progress) as makers:
+            with Makers(0 if self._here else min(self._processes, len(waiting)), self._show_progress) as makers:
                 for one in waiting:
                     if not self._has_room():
                         self._leave_out_unfit(one)
@@ -182,6 +191,17 @@ class Preparation:
         look = Look.read_last(self._index)
         whole = store.count_whole_cases(store.set_folder(self._state, self._name, known.fingerprint)) is not None
         return look is not None and whole and look.is_fresh(self._terms, self._config.refresh)
+
+    def _tell_readable(self, found: StudyFound) -> _Told | None:
+        """`_tell_study`; None for one of which the source says what cannot be understood."""
+        try:
+            return self._tell_study(found)
+        except (KonsilError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - one study's nonsense must not end the others' preparation
+            log.warning("a study is left out: what the source says of it cannot be read", error=type(error).__name__)
+            self._untold[Reason.UNREADABLE] += 1
+            return None
 
     def _tell_study(self, found: StudyFound) -> _Told:
         study = self._names.pseudonym_of_case(found.uid)
@@ -274,6 +294,9 @@ class Preparation:
             if fetched.reason is not None:
                 come.broken[uid] = fetched.reason
                 come.series[fetched.reason] += 1
+                text = "it cannot be read, or did not come"
+                come.objects += [ObjectLeftOut(told.study, name, fetched.reason, text) for name in fetched.lacking]
+        self._index.put_refused(told.study, come.objects)
         self._note_size()
         self._refusals = self._refusals + 1 if come.refused else 0
         if come.withdrawn:
@@ -307,6 +330,12 @@ class Preparation:
         except _NoRoom:
             self._cleaners.forget_given()  # all of the study goes
             raise
+        except (KonsilError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - one series' nonsense must not end the others' preparation
+            self._cleaners.forget_given()
+            log.warning("a series is left out: it cannot be fetched", dataset=self._name, error=type(error).__name__)
+            return Fetched(0, 0, Reason.RETRIEVE_FAILED)
 
     def _wanted_series(self, found: StudyFound) -> Sequence[SeriesFound]:
         labels = LABEL_MODALITY.get(self._config.labels.source)
@@ -314,7 +343,12 @@ class Preparation:
 
     def _take_object(self, obj: Object, asked: _Asked, come: _Come) -> None:
         self._show_progress()
-        identity = patient_identity(obj)
+        try:
+            identity = patient_identity(obj)
+        except Exception:  # noqa: BLE001 - whose it is cannot be read: so neither whether it may be used
+            refused = RefusedObject(Reason.UNREADABLE, "an object that does not say whose it is")
+            self._keep_cleaned(refused, asked, come)
+            return
         if {identity, identity.partition("^^^")[0]} & self._withdrawn:
             come.withdrawn = True  # the source's index said otherwise
             return
@@ -323,10 +357,12 @@ class Preparation:
 
     def _keep_cleaned(self, clean: Cleaned, asked: _Asked, come: _Come) -> None:
         """What the door made of an object of the series that was asked for."""
-        if isinstance(clean, Reason):
+        if isinstance(clean, RefusedObject):
             if asked.series not in come.broken:
-                come.series[clean] += 1
-            come.broken[asked.series] = clean
+                come.series[clean.reason] += 1
+            come.broken[asked.series] = clean.reason
+            if len(come.objects) < MOST_NAMED:
+                come.objects.append(ObjectLeftOut(asked.study, clean.name, clean.reason, clean.text))
             return
         if (clean.study, clean.series) != (asked.study, asked.series):
             come.broken[asked.series] = Reason.RETRIEVE_FAILED  # not what was asked for
@@ -361,7 +397,7 @@ class Preparation:
                 self._store.remove_case(task.case, verdict.digest)
                 self._bytes = self._store.cases_size()
                 verdict = StudyVerdict(task.patient, "", Reason.DISK_FULL, full, series=verdict.series)
-        unfinished = verdict.reason in _UNFINISHED and verdict.reason in task.broken.values()
+        unfinished = verdict.reason in _PASSING and verdict.reason in task.broken.values()
         if unfinished or verdict.reason is Reason.RETRIEVE_FAILED:
             verdict = replace(verdict, print="")  # it does not stand, and what came of it is kept for the next time
         self._index.put_verdict(task.study, verdict)
@@ -404,13 +440,14 @@ class Preparation:
 
     def _publish_state(self, mixed: int) -> Accounting:
         left_out = Counter(verdict.reason for verdict in self._kept.values() if verdict.reason is not None)
+        left_out.update(self._untold)
         if mixed:
             left_out[Reason.MIXED_PATIENTS] += mixed
         series: Counter[Reason] = Counter()
         for verdict in self._kept.values():
             series.update(verdict.series)
         result = Accounting(
-            found=len(self._kept) + mixed,
+            found=len(self._kept) + mixed + self._untold.total(),
             used=len(self._members),
             left_out=left_out,
             series_left_out=series,

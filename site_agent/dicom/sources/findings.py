@@ -104,4 +104,4 @@ class Findings:
                 taken = tuple(one for _, one in sorted(series.items()) if self._wanted.takes_modality(one.modality))
                 found.append(StudyFound(uid, next(iter(patients)), taken))
         strays = len(self._strays - {study.uid for study in found})
-        return found, Looked(mixed_patients=mixed, not_asked=strays, **self._counts)
+        return found, Looked(mixed_patients=mixed, not_asked=strays, unusable=self._counts["unusable"])

@@ -81,12 +81,18 @@ def test_big_endian_pixels_come_through() -> None:
     np.testing.assert_array_equal(cleaned(dcmread(BytesIO(buffer.getvalue()))).pixel_array, pixels)
 
 
-def test_bytes_behind_the_pixels_do_not_come_through() -> None:
+@pytest.mark.parametrize(
+    ("more", "code"), [(0, None), (1, None), (2, Reason.UNDECODABLE_PIXELS), (12, Reason.UNDECODABLE_PIXELS)]
+)
+def test_pixels_longer_than_the_image_says_by_more_than_a_byte_of_padding_are_refused(
+    more: int, code: Reason | None
+) -> None:
     obj = image()
-    obj.PixelData += b"Qz was here."
-    clean = cleaned(obj)
-    assert len(clean.PixelData) == 128
-    assert b"Qz" not in encode_object(DOOR.admit_object(obj).object)
+    obj.PixelData += b"Qz was here."[:more]
+    if code is not None:
+        assert refused(obj) is code
+    else:
+        assert len(cleaned(obj).PixelData) == 128
 
 
 def test_bytes_behind_compressed_pixels_do_not_come_through() -> None:
@@ -131,7 +137,6 @@ def test_signed_pixels_without_copies_of_their_sign_get_them() -> None:
     [
         lambda obj: setattr(obj, "PixelData", obj.PixelData[:-2]),
         lambda obj: setattr(obj, "NumberOfFrames", 2),
-        lambda obj: delattr(obj, "Rows"),
         lambda obj: obj.add_new("PixelData", "OW", b""),
     ],
 )

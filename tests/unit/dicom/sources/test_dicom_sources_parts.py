@@ -16,8 +16,9 @@ from messages.ground.errors import ConfigError
 from messages.reasons import Reason
 from site_agent.dicom.base import Looked, SeriesFound, StudyFound
 from site_agent.dicom.config import Query
+from site_agent.dicom.extent import lacks_pixels
 from site_agent.dicom.sources import contexts, statuses
-from site_agent.dicom.sources.arrivals import Arrivals, is_whole, weigh_object
+from site_agent.dicom.sources.arrivals import Arrivals, weigh_object
 from site_agent.dicom.sources.findings import Findings
 from site_agent.dicom.sources.pace import Line, Pace
 from site_agent.dicom.sources.statuses import RetrievalVerdict
@@ -280,29 +281,29 @@ def test_nothing_is_taken_after_the_taker_failed_and_its_error_comes_through() -
 @given(st.integers(1, 128))
 def test_an_object_that_lacks_the_last_of_its_pixels_is_not_whole(missing: int) -> None:
     obj = image()
-    assert is_whole(obj)
+    assert not lacks_pixels(obj)
     obj.PixelData = obj.PixelData[:-missing]
-    assert not is_whole(obj)
+    assert lacks_pixels(obj)
 
 
 @pytest.mark.parametrize(
     ("changes", "length"),
     [
         ({"NumberOfFrames": "3"}, 384),
-        ({"BitsAllocated": 1, "NumberOfFrames": 3, "Rows": 3, "Columns": 3}, 4),
-        ({"SamplesPerPixel": 3, "BitsAllocated": 8, "PhotometricInterpretation": "YBR_FULL_422"}, 128),
+        ({"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "NumberOfFrames": 3, "Rows": 3, "Columns": 3}, 4),
+        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "Rows": 3, "Columns": 3}, 9),
     ],
 )
 def test_how_long_whole_pixels_are_follows_the_header(changes: dict[str, Any], length: int) -> None:
-    assert is_whole(image(**changes, PixelData=b"\0" * length))
-    assert not is_whole(image(**changes, PixelData=b"\0" * (length - 1)))
+    assert not lacks_pixels(image(**changes, PixelData=b"\0" * length))
+    assert lacks_pixels(image(**changes, PixelData=b"\0" * (length - 1)))
 
 
 def test_an_object_without_an_image_is_whole_and_one_that_lost_its_pixels_is_not() -> None:
-    assert is_whole(image(modality="RTSTRUCT"))
+    assert not lacks_pixels(image(modality="RTSTRUCT"))
     bare = image()
     del bare.PixelData
-    assert not is_whole(bare)
+    assert lacks_pixels(bare)
     assert weigh_object(image()) == 4096 + 128
 
 
