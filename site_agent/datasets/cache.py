@@ -19,16 +19,18 @@ from typing import Self
 
 from messages.ground.errors import DataError
 from messages.reasons import Reason
+from site_agent.datasets.twins import Content
 
 _BATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class CaseVerdict:
-    """`reason` None: usable."""
+    """`reason` None: usable. `content`: what the case holds, where it is usable."""
 
     reason: Reason | None
     text: str
+    content: Content | None = None
 
 
 class VerdictCache:
@@ -55,10 +57,9 @@ class VerdictCache:
 
     @staticmethod
     def _open_file(path: Path) -> sqlite3.Connection:
-        schema = "CREATE TABLE IF NOT EXISTS verdict (key TEXT PRIMARY KEY, print BLOB, reason TEXT, text TEXT)"
         db = sqlite3.connect(path, timeout=10)
         try:
-            db.execute(schema)
+            _make_table(db)
         except sqlite3.OperationalError:
             db.close()
             raise
@@ -66,7 +67,7 @@ class VerdictCache:
             db.close()
             path.unlink()
             db = sqlite3.connect(path, timeout=10)
-            db.execute(schema)
+            _make_table(db)
         return db
 
     def __exit__(
@@ -90,15 +91,18 @@ class VerdictCache:
             return None
         try:
             row = self._db.execute(
-                "SELECT print, reason, text FROM verdict WHERE key = ?", (_storable(key),)
+                "SELECT print, reason, text, content FROM verdict WHERE key = ?", (_storable(key),)
             ).fetchone()
             if row is None or row[0] != self._print_files(files):
                 return None
         except OSError:  # a file that cannot be looked at: the survey finds out why
             return None
-        return CaseVerdict(Reason(row[1]) if row[1] else None, row[2])
+        content = Content.from_text(row[3]) if row[3] else None
+        return CaseVerdict(Reason(row[1]) if row[1] else None, row[2], content)
 
-    def put_verdict(self, key: str, files: Sequence[Path], reason: Reason | None, text: str) -> None:
+    def put_verdict(
+        self, key: str, files: Sequence[Path], reason: Reason | None, text: str, content: Content | None = None
+    ) -> None:
         """Remember a verdict; not one that may pass: a mount may come back, memory may be free."""
         if self._db is None or reason in (Reason.UNREADABLE, Reason.OUT_OF_MEMORY):
             return
@@ -107,8 +111,8 @@ class VerdictCache:
         except OSError:  # a file is gone meanwhile
             return
         self._db.execute(
-            "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?)",
-            (_storable(key), prints, reason.value if reason else None, text),
+            "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?)",
+            (_storable(key), prints, reason.value if reason else None, text, content and content.to_text()),
         )
         if time.monotonic() - self._committed > _BATCH_SECONDS:
             self._db.commit()
@@ -122,3 +126,11 @@ def _storable(name: str) -> str | bytes:
     except UnicodeEncodeError:
         return os.fsencode(name)
     return name
+
+
+def _make_table(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS verdict (key TEXT PRIMARY KEY, print BLOB, reason TEXT, text TEXT, content TEXT)"
+    )
+    if "content" not in [row[1] for row in db.execute("PRAGMA table_info(verdict)")]:  # made by 0.1
+        db.execute("ALTER TABLE verdict ADD COLUMN content TEXT")

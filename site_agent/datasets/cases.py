@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from messages.reasons import Reason
 from site_agent.datasets import look
 from site_agent.datasets.barrier import CaseError, hold_faults
+from site_agent.datasets.filenames import LABEL
+from site_agent.datasets.layouts import Candidate, Layout
 from site_agent.datasets.nifti import AGREE, SAME_MM, NiftiFile, read_nifti, round_labels
 from site_agent.datasets.opening import show_name
 from site_agent.datasets.vault import Vault
@@ -28,6 +30,7 @@ class Case:
         label: path of the label map.
         volumes: for 4-D files, which volume of `images[i]` is channel i; empty for 3-D files.
         rivals: (one of these paths, another that has the same role): they have to hold the same.
+        kin: every patient that has an image in common with this one, itself included; empty where none has.
     """
 
     key: str
@@ -36,6 +39,7 @@ class Case:
     label: Path
     volumes: tuple[int, ...] = ()
     rivals: tuple[tuple[Path, Path], ...] = ()
+    kin: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -58,6 +62,47 @@ class LoadedCase:
     label: npt.NDArray[np.uint8]
     concepts: tuple[str, ...]
     affine: npt.NDArray[np.float64]
+
+
+def assemble_case(candidate: Candidate, patient: str, channels: Sequence[str], layout: Layout) -> Case:
+    """Pick the files of the channels that the experiment wants; CaseError where one is missing."""
+    where = candidate.key
+    if candidate.unreadable:
+        raise CaseError(Reason.UNREADABLE, candidate.unreadable, where=where)
+    if not candidate.images:
+        raise _lacking(Reason.NO_IMAGE, "there is no image", candidate, layout)
+    if candidate.label is None:
+        raise _lacking(Reason.NO_LABEL, "there is an image and no label", candidate, layout)
+    absent = [
+        name for name in channels if name not in (layout.channels if layout.four_dimensional else candidate.images)
+    ]
+    if absent and layout.four_dimensional:
+        raise CaseError(Reason.MISSING_CHANNEL, f"no modality {', '.join(absent)}", where=where)
+    if absent:
+        raise _lacking(Reason.MISSING_CHANNEL, f"no file for {', '.join(absent)}", candidate, layout)
+    roles = ("",) * len(channels) if layout.four_dimensional else tuple(channels)
+    chosen = {role: candidate.images[role] for role in roles} | {LABEL: candidate.label}
+    return Case(
+        key=candidate.key,
+        patient=patient,
+        images=tuple(candidate.images[role] for role in roles),
+        label=candidate.label,
+        volumes=tuple(layout.channels.index(name) for name in channels) if layout.four_dimensional else (),
+        rivals=tuple((chosen[role], other) for role, other in candidate.rivals if role in chosen),
+    )
+
+
+def _lacking(reason: Reason, what: str, candidate: Candidate, layout: Layout) -> CaseError:
+    """Why a file is missing: perhaps it is there, and nothing says what it is."""
+    if not candidate.unrecognised:
+        return CaseError(reason, what, where=candidate.key)
+    what += f", and nothing says what {show_name(candidate.unrecognised)} is"
+    advice = 'Say in site.toml how files are named: names = { label = ["ENDING"], T1 = ["ENDING"] }'
+    if layout.channels:
+        advice = (
+            f"Files are NAME_0000 to NAME_{len(layout.channels) - 1:04}: name each modality under channels in site.toml"
+        )
+    return CaseError(reason, what, where=candidate.key, advice=advice)
 
 
 def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignored: int | None = None) -> LoadedCase:

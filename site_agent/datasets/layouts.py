@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from messages.ground.errors import DataError
-from messages.ground.written.entries import read_entries
 from site_agent.datasets.config import MOST_CONCEPTS, DatasetConfig
 from site_agent.datasets.description import DescribedLabels, Description, read_description
 from site_agent.datasets.filenames import LABEL, FileRoles, FoundFiles, nifti_stem, split_channel
@@ -102,24 +101,6 @@ def describe_labels(config: DatasetConfig) -> DescribedLabels:
     if len(set(labels.concepts.values())) > MOST_CONCEPTS:
         raise DataError(f"names more than {MOST_CONCEPTS} labels", where=str(config.path / "dataset.json"))
     return labels
-
-
-def read_withdrawn(path: Path | None) -> frozenset[str]:
-    """Patients and cases that must not be used.
-
-    Raises:
-        DataError: the list cannot be read; a site that names a list never trains without it.
-    """
-    if path is None:
-        return frozenset()
-    try:
-        return frozenset(entry.name for entry in read_entries(path, refuse=DataError))
-    except DataError as error:
-        raise DataError(
-            f"the list of withdrawn patients {error.what}",
-            where=error.where,
-            advice=f"{error.advice}. No data set is used without its list",
-        ) from None
 
 
 def _tell_why(error: Exception) -> str:

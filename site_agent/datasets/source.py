@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from messages.experiment import Preprocessing
 from messages.ground.errors import DataError
-from messages.ground.written.identifiers import normalise_identifier
 from messages.reasons import Reason
 from site_agent.datasets import layouts, look
 from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.cache import VerdictCache
-from site_agent.datasets.cases import Case, LoadedCase, read_case
+from site_agent.datasets.cases import Case, LoadedCase, assemble_case, read_case
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.filenames import LABEL
-from site_agent.datasets.opening import show_name
+from site_agent.datasets.consent import Consent, WithdrawnList, compare_list
+from site_agent.datasets.remarks import remark_on_content, remark_on_names, remark_on_parts
+from site_agent.datasets.twins import Content, digest_content, find_kin
 from site_agent.datasets.vault import Vault
 
 Visit = Callable[[Case, LoadedCase], None]
@@ -39,12 +39,19 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder holds. `found` = len(cases) + sum of left_out."""
+    """What a folder holds. `found` = len(cases) + sum of left_out.
+
+    Attributes:
+        consent: what became of the list of the withdrawn; None where there is none.
+        remarks: what else the operator should read; names cases, as `details` does.
+    """
 
     found: int
     cases: tuple[Case, ...]
     left_out: dict[Reason, int]
     details: tuple[LeftOut, ...]
+    consent: Consent | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def survey_cases(
@@ -72,8 +79,8 @@ def survey_cases(
             are not read. It may raise CaseError.
 
     Raises:
-        DataError: the folder or what steers it (dataset.json, the list of the withdrawn) cannot be read, holds
-            no case, or its labels do not name each of `concepts`.
+        DataError: the folder or dataset.json cannot be read, holds no case, or its labels do not name each of
+            `concepts`; the list of the withdrawn cannot be read or is in doubt (`consent.ListUnclear`).
     """
     layout = layouts.find_cases(config)
     missing = sorted(set(concepts) - set(layout.labels.values()))
@@ -83,28 +90,45 @@ def survey_cases(
             where=str(config.path),
             advice=f"Map integers to these concepts under labels in site.toml (now: {_show_labels(layout.labels)})",
         )
-    withdrawn = layouts.read_withdrawn(config.withdrawn)
+    listed = WithdrawnList.read_list(config.withdrawn)
+    names = {candidate.key: config.patient_of(candidate.key) for candidate in layout.candidates}
+    told = compare_list(listed, names.items())
     cases: list[Case] = []
     details: list[LeftOut] = []
+    contents: dict[str, Content] = {}
+    lost: set[str] = set()
     with VerdictCache(cache, _rules_of_verdict(layout, channels, preprocessing)) as verdicts:
         for done, candidate in enumerate(layout.candidates, start=1):
-            patient = config.patient_of(candidate.key)
+            patient = names[candidate.key]
             try:
-                if {normalise_identifier(candidate.key), normalise_identifier(patient)} & withdrawn:
+                if listed.covers(candidate.key, patient):
+                    lost |= _digest_withdrawn(candidate, patient, channels, layout, vault)
                     raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
-                case = _assemble_case(candidate, patient, channels, layout)
-                _judge_case(case, layout, verdicts, vault, preprocessing, visit)
+                case = assemble_case(candidate, patient, channels, layout)
+                contents[case.key] = _judge_case(case, layout, verdicts, vault, preprocessing, visit)
                 cases.append(case)
             except CaseError as error:
                 details.append(LeftOut(candidate.key, error.reason, str(error)))
             if progress is not None:
                 progress(done, len(layout.candidates))
+    withdrawn = [detail.key for detail in details if detail.reason is Reason.WITHDRAWN]
+    for case in [case for case in cases if lost.intersection(contents[case.key].images)]:
+        cases.remove(case)
+        del contents[case.key]
+        details.append(LeftOut(case.key, Reason.WITHDRAWN, "its images are those of somebody who has withdrawn"))
+    kin = find_kin(contents, names.__getitem__)
     counts = Counter(detail.reason for detail in details)
     return Survey(
         found=len(layout.candidates),
-        cases=tuple(sorted(cases, key=lambda case: case.key)),
+        cases=tuple(replace(case, kin=kin.get(case.patient, ())) for case in sorted(cases, key=lambda case: case.key)),
         left_out={reason: counts[reason] for reason in sorted(counts)},
         details=tuple(details),
+        consent=told,
+        remarks=(
+            *remark_on_names(config, list(names)),
+            *remark_on_parts(withdrawn, contents, names.__getitem__),
+            *remark_on_content(contents, names.__getitem__, layout.labels),
+        ),
     )
 
 
@@ -125,48 +149,23 @@ def _show_labels(labels: dict[int, str]) -> str:
 def _rules_of_verdict(layout: layouts.Layout, channels: Sequence[str], preprocessing: Preprocessing | None) -> str:
     """What a verdict depends on beside the files: another mapping or other channels, another verdict."""
     made = "" if preprocessing is None else preprocessing.model_dump_json()
-    return f"2|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}|{layout.four_dimensional}|{made}"
+    return f"3|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}|{layout.four_dimensional}|{made}"
 
 
-def _assemble_case(candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout) -> Case:
-    """Pick the files of the channels that the experiment wants."""
-    where = candidate.key
-    if candidate.unreadable:
-        raise CaseError(Reason.UNREADABLE, candidate.unreadable, where=where)
-    if not candidate.images:
-        raise _lacking(Reason.NO_IMAGE, "there is no image", candidate, layout)
-    if candidate.label is None:
-        raise _lacking(Reason.NO_LABEL, "there is an image and no label", candidate, layout)
-    absent = [
-        name for name in channels if name not in (layout.channels if layout.four_dimensional else candidate.images)
-    ]
-    if absent and layout.four_dimensional:
-        raise CaseError(Reason.MISSING_CHANNEL, f"no modality {', '.join(absent)}", where=where)
-    if absent:
-        raise _lacking(Reason.MISSING_CHANNEL, f"no file for {', '.join(absent)}", candidate, layout)
-    roles = ("",) * len(channels) if layout.four_dimensional else tuple(channels)
-    chosen = {role: candidate.images[role] for role in roles} | {LABEL: candidate.label}
-    return Case(
-        key=candidate.key,
-        patient=patient,
-        images=tuple(candidate.images[role] for role in roles),
-        label=candidate.label,
-        volumes=tuple(layout.channels.index(name) for name in channels) if layout.four_dimensional else (),
-        rivals=tuple((chosen[role], other) for role, other in candidate.rivals if role in chosen),
-    )
+def _digest_case(loaded: LoadedCase, vault: Vault | None) -> Content:
+    key = b"" if vault is None else vault.make_key("twins")
+    return digest_content(loaded.image, loaded.label, loaded.affine, key)
 
 
-def _lacking(reason: Reason, what: str, candidate: layouts.Candidate, layout: layouts.Layout) -> CaseError:
-    """Why a file is missing: perhaps it is there, and nothing says what it is."""
-    if not candidate.unrecognised:
-        return CaseError(reason, what, where=candidate.key)
-    what += f", and nothing says what {show_name(candidate.unrecognised)} is"
-    advice = 'Say in site.toml how files are named: names = { label = ["ENDING"], T1 = ["ENDING"] }'
-    if layout.channels:
-        advice = (
-            f"Files are NAME_0000 to NAME_{len(layout.channels) - 1:04}: name each modality under channels in site.toml"
-        )
-    return CaseError(reason, what, where=candidate.key, advice=advice)
+def _digest_withdrawn(
+    candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout, vault: Vault | None
+) -> set[str]:
+    """Digests of the images of somebody who has withdrawn, to leave out copies under other names; kept nowhere."""
+    try:
+        case = assemble_case(candidate, patient, channels, layout)
+        return set(_digest_case(read_case(case, layout.labels, vault, layout.ignored), vault).images)
+    except CaseError:  # it cannot be used, and nor can a copy of it
+        return set()
 
 
 def _judge_case(
@@ -176,24 +175,26 @@ def _judge_case(
     vault: Vault | None,
     preprocessing: Preprocessing | None,
     visit: Visit | None,
-) -> None:
-    """Raise what is wrong with a case, from the cache where its files did not change; show one that is read."""
+) -> Content:
+    """What a case holds; raise what is wrong with it. From the cache where its files did not change, else read once."""
     known = verdicts.get_verdict(case.key, case.files)
     if known is not None:
         if known.reason is not None:
             raise CaseError(known.reason, known.text, where=case.key)
-        return
+        return known.content or Content()
     try:
         loaded = read_case(case, layout.labels, vault, layout.ignored)
-        if preprocessing is not None:
-            with hold_faults(case.key):
+        with hold_faults(case.key):
+            if preprocessing is not None:
                 look.judge_preprocessing(loaded.image, loaded.affine, preprocessing)
+            content = _digest_case(loaded, vault)
     except CaseError as error:
         verdicts.put_verdict(case.key, case.files, error.reason, error.what)
         raise
-    verdicts.put_verdict(case.key, case.files, None, "")
+    verdicts.put_verdict(case.key, case.files, None, "", content)
     if visit is not None:
         visit(case, loaded)
+    return content
 
 
 __all__ = ["Case", "CaseError", "LeftOut", "LoadedCase", "Survey", "load_case", "survey_cases"]

@@ -208,6 +208,8 @@ class TrainingSession:
         config, prepared = self._find_data(request)
         self._keys: dict[str, str] = {}
         survey = self._survey_dataset(config) if prepared is None or prepared.used else Survey(0, (), {}, ())
+        for name in self._keys.keys() - {case.key for case in survey.cases}:  # a copy of somebody who has withdrawn
+            cache.remove_case(self.cache_folder, self._keys[name], self._arrays)
         for one in survey.details:
             _name_left_out(one.key, one.reason, one.text)
         # What was left out on the way from DICOM counts with what the survey leaves out.
