@@ -26,6 +26,7 @@ from deploy.report.baselines import Baseline, Gain, Point
 from messages.experiment import Experiment, read_experiment
 from messages.ground.durable import replace_file
 from messages.ground.errors import ConfigError, KonsilError, RequestError
+from messages.ground.written.documents import read_json
 from messages.scores import SplitScores
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="file for the result (JSON)")
     options = parser.parse_args(arguments)
     try:
-        sites = json.loads(options.sites.read_text(encoding="utf-8"))
+        sites = read_json(options.sites)
         kinds = [kind.strip() for kind in options.baselines.split(",") if kind.strip()]
         found = run_baselines(read_experiment(options.experiment), sites, kinds, options.threads, _print)
         write_result(options.out, found)

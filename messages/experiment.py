@@ -10,7 +10,6 @@ A key that is not in `forms.FORM_0` is declared with the form that it came with:
 from __future__ import annotations
 
 import math
-import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,10 +18,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from messages import forms
 from messages.ground import settings
-from messages.ground.errors import ConfigError
 from messages.ground.naming import NO_EXPERIMENT
 from messages.ground.settings import Name, Seconds, Settings
 from messages.ground.strictness import at_most
+from messages.ground.written.documents import parse_toml
 from messages.names import COORDINATOR
 from messages.strategies import FEDAVG, AnyStrategy
 from messages.tasks.registry import AnyTask, LossWord, MetricWords, SelectionWord, with_defaults
@@ -369,8 +368,4 @@ def read_experiment(path: Path) -> Experiment:
 
 def parse_experiment(text: str, where: str = "experiment") -> Experiment:
     """Parse TOML text; ConfigError lists every mistake."""
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"is not valid TOML: {error}", where=where) from None
-    return settings.parse_settings(content, Experiment, where)
+    return settings.parse_settings(parse_toml(text, where), Experiment, where)

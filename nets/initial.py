@@ -18,6 +18,7 @@ from messages.experiment import Experiment, read_experiment
 from messages.ground.durable import replace_file
 from messages.ground.errors import ConfigError, KonsilError, WorkFailed
 from messages.ground.settings import parse_settings
+from messages.ground.written.documents import read_json
 from messages.tensors.layout import Manifest, write_into
 from nets import registry
 from nets.digest import model_digest
@@ -76,9 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _read_experiment(path: Path) -> Experiment:
     if path.suffix == ".toml":
         return read_experiment(path)
+    if path.suffix == ".json":
+        return parse_settings(read_json(path), Experiment, str(path))
     try:
-        content = path.read_bytes()
-        plain = json.loads(content) if path.suffix == ".json" else codec.unpack(content)
+        plain = codec.unpack(path.read_bytes())
     except (OSError, ValueError, KonsilError) as error:
         raise ConfigError(f"cannot be read ({error})", where=str(path)) from None
     return parse_settings(plain, Experiment, str(path))

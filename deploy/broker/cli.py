@@ -16,6 +16,7 @@ from deploy.console import show_working
 from messages import names
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
+from messages.ground.written.documents import read_json
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -144,7 +145,7 @@ def _read_status(node: PrivateNode) -> dict[str, Any]:
     if node.speaks_tls:
         shown |= {"tls_port": node.tls_port, "ca": str(node.ca)}
     if logins_file.exists():
-        shown["consortium"] = json.loads(logins_file.read_text())["consortium"]
+        shown["consortium"] = read_json(logins_file)["consortium"]
         shown["users"] = sorted(_read_passwords(logins_file))
         shown["passwords"] = str(logins_file)
         if (node.directory / LOGINS).is_dir():  # not of a node that an earlier version started
@@ -165,10 +166,8 @@ def _show_answer(answer: dict[str, Any], as_json: bool) -> None:
 def _read_passwords(path: Path) -> dict[str, str]:
     """Passwords that an earlier run wrote; empty where there was none."""
     try:
-        return dict(json.loads(path.read_text())["passwords"])
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(read_json(path)["passwords"]) if path.exists() else {}
+    except (RequestError, ValueError, KeyError, TypeError):
         raise RequestError(
             "this is not a file of passwords that 'konsil broker' wrote",
             where=str(path),

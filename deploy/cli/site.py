@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from deploy.console import JsonOption, emit_json, format_moment, note_line, prin
 from messages.experiment import read_experiment
 from messages.ground.errors import ConfigError, KonsilError
 from messages.ground.naming import NO_EXPERIMENT
+
+if TYPE_CHECKING:
+    from site_agent.datasets.consent import Consent
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -97,12 +100,19 @@ def datasets(
     status = 0
     for name in names:
         try:
-            asked = (name, site.datasets[name], site.site.state, wanted, _show_progress(name))
+            asked = (
+                name,
+                site.datasets[name],
+                site.site.state,
+                wanted,
+                _show_progress(name, _count_word(site.datasets[name])),
+            )
             stock = take_stock_of(*asked, again=again, limit=site.limits.disk)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
-            result[name] = {"error": str(error)}
-            note_line(f"{name}: {error}")
+            details = list(getattr(error, "details", ()))
+            result[name] = {"error": str(error)} | ({"details": details} if details else {})
+            note_line("\n  ".join([f"{name}: {error}", *details]))
             continue
         result[name] = {
             "found": stock.found,
@@ -111,7 +121,10 @@ def datasets(
             "details": list(stock.details),
             "channels": list(stock.channels),
             "concepts": list(stock.concepts),
+            "remarks": list(stock.remarks),
         }
+        if stock.consent is not None:
+            result[name]["withdrawn"] = _plain_consent(stock.consent)
         if stock.prepared is not None:
             result[name] |= {
                 "series_left_out": {str(key): count for key, count in sorted(stock.prepared.series_left_out.items())},
@@ -127,12 +140,28 @@ def datasets(
                 say_line("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
             for line in stock.details:
                 say_line(f"  left out: {line}")
+            if stock.consent is not None:
+                say_line(f"  {stock.consent.say_counts()}")
+                for line in stock.consent.texts:
+                    say_line(f"    {line}")
+            for line in stock.remarks:
+                say_line(f"  note: {line}")
     if as_json:
         emit_json({"datasets": result})
     elif not names:
         note_line("No data set is described: add [datasets.NAME] to site.toml")
     if status:
         raise typer.Exit(status)
+
+
+def _plain_consent(consent: Consent) -> dict[str, Any]:
+    """What became of the list of the withdrawn; lines are counted from 1."""
+    return {
+        "entries": consent.entries,
+        "matched": consent.matched,
+        "nobody": list(consent.nobody),
+        "texts": list(consent.texts),
+    }
 
 
 def _quieten_logs() -> None:
@@ -158,7 +187,11 @@ def _say_prepared(about: dict[str, Any]) -> None:
     say_line(f"  fingerprint {about['fingerprint'][:16]}")
 
 
-def _show_progress(name: str) -> Callable[[int, int], None]:
+def _count_word(dataset: Any) -> str:
+    return "cases" if dataset.source in ("brats", "decathlon") else "studies"
+
+
+def _show_progress(name: str, what: str = "studies") -> Callable[[int, int], None]:
     """Progress worth showing: what takes longer than two seconds, then every two where there is any."""
     shown, last = time.monotonic(), (-1, -1)
 
@@ -167,9 +200,7 @@ def _show_progress(name: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - shown >= SHOWN_SECONDS and (done, total) != last:
             shown, last = now, (done, total)
-            note_line(
-                f"{name}: {done} of {total} studies" if total else f"{name}: another process prepares it; waiting"
-            )
+            note_line(f"{name}: {done} of {total} {what}" if total else f"{name}: another process prepares it; waiting")
 
     return progress
 
@@ -310,6 +341,8 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     say_line(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
     if line := unconfirmed_words(answer["unconfirmed"]):
         say_line(f"  {line}")
+    for one in answer.get("lists", ()):
+        say_line(f"  {one['dataset']}: {one['said']}")
     for one in answer["experiments"]:
         line = f"  {one['experiment']}: {standing_words(one)}, by {one['researcher']}"
         if one["place_in_queue"]:

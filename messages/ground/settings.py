@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -13,6 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from messages.ground import units
 from messages.ground.errors import ConfigError
 from messages.ground.strictness import StrictModel
+from messages.ground.written.documents import read_toml
+from messages.ground.written.text import read_text, split_lines
 
 
 class Settings(StrictModel):
@@ -79,14 +80,16 @@ def read_secret(reference: str, where: str) -> str:
     else:
         return reference
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        text = read_text(path, pipes=True)
+    except ConfigError as error:
+        why = error.what.removeprefix("cannot be read (").removesuffix(")")
         raise ConfigError(
-            f"cannot read the secret in {path} ({why})",
-            where=where,
-            advice="Check the path and its permissions",
+            f"cannot read the secret in {error.where} ({why})", where=where, advice=error.advice
         ) from None
+    secret = text.strip()
+    if len(split_lines(secret)) > 1:
+        raise ConfigError(f"the secret in {path} has several lines", where=where, advice="A secret is one line")
+    return secret
 
 
 def secret_beside(reference: str, folder: Path) -> str:
@@ -120,22 +123,9 @@ def read_settings(path: Path, model: type[Model]) -> Model:
     """Read and check a TOML file.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or says what is not allowed; names each key.
+        ConfigError: the file is missing, is no text in UTF-8, is not TOML, or says what is not allowed; names each key.
     """
     return parse_settings(read_toml(path), model, str(path))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The file as plain types; ConfigError where it is missing or not TOML."""
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read ({error.strerror})", where=str(path), advice="Check the path and its permissions"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"is not valid TOML: {error}", where=str(path)) from None
 
 
 def parse_settings(content: Any, model: type[Model], where: str) -> Model:

@@ -6,13 +6,15 @@ What comes from DICOM is prepared first, as a training process would.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from messages.experiment import Experiment
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.consent import Consent
+from site_agent.datasets.opening import show_name
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """One data set; `details` name cases and stay at the site; `prepared` is what a preparation from DICOM counted."""
+    """One data set.
+
+    Attributes:
+        details: name cases and stay at the site. prepared: what a preparation from DICOM counted.
+        consent: what became of the list of the withdrawn; None where there is none. remarks: what else is worth a line
+            (`datasets.remarks`); they stay at the site, too.
+    """
 
     found: int
     used: int
@@ -33,6 +41,8 @@ class Stock:
     channels: tuple[str, ...]
     concepts: tuple[str, ...]
     prepared: Accounting | None = None
+    consent: Consent | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def take_stock_of(
@@ -57,6 +67,8 @@ def take_stock_of(
     if isinstance(config, DatasetConfig):
         return take_stock(config, experiment, progress)
     from site_agent.dicom.prepared import build  # pydicom: not for the agent's event loop
+    from site_agent.dicom.prepared.unused import remark_on_settings
+    from site_agent.dicom.prepared.withdrawals import recall_consent
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = secret_of(state)
@@ -70,7 +82,7 @@ def take_stock_of(
         if verdict.reason is not None
     )
     details += tuple(
-        f"{one.study or 'a file'}: {printable(one.name) or 'an object without a UID'}: {one.text} ({one.reason})"
+        f"{one.study or 'a file'}: {show_name(one.name) or 'an object without a UID'}: {one.text} ({one.reason})"
         for one in build.read_left_out(state, name)
     )
     channels, concepts = config.channels, config.labels.names
@@ -88,6 +100,8 @@ def take_stock_of(
         channels=stock.channels,
         concepts=stock.concepts,
         prepared=prepared,
+        consent=recall_consent(state, name, config),
+        remarks=(*_remark_on_source(prepared), *remark_on_settings(state, name, config), *stock.remarks),
     )
 
 
@@ -114,20 +128,23 @@ def take_stock(
         channels, concepts = own or _common_channels(layout), set(layout.labels.values())
     else:
         channels, concepts = experiment.task.channels, set(experiment.task.concepts)
-    survey = source.survey_cases(config, channels, concepts, progress, cache, vault)
+    preprocessing = None if experiment is None else experiment.preprocessing
+    survey = source.survey_cases(config, channels, concepts, progress, cache, vault, preprocessing=preprocessing)
     return Stock(
         found=survey.found,
         used=len(survey.cases),
         left_out={str(reason): count for reason, count in survey.left_out.items()},
-        details=tuple(f"{one.key}: {one.text} ({one.reason})" for one in survey.details),
+        details=tuple(f"{show_name(one.key)}: {one.text} ({one.reason})" for one in survey.details),
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
+        consent=survey.consent,
+        remarks=survey.remarks,
     )
 
 
-def printable(name: str) -> str:
-    """A file's name for any console: what cannot be shown is an escape."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)
+def _remark_on_source(prepared: Accounting) -> Iterator[str]:
+    if not prepared.found:
+        yield "the query finds no study: widen it in site.toml"
 
 
 def _common_channels(layout: Layout) -> tuple[str, ...]:

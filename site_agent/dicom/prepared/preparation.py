@@ -23,13 +23,14 @@ import structlog
 from messages.ground import crash
 from messages.ground.errors import KonsilError, PacsRefused, PacsUnreachable
 from messages.reasons import Reason
-from site_agent.datasets.layouts import read_withdrawn
+from site_agent.datasets.consent import Consent
 from site_agent.datasets.vault import Vault
 from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, StudyFound, StudySource
 from site_agent.dicom.config import DicomDataset
-from site_agent.dicom.door.pseudonyms import Pseudonyms, patient_identity
+from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.door.spool import Spool
 from site_agent.dicom.labels.label_map import LABEL_MODALITY
+from site_agent.dicom.labels.nifti import list_label_files
 from site_agent.dicom.prepared import away, fingerprint, index, pins, store
 from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, RefusedObject, Rules
 from site_agent.dicom.prepared.index import Index, ObjectLeftOut, StudyVerdict
@@ -37,6 +38,8 @@ from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.making import SEALED, CaseTask
 from site_agent.dicom.prepared.pool import Makers
 from site_agent.dicom.prepared.store import Store
+from site_agent.dicom.prepared.unused import Effects
+from site_agent.dicom.prepared.withdrawals import Withdrawals
 from site_agent.dicom.sources import open_source
 from site_agent.disk.room import Room
 
@@ -118,11 +121,12 @@ class Preparation:
         self._processes = processes or len(os.sched_getaffinity(0))
         self._here = processes == 1  # said, not counted: a foreign decoder has a process of its own even on one core
         self._untold: Counter[Reason] = Counter()
-        self._withdrawn = read_withdrawn(config.withdrawn)
         self._terms = Terms(config, secret)
         self._names = Pseudonyms(secret)
+        self._withdrawn = Withdrawals(config.withdrawn, self._names)
         self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
         self._index = Index(lying.folder / "index.sqlite", Vault(secret, index.NAMES))
+        self._effects = Effects(config, self._index)
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
         self._members: dict[str, str] = {}
@@ -138,7 +142,7 @@ class Preparation:
     def run(self, *, again: bool) -> Accounting:
         """Bring the data set up to date; its newest state, or where the PACS is away, the one that stands in for it."""
         self._spool.sweep_leftovers()
-        self._store.drop_patients({self._names.pseudonym_of_patient(one) for one in self._withdrawn})
+        self._store.drop_patients(self._withdrawn.pseudonyms)
         known = store.read_manifest(self._state, self._name)
         if known is not None and not again and self._is_fresh(known):
             return known
@@ -162,6 +166,8 @@ class Preparation:
         try:
             found = [*source.find_studies()]
             mixed = source.looked.mixed_patients
+            self._tell_consent(self._withdrawn.judge_found(found, self._index))
+            self._effects.see_found(found)
             self._total = len(found)
             text = "it says that it is DICOM, and cannot be read"
             unreadable = [ObjectLeftOut("", one, Reason.UNREADABLE, text) for one in source.looked.unreadable_files]
@@ -183,6 +189,10 @@ class Preparation:
         finally:
             source.close()
         return self._publish_state(mixed)
+
+    def _tell_consent(self, consent: Consent | None) -> None:
+        if consent is not None and (consent.nobody or not consent.entries):
+            log.warning(consent.say_counts(), dataset=self._name)
 
     # before anything is fetched
 
@@ -209,9 +219,8 @@ class Preparation:
         patient = self._names.pseudonym_of_patient(number or f"study {found.uid}")
         nifti = self._find_nifti(found, number)
         series = sorted((one.uid, one.modality, str(one.instances), one.mark) for one in found.series)
-        print_ = self._terms.keyed_digest(
-            [self._terms.rules, series, None if nifti is None else pins.look_at_withdrawn(nifti)]
-        )
+        looks = None if nifti is None else [pins.look_at_file(path) for path in list_label_files(nifti)]
+        print_ = self._terms.keyed_digest([self._terms.rules, series, looks])
         return _Told(found, study, patient, print_, nifti)
 
     def _find_nifti(self, found: StudyFound, number: str) -> Path | None:
@@ -219,13 +228,11 @@ class Preparation:
         if self._config.labels.source != "nifti" or folder is None:
             return None
         stems = [stem for stem in (found.uid, number) if stem and "/" not in stem and stem not in (".", "..")]
-        paths = (folder / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii"))
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for stem in stems for path in list_label_files(folder / f"{stem}.nii")), None)
 
     def _is_settled(self, told: _Told) -> bool:
         """Whether nothing has to be fetched: the verdict stands, or can be told without an image."""
-        number = told.found.patient.partition("^^^")[0]
-        if {told.found.patient, number} & self._withdrawn:
+        if self._withdrawn.covers_study(told.found):
             self._withdraw_study(told)
             return True
         known = self._index.get_verdict(told.study)
@@ -345,14 +352,15 @@ class Preparation:
     def _take_object(self, obj: Object, asked: _Asked, come: _Come) -> None:
         self._show_progress()
         try:
-            identity = patient_identity(obj)
+            withdrawn = self._withdrawn.covers_object(obj)
         except Exception:  # noqa: BLE001 - whose it is cannot be read: so neither whether it may be used
             refused = RefusedObject(Reason.UNREADABLE, "an object that does not say whose it is")
             self._keep_cleaned(refused, asked, come)
             return
-        if {identity, identity.partition("^^^")[0]} & self._withdrawn:
+        if withdrawn:
             come.withdrawn = True  # the source's index said otherwise
             return
+        self._effects.see_object(obj, asked.series)
         for one in self._cleaners.give_object(obj):
             self._keep_cleaned(one, asked, come)
 
@@ -455,6 +463,7 @@ class Preparation:
             extent_unverified=sum(verdict.unverified for verdict in self._kept.values()),
             fingerprint=fingerprint.of_set(self._secret, [*self._members.values()]),
         )
+        self._effects.write_note()
         for study in set(self._spool.list_studies()) - self._kept.keys():
             self._spool.drop_study(study)
         before = store.read_manifest(self._state, self._name)

@@ -7,12 +7,14 @@ here again. Matching is by PS3.4, C.2.2.2; wild cards take upper and lower case 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from messages.ground.errors import ConfigError
+from messages.ground.written.entries import read_entries
+from messages.ground.written.identifiers import normalise_identifier
 from site_agent.dicom.config import Query
 
 LABELS = frozenset({"SEG", "RTSTRUCT"})
@@ -96,8 +98,8 @@ class Wanted:
             (study.modalities is None or bool(study.modalities & self.modalities))
             and self._in_time(study.date)
             and (self.description is None or _is_like(self.description, study.description))
-            and (self.patients is None or study.patient in self.patients)
-            and (self.accessions is None or study.accession in self.accessions)
+            and (self.patients is None or normalise_identifier(study.patient) in self.patients)
+            and (self.accessions is None or normalise_identifier(study.accession) in self.accessions)
         )
 
     def takes_modality(self, modality: str) -> bool:
@@ -132,22 +134,12 @@ def patient_id(identifier: str) -> str:
 
 def _read_lines(path: Path, where: str) -> frozenset[str]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(
-            f"{path} cannot be read ({why})", where=where, advice="Check the path and its permissions"
-        ) from None
-    named = frozenset(_list_names(text.splitlines()))
+        named = frozenset(entry.name for entry in read_entries(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error.where} {error.what}", where=where, advice=error.advice) from None
     if not named:
         raise ConfigError(f"{path} names nothing", where=where, advice="One identifier a line, or leave the key out")
     return named
-
-
-def _list_names(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        if name := line.split("#", 1)[0].strip():
-            yield name
 
 
 def _is_like(pattern: str, text: str) -> bool:

@@ -238,7 +238,7 @@ def test_what_is_no_toml_or_no_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         experiment.read_experiment(tmp_path / "missing.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not valid TOML"):
+    with pytest.raises(ConfigError, match="is UTF-16LE, not UTF-8"):
         experiment.read_experiment(tmp_path / "bytes.toml")
 
 
