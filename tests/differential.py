@@ -140,6 +140,11 @@ EXPLAINED: tuple[tuple[str, Callable[[Series], bool], str], ...] = (
     ("SimpleITK", _holds_several, "SimpleITK takes a series for one stack; it does not part times"),
     ("dcm2niix", _is_encoded("1.2.840.10008.1.2.1.99"), "dcm2niix does not read deflated objects"),
     ("dcm2niix", _is_encoded("1.2.840.10008.1.2.4.80"), "Debian's dcm2niix is built without JPEG-LS"),
+    (
+        "SimpleITK",
+        _is_encoded("1.2.840.10008.1.2.5"),
+        "GDCM refuses RLE as pydicom writes it; dcm2niix reads it as we do",
+    ),
     ("", _is_inverted, "MONOCHROME1 is turned around by us alone"),
 )
 """Reader ("": each), whether it applies, and why volumes differ; the first that does. docs/data.md says the same."""

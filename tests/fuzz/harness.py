@@ -144,6 +144,7 @@ class Runner:
     def _try_once(self, inputs: Named, alone: bool) -> Figures | str:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+            self._pool.submit(_load_kind, self._kind.name).result()  # its start is not its work
         began, worked = time.monotonic(), self._worked()
         future = self._pool.submit(_try_batch, self._kind.name, inputs, alone)
         while True:
@@ -179,6 +180,11 @@ GREW = "grew by"
 DIED = "ended its process"
 _FAST = Path("/dev/shm")
 """A folder in memory: how long a disk takes to sync is not what is measured."""
+
+
+def _load_kind(name: str) -> bool:
+    """In the process: import what the kind needs."""
+    return name in find_kinds()
 
 
 def try_batch(name: str, inputs: Named, alone: bool) -> Figures | str:
