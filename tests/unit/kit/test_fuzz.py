@@ -33,7 +33,7 @@ def test_damaged_inputs_end_as_a_code_and_cost_nothing_else(name: str) -> None:
             seen.add_batch(runner.try_inputs(kept))
     assert seen.faults == []
     assert seen.tried == COUNT + len(kept)
-    assert len(seen.outcomes) > 2
+    assert len(seen.outcomes) >= 2
 
 
 def _damage(rng: random.Random) -> bytes:
