@@ -112,7 +112,7 @@ def round_labels(voxels: npt.NDArray[Any], name: str = "") -> npt.NDArray[Any]:
     """
     if not np.isfinite(voxels).all():
         raise CaseError(Reason.NOT_FINITE, "the label map holds NaN or infinity", where=name)
-    rounded = np.rint(voxels)
+    rounded: npt.NDArray[Any] = np.rint(voxels)
     # integers stored with a scale factor come back with rounding errors; resampled labels come back as fractions
     if np.abs(voxels - rounded).max(initial=0) > 1e-3:
         raise CaseError(Reason.UNKNOWN_LABEL_VALUE, "values between integers (resampled?)", where=name)
@@ -192,7 +192,7 @@ def _read_dtype(header: Any, name: str) -> np.dtype[Any]:
     if code not in _WORDS:
         try:
             dtype: np.dtype[Any] = header.get_data_dtype()
-        except HeaderDataError:
+        except (HeaderDataError, KeyError):
             raise CaseError(
                 Reason.UNREADABLE, f"names a type of numbers that there is not ({code})", where=name
             ) from None
