@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from messages import abilities, codec, extension
 from messages.ground.errors import MalformedMessage
-from messages.ground.naming import NO_EXPERIMENT
+from messages.ground.naming import NO_EXPERIMENT, WHOLE_EXPERIMENT, WHOLE_NAME
 from messages.kinds import KINDS, Body, KindSpec, Unknown
 from messages.names import COORDINATOR, RoutingKey
 from messages.reasons import Reason
@@ -33,12 +33,12 @@ class _Payload(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     v: int
-    kind: str = Field(pattern=r"^[a-z0-9-]{1,32}$")
+    kind: str = Field(pattern=WHOLE_NAME)
     id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    consortium: str = Field(pattern=r"^[a-z0-9-]{1,32}$")
-    experiment: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
+    consortium: str = Field(pattern=WHOLE_NAME)
+    experiment: str = Field(pattern=WHOLE_EXPERIMENT)
     round: int = Field(ge=0, le=1_000_000)
-    sender: str = Field(pattern=r"^[a-z0-9-]{1,32}$")
+    sender: str = Field(pattern=WHOLE_NAME)
     attempt: str = Field(max_length=64)
     incarnation: int = Field(ge=0, lt=2**63)
     seq: int = Field(ge=0, lt=2**63)

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from messages import forms
 from messages.ground import settings
-from messages.ground.naming import NO_EXPERIMENT
+from messages.ground.naming import NO_EXPERIMENT, WHOLE_EXPERIMENT
 from messages.ground.settings import Name, Seconds, Settings
 from messages.ground.strictness import at_most
 from messages.ground.written.documents import parse_toml
@@ -249,7 +249,7 @@ class Experiment(Settings):
     """The whole file."""
 
     schema_version: Literal[1] = Field(alias="schema")
-    id: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
+    id: str = Field(pattern=WHOLE_EXPERIMENT)
     purpose: str = Field("", max_length=500)
     approval: str = Field("", max_length=200)
     expires: date | None = None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from messages.experiment import MOST_SITES
+from messages.ground.naming import WHOLE_EXPERIMENT, WHOLE_NAME
 from messages.ground.strictness import StrictModel, at_most
 from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
 from messages.reasons import Reason
@@ -23,7 +24,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 EventId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-SiteName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+SiteName = Annotated[str, Field(pattern=WHOLE_NAME)]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,39}$")]
 Versions = Annotated[dict[Word, Version], at_most(16)]
@@ -318,7 +319,7 @@ class Alive(Body):
     """Liveness, every few seconds."""
 
     state: Annotated[str, Field(pattern=rf"^({'|'.join(STATES)})$"), other_where_unknown(frozenset(STATES))]
-    busy_with: str | None = Field(None, pattern=r"^[a-z0-9-]{1,64}$")
+    busy_with: str | None = Field(None, pattern=WHOLE_EXPERIMENT)
     """Experiment."""
     queued: Count = 0
     opens_in: float | None = Field(None, ge=0, le=DAY)

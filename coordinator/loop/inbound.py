@@ -13,7 +13,7 @@ from coordinator.core import inputs as i
 from coordinator.core.state import Standing
 from coordinator.loop.file_checks import check_file
 from coordinator.loop.returning import Returning
-from coordinator.loop.steps import Steps
+from coordinator.loop.steps import Parts, Steps
 from coordinator.record.journal import Written
 from coordinator.wire.incoming import Nudge
 from messages import envelope, kinds
@@ -38,6 +38,7 @@ class Inbound:
     """Handles deliveries, on the main loop's thread.
 
     Args:
+        parts: the journal, the clock and what speaks for us.
         steps: what decides, and keeps what came of it.
         returning: what tells a site where things are.
         opened: told when a mark of ours came back.
@@ -46,17 +47,19 @@ class Inbound:
 
     def __init__(
         self,
+        parts: Parts,
         steps: Steps,
         returning: Returning,
         opened: Callable[[str], None],
         config: CoordinatorConfig,
         ack: Callable[[Delivery], None],
     ) -> None:
-        self._steps, self._returning, self._opened, self._config, self._ack = steps, returning, opened, config, ack
+        self._parts, self._steps, self._returning = parts, steps, returning
+        self._opened, self._config, self._ack = opened, config, ack
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
         self._unsaved: dict[str, Position] = {}
-        self._started = steps.parts.clock.monotonic()
+        self._started = parts.clock.monotonic()
         self._ahead: dict[str, list[tuple[Event, Delivery]]] = {}
         """Experiment → events of rounds that this coordinator has not come to: its journal is older than they are."""
         self.refused: Counter[str] = Counter()
@@ -88,7 +91,7 @@ class Inbound:
         self.refused[reason] += 1
         log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
         steps, kept = self._steps, delivery.body[:KEPT_BYTES] if with_bytes else b""
-        if steps.floods.may_journal(delivery.user or "nobody", reason, len(kept), steps.parts.clock.now()):
+        if steps.floods.may_journal(delivery.user or "nobody", reason, len(kept), self._parts.clock.now()):
             what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
             steps.set_aside(NO_EXPERIMENT, reason, what, self._written_with(delivery))
         else:
@@ -98,7 +101,7 @@ class Inbound:
     def save_positions(self) -> None:
         """Store positions that no entry took along."""
         if self._unsaved:
-            self._steps.parts.journal.note_written(Written({}, self._take_positions()))
+            self._parts.journal.note_written(Written({}, self._take_positions()))
 
     def put_back(self, positions: Mapping[str, Position]) -> None:
         """Positions that no entry took along after all."""
@@ -141,7 +144,7 @@ class Inbound:
             self._newer.add(event.sender)
             log.warning("a newer version says what this one does not know", kind=event.kind, sender=event.sender)
         if event.seq and (event.sender in self._sites or event.sender in self._researchers):
-            self._steps.parts.say.send_receipt(event.sender, event.id, event.experiment)
+            self._parts.say.send_receipt(event.sender, event.id, event.experiment)
 
     def _is_known(self, event: Event) -> bool:
         senders = KINDS[event.kind].senders
@@ -150,7 +153,7 @@ class Inbound:
         )
 
     def _take_live(self, event: Event) -> None:
-        steps, body = self._steps, event.body
+        body = event.body
         if isinstance(body, kinds.Nonce):
             if event.sender == COORDINATOR:
                 self._take_mark(event, body.nonce)
@@ -160,11 +163,11 @@ class Inbound:
         elif isinstance(body, kinds.Hello):
             self._returning.send_standing(event.sender)
         elif isinstance(body, kinds.Echo):
-            reply = kinds.EchoReply(nonce=body.nonce, time=steps.parts.clock.now())
-            steps.parts.say.send_live("echo-reply", reply)
+            reply = kinds.EchoReply(nonce=body.nonce, time=self._parts.clock.now())
+            self._parts.say.send_live("echo-reply", reply)
         elif isinstance(body, kinds.ExperimentCheck):
             checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
-            steps.parts.say.send_live("experiment-checked", checked, experiment=event.experiment)
+            self._parts.say.send_live("experiment-checked", checked, experiment=event.experiment)
         elif isinstance(body, kinds.ChunksWanted):
             self._returning.send_chunks(event.experiment, body)
 
@@ -174,8 +177,8 @@ class Inbound:
         Raises:
             NameTaken: this coordinator was fenced off. Sites refuse what it says since they heard the higher term.
         """
-        mine = self._steps.parts.journal.term
-        if event.term > mine or (event.term == mine and not self._steps.parts.gate.wrote_nonce(nonce)):
+        mine = self._parts.journal.term
+        if event.term > mine or (event.term == mine and not self._parts.gate.wrote_nonce(nonce)):
             raise NameTaken(
                 f"a coordinator of term {event.term} has spoken, and this one has term {mine}: it ends",
                 where=f"term {mine}",
@@ -187,13 +190,13 @@ class Inbound:
     def _take_history(self, event: Event, delivery: Delivery) -> None:
         steps = self._steps
         identity = i.identify_event(event)
-        settled = steps.parts.journal.seen_settled(identity)
+        settled = self._parts.journal.seen_settled(identity)
         if settled is not None:
             self._note_position(delivery)
             if settled:
-                steps.parts.say.send_receipt(event.sender, event.id, event.experiment)
+                self._parts.say.send_receipt(event.sender, event.id, event.experiment)
             else:
-                steps.parts.receiver.put_item(Nudge(event.experiment, event.sender))
+                self._parts.receiver.put_item(Nudge(event.experiment, event.sender))
             return
         known = self._is_known(event)
         if known and self._catches_up(event.experiment) and self._is_ahead(event) and self._held < MOST_HELD:
@@ -208,7 +211,7 @@ class Inbound:
         start = event.kind == "experiment-start"
         given = i.Received.of_event(
             event,
-            time=steps.parts.clock.now(),
+            time=self._parts.clock.now(),
             known=known,
             admitted=tuple(sorted(self._sites)) if start else (),
             keep_cap=self._config.limits.keep_cap if start else None,
@@ -226,8 +229,8 @@ class Inbound:
 
         What lies on uplink comes before our mark; what has no receipt yet is said again after our hello.
         """
-        early = self._steps.parts.clock.monotonic() < self._started + CATCH_UP
-        return early or self._steps.parts.gate.closed or experiment in self._ahead
+        early = self._parts.clock.monotonic() < self._started + CATCH_UP
+        return early or self._parts.gate.closed or experiment in self._ahead
 
     def _is_ahead(self, event: Event) -> bool:
         """Whether an event speaks of a round that is still to come: a journal that was restored, or cut, is older.
@@ -262,9 +265,9 @@ class Inbound:
         for name, state in sorted(steps.states.items()):
             member = state.members.get(event.sender)
             if state.ended is None and member is not None and member.standing is Standing.JOINED:
-                steps.take_step(name, i.Received.of_event(event, time=steps.parts.clock.now(), known=known))
-        if steps.floods.may_journal(event.sender, event.kind, len(event.raw), steps.parts.clock.now()):
-            steps.parts.journal.note_written(self._written_with(delivery, {event.id: True}))
+                steps.take_step(name, i.Received.of_event(event, time=self._parts.clock.now(), known=known))
+        if steps.floods.may_journal(event.sender, event.kind, len(event.raw), self._parts.clock.now()):
+            self._parts.journal.note_written(self._written_with(delivery, {event.id: True}))
         else:
             self._note_position(delivery)
-        steps.parts.say.send_receipt(event.sender, event.id, event.experiment)
+        self._parts.say.send_receipt(event.sender, event.id, event.experiment)

@@ -57,7 +57,7 @@ class Shell:
         self.queue = inputs
         self.steps = Steps(parts, inputs)
         self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock)
-        self._inbound = Inbound(self.steps, self.returning, self.note_mark, config, ack)
+        self._inbound = Inbound(parts, self.steps, self.returning, self.note_mark, config, ack)
         self.steps.inbound = self._inbound
         self._alive_at = self._notes_at = self._marked_at = 0.0
         self._stopping = False

@@ -15,12 +15,12 @@ from typing import Any
 
 from messages import kinds, names
 from messages.ground.errors import RequestError
+from messages.ground.naming import EXPERIMENT_PATTERN, NAME_PATTERN
 
 Definitions = dict[str, Any]
 
 ROLES = ("coordinator", "site", "researcher", "auditor")
 RESEARCHER_KINDS = tuple(sorted(kind for kind, spec in kinds.KINDS.items() if "researcher" in spec.senders))
-WORD, EXPERIMENT = "[a-z0-9-]{1,32}", "[a-z0-9-]{1,64}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +186,8 @@ def _readable_queues(party: Party, sites: Sequence[str]) -> list[str]:
 def _writable_exchange(party: Party) -> str:
     if party.role == "auditor":
         return "^$"
-    kind = f"({'|'.join(RESEARCHER_KINDS)})" if party.role == "researcher" else WORD
-    return rf"^{kind}\.{party.name}\.{EXPERIMENT}(\.{WORD})?$"
+    kind = f"({'|'.join(RESEARCHER_KINDS)})" if party.role == "researcher" else NAME_PATTERN
+    return rf"^{kind}\.{party.name}\.{EXPERIMENT_PATTERN}(\.{NAME_PATTERN})?$"
 
 
 def _list_queues(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from messages.ground import units
 from messages.ground.errors import ConfigError
+from messages.ground.naming import WHOLE_NAME
 from messages.ground.strictness import StrictModel
 from messages.ground.written.documents import read_toml
 from messages.ground.written.text import read_text, split_lines
@@ -30,7 +31,7 @@ Seconds = Annotated[float, _parse_text(units.parse_seconds), Field(ge=0, le=100 
 SizeBytes = Annotated[int, _parse_text(units.size_bytes), Field(ge=0, lt=2**63)]
 Rate = Annotated[float, _parse_text(units.bytes_per_second), Field(gt=0)]
 WorkHours = Annotated[units.Hours, _parse_text(units.Hours.parse_hours)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+Name = Annotated[str, Field(pattern=WHOLE_NAME)]
 
 
 class BrokerAddress(Settings):

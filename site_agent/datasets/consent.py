@@ -10,6 +10,7 @@ ends, and none is passed over in silence:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -30,6 +31,8 @@ from messages.ground.written.identifiers import (
 _NAME = "looks like a patient's name, not like an identifier"
 _COMPARED = 2000
 """Names up to which the nearest one to an entry is looked for: that takes a while."""
+_UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
+"""A UID's numbers are like many names, and nobody types one by heart: it is equal, or it is another."""
 SHOWN = 20
 """Lines that one message names."""
 
@@ -60,7 +63,8 @@ class Consent:
         """In words, without a name."""
         if not self.entries:
             return "the list of the withdrawn names nobody"
-        said = f"{self.matched} of {self.entries} entries in the list of the withdrawn matched"
+        noun = "entry" if self.entries == 1 else "entries"
+        said = f"{self.matched} of {self.entries} {noun} in the list of the withdrawn matched"
         if not self.nobody:
             return said
         lines = ", ".join(map(str, self.nobody[:SHOWN])) + (" …" if len(self.nobody) > SHOWN else "")
@@ -174,10 +178,10 @@ class _Crowd:
         for number, names in enumerate(subjects):
             for form in {form for name in names if name for form in _forms_of(name)}:
                 self._forms.setdefault(form, set()).add(number)
-        for form in self._forms:
+        self._tokens = {form: list_tokens(form) for form in self._forms if not _UID.fullmatch(form)}
+        for form in self._tokens:
             self._alike.setdefault(liken_identifier(form), set()).add(form)
-        self._tokens = {form: list_tokens(form) for form in self._forms}
-        self._numbers = [form for form in self._forms if form.isdecimal() and len(form) > EXCEL_DIGITS]
+        self._numbers = [form for form in self._tokens if form.isdecimal() and len(form) > EXCEL_DIGITS]
         self._holders: dict[str, list[str]] = {}
         for form, tokens in self._tokens.items():
             for token in set(tokens):

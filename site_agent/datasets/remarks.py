@@ -36,7 +36,7 @@ def remark_on_names(config: DatasetConfig, names: Sequence[str]) -> Iterator[str
                 " each of these cases counts as a patient of its own"
             )
         if len(patients) == 1 < len(names):
-            yield f"patient_id finds one patient in all {len(names)} names: all cases land in one split"
+            yield f"all {len(names)} cases are one patient's by their names, and land in one split"
         return
     stems: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -76,9 +76,8 @@ def remark_on_content(
     if contents:
         concepts = sorted(set(labels.values()))
         there = {concepts[value - 1] for content in contents.values() for value in content.values}
-        for value, concept in sorted(labels.items()):
-            if concept not in there:
-                yield f"no case's label map has {concept} (labels: {value})"
+        for concept in sorted(set(concepts) - there):
+            yield f"no case's label map has {concept}"
 
 
 def _count(things: Sequence[object], noun: str) -> str:

@@ -226,6 +226,7 @@ def _check_datasets(config: SiteConfig) -> Iterator[Check]:
         label = f"dataset {name}"
         if not isinstance(dataset, DatasetConfig):
             yield _check_dicom(label, name, dataset, config)
+            yield from _remark_on_dicom(label, name, dataset, config)
             continue
         try:
             stock = take_stock(dataset)
@@ -291,6 +292,18 @@ def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfi
     if consent is not None and consent.nobody:
         return Check(label, Grade.WARN, what, _TYPED_WRONG)
     return Check(label, Grade.OK, what)
+
+
+def _remark_on_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> Iterator[Check]:
+    from site_agent.dicom.prepared.unused import remark_on_settings
+
+    try:
+        remarks = [*remark_on_settings(config.site.state, name, dataset)]
+    except KonsilError as error:
+        yield _failed_check(label, error)
+        return
+    for remark in remarks:
+        yield Check(label, Grade.WARN, remark)
 
 
 def _trainer(command: Sequence[str]) -> Check:

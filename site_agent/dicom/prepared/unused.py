@@ -18,7 +18,7 @@ from site_agent.dicom.prepared import store
 from site_agent.dicom.prepared.index import Index
 from site_agent.dicom.roles.facts import find_override
 
-_OVERRIDES, _QUERY = "overrides", "query"
+_OVERRIDES, _QUERY, _UNNAMED = "overrides", "query", "unnamed"
 SHOWN = 20
 
 
@@ -37,7 +37,8 @@ class Effects:
         self._seen: set[str] = set()
 
     def see_found(self, found: Sequence[StudyFound]) -> None:
-        """Note which patients of the query's list the source has."""
+        """Note which patients of the query's list the source has, and how many studies name no patient."""
+        self._index.note_value(_UNNAMED, str(sum(not one.patient for one in found)))
         if self._config.query.patients is None:
             self._index.note_value(_QUERY, "")
             return
@@ -77,8 +78,12 @@ def remark_on_settings(state: Path, name: str, config: DicomDataset) -> Iterator
     try:
         overrides = json.loads(index.noted_value(_OVERRIDES) or "{}")
         query = json.loads(index.noted_value(_QUERY) or "{}")
+        unnamed = int(index.noted_value(_UNNAMED) or 0)
     finally:
         index.close()
+    if unnamed and config.withdrawn is not None:
+        studies = "study has" if unnamed == 1 else "studies have"
+        yield f"{unnamed} {studies} no Patient ID: the list of the withdrawn can name such a study by its UID alone"
     if overrides.get("rules") == _digest_overrides(config):
         for place, override in enumerate(config.overrides):
             if place not in overrides["fitted"]:

@@ -169,6 +169,13 @@ def test_a_copy_under_another_name_of_what_was_withdrawn_is_left_out(tmp_path: P
     assert found.left_out == {Reason.WITHDRAWN: 2}
 
 
+def test_the_numbers_within_a_uid_are_like_no_name() -> None:
+    listed = WithdrawnList.of_entries(Path("w"), tuple(parse_entries("840\n1.2.840.1.5\n10008", "w")))
+    told = compare_list(listed, [("P1", "1.2.840.10008.5.1"), ("P2", "1.2.840.1.5")])
+    assert told is not None
+    assert (told.matched, told.nobody) == (1, (1, 3))
+
+
 def test_a_list_of_many_thousands_is_compared_with_as_many_names() -> None:
     names = [(f"site-{number % 7}-{number:06d}", f"{number:06d}") for number in range(20_000)]
     text = "\n".join(f"{number:06d}" for number in range(10_000, 40_000))
@@ -181,8 +188,8 @@ def test_a_list_of_many_thousands_is_compared_with_as_many_names() -> None:
 @pytest.mark.parametrize(
     ("listed", "said", "usable"),
     [
-        ("BraTS-GLI-00001\n", "1 of 1 entries in the list of the withdrawn matched", True),
-        ("X9\n", "0 of 1 entries in the list of the withdrawn matched, 1 nobody's here (line 1)", True),
+        ("BraTS-GLI-00001\n", "1 of 1 entry in the list of the withdrawn matched", True),
+        ("X9\n", "0 of 1 entry in the list of the withdrawn matched, 1 nobody's here (line 1)", True),
         ("", "the list of the withdrawn names nobody", True),
         ("brats-gli-00001\n", "is in doubt in line 1", False),
     ],
@@ -224,6 +231,25 @@ labels = { 1 = "ET" }
 withdrawn = "withdrawn.txt"
 """
 
+EXPERIMENT = """schema = 1
+id = "try"
+sites = ["a"]
+[task]
+kind = "segmentation"
+channels = ["T1c"]
+regions = { ET = ["ET"] }
+[data]
+dataset = "glioma"
+[net]
+name = "UNet"
+channels = [8, 16]
+strides = [2]
+[training]
+patch = [16, 16, 16]
+[rounds]
+count = 2
+"""
+
 
 def test_the_operators_command_says_who_was_left_out_and_which_entries_are_nobodys(tmp_path: Path) -> None:
     for seed, name in enumerate(NAMES, 1):
@@ -235,6 +261,14 @@ def test_the_operators_command_says_who_was_left_out_and_which_entries_are_nobod
     assert "glioma: 1 of 2 cases usable" in done.stdout
     assert "1 of 2 entries in the list of the withdrawn matched, 1 nobody's here (line 2)" in done.stdout
     assert "line 2: BraTS-GLI-0002 is nobody's here" in done.stdout
+    (tmp_path / "e.toml").write_bytes(b"\xef\xbb\xbf" + EXPERIMENT.encode())
+    done = konsil(tmp_path, "site", "datasets", "--config", "site.toml", "--experiment", "e.toml")
+    assert (done.returncode, "glioma: 1 of 2 cases usable" in done.stdout) == (0, True)
+    done = konsil(tmp_path, "site", "preflight", "--config", "site.toml")
+    (line,) = [line for line in done.stdout.splitlines() if "dataset glioma" in line and "entries" in line]
+    assert line.startswith("! dataset glioma")
+    assert "1 of 2 cases usable" in line
+    assert "1 nobody's here (line 2)" in line
     told = json.loads(konsil(tmp_path, "site", "datasets", "--config", "site.toml", "--json").stdout)
     assert told["datasets"]["glioma"]["withdrawn"]["nobody"] == [2]
     (tmp_path / "withdrawn.txt").write_text("brats-gli-00001\n")

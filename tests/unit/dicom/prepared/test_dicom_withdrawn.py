@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import PATIENCE
 from dicom_rig import SECRET, contents, counted, prepared, quiet, settings, write
+from places import ROOT
 from pydicom.dataset import Dataset
 
 from deploy.demo.phantoms.dicom import make_uid
@@ -146,13 +150,48 @@ def test_settings_without_effect_are_told(tmp_path: Path) -> None:
     assert not [one for one in stock.remarks if "override 2" in one]
 
 
+SITE = """schema = 1
+[site]
+name = "a"
+consortium = "c"
+state = "state"
+[datasets.glioma]
+source = "dicom"
+path = "export"
+channels = ["T1"]
+withdrawn = "withdrawn"
+query = { patients = "patients" }
+labels = { source = "seg", concepts = { ET = { codes = ["NCIt:C113842"] } } }
+"""
+
+
+def test_the_operators_command_takes_lists_with_a_byte_order_mark(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(3))
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "site.toml").write_bytes(mark + SITE.encode())
+    (tmp_path / "withdrawn").write_bytes(mark + b"KH-0000\r\n")
+    (tmp_path / "patients").write_bytes(mark + b"KH-0000\r\nKH-0001\r\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.cli", "site", "datasets", "--config", "site.toml"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    assert "glioma: 1 of 2 cases usable" in done.stdout
+    assert "studies left out: 1 withdrawn" in done.stdout
+    assert "1 of 1 entry in the list of the withdrawn matched" in done.stdout
+
+
 def test_one_examination_under_two_patients_is_told_and_stays_together(tmp_path: Path) -> None:
+    made: set[str] = set()
+
     def copied(obj: Any) -> list[Any]:
         """As another archive stores it again: another patient, other UIDs."""
         obj = deepcopy(obj)
         for element in [*obj.iterall(), *obj.file_meta]:
-            if element.VR == "UI" and str(element.value).startswith("2.25."):
+            # Items stand in several sequences of an object.
+            if element.VR == "UI" and str(element.value).startswith("2.25.") and element.value not in made:
                 element.value = make_uid("copy", element.value)
+                made.add(element.value)
         obj.PatientID = "KH-7777"
         return [obj]
 
