@@ -59,6 +59,12 @@ def split_parts(frames: Sequence[Frame], temporal_positions: int | None, toleran
     return parts
 
 
+def _has_gaps(part: VolumePart, place: Mapping[tuple[int, int], int]) -> bool:
+    """Whether other frames' places lie among a volume's own."""
+    own = {place[_identity_of(frame)] for frame in part.frames}
+    return max(own) - min(own) >= len(own)
+
+
 def _join_echoes(frames: Sequence[Frame], tolerances: Tolerances) -> list[Frame]:
     """Frames whose echo marks are the same where only rounding tells their times apart.
 
@@ -116,11 +122,11 @@ def _of_a_pile(pile: Sequence[Frame], temporal_positions: int | None, tolerances
         for inner in _by_hints(part.frames, place, temporal_positions)
     ]
     echoes = {value for part in parts for name, value in part.labels if name == "echo"}
-    if len(echoes) > 1 and len(set(place.values())) == len(pile):
+    if len(echoes) > 1 and len(set(place.values())) == len(pile) and any(_has_gaps(part, place) for part in parts):
         times = sorted({_echo_of(frame)[1] for frame in pile})
         raise ObjectRefused(
             Reason.AMBIGUOUS_SERIES,
-            f"the echo time varies among slices that lie at a place each, from {times[0]:g} to {times[-1]:g} ms",
+            f"the echo time varies from slice to slice, one at each place, from {times[0]:g} to {times[-1]:g} ms",
         )
     taken = [{place[_identity_of(f)] for f in part.frames} for part in parts]
     most = max(taken, key=len)

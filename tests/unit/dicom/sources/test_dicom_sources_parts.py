@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from datetime import date, timedelta
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dicom_files import SERIES, Taken, image, uid
+from dicom_files import SERIES, Taken, encoded, image, uid
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.uid import UID
 
 from messages.ground.errors import ConfigError
 from messages.reasons import Reason
 from site_agent.dicom.base import Looked, SeriesFound, StudyFound
 from site_agent.dicom.config import Query
 from site_agent.dicom.extent import lacks_pixels
-from site_agent.dicom.sources import contexts, statuses
+from site_agent.dicom.sources import contexts, statuses, storing
 from site_agent.dicom.sources.arrivals import Arrivals, weigh_object
 from site_agent.dicom.sources.findings import Findings
 from site_agent.dicom.sources.pace import Line, Pace
@@ -325,3 +328,21 @@ def test_every_transfer_syntax_that_we_propose_can_be_decoded_here() -> None:
     compressed = [syntax for syntax in offered if UID(syntax).is_encapsulated]
     assert len(compressed) == 9
     assert [syntax for syntax in compressed if not get_decoder(UID(syntax)).is_available] == []
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"])
+def test_what_c_store_brings_is_read_or_counted_whatever_it_holds(syntax: str) -> None:
+    whole = image()
+    whole.file_meta.TransferSyntaxUID = syntax
+    content = encoded(whole)
+    start = 144 + int.from_bytes(content[140:144], "little")
+    for cut in (start, start + 1, start + 40, len(content) - 20, len(content)):
+        event = SimpleNamespace(
+            request=SimpleNamespace(DataSet=BytesIO(content[start:cut])),
+            context=SimpleNamespace(transfer_syntax=UID(syntax)),
+        )
+        taken = Taken()
+        coming = Arrivals(SERIES, taken.has, taken.take, Pace(1, None))
+        status = storing.store_received(storing.read_request(event), coming)
+        assert (status == storing.STORED) == (cut == len(content)), cut
+        assert len(taken.objects) == (cut == len(content))
