@@ -138,7 +138,7 @@ def take_stock(
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
         consent=survey.consent,
-        remarks=survey.remarks,
+        remarks=tuple(show_name(remark) for remark in survey.remarks),
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from messages.ground.durable import is_out_of_space
 from messages.ground.errors import DataError, KonsilError
 from messages.reasons import ADVICE, Reason
@@ -32,7 +34,8 @@ def hold_faults(name: str) -> Iterator[None]:
         CaseError: as it was raised; OUT_OF_MEMORY, or UNREADABLE with type and place of what was not foreseen.
     """
     try:
-        yield
+        with np.errstate(all="ignore"):  # what overflows is judged; numpy's own line would name no file
+            yield
     except (KonsilError, ImportError):
         raise
     except Exception as error:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from messages.reasons import Reason
 from site_agent.datasets import look
 from site_agent.datasets.barrier import CaseError, hold_faults
+from site_agent.datasets.description import MOST_LABEL
 from site_agent.datasets.filenames import LABEL
 from site_agent.datasets.layouts import Candidate, Layout
-from site_agent.datasets.nifti import AGREE, SAME_MM, NiftiFile, read_nifti, round_labels
+from site_agent.datasets.nifti import AGREE, SAME_MM, NiftiFile, read_nifti, require_room
 from site_agent.datasets.opening import show_name
 from site_agent.datasets.vault import Vault
 
@@ -122,11 +123,11 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
             what = f"the label map has {len(lying.shape)} axes, not 3"
             raise CaseError(Reason.SHAPE_MISMATCH, what, where=lying.name)
         look.judge_geometry(lying.affine, lying.shape, lying.name)
-        look.require_memory(int(np.prod(lying.shape, dtype=np.int64)), len(case.images), lying.name)
+        require_room(lying.shape, np.dtype((np.float32, (len(case.images),))), lying.name)
         label, concepts = _map_labels(lying, labels, ignored)
         image = np.empty((len(case.images), *lying.shape), dtype=np.float32)
         for path in dict.fromkeys(case.images):
-            file = rivals.read_file(path, Reason.AMBIGUOUS_SERIES)
+            file = rivals.read_file(path, Reason.AMBIGUOUS_SERIES, lying.shape)
             _require_grid(case, file, lying)
             voxels = file.read_voxels()
             for channel, own in enumerate(case.images):
@@ -164,11 +165,15 @@ class _Rivals:
     def __init__(self, case: Case, vault: Vault | None) -> None:
         self._case, self._vault = case, vault
 
-    def read_file(self, path: Path, reason: Reason) -> NiftiFile:
-        """Read one of the case's files; CaseError (`reason`) where another of its role does not hold the same."""
+    def read_file(self, path: Path, reason: Reason, grid: tuple[int, ...] | None = None) -> NiftiFile:
+        """Read one of the case's files; CaseError (`reason`) where another of its role does not hold the same.
+
+        Args:
+            grid: as for `read_nifti`.
+        """
         others = [other for chosen, other in self._case.rivals if chosen == path]
         if not others:
-            return read_nifti(path, self._vault)
+            return read_nifti(path, self._vault, grid)
         try:
             file = read_nifti(path, self._vault)
             differ = not all(file.holds_same(read_nifti(other, self._vault)) for other in others)
@@ -187,15 +192,18 @@ def _map_labels(
     file: NiftiFile, labels: Mapping[int, str], ignored: int | None
 ) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
     """A site's integers → positions in the sorted concepts, plus one."""
-    rounded = round_labels(file.read_voxels(), file.name)
-    unknown = [int(value) for value in np.unique(rounded) if value != 0 and int(value) not in labels]
-    if ignored in unknown:
-        what = f'holds {ignored}, which dataset.json calls "ignore": nobody annotated these voxels'
-        raise CaseError(Reason.UNKNOWN_LABEL_VALUE, what, where=file.name)
-    if unknown:
-        raise CaseError(Reason.UNKNOWN_LABEL_VALUE, f"integers without a concept: {unknown[:8]}", where=file.name)
+    whole = file.read_whole()
     concepts = tuple(sorted(set(labels.values())))
-    label = np.zeros(rounded.shape, dtype=np.uint8)
+    table, known = np.zeros(MOST_LABEL + 1, np.uint8), np.zeros(MOST_LABEL + 1, np.bool_)
+    known[0] = True
     for value, concept in labels.items():
-        label[rounded == value] = concepts.index(concept) + 1
-    return label, concepts
+        table[value], known[value] = concepts.index(concept) + 1, True
+    within = np.clip(whole, 0, min(MOST_LABEL, np.iinfo(whole.dtype).max)).astype(np.uint16)
+    strange = ~known[within] | (within != whole)
+    if strange.any():
+        unknown = [int(value) for value in np.unique(whole[strange])]
+        what = f"integers without a concept: {unknown[:8]}"
+        if ignored in unknown:
+            what = f'holds {ignored}, which dataset.json calls "ignore": nobody annotated these voxels'
+        raise CaseError(Reason.UNKNOWN_LABEL_VALUE, what, where=file.name)
+    return table[within], concepts

@@ -28,6 +28,7 @@ from messages.ground.written.documents import read_json
 
 FILE = "dataset.json"
 MOST_LABEL = 65535
+_CONCEPT = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _MEND = "Mend it, or move it away and name labels and channels in site.toml"
 
 
@@ -83,7 +84,8 @@ class Description:
         if not isinstance(named, dict) or not all(_read_whole(key) is not None for key in named):
             raise self._refuse("does not number the modalities")
         order = sorted(named, key=lambda key: _read_whole(key) or 0)
-        names = tuple(str(named[key]).strip() for key in order)
+        written = [str(named[key]).strip() for key in order]
+        names = tuple(one if _CONCEPT.fullmatch(one) else _clean_name(one) for one in written)
         if [_read_whole(key) for key in order] != list(range(len(order))):
             raise self._refuse("does not number the modalities from 0 on")
         if len(set(names)) != len(names):

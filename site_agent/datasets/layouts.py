@@ -19,6 +19,8 @@ from site_agent.datasets.filenames import LABEL, FileRoles, FoundFiles, nifti_st
 from site_agent.datasets.opening import is_folder, show_name
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
+MOST_FOLDERS = 20
+"""Folders of a folder that are looked into for a file to name."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Layout:
         channels: decathlon: the modalities' names in their order; else empty.
         four_dimensional: one file holds all channels (a single channel may be 3-D all the same).
         ignored: the label's integer of what nobody annotated (nnU-Net).
+        stray: names of NIfTI files beside the cases, which belong to none.
     """
 
     candidates: tuple[Candidate, ...]
@@ -57,6 +60,7 @@ class Layout:
     channels: tuple[str, ...] = ()
     four_dimensional: bool = False
     ignored: int | None = None
+    stray: tuple[str, ...] = ()
 
 
 def find_cases(config: DatasetConfig) -> Layout:
@@ -137,9 +141,12 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _find_brats(config: DatasetConfig) -> Layout:
-    roles, found = FileRoles(config.names), []
+    roles, found, stray = FileRoles(config.names), [], []
     for entry in list_entries(config.path):
         if not is_folder(entry):
+            if nifti_stem(entry.name) is not None:
+                stray.append(entry.name)
+                continue
             if entry.is_symlink() and not os.path.exists(entry.path):
                 found.append(Candidate(entry.name, {}, None, "is a link that leads nowhere"))
             continue
@@ -155,7 +162,7 @@ def _find_brats(config: DatasetConfig) -> Layout:
         if lying.chosen or lying.unrecognised:  # a folder of something else is no case
             label = lying.chosen.pop(LABEL, None)
             found.append(Candidate(entry.name, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
-    return Layout(tuple(found), dict(config.labels))
+    return Layout(tuple(found), dict(config.labels), stray=tuple(stray))
 
 
 def _find_pairs(config: DatasetConfig) -> Layout:
@@ -230,13 +237,14 @@ def _describe(config: DatasetConfig) -> Description:
     return description
 
 
-def _name_stray(folder: Path) -> str:
-    """A NIfTI file that lies directly in a folder, or in imagesTr of it; "" where there is none."""
-    for place in (folder, folder / IMAGES):
-        try:
-            stray = next((entry.name for entry in list_entries(place) if nifti_stem(entry.name) is not None), None)
-        except DataError:
-            continue
-        if stray is not None:
-            return show_name(stray)
-    return ""
+def _name_stray(folder: Path, deep: int = 3) -> str:
+    """A NIfTI file that lies in a folder, or in one below it; "" where there is none."""
+    try:
+        entries = list_entries(folder)
+    except DataError:
+        return ""
+    for entry in entries:
+        if nifti_stem(entry.name) is not None:
+            return show_name(entry.name)
+    below = (Path(entry.path) for entry in entries[:MOST_FOLDERS] if is_folder(entry)) if deep else ()
+    return next((found for place in below if (found := _name_stray(place, deep - 1))), "")

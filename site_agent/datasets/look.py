@@ -6,15 +6,13 @@ case, not its site. What preprocessing will make of a case is foreseen without m
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import numpy.typing as npt
 
 from messages.experiment import Preprocessing
 from messages.reasons import Reason
 from site_agent.datasets.barrier import CaseError
-from site_agent.datasets.nifti import MOST_VOXELS
+from site_agent.datasets.nifti import require_room
 
 LEAST_MM, MOST_MM = 0.005, 100.0
 """Edges of a voxel between which a body is imaged: from micro-CT to a scout's slices."""
@@ -47,16 +45,6 @@ def judge_geometry(affine: npt.NDArray[np.float64], shape: tuple[int, ...], name
     lean = float((angles * (sizes * np.array(shape))[:, None] / sizes[None, :]).max())
     if lean > MOST_LEAN:
         raise CaseError(Reason.TILTED, f"the axes lean by {lean:.1f} voxels from right angles", where=name)
-
-
-def require_memory(voxels: int, channels: int, name: str = "") -> None:
-    """Raise CaseError where a case has more voxels than the bound, or than this machine's memory holds (float32)."""
-    if voxels > MOST_VOXELS:
-        raise CaseError(Reason.UNSUPPORTED_IMAGE, f"{voxels} voxels are more than 2^31", where=name)
-    size = voxels * (4 * channels + 1)
-    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        what = f"needs {size / 2**30:.1f} GiB, more than this machine's memory"
-        raise CaseError(Reason.OUT_OF_MEMORY, what, where=name)
 
 
 def judge_values(image: FloatArray, name: str = "") -> None:
@@ -103,7 +91,7 @@ def judge_resampling(
     target = target_shape(cells, tuple(float(sizes[axis]) for axis in order), settings.spacing_mm)
     said = f"{' × '.join(map(str, cells))} voxels become {' × '.join(map(str, target))}"
     try:
-        require_memory(target[0] * target[1] * target[2], channels)
+        require_room(target, np.dtype((np.float32, (channels,))))
     except CaseError as error:
         raise CaseError(error.reason, f"{said} when it is resampled: {error.what}") from None
     if any(after == 1 < before for before, after in zip(cells, target, strict=True)):

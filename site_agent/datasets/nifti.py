@@ -9,6 +9,7 @@ NIfTI-1 (Cox et al. 2004; nifti1.h) and NIfTI-2, one file, compressed by gzip (R
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 _MOST_RATIO = 1040
 """Deflate makes of one byte at most 1032."""
 _STEP = 2**20
+_MOST_HEADER = 2**26
+"""Bytes before the voxels at most: extensions are notes, not images."""
 _GZIP = b"\x1f\x8b"
 _SIZES: dict[int, type[Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _WORDS = {0: "nothing", 1: "single bits", 128: "colour (RGB)", 2304: "colour (RGBA)"}
@@ -70,6 +73,25 @@ class NiftiFile:
             scaled: npt.NDArray[Any] = apply_read_scaling(self._stored, slope, intercept)
             return scaled.astype(dtype, copy=False)
 
+    def read_whole(self) -> npt.NDArray[Any]:
+        """All voxels of a label map, which are whole numbers.
+
+        Raises:
+            CaseError: NOT_FINITE, or UNKNOWN_LABEL_VALUE where values lie between integers, or beyond all labels.
+        """
+        if self._stored.dtype.kind in "iu" and (self._slope, self._intercept) == (1.0, 0.0):
+            return self._stored
+        voxels = self.read_voxels(np.float64)
+        if not np.isfinite(voxels).all():
+            raise CaseError(Reason.NOT_FINITE, "the label map holds NaN or infinity", where=self.name)
+        rounded: npt.NDArray[Any] = np.rint(voxels)
+        # integers stored with a scale factor come back with rounding errors; resampled labels come back as fractions
+        if np.abs(voxels - rounded).max(initial=0) > 1e-3:
+            raise CaseError(Reason.UNKNOWN_LABEL_VALUE, "values between integers (resampled?)", where=self.name)
+        if np.abs(rounded).max(initial=0) > 2**31:
+            raise CaseError(Reason.UNKNOWN_LABEL_VALUE, "values beyond all labels", where=self.name)
+        return rounded.astype(np.int64)
+
     def holds_same(self, other: NiftiFile) -> bool:
         """Whether another file says the same: grid and voxels, however they are stored."""
         return (
@@ -79,16 +101,17 @@ class NiftiFile:
         )
 
 
-def read_nifti(path: Path, vault: Vault | None = None) -> NiftiFile:
+def read_nifti(path: Path, vault: Vault | None = None, grid: tuple[int, ...] | None = None) -> NiftiFile:
     """Read one file.
 
     Args:
         vault: opens a file that is encrypted.
+        grid: the shape that its first three axes have to have: another one is refused before a voxel is read.
 
     Raises:
         CaseError: UNREADABLE (no regular file, no NIfTI, damaged, cut short, longer than it says), UNSUPPORTED_IMAGE
             (complex, colour, larger than `MOST_VOXELS`), EMPTY_IMAGE (no voxel), AFFINE_MISMATCH (sform and qform
-            contradict each other), MISSING_GEOMETRY, OUT_OF_MEMORY.
+            contradict each other), MISSING_GEOMETRY, SHAPE_MISMATCH (`grid`), OUT_OF_MEMORY.
     """
     name = show_name(path.name)
     with hold_faults(name):
@@ -97,50 +120,33 @@ def read_nifti(path: Path, vault: Vault | None = None) -> NiftiFile:
                 if vault is None:
                     raise CaseError(Reason.UNREADABLE, "is encrypted, and no key was given", where=name)
                 content = vault.open(read_file(path))
-                return _read_stream(BytesIO(content), len(content), name)
+                return _read_stream(BytesIO(content), len(content), name, grid)
             with open_file(path) as file:
-                return _read_stream(file, os.fstat(file.fileno()).st_size, name)
+                return _read_stream(file, os.fstat(file.fileno()).st_size, name, grid)
         except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError) as error:
             raise CaseError(Reason.UNREADABLE, f"cannot be read ({_tell_why(error)})", where=name) from None
 
 
-def round_labels(voxels: npt.NDArray[Any], name: str = "") -> npt.NDArray[Any]:
-    """A label map's values as whole numbers.
-
-    Raises:
-        CaseError: NOT_FINITE, or UNKNOWN_LABEL_VALUE where values lie between integers.
-    """
-    if not np.isfinite(voxels).all():
-        raise CaseError(Reason.NOT_FINITE, "the label map holds NaN or infinity", where=name)
-    rounded = np.rint(voxels)
-    # integers stored with a scale factor come back with rounding errors; resampled labels come back as fractions
-    if np.abs(voxels - rounded).max(initial=0) > 1e-3:
-        raise CaseError(Reason.UNKNOWN_LABEL_VALUE, "values between integers (resampled?)", where=name)
-    return rounded
-
-
-def _read_stream(file: BinaryIO, size: int, name: str) -> NiftiFile:
+def _read_stream(file: BinaryIO, size: int, name: str, grid: tuple[int, ...] | None) -> NiftiFile:
     start = file.read(len(_GZIP))
     file.seek(0)
     if start != _GZIP:
-        return _read_image(file, size, name)
+        return _read_image(file, size, name, grid)
     with gzip.GzipFile(fileobj=file) as stream:
-        return _read_image(stream, size * _MOST_RATIO, name)
+        return _read_image(stream, size * _MOST_RATIO, name, grid)
 
 
-def _read_image(stream: BinaryIO | gzip.GzipFile, most: int, name: str) -> NiftiFile:
+def _read_image(stream: BinaryIO | gzip.GzipFile, most: int, name: str, grid: tuple[int, ...] | None) -> NiftiFile:
     """Args: `most`: bytes that the stream can hold at most."""
     header = _read_header(stream, name)
     fields = header.structarr
     shape = _read_shape(fields, name)
     dtype = _read_dtype(header, name)
     offset = _read_offset(fields, header, name)
-    voxels = 1
-    for length in shape:
-        voxels *= length
-    if voxels > MOST_VOXELS:
-        raise CaseError(Reason.UNSUPPORTED_IMAGE, f"{_show_shape(shape)} are more than 2^31 voxels", where=name)
-    size = voxels * dtype.itemsize
+    if grid is not None and _cut_tail(shape)[:3] != grid:
+        what = f"shape {_cut_tail(shape)}, the label's is {grid}"
+        raise CaseError(Reason.SHAPE_MISMATCH, what, where=name)
+    size = require_room(shape, dtype, name)
     if offset + size > most:
         raise CaseError(Reason.UNREADABLE, f"ends before the {_show_shape(shape)} voxels that it names", where=name)
     slope, intercept = _read_scaling(fields, name)
@@ -148,8 +154,7 @@ def _read_image(stream: BinaryIO | gzip.GzipFile, most: int, name: str) -> Nifti
     _skip_bytes(stream, offset - _size_of(header), name)
     stored = np.frombuffer(_read_exactly(stream, size, name), dtype=dtype).reshape(shape, order="F")
     _require_end(stream, name)
-    while stored.ndim > 3 and stored.shape[-1] == 1:
-        stored = stored[..., 0]
+    stored = stored.reshape(_cut_tail(shape), order="F")
     return NiftiFile(name, stored.shape, affine, placed, stored, slope, intercept)
 
 
@@ -169,6 +174,31 @@ def _read_header(stream: BinaryIO | gzip.GzipFile, name: str) -> Any:
                 raise CaseError(Reason.UNREADABLE, "is the header of a pair: the voxels are elsewhere", where=name)
             break
     raise CaseError(Reason.UNREADABLE, "is empty" if not start else "not a NIfTI file", where=name)
+
+
+def require_room(shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "") -> int:
+    """Bytes of so many numbers, before anything of them is allocated.
+
+    Raises:
+        CaseError: UNSUPPORTED_IMAGE, OUT_OF_MEMORY: more than `MOST_VOXELS`, or than this machine's memory holds, as
+            they are and as float32.
+    """
+    voxels = math.prod(shape)
+    if voxels > MOST_VOXELS:
+        what = f"{_show_shape(shape)} are more than 2^31 voxels"
+        raise CaseError(Reason.UNSUPPORTED_IMAGE, what, where=name)
+    needed = voxels * (dtype.itemsize + 4)
+    if needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        what = f"{_show_shape(shape)} voxels need {needed / 2**30:.1f} GiB, more than this machine's memory"
+        raise CaseError(Reason.OUT_OF_MEMORY, what, where=name)
+    return voxels * dtype.itemsize
+
+
+def _cut_tail(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without axes of length 1 behind the third."""
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _size_of(header: Any) -> int:
@@ -192,7 +222,7 @@ def _read_dtype(header: Any, name: str) -> np.dtype[Any]:
     if code not in _WORDS:
         try:
             dtype: np.dtype[Any] = header.get_data_dtype()
-        except HeaderDataError:
+        except (HeaderDataError, KeyError):
             raise CaseError(
                 Reason.UNREADABLE, f"names a type of numbers that there is not ({code})", where=name
             ) from None
@@ -207,7 +237,7 @@ def _read_offset(fields: Any, header: Any, name: str) -> int:
     said = float(fields["vox_offset"])
     if said == 0:  # as old writers leave it
         return least
-    if not least <= said <= 2**32:  # NaN, too
+    if not least <= said <= _MOST_HEADER:  # NaN, too
         raise CaseError(Reason.UNREADABLE, f"its voxels begin at byte {said:g}", where=name)
     return int(said)
 

@@ -21,7 +21,7 @@ from site_agent.datasets.cache import VerdictCache
 from site_agent.datasets.cases import Case, LoadedCase, assemble_case, read_case
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.consent import Consent, WithdrawnList, compare_list
-from site_agent.datasets.remarks import remark_on_content, remark_on_names, remark_on_parts
+from site_agent.datasets.remarks import remark_on_content, remark_on_files, remark_on_names, remark_on_parts
 from site_agent.datasets.twins import Content, digest_content, find_kin
 from site_agent.datasets.vault import Vault
 
@@ -126,6 +126,7 @@ def survey_cases(
         consent=told,
         remarks=(
             *remark_on_names(config, list(names)),
+            *remark_on_files(layout),
             *remark_on_parts(withdrawn, contents, names.__getitem__),
             *remark_on_content(contents, names.__getitem__, layout.labels),
         ),

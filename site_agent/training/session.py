@@ -292,7 +292,7 @@ class TrainingSession:
                 self._keep_case(case, load_case(case, config, self._cases))
             key = self._keys[case.key]
             try:
-                return key, cache.fetch_case(self.cache_folder, key, case.key, self._arrays)
+                return key, cache.fetch_case(self.cache_folder, key, show_name(case.key), self._arrays)
             except (OSError, EOFError, ValueError, LookupError, TypeError):  # what lies there is damaged
                 if last:
                     raise

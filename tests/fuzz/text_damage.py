@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 ODD = (
     "\ufeff", "\u00a0", "\u200b", "\u201c", "\u2019", "\u0301", "\0", "\t", "\r", "\n", "\x1a", "\x85", "\u2028",
     "#", "=", '"', "'", "[", "]", "{", "}", ",", ":", "-", ".", "\\", "0", "1e999", "true", "null", "nan", "é", "日本",
     "😀", "\x1b[31m",
+)  # fmt: skip
+VALUES: tuple[Any, ...] = (
+    0, -1, 1, 2**63, 1e300, True, "", "x", "a b", "é", "../..", "file:nowhere", [], [1], ["x"], [[1]], {}, {"a": 1},
 )  # fmt: skip
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252")
 
@@ -42,3 +46,25 @@ def _damage_once(rng: random.Random, text: str) -> str:
         rng.shuffle(lines)
         return "\n".join(lines)
     return text[:at] + rng.choice(ODD) + text[at if how == 6 else to :]
+
+
+def damage_values(rng: random.Random, plain: Any) -> Any:
+    """Plain types with one value somewhere replaced, removed or put elsewhere."""
+    if isinstance(plain, dict) and plain:
+        key = rng.choice(sorted(plain))
+        changed = dict(plain)
+        if isinstance(changed[key], dict | list) and rng.random() < 0.8:
+            changed[key] = damage_values(rng, changed[key])
+        elif rng.random() < 0.2:
+            del changed[key]
+        elif rng.random() < 0.1:
+            changed[f"{key}s"] = changed.pop(key)
+        else:
+            changed[key] = rng.choice(VALUES)
+        return changed
+    if isinstance(plain, list) and plain:
+        at = rng.randrange(len(plain))
+        return [*plain[:at], damage_values(rng, plain[at]), *plain[at + rng.randrange(2) :]]
+    if isinstance(plain, dict | list):
+        return plain
+    return rng.choice([one for one in VALUES if not isinstance(one, dict)])

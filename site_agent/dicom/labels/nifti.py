@@ -15,7 +15,7 @@ import numpy as np
 from messages.reasons import Reason
 from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.filenames import nifti_stem
-from site_agent.datasets.nifti import NiftiFile, read_nifti, round_labels
+from site_agent.datasets.nifti import NiftiFile, read_nifti
 from site_agent.dicom.base import LabelMap, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.labels import concepts
@@ -37,7 +37,7 @@ def read_nifti_label(path: Path, reference: Volume, rules: Labels) -> LabelMap:
     try:
         file = read_nifti(path)
         _require_no_other(path, file)
-        values = round_labels(file.read_voxels(np.float64))
+        values = file.read_whole()
     except CaseError as error:
         raise ObjectRefused(error.reason, f"the label file: {error.what}") from None
     if values.ndim != 3:

@@ -17,6 +17,7 @@ from typing import Any
 
 from messages.ground.errors import DataError
 from messages.reasons import Reason
+from site_agent.datasets.opening import NotRegular, open_file
 from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take, join_values
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.hush import silence_libraries
@@ -197,7 +198,7 @@ class FolderReader:
 
 
 def list_files(folder: Path) -> Iterator[str]:
-    """Names of all regular files below `folder`, relative to it, folder by folder in order; links to folders unseen.
+    """Names of what is no folder below `folder`, relative to it, folder by folder in order; links to folders unseen.
 
     Raises:
         DataError: the folder is missing, or it or one within it may not be read.
@@ -213,16 +214,16 @@ def list_files(folder: Path) -> Iterator[str]:
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
         for name in sorted(names):
-            path = os.path.join(place, name)
-            if os.path.isfile(path):  # no pipe, no socket, no broken link
-                yield os.path.relpath(path, folder)
+            yield os.path.relpath(os.path.join(place, name), folder)
 
 
 def sniff_dicom(path: Path) -> bool | None:
     """Whether a file is DICOM: True by the magic word (PS3.10, 7.1), False where it may be without, None: it is not."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(PREAMBLE + len(MAGIC))
+    except NotRegular:  # a pipe, a socket, a device
+        return None
     except OSError:
         return True  # it cannot be told: reading it will fail, and count
     if start[PREAMBLE:] == MAGIC:

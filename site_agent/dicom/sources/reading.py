@@ -6,14 +6,13 @@ A deflated object is inflated up to a bound. What pydicom reads on access is rea
 
 from __future__ import annotations
 
-import os
-import stat
 import zlib
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from site_agent.datasets.opening import open_file
 from site_agent.dicom.base import Object
 from site_agent.dicom.extent import is_cut_off, is_torn
 
@@ -107,10 +106,7 @@ def read_header(path: Path) -> Object:
 
 def _read_regular(path: Path, most: int = -1) -> bytes:
     """A regular file's content, opened without waiting for anybody; OSError where it is none."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", closefd=True) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
+    with open_file(path) as file:
         return file.read(most)
 
 

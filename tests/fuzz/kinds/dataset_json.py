@@ -17,7 +17,7 @@ from messages.ground.errors import RequestError
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.source import survey_cases
 from tests.fuzz.harness import Kind, Lost
-from tests.fuzz.text_damage import damage_text
+from tests.fuzz.text_damage import damage_text, damage_values
 
 TEXTS = tuple(
     json.dumps(one, indent=1)
@@ -32,10 +32,8 @@ TEXTS = tuple(
 def damage(rng: random.Random) -> bytes:
     """Which layout, a byte, and the damaged text."""
     which = rng.randrange(len(TEXTS))
-    if rng.random() < 0.3:
-        plain = json.loads(TEXTS[which])
-        plain[rng.choice(list(plain))] = rng.choice((None, [], {}, "", 0, -1, 1e300, True, [[1]], {"a": {}}, {"": 1}))
-        return bytes([which]) + json.dumps(plain).encode()
+    if rng.random() < 0.6:
+        return bytes([which]) + json.dumps(damage_values(rng, json.loads(TEXTS[which]))).encode()
     return bytes([which]) + damage_text(rng, TEXTS[which])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -14,7 +15,7 @@ from messages.experiment import read_experiment
 from messages.ground.errors import RequestError
 from site_agent.config import read_config
 from tests.fuzz.harness import Kind, Lost
-from tests.fuzz.text_damage import damage_text
+from tests.fuzz.text_damage import damage_text, damage_values
 
 SITE = """schema = 1
 [site]
@@ -46,6 +47,8 @@ datasets = ["glioma"]
 def damage(rng: random.Random) -> bytes:
     """Which file, a byte, and its damaged text."""
     which = rng.randrange(2)
+    if rng.random() < 0.6:
+        return bytes([which]) + write_toml(damage_values(rng, tomllib.loads(_texts()[which]))).encode()
     return bytes([which]) + damage_text(rng, _texts()[which])
 
 

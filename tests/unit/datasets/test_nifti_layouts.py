@@ -240,7 +240,23 @@ def test_a_folder_of_images_that_are_laid_out_otherwise_names_one(tmp_path: Path
     bids = tmp_path / "bids" / "data" / "sub-01" / "anat"
     save_image(bids / "sub-01_T1w.nii.gz", make_image())
     _, told = list_datasets(write_site(tmp_path / "bids"))
-    assert "holds no case" in told["error"]
+    assert "holds no case, but NIfTI files such as sub-01_T1w.nii.gz" in told["error"]
+
+
+def test_files_that_nothing_recognises_are_told_beside_cases_that_are_used_without_them(tmp_path: Path) -> None:
+    save_image(save_pair(tmp_path / "data") / f"{OTHER}-adc.nii.gz", make_image())
+    save_image(tmp_path / "data" / "loose.nii", make_image())
+    found = survey(tmp_path / "data")
+    assert len(found.cases) == 2
+    (line,) = [remark for remark in found.remarks if "nothing says" in remark]
+    assert "loose.nii, other-adc.nii.gz are" in line
+    assert not [one for one in survey(tmp_path / "data", names={"ADC": ["adc"]}).remarks if "adc" in one]
+
+
+def test_a_modality_whose_name_no_experiment_can_have_gets_one_that_it_can(tmp_path: Path) -> None:
+    save_raw(tmp_path / "data", NEW | {"channel_names": {"0": "T1 (MPRAGE)", "1": "FLAIR"}})
+    _, told = list_datasets(write_site(tmp_path, "decathlon"))
+    assert told["channels"] == ["T1_MPRAGE_", "FLAIR"]
 
 
 def test_a_case_with_two_raters_is_left_out_and_both_are_named(tmp_path: Path) -> None:

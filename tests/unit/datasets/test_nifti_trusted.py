@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -147,7 +148,8 @@ def test_a_header_that_cannot_be_true_leaves_out_its_case_alone(
     tmp_path: Path, file: str, at: int, form: str, values: tuple[object, ...]
 ) -> None:
     set_field(save_pair(tmp_path) / file, at, form, *values)
-    assert only_reason(tmp_path) in (Reason.UNREADABLE, Reason.UNSUPPORTED_IMAGE, Reason.EMPTY_IMAGE)
+    refused = {Reason.UNREADABLE, Reason.UNSUPPORTED_IMAGE, Reason.EMPTY_IMAGE}
+    assert only_reason(tmp_path) in refused | ({Reason.SHAPE_MISMATCH} if file == IMAGE else set())
 
 
 @pytest.mark.parametrize("slope", [0.0, float("nan")])
@@ -343,6 +345,32 @@ def test_more_concepts_than_a_label_map_holds_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="at most 255 concepts"):
         describe(tmp_path, labels={str(value): f"c{value}" for value in range(1, 257)})
     assert describe(tmp_path, labels=LABELS).labels
+
+
+def test_an_image_that_is_not_on_its_labels_grid_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = save_pair(tmp_path) / IMAGE
+    whole = gzip.decompress(path.read_bytes())
+    content = bytearray(whole[:352])
+    struct.pack_into("<hhh", content, 42, 1290, 1290, 400)
+    path.write_bytes(gzip.compress(bytes(content) + b"\1" * 100_000_000, 1))  # says 1.3 GB, unpacks to 100 MB
+    assert only_reason(tmp_path) in (Reason.SHAPE_MISMATCH, Reason.UNREADABLE)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert survey(tmp_path).left_out == {Reason.SHAPE_MISMATCH: 1}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_labels_of_any_integer_type_map_alike_and_what_has_no_concept_is_named(tmp_path: Path, dtype: type) -> None:
+    other = save_pair(tmp_path)
+    nib.save(nib.Nifti1Image(make_label().astype(dtype), AFFINE, dtype=dtype), other / LABEL)
+    good, spoilt = survey(tmp_path).cases
+    config = describe(tmp_path)
+    np.testing.assert_array_equal(load_case(spoilt, config).label, load_case(good, config).label)
+    odd = make_label().astype(dtype)
+    odd[0, 0, 0] = np.iinfo(dtype).max
+    nib.save(nib.Nifti1Image(odd, AFFINE, dtype=dtype), other / LABEL)
+    (detail,) = survey(tmp_path).details
+    assert f"[{np.iinfo(dtype).max}]" in detail.text
 
 
 def test_a_single_byte_of_a_header_never_ends_a_survey(tmp_path: Path) -> None:

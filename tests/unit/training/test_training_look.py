@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from site_agent.training.cases.precision import choose_format
 from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.engine import NotANumber, NotFiniteCase, blame_nan_loss
 from site_agent.training.failures import code_of
+from site_agent.training.protocol import Evaluated, encode_frame
 from site_agent.training.session import TrainingSession
 
 NONE = Preprocessing(normalise="none", crop="none")
@@ -176,9 +178,9 @@ def test_each_file_is_read_once_when_cases_are_prepared(tmp_path: Path, monkeypa
     read: Counter[Path] = Counter()
     there = cases.read_nifti
 
-    def count(path: Path, vault: Vault | None = None) -> object:
+    def count(path: Path, vault: Vault | None = None, grid: tuple[int, ...] | None = None) -> object:
         read[path] += 1
-        return there(path, vault)
+        return there(path, vault, grid)
 
     monkeypatch.setattr(cases, "read_nifti", count)
     prepare(tmp_path)
@@ -206,12 +208,20 @@ def test_a_case_that_vanishes_after_it_was_found_costs_no_other(
     file = sorted((tmp_path / "data").glob("*/*t1n*"))[3]
     status = file.stat()
     file.write_bytes(bytes(status.st_size))  # as the survey's cache saw it, by size and time
-    import os
-
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     prepared = prepare(tmp_path).prepared
     assert (prepared.found, prepared.used, prepared.left_out) == (8, 7, {"unreadable": 1})
     assert f"left out: {file.parent.name} (unreadable)" in capsys.readouterr().err
+
+
+def test_names_that_are_no_utf8_go_all_the_way_to_the_scores(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    for folder in sorted((tmp_path / "data").iterdir()):
+        folder.rename(os.fsdecode(os.fsencode(folder) + b"-M\xfcller\n"))
+    session = prepare(tmp_path)
+    assert session.prepared.used == 8
+    rows = session.score_split("train", 1, "training")
+    assert encode_frame(Evaluated(round=1, label="model", scores=[rows]))
 
 
 def test_a_loss_that_is_no_number_is_blamed_on_data_or_training(tmp_path: Path) -> None:

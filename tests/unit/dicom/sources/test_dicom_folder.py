@@ -64,7 +64,7 @@ def test_files_that_are_no_dicom_are_counted_and_cost_nothing(tmp_path: Path) ->
     source = reader(tmp_path)
 
     assert [study.uid for study in source.find_studies()] == [uid(1)]
-    assert source.looked == Looked(objects=1, not_dicom=4)
+    assert source.looked == Looked(objects=1, not_dicom=5, unreadable=1, unreadable_files=("broken",))
 
 
 def test_a_file_that_says_it_is_dicom_and_cannot_be_read_counts_as_unreadable(tmp_path: Path) -> None:
