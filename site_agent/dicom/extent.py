@@ -137,7 +137,7 @@ def is_torn(element: Any) -> bool:
     pydicom takes whatever lies there for an item, and a few bytes of it for a whole object in memory.
     """
     content = getattr(element, "value", None)
-    if not isinstance(content, bytes) or not content:
+    if not isinstance(content, bytes) or not content or element.VR not in (None, "SQ", "UN"):
         return False
     order: Literal["little", "big"] = "little" if element.is_little_endian else "big"
     at = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import pkgutil
 import random
 import signal
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from messages.ground.parent import die_with_parent
 from tests.fuzz import kinds
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -144,7 +146,7 @@ class Runner:
     def _try_once(self, inputs: Named, alone: bool) -> Figures | str:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-            self._pool.submit(_load_kind, self._kind.name).result()  # its start is not its work
+            self._pool.submit(_load_kind, self._kind.name, os.getpid()).result()  # its start is not its work
         began, worked = time.monotonic(), self._worked()
         future = self._pool.submit(_try_batch, self._kind.name, inputs, alone)
         while True:
@@ -182,9 +184,9 @@ _FAST = Path("/dev/shm")
 """A folder in memory: how long a disk takes to sync is not what is measured."""
 
 
-def _load_kind(name: str) -> bool:
-    """In the process: import what the kind needs."""
-    return name in find_kinds()
+def _load_kind(name: str, parent: int) -> bool:
+    """In the process: import what the kind needs; and end with the one that started it."""
+    return die_with_parent(parent) and name in find_kinds()
 
 
 def try_batch(name: str, inputs: Named, alone: bool) -> Figures | str:
