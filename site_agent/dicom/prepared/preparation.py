@@ -191,8 +191,8 @@ class Preparation:
         return self._publish_state(mixed)
 
     def _tell_consent(self, consent: Consent | None) -> None:
-        if consent is not None and (consent.nobody or not consent.entries):
-            log.warning(consent.say_counts(), dataset=self._name)
+        if consent is not None:
+            log.info(consent.say_counts(), dataset=self._name)
 
     # before anything is fetched
 

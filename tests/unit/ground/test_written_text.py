@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from brokers import PATIENCE
+from hypothesis import given
+from hypothesis import strategies as st
 
 from messages.experiment import parse_experiment
 from messages.ground.errors import ConfigError, DataError
@@ -207,3 +210,22 @@ def test_a_settings_file_may_come_from_a_pipe(tmp_path: Path) -> None:
         input="a = 1\n", capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     assert done.stdout == "{'a': 1}\n"
+
+
+@given(st.binary(max_size=200) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_whatever_bytes_a_file_has_it_is_read_or_refused_in_a_line(content: bytes) -> None:
+    for read in (
+        lambda text: list(parse_entries(text, "f")),
+        lambda text: parse_json(text, "f"),
+        lambda text: parse_experiment(text, "f"),
+    ):
+        with contextlib.suppress(ConfigError):
+            read(decode_text(content, "f"))
+
+
+@given(st.text(max_size=40))
+def test_a_normal_form_is_its_own_normal_form_and_likeness(text: str) -> None:
+    normal = normalise_identifier(text)
+    assert normalise_identifier(normal) == normal
+    assert liken_identifier(normal) == liken_identifier(text)
+    assert normalise_identifier(f" {text}\0") == normal
