@@ -130,7 +130,7 @@ RETIRED = frozenset({Reason.NO_ROUND_CLOSED})
 ADVICE: dict[Reason, str] = {
     Reason.NO_LABEL: "Add the label file, or leave the image out",
     Reason.NO_IMAGE: "Add the image file, or leave the label out",
-    Reason.UNREADABLE: "The file is damaged or not NIfTI: copy it again from its source",
+    Reason.UNREADABLE: "The file is damaged, or neither NIfTI nor DICOM: copy it again from its source",
     Reason.SHAPE_MISMATCH: "Image and label must lie on one voxel grid: resample one to the other",
     Reason.AFFINE_MISMATCH: "Image and label say different positions in space: check their headers",
     Reason.UNKNOWN_LABEL_VALUE: "Map the integer to a concept under [datasets.NAME.labels] in site.toml",

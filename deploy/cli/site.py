@@ -18,6 +18,7 @@ from messages.ground.errors import ConfigError, KonsilError
 from messages.ground.naming import NO_EXPERIMENT
 
 if TYPE_CHECKING:
+    from site_agent.config import SiteConfig
     from site_agent.datasets.consent import Consent
 
 app = typer.Typer(no_args_is_help=True)
@@ -77,6 +78,10 @@ def datasets(
     again: Annotated[
         bool, typer.Option("--again", help="Ask the PACS now, however short ago it was asked (refresh in site.toml).")
     ] = False,
+    case: Annotated[
+        str | None,
+        typer.Option("--case", metavar="KEY", help="Show this one case: files, why it is used, grid, values, label."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What the agent would train on: cases found, used, and left out with the reason. For local eyes only.
@@ -88,6 +93,9 @@ def datasets(
 
     _quieten_logs()
     site = read_config(config)
+    if case is not None:
+        _show_case(site, case, as_json)
+        return
     wanted = None if experiment is None else read_experiment(experiment)
     if wanted is not None and wanted.data.dataset not in site.datasets:
         raise ConfigError(
@@ -154,6 +162,37 @@ def datasets(
         raise typer.Exit(status)
 
 
+def _show_case(site: SiteConfig, key: str, as_json: bool) -> None:
+    """One case, of whichever data set has it."""
+    from site_agent.data.shown import MOST_FILES, require_case, show_case
+    from site_agent.datasets.opening import show_name
+
+    found = ((name, show_case(name, dataset, site.site.state, key)) for name, dataset in site.datasets.items())
+    name, shown = next((one for one in found if one[1] is not None), ("", None))
+    shown = require_case(shown, key)
+    if as_json:
+        emit_json({"dataset": name, "case": asdict(shown)})
+        return
+    say_line(f"{name}: {show_name(shown.key)}, patient {show_name(shown.patient)}: {shown.decided}")
+    for line in shown.why:
+        say_line(f"  {line}")
+    if shown.shape:
+        say_line(
+            f"  {' × '.join(map(str, shown.shape))} voxels of {' × '.join(f'{one:g}' for one in shown.spacing)} mm"
+        )
+        say_line(f"  axes {shown.orientation}")
+    for channel, (low, middle, high) in shown.intensity.items():
+        say_line(f"  {channel}: {low:g} to {high:g}, median {middle:g}")
+    for concept, voxels in shown.label.items():
+        say_line(f"  {concept}: {voxels} voxels, {voxels * shown.voxel_ml:.3g} ml")
+    if shown.digest:
+        say_line(f"  digest {shown.digest}")
+    for path in shown.files[:MOST_FILES]:
+        say_line(f"  file {path}")
+    if len(shown.files) > MOST_FILES:
+        say_line(f"  and {len(shown.files) - MOST_FILES} files more")
+
+
 def _plain_consent(consent: Consent) -> dict[str, Any]:
     """What became of the list of the withdrawn; lines are counted from 1."""
     return {
@@ -207,7 +246,7 @@ def _show_progress(name: str, what: str = "studies") -> Callable[[int, int], Non
 
 @app.command()
 def preview(
-    name: Annotated[str, typer.Argument(help="A data set of site.toml that comes from DICOM.")],
+    name: Annotated[str, typer.Argument(help="A data set of site.toml.")],
     config: ConfigOption = DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,13 +255,14 @@ def preview(
     Heads show faces: the pictures are readable by you alone, and must not leave the site.
     """
     from site_agent.config import read_config
-    from site_agent.dicom.prepared.preview import WARNING, draw_sheets
+    from site_agent.data.shown import draw_any_sheets
+    from site_agent.dicom.prepared.preview import WARNING
 
     _quieten_logs()
     site = read_config(config)
     if name not in site.datasets:
         raise ConfigError(f"data set {name!r} is not described", where=str(config), advice=f"Add [datasets.{name}]")
-    sheets = draw_sheets(name, site.datasets[name], site.site.state, _show_progress(name))
+    sheets = draw_any_sheets(name, site.datasets[name], site.site.state, _show_progress(name))
     if as_json:
         emit_json({"sheets": [str(path) for path in sheets], "warning": WARNING})
         return

@@ -125,7 +125,7 @@ def take_stock(
 
     layout = layouts.find_cases(config)
     if experiment is None:
-        channels, concepts = own or _common_channels(layout), set(layout.labels.values())
+        channels, concepts = own or common_channels(layout), set(layout.labels.values())
     else:
         channels, concepts = experiment.task.channels, set(experiment.task.concepts)
     preprocessing = None if experiment is None else experiment.preprocessing
@@ -147,7 +147,7 @@ def _remark_on_source(prepared: Accounting) -> Iterator[str]:
         yield "the query finds no study: widen it in site.toml"
 
 
-def _common_channels(layout: Layout) -> tuple[str, ...]:
+def common_channels(layout: Layout) -> tuple[str, ...]:
     """The channels that most cases have: a case that lacks one of them is worth a line."""
     if layout.channels:
         return layout.channels

@@ -8,7 +8,7 @@ are of undefined length (PS3.5, A.4). Nothing is allocated that an object merely
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from messages.reasons import Reason
 from site_agent.dicom.base import Object, ObjectRefused
@@ -27,6 +27,8 @@ MOST_VALUES = 2**30
 """Pixel values of one object, and of one series, at the most: 4 GiB as float32."""
 ALLOCATED = (1, 8, 16, 32)
 """Bits Allocated that are read: 1 is a segmentation's."""
+_ITEM, _END, _UNDEFINED = 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF
+"""Tags of an item and of a sequence's end, and the length of what ends by such a tag (PS3.5, 7.5)."""
 _FLOATS = ("FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -124,9 +126,30 @@ def lacks_pixels(obj: Object) -> bool:
 def is_cut_off(element: Any) -> bool:
     """Whether an element that pydicom has not converted yet is shorter than it says: its object's end is missing."""
     length = getattr(element, "length", None)
-    if length in (None, 0, 0xFFFFFFFF) or element.value is None:
+    if length in (None, 0, _UNDEFINED) or element.value is None:
         return False
     return bool(len(element.value) != length)
+
+
+def is_torn(element: Any) -> bool:
+    """Whether a sequence that pydicom has not converted yet holds anything but items that follow each other to its end.
+
+    pydicom takes whatever lies there for an item, and a few bytes of it for a whole object in memory.
+    """
+    content = getattr(element, "value", None)
+    if not isinstance(content, bytes) or not content:
+        return False
+    order: Literal["little", "big"] = "little" if element.is_little_endian else "big"
+    at = 0
+    while at < len(content):
+        tag = int.from_bytes(content[at : at + 2], order) << 16 | int.from_bytes(content[at + 2 : at + 4], order)
+        length = int.from_bytes(content[at + 4 : at + 8], order)
+        if tag != _ITEM and not (tag == _END and length == 0):
+            return True
+        if length == _UNDEFINED:
+            return False  # its end is found by what is in it
+        at += 8 + length
+    return at != len(content)
 
 
 def is_native(obj: Object) -> bool:

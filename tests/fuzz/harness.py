@@ -5,10 +5,10 @@ A kind is a module of `tests.fuzz.kinds` with a row `KIND`. Input number n of a 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import random
-import resource
 import signal
 import tempfile
 import time
@@ -21,11 +21,15 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
+
 from tests.fuzz import kinds
 
 CORPUS = Path(__file__).parent / "corpus"
-PATIENCE = 120.0
-"""Seconds until a batch that says nothing counts as one that hangs, beside those that its inputs may take."""
+PATIENCE = 1800.0
+"""Seconds until a batch that says nothing counts as one that hangs, on a machine however busy."""
+WORK = 60.0
+"""Seconds of a processor after which it does."""
 
 
 class Lost(AssertionError):
@@ -140,21 +144,35 @@ class Runner:
     def _try_once(self, inputs: Named, alone: bool) -> Figures | str:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+            self._pool.submit(_load_kind, self._kind.name).result()  # its start is not its work
+        began, worked = time.monotonic(), self._worked()
         future = self._pool.submit(_try_batch, self._kind.name, inputs, alone)
-        try:
-            return future.result(timeout=PATIENCE + len(inputs) * self._kind.seconds)
-        except TimeoutError:
-            self._end_process()
-            return "hangs"
-        except BrokenProcessPool:
-            self._end_process()
-            return DIED
+        while True:
+            try:
+                return future.result(timeout=1.0)
+            except TimeoutError:
+                if time.monotonic() - began > PATIENCE or self._worked() - worked > WORK:
+                    self._end_process()
+                    return "hangs"
+            except BrokenProcessPool:
+                self._end_process()
+                return DIED
+
+    def _worked(self) -> float:
+        """Seconds of a processor that the process has had."""
+        total = 0.0
+        for process in list((self._pool._processes or {}).values()) if self._pool is not None else ():
+            with contextlib.suppress(psutil.Error):
+                spent = psutil.Process(process.pid).cpu_times()
+                total += spent.user + spent.system
+        return total
 
     def _end_process(self) -> None:
         if self._pool is not None:
             for process in list((self._pool._processes or {}).values()):
                 process.kill()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            # Not waited for: what was killed may have held a lock of the queues.
+            self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
 
 
@@ -164,11 +182,17 @@ _FAST = Path("/dev/shm")
 """A folder in memory: how long a disk takes to sync is not what is measured."""
 
 
+def _load_kind(name: str) -> bool:
+    """In the process: import what the kind needs."""
+    return name in find_kinds()
+
+
 def try_batch(name: str, inputs: Named, alone: bool) -> Figures | str:
     """In the process: a batch's figures, or what it did wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kind = _kinds.get(name) or _kinds.setdefault(name, find_kinds()[name])
     attempt = kind.alone if alone and kind.alone is not None else kind.attempt
+    _forget_peak()
     before, began = _peak(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_FAST if _FAST.is_dir() else None) as folder:
         try:
@@ -192,4 +216,13 @@ _try_batch = try_batch
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most bytes that this process has had in memory since `_forget_peak` (proc(5): VmHWM)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

@@ -19,7 +19,7 @@ from site_agent.dicom.door import pixel_bytes
 from site_agent.dicom.door import profile_table as table
 from site_agent.dicom.door.codes import Codes
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.extent import is_cut_off
+from site_agent.dicom.extent import is_cut_off, is_torn
 from site_agent.dicom.volumes import mosaic
 
 _DECIMAL = re.compile(r"[+-]?(\d{1,16}(\.\d{0,24})?|\.\d{1,24})([eE][+-]?\d{1,3})?")
@@ -277,6 +277,8 @@ def _read_unknown(element: Any, vr: str) -> Any:
 def _read_items(obj: Object, tag: Any) -> Iterator[Object]:
     from pydicom.sequence import Sequence
 
+    if is_torn(obj.get_item(tag)):
+        raise ObjectRefused(Reason.UNREADABLE, "a sequence that holds more or less than its items")
     value = _read_value(obj, tag, "SQ")
     yield from value if isinstance(value, Sequence) else ()
 

@@ -56,7 +56,7 @@ class Makers:
         if self._pool is None:
             self._pool = self._open_pool(self._processes)
         try:
-            self._tasks[self._pool.submit(make_in_time, task)] = task
+            self._tasks[self._pool.submit(make_in_time, task, MOST_SECONDS, make_case)] = task
         except BrokenProcessPool:
             yield from self._one_by_one([task])
         while len(self._tasks) > 2 * self._processes:
@@ -91,7 +91,7 @@ class Makers:
         for task in suspects:
             with self._open_pool(1) as pool:
                 try:
-                    verdict = pool.submit(make_in_time, task).result()
+                    verdict = pool.submit(make_in_time, task, MOST_SECONDS, make_case).result()
                 except BrokenProcessPool:
                     text = "the process that read it died or stood still: damaged, or too large for this machine"
                     # Without a print it is tried again at the next preparation.
@@ -107,15 +107,15 @@ class Makers:
         )
 
 
-def make_in_time(task: CaseTask) -> StudyVerdict:
-    """`make_case`; the process ends where it takes longer than `MOST_SECONDS`, even within a decoder that stands still.
+def make_in_time(task: CaseTask, seconds: float, make: Callable[[CaseTask], StudyVerdict]) -> StudyVerdict:
+    """`make_case`; the process ends where it takes longer than `seconds`, even within a decoder that stands still.
 
     A thread of the interpreter's own sees to that (faulthandler), which needs nothing of the one that works.
     """
     with open(os.devnull, "w") as nowhere:
-        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True, file=nowhere)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
         try:
-            return make_case(task)
+            return make(task)
         finally:
             faulthandler.cancel_dump_traceback_later()
 

@@ -150,6 +150,11 @@ class FolderReader:
         reason = Reason.UNREADABLE if damaged else fetched.reason or Reason.RETRIEVE_FAILED
         return replace(fetched, reason=reason, lacking=tuple(lacking[:MOST_NAMED]))
 
+    def list_series_files(self, series: SeriesFound) -> list[str]:
+        """Names of a found series' files, relative to the folder. May name patients: for the operator's eyes."""
+        there = self._files.get((series.study, series.uid))
+        return [] if there is None else sorted(there.list_files())
+
     def close(self) -> None:
         """Forget what was found."""
         self._files = {}

@@ -14,15 +14,21 @@ from typing import Any
 
 from site_agent.datasets.opening import open_file
 from site_agent.dicom.base import Object
-from site_agent.dicom.extent import is_cut_off
+from site_agent.dicom.extent import is_cut_off, is_torn
 
 PREAMBLE, MAGIC = 128, b"DICM"
 """PS3.10, 7.1. Files of the time before it begin with the data set."""
 DEFLATED = "1.2.840.10008.1.2.1.99"
-MOST_INFLATED = 2**29
+MOST_INFLATED = 2**28
 """Bytes that a deflated object may become."""
+FEW_ELEMENTS = 10_000
+"""Elements that a deflated object may have, and one more for each byte that came: pixels shrink to nothing, elements
+do not."""
 HEAD = 2**16
 """Bytes of a file that are looked at first, where only its header is wanted."""
+UNDEFINED = 0xFFFFFFFF
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""VRs whose length has four bytes, after two that are reserved (PS3.5, 7.1.2)."""
 HEADER = (
     "SOPClassUID",
     "SOPInstanceUID",
@@ -125,10 +131,12 @@ def _read_whole(content: bytes, syntax: str | None) -> Object:
 
     if syntax is None:
         content = _inflate_file(content)
+        _require_data_set(content)
         return _settle_object(pydicom.dcmread(BytesIO(content), force=True))
     uid = UID(syntax)
     if uid == DEFLATED:
-        content = _inflate(content)
+        packed, content = len(content), _inflate(content)
+        _require_elements(content, FEW_ELEMENTS + packed)
     implicit, little = (uid.is_implicit_VR, uid.is_little_endian) if uid.is_transfer_syntax else (False, True)
     obj = read_dataset(BytesIO(content), implicit, little)
     obj.file_meta = FileMetaDataset()
@@ -157,9 +165,17 @@ def _settle_object(obj: Object) -> Object:
 
 
 def _require_lengths(obj: Object) -> None:
-    """Raise Unreadable where an element is shorter than it says. Items are looked at by the door."""
-    if any(is_cut_off(element) for element in obj.values()):
-        raise Unreadable
+    """Raise Unreadable where an element is shorter than it says, or a sequence is none. The door looks into items."""
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    for element in obj.values():
+        if is_cut_off(element):
+            raise Unreadable
+        vr = getattr(element, "VR", None)
+        if vr in (None, "UN") and dictionary_has_tag(element.tag):
+            vr = dictionary_VR(element.tag)
+        if vr == "SQ" and is_torn(element):
+            raise Unreadable
 
 
 def _inflate_file(content: bytes, beginning: int = 0) -> bytes:
@@ -177,17 +193,51 @@ def _inflate_file(content: bytes, beginning: int = 0) -> bytes:
     if DEFLATED.encode() not in content[:4096]:
         return content
     file = BytesIO(content)
-    file.seek(PREAMBLE + len(MAGIC) if content[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC else 0)
+    file.seek(_skip_preamble(content))
     meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
     length = meta.get("FileMetaInformationGroupLength")
     if meta.get("TransferSyntaxUID") != DEFLATED:
         return content
     if length is None:
         raise Unreadable
-    start = (PREAMBLE + len(MAGIC) if content[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC else 0) + 12 + int(length)
+    start = _skip_preamble(content) + 12 + int(length)
     # A UID of the same length that says: as it is, little endian.
     plain = (ExplicitVRLittleEndian + "\0" * len(DEFLATED))[: len(DEFLATED)].encode()
-    return content[:start].replace(DEFLATED.encode(), plain, 1) + _inflate(content[start:], beginning)
+    body = _inflate(content[start:], beginning)
+    _require_elements(body, FEW_ELEMENTS + len(content) - start)
+    return content[:start].replace(DEFLATED.encode(), plain, 1) + body
+
+
+def _skip_preamble(content: bytes) -> int:
+    return PREAMBLE + len(MAGIC) if content[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC else 0
+
+
+def _require_data_set(content: bytes) -> None:
+    """Raise Unreadable where commands (group 0000) follow the meta group: pydicom would read each, zeros among them."""
+    start = _skip_preamble(content)
+    if content[start : start + 4] == b"\x02\0\0\0":
+        start += 12 + int.from_bytes(content[start + 8 : start + 12], "little")
+    if content[start : start + 2] == b"\0\0":
+        raise Unreadable
+
+
+def _require_elements(body: bytes, most: int) -> None:
+    """Raise Unreadable where there are more elements and items than `most`; explicit VR little endian."""
+    at = 0
+    for _ in range(most):
+        if at + 8 > len(body):
+            return
+        vr = body[at + 4 : at + 6]
+        if body[at : at + 2] == b"\xfe\xff":
+            at += 8  # an item, or the end of one: what is in it follows
+        elif vr in _LONG_VRS:
+            length = int.from_bytes(body[at + 8 : at + 12], "little")
+            at += 12
+            if vr != b"SQ" and length != UNDEFINED:
+                at += length
+        else:
+            at += 8 + int.from_bytes(body[at + 6 : at + 8], "little")
+    raise Unreadable
 
 
 def _inflate(content: bytes, beginning: int = 0) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 from messages.ground import logs
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import FolderSource
+from site_agent.dicom.hush import silence_libraries
 from site_agent.dicom.prepared import build
 from site_agent.dicom.prepared.cleaning import Rules, WrittenObject, clean_objects
 from site_agent.dicom.sources import reading
@@ -50,7 +51,8 @@ def attempt_alone(folder: Path, inputs: Sequence[bytes]) -> Counter[str]:
 
 
 def _attempt(folder: Path, inputs: Sequence[bytes], processes: int) -> Counter[str]:
-    logs.configure_log("fuzz", logging.ERROR)
+    logs.configure_log("fuzz", logging.CRITICAL)
+    silence_libraries()
     told: Counter[str] = Counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

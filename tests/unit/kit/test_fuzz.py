@@ -33,7 +33,7 @@ def test_damaged_inputs_end_as_a_code_and_cost_nothing_else(name: str) -> None:
             seen.add_batch(runner.try_inputs(kept))
     assert seen.faults == []
     assert seen.tried == COUNT + len(kept)
-    assert len(seen.outcomes) > 2
+    assert len(seen.outcomes) >= 2
 
 
 def _damage(rng: random.Random) -> bytes:
@@ -74,7 +74,7 @@ SICK = Kind("sick", _damage, _attempt, seconds=0.2, slack=0.1, memory=32 * 2**20
 def test_what_one_input_of_a_batch_does_wrong_is_told_of_that_one(
     fault: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness, "PATIENCE", 5.0)
+    monkeypatch.setattr(harness, "PATIENCE", 10.0)
     monkeypatch.setattr(harness, "_try_batch", _try_sick)
     with Runner(SICK) as runner:
         seen = runner.try_inputs([("1", b"fine"), ("2", fault.encode()), ("3", b"fine")])
