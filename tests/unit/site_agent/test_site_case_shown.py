@@ -42,10 +42,7 @@ labels = { 1 = "NCR", 2 = "ED" }
 
 def shown(config: Path, key: str) -> tuple[dict, str]:
     """As JSON, and as a person sees it."""
-    told = [
-        RUN.invoke(app, ["datasets", "--config", str(config), "--case", key, *more])
-        for more in (["--json"], [])
-    ]
+    told = [RUN.invoke(app, ["datasets", "--config", str(config), "--case", key, *more]) for more in (["--json"], [])]
     assert [one.exit_code for one in told] == [0, 0], told[0].output + told[1].output
     return json.loads(told[0].stdout)["case"], told[1].stdout
 

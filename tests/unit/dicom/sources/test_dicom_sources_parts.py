@@ -346,3 +346,16 @@ def test_what_c_store_brings_is_read_or_counted_whatever_it_holds(syntax: str) -
         status = storing.store_received(storing.read_request(event), coming)
         assert (status == storing.STORED) == (cut == len(content)), cut
         assert len(taken.objects) == (cut == len(content))
+
+
+def test_an_answer_that_cannot_be_read_costs_its_own_study_alone() -> None:
+    findings = Findings(Wanted.read_query(Query()))
+    for number in (1, 2):
+        findings.add_study(uid(number), f"P{number}", Described(f"P{number}", "", "", "", frozenset({"MR"})))
+    findings.note_unreadable()  # of no study that is known
+    findings.add_series(uid(1), uid(1, 1), "MR", 3)
+    findings.add_series(uid(2), uid(2, 1), "MR", 3)
+    findings.note_unreadable(uid(2))
+    found, looked = findings.result()
+    assert [study.uid for study in found] == [uid(1)]
+    assert looked == Looked(unusable=2)
