@@ -64,7 +64,8 @@ class DatasetConfig(Settings):
     def _check_names(self) -> None:
         endings = [ending.lower() for several in self.names.values() for ending in several]
         for role in self.names:
-            if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,31}", role) is None:
+            meant = role.lower() in ("label", "ignore") and not role.islower()
+            if meant or re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,31}", role) is None:
                 raise ValueError(f'names: {role!r} is neither "label", "ignore" nor a modality')
         if not all(self.names.values()) or not all(endings):
             raise ValueError("names: say at least one ending for each role")

@@ -48,6 +48,12 @@ class FileRoles:
         for role, endings in named.items():
             known |= {ending.lower(): (role, True) for ending in endings}
         self._known = sorted(known.items(), key=lambda one: -len(one[0]))
+        self._unused = {ending for several in named.values() for ending in several}
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The operator's endings that no file had so far."""
+        return tuple(sorted(self._unused))
 
     def find_role(self, stem: str) -> str | None:
         """A channel, LABEL or IGNORE; None where nothing fits."""
@@ -55,6 +61,7 @@ class FileRoles:
         for ending, (role, own) in self._known:
             before = name.removesuffix(ending)
             if name.endswith(ending) and (not before or before[-1] in "-_" or (own and not before[-1].isalnum())):
+                self._note_used(ending, own)
                 return role
         return None
 
@@ -62,8 +69,13 @@ class FileRoles:
         """A label's name without the operator's ending for labels (labelsTr/NAME_seg → NAME)."""
         for ending, (role, own) in self._known:
             if own and role == LABEL and stem.lower().endswith(ending) and len(stem) > len(ending):
+                self._note_used(ending, own)
                 return stem[: -len(ending)].rstrip("-_. ") or stem
         return stem
+
+    def _note_used(self, ending: str, own: bool) -> None:
+        if own:
+            self._unused = {one for one in self._unused if one.lower() != ending}
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from messages.ground.errors import DataError
@@ -53,6 +53,7 @@ class Layout:
         four_dimensional: one file holds all channels (a single channel may be 3-D all the same).
         ignored: the label's integer of what nobody annotated (nnU-Net).
         stray: names of NIfTI files beside the cases, which belong to none.
+        unused: endings of the operator's (`names`) that no file has.
     """
 
     candidates: tuple[Candidate, ...]
@@ -61,6 +62,7 @@ class Layout:
     four_dimensional: bool = False
     ignored: int | None = None
     stray: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def find_cases(config: DatasetConfig) -> Layout:
@@ -162,7 +164,7 @@ def _find_brats(config: DatasetConfig) -> Layout:
         if lying.chosen or lying.unrecognised:  # a folder of something else is no case
             label = lying.chosen.pop(LABEL, None)
             found.append(Candidate(entry.name, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
-    return Layout(tuple(found), dict(config.labels), stray=tuple(stray))
+    return Layout(tuple(found), dict(config.labels), stray=tuple(stray), unused=roles.unused)
 
 
 def _find_pairs(config: DatasetConfig) -> Layout:
@@ -195,7 +197,8 @@ def _find_pairs(config: DatasetConfig) -> Layout:
     for key, lying in sorted(found.items()):
         label = lying.chosen.pop(LABEL, None)
         candidates.append(Candidate(key, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
-    return Layout(tuple(candidates), dict(described.concepts), channels, not raw, described.ignored)
+    layout = Layout(tuple(candidates), dict(described.concepts), channels, not raw, described.ignored)
+    return replace(layout, unused=roles.unused)
 
 
 def is_raw(images: Collection[str], labels: Collection[str], description: Description) -> bool:

@@ -44,7 +44,7 @@ def judge_geometry(affine: npt.NDArray[np.float64], shape: tuple[int, ...], name
     angles = np.abs(axes.T @ axes - np.eye(3))
     lean = float((angles * (sizes * np.array(shape))[:, None] / sizes[None, :]).max())
     if lean > MOST_LEAN:
-        raise CaseError(Reason.TILTED, f"the axes lean by {lean:.1f} voxels from right angles", where=name)
+        raise CaseError(Reason.TILTED, f"the axes lean by {lean:.3g} voxels from right angles", where=name)
 
 
 def judge_values(image: FloatArray, name: str = "") -> None:

@@ -303,7 +303,7 @@ def _require_agreement(
         )
         apart = float(np.abs((sform - qform) @ ends.T).max())
         if not apart <= AGREE * sizes.min():
-            what = f"its sform and qform lie up to {apart:.2f} apart: it says two positions"
+            what = f"its sform and qform lie up to {apart:.3g} apart: it says two positions"
             raise CaseError(Reason.AFFINE_MISMATCH, what, where=name)
     elif not _agree_in_size(pixdim[1:4], sizes):
         said, other = (" × ".join(f"{size:g}" for size in one) for one in (pixdim[1:4], sizes))

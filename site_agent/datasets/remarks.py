@@ -59,6 +59,8 @@ def remark_on_files(layout: Layout) -> Iterator[str]:
             f"nothing says what {_list_some(names)} {'is' if len(names) == 1 else 'are'}: files are known by the end of"
             " their names (names in site.toml), in a folder a case"
         )
+    if layout.unused:
+        yield f"no file's name ends with {_list_some(layout.unused)} (names in site.toml)"
 
 
 def remark_on_parts(withdrawn: Iterable[str], used: Iterable[str], patient_of: Callable[[str], str]) -> Iterator[str]:

@@ -224,7 +224,8 @@ def test_labels_of_a_decathlon_folder_may_have_an_ending_of_their_own(tmp_path: 
         ({"label": ["seg"], "T1": ["SEG"]}, "given twice"),
         ({"label": ["seg.nii.gz"]}, "no ending of a name"),
         ({"label": ["a/b"]}, "no ending of a name"),
-        ({"a label!": ["seg"]}, "names"),
+        ({"a label!": ["seg"]}, 'is neither "label", "ignore" nor a modality'),
+        ({"Label": ["seg"]}, 'is neither "label", "ignore" nor a modality'),
     ],
 )
 def test_names_that_make_no_sense_are_told(tmp_path: Path, names: dict[str, list[str]], says: str) -> None:
@@ -251,6 +252,18 @@ def test_files_that_nothing_recognises_are_told_beside_cases_that_are_used_witho
     (line,) = [remark for remark in found.remarks if "nothing says" in remark]
     assert "loose.nii, other-adc.nii.gz are" in line
     assert not [one for one in survey(tmp_path / "data", names={"ADC": ["adc"]}).remarks if "adc" in one]
+
+
+def test_an_ending_that_no_file_has_is_told(tmp_path: Path) -> None:
+    save_pair(tmp_path)
+    found = survey(tmp_path, names={"label": ["seg", "Mask"], "ADC": ["adc"]})
+    assert len(found.cases) == 2
+    assert "no file's name ends with Mask, adc (names in site.toml)" in found.remarks
+    save_image(tmp_path / "pairs" / "imagesTr" / "a.nii.gz", make_image())
+    save_image(tmp_path / "pairs" / "labelsTr" / "a.nii.gz", make_label())
+    (tmp_path / "pairs" / "dataset.json").write_text(json.dumps(OLD | {"modality": {"0": "T1"}}))
+    config = DatasetConfig(source="decathlon", path=tmp_path / "pairs", names={"label": ("_mask",)})
+    assert "ends with _mask" in survey_cases(config, ["T1"], ["NCR"]).remarks[0]
 
 
 def test_a_modality_whose_name_no_experiment_can_have_gets_one_that_it_can(tmp_path: Path) -> None:
