@@ -1,11 +1,13 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test lint check shape chaos test-rabbitmq4 bench bench-peers clean
+.PHONY: help setup demo test lint check shape chaos fuzz differential test-rabbitmq4 bench bench-peers clean
 
 BIN = .venv/bin
 ARGS =
 SCHEDULES = 200
+INPUTS = 100000
+SEED = 1
 
 help:
 	@echo 'make demo             train one model at three hospitals on this machine (ARGS="--rounds 4" for options)'
@@ -14,6 +16,8 @@ help:
 	@echo 'make check            make test without the tests'
 	@echo 'make shape            figures of the code: sizes, names, circles (make test prints them too)'
 	@echo 'make chaos            faults, and the services under a real systemd in a machine of their own (root; minutes)'
+	@echo 'make fuzz             100,000 damaged inputs of each kind, and a table of what was seen (hours; goes on where it was)'
+	@echo 'make differential     volumes of public and generated DICOM series against dcm2niix and SimpleITK'
 	@echo 'make test-rabbitmq4   the bus and whole experiments on RabbitMQ 4 out of Debian 13 (root; debootstrap)'
 	@echo 'make bench            a round of null training: seconds, bytes, memory, by size, codec and number of sites'
 	@echo 'make bench-peers      FLARE and Flower on the same work on this machine, and the ratios'
@@ -64,6 +68,13 @@ chaos: setup
 	@echo 'konsil: chaos'
 	@$(BIN)/python -m tests.chaos --schedules $(SCHEDULES)
 	@KONSIL_CHAOS=1 $(BIN)/python -m pytest tests/chaos -ra $(ARGS)
+
+fuzz: setup
+	@echo 'konsil: damaged inputs'
+	@$(BIN)/python -m tests.fuzz --count $(INPUTS) --seed $(SEED) --state .fuzz.json $(ARGS)
+
+differential: setup
+	@$(BIN)/python -m tests.differential $(ARGS)
 
 RABBITMQ4_TESTS = tests/contract tests/e2e/test_faults_processes.py
 

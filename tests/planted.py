@@ -127,7 +127,6 @@ def plant(obj: Dataset, *, but: Container[str] = ()) -> bytes:
     _private(planted)
     planted.SpecificCharacterSet = "ISO_IR 100"
     planted.add(DataElement(Tag(0xFFFCFFFC), "OB", b"QzTrailing"))
-    planted.PixelData = obj.PixelData + b"QzTrailing"
     planted.file_meta = FileMetaDataset()
     planted.file_meta.update(obj.file_meta)
     for keyword in ("SourceApplicationEntityTitle", "SendingApplicationEntityTitle", "ReceivingApplicationEntityTitle"):

@@ -18,6 +18,7 @@ from messages.ground.errors import ConfigError, KonsilError
 from messages.ground.naming import NO_EXPERIMENT
 
 if TYPE_CHECKING:
+    from site_agent.config import SiteConfig
     from site_agent.datasets.consent import Consent
 
 app = typer.Typer(no_args_is_help=True)
@@ -98,6 +99,10 @@ def datasets(
     again: Annotated[
         bool, typer.Option("--again", help="Ask the PACS now, however short ago it was asked (refresh in site.toml).")
     ] = False,
+    case: Annotated[
+        str | None,
+        typer.Option("--case", metavar="KEY", help="Show this one case: files, why it is used, grid, values, label."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What the agent would train on: cases found, used, and left out with the reason. For local eyes only.
@@ -109,6 +114,9 @@ def datasets(
 
     _quieten_logs()
     site = read_config(config)
+    if case is not None:
+        _show_case(site, case, as_json)
+        return
     wanted = None if experiment is None else read_experiment(experiment)
     if wanted is not None and wanted.data.dataset not in site.datasets:
         raise ConfigError(
@@ -121,7 +129,13 @@ def datasets(
     status = 0
     for name in names:
         try:
-            asked = (name, site.datasets[name], site.site.state, wanted, _show_progress(name))
+            asked = (
+                name,
+                site.datasets[name],
+                site.site.state,
+                wanted,
+                _show_progress(name, _count_word(site.datasets[name])),
+            )
             stock = take_stock_of(*asked, again=again, limit=site.limits.disk)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
@@ -169,6 +183,37 @@ def datasets(
         raise typer.Exit(status)
 
 
+def _show_case(site: SiteConfig, key: str, as_json: bool) -> None:
+    """One case, of whichever data set has it."""
+    from site_agent.data.shown import MOST_FILES, require_case, show_case
+    from site_agent.datasets.opening import show_name
+
+    found = ((name, show_case(name, dataset, site.site.state, key)) for name, dataset in site.datasets.items())
+    name, shown = next((one for one in found if one[1] is not None), ("", None))
+    shown = require_case(shown, key)
+    if as_json:
+        emit_json({"dataset": name, "case": asdict(shown)})
+        return
+    say_line(f"{name}: {show_name(shown.key)}, patient {show_name(shown.patient)}: {shown.decided}")
+    for line in shown.why:
+        say_line(f"  {line}")
+    if shown.shape:
+        say_line(
+            f"  {' × '.join(map(str, shown.shape))} voxels of {' × '.join(f'{one:g}' for one in shown.spacing)} mm"
+        )
+        say_line(f"  axes {shown.orientation}")
+    for channel, (low, middle, high) in shown.intensity.items():
+        say_line(f"  {channel}: {low:g} to {high:g}, median {middle:g}")
+    for concept, voxels in shown.label.items():
+        say_line(f"  {concept}: {voxels} voxels, {voxels * shown.voxel_ml:.3g} ml")
+    if shown.digest:
+        say_line(f"  digest {shown.digest}")
+    for path in shown.files[:MOST_FILES]:
+        say_line(f"  file {path}")
+    if len(shown.files) > MOST_FILES:
+        say_line(f"  and {len(shown.files) - MOST_FILES} files more")
+
+
 def _plain_consent(consent: Consent) -> dict[str, Any]:
     """What became of the list of the withdrawn; lines are counted from 1."""
     return {
@@ -202,7 +247,11 @@ def _say_prepared(about: dict[str, Any]) -> None:
     say_line(f"  fingerprint {about['fingerprint'][:16]}")
 
 
-def _show_progress(name: str) -> Callable[[int, int], None]:
+def _count_word(dataset: Any) -> str:
+    return "cases" if dataset.source in ("brats", "decathlon") else "studies"
+
+
+def _show_progress(name: str, what: str = "studies") -> Callable[[int, int], None]:
     """Progress worth showing: what takes longer than two seconds, then every two where there is any."""
     shown, last = time.monotonic(), (-1, -1)
 
@@ -211,16 +260,14 @@ def _show_progress(name: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - shown >= SHOWN_SECONDS and (done, total) != last:
             shown, last = now, (done, total)
-            note_line(
-                f"{name}: {done} of {total} studies" if total else f"{name}: another process prepares it; waiting"
-            )
+            note_line(f"{name}: {done} of {total} {what}" if total else f"{name}: another process prepares it; waiting")
 
     return progress
 
 
 @app.command()
 def preview(
-    name: Annotated[str, typer.Argument(help="A data set of site.toml that comes from DICOM.")],
+    name: Annotated[str, typer.Argument(help="A data set of site.toml.")],
     config: ConfigOption = DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
@@ -229,13 +276,14 @@ def preview(
     Heads show faces: the pictures are readable by you alone, and must not leave the site.
     """
     from site_agent.config import read_config
-    from site_agent.dicom.prepared.preview import WARNING, draw_sheets
+    from site_agent.data.shown import draw_any_sheets
+    from site_agent.dicom.prepared.preview import WARNING
 
     _quieten_logs()
     site = read_config(config)
     if name not in site.datasets:
         raise ConfigError(f"data set {name!r} is not described", where=str(config), advice=f"Add [datasets.{name}]")
-    sheets = draw_sheets(name, site.datasets[name], site.site.state, _show_progress(name))
+    sheets = draw_any_sheets(name, site.datasets[name], site.site.state, _show_progress(name))
     if as_json:
         emit_json({"sheets": [str(path) for path in sheets], "warning": WARNING})
         return

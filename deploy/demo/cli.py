@@ -21,7 +21,9 @@ def app(
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same data, same split, same bits.", min=0)] = 1,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="A real data set (Decathlon layout) to split among the sites, not phantoms."),
+        typer.Option(
+            "--data", help="A real data set (Decathlon or nnU-Net layout) to split among the sites, not phantoms."
+        ),
     ] = None,
     from_pacs: Annotated[
         bool,

@@ -9,14 +9,13 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deploy.demo.layout import DemoLayout
 from deploy.demo.processes import Child, Children
 from messages.ground.errors import DataError
-from messages.ground.written.documents import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +69,16 @@ def phantom_source(layout: DemoLayout, site: str, index: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RealSet:
-    """What a Decathlon-layout folder says of itself."""
+    """What a folder of Decathlon's or nnU-Net's layout says of itself.
+
+    Attributes:
+        regions: name → concepts, where dataset.json names regions that overlap; else empty.
+    """
 
     path: Path
     channels: tuple[str, ...]
     labels: Mapping[int, str]
+    regions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def describe_source(self, folder: Path) -> dict[str, Any]:
         """[datasets.NAME] of a site that holds its share in `folder`."""
@@ -83,11 +87,13 @@ class RealSet:
 
 
 def read_real(path: Path) -> RealSet:
-    """Channels and labels of a real set: from its dataset.json, else one MRI channel and the integers that occur.
+    """Channels and labels of a real set: from its dataset.json, else MRI channels and the integers that occur.
 
     Raises:
-        DataError: no such folder, not the Decathlon layout, or a dataset.json that is none.
+        DataError: no such folder, neither Decathlon's nor nnU-Net's layout, or a dataset.json that is none.
     """
+    from site_agent.datasets.description import read_description
+
     for folder in (path, path / "imagesTr", path / "labelsTr"):
         if not folder.is_dir():
             raise DataError(
@@ -95,22 +101,32 @@ def read_real(path: Path) -> RealSet:
                 where=str(folder),
                 advice="--data takes a folder of the Medical Segmentation Decathlon's layout (imagesTr, labelsTr)",
             )
-    description = path / "dataset.json"
-    if not description.exists():
+    description = read_description(path)
+    description.require_nifti()
+    named = description.read_labels()
+    channels = tuple(_make_concept(name) for name in description.read_channels()) or _number_channels(path)
+    if len(set(channels)) != len(channels):
+        channels = tuple(f"channel-{number}" for number in range(len(channels)))
+    if not named.concepts:
         labels = {value: f"label-{value}" for value in _label_values(path / "labelsTr")}
         # The two labels of Task04 are known by name; of any other set the integers are all that is known.
         if set(labels) == {1, 2} and "hippocampus" in path.name.lower():
             labels = {1: "anterior", 2: "posterior"}
-        return RealSet(path, ("MRI",), labels)
-    content = read_json(description, refuse=DataError)
-    try:
-        channels = tuple(
-            _make_concept(name) for _, name in sorted(content["modality"].items(), key=lambda i: int(i[0]))
-        )
-        named = {int(value): _make_concept(name) for value, name in content["labels"].items() if int(value) != 0}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"is no description of a data set ({error})", where=str(description)) from None
-    return RealSet(path, channels, named)
+        return RealSet(path, channels, labels)
+    labels = {value: _make_concept(named.names.get(value, f"label-{value}")) for value in named.concepts}
+    if len(set(labels.values())) != len(labels) and len(set(named.names.values())) == len(named.names):
+        labels = {value: f"label-{value}" for value in labels}  # names that only differ in what a concept cannot hold
+    regions: dict[str, Sequence[str]] = {}
+    if named.regions:
+        single: dict[str, Sequence[str]] = {
+            _make_concept(name): (labels[value],) for value, name in named.names.items()
+        }
+        several: dict[str, Sequence[str]] = {
+            _make_concept(name): tuple(sorted({labels[value] for value in values if value}))
+            for name, values in named.regions.items()
+        }
+        regions = single | several
+    return RealSet(path, channels, labels, regions)
 
 
 def _make_concept(name: str) -> str:
@@ -119,20 +135,41 @@ def _make_concept(name: str) -> str:
     return (clean if clean[:1].isalpha() else f"label-{clean}")[:32]
 
 
+def _number_channels(path: Path) -> tuple[str, ...]:
+    """Names for modalities that nothing names: as many as nnU-Net's files are numbered, else one."""
+    from site_agent.datasets.description import Description
+    from site_agent.datasets.filenames import nifti_stem, split_channel
+    from site_agent.datasets.layouts import is_raw, list_entries
+
+    images, labels = (
+        {stem for entry in list_entries(path / folder) if (stem := nifti_stem(entry.name))}
+        for folder in ("imagesTr", "labelsTr")
+    )
+    if not is_raw(images, labels, Description(path / "dataset.json", {})):
+        return ("MRI",)
+    last = max((split[1] for stem in images if (split := split_channel(stem)) is not None), default=0)
+    return ("MRI",) if last == 0 else tuple(f"channel-{number}" for number in range(last + 1))
+
+
 def _label_values(folder: Path) -> list[int]:
     """The integers above 0 that the first readable labels hold."""
-    import nibabel as nib
     import numpy as np
-    from nibabel.filebasedimages import ImageFileError
+
+    from site_agent.datasets.barrier import CaseError
+    from site_agent.datasets.filenames import nifti_stem
+    from site_agent.datasets.layouts import list_entries
+    from site_agent.datasets.nifti import read_nifti
 
     found: set[int] = set()
     seen = 0
-    for file in sorted(folder.glob("[!.]*.nii*")):
+    for entry in list_entries(folder):
+        if nifti_stem(entry.name) is None:
+            continue
         try:
-            voxels = np.asanyarray(nib.load(file).dataobj)
-        except (OSError, EOFError, ImageFileError, ValueError):
+            voxels = read_nifti(Path(entry.path)).read_voxels()
+        except CaseError:
             continue  # the survey of the site that gets it counts it
-        found |= {int(value) for value in np.unique(voxels) if value > 0}
+        found |= {int(value) for value in np.unique(voxels[np.isfinite(voxels)]) if value > 0}
         seen += 1
         if seen == 8:
             break

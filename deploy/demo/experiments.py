@@ -6,7 +6,7 @@ validation cases a choice among rounds follows noise, and the learning rate fall
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -54,12 +54,17 @@ def glioma_demo(rounds: int, seed: int, sites: Sequence[str]) -> dict[str, Any]:
 
 
 def decathlon_demo(
-    rounds: int, seed: int, sites: Sequence[str], channels: Sequence[str], concepts: Sequence[str]
+    rounds: int,
+    seed: int,
+    sites: Sequence[str],
+    channels: Sequence[str],
+    concepts: Sequence[str],
+    regions: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """A real set of the Decathlon layout, tuned on Task04 (hippocampus): labels exclude each other.
 
     Args:
-        channels: the images' modalities. concepts: one region each.
+        channels: the images' modalities. concepts: one region each, where there are no `regions`, which may overlap.
     """
     return {
         "schema": 1,
@@ -70,8 +75,10 @@ def decathlon_demo(
         "task": {
             "kind": "segmentation",
             "channels": list(channels),
-            "activation": "softmax",
-            "regions": {concept: [concept] for concept in concepts},
+            "activation": "sigmoid" if regions else "softmax",
+            "regions": {name: list(parts) for name, parts in regions.items()}
+            if regions
+            else {concept: [concept] for concept in concepts},
         },
         "data": {
             "dataset": "decathlon",
@@ -94,7 +101,7 @@ def decathlon_demo(
             "patches_per_case": 1,
             "foreground_share": 0.5,
             "batch": 2,
-            "loss": "dice+ce",
+            "loss": "dice+bce" if regions else "dice+ce",
             "optimizer": {"name": "Adam", "lr": 2e-3, "reset": True},
             "schedule": {"name": "poly", "over": "rounds"},
         },

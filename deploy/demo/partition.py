@@ -1,4 +1,4 @@
-"""Splits a real data set of the Decathlon layout among a demo's sites, as folders of symbolic links.
+"""Splits a real data set (imagesTr, labelsTr) among a demo's sites, as folders of symbolic links.
 
 What is untidy goes along (an image without a label, a label without an image), so that some site meets it,
 counts it and says so, as in a hospital.
@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from messages.ground.errors import DataError
-from site_agent.datasets.layouts import list_entries, nifti_stem
+from site_agent.datasets.description import Description, read_description
+from site_agent.datasets.filenames import nifti_stem, split_channel
+from site_agent.datasets.layouts import is_raw, list_entries
 
 
 def deal_patients(
@@ -22,7 +24,7 @@ def deal_patients(
     """Deal out the patients of `source` evenly to `targets`, by seed.
 
     Args:
-        source: folder with imagesTr, labelsTr and perhaps dataset.json.
+        source: folder with imagesTr, labelsTr and perhaps dataset.json; Decathlon's layout or nnU-Net's raw one.
         targets: one folder a site; made here. A target that holds something is refused.
         seed: same seed and same source, same partition.
         patient_of: the patient in a case's name; a patient's cases all go to one site.
@@ -35,11 +37,18 @@ def deal_patients(
             is not empty.
     """
     files: dict[str, list[tuple[str, Path]]] = {}
-    for folder in ("imagesTr", "labelsTr"):
-        for entry in list_entries(source / folder):
-            name = nifti_stem(entry.name)
-            if name:
-                files.setdefault(name, []).append((folder, Path(entry.path)))
+    lying = {
+        folder: [
+            (stem, Path(entry.path)) for entry in list_entries(source / folder) if (stem := nifti_stem(entry.name))
+        ]
+        for folder in ("imagesTr", "labelsTr")
+    }
+    stems = {folder: {stem for stem, _ in found} for folder, found in lying.items()}
+    raw = is_raw(stems["imagesTr"], stems["labelsTr"], _describe(source))
+    for folder, found in lying.items():
+        for stem, path in found:
+            split = split_channel(stem) if raw and folder == "imagesTr" else None
+            files.setdefault(split[0] if split else stem, []).append((folder, path))
     patients: dict[str, list[str]] = {}
     for name in sorted(files):
         patients.setdefault(patient_of(name), []).append(name)
@@ -51,7 +60,7 @@ def deal_patients(
         )
     order = [sorted(patients)[i] for i in np.random.default_rng(seed).permutation(len(patients))]
     # complete and untidy cases are dealt apart, so that no site gets all that is untidy or fewer to train on
-    order.sort(key=lambda patient: any(len(files[name]) < 2 for name in patients[patient]))
+    order.sort(key=lambda patient: any(len({folder for folder, _ in files[name]}) < 2 for name in patients[patient]))
     description = source / "dataset.json"
     counts = []
     for site, target in enumerate(targets):
@@ -64,6 +73,13 @@ def deal_patients(
             shutil.copyfile(description, target / "dataset.json")
         counts.append(len(names))
     return counts
+
+
+def _describe(source: Path) -> Description:
+    try:
+        return read_description(source)
+    except DataError:  # the sites that get it say so
+        return Description(source / "dataset.json", {})
 
 
 def _prepare_target(target: Path) -> None:

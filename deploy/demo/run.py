@@ -139,6 +139,7 @@ def _choose_experiment(options: Options, sites: tuple[str, ...], real: images.Re
             sites=sites,
             channels=real.channels,
             concepts=tuple(real.labels[value] for value in sorted(real.labels)),
+            regions=real.regions,
         )
     if options.from_pacs:  # before a site can say that it joins, it fetches and prepares thousands of objects
         plain["rounds"]["enrol_within"] = "30m"

@@ -22,7 +22,9 @@ from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.data.lists import ListBoard
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.layouts import list_entries, nifti_stem
+from site_agent.datasets.filenames import nifti_stem
+from site_agent.datasets.layouts import list_entries
+from site_agent.datasets.opening import is_folder
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import pins, store, withdrawals
 from site_agent.disk.secret import secret_of
@@ -71,7 +73,7 @@ def _image_files(folder: Path, deep: int) -> Iterator[Path]:
     for entry in list_entries(folder):
         if nifti_stem(entry.name) is not None:
             yield Path(entry.path)
-        elif deep and entry.is_dir():
+        elif deep and is_folder(entry):
             try:
                 yield from _image_files(Path(entry.path), deep - 1)
             except DataError:

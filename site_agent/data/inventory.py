@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from messages.experiment import Experiment
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.consent import Consent
+from site_agent.datasets.opening import show_name
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
@@ -80,6 +81,10 @@ def take_stock_of(
         for study, verdict in build.read_verdicts(state, name).items()
         if verdict.reason is not None
     )
+    details += tuple(
+        f"{one.study or 'a file'}: {show_name(one.name) or 'an object without a UID'}: {one.text} ({one.reason})"
+        for one in build.read_left_out(state, name)
+    )
     channels, concepts = config.channels, config.labels.names
     stock = Stock(0, 0, {}, (), channels, concepts)
     if prepared.used:
@@ -120,19 +125,20 @@ def take_stock(
 
     layout = layouts.find_cases(config)
     if experiment is None:
-        channels, concepts = own or _common_channels(layout), set(layout.labels.values())
+        channels, concepts = own or common_channels(layout), set(layout.labels.values())
     else:
         channels, concepts = experiment.task.channels, set(experiment.task.concepts)
-    survey = source.survey_cases(config, channels, concepts, progress, cache, vault)
+    preprocessing = None if experiment is None else experiment.preprocessing
+    survey = source.survey_cases(config, channels, concepts, progress, cache, vault, preprocessing=preprocessing)
     return Stock(
         found=survey.found,
         used=len(survey.cases),
         left_out={str(reason): count for reason, count in survey.left_out.items()},
-        details=tuple(f"{one.key}: {one.text} ({one.reason})" for one in survey.details),
+        details=tuple(f"{show_name(one.key)}: {one.text} ({one.reason})" for one in survey.details),
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
         consent=survey.consent,
-        remarks=survey.remarks,
+        remarks=tuple(show_name(remark) for remark in survey.remarks),
     )
 
 
@@ -141,7 +147,7 @@ def _remark_on_source(prepared: Accounting) -> Iterator[str]:
         yield "the query finds no study: widen it in site.toml"
 
 
-def _common_channels(layout: Layout) -> tuple[str, ...]:
+def common_channels(layout: Layout) -> tuple[str, ...]:
     """The channels that most cases have: a case that lacks one of them is worth a line."""
     if layout.channels:
         return layout.channels

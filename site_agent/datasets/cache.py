@@ -7,6 +7,7 @@ made under; anything else is looked at anew. The cache is worth nothing but time
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ class VerdictCache:
         digest = sha256(self._rules.encode())
         for file in files:
             status = file.stat()
-            digest.update(f"\n{file}|{status.st_size}|{status.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"\n{file}|{status.st_size}|{status.st_mtime_ns}"))
         return digest.digest()
 
     def get_verdict(self, key: str, files: Sequence[Path]) -> CaseVerdict | None:
@@ -89,7 +90,9 @@ class VerdictCache:
         if self._db is None:
             return None
         try:
-            row = self._db.execute("SELECT print, reason, text, content FROM verdict WHERE key = ?", (key,)).fetchone()
+            row = self._db.execute(
+                "SELECT print, reason, text, content FROM verdict WHERE key = ?", (_storable(key),)
+            ).fetchone()
             if row is None or row[0] != self._print_files(files):
                 return None
         except OSError:  # a file that cannot be looked at: the survey finds out why
@@ -100,16 +103,29 @@ class VerdictCache:
     def put_verdict(
         self, key: str, files: Sequence[Path], reason: Reason | None, text: str, content: Content | None = None
     ) -> None:
-        """Remember a verdict. Unreadable files are looked at anew each time: a mount may come back."""
-        if self._db is None or reason is Reason.UNREADABLE:
+        """Remember a verdict; not one that may pass: a mount may come back, memory may be free."""
+        if self._db is None or reason in (Reason.UNREADABLE, Reason.OUT_OF_MEMORY):
+            return
+        try:
+            prints = self._print_files(files)
+        except OSError:  # a file is gone meanwhile
             return
         self._db.execute(
             "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?)",
-            (key, self._print_files(files), reason.value if reason else None, text, content and content.to_text()),
+            (_storable(key), prints, reason.value if reason else None, text, content and content.to_text()),
         )
         if time.monotonic() - self._committed > _BATCH_SECONDS:
             self._db.commit()
             self._committed = time.monotonic()
+
+
+def _storable(name: str) -> str | bytes:
+    """A name as SQLite takes it: its text is UTF-8, and a file's name need not be."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name
 
 
 def _make_table(db: sqlite3.Connection) -> None:

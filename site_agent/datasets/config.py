@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from messages.ground.settings import Settings
 from messages.tasks.base import Concept
 
+MOST_CONCEPTS = 255
+"""A label map has a byte for each voxel."""
+
 
 class DatasetConfig(Settings):
     """One data set.
@@ -24,6 +27,8 @@ class DatasetConfig(Settings):
             names them otherwise than the experiments do.
         patient_id: regular expression with one group that finds the patient in a case's name, so that all
             time points of a patient stay in one split. Default: by the layout's own naming.
+        names: how files are named where the built-in endings do not fit: "label", a channel, or "ignore" → endings,
+            such as {"label": ["tumor_mask"]}. They take the place of the built-in ones of that role (`filenames`).
         withdrawn: file with one patient or case a line that must not be used; "#" starts a comment.
     """
 
@@ -31,6 +36,7 @@ class DatasetConfig(Settings):
     path: Path
     labels: dict[int, Concept] = Field(default_factory=dict)
     channels: tuple[str, ...] | None = None
+    names: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=lambda value: not value)
     patient_id: str | None = None
     withdrawn: Path | None = None
 
@@ -41,6 +47,9 @@ class DatasetConfig(Settings):
             raise ValueError(f"labels: {wrong[0]} is not allowed; integers from 1 to 65535 (0 is background)")
         if self.source == "brats" and not self.labels:
             raise ValueError('labels: name what each integer means, for example { 1 = "NCR", 2 = "ED", 3 = "ET" }')
+        if len(set(self.labels.values())) > MOST_CONCEPTS:
+            raise ValueError(f"labels: at most {MOST_CONCEPTS} concepts")
+        self._check_names()
         if self.channels is not None and (not self.channels or len(set(self.channels)) != len(self.channels)):
             raise ValueError("channels: name each modality once")
         if self.patient_id is not None:
@@ -51,6 +60,23 @@ class DatasetConfig(Settings):
             if pattern.groups != 1:
                 raise ValueError(f"patient_id has {pattern.groups} groups; exactly one finds the patient")
         return self
+
+    def _check_names(self) -> None:
+        endings = [ending.lower() for several in self.names.values() for ending in several]
+        for role in self.names:
+            meant = role.lower() in ("label", "ignore") and not role.islower()
+            if meant or re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,31}", role) is None:
+                raise ValueError(f'names: {role!r} is neither "label", "ignore" nor a modality')
+        if not all(self.names.values()) or not all(endings):
+            raise ValueError("names: say at least one ending for each role")
+        twice = next((ending for ending in endings if endings.count(ending) > 1), None)
+        if twice is not None:
+            raise ValueError(f"names: {twice!r} is given twice")
+        unfit = next((ending for ending in endings if "/" in ending or ending.endswith((".nii", ".gz"))), None)
+        if unfit is not None:
+            raise ValueError(f'names: {unfit!r} is no ending of a name without ".nii.gz"')
+        if self.source == "decathlon" and (strange := set(self.names) - {"label"}):
+            raise ValueError(f'names: {sorted(strange)[0]!r} does not fit "decathlon"; only "label" does')
 
     def patient_of(self, case: str) -> str:
         """The patient in a case's name; the whole name where the expression finds none."""

@@ -1,41 +1,45 @@
-"""How folders are laid out: BraTS (a folder a case) and Medical Segmentation Decathlon (imagesTr, labelsTr).
+"""How folders are laid out: BraTS (a folder a case), Medical Segmentation Decathlon and nnU-Net (imagesTr, labelsTr).
 
-Finds files and pairs them; opens none of them but dataset.json and, in a Decathlon folder, one header.
-BraTS: Baid et al. 2021, arXiv 2107.02314 (names of 2017-2021), and the BraTS 2023 challenge's data page (names
-since then). Decathlon: Simpson et al. 2019, arXiv 1902.09063.
+Finds files and pairs them; opens none of them but dataset.json. BraTS and the endings of files: `filenames`. Decathlon:
+Simpson et al. 2019, arXiv 1902.09063, a 4-D file a case. nnU-Net's raw layout (documentation/dataset_format.md): a file
+a channel, NAME_0000.nii.gz.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from messages.ground.errors import DataError
-from messages.ground.written.documents import read_json
-from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.config import MOST_CONCEPTS, DatasetConfig
+from site_agent.datasets.description import DescribedLabels, Description, read_description
+from site_agent.datasets.filenames import LABEL, FileRoles, FoundFiles, nifti_stem, split_channel
+from site_agent.datasets.opening import is_folder, show_name
 
-_SUFFIX = re.compile(r"\.nii(\.gz)?(\.enc)?$", re.IGNORECASE)
-_BRATS_ENDINGS = {
-    "t1": "T1", "t1n": "T1",
-    "t1ce": "T1c", "t1c": "T1c", "t1gd": "T1c",
-    "t2": "T2", "t2w": "T2",
-    "flair": "FLAIR", "t2f": "FLAIR",
-    "seg": "label",
-}  # fmt: skip
+IMAGES, LABELS = "imagesTr", "labelsTr"
+MOST_FOLDERS = 20
+"""Folders of a folder that are looked into for a file to name."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Files that belong together by their names. `images` by channel; label None where there is none;
-    `unreadable` says why the case's own folder cannot be looked into."""
+    """Files that belong together by their names.
+
+    Attributes:
+        images: by channel. label: None where there is none.
+        unreadable: why the case's own folder cannot be looked into.
+        rivals: further files of a role (channel, or "label"): one name too many, unless they hold the same.
+        unrecognised: the name of a NIfTI file of which nothing says what it is.
+    """
 
     key: str
     images: dict[str, Path]
     label: Path | None
     unreadable: str = ""
+    rivals: tuple[tuple[str, Path], ...] = ()
+    unrecognised: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,20 @@ class Layout:
     Attributes:
         candidates: by key, sorted.
         labels: integers → concepts, from the operator or from dataset.json.
-        channels: decathlon: the modalities' names in the order of the 4-D files' volumes; else empty.
+        channels: decathlon: the modalities' names in their order; else empty.
         four_dimensional: one file holds all channels (a single channel may be 3-D all the same).
+        ignored: the label's integer of what nobody annotated (nnU-Net).
+        stray: names of NIfTI files beside the cases, which belong to none.
+        unused: endings of the operator's (`names`) that no file has.
     """
 
     candidates: tuple[Candidate, ...]
     labels: dict[int, str]
     channels: tuple[str, ...] = ()
     four_dimensional: bool = False
+    ignored: int | None = None
+    stray: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def find_cases(config: DatasetConfig) -> Layout:
@@ -61,19 +71,15 @@ def find_cases(config: DatasetConfig) -> Layout:
     Raises:
         DataError: the folder is missing, may not be read, or holds no case.
     """
-    if config.source == "brats":
-        candidates = _find_brats(config.path)
-        layout = Layout(candidates, dict(config.labels))
-    else:
-        channels = config.channels or _json_channels(config.path)
-        layout = Layout(_find_decathlon(config.path), labels_of(config), channels, True)
+    layout = _find_brats(config) if config.source == "brats" else _find_pairs(config)
     if not layout.candidates:
+        lying = _name_stray(config.path)
         raise DataError(
-            "the folder holds no case",
+            "the folder holds no case" + (f", but NIfTI files such as {lying}" if lying else ""),
             where=str(config.path),
             advice='A "brats" data set has a folder a case with files such as NAME-t1c.nii.gz and NAME-seg.nii.gz'
             if config.source == "brats"
-            else 'A "decathlon" data set has imagesTr/NAME.nii.gz and labelsTr/NAME.nii.gz',
+            else 'A "decathlon" data set has imagesTr/NAME.nii.gz (or NAME_0000.nii.gz) and labelsTr/NAME.nii.gz',
         )
     return layout
 
@@ -84,26 +90,22 @@ def labels_of(config: DatasetConfig) -> dict[int, str]:
     Raises:
         DataError: neither says what the integers mean.
     """
+    return dict(describe_labels(config).concepts)
+
+
+def describe_labels(config: DatasetConfig) -> DescribedLabels:
+    """What the labels' integers mean; raises as `labels_of`."""
     if config.labels:
-        return dict(config.labels)
-    content = _dataset_json(config.path)
-    named = content.get("labels") if content else None
-    labels: dict[int, str] = {}
-    for key, name in (named or {}).items() if isinstance(named, dict) else ():
-        if not str(key).isdecimal() or not isinstance(name, str):
-            raise DataError(
-                '"labels" does not map integers to names',
-                where=str(config.path / "dataset.json"),
-                advice="Name the integers under labels in site.toml instead",
-            )
-        if int(key) != 0:
-            labels[int(key)] = re.sub(r"[^A-Za-z0-9_-]+", "_", name.strip())
-    if not labels:
+        return DescribedLabels(config.labels)
+    labels = read_description(config.path).read_labels()
+    if not labels.concepts:
         raise DataError(
             "nothing says what the labels' integers mean",
             where=str(config.path),
             advice='Add labels = { 1 = "NAME", … } to the data set in site.toml, or a dataset.json',
         )
+    if len(set(labels.concepts.values())) > MOST_CONCEPTS:
+        raise DataError(f"names more than {MOST_CONCEPTS} labels", where=str(config.path / "dataset.json"))
     return labels
 
 
@@ -140,67 +142,112 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
         ) from None
 
 
-def nifti_stem(name: str) -> str | None:
-    """A NIfTI file's name without its ending (".enc": encrypted, `vault`); None for another file."""
-    return _SUFFIX.sub("", name) if _SUFFIX.search(name) else None
-
-
-def _find_brats(path: Path) -> tuple[Candidate, ...]:
-    found = []
-    for entry in list_entries(path):
-        if not entry.is_dir():
+def _find_brats(config: DatasetConfig) -> Layout:
+    roles, found, stray = FileRoles(config.names), [], []
+    for entry in list_entries(config.path):
+        if not is_folder(entry):
+            if nifti_stem(entry.name) is not None:
+                stray.append(entry.name)
+                continue
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                found.append(Candidate(entry.name, {}, None, "is a link that leads nowhere"))
             continue
-        images: dict[str, Path] = {}
-        label = None
         try:
             files = list_entries(Path(entry.path))
         except DataError as error:  # one locked case must not hide the others
             found.append(Candidate(entry.name, {}, None, error.what))
             continue
+        lying = FoundFiles()
         for file in files:
-            name = nifti_stem(file.name)
-            channel = _BRATS_ENDINGS.get(re.split(r"[-_]", name)[-1].lower()) if name else None
-            if channel == "label":
-                label = label or Path(file.path)
-            elif channel is not None:
-                images.setdefault(channel, Path(file.path))
-        if images or label is not None:  # a folder of something else is no case
-            found.append(Candidate(entry.name, images, label))
-    return tuple(found)
+            if (stem := nifti_stem(file.name)) is not None and not is_folder(file):
+                lying.add_file(roles.find_role(stem), Path(file.path))
+        if lying.chosen or lying.unrecognised:  # a folder of something else is no case
+            label = lying.chosen.pop(LABEL, None)
+            found.append(Candidate(entry.name, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
+    return Layout(tuple(found), dict(config.labels), stray=tuple(stray), unused=roles.unused)
 
 
-def _find_decathlon(path: Path) -> tuple[Candidate, ...]:
-    list_entries(path)  # says what is wrong with the data set's own folder first
-    by_name: list[dict[str, Path]] = []
-    for folder in ("imagesTr", "labelsTr"):
-        files = [(nifti_stem(file.name), Path(file.path)) for file in list_entries(path / folder)]
-        by_name.append({name: file for name, file in files if name})
-    images, labels = by_name
-    return tuple(
-        Candidate(name, {"": images[name]} if name in images else {}, labels.get(name))
-        for name in sorted(images.keys() | labels.keys())
-    )
-
-
-def _dataset_json(path: Path) -> dict[str, Any] | None:
-    """dataset.json where it exists."""
-    file = path / "dataset.json"
-    if not os.path.lexists(file):
-        return None
-    content = read_json(file, refuse=DataError, advice="Mend it, or move it away")
-    if not isinstance(content, dict):
-        raise DataError("is not a JSON object", where=str(file), advice="Mend it, or move it away")
-    return content
-
-
-def _json_channels(path: Path) -> tuple[str, ...]:
-    """Modalities' names by dataset.json ("modality": {"0": "MRI"}; "channel_names" in nnU-Net's dialect)."""
-    content = _dataset_json(path) or {}
-    named = content.get("modality", content.get("channel_names"))
-    if not isinstance(named, dict) or not named or not all(str(key).isdecimal() for key in named):
+def _find_pairs(config: DatasetConfig) -> Layout:
+    """Decathlon, or nnU-Net's raw layout: the names decide, and dataset.json where they leave it open."""
+    list_entries(config.path)  # says what is wrong with the data set's own folder first
+    roles = FileRoles(config.names)
+    images = _list_niftis(config.path / IMAGES)
+    labels: dict[str, list[Path]] = {}
+    for stem, paths in _list_niftis(config.path / LABELS).items():
+        labels.setdefault(roles.strip_label(stem), []).extend(paths)
+    description = _describe(config)
+    channels = config.channels or description.read_channels()
+    if not channels:
         raise DataError(
             "nothing names the images' modalities",
-            where=str(path),
+            where=str(config.path),
             advice='Add channels = ["T1"] to the data set in site.toml, or a dataset.json with "modality"',
         )
-    return tuple(str(named[key]) for key in sorted(named, key=lambda key: int(key)))
+    described = describe_labels(config)
+    raw = is_raw(images, labels, description)
+    found: dict[str, FoundFiles] = {}
+    for stem, paths in images.items():
+        case, role = _place_image(stem, channels) if raw else (stem, "")
+        for path in paths:
+            found.setdefault(case, FoundFiles()).add_file(role, path)
+    for stem, paths in labels.items():
+        for path in paths:
+            found.setdefault(stem, FoundFiles()).add_file(LABEL, path)
+    candidates = []
+    for key, lying in sorted(found.items()):
+        label = lying.chosen.pop(LABEL, None)
+        candidates.append(Candidate(key, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
+    layout = Layout(tuple(candidates), dict(described.concepts), channels, not raw, described.ignored)
+    return replace(layout, unused=roles.unused)
+
+
+def is_raw(images: Collection[str], labels: Collection[str], description: Description) -> bool:
+    """Whether files of these names (without endings) are in nnU-Net's raw layout: NAME_0000 and NAME."""
+    numbered = {stem: split[0] for stem in images if (split := split_channel(stem)) is not None}
+    exact = sum(stem in labels for stem in images)
+    paired = sum(case in labels for case in numbered.values())
+    if exact and paired:
+        return description.is_raw or paired > exact
+    return bool(paired) or (bool(numbered) and not exact and description.is_raw)
+
+
+def _place_image(stem: str, channels: Sequence[str]) -> tuple[str, str | None]:
+    """Case and channel of a raw file; the channel is None where it has no number, or one that nothing names."""
+    split = split_channel(stem)
+    if split is None:
+        return stem, None
+    return split[0], channels[split[1]] if split[1] < len(channels) else None
+
+
+def _list_niftis(folder: Path) -> dict[str, list[Path]]:
+    """NIfTI files by their names without endings."""
+    found: dict[str, list[Path]] = {}
+    for entry in list_entries(folder):
+        if (stem := nifti_stem(entry.name)) is not None and not is_folder(entry):
+            found.setdefault(stem, []).append(Path(entry.path))
+    return found
+
+
+def _describe(config: DatasetConfig) -> Description:
+    """dataset.json; where the operator says all that it could, a broken one does not matter."""
+    try:
+        description = read_description(config.path)
+        description.require_nifti()
+    except DataError:
+        if config.labels and config.channels:
+            return Description(config.path / "dataset.json", {})
+        raise
+    return description
+
+
+def _name_stray(folder: Path, deep: int = 3) -> str:
+    """A NIfTI file that lies in a folder, or in one below it; "" where there is none."""
+    try:
+        entries = list_entries(folder)
+    except DataError:
+        return ""
+    for entry in entries:
+        if nifti_stem(entry.name) is not None:
+            return show_name(entry.name)
+    below = (Path(entry.path) for entry in entries[:MOST_FOLDERS] if is_folder(entry)) if deep else ()
+    return next((found for place in below if (found := _name_stray(place, deep - 1))), "")

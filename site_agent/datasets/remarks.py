@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.layouts import Layout
 from site_agent.datasets.twins import Content, share_images, share_labels
 
 SHOWN = 5
@@ -48,6 +49,18 @@ def remark_on_names(config: DatasetConfig, names: Sequence[str]) -> Iterator[str
             f"{_list_some(parted[0])} look like time points of one patient, and count as patients of their own: say"
             " with patient_id which part of a name is the patient"
         )
+
+
+def remark_on_files(layout: Layout) -> Iterator[str]:
+    """NIfTI files of which nothing says what they are, where the cases that they lie beside are used without them."""
+    names = [*layout.stray, *(one.unrecognised for one in layout.candidates if one.unrecognised)]
+    if names:
+        yield (
+            f"nothing says what {_list_some(names)} {'is' if len(names) == 1 else 'are'}: files are known by the end of"
+            " their names (names in site.toml), in a folder a case"
+        )
+    if layout.unused:
+        yield f"no file's name ends with {_list_some(layout.unused)} (names in site.toml)"
 
 
 def remark_on_parts(withdrawn: Iterable[str], used: Iterable[str], patient_of: Callable[[str], str]) -> Iterator[str]:

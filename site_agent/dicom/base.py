@@ -60,11 +60,14 @@ class Fetched:
         received: objects handed to `take`, those that were there before not counted.
         present: objects of the series that are there now.
         reason: None where all that the source announced is there; else why not.
+        lacking: objects that are known to be missing, as the source names them: files, or SOP Instance UIDs. May name
+            patients: for the operator's eyes.
     """
 
     received: int
     present: int
     reason: Reason | None = None
+    lacking: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ class Looked:
         mixed_patients: studies left out because they name several patients (`Reason.MIXED_PATIENTS`).
         not_asked: studies that the source gave although they do not fit the query.
         unusable: studies or series left out because they have no usable UID.
+        unreadable_files: names of unreadable ones (folders only), for the operator's eyes. May name patients: never
+            logged, never written to disk.
     """
 
     objects: int = 0
@@ -87,6 +92,7 @@ class Looked:
     mixed_patients: int = 0
     not_asked: int = 0
     unusable: int = 0
+    unreadable_files: tuple[str, ...] = ()
 
 
 class StudySource(Protocol):

@@ -6,13 +6,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from messages.experiment import Experiment
 from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
+from site_agent.datasets.opening import show_name
 from site_agent.training import optimise
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Sampler
@@ -31,6 +34,30 @@ class NotANumber(WorkFailed):
     """The loss became NaN or infinite; `messages.reasons.Reason.NAN_LOSS`."""
 
     reason = Reason.NAN_LOSS
+
+
+class NotFiniteCase(WorkFailed):
+    """A case that is trained on holds NaN or infinity; `messages.reasons.Reason.NOT_FINITE`."""
+
+    reason = Reason.NOT_FINITE
+
+
+@contextmanager
+def blame_nan_loss(cases: Sequence[CachedCase]) -> Iterator[None]:
+    """Around training: where the loss is no number, say whether these cases' data or the training is to blame.
+
+    Raises:
+        NotFiniteCase: the data: a case is not finite. NotANumber: the training: every case is.
+    """
+    try:
+        yield
+    except NotANumber as error:
+        for case in cases:
+            if not np.isfinite(case.image).all():
+                advice = "The file in the cache is damaged: remove the experiment's folder under STATE/cache"
+                raise NotFiniteCase("holds NaN or infinity", where=show_name(case.name), advice=advice) from None
+        what = f"{error.what}; every image is finite, so the training is to blame"
+        raise NotANumber(what, advice=error.advice) from None
 
 
 @dataclass(frozen=True)
@@ -159,5 +186,6 @@ def _draw_batches(sampler: Sampler, device: torch.device, first: int) -> Iterato
 
 def _require_finite(loss: float) -> float:
     if not math.isfinite(loss):
-        raise NotANumber("the loss is not a finite number any more", advice="Lower the learning rate")
+        advice = "Lower the learning rate, or set training.clip_norm"
+        raise NotANumber("the loss is not a finite number any more", advice=advice)
     return loss

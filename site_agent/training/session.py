@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,17 +30,20 @@ from nets.build import build_net
 from nets.registry import read_spec as read_net
 from nets.weights import arrays_of, load_weights, manifest
 from site_agent.data.described import dataset_of
+from site_agent.datasets.barrier import hold_faults
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.source import Case, CaseError, Survey, load_case, survey_cases
+from site_agent.datasets.opening import show_name
+from site_agent.datasets.source import Case, CaseError, LoadedCase, Survey, load_case, survey_cases
 from site_agent.datasets.splits import split_cases
 from site_agent.datasets.vault import ARRAYS, CASES, Vault
 from site_agent.dicom.base import Accounting
 from site_agent.disk.room import Room
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
+from site_agent.training.cases.precision import choose_format
 from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.checkpoint import Checkpoints
-from site_agent.training.engine import train_round
+from site_agent.training.engine import blame_nan_loss, train_round
 from site_agent.training.files import open_model, write_update
 from site_agent.training.interrupt import Interrupt
 from site_agent.training.optimise import KeptState
@@ -152,18 +156,19 @@ class TrainingSession:
         if not resumes:
             report(0, 0, 1, None, None)
         with self._interrupt.hold_signal():
-            result = train_round(
-                self._net,
-                cases,
-                experiment,
-                self.learner,
-                round_number=request.round,
-                site=self.site,
-                device=self.device,
-                kept=kept,
-                report=report,
-                keeper=keeper,
-            )
+            with blame_nan_loss(cases):
+                result = train_round(
+                    self._net,
+                    cases,
+                    experiment,
+                    self.learner,
+                    round_number=request.round,
+                    site=self.site,
+                    device=self.device,
+                    kept=kept,
+                    report=report,
+                    keeper=keeper,
+                )
             # The checkpoint stays until the agent frees the round: a kill before the update is stored costs little.
             update = self._described_manifest(request.update)
             write_update(request.output, arrays_of(self._net), update, received, on_chunks=written)
@@ -201,7 +206,12 @@ class TrainingSession:
         self.cache_folder.mkdir(parents=True, exist_ok=True)
         self._room = Room(Path(request.state or request.cache), request.disk_bytes)
         config, prepared = self._find_data(request)
+        self._keys: dict[str, str] = {}
         survey = self._survey_dataset(config) if prepared is None or prepared.used else Survey(0, (), {}, ())
+        for name in self._keys.keys() - {case.key for case in survey.cases}:  # a copy of somebody who has withdrawn
+            cache.remove_case(self.cache_folder, self._keys[name], self._arrays)
+        for one in survey.details:
+            _name_left_out(one.key, one.reason, one.text)
         # What was left out on the way from DICOM counts with what the survey leaves out.
         left_out = Counter({str(reason): count for reason, count in survey.left_out.items()})
         before = Counter[Reason]() if prepared is None else prepared.left_out
@@ -214,9 +224,11 @@ class TrainingSession:
             for case in parts[name]:
                 done += 1
                 try:
-                    key, cached = self._cached_case(case, config)
+                    with hold_faults(case.key):
+                        key, cached = self._cached_case(case, config)
                 except CaseError as error:  # it could be read a moment ago: count it, and go on without it
                     left_out[str(error.reason)] += 1
+                    _name_left_out(case.key, error.reason, str(error))
                     continue
                 self.splits[name].append(cached)
                 fingerprint.update(f"{name} {key}\n".encode())
@@ -251,6 +263,8 @@ class TrainingSession:
             lambda done, total: self._report_progress(0, "preparing", done, 2 * total),
             cache=self.cache_folder / "survey.sqlite",
             vault=self._cases,
+            preprocessing=self.experiment.preprocessing,
+            visit=self._keep_case,
         )
 
     def _find_data(self, request: Prepare) -> tuple[DatasetConfig, Accounting | None]:
@@ -273,16 +287,31 @@ class TrainingSession:
         )
 
     def _cached_case(self, case: Case, config: DatasetConfig) -> tuple[str, CachedCase]:
-        settings = self.experiment.preprocessing
-        loaded = load_case(case, config, self._cases)
-        concepts = self.experiment.task.concepts
-        label = _in_terms_of(concepts, loaded.label, loaded.concepts)
-        key = cache.content_key(loaded.image, label, loaded.affine, settings, concepts)
-        if not cache.holds_case(self.cache_folder, key, self._arrays):
-            prepared = prepare_case(loaded.image, label, loaded.affine, settings)
-            self._room.require_room(cache.size_of(prepared), "preprocessed cases")
-            cache.store_case(self.cache_folder, key, prepared, self._arrays)
-        return key, cache.fetch_case(self.cache_folder, key, case.key, self._arrays)
+        """A case out of the cache; it is read and made again where it is not there, or does not read any more."""
+        for last in (False, True):
+            if case.key not in self._keys:
+                self._keep_case(case, load_case(case, config, self._cases))
+            key = self._keys[case.key]
+            try:
+                return key, cache.fetch_case(self.cache_folder, key, show_name(case.key), self._arrays)
+            except (OSError, EOFError, ValueError, LookupError, TypeError):  # what lies there is damaged
+                if last:
+                    raise
+                cache.remove_case(self.cache_folder, self._keys.pop(case.key), self._arrays)
+        raise AssertionError("unreachable")
+
+    def _keep_case(self, case: Case, loaded: LoadedCase) -> None:
+        """Preprocess a case and put it into the cache, as far as it is not there."""
+        with hold_faults(case.key):
+            settings, concepts = self.experiment.preprocessing, self.experiment.task.concepts
+            label = _in_terms_of(concepts, loaded.label, loaded.concepts)
+            numbers = choose_format(loaded.image, settings)
+            key = cache.content_key(loaded.image, label, loaded.affine, settings, concepts, numbers)
+            if not cache.holds_case(self.cache_folder, key, self._arrays):
+                prepared = prepare_case(loaded.image, label, loaded.affine, settings)
+                self._room.require_room(cache.size_of(prepared), "preprocessed cases")
+                cache.store_case(self.cache_folder, key, prepared, self._arrays)
+            self._keys[case.key] = key
 
     def _load_model(self, path: str, plain: Mapping[str, object]) -> dict[str, Tensor]:
         """Decode a model into the net; what was read, mapped, for the update to differ from."""
@@ -324,6 +353,11 @@ class TrainingSession:
                 eta_seconds=eta_seconds,
             )
         )
+
+
+def _name_left_out(key: str, reason: Reason, text: str) -> None:
+    """A line in the trainer's own log, which stays at the site."""
+    sys.stderr.write(f"left out: {show_name(key)} ({reason}): {text}\n")
 
 
 def _in_terms_of(concepts: Sequence[str], label: NDArray[np.uint8], own: Sequence[str]) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 A code's meaning is free text and its value may be anybody's; so a code stays only where (scheme, value) is known from
 elsewhere, and its meaning is written anew. Any other code becomes `WITHHELD`, which is still a code: a label that
-carried one never counts as one without.
+carried one never counts as one without, unless its scheme is private.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from functools import lru_cache
 
 WITHHELD = ("99KONSIL", "withheld")
 """Coding scheme designator (private ones begin with 99: PS3.16, 8.2) and code value of a code that did not pass."""
+WITHHELD_PRIVATE = ("99KONSIL", "withheld private")
+"""As `WITHHELD`, of a private scheme: a planning system's own word for a kind of structure, which says nothing here."""
 _SNOMED_RT = ("SRT", "SNM3", "99SDM")
 """Retired designators of SNOMED's old codes (PS3.16, 8.1)."""
 
@@ -35,6 +37,11 @@ def _public_codes() -> Mapping[tuple[str, str], str]:
     return known
 
 
+def is_private_scheme(scheme: str) -> bool:
+    """Whether a coding scheme is private: 99 and anything, or L for "local" (PS3.16, 8.2; HL7 table 0396)."""
+    return scheme.startswith("99") or scheme == "L"
+
+
 class Codes:
     """Which codes pass.
 
@@ -50,5 +57,5 @@ class Codes:
         key = (scheme.strip(), value.strip())
         meaning = self._own.get(key) or _public_codes().get(key)
         if meaning is None:
-            return (*WITHHELD, "Withheld")
+            return (*(WITHHELD_PRIVATE if is_private_scheme(key[0]) else WITHHELD), "Withheld")
         return (*key, meaning[:64])

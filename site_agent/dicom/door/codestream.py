@@ -9,9 +9,16 @@ from __future__ import annotations
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _JPEG = frozenset({*range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xF7, 0xF8})
 """Frame headers, Huffman and arithmetic tables, SOS, DQT, DNL, DRI; JPEG-LS's SOF55 and LSE. Not APPn, COM, JPGn."""
+_FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+"""SOF0 to SOF15 and SOF55; among them are DHT, JPG and DAC."""
+_SIZ = 0x51
 _SOC, _SOT, _SOD, _EOC = 0x4F, 0x90, 0x93, 0xD9
 _JPEG_2000 = frozenset({0x50, 0x51, 0x52, 0x53, 0x59, 0x5C, 0x5D, 0x5E, 0x5F, 0x60, 0x61, 0x63})
 """CAP, SIZ, COD, COC, CPF, QCD, QCC, RGN, POC, PPM, PPT, CRG. Not COM, nor TLM, PLM, PLT: lengths, which may change."""
+
+
+Size = tuple[int, int, int]
+"""Rows, columns, components."""
 
 
 class Malformed(ValueError):
@@ -22,7 +29,7 @@ def strip_jpeg(frame: bytes) -> bytes:
     """A JPEG or JPEG-LS frame, from SOI to EOI.
 
     Raises:
-        Malformed: a marker or its length is wrong, or the end is missing.
+        Malformed: a marker or its length is wrong, the end is missing, or another image follows.
     """
     if frame[:2] != bytes((0xFF, _SOI)):
         raise Malformed("no start of image")
@@ -30,6 +37,7 @@ def strip_jpeg(frame: bytes) -> bytes:
     while True:
         marker, at = _read_marker(frame, at)
         if marker == _EOI:
+            _require_last(frame, at, bytes((0xFF, _SOI, 0xFF)))
             return b"".join((*kept, bytes((0xFF, _EOI))))
         segment, at = _read_segment(frame, at)
         if marker in _JPEG:
@@ -53,6 +61,7 @@ def jpeg_2000(frame: bytes) -> bytes:
         start = at
         marker, at = _read_marker(frame, at)
         if marker == _EOC:
+            _require_last(frame, at, bytes((0xFF, _SOC, 0xFF, _SIZ)))
             return b"".join((*kept, bytes((0xFF, _EOC))))
         if marker == _SOT:
             part, at = _tile_part(frame, start)
@@ -61,6 +70,45 @@ def jpeg_2000(frame: bytes) -> bytes:
         segment, at = _read_segment(frame, at)
         if marker in _JPEG_2000:
             kept.append(bytes((0xFF, marker)) + segment)
+
+
+def _require_last(frame: bytes, end: int, start: bytes) -> None:
+    """Raises Malformed where another image follows: more frames are there than the object says."""
+    if frame.find(start, end) >= 0:
+        raise Malformed("a second image behind the first")
+
+
+def measure_jpeg(frame: bytes) -> Size:
+    """The size that a frame which `strip_jpeg` made says of itself (T.81, B.2.2; T.87, C.2.2).
+
+    Raises:
+        Malformed: it says none before its first scan.
+    """
+    at = 2
+    while True:
+        marker, at = _read_marker(frame, at)
+        if marker in (_SOS, _EOI):
+            raise Malformed("no frame header")
+        segment, at = _read_segment(frame, at)
+        if marker in _FRAME_HEADERS and len(segment) >= 8:
+            return int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[5:7], "big"), segment[7]
+
+
+def measure_jpeg_2000(frame: bytes) -> Size:
+    """The size that a code stream which `jpeg_2000` made says of itself (T.800, A.5.1).
+
+    Raises:
+        Malformed: it says none.
+    """
+    at = 2
+    while True:
+        marker, at = _read_marker(frame, at)
+        if marker in (_SOT, _EOC):
+            raise Malformed("no size")
+        segment, at = _read_segment(frame, at)
+        if marker == _SIZ and len(segment) >= 38:
+            columns, rows, left, top = (int.from_bytes(segment[4 * n : 4 * n + 4], "big") for n in range(1, 5))
+            return rows - top, columns - left, int.from_bytes(segment[36:38], "big")
 
 
 def _read_marker(frame: bytes, at: int) -> tuple[int, int]:

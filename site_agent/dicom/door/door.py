@@ -89,6 +89,16 @@ class Door:
             str(clean.SOPInstanceUID),
         )
 
+    def name_object(self, obj: Object) -> str:
+        """The file that an object came from, else its UID as its source has it; "" if that cannot be read.
+
+        May name a patient: for the operator's eyes, and sealed where it is written.
+        """
+        try:
+            return str(getattr(obj, "filename", None) or obj["SOPInstanceUID"].value or "")
+        except Exception:  # noqa: BLE001 - missing (KeyError), or malformed in any way
+            return ""
+
 
 _NAMES = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 

@@ -1,8 +1,8 @@
 """An object's pixels as they may lie on disk: every value, and not a byte beside them.
 
-Compressed frames carry comments (`codestream`), pixels have unused bits in which retired overlays lie, and a Pixel Data
-element may be longer than its frames. JPEG, JPEG-LS and JPEG 2000 stay compressed, since decoders of other people's
-bytes belong into processes that may die (`pool`); all else becomes Explicit VR Little Endian.
+Compressed frames carry comments (`codestream`), and pixels have unused bits in which retired overlays lie. JPEG,
+JPEG-LS and JPEG 2000 stay compressed, since decoders of other people's bytes belong into processes that may die
+(`pool`); all else becomes Explicit VR Little Endian.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ import numpy.typing as npt
 from messages.reasons import Reason
 from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.door import codestream
+from site_agent.dicom.extent import BIG_ENDIAN, NATIVE, Extent, read_extent, require_exact
 
 _WORDS = {8: "u1", 16: "<u2", 32: "<u4"}
-_STREAMS: dict[str, Callable[[bytes], bytes]] = {
-    **{f"1.2.840.10008.1.2.4.{kind}": codestream.strip_jpeg for kind in (50, 51, 57, 70, 80, 81)},
-    **{f"1.2.840.10008.1.2.4.{kind}": codestream.jpeg_2000 for kind in (90, 91, 201, 202, 203)},
+_JPEG = (codestream.strip_jpeg, codestream.measure_jpeg)
+_JPEG_2000 = (codestream.jpeg_2000, codestream.measure_jpeg_2000)
+_STREAMS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], codestream.Size]]] = {
+    **{f"1.2.840.10008.1.2.4.{kind}": _JPEG for kind in (50, 51, 57, 70, 80, 81)},
+    **{f"1.2.840.10008.1.2.4.{kind}": _JPEG_2000 for kind in (90, 91, 201, 202, 203)},
 }
-"""Transfer syntax (PS3.5, A.4) → what keeps of a frame only what a decoder needs."""
+"""Transfer syntax (PS3.5, A.4) → what keeps of a frame only what a decoder needs, and what reads its size."""
+_RLE_MOST = 64
+"""Two bytes of RLE stand for 128 at the most (PS3.5, G.3.1): more is claimed than can be there."""
 
 
 def put_pixels(obj: Object, clean: Object) -> None:
@@ -33,69 +38,71 @@ def put_pixels(obj: Object, clean: Object) -> None:
         clean: has the image pixel attributes (PS3.3, C.7.6.3) already.
 
     Raises:
-        Refused: UNDECODABLE_PIXELS: damaged, too short, or compressed in another way; UNSUPPORTED_IMAGE: bits that
-            nothing explains.
+        Refused: UNREADABLE, UNSUPPORTED_IMAGE: as `extent.read_extent`, and bits that nothing explains.
+            UNDECODABLE_PIXELS: not exactly those that it says, damaged, or compressed in another way.
     """
-    from pydicom.uid import (
-        DeflatedExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        ExplicitVRLittleEndian,
-        ImplicitVRLittleEndian,
-        RLELossless,
-    )
+    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-    native = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
-    syntax = obj.file_meta.TransferSyntaxUID
-    content = obj["PixelData"].value
-    if not isinstance(content, bytes | bytearray) or not content:
-        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "an image without pixels")
-    content = bytes(content)
-    try:
-        rows, columns, bits = int(clean.Rows), int(clean.Columns), int(clean.BitsAllocated)
-        frames, samples = int(clean.get("NumberOfFrames") or 1), int(clean.get("SamplesPerPixel") or 1)
-    except (AttributeError, TypeError, ValueError):
-        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "an image that does not say how large it is") from None
+    extent = read_extent(clean)
+    if any(name in obj for name in ("FloatPixelData", "DoubleFloatPixelData")):
+        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "floating point pixels beside others")
+    content = require_exact(obj, extent)
+    syntax = str(obj.file_meta.TransferSyntaxUID)
     if syntax in _STREAMS:
-        return _put_compressed(obj, clean, content, frames)
+        return _put_compressed(obj, clean, content, extent)
     if syntax == RLELossless:
-        content = _unpack_rle(clean, content)
-    elif syntax not in native:
+        content = _unpack_rle(clean, content, extent)
+    elif syntax not in NATIVE:
         raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed in a way that is not supported")
-    expected = -(-rows * columns * frames * samples * bits // 8)
-    if expected <= 0 or len(content) < expected:
-        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, f"{len(content)} bytes of pixels where {expected} belong")
-    content = content[:expected]
-    if bits in (16, 32) and syntax == ExplicitVRBigEndian:
-        content = np.frombuffer(content, dtype=_WORDS[bits]).byteswap().tobytes()
+    bits = extent.allocated
+    if syntax == BIG_ENDIAN:
+        content = _swap_bytes(content, bits, str(obj["PixelData"].VR))
+    content = content[: extent.length]
     if bits in _WORDS:
-        content = _used_bits(content, bits, clean, _overlay_inside(obj))
+        content = _used_bits(content, extent, _overlay_inside(obj))
     clean.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     clean.add_new("PixelData", "OB" if bits <= 8 else "OW", content + b"\0" * (len(content) % 2))
     return None
 
 
-def _put_compressed(obj: Object, clean: Object, content: bytes, frames: int) -> None:
+def _swap_bytes(content: bytes, bits: int, vr: str) -> bytes:
+    """Big endian pixels as little endian ones; bytes in words of 16 bits (VR OW) are swapped too (PS3.5, A.3)."""
+    word = bits if bits > 8 else 16 if vr == "OW" else 8
+    if word == 8:
+        return content
+    even = content + b"\0" * (-len(content) % (word // 8))
+    return np.frombuffer(even, dtype=_WORDS[word]).byteswap().tobytes()
+
+
+def _put_compressed(obj: Object, clean: Object, content: bytes, extent: Extent) -> None:
     from pydicom.encaps import encapsulate, generate_frames
 
     if _overlay_inside(obj):
         raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "an overlay in compressed pixels")
-    syntax = obj.file_meta.TransferSyntaxUID
+    syntax = str(obj.file_meta.TransferSyntaxUID)
+    strip, measure = _STREAMS[syntax]
     try:
-        kept = [_STREAMS[syntax](frame) for frame in generate_frames(content, number_of_frames=frames)]
+        kept = [strip(frame) for frame in generate_frames(content, number_of_frames=extent.frames)]
+        sizes = {measure(frame) for frame in kept}
     except Exception:  # noqa: BLE001 - `Malformed`, and whatever pydicom makes of broken fragments
         raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed frames that are damaged") from None
-    if len(kept) != frames:
-        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, f"{len(kept)} compressed frames of {frames}")
+    if len(kept) != extent.frames:
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, f"{len(kept)} compressed frames of {extent.frames}")
+    if sizes != {(extent.rows, extent.columns, 1)}:
+        # What a decoder allocates is what the frame says of itself.
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed frames of another size than the image says")
     clean.file_meta.TransferSyntaxUID = syntax
     clean.add_new("PixelData", "OB", encapsulate(kept))
     clean["PixelData"].is_undefined_length = True
 
 
-def _unpack_rle(clean: Object, content: bytes) -> bytes:
+def _unpack_rle(clean: Object, content: bytes, extent: Extent) -> bytes:
     """RLE frames (PS3.5, annex G), native. pydicom's own decoder is Python and cannot take the process down."""
     from pydicom.pixels.utils import decompress
     from pydicom.uid import RLELossless
 
+    if extent.length > _RLE_MOST * len(content):
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed pixels that cannot be as many as the image says")
     clean.add_new("PixelData", "OB", content)
     clean["PixelData"].is_undefined_length = True
     clean.file_meta.TransferSyntaxUID = RLELossless
@@ -105,7 +112,10 @@ def _unpack_rle(clean: Object, content: bytes) -> bytes:
             decompress(clean, as_rgb=False, generate_instance_uid=False, decoding_plugin="pydicom")
     except Exception:  # noqa: BLE001 - a decoder may raise anything, and its words may quote the object
         raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed pixels that cannot be decoded") from None
-    return bytes(clean["PixelData"].value)
+    unpacked = bytes(clean["PixelData"].value)
+    if len(unpacked) not in (extent.length, extent.length + extent.length % 2):
+        raise ObjectRefused(Reason.UNDECODABLE_PIXELS, "compressed pixels of another number than the image says")
+    return unpacked
 
 
 def _overlay_inside(obj: Object) -> bool:
@@ -114,17 +124,14 @@ def _overlay_inside(obj: Object) -> bool:
     return any((group, 0x0102) in obj and (group, 0x3000) not in obj for group in groups)
 
 
-def _used_bits(content: bytes, bits: int, clean: Object, overlay: bool) -> bytes:
+def _used_bits(content: bytes, extent: Extent, overlay: bool) -> bytes:
     """Pixels of which only the stored bits are set, or, where signed, the sign's copies."""
-    stored = int(clean.get("BitsStored") or bits)
-    high = int(clean.get("HighBit") or stored - 1)
+    bits, stored = extent.allocated, extent.stored
     if stored == bits:
         return content
-    if not 0 < stored < bits or high != stored - 1:
-        raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, f"{stored} bits up to bit {high} of {bits}")
     words = np.frombuffer(content, dtype=_WORDS[bits])
     kept = words & words.dtype.type((1 << stored) - 1)
-    if int(clean.get("PixelRepresentation") or 0):
+    if extent.signed:
         signed = kept.view(words.dtype.str.replace("u", "i"))
         kept = ((signed << (bits - stored)) >> (bits - stored)).view(words.dtype)
     if not overlay and not np.array_equal(kept, words) and not _lacks_sign_extension(words, stored):

@@ -19,6 +19,7 @@ from site_agent.dicom.door import pixel_bytes
 from site_agent.dicom.door import profile_table as table
 from site_agent.dicom.door.codes import Codes
 from site_agent.dicom.door.pseudonyms import Pseudonyms
+from site_agent.dicom.extent import is_cut_off, is_torn
 from site_agent.dicom.volumes import mosaic
 
 _DECIMAL = re.compile(r"[+-]?(\d{1,16}(\.\d{0,24})?|\.\d{1,24})([eE][+-]?\d{1,3})?")
@@ -28,6 +29,10 @@ _LARGEST = 10**7
 _RANGES = {"US": (0, 2**16), "SS": (-(2**15), 2**15), "UL": (0, 2**32), "SL": (-(2**31), 2**31), "AT": (0, 2**32)}
 _DEPTH = 12
 """Sequences within sequences that are followed; enhanced objects and RT structure sets have four."""
+_LONGEST = 65534
+"""Bytes of a DS in explicit VR, whose length has two bytes (PS3.5, 7.1.2)."""
+_DELIMITERS = 0xFFFE
+"""Group of the tags that part items (PS3.5, 7.5): none is an element of one."""
 _CHARACTERS = "ISO_IR 192"
 _METHOD = "PS3.15 annex E: attributes by allow-list"
 
@@ -79,6 +84,8 @@ class Profile:
         clean.file_meta = meta
         if "PixelData" in obj:
             pixel_bytes.put_pixels(obj, clean)
+        elif _has_long_values(clean):
+            _make_implicit(clean)
         return clean
 
     def _clean_item(self, obj: Object, depth: int) -> Object:
@@ -90,8 +97,12 @@ class Profile:
         clean.set_original_encoding(False, True, default_encoding)  # see `clean`
         for tag in obj.keys():  # noqa: SIM118 - iterating the object would read every value of it
             action = _actions_by_tag().get(int(tag))
+            if tag.group == _DELIMITERS:
+                raise ObjectRefused(Reason.UNREADABLE, "a sequence whose items run into each other")
             if action is None:
                 continue
+            if is_cut_off(obj.get_item(tag)):
+                raise ObjectRefused(Reason.UNREADABLE, "an element that is shorter than it says")
             keyword, kind, vr = action
             if kind == "codes":
                 _put_value(clean, tag, "SQ", self._pass_codes(_read_items(obj, tag), depth))
@@ -99,7 +110,7 @@ class Profile:
                 deeper = _read_items(obj, tag) if depth < _DEPTH else ()
                 _put_value(clean, tag, "SQ", [self._clean_item(item, depth + 1) for item in deeper])
             else:
-                value = self._pass_value(kind, vr, _read_value(obj, tag))
+                value = self._pass_value(kind, vr, _read_value(obj, tag, vr))
                 if value is not None:
                     _put_value(clean, tag, _unsigned_or_not(vr, value), value)
                 elif keyword in table.ESSENTIAL and obj.get_item(tag).value not in (None, "", b""):
@@ -152,6 +163,26 @@ class Profile:
                     block.add_new(element, vr, numbers if len(numbers) > 1 else numbers[0])
                     kept = True
         return kept
+
+
+def _has_long_values(clean: Object) -> bool:
+    """Whether a contour's points are longer than explicit VR can say of a DS."""
+    return any(
+        sum(len(str(point)) + 1 for point in contour.get("ContourData") or ()) > _LONGEST
+        for roi in clean.get("ROIContourSequence") or ()
+        for contour in roi.get("ContourSequence") or ()
+    )
+
+
+def _make_implicit(clean: Object) -> None:
+    """Have an object written in implicit VR, where no value is too long."""
+    from pydicom.charset import convert_encodings
+    from pydicom.uid import ImplicitVRLittleEndian
+
+    for _ in clean:  # reads `_constant_elements`, whose bytes are explicit VR's
+        pass
+    clean.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    clean.set_original_encoding(True, True, list(convert_encodings(_CHARACTERS)))
 
 
 @cache
@@ -218,19 +249,37 @@ def _tag_of(keyword: str) -> int:
     return int(tag_for_keyword(keyword))
 
 
-def _read_value(obj: Object, tag: Any) -> Any:
-    """An element's value; None where there is none, or it cannot be read."""
+def _read_value(obj: Object, tag: Any, vr: str = "") -> Any:
+    """An element's value; None where there is none, or it cannot be read.
+
+    Args:
+        vr: by which an element of unknown VR (UN) is read. Values too long for their own VR's length are written so
+            (CP-1066; PS3.5, 6.2.2), and pydicom leaves those as they are.
+    """
     try:
         element = obj.get(tag)
+        if element is not None and element.VR == "UN" and vr and not element.is_empty:
+            element = _read_unknown(element, vr)
     except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed value, and quotes it
         return None
     return None if element is None or element.is_empty else element.value
 
 
+def _read_unknown(element: Any, vr: str) -> Any:
+    """An element of unknown VR by its tag's own: little endian, and items with implicit VR (PS3.5, 6.2.2)."""
+    from pydicom.dataelem import RawDataElement, convert_raw_data_element
+
+    content = bytes(element.value)
+    raw = RawDataElement(element.tag, vr, len(content), content, 0, vr == "SQ", True)
+    return convert_raw_data_element(raw)
+
+
 def _read_items(obj: Object, tag: Any) -> Iterator[Object]:
     from pydicom.sequence import Sequence
 
-    value = _read_value(obj, tag)
+    if is_torn(obj.get_item(tag)):
+        raise ObjectRefused(Reason.UNREADABLE, "a sequence that holds more or less than its items")
+    value = _read_value(obj, tag, "SQ")
     yield from value if isinstance(value, Sequence) else ()
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from messages.reasons import Reason
 from site_agent.dicom.base import LabelMap, Object, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
+from site_agent.dicom.door.codes import WITHHELD, is_private_scheme
 from site_agent.dicom.volumes import grid
 
 Mask = npt.NDArray[np.bool_]
@@ -104,7 +105,8 @@ def codes_of(items: Iterable[Object] | None) -> tuple[tuple[str, str], ...]:
 
 
 def concept_of(codes: Sequence[tuple[str, str]], name: str | None, rules: Labels) -> str | None:
-    """The concept that `rules` know by one of these codes; by its exact name only where the label carries no code.
+    """The concept that `rules` know by one of these codes; by its exact name only where the label carries no code of a
+    public scheme. Planning systems give every structure a code of their own, alike for all that are of a kind.
 
     SNOMED's retired codes (designator SRT) count as their SNOMED CT code (PS3.16, 8.1; pydicom's own table).
 
@@ -114,11 +116,12 @@ def concept_of(codes: Sequence[tuple[str, str]], name: str | None, rules: Labels
     Raises:
         Refused: the codes stand for two concepts (`UNMATCHED_LABEL`).
     """
+    public = [code for code in codes if code == WITHHELD or not is_private_scheme(code[0])]
     found = {
         concept
         for concept, rule in rules.concepts.items()
         if any(_equals_known(code, known) for code in codes for known in rule.codes)
-        or (not codes and name is not None and name in rule.names)
+        or (not public and name is not None and name in rule.names)
     }
     if len(found) > 1:
         raise ObjectRefused(Reason.UNMATCHED_LABEL, f"one label stands for {len(found)} concepts of site.toml")

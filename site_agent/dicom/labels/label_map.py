@@ -89,7 +89,8 @@ def read_label_map(study: Study, config: DicomDataset, reference: Volume, drawn_
     for series in sorted(series for series, modality in study.modalities.items() if modality == kind.modality):
         if series in study.broken:
             reason = study.broken[series]
-            error = ObjectRefused(reason, "a label did not come whole")
+            what = "a label did not come whole" if reason in _UNFINISHED else "a label object cannot be used"
+            error = ObjectRefused(reason, what)
             unusable.append(_Unusable(error, frozenset() if reason in _NO_LABEL else None))
             continue
         for obj in study.objects(series):

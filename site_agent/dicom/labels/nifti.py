@@ -7,20 +7,21 @@ label in another space (an atlas', say) that happens to lie within the image can
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from messages.reasons import Reason
+from site_agent.datasets.barrier import CaseError
+from site_agent.datasets.filenames import nifti_stem
+from site_agent.datasets.nifti import NiftiFile, read_nifti
 from site_agent.dicom.base import LabelMap, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.labels import concepts
 from site_agent.dicom.volumes import grid
 
-AGREE = 0.1
-"""How far (in voxels, at the corners) the file's two affines, sform and qform, may lie apart."""
+ENDINGS = (".nii.gz", ".nii")
 
 
 def read_nifti_label(path: Path, reference: Volume, rules: Labels) -> LabelMap:
@@ -29,22 +30,19 @@ def read_nifti_label(path: Path, reference: Volume, rules: Labels) -> LabelMap:
     Neither the file's name nor its folder is in any error: they may hold a patient's identifier.
 
     Raises:
-        Refused: UNREADABLE, SHAPE_MISMATCH (not three-dimensional), AFFINE_MISMATCH (it does not say where it lies, or
-            twice and differently, or lies outside the image), NOT_FINITE, UNKNOWN_LABEL_VALUE.
+        Refused: what keeps a file from being read (`datasets.nifti`), SHAPE_MISMATCH (not three-dimensional),
+            AFFINE_MISMATCH (it does not say where it lies, or twice and differently, or lies outside the image),
+            NOT_FINITE, UNKNOWN_LABEL_VALUE, SEVERAL_LABELS (NAME.nii and NAME.nii.gz differ).
     """
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-
     try:
-        image: Any = nibabel.load(path)
-        values = np.asanyarray(image.dataobj)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error, MemoryError):
-        raise ObjectRefused(Reason.UNREADABLE, "the label file cannot be read as NIfTI") from None
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
+        file = read_nifti(path)
+        _require_no_other(path, file)
+        values = file.read_whole()
+    except CaseError as error:
+        raise ObjectRefused(error.reason, f"the label file: {error.what}") from None
     if values.ndim != 3:
         raise ObjectRefused(Reason.SHAPE_MISMATCH, f"the label has {values.ndim} dimensions, not 3")
-    affine = _affine_of(image, values.shape)
+    affine = _affine_of(file)
     mapped = LabelMap(_map_values(values, rules), rules.names)
     try:
         return concepts.put_on_grid(mapped, affine, reference)
@@ -52,26 +50,30 @@ def read_nifti_label(path: Path, reference: Volume, rules: Labels) -> LabelMap:
         raise ObjectRefused(Reason.AFFINE_MISMATCH, error.what) from None
 
 
-def _affine_of(image: Any, shape: tuple[int, ...]) -> grid.Affine:
-    header = image.header
-    sform, qform = (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0])
-    if sform is None and qform is None:
+def list_label_files(path: Path) -> list[Path]:
+    """The label files of one name, whatever they end with: there should be one."""
+    stem = nifti_stem(path.name) or path.name
+    return [file for ending in ENDINGS if (file := path.with_name(f"{stem}{ending}")).is_file()]
+
+
+def _require_no_other(path: Path, file: NiftiFile) -> None:
+    """Raise CaseError where there is NAME.nii beside NAME.nii.gz and holds another label."""
+    for other in list_label_files(path):
+        if other != path and not file.holds_same(read_nifti(other)):
+            raise CaseError(Reason.SEVERAL_LABELS, "there is one as .nii and one as .nii.gz, and they differ")
+
+
+def _affine_of(file: NiftiFile) -> grid.Affine:
+    if not file.placed:
         raise ObjectRefused(Reason.AFFINE_MISMATCH, "the label file does not say where it lies")
-    affine = np.asarray(image.affine, dtype=np.float64)
+    affine = file.affine
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ObjectRefused(Reason.AFFINE_MISMATCH, "the label file's affine is no grid")
-    if sform is not None and qform is not None:
-        ends = np.array([(i, j, k, 1) for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
-        apart = np.abs((sform - qform) @ ends.T).max()
-        if not apart <= AGREE * np.linalg.norm(affine[:3, :3], axis=0).min():
-            raise ObjectRefused(Reason.AFFINE_MISMATCH, f"the label file's sform and qform lie {apart:.2f} mm apart")
     return affine
 
 
 def _map_values(values: Any, rules: Labels) -> Any:
     """The file's integers as positions in `rules.names` plus one."""
-    if not np.isfinite(values).all():
-        raise ObjectRefused(Reason.NOT_FINITE, "the label holds NaN or infinity")
     found = np.unique(values)
     names = rules.names
     unknown = [value for value in found.tolist() if value != 0 and value not in rules.values]

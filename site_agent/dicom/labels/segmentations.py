@@ -24,6 +24,7 @@ import numpy.typing as npt
 from messages.reasons import Reason
 from site_agent.dicom.base import LabelMap, Object, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
+from site_agent.dicom.extent import read_extent, require_exact
 from site_agent.dicom.labels import concepts
 from site_agent.dicom.labels.concepts import Known, Mask
 from site_agent.dicom.volumes import grid, multiframe
@@ -256,8 +257,10 @@ def _stored_frames(obj: Object, count: int) -> npt.NDArray[np.generic]:
     """Frames (n, rows, columns): segment numbers of a label map, else whether the segment is there."""
     from pydicom.pixels import pixel_array
 
+    extent = read_extent(obj)
+    require_exact(obj, extent)
     try:
-        pixels = pixel_array(obj, raw=True).reshape(count, int(obj.Rows), int(obj.Columns))
+        pixels = pixel_array(obj, raw=True).reshape(count, extent.rows, extent.columns)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - plugins raise anything for pixels that are not what they should be

@@ -21,6 +21,7 @@ from site_agent.dicom.base import LabelMap, Object, ObjectRefused, Volume
 from site_agent.dicom.config import Labels
 from site_agent.dicom.labels import concepts
 from site_agent.dicom.labels.concepts import Known, Mask
+from site_agent.dicom.volumes.frames import read_whole
 
 ON_SLICE = 0.1
 """How far a contour's points may lie from their slice's plane, as share of the slices' distance."""
@@ -139,8 +140,11 @@ def _wanted_structures(obj: Object, rules: Labels) -> list[_Structure]:
         items = contours[number].get("ContourSequence") or () if number in contours else ()
         found.append(_Structure(concept, frame, tuple(_read_contour(item) for item in items)))
     if not found:
-        count = len(obj.get("StructureSetROISequence") or ())
-        raise ObjectRefused(Reason.UNMATCHED_LABEL, f"none of {count} structures is a concept of site.toml")
+        rois = obj.get("StructureSetROISequence") or ()
+        names = {name for rule in rules.concepts.values() for name in rule.names}
+        hidden = sum(str(roi.get("ROIName") or "") in names for roi in rois)
+        more = f"; {hidden} have such a name, and a code beside it that site.toml does not list" if hidden else ""
+        raise ObjectRefused(Reason.UNMATCHED_LABEL, f"none of {len(rois)} structures is a concept of site.toml{more}")
     return found
 
 
@@ -164,6 +168,9 @@ def _read_contour(item: Object) -> _Contour:
     if kind not in _CLOSED:
         raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "a structure with points or open contours has no inside")
     points = np.asarray([float(value) for value in item.ContourData], dtype=np.float64).reshape(-1, 3)
+    said = read_whole(item, "NumberOfContourPoints")
+    if said is not None and said > len(points):
+        raise ObjectRefused(Reason.UNREADABLE, f"a contour of {len(points)} points that says it has {said}")
     if not np.isfinite(points).all():
         raise ObjectRefused(Reason.UNREADABLE, "a contour with points that are no numbers")
     images = tuple(str(image.ReferencedSOPInstanceUID) for image in item.get("ContourImageSequence") or ())

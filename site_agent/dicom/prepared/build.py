@@ -9,10 +9,11 @@ from pathlib import Path
 from messages.ground.durable import is_out_of_space
 from messages.ground.errors import WorkFailed
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.vault import Vault
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import away, pins, store, withdrawals
-from site_agent.dicom.prepared.index import Index, StudyVerdict
+from site_agent.dicom.prepared.index import NAMES, Index, ObjectLeftOut, StudyVerdict
 from site_agent.dicom.prepared.preparation import Preparation, Progress
 from site_agent.dicom.prepared.store import Store
 from site_agent.disk.room import StateDiskFull
@@ -118,6 +119,18 @@ def read_verdicts(state: Path, name: str) -> dict[str, StudyVerdict]:
     index = Index(path)
     try:
         return index.all_verdicts()
+    finally:
+        index.close()
+
+
+def read_left_out(state: Path, name: str) -> list[ObjectLeftOut]:
+    """The objects that are left out by themselves, with their names; for the operator's eyes. As `read_verdicts`."""
+    path = store.folder_of(state, name) / "index.sqlite"
+    if not path.exists():
+        return []
+    index = Index(path, Vault(secret_of(state), NAMES))
+    try:
+        return index.all_refused()
     finally:
         index.close()
 

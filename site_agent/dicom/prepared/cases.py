@@ -91,7 +91,10 @@ def _choose_series(study: Study, config: DicomDataset, left_out: Counter[Reason]
 
 def _build_volume(study: Study, series: str, role: str) -> Volume:
     if series in study.broken:
-        raise ObjectRefused(study.broken[series], f"the series for {role} did not come whole")
+        reason = study.broken[series]
+        unfinished = reason in (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
+        what = "did not come whole" if unfinished else "holds an object that cannot be used"
+        raise ObjectRefused(reason, f"the series for {role} {what}")
     found = assembly.build_volumes(study.objects(series), announced=study.announced.get(series))
     if len(found) > 1:
         parts = ", ".join(volume.part for volume in found[:4])

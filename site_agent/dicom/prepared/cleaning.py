@@ -15,7 +15,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from pickle import PicklingError
 
 from messages.reasons import Reason
 from site_agent.dicom.base import Object, ObjectRefused
@@ -31,7 +30,17 @@ BATCH_OBJECTS, BATCH_BYTES = 16, 4 * 2**20
 AHEAD = 2
 """Batches that wait for each process at most."""
 
-Cleaned = WrittenObject | Reason
+
+@dataclass(frozen=True, slots=True)
+class RefusedObject:
+    """An object that is left out, and nothing else with it. `name` is its source's, for the operator."""
+
+    reason: Reason
+    text: str
+    name: str = field(default="", repr=False)
+
+
+Cleaned = WrittenObject | RefusedObject
 """An object as it may lie in the spool, or why it may not."""
 
 
@@ -139,20 +148,26 @@ class Cleaners:
         except BrokenProcessPool:
             self._executor = None  # others are started once all of this is done
             found = clean_objects(self._door, batch)
-        except (PicklingError, RecursionError, TypeError, AttributeError):  # nested too deep, or odd in another way
+        except Exception:  # noqa: BLE001 - it did not go through a pipe: nested too deep, or odd in another way
             found = clean_objects(self._door, batch)
         yield from found
 
 
 def clean_objects(door: Door, objects: Sequence[Object]) -> list[Cleaned]:
-    """What the door makes of objects."""
-    found: list[Cleaned] = []
-    for obj in objects:
-        try:
-            found.append(write_object(door.admit_object(obj)))
-        except ObjectRefused as error:
-            found.append(error.reason)
-    return found
+    """What the door makes of objects: whatever one of them holds, it costs none of the others."""
+    return [_clean_object(door, obj) for obj in objects]
+
+
+def _clean_object(door: Door, obj: Object) -> Cleaned:
+    try:
+        return write_object(door.admit_object(obj))
+    except ObjectRefused as error:
+        reason, text = error.reason, error.what
+    except MemoryError:
+        reason, text = Reason.UNDECODABLE_PIXELS, "it needs more memory than this machine has left"
+    except Exception:  # noqa: BLE001 - the fault of one object, whatever it is; its words may quote the object
+        reason, text = Reason.UNREADABLE, "an object that cannot be read"
+    return RefusedObject(reason, text, door.name_object(obj))
 
 
 _door: Door | None = None

@@ -15,11 +15,17 @@ from pathlib import Path
 
 from messages.ground.errors import DataError
 from messages.reasons import Reason
+from site_agent.datasets.vault import Damaged, Vault
 
+NAMES = "names"
+"""The vault's purpose for names of objects."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS study (
     study TEXT PRIMARY KEY, patient TEXT NOT NULL, print TEXT NOT NULL, reason TEXT, text TEXT NOT NULL,
     digest TEXT NOT NULL, unverified INTEGER NOT NULL, series TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS refused (
+    study TEXT NOT NULL, name BLOB NOT NULL, reason TEXT NOT NULL, text TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
@@ -47,15 +53,33 @@ class StudyVerdict:
     series: Mapping[Reason, int] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectLeftOut:
+    """One object that is not used, and why.
+
+    Attributes:
+        study: pseudonym; "" where it is not known.
+        name: the object's file, or its UID as the source has it. May name a patient: on disk it is sealed.
+    """
+
+    study: str
+    name: str = field(repr=False)
+    reason: Reason
+    text: str
+
+
 class Index:
     """The verdicts of one data set, by the study's pseudonym. Used by one process at a time (`store.Store.lock`).
+
+    Args:
+        vault: seals and opens names; without it none are kept or read.
 
     Raises:
         DataError: the file cannot be opened or written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, vault: Vault | None = None) -> None:
+        self._path, self._vault = path, vault
         try:
             self._db = self._open_file()
         except (OSError, sqlite3.OperationalError) as error:
@@ -102,7 +126,34 @@ class Index:
 
     def forget_studies(self, studies: Iterable[str]) -> None:
         """Forget what is known of some studies."""
-        self._write_rows("DELETE FROM study WHERE study = ?", [(study,) for study in studies])
+        gone: list[tuple[object, ...]] = [(study,) for study in studies]
+        self._write_rows("DELETE FROM study WHERE study = ?", gone)
+        self._write_rows("DELETE FROM refused WHERE study = ?", gone)
+
+    def put_refused(self, study: str, refused: Iterable[ObjectLeftOut]) -> None:
+        """Remember the objects of a study that are left out, in place of those that were known before."""
+        self._write_rows("DELETE FROM refused WHERE study = ?", [(study,)])
+        if self._vault is None:
+            return
+        rows = [
+            (one.study, self._vault.seal(one.name.encode("utf-8", "surrogateescape")), one.reason.value, one.text)
+            for one in refused
+        ]
+        self._write_rows("INSERT INTO refused VALUES (?, ?, ?, ?)", [*rows])
+
+    def all_refused(self) -> list[ObjectLeftOut]:
+        """Every object that is left out, by study and name; none where names cannot be read."""
+        vault = self._vault
+        if vault is None:
+            return []
+        found = []
+        for study, sealed, reason, text in self._db.execute("SELECT study, name, reason, text FROM refused"):
+            try:
+                name = vault.open(sealed).decode("utf-8", "surrogateescape")
+            except Damaged:  # the secret is another one since
+                name = ""
+            found.append(ObjectLeftOut(study, name, Reason(reason), text))
+        return sorted(found, key=lambda one: (one.study, one.name))
 
     def note_value(self, key: str, value: str) -> None:
         """Remember a value of the whole data set."""

@@ -19,7 +19,7 @@ from site_agent.dicom.prepared.index import Index
 
 READ = 1
 """Raise it when the list of the withdrawn comes to be read otherwise than before: no earlier look stands in then."""
-JUDGED = 1
+JUDGED = 2
 """Raise it when studies come to be judged otherwise than before: those that were left out get another chance."""
 _NOT_ASKED = ("password", "token", "rate", "associations", "patience", "refresh", "stale", "disk")
 """Keys of the configuration that change nothing in what is found."""

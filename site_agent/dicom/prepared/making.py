@@ -53,15 +53,19 @@ def make_case(task: CaseTask) -> StudyVerdict:
     """Make one case and store it; what became of it.
 
     Raises:
-        OSError: the disk is full. MemoryError.
+        OSError: the disk is full.
     """
     series = Counter(task.series)
     try:
         return _make_case_of(task, series)
     except ObjectRefused as error:
         return StudyVerdict(task.patient, task.print, error.reason, error.what, series=series)
-    except (MemoryError, ImportError):  # nothing that a study can bring about
+    except ImportError:  # nothing that a study can bring about
         raise
+    except MemoryError:
+        # Without a print it is tried again at the next preparation.
+        text = "it needs more memory than this machine has left"
+        return StudyVerdict(task.patient, "", Reason.UNDECODABLE_PIXELS, text, series=series)
     except Exception as error:  # one study's nonsense must not end the others' preparation
         if isinstance(error, OSError) and is_out_of_space(error):
             raise

@@ -6,6 +6,7 @@ A process that a damaged file kills takes nothing with it but its own study.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -20,17 +21,21 @@ from messages.reasons import Reason
 from site_agent.dicom.prepared.index import StudyVerdict
 from site_agent.dicom.prepared.making import CaseTask, make_case
 
+MOST_SECONDS = 1800.0
+"""What one study may take. The largest that were seen take two minutes on a slow machine."""
+
 
 class Makers:
-    """Makes cases in `processes` processes, or in this one where that is less than 2. A context manager.
+    """Makes cases in `processes` processes, or in this one where that is 0. A context manager.
+
+    In this one a decoder that crashes or hangs would take all down: where images are foreign, give it a process.
 
     Args:
         alive: called about once a second while a case is waited for.
-        apart: in a process of its own also where there is one only.
     """
 
-    def __init__(self, processes: int, alive: Callable[[], None], *, apart: bool = False) -> None:
-        self._processes, self._alive, self._apart = processes, alive, apart
+    def __init__(self, processes: int, alive: Callable[[], None]) -> None:
+        self._processes, self._alive = processes, alive
         self._pool: ProcessPoolExecutor | None = None
         self._tasks: dict[Future[StudyVerdict], CaseTask] = {}
 
@@ -45,13 +50,13 @@ class Makers:
 
     def give_task(self, task: CaseTask) -> Iterator[tuple[CaseTask, StudyVerdict]]:
         """Have a case made; yields what is done by now. Waits while each process has one and one more to go on with."""
-        if self._processes < 2 and not self._apart:
+        if self._processes < 1:
             yield task, make_case(task)
             return
         if self._pool is None:
             self._pool = self._open_pool(self._processes)
         try:
-            self._tasks[self._pool.submit(make_case, task)] = task
+            self._tasks[self._pool.submit(make_in_time, task, MOST_SECONDS, make_case)] = task
         except BrokenProcessPool:
             yield from self._one_by_one([task])
         while len(self._tasks) > 2 * self._processes:
@@ -86,9 +91,9 @@ class Makers:
         for task in suspects:
             with self._open_pool(1) as pool:
                 try:
-                    verdict = pool.submit(make_case, task).result()
+                    verdict = pool.submit(make_in_time, task, MOST_SECONDS, make_case).result()
                 except BrokenProcessPool:
-                    text = "the process that read it died: damaged, or too large for this machine's memory"
+                    text = "the process that read it died or stood still: damaged, or too large for this machine"
                     # Without a print it is tried again at the next preparation.
                     verdict = StudyVerdict(task.patient, "", Reason.UNDECODABLE_PIXELS, text, series=task.series)
             self._alive()
@@ -100,6 +105,19 @@ class Makers:
         return ProcessPoolExecutor(
             processes, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(),)
         )
+
+
+def make_in_time(task: CaseTask, seconds: float, make: Callable[[CaseTask], StudyVerdict]) -> StudyVerdict:
+    """`make_case`; the process ends where it takes longer than `seconds`, even within a decoder that stands still.
+
+    A thread of the interpreter's own sees to that (faulthandler), which needs nothing of the one that works.
+    """
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            return make(task)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def begin_worker(parent: int) -> None:

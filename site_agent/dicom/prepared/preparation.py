@@ -21,17 +21,19 @@ from pathlib import Path
 import structlog
 
 from messages.ground import crash
-from messages.ground.errors import PacsRefused, PacsUnreachable
+from messages.ground.errors import KonsilError, PacsRefused, PacsUnreachable
 from messages.reasons import Reason
 from site_agent.datasets.consent import Consent
+from site_agent.datasets.vault import Vault
 from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, StudyFound, StudySource
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.door.spool import Spool
 from site_agent.dicom.labels.label_map import LABEL_MODALITY
-from site_agent.dicom.prepared import away, fingerprint, pins, store
-from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, Rules
-from site_agent.dicom.prepared.index import Index, StudyVerdict
+from site_agent.dicom.labels.nifti import list_label_files
+from site_agent.dicom.prepared import away, fingerprint, index, pins, store
+from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, RefusedObject, Rules
+from site_agent.dicom.prepared.index import Index, ObjectLeftOut, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.making import SEALED, CaseTask
 from site_agent.dicom.prepared.pool import Makers
@@ -46,8 +48,8 @@ log = structlog.get_logger()
 Progress = Callable[[int, int], None]
 REFUSALS = 3
 """Studies in a row of which the source will not give a series, until it counts as refusing altogether."""
-_UNFINISHED = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES)
-"""A series that came short while it was fetched may come whole the next time, without the source saying otherwise."""
+_PASSING = (Reason.RETRIEVE_FAILED, Reason.INCOMPLETE_SERIES, Reason.UNREADABLE)
+"""A series that came short or damaged may come whole the next time, without the source saying otherwise."""
 WORTH_PROCESSES = 1000
 """Objects from which on it is worth to start processes for the door's work: the start of one costs as much as some two
 hundred objects (1.5 CPU seconds)."""
@@ -55,6 +57,8 @@ USUAL_OBJECTS = 100
 """Of a series of which the source says no number."""
 GROWTH = 2
 """A case takes at most so many times the bytes of its objects, as a rule: 16 bits become 32."""
+MOST_NAMED = 100
+"""Objects left out of one study that are named, each by itself."""
 _LARGEST = "largest"
 """Names the bytes of the largest study that came, in the index."""
 
@@ -96,6 +100,7 @@ class _Come:
 
     broken: dict[str, Reason] = field(default_factory=dict)
     series: Counter[Reason] = field(default_factory=Counter)
+    objects: list[ObjectLeftOut] = field(default_factory=list)
     withdrawn: bool = False
     refused: bool = False
 
@@ -119,12 +124,14 @@ class Preparation:
         self._name, self._config, self._state, self._secret = name, config, state, secret
         self._progress, self._store = progress, lying
         cores = len(os.sched_getaffinity(0))
-        self._processes, self._apart = min(processes or cores, cores), apart
+        self._processes = min(processes or cores, cores)
+        self._here = processes == 1 and not apart  # said, not counted: a foreign decoder has a process even on one core
+        self._untold: Counter[Reason] = Counter()
         self._terms = Terms(config, secret)
         self._names = Pseudonyms(secret)
         self._withdrawn = Withdrawals(config.withdrawn, self._names)
         self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
-        self._index = Index(lying.folder / "index.sqlite")
+        self._index = Index(lying.folder / "index.sqlite", Vault(secret, index.NAMES))
         self._effects = Effects(config, self._index)
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
@@ -168,13 +175,15 @@ class Preparation:
             self._tell_consent(self._withdrawn.judge_found(found, self._index))
             self._effects.see_found(found)
             self._total = len(found)
-            told = [self._tell_study(study) for study in found]
+            text = "it says that it is DICOM, and cannot be read"
+            unreadable = [ObjectLeftOut("", one, Reason.UNREADABLE, text) for one in source.looked.unreadable_files]
+            self._index.put_refused("", unreadable)
+            told = [one for study in found if (one := self._tell_readable(study)) is not None]
             waiting = [one for one in told if not self._is_settled(one)]
             objects = sum(self._count_objects(one) for one in waiting)
             self._cleaners.open(self._processes if objects >= WORTH_PROCESSES else 1)
             self._make_room()
-            apart = self._apart and len(waiting) > 1
-            with Makers(min(self._processes, len(waiting)), self._show_progress, apart=apart) as makers:
+            with Makers(0 if self._here else min(self._processes, len(waiting)), self._show_progress) as makers:
                 for one in waiting:
                     if not self._has_room():
                         self._leave_out_unfit(one)
@@ -202,6 +211,17 @@ class Preparation:
         whole = store.count_whole_cases(store.set_folder(self._state, self._name, known.fingerprint)) is not None
         return look is not None and whole and look.is_fresh(self._terms, self._config.refresh)
 
+    def _tell_readable(self, found: StudyFound) -> _Told | None:
+        """`_tell_study`; None for one of which the source says what cannot be understood."""
+        try:
+            return self._tell_study(found)
+        except (KonsilError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - one study's nonsense must not end the others' preparation
+            log.warning("a study is left out: what the source says of it cannot be read", error=type(error).__name__)
+            self._untold[Reason.UNREADABLE] += 1
+            return None
+
     def _tell_study(self, found: StudyFound) -> _Told:
         study = self._names.pseudonym_of_case(found.uid)
         # One Patient ID of two issuers counts as one patient: it must not land in training and test.
@@ -209,9 +229,8 @@ class Preparation:
         patient = self._names.pseudonym_of_patient(number or f"study {found.uid}")
         nifti = self._find_nifti(found, number)
         series = sorted((one.uid, one.modality, str(one.instances), one.mark) for one in found.series)
-        print_ = self._terms.keyed_digest(
-            [self._terms.rules, series, None if nifti is None else pins.look_at_file(nifti)]
-        )
+        looks = None if nifti is None else [pins.look_at_file(path) for path in list_label_files(nifti)]
+        print_ = self._terms.keyed_digest([self._terms.rules, series, looks])
         return _Told(found, study, patient, print_, nifti)
 
     def _find_nifti(self, found: StudyFound, number: str) -> Path | None:
@@ -219,8 +238,7 @@ class Preparation:
         if self._config.labels.source != "nifti" or folder is None:
             return None
         stems = [stem for stem in (found.uid, number) if stem and "/" not in stem and stem not in (".", "..")]
-        paths = (folder / f"{stem}{ending}" for stem in stems for ending in (".nii.gz", ".nii"))
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for stem in stems for path in list_label_files(folder / f"{stem}.nii")), None)
 
     def _is_settled(self, told: _Told) -> bool:
         """Whether nothing has to be fetched: the verdict stands, or can be told without an image."""
@@ -294,6 +312,9 @@ class Preparation:
             if fetched.reason is not None:
                 come.broken[uid] = fetched.reason
                 come.series[fetched.reason] += 1
+                text = "it cannot be read, or did not come"
+                come.objects += [ObjectLeftOut(told.study, name, fetched.reason, text) for name in fetched.lacking]
+        self._index.put_refused(told.study, come.objects)
         self._note_size()
         self._refusals = self._refusals + 1 if come.refused else 0
         if come.withdrawn:
@@ -327,6 +348,12 @@ class Preparation:
         except _NoRoom:
             self._cleaners.forget_given()  # all of the study goes
             raise
+        except (KonsilError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - one series' nonsense must not end the others' preparation
+            self._cleaners.forget_given()
+            log.warning("a series is left out: it cannot be fetched", dataset=self._name, error=type(error).__name__)
+            return Fetched(0, 0, Reason.RETRIEVE_FAILED)
 
     def _wanted_series(self, found: StudyFound) -> Sequence[SeriesFound]:
         labels = LABEL_MODALITY.get(self._config.labels.source)
@@ -334,7 +361,13 @@ class Preparation:
 
     def _take_object(self, obj: Object, asked: _Asked, come: _Come) -> None:
         self._show_progress()
-        if self._withdrawn.covers_object(obj):
+        try:
+            withdrawn = self._withdrawn.covers_object(obj)
+        except Exception:  # noqa: BLE001 - whose it is cannot be read: so neither whether it may be used
+            refused = RefusedObject(Reason.UNREADABLE, "an object that does not say whose it is")
+            self._keep_cleaned(refused, asked, come)
+            return
+        if withdrawn:
             come.withdrawn = True  # the source's index said otherwise
             return
         self._effects.see_object(obj, asked.series)
@@ -343,10 +376,12 @@ class Preparation:
 
     def _keep_cleaned(self, clean: Cleaned, asked: _Asked, come: _Come) -> None:
         """What the door made of an object of the series that was asked for."""
-        if isinstance(clean, Reason):
+        if isinstance(clean, RefusedObject):
             if asked.series not in come.broken:
-                come.series[clean] += 1
-            come.broken[asked.series] = clean
+                come.series[clean.reason] += 1
+            come.broken[asked.series] = clean.reason
+            if len(come.objects) < MOST_NAMED:
+                come.objects.append(ObjectLeftOut(asked.study, clean.name, clean.reason, clean.text))
             return
         if (clean.study, clean.series) != (asked.study, asked.series):
             come.broken[asked.series] = Reason.RETRIEVE_FAILED  # not what was asked for
@@ -381,7 +416,7 @@ class Preparation:
                 self._store.remove_case(task.case, verdict.digest)
                 self._bytes = self._store.cases_size()
                 verdict = StudyVerdict(task.patient, "", Reason.DISK_FULL, full, series=verdict.series)
-        unfinished = verdict.reason in _UNFINISHED and verdict.reason in task.broken.values()
+        unfinished = verdict.reason in _PASSING and verdict.reason in task.broken.values()
         if unfinished or verdict.reason is Reason.RETRIEVE_FAILED:
             verdict = replace(verdict, print="")  # it does not stand, and what came of it is kept for the next time
         self._index.put_verdict(task.study, verdict)
@@ -424,13 +459,14 @@ class Preparation:
 
     def _publish_state(self, mixed: int) -> Accounting:
         left_out = Counter(verdict.reason for verdict in self._kept.values() if verdict.reason is not None)
+        left_out.update(self._untold)
         if mixed:
             left_out[Reason.MIXED_PATIENTS] += mixed
         series: Counter[Reason] = Counter()
         for verdict in self._kept.values():
             series.update(verdict.series)
         result = Accounting(
-            found=len(self._kept) + mixed,
+            found=len(self._kept) + mixed + self._untold.total(),
             used=len(self._members),
             left_out=left_out,
             series_left_out=series,

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from messages.ground.durable import replace_file
-from messages.ground.errors import DataError, RequestError
+from messages.ground.errors import DataError
 from site_agent.datasets import layouts, source
+from site_agent.datasets.cases import Case, LoadedCase
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.source import LoadedCase
+from site_agent.datasets.opening import show_name
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import store
@@ -35,18 +36,12 @@ Image = npt.NDArray[np.uint8]
 _Value = TypeVar("_Value", bound=np.generic)
 
 
-def draw_sheets(
-    name: str, config: DatasetConfig | DicomDataset, state: Path, progress: Callable[[int, int], None]
-) -> list[Path]:
+def draw_sheets(name: str, config: DicomDataset, state: Path, progress: Callable[[int, int], None]) -> list[Path]:
     """Write the sheets of a prepared data set's newest state; their paths.
 
     Raises:
-        RequestError: the data set does not come from DICOM. DataError: it was not prepared yet, or holds no case.
+        DataError: it was not prepared yet, or holds no case.
     """
-    if isinstance(config, DatasetConfig):
-        raise RequestError(
-            "does not come from DICOM", where=f"datasets.{name}", advice="Look at its NIfTI files with any viewer"
-        )
     prepared = store.read_manifest(state, name)
     if prepared is None or not prepared.used:
         what = "was not prepared yet" if prepared is None else f"has no case out of {prepared.found} studies"
@@ -54,7 +49,27 @@ def draw_sheets(
     dataset = dataset_of(name, config, state, prepared)
     vault = Vault(secret_of(state), CASES)
     cases = _list_cases(dataset, config.channels)
-    folder = store.folder_of(state, name)
+
+    def load(case: Case) -> LoadedCase:
+        return source.load_case(case, dataset, vault)
+
+    return write_sheets(store.folder_of(state, name), cases, load, config.channels, config.labels.names, progress)
+
+
+def write_sheets(
+    folder: Path,
+    cases: Sequence[Case],
+    load: Callable[[Case], LoadedCase],
+    channels: Sequence[str],
+    concepts: Sequence[str],
+    progress: Callable[[int, int], None],
+) -> list[Path]:
+    """Write the sheets of some cases, in place of those that are there; their paths.
+
+    Args:
+        folder: made if missing, for its owner only. concepts: behind the label's values, from 1.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for old in folder.glob("preview-*.png"):
         old.unlink()
     sheets = []
@@ -62,18 +77,18 @@ def draw_sheets(
         rows = []
         for number, case in enumerate(cases[first : first + _ROWS], start=first + 1):
             progress(number - 1, len(cases))
-            said, tiles = _draw_row(source.load_case(case, dataset, vault))
-            rows.append((f"{case.key}   {said}", tiles))
+            said, tiles = _draw_row(load(case))
+            rows.append((f"{show_name(case.key)}   {said}", tiles))
         path = folder / f"preview-{first // _ROWS + 1:03d}.png"
-        _write_private(path, _draw_sheet(rows, config.channels, config.labels.names))
+        _write_private(path, _draw_sheet(rows, channels, concepts))
         sheets.append(path)
     return sheets
 
 
-def _list_cases(dataset: DatasetConfig, channels: Sequence[str]) -> list[source.Case]:
+def _list_cases(dataset: DatasetConfig, channels: Sequence[str]) -> list[Case]:
     """The cases by name; preparation has checked them already."""
     return [
-        source.Case(one.key, dataset.patient_of(one.key), tuple(one.images[name] for name in channels), one.label)
+        Case(one.key, dataset.patient_of(one.key), tuple(one.images[name] for name in channels), one.label)
         for one in layouts.find_cases(dataset).candidates
         if one.label is not None and all(name in one.images for name in channels)
     ]

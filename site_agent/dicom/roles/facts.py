@@ -197,7 +197,7 @@ def _list_sources(obj: Object) -> tuple[Object, ...]:
 def _read_values(obj: Object, keyword: str) -> tuple[str, ...]:
     try:
         value = obj.get(keyword)
-    except (ValueError, TypeError, OverflowError):  # a damaged value says nothing
+    except Exception:  # noqa: BLE001 - pydicom raises anything for a damaged value: it says nothing
         return ()
     if value is None:
         return ()
@@ -242,14 +242,33 @@ def _echo_kinds(scanning: set[str], sources: Sequence[Object]) -> tuple[Literal[
     pulse = _first_value(sources, "EchoPulseSequence")
     spin = "SE" in scanning or pulse in {"SPIN", "BOTH"}
     gradient = "GR" in scanning or pulse in {"GRADIENT", "BOTH"}
-    if not (spin or gradient) and scanning & {"IR", "RM"} and (_first_positive(sources, "EchoTrainLength") or 0) > 1:
-        spin = True  # Philips names turbo inversion recovery "IR" alone, GE research modes "RM"
+    if not (spin or gradient) and scanning & {"IR", "RM"}:
+        if _is_prepared_gradient(scanning, sources):
+            gradient = True
+        elif (_first_positive(sources, "EchoTrainLength") or 0) > 1:
+            spin = True  # Philips names turbo inversion recovery "IR" alone, GE research modes "RM"
     found: list[Literal["spin", "gradient"]] = []
     if spin:
         found.append("spin")
     if gradient:
         found.append("gradient")
     return tuple(found)
+
+
+def _is_prepared_gradient(scanning: set[str], sources: Sequence[Object]) -> bool:
+    """Whether a sequence that names no echo can be nothing but a prepared gradient echo: GE's MP-RAGE is "RM\\IR".
+
+    Three-dimensional, with an inversion pulse, and by an angle and echo time that no spin echo has (`table`).
+    """
+    flip, te = _first_positive(sources, "FlipAngle"), _first_positive(sources, "EchoTime", "EffectiveEchoTime")
+    return (
+        _first_value(sources, "MRAcquisitionType") == "3D"
+        and ("IR" in scanning or _first_positive(sources, "InversionTime", "InversionTimes") is not None)
+        and flip is not None
+        and table.NO_SPIN_ECHO_FLIP.holds_value(flip)
+        and te is not None
+        and table.NO_SPIN_ECHO_TE.holds_value(te)
+    )
 
 
 def _has_inversion(scanning: set[str], sources: Sequence[Object]) -> bool | None:

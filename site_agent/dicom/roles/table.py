@@ -86,6 +86,9 @@ RULES: tuple[Rule, ...] = (
     Rule("T1 spoiled gradient echo, 2-D", "T1", "gradient", False, Range(60, 600), Range(0, 10), flip=Range(40, 100)),
 )  # fmt: skip
 
+NO_SPIN_ECHO_FLIP, NO_SPIN_ECHO_TE = Range(1, 30), Range(0.1, 7)
+"""Angles and echo times of gradient echoes alone: spin echoes excite by 90 degrees or nearly so, and their first echo
+comes later. For sequences whose header names neither, such as GE's MP-RAGE (dcm_qa_ge: 8 degrees, 3.2 ms)."""
 CONTRASTS: dict[str, Weighting] = {"T1": "T1", "T2": "T2", "FLUID_ATTENUATED": "FLAIR"}
 """Acquisition Contrast (0008,9209) of enhanced MR that is one of ours."""
 OTHER_CONTRASTS = frozenset(

@@ -7,9 +7,13 @@ from collections.abc import Collection
 
 from messages.reasons import Reason
 from site_agent.dicom.base import Fetched, Has, Object, SeriesFound, Take
+from site_agent.dicom.extent import lacks_pixels
 from site_agent.dicom.sources.pace import Pace
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+MOST_NAMED = 100
+"""Objects of a series that are named as missing, at the most."""
 
 
 class Arrivals:
@@ -61,11 +65,16 @@ class Arrivals:
 
     def _take_offered(self, obj: Object) -> bool:
         with self._lock:
-            sop = str(obj.get("SOPInstanceUID", ""))
-            asked = (str(obj.get("StudyInstanceUID", "")), str(obj.get("SeriesInstanceUID", "")))
+            try:
+                sop, *asked = (
+                    str(obj.get(key) or "") for key in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+                )
+            except Exception:  # noqa: BLE001 - whatever a malformed object makes pydicom raise
+                self.broken += 1
+                return False
             if self.failure is not None:
                 return False
-            if not sop or asked != (self.series.study, self.series.uid):
+            if not sop or asked != [self.series.study, self.series.uid]:
                 self.strangers += 1
                 return False
             if sop in self._there:
@@ -73,7 +82,7 @@ class Arrivals:
             if self._has(sop):
                 self._there.add(sop)
                 return True
-            if not is_whole(obj):
+            if lacks_pixels(obj):
                 self.broken += 1
                 return False
             try:
@@ -97,39 +106,16 @@ class Arrivals:
         """
         if self.failure is not None:
             raise self.failure
-        short = bool(self.list_missing(listed)) or self.present < (self.series.instances or 0)
-        if not short:
+        missing = self.list_missing(listed)
+        if not missing and self.present >= (self.series.instances or 0):
             return Fetched(self.received, self.present)
         reason = Reason.RETRIEVE_FAILED if failed or self.broken else Reason.INCOMPLETE_SERIES
-        return Fetched(self.received, self.present, reason)
+        return Fetched(self.received, self.present, reason, tuple(missing[:MOST_NAMED]))
 
 
 def weigh_object(obj: Object) -> int:
     """About the bytes of an object: those of its pixels, and 4 KiB for the rest."""
-    return 4096 + sum(len(obj[name].value or b"") for name in PIXELS if name in obj)
-
-
-def is_whole(obj: Object) -> bool:
-    """Whether an object has all the pixels that it says (PS3.3, C.7.6.3; PS3.5, 8.1.1 and 8.2).
-
-    Uncompressed ones by their length; of compressed ones only that there are any: their decoder will tell.
-    """
-    rows = obj.get("Rows")
-    if not rows:
-        return True  # no image: RTSTRUCT
-    if "FloatPixelData" in obj or "DoubleFloatPixelData" in obj:
-        return True
-    pixels = obj.get("PixelData")
-    if not pixels:
-        return False
-    syntax = getattr(obj.file_meta, "TransferSyntaxUID", None)
-    if syntax is None or (syntax.is_compressed and not syntax.is_deflated):
-        return True
     try:
-        samples = int(rows) * int(obj.Columns) * int(obj.get("SamplesPerPixel") or 1)
-        bits = samples * int(obj.get("NumberOfFrames") or 1) * int(obj.BitsAllocated)
-    except (AttributeError, TypeError, ValueError):
-        return True  # says too little to be judged here: its volume is
-    if str(obj.get("PhotometricInterpretation", "")).endswith("_422"):
-        bits = bits * 2 // 3
-    return len(pixels) >= (bits + 7) // 8
+        return 4096 + sum(len(obj.get_item(name).value or b"") for name in PIXELS if name in obj)
+    except Exception:  # noqa: BLE001 - whatever a malformed object makes pydicom raise
+        return 4096

@@ -1,6 +1,7 @@
 """A PACS over DICOMweb (PS3.18): QIDO-RS to find, WADO-RS to fetch, through dicomweb-client.
 
-Its `iter_series` streams: one object of a series is in memory at a time, however many there are. A search is asked for
+Its `iter_series` streams: one object of a series is in memory at a time, however many there are. Each comes as bytes
+(`web`), and is read here: one that cannot be read costs none of the others. A search is asked for
 page by page until a page brings nothing new: a service may give fewer than were asked for, or ignore the offset
 (PS3.18, 8.3.4.4). Objects are asked for in whatever transfer syntax they lie in: else the service would decompress.
 
@@ -12,14 +13,15 @@ which of the matches fit is judged here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from messages.ground.errors import PacsRefused
-from site_agent.dicom.base import Fetched, Has, Looked, SeriesFound, StudyFound, Take
+from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import DicomWebSource
+from site_agent.dicom.sources import reading
 from site_agent.dicom.sources.arrivals import Arrivals, weigh_object
 from site_agent.dicom.sources.findings import Findings
 from site_agent.dicom.sources.pace import Pace
@@ -145,6 +147,9 @@ class DicomWeb:
                         one = (series.study, series.uid, sop)
                         objects = (client.retrieve_instance(*uids, media_types=AS_STORED) for uids in [one])
                     for obj in _read_objects(objects):
+                        if obj is None:
+                            arrivals.broken += 1
+                            continue
                         arrivals.offer_object(obj, weigh_object(obj))
                         if arrivals.failure is not None:
                             return
@@ -218,25 +223,30 @@ def make_sendable(value: str) -> str:
 
 
 class _Damaged(Exception):
-    """An answer in which no DICOM object can be read."""
+    """An answer that breaks off, or is no multipart message."""
 
 
-def _read_objects(objects: Any) -> Any:
-    """Objects of an answer as they come; dicomweb-client reads each when it is asked for.
+def _read_objects(parts: Iterator[bytes]) -> Iterator[Object | None]:
+    """Objects of an answer as they come, each read by itself; None for one that cannot be read.
 
     Raises:
-        _Damaged: a part is no multipart message or no DICOM.
+        _Damaged: no more can be had of the answer.
     """
-    from pydicom.errors import InvalidDicomError
+    import requests
 
     while True:
         try:
-            obj = next(objects, None)
-        except (InvalidDicomError, ValueError, TypeError, LookupError, AttributeError, EOFError, NotImplementedError):
+            part = next(parts, None)
+        except requests.RequestException:
+            raise
+        except Exception:  # noqa: BLE001 - whatever the library makes of an answer that is none
             raise _Damaged from None
-        if obj is None:
+        if part is None:
             return
-        yield obj
+        try:
+            yield reading.read_object(bytes(part))
+        except reading.Unreadable:
+            yield None
 
 
 def _read_study(match: Mapping[str, Any]) -> tuple[str, str, Described]:

@@ -97,17 +97,27 @@ class Dimse:
         findings = Findings(self._wanted)
         with self._pace.hold_association(), self._caller.open_association([build_context(FIND)]) as made:
             self._caller.require_context(made, FIND, "C-FIND")
+            read = unread = 0
             for keys in self._wanted.list_queries():
                 for match in self._find_matches(made, "STUDY", {**dict.fromkeys(STUDY_KEYS, ""), **keys}):
-                    findings.add_study(*_read_study(match))
+                    try:
+                        findings.add_study(*_read_study(match))
+                        read += 1
+                    except Exception:  # noqa: BLE001 - one answer that cannot be read must not hide the others
+                        findings.note_unreadable()
+                        unread += 1
+            if unread and not read:
+                raise PacsRefused("it answers C-FIND with what cannot be decoded", where=self._caller.where)
 
             def ask(uid: str) -> None:
                 query = {"StudyInstanceUID": uid, **dict.fromkeys(SERIES_KEYS, "")}
                 for match in self._find_matches(made, "SERIES", query):
-                    count = _read_count(match, "NumberOfSeriesRelatedInstances")
-                    findings.add_series(
-                        uid, _read_text(match, "SeriesInstanceUID"), _read_text(match, "Modality"), count
-                    )
+                    try:
+                        count = _read_count(match, "NumberOfSeriesRelatedInstances")
+                        names = _read_text(match, "SeriesInstanceUID"), _read_text(match, "Modality")
+                        findings.add_series(uid, *names, count)
+                    except Exception:  # noqa: BLE001 - as above
+                        findings.note_unreadable(uid)
 
             if short := findings.complete_series(ask):
                 _log.warning("studies name fewer series than they count", studies=short)
@@ -245,7 +255,11 @@ class Dimse:
         try:
             matches = self._find_matches(made, "IMAGE", query)
             return list(
-                dict.fromkeys(sop for match in matches if is_usable_uid(sop := _read_text(match, "SOPInstanceUID")))
+                dict.fromkeys(
+                    sop
+                    for match in matches
+                    if match is not None and is_usable_uid(sop := _read_text(match, "SOPInstanceUID"))
+                )
             )
         except _NoImageLevel:
             return None
@@ -264,9 +278,7 @@ class Dimse:
                 raise self._caller.broken_error(f"in C-FIND, after {len(matches)} answers")
             code = int(status.Status)
             if statuses.is_pending(code):
-                if match is None:
-                    raise PacsRefused("it answers C-FIND with what cannot be decoded", where=self._caller.where)
-                matches.append(match)
+                matches.append(match)  # None where it cannot be decoded
         if code == 0x0000:
             return matches
         if statuses.is_pending(code):

@@ -23,6 +23,7 @@ class Findings:
         self._unsaid: set[str] = set()
         self._said: dict[str, int] = {}
         self._strays: set[str] = set()
+        self._unreadable: set[str] = set()
         self._counts: Counter[str] = Counter()
 
     def add_study(self, uid: str, patient: str, described: Described) -> None:
@@ -39,9 +40,15 @@ class Findings:
             if described.series is not None:
                 self._said[uid] = described.series
 
+    def note_unreadable(self, study: str = "") -> None:
+        """An answer that cannot be read; the study that it belongs to is left out, since nobody knows what it lacks."""
+        self._counts["unusable"] += 1
+        self._unreadable.add(study)
+
     def list_candidates(self) -> Sequence[str]:
         """Studies whose series are to be asked for, sorted."""
-        return sorted(uid for uid, patients in self._patients.items() if len(patients) == 1)
+        single = (uid for uid, patients in self._patients.items() if len(patients) == 1)
+        return sorted(set(single) - self._unreadable)
 
     def list_short(self) -> Sequence[str]:
         """Candidates of which fewer series were named than the index counts, sorted."""
@@ -96,6 +103,8 @@ class Findings:
         mixed = 0
         for uid, patients in sorted(self._patients.items()):
             series = self._series[uid]
+            if uid in self._unreadable:
+                continue
             if len(patients) > 1:
                 mixed += 1
             elif uid in self._unsaid and not any(one.modality in self._wanted.modalities for one in series.values()):
@@ -104,4 +113,4 @@ class Findings:
                 taken = tuple(one for _, one in sorted(series.items()) if self._wanted.takes_modality(one.modality))
                 found.append(StudyFound(uid, next(iter(patients)), taken))
         strays = len(self._strays - {study.uid for study in found})
-        return found, Looked(mixed_patients=mixed, not_asked=strays, **self._counts)
+        return found, Looked(mixed_patients=mixed, not_asked=strays, unusable=self._counts["unusable"])

@@ -10,38 +10,30 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from messages.ground.errors import DataError
 from messages.reasons import Reason
+from site_agent.datasets.opening import NotRegular, open_file
 from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take, join_values
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.hush import silence_libraries
+from site_agent.dicom.sources import reading
 from site_agent.dicom.sources.arrivals import Arrivals
 from site_agent.dicom.sources.pace import Pace
+from site_agent.dicom.sources.reading import MAGIC, PREAMBLE
 from site_agent.dicom.sources.wanted import Described, Wanted, identify_patient, is_usable_uid
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
-PREAMBLE, MAGIC = 128, b"DICM"
-"""PS3.10, 7.1. Files of the time before it begin with the data set."""
 SMALL = 2**20
 """Bytes up to which a file is read whole at once; of larger ones the header first, since they may be there already."""
-HEADER = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "PatientID",
-    "IssuerOfPatientID",
-    "AccessionNumber",
-    "StudyDate",
-    "StudyDescription",
-)
+
+COUNTED = ("objects", "not_dicom", "unreadable", "duplicates", "mixed_patients", "not_asked", "unusable")
+MOST_NAMED = 1000
+"""Unreadable files that are named, to the operator of this machine alone."""
 
 
 @dataclass(slots=True)
@@ -94,6 +86,7 @@ class FolderReader:
         self._pace = Pace(config.associations, config.rate)
         self._looked = Looked()
         self._files: dict[tuple[str, str], _Series] = {}
+        self._unreadable: list[str] = []
 
     @property
     def looked(self) -> Looked:
@@ -107,6 +100,7 @@ class FolderReader:
             DataError: the folder is missing, or it or one within it may not be read.
         """
         counts: Counter[str] = Counter()
+        self._unreadable = []
         studies: dict[str, _Study] = {}
         announced: Counter[str] = Counter()
         for name in list_files(self._folder):
@@ -123,7 +117,7 @@ class FolderReader:
         counts["duplicates"] = sum(
             len(series.digests) - series.distinct for study in studies.values() for series in study.series.values()
         )
-        self._looked = Looked(**counts)
+        self._looked = Looked(unreadable_files=tuple(self._unreadable), **{key: counts[key] for key in COUNTED})
         return [study for study in found if study is not None]
 
     def fetch_series(self, series: SeriesFound, has: Has, take: Take) -> Fetched:
@@ -132,23 +126,34 @@ class FolderReader:
         arrivals = Arrivals(series, has, take, self._pace)
         if there is None:
             return Fetched(0, 0, Reason.RETRIEVE_FAILED)
-        unread = 0
+        lacking: list[str] = []
+        damaged = False
         with self._pace.hold_association():
             for name in there.list_files():
                 path = self._folder / name
                 size = _file_size(path)
                 obj = _read_file(path, header=size > SMALL)
-                if obj is None:
-                    unread += 1
-                elif not arrivals.is_known(_read_text(obj, "SOPInstanceUID")):
-                    obj = _read_file(path) if size > SMALL else obj
-                    unread += obj is None or not arrivals.offer_object(obj, size)
+                if obj is not None and arrivals.is_known(_read_text(obj, "SOPInstanceUID")):
+                    continue
+                if obj is not None and size > SMALL:
+                    obj = _read_file(path)
+                if obj is not None:
+                    obj.filename = name  # by which the operator is told of it
+                if obj is None or not arrivals.offer_object(obj, size):
+                    lacking.append(name)
+                    damaged |= obj is None and path.is_file()
                 if arrivals.failure is not None:
                     break
-        fetched = arrivals.count_fetched(failed=unread > 0)
-        if fetched.reason is None and fetched.present < there.distinct:
-            return Fetched(fetched.received, fetched.present, Reason.RETRIEVE_FAILED)
-        return fetched
+        fetched = arrivals.count_fetched(failed=bool(lacking))
+        if fetched.reason is None and fetched.present >= there.distinct:
+            return fetched
+        reason = Reason.UNREADABLE if damaged else fetched.reason or Reason.RETRIEVE_FAILED
+        return replace(fetched, reason=reason, lacking=tuple(lacking[:MOST_NAMED]))
+
+    def list_series_files(self, series: SeriesFound) -> list[str]:
+        """Names of a found series' files, relative to the folder. May name patients: for the operator's eyes."""
+        there = self._files.get((series.study, series.uid))
+        return [] if there is None else sorted(there.list_files())
 
     def close(self) -> None:
         """Forget what was found."""
@@ -163,6 +168,8 @@ class FolderReader:
         if header is None or ("SOPInstanceUID" not in header and not _is_index(header)):
             # without the magic word the first bytes may have looked like DICOM by chance
             counts["unreadable" if kind else "not_dicom"] += 1
+            if kind and len(self._unreadable) < MOST_NAMED:
+                self._unreadable.append(name)
             return None
         return header
 
@@ -191,7 +198,7 @@ class FolderReader:
 
 
 def list_files(folder: Path) -> Iterator[str]:
-    """Names of all regular files below `folder`, relative to it, folder by folder in order; links to folders unseen.
+    """Names of what is no folder below `folder`, relative to it, folder by folder in order; links to folders unseen.
 
     Raises:
         DataError: the folder is missing, or it or one within it may not be read.
@@ -207,16 +214,16 @@ def list_files(folder: Path) -> Iterator[str]:
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
         for name in sorted(names):
-            path = os.path.join(place, name)
-            if os.path.isfile(path):  # no pipe, no socket, no broken link
-                yield os.path.relpath(path, folder)
+            yield os.path.relpath(os.path.join(place, name), folder)
 
 
 def sniff_dicom(path: Path) -> bool | None:
     """Whether a file is DICOM: True by the magic word (PS3.10, 7.1), False where it may be without, None: it is not."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(PREAMBLE + len(MAGIC))
+    except NotRegular:  # a pipe, a socket, a device
+        return None
     except OSError:
         return True  # it cannot be told: reading it will fail, and count
     if start[PREAMBLE:] == MAGIC:
@@ -259,15 +266,6 @@ def _read_text(header: Any, keyword: str) -> str:
     return join_values(header.get(keyword)).strip()
 
 
-@cache
-def _header_tags() -> tuple[Any, ...]:
-    """`HEADER` as tags: keywords are looked up anew each time."""
-    from pydicom.datadict import tag_for_keyword
-    from pydicom.tag import Tag
-
-    return tuple(Tag(tag_for_keyword(keyword) or 0) for keyword in HEADER)
-
-
 def _file_size(path: Path) -> int:
     """Bytes of a file; 0 where it is gone."""
     try:
@@ -278,33 +276,18 @@ def _file_size(path: Path) -> int:
 
 def _read_file(path: Path, *, header: bool = False) -> Object | None:
     """One file, or its header alone; None where it cannot be read as DICOM."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
     try:
-        obj = pydicom.dcmread(
-            path, force=True, stop_before_pixels=header, specific_tags=[*_header_tags()] if header else None
-        )
-        for tag in _header_tags():
-            obj.get(tag)  # decoded here, where a damaged value is an unreadable file
-    except (OSError, EOFError, InvalidDicomError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+        obj = reading.read_header(path) if header else reading.read_file(path)
+    except reading.Unreadable:
         return None
-    if obj.get("SOPInstanceUID") is None and not header:
-        return None
-    if "TransferSyntaxUID" not in obj.file_meta:
-        implicit, _ = obj.original_encoding  # as pydicom found it: nothing in the file says it
-        obj.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if implicit is False else ImplicitVRLittleEndian
-    return obj
+    return None if obj.get("SOPInstanceUID") is None and not header else obj
 
 
 def _read_dicomdir(path: Path) -> Counter[str]:
     """How many objects a DICOMDIR lists, by Series Instance UID (PS3.3, F.3); nothing where it is damaged."""
-    import pydicom
-
     listed: Counter[str] = Counter()
     try:
-        index = pydicom.dcmread(path)
+        index = reading.read_file(path)
         records = {record.seq_item_tell: record for record in index.DirectoryRecordSequence}
         todo = [(int(index.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity), "")]
         while todo:
@@ -316,7 +299,7 @@ def _read_dicomdir(path: Path) -> Counter[str]:
             within = str(record.SeriesInstanceUID) if record.DirectoryRecordType == "SERIES" else series
             todo.append((int(record.OffsetOfReferencedLowerLevelDirectoryEntity), within))
             listed[series] += "ReferencedSOPInstanceUIDInFile" in record
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+    except Exception:  # noqa: BLE001 - pydicom raises anything for a damaged one
         return Counter()
     return listed
 

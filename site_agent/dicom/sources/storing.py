@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from site_agent.dicom.base import Object
+from site_agent.dicom.sources import reading
 from site_agent.dicom.sources.arrivals import Arrivals
 
 STORED = 0x0000
@@ -18,13 +19,10 @@ CANNOT_KEEP = 0xA700
 def read_request(event: Any) -> tuple[Object, int] | None:
     """The object of a C-STORE request with its file meta information, and its bytes; None where it is damaged."""
     try:
-        obj = event.dataset
-        obj.file_meta = event.file_meta
-        for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows"):
-            obj.get(keyword)  # pydicom decodes on access: a damaged value is noticed here
-    except Exception:  # noqa: BLE001 - whatever a damaged data set makes pydicom raise; the object is counted as broken
+        content = event.request.DataSet.getvalue()
+        return reading.read_object(content, str(event.context.transfer_syntax)), len(content)
+    except Exception:  # noqa: BLE001 - `Unreadable`, or a request without an object; it is counted as broken
         return None
-    return obj, event.request.DataSet.getbuffer().nbytes
 
 
 def store_received(came: tuple[Object, int] | None, arrivals: Arrivals) -> int:

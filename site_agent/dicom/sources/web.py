@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -123,7 +124,6 @@ class Web:
 
     def _make_session(self) -> Any:
         import requests
-        from dicomweb_client.web import DICOMwebClient
         from urllib3.util import Retry
 
         config = self._config
@@ -146,7 +146,7 @@ class Web:
         )
         for scheme in ("http://", "https://"):
             session.mount(scheme, _make_adapter(retry))
-        client = DICOMwebClient(
+        client = _client_class()(
             self._url,
             session=session,
             headers=self._headers,
@@ -178,6 +178,26 @@ class Web:
             advice="Check url, and what this user may do in the PACS",
             passing=status == 429,  # still too busy after `RETRIES`
         )
+
+
+@cache
+def _client_class() -> Any:
+    from dicomweb_client.web import DICOMwebClient
+
+    class Client(DICOMwebClient):  # type: ignore[misc]  # dicomweb_client is skipped by mypy
+        """Gives objects as bytes: the library's own reading ends an answer at the first that cannot be read."""
+
+        def _http_get_multipart_application_dicom(
+            self, url: str, media_types: Any = None, params: Any = None, stream: bool = False
+        ) -> Iterator[bytes]:
+            accept = self._build_multipart_accept_header_field_value(media_types, {"*": "application/dicom"})
+            response = self._http_get(url, params=params, headers={"Accept": accept}, stream=stream)
+            if response.headers["Content-Type"].startswith("application/dicom"):  # one object, without the envelope
+                return iter([response.content])
+            parts: Iterator[bytes] = self._decode_multipart_message(response, stream=stream)
+            return parts
+
+    return Client
 
 
 def _make_adapter(retry: Any) -> Any:

@@ -79,7 +79,7 @@ def read_frames(obj: Object, source: int, tolerances: Tolerances) -> list[Frame]
         str(obj.get("FrameOfReferenceUID") or ""),
         marks=(
             ("kind", read_kind(obj.get("ImageType"))),
-            ("echo", (read_whole(obj, "EchoNumbers") or 0, round(read_number(obj, "EchoTime") or 0.0, 1))),
+            ("echo", (read_whole(obj, "EchoNumbers") or 0, read_number(obj, "EchoTime") or 0.0)),
             ("time", (read_whole(obj, "TemporalPositionIdentifier") or 0, *shot)),
             ("diffusion", _read_diffusion(obj)),
             ("stack", str(obj.get("StackID") or "")),

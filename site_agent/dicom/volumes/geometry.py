@@ -37,6 +37,7 @@ class Tolerances:
         sideways: largest shift within the plane, as share of the smaller pixel spacing; sideways_floor: millimetres.
         fewest: images that make a volume.
         most_directions: images of so many geometries in one series are no volumes (rotating projections).
+        echo: relative difference of echo times of one echo: scanners round them slice by slice.
         most_voxels: the most that is read of one series (4 GiB as float32).
     """
 
@@ -52,6 +53,7 @@ class Tolerances:
     sideways_floor: float = 0.05
     fewest: int = 2
     most_directions: int = 32
+    echo: float = 0.01
     most_voxels: int = 2**30
 
 

@@ -105,7 +105,7 @@ def _read_frame(
         str(obj.get("FrameOfReferenceUID") or ""),
         marks=(
             ("kind", (*read_kind(frame_type.get("FrameType")), str(frame_type.get("ComplexImageComponent") or ""))),
-            ("echo", (0, round(read_number(groups["MREchoSequence"], "EffectiveEchoTime") or 0.0, 1))),
+            ("echo", (0, read_number(groups["MREchoSequence"], "EffectiveEchoTime") or 0.0)),
             ("time", (read_whole(content, "TemporalPositionIndex") or 0, 0, 0)),
             (
                 "diffusion",

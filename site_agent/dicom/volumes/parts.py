@@ -9,7 +9,8 @@ series is refused; a file's name or its neighbours are no ground to guess on.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from messages.reasons import Reason
 from site_agent.dicom.base import ObjectRefused
 from site_agent.dicom.volumes.frames import Frame
 from site_agent.dicom.volumes.geometry import Tolerances, number_places
+
+_ROUNDED = 0.05
+"""Milliseconds by which times of one echo may differ however short they are: some scanners give one decimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ def split_parts(frames: Sequence[Frame], temporal_positions: int | None, toleran
         Refused: DUPLICATE_SLICES: frames at one place that nothing tells apart. INCOMPLETE_SERIES: a volume has fewer
             places than its siblings. MIXED_GEOMETRY: images of several geometries, not each a volume.
     """
-    piles = _pile_frames(frames, tolerances)
+    piles = _pile_frames(_join_echoes(frames, tolerances), tolerances)
     parts = []
     for number, pile in enumerate(piles, 1):
         outer = (("geometry", number),) if len(piles) > 1 else ()
@@ -53,6 +57,45 @@ def split_parts(frames: Sequence[Frame], temporal_positions: int | None, toleran
             Reason.MIXED_GEOMETRY, f"{len(frames)} images of {len(piles)} sizes or directions, not each a volume"
         )
     return parts
+
+
+def _has_gaps(part: VolumePart, place: Mapping[tuple[int, int], int]) -> bool:
+    """Whether other frames' places lie among a volume's own."""
+    own = {place[_identity_of(frame)] for frame in part.frames}
+    return max(own) - min(own) >= len(own)
+
+
+def _join_echoes(frames: Sequence[Frame], tolerances: Tolerances) -> list[Frame]:
+    """Frames whose echo marks are the same where only rounding tells their times apart.
+
+    Of one echo number, times within `Tolerances.echo` of the shortest are one echo's.
+    """
+    said: dict[int, set[float]] = {}
+    for frame in frames:
+        said.setdefault(_echo_of(frame)[0], set()).add(_echo_of(frame)[1])
+    joined: dict[tuple[int, float], float] = {}
+    for number, times in said.items():
+        first: float | None = None
+        for time in sorted(times):
+            if first is None or time - first > max(tolerances.echo * abs(first), _ROUNDED):
+                first = time
+            joined[number, time] = first
+    return [
+        replace(
+            frame,
+            marks=tuple(
+                (name, (_echo_of(frame)[0], joined[_echo_of(frame)]) if name == "echo" else value)
+                for name, value in frame.marks
+            ),
+        )
+        for frame in frames
+    ]
+
+
+def _echo_of(frame: Frame) -> tuple[int, float]:
+    """Echo number and time, ms."""
+    number, time = cast(tuple[int, float], dict(frame.marks)["echo"])
+    return number, time
 
 
 def _pile_frames(frames: Sequence[Frame], tolerances: Tolerances) -> list[list[Frame]]:
@@ -78,6 +121,13 @@ def _of_a_pile(pile: Sequence[Frame], temporal_positions: int | None, tolerances
         for part in _by_marks(pile)
         for inner in _by_hints(part.frames, place, temporal_positions)
     ]
+    echoes = {value for part in parts for name, value in part.labels if name == "echo"}
+    if len(echoes) > 1 and len(set(place.values())) == len(pile) and any(_has_gaps(part, place) for part in parts):
+        times = sorted({_echo_of(frame)[1] for frame in pile})
+        raise ObjectRefused(
+            Reason.AMBIGUOUS_SERIES,
+            f"the echo time varies from slice to slice, one at each place, from {times[0]:g} to {times[-1]:g} ms",
+        )
     taken = [{place[_identity_of(f)] for f in part.frames} for part in parts]
     most = max(taken, key=len)
     short = [places_ for places_ in taken if places_ < most]

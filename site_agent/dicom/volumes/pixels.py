@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from messages.reasons import Reason
 from site_agent.dicom.base import Object, ObjectRefused
+from site_agent.dicom.extent import read_extent, require_exact
 from site_agent.dicom.volumes import mosaic
 from site_agent.dicom.volumes.frames import Frame, read_whole
 
@@ -51,6 +52,8 @@ class Pixels:
         from pydicom.pixels import apply_modality_lut, get_decoder
 
         obj = self._objects[frame.source]
+        if "PixelData" in obj:
+            require_exact(obj, read_extent(obj))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # padding behind the pixels and the like: what matters is an error

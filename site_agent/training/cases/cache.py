@@ -2,7 +2,7 @@
 
 One folder a case, named by a digest over the case's content and all parameters of preprocessing; it is written
 under another name and renamed when it is whole, so that a kill in between leaves nothing that looks finished.
-Images are kept as float16: z-scores need no more (relative error 5e-4), and it halves disk and page cache.
+Images are kept as float16 where that holds what the experiment asked for, else as float32 (`precision`).
 
 Where the site asks for encryption at rest nothing can be mapped: the arrays lie sealed and are opened into memory when
 they are read, the last ones kept up to a bound.
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from messages import codec
 from messages.experiment import Preprocessing
 from site_agent.datasets.vault import SUFFIX, Vault
+from site_agent.training.cases.precision import NumberFormat
 from site_agent.training.cases.preprocess import Geometry, PreparedCase
 
 VERSION = 1
 """Raise it when preprocessing changes what it makes of the same case."""
 
-_LARGEST_HALF = 65504.0
 _LARGEST_SAMPLE = 20_000
 
 
@@ -45,14 +45,14 @@ class CachedCase(Protocol):
 
     Attributes:
         name: the case's local name.
-        image: float16 (C, x, y, z). label: uint8 (x, y, z). reference: uint8 (X, Y, Z).
+        image: float16 or float32 (C, x, y, z). label: uint8 (x, y, z). reference: uint8 (X, Y, Z).
         foreground: int32 (n,), flat indices into `label` of foreground voxels, evenly thinned to a bounded number.
     """
 
     @property
     def name(self) -> str: ...
     @property
-    def image(self) -> NDArray[np.float16]: ...
+    def image(self) -> NDArray[np.floating[Any]]: ...
     @property
     def label(self) -> NDArray[np.uint8]: ...
     @property
@@ -68,7 +68,7 @@ class MappedCase:
     """A case that lies open on disk; the arrays are read-only maps and cost memory only where they are read."""
 
     name: str
-    image: NDArray[np.float16]
+    image: NDArray[np.floating[Any]]
     label: NDArray[np.uint8]
     reference: NDArray[np.uint8]
     foreground: NDArray[np.int32]
@@ -111,7 +111,7 @@ class SealedCase:
     _vault: Vault
 
     @property
-    def image(self) -> NDArray[np.float16]:
+    def image(self) -> NDArray[np.floating[Any]]:
         return self._read_array("image")
 
     @property
@@ -131,9 +131,11 @@ class SealedCase:
 
 
 def content_key(image: NDArray[Any], label: NDArray[Any], affine: NDArray[Any], settings: Preprocessing,
-                concepts: tuple[str, ...]) -> str:  # fmt: skip
+                concepts: tuple[str, ...], number_format: NumberFormat = "float16") -> str:  # fmt: skip
     """SHA-256 (hex) over the case's voxels and everything that decides what preprocessing makes of them."""
-    state = sha256(codec.canonical([VERSION, settings.model_dump(mode="json"), list(concepts), list(image.shape)]))
+    rules = [VERSION, settings.model_dump(mode="json"), list(concepts), list(image.shape)]
+    # 0.1 knew float16 alone, and its keys stay
+    state = sha256(codec.canonical(rules if number_format == "float16" else [*rules, number_format]))
     state.update(np.ascontiguousarray(affine, dtype="<f8").data)
     for channel in image:
         state.update(np.ascontiguousarray(channel, dtype="<f4").data)
@@ -153,7 +155,7 @@ def holds_case(folder: Path, key: str, vault: Vault | None = None) -> bool:
 
 def size_of(case: PreparedCase) -> int:
     """About the bytes that a case takes on disk."""
-    return 2 * case.image.size + 2 * case.label.nbytes + case.reference.nbytes
+    return np.dtype(case.number_format).itemsize * case.image.size + 2 * case.label.nbytes + case.reference.nbytes
 
 
 def store_case(folder: Path, key: str, case: PreparedCase, vault: Vault | None = None) -> None:
@@ -165,7 +167,7 @@ def store_case(folder: Path, key: str, case: PreparedCase, vault: Vault | None =
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        _save_array(beside / "image.npy", np.clip(case.image, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16), vault)
+        _save_array(beside / "image.npy", case.image.astype(case.number_format, copy=False), vault)
         _save_array(beside / "label.npy", case.label, vault)
         _save_array(beside / "reference.npy", case.reference, vault)
         _save_array(beside / "foreground.npy", _foreground_voxels(case.label), vault)
@@ -179,6 +181,11 @@ def store_case(folder: Path, key: str, case: PreparedCase, vault: Vault | None =
         if final.exists():  # another process of this site wrote the same case meanwhile
             return
         raise
+
+
+def remove_case(folder: Path, key: str, vault: Vault | None = None) -> None:
+    """Remove a case that does not read any more; it is made again."""
+    shutil.rmtree(place_of(folder, key, vault), ignore_errors=True)
 
 
 def _save_array(path: Path, array: NDArray[Any], vault: Vault | None) -> None:

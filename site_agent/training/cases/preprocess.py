@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from messages.experiment import Preprocessing
+from messages.reasons import Reason
+from site_agent.datasets.barrier import CaseError
+from site_agent.datasets.look import Box, foreground_box, target_shape, whole_box
+from site_agent.training.cases.precision import NumberFormat, choose_format
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+LEAST_CONTRAST = 1e-6
+"""Z-scores that lie no further apart than this are one value."""
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.uint8]
 
@@ -47,12 +52,14 @@ class PreparedCase:
         image: float32 (C, x, y, z), the net's input.
         label: uint8 (x, y, z), concept i as value i + 1, on the same grid.
         reference: uint8 (X, Y, Z), the label on the whole native grid.
+        number_format: in which the image is kept without losing what counts (`precision`).
     """
 
     image: FloatArray
     label: LabelArray
     reference: LabelArray
     geometry: Geometry
+    number_format: NumberFormat = "float16"
 
 
 def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], settings: Preprocessing) -> PreparedCase:
@@ -61,24 +68,39 @@ def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], set
     Args:
         image: (C, X, Y, Z). label: (X, Y, Z). affine: voxel → mm, RAS+ (4, 4).
 
+    Raises:
+        CaseError: NOT_FINITE, EMPTY_IMAGE: the result is nothing that one could train on.
+
     Only the least is kept in memory: the crop comes before everything that copies.
     """
+    number_format = choose_format(image, settings)
     image, label, spacing = _orient_case(image, label, affine, settings.orientation)
     shape = (int(label.shape[0]), int(label.shape[1]), int(label.shape[2]))
-    box = _foreground_box(image) if settings.crop == "foreground" else _whole_box(shape)
+    box = foreground_box(image) if settings.crop == "foreground" else whole_box(shape)
     inside = tuple(slice(begin, end) for begin, end in box)
     geometry = Geometry(shape, box, spacing)
     cropped = np.ascontiguousarray(image[(slice(None), *inside)], dtype=np.float32)
     cropped_label = np.ascontiguousarray(label[inside])
     if settings.spacing_mm is not None:
-        target = _target_shape(cropped_label.shape, spacing, settings.spacing_mm)
+        target = target_shape(cropped_label.shape, spacing, settings.spacing_mm)
         cropped, cropped_label = _resample_case(cropped, cropped_label, target)
+    made = _normalise_image(cropped, settings.normalise)
+    _require_contrast(made, 0.0 if settings.normalise == "none" else LEAST_CONTRAST)
     return PreparedCase(
-        image=_normalise_image(cropped, settings.normalise),
+        image=made,
         label=cropped_label,
         reference=np.ascontiguousarray(label),
         geometry=geometry,
+        number_format=number_format,
     )
+
+
+def _require_contrast(image: FloatArray, least: float) -> None:
+    for number, channel in enumerate(image, start=1):
+        if not np.isfinite(channel).all():
+            raise CaseError(Reason.NOT_FINITE, f"channel {number}: no finite numbers once it is preprocessed")
+        if float(channel.max()) - float(channel.min()) <= least:
+            raise CaseError(Reason.EMPTY_IMAGE, f"channel {number}: one value in all voxels once it is preprocessed")
 
 
 def to_native(probabilities: torch.Tensor, geometry: Geometry, background: int | None) -> torch.Tensor:
@@ -112,26 +134,6 @@ def _orient_case(
         image = image.transpose([0, *(axis + 1 for axis in order)])[(slice(None), *flips)]
         zooms = zooms[order]
     return image, label, (float(zooms[0]), float(zooms[1]), float(zooms[2]))
-
-
-def _whole_box(shape: tuple[int, int, int]) -> Box:
-    return ((0, shape[0]), (0, shape[1]), (0, shape[2]))
-
-
-def _foreground_box(image: FloatArray) -> Box:
-    """The box of all voxels that are not 0 in some channel; everything where all are 0."""
-    edges: list[tuple[int, int]] = []
-    mask = np.any(image != 0, axis=0)
-    for axis in range(3):
-        line = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        edges.append((int(line[0]), int(line[-1]) + 1) if line.size else (0, mask.shape[axis]))
-    return (edges[0], edges[1], edges[2])
-
-
-def _target_shape(
-    shape: tuple[int, ...], spacing: tuple[float, float, float], wanted: tuple[float, float, float]
-) -> tuple[int, ...]:
-    return tuple(max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True))
 
 
 def _resample_case(image: FloatArray, label: LabelArray, shape: tuple[int, ...]) -> tuple[FloatArray, LabelArray]:

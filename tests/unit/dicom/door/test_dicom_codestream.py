@@ -188,3 +188,24 @@ def test_no_bytes_make_the_walk_do_more_than_refuse(noise: bytes, at: int, cut: 
                 continue
             assert len(kept) <= len(stream) + 2
             assert walk(kept) == kept
+
+
+@pytest.mark.parametrize("syntax", KINDS)
+def test_frames_say_their_size_and_another_one_is_refused(syntax: UID, tmp_path: Path) -> None:
+    obj = packed(syntax, tmp_path)
+    assert DOOR.admit_object(obj)
+    obj.Rows, obj.Columns = 17, 24
+    with pytest.raises(ObjectRefused, match="another size") as told:
+        DOOR.admit_object(obj)
+    assert told.value.reason is Reason.UNDECODABLE_PIXELS
+
+
+@pytest.mark.parametrize("syntax", KINDS)
+def test_a_second_image_behind_the_first_is_more_than_the_object_says(syntax: UID, tmp_path: Path) -> None:
+    obj = packed(syntax, tmp_path)
+    frames = [*generate_frames(obj.PixelData, number_of_frames=3)]
+    obj.NumberOfFrames = 1
+    obj.PixelData = encapsulate([b"".join(frames[:2])])
+    with pytest.raises(ObjectRefused) as told:
+        DOOR.admit_object(obj)
+    assert told.value.reason is Reason.UNDECODABLE_PIXELS

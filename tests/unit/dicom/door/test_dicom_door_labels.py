@@ -84,7 +84,8 @@ def test_a_code_that_is_known_from_elsewhere_stays_with_a_meaning_of_our_own(
 )
 def test_any_other_code_is_withheld_and_still_a_code(scheme: str, value: str) -> None:
     [item] = of_segment("Enhancing", code(scheme, value)).SegmentedPropertyTypeCodeSequence
-    assert (item.CodingSchemeDesignator, item.CodeValue, item.CodeMeaning) == ("99KONSIL", "withheld", "Withheld")
+    withheld = "withheld private" if scheme.startswith("99") else "withheld"
+    assert (item.CodingSchemeDesignator, item.CodeValue, item.CodeMeaning) == ("99KONSIL", withheld, "Withheld")
 
 
 def test_modifiers_of_a_code_stay_with_it() -> None:

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from pydicom import config, dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from messages.reasons import Reason
 from site_agent.dicom.base import ObjectRefused
@@ -81,12 +87,18 @@ def test_big_endian_pixels_come_through() -> None:
     np.testing.assert_array_equal(cleaned(dcmread(BytesIO(buffer.getvalue()))).pixel_array, pixels)
 
 
-def test_bytes_behind_the_pixels_do_not_come_through() -> None:
+@pytest.mark.parametrize(
+    ("more", "code"), [(0, None), (1, None), (2, Reason.UNDECODABLE_PIXELS), (12, Reason.UNDECODABLE_PIXELS)]
+)
+def test_pixels_longer_than_the_image_says_by_more_than_a_byte_of_padding_are_refused(
+    more: int, code: Reason | None
+) -> None:
     obj = image()
-    obj.PixelData += b"Qz was here."
-    clean = cleaned(obj)
-    assert len(clean.PixelData) == 128
-    assert b"Qz" not in encode_object(DOOR.admit_object(obj).object)
+    obj.PixelData += b"Qz was here."[:more]
+    if code is not None:
+        assert refused(obj) is code
+    else:
+        assert len(cleaned(obj).PixelData) == 128
 
 
 def test_bytes_behind_compressed_pixels_do_not_come_through() -> None:
@@ -131,7 +143,6 @@ def test_signed_pixels_without_copies_of_their_sign_get_them() -> None:
     [
         lambda obj: setattr(obj, "PixelData", obj.PixelData[:-2]),
         lambda obj: setattr(obj, "NumberOfFrames", 2),
-        lambda obj: delattr(obj, "Rows"),
         lambda obj: obj.add_new("PixelData", "OW", b""),
     ],
 )
@@ -157,3 +168,63 @@ def test_an_implicit_padding_value_keeps_its_sign() -> None:
         dcmwrite(buffer, obj, enforce_file_format=True)
     clean = cleaned(dcmread(BytesIO(buffer.getvalue())))
     assert clean.PixelPaddingValue == -2000
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"BitsStored": 17}, Reason.UNSUPPORTED_IMAGE),
+        ({"BitsStored": 16, "HighBit": 11}, Reason.UNSUPPORTED_IMAGE),
+        ({"BitsAllocated": 24}, Reason.UNSUPPORTED_IMAGE),
+        ({"PixelRepresentation": 2}, Reason.UNSUPPORTED_IMAGE),
+        ({"SamplesPerPixel": 3}, Reason.UNSUPPORTED_IMAGE),
+        ({"FloatPixelData": b"\0" * 256}, Reason.UNSUPPORTED_IMAGE),
+        ({"Rows": 65535, "Columns": 65535, "NumberOfFrames": 10000}, Reason.UNSUPPORTED_IMAGE),
+        ({"NumberOfFrames": 0}, Reason.UNREADABLE),
+        ({"PixelRepresentation": None}, Reason.UNREADABLE),
+        ({"Columns": None}, Reason.UNREADABLE),
+        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, Reason.UNDECODABLE_PIXELS),
+        ({"NumberOfFrames": 3}, Reason.UNDECODABLE_PIXELS),
+    ],
+)
+def test_what_an_object_says_of_its_pixels_may_not_contradict_itself(changes: dict[str, object], code: Reason) -> None:
+    assert refused(image(**changes)) is code
+
+
+def test_pixels_compressed_to_next_to_nothing_are_not_allocated() -> None:
+    obj = with_pixels(np.zeros((8, 8), np.uint16), stored=16)
+    obj.compress(RLELossless, generate_instance_uid=False, encoding_plugin="pydicom")
+    obj.Rows = obj.Columns = 30000
+    assert refused(obj) is Reason.UNDECODABLE_PIXELS
+
+
+def mask(frames: int, *, padded: bool) -> Dataset:
+    """Frames of 9 pixels of one bit, all set; `padded`: each begins on a byte of its own."""
+    bits = np.ones((frames, 9), np.uint8)
+    content = np.packbits(bits if padded else bits.ravel(), axis=-1, bitorder="little").tobytes()
+    obj = image(BitsAllocated=1, BitsStored=1, HighBit=0, Rows=3, Columns=3, NumberOfFrames=frames)
+    obj.add_new("PixelData", "OB", content + b"\0" * (len(content) % 2))
+    return obj
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8])
+def test_frames_of_single_bits_follow_each_other_without_a_gap(frames: int) -> None:
+    assert cleaned(mask(frames, padded=False)).pixel_array.all()
+    if frames > 1:
+        assert refused(mask(frames, padded=True)) is Reason.UNDECODABLE_PIXELS
+
+
+@pytest.mark.parametrize("count", [9, 16])
+def test_bytes_in_words_of_big_endian_come_through(count: int) -> None:
+    pixels = np.arange(count, dtype=np.uint8).reshape(1, count)
+    obj = with_pixels(pixels, stored=8)
+    obj.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    even = pixels.tobytes() + b"\0" * (count % 2)
+    obj.add_new("PixelData", "OW", np.frombuffer(even, "<u2").astype(">u2").tobytes())
+    np.testing.assert_array_equal(cleaned(obj).pixel_array.reshape(1, count), pixels)
+
+
+def test_a_deflated_object_has_native_pixels() -> None:
+    obj = with_pixels(np.arange(64, dtype=np.uint16).reshape(8, 8), stored=16)
+    obj.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    np.testing.assert_array_equal(cleaned(obj).pixel_array.ravel(), np.arange(64))

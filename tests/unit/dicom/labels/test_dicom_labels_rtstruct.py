@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -27,15 +29,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Polygon
 from places import TEST_DATA
-from pydicom.dataset import Dataset
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
 
 from messages.reasons import Reason
 from site_agent.dicom.base import ObjectRefused, Volume
 from site_agent.dicom.config import LabelRule, Labels
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
+from site_agent.dicom.door.spool import encode_object
 from site_agent.dicom.labels import structures as reader
 from site_agent.dicom.labels.concepts import outline_of
+from site_agent.dicom.sources.reading import read_object
 from site_agent.dicom.volumes import assembly
 
 OEDEMA, TUMOUR = 1, 2
@@ -172,6 +177,78 @@ def test_a_structure_is_known_by_its_code_and_by_its_name_only_without_one() -> 
     assert found[2, 2, 1] == 0  # its code says something else, whatever its name is
     del observed[1].RTROIIdentificationCodeSequence
     assert reader.read_structure_set(obj, reference, RULES).voxels[2, 2, 1] == TUMOUR
+
+
+@pytest.mark.parametrize(
+    ("scheme", "value", "by_name"),
+    [
+        ("99VMS_STRUCTCODE", "GTVp", True), ("99RAYSTATION", "4711", True), ("L", "lung", True),
+        ("99KONSIL", "withheld private", True), ("99KONSIL", "withheld", False), ("FMA", "7197", False),
+    ],
+)  # fmt: skip
+def test_a_private_code_hides_no_name_and_a_public_one_does(scheme: str, value: str, by_name: bool) -> None:
+    reference = volume()
+    kind = [item(CodingSchemeDesignator=scheme, CodeValue=value)]
+    observed = [item(ReferencedROINumber=1, RTROIIdentificationCodeSequence=kind)]
+    contours = {1: [contour(reference, 1, square(1, 1))]}
+    obj = structures([roi(1, "tumour")], contours, named=reference, RTROIObservationsSequence=observed)
+    if by_name:
+        assert reader.read_structure_set(obj, reference, RULES).voxels[1, 1, 1] == TUMOUR
+        return
+    with pytest.raises(ObjectRefused, match="1 have such a name, and a code beside it") as told:
+        reader.read_structure_set(obj, reference, RULES)
+    assert told.value.reason is Reason.UNMATCHED_LABEL
+
+
+def test_a_contour_with_fewer_points_than_it_says_is_refused() -> None:
+    reference = volume()
+    short = contour(reference, 1, square(1, 2))
+    short.NumberOfContourPoints = 5
+    assert refused(structures([roi(1, "tumour")], {1: [short]}, named=reference), reference) is Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_contour_too_long_for_its_vr_comes_through_the_door_and_the_spool(syntax: str, nested: bool) -> None:
+    reference = volume()
+    few = contour(reference, 1, square(1, 3))
+    corners = np.array([float(v) for v in few.ContourData]).reshape(-1, 3)
+    share = np.linspace(0, 1, 900, endpoint=False)[:, None]
+    many = np.concatenate([a + (b - a) * share for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)])
+    few.NumberOfContourPoints, few.ContourData = len(many), [f"{value:.6f}" for value in many.ravel()]
+    obj = identified(structures([roi(1, "tumour")], {1: [few]}, named=reference))
+    obj.file_meta.TransferSyntaxUID = syntax
+    buffer = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom tells that it writes the VR as UN
+        obj.save_as(buffer, enforce_file_format=True)
+    content = buffer.getvalue()
+    assert (b"\x06\x30\x50\x00UN" in content) == (syntax.endswith(".1"))
+    if nested:  # the sequence around it as UN, in implicit VR (PS3.5, 6.2.2)
+        whole = dcmread(BytesIO(content))
+        inner = BytesIO()
+        plain = Dataset()
+        plain.ROIContourSequence = obj.ROIContourSequence
+        plain.save_as(inner, implicit_vr=True, little_endian=True)
+        whole.add_new("ROIContourSequence", "UN", inner.getvalue()[8:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            buffer = BytesIO()
+            whole.save_as(buffer, enforce_file_format=True)
+        content = buffer.getvalue()
+    door = Door(Pseudonyms(bytes(range(32))), RULES)
+    clean = dcmread(BytesIO(encode_object(door.admit_object(read_object(content)).object)))
+    found = clean.ROIContourSequence[0].ContourSequence[0]
+    assert [f"{value:.6f}" for value in np.array(found.ContourData, float)] == list(few.ContourData)
+
+
+def identified(obj: Dataset) -> Dataset:
+    """With what every object has."""
+    obj.file_meta = FileMetaDataset()
+    obj.file_meta.MediaStorageSOPClassUID = obj.SOPClassUID
+    obj.file_meta.MediaStorageSOPInstanceUID = obj.SOPInstanceUID = "1.2.3.4"
+    obj.StudyInstanceUID, obj.SeriesInstanceUID, obj.Modality, obj.PatientID = "1.2.3.5", "1.2.3.6", "RTSTRUCT", "P1"
+    return obj
 
 
 def test_a_name_must_be_exact() -> None:

@@ -64,7 +64,8 @@ def test_what_comes_out_of_processes_is_what_the_door_makes_here_in_the_order_it
     cleaners: Cleaners, objects: list[Any]
 ) -> None:
     here = clean_objects(RULES.make_door(), objects)
-    assert here[5] is Reason.BURNED_IN_ANNOTATION
+    assert isinstance(here[5], cleaning.RefusedObject)
+    assert here[5].reason is Reason.BURNED_IN_ANNOTATION
     assert through(cleaners, objects) == here
     assert through(cleaners, objects[:3]) == here[:3]  # less than a batch
     assert through(Cleaners(RULES), objects) == here

@@ -17,10 +17,9 @@ from dicom_rig import SECRET, settings, write
 from PIL import Image
 
 from deploy.demo import toml
-from messages.ground.errors import DataError, RequestError
+from messages.ground.errors import DataError
 from site_agent.config import read_config
 from site_agent.data.inventory import take_stock_of
-from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.source import LoadedCase
 from site_agent.desk import preflight
 from site_agent.dicom.prepared.preview import _COLOURS, TILE, _draw_row, draw_sheets
@@ -189,14 +188,11 @@ def test_a_case_says_which_slice_is_shown_and_whether_it_has_a_label() -> None:
     assert _draw_row(case(label, (1.0, 1.0, 1.0)))[0] == "slice 5 of 5, 2 with label"
 
 
-def test_the_preview_of_what_is_not_prepared_or_no_dicom_says_what_to_do(tmp_path: Path) -> None:
+def test_the_preview_of_what_is_not_prepared_says_what_to_do(tmp_path: Path) -> None:
     write(tmp_path / "export", [0], keep=lambda obj: obj.Modality != "SEG")
     config = settings(tmp_path / "export")
     with pytest.raises(DataError, match="konsil site datasets"):
         draw_sheets("glioma", config, tmp_path / "state", lambda *_: None)
-    nifti = DatasetConfig(source="brats", path=tmp_path, labels={1: "ET"})
-    with pytest.raises(RequestError, match="does not come from DICOM"):
-        draw_sheets("glioma", nifti, tmp_path, lambda *_: None)
     path = site(tmp_path)
     prepare(path)
     with pytest.raises(DataError, match="no case out of 1"):

@@ -47,6 +47,12 @@ BRAVO = {
     "ScanningSequence": "GR", "SequenceVariant": ["SS", "SP", "SK"], "MRAcquisitionType": "3D",
     "RepetitionTime": 6.964, "EchoTime": 2.832, "InversionTime": 400, "FlipAngle": 11, "SliceThickness": 1.2,
 }  # fmt: skip
+GE_MPRAGE = {
+    "ScanningSequence": ["RM", "IR"], "SequenceVariant": "NONE", "MRAcquisitionType": "3D", "ScanOptions": "IR_GEMS",
+    "RepetitionTime": 2217.66, "EchoTime": 3.172, "InversionTime": 1000, "FlipAngle": 8, "EchoTrainLength": 1,
+}  # fmt: skip
+GE_BRAVO_RM = BRAVO | {"ScanningSequence": "RM", "SequenceVariant": "NONE", "InversionTime": 450}
+PHILIPS_IR_TFE = MPRAGE | {"ScanningSequence": "IR", "SequenceVariant": "NONE", "EchoTrainLength": 180}
 TFE = {
     "ScanningSequence": "GR", "SequenceVariant": "MP", "MRAcquisitionType": "3D",
     "RepetitionTime": 8.1, "EchoTime": 3.7, "FlipAngle": 8, "SliceThickness": 1,
@@ -80,6 +86,10 @@ PROTON_DENSITY = T2_TSE | {"EchoTime": 15, "RepetitionTime": 3000}
 GRADIENT_T2_STAR = T1_FLASH_2D | {"EchoTime": 20, "RepetitionTime": 600, "FlipAngle": 20}
 EPI = {"ScanningSequence": ["EP", "GR"], "SequenceVariant": "SS", "RepetitionTime": 5000, "EchoTime": 30}
 FIESTA = BRAVO | {"SequenceVariant": "SS", "InversionTime": None, "RepetitionTime": 5, "FlipAngle": 45}
+RM_ALONE = {"ScanningSequence": "RM", "MRAcquisitionType": "3D", "RepetitionTime": 7, "EchoTime": 3, "FlipAngle": 12}
+"""GE's research mode without an inversion: it may as well be balanced."""
+RM_2D = GE_MPRAGE | {"MRAcquisitionType": "2D"}
+RM_WIDE_ANGLE = GE_MPRAGE | {"FlipAngle": 90}
 LOW_ANGLE = BRAVO | {"FlipAngle": 3, "InversionTime": None}
 
 
@@ -96,7 +106,8 @@ def decide(study: dict[str, Dataset], *overrides: Override) -> dict[str, str | R
 @pytest.mark.parametrize(
     ("protocol", "role"),
     [
-        (T1_SE, "T1"), (MPRAGE, "T1"), (BRAVO, "T1"), (TFE, "T1"), (T1_FLASH_2D, "T1"), (T1_FLAIR_GE, "T1"),
+        (T1_SE, "T1"), (MPRAGE, "T1"), (BRAVO, "T1"), (TFE, "T1"),
+        (GE_MPRAGE, "T1"), (GE_BRAVO_RM, "T1"), (PHILIPS_IR_TFE, "T1"), (T1_FLASH_2D, "T1"), (T1_FLAIR_GE, "T1"),
         (T2_TSE, "T2"), (T2_SPACE, "T2"),
         (FLAIR_2D, "FLAIR"), (FLAIR_PHILIPS, "FLAIR"), (FLAIR_SPACE, "FLAIR"),
     ],
@@ -105,7 +116,9 @@ def test_a_protocol_is_known_by_its_header_without_any_description(protocol: dic
     assert decide_one(mr(**protocol)) == role
 
 
-@pytest.mark.parametrize("protocol", [STIR, PROTON_DENSITY, GRADIENT_T2_STAR, EPI, FIESTA, LOW_ANGLE])
+@pytest.mark.parametrize(
+    "protocol", [STIR, PROTON_DENSITY, GRADIENT_T2_STAR, EPI, FIESTA, LOW_ANGLE, RM_ALONE, RM_2D, RM_WIDE_ANGLE]
+)
 def test_a_protocol_of_another_weighting_is_not_recognised(protocol: dict[str, Any]) -> None:
     assert decide_one(mr(**protocol)) == Reason.UNRECOGNISED_SERIES
 

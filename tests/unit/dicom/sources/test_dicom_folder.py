@@ -64,7 +64,7 @@ def test_files_that_are_no_dicom_are_counted_and_cost_nothing(tmp_path: Path) ->
     source = reader(tmp_path)
 
     assert [study.uid for study in source.find_studies()] == [uid(1)]
-    assert source.looked == Looked(objects=1, not_dicom=4)
+    assert source.looked == Looked(objects=1, not_dicom=5, unreadable=1, unreadable_files=("broken",))
 
 
 def test_a_file_that_says_it_is_dicom_and_cannot_be_read_counts_as_unreadable(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_file_that_says_it_is_dicom_and_cannot_be_read_counts_as_unreadable(tm
     source = reader(tmp_path)
 
     assert [study.uid for study in source.find_studies()] == [uid(1)]
-    assert source.looked == Looked(objects=1, unreadable=1)
+    assert source.looked == Looked(objects=1, unreadable=1, unreadable_files=("cut",))
 
 
 @pytest.mark.parametrize("implicit", [True, False])
@@ -125,14 +125,15 @@ def test_what_is_there_already_is_not_taken_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("size")
-def test_a_file_that_lost_its_end_is_not_taken_and_the_series_counts_as_not_retrieved(tmp_path: Path) -> None:
+def test_a_file_that_lost_its_end_is_not_taken_and_named_and_its_series_counts_as_unreadable(tmp_path: Path) -> None:
     write(image(number=1), tmp_path / "1")
     (tmp_path / "2").write_bytes(encoded(image(number=2))[:-10])
     source, taken = reader(tmp_path), Taken()
 
     fetched = source.fetch_series(source.find_studies()[0].series[0], taken.has, taken.take)
 
-    assert (fetched.received, fetched.present, fetched.reason) == (1, 1, Reason.RETRIEVE_FAILED)
+    assert (fetched.received, fetched.present, fetched.reason) == (1, 1, Reason.UNREADABLE)
+    assert fetched.lacking == ("2",)
     assert taken.uids == [uid(1, 1, 1)]
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from datetime import date, timedelta
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dicom_files import SERIES, Taken, image, uid
+from dicom_files import SERIES, Taken, encoded, image, uid
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.uid import UID
 
 from messages.ground.errors import ConfigError
 from messages.reasons import Reason
 from site_agent.dicom.base import Looked, SeriesFound, StudyFound
 from site_agent.dicom.config import Query
-from site_agent.dicom.sources import contexts, statuses
-from site_agent.dicom.sources.arrivals import Arrivals, is_whole, weigh_object
+from site_agent.dicom.extent import lacks_pixels
+from site_agent.dicom.sources import contexts, statuses, storing
+from site_agent.dicom.sources.arrivals import Arrivals, weigh_object
 from site_agent.dicom.sources.findings import Findings
 from site_agent.dicom.sources.pace import Line, Pace
 from site_agent.dicom.sources.statuses import RetrievalVerdict
@@ -280,29 +284,29 @@ def test_nothing_is_taken_after_the_taker_failed_and_its_error_comes_through() -
 @given(st.integers(1, 128))
 def test_an_object_that_lacks_the_last_of_its_pixels_is_not_whole(missing: int) -> None:
     obj = image()
-    assert is_whole(obj)
+    assert not lacks_pixels(obj)
     obj.PixelData = obj.PixelData[:-missing]
-    assert not is_whole(obj)
+    assert lacks_pixels(obj)
 
 
 @pytest.mark.parametrize(
     ("changes", "length"),
     [
         ({"NumberOfFrames": "3"}, 384),
-        ({"BitsAllocated": 1, "NumberOfFrames": 3, "Rows": 3, "Columns": 3}, 4),
-        ({"SamplesPerPixel": 3, "BitsAllocated": 8, "PhotometricInterpretation": "YBR_FULL_422"}, 128),
+        ({"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "NumberOfFrames": 3, "Rows": 3, "Columns": 3}, 4),
+        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "Rows": 3, "Columns": 3}, 9),
     ],
 )
 def test_how_long_whole_pixels_are_follows_the_header(changes: dict[str, Any], length: int) -> None:
-    assert is_whole(image(**changes, PixelData=b"\0" * length))
-    assert not is_whole(image(**changes, PixelData=b"\0" * (length - 1)))
+    assert not lacks_pixels(image(**changes, PixelData=b"\0" * length))
+    assert lacks_pixels(image(**changes, PixelData=b"\0" * (length - 1)))
 
 
 def test_an_object_without_an_image_is_whole_and_one_that_lost_its_pixels_is_not() -> None:
-    assert is_whole(image(modality="RTSTRUCT"))
+    assert not lacks_pixels(image(modality="RTSTRUCT"))
     bare = image()
     del bare.PixelData
-    assert not is_whole(bare)
+    assert lacks_pixels(bare)
     assert weigh_object(image()) == 4096 + 128
 
 
@@ -324,3 +328,34 @@ def test_every_transfer_syntax_that_we_propose_can_be_decoded_here() -> None:
     compressed = [syntax for syntax in offered if UID(syntax).is_encapsulated]
     assert len(compressed) == 9
     assert [syntax for syntax in compressed if not get_decoder(UID(syntax)).is_available] == []
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"])
+def test_what_c_store_brings_is_read_or_counted_whatever_it_holds(syntax: str) -> None:
+    whole = image()
+    whole.file_meta.TransferSyntaxUID = syntax
+    content = encoded(whole)
+    start = 144 + int.from_bytes(content[140:144], "little")
+    for cut in (start, start + 1, start + 40, len(content) - 20, len(content)):
+        event = SimpleNamespace(
+            request=SimpleNamespace(DataSet=BytesIO(content[start:cut])),
+            context=SimpleNamespace(transfer_syntax=UID(syntax)),
+        )
+        taken = Taken()
+        coming = Arrivals(SERIES, taken.has, taken.take, Pace(1, None))
+        status = storing.store_received(storing.read_request(event), coming)
+        assert (status == storing.STORED) == (cut == len(content)), cut
+        assert len(taken.objects) == (cut == len(content))
+
+
+def test_an_answer_that_cannot_be_read_costs_its_own_study_alone() -> None:
+    findings = Findings(Wanted.read_query(Query()))
+    for number in (1, 2):
+        findings.add_study(uid(number), f"P{number}", Described(f"P{number}", "", "", "", frozenset({"MR"})))
+    findings.note_unreadable()  # of no study that is known
+    findings.add_series(uid(1), uid(1, 1), "MR", 3)
+    findings.add_series(uid(2), uid(2, 1), "MR", 3)
+    findings.note_unreadable(uid(2))
+    found, looked = findings.result()
+    assert [study.uid for study in found] == [uid(1)]
+    assert looked == Looked(unusable=2)

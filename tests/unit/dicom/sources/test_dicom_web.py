@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,24 @@ def test_a_part_that_is_no_dicom_is_counted() -> None:
         body = b"--x\r\n\r\nno DICOM at all" + b"." * 200 + b"\r\n--x--\r\n"
         service.answers[path] = ('multipart/related; type="application/dicom"; boundary=x', body)
         assert fetch(service, Taken()) == Fetched(0, 0, Reason.RETRIEVE_FAILED)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda body: body[:-40], lambda body: body.replace(b"UI", b"U[", 4), lambda _: b"." * 200]
+)
+def test_a_part_that_cannot_be_read_costs_none_of_the_others(spoil: Callable[[bytes], bytes]) -> None:
+    with Service(three()) as service:
+        bodies = [encoded(obj) for obj in three()]
+        bodies[1] = spoil(bodies[1])
+        head = b"--x\r\nContent-Type: application/dicom\r\n\r\n"
+        content = b"".join(head + body + b"\r\n" for body in bodies) + b"--x--\r\n"
+        path = f"studies/{uid(1)}/series/{uid(1, 1)}"
+        service.answers[path] = ('multipart/related; type="application/dicom"; boundary=x', content)
+        taken = Taken()
+        fetched = fetch(service, taken)
+    assert fetched == Fetched(2, 2, Reason.RETRIEVE_FAILED)
+    assert fetched.lacking == (uid(1, 1, 2),)
+    assert taken.uids == [uid(1, 1, 1), uid(1, 1, 3)]
 
 
 def test_what_the_taker_raises_comes_through() -> None:

@@ -57,6 +57,40 @@ def test_images_at_one_place_that_differ_in_a_parameter_become_a_volume_each(
         world_agrees(volume.voxels, volume.affine, expected)
 
 
+@pytest.mark.parametrize("times", [(2.949, 2.951), (89.96, 90.1), (2.9, 2.949), (0.07, 0.1)])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_echo_times_that_differ_by_rounding_are_one_echo(times: tuple[float, float], numbered: bool) -> None:
+    expected = truth()
+
+    def jitter(obj: Dataset, k: int) -> None:
+        obj.EchoTime = times[k % 2]
+        obj.SpacingBetweenSlices = obj.SliceThickness
+        if numbered:
+            obj.EchoNumbers = 1
+
+    [found] = assembly.build_volumes(slices(expected, change=jitter))
+    world_agrees(found.voxels, found.affine, expected)
+
+
+def test_echo_times_that_differ_among_the_slices_of_one_volume_are_told() -> None:
+    def vary(obj: Dataset, k: int) -> None:
+        obj.EchoTime = (2.9, 4.6)[k % 2]
+
+    with pytest.raises(ObjectRefused, match=r"echo time varies .* from 2\.9 to 4\.6 ms") as told:
+        assembly.build_volumes(slices(truth(), change=vary))
+    assert told.value.reason is Reason.AMBIGUOUS_SERIES
+
+
+def test_two_echoes_whose_times_jitter_are_two_volumes() -> None:
+    first, second = truth(seed=1), truth(seed=2)
+
+    def echo(time: float) -> Callable[[Dataset, int], None]:
+        return lambda obj, k: setattr(obj, "EchoTime", time + 0.01 * (k % 3))
+
+    objects = [*slices(second, first=1, change=echo(9.2)), *slices(first, first=7, change=echo(4.6))]
+    assert [volume.part for volume in assembly.build_volumes(objects)] == ["echo 1", "echo 2"]
+
+
 def test_a_number_that_does_not_sort_every_place_is_passed_over_for_one_that_does() -> None:
     def change(trigger: float) -> Callable[[Dataset, int], None]:
         def apply(obj: Dataset, k: int) -> None:

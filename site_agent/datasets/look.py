@@ -1,0 +1,131 @@
+"""The look before training: whether a case's size, place and values are such that it may be trained on. Pure.
+
+Bounds are stated here, and held before anything of the size is allocated: a header that wants 19 TB leaves out its
+case, not its site. What preprocessing will make of a case is foreseen without making it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from messages.experiment import Preprocessing
+from messages.reasons import Reason
+from site_agent.datasets.barrier import CaseError
+from site_agent.datasets.nifti import require_room
+
+LEAST_MM, MOST_MM = 0.005, 100.0
+"""Edges of a voxel between which a body is imaged: from micro-CT to a scout's slices."""
+MOST_LEAN = 0.5
+"""How far (in voxels, over the whole image) the axes may lean from right angles."""
+MOST_VALUE = 1e28
+"""The largest intensity: larger ones, summed over an image, are more than float32 holds: no z-score is a number."""
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+FloatArray = npt.NDArray[np.float32]
+
+
+def judge_geometry(affine: npt.NDArray[np.float64], shape: tuple[int, ...], name: str = "") -> None:
+    """Raise CaseError (MISSING_GEOMETRY, TILTED) where an image's grid is none, or none that a body has.
+
+    Args:
+        affine: (4, 4), voxel indices → mm. shape: (X, Y, Z).
+    """
+    if not np.isfinite(affine).all():
+        raise CaseError(Reason.MISSING_GEOMETRY, "the header's position is no number", where=name)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (sizes.min() >= LEAST_MM and sizes.max() <= MOST_MM):
+        said = " × ".join(f"{size:.4g}" for size in sizes)
+        what = f"voxels of {said} mm, not between {LEAST_MM} and {MOST_MM:g}: is xyzt_units right?"
+        raise CaseError(Reason.MISSING_GEOMETRY, what, where=name)
+    axes = affine[:3, :3] / sizes
+    if abs(np.linalg.det(axes)) < 1e-3:
+        raise CaseError(Reason.MISSING_GEOMETRY, "the header says no usable position", where=name)
+    angles = np.abs(axes.T @ axes - np.eye(3))
+    lean = float((angles * (sizes * np.array(shape))[:, None] / sizes[None, :]).max())
+    if lean > MOST_LEAN:
+        raise CaseError(Reason.TILTED, f"the axes lean by {lean:.3g} voxels from right angles", where=name)
+
+
+def judge_values(image: FloatArray, name: str = "") -> None:
+    """Raise CaseError (NOT_FINITE, EMPTY_IMAGE) where one channel's values are no image.
+
+    Args:
+        image: (X, Y, Z).
+    """
+    if not np.isfinite(image).all():
+        raise CaseError(Reason.NOT_FINITE, "holds NaN or infinity", where=name)
+    low, high = float(image.min()), float(image.max())
+    if low == high:
+        raise CaseError(Reason.EMPTY_IMAGE, "all voxels have one value", where=name)
+    if max(-low, high) > MOST_VALUE:
+        what = f"holds {max(-low, high):.3g}: normalised it would be no number (at most {MOST_VALUE:g})"
+        raise CaseError(Reason.NOT_FINITE, what, where=name, advice="Set what is no tissue to 0, or export it again")
+
+
+def judge_preprocessing(image: FloatArray, affine: npt.NDArray[np.float64], settings: Preprocessing) -> None:
+    """Raise CaseError where what preprocessing would make is too large, without extent, or without contrast.
+
+    Args:
+        image: (C, X, Y, Z), as the files have it.
+    """
+    shape = (image.shape[1], image.shape[2], image.shape[3])
+    box = foreground_box(image) if settings.crop == "foreground" else whole_box(shape)
+    inside = image[(slice(None), *(slice(begin, end) for begin, end in box))]
+    if settings.spacing_mm is not None:
+        judge_resampling(inside.shape[1:], affine, settings, image.shape[0])
+    for number, channel in enumerate(inside, start=1):
+        values = channel[channel != 0] if settings.normalise == "zscore-nonzero" else channel
+        if values.size == 0 or float(values.min()) == float(values.max()):
+            raise CaseError(Reason.EMPTY_IMAGE, f"channel {number}: without contrast once it is cropped and normalised")
+
+
+def judge_resampling(
+    shape: tuple[int, ...], affine: npt.NDArray[np.float64], settings: Preprocessing, channels: int
+) -> None:
+    """Raise CaseError where resampling would make more voxels than the bound, or only one along an axis of several."""
+    assert settings.spacing_mm is not None  # noqa: S101 (the caller asked)
+    order = _axis_order(affine, settings.orientation)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    cells = tuple(shape[axis] for axis in order)
+    target = target_shape(cells, tuple(float(sizes[axis]) for axis in order), settings.spacing_mm)
+    said = f"{' × '.join(map(str, cells))} voxels become {' × '.join(map(str, target))}"
+    try:
+        require_room(target, np.dtype((np.float32, (channels,))))
+    except CaseError as error:
+        raise CaseError(error.reason, f"{said} when it is resampled: {error.what}") from None
+    if any(after == 1 < before for before, after in zip(cells, target, strict=True)):
+        raise CaseError(Reason.MISSING_GEOMETRY, f"{said} when it is resampled: is its spacing right?")
+
+
+def whole_box(shape: tuple[int, ...]) -> Box:
+    """All of a volume."""
+    return ((0, shape[0]), (0, shape[1]), (0, shape[2]))
+
+
+def foreground_box(image: FloatArray) -> Box:
+    """The box of all voxels that are not 0 in some channel (C, x, y, z); everything where all are 0."""
+    edges: list[tuple[int, int]] = []
+    mask = np.any(image != 0, axis=0)
+    for axis in range(3):
+        line = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        edges.append((int(line[0]), int(line[-1]) + 1) if line.size else (0, mask.shape[axis]))
+    return (edges[0], edges[1], edges[2])
+
+
+def target_shape(
+    shape: tuple[int, ...], spacing: tuple[float, ...], wanted: tuple[float, float, float]
+) -> tuple[int, ...]:
+    """The grid of another spacing over the same field of view."""
+    return tuple(max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True))
+
+
+def _axis_order(affine: npt.NDArray[np.float64], orientation: str | None) -> list[int]:
+    """Which of the file's axes comes first, second and third once it is oriented."""
+    if orientation is None:
+        return [0, 1, 2]
+    import nibabel as nib
+
+    here = nib.orientations.io_orientation(affine)
+    change = nib.orientations.ornt_transform(here, nib.orientations.axcodes2ornt(tuple(orientation)))
+    return [int(axis) for axis in np.argsort(change[:, 0])]
