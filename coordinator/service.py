@@ -37,8 +37,10 @@ from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start
 from messages.envelope import Author
 from messages.ground import descriptors, logs, naming, starting, systemd
 from messages.ground.clock import Clock, Queue, SystemClock
+from messages.ground.durable import OTHERS
 from messages.ground.errors import KonsilError
 from messages.ground.exposition import Endpoint, Reading
+from messages.reasons import Reason
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
@@ -99,7 +101,16 @@ class Coordinator:
             self._queue.put((name, DiskFull(time=clock.now())))
 
         receiver = ChunkReceiver(
-            blobs, work.verify_update, say.ask_for_chunks, save, clock, self._reread_stream, work.require_room, full
+            blobs,
+            work.verify_update,
+            say.ask_for_chunks,
+            save,
+            clock,
+            self._reread_stream,
+            work.require_room,
+            full,
+            broken=lambda effect: self._queue.put((effect.experiment, work.tell_bad(effect, Reason.WRONG_DIGEST))),
+            verifying=work.verifies_update,
         )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
@@ -228,6 +239,7 @@ class Coordinator:
 def run_service(config_path: Path) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status, errors are one line on standard error."""
     logs.configure_log("coordinator")
+    os.umask(OTHERS)  # as its unit has it: whoever starts it by hand shows its files to nobody else either
     descriptors.allow_many()
     try:
         crash = os.environ.get(CRASH, "")

@@ -10,12 +10,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from messages.ground.errors import KonsilError
+from messages.ground.units import human_moment
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
@@ -126,7 +126,7 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
 
 def format_moment(moment: float | None) -> str:
     """Seconds since 1970 → "2026-01-31 13:05:09Z"."""
-    return "" if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return "" if moment is None else human_moment(moment)
 
 
 def format_score(value: float | None, digits: int = 4) -> str:

@@ -70,6 +70,8 @@ class Entry:
 
 def decode_entry(data: bytes) -> Entry:
     """Read an entry; MalformedMessage where it is none. The hash is not checked here."""
+    if not isinstance(data, bytes):  # out of a table that somebody has edited
+        raise MalformedMessage("malformed", "not an entry of an event log")
     fields = codec.unpack(data, max_bytes=MAX_ENTRY)
     types = [int, int, int, str, float, str, bytes, bytes, bytes, bytes]
     if not isinstance(fields, list) or [type(item) for item in fields] != types or fields[0] != VERSION:

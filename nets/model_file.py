@@ -71,8 +71,9 @@ def read_model(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:
             metadata = json.loads((file.metadata() or {})[_KEY])
             arrays = {name: file.get_tensor(name) for name in metadata["tensors"]}
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+            said = metadata["model_digest"]
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise ConfigError(f"is not a model of Konsil ({error})", where=str(path)) from None
-    if arrays_digest(arrays) != metadata["model_digest"]:
+    if arrays_digest(arrays) != said:
         raise DataError("the weights do not match the file's own digest", where=str(path), advice="Copy it again")
     return arrays, metadata

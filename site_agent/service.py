@@ -8,6 +8,7 @@ agenda decide and store in one transaction (`steps`) and then does what is to be
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ import structlog
 from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
+from messages.ground.durable import OTHERS
 from messages.ground.errors import BrokerUnreachable, KonsilError
 from messages.ground.exposition import Endpoint, Reading
 from messages.ground.naming import NO_EXPERIMENT
@@ -30,7 +32,7 @@ from site_agent import config as configuration
 from site_agent.config import SiteConfig
 from site_agent.core.agenda import restore_agenda
 from site_agent.core.effects import Say
-from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, Restarted
+from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, PartBroken, Restarted
 from site_agent.core.jobs import Phase
 from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
@@ -136,6 +138,7 @@ class Agent:
             on_complete=lambda key: self._errands.post_input(ModelReady(key.experiment, key)),
             on_no_room=lambda name: self._errands.post_input(NoSpace(name)),
             on_progress=lambda key, done, total: self._relay.relay_transfer("fetching", key, done, total),
+            on_broken=lambda name: self._errands.post_input(PartBroken(name)),
             ask=lambda name, body: self._voice.ask_coordinator("chunks-wanted", body, name),
             room=room,
         )
@@ -146,6 +149,7 @@ class Agent:
             clock,
             on_leaving=lambda key, size: self.spool.note_leaving(key, size, clock.wall()),
             on_sent=lambda key: self._errands.post_input(ChunksSent(key.experiment, key.round, key.attempt)),
+            on_broken=lambda key: self._errands.post_input(PartBroken(key.experiment)),
             on_lost=lambda key: self._errands.post_input(self._workshop.note_lost(key)),
             on_progress=lambda key, done, total: self._relay.relay_transfer("sending", key, done, total),
         )
@@ -248,7 +252,7 @@ class Agent:
         verdicts = {
             name: self._rules.judge_experiment(job.file, job.researcher)
             for name, job in self._steps.agenda.jobs.items()
-            if job.phase is Phase.DECLINED
+            if job.phase is Phase.DECLINED or job.pending is not None
         }
         self._upkeep.look_at_the_clock()
         self._errands.apply_input(Restarted(verdicts))
@@ -370,6 +374,7 @@ class Agent:
 def run_agent(config_path: Path) -> int:
     """Run the agent until it is stopped; returns the exit status, with one line on standard error for what failed."""
     logs.configure_log("site")
+    os.umask(OTHERS)  # as its unit has it: whoever starts it by hand shows its files to nobody else either
     try:
         config = configuration.read_config(config_path)
         logs.identify_service(site=config.site.name)

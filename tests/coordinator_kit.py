@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from brokers import PATIENCE
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, Limits
 from coordinator.core import inputs as i
 from coordinator.loop.file_checks import check_file
 from deploy.broker.definitions import Party, render_definitions
@@ -90,7 +90,7 @@ def received(
     return i.Received(time=time, raw=event.raw, known=known, admitted=SITES, file_check=found)
 
 
-def build(experiment: Experiment, out: Path, manifest: Path, within: float) -> None:
+def build(experiment: Experiment, out: Path, manifest: Path, limits: Limits) -> None:
     """An initial model without torch."""
     buffer = bytearray(MANIFEST.nbytes)
     write_into(ARRAYS, MANIFEST, memoryview(buffer))
@@ -213,7 +213,7 @@ class ScriptedSite:
         if len(got) < one.manifest.chunks:
             body = kinds.ChunksWanted(round=one.round, attempt=one.attempt, seal=one.seal)
             event = self.author.write_event("chunks-wanted", body, time=0.0, experiment=experiment)
-            if not got:
+            if not got and self.asks:
                 self.bus.publish(event.key_to("coordinator"), event.raw)
             return None
         return b"".join(got[index] for index in range(one.manifest.chunks))
@@ -262,6 +262,8 @@ class ScriptedSite:
         self.say("weights-ready", ready, event.experiment, event.round)
 
     spoil_seal = True
+    asks = True
+    """Whether it asks for a model of which nothing has come yet."""
 
     def send_update(self, experiment: str, number: int, chunks: list[int] | None, skip: set[int] | None = None) -> None:
         from hashlib import sha256

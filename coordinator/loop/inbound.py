@@ -11,7 +11,9 @@ import structlog
 from coordinator.config import CoordinatorConfig
 from coordinator.core import inputs as i
 from coordinator.core.state import Standing
+from coordinator.loop.ahead import Ahead
 from coordinator.loop.file_checks import check_file
+from coordinator.loop.kept_models import KeptModels
 from coordinator.loop.returning import Returning
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record.journal import Written
@@ -28,8 +30,6 @@ from messages.reasons import Reason
 log = structlog.get_logger("coordinator.loop.inbound")
 CATCH_UP = 120.0
 """Seconds after a start in which sites that were told of later rounds say again what has no receipt (every 30 s)."""
-MOST_HELD = 100_000
-"""Events ahead of their round that are held in memory; more are refused as what they are."""
 KEPT_BYTES = 4096
 """Of a message that is set aside: its digest names the rest, so that rubbish cannot fill the journal."""
 
@@ -56,12 +56,13 @@ class Inbound:
     ) -> None:
         self._parts, self._steps, self._returning = parts, steps, returning
         self._opened, self._config, self._ack = opened, config, ack
+        self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue)
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
         self._unsaved: dict[str, Position] = {}
         self._started = parts.clock.monotonic()
-        self._ahead: dict[str, list[tuple[Event, Delivery]]] = {}
-        """Experiment → events of rounds that this coordinator has not come to: its journal is older than they are."""
+        self._ahead = Ahead()
+        """Events of rounds that this coordinator has not come to: its journal is older than they are."""
         self.refused: Counter[str] = Counter()
         self._newer: set[str] = set()
         """Senders of kinds that only a newer version has, told of once: logins, so there are only so many."""
@@ -168,8 +169,10 @@ class Inbound:
         elif isinstance(body, kinds.ExperimentCheck):
             checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
             self._parts.say.send_live("experiment-checked", checked, experiment=event.experiment)
+        elif isinstance(body, kinds.ModelWanted):
+            self._kept.send_model(event, body.round)
         elif isinstance(body, kinds.ChunksWanted):
-            self._returning.send_chunks(event.experiment, body)
+            self._returning.send_chunks(event.experiment, body, event.sender)
 
     def _take_mark(self, event: Event, nonce: str) -> None:
         """A coordinator's mark: our own, one of an earlier term, or the word of one that took our place.
@@ -199,11 +202,12 @@ class Inbound:
                 self._parts.receiver.put_item(Nudge(event.experiment, event.sender))
             return
         known = self._is_known(event)
-        if known and self._catches_up(event.experiment) and self._is_ahead(event) and self._held < MOST_HELD:
+        if known and self._catches_up(event.experiment) and self._is_ahead(event):
             self._note_position(delivery)
-            held = self._ahead.setdefault(event.experiment, [])
-            if all(one.id != event.id for one, _delivery in held):  # it is said again until it has its receipt
-                held.append((event, delivery))
+            if not self._ahead.hold_event(event.experiment, event.id, event.sender, delivery):
+                self.refused["ahead"] += 1
+                if self._ahead.dropped[event.sender] == 1:
+                    log.warning("too much of a sender is ahead of its round", sender=event.sender)
             return
         if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:
             self._take_leaving(event, delivery, known)
@@ -219,10 +223,6 @@ class Inbound:
         )
         waits = event.kind == "weights-ready"
         steps.take_step(event.experiment, given, self._written_with(delivery, {identity: not waits}))
-
-    @property
-    def _held(self) -> int:
-        return sum(map(len, self._ahead.values()))
 
     def _catches_up(self, experiment: str) -> bool:
         """Whether rounds may be behind what sites say: after a start, and as long as something is held.
@@ -241,7 +241,8 @@ class Inbound:
         state = self._steps.states.get(event.experiment)
         if state is None or state.ended is not None or event.sender not in state.members:
             return False
-        return event.round > (state.round.number if state.round is not None else state.completed)
+        here = state.round.number if state.round is not None else state.completed
+        return here < event.round <= state.experiment.rounds.count + 1  # behind the last round comes the evaluation
 
     def holds_back(self, experiment: str) -> bool:
         """Whether something waits for the experiment to come to a later round."""
@@ -249,15 +250,12 @@ class Inbound:
 
     def take_held_back(self, experiment: str) -> None:
         """An experiment has changed: what was ahead of it may be its turn now."""
-        if experiment in self._ahead:
-            held, self._ahead[experiment] = self._ahead[experiment], []
-            for event, delivery in held:
-                if self._is_ahead(event):
-                    self._ahead[experiment].append((event, delivery))
-                else:
-                    self._take_history(event, delivery)
-            if not self._ahead[experiment]:
-                del self._ahead[experiment]
+        for delivery in self._ahead.take_events(experiment):
+            event = envelope.decode_event(delivery.body)
+            if self._is_ahead(event):
+                self._ahead.hold_event(experiment, event.id, event.sender, delivery)
+            else:
+                self._take_history(event, delivery)
 
     def _take_leaving(self, event: Event, delivery: Delivery, known: bool) -> None:
         """A site leaves as a whole: each running experiment that it takes part in is told."""

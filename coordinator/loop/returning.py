@@ -16,6 +16,10 @@ from messages import kinds
 from messages.ground.clock import Clock
 
 log = structlog.get_logger("coordinator")
+STANDING_EVERY = 1.0
+"""Seconds between two answers to a site that says hello again and again; the last hello is answered, too."""
+MODELS_AGAIN = 3
+"""How many times over a site may have a transfer sent again: everybody receives it each time."""
 STANDING_FOR = 30 * 86400.0
 """Seconds for which an ended experiment is told to sites that return (protocol rule 1)."""
 
@@ -30,6 +34,11 @@ class Returning:
     def __init__(self, states: Mapping[str, ExperimentState], say: Announcer, models: Models, clock: Clock) -> None:
         self._states, self._say, self._models, self._clock = states, say, models, clock
         self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
+        self._told_at: dict[str, float] = {}
+        self._owed: set[str] = set()
+        """Sites that said hello within a second of the last answer."""
+        self._sent_again: dict[str, dict[tuple[str, int, int], int]] = {}
+        """Experiment → site, round and attempt of a transfer → bytes that were sent again because the site asked."""
 
     def list_recent(self) -> list[tuple[str, ExperimentState]]:
         """Experiments that are not over, or ended lately, by name."""
@@ -38,11 +47,22 @@ class Returning:
         return [(name, state) for name, state in found if state.ended is None or now - state.ended < STANDING_FOR]
 
     def send_standing(self, site: str) -> None:
-        """Tell a site where its experiments are."""
+        """Tell a site where its experiments are: now, or with `send_owed` where it has just been told."""
+        now = self._clock.monotonic()
+        if now < self._told_at.get(site, -STANDING_EVERY) + STANDING_EVERY:
+            self._owed.add(site)
+            return
+        self._told_at[site] = now
+        self._owed.discard(site)
         for name, state in self.list_recent():
             if site in state.members:
                 body = kinds.Standing(state=state.phase.value, events=self._current_events(name, state))
                 self._say.send_live("standing", body, experiment=name, to=site)
+
+    def send_owed(self) -> None:
+        """Answer the sites that said hello again meanwhile."""
+        for site in sorted(self._owed):
+            self.send_standing(site)
 
     def _current_events(self, experiment: str, state: ExperimentState) -> list[bytes]:
         """What is told to a site that returns: made once a phase and round, for 1,000 of them may ask at once."""
@@ -53,15 +73,45 @@ class Returning:
             self._told[experiment] = known
         return known[1]
 
-    def send_chunks(self, experiment: str, wanted: kinds.ChunksWanted) -> None:
-        """A site asks for chunks of a model: they go to all."""
+    def send_chunks(self, experiment: str, wanted: kinds.ChunksWanted, site: str) -> None:
+        """A site asks for chunks of a model: they go to all, so that it has only so many sent again."""
         state = self._states.get(experiment)
         model = state.models.get(wanted.round) if state is not None else None
-        if state is None or model is None or wanted.seal not in (model.seal, model.wire):
+        known = state is not None and site in state.members
+        if state is None or not known or model is None or wanted.seal not in (model.seal, model.wire):
             log.warning("chunks of no model were asked for", experiment=experiment, round=wanted.round)
             return
         if wanted.seal not in e.needed_blobs(state):
             return
         chunks = None if wanted.chunks is None else tuple(wanted.chunks)
         sent = models.transfer_of(state, wanted.round, exact=wanted.seal == model.seal)
-        self._models.send_shipment(make_shipment("global-chunk", experiment, sent, chunks))
+        self._send_within_budget(experiment, sent, chunks, site)
+
+    def _send_within_budget(
+        self, experiment: str, sent: kinds.Transfer, chunks: tuple[int, ...] | None, site: str
+    ) -> None:
+        """Send as many of the chunks again as the site's budget for this transfer allows."""
+        earlier = self._sent_again.get(experiment, {})
+        budgets = {place: spent for place, spent in earlier.items() if place[1] >= sent.round - 1}
+        self._sent_again[experiment] = budgets
+        place, manifest = (site, sent.round, sent.attempt), sent.manifest
+        left = MODELS_AGAIN * manifest.nbytes - budgets.get(place, 0)
+        wanted = range(manifest.chunks) if chunks is None else [one for one in chunks if one < manifest.chunks]
+        fitting: list[int] = []
+        for index in dict.fromkeys(wanted):
+            start, end = manifest.chunk_range(index)
+            if (left := left - (end - start)) < 0:
+                break
+            fitting.append(index)
+        if not fitting:
+            return
+        shipment = make_shipment("global-chunk", experiment, sent, tuple(fitting))
+        budgets[place] = budgets.get(place, 0) + self._models.send_shipment(shipment)
+        if left < 0:
+            log.warning(
+                "a site has had a model sent again as often as it may",
+                site=site,
+                experiment=experiment,
+                round=sent.round,
+                bytes=budgets[place],
+            )

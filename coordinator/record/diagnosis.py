@@ -40,7 +40,7 @@ class Finding:
     def tell_finding(self) -> str:
         """What holds and what does not, in one line."""
         if not self.problem:
-            return f"All {self.holds} entries hold"
+            return "The one entry holds" if self.holds == 1 else f"All {self.holds} entries hold"
         parts = [f"Entries 1 to {self.holds} of {self.written} hold" if self.holds else "No entry holds"]
         for what, which in (("whole", self.whole), ("damaged", self.damaged)):
             if which:
@@ -143,7 +143,7 @@ def _decode_entry(number: int, name: str, index: int, data: bytes) -> Entry | No
 def _promised_number(db: sqlite3.Connection) -> int:
     with contextlib.suppress(sqlite3.DatabaseError):
         row = db.execute("SELECT value FROM meta WHERE key = 'head'").fetchone()
-        return int.from_bytes(row[0][:8], "big") if row else 0
+        return int.from_bytes(row[0][:8], "big") if row and isinstance(row[0], bytes) else 0
     return 0
 
 

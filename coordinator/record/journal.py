@@ -36,6 +36,7 @@ from coordinator.record.numbering import check_term
 from messages import chain, codec
 from messages.bus.base import Position
 from messages.chain import Entry
+from messages.ground.durable import open_private_folder
 from messages.ground.errors import KonsilError, LogBroken, NameTaken, RequestError
 
 __all__ = [
@@ -264,7 +265,7 @@ def _give_up(error: JournalDiskFull) -> None:
 def lock_folder(folder: Path) -> int:
     """Take a state folder for oneself; returns what to close. NameTaken: a coordinator has it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        open_private_folder(folder)
         handle = os.open(folder / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise RequestError(f"cannot be used ({error.strerror})", where=str(folder)) from None

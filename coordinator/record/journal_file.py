@@ -121,7 +121,9 @@ def verify_entries(db: sqlite3.Connection, path: Path) -> Iterator[Entry]:
         last = entry
         yield entry
     row = db.execute("SELECT value FROM meta WHERE key = 'head'").fetchone()
-    head = bytes(row[0]) if row else None
+    head = row[0] if row else None
+    if head is not None and not (isinstance(head, bytes) and len(head) > 8):
+        raise LogBroken("the journal's note of its last entry was changed", where=str(path))
     have = last.number.to_bytes(8, "big") + last.hash if last else None
     if head != have:
         number = int.from_bytes(head[:8], "big") if head else 0

@@ -82,6 +82,8 @@ class Worker:
                     return
                 except (KonsilError, OSError, ValueError) as error:
                     log.error("could not be sent", error=type(error).__name__, detail=str(error))
+                except Exception as error:  # whatever one item did, the thread lives for those behind it
+                    log.exception("could not be sent: a defect", error=type(error).__name__)
 
 
 class Events(Worker):
@@ -143,8 +145,8 @@ class Models(Worker):
         self._queued: set[tuple[str, int, int, str, int]] = set()
         self.bytes_sent = 0
 
-    def send_shipment(self, shipment: Shipment) -> None:
-        """Queue the shipment's chunks."""
+    def send_shipment(self, shipment: Shipment) -> int:
+        """Queue the shipment's chunks; returns the bytes of those that did not wait already."""
         wanted = range(shipment.manifest.chunks) if shipment.chunks is None else shipment.chunks
         with self._lock:
             keys = [
@@ -155,6 +157,8 @@ class Models(Worker):
             fresh = [key for key in keys if key not in self._queued]
             self._queued.update(fresh)
         self.queue.put((shipment, fresh))
+        bounds = (shipment.manifest.chunk_range(key[-1]) for key in fresh)
+        return sum(end - start for start, end in bounds)
 
     def tell_concern(self, item: Any) -> tuple[str | None, int | None]:
         """The shipment's."""

@@ -84,8 +84,12 @@ class Blobs:
 
 @contextmanager
 def create_mapped(path: Path, size: int) -> Iterator[Any]:
-    """A new file of so many bytes, mapped for writing; `Blobs.keep_blob` makes it durable."""
-    with path.open("wb") as file:
+    """A new file of so many bytes, mapped for writing; `Blobs.keep_blob` makes it durable.
+
+    What an interrupted job left there is unlinked, never cut short: who has it mapped would die of that (SIGBUS).
+    """
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
         file.truncate(size)
         if size:
             # Reserve the space now: running out of it inside a mapping would kill the process (SIGBUS).

@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import structlog
@@ -36,6 +38,7 @@ from messages.tensors.layout import Manifest, view_tensors, write_into
 from messages.tensors.seals import map_file
 from messages.tensors.transfer import Incoming
 from nets.digest import model_digest
+from nets.initial import TOO_LARGE_STATUS
 
 log = structlog.get_logger("coordinator.work.pool")
 
@@ -91,17 +94,27 @@ def _opened_memory(blobs: Blobs, effect: Aggregate) -> Buffer | None:
         ) from None
 
 
-Build = Callable[[Experiment, Path, Path, float], None]
-"""(experiment, file for the buffer, file for the manifest, seconds) → both files, or a KonsilError."""
+Build = Callable[[Experiment, Path, Path, Limits], None]
+"""(experiment, file for the buffer, file for the manifest, limits) → both files, or a KonsilError."""
 Post = Callable[[str, i.AnyInput], None]
 
 
-def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, within: float) -> None:
-    """`python -m nets.initial`: torch stays out of this process; WorkFailed where it fails or takes too long."""
+class ModelTooLarge(WorkFailed):
+    """The net has more parameters than the coordinator takes."""
+
+
+def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, limits: Limits) -> None:
+    """`python -m nets.initial`: torch stays out of this process, and a net is counted before it is built.
+
+    Raises:
+        ModelTooLarge: it has more bytes than `limits.model_bytes_max`.
+        WorkFailed: it cannot be built, or takes too long.
+    """
+    within = limits.initialise_within
     source = out.with_name("initial.json")
     source.write_text(json.dumps(experiment.as_plain()))
     command = [sys.executable, "-m", "nets.initial", "--experiment", str(source)]
-    command += ["--out", str(out), "--manifest", str(manifest)]
+    command += ["--out", str(out), "--manifest", str(manifest), "--most-bytes", str(limits.model_bytes_max)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)
     except subprocess.TimeoutExpired:
@@ -111,7 +124,23 @@ def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, withi
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         reason = said[-1] if said else f"exit status {done.returncode}"
+        if done.returncode == TOO_LARGE_STATUS:
+            raise ModelTooLarge(reason, where=experiment.id)
         raise WorkFailed(f"the net cannot be built: {reason}", where=experiment.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the pool does once at a time: two of a kind would write to the same files."""
+
+    experiment: str
+    kind: Literal["initialise", "aggregate", "verify"]
+    transfer: tuple[str, int, int] | None = None
+    """Of an update: site, round, attempt."""
+
+
+def _verification(effect: Expect) -> Job:
+    return Job(effect.experiment, "verify", (effect.site, effect.round, effect.attempt))
 
 
 @dataclass
@@ -126,22 +155,31 @@ class Work:
 
     def __post_init__(self) -> None:
         self._pool = self.clock.make_pool(2, "work")
+        self._builders = self.clock.make_pool(1, "build")
+        """Of its own: a net that is slow to build holds up no round of another experiment."""
         self.now = self.clock.now
+        self._lock = threading.Lock()
+        self._jobs: set[Job] = set()
+        """Waiting or running. Each is asked for again after a pause or a full disk, and then is still at work."""
 
     def stop(self) -> None:
         """Drop what has not begun; what runs is repeated after the next start."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._builders):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
-        failed = partial(i.InitialisationFailed)
         name = effect.experiment.id
-        self._submit_job(name, partial(self._build_initial, effect), lambda: failed(time=self.now()))
+        self._submit_job(
+            Job(name, "initialise"),
+            partial(self._build_initial, effect),
+            lambda: i.InitialisationFailed(time=self.now()),
+        )
 
     def aggregate_updates(self, effect: Aggregate) -> None:
         """Average and store → Aggregated."""
         self._submit_job(
-            effect.experiment,
+            Job(effect.experiment, "aggregate"),
             partial(self._aggregate_round, effect),
             lambda: i.AggregationFailed(time=self.now(), round=effect.round),
         )
@@ -149,15 +187,32 @@ class Work:
     def verify_update(self, incoming: Incoming | None, effect: Expect) -> None:
         """Check seal and numbers, store → UpdateStored or UpdateBad."""
         self._submit_job(
-            effect.experiment,
+            _verification(effect),
             partial(self._verify_timed, incoming, effect),
-            lambda: self._bad_update(effect, Reason.WRONG_DIGEST),
+            lambda: self.tell_bad(effect, Reason.WRONG_DIGEST),
         )
 
-    def _submit_job(self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
+    def verifies_update(self, effect: Expect) -> bool:
+        """Whether the update that is expected is here, and being verified. Any thread."""
+        with self._lock:
+            return _verification(effect) in self._jobs
+
+    def _submit_job(self, job: Job, work: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
+        """Do it on the pool, unless it is being done already: what comes of that is as good."""
+        experiment = job.experiment
+        with self._lock:
+            if job in self._jobs:
+                log.info("work goes on", experiment=experiment, kind=job.kind)
+                return
+            self._jobs.add(job)
+
+        def end_job() -> None:
+            with self._lock:
+                self._jobs.discard(job)
+
         def run() -> None:
             try:
-                given = job()
+                given = work()
             except OSError as error:
                 log.error("work failed", experiment=experiment, detail=str(error))
                 given = i.DiskFull(time=self.now()) if is_out_of_space(error) else failed()
@@ -167,11 +222,14 @@ class Work:
             except Exception as error:
                 log.exception("work failed", experiment=experiment, error=type(error).__name__)
                 given = failed()
+            finally:
+                end_job()  # before its end is told: whoever hears of it may ask for it again
             self.post(experiment, given)
 
         try:
-            self._pool.submit(run)
+            (self._builders if job.kind == "initialise" else self._pool).submit(run)
         except RuntimeError:
+            end_job()
             log.info("work left for the next start", experiment=experiment)
 
     def require_room(self, size: int) -> None:
@@ -184,7 +242,11 @@ class Work:
         self.require_room(0)
         out = self.blobs.scratch_file(name, "initial")
         described = out.with_name("initial.manifest")
-        self.build(effect.experiment, out, described, self.limits.initialise_within)
+        try:
+            self.build(effect.experiment, out, described, self.limits)
+        except ModelTooLarge as error:
+            log.error("work failed", experiment=name, detail=str(error))
+            return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
         manifest = Manifest.model_validate_json(described.read_text())
         described.unlink()
         manifest = self._travelling(effect.experiment, out, manifest)
@@ -259,7 +321,8 @@ class Work:
         left = None if remembered is None else self._keep_sealed(name, kept, remembered)
         return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy, memory=left)
 
-    def _bad_update(self, effect: Expect, reason: Reason) -> i.UpdateBad:
+    def tell_bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
+        """That an update cannot be used as it came."""
         return i.UpdateBad(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason)
 
     def _verify_timed(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
@@ -270,10 +333,10 @@ class Work:
         if incoming is None:
             if not self.blobs.is_intact(effect.experiment, effect.seal, effect.manifest):
                 self.blobs.path_of(effect.experiment, effect.seal).unlink(missing_ok=True)
-                return self._bad_update(effect, Reason.WRONG_DIGEST)
+                return self.tell_bad(effect, Reason.WRONG_DIGEST)
             buffer = self.blobs.open_blob(effect.experiment, effect.seal, effect.manifest)
             if not is_finite(effect.manifest, buffer):
-                return self._bad_update(effect, Reason.NOT_FINITE_UPDATE)
+                return self.tell_bad(effect, Reason.NOT_FINITE_UPDATE)
         else:
             path = self.blobs.scratch_file(effect.experiment, f"update-{incoming.key.stem}")
             crash.pass_step("coordinator:verifying")
@@ -281,10 +344,10 @@ class Work:
                 incoming.finish(effect.manifest, effect.seal, path)
             except MalformedMessage as error:
                 incoming.discard()
-                return self._bad_update(effect, Reason(error.reason))
+                return self.tell_bad(effect, Reason(error.reason))
             if not is_finite(effect.manifest, map_file(path, effect.manifest)):
                 path.unlink()
-                return self._bad_update(effect, Reason.NOT_FINITE_UPDATE)
+                return self.tell_bad(effect, Reason.NOT_FINITE_UPDATE)
             self.blobs.keep_blob(effect.experiment, effect.seal, path)
         return i.UpdateStored(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt)
 

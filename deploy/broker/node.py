@@ -23,6 +23,7 @@ from deploy.broker.configuration import Ports
 from deploy.broker.definitions import Definitions
 from deploy.local import ports as spare_ports
 from deploy.local.startup import wait_for_server
+from messages.ground.durable import open_private_folder
 from messages.ground.errors import RequestError, Unreachable, WorkFailed
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -130,7 +131,7 @@ class PrivateNode:
                 where=str(self.directory),
                 advice="Stop it with 'konsil broker down'",
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        open_private_folder(self.directory)
         ports = self._choose_ports()
         tls = None
         if ports.tls:

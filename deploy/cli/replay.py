@@ -10,6 +10,7 @@ from typing import Any
 from deploy.console import format_moment
 from messages.chain import Entry
 from messages.ground.errors import LogBroken
+from messages.ground.units import count_noun
 
 
 @dataclass
@@ -52,7 +53,9 @@ class ReplayVerdict:
             )
             if (count := self.count_rounds(status))
         )
-        head = f"{identity}: {self.entries} entries, {len(self.rounds)} rounds" + (f" ({how})" if how else "")
+        head = f"{identity}: {count_noun(self.entries, 'entry')}, {count_noun(len(self.rounds), 'round')}" + (
+            f" ({how})" if how else ""
+        )
         if self.agrees:
             return f"{head}: every decision and every recomputed aggregate agrees"
         first = self.wrong[0] if self.wrong else {"entry": "the log", "what": "it holds no entry"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,3 +89,22 @@ def replace_file(path: Path, content: bytes | bytearray, *, mode: int = 0o666, d
             sync_to_disk(beside)
     if durable:
         sync_to_disk(path.parent)
+
+
+OTHERS = 0o077
+"""Permission bits of group and others."""
+
+
+def open_private_folder(folder: Path) -> None:
+    """Make a folder that nobody else can look into, or take these rights from one of ours that was made otherwise.
+
+    Whoever starts a service by hand has another umask than its unit, and an older version may have made the folder. One
+    that belongs to somebody else is left as it is: who made it decides (a volume of a container, a mounted share).
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & OTHERS:
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)

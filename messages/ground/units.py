@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import time
+from datetime import UTC, datetime, time
 from decimal import Decimal
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d|y)")
@@ -84,8 +84,28 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def human_moment(moment: float) -> str:
+    """0 → "1970-01-01 00:00:00Z"; "no date" for what is none: a clock may say anything, and this never raises."""
+    try:
+        return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return "no date"
+
+
+LONGEST = 100 * 365 * 86400.0
+"""Seconds; whatever takes longer is not counted in hours."""
+
+
 def human_seconds(value: float) -> str:
-    """95 → "1:35"; 3700 → "1:01:40"."""
-    minutes, rest = divmod(max(0, round(value)), 60)
+    """95 → "1:35"; 3700 → "1:01:40". Never raises, whatever a site says that it took."""
+    if not value < LONGEST:
+        return f"over {LONGEST // (365 * 86400):.0f} years"
+    minutes, rest = divmod(round(max(0.0, value)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def count_noun(count: int, one: str) -> str:
+    """ "1 site", "3 sites", "3 entries"."""
+    many = f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
+    return f"{count} {one if count == 1 else many}"

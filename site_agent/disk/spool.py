@@ -20,6 +20,7 @@ import msgpack
 
 from messages.bus.base import Position
 from messages.envelope import Event
+from messages.ground.durable import open_private_folder
 from messages.ground.errors import ConfigError, RequestError, WorkFailed
 from messages.tensors.transfer import TransferKey
 from site_agent.core.jobs import Agenda, Job
@@ -79,7 +80,7 @@ class Spool:
         self.cache = state / "cache"
         try:
             for folder in (state, self.globals, self.updates, self.cache):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                open_private_folder(folder)
             self._lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ConfigError(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+
+import structlog
 
 from messages.ground.clock import Clock
+from messages.ground.errors import KonsilError
 from messages.ground.systemd import notify_manager, watchdog_interval
 from messages.kinds import Alive
+from messages.reasons import Reason
 from site_agent.config import Retention
-from site_agent.core.inputs import Switched
+from site_agent.core.inputs import Retried, Switched
 from site_agent.core.jobs import OVER
 from site_agent.desk.status import state_word
 from site_agent.disk.spool import Spool
@@ -20,6 +25,8 @@ from site_agent.trainers.base import Trainers
 from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
 
+log = structlog.get_logger()
+
 ALIVE_EVERY = 5.0
 ENQUIRE_AFTER = 60.0
 """Seconds without a word of the coordinator about an open experiment, until it is asked where things are: what the
@@ -28,6 +35,22 @@ GREET_EVERY = 600.0
 """Seconds until it is asked in any case: the announcement of an experiment may have been lost."""
 HOURS_EVERY = 5.0
 DAILY = 86400.0
+COMPLAIN_EVERY = 60.0
+
+
+AGAIN_FIRST, AGAIN_LAST = 60.0, 3600.0
+"""Seconds until a round is tried again that lacked something; doubled each time."""
+LACKING = frozenset({Reason.DISK_FULL, Reason.DATASET_GONE})
+"""What may be there again, and nobody says so."""
+
+
+@dataclass(frozen=True)
+class _Again:
+    """When an experiment's round is tried again, and the pause before that."""
+
+    round: int
+    at: float
+    pause: float
 
 
 class Upkeep:
@@ -51,20 +74,41 @@ class Upkeep:
         self._hearing = hearing
         self._clock, self._pace = clock, Pace(clock)
         self._asked = clock.monotonic()
+        self._again: dict[str, _Again] = {}
 
     def do_due(self) -> None:
-        """Do what is due."""
+        """Do what is due. A part that fails costs the others nothing: a trainer that is stuck is ended all the same."""
+        for part in (
+            self._beat,
+            self._voice.publish_waiting,
+            self._trainers.end_stuck,
+            self._trainers.bound_logs,
+            self._tell_liveness,
+            self._enquire_standing,
+            self._try_again,
+            self._prune_due,
+        ):
+            try:
+                part()
+            except KonsilError as error:
+                if self._pace.is_due(f"complaint about {part.__name__}", COMPLAIN_EVERY):
+                    log.error("failed", what=part.__name__, error=str(error))
+            except Exception:
+                if self._pace.is_due(f"complaint about {part.__name__}", COMPLAIN_EVERY):
+                    log.critical("defect", what=part.__name__, exc_info=True)
+
+    def _beat(self) -> None:
         interval = watchdog_interval()
         if interval is not None and self._pace.is_due("watchdog", interval / 2):
             notify_manager("WATCHDOG=1")
-        self._voice.publish_waiting()
-        self._trainers.end_stuck()
-        self._trainers.bound_logs()
+
+    def _tell_liveness(self) -> None:
         if self._pace.is_due("hours", HOURS_EVERY):
             self.look_at_the_clock()
         if self._pace.is_due("alive", ALIVE_EVERY):
             self._voice.send_live("alive", self._make_pulse())
-        self._enquire_standing()
+
+    def _prune_due(self) -> None:
         if self._pace.is_due("prune", DAILY):
             self._prune_old()
 
@@ -84,6 +128,18 @@ class Upkeep:
         if now - self._asked >= GREET_EVERY or any(now - heard.get(name, 0.0) >= ENQUIRE_AFTER for name in open_):
             self._asked = now
             self._voice.send_hello()
+
+    def _try_again(self) -> None:
+        """Take rounds on again that were given up for want of something that may be there again, ever more seldom."""
+        now, jobs = self._clock.monotonic(), self._steps.agenda.jobs
+        lacking = {name for name, job in jobs.items() if job.pending is not None and job.reason in LACKING}
+        self._again = {name: due for name, due in self._again.items() if jobs[name].round == due.round}
+        for name in lacking:
+            due = self._again.setdefault(name, _Again(jobs[name].round, now + AGAIN_FIRST, AGAIN_FIRST))
+            if now >= due.at:
+                pause = min(AGAIN_LAST, 2 * due.pause)
+                self._again[name] = _Again(due.round, now + pause, pause)
+                self._errands.apply_input(Retried(name))
 
     def look_at_the_clock(self) -> None:
         """Tell the agenda when the operator's hours begin or end."""

@@ -121,3 +121,19 @@ def test_a_journal_that_is_being_written_is_never_called_broken_by_a_reader(tmp_
         journal.append_entry("exp-a", ASIDE, {}, time=float(n))
         assert [first, *reading][-1].number == 2 * n + 1
     journal.close()
+
+
+@pytest.mark.parametrize("value", [5, "text", 1.5, b""], ids=repr)
+@pytest.mark.parametrize(
+    ("table", "where"), [("entries SET data", "number = 3"), ("meta SET value", "key = 'head'")], ids=["entry", "head"]
+)
+def test_a_value_that_an_editor_of_databases_left_there_is_a_broken_journal_and_no_defect(
+    table: str, where: str, value: object, tmp_path: Path
+) -> None:
+    filled(tmp_path)
+    with sqlite3.connect(tmp_path / "journal.sqlite") as db:
+        db.execute(f"UPDATE {table} = ? WHERE {where}", (value,))
+    db.close()
+    assert "konsil coordinator" in refused(tmp_path)
+    with pytest.raises(LogBroken):
+        list(open_readonly(tmp_path))
