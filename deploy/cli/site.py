@@ -209,18 +209,22 @@ def ledger(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What left this site: every event and update, when, for which experiment, how many bytes.
+    """What left this site: every event and update, when, for which experiment, how many bytes, its digest.
 
-    Not recorded: the pulse, progress, and answers to `konsil experiment check`. The agent need not run.
+    Not recorded: the pulse, progress, and answers to `konsil experiment check`. The agent need not run. With --json it
+    is what `konsil audit compare` holds against the coordinator's log.
     """
     from site_agent.config import read_config
     from site_agent.disk import ledger as record
 
     day = 0.0 if since is None else since.replace(tzinfo=UTC).timestamp()
-    entries = record.read_ledger(read_config(config).site.state, experiment, day)
+    site = read_config(config).site
+    entries = record.read_ledger(site.state, experiment, day)
     updates = [one for one in entries if one.kind == "update"]
     if as_json:
-        emit_json({"ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
+        about = {"site": site.name, "consortium": site.consortium, "taken": time.time(), "since": day}
+        about["experiment"] = experiment
+        emit_json({**about, "ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
         return
     if not entries:
         note_line("Nothing has left this site" + ("" if experiment is None and since is None else " that fits"))
@@ -232,11 +236,12 @@ def ledger(
             str(one.round or ""),
             one.kind,
             f"{one.bytes:,}",
+            one.digest[:16],
             "" if one.settled else "awaits its receipt",
         ]
         for one in entries
     ]
-    print_table(["time", "experiment", "round", "what", "bytes", ""], rows)
+    print_table(["time", "experiment", "round", "what", "bytes", "digest", ""], rows)
     say_line(
         f"{len(entries) - len(updates)} events and {len(updates)} updates, {sum(one.bytes for one in entries):,} bytes"
     )
