@@ -11,9 +11,11 @@ from deploy.console import emit_json, format_moment, format_score, say_line
 from deploy.session.connection import BrokerSession
 from deploy.session.following import Follower
 from deploy.session.history import require_known
+from deploy.story.doubts import list_doubts
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import round_summary, story_as_plain
+from messages.contradictions import CONTRADICTION_ADVICE
 from messages.ground.units import human_bytes, human_seconds
 from messages.liveness import Liveness
 from messages.reasons import ADVICE, Reason
@@ -155,10 +157,27 @@ TROUBLE = {
 OUTSIDE_HOURS = Liveness.OUTSIDE_HOURS.value
 
 
+class NewDoubts:
+    """Tells, once each, where a site's scores contradict the others'."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str, str]] = set()
+
+    def tell_new(self, story: ExperimentStory) -> None:
+        """A line each, and what to do."""
+        news = [one for one in list_doubts(story) if (one.split, *one.found.key) not in self._told]
+        for one in news:
+            self._told.add((one.split, *one.found.key))
+            say_line(f"CONTRADICTS the other sites: {one.describe(story.reader.title)}")
+        if news:
+            say_line(f"  {CONTRADICTION_ADVICE}")
+
+
 class Lines:
     """Plain lines: one a moment, and now and then what each site does."""
 
     def __init__(self) -> None:
+        self._doubts = NewDoubts()
         self._news = _News()
         self._closed = 0
         self._next = 0.0
@@ -172,6 +191,7 @@ class Lines:
         if story.completed_rounds > self._closed:
             self._closed = story.completed_rounds
             say_line(f"{headline_words(story, now)}")
+            self._doubts.tell_new(story)
         if (words := recruiting_words(story)) and words != self._recruiting:
             self._recruiting = words
             say_line(words)
@@ -198,6 +218,7 @@ class Lines:
         if story.over:
             for line in closing_lines(story):
                 say_line(line)
+            NewDoubts().tell_new(story)
 
 
 class JsonLines:
@@ -272,6 +293,7 @@ class Picture:
         if story.over:
             for line in closing_lines(story):
                 say_line(line)
+            NewDoubts().tell_new(story)
 
 
 PRESENCE_STYLE = {"absent": "red", "stuck": "bold red", "slow": "yellow", "working": "green"}
@@ -304,6 +326,7 @@ def draw_picture(story: ExperimentStory, now: float, coordinator_at: float | Non
     lines: list[RenderableType] = [Text(story.id, style="bold"), Text(headline_words(story, now)), sites]
     if coordinator_at is not None and now - coordinator_at > 20:
         lines.append(Text(f"no sign of the coordinator for {now - coordinator_at:.0f} s", style="red"))
+    lines += [Text(f"CONTRADICTS: {one.describe(story.reader.title)}", style="red") for one in list_doubts(story)]
     lines += [
         Text(f"{format_moment(moment.time)[11:]} {moment.who}: {moment.what}", style="dim")
         for moment in story.moments[-6:]
