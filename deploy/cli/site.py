@@ -98,7 +98,7 @@ def datasets(
     for name in names:
         try:
             asked = (name, site.datasets[name], site.site.state, wanted, _show_progress(name))
-            stock = take_stock_of(*asked, again=again, limit=site.limits.disk)
+            stock = take_stock_of(*asked, again=again, limit=site.limits.disk, measure=True)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
             result[name] = {"error": str(error)}
@@ -112,6 +112,7 @@ def datasets(
             "channels": list(stock.channels),
             "concepts": list(stock.concepts),
         }
+        result[name]["volumes"] = {one.concept: one.as_plain() for one in stock.volumes}
         if stock.prepared is not None:
             result[name] |= {
                 "series_left_out": {str(key): count for key, count in sorted(stock.prepared.series_left_out.items())},
@@ -122,6 +123,8 @@ def datasets(
         if not as_json:
             say_line(f"{name}: {stock.used} of {stock.found} cases usable")
             say_line(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
+            for volume in stock.volumes:
+                say_line(f"  volume of {volume.describe()}")
             _say_prepared(result[name])
             if stock.prepared is None and (counts := result[name]["left_out"]):
                 say_line("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))

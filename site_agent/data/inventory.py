@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from messages.experiment import Experiment
+from site_agent.data.volumes import ConceptVolume, measure_volumes
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import Accounting
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """One data set; `details` name cases and stay at the site; `prepared` is what a preparation from DICOM counted."""
+    """One data set; `details` name cases and stay at the site; `prepared` is what a preparation from DICOM counted.
+
+    `volumes`: of each concept, over the cases that are used; empty unless they were asked for.
+    """
 
     found: int
     used: int
@@ -33,6 +37,7 @@ class Stock:
     channels: tuple[str, ...]
     concepts: tuple[str, ...]
     prepared: Accounting | None = None
+    volumes: tuple[ConceptVolume, ...] = ()
 
 
 def take_stock_of(
@@ -44,18 +49,19 @@ def take_stock_of(
     *,
     again: bool = False,
     limit: int | None = None,
+    measure: bool = False,
 ) -> Stock:
     """Survey any data set; one from DICOM is brought up to date first.
 
     Args:
         state: the site's state directory. again: ask the PACS even where it was asked a short while ago.
-        limit: most bytes under `state` (`limits.disk`).
+        limit: most bytes under `state` (`limits.disk`). measure: volumes, too.
 
     Raises:
         DataError: as `take_stock`. PacsUnreachable, PacsRefused, WorkFailed: as `dicom.build.materialise`.
     """
     if isinstance(config, DatasetConfig):
-        return take_stock(config, experiment, progress)
+        return take_stock(config, experiment, progress, measure=measure)
     from site_agent.dicom.prepared import build  # pydicom: not for the agent's event loop
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,7 +79,7 @@ def take_stock_of(
     stock = Stock(0, 0, {}, (), channels, concepts)
     if prepared.used:
         cache = state / "datasets" / name / "survey.sqlite"
-        stock = take_stock(dataset, experiment, None, cache, Vault(secret, CASES), channels)
+        stock = take_stock(dataset, experiment, None, cache, Vault(secret, CASES), channels, measure=measure)
     left_out = Counter({str(reason): count for reason, count in prepared.left_out.items()})
     left_out.update(stock.left_out)
     return Stock(
@@ -84,6 +90,7 @@ def take_stock_of(
         channels=stock.channels,
         concepts=stock.concepts,
         prepared=prepared,
+        volumes=stock.volumes,
     )
 
 
@@ -94,11 +101,14 @@ def take_stock(
     cache: Path | None = None,
     vault: Vault | None = None,
     own: tuple[str, ...] = (),
+    *,
+    measure: bool = False,
 ) -> Stock:
     """Survey a folder, for an experiment's channels and concepts, or else for those that it has itself.
 
     Args:
         vault: opens files that are encrypted. own: the channels that it has, where that is known.
+        measure: read each label map once more, for the concepts' volumes.
 
     Raises:
         DataError: the folder cannot be read, holds no case, or lacks a concept of the experiment.
@@ -118,6 +128,7 @@ def take_stock(
         details=tuple(f"{one.key}: {one.text} ({one.reason})" for one in survey.details),
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
+        volumes=measure_volumes(survey.cases, config, vault) if measure else (),
     )
 
 
