@@ -17,7 +17,7 @@ from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(600)]
 
-LARGE = {"name": "UNet", "channels": [80, 160, 320], "strides": [2, 2], "num_res_units": 0}
+LARGE = {"name": "Rehearsal", "tensors": 10, "kilobytes": 8000}
 
 
 @pytest.fixture

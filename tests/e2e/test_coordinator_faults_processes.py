@@ -146,9 +146,9 @@ def test_a_stopped_coordinator_that_comes_back_after_another_took_over_is_refuse
     rig.wait(one.id, lambda story: story.completed_rounds >= 1, "round 1", deadline=LONG)
     first.send_signal(signal.SIGSTOP)
     standby = rig.layout.run / "standby"
-    archive.backup(rig.layout.coordinator, rig.layout.run / "saved")
+    archive.backup(rig.layout.coordinator, rig.layout.run / "saved-standby")
     copy = twin(rig, standby)
-    archive.restore(rig.layout.run / "saved", standby)
+    archive.restore(rig.layout.run / "saved-standby", standby)
     # It waits until the broker notices that the first one's connection is half-open, and lets go of its inbox.
     rig.start_with("second", "coordinator", copy)
     rig.gate.open("site-b")

@@ -18,8 +18,8 @@ from messages.names import COORDINATOR
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 SITE = "site-a"
-LARGE = {"name": "UNet", "channels": [80, 160, 320], "strides": [2, 2], "num_res_units": 0}
-"""A net whose weights take several chunks of 1 MiB."""
+LARGE = {"name": "Rehearsal", "tensors": 10, "kilobytes": 8000}
+"""A model that takes several chunks of 1 MiB."""
 STAGES = ("agent:takeround 1", "agent:fetching 4", "agent:begin 1", "agent:sending 5", "agent:seal 1")
 """Just told of the round, downloading, training, uploading, waiting for the receipt."""
 

@@ -68,7 +68,7 @@ def test_a_bfloat16_codec_halves_the_bytes_of_the_rounds_and_of_nothing_else(cod
 
 def test_the_coordinators_disk_holds_kept_updates_and_what_the_strategy_keeps_for_their_replay() -> None:
     adam = {"strategy": "FedAdam"}
-    size = estimate.measure_apart(experiment())
+    size = in_process(experiment())
 
     def estimated(**changes: Any) -> estimate.Estimate:
         return estimate.estimate(experiment(**changes), lambda _same_net: size)
@@ -106,7 +106,7 @@ def test_estimating_does_not_import_torch() -> None:
 
 
 def test_in_a_sequential_plan_one_site_a_round_sends_an_update_and_a_round_may_wait_for_each_site() -> None:
-    found = estimate.estimate(experiment(plan={"kind": "sequential"}))
+    found = estimate.estimate(experiment(plan={"kind": "sequential"}), in_process)
     assert (found.round_bytes_down, found.round_bytes_up) == (3 * found.model_bytes, found.model_bytes)
     assert found.total_bytes == ((3 + 1) * 10 + 2 * 3 + 1) * found.model_bytes
     assert found.latest_end_seconds == 10 + (3 * 10 + 1) * 5
