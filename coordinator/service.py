@@ -39,6 +39,7 @@ from messages.ground import descriptors, logs, naming, starting, systemd
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import KonsilError
 from messages.ground.exposition import Endpoint, Reading
+from messages.reasons import Reason
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
@@ -99,7 +100,15 @@ class Coordinator:
             self._queue.put((name, DiskFull(time=clock.now())))
 
         receiver = ChunkReceiver(
-            blobs, work.verify_update, say.ask_for_chunks, save, clock, self._reread_stream, work.require_room, full
+            blobs,
+            work.verify_update,
+            say.ask_for_chunks,
+            save,
+            clock,
+            self._reread_stream,
+            work.require_room,
+            full,
+            broken=lambda effect: self._queue.put((effect.experiment, work.tell_bad(effect, Reason.WRONG_DIGEST))),
         )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,8 @@ FRAMEWORK_BYTES = 600 * 2**20
 """What the training process holds before it holds a net: interpreter, torch, MONAI, one loaded case."""
 MOMENTS = {"Adam": 2, "AdamW": 2, "SGD": 1}
 """Tensors that an optimiser keeps beside each weight."""
+MEASURED_WITHIN = 300.0
+"""Seconds for the process that measures a net."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     replayed = strategy + (model if codec.difference or experiment.plan.strategy.from_model else 0)
     candidates = 2 if experiment.evaluation.select_by != "last" else 1
     ended = (candidates + 1) * model + strategy
+    within = experiment.rounds
     return Estimate(
         parameters=parameters,
         model_bytes=model,
@@ -91,8 +95,19 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
         broker_disk_bytes=rounds * (down + up * trained) + model * (candidates + 1),
         strategy_bytes=strategy,
         coordinator_disk_bytes=_kept_rounds(experiment) * (up * trained + replayed) + ended,
-        latest_end_seconds=experiment.rounds.enrol_within + experiment.rounds.train_within * (rounds * waits + 1),
+        latest_end_seconds=within.enrol_within + _count_deadlines(experiment, waits) * within.train_within,
     )
+
+
+def _count_deadlines(experiment: Experiment, waits: int) -> int:
+    """How many deadlines may pass, at most, until the experiment ends: those of rounds and evaluation, extended.
+
+    Args:
+        waits: steps that a round may open, one after the other.
+    """
+    rounds = experiment.rounds
+    extended = rounds.extensions if rounds.at_deadline == "extend" else 0
+    return rounds.count * (waits + extended) + 1 + extended
 
 
 def _kept_rounds(experiment: Experiment) -> int:
@@ -101,17 +116,35 @@ def _kept_rounds(experiment: Experiment) -> int:
     return min(wish, rounds) if isinstance(wish, int) else rounds if wish == "all" else 0
 
 
-def measure_apart(experiment: Experiment) -> NetSize:
+def measure_apart(experiment: Experiment, show: Callable[[float], None] | None = None) -> NetSize:
     """The net's size, measured in a process of its own: torch is not imported here.
+
+    Args:
+        show: told every second how long it has taken.
 
     Raises:
         ConfigError: the net cannot be built. WorkFailed: the process failed.
     """
     command = [sys.executable, "-m", "nets.measure"]
     given = json.dumps(experiment.as_plain())
-    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        words = done.stderr.strip().splitlines()
-        what = words[-1] if words else f"the process ended with {done.returncode}"
-        raise (ConfigError if done.returncode == 2 else WorkFailed)(what, where="net")
-    return NetSize(**json.loads(done.stdout))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        said, complaint = _wait_for(process, given, show)
+    if process.returncode:
+        words = complaint.strip().splitlines()
+        what = words[-1] if words else f"the process ended with {process.returncode}"
+        raise (ConfigError if process.returncode == 2 else WorkFailed)(what, where="net")
+    return NetSize(**json.loads(said))
+
+
+def _wait_for(process: subprocess.Popen[str], given: str, show: Callable[[float], None] | None) -> tuple[str, str]:
+    """What a process says on its two outputs, once it has ended; WorkFailed where it takes too long."""
+    began, given_now = time.monotonic(), [given]
+    while (taken := time.monotonic() - began) < MEASURED_WITHIN:
+        try:
+            return process.communicate(given_now.pop() if given_now else None, timeout=1.0)
+        except subprocess.TimeoutExpired:
+            if show is not None:
+                show(taken)
+    process.kill()
+    raise WorkFailed(f"the net could not be measured within {MEASURED_WITHIN:.0f} s", where="net")

@@ -85,6 +85,16 @@ class ExperimentResume(Body):
     pass
 
 
+class ExperimentFinish(Body):
+    """Ends an experiment with the model that there is."""
+
+
+class ModelWanted(Body):
+    """Asks for a model that the coordinator keeps: the one that so many rounds made. Nothing is journaled."""
+
+    round: RoundNumber
+
+
 class ExperimentCheck(Body):
     """Asks which sites are online and would take part; nothing is journaled."""
 
@@ -380,6 +390,8 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "experiment-abort": _make_row(UPLINK, ExperimentAbort, "researcher"),
         "experiment-pause": _make_row(UPLINK, ExperimentPause, "researcher"),
         "experiment-resume": _make_row(UPLINK, ExperimentResume, "researcher"),
+        "experiment-finish": _make_row(UPLINK, ExperimentFinish, "researcher"),
+        "model-wanted": _make_row(UPLINK, ModelWanted, "researcher", history=False),
         "experiment-check": _make_row(UPLINK, ExperimentCheck, "researcher", history=False),
         "echo": _make_row(UPLINK, Echo, "researcher site", history=False),
         "nonce": _make_row(UPLINK, Nonce, "coordinator", history=False),

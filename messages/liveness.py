@@ -42,6 +42,7 @@ class Liveness(StrEnum):
 WORKING: Final = frozenset(
     {Liveness.PREPARING, Liveness.FETCHING, Liveness.TRAINING, Liveness.EVALUATING, Liveness.SENDING}
 )
+TRANSFERS: Final = frozenset({Liveness.FETCHING, Liveness.SENDING})
 _OF_WORD: Final = {one.value: one for one in Liveness} | {
     "validating": Liveness.TRAINING,
     "testing": Liveness.EVALUATING,
@@ -62,6 +63,8 @@ class Signs:
     """Experiment, round, phase and `done` of the last progress."""
     ends_at: float | None = None
     """When the work that it told of will be done, by its own estimate."""
+    is_done: bool = False
+    """Whether its last progress was the last of its kind: what was to be sent is out."""
 
     @property
     def experiment(self) -> str | None:
@@ -85,7 +88,15 @@ class Signs:
         return replace(self, heard_at=now, word=state, said=state, moved_at=now if new else self.moved_at)
 
     def note_progress(
-        self, experiment: str, round_number: int, phase: str, done: int, eta_seconds: float | None, now: float
+        self,
+        experiment: str,
+        round_number: int,
+        phase: str,
+        done: int,
+        eta_seconds: float | None,
+        now: float,
+        *,
+        is_done: bool = False,
     ) -> Signs:
         """The site told of its work."""
         mark = (experiment, round_number, phase, done)
@@ -96,6 +107,7 @@ class Signs:
             moved_at=now if mark != self.mark else self.moved_at,
             mark=mark,
             ends_at=None if eta_seconds is None else now + eta_seconds,
+            is_done=is_done,
         )
 
 
@@ -121,6 +133,7 @@ def judge_liveness(
     deadline: float | None = None,
     others_end: float | None = None,
     listening_since: float | None = None,
+    coordinator_silent: bool = False,
 ) -> Liveness:
     """What a site is.
 
@@ -128,6 +141,7 @@ def judge_liveness(
         deadline: when its part must be here.
         others_end: when the others who work at the same thing will be done (`median_of_others`).
         listening_since: since when the observer hears anything; silence before that proves nothing.
+        coordinator_silent: nothing is heard of the coordinator: who fetches or sends waits for it, and is not stuck.
     """
     heard_at, moved_at = signs.heard_at, signs.moved_at
     if listening_since is not None:
@@ -138,7 +152,8 @@ def judge_liveness(
     seen = _OF_WORD.get(signs.word, Liveness.IDLE)
     if seen not in WORKING:
         return seen
-    if moved_at is not None and now - moved_at > STUCK_AFTER:
+    waits = seen in TRANSFERS and (coordinator_silent or (seen is Liveness.SENDING and signs.is_done))
+    if moved_at is not None and now - moved_at > STUCK_AFTER and not waits:
         return Liveness.STUCK
     if signs.ends_at is not None and _is_late(signs.ends_at, now, deadline, others_end):
         return Liveness.SLOW

@@ -120,12 +120,21 @@ class Reason(StrEnum):
     INITIALISATION_FAILED = "initialisation-failed"
     AGGREGATION_FAILED = "aggregation-failed"
     LEAVING = "leaving"
+    # what a site foresees of an experiment
+    PATCH_TOO_LARGE = "patch-too-large"
+    AMP_WITHOUT_GPU = "amp-without-gpu"
     # what a reader does not know
     OTHER = "other"
 
 
 RETIRED = frozenset({Reason.NO_ROUND_CLOSED})
 """Codes that no version gives any more. They stay readable, since journals and streams hold them."""
+
+PASSING = frozenset(
+    {Reason.SITE_PAUSED, Reason.SITE_DRAINING, Reason.OUTSIDE_HOURS, Reason.POLICY_EXPIRED, Reason.DISK_FULL,
+     Reason.DATASET_GONE}
+)  # fmt: skip
+"""Why a site gives up a round that it takes on after all once the reason is gone, if the round still waits for it."""
 
 ADVICE: dict[Reason, str] = {
     Reason.NO_LABEL: "Add the label file, or leave the image out",
@@ -189,13 +198,13 @@ ADVICE: dict[Reason, str] = {
     Reason.OUT_OF_MEMORY: "Use a smaller patch or batch, or raise the site's memory limit",
     Reason.NAN_LOSS: "Lower the learning rate, or check the images' intensities",
     Reason.GPU_ERROR: "Check the GPU with nvidia-smi; the site's log holds the driver's words",
-    Reason.DISK_FULL: "Free disk space where it is short (site or coordinator): the experiment then goes on by itself",
+    Reason.DISK_FULL: "Free disk space where it is short (site or coordinator)",
     Reason.TRAINER_DIED: "The training process ended unexpectedly; the site's log says how",
     Reason.TRAINER_STUCK: "The training process made no progress and was ended; the site's log says where",
     Reason.TRAINING_ERROR: "The site's log holds the error's own words",
     Reason.UNKNOWN_SITE: "The operator admits sites: `sites` in coordinator.toml, and `konsil broker definitions`",
     Reason.NOT_INVITED: "Name the site under `sites` in the experiment file",
-    Reason.NOT_JOINED: "The site did not join before the enrolment deadline",
+    Reason.NOT_JOINED: "The site has not joined this experiment",
     Reason.UNKNOWN_EXPERIMENT: "No experiment of this id runs here",
     Reason.UNKNOWN_KIND: "Update this party: it does not know the event's kind",
     Reason.WRONG_ROUND: "The event speaks of a round that is not running",
@@ -222,12 +231,32 @@ ADVICE: dict[Reason, str] = {
     Reason.UNKNOWN_SCHEMA: "Sender and receiver run different versions: update the older one",
     Reason.ABSENT: "The site did not report in this round",
     Reason.STRAGGLER: "The site's update came after its round had closed",
-    Reason.ENROLMENT_FAILED: "Too few sites joined before the enrolment deadline",
+    Reason.ENROLMENT_FAILED: "Too few sites joined; each that declined said why",
     Reason.QUORUM_NOT_MET: "Too few updates came before the round's last deadline",
     Reason.NO_ROUND_CLOSED: "No round came to its end",
     Reason.ABORTED: "The researcher ended the experiment",
     Reason.INITIALISATION_FAILED: "The coordinator could not build the net: its log says why",
-    Reason.AGGREGATION_FAILED: "The coordinator could not aggregate: its log says why",
+    Reason.AGGREGATION_FAILED: "The coordinator could not aggregate, or handle what came: its log says why",
     Reason.OTHER: "A newer version gave a reason that this one does not know: update this one, or read the other's log",
+    Reason.PATCH_TOO_LARGE: "training.patch is larger than the site's images, which are padded with zeros: shrink it",
+    Reason.AMP_WITHOUT_GPU: 'The site lends no GPU: precision = "amp" trains in float32 there, without a gain',
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }
+
+OF_COORDINATOR: dict[Reason, str] = {
+    Reason.RESEARCHER_NOT_ALLOWED: "The coordinator's operator names researchers: `researchers` in coordinator.toml",
+    Reason.TOO_LARGE: "The model is larger than the coordinator takes: choose a smaller net, or have its operator raise"
+    " limits.model_bytes_max",
+}
+"""What differs where not a site but the coordinator gave the reason."""
+
+
+def advise_on(reason: Reason, *, by_coordinator: bool = False, waits: bool = False) -> str:
+    """What a reader can do about a reason.
+
+    Args:
+        by_coordinator: the coordinator gave it, by its own rules.
+        waits: what gave it only waits, and goes on by itself once the reason is gone.
+    """
+    advice = OF_COORDINATOR.get(reason, ADVICE[reason]) if by_coordinator else ADVICE[reason]
+    return f"{advice}. It goes on by itself then" if waits and reason in PASSING else advice

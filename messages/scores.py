@@ -169,16 +169,20 @@ def sum_scores(scores: Iterable[float | None], *, reference_empty: Iterable[bool
     """Sums of one metric of one target.
 
     Args:
-        scores: one a case; None where reference and prediction are both empty.
+        scores: one a case; None where the metric has no value for it, as where reference and prediction are both
+            empty. A distance has none where only one of them is, either.
         reference_empty: for each case, whether its reference is empty.
         failed: cases that could not be scored at all.
+
+    `both_empty` takes a case without a value whose reference is empty to have an empty prediction too; a metric for
+    which that is not so says how many there are.
     """
     n = both = empty = false_positive = 0
     total = squares = 0.0
     for score, is_empty in zip(scores, reference_empty, strict=True):
         empty += is_empty
         if score is None:
-            both += 1
+            both += is_empty
             continue
         n += 1
         false_positive += is_empty

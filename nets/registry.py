@@ -8,7 +8,7 @@ from typing import Any
 
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
-from messages.ground.settings import parse_settings
+from messages.ground.settings import parse_settings, suggest_word
 from nets.architectures.base import NetSpec
 from nets.architectures.rehearsal import RehearsalSpec
 from nets.architectures.segresnet import SegResNetSpec
@@ -62,5 +62,7 @@ def read_spec(spec: Mapping[str, Any], where: str = "net") -> NetSpec:
     """
     name = spec.get("name")
     if not isinstance(name, str) or name not in NETS:
-        raise ConfigError(f"net {name!r} does not exist", where=where, advice=f"Known nets: {', '.join(known_nets())}")
+        meant = suggest_word(name, NETS) if isinstance(name, str) else ""
+        what = f"net {name!r} does not exist{meant}"
+        raise ConfigError(what, where=where, advice=f"Known nets: {', '.join(known_nets())}")
     return parse_settings(dict(spec), NETS[name], where)

@@ -30,7 +30,7 @@ from site_agent import config as configuration
 from site_agent.config import SiteConfig
 from site_agent.core.agenda import restore_agenda
 from site_agent.core.effects import Say
-from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, Restarted
+from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, PartBroken, Restarted
 from site_agent.core.jobs import Phase
 from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
@@ -135,6 +135,7 @@ class Agent:
             on_complete=lambda key: self._errands.post_input(ModelReady(key.experiment, key)),
             on_no_room=lambda name: self._errands.post_input(NoSpace(name)),
             on_progress=lambda key, done, total: self._relay.relay_transfer("fetching", key, done, total),
+            on_broken=lambda name: self._errands.post_input(PartBroken(name)),
             ask=lambda name, body: self._voice.ask_coordinator("chunks-wanted", body, name),
             room=room,
         )
@@ -145,6 +146,7 @@ class Agent:
             clock,
             on_leaving=lambda key, size, seal: self.spool.note_leaving(key, size, clock.wall(), seal),
             on_sent=lambda key: self._errands.post_input(ChunksSent(key.experiment, key.round, key.attempt)),
+            on_broken=lambda key: self._errands.post_input(PartBroken(key.experiment)),
             on_lost=lambda key: self._errands.post_input(self._workshop.note_lost(key)),
             on_progress=lambda key, done, total: self._relay.relay_transfer("sending", key, done, total),
         )
@@ -246,7 +248,7 @@ class Agent:
         verdicts = {
             name: self._rules.judge_experiment(job.file, job.researcher)
             for name, job in self._steps.agenda.jobs.items()
-            if job.phase is Phase.DECLINED
+            if job.phase is Phase.DECLINED or job.pending is not None
         }
         self._upkeep.look_at_the_clock()
         self._errands.apply_input(Restarted(verdicts))

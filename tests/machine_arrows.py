@@ -76,6 +76,7 @@ def _own_inputs() -> Iterator[Any]:
     for number in (1, 2):
         yield i.Aggregated(time=1, round=number, seal=SEAL, digest="0" * 64)
         yield i.AggregationFailed(time=1, round=number)
+    yield from (i.HandlingFailed(time=1, kind=kind, round=1) for kind in ("initialised", "aggregated", "timer-fired"))
     yield i.DiskFull(time=1)
     yield from (i.TimerFired(time=1, timer=timer) for timer in Timer)
 
@@ -135,6 +136,8 @@ def _site_inputs() -> Iterator[Any]:
     yield s.TrainerDied("e")
     yield s.TrainerDied("e", stuck=True)
     yield s.NoSpace("e")
+    yield s.PartBroken("e")
+    yield s.Retried("e")
     yield s.Receipted("e", 1, 1)
     yield s.UpdateLost("e", 1, 1)
     yield from site.ENDINGS

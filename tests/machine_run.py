@@ -25,6 +25,7 @@ BODIES: dict[str, kinds.Body] = {
     "experiment-abort": kinds.ExperimentAbort(),
     "experiment-pause": kinds.ExperimentPause(),
     "experiment-resume": kinds.ExperimentResume(),
+    "experiment-finish": kinds.ExperimentFinish(),
     "joined": kinds.Joined(cases=counts(10), platform=PLATFORM),
     "declined": kinds.Declined(reason=Reason.NOT_ALLOWED),
     "round-accepted": kinds.RoundAccepted(),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from messages.ground.clock import Clock, Queue
+from messages.ground.errors import KonsilError
 from site_agent.config import SiteConfig
 from site_agent.trainers.base import Ended, OnExit, OnReply
 from site_agent.training.null import NullTrainer
@@ -112,7 +113,11 @@ class ScriptedTrainers:
 
         def work() -> None:
             while (request := warm.inbox.get()) is not None:
-                script.answer_request(request)
+                try:
+                    script.answer_request(request)
+                except KonsilError:
+                    if self._warm.get(experiment) is warm:  # a process that is killed misses nothing
+                        raise
 
         self._clock.make_thread(work, f"trainer-{self._site}-{token}").start()
         return warm

@@ -18,6 +18,7 @@ from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.ground.virtual.clock import VirtualClock
 from site_agent.config import SiteConfig
+from site_agent.core.inputs import Switched
 from site_agent.service import Agent
 
 CASES = {"site-a": 40, "site-b": 60, "site-c": 80}
@@ -39,6 +40,8 @@ class VirtualConsortium:
         self.heard: list[tuple[float, envelope.Event]] = []
         self.researcher = MemoryBus(self.broker, "dr-a")
         self._down = self.researcher.subscribe("downlink", self._take)
+        self._inbox = self.researcher.subscribe("inbox.dr-a", self._take)
+        self._models = self.researcher.subscribe("models", self._take)
         self.coordinator = Coordinator(
             config(folder / "coordinator"),
             connect=lambda _config, notice: MemoryBus(self.broker, "coordinator", on_notice=notice),
@@ -50,6 +53,18 @@ class VirtualConsortium:
         self._threads += [clock.make_thread(agent.run, site) for site, agent in self.agents.items()]
         for thread in self._threads:
             thread.start()
+
+    def order(self, site: str, **switched: bool) -> None:
+        """What the operator of a site tells its agent."""
+        agent = self.agents[site]
+        agent.post_work(lambda: agent._errands.apply_input(Switched(**switched)))
+
+    def start_again(self, site: str) -> None:
+        """Another agent on the state of one that has ended."""
+        self.agents[site] = self._agent(site)
+        thread = self.clock.make_thread(self.agents[site].run, site)
+        self._threads.append(thread)
+        thread.start()
 
     def _agent(self, site: str) -> Agent:
         state, data = self._folder / site, self._folder / f"data-{site}"
@@ -68,11 +83,14 @@ class VirtualConsortium:
         )
 
     def _take(self, delivery: Delivery) -> None:
-        self.heard.append((self.clock.now(), envelope.decode_event(delivery.body)))
-        self._down.ack(delivery)
+        if not delivery.key.startswith("model-chunk"):
+            self.heard.append((self.clock.now(), envelope.decode_event(delivery.body)))
+        {"downlink": self._down, "models": self._models}.get(delivery.queue, self._inbox).ack(delivery)
 
-    def say(self, kind: str, body: kinds.Body, experiment: str = "exp-1") -> None:
-        event = Author(CONSORTIUM, "dr-a").write_event(kind, body, time=self.clock.wall(), experiment=experiment, seq=1)
+    def say(self, kind: str, body: kinds.Body, experiment: str = "exp-1", attempt: int = 1) -> None:
+        event = Author(CONSORTIUM, "dr-a").write_event(
+            kind, body, time=self.clock.wall(), experiment=experiment, attempt=attempt, seq=attempt
+        )
         self.researcher.publish(event.key, event.raw)
 
     def of(self, kind: str) -> list[tuple[float, envelope.Event]]:

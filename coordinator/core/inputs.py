@@ -127,6 +127,19 @@ class AggregationFailed(Input):
     round: int
 
 
+class HandlingFailed(Input):
+    """What came could not be handled: it raised, and was set aside. What waits for it ends with a code.
+
+    `kind`: of the event, or the name of the own input. `site`: whose answer, or update, it was about; `round`: of which
+    round.
+    """
+
+    input: Literal["handling-failed"] = "handling-failed"
+    kind: str
+    site: str | None = None
+    round: int = 0
+
+
 class TimerFired(Input):
     input: Literal["timer-fired"] = "timer-fired"
     timer: Timer
@@ -159,6 +172,7 @@ AnyInput = Annotated[
     | UpdateBad
     | Aggregated
     | AggregationFailed
+    | HandlingFailed
     | TimerFired
     | Outage
     | DiskFull
@@ -174,6 +188,7 @@ OWN_KINDS = (
     "update-bad",
     "aggregated",
     "aggregation-failed",
+    "handling-failed",
     "timer-fired",
     "outage",
     "disk-full",

@@ -40,6 +40,7 @@ _EVERY: dict[str, Rule] = {
     "experiment-abort": h.take_abort,
     "experiment-pause": h.take_pause,
     "experiment-resume": Reason.WRONG_STATE,
+    "experiment-finish": h.take_finish,
     "joined": h.take_joined,
     "declined": h.take_declined,
     "leaving": h.take_leaving,
@@ -49,6 +50,7 @@ _EVERY: dict[str, Rule] = {
     "disk-full": own.disk_full,
     "disk-free": own.disk_free,
     "timer-fired": own.timer_fired,
+    "handling-failed": own.handling_failed,
 }
 # What workers report late: an update of a closed round, a timer that was due when something else came first.
 _STALE: dict[str, Rule] = {
@@ -70,6 +72,7 @@ _OVER: dict[str, Rule] = {
     "aggregated": own.ignore_report,
     "aggregation-failed": own.ignore_report,
     "timer-fired": own.ignore_report,
+    "handling-failed": own.ignore_report,
     "disk-full": own.ignore_report,
     "disk-free": own.ignore_report,
 }

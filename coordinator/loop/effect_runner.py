@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from coordinator.core import effects as e
+from coordinator.core import inputs as i
 from coordinator.record.journal import Journal, JournalDiskFull
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
@@ -82,6 +83,15 @@ class EffectRunner:
             name = getattr(effect, "experiment", NO_EXPERIMENT)
             log.exception("an effect is set aside", experiment=name, effect=type(effect).__name__)
             self._set_aside(str(name), type(error).__name__, {"effect": type(effect).__name__})
+            self._tell_undone(effect)
+
+    def _tell_undone(self, effect: e.Effect) -> None:
+        """Work that never began ends as work that failed; what is only said is said again at the next occasion."""
+        now = self._work.now()
+        if isinstance(effect, e.Initialise):
+            self._inputs.put((effect.experiment.id, i.InitialisationFailed(time=now)))
+        elif isinstance(effect, e.Aggregate):
+            self._inputs.put((effect.experiment, i.AggregationFailed(time=now, round=effect.round)))
 
     def _do_effect(self, effect: e.Effect) -> None:
         self._table[type(effect)](effect)

@@ -12,6 +12,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.core import inputs as i
 from coordinator.core.state import Standing
 from coordinator.loop.file_checks import check_file
+from coordinator.loop.kept_models import KeptModels
 from coordinator.loop.returning import Returning
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record.journal import Written
@@ -56,6 +57,7 @@ class Inbound:
     ) -> None:
         self._parts, self._steps, self._returning = parts, steps, returning
         self._opened, self._config, self._ack = opened, config, ack
+        self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue)
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
         self._unsaved: dict[str, Position] = {}
@@ -168,6 +170,8 @@ class Inbound:
         elif isinstance(body, kinds.ExperimentCheck):
             checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
             self._parts.say.send_live("experiment-checked", checked, experiment=event.experiment)
+        elif isinstance(body, kinds.ModelWanted):
+            self._kept.send_model(event, body.round)
         elif isinstance(body, kinds.ChunksWanted):
             self._returning.send_chunks(event.experiment, body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,8 @@ STALL = 1.0
 """Seconds between two tries to write a journal whose disk is full."""
 SPARED = 600.0
 """Seconds until a timer is tried again whose firing could not be handled."""
+FIRED_IN_VAIN = 3
+"""So often it is tried; then its experiment fails with a code."""
 LOAD_AGAIN = "import the broker's definitions again (rabbitmqctl import_definitions FILE): it is filled again then"
 MOST_SHOWN = 3
 """Experiments named in the service manager's status line."""
@@ -68,6 +71,8 @@ class Shell:
         """Queues of ours that are not there, or that we may not read."""
         self._spared: dict[tuple[str, str], float] = {}
         """(experiment, timer) whose firing was set aside → when it is tried again."""
+        self._tried: Counter[tuple[str, str]] = Counter()
+        """How often that was."""
         parts.journal.on_full = self._wait_for_space
 
     def resume_work(self) -> None:
@@ -208,6 +213,9 @@ class Shell:
             self.steps.take_step(name, i.TimerFired(time=now, timer=timer))
             if self.steps.tally.set_aside > aside:  # it stays due: once in a while is often enough to try
                 self._spared[name, timer] = now + SPARED
+                self._tried[name, timer] += 1
+                if self._tried[name, timer] >= FIRED_IN_VAIN:
+                    self.steps.take_step(name, i.HandlingFailed(time=now, kind="timer-fired"))
 
     def _every_so_often(self) -> None:
         now = self.parts.clock.monotonic()

@@ -12,9 +12,11 @@ import structlog
 from coordinator.core import decisions as d
 from coordinator.core import effects as e
 from coordinator.core import inputs as i
+from coordinator.core.announce import Announcement
 from coordinator.core.evolve import evolve
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState
+from coordinator.core.steps.table import STEPS
 from coordinator.loop.doubts import Doubts
 from coordinator.loop.effect_runner import EffectRunner
 from coordinator.loop.floods import Floods
@@ -28,7 +30,9 @@ from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
 from coordinator.wire.reading_back import ReadingBack
 from coordinator.work.pool import Work
+from messages import kinds
 from messages.bus.base import Position
+from messages.envelope import Event
 from messages.ground import crash, logs
 from messages.ground.clock import Clock, Queue
 from messages.ground.naming import NO_EXPERIMENT
@@ -63,6 +67,24 @@ def _changes_nothing(decided: tuple[d.AnyDecision, ...]) -> str | None:
         return None
     reasons = (one.reason.value for one in decided if isinstance(one, d.Refused | d.StartRefused))
     return next(reasons, Reason.DUPLICATE.value)
+
+
+WAITED_FOR = frozenset({"joined", "round-failed", *(row.answers for row in STEPS.values())})
+"""A site's events without which an experiment waits."""
+
+
+def explain_unhandled(event: Event, known: bool) -> tuple[e.Effect, ...]:
+    """What the sender of an event that could not be handled is told.
+
+    Args:
+        known: whether its experiment is known.
+    """
+    why, name = Reason.AGGREGATION_FAILED, event.experiment
+    receipt = e.Acknowledge(event.sender, event.id, name)
+    if event.kind == "experiment-start" and not known:
+        body = kinds.ExperimentRefused(reason=why, event=event.id)
+        return (e.Announce(Announcement("experiment-refused", name, body, attempt=event.id)), receipt)
+    return (e.Tell(event.sender, name, event.round, event.id, event.kind, why), receipt)
 
 
 class HeldBack(Protocol):
@@ -126,6 +148,7 @@ class Steps:
         except Exception as error:
             log.exception("an input is set aside", experiment=experiment, error=type(error).__name__)
             self.set_aside(experiment, type(error).__name__, i.to_plain(given), written)
+            self._tell_unhandled(experiment, given)
             return False
         if not decided:
             if written != NOTHING:
@@ -162,6 +185,29 @@ class Steps:
         if self.inbound.holds_back(experiment):
             self.queue.put(partial(self.inbound.take_held_back, experiment))
         return True
+
+    def _tell_unhandled(self, experiment: str, given: i.AnyInput) -> None:
+        """What was set aside ends as a code: its sender is told, and what waits for it does not wait in vain.
+
+        A timer is tried again first (`loop.shell`).
+        """
+        if isinstance(given, i.HandlingFailed):
+            return
+        now, known = self.parts.clock.now(), experiment in self.states
+        if isinstance(given, i.Received):
+            event = given.event
+            for effect in explain_unhandled(event, known):
+                self.hands.carry_out(effect)
+            self.parts.journal.note_written(Written({i.identify_event(event): True}, {}))
+            site = event.sender if event.kind in WAITED_FOR else None
+            told = i.HandlingFailed(time=now, kind=event.kind, site=site, round=event.round)
+        elif isinstance(given, i.TimerFired):
+            return
+        else:
+            site, number = getattr(given, "site", None), getattr(given, "round", 0)
+            told = i.HandlingFailed(time=now, kind=i.kind_of(given), site=site, round=number)
+        if known:
+            self.take_step(experiment, told)
 
     def set_aside(self, experiment: str, reason: str, what: Any, written: Written) -> None:
         """Keep what could not be handled as an entry of its own; recovery skips it."""

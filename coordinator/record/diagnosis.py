@@ -40,7 +40,7 @@ class Finding:
     def tell_finding(self) -> str:
         """What holds and what does not, in one line."""
         if not self.problem:
-            return f"All {self.holds} entries hold"
+            return "The one entry holds" if self.holds == 1 else f"All {self.holds} entries hold"
         parts = [f"Entries 1 to {self.holds} of {self.written} hold" if self.holds else "No entry holds"]
         for what, which in (("whole", self.whole), ("damaged", self.damaged)):
             if which:

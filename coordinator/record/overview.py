@@ -20,7 +20,7 @@ from coordinator.record.recovery import read_step
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import LogBroken, MalformedMessage
-from messages.ground.units import human_bytes
+from messages.ground.units import count_noun, human_bytes
 
 LAST = 5
 """Messages set aside that are listed."""
@@ -58,7 +58,7 @@ class Overview:
 
     def tell_lines(self) -> Iterator[str]:
         """For a person."""
-        yield f"{self.folder}: {self.entries} entries, term {self.term}, {human_bytes(self.free)} free"
+        yield f"{self.folder}: {count_noun(self.entries, 'entry')}, term {self.term}, {human_bytes(self.free)} free"
         yield self.problem or "Every entry holds"
         yield from (f"  {told}" for told in self.experiments.values())
         if self.aside:

@@ -67,6 +67,7 @@ class ChunkReceiver:
             its head). A coordinator that goes on from an older journal reads chunks before it has come to their round,
             and nobody but the broker still has them: what is skipped is noted, and read again in its round.
         room: raises OSError where so many bytes may not be written.
+        broken: called with an expected update over which something raised that nobody foresaw.
         full: called with an experiment for whose update there is no space; what came of it is asked for again later.
     """
 
@@ -80,6 +81,7 @@ class ChunkReceiver:
         reread: Callable[[str, Position | None], None] = lambda _queue, _position: None,
         room: Callable[[int], None] = lambda _size: None,
         full: Callable[[str], None] = lambda _experiment: None,
+        broken: Callable[[Expect], None] = lambda _effect: None,
     ) -> None:
         self._blobs, self._verify, self._ask, self._save = blobs, verify, ask, save
         self._clock = clock
@@ -93,6 +95,7 @@ class ChunkReceiver:
         self._positions: dict[str, Position] = {}
         self._saved = self._tick_at = 0.0
         self._reread, self._room, self._full = reread, room, full
+        self._broken = broken
         self._before: dict[str, Position] = {}
         """Of each stream the message before the one at hand."""
         self._skipped: OrderedDict[TransferKey, Position | None] = OrderedDict()
@@ -131,6 +134,10 @@ class ChunkReceiver:
                 self._ask_for_missing(self._clock.monotonic())
             except (OSError, KonsilError, ValueError) as error:
                 log.error("an update could not be received", error=type(error).__name__, detail=str(error))
+            except Exception as error:  # whatever one item did, the thread lives for those behind it
+                log.exception("an update could not be received: a defect", error=type(error).__name__)
+                if isinstance(item, Expect):
+                    self._broken(item)
         for incoming in self._transfers.values():
             incoming.close()
 

@@ -82,6 +82,8 @@ class Worker:
                     return
                 except (KonsilError, OSError, ValueError) as error:
                     log.error("could not be sent", error=type(error).__name__, detail=str(error))
+                except Exception as error:  # whatever one item did, the thread lives for those behind it
+                    log.exception("could not be sent: a defect", error=type(error).__name__)
 
 
 class Events(Worker):

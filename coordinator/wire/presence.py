@@ -62,7 +62,13 @@ class Presence:
                 self._signs[event.sender] = signs.note_alive(body.state, now)
             elif isinstance(body, kinds.Progress):
                 self._signs[event.sender] = signs.note_progress(
-                    event.experiment, event.round, body.phase, body.done, body.eta_seconds, now
+                    event.experiment,
+                    event.round,
+                    body.phase,
+                    body.done,
+                    body.eta_seconds,
+                    now,
+                    is_done=body.done == body.total,
                 )
 
     def judge_sites(self, states: Mapping[str, ExperimentState]) -> dict[str, Liveness]:

@@ -151,7 +151,7 @@ class Work:
         self._submit_job(
             effect.experiment,
             partial(self._verify_timed, incoming, effect),
-            lambda: self._bad_update(effect, Reason.WRONG_DIGEST),
+            lambda: self.tell_bad(effect, Reason.WRONG_DIGEST),
         )
 
     def _submit_job(self, experiment: str, job: Callable[[], i.AnyInput], failed: Callable[[], i.AnyInput]) -> None:
@@ -259,7 +259,8 @@ class Work:
         left = None if remembered is None else self._keep_sealed(name, kept, remembered)
         return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy, memory=left)
 
-    def _bad_update(self, effect: Expect, reason: Reason) -> i.UpdateBad:
+    def tell_bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
+        """That an update cannot be used as it came."""
         return i.UpdateBad(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt, reason=reason)
 
     def _verify_timed(self, incoming: Incoming | None, effect: Expect) -> i.AnyInput:
@@ -270,10 +271,10 @@ class Work:
         if incoming is None:
             if not self.blobs.is_intact(effect.experiment, effect.seal, effect.manifest):
                 self.blobs.path_of(effect.experiment, effect.seal).unlink(missing_ok=True)
-                return self._bad_update(effect, Reason.WRONG_DIGEST)
+                return self.tell_bad(effect, Reason.WRONG_DIGEST)
             buffer = self.blobs.open_blob(effect.experiment, effect.seal, effect.manifest)
             if not is_finite(effect.manifest, buffer):
-                return self._bad_update(effect, Reason.NOT_FINITE_UPDATE)
+                return self.tell_bad(effect, Reason.NOT_FINITE_UPDATE)
         else:
             path = self.blobs.scratch_file(effect.experiment, f"update-{incoming.key.stem}")
             crash.pass_step("coordinator:verifying")
@@ -281,10 +282,10 @@ class Work:
                 incoming.finish(effect.manifest, effect.seal, path)
             except MalformedMessage as error:
                 incoming.discard()
-                return self._bad_update(effect, Reason(error.reason))
+                return self.tell_bad(effect, Reason(error.reason))
             if not is_finite(effect.manifest, map_file(path, effect.manifest)):
                 path.unlink()
-                return self._bad_update(effect, Reason.NOT_FINITE_UPDATE)
+                return self.tell_bad(effect, Reason.NOT_FINITE_UPDATE)
             self.blobs.keep_blob(effect.experiment, effect.seal, path)
         return i.UpdateStored(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt)
 

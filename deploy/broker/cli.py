@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from deploy.broker.definitions import Party, StreamSizes, render_definitions
+from deploy.broker import control
+from deploy.broker.definitions import StreamSizes, render_definitions
 from deploy.broker.node import PrivateNode, answers_amqp
+from deploy.broker.roster import (
+    LOGINS,
+    Roster,
+    list_parties,
+    new_roster,
+    read_roster,
+    with_known_hashes,
+    write_private,
+    write_roster,
+)
 from deploy.console import show_working
-from messages import names
-from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
 from messages.ground.written.documents import read_json
 
 app = typer.Typer(no_args_is_help=True)
-
-LOGINS = "logins"
-"""Folder of the private node's passwords, a file a login."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Sites = Annotated[list[str] | None, typer.Option("--site", help="Name of a site; may be given several times.")]
@@ -36,64 +42,111 @@ def state_directory() -> Path:
     return Path(base).expanduser() / "konsil" / "broker"
 
 
-def name_parties(sites: list[str], researchers: list[str], auditors: list[str], known: dict[str, str]) -> list[Party]:
-    """The consortium's logins; passwords are those already known, else fresh ones of 192 bits."""
-    roles = {names.COORDINATOR: "coordinator"}
-    listed = [(names.COORDINATOR, "coordinator")]
-    for role, given in (("site", sites), ("researcher", researchers), ("auditor", auditors)):
-        for name in given:
-            if name in roles:
-                raise RequestError(f"name {name!r} is given twice", advice="Every party needs its own name")
-            roles[name] = role
-            listed.append((name, role))
-    return [Party(name, role, known.get(name) or secrets.token_urlsafe(24)) for name, role in listed]
+NEW = ("demo", ["site-a", "site-b", "site-c"], ["dr-a"], ["auditor"])
+"""What a node is that is started for the first time and told nothing."""
 
 
 @app.command()
 def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="AMQP port; 0: a free one, kept afterwards.")] = 0,
-    consortium: Consortium = "demo",
+    consortium: Annotated[
+        str | None, typer.Option("--consortium", help="Name of the consortium (the vhost); a new node's is 'demo'.")
+    ] = None,
     site: Sites = None,
     researcher: Researchers = None,
     auditor: Auditors = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS too, on a port of its own.")] = False,
+    tls: Annotated[
+        bool | None,
+        typer.Option("--tls/--no-tls", help="Speak TLS too, on a port of its own; default: as at the last start."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start the private node on loopback; it runs until `konsil broker down`.
 
-    With --tls it prints the TLS port and the authority's file: what `port` and `ca` are to be in the
-    broker section of a configuration.
+    A node keeps its consortium, its parties and their passwords: a later start needs no option. Parties that are named
+    are added. With --tls it prints the TLS port and the authority's file: what `port` and `ca` are to be in the broker
+    section of a configuration.
     """
     directory = state_directory()
-    logins_file = directory / "logins.json"
-    logins = name_parties(
-        site or ["site-a", "site-b", "site-c"],
-        researcher or ["dr-a"],
-        auditor or ["auditor"],
-        _read_passwords(logins_file),
-    )
-    node = PrivateNode(directory, port, definitions=render_definitions(consortium, logins), detached=True, tls=tls)
+    named = list_parties(site or [], researcher or [], auditor or [])
+    before = read_roster(directory)
+    if before is None:
+        roster = new_roster(consortium or NEW[0], named or list_parties(*NEW[1:]))
+    else:
+        _require_same(before, consortium, directory)
+        roster = before.with_parties(named)
+    node = PrivateNode(directory, detached=True)
+    if node.pid is not None:
+        raise RequestError(
+            "a private broker already runs here",
+            where=str(directory),
+            advice="Add parties with `konsil broker add`; stop it with `konsil broker down`",
+        )
+    rendered = with_known_hashes(render_definitions(roster.consortium, roster.parties), directory, roster)
+    speaks = node.speaks_tls if tls is None else tls
+    node = PrivateNode(directory, port, definitions=rendered, detached=True, tls=speaks)
     with show_working("starting RabbitMQ, which takes some seconds"):
         node.start()
-    _write_private(
-        logins_file,
-        json.dumps({"consortium": consortium, "passwords": {party.name: party.password for party in logins}}),
-    )
-    _write_logins(directory / LOGINS, logins)
+    write_roster(directory, roster)
     _show_answer(_read_status(node), as_json)
 
 
 @app.command()
-def down(
-    wipe: Annotated[bool, typer.Option(help="Also forget every message.")] = False, as_json: AsJson = False
+def add(site: Sites = None, researcher: Researchers = None, auditor: Auditors = None, as_json: AsJson = False) -> None:
+    """Add parties to the private node; a running one takes them on at once, and goes on.
+
+    The coordinator admits a site or researcher where its coordinator.toml names it.
+
+    Example: konsil broker add --site site-d
+    """
+    directory, before = _known_node()
+    named = list_parties(site or [], researcher or [], auditor or [])
+    if not named:
+        raise RequestError("no party is named", advice="Name each with --site, --researcher or --auditor")
+    roster = before.with_parties(named)
+    _change_roster(directory, roster, "adding parties")
+    added = [name for name in roster.names if name not in before.names]
+    _show_answer({"consortium": roster.consortium, "added": added, "users": sorted(roster.names)}, as_json)
+
+
+@app.command()
+def remove(
+    party: Annotated[list[str], typer.Argument(metavar="NAME...", help="Logins to take away.")], as_json: AsJson = False
 ) -> None:
-    """Stop the private node; without one running, nothing happens."""
-    node = PrivateNode(state_directory(), detached=True)
+    """Take logins away from the private node; a running one ends their connections and goes on.
+
+    What lies in a party's queues stays.
+
+    Example: konsil broker remove site-d
+    """
+    directory, before = _known_node()
+    roster = before.without_parties(party)
+    node = PrivateNode(directory, detached=True)
+    _change_roster(directory, roster, "removing parties")
+    if node.pid is not None:
+        control.remove_users(node, party)
+    _show_answer({"consortium": roster.consortium, "removed": party, "users": sorted(roster.names)}, as_json)
+
+
+@app.command()
+def down(
+    wipe: Annotated[bool, typer.Option(help="Also forget every message.")] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Also forget consortium, parties and passwords, and every message.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the private node; without one running, nothing happens. Consortium, parties and passwords stay."""
+    directory = state_directory()
+    node = PrivateNode(directory, detached=True)
     was_running = node.pid is not None
     node.stop()
-    if wipe:
+    if wipe or forget:
         node.wipe_messages()
-    _show_answer({"running": False, "stopped": was_running, "wiped": wipe}, as_json)
+    answer: dict[str, Any] = {"running": False, "stopped": was_running, "wiped": wipe or forget}
+    if forget:
+        answer["forgotten"] = _forget_roster(directory)
+    _show_answer(answer, as_json)
 
 
 @app.command()
@@ -113,25 +166,72 @@ def definitions(
 ) -> None:
     """Render topology, users and permissions; the passwords go into a file of mode 0600 beside it.
 
-    Passwords of an earlier run are kept, so that adding a site changes nobody else's login.
+    Passwords of an earlier run are kept, so that adding a site changes nobody else's login. Who was there then and is
+    not named now is named in the answer: the file holds that login no more.
     """
     beside = out.with_name(f"{out.stem}.passwords.json")
     if not site:
         raise RequestError("no site is named", where="--site", advice="Name each site with --site")
-    logins = name_parties(site, researcher or [], auditor or [], _read_passwords(beside))
-    rendered = render_definitions(consortium, logins, StreamSizes())
-    _write_private(
-        beside,
-        json.dumps({"consortium": consortium, "passwords": {one.name: one.password for one in logins}}, indent=1),
-    )
-    _write_private(out, json.dumps(rendered, indent=1) + "\n")
-    _show_answer({"definitions": str(out), "passwords": str(beside), "users": [one.name for one in logins]}, as_json)
+    known = _read_passwords(beside)
+    roster = new_roster(consortium, list_parties(site, researcher or [], auditor or []), known)
+    rendered = render_definitions(consortium, roster.parties, StreamSizes())
+    dropped = sorted(known.keys() - set(roster.names))
+    write_private(beside, json.dumps({"consortium": consortium, "passwords": roster.passwords}, indent=1))
+    write_private(out, json.dumps(rendered, indent=1) + "\n")
+    answer: dict[str, Any] = {"definitions": str(out), "passwords": str(beside), "users": roster.names}
+    _show_answer(answer | ({"dropped": dropped} if dropped else {}), as_json)
+
+
+def _known_node() -> tuple[Path, Roster]:
+    directory = state_directory()
+    roster = read_roster(directory)
+    if roster is None:
+        raise RequestError(
+            "this private broker was never started", where=str(directory), advice="Start it with `konsil broker up`"
+        )
+    return directory, roster
+
+
+def _require_same(before: Roster, consortium: str | None, directory: Path) -> None:
+    if consortium is not None and consortium != before.consortium:
+        raise RequestError(
+            f"this node is the consortium {before.consortium!r}",
+            where=str(directory),
+            advice=f"Start it without --consortium. To make it {consortium!r}, forget it first with `konsil broker down"
+            " --forget`, which loses its logins and messages",
+        )
+
+
+def _change_roster(directory: Path, roster: Roster, what: str) -> None:
+    """Keep a roster, and have the node take it on where it runs."""
+    rendered = with_known_hashes(render_definitions(roster.consortium, roster.parties), directory, roster)
+    write_private(directory / "definitions.json", json.dumps(rendered))
+    write_roster(directory, roster)
+    node = PrivateNode(directory, detached=True)
+    if node.pid is not None:
+        with show_working(f"{what}, which takes some seconds"):
+            control.load_definitions(node)
+
+
+def _forget_roster(directory: Path) -> list[str]:
+    """Forget who may log in; their names."""
+    try:
+        before = read_roster(directory)
+        gone = [] if before is None else before.names
+    except RequestError:
+        gone = ["logins that could not be read"]
+    for name in ("logins.json", "definitions.json"):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / LOGINS, ignore_errors=True)
+    return gone
 
 
 def _read_status(node: PrivateNode) -> dict[str, Any]:
     running = node.pid is not None
     if not running:
-        return {"running": False, "directory": str(node.directory)}
+        kept = read_roster(node.directory)
+        known = {} if kept is None else {"consortium": kept.consortium, "users": sorted(kept.names)}
+        return {"running": False, "directory": str(node.directory), **known}
     logins_file = node.directory / "logins.json"
     shown: dict[str, Any] = {
         "running": True,
@@ -172,23 +272,4 @@ def _read_passwords(path: Path) -> dict[str, str]:
             "this is not a file of passwords that 'konsil broker' wrote",
             where=str(path),
             advice="Move it away; new passwords will be made",
-        ) from None
-
-
-def _write_logins(folder: Path, logins: list[Party]) -> None:
-    """A file for each login that holds its password and nothing else: what `file:PATH` in a configuration reads."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    for gone in {one.name for one in folder.iterdir()} - {one.name for one in logins}:
-        (folder / gone).unlink()
-    for one in logins:
-        _write_private(folder / one.name, one.password + "\n")
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace a file whole, readable by its owner only."""
-    try:
-        replace_file(path, text.encode(), mode=0o600)
-    except OSError as error:
-        raise RequestError(
-            f"cannot be written ({error.strerror})", where=str(path), advice="Choose a folder that exists"
         ) from None

@@ -16,6 +16,7 @@ from deploy.session.profile import ProfileOption
 from messages import chain
 from messages.chain import Entry
 from messages.ground.errors import LogBroken, RequestError
+from messages.ground.units import count_noun
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -193,7 +194,7 @@ def verify(
         emit_json(result)
     else:
         for experiment, count in counts.items():
-            say_line(f"{experiment}: {count} entries, each as it was written")
+            say_line(f"{experiment}: {count_noun(count, 'entry')}, each as it was written")
         for line in said.lines():
             say_line(line)
         if unread:
@@ -263,4 +264,4 @@ def export(
             }
         )
     else:
-        say_line(f"{out}: {count} entries, last hash {head}")
+        say_line(f"{out}: {count_noun(count, 'entry')}, last hash {head}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy import console
-from messages.ground.units import human_bytes
+from messages.ground.units import count_noun, human_bytes
 
 if TYPE_CHECKING:
     from coordinator.record.archive import Show, Summary
@@ -136,8 +136,9 @@ def _tell_summary(summary: Summary, what: str, where: Path, as_json: bool) -> No
         console.emit_json({what: str(where)} | content)
     else:
         console.say_line(
-            f"{where}: {summary.entries} entries, {summary.blobs} models and updates of {summary.experiments}"
-            f" experiments ({human_bytes(summary.bytes)}), read again and as they were written"
+            f"{where}: {count_noun(summary.entries, 'entry')}, {summary.blobs} models and updates of"
+            f" {count_noun(summary.experiments, 'experiment')} ({human_bytes(summary.bytes)}),"
+            " read again and as they were written"
         )
         for name in summary.missing:
             console.say_line(f"missing already where it came from: {name}")

@@ -1,7 +1,8 @@
-"""`konsil experiment`: check, start, list, watch, abort, pause, resume, report, model."""
+"""`konsil experiment`: check, start, list, watch, abort, pause, resume, finish, report, model."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,35 +51,37 @@ def check(
 ) -> None:
     """Validate a file, estimate what it takes, and ask the sites who is there and would take part.
 
-    Nothing is started, and nothing of it is recorded. Exit status 1: so few sites would accept now that the
-    experiment could not begin.
+    Nothing is started, and nothing of it is recorded. Exit status 1: the experiment could not begin now, since its id
+    is taken or too few sites would accept.
 
     Example: konsil experiment check glioma.toml
     """
     from deploy.cli import requests
-    from deploy.estimate import estimate
+    from deploy.estimate import estimate, measure_apart
     from deploy.session import profile as profiles
     from deploy.session.connection import open_session
     from messages import experiment as experiments
 
     experiment = experiments.read_experiment(file)
-    with show_working("counting the net's parameters"):
-        found = estimate(experiment)
-    answers = None
+    with show_working("measuring the net, in a process of its own") as show:
+        found = estimate(experiment, partial(measure_apart, show=partial(requests.show_measuring, show)))
+    answers, free = None, None
     if not offline and profiles.profile_exists(profile):
         with show_working(f"asking {len(experiment.sites)} sites") as show, open_session(profile) as opened:
+            free = requests.is_free(opened, experiment)
             answers = requests.ask_sites(opened, experiment, within, show)
     elif not offline:
         note_line("konsil: no profile, so the sites were not asked; name one with --profile")
     enough = answers is None or sum(one.accepts for one in answers) >= experiment.least_sites
     if json_:
         result: dict[str, Any] = {"experiment": experiment.id, "digest": experiment.digest(), "valid": True}
+        result |= {"id_free": free}
         result |= {"estimate": found.as_plain(), "asked": answers is not None, "enough": enough}
         result["sites"] = {one.site: one.as_plain() for one in answers or ()}
         emit_json(result)
     else:
-        requests.print_check(experiment, found, answers, enough)
-    raise typer.Exit(0 if enough else 1)
+        requests.print_check(experiment, found, answers, enough, free)
+    raise typer.Exit(0 if enough and free is not False else 1)
 
 
 @app.command()
@@ -115,7 +118,7 @@ def list_(profile: ProfileOption = None, json_: JsonOption = False) -> None:
 
     Example: konsil experiment list
     """
-    from deploy.cli.live import state_words
+    from deploy.cli.words import state_words
     from deploy.session.connection import open_session
     from deploy.session.history import stories_of
     from messages.names import AUDIT, DOWNLINK
@@ -132,9 +135,10 @@ def list_(profile: ProfileOption = None, json_: JsonOption = False) -> None:
         return
     rows = []
     for story in found.values():
-        curve = story.validation_curve()
+        point = story.latest_point
         rounds = f"{story.completed_rounds}/{story.rounds_planned or '?'}"
-        score = f"{story.reader.title} {format_score(story.reader.headline_score(curve[-1].pooled))}" if curve else "-"
+        score = "-" if point is None else format_score(story.reader.headline_score(point.pooled))
+        score += "" if point is None else f" {story.reader.title}, round {point.round}"
         state = state_words(story)
         rows.append([story.id, state, rounds, score, story.researcher or "-", format_moment(story.started)])
     print_table(["experiment", "state", "rounds", "validation", "researcher", "started"], rows)
@@ -214,6 +218,23 @@ def resume(
 
 
 @app.command()
+def finish(
+    identity: IdArgument,
+    profile: ProfileOption = None,
+    within: WithinOption = 30.0,
+    json_: JsonOption = False,
+) -> None:
+    """End an experiment now, with the model that there is: the best-scored one, or the last where none was scored.
+
+    Sites are not waited for any more. Test scores are those that an evaluation has brought so far. Only the researcher
+    who started it may. Exit status 2: no round has closed yet.
+
+    Example: konsil experiment finish glioma-unet3d-01 && konsil experiment model glioma-unet3d-01
+    """
+    _ask_coordinator("finish", identity, profile, within, json_)
+
+
+@app.command()
 def report(
     identity: IdArgument,
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; default: ID.html.")] = None,
@@ -245,19 +266,29 @@ def report(
 def model(
     identity: IdArgument,
     out: Annotated[Path | None, typer.Option("--out", help="The file; default: ID.safetensors.")] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", help="The model after so many rounds, as long as it is kept.", min=0)
+    ] = None,
     profile: ProfileOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Fetch the trained model: safetensors, with what rebuilds the net in its metadata. Digest and seal are checked.
+
+    With --round the coordinator is asked for the model of a round that it still keeps, whatever became of the
+    experiment: it keeps the last one and the best-scored one.
 
     Example: konsil experiment model glioma-unet3d-01 --out model.safetensors
     """
     from deploy.session import model_file
     from deploy.session.connection import open_session
 
-    path = out or Path(f"{checked_id(identity)}.safetensors")
+    name = checked_id(identity) if round_ is None else f"{checked_id(identity)}-round-{round_}"
+    path = out or Path(f"{name}.safetensors")
     with show_working("looking for the model") as show, open_session(profile) as opened:
-        digest = model_file.fetch_model(opened, identity, path, show)
+        if round_ is None:
+            digest = model_file.fetch_model(opened, identity, path, show)
+        else:
+            digest = model_file.fetch_round(opened, identity, round_, path, show)
     if json_:
         emit_json({"experiment": identity, "model": str(path), "model_digest": digest})
     else:

@@ -7,6 +7,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from deploy.cli.words import (
+    OUTSIDE_HOURS,
+    closing_lines,
+    finish_words,
+    headline_words,
+    progress_words,
+    recruiting_words,
+    silence_words,
+    waiting_words,
+)
 from deploy.console import emit_json, format_moment, format_score, say_line
 from deploy.session.connection import BrokerSession
 from deploy.session.following import Follower
@@ -14,13 +24,9 @@ from deploy.session.history import require_known
 from deploy.story.doubts import list_doubts
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
-from deploy.story.summary import round_summary, story_as_plain
+from deploy.story.summary import point_as_plain, round_summary, story_as_plain, waiting_as_plain
 from messages.contradictions import CONTRADICTION_ADVICE
-from messages.ground.units import human_bytes, human_seconds
-from messages.liveness import Liveness
-from messages.reasons import ADVICE, Reason
-from messages.scores import SplitScores
-from messages.tasks.base import ScoreReader
+from messages.ground.units import human_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -79,64 +85,6 @@ def follow_live(
     return follower.story
 
 
-def score_words(found: SplitScores | None, reader: ScoreReader) -> str:
-    """ "0.7123 (WT 0.81 TC 0.70 ET 0.63)"."""
-    if found is None or reader.headline_score(found) is None:
-        return "-"
-    targets = " ".join(f"{target} {format_score(mean, 3)}" for target, mean in reader.by_target(found).items())
-    return f"{format_score(reader.headline_score(found))} ({targets})"
-
-
-def progress_words(story: ExperimentStory, site: str) -> str:
-    """What a site does right now: "training 12/40, epoch 1/2, loss 0.41, 0:12 left", or for what it waits."""
-    live = story.sites[site].live
-    if live.state == OUTSIDE_HOURS:
-        begin = f", which begin at {format_moment(live.opens_at)[11:16]}Z" if live.opens_at else ""
-        return f"its work waits for its allowed hours{begin}"
-    if not live.phase or live.state != live.phase:
-        return f"busy with {live.busy_with}" if live.busy_with not in (None, story.id) else ""
-    words = [f"{live.phase} {live.done}/{live.total}"]
-    if live.epoch is not None and live.epochs:
-        words.append(f"epoch {live.epoch}/{live.epochs}")
-    if live.loss is not None:
-        words.append(f"loss {live.loss:.4f}")
-    if live.eta_seconds is not None:
-        words.append(f"{human_seconds(live.eta_seconds)} left")
-    return ", ".join(words)
-
-
-def recruiting_words(story: ExperimentStory) -> str:
-    """Until when sites may join and who has not answered; empty where it is not that for which all wait."""
-    if story.phase != "recruiting" or story.experiment is None or story.started is None:
-        return ""
-    silent = ", ".join(
-        name + (" (awaits approval there)" if site.reason is Reason.AWAITS_APPROVAL else "")
-        for name, site in sorted(story.sites.items())
-        if site.state == "invited" or site.reason is Reason.AWAITS_APPROVAL
-    )
-    until = format_moment(story.started + story.experiment.rounds.enrol_within)
-    return f"recruiting until {until}" + (f"; not yet joined: {silent}" if silent else "")
-
-
-def state_words(story: ExperimentStory) -> str:
-    """Its state, with the reason where that says more: "failed (enrolment-failed)", "aborted"."""
-    return story.phase + (f" ({story.reason})" if story.reason and story.reason != story.phase else "")
-
-
-def headline_words(story: ExperimentStory, now: float) -> str:
-    """One line: round, score, bytes, time left."""
-    current = story.current_round
-    parts = [recruiting_words(story) or state_words(story)]
-    if current is not None:
-        parts.append(f"round {current.number}/{story.rounds_planned or '?'}")
-    if curve := story.validation_curve():
-        parts.append(f"validation {story.reader.title} {score_words(curve[-1].pooled, story.reader)}")
-    parts.append(f"{human_bytes(story.bytes_down)} down, {human_bytes(story.bytes_up)} up")
-    if (left := story.eta_seconds(now)) is not None and story.phase == "running":
-        parts.append(f"about {human_seconds(left)} left")
-    return " · ".join(parts)
-
-
 class _News:
     """Hands out each moment of a story once; those that come together by their time, whatever stream they came from."""
 
@@ -152,9 +100,9 @@ class _News:
 TROUBLE = {
     "absent": "no sign of life",
     "stuck": "it is alive, but its work does not move",
-    "slow": "its work moves, but will not be done in time",
+    "slow": "its work moves, but takes much longer than that of the others",
 }
-OUTSIDE_HOURS = Liveness.OUTSIDE_HOURS.value
+LATE = "its work moves, but by its own estimate will not be done by the deadline"
 
 
 class NewDoubts:
@@ -182,7 +130,8 @@ class Lines:
         self._closed = 0
         self._next = 0.0
         self._told: dict[str, str] = {}
-        self._recruiting = ""
+        self._recruiting = self._silent = ""
+        self._waits: object = None
 
     def show_story(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
         for moment in self._news.take_news(story):
@@ -195,23 +144,45 @@ class Lines:
         if (words := recruiting_words(story)) and words != self._recruiting:
             self._recruiting = words
             say_line(words)
-        if not story.over:
-            for site in sorted(story.sites):
-                self._tell_presence(story, site, story.presence_of(site, now))
-        if now >= self._next and not story.over:
+        if story.over:
+            return
+        self._tell_silence(story, now)
+        for site in sorted(story.sites):
+            self._tell_presence(story, site, story.presence_of(site, now))
+        self._tell_waiting(story, now)
+        if now >= self._next and not story.deaf:
             self._next = now + LINE_EVERY
             for site in sorted(story.sites):
                 words = progress_words(story, site)
                 if words and (presence := story.presence_of(site, now)) != OUTSIDE_HOURS:
                     say_line(f"  {site} {presence}: {words}")
 
+    def _tell_silence(self, story: ExperimentStory, now: float) -> None:
+        """That the broker or the coordinator is not heard: once, and once that it is again."""
+        words = silence_words(story, now)
+        what = "the broker" if story.down else "the coordinator" if words else ""
+        if what != self._silent:
+            say_line(words or f"{self._silent} is there again")
+            self._silent = what
+
+    def _tell_waiting(self, story: ExperimentStory, now: float) -> None:
+        """That the step waits for a site that has given up, and until when: once for each such state."""
+        found = story.waiting
+        state = None if found is None or not any(found.sites.values()) else (found.what, dict(found.sites))
+        if state is not None and state != self._waits:
+            say_line(waiting_words(story, now))
+            if more := finish_words(story):
+                say_line(f"  {more}")
+        self._waits = state
+
     def _tell_presence(self, story: ExperimentStory, site: str, presence: str) -> None:
         """What somebody may wonder at, once; only who takes part in what runs can be missed."""
         missed = story.phase in ("running", "evaluating") and site in story.joined and presence in TROUBLE
         if (missed or presence == OUTSIDE_HOURS) and self._told.get(site) != presence:
             self._told[site] = presence
-            say_line(f"{site} is {presence}: {TROUBLE.get(presence) or progress_words(story, site)}")
-        elif presence not in (*TROUBLE, OUTSIDE_HOURS) and site in self._told:
+            late = presence == "slow" and story.is_late(site)
+            say_line(f"{site} is {presence}: {LATE if late else TROUBLE.get(presence) or progress_words(story, site)}")
+        elif presence not in (*TROUBLE, OUTSIDE_HOURS, "unknown") and site in self._told:
             say_line(f"{site} is {self._told.pop(site)} no longer")
 
     def close_view(self, story: ExperimentStory) -> None:
@@ -222,11 +193,13 @@ class Lines:
 
 
 class JsonLines:
-    """One object a moment and a closed round, at most two a second of progress, and the summary as the last."""
+    """One object a moment, a closed round and a model that was scored, under the number of rounds that made it; at most
+    two a second of progress; and the summary as the last."""
 
     def __init__(self) -> None:
         self._news = _News()
         self._closed: set[int] = set()
+        self._scored: set[int] = set()
         self._next = 0.0
 
     def show_story(self, story: ExperimentStory, now: float, coordinator_at: float | None) -> None:
@@ -235,7 +208,11 @@ class JsonLines:
         for one in story.round_list:
             if one.state == "complete" and one.number not in self._closed:
                 self._closed.add(one.number)
-                emit_json({"type": "round", **round_summary(one, story.reader)})
+                emit_json({"type": "round", **round_summary(one, story)})
+        for point in story.validation_curve():
+            if point.round not in self._scored:
+                self._scored.add(point.round)
+                emit_json({"type": "validation", "round": point.round, **point_as_plain(point, story.reader)})
         if now >= self._next and not story.over:
             self._next = now + 0.5
             live = {site: live_summary(story, site, now) for site in sorted(story.sites)}
@@ -244,6 +221,9 @@ class JsonLines:
                     "type": "progress",
                     "state": story.phase,
                     "eta_seconds": story.eta_seconds(now),
+                    "waits": waiting_as_plain(story),
+                    "connected": not story.down,
+                    "coordinator_silent_seconds": story.coordinator_silence(now),
                     "sites": live,
                 }
             )
@@ -306,9 +286,10 @@ def draw_picture(story: ExperimentStory, now: float, coordinator_at: float | Non
     from rich.table import Table
     from rich.text import Text
 
-    sites = Table("site", "", "doing", "cases", story.reader.title, "down", "up", box=box.SIMPLE_HEAD, expand=False)
-    rounds = [one for one in story.round_list if one.site_validation]
-    latest = rounds[-1].site_validation if rounds else {}
+    point = story.latest_point
+    title = story.reader.title + (f" after round {point.round}" if point is not None else "")
+    sites = Table("site", "", "doing", "cases", title, "down", "up", box=box.SIMPLE_HEAD, expand=False)
+    latest = point.sites if point is not None else {}
     for name, site in sorted(story.sites.items()):
         presence = story.presence_of(name, now)
         state = presence if site.state in ("joined", "invited") else f"{site.state} ({site.reason})"
@@ -324,33 +305,15 @@ def draw_picture(story: ExperimentStory, now: float, coordinator_at: float | Non
             human_bytes(site.live.bytes_up),
         )
     lines: list[RenderableType] = [Text(story.id, style="bold"), Text(headline_words(story, now)), sites]
-    if coordinator_at is not None and now - coordinator_at > 20:
-        lines.append(Text(f"no sign of the coordinator for {now - coordinator_at:.0f} s", style="red"))
+    if words := silence_words(story, now):
+        lines.append(Text(words, style="red"))
+    if words := waiting_words(story, now):
+        lines.append(Text(words))
+    if words := finish_words(story):
+        lines.append(Text(words, style="dim"))
     lines += [Text(f"CONTRADICTS: {one.describe(story.reader.title)}", style="red") for one in list_doubts(story)]
     lines += [
         Text(f"{format_moment(moment.time)[11:]} {moment.who}: {moment.what}", style="dim")
         for moment in story.moments[-6:]
     ]
     return Group(*lines)
-
-
-def closing_lines(story: ExperimentStory) -> list[str]:
-    """The result, for a person."""
-    lines = [f"{story.id}: {state_words(story)}"]
-    if story.reason in ADVICE and story.phase != "complete":
-        lines.append(f"  {ADVICE[Reason(story.reason)]}")
-    test = story.test
-    if test is not None:
-        title = test.reader.title
-        lines.append(f"  test {title} overall  {score_words(test.pooled, test.reader)}, n = {test.n}")
-        for site, found in sorted(test.sites.items()):
-            words = "withheld" if found.withheld else f"{score_words(found, test.reader)}, n = {found.cases}"
-            lines.append(f"  test {title} {site:<8} {words}")
-        if test.worst is not None:
-            lines.append(
-                f"  mean over sites {format_score(test.unweighted_mean)}, "
-                f"worst {test.worst[0]} {format_score(test.worst[1])}"
-            )
-    if story.model_digest:
-        lines.append(f"  model of round {story.model_round}, digest {story.model_digest}")
-    return lines

@@ -13,6 +13,7 @@ from coordinator.record.recovery import read_step
 from deploy.console import format_moment
 from messages.chain import Entry
 from messages.ground.errors import KonsilError, LogBroken
+from messages.ground.units import count_noun
 
 
 @dataclass
@@ -61,7 +62,9 @@ class ReplayVerdict:
             )
             if (count := self.count_rounds(status))
         )
-        head = f"{identity}: {self.entries} entries, {len(self.rounds)} rounds" + (f" ({how})" if how else "")
+        head = f"{identity}: {count_noun(self.entries, 'entry')}, {count_noun(len(self.rounds), 'round')}" + (
+            f" ({how})" if how else ""
+        )
         if self.agrees:
             return f"{head}: {self._agreement()}"
         if self.wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,9 @@ from messages import kinds, names
 from messages.bus.base import Start
 from messages.experiment import Experiment
 from messages.ground.errors import KonsilError, RequestError
-from messages.ground.units import human_bytes, human_seconds
+from messages.ground.units import count_noun, human_bytes, human_seconds
 from messages.names import COORDINATOR, DOWNLINK, PROGRESS
-from messages.reasons import ADVICE, Reason
+from messages.reasons import ADVICE, Reason, advise_on
 
 Show = Callable[[str], None]
 
@@ -65,19 +66,38 @@ def ask_sites(session: BrokerSession, experiment: Experiment, within: float, sho
     return [answers.get(site) or Answer(site, site in alive, False) for site in experiment.sites]
 
 
+def is_free(session: BrokerSession, experiment: Experiment) -> bool:
+    """Whether the experiment's id is free, or is this very experiment's."""
+    for heard in session.read_history(DOWNLINK):
+        event = heard.event
+        if event is not None and event.experiment == experiment.id and isinstance(event.body, kinds.ExperimentAccepted):
+            return event.body.digest == experiment.digest()
+    return True
+
+
+def show_measuring(show: Show, seconds: float) -> None:
+    """How long the net has been measured: each second in a terminal, seldom where each is a line of its own."""
+    if sys.stderr.isatty() or round(seconds) % 5 == 0:
+        show(f"measuring the net, in a process of its own: {seconds:.0f} s")
+
+
 def _rounds(experiment: Experiment) -> str:
     """How many rounds, in words."""
     count, sites = experiment.rounds.count, len(experiment.sites)
     if experiment.plan.kind != "sequential":
-        return f"{count} rounds"
+        return count_noun(count, "round")
     cycles, rest = divmod(count, sites)
     more = f" and {rest} of {sites} sites once more" if rest else ""
     return f"{count} visits ({cycles} cycle{'' if cycles == 1 else 's'} of {sites} sites{more})"
 
 
-def print_check(experiment: Experiment, found: Estimate, answers: Sequence[Answer] | None, enough: bool) -> None:
-    """The result of a check, for a person."""
+def print_check(
+    experiment: Experiment, found: Estimate, answers: Sequence[Answer] | None, enough: bool, free: bool | None = None
+) -> None:
+    """The result of a check, for a person. `free`: whether the id is; None: not asked."""
     say_line(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
+    if free is False:
+        say_line(f"  id        taken: {ADVICE[Reason.ID_TAKEN]}")
     say_line(f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}")
     say_line(f"  memory    about {human_bytes(found.training_memory_bytes)} for training at each site (estimate)")
     say_line(
@@ -159,16 +179,19 @@ OUTCOMES: dict[str, type[kinds.Body]] = {
     "abort": kinds.ExperimentAborted,
     "pause": kinds.ExperimentPaused,
     "resume": kinds.ExperimentResumed,
+    "finish": kinds.ExperimentComplete,
 }
 BODIES: dict[str, kinds.Body] = {
     "abort": kinds.ExperimentAbort(),
     "pause": kinds.ExperimentPause(),
     "resume": kinds.ExperimentResume(),
+    "finish": kinds.ExperimentFinish(),
 }
+STATES = {"abort": "aborted", "pause": "paused", "resume": "resumed", "finish": "complete"}
 
 
 def command_experiment(session: BrokerSession, verb: str, experiment: str, within: float) -> str:
-    """Publish experiment-abort, -pause or -resume; returns the new state once the coordinator has announced it.
+    """Publish experiment-abort, -pause, -resume or -finish; returns the state that the coordinator announces then.
 
     Raises:
         RequestError: refused (not the owner, wrong state, unknown experiment).
@@ -184,13 +207,19 @@ def command_experiment(session: BrokerSession, verb: str, experiment: str, withi
             continue
         # Known by the event it answers: of an experiment that it does not know the coordinator names none.
         if isinstance(event.body, kinds.Refused) and event.body.event == sent.id:
+            if verb == "finish" and event.body.reason is Reason.WRONG_STATE:
+                raise RequestError(
+                    "cannot be finished: it has ended, or no round of it has closed and there is no model",
+                    where=experiment,
+                    advice="`konsil experiment list` shows where it is; `abort` ends it without a model",
+                )
             raise refusal_error(experiment, event.body.reason)
         if event.experiment == experiment and isinstance(event.body, OUTCOMES[verb]):
-            return {"abort": "aborted", "pause": "paused", "resume": "resumed"}[verb]
-    raise no_coordinator(within)
+            return STATES[verb]
+    raise no_coordinator(within, since=f"experiment-{verb}")
 
 
 def refusal_error(experiment: str, reason: Reason, mistakes: str = "") -> KonsilError:
     """The error that tells a refusal."""
     what = f"refused: {reason}" + (f" ({mistakes})" if mistakes else "")
-    return RequestError(what, where=experiment, advice=ADVICE[reason])
+    return RequestError(what, where=experiment, advice=advise_on(reason, by_coordinator=True))

@@ -25,13 +25,13 @@ from deploy.demo.origin import Dealt, Origin, Phantoms
 from deploy.demo.processes import Child, Children
 from deploy.session import model_file
 from deploy.session import profile as profiles
-from deploy.session.connection import BrokerSession, connect_rabbit
+from deploy.session.connection import BrokerSession, LineState, connect_rabbit
 from deploy.story.story import ExperimentStory
 from messages import chain
 from messages.experiment import Experiment
 from messages.ground import settings
 from messages.ground.errors import WorkFailed
-from messages.reasons import ADVICE
+from messages.reasons import advise_on
 
 Say = Callable[[str], None]
 Broker = tuple[int, Path | None]
@@ -231,7 +231,8 @@ def _start_services(
 @contextlib.contextmanager
 def _open_session(profile: Path) -> Iterator[BrokerSession]:
     loaded = profiles.load_profile(profile)
-    with BrokerSession(connect_rabbit(loaded), loaded) as opened:
+    line = LineState()
+    with BrokerSession(connect_rabbit(loaded, line), loaded, line) as opened:
         yield opened
 
 
@@ -245,7 +246,7 @@ def _check_services(services: list[Child]) -> None:
 def _refuse_failure(story: ExperimentStory, services: list[Child]) -> None:
     if story.phase == "complete":
         return
-    advice = ADVICE[story.reason] if story.reason else ""
+    advice = advise_on(story.reason, by_coordinator=True) if story.reason else ""
     declined = ", ".join(f"{name}: {site.reason}" for name, site in sorted(story.sites.items()) if site.reason)
     raise WorkFailed(
         f"the experiment ended as {story.phase} ({story.reason})" + (f"; {declined}" if declined else ""),

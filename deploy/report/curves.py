@@ -34,7 +34,8 @@ def draw_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], *,
 
     Args:
         title: also the chart's accessible name.
-        most: where the y axis ends; None: where the lines do.
+        most: beyond which there is no value; None: from 0 to where the lines end. The axis shows where the lines are,
+            not all that could be: the last tenths of a score are what a reader looks for.
     """
     lines = [line for line in lines if len(line.x)]
     if not lines:
@@ -67,7 +68,9 @@ def draw_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], *,
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if most is not None:
-            axes.set_ylim(0, most)
+            values = [value for line in lines for value in line.y]
+            space = max(0.08 * (max(values) - min(values)), 0.02 * most)
+            axes.set_ylim(max(0.0, min(values) - space), min(most, max(values) + space))
         else:
             axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)

@@ -31,12 +31,15 @@ dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;margin:1rem 0;min-width:60%;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.3rem 0}
+@media(max-width:40rem){dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}caption{max-width:calc(100vw - 3rem);
+white-space:normal}}
 th,td{padding:.3rem .8rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
 thead th{background:var(--soft);vertical-align:bottom}
 th:first-child,td:first-child{text-align:left}tbody th{font-weight:400}tr.total>*{font-weight:700}
 td.text,th.text{text-align:left}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:1rem}
-figure{margin:0}figcaption{font-weight:600;font-size:.95rem}figure svg{width:100%;height:auto}
+figure{margin:0;min-width:0}figcaption{font-weight:600;font-size:.95rem;overflow-wrap:anywhere}
+figure svg{width:100%;height:auto}
 .note{font-size:.9rem}pre{background:var(--soft);padding:.8rem;overflow-x:auto;border:1px solid var(--rule)}
 """
 
@@ -78,6 +81,7 @@ def render_report(
     """The page as text."""
     title = f"Konsil: {story.id}"
     sections = [
+        ("Why it ended", tables.failure_section(story)),
         ("Summary", tables.summary_table(story, images or {})),
         ("Result", tables.results_table(story, baselines) + tables.side_by_side(story, baselines)),
         ("Contradictions", doubts_section(story)),
@@ -100,8 +104,13 @@ def _lead_section(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     sites = len(story.joined) or len(story.sites)
     head = f"{format_count(sites, 'site')}, {format_count(story.completed_rounds, 'round')}"
     if test is None or test.mean is None:
-        return f"{head}, {story.phase}: no test result."
-    text = f"{head}: mean test {test.reader.title} {test.mean:.3f} over {test.n} cases"
+        return f"{head}, {story.phase}{f' ({story.reason})' if story.reason else ''}: no test result."
+    text = f"{head}: mean test {test.reader.title} {test.mean:.3f} over {format_count(test.n, 'case')}"
+    if test.withheld:
+        text += f" of {format_count(len(test.sites) - len(test.withheld), 'site')}"
+        text += f"; {', '.join(test.withheld)} withheld {test.all_cases - test.n} of {test.all_cases} cases"
+    elif len(test.sites) != sites:
+        text += f" of {format_count(len(test.sites), 'site')}"
     for one in baselines:
         if score := one.score(test.reader):
             text += f"; {one.name} {score:.3f} (ratio {test.mean / score:.3f})"

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 
 from deploy.report.baselines import Baseline
-from deploy.report.html import NOTHING, format_duration, format_megabytes, format_number, make_definitions, make_table
-from deploy.story.parts import SiteStory
+from deploy.report.html import (
+    NOTHING,
+    format_count,
+    format_duration,
+    format_megabytes,
+    format_number,
+    make_definitions,
+    make_table,
+)  # fmt: skip
+from deploy.story.endings import explain_end
+from deploy.story.parts import RoundStory, SiteStory, TestScores
 from deploy.story.story import ExperimentStory
 from messages.reasons import ADVICE, Reason
 from messages.scores import SplitScores
-from messages.tasks.base import ScoreReader
+from messages.tasks.base import ScoreReader, ScoreTable
+
+
+def failure_section(story: ExperimentStory) -> str:
+    """The same for the page."""
+    return "".join(f"<p>{escape(line)}</p>" for line in explain_end(story))
 
 
 def summary_table(story: ExperimentStory, images: Mapping[str, str]) -> str:
@@ -60,7 +75,8 @@ def results_table(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     """Test scores by target for each site and overall, and each baseline beside it."""
     test = story.test
     if test is None:
-        return "<p>No test scores: the experiment did not reach its evaluation phase.</p>"
+        reached = story.evaluation is not None
+        return f"<p>No test scores: {'no site has reported any' if reached else 'there was no evaluation'}.</p>"
     reader = test.reader
     head = ["", *reader.targets, "mean", "n", *(f"{one.name}" for one in baselines)]
     rows = [
@@ -72,10 +88,14 @@ def results_table(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
     )
     caption = f"{reader.title} on the test cases, federated model (baselines: {reader.mean_title})"
     html = make_table(caption, head, rows, strong_rows=1)
-    facts = [
-        ("Unweighted mean over sites", format_number(test.unweighted_mean)),
-        ("Worst site", f"{test.worst[0]}: {format_number(test.worst[1])}" if test.worst else NOTHING),
-    ]
+    facts = []
+    if test.unweighted_mean is not None:
+        facts.append((f"Unweighted mean over {len(test.site_means)} sites", format_number(test.unweighted_mean)))
+    if test.worst is not None:
+        facts.append(("Worst site", f"{test.worst[0]}: {format_number(test.worst[1])}"))
+    if test.withheld:
+        told = ", ".join(f"{site} ({format_count(count, 'case')})" for site, count in test.withheld.items())
+        facts.append(("Withheld, in no mean", f"{told}: fewer than the site shares scores of"))
     for one in baselines:
         if (score := one.score(reader)) and test.mean is not None:
             facts.append((f"Federated / {one.name}", format_number(test.mean / score)))
@@ -87,14 +107,32 @@ def results_table(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
                     f"{gain.mean:+.4f} (95 % interval {gain.low:+.4f} to {gain.high:+.4f}, n = {gain.n})",
                 )
             )
-    return html + make_definitions(facts) + details_table(test.pooled, reader)
+    return html + make_definitions(facts) + details_table(test.pooled, reader) + _other_results(test)
+
+
+def _other_results(test: TestScores) -> str:
+    """The other metrics by site and overall, a table each."""
+    made: dict[str, list[list[str]]] = {}
+    title: dict[str, str] = {}
+    for name, scores in (*sorted(test.sites.items()), ("overall", test.pooled)):
+        for one in test.reader.read_others(scores):
+            title[one.name] = one.metric.title
+            cells = [one.format_value(one.targets.get(target)) for target in test.reader.targets]
+            made.setdefault(one.name, []).append([name, *cells, one.format_value(one.mean)])
+    head = ["", *test.reader.targets, "mean"]
+    return "".join(
+        make_table(f"{title[name]} on the test cases", head, rows, strong_rows=1) for name, rows in made.items()
+    )
 
 
 def details_table(scores: SplitScores, reader: ScoreReader) -> str:
     """What the means are made of, as the experiment's task lays it out; "" where nothing was scored."""
     found = reader.detail_table(scores)
-    rows = [[_format_cell(value) for value in row] for row in found.rows]
-    return make_table(found.caption, found.head, rows) if rows else ""
+    return "".join(_lay_out(one) for one in (found, *reader.other_tables(scores)) if one.rows)
+
+
+def _lay_out(found: ScoreTable) -> str:
+    return make_table(found.caption, found.head, [[_format_cell(value) for value in row] for row in found.rows])
 
 
 def _format_cell(value: str | int | float | None) -> str:
@@ -134,17 +172,17 @@ def cases_table(story: ExperimentStory) -> str:
 def rounds_table(story: ExperimentStory) -> str:
     """Each round: who contributed, who was left out and why, what travelled, how long it took."""
     reader = story.reader
-    scored = {point.round: reader.headline_score(point.pooled) for point in story.validation_curve()}
     rows = []
     for one in story.round_list:
+        point = story.validation_after(one.number)
         left = ", ".join(f"{site} ({reason})" for site, reason in sorted(one.left_out.items()))
         rows.append(
             [
                 str(one.number),
                 ", ".join(f"{site} ({n})" for site, n in sorted(one.contributors.items())) or NOTHING,
-                left or "nobody",
+                left or (_given_up(one) if one.state == "open" else "") or "nobody",
                 format_number(one.loss, 4),
-                format_number(scored.get(one.number)),
+                format_number(None if point is None else reader.headline_score(point.pooled)),
                 format_megabytes(one.bytes_down),
                 format_megabytes(one.bytes_up),
                 format_duration(one.seconds),
@@ -163,6 +201,11 @@ def rounds_table(story: ExperimentStory) -> str:
         "model",
     ]
     return make_table("Rounds", head, rows, words=(1, 2))
+
+
+def _given_up(one: RoundStory) -> str:
+    """Who has given an open round up, and why."""
+    return ", ".join(f"{site} ({reason})" for site, reason in sorted(one.failures.items()))
 
 
 def _score_cells(scores: SplitScores, reader: ScoreReader) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Self
 from deploy.session import profile as profiles
 from deploy.session.profile import Profile
 from messages import names
-from messages.bus.base import Bus, Delivery, Start, Subscription
+from messages.abilities import NEWER
+from messages.bus.base import Bus, BusState, Delivery, Notice, Start, Subscription
 from messages.chain import Entry, decode_entry
 from messages.envelope import Author, Event, check_origin, decode_event
 from messages.ground import naming
@@ -39,16 +40,31 @@ class Heard:
     entry: Entry | None = None
 
 
+class LineState:
+    """Whether the person's own connection stands, as its bus tells on a thread of its own."""
+
+    def __init__(self) -> None:
+        self.is_down = False
+
+    def take_notice(self, notice: Notice) -> None:
+        """A change of the bus's state."""
+        if notice.state in (BusState.LOST, BusState.REFUSED):
+            self.is_down = True
+        elif notice.state is BusState.CONNECTED:
+            self.is_down = False
+
+
 class BrokerSession:
     """One command's connection.
 
     Args:
         bus: the person's bus, connected.
         profile: who they are.
+        line: whether the connection stands; None: nobody says.
     """
 
-    def __init__(self, bus: Bus, profile: Profile) -> None:
-        self.bus, self.profile = bus, profile
+    def __init__(self, bus: Bus, profile: Profile, line: LineState | None = None) -> None:
+        self.bus, self.profile, self.line = bus, profile, line or LineState()
         # A command keeps no state: each one is an incarnation of its own, and its events count from 1.
         self._author = Author(profile.consortium, profile.name, incarnation=int(time.time() * 1000))
         self._seq = 0
@@ -96,7 +112,8 @@ class BrokerSession:
             seq=self._seq,
         )
         if not self.bus.publish(event.key, event.raw).wait(CONFIRM_WITHIN):
-            raise Unreachable("the broker does not confirm", advice="Look at it with `konsil broker status`")
+            advice = "Look at it with `konsil broker status`"
+            raise Unreachable("the broker does not confirm", advice=f"{advice}{_newer_word(kind, OLDER_BROKER)}")
         return event
 
     def next_heard(self, timeout: float) -> Heard | None:
@@ -144,11 +161,11 @@ class BrokerSession:
 Connect = Callable[[Profile], Bus]
 
 
-def connect_rabbit(profile: Profile) -> Bus:
+def connect_rabbit(profile: Profile, line: LineState | None = None) -> Bus:
     """Connect to the broker of a profile; raises BrokerUnreachable or LoginRefused."""
     from messages.bus.amqp.rabbitmq import RabbitBus
 
-    bus = RabbitBus(profile.broker_address(), profile.name)
+    bus = RabbitBus(profile.broker_address(), profile.name, on_notice=None if line is None else line.take_notice)
     bus.connect(CONNECT_WITHIN)
     return bus
 
@@ -157,13 +174,31 @@ def connect_rabbit(profile: Profile) -> Bus:
 def open_session(profile_path: Path | None) -> Iterator[BrokerSession]:
     """A session under the profile that was named."""
     profile = profiles.load_profile(profile_path)
-    with BrokerSession(connect_rabbit(profile), profile) as opened:
+    line = LineState()
+    with BrokerSession(connect_rabbit(profile, line), profile, line) as opened:
         yield opened
 
 
-def no_coordinator(waited: float, *, kept: bool = True) -> Unreachable:
-    """What to say where the coordinator keeps silent; `kept`: the broker keeps the request for it."""
-    ask = "Ask the consortium's operator whether `konsil coordinator run` is up"
+OLDER_BROKER = (
+    ". A consortium that an earlier version set up does not let a researcher say this: its operator renders the"
+    " definitions again and imports them (`konsil broker definitions`)"
+)
+OLDER_COORDINATOR = ", and whether it is of this version: an earlier one does not know this request"
+
+
+def _newer_word(kind: str, words: str) -> str:
+    """Words about versions, where the kind came after 0.1."""
+    return words if kind in NEWER else ""
+
+
+def no_coordinator(waited: float, *, kept: bool = True, since: str = "") -> Unreachable:
+    """What to say where the coordinator keeps silent.
+
+    Args:
+        kept: the broker keeps the request for it.
+        since: the kind of the request: an earlier version may not know it.
+    """
+    ask = "Ask the consortium's operator whether `konsil coordinator run` is up" + _newer_word(since, OLDER_COORDINATOR)
     return Unreachable(
         f"the coordinator has not answered within {waited:.0f} s",
         advice=f"{ask}; nothing is lost: it reads the request when it starts" if kept else ask,

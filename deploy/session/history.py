@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from deploy.session.connection import BrokerSession, Heard
@@ -39,6 +39,13 @@ class HistoryReader:
             yield heard.event
         elif heard.entry is not None:
             yield from self.of_entry(heard.entry)
+
+    def timers_of(self, experiment: str) -> Mapping[str, float] | None:
+        """The coordinator's timers of an experiment after the entries so far; None where they do not tell."""
+        state = self._states.get(experiment)
+        if state is None or experiment in self._broken:
+            return None
+        return {timer.value: moment for timer, moment in state.timers.items()}
 
     def of_entry(self, entry: Entry) -> Iterator[Event]:
         """The events that an entry holds, and those that followed from it."""

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.session.connection import QUIET, BrokerSession
+from deploy.session.connection import COORDINATOR_WITHIN, QUIET, BrokerSession, no_coordinator
 from deploy.story.telling import tell_event
 from messages import kinds
+from messages.bus.base import Start
 from messages.experiment import Experiment
 from messages.ground.errors import MalformedMessage, RequestError, WorkFailed
 from messages.ground.units import human_bytes
 from messages.kinds import ExperimentComplete
-from messages.names import AUDIT, COORDINATOR, DOWNLINK, MODELS, RoutingKey
+from messages.names import AUDIT, COORDINATOR, DOWNLINK, MODELS, RoutingKey, inbox_of
+from messages.reasons import Reason, advise_on
 from messages.tensors.layout import Manifest
 from messages.tensors.transfer import Incoming, TransferKey, decode_chunk
 from nets.digest import model_digest
@@ -63,12 +65,94 @@ def find_announced(session: BrokerSession, experiment: str) -> tuple[Experiment,
                 complete = event.body
     require_known(story)
     if complete is None or story.experiment is None:
+        rounds = story.completed_rounds
+        kept = f"; that of round {rounds} is kept: add --round {rounds}" if rounds else ""
         raise RequestError(
             f"has no model: it is {story.phase}",
             where=experiment,
-            advice="A model exists once it is complete",
+            advice=f"A model exists once it is complete{kept}",
         )
     return story.experiment, complete
+
+
+def fetch_round(session: BrokerSession, experiment: str, rounds: int, path: Path, show: Callable[[str], None]) -> str:
+    """Have the coordinator publish the model that so many rounds made, and fetch it into `path`; returns its digest.
+
+    Raises:
+        RequestError: no such experiment, another researcher's, or no model of that round is kept.
+        Unreachable: the coordinator does not answer.
+        WorkFailed: it does not come whole, or is not what was announced.
+    """
+    from deploy.session.history import story_of
+
+    _require_folder(path)
+    session.may_send()
+    story = story_of(session, experiment)
+    if story.experiment is None:
+        raise RequestError("was started by a newer version", where=experiment, advice="Update this one")
+    session.listen_to(MODELS, start=Start.NEXT)
+    session.listen_to(inbox_of(session.profile.name))
+    sent = session.publish_event("model-wanted", kinds.ModelWanted(round=rounds), experiment)
+    show("waiting for the coordinator")
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".konsil-") as folder:
+        incoming, ready = _receive_published(session, experiment, rounds, sent.id, Path(folder), show)
+        buffer = Path(folder, "buffer")
+        try:
+            incoming.finish(ready.model.transfer.manifest, ready.model.transfer.seal, buffer)
+        except MalformedMessage as error:
+            raise WorkFailed(f"what came is not the model ({error.reason})", where=experiment) from None
+        finally:
+            incoming.close()
+        write_model(path, story.experiment, ready.model.transfer.manifest, buffer, ready.model.model_digest, rounds)
+    return ready.model.model_digest
+
+
+def _receive_published(
+    session: BrokerSession, experiment: str, rounds: int, asked: str, folder: Path, show: Callable[[str], None]
+) -> tuple[Incoming, ExperimentComplete]:
+    """The chunks that follow on a request, and the word that closes them."""
+    incoming: Incoming | None = None
+    quiet_until = time.monotonic() + COORDINATOR_WITHIN
+    while time.monotonic() < quiet_until:
+        heard = session.next_heard(QUIET)
+        if heard is None:
+            continue
+        event, route = heard.event, RoutingKey.parse(heard.delivery.key)
+        if event is not None and isinstance(event.body, kinds.Refused) and event.body.event == asked:
+            raise _refused_round(experiment, rounds, event.body.reason)
+        if route.experiment != experiment or heard.delivery.queue != MODELS:
+            continue
+        quiet_until = time.monotonic() + COORDINATOR_WITHIN
+        if route.kind == "model-chunk":
+            header, data = decode_chunk(heard.delivery.body)
+            if header.key.round == rounds + 1 and incoming is None:
+                incoming = Incoming(folder, header.key, size=header.size, total=header.total)
+            if incoming is not None and header.key == incoming.key:
+                incoming.add_chunk(header, data)
+                show(
+                    f"{human_bytes(min(incoming.received * incoming.size, incoming.total))} of "
+                    f"{human_bytes(incoming.total)}"
+                )
+        elif event is not None and isinstance(event.body, ExperimentComplete) and event.body.model_round == rounds:
+            if incoming is not None and incoming.received >= incoming.chunks:
+                return incoming, event.body
+            raise WorkFailed("the model did not come whole", where=experiment, advice="Try again")
+    raise no_coordinator(COORDINATOR_WITHIN, kept=False, since="model-wanted")
+
+
+def _refused_round(experiment: str, rounds: int, reason: Reason) -> RequestError:
+    if reason is Reason.WRONG_ROUND:
+        return RequestError(
+            f"the coordinator keeps no model of round {rounds}",
+            where=experiment,
+            advice="It keeps those of the last round and of the best-scored one",
+        )
+    return RequestError(f"refused: {reason}", where=experiment, advice=advise_on(reason, by_coordinator=True))
+
+
+def _require_folder(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise RequestError("the folder does not exist", where=str(path), advice="Name another place with --out")
 
 
 def fetch_model(session: BrokerSession, experiment: str, path: Path, show: Callable[[str], None]) -> str:
@@ -78,8 +162,7 @@ def fetch_model(session: BrokerSession, experiment: str, path: Path, show: Calla
         RequestError: no such experiment, or no model yet; the file's folder does not exist.
         WorkFailed: the broker does not hold all of it any more, or it is not what was announced.
     """
-    if not path.absolute().parent.is_dir():
-        raise RequestError("the folder does not exist", where=str(path), advice="Name another place with --out")
+    _require_folder(path)
     described, complete = find_announced(session, experiment)
     transfer = complete.model.transfer
     key = TransferKey(experiment, transfer.round, COORDINATOR, transfer.attempt)

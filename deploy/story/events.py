@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from pydantic import ValidationError
 
-from deploy.story.parts import SiteStory, UpdateStory
+from deploy.story.parts import RoundStory, SiteStory, UpdateStory
 from deploy.story.story import ExperimentStory
 from messages import kinds
 from messages.envelope import Event
@@ -63,9 +63,10 @@ def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -
 
 
 def _round_accepted(story: ExperimentStory, event: Event, body: kinds.RoundAccepted) -> ExperimentStory:
-    if story.rounds_planned is not None and event.round > story.rounds_planned:
-        return story  # the evaluation phase is announced as the round after the last
-    return story.with_round(event.round, accepted=story.round_or_new(event.round).accepted | {event.sender})
+    step = story.step_of(event.round)
+    # A site that had given it up takes it on after all.
+    failures = {site: reason for site, reason in step.failures.items() if site != event.sender}
+    return story.with_step(event.round, accepted=step.accepted | {event.sender}, failures=failures)
 
 
 def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsReady) -> ExperimentStory:
@@ -82,13 +83,13 @@ def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsRead
         body.platform,
         event.time,
     )
-    return story.with_round(event.round, updates={**story.round_or_new(event.round).updates, event.sender: update})
+    one = story.round_or_new(event.round)
+    failures = {site: reason for site, reason in one.failures.items() if site != event.sender}
+    return story.with_round(event.round, updates={**one.updates, event.sender: update}, failures=failures)
 
 
 def _round_failed(story: ExperimentStory, event: Event, body: kinds.RoundFailed) -> ExperimentStory:
-    return story.with_round(
-        event.round, failures={**story.round_or_new(event.round).failures, event.sender: body.reason}
-    )
+    return story.with_step(event.round, failures={**story.step_of(event.round).failures, event.sender: body.reason})
 
 
 def _round_complete(story: ExperimentStory, event: Event, body: kinds.RoundComplete) -> ExperimentStory:
@@ -108,6 +109,13 @@ def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.Evaluati
         story,
         phase=story.phase if story.over else "evaluating",
         candidates={model.label: model.model_digest for model in body.models},
+        evaluation=replace(
+            story.evaluation or RoundStory(event.round),
+            number=event.round,
+            started=event.time,
+            sites=tuple(body.sites),
+            train_within=body.evaluate_within,
+        ),
     )
 
 
@@ -180,9 +188,14 @@ HANDLERS: Mapping[type[kinds.Body], Callable[..., ExperimentStory]] = {
 """Kind of event → what it changes in the story; other kinds change nothing."""
 
 
-def event_sentence(event: Event) -> str:
-    """What an event says, in one line of plain words."""
+def event_sentence(event: Event, planned: int | None = None) -> str:
+    """What an event says, in one line of plain words.
+
+    Args:
+        planned: rounds of the experiment; the one after them is its evaluation.
+    """
     body, number = event.body, event.round
+    step = "the evaluation" if planned is not None and number > planned else f"round {number}"
     match body:
         case kinds.ExperimentAccepted():
             return f"accepted for {body.researcher} (file {body.digest[:12]})"
@@ -201,13 +214,25 @@ def event_sentence(event: Event) -> str:
             loss = "" if body.loss is None else f", loss {body.loss:.4f}"
             return f"round {number}: update of {body.cases_used} cases, {body.steps} steps{loss}"
         case kinds.RoundFailed():
-            return f"round {number} failed: {body.reason}"
+            return f"{step} failed: {body.reason}"
         case kinds.RoundComplete():
             left = "".join(f", {site} left out ({reason})" for site, reason in sorted(body.left_out.items()))
             return f"round {number} closed with {', '.join(sorted(body.contributors))}{left}: {body.model_digest[:12]}"
         case kinds.ExperimentComplete():
             return f"complete: model {body.model.model_digest[:12]} of round {body.model_round}"
+        case kinds.RoundAccepted():
+            return f"takes on {step}"
+        case kinds.EvaluationStart():
+            return f"the evaluation started with {', '.join(body.sites)}"
+        case kinds.Evaluated():
+            return f"scored {format_labels(body.scores)}"
         case kinds.Unknown():
             return f"{event.kind}: a newer version says it, and this one does not know it"
         case _:
             return event.kind.replace("-", " ") + (f" (round {number})" if number else "")
+
+
+def format_labels(labels: Iterable[str]) -> str:
+    """ "the final model", "the final and the selected model"."""
+    named = [f"the {label}" for label in labels]
+    return f"{' and '.join(named)} model" if named else "no model"

@@ -140,6 +140,18 @@ class RoundStory:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Whom the open step waits for."""
+
+    what: str
+    """round 3, the evaluation."""
+    sites: Mapping[str, Reason | None]
+    """Each with why it said that it cannot deliver, None where it has not."""
+    until: float | None
+    """When the coordinator does not wait any longer, its clock; None: not known, or the clock stands still."""
+
+
+@dataclass(frozen=True, slots=True)
 class ValidationPoint:
     """Validation scores of the global model after `round` rounds (0: the initial model)."""
 
@@ -177,6 +189,16 @@ class TestScores:
         return self.pooled.cases
 
     @property
+    def withheld(self) -> dict[str, int]:
+        """Sites that tell no score, below their floor, each with its number of cases."""
+        return {name: scores.cases for name, scores in sorted(self.sites.items()) if scores.withheld}
+
+    @property
+    def all_cases(self) -> int:
+        """Test cases of all sites that reported, withheld ones too."""
+        return sum(scores.cases for scores in self.sites.values())
+
+    @property
     def site_means(self) -> dict[str, float]:
         """The score of each site that reported one."""
         found = ((name, self.reader.headline_score(scores)) for name, scores in sorted(self.sites.items()))
@@ -184,14 +206,14 @@ class TestScores:
 
     @property
     def unweighted_mean(self) -> float | None:
-        """Mean over sites, each counting once."""
+        """Mean over sites, each counting once; None where fewer than two told a score: one is no mean over sites."""
         means = self.site_means
-        return sum(means.values()) / len(means) if means else None
+        return sum(means.values()) / len(means) if len(means) > 1 else None
 
     @property
     def worst(self) -> tuple[str, float] | None:
-        """The site with the worst score, and that score."""
-        return self.reader.worst_site(self.site_means)
+        """The site with the worst score, and that score; None where fewer than two told one."""
+        return self.reader.worst_site(self.site_means) if len(self.site_means) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from deploy.story.parts import Moment, RoundStory, SiteStory, TestScores, ValidationPoint
+from deploy.story.parts import Moment, RoundStory, SiteStory, TestScores, ValidationPoint, Waiting
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
-from messages.liveness import WORKING, Liveness, judge_liveness, median_of_others
+from messages.liveness import ABSENT_AFTER, WORKING, Liveness, judge_liveness, median_of_others
+from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tasks.base import ScoreReader
@@ -56,6 +57,23 @@ class ExperimentStory:
     moments: tuple[Moment, ...] = ()
     seen: frozenset[str] = frozenset()
     resumes_to: str = "recruiting"
+    evaluation: RoundStory | None = None
+    """The final evaluation: announced as the round after the last, and none of the rounds."""
+    timers: Mapping[str, float] | None = None
+    """The coordinator's timers (enrol, accept, grace, deadline), as its journal has them; None: not known."""
+    heard_since: float | None = None
+    """Since when live messages are heard, the observer's clock; None: ever."""
+    down: bool = False
+    """Whether the observer's own line to the broker is down."""
+    hears_live: bool = True
+    """Whether the observer may hear live messages; an auditor reads the event log alone."""
+    coordinator_at: float | None = None
+    """When the coordinator last said that it lives, the observer's clock."""
+
+    @property
+    def deaf(self) -> bool:
+        """Whether nobody can be heard now."""
+        return self.down or not self.hears_live
 
     @property
     def over(self) -> bool:
@@ -107,6 +125,47 @@ class ExperimentStory:
         """From acceptance to the end, by the coordinator's clock."""
         return self.ended - self.started if self.ended is not None and self.started is not None else None
 
+    @property
+    def deadline(self) -> float | None:
+        """When the open step ends at the latest as things are, the coordinator's clock; None: it stands still.
+
+        The journal knows what no event tells: extensions, and time that an outage gave back.
+        """
+        if self.over or self.phase == "paused":
+            return None
+        if self.timers is not None:
+            return min((self.timers[name] for name in ("grace", "deadline") if name in self.timers), default=None)
+        step = self.evaluation if self.phase == "evaluating" else self.current_round
+        return None if step is None else step.deadline
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """Whom the open step waits for; None where none is open, or all have reported."""
+        current = self.evaluation if self.phase == "evaluating" else self.current_round
+        if self.over or self.phase not in ("running", "evaluating") or current is None or current.state != "open":
+            return None
+        there = self.evaluations if self.phase == "evaluating" else current.updates
+        silent = {site: current.failures.get(site) for site in current.sites if site not in there}
+        what = "the evaluation" if self.phase == "evaluating" else f"round {current.number}"
+        return Waiting(what, silent, self.deadline) if silent else None
+
+    def coordinator_silence(self, now: float) -> float | None:
+        """Seconds without a sign of the coordinator; None where it could not be heard."""
+        since = max((at for at in (self.coordinator_at, self.heard_since) if at is not None), default=None)
+        return None if self.deaf or since is None else max(0.0, now - since)
+
+    @property
+    def latest_point(self) -> ValidationPoint | None:
+        """Scores of the model that the experiment yields; before it is known, of the latest that was scored."""
+        curve = self.validation_curve()
+        if self.model_round is not None:
+            return next((point for point in curve if point.round == self.model_round), None)
+        return curve[-1] if curve else None
+
+    def validation_after(self, rounds: int) -> ValidationPoint | None:
+        """Scores of the model that so many rounds made. Every face shows scores under this number."""
+        return next((point for point in self.validation_curve() if point.round == rounds), None)
+
     def validation_curve(self) -> list[ValidationPoint]:
         """Scores of each global model that was scored: what round r's sites report is the model after r - 1."""
         points, reader = [], self.reader
@@ -152,23 +211,38 @@ class ExperimentStory:
 
     def presence_of(self, site: str, now: float) -> str:
         """absent, slow, stuck, working, idle, paused, draining or outside-hours, by the judgement that the coordinator
-        uses.
+        uses; unknown where the observer cannot tell: nothing can be heard, or it has not listened for long.
 
         Args:
             now: the clock by which `tell_event` noted when messages came, seconds.
         """
         seen = self.liveness_of(site, now)
+        if self.deaf or (self.sites[site].live.signs.heard_at is None and seen is not Liveness.ABSENT):
+            return "unknown"
         return "working" if seen in WORKING else seen.value
 
     def liveness_of(self, site: str, now: float) -> Liveness:
         """What is seen of a site; whether it is slow is told of its work for this experiment alone."""
         signs = self.sites[site].live.signs
+        since, silence = self.heard_since, self.coordinator_silence(now)
+        alone = silence is not None and silence > ABSENT_AFTER
         if signs.experiment != self.id:
-            return judge_liveness(replace(signs, ends_at=None), now)
+            return judge_liveness(replace(signs, ends_at=None), now, listening_since=since, coordinator_silent=alone)
         working = (one.live.signs for one in self.sites.values() if one.live.signs.experiment == self.id)
         ends = sorted(end for one in working if (end := one.estimate) is not None)
-        deadline = None if self.over or self.current_round is None else self.current_round.deadline
-        return judge_liveness(signs, now, deadline=deadline, others_end=median_of_others(ends, signs.estimate))
+        return judge_liveness(
+            signs,
+            now,
+            deadline=self.deadline,
+            others_end=median_of_others(ends, signs.estimate),
+            listening_since=since,
+            coordinator_silent=alone,
+        )
+
+    def is_late(self, site: str) -> bool:
+        """Whether a site will not be done by the deadline, by its own estimate."""
+        ends_at = self.sites[site].live.signs.ends_at
+        return ends_at is not None and self.deadline is not None and ends_at > self.deadline
 
     def eta_seconds(self, now: float) -> float | None:
         """Time until the last round closes, from the rounds that closed; None before the first one."""
@@ -196,7 +270,26 @@ class ExperimentStory:
         """A round, empty where nothing is known of it."""
         return self.rounds.get(number, RoundStory(number))
 
+    def is_evaluation(self, number: int) -> bool:
+        """Whether an event's round is the final evaluation: the round after the last."""
+        after_all = self.rounds_planned is not None and number > self.rounds_planned
+        return after_all or (self.evaluation is not None and number == self.evaluation.number)
+
+    def with_step(self, number: int, **changes: Any) -> ExperimentStory:
+        """The story with something else known of a round, or of the final evaluation."""
+        if not self.is_evaluation(number):
+            return self.with_round(number, **changes)
+        return replace(self, evaluation=replace(self.step_of(number), **changes))
+
+    def step_of(self, number: int) -> RoundStory:
+        """A round or the final evaluation, empty where nothing is known of it."""
+        if not self.is_evaluation(number):
+            return self.round_or_new(number)
+        return self.evaluation or RoundStory(number)
+
     def with_alive(self, sender: str, body: kinds.Alive, now: float) -> ExperimentStory:
+        if sender == COORDINATOR:
+            return replace(self, coordinator_at=now)
         if sender not in self.sites:
             return self
         live = replace(
@@ -213,7 +306,15 @@ class ExperimentStory:
         if event.sender not in self.sites:
             return self
         live = self.sites[event.sender].live
-        signs = live.signs.note_progress(event.experiment, event.round, body.phase, body.done, body.eta_seconds, now)
+        signs = live.signs.note_progress(
+            event.experiment,
+            event.round,
+            body.phase,
+            body.done,
+            body.eta_seconds,
+            now,
+            is_done=body.done == body.total,
+        )
         if event.experiment != self.id:  # it works, at something else
             return self.with_site(event.sender, live=replace(live, signs=signs))
         return self.with_site(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.story.doubts import list_doubts
-from deploy.story.parts import RoundStory
+from deploy.story.parts import RoundStory, ValidationPoint
 from deploy.story.story import ExperimentStory
 from messages.scores import SplitScores
 from messages.tasks.base import ScoreReader
@@ -20,11 +20,26 @@ def scores_as_plain(found: SplitScores | None, reader: ScoreReader) -> dict[str,
         reader.plural: reader.by_target(found),
         "cases": found.cases,
         "withheld": found.withheld,
+        "metrics": metrics_as_plain(found, reader),
     }
 
 
-def round_summary(one: RoundStory, reader: ScoreReader) -> dict[str, Any]:
-    """One round."""
+def metrics_as_plain(found: SplitScores, reader: ScoreReader) -> dict[str, Any]:
+    """Each metric beside the main one: mean, by target, of how many cases, and how many have no value of it."""
+    return {
+        one.name: {
+            "mean": one.mean,
+            reader.plural: dict(one.targets),
+            "n": dict(one.n),
+            "lacking": dict(one.lacking),
+        }
+        for one in reader.read_others(found)
+    }
+
+
+def round_summary(one: RoundStory, story: ExperimentStory) -> dict[str, Any]:
+    """One round. Scores are those of the model that it made: None until a later round, or the evaluation, has them."""
+    reader, point = story.reader, story.validation_after(one.number)
     return {
         "round": one.number,
         "state": one.state,
@@ -33,8 +48,7 @@ def round_summary(one: RoundStory, reader: ScoreReader) -> dict[str, Any]:
         "left_out": dict(one.left_out),
         "failures": dict(one.failures),
         "loss": one.loss,
-        "validation": scores_as_plain(one.validation, reader),
-        "site_validation": {site: scores_as_plain(found, reader) for site, found in one.site_validation.items()},
+        **point_as_plain(point, reader),
         "bytes_down": one.bytes_down,
         "bytes_up": one.bytes_up,
         "seconds": one.seconds,
@@ -42,10 +56,25 @@ def round_summary(one: RoundStory, reader: ScoreReader) -> dict[str, Any]:
     }
 
 
+def point_as_plain(point: ValidationPoint | None, reader: ScoreReader) -> dict[str, Any]:
+    """Validation scores of one model, pooled and by site."""
+    sites = {} if point is None else point.sites
+    return {
+        "validation": scores_as_plain(None if point is None else point.pooled, reader),
+        "site_validation": {site: scores_as_plain(found, reader) for site, found in sites.items()},
+    }
+
+
+def waiting_as_plain(story: ExperimentStory) -> dict[str, Any] | None:
+    """Whom the open step waits for, why, and until when."""
+    found = story.waiting
+    return None if found is None else {"for": found.what, "sites": dict(found.sites), "until": found.until}
+
+
 def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
     """The whole story without its rounds' details."""
     test = story.test
-    curve = story.validation_curve()
+    point = story.latest_point
     return {
         "experiment": story.id,
         "state": story.phase,
@@ -57,16 +86,19 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
         "ended": story.ended,
         "rounds": {"complete": story.completed_rounds, "planned": story.rounds_planned},
         "sites": {name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())},
-        "validation": scores_as_plain(curve[-1].pooled, story.reader) if curve else None,
+        "validation": None if point is None else scores_as_plain(point.pooled, story.reader),
+        "validation_round": None if point is None else point.round,
         "test": None
         if test is None
         else {
             "mean": test.mean,
             test.reader.plural: test.by_target,
             "n": test.n,
+            "withheld": test.withheld,
             "sites": test.site_means,
             "unweighted_mean": test.unweighted_mean,
             "worst": test.worst,
+            "metrics": metrics_as_plain(test.pooled, test.reader),
         },
         "contradictions": [one.as_plain() for one in list_doubts(story)],
         "model_digest": story.model_digest,

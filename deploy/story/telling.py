@@ -29,7 +29,9 @@ def tell_event(story: ExperimentStory, event: Event, now: float | None = None) -
         return story
     known = replace(story, seen=story.seen | {event.id})
     told = handler(known, event, event.body)
-    return replace(told, moments=(*told.moments, Moment(event.time, event.sender, event_sentence(event))))
+    return replace(
+        told, moments=(*told.moments, Moment(event.time, event.sender, event_sentence(event, told.rounds_planned)))
+    )
 
 
 def tell_all(story: ExperimentStory, events: Iterable[Event]) -> ExperimentStory:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -162,10 +164,43 @@ def _list_mistakes(error: ValidationError, keys: set[str]) -> list[str]:
             lines.append(f"key {key!r} is missing")
         else:
             value = "" if isinstance(item["input"], dict) else f" = {_show_value(key, item['input'])}"
-            message = item["msg"].removeprefix("Value error, ")
+            message = _say_plainly(item)
             # A mistake of the whole file names its keys itself.
             lines.append(f"{key}{value}: {message[:1].lower()}{message[1:]}" if key else message)
     return lines
+
+
+_PLAIN = {
+    "tuple_type": "give a list, as [1, 2, 3]",
+    "list_type": "give a list, as [1, 2, 3]",
+    "dict_type": "give a table",
+    "model_type": "give a table",
+    "model_attributes_type": "give a table",
+    "string_type": "give text in quotes",
+    "bool_type": "give true or false",
+}
+"""What is meant by pydantic's types, which are Python's, in words of the file."""
+
+
+def _say_plainly(item: Any) -> str:
+    """One mistake in the words of who writes the file, with the word that may have been meant."""
+    message: str = _PLAIN.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    if item["type"] in ("too_short", "too_long") and "actual_length" in item.get("ctx", {}):
+        context = item["ctx"]
+        most = context.get("max_length")
+        bound = f"at most {most}" if item["type"] == "too_long" else f"at least {context['min_length']}"
+        message = f"give {bound}, not {context['actual_length']}"
+    if item["type"] in ("literal_error", "enum") and isinstance(item["input"], str):
+        words = re.findall(r"'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
+        message += suggest_word(item["input"], words)
+    return message
+
+
+def suggest_word(given: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'UNet'?)" where a known word is near, whatever its case; else nothing."""
+    by_case = {word.lower(): word for word in known}
+    near = get_close_matches(given.lower(), sorted(by_case), n=1, cutoff=0.7)
+    return f" (did you mean {by_case[near[0]]!r}?)" if near else ""
 
 
 def _show_value(key: str, value: Any) -> str:

@@ -89,3 +89,9 @@ def human_seconds(value: float) -> str:
     minutes, rest = divmod(max(0, round(value)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def count_noun(count: int, one: str) -> str:
+    """ "1 site", "3 sites", "3 entries"."""
+    many = f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
+    return f"{count} {one if count == 1 else many}"

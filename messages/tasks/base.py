@@ -17,7 +17,7 @@ from pydantic import Field
 from messages.ground.settings import Settings
 from messages.ground.strictness import StrictModel, at_most
 from messages.scores import SplitScores, pool_scores
-from messages.tasks.metrics import METRICS
+from messages.tasks.metrics import METRICS, Metric
 
 Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 Split = Literal["train", "validation", "test"]
@@ -44,6 +44,38 @@ class ScoreTable:
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str | int | float | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricReading:
+    """One metric beside the main one, read off scores.
+
+    Attributes:
+        mean: over targets; None where nothing has a value.
+        targets: mean over cases of each target. n: how many cases have a value.
+        lacking: cases that the main metric scores, and that have no value of this one (`Metric.lacks`).
+    """
+
+    name: str
+    mean: float | None
+    targets: Mapping[str, float | None]
+    n: Mapping[str, int]
+    lacking: Mapping[str, int]
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.name]
+
+    def format_value(self, value: float | None) -> str:
+        """A value of it, or a dash."""
+        return "-" if value is None else f"{value:.{self.metric.digits}f}"
+
+    @property
+    def words(self) -> str:
+        """ "12.3 (WT 10.1 of 5, TC 14.5 of 4; only one of the two is empty: TC 1)"."""
+        parts = ", ".join(f"{name} {self.format_value(mean)} of {self.n[name]}" for name, mean in self.targets.items())
+        lacks = ", ".join(f"{name} {count}" for name, count in self.lacking.items() if count)
+        return f"{self.format_value(self.mean)} ({parts}{f'; {self.metric.lacks}: {lacks}' if lacks else ''})"
 
 
 @dataclass(frozen=True)
@@ -90,6 +122,45 @@ class ScoreReader:
     def by_target(self, scores: SplitScores) -> dict[str, float | None]:
         """The main metric of each target."""
         return scores.by_target(self.metric)
+
+    def read_others(self, scores: SplitScores) -> tuple[MetricReading, ...]:
+        """Every metric that is told beside the main one."""
+        main = scores.metrics.get(self.metric, {})
+        found = []
+        for name in self.metrics:
+            told = scores.metrics.get(name, {})
+            if name == self.metric or not told:
+                continue
+            known = {target: told[target] for target in self.targets if target in told}
+            lacking = {
+                target: max(0, main[target].n + main[target].withheld - score.n - score.withheld)
+                for target, score in known.items()
+                if target in main
+            }
+            means = {target: score.mean for target, score in known.items()}
+            counts = {target: score.n for target, score in known.items()}
+            found.append(MetricReading(name, scores.mean_score(name), means, counts, lacking))
+        return tuple(found)
+
+    def other_tables(self, scores: SplitScores) -> tuple[ScoreTable, ...]:
+        """What the means of the other metrics are made of, a table each."""
+        made = []
+        for one in self.read_others(scores):
+            told = scores.metrics[one.name]
+            rows = tuple(
+                (
+                    target,
+                    one.n[target],
+                    one.format_value(mean),
+                    one.format_value(told[target].std),
+                    one.lacking.get(target, 0),
+                    told[target].failed,
+                )
+                for target, mean in one.targets.items()
+            )
+            head = (self.target, "n", "mean", "SD", f"left out: {one.metric.lacks}", "failed")
+            made.append(ScoreTable(f"{one.metric.title} by {self.target} over all test cases", head, rows))
+        return tuple(made)
 
     def rank_score(self, score: float) -> float:
         """Larger for the better of two models."""
@@ -164,6 +235,11 @@ class Task(Settings):
     """Section → key → what a file of this task means where it says nothing, instead of the section's own default."""
     rows: ClassVar[type[TaskRows]]
     reader_type: ClassVar[type[ScoreReader]]
+
+    @classmethod
+    def choose_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """`defaults` of a file that says this under `[task]`."""
+        return cls.defaults
 
     @property
     def concepts(self) -> tuple[str, ...]:

@@ -15,16 +15,22 @@ class Metric:
         nothing_found: whether a false positive (the reference is empty, the prediction not) counts as 0; else it is
             not scored.
         headline: whether it is its task's main one, of which a site may share each case's value (`SplitScores.rows`).
+        short: as a line of words calls it; "": as `title`.
+        digits: decimals that tell something.
+        lacks: which cases have no value of it, though the main metric scores them.
     """
 
     title: str
     most: float | None = None
     nothing_found: bool = False
     headline: bool = False
+    short: str = ""
+    digits: int = 3
+    lacks: str = "no value"
 
 
 METRICS: dict[str, Metric] = {
     "dice": Metric("Dice", most=1.0, nothing_found=True, headline=True),
-    "hd95": Metric("95 % Hausdorff distance (mm)"),
+    "hd95": Metric("95 % Hausdorff distance (mm)", short="HD95 (mm)", digits=1, lacks="only one of the two is empty"),
 }
 """A name means the same in each task that has it."""

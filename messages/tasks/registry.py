@@ -6,7 +6,7 @@ What is open to a task elsewhere in an experiment file (a loss, a metric) is a w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
@@ -32,7 +32,9 @@ def with_defaults(content: Any) -> Any:
     """An experiment's plain content, with what its task means by keys that it leaves out."""
     task = content.get("task") if isinstance(content, dict) else None
     kind = task.get("kind") if isinstance(task, dict) else None
-    defaults = TASKS[kind].defaults if isinstance(kind, str) and kind in TASKS else {}
+    defaults: Mapping[str, Mapping[str, Any]] = {}
+    if isinstance(task, dict) and isinstance(kind, str) and kind in TASKS:
+        defaults = TASKS[kind].choose_defaults(task)
     for section, keys in defaults.items():
         said = content.get(section, {})
         if isinstance(said, dict):

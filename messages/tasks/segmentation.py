@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,7 +19,9 @@ class RegionRow(StrictModel):
     Attributes:
         dice: None where reference and prediction are both empty (left out and counted); 0 where only the
             reference is empty (a false positive).
-        hd95: 95th percentile of the surface distance in mm; None unless asked for and both are non-empty.
+        hd95: 95th percentile of the surface distance in mm; None unless asked for and both are non-empty. A distance to
+            nothing is none: such a case is left out of the mean, and the count of them stands beside it
+            (docs/protocol.md, rule of evaluation 3). Its Dice is 0 all the same.
     """
 
     dice: Annotated[float, Field(ge=0, le=1)] | None
@@ -130,6 +132,11 @@ class SegmentationTask(Task):
     losses: ClassVar[tuple[str, ...]] = ("dice+bce", "dice+ce")
     rows: ClassVar[type[TaskRows]] = SplitRows
     reader_type: ClassVar[type[ScoreReader]] = SegmentationReader
+
+    @classmethod
+    def choose_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """The loss follows the activation; 0.1 refused softmax without a word on the loss, so no digest changes."""
+        return {"training": {"loss": "dice+ce"}} if said.get("activation") == "softmax" else cls.defaults
 
     @property
     def concepts(self) -> tuple[str, ...]:

@@ -30,9 +30,11 @@ from site_agent.core.inputs import (
     Heard,
     ModelReady,
     NoSpace,
+    PartBroken,
     Prepared,
     Receipted,
     Restarted,
+    Retried,
     Scored,
     Switched,
     TrainerDied,
@@ -43,8 +45,8 @@ from site_agent.core.jobs import NEEDS_SLOT, Agenda, Phase, Trained
 from site_agent.core.steps import STEPS
 
 OWN: tuple[type, ...] = (
-    Approved, Prepared, ModelReady, NoSpace, Trained, Scored, TrainerFailed, TrainerDied, ChunksSent, UpdateLost,
-    Receipted,
+    Approved, Prepared, ModelReady, NoSpace, Trained, Scored, TrainerFailed, TrainerDied, PartBroken, ChunksSent,
+    UpdateLost, Receipted, Retried,
 )  # fmt: skip
 """Our own inputs about one experiment."""
 
@@ -140,7 +142,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
         row((Phase.IDLE, *_AT_WORK), kind, heard.hear_opening)
         row((Phase.AWAITING, Phase.PREPARING), kind, heard.hold_opening)
     row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", heard.hear_completed)
-    row((Phase.AWAITING, Phase.PREPARING), "round-complete", heard.forget_held)
+    row((Phase.AWAITING, Phase.PREPARING, Phase.IDLE, Phase.REPORTED), "round-complete", heard.forget_held)
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
         row(living, kind, heard.hear_ended)
@@ -157,6 +159,8 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     row((Phase.EVALUATING,), Scored, h.take_scored)
     row(NEEDS_SLOT, TrainerFailed, h.take_failed)
     row(NEEDS_SLOT, TrainerDied, h.take_died)
+    row((Phase.PREPARING, Phase.IDLE, *_AT_WORK, Phase.REPORTED), PartBroken, h.take_broken)
+    row((Phase.IDLE, Phase.REPORTED), Retried, h.take_retried)
     row((Phase.SENDING,), ChunksSent, h.chunks_sent)
     row((Phase.SENDING,), UpdateLost, h.update_lost)
     row((Phase.SENDING,), Receipted, h.take_receipted)

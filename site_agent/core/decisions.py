@@ -148,12 +148,13 @@ class Redo:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """The step cannot be delivered."""
+    """The step cannot be delivered. `raw`: the event that opened it, kept where the reason may pass."""
 
     experiment: str
     round: int
     opening: int
     reason: Reason
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True)

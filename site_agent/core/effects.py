@@ -147,7 +147,8 @@ def _effects_of_drop(change: _Change, x: Drop) -> tuple[Effect, ...]:
 def _effects_of_take(change: _Change, x: TakeRound) -> tuple[Effect, ...]:
     """What is said of a later opening of a round is another event than what was said of the first."""
     job, row = change.job, STEPS[event_of(x.raw).kind]
-    said = Say("round-accepted", x.experiment, x.round, RoundAccepted(), x.opening)
+    attempt: int | str = f"{x.opening}.{job.again}" if job.again else x.opening
+    said = Say("round-accepted", x.experiment, x.round, RoundAccepted(), attempt)
     if row.phase is Phase.IDLE:
         return (said, Say(row.answers, x.experiment, x.round, row.answer(job), x.opening))
     return (said, *list_fetches(job))
@@ -160,7 +161,10 @@ def _effects_of_seal(change: _Change, x: Seal) -> tuple[Effect, ...]:
 
 
 def _give_up(change: _Change, x: GiveUp) -> tuple[Effect, ...]:
+    """Given up once more, after it was taken on again, is another event than the first one."""
     attempt = x.reason if x.opening == 1 else f"{x.reason}.{x.opening}"
+    if change.job.again:
+        attempt = f"{x.reason}.{x.opening}.{change.job.again}"
     said = Say("round-failed", x.experiment, x.round, RoundFailed(reason=x.reason), attempt)
     return (said, *change.halt, Free(x.experiment, x.round))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from messages.kinds import ModelScores
 from messages.names import COORDINATOR
+from messages.reasons import Reason
 from messages.tensors.transfer import TransferKey
 from site_agent.core.decisions import (
     Begin,
@@ -55,7 +56,13 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
     if isinstance(decision, Ignore | Resend):
         return agenda
     if isinstance(decision, Switch):
-        return replace(agenda, paused=decision.paused, draining=decision.draining, open=decision.open)
+        gone = {
+            Reason.SITE_PAUSED: not decision.paused,
+            Reason.SITE_DRAINING: not decision.draining,
+            Reason.OUTSIDE_HOURS: decision.open,
+        }
+        told = {name: _without_reason(job, gone) for name, job in agenda.jobs.items()}
+        return replace(agenda, jobs=told, paused=decision.paused, draining=decision.draining, open=decision.open)
     name = decision.experiment
     if isinstance(decision, Invite):
         return _with_job(agenda, _make_job(decision))
@@ -72,6 +79,13 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
     if isinstance(decision, Fetched):
         return _with_job(agenda, changed)
     return _with_job(_release_slot(agenda, name), changed)
+
+
+def _without_reason(job: Job, gone: Mapping[Reason, bool]) -> Job:
+    """A job that does not name a reason any more that is gone; what waits for that to be taken on keeps it so long."""
+    if job.phase is Phase.DECLINED or job.reason is None or not gone.get(job.reason):
+        return job
+    return job.model_copy(update={"reason": None})
 
 
 def _make_job(decision: Invite) -> Job:
@@ -102,7 +116,8 @@ def _changes_of_join(job: Job, decision: Join) -> Changes:
 def _give_up(job: Job, decision: GiveUp) -> Changes:
     phase = Phase.REPORTED if job.phase is Phase.EVALUATING else Phase.IDLE
     place = {"round": decision.round, "opening": decision.opening}
-    return {"phase": phase, **place, **_NO_TASK, "reason": decision.reason}
+    again = job.again if (job.round, job.opening) == (decision.round, decision.opening) else 0
+    return {"phase": phase, **place, **_NO_TASK, "again": again, "pending": decision.raw, "reason": decision.reason}
 
 
 def _changes_of_fetched(job: Job, decision: Fetched) -> Changes:
@@ -123,10 +138,12 @@ def _keep_scores(job: Job, decision: KeepScores) -> Changes:
 def _changes_of_take(job: Job, decision: TakeRound) -> Changes:
     """A round that was taken on before is a new attempt: chunks of the earlier one may be out."""
     phase = STEPS[event_of(decision.raw).kind].phase
-    attempt = job.attempt + 1 if job.round == decision.round and phase is Phase.FETCHING else 1
+    again = (job.round, job.opening) == (decision.round, decision.opening)
+    attempt = job.attempt + 1 if again or (job.round == decision.round and phase is Phase.FETCHING) else 1
     place = {"phase": phase, "round": decision.round, "opening": decision.opening, "attempt": attempt}
+    place["again"] = job.again + 1 if again else 0
     start = None if phase is Phase.IDLE else decision.raw
-    return {**_NO_TASK, **place, "start": start, "scores": {}, "reason": None}
+    return {**_NO_TASK, **place, "start": start, "pending": None, "scores": {}, "reason": None}
 
 
 def _changes_of_recover(job: Job, decision: Recover) -> Changes:
@@ -149,7 +166,7 @@ _CHANGES: dict[type, Callable[[Job, Any], Changes]] = {
     Drop: _changes_of_leave,
     Deliver: _changes_of_leave,
     TakeRound: _changes_of_take,
-    PassBy: lambda job, x: {"round": x.round, "opening": x.opening},
+    PassBy: lambda job, x: {"round": x.round, "opening": x.opening, "again": 0, "pending": None},
     Fetched: _changes_of_fetched,
     Keep: lambda job, x: {"phase": Phase.SENDING, "update": x.trained, "sealed": False},
     Seal: lambda job, x: {"sealed": True},

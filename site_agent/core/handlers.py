@@ -3,12 +3,13 @@ decisions. Pure."""
 
 from __future__ import annotations
 
-from messages.reasons import Reason
+from messages.reasons import PASSING, Reason
 from site_agent.core.answers import Decisions, handles
 from site_agent.core.decisions import (
     Decision,
     Decline,
     Deliver,
+    Drop,
     Fetched,
     GiveUp,
     Ignore,
@@ -31,9 +32,11 @@ from site_agent.core.inputs import (
     ChunksSent,
     ModelReady,
     NoSpace,
+    PartBroken,
     Prepared,
     Receipted,
     Restarted,
+    Retried,
     Scored,
     Switched,
     TrainerDied,
@@ -150,10 +153,25 @@ def take_died(agenda: Agenda, job: Job, said: TrainerDied) -> Decisions:
     return (Retry(job.experiment),)
 
 
+@handles(PartBroken)
+def take_broken(agenda: Agenda, job: Job, said: PartBroken) -> Decisions:
+    """A part of ours raised over the job's work, or over the event that opens a step: a defect.
+
+    Records `GiveUp` with a code, or `Decline` before the site has joined: the coordinator waits for nothing in vain.
+    """
+    newer = said.round and (said.round, said.opening) > (job.round, job.opening)
+    if newer and job.phase is not Phase.PREPARING:
+        left: Decisions = () if job.phase is Phase.IDLE else (Drop(job.experiment),)
+        return (*left, GiveUp(job.experiment, said.round, said.opening, said.reason))
+    if said.round or job.phase in (Phase.IDLE, Phase.REPORTED):
+        return (Ignore(job.experiment, Reason.LATE),)
+    return _give_up(job, said.reason)
+
+
 def _give_up(job: Job, reason: Reason) -> Decisions:
     if job.phase is Phase.PREPARING:
         return (Decline(job.experiment, reason),)
-    return (GiveUp(job.experiment, job.round, job.opening, reason),)
+    return (GiveUp(job.experiment, job.round, job.opening, reason, job.start if reason in PASSING else None),)
 
 
 def _of_this_update(job: Job, said: ChunksSent | UpdateLost | Receipted) -> bool:
@@ -183,28 +201,59 @@ def take_receipted(agenda: Agenda, job: Job, said: Receipted) -> Decisions:
 # the agent as a whole
 
 
+OPERATORS = frozenset({Reason.SITE_PAUSED, Reason.SITE_DRAINING, Reason.OUTSIDE_HOURS})
+"""Reasons that operator and clock take away again."""
+
+
 def take_switched(agenda: Agenda, said: Switched) -> Decisions:
-    """Operator or clock changed how the agent works. Records `Switch`, and `Prepare` of what waited for the hours."""
+    """Operator or clock changed how the agent works. Records `Switch`, `Prepare` of what waited for the hours, and
+    `TakeRound` of what was given up for a reason that is gone."""
     switch = Switch(
         agenda.paused if said.paused is None else said.paused,
         agenda.draining if said.draining is None else said.draining,
         agenda.open if said.open is None else said.open,
     )
-    if not said.open:
-        return (switch,)
-    late = (one for one in agenda.jobs.values() if (one.phase, one.reason) == (Phase.DECLINED, Reason.OUTSIDE_HOURS))
-    return (switch, *(Prepare(job.experiment) for job in late))
+    decisions: list[Decision] = [switch]
+    for job in agenda.jobs.values():
+        if said.open and (job.phase, job.reason) == (Phase.DECLINED, Reason.OUTSIDE_HOURS):
+            decisions.append(Prepare(job.experiment))
+        elif job.reason is None or job.reason in OPERATORS:
+            decisions += _take_again(switch, job)
+    return tuple(decisions)
 
 
 def take_restarted(agenda: Agenda, said: Restarted) -> Decisions:
-    """The agent starts. Records `Recover` of each job, and `Prepare` of what today's policy no longer refuses."""
+    """The agent starts. Records `Recover` of each job, `Prepare` of what today's policy no longer refuses, and
+    `TakeRound` of what was given up for a reason that is gone."""
     decisions: list[Decision] = []
     for experiment, job in agenda.jobs.items():
+        verdict = said.verdicts.get(experiment)
+        allowed = verdict is not None and verdict.allowed and not verdict.by_hand
         if job.phase is Phase.DECLINED:
-            verdict = said.verdicts.get(experiment)
             # The operator may have changed the policy; a site may join late.
-            if verdict is not None and verdict.allowed and not verdict.by_hand:
+            if allowed:
                 decisions.append(Prepare(experiment))
         elif job.phase is not Phase.ENDED:
             decisions.append(Recover(experiment))
+            if allowed or verdict is None:
+                decisions += _take_again(agenda, job)
     return tuple(decisions)
+
+
+@handles(Retried)
+def take_retried(agenda: Agenda, job: Job, said: Retried) -> Decisions:
+    """A while has passed since the job gave up for want of something that may be there again: a disk, a mount.
+
+    Records `TakeRound`.
+    """
+    return _take_again(agenda, job) or (Ignore(job.experiment, Reason.LATE),)
+
+
+def _take_again(now: Agenda | Switch, job: Job) -> Decisions:
+    """Take on what was given up, where nothing stands against it any more; the round may still wait for it."""
+    if job.pending is None or job.phase not in (Phase.IDLE, Phase.REPORTED) or now.paused or now.draining:
+        return ()
+    if job.reason is Reason.OUTSIDE_HOURS and not now.open:
+        return ()
+    event = event_of(job.pending)
+    return (TakeRound(job.experiment, event.round, opening_of(event), event.raw),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed
-from messages.reasons import Reason
+from messages.reasons import PASSING, Reason
 from site_agent.core.answers import Decisions, handles
 from site_agent.core.decisions import (
     Drop,
@@ -65,7 +65,8 @@ def hold_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
 
 @handles(Heard)
 def forget_held(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
-    """round-complete before the site is ready. Records `Hold` of nothing: that round needs it no more."""
+    """round-complete before the site is ready, or can do again what it gave up. Records `Hold` of nothing: that round
+    needs it no more."""
     if job.pending is None or event_of(job.pending).round > heard.event.round:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
     return (Hold(job.experiment, None),)
@@ -86,7 +87,7 @@ def hear_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     if agenda.site not in opened.sites:
         return (*left, PassBy(job.experiment, event.round, opening))
     if (reason := _find_obstacle(agenda, heard, opened.within)) is not None:
-        return (*left, GiveUp(job.experiment, event.round, opening, reason))
+        return (*left, GiveUp(job.experiment, event.round, opening, reason, event.raw if reason in PASSING else None))
     return (*left, TakeRound(job.experiment, event.round, opening, event.raw))
 
 

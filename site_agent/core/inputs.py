@@ -73,6 +73,19 @@ class TrainerFailed:
 
 
 @dataclass(frozen=True)
+class PartBroken:
+    """A part of ours raised over this experiment: a defect, which ends as a code and not in silence.
+
+    `round`, `opening`: of the step whose event could not be handled; 0: whatever the job works on.
+    """
+
+    experiment: str
+    reason: Reason = Reason.TRAINING_ERROR
+    round: int = 0
+    opening: int = 1
+
+
+@dataclass(frozen=True)
 class TrainerDied:
     """The process ended in mid-task; `stuck`: by the agent's hand, `out_of_memory`: by the kernel's."""
 
@@ -109,8 +122,15 @@ class Receipted:
 
 
 @dataclass(frozen=True)
+class Retried:
+    """A while has passed since a round was given up for want of something that may be there again."""
+
+    experiment: str
+
+
+@dataclass(frozen=True)
 class Restarted:
-    """The agent starts; `verdicts`: today's, on every experiment that was declined."""
+    """The agent starts; `verdicts`: today's, on every experiment that was declined, or whose round was given up."""
 
     verdicts: dict[str, PolicyVerdict] = field(default_factory=dict)
 
@@ -133,10 +153,12 @@ AnyInput = (
     | Trained
     | Scored
     | TrainerFailed
+    | PartBroken
     | TrainerDied
     | ChunksSent
     | UpdateLost
     | Receipted
+    | Retried
     | Restarted
     | Switched
 )

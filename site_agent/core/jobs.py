@@ -51,6 +51,7 @@ class Job(BaseModel):
 
     `start` is the event, verbatim, of the step that is being worked on; `pending` one that came before the site was
     ready. `round` is the last round that was dealt with, `opening` the opening in it (`site_agent.core.steps`).
+    `again` counts how often the opening was taken on after it had been given up; `pending` keeps its event until then.
     `attempt` goes up only where chunks of an earlier attempt may be out with other content. `data` is what the data set
     looked like when the site joined (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
     """
@@ -65,6 +66,7 @@ class Job(BaseModel):
     round: int = 0
     opening: int = Field(1, exclude_if=lambda value: value == 1)  # an agent that is rolled back reads its spool
     attempt: int = 1
+    again: int = Field(0, exclude_if=lambda value: not value)
     start: bytes | None = None
     pending: bytes | None = None
     counts: CaseCounts | None = None

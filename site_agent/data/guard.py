@@ -91,19 +91,22 @@ def look_at_prepared(config: DicomDataset, name: str, state: Path, cache: Path) 
     return Look(pin.fingerprint, cases) if cases is not None else Look("cases are gone", 1)
 
 
-def judge_data(joined: str | None, now: Look | None) -> Reason | None:
+def judge_data(joined: str | None, now: Look | Reason | None) -> Reason | None:
     """What stands against a task: `joined` is the digest at joining (None: joining now), `now` None: unreadable.
 
     Images that are all gone are a mount that is gone, not a change.
     """
     if now is None:
         return Reason.DATASET_GONE
+    if isinstance(now, Reason):
+        return now
     if joined is None or joined == now.digest:
         return None
     return Reason.DATASET_CHANGED if now.files else Reason.DATASET_GONE
 
 
-Then = Callable[[Look | None], None]
+Then = Callable[[Look | Reason], None]
+"""Told what was seen, or why nothing was."""
 
 
 class DataGuard:
@@ -125,7 +128,7 @@ class DataGuard:
         self._then: dict[str, Then] = {}
 
     def look_at_data(self, experiment: str, dataset: str, then: Then) -> None:
-        """Look at a data set; `then` is called on the main loop with what was seen, None where it cannot be read.
+        """Look at a data set; `then` is called on the main loop with what was seen, or why it was not.
 
         Main loop's thread. While an earlier look still hangs, the newest `then` waits for it: nothing piles up.
         """
@@ -135,7 +138,7 @@ class DataGuard:
             self._clock.make_thread(self._look_on_thread, "data-guard", experiment, dataset).start()
 
     def _look_on_thread(self, experiment: str, dataset: str) -> None:
-        seen: Look | None = None
+        seen: Look | Reason = Reason.DATASET_GONE
         try:
             config = self._datasets[dataset]
             if isinstance(config, DatasetConfig):
@@ -146,4 +149,7 @@ class DataGuard:
             log.error("the data set cannot be read", dataset=dataset, error=str(error))
         except KeyError:
             log.error("site.toml no longer names the data set", dataset=dataset)
+        except Exception:  # whoever waits for the look would wait for ever
+            log.critical("the data set cannot be looked at: a defect", dataset=dataset, exc_info=True)
+            seen = Reason.TRAINING_ERROR
         self._post(lambda: self._then.pop(experiment)(seen))

@@ -9,7 +9,7 @@ from typing import Any
 
 from messages.bus.base import Pending
 from messages.kinds import Progress
-from messages.reasons import ADVICE
+from messages.reasons import advise_on
 from site_agent.core.agenda import waits_for_hours
 from site_agent.core.jobs import Agenda, Job, Phase
 from site_agent.training.protocol import CheckpointEvent
@@ -108,7 +108,7 @@ def status_of(
                 "place_in_queue": place,
                 "has_slot": agenda.running == name,
                 "reason": job.reason,
-                "advice": ADVICE.get(job.reason) if job.reason else None,
+                "advice": advise_on(job.reason, waits=job.pending is not None) if job.reason else None,
                 "paused_by_researcher": job.suspended,
                 "cases": job.counts.model_dump(mode="json") if job.counts else None,
                 "progress": shown.model_dump(mode="json", exclude_none=True) if shown else None,

@@ -23,7 +23,7 @@ from site_agent.core.effects import (
     SendChunks,
     list_fetches,
 )
-from site_agent.core.inputs import AnyInput, TrainerFailed
+from site_agent.core.inputs import AnyInput, PartBroken, TrainerFailed
 from site_agent.core.jobs import OVER, Job, experiment_of
 from site_agent.data.guard import DataGuard, Look, judge_data
 from site_agent.loop.steps import Steps
@@ -65,9 +65,25 @@ class EffectRunner:
         self._watched: dict[str, int] = {}
 
     def apply_input(self, given: AnyInput) -> None:
-        """Decide, store, then do."""
-        with logs.bind_experiment(getattr(given, "experiment", None)):
-            self.perform_effects(self._steps.atomically(lambda: self._steps.take_step(given)))
+        """Decide, store, then do. What raises is a defect, and costs its experiment the task: never only a log line.
+
+        Raises:
+            KonsilError: it cannot be stored.
+        """
+        experiment = getattr(given, "experiment", None)
+        with logs.bind_experiment(experiment):
+            try:
+                todo = self._steps.atomically(lambda: self._steps.take_step(given))
+            except KonsilError:
+                raise
+            except Exception:
+                if experiment is None or isinstance(given, PartBroken):
+                    raise
+                log.critical(
+                    "an input cannot be handled: its task is given up", input=type(given).__name__, exc_info=True
+                )
+                todo = self._steps.atomically(lambda: self._steps.take_step(PartBroken(experiment)))
+            self.perform_effects(todo)
 
     def post_input(self, given: AnyInput) -> None:
         """Apply a given in its turn. Any thread."""
@@ -83,12 +99,24 @@ class EffectRunner:
             with logs.bind_experiment(getattr(effect, "experiment", None)):
                 try:
                     self._do_effect(effect)
-                except KonsilError as error:
-                    log.error("cannot be done", what=type(effect).__name__, error=str(error))
+                except Exception as error:  # noqa: BLE001 (it ends as a code, and in the log)
+                    self._tell_undone(effect, error)
         self._watch_rounds()
         self._voice.publish_waiting()
         if effects:
             self._show()
+
+    def _tell_undone(self, effect: Effect, error: Exception) -> None:
+        """An effect raised. Its task is given up, where it is one that something waits for."""
+        what = type(effect).__name__
+        if isinstance(error, KonsilError):
+            log.error("cannot be done", what=what, error=str(error))
+        else:
+            log.critical("cannot be done", what=what, exc_info=error)
+        if isinstance(effect, Fetch):
+            self.post_input(PartBroken(effect.key.experiment))
+        elif isinstance(effect, RunPrepare | RunTrain | RunEvaluate | SendChunks):
+            self.post_input(PartBroken(effect.experiment))
 
     def expect_models(self) -> None:
         """Name to the receiver what is being fetched, before the queues are read: chunks may lie there already, and one
@@ -107,7 +135,7 @@ class EffectRunner:
                 self._watched[name] = job.round
                 self._receiver.watch_experiment(name, job.round, again=job.round == experiment_of(job).rounds.count)
 
-    def _begin_task(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job, seen: Look | None) -> None:
+    def _begin_task(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job, seen: Look | Reason) -> None:
         """Give a task to the trainer, once its data were looked at; the task may be void by then."""
         agenda = self._steps.agenda
         now = agenda.job_of(job.experiment)
@@ -117,7 +145,7 @@ class EffectRunner:
             return
         obstacle: AnyInput | None = None
         reason = judge_data(now.data, seen)
-        if seen is None or reason is not None:
+        if isinstance(seen, Reason) or reason is not None:
             obstacle = TrainerFailed(now.experiment, reason or Reason.DATASET_GONE)
         else:
             self._workshop.note_data(now.experiment, seen.digest)
@@ -126,6 +154,9 @@ class EffectRunner:
             except KonsilError as error:
                 log.error("cannot be done", what=type(effect).__name__, error=str(error))
                 obstacle = TrainerFailed(now.experiment, Reason.TRAINER_DIED)
+            except Exception:
+                log.critical("cannot be done", what=type(effect).__name__, exc_info=True)
+                obstacle = TrainerFailed(now.experiment, Reason.TRAINING_ERROR)
         if obstacle is not None:
             self.apply_input(obstacle)
 

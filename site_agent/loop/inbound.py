@@ -11,10 +11,11 @@ from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event, check_origin, decode_event
 from messages.ground import logs
 from messages.ground.clock import Clock
-from messages.ground.errors import MalformedMessage
+from messages.ground.errors import KonsilError, MalformedMessage
 from messages.kinds import (
     KINDS,
     CheckAnswer,
+    Declined,
     ExperimentAccepted,
     ExperimentChecked,
     Receipt,
@@ -24,10 +25,9 @@ from messages.kinds import (
 )
 from messages.names import COORDINATOR
 from messages.reasons import Reason
-from site_agent.core.agenda import IllegalInput
-from site_agent.core.effects import Effect
-from site_agent.core.inputs import Heard, Receipted
-from site_agent.core.steps import STEPS
+from site_agent.core.effects import Effect, Say
+from site_agent.core.inputs import Heard, PartBroken, Receipted
+from site_agent.core.steps import STEPS, opening_of
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.rules import Rules
@@ -91,10 +91,34 @@ class Inbound:
 
         try:
             return self._steps.atomically(lambda: work(event))
-        except IllegalInput:
+        except KonsilError:
+            raise  # the disk is full and the agent stops: it comes again
+        except Exception:
             self.set_aside += 1
             log.critical("an event could not be handled and is set aside", exc_info=True)
+        try:
+            return self._steps.atomically(lambda: [*work(None), *self._tell_broken(event)])
+        except KonsilError:
+            raise
+        except Exception:
+            log.critical("nor can that be told", exc_info=True)
             return self._steps.atomically(lambda: work(None))
+
+    def _tell_broken(self, event: Event | None) -> list[Effect]:
+        """What waits for an answer to an event that could not be handled gets a code; inside a transaction."""
+        if event is None or event.sender != COORDINATOR:
+            return []
+        site, job = self._steps.agenda.site, self._steps.agenda.job_of(event.experiment)
+        if event.kind in STEPS and job is not None:
+            return self._steps.take_step(PartBroken(job.experiment, round=event.round, opening=opening_of(event)))
+        if (
+            isinstance(event.body, ExperimentAccepted)
+            and job is None
+            and site in event.body.experiment.get("sites", ())
+        ):
+            why = Reason.TRAINING_ERROR
+            self._voice.say_event(Say("declined", event.experiment, 0, Declined(reason=why), why), self._clock.wall())
+        return []
 
     def _take_event(self, event: Event, *, embedded: bool = False) -> list[Effect]:
         """Handle an event of the coordinator; inside a transaction. Returns what is to be done after it."""
@@ -161,11 +185,22 @@ class Inbound:
         verdict = self._rules.judge_experiment(body.experiment, body.researcher)
         if verdict.reason is Reason.NOT_INVITED:
             return
-        reason = verdict.reason or (Reason.SITE_DRAINING if self._steps.agenda.draining else None)
-        accepts = reason is None
-        if accepts and verdict.by_hand:
-            reason = Reason.AWAITS_APPROVAL  # it would: once somebody has looked at it
-        answer = CheckAnswer(nonce=body.nonce, accepts=accepts, reason=reason)
+        agenda = self._steps.agenda
+        stands = Reason.SITE_DRAINING if agenda.draining else Reason.SITE_PAUSED if agenda.paused else None
+        if (reason := verdict.reason or stands) is not None:
+            self._send_answer(CheckAnswer(nonce=body.nonce, accepts=False, reason=reason), experiment)
+            return
+        # It would, once somebody has looked at it.
+        hand = Reason.AWAITS_APPROVAL if verdict.by_hand else None
+
+        def look() -> None:
+            accepts, found = self._rules.foresee_trouble(body.experiment)
+            answer = CheckAnswer(nonce=body.nonce, accepts=accepts, reason=found if not accepts else hand or found)
+            self._send_answer(answer, experiment)
+
+        self._clock.make_thread(look, "forecast").start()
+
+    def _send_answer(self, answer: CheckAnswer, experiment: str) -> None:
         self._post(lambda: self._voice.send_live("check-answer", answer, experiment=experiment))
 
     def _refuse_delivery(self, reason: str, what: str) -> None:

@@ -53,6 +53,9 @@ class Orders:
                 answers.put(self._obey_order(request))
             except KonsilError as error:
                 answers.put(error)
+            except Exception:
+                log.critical("an order cannot be carried out", order=str(request.get("do")), exc_info=True)
+                answers.put(KonsilError("the agent could not do it: a defect", advice="Its log says more"))
 
         self._post(work)
         try:

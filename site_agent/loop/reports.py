@@ -6,7 +6,8 @@ import structlog
 
 from messages.ground.clock import Clock
 from messages.ground.metrics import PHASES
-from site_agent.core.inputs import TrainerDied
+from site_agent.core.inputs import AnyInput, PartBroken, TrainerDied
+from site_agent.core.jobs import Job
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.relay import Relay
 from site_agent.loop.steps import Steps
@@ -34,11 +35,22 @@ class Reports:
         self._relay, self._clock = relay, clock
 
     def take_reply(self, name: str, token: int, reply: protocol.Reply) -> None:
-        """One reply of an experiment's process."""
+        """One reply of an experiment's process. One that cannot be handled costs the experiment its task."""
         job = self._steps.agenda.job_of(name)
         if job is None or not self._trainers.current(name, token):
             return
         self._trainers.heard(name, reply)
+        try:
+            self._handle_reply(job, reply)
+        except Exception:
+            log.critical(
+                "a trainer's reply cannot be handled", experiment=name, reply=type(reply).__name__, exc_info=True
+            )
+            if not isinstance(reply, protocol.Progress | protocol.CheckpointEvent):  # nothing waits for those
+                self._errands.apply_input(PartBroken(name))
+
+    def _handle_reply(self, job: Job, reply: protocol.Reply) -> None:
+        name = job.experiment
         if isinstance(reply, protocol.Progress):
             self._relay.relay_trainer(name, reply)
         elif isinstance(reply, protocol.CheckpointEvent):
@@ -57,13 +69,18 @@ class Reports:
         elif isinstance(reply, protocol.Trained):
             PHASES.add_stretch("train", reply.seconds)
             # Sealing may read the whole file: on a thread of its own.
-            self._clock.make_thread(
-                lambda: self._errands.post_input(self._workshop.take_trained(job, reply)), "seal"
-            ).start()
+            self._clock.make_thread(lambda: self._errands.post_input(self._seal_update(job, reply)), "seal").start()
         elif isinstance(reply, protocol.Evaluated):
             self._errands.apply_input(self._workshop.take_scored(job, reply))
         else:
             self._errands.apply_input(self._workshop.take_failed(job, reply))
+
+    def _seal_update(self, job: Job, reply: protocol.Trained) -> AnyInput:
+        try:
+            return self._workshop.take_trained(job, reply)
+        except Exception:
+            log.critical("an update cannot be sealed", experiment=job.experiment, exc_info=True)
+            return PartBroken(job.experiment)
 
     def take_exit(self, name: str, token: int, status: int) -> None:
         """An experiment's process ended."""

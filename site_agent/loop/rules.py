@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 
 from messages.envelope import decode_stored
@@ -16,8 +17,11 @@ from messages.reasons import Reason
 from site_agent.config import SiteConfig
 from site_agent.core import policy
 from site_agent.core.policy import PolicyVerdict
+from site_agent.data.forecast import foresee_trouble
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.config import DicomDataset
+
+log = structlog.get_logger()
 
 
 class Rules:
@@ -56,6 +60,16 @@ class Rules:
             self._known_concepts(experiment.data.dataset),
             self._clock.local().date(),
         )
+
+    def foresee_trouble(self, plain: dict[str, Any]) -> tuple[bool, Reason | None]:
+        """Whether an experiment that the policy allows could be trained here, as far as can be seen; any thread."""
+        try:
+            experiment = Experiment.model_validate(plain)
+            config = self.config.datasets[experiment.data.dataset]
+            return foresee_trouble(config, experiment, has_gpu=bool(self.config.limits.gpus))
+        except Exception:
+            log.critical("an experiment cannot be looked at: a defect", exc_info=True)
+            return True, None
 
     def _known_concepts(self, name: str) -> dict[str, set[str]]:
         config = self.config.datasets.get(name)

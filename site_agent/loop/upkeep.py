@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 
 from messages.ground.clock import Clock
 from messages.ground.systemd import notify_manager, watchdog_interval
 from messages.kinds import Alive
+from messages.reasons import Reason
 from site_agent.config import Retention
-from site_agent.core.inputs import Switched
+from site_agent.core.inputs import Retried, Switched
 from site_agent.core.jobs import OVER
 from site_agent.desk.status import state_word
 from site_agent.disk.spool import Spool
@@ -28,6 +30,21 @@ GREET_EVERY = 600.0
 """Seconds until it is asked in any case: the announcement of an experiment may have been lost."""
 HOURS_EVERY = 5.0
 DAILY = 86400.0
+
+
+AGAIN_FIRST, AGAIN_LAST = 60.0, 3600.0
+"""Seconds until a round is tried again that lacked something; doubled each time."""
+LACKING = frozenset({Reason.DISK_FULL, Reason.DATASET_GONE})
+"""What may be there again, and nobody says so."""
+
+
+@dataclass(frozen=True)
+class _Again:
+    """When an experiment's round is tried again, and the pause before that."""
+
+    round: int
+    at: float
+    pause: float
 
 
 class Upkeep:
@@ -51,6 +68,7 @@ class Upkeep:
         self._hearing = hearing
         self._clock, self._pace = clock, Pace(clock)
         self._asked = clock.monotonic()
+        self._again: dict[str, _Again] = {}
 
     def do_due(self) -> None:
         """Do what is due."""
@@ -65,6 +83,7 @@ class Upkeep:
         if self._pace.is_due("alive", ALIVE_EVERY):
             self._voice.send_live("alive", self._make_pulse())
         self._enquire_standing()
+        self._try_again()
         if self._pace.is_due("prune", DAILY):
             self._prune_old()
 
@@ -84,6 +103,18 @@ class Upkeep:
         if now - self._asked >= GREET_EVERY or any(now - heard.get(name, 0.0) >= ENQUIRE_AFTER for name in open_):
             self._asked = now
             self._voice.send_hello()
+
+    def _try_again(self) -> None:
+        """Take rounds on again that were given up for want of something that may be there again, ever more seldom."""
+        now, jobs = self._clock.monotonic(), self._steps.agenda.jobs
+        lacking = {name for name, job in jobs.items() if job.pending is not None and job.reason in LACKING}
+        self._again = {name: due for name, due in self._again.items() if jobs[name].round == due.round}
+        for name in lacking:
+            due = self._again.setdefault(name, _Again(jobs[name].round, now + AGAIN_FIRST, AGAIN_FIRST))
+            if now >= due.at:
+                pause = min(AGAIN_LAST, 2 * due.pause)
+                self._again[name] = _Again(due.round, now + pause, pause)
+                self._errands.apply_input(Retried(name))
 
     def look_at_the_clock(self) -> None:
         """Tell the agenda when the operator's hours begin or end."""

@@ -162,6 +162,8 @@ class Workshop:
             validation=reply.validation,
             test=reply.test,
         )
+        if reply.device_type == "cpu" and experiment_of(job).training.precision == "amp":
+            log.warning("precision is amp and there is no GPU: training is in float32", experiment=job.experiment)
         platform = Platform(
             device_type=reply.device_type,
             threads=reply.threads,

@@ -228,6 +228,9 @@ class TrainerProcess:
             self.kill()
         except KonsilError:
             self.kill()
+        except Exception:  # a reader that ends in silence leaves a trainer of whom nobody hears again
+            log.critical("a trainer's words cannot be read, ending it", pid=self.pid, exc_info=True)
+            self.kill()
 
     def _hear(self, body: bytes) -> None:
         version = None if self._said else read_ready(body)

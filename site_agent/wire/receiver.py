@@ -11,6 +11,7 @@ import contextlib
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -67,6 +68,7 @@ class ChunkReceiver:
     Args:
         on_complete: called with the transfer's key once its file is complete.
         on_no_room: called with the experiment when there is no room for a model.
+        on_broken: called with an experiment when receiving its model raised what nobody foresaw.
         ask: publishes a `chunks-wanted` (experiment, body).
         room: bytes that may still be written.
     """
@@ -81,7 +83,9 @@ class ChunkReceiver:
         on_progress: Callable[[TransferKey, int, int], None],
         ask: Callable[[str, ChunksWanted], None],
         room: Callable[[], int],
+        on_broken: Callable[[str], None] = lambda _experiment: None,
     ) -> None:
+        self._on_broken = on_broken
         self._spool, self._clock = spool, clock
         self._on_complete, self._on_no_room, self._on_progress = on_complete, on_no_room, on_progress
         self._ask, self._room = ask, room
@@ -111,7 +115,7 @@ class ChunkReceiver:
 
     def expect_transfer(self, key: TransferKey, sealed: Sealed) -> None:
         """A transfer was announced; `on_complete` follows (at once where its file is there)."""
-        self._inbox.put(lambda: self._announce_transfer(key, sealed))
+        self._inbox.put(lambda: self._guarded(key, lambda: self._announce_transfer(key, sealed)))
 
     def drop_transfers(self, experiment: str, up_to: int | None) -> None:
         """Forget an experiment's transfers up to a round; None: all, and the experiment."""
@@ -153,6 +157,17 @@ class ChunkReceiver:
                 log.error("a global model cannot be written, trying again", error=error.strerror)
         except Exception:
             log.critical("defect", exc_info=True)
+
+    def _guarded(self, key: TransferKey, work: Callable[[], None]) -> None:
+        """Work on a transfer that something waits for: a defect costs its experiment the task, not others theirs."""
+        try:
+            work()
+        except (KonsilError, OSError):
+            raise
+        except Exception:
+            log.critical("a global model cannot be received: a defect", experiment=key.experiment, exc_info=True)
+            self._wanted.pop(key, None)
+            self._on_broken(key.experiment)
 
     def _now_and_then(self) -> None:
         self._position_at = self._clock.monotonic()
@@ -202,7 +217,7 @@ class ChunkReceiver:
             self._gap, wanted.moved = max(now - wanted.moved, 0.8 * self._gap), now
             wanted.pause = self._seconds_of_quiet()
             self._on_progress(key, wanted.incoming.received, wanted.incoming.chunks)
-            self._finish_transfer(key, wanted)
+            self._guarded(key, lambda: self._finish_transfer(key, wanted))
 
     def _heard_of(self) -> _Wanted:
         now = self._clock.monotonic()
@@ -299,25 +314,26 @@ class ChunkReceiver:
     def _ask_again(self) -> None:
         now = self._clock.monotonic()
         for key, wanted in list(self._wanted.items()):
-            if wanted.sealed is None:
-                continue
-            if now - max(wanted.quiet_since, self._heard.get(key.experiment, 0.0)) < wanted.pause:
-                continue
-            wanted.quiet_since, wanted.pause = now, min(LONGEST_PAUSE, 2 * wanted.pause)
-            # A full disk may have refused the file when it was announced, or when it was complete.
-            manifest = wanted.sealed.manifest
-            if wanted.incoming is None and not self._open_transfer(key, wanted, manifest.chunk_bytes, manifest.nbytes):
-                continue
-            assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
-            if not (missing := wanted.incoming.list_missing()):
-                self._finish_transfer(key, wanted)
-                continue
-            log.info("asking for chunks", experiment=key.experiment, round=key.round, missing=len(missing))
-            chunks = None if len(missing) == wanted.incoming.chunks else missing[:MOST_ASKED]
-            self._ask(
-                key.experiment,
-                ChunksWanted(round=key.round, attempt=key.attempt, seal=wanted.sealed.seal, chunks=chunks),
-            )
+            self._guarded(key, partial(self._ask_for_missing, key, wanted, now))
+
+    def _ask_for_missing(self, key: TransferKey, wanted: _Wanted, now: float) -> None:
+        if wanted.sealed is None or now - max(wanted.quiet_since, self._heard.get(key.experiment, 0.0)) < wanted.pause:
+            return
+        wanted.quiet_since, wanted.pause = now, min(LONGEST_PAUSE, 2 * wanted.pause)
+        # A full disk may have refused the file when it was announced, or when it was complete.
+        manifest = wanted.sealed.manifest
+        if wanted.incoming is None and not self._open_transfer(key, wanted, manifest.chunk_bytes, manifest.nbytes):
+            return
+        assert wanted.incoming is not None  # noqa: S101 (for mypy: just opened)
+        if not (missing := wanted.incoming.list_missing()):
+            self._finish_transfer(key, wanted)
+            return
+        log.info("asking for chunks", experiment=key.experiment, round=key.round, missing=len(missing))
+        chunks = None if len(missing) == wanted.incoming.chunks else missing[:MOST_ASKED]
+        self._ask(
+            key.experiment,
+            ChunksWanted(round=key.round, attempt=key.attempt, seal=wanted.sealed.seal, chunks=chunks),
+        )
 
     def _drop_transfers(self, experiment: str, up_to: int | None) -> None:
         if up_to is None:

@@ -143,6 +143,7 @@ class ChunkSender:
             (before: the seal is empty); where it raises, none goes.
         on_sent: called once every chunk of a whole transfer is confirmed.
         on_lost: called when the file is not what was sealed.
+        on_broken: called when sending raised what nobody foresaw: the update will not go.
     """
 
     def __init__(
@@ -156,7 +157,9 @@ class ChunkSender:
         on_sent: Callable[[TransferKey], None],
         on_lost: Callable[[TransferKey], None],
         on_progress: Callable[[TransferKey, int, int], None],
+        on_broken: Callable[[TransferKey], None] = lambda _key: None,
     ) -> None:
+        self._on_broken = on_broken
         self._bus, self._clock = bus, clock
         self._throttle = Throttle(rate, clock)
         self._sealer = sealer
@@ -215,6 +218,12 @@ class ChunkSender:
                     log.warning("sending an update failed, trying again", error=str(error), pause=AGAIN_AFTER)
                 except OSError as error:
                     log.error("an update cannot be read, trying again", error=error.strerror, pause=AGAIN_AFTER)
+                except Exception:
+                    log.critical("an update cannot be sent: a defect", exc_info=True)
+                    self._flights.pop(task.key, None)
+                    if isinstance(task, SendTask):  # what goes ahead goes again with the whole
+                        self._on_broken(task.key)
+                    continue
             if isinstance(task, Ahead):
                 self._flights.pop(task.key, None)  # the whole goes once it is sealed
             else:

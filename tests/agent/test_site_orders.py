@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import site_consortium as script
 from agent_rig import Start, joined, training
@@ -55,12 +59,42 @@ def test_a_check_is_answered_without_joining(start: Start, coordinator: script.S
 def test_a_check_is_told_that_the_site_would_take_part_once_its_operator_has_approved(
     start: Start, coordinator: script.ScriptedCoordinator
 ) -> None:
-    start(policy={"approval": "hand", "allow": [{}]})
-    body = ExperimentChecked(experiment=script.experiment_file(), researcher="dr-a", nonce="0" * 32)
+    write_image(start(policy={"approval": "hand", "allow": [{}]}).config.site.state)
+    assert checked(coordinator) == (True, Reason.AWAITS_APPROVAL)
+
+
+def write_image(folder: Path, name: str = "t1", edge: int = 24) -> None:
+    case = folder / "BraTS-GLI-00001-000"
+    case.mkdir()
+    image = nib.Nifti1Image(np.zeros((edge, edge, edge), np.int16), np.eye(4))
+    nib.save(image, case / f"{case.name}-{name}.nii.gz")
+
+
+def checked(coordinator: script.ScriptedCoordinator, **changes: Any) -> tuple[bool, Reason | None]:
+    """What the site answers to a check of an experiment with such sections."""
     eventually(lambda: coordinator.of("hello"), what="hello")
-    coordinator.say("experiment-checked", body, experiment="exp-1")
-    answer = eventually(lambda: [e for e in coordinator.live if e.kind == "check-answer"], what="an answer")[0]
-    assert (answer.body.accepts, answer.body.reason) == (True, Reason.AWAITS_APPROVAL)
+    before = len([e for e in coordinator.live if e.kind == "check-answer"])
+    body = ExperimentChecked(experiment=script.experiment_file(**changes), researcher="dr-a", nonce="0" * 32)
+    coordinator.say("experiment-checked", body, experiment="exp-1", nonce=before + 1)
+    eventually(lambda: len([e for e in coordinator.live if e.kind == "check-answer"]) > before, what="an answer")
+    answer = [e for e in coordinator.live if e.kind == "check-answer"][-1].body
+    return answer.accepts, answer.reason
+
+
+TASK = {"kind": "segmentation", "regions": {"WT": ["ET"]}}
+
+
+def test_a_check_is_told_what_the_experiment_would_meet(start: Start, coordinator: script.ScriptedCoordinator) -> None:
+    running = start()
+    assert checked(coordinator) == (False, Reason.DATASET_GONE)  # there is no image in the folder
+    write_image(running.config.site.state)
+    assert checked(coordinator, training={"patch": [16, 16, 16]}) == (True, None)
+    assert checked(coordinator, task=TASK | {"channels": ["T1", "FLAIR"]}) == (False, Reason.MISSING_CHANNEL)
+    assert checked(coordinator, training={"patch": [32, 32, 32]}) == (True, Reason.PATCH_TOO_LARGE)
+    amp = {"patch": [16, 16, 16], "precision": "amp"}
+    assert checked(coordinator, training=amp) == (True, Reason.AMP_WITHOUT_GPU)
+    running.ask("pause")
+    assert checked(coordinator) == (False, Reason.SITE_PAUSED)
 
 
 def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: script.ScriptedCoordinator) -> None:

@@ -1,6 +1,6 @@
 """Each entry names the logic number that it was decided under, and is decided anew under that number.
 
-Logic 2 of these tests is made up: a version to come.
+The number above the newest is made up in these tests: a version to come.
 """
 
 from __future__ import annotations
@@ -28,39 +28,41 @@ from messages import chain, codec, kinds
 from messages.chain import Entry
 from messages.ground.errors import RequestError
 
+NEXT = logic.LOGIC + 1
 
-def know_logic_2(patch: pytest.MonkeyPatch) -> None:
-    """A version to come, which opens rounds otherwise from logic 2 on: sites have a minute to accept."""
+
+def know_next(patch: pytest.MonkeyPatch) -> None:
+    """A version to come, which opens rounds otherwise from the next number on: sites have a minute to accept."""
     first = rules.start_next
 
     def start_next(state: ExperimentState, now: float) -> tuple[d.AnyDecision, ...]:
         decided = first(state, now)
-        if state.logic < 2:
+        if state.logic < NEXT:
             return decided
         assert isinstance(decided[0], d.RoundStarted)
         return (decided[0].model_copy(update={"accept_due": now + 60.0}),)
 
-    patch.setattr(logic, "KNOWN", logic.KNOWN | {2: "sites have a minute to accept a round"})
+    patch.setattr(logic, "KNOWN", logic.KNOWN | {NEXT: "sites have a minute to accept a round"})
     patch.setattr(rules, "start_next", start_next)
 
 
 def upgraded_in_round_1(patch: pytest.MonkeyPatch) -> list[Entry]:
-    """An experiment that begins under logic 1, and goes on under logic 2 from its round 1 on."""
+    """An experiment that begins under the newest number, and goes on under the next from its round 1 on."""
     run = in_phase(Phase.RUNNING)
     before = len(run.steps)
-    patch.setattr(machine_run, "decide", partial(machine.decide, logic=2))
+    patch.setattr(machine_run, "decide", partial(machine.decide, logic=NEXT))
     for site in SITES:
         run.report(site, 1)
     run.aggregated(1)
     assert run.state is not None
     assert run.state.round is not None
-    numbers = [1] * before + [2] * (len(run.steps) - before)
+    numbers = [logic.LOGIC] * before + [NEXT] * (len(run.steps) - before)
     return linked(("exp-1", step_body(*step, number)) for step, number in zip(run.steps, numbers, strict=True))
 
 
 def test_what_was_decided_under_a_number_is_decided_so_again(monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = written(in_phase(Phase.COMPLETE))
-    know_logic_2(monkeypatch)
+    know_next(monkeypatch)
     assert problems(earlier) == []
     entries = upgraded_in_round_1(monkeypatch)
     waits = [
@@ -70,7 +72,7 @@ def test_what_was_decided_under_a_number_is_decided_so_again(monkeypatch: pytest
     assert problems(entries) == []
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", sorted(logic.KNOWN))
 def test_every_rule_sees_the_number_that_it_is_to_decide_under(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
@@ -94,11 +96,11 @@ def test_every_rule_sees_the_number_that_it_is_to_decide_under(number: int, monk
     assert seen == [number] * 3
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [*sorted(logic.KNOWN), NEXT])
 def test_decisions_under_another_number_than_the_entry_names_do_not_follow(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    know_logic_2(monkeypatch)
+    know_next(monkeypatch)
     wrong = problems(changed(upgraded_in_round_1(monkeypatch), lambda body: body.update(logic=number)))
     assert wrong == ["the decisions do not follow from the input"]
 
@@ -107,7 +109,7 @@ def test_replay_says_which_version_can_decide_anew_what_this_one_cannot() -> Non
     entries = changed(written(in_phase(Phase.RECRUITING)), lambda body: body.update(logic=7))
     (step,) = replay(entries)
     assert not step.agrees
-    assert "decision logic 7; this version knows 0 to 1" in step.problem
+    assert f"decision logic 7; this version knows 0 to {logic.LOGIC}" in step.problem
     assert "replay it with the Konsil version that wrote it, or a newer one" in step.problem
 
 
@@ -143,7 +145,7 @@ def test_a_coordinator_does_not_go_on_with_the_journal_of_a_newer_logic(
             made.start()
         said = str(caught.value)
         assert "a newer Konsil has gone on with this journal" in said
-        assert "decision logic 7; this version knows 0 to 1" in said
+        assert f"decision logic 7; this version knows 0 to {logic.LOGIC}" in said
         assert "Use Konsil 3.2.1, or a newer one" in said
         assert list(open_readonly(tmp_path)) == before
     finally:

@@ -14,6 +14,7 @@ from coordinator.core.admission import judge_start
 from coordinator.core.handlers.answers import Handler, handles, paused_by, receipts_left
 from coordinator.core.state import ExperimentState, Standing
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, supersede_attempt
+from coordinator.core.steps.scores import complete_experiment
 from messages import codec, kinds
 from messages.abilities import read_abilities
 from messages.reasons import Reason
@@ -72,6 +73,20 @@ def take_resume(state: ExperimentState, given: i.Received) -> Answer:
     if given.event.sender != state.researcher:
         return Reason.NOT_THE_OWNER
     return (d.Resumed(timers={name: given.time + left for name, left in state.remaining.items()}),)
+
+
+@handles(i.Received)
+def take_finish(state: ExperimentState, given: i.Received) -> Answer:
+    """experiment-finish, by the researcher who started the experiment: it ends with the model that there is.
+
+    Records `Completed`, and receipts for updates that are under way (rule 2). Test scores are those that the evaluation
+    has brought so far. Refused while no round has made a model.
+    """
+    if given.event.sender != state.researcher:
+        return Reason.NOT_THE_OWNER
+    if state.completed == 0:
+        return Reason.WRONG_STATE
+    return (*receipts_left(state), complete_experiment(state, state.round, given.time))
 
 
 # sites

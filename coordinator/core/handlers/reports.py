@@ -10,8 +10,8 @@ from coordinator.core import inputs as i
 from coordinator.core import rules
 from coordinator.core.handlers.answers import handles, paused_by, receipts_left
 from coordinator.core.plans.table import plan_of
-from coordinator.core.state import ExperimentState, Phase, Timer
-from coordinator.core.steps.base import Answer
+from coordinator.core.state import ExperimentState, Phase, Standing, Timer
+from coordinator.core.steps.base import Answer, supersede_attempt
 from messages.reasons import Reason
 
 TRANSFERS = 3
@@ -119,6 +119,36 @@ def timer_fired(state: ExperimentState, given: i.TimerFired) -> Answer:
     if plan_of(state).is_enough(state, state.round):
         return rules.close_round(state, state.round, given.time)
     return (d.TimerDone(timer=Timer.GRACE),)
+
+
+@handles(i.HandlingFailed)
+def handling_failed(state: ExperimentState, given: i.HandlingFailed) -> Answer:
+    """What came raised, and was set aside: a defect.
+
+    Records a code for what waits for it: `SiteFailed` or `SiteDeclined` of the site whose word it was, `Failed` where
+    the experiment cannot go on without it. Nothing else.
+    """
+    reason = Reason.AGGREGATION_FAILED
+    if given.site is not None:
+        return _site_unheard(state, given, given.site, reason)
+    if given.kind in ("initialised", "initialisation-failed") and not state.models:
+        return (d.Failed(time=given.time, reason=Reason.INITIALISATION_FAILED),)
+    closed = state.round is not None and state.round.closed_at is not None and state.round.number == given.round
+    if given.kind == "timer-fired" or (given.kind in ("aggregated", "aggregation-failed") and closed):
+        return (*receipts_left(state), d.Failed(time=given.time, reason=reason))
+    return ()
+
+
+def _site_unheard(state: ExperimentState, given: i.HandlingFailed, site: str, reason: Reason) -> Answer:
+    member = state.members.get(site)
+    if given.kind == "joined" and member is not None and member.standing is not Standing.JOINED:
+        return (d.SiteDeclined(site=site, reason=reason),)
+    if state.round is None or state.round.closed_at is not None or state.round.number != given.round:
+        return ()
+    part = state.round.parts.get(site)
+    if part is None or part.reported:
+        return ()
+    return (*supersede_attempt(state, site), d.SiteFailed(site=site, reason=reason))
 
 
 @handles(i.Outage)

@@ -44,6 +44,15 @@ def finish_experiment(state: ExperimentState, round_: Round, now: float) -> Deci
     So it is at the last deadline too: the model is made, and too few scores are a reason to say so (n is always told),
     not to throw it away.
     """
+    return (complete_experiment(state, round_, now),)
+
+
+def complete_experiment(state: ExperimentState, round_: Round | None, now: float) -> d.Completed:
+    """The experiment's end with the model that there is, whatever has been reported of it.
+
+    Args:
+        round_: the open one; only an evaluation has scores of the candidates.
+    """
     label, rounds = "final", state.completed
     best = state.selected
     if best is not None and best != state.completed:
@@ -53,13 +62,14 @@ def finish_experiment(state: ExperimentState, round_: Round, now: float) -> Deci
         best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
         if final_mean is None or reader.rank_score(best_mean) > reader.rank_score(final_mean):
             label, rounds = "selected", best
-    return (d.Completed(time=now, label=label, rounds=rounds, test=_pool_scores(state, round_, label, "test")),)
+    return d.Completed(time=now, label=label, rounds=rounds, test=_pool_scores(state, round_, label, "test"))
 
 
-def _pool_scores(state: ExperimentState, round_: Round, label: str, split: str) -> SplitScores | None:
+def _pool_scores(state: ExperimentState, round_: Round | None, label: str, split: str) -> SplitScores | None:
     reports: list[SplitScores] = []
-    for site in round_.reported:
-        scores = (round_.parts[site].scores or {}).get(label)
+    parts = {} if round_ is None else {site: round_.parts[site] for site in round_.reported}
+    for part in parts.values():
+        scores = (part.scores or {}).get(label)
         if scores is not None:
             reports += [one for name, one in scores.splits.items() if name == split]
     return state.experiment.task.reader.pool_reports(reports) if reports else None

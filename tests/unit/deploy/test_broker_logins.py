@@ -5,16 +5,16 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from deploy.broker import cli
+from deploy.broker import roster
 from messages.ground.settings import BrokerAddress
 
 
 def test_each_login_has_a_file_that_a_configuration_can_name(tmp_path: Path) -> None:
     folder = tmp_path / "logins"
-    logins = cli.name_parties(["site-a", "site-b"], ["dr-a"], [], {})
-    cli._write_logins(folder, logins)
+    made = roster.new_roster("glioma", roster.list_parties(["site-a", "site-b"], ["dr-a"], []))
+    roster.write_roster(tmp_path, made)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    for one in logins:
+    for one in made.parties:
         file = folder / one.name
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert BrokerAddress.model_validate({"password": f"file:{file}"}).resolved_password() == one.password
@@ -22,6 +22,7 @@ def test_each_login_has_a_file_that_a_configuration_can_name(tmp_path: Path) -> 
 
 def test_a_login_that_is_gone_leaves_no_password_behind(tmp_path: Path) -> None:
     folder = tmp_path / "logins"
-    cli._write_logins(folder, cli.name_parties(["site-a", "site-b"], [], [], {}))
-    cli._write_logins(folder, cli.name_parties(["site-a"], [], [], {}))
+    made = roster.new_roster("glioma", roster.list_parties(["site-a", "site-b"], [], []))
+    roster.write_roster(tmp_path, made)
+    roster.write_roster(tmp_path, made.without_parties(["site-b"]))
     assert {one.name for one in folder.iterdir()} == {"coordinator", "site-a"}

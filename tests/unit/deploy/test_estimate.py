@@ -52,7 +52,7 @@ def test_bytes_follow_from_model_sites_and_rounds() -> None:
     assert found.model_bytes == 4 * found.parameters
     assert found.round_bytes_down == found.round_bytes_up == 3 * found.model_bytes
     assert found.total_bytes == (2 * 3 * 10 + 2 * 3 + 1) * found.model_bytes
-    assert found.latest_end_seconds == 10 + 11 * 5
+    assert found.latest_end_seconds == 10 + 11 * 3 * 5  # each extended twice
 
 
 @pytest.mark.parametrize("codec", ["bfloat16", "bfloat16-difference"])
@@ -109,4 +109,4 @@ def test_in_a_sequential_plan_one_site_a_round_sends_an_update_and_a_round_may_w
     found = estimate.estimate(experiment(plan={"kind": "sequential"}), in_process)
     assert (found.round_bytes_down, found.round_bytes_up) == (3 * found.model_bytes, found.model_bytes)
     assert found.total_bytes == ((3 + 1) * 10 + 2 * 3 + 1) * found.model_bytes
-    assert found.latest_end_seconds == 10 + (3 * 10 + 1) * 5
+    assert found.latest_end_seconds == 10 + (10 * (3 + 2) + 3) * 5

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from newer_version import NEWER, written
 from storytelling import CASES, EXPERIMENT, SITES, Teller, complete, events, recruited, split
 
-from deploy.cli.live import Lines, closing_lines, draw_picture, headline_words, live_summary
+from deploy.cli.live import Lines, draw_picture, live_summary
+from deploy.cli.words import closing_lines, headline_words
 from deploy.console import format_moment
 from deploy.session.history import story_of_entries
 from deploy.story.events import event_sentence
@@ -74,8 +75,8 @@ def test_order_and_repetition_change_nothing_in_the_result(more: list, random) -
     random.shuffle(shuffled)
     expected, story = tell_all(ExperimentStory("try"), WHOLE), tell_all(ExperimentStory("try"), shuffled)
     assert story_as_plain(story) == story_as_plain(expected)
-    assert [round_summary(one, story.reader) for one in story.round_list] == [
-        round_summary(one, expected.reader) for one in expected.round_list
+    assert [round_summary(one, story) for one in story.round_list] == [
+        round_summary(one, expected) for one in expected.round_list
     ]
 
 
@@ -265,4 +266,4 @@ def test_what_a_newer_version_says_is_shown_and_changes_nothing_else() -> None:
     assert story.moments[-1].what == "round 1 failed: other"
     story = tell_event(story, decode_event(wrote("alive", {"state": "hibernating"}, NEWER)))
     assert story.sites["site-a"].live.state == "other"
-    assert round_summary(story.round_list[0], story.reader)["failures"] == {"site-a": "other"}
+    assert round_summary(story.round_list[0], story)["failures"] == {"site-a": "other"}

@@ -83,6 +83,7 @@ BODIES: dict[str, Body] = {
     "receipt": kinds.Receipt(events=[NONCE]),
     "refused": kinds.Refused(event=NONCE, kind="weights-ready", reason=Reason.LATE),
     "standing": kinds.Standing(state="rounds", events=[b"\x00"]),
+    "model-wanted": kinds.ModelWanted(round=3),
     "chunks-wanted": kinds.ChunksWanted(round=1, attempt=1, seal=DIGEST, chunks=[0, 5]),
     "alive": kinds.Alive(state="idle"),
     "progress": kinds.Progress(phase="training", done=1, total=2, loss=0.5),

@@ -159,7 +159,7 @@ def test_the_digest_ignores_comments_and_the_order_of_keys_and_nothing_else() ->
         ("patch = [128, 128, 128]", "patch = [4, 128, 128]", ["training.patch", "8"]),
         ("batch = 2", "batchsize = 2", ["'training.batchsize'", "unknown"]),
         ('"dice+bce"', '"dice+ce"', ["training.loss", "softmax"]),
-        ("reset = true", 'reset = "yes"', ["training.optimizer.reset = 'yes'", "boolean"]),
+        ("reset = true", 'reset = "yes"', ["training.optimizer.reset = 'yes'", "true or false"]),
         ("overlap = 0.5", "overlap = nan", ["evaluation.overlap = nan", "finite"]),
         ("count = 500", "count = 0", ["rounds.count = 0", "greater than or equal to 1"]),
         ('"24h"', '"a day"', ["rounds.enrol_within = 'a day'", "24h"]),

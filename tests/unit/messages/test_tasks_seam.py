@@ -18,7 +18,7 @@ from coordinator.core.decisions import Completed, from_plain
 from coordinator.core.evolve import fold_decisions
 from coordinator.loop.tally import Tally
 from coordinator.metrics import make_readings
-from deploy.cli import live
+from deploy.cli import words
 from deploy.report import Baseline, Gain, Point, render_report
 from deploy.session.history import story_of_entries
 from deploy.story.summary import round_summary, story_as_plain
@@ -155,8 +155,8 @@ def test_watch_report_summary_and_metrics_say_its_words_and_no_other_tasks() -> 
         "pooled", {site: scores(10.0) for site in SITES}, (Point(1, 3, 15.0),), 3.0, Gain(1.0, 0.5, 1.5, 4)
     )
     page = render_report(story, [baseline])
-    summed = [story_as_plain(story), *(round_summary(one, story.reader) for one in story.round_list)]
-    watched = [live.headline_words(story, 0.0), *live.closing_lines(story)]
+    summed = [story_as_plain(story), *(round_summary(one, story) for one in story.round_list)]
+    watched = [words.headline_words(story, 0.0), *words.closing_lines(story)]
     for text in (page, str(summed), "\n".join(watched)):
         assert OWN_WORDS.findall(text) == []
     assert "mean test Share error (%) 25.000 over 4 cases; pooled 10.000" in page
@@ -164,7 +164,7 @@ def test_watch_report_summary_and_metrics_say_its_words_and_no_other_tasks() -> 
     assert "Validation Share error (%) by round, overall" in page
     assert "  test Share error (%) overall  25.0000 (labelled 25.000), n = 4" in watched
     assert summed[0]["test"]["quantities"] == {"labelled": 25.0}
-    assert summed[1]["site_validation"]["site-a"]["quantities"] == {"labelled": 40.0}
+    assert summed[1]["site_validation"]["site-a"]["quantities"] == {"labelled": 30.0}  # of the model that round 1 made
     assert story.test is not None
     assert story.test.worst == ("site-a", 25.0)  # of equals the first; the worst is the largest
 
@@ -218,5 +218,5 @@ def test_every_task_has_its_section_and_names_its_words_there(kind: str) -> None
 
 
 def test_an_unknown_experiments_scores_still_read() -> None:
-    unknown = live.score_words(scores(4.0, 6.0), story_of_entries([], "nothing").reader)
+    unknown = words.score_words(scores(4.0, 6.0), story_of_entries([], "nothing").reader)
     assert unknown == "5.0000 (labelled 5.000)"

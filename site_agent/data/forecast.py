@@ -1,0 +1,73 @@
+"""What an experiment would meet at this site, looked up before it starts: for the answer to `experiment check`.
+
+On a thread of its own, since a folder may be on a mount that hangs. Only names and headers are read, and of a data set
+from DICOM nothing: its archive is not asked for a check.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import structlog
+
+from messages.experiment import Experiment
+from messages.ground.errors import DataError
+from messages.reasons import Reason
+from site_agent.datasets.config import DatasetConfig
+from site_agent.dicom.config import DicomDataset
+
+log = structlog.get_logger()
+
+LOOKED_AT = 20
+"""Cases whose headers are read."""
+
+
+def foresee_trouble(
+    config: DatasetConfig | DicomDataset, experiment: Experiment, *, has_gpu: bool
+) -> tuple[bool, Reason | None]:
+    """Whether the site could take part, as far as can be seen; and why not, or what the researcher should know."""
+    if isinstance(config, DatasetConfig):
+        from site_agent.datasets import layouts  # nibabel only where a folder has to be read
+
+        try:
+            layout = layouts.find_cases(config)
+        except DataError as error:
+            log.warning("the data set cannot be read", error=str(error))
+            return False, Reason.DATASET_GONE
+        fitting = [one for one in layout.candidates if _has_channels(one, layout, experiment)]
+        if not fitting:
+            return False, Reason.MISSING_CHANNEL
+        grids = [grid for one in islice(fitting, LOOKED_AT) if (grid := _grid_of(one, experiment)) is not None]
+        patch = sorted(experiment.training.patch)
+        # Whichever way an image lies: sorted edges are the kindest comparison.
+        if grids and all(any(edge < width for edge, width in zip(sorted(grid), patch, strict=True)) for grid in grids):
+            return True, Reason.PATCH_TOO_LARGE
+    if experiment.training.precision == "amp" and not has_gpu:
+        return True, Reason.AMP_WITHOUT_GPU
+    return True, None
+
+
+def _has_channels(candidate: object, layout: object, experiment: Experiment) -> bool:
+    from site_agent.datasets.layouts import Candidate, Layout
+
+    assert isinstance(candidate, Candidate) and isinstance(layout, Layout)  # noqa: S101, PT018 (for mypy)
+    there = set(layout.channels) if layout.four_dimensional else set(candidate.images)
+    return bool(candidate.images) and set(experiment.task.channels) <= there
+
+
+def _grid_of(candidate: object, experiment: Experiment) -> tuple[float, float, float] | None:
+    """Edges of the net's grid over a whole image, in voxels; None where the header cannot be read."""
+    import nibabel as nib
+
+    from site_agent.datasets.layouts import Candidate
+
+    assert isinstance(candidate, Candidate)  # noqa: S101 (for mypy)
+    try:
+        header = nib.load(next(iter(candidate.images.values()))).header
+        shape, zooms = header.get_data_shape()[:3], header.get_zooms()[:3]
+        spacing = experiment.preprocessing.spacing_mm or zooms
+        edges = [edge * zoom / wanted for edge, zoom, wanted in zip(shape, zooms, spacing, strict=True)]
+        return edges[0], edges[1], edges[2]
+    except Exception as error:  # noqa: BLE001 (a header that cannot be read is found when data are prepared)
+        log.info("a header cannot be read for a forecast", error=type(error).__name__)
+        return None
