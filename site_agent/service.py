@@ -114,6 +114,7 @@ class Agent:
         def room() -> int:
             return self.spool.room_left(config.limits.disk)
 
+        self._guard = DataGuard(config.datasets, self.post_work, clock, config.site.state)
         sealer = Sealer()
         self._trainers = trainers(
             config,
@@ -157,7 +158,7 @@ class Agent:
             workshop=self._workshop,
             receiver=self._receiver,
             sender=self._sender,
-            guard=DataGuard(config.datasets, self.post_work, clock, config.site.state),
+            guard=self._guard,
             post=self.post_work,
             show=self._show_status,
         )
@@ -223,6 +224,7 @@ class Agent:
             self._attached = True
             control = ControlServer(self.config.site.state, self._orders.take_order)
             self._recover_work()
+            self._guard.look_at_lists()
             self._steps.tally.note_broker(BusState.CONNECTED if self._voice.connected else BusState.LOST)
             endpoint = Endpoint(self.config.metrics, self._read_figures)
             self._voice.send_hello()
@@ -333,6 +335,7 @@ class Agent:
             pending=self._bus.count_pending(),
             resumed=self._relay.resumed,
             opens_at=self._rules.opens_at(),
+            lists=self._guard.lists.as_plain(),
         )
 
     def _read_figures(self) -> Iterable[Reading]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from deploy.console import JsonOption, emit_json, format_moment, note_line, prin
 from messages.experiment import read_experiment
 from messages.ground.errors import ConfigError, KonsilError
 from messages.ground.naming import NO_EXPERIMENT
+
+if TYPE_CHECKING:
+    from site_agent.datasets.consent import Consent
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -101,8 +104,9 @@ def datasets(
             stock = take_stock_of(*asked, again=again, limit=site.limits.disk, measure=True)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
-            result[name] = {"error": str(error)}
-            note_line(f"{name}: {error}")
+            details = list(getattr(error, "details", ()))
+            result[name] = {"error": str(error)} | ({"details": details} if details else {})
+            note_line("\n  ".join([f"{name}: {error}", *details]))
             continue
         result[name] = {
             "found": stock.found,
@@ -111,7 +115,10 @@ def datasets(
             "details": list(stock.details),
             "channels": list(stock.channels),
             "concepts": list(stock.concepts),
+            "remarks": list(stock.remarks),
         }
+        if stock.consent is not None:
+            result[name]["withdrawn"] = _plain_consent(stock.consent)
         result[name]["volumes"] = {one.concept: one.as_plain() for one in stock.volumes}
         if stock.prepared is not None:
             result[name] |= {
@@ -130,12 +137,28 @@ def datasets(
                 say_line("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
             for line in stock.details:
                 say_line(f"  left out: {line}")
+            if stock.consent is not None:
+                say_line(f"  {stock.consent.say_counts()}")
+                for line in stock.consent.texts:
+                    say_line(f"    {line}")
+            for line in stock.remarks:
+                say_line(f"  note: {line}")
     if as_json:
         emit_json({"datasets": result})
     elif not names:
         note_line("No data set is described: add [datasets.NAME] to site.toml")
     if status:
         raise typer.Exit(status)
+
+
+def _plain_consent(consent: Consent) -> dict[str, Any]:
+    """What became of the list of the withdrawn; lines are counted from 1."""
+    return {
+        "entries": consent.entries,
+        "matched": consent.matched,
+        "nobody": list(consent.nobody),
+        "texts": list(consent.texts),
+    }
 
 
 def _quieten_logs() -> None:
@@ -318,6 +341,8 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     say_line(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
     if line := unconfirmed_words(answer["unconfirmed"]):
         say_line(f"  {line}")
+    for one in answer.get("lists", ()):
+        say_line(f"  {one['dataset']}: {one['said']}")
     for one in answer["experiments"]:
         line = f"  {one['experiment']}: {standing_words(one)}, by {one['researcher']}"
         if one["place_in_queue"]:

@@ -20,10 +20,12 @@ import structlog
 from messages.ground.clock import Clock
 from messages.ground.errors import DataError
 from messages.reasons import Reason
+from site_agent.data.lists import ListBoard
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.layouts import list_entries, nifti_stem
 from site_agent.dicom.config import DicomDataset
-from site_agent.dicom.prepared import pins, store
+from site_agent.dicom.prepared import pins, store, withdrawals
+from site_agent.disk.secret import secret_of
 
 log = structlog.get_logger()
 
@@ -86,7 +88,11 @@ def look_at_prepared(config: DicomDataset, name: str, state: Path, cache: Path) 
     if pin is None:
         return Look("not prepared", 1)
     cases = store.count_whole_cases(store.set_folder(state, name, pin.fingerprint))
-    if pin.dataset != name or pin.withdrawn != pins.look_at_withdrawn(config.withdrawn):
+    try:
+        if not withdrawals.still_stands(pin, name, config, state, lambda: secret_of(state)):
+            return Look("withdrawn", 1)
+    except DataError as error:
+        log.error("the list of the withdrawn cannot be used", dataset=name, error=str(error))
         return Look("withdrawn", 1)
     return Look(pin.fingerprint, cases) if cases is not None else Look("cases are gone", 1)
 
@@ -115,6 +121,9 @@ class DataGuard:
     Args:
         post: hands a closure to the main loop.
         state: the site's state directory, under which data sets from DICOM are prepared.
+
+    Attributes:
+        lists: how the lists of the withdrawn stand.
     """
 
     def __init__(
@@ -126,6 +135,12 @@ class DataGuard:
     ) -> None:
         self._datasets, self._post, self._clock, self._state = datasets, post, clock, state
         self._then: dict[str, Then] = {}
+        self.lists = ListBoard(datasets, state)
+
+    def look_at_lists(self) -> None:
+        """Look at every list of the withdrawn, on a thread of its own. Main loop's thread."""
+        if self.lists.has_lists:
+            self._clock.make_thread(self.lists.look_at_all, "lists").start()
 
     def look_at_data(self, experiment: str, dataset: str, then: Then) -> None:
         """Look at a data set; `then` is called on the main loop with what was seen, or why it was not.
@@ -153,3 +168,5 @@ class DataGuard:
             log.critical("the data set cannot be looked at: a defect", dataset=dataset, exc_info=True)
             seen = Reason.TRAINING_ERROR
         self._post(lambda: self._then.pop(experiment)(seen))
+        if dataset in self._datasets:
+            self.lists.look_at_one(dataset)

@@ -6,7 +6,7 @@ What comes from DICOM is prepared first, as a training process would.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from messages.experiment import Experiment
 from site_agent.data.volumes import ConceptVolume, measure_volumes
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.consent import Consent
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """One data set; `details` name cases and stay at the site; `prepared` is what a preparation from DICOM counted.
+    """One data set.
 
-    `volumes`: of each concept, over the cases that are used; empty unless they were asked for.
+    Attributes:
+        details: name cases and stay at the site. prepared: what a preparation from DICOM counted.
+        consent: what became of the list of the withdrawn; None where there is none. remarks: what else is worth a line
+            (`datasets.remarks`); they stay at the site, too.
+        volumes: of each concept, over the cases that are used; empty unless they were asked for.
     """
 
     found: int
@@ -37,6 +42,8 @@ class Stock:
     channels: tuple[str, ...]
     concepts: tuple[str, ...]
     prepared: Accounting | None = None
+    consent: Consent | None = None
+    remarks: tuple[str, ...] = ()
     volumes: tuple[ConceptVolume, ...] = ()
 
 
@@ -63,6 +70,8 @@ def take_stock_of(
     if isinstance(config, DatasetConfig):
         return take_stock(config, experiment, progress, measure=measure)
     from site_agent.dicom.prepared import build  # pydicom: not for the agent's event loop
+    from site_agent.dicom.prepared.unused import remark_on_settings
+    from site_agent.dicom.prepared.withdrawals import recall_consent
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = secret_of(state)
@@ -90,6 +99,8 @@ def take_stock_of(
         channels=stock.channels,
         concepts=stock.concepts,
         prepared=prepared,
+        consent=recall_consent(state, name, config),
+        remarks=(*_remark_on_source(prepared), *remark_on_settings(state, name, config), *stock.remarks),
         volumes=stock.volumes,
     )
 
@@ -128,8 +139,15 @@ def take_stock(
         details=tuple(f"{one.key}: {one.text} ({one.reason})" for one in survey.details),
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
+        consent=survey.consent,
+        remarks=survey.remarks,
         volumes=measure_volumes(survey.cases, config, vault) if measure else (),
     )
+
+
+def _remark_on_source(prepared: Accounting) -> Iterator[str]:
+    if not prepared.found:
+        yield "the query finds no study: widen it in site.toml"
 
 
 def _common_channels(layout: Layout) -> tuple[str, ...]:

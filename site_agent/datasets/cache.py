@@ -18,16 +18,18 @@ from typing import Self
 
 from messages.ground.errors import DataError
 from messages.reasons import Reason
+from site_agent.datasets.twins import Content
 
 _BATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class CaseVerdict:
-    """`reason` None: usable."""
+    """`reason` None: usable. `content`: what the case holds, where it is usable."""
 
     reason: Reason | None
     text: str
+    content: Content | None = None
 
 
 class VerdictCache:
@@ -54,10 +56,9 @@ class VerdictCache:
 
     @staticmethod
     def _open_file(path: Path) -> sqlite3.Connection:
-        schema = "CREATE TABLE IF NOT EXISTS verdict (key TEXT PRIMARY KEY, print BLOB, reason TEXT, text TEXT)"
         db = sqlite3.connect(path, timeout=10)
         try:
-            db.execute(schema)
+            _make_table(db)
         except sqlite3.OperationalError:
             db.close()
             raise
@@ -65,7 +66,7 @@ class VerdictCache:
             db.close()
             path.unlink()
             db = sqlite3.connect(path, timeout=10)
-            db.execute(schema)
+            _make_table(db)
         return db
 
     def __exit__(
@@ -88,21 +89,32 @@ class VerdictCache:
         if self._db is None:
             return None
         try:
-            row = self._db.execute("SELECT print, reason, text FROM verdict WHERE key = ?", (key,)).fetchone()
+            row = self._db.execute("SELECT print, reason, text, content FROM verdict WHERE key = ?", (key,)).fetchone()
             if row is None or row[0] != self._print_files(files):
                 return None
         except OSError:  # a file that cannot be looked at: the survey finds out why
             return None
-        return CaseVerdict(Reason(row[1]) if row[1] else None, row[2])
+        content = Content.from_text(row[3]) if row[3] else None
+        return CaseVerdict(Reason(row[1]) if row[1] else None, row[2], content)
 
-    def put_verdict(self, key: str, files: Sequence[Path], reason: Reason | None, text: str) -> None:
+    def put_verdict(
+        self, key: str, files: Sequence[Path], reason: Reason | None, text: str, content: Content | None = None
+    ) -> None:
         """Remember a verdict. Unreadable files are looked at anew each time: a mount may come back."""
         if self._db is None or reason is Reason.UNREADABLE:
             return
         self._db.execute(
-            "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?)",
-            (key, self._print_files(files), reason.value if reason else None, text),
+            "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?)",
+            (key, self._print_files(files), reason.value if reason else None, text, content and content.to_text()),
         )
         if time.monotonic() - self._committed > _BATCH_SECONDS:
             self._db.commit()
             self._committed = time.monotonic()
+
+
+def _make_table(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS verdict (key TEXT PRIMARY KEY, print BLOB, reason TEXT, text TEXT, content TEXT)"
+    )
+    if "content" not in [row[1] for row in db.execute("PRAGMA table_info(verdict)")]:  # made by 0.1
+        db.execute("ALTER TABLE verdict ADD COLUMN content TEXT")

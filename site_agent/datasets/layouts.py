@@ -15,7 +15,6 @@ from typing import Any
 
 from messages.ground.errors import DataError
 from messages.ground.written.documents import read_json
-from messages.ground.written.entries import read_entries
 from site_agent.datasets.config import DatasetConfig
 
 _SUFFIX = re.compile(r"\.nii(\.gz)?(\.enc)?$", re.IGNORECASE)
@@ -106,24 +105,6 @@ def labels_of(config: DatasetConfig) -> dict[int, str]:
             advice='Add labels = { 1 = "NAME", … } to the data set in site.toml, or a dataset.json',
         )
     return labels
-
-
-def read_withdrawn(path: Path | None) -> frozenset[str]:
-    """Patients and cases that must not be used.
-
-    Raises:
-        DataError: the list cannot be read; a site that names a list never trains without it.
-    """
-    if path is None:
-        return frozenset()
-    try:
-        return frozenset(entry.name for entry in read_entries(path, refuse=DataError))
-    except DataError as error:
-        raise DataError(
-            f"the list of withdrawn patients {error.what}",
-            where=error.where,
-            advice=f"{error.advice}. No data set is used without its list",
-        ) from None
 
 
 def _tell_why(error: Exception) -> str:

@@ -11,7 +11,7 @@ import gzip
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from messages.ground.errors import DataError
-from messages.ground.written.identifiers import normalise_identifier
 from messages.reasons import ADVICE, Reason
 from site_agent.datasets import layouts
 from site_agent.datasets.cache import VerdictCache
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.consent import Consent, WithdrawnList, compare_list
+from site_agent.datasets.remarks import remark_on_content, remark_on_names, remark_on_parts
+from site_agent.datasets.twins import Content, digest_content, find_kin
 from site_agent.datasets.vault import SUFFIX, Vault
 
 AFFINE_TOLERANCE_MM = 1e-2
@@ -47,6 +49,7 @@ class Case:
         images: a path per requested channel; the same path repeated for a 4-D file.
         label: path of the label map.
         volumes: for 4-D files, which volume of `images[i]` is channel i; empty for 3-D files.
+        kin: every patient that has an image in common with this one, itself included; empty where none has.
     """
 
     key: str
@@ -54,6 +57,7 @@ class Case:
     images: tuple[Path, ...]
     label: Path
     volumes: tuple[int, ...] = ()
+    kin: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,19 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder holds. `found` = len(cases) + sum of left_out."""
+    """What a folder holds. `found` = len(cases) + sum of left_out.
+
+    Attributes:
+        consent: what became of the list of the withdrawn; None where there is none.
+        remarks: what else the operator should read; names cases, as `details` does.
+    """
 
     found: int
     cases: tuple[Case, ...]
     left_out: dict[Reason, int]
     details: tuple[LeftOut, ...]
+    consent: Consent | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,8 @@ def survey_cases(
         vault: opens files that are encrypted (".nii.gz.enc").
 
     Raises:
-        DataError: the folder or what steers it (dataset.json, the list of the withdrawn) cannot be read, holds
-            no case, or its labels do not name each of `concepts`.
+        DataError: the folder or dataset.json cannot be read, holds no case, or its labels do not name each of
+            `concepts`; the list of the withdrawn cannot be read or is in doubt (`consent.ListUnclear`).
     """
     layout = layouts.find_cases(config)
     missing = sorted(set(concepts) - set(layout.labels.values()))
@@ -130,28 +141,45 @@ def survey_cases(
             where=str(config.path),
             advice=f"Map integers to these concepts under labels in site.toml (now: {_show_labels(layout.labels)})",
         )
-    withdrawn = layouts.read_withdrawn(config.withdrawn)
+    listed = WithdrawnList.read_list(config.withdrawn)
+    names = {candidate.key: config.patient_of(candidate.key) for candidate in layout.candidates}
+    told = compare_list(listed, names.items())
     cases: list[Case] = []
     details: list[LeftOut] = []
+    contents: dict[str, Content] = {}
+    lost: set[str] = set()
     with VerdictCache(cache, _rules_of_verdict(layout, channels)) as verdicts:
         for done, candidate in enumerate(layout.candidates, start=1):
-            patient = config.patient_of(candidate.key)
+            patient = names[candidate.key]
             try:
-                if {normalise_identifier(candidate.key), normalise_identifier(patient)} & withdrawn:
+                if listed.covers(candidate.key, patient):
+                    lost |= _digest_withdrawn(candidate, patient, channels, layout, vault)
                     raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
                 case = _assemble_case(candidate, patient, channels, layout)
-                _judge_case(case, layout, verdicts, vault)
+                contents[case.key] = _judge_case(case, layout, verdicts, vault)
                 cases.append(case)
             except CaseError as error:
                 details.append(LeftOut(candidate.key, error.reason, str(error)))
             if progress is not None:
                 progress(done, len(layout.candidates))
+    withdrawn = [detail.key for detail in details if detail.reason is Reason.WITHDRAWN]
+    for case in [case for case in cases if lost.intersection(contents[case.key].images)]:
+        cases.remove(case)
+        del contents[case.key]
+        details.append(LeftOut(case.key, Reason.WITHDRAWN, "its images are those of somebody who has withdrawn"))
+    kin = find_kin(contents, names.__getitem__)
     counts = Counter(detail.reason for detail in details)
     return Survey(
         found=len(layout.candidates),
-        cases=tuple(sorted(cases, key=lambda case: case.key)),
+        cases=tuple(replace(case, kin=kin.get(case.patient, ())) for case in sorted(cases, key=lambda case: case.key)),
         left_out={reason: counts[reason] for reason in sorted(counts)},
         details=tuple(details),
+        consent=told,
+        remarks=(
+            *remark_on_names(config, list(names)),
+            *remark_on_parts(withdrawn, contents, names.__getitem__),
+            *remark_on_content(contents, names.__getitem__, layout.labels),
+        ),
     )
 
 
@@ -170,7 +198,7 @@ def _show_labels(labels: dict[int, str]) -> str:
 
 def _rules_of_verdict(layout: layouts.Layout, channels: Sequence[str]) -> str:
     """What a verdict depends on beside the files: another mapping or other channels, another verdict."""
-    return f"1|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}"
+    return f"2|{sorted(layout.labels.items())}|{list(channels)}|{layout.channels}"
 
 
 def _assemble_case(candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout) -> Case:
@@ -194,19 +222,37 @@ def _assemble_case(candidate: layouts.Candidate, patient: str, channels: Sequenc
     return Case(candidate.key, patient, tuple(candidate.images[name] for name in channels), candidate.label)
 
 
-def _judge_case(case: Case, layout: layouts.Layout, verdicts: VerdictCache, vault: Vault | None) -> None:
-    """Raise what is wrong with a case, from the cache where its files did not change."""
+def _judge_case(case: Case, layout: layouts.Layout, verdicts: VerdictCache, vault: Vault | None) -> Content:
+    """What a case holds; raise what is wrong with it. From the cache where its files did not change."""
     files = (*dict.fromkeys(case.images), case.label)
     known = verdicts.get_verdict(case.key, files)
     if known is None:
         try:
-            _read_case(case, layout.labels, vault)
+            content = _digest_case(_read_case(case, layout.labels, vault), vault)
         except CaseError as error:
             verdicts.put_verdict(case.key, files, error.reason, error.what)
             raise
-        verdicts.put_verdict(case.key, files, None, "")
-    elif known.reason is not None:
+        verdicts.put_verdict(case.key, files, None, "", content)
+        return content
+    if known.reason is not None:
         raise CaseError(known.reason, known.text, where=case.key)
+    return known.content or Content()
+
+
+def _digest_case(loaded: LoadedCase, vault: Vault | None) -> Content:
+    key = b"" if vault is None else vault.make_key("twins")
+    return digest_content(loaded.image, loaded.label, loaded.affine, key)
+
+
+def _digest_withdrawn(
+    candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout, vault: Vault | None
+) -> set[str]:
+    """Digests of the images of somebody who has withdrawn, to leave out copies under other names; kept nowhere."""
+    try:
+        case = _assemble_case(candidate, patient, channels, layout)
+        return set(_digest_case(_read_case(case, layout.labels, vault), vault).images)
+    except CaseError:  # it cannot be used, and nor can a copy of it
+        return set()
 
 
 def _open_image(path: Path, vault: Vault | None) -> Any:

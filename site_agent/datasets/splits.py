@@ -2,8 +2,8 @@
 
 HMAC-SHA256 (RFC 2104) of (seed, patient) under the site's secret gives a number in [0, 1) that falls into train,
 validation or test. A patient's place depends on nothing but secret, seed and patient: it stays when cases arrive
-or are withdrawn, and all time points of a patient stay together. The secret keeps others from computing, from a
-guessed name, whether a patient was in the training set.
+or are withdrawn, and all time points of a patient stay together. Patients who share content (`twins`) count as one.
+The secret keeps others from computing, from a guessed name, whether a patient was in the training set.
 """
 
 from __future__ import annotations
@@ -59,8 +59,16 @@ def order_of(secret: bytes, case: str, seed: int) -> bytes:
 def split_cases(
     cases: Iterable[Case], secret: bytes, seed: int, fractions: Mapping[str, float]
 ) -> dict[SplitName, tuple[Case, ...]]:
-    """All cases by split; inside a split in the order of `order_of`."""
+    """All cases by split; inside a split in the order of `order_of`.
+
+    Patients that have images in common (`Case.kin`) go where one of them does, which a keyed hash picks.
+    """
     parts: dict[SplitName, list[Case]] = {name: [] for name in SPLITS}
     for case in sorted(cases, key=lambda case: order_of(secret, case.key, seed)):
-        parts[split_of(secret, case.patient, seed, fractions)].append(case)
+        parts[split_of(secret, _head_of(secret, case, seed), seed, fractions)].append(case)
     return {name: tuple(members) for name, members in parts.items()}
+
+
+def _head_of(secret: bytes, case: Case, seed: int) -> str:
+    """The patient whose place a case takes."""
+    return min(case.kin, key=lambda patient: order_of(secret, patient, seed)) if case.kin else case.patient

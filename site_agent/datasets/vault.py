@@ -7,7 +7,9 @@ file that was cut short, or whose chunks were moved, does not open. Without the 
 
 from __future__ import annotations
 
+import hmac
 import secrets
+from hashlib import sha256
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -49,6 +51,10 @@ class Vault:
             chunk = view[number * CHUNK : (number + 1) * CHUNK]
             parts.append(cipher.encrypt(_make_nonce(number, last=number == count - 1), chunk, None))
         return b"".join(parts)
+
+    def make_key(self, use: str) -> bytes:
+        """A key of 32 bytes for another use than encrypting: for digests that lie beside encrypted files."""
+        return hmac.new(self._secret, b"konsil-vault-key\xff" + f"{self._purpose}\xff{use}".encode(), sha256).digest()
 
     def open(self, sealed: bytes | memoryview) -> bytes:
         """Decrypt what `seal` made; raises Damaged."""

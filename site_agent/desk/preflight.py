@@ -41,6 +41,7 @@ CLOCK_WARNING = 5.0
 ECHO_WITHIN = 8.0
 READY_WITHIN = 10.0
 """Seconds for a trainer of the operator's own to say its first word."""
+_TYPED_WRONG = "Look at these lines: somebody who is not here, or a typing error (`konsil site datasets` shows them)"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -225,6 +226,7 @@ def _check_datasets(config: SiteConfig) -> Iterator[Check]:
         label = f"dataset {name}"
         if not isinstance(dataset, DatasetConfig):
             yield _check_dicom(label, name, dataset, config)
+            yield from _remark_on_dicom(label, name, dataset, config)
             continue
         try:
             stock = take_stock(dataset)
@@ -233,37 +235,51 @@ def _check_datasets(config: SiteConfig) -> Iterator[Check]:
             continue
         left_out = ", ".join(f"{count} {reason}" for reason, count in stock.left_out.items())
         what = f"{stock.used} of {stock.found} cases usable" + (f" (left out: {left_out})" if left_out else "")
+        if stock.consent is not None:
+            what += f"; {stock.consent.say_counts()}"
         least = config.policy.floors.least_cases
         if stock.used < least:
             advice = "Run `konsil site datasets` to see why, add cases, or lower policy.floors.least_cases"
             yield Check(label, Grade.FAIL, f"{what}, fewer than the policy's {least}", advice, 2)
         elif left_out:
             yield Check(label, Grade.WARN, what, "Run `konsil site datasets` to see why")
+        elif stock.consent is not None and stock.consent.nobody:
+            yield Check(label, Grade.WARN, what, _TYPED_WRONG)
         else:
             yield Check(label, Grade.OK, what)
+        for remark in stock.remarks:
+            yield Check(label, Grade.WARN, remark)
 
 
 def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> Check:
     """Ask the source what it has; nothing is fetched."""
     from site_agent.dicom.prepared import build
+    from site_agent.dicom.prepared.withdrawals import judge_source
     from site_agent.dicom.sources import open_source
 
     try:
         source = open_source(dataset, config.site.state)
         try:
-            found = len(source.find_studies())
+            studies = source.find_studies()
         finally:
             source.close()
+        consent = judge_source(dataset.withdrawn, studies)
     except KonsilError as error:
-        last = build.read_standing_in(name, dataset, config.site.state) if getattr(error, "passing", False) else None
+        last = None
+        if getattr(error, "passing", False):
+            try:
+                last = build.read_standing_in(name, dataset, config.site.state)
+            except KonsilError as list_error:
+                return _failed_check(label, list_error)
         if last is None:
             return _failed_check(label, error)
         what = f"{error.where}: {error.what}; {last.used} cases as of the last look stand in for it"
         return Check(label, Grade.WARN, what, error.advice)
     prepared = build.read_accounting(config.site.state, name)
+    found = len(studies)
     if not found:
         return Check(label, Grade.FAIL, "the query finds no study", "Widen query in site.toml", 2)
-    what = f"{found} studies found"
+    what = f"{found} studies found" + ("" if consent is None else f"; {consent.say_counts()}")
     if prepared is None:
         return Check(label, Grade.WARN, f"{what}, none prepared yet", "Run `konsil site datasets` to prepare them")
     what += f", {prepared.used} of {prepared.found} prepared as cases"
@@ -273,7 +289,21 @@ def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfi
         return Check(label, Grade.FAIL, f"{what}, fewer than the policy's {least}", advice, 2)
     if prepared.left_out:
         return Check(label, Grade.WARN, what, "Run `konsil site datasets` to see why others are left out")
+    if consent is not None and consent.nobody:
+        return Check(label, Grade.WARN, what, _TYPED_WRONG)
     return Check(label, Grade.OK, what)
+
+
+def _remark_on_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> Iterator[Check]:
+    from site_agent.dicom.prepared.unused import remark_on_settings
+
+    try:
+        remarks = [*remark_on_settings(config.site.state, name, dataset)]
+    except KonsilError as error:
+        yield _failed_check(label, error)
+        return
+    for remark in remarks:
+        yield Check(label, Grade.WARN, remark)
 
 
 def _trainer(command: Sequence[str]) -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -91,10 +91,12 @@ def status_of(
     pending: Pending = Pending(),
     resumed: Mapping[str, CheckpointEvent] = _NONE,
     opens_at: datetime | None = None,
+    lists: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
-    `opens_at`: when the operator's hours begin, local time; None within them."""
+    `opens_at`: when the operator's hours begin, local time; None within them.
+    `lists`: how the lists of the withdrawn stand (`data.lists`)."""
     experiments = []
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -138,4 +140,5 @@ def status_of(
         "disk_used_bytes": used_bytes,
         "bytes_down": bytes_down,
         "bytes_up": bytes_up,
+        "lists": [dict(one) for one in lists],
     }

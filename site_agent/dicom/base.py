@@ -190,3 +190,10 @@ class Accounting:
     extent_unverified: int = 0
     fingerprint: str = ""
     as_of: float | None = None
+
+
+def join_values(value: Any) -> str:
+    """An element's value as text; several with the backslash that parted them (PS3.5, 6.4), "" for none."""
+    if value is None:
+        return ""
+    return "\\".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

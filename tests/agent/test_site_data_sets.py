@@ -107,6 +107,29 @@ def test_an_experiment_whose_data_set_is_gone_is_declined(
     assert declined.body.reason is Reason.DATASET_GONE
 
 
+def test_the_status_says_of_each_list_of_the_withdrawn_what_became_of_its_entries(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, _ = data_on_disk(tmp_path / "data")
+    listed = tmp_path / "withdrawn.txt"
+    listed.write_bytes(b"\xef\xbb\xbfcase-1\r\ncase-7\r\n")
+    datasets["glioma"]["withdrawn"] = str(listed)
+    running = start(datasets=datasets)
+    standing = eventually(lambda: running.ask("status")["lists"], what="the lists")
+    assert standing == [
+        {
+            "dataset": "glioma",
+            "said": "1 of 2 entries in the list of the withdrawn matched, 1 nobody's here (line 2)",
+            "usable": True,
+            "nobody": 1,
+        }
+    ]
+    listed.write_text("CASE-1\n")
+    coordinator.accept()  # before each task the list is read again
+    eventually(lambda: not running.ask("status")["lists"][0]["usable"], what="the list that is in doubt")
+    assert "in doubt in line 1" in running.ask("status")["lists"][0]["said"]
+
+
 def test_a_data_set_that_changed_while_the_agent_was_down_is_told(
     start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ _MOST_TOKENS = 16
 _LEAST = 4
 """Letters and digits of the shortest run within an entry that may be a name of its own."""
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_EXCEL_DIGITS = 15
+EXCEL_DIGITS = 15
 """Digits that a spreadsheet keeps of a number; behind them it writes zeros."""
 ISSUER = "^^^"
 """Between a Patient ID and its issuer, as HL7's CX writes it."""
@@ -56,15 +56,19 @@ def normalise_identifier(text: str) -> str:
     return re.sub(" +", " ", unicodedata.normalize("NFC", "".join(kept))).strip(" ")
 
 
-def liken_identifier(name: str) -> str:
-    """The likeness of a name: its runs of letters and of digits, with a space between.
-
-    Letters without case, accent and alphabet; a name that is a number has no leading zeros, since spreadsheets take
-    them from numbers.
-    """
+def list_tokens(name: str) -> list[str]:
+    """Runs of letters and of digits in a name; letters without case, accent and alphabet."""
     text = unicodedata.normalize("NFKD", _mend_mojibake(normalise_identifier(name)).casefold())
     text = "".join(letter for letter in text if not unicodedata.combining(letter)).translate(_FROM_OTHER_ALPHABETS)
-    tokens = _TOKEN.findall(_as_ascii_digits(text))
+    return _TOKEN.findall(_as_ascii_digits(text))
+
+
+def liken_identifier(name: str) -> str:
+    """The likeness of a name: its tokens. A name that is a number has no leading zeros: spreadsheets take them away."""
+    return _join_tokens(list_tokens(name))
+
+
+def _join_tokens(tokens: list[str]) -> str:
     return tokens[0].lstrip("0") or "0" if len(tokens) == 1 and tokens[0].isdecimal() else " ".join(tokens)
 
 
@@ -81,9 +85,9 @@ def list_likenesses(entry: str) -> frozenset[str]:
     if found := _OF_FLOAT.fullmatch(entry):
         meant.add(found[1])
     found_ones = {liken_identifier(one) for one in meant}
-    tokens = liken_identifier(entry).split(" ")[:_MOST_TOKENS]
+    tokens = list_tokens(entry)[:_MOST_TOKENS]
     runs = (tokens[first:last] for first in range(len(tokens)) for last in range(first + 1, len(tokens) + 1))
-    return frozenset(found_ones | {" ".join(run) for run in runs if sum(map(len, run)) >= _LEAST}) - {""}
+    return frozenset(found_ones | {_join_tokens(run) for run in runs if sum(map(len, run)) >= _LEAST}) - {""}
 
 
 def may_be_rounded(entry: str, name: str) -> bool:
@@ -91,9 +95,9 @@ def may_be_rounded(entry: str, name: str) -> bool:
     digits, of_name = entry.lstrip("0"), name.lstrip("0")
     return (
         (digits + of_name).isdecimal()
-        and len(digits) == len(of_name) > _EXCEL_DIGITS
-        and not digits[_EXCEL_DIGITS:].strip("0")
-        and digits[: _EXCEL_DIGITS - 1] == of_name[: _EXCEL_DIGITS - 1]
+        and len(digits) == len(of_name) > EXCEL_DIGITS
+        and not digits[EXCEL_DIGITS:].strip("0")
+        and digits[: EXCEL_DIGITS - 1] == of_name[: EXCEL_DIGITS - 1]
     )
 
 

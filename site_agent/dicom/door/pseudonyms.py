@@ -14,6 +14,8 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
+from messages.ground.written.identifiers import normalise_identifier
+from site_agent.dicom.base import join_values
 from site_agent.dicom.door import profile_table as table
 
 _PSEUDONYM = 16
@@ -43,10 +45,26 @@ def patient_identity(obj: Any) -> str:
 
 def _read_plain(obj: Any, keyword: str) -> str:
     try:
-        value = obj.get(keyword)
+        return join_values(obj.get(keyword)).strip(" \0")
     except (ValueError, TypeError, LookupError):  # damaged; pydicom's words would quote it
         return ""
-    return "" if value is None else str(value).strip(" \0")
+
+
+def list_identities(obj: Any) -> set[str]:
+    """Every Patient ID that an object names: its own with its issuer, others' (0010,1000), (0010,1002), and those that
+    an archive replaced (0400,0561). Identify a patient: never logged, never written."""
+    found = {patient_identity(obj), _read_plain(obj, "OtherPatientIDs")}
+    items = _list_items(obj, "OtherPatientIDsSequence")
+    for replaced in _list_items(obj, "OriginalAttributesSequence"):
+        items += _list_items(replaced, "ModifiedAttributesSequence")
+    return (found | {_read_plain(item, "PatientID") for item in items}) - {""}
+
+
+def _list_items(obj: Any, keyword: str) -> list[Any]:
+    try:
+        return list(obj.get(keyword) or ())
+    except (ValueError, TypeError, LookupError, AttributeError):  # damaged
+        return []
 
 
 class Pseudonyms:
@@ -74,8 +92,12 @@ class Pseudonyms:
         return hmac.new(self.secret, text, sha256).digest()
 
     def pseudonym_of_patient(self, identity: str) -> str:
-        """ "p" and 16 hexadecimal digits, of a Patient ID."""
-        return "p" + self._keyed_digest("patient", identity.strip()).hex()[:_PSEUDONYM]
+        """ "p" and 16 hexadecimal digits, of a Patient ID: the same for all that look the same."""
+        return "p" + self._keyed_digest("patient", normalise_identifier(identity)).hex()[:_PSEUDONYM]
+
+    def digest_of_likeness(self, likeness: str) -> str:
+        """32 hexadecimal digits, of a name's likeness (`messages.ground.written.identifiers`)."""
+        return self._keyed_digest("likeness", likeness).hex()[:32]
 
     def pseudonyms_of_withdrawn(self, listed: Iterable[str]) -> set[str]:
         """Pseudonyms of every patient whom a list of the withdrawn may mean: an issuer plays no part in them."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from messages.reasons import Reason
-from site_agent.datasets.layouts import read_withdrawn
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms
@@ -16,13 +15,14 @@ from site_agent.dicom.prepared import fingerprint, pins, store
 from site_agent.dicom.prepared.index import Index, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.store import Store
+from site_agent.dicom.prepared.withdrawals import Withdrawals
 
 
 def find_standing_in(name: str, config: DicomDataset, state: Path, secret: bytes) -> Accounting | None:
     """The state that would stand in for a PACS that is away now; None where none does. Changes nothing.
 
     Raises:
-        DataError: the list of the withdrawn cannot be read.
+        ListUnclear: the list of the withdrawn cannot be read, or is in doubt.
     """
     folder = store.folder_of(state, name)
     if not (folder / "index.sqlite").exists():
@@ -64,8 +64,9 @@ def _find_accounting(
     if known is None or look is None or not look.stands_in(Terms(config, secret), config.stale):
         return None
     before = lying.state_members(known.fingerprint)
-    # An entry with an issuer names its patient as one without: who is who among issuers, only the PACS could tell.
-    withdrawn = Pseudonyms(secret).pseudonyms_of_withdrawn(read_withdrawn(config.withdrawn))
+    listed = Withdrawals(config.withdrawn, Pseudonyms(secret))
+    listed.judge_known({store.patient_of(case) for case in before}, index)
+    withdrawn = listed.pseudonyms
     members = {case: digest for case, digest in before.items() if store.patient_of(case) not in withdrawn}
     if len(before) != known.used or not all(lying.holds_case(case, digest) for case, digest in members.items()):
         return None

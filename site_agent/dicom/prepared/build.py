@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from messages.ground.errors import WorkFailed
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
-from site_agent.dicom.prepared import away, pins, store
+from site_agent.dicom.prepared import away, pins, store, withdrawals
 from site_agent.dicom.prepared.index import Index, StudyVerdict
 from site_agent.dicom.prepared.preparation import Preparation, Progress
 from site_agent.dicom.prepared.store import Store
@@ -79,8 +80,8 @@ def for_experiment(
         As `prepare_dataset`.
     """
     pin = pins.read_pin(cache)
-    withdrawn = pins.look_at_withdrawn(config.withdrawn)
-    if pin is not None and pin.dataset == name and pin.withdrawn == withdrawn:
+    withdrawn = pins.look_at_list(config.withdrawn, secrets.token_hex(8))
+    if pin is not None and withdrawals.still_stands(pin, name, config, state, lambda: secret):
         folder = store.set_folder(state, name, pin.fingerprint)
         if store.count_whole_cases(folder) is not None:
             return dataset_of(name, config, state, pin.accounting), pin.accounting

@@ -17,6 +17,8 @@ from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import fingerprint, pins
 from site_agent.dicom.prepared.index import Index
 
+READ = 1
+"""Raise it when the list of the withdrawn comes to be read otherwise than before: no earlier look stands in then."""
 JUDGED = 1
 """Raise it when studies come to be judged otherwise than before: those that were left out get another chance."""
 _NOT_ASKED = ("password", "token", "rate", "associations", "patience", "refresh", "stale", "disk")
@@ -46,13 +48,15 @@ class Terms:
     def asked(self) -> str:
         """Everything that decides what is found: another value, another look at the source."""
         lists = (self._config.withdrawn, self._config.query.patients, self._config.query.accessions)
-        return self.keyed_digest([self._what, [pins.look_at_withdrawn(path) for path in lists]])
+        return self.keyed_digest([self._what, [pins.look_at_list(path) for path in lists]])
 
     @property
     def standing(self) -> str:
         """What must be as it was for the last look to stand in: all but the withdrawn, who are taken out of it."""
         lists = (self._config.query.patients, self._config.query.accessions)
-        return self.keyed_digest([self.rules, self._what, [pins.look_at_withdrawn(path) for path in lists]])
+        listed = None if self._config.withdrawn is None else READ
+        looks = [pins.look_at_list(path) for path in lists]
+        return self.keyed_digest([self.rules, self._what, looks] + ([] if listed is None else [listed]))
 
     @property
     def _what(self) -> dict[str, Any]:

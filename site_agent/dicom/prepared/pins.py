@@ -9,13 +9,18 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from messages.ground.errors import ConfigError
+from messages.ground.written.text import read_content
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.prepared import store
 
 FILE = "dataset.json"
+_READING = "list-1|"
+"""Begins the look at a list; another number where lists come to be read otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class Pin:
 
     Attributes:
         dataset: its name in site.toml.
-        withdrawn: how the list of the withdrawn looked (`look_at_withdrawn`): another list, another data set.
+        withdrawn: how the list of the withdrawn looked (`look_at_list`): another list, another data set.
     """
 
     dataset: str
@@ -37,15 +42,38 @@ class Pin:
         return self.accounting.fingerprint
 
 
-def look_at_withdrawn(withdrawn: Path | None) -> str:
-    """Size and time of change of the list of the withdrawn: by them a changed list is noticed."""
-    if withdrawn is None:
+def look_at_file(path: Path | None) -> str:
+    """Size and time of change of a file: by them a changed one is noticed."""
+    if path is None:
         return ""
     try:
-        status = withdrawn.stat()
-    except OSError:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return "unreadable"
     return f"{status.st_size}|{status.st_mtime_ns}"
+
+
+def look_at_list(path: Path | None, salt: str = "") -> str:
+    """A digest of a list's content: by it a changed list is noticed, be its size and time what they were.
+
+    Args:
+        salt: makes digests of one content differ, where they lie on disk.
+    """
+    if path is None:
+        return ""
+    try:
+        content = read_content(path)
+    except ConfigError:
+        return "unreadable"
+    return f"{_READING}{salt}|{sha256(salt.encode() + content).hexdigest()}"
+
+
+def is_same_list(pin: Pin, path: Path | None) -> bool:
+    """Whether a list is the one that an experiment was joined with; pins of 0.1 know its size and time of change."""
+    if not pin.withdrawn.startswith(_READING):
+        return pin.withdrawn == look_at_file(path)
+    salt = pin.withdrawn.removeprefix(_READING).partition("|")[0]
+    return pin.withdrawn == look_at_list(path, salt)
 
 
 def write_pin(cache: Path, pin: Pin) -> None:

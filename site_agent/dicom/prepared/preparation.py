@@ -23,10 +23,10 @@ import structlog
 from messages.ground import crash
 from messages.ground.errors import PacsRefused, PacsUnreachable
 from messages.reasons import Reason
-from site_agent.datasets.layouts import read_withdrawn
+from site_agent.datasets.consent import Consent
 from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, StudyFound, StudySource
 from site_agent.dicom.config import DicomDataset
-from site_agent.dicom.door.pseudonyms import Pseudonyms, patient_identity
+from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.door.spool import Spool
 from site_agent.dicom.labels.label_map import LABEL_MODALITY
 from site_agent.dicom.prepared import away, fingerprint, pins, store
@@ -36,6 +36,8 @@ from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.making import SEALED, CaseTask
 from site_agent.dicom.prepared.pool import Makers
 from site_agent.dicom.prepared.store import Store
+from site_agent.dicom.prepared.unused import Effects
+from site_agent.dicom.prepared.withdrawals import Withdrawals
 from site_agent.dicom.sources import open_source
 from site_agent.disk.room import Room
 
@@ -112,11 +114,12 @@ class Preparation:
         self._name, self._config, self._state, self._secret = name, config, state, secret
         self._progress, self._store = progress, lying
         self._processes = processes or len(os.sched_getaffinity(0))
-        self._withdrawn = read_withdrawn(config.withdrawn)
         self._terms = Terms(config, secret)
         self._names = Pseudonyms(secret)
+        self._withdrawn = Withdrawals(config.withdrawn, self._names)
         self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
         self._index = Index(lying.folder / "index.sqlite")
+        self._effects = Effects(config, self._index)
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
         self._members: dict[str, str] = {}
@@ -132,7 +135,7 @@ class Preparation:
     def run(self, *, again: bool) -> Accounting:
         """Bring the data set up to date; its newest state, or where the PACS is away, the one that stands in for it."""
         self._spool.sweep_leftovers()
-        self._store.drop_patients({self._names.pseudonym_of_patient(one) for one in self._withdrawn})
+        self._store.drop_patients(self._withdrawn.pseudonyms)
         known = store.read_manifest(self._state, self._name)
         if known is not None and not again and self._is_fresh(known):
             return known
@@ -156,6 +159,8 @@ class Preparation:
         try:
             found = [*source.find_studies()]
             mixed = source.looked.mixed_patients
+            self._tell_consent(self._withdrawn.judge_found(found, self._index))
+            self._effects.see_found(found)
             self._total = len(found)
             told = [self._tell_study(study) for study in found]
             waiting = [one for one in told if not self._is_settled(one)]
@@ -175,6 +180,10 @@ class Preparation:
             source.close()
         return self._publish_state(mixed)
 
+    def _tell_consent(self, consent: Consent | None) -> None:
+        if consent is not None:
+            log.info(consent.say_counts(), dataset=self._name)
+
     # before anything is fetched
 
     def _is_fresh(self, known: Accounting) -> bool:
@@ -190,7 +199,7 @@ class Preparation:
         nifti = self._find_nifti(found, number)
         series = sorted((one.uid, one.modality, str(one.instances), one.mark) for one in found.series)
         print_ = self._terms.keyed_digest(
-            [self._terms.rules, series, None if nifti is None else pins.look_at_withdrawn(nifti)]
+            [self._terms.rules, series, None if nifti is None else pins.look_at_file(nifti)]
         )
         return _Told(found, study, patient, print_, nifti)
 
@@ -204,8 +213,7 @@ class Preparation:
 
     def _is_settled(self, told: _Told) -> bool:
         """Whether nothing has to be fetched: the verdict stands, or can be told without an image."""
-        number = told.found.patient.partition("^^^")[0]
-        if {told.found.patient, number} & self._withdrawn:
+        if self._withdrawn.covers_study(told.found):
             self._withdraw_study(told)
             return True
         known = self._index.get_verdict(told.study)
@@ -315,10 +323,10 @@ class Preparation:
 
     def _take_object(self, obj: Object, asked: _Asked, come: _Come) -> None:
         self._show_progress()
-        identity = patient_identity(obj)
-        if {identity, identity.partition("^^^")[0]} & self._withdrawn:
+        if self._withdrawn.covers_object(obj):
             come.withdrawn = True  # the source's index said otherwise
             return
+        self._effects.see_object(obj, asked.series)
         for one in self._cleaners.give_object(obj):
             self._keep_cleaned(one, asked, come)
 
@@ -418,6 +426,7 @@ class Preparation:
             extent_unverified=sum(verdict.unverified for verdict in self._kept.values()),
             fingerprint=fingerprint.of_set(self._secret, [*self._members.values()]),
         )
+        self._effects.write_note()
         for study in set(self._spool.list_studies()) - self._kept.keys():
             self._spool.drop_study(study)
         before = store.read_manifest(self._state, self._name)

@@ -243,6 +243,11 @@ def count_whole_cases(folder: Path) -> int | None:
     return len(links) if folder.is_dir() and all(path.is_dir() for path in links) else None
 
 
+def list_cases(folder: Path) -> list[str]:
+    """Names of the cases of a state of the data set, be they there or not."""
+    return [path.name for path in _list_folder(folder) if path.is_symlink()]
+
+
 def accounting_as_plain(accounting: Accounting) -> dict[str, Any]:
     """As the manifest holds it: counts, and the fingerprint."""
     return {

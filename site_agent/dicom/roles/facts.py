@@ -163,18 +163,24 @@ def listed_words(text: str) -> tuple[Word, ...]:
 
 
 def _find_override(obj: Object, overrides: Sequence[Override]) -> Role | Literal["ignore", ""]:
+    place = find_override(obj, overrides)
+    return "" if place is None else overrides[place].role
+
+
+def find_override(obj: Object, overrides: Sequence[Override]) -> int | None:
+    """Which of the site's own rules an object's series falls under, the first that fits; None where none does."""
     texts = {
         "description": (_read_text(obj, "SeriesDescription"),),
         "protocol": (_read_text(obj, "ProtocolName"),),
         "sequence": tuple(_read_text(obj, key) for key in _SEQUENCE_NAMES),
     }
-    for override in overrides:
+    for place, override in enumerate(overrides):
         asked = {key: expression for key in texts if (expression := getattr(override, key)) is not None}
         if all(
             any(re.search(expression, text, re.IGNORECASE) for text in texts[key]) for key, expression in asked.items()
         ):
-            return override.role
-    return ""
+            return place
+    return None
 
 
 def _list_sources(obj: Object) -> tuple[Object, ...]:

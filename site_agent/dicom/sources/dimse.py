@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from messages.ground.errors import PacsRefused
-from site_agent.dicom.base import Fetched, Has, Looked, SeriesFound, StudyFound, Take
+from site_agent.dicom.base import Fetched, Has, Looked, SeriesFound, StudyFound, Take, join_values
 from site_agent.dicom.config import DimseSource
 from site_agent.dicom.sources import contexts, statuses, storing
 from site_agent.dicom.sources.arrivals import Arrivals
@@ -328,8 +328,7 @@ def _read_study(match: Any) -> tuple[str, str, Described]:
 
 
 def _read_text(match: Any, keyword: str) -> str:
-    value = match.get(keyword)
-    return "" if value is None else str(value).strip()
+    return join_values(match.get(keyword)).strip()
 
 
 def _read_count(match: Any, keyword: str) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from messages.ground.errors import DataError
 from messages.reasons import Reason
-from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take
+from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take, join_values
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.hush import silence_libraries
 from site_agent.dicom.sources.arrivals import Arrivals
@@ -256,8 +256,7 @@ def _is_index(header: Any) -> bool:
 
 
 def _read_text(header: Any, keyword: str) -> str:
-    value = header.get(keyword)
-    return "" if value is None else str(value).strip()
+    return join_values(header.get(keyword)).strip()
 
 
 @cache

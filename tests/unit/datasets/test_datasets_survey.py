@@ -33,7 +33,7 @@ def write(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> N
 
 def brats_case(root: Path, name: str, endings: tuple[str, ...] = NAMES_2023, suffix: str = ".nii.gz") -> Path:
     """A good case; each channel holds its own value range, so that a mix-up shows."""
-    rng = np.random.default_rng(len(name))
+    rng = np.random.default_rng(list(name.encode()))
     for i, ending in enumerate(endings[:4]):
         write(root / name / f"{name}{ending}{suffix}", rng.integers(100 * i + 1, 100 * i + 99, SHAPE).astype(np.int16))
     label = np.zeros(SHAPE, dtype=np.uint8)

@@ -30,6 +30,7 @@ from messages.reasons import Reason
 from site_agent.config import read_config
 from site_agent.data.guard import judge_data, look_at_prepared
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.consent import ListUnclear
 from site_agent.desk import preflight
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset, DicomWebSource
@@ -210,8 +211,17 @@ def test_who_has_withdrawn_since_is_taken_out_of_what_stands_in(issuer: str, hos
     assert prepared(state, config) == (dataset, stands)
     hospital.pacs.fails.clear()
     _, counted = prepared(state, config)
-    # Only the PACS can tell one issuer from another: this patient has none, so without its word all of the number went.
-    assert counted == (hospital.counted if issuer else replace(stands, as_of=None))
+    assert counted == replace(stands, as_of=None)  # an issuer plays no part
+
+
+def test_an_entry_that_may_mean_somebody_lets_nothing_stand_in(hospital: Hospital) -> None:
+    assert hospital.config.withdrawn is not None
+    hospital.away()
+    hospital.config.withdrawn.write_text("kh-0001\n")
+    with pytest.raises(ListUnclear, match="in doubt in line 1"):
+        prepared(hospital.state, hospital.config)
+    hospital.config.withdrawn.write_text("exactly: kh-0001\n")
+    assert prepared(hospital.state, hospital.config)[1].used == 2
 
 
 def test_a_pacs_that_goes_away_in_mid_transfer_costs_no_experiment_and_what_came_is_kept(

@@ -129,7 +129,7 @@ def test_the_guard_judges_a_prepared_set_by_what_the_experiment_was_joined_with(
     joined: str | None = None
     assert look() is None
     store.Store(store.folder_of(state, "web")).publish_state(print_, {}, Accounting(0, 0, fingerprint=print_))
-    withdrawn = pins.look_at_withdrawn(tmp_path / "withdrawn.txt")
+    withdrawn = pins.look_at_list(tmp_path / "withdrawn.txt")
     pins.write_pin(state / "cache" / "e-1", pins.Pin("web", Accounting(0, 0, fingerprint=print_), withdrawn))
     joined = print_
     assert look() is None

@@ -1,0 +1,231 @@
+"""Whom a list of the withdrawn means among those whom a data set has: read, compared, and refused where it is in doubt.
+
+To train on somebody who has withdrawn is the worst fault that a site can make. So every entry comes to one of three
+ends, and none is passed over in silence:
+
+    matched    it equals a name of the data in the normal form (`messages.ground.written.identifiers`)
+    nobody's   nothing here is like it: counted and told, since it may be a typing error
+    in doubt   somebody here is like it, or nobody can say what it means: the data set is not used
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from messages.ground.errors import DataError
+from messages.ground.written.entries import Entry, read_entries
+from messages.ground.written.identifiers import (
+    EXCEL_DIGITS,
+    ISSUER,
+    liken_identifier,
+    list_likenesses,
+    list_tokens,
+    may_be_rounded,
+    normalise_identifier,
+)
+
+_NAME = "looks like a patient's name, not like an identifier"
+_COMPARED = 2000
+"""Names up to which the nearest one to an entry is looked for: that takes a while."""
+_UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
+"""A UID's numbers are like many names, and nobody types one by heart: it is equal, or it is another."""
+SHOWN = 20
+"""Lines that one message names."""
+
+
+class ListUnclear(DataError):
+    """A list of the withdrawn that cannot be used; `details` say whom it may mean, and stay on this machine."""
+
+    def __init__(self, what: str, *, where: str, advice: str, details: tuple[str, ...] = ()) -> None:
+        super().__init__(what, where=where, advice=advice)
+        self.details = details
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What became of a list's entries.
+
+    Attributes:
+        entries: how many there are; matched: how many of them are somebody's here.
+        nobody: lines of those that are nobody's. texts: each of these entries in words, for local eyes.
+    """
+
+    entries: int
+    matched: int
+    nobody: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def say_counts(self) -> str:
+        """In words, without a name."""
+        if not self.entries:
+            return "the list of the withdrawn names nobody"
+        noun = "entry" if self.entries == 1 else "entries"
+        said = f"{self.matched} of {self.entries} {noun} in the list of the withdrawn matched"
+        if not self.nobody:
+            return said
+        lines = ", ".join(map(str, self.nobody[:SHOWN])) + (" …" if len(self.nobody) > SHOWN else "")
+        return f"{said}, {len(self.nobody)} nobody's here ({'line' if len(self.nobody) == 1 else 'lines'} {lines})"
+
+
+@dataclass(frozen=True)
+class WithdrawnList:
+    """A list as it was read; without one (`path` None) nobody has withdrawn."""
+
+    path: Path | None
+    entries: tuple[Entry, ...] = ()
+    _names: frozenset[str] = field(default=frozenset(), repr=False)
+
+    @classmethod
+    def read_list(cls, path: Path | None) -> WithdrawnList:
+        """Read a list.
+
+        Raises:
+            ListUnclear: it cannot be read, or a line of it cannot be understood; a site that names a list never trains
+                without it.
+        """
+        if path is None:
+            return cls(None)
+        try:
+            entries = read_entries(path, refuse=DataError)
+        except DataError as error:
+            what = error.what if error.what.startswith("cannot") else f"cannot be used: it {error.what}"
+            raise ListUnclear(
+                f"the list of withdrawn patients {what}",
+                where=error.where,
+                advice=f"{error.advice}. No data set is used without its list",
+            ) from None
+        return cls.of_entries(path, entries)
+
+    @classmethod
+    def of_entries(cls, path: Path, entries: tuple[Entry, ...]) -> WithdrawnList:
+        """A list of entries that were read from a file."""
+        return cls(path, entries, frozenset(name for one in entries for name in _names_of(one)))
+
+    def covers(self, *names: str) -> bool:
+        """Whether an entry means whoever has one of these names; an issuer plays no part."""
+        return any(not self._names.isdisjoint(_forms_of(name)) for name in names if name)
+
+    @property
+    def numbers(self) -> frozenset[str]:
+        """Every name of the list in its normal form, with and without an issuer."""
+        return self._names
+
+
+def _names_of(entry: Entry) -> set[str]:
+    return {entry.name, entry.number.strip(" ")}
+
+
+def _forms_of(name: str) -> set[str]:
+    """A name, without its issuer, and where a backslash joins several (DICOM's multiplicity), each of them."""
+    normal = normalise_identifier(name)
+    forms = {normal, *(part.partition(ISSUER)[0] for part in normal.split("\\"))}
+    return {form for one in forms if (form := one.strip(" "))}
+
+
+def compare_list(
+    listed: WithdrawnList, subjects: Iterable[Sequence[str]], *, shows_names: bool = True
+) -> Consent | None:
+    """Find out whom each entry means; None without a list.
+
+    Args:
+        subjects: of each case or study the names that it goes by: its own, its patient's. Empty ones do not count.
+        shows_names: whether the details of a doubt may show the data's names; a PACS's never leave memory.
+
+    Raises:
+        ListUnclear: an entry may mean somebody whose name differs, or nobody can say what it means.
+    """
+    if listed.path is None:
+        return None
+    crowd = _Crowd(subjects)
+    matched, nobody, doubts = 0, [], []
+    for entry in listed.entries:
+        others = [] if entry.exact else crowd.list_alike(entry)
+        if crowd.knows(entry) and not others:
+            matched += 1
+        elif others or (not entry.exact and (others := crowd.list_meant(entry))):
+            meant = (
+                ", ".join(sorted(others)[:3]) if shows_names else "somebody here whose identifier is written otherwise"
+            )
+            doubts.append((entry, f"may mean {meant}"))
+        elif not entry.exact and "^" in entry.number:
+            doubts.append((entry, _NAME))
+        else:
+            nobody.append(entry)
+    if doubts:
+        raise _make_error(listed.path, doubts)
+    return Consent(
+        entries=len(listed.entries),
+        matched=matched,
+        nobody=tuple(entry.line for entry in nobody),
+        texts=tuple(
+            f"line {entry.line}: {entry.name} is nobody's here"
+            + (crowd.say_close(entry) if shows_names and place < SHOWN else "")
+            for place, entry in enumerate(nobody)
+        ),
+    )
+
+
+class _Crowd:
+    """Everybody whom a data set has, by what may name them."""
+
+    def __init__(self, subjects: Iterable[Sequence[str]]) -> None:
+        self._forms: dict[str, set[int]] = {}
+        self._alike: dict[str, set[str]] = {}
+        for number, names in enumerate(subjects):
+            for form in {form for name in names if name for form in _forms_of(name)}:
+                self._forms.setdefault(form, set()).add(number)
+        self._tokens = {form: list_tokens(form) for form in self._forms if not _UID.fullmatch(form)}
+        for form in self._tokens:
+            self._alike.setdefault(liken_identifier(form), set()).add(form)
+        self._numbers = [form for form in self._tokens if form.isdecimal() and len(form) > EXCEL_DIGITS]
+        self._holders: dict[str, list[str]] = {}
+        for form, tokens in self._tokens.items():
+            for token in set(tokens):
+                self._holders.setdefault(token, []).append(form)
+
+    def knows(self, entry: Entry) -> bool:
+        return any(name in self._forms for name in _names_of(entry))
+
+    def list_alike(self, entry: Entry) -> list[str]:
+        """Names that differ from the entry's and could be it, of others than those whom it names."""
+        meant: set[int] = set().union(*(self._forms.get(name, ()) for name in _names_of(entry)))
+        alike = {form for name in _names_of(entry) for form in self._alike.get(liken_identifier(name), ())}
+        if len(entry.number) > EXCEL_DIGITS:
+            alike |= {form for form in self._numbers if may_be_rounded(entry.number, form)}
+        return [form for form in alike - _names_of(entry) if self._forms[form] - meant]
+
+    def list_meant(self, entry: Entry) -> list[str]:
+        """Names that an entry, nobody's as it stands, may mean: a part of it, or a name that it is a part of."""
+        found = {form for likeness in list_likenesses(entry.name) for form in self._alike.get(likeness, ())}
+        return [*found, *self._list_longer(list_tokens(entry.number))]
+
+    def say_close(self, entry: Entry) -> str:
+        """The name that is nearest to an entry, where one is near: it may have been meant."""
+        if len(self._forms) > _COMPARED:
+            return ""
+        near = get_close_matches(entry.name, self._forms, n=1, cutoff=0.85)
+        return f" (the nearest is {near[0]})" if near else ""
+
+    def _list_longer(self, tokens: list[str]) -> list[str]:
+        """Names that hold these tokens in a row."""
+        rarest = min((self._holders.get(token, []) for token in tokens), key=len, default=[])
+        wanted = f" {' '.join(tokens)} "
+        return [form for form in rarest if wanted in f" {' '.join(self._tokens[form])} "]
+
+
+def _make_error(path: Path, doubts: Sequence[tuple[Entry, str]]) -> ListUnclear:
+    lines = ", ".join(str(entry.line) for entry, _ in doubts[:SHOWN]) + (" …" if len(doubts) > SHOWN else "")
+    first = doubts[0][0]
+    why = (
+        _NAME if all(said == _NAME for _, said in doubts) else "is like the name of somebody here, and not equal to it"
+    )
+    return ListUnclear(
+        f"the list of withdrawn patients is in doubt in {'line' if len(doubts) == 1 else 'lines'} {lines}: it {why}",
+        where=f"{path}, line {first.line}",
+        advice='Write the identifier as the data have it; if somebody else is meant, write "exactly: " before it',
+        details=tuple(f"line {entry.line}: {entry.name} {why}" for entry, why in doubts),
+    )

@@ -1,0 +1,279 @@
+"""Who is in a list of the withdrawn is never trained on, however the list was written and the data name them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from brokers import PATIENCE
+from places import ROOT
+
+from messages.ground.errors import DataError
+from messages.ground.written.entries import parse_entries
+from messages.reasons import Reason
+from site_agent.data.lists import judge_dataset_list
+from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.consent import ListUnclear, WithdrawnList, compare_list
+from site_agent.datasets.source import Survey, survey_cases
+
+SHAPE = (6, 5, 4)
+
+
+def write_case(root: Path, name: str | bytes, seed: int) -> Path:
+    """A case with one channel and its label; its file names are ASCII whatever it is called."""
+    folder = root / os.fsdecode(name)
+    folder.mkdir(parents=True)
+    voxels = np.random.default_rng(seed).integers(1, 900, SHAPE).astype(np.int16)
+    label = np.zeros(SHAPE, np.uint8)
+    label[seed % 4, 1:3] = 1
+    for ending, content in (("t1c", voxels), ("seg", label)):
+        nib.save(nib.Nifti1Image(content, np.eye(4)), folder / f"x-{ending}.nii.gz")
+    return folder
+
+
+def config(root: Path, **more: Any) -> DatasetConfig:
+    plain = {"source": "brats", "path": root / "data", "labels": {1: "ET"}, "withdrawn": root / "withdrawn.txt"}
+    return DatasetConfig.model_validate({**plain, **more})
+
+
+def survey(root: Path, names: tuple[str | bytes, ...], listed: bytes | str, **more: Any) -> Survey:
+    for seed, name in enumerate(names, 1):
+        write_case(root / "data", name, seed)
+    (root / "withdrawn.txt").write_bytes(listed if isinstance(listed, bytes) else listed.encode())
+    return survey_cases(config(root, **more), ["T1c"], ["ET"])
+
+
+NAMES = ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000")
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("P1", b"\xef\xbb\xbfP1\r\n"),
+        ("P1", "P1\r"),
+        ("P1", "\nP1\u00a0\n"),
+        ("P1", "P\u200b1 # by letter"),
+        ("P1", '"P1";\r\n'),
+        ("P1", '="P1"\n'),
+        ("M\u00fcller", "Mu\u0308ller\n"),
+        ("Mu\u0308ller", "M\u00fcller\n"),
+        (b"M\xfcller", "M\u00fcller\n"),
+        ("A-1", "A\u20131\n"),
+        ("A  1", "A 1\n"),
+        ("\uff21\uff11", "A1\n"),
+        ("P1", "P2\u2028P1"),
+    ],
+)
+def test_a_name_that_people_see_as_equal_is_left_out(name: str | bytes, listed: bytes | str, tmp_path: Path) -> None:
+    found = survey(tmp_path, (name, "other"), listed)
+    assert [case.key for case in found.cases] == ["other"]
+    assert found.left_out == {Reason.WITHDRAWN: 1}
+    assert found.consent is not None
+    assert found.consent.matched == 1
+
+
+DOUBTS = [
+    ("P1", "p1"),
+    ("0012", "12"),
+    ("12", "0012"),
+    ("12345", "12345.0"),
+    ("1234567", "1,234,567"),
+    ("1234567", "1.234.567"),
+    ("12345678901234567890", "12345678901234500000"),
+    ("P-1", "P_1"),
+    ("P1", "P1#by letter"),
+    ("P1", "P1 withdrawn 2024"),
+    ("P1", "patient P1"),
+    ("P1", "data/P1/"),
+    ("P1", "P1.nii.gz"),
+    ("PA1", "\u0420\u04101"),
+    ("Muller", "M\u00fcller"),
+    ("BraTS-GLI-00001-000", "00001"),
+    ("HOSP-12345", "12345"),
+    ("12345", "HOSP-12345"),
+    ("P1", "Muster^Erika"),
+]
+
+
+@pytest.mark.parametrize(("name", "listed"), DOUBTS)
+def test_an_entry_that_may_mean_somebody_stops_the_data_set_until_it_is_said_exactly(
+    name: str, listed: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ListUnclear, match="line 2") as caught:
+        survey(tmp_path, (name, "other"), f"X9\n{listed}\n")
+    assert name not in str(caught.value)  # this line may be logged
+    assert any(listed.partition("#")[0].strip("/") in line for line in caught.value.details) or "," in listed
+    (tmp_path / "withdrawn.txt").write_text(f'X9\nexactly: "{listed}"\n')
+    assert len(survey_cases(config(tmp_path), ["T1c"], ["ET"]).cases) == 2
+
+
+def test_an_entry_that_names_one_patient_and_is_like_another_stops_the_data_set(tmp_path: Path) -> None:
+    with pytest.raises(ListUnclear, match="line 1"):
+        survey(tmp_path, ("P1", "p1"), "P1\n")
+    (tmp_path / "withdrawn.txt").write_text("exactly: P1\n")
+    assert [case.key for case in survey_cases(config(tmp_path), ["T1c"], ["ET"]).cases] == ["p1"]
+
+
+@pytest.mark.parametrize(
+    "listed", ["P1;Muster\n", "1.2E+10\n", "P\ufffd\n", "#REF!\n", b"P1\n\xfc\n", "P1\n".encode("utf-16")]
+)
+def test_a_list_that_cannot_be_understood_stops_the_data_set(listed: bytes | str, tmp_path: Path) -> None:
+    with pytest.raises(ListUnclear, match=r"withdrawn\.txt.*the list of withdrawn patients cannot be used"):
+        survey(tmp_path, ("P1", "other"), listed)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
+def test_a_list_that_is_no_file_stops_the_data_set(kind: str, tmp_path: Path) -> None:
+    survey(tmp_path, ("P1",), "")
+    (tmp_path / "withdrawn.txt").unlink()
+    if kind != "missing":
+        os.mkfifo(tmp_path / "withdrawn.txt") if kind == "pipe" else (tmp_path / "withdrawn.txt").mkdir()
+    with pytest.raises(DataError, match="the list of withdrawn patients cannot be"):
+        survey_cases(config(tmp_path), ["T1c"], ["ET"])
+
+
+def test_entries_that_are_nobodys_are_counted_and_shown_with_what_is_nearest(tmp_path: Path) -> None:
+    found = survey(tmp_path, NAMES, "# of 2024\nBraTS-GLI-0001\nBraTS-GLI-00002\nX9\n")
+    assert found.left_out == {Reason.WITHDRAWN: 1}
+    assert found.consent is not None
+    assert (found.consent.entries, found.consent.matched, found.consent.nobody) == (3, 1, (2, 4))
+    assert "1 of 3 entries" in found.consent.say_counts()
+    assert "2 nobody's here (lines 2, 4)" in found.consent.say_counts()
+    assert "BraTS" not in found.consent.say_counts()  # this is logged
+    assert found.consent.texts[0].startswith("line 2: BraTS-GLI-0001 is nobody's here (the nearest is BraTS-GLI-00001")
+
+
+def test_a_list_that_names_one_case_of_a_patient_is_told_of_the_others(tmp_path: Path) -> None:
+    found = survey(tmp_path, (*NAMES, "BraTS-GLI-00001-001"), "BraTS-GLI-00001-000\n")
+    assert [case.key for case in found.cases] == ["BraTS-GLI-00001-001", "BraTS-GLI-00002-000"]
+    assert [one for one in found.remarks if "other cases of the same patient are used" in one]
+
+
+def test_a_copy_under_another_name_of_what_was_withdrawn_is_left_out(tmp_path: Path) -> None:
+    survey(tmp_path, NAMES, "")
+    copy = tmp_path / "data" / "BraTS-GLI-00009-000"
+    shutil.copytree(tmp_path / "data" / NAMES[0], copy)
+    image = nib.load(copy / "x-t1c.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.float32), image.affine), copy / "x-t1c.nii.gz")
+    (tmp_path / "withdrawn.txt").write_text("BraTS-GLI-00001\n")
+    found = survey_cases(config(tmp_path), ["T1c"], ["ET"], cache=tmp_path / "cache.db")
+    assert [case.key for case in found.cases] == [NAMES[1]]
+    assert found.left_out == {Reason.WITHDRAWN: 2}
+
+
+def test_the_numbers_within_a_uid_are_like_no_name() -> None:
+    listed = WithdrawnList.of_entries(Path("w"), tuple(parse_entries("840\n1.2.840.1.5\n10008", "w")))
+    told = compare_list(listed, [("P1", "1.2.840.10008.5.1"), ("P2", "1.2.840.1.5")])
+    assert told is not None
+    assert (told.matched, told.nobody) == (1, (1, 3))
+
+
+def test_a_list_of_many_thousands_is_compared_with_as_many_names() -> None:
+    names = [(f"site-{number % 7}-{number:06d}", f"{number:06d}") for number in range(20_000)]
+    text = "\n".join(f"{number:06d}" for number in range(10_000, 40_000))
+    listed = WithdrawnList.of_entries(Path("w"), tuple(parse_entries(text, "w")))
+    told = compare_list(listed, names)
+    assert told is not None
+    assert (told.matched, len(told.nobody)) == (10_000, 20_000)
+
+
+@pytest.mark.parametrize(
+    ("listed", "said", "usable"),
+    [
+        ("BraTS-GLI-00001\n", "1 of 1 entry in the list of the withdrawn matched", True),
+        ("X9\n", "0 of 1 entry in the list of the withdrawn matched, 1 nobody's here (line 1)", True),
+        ("", "the list of the withdrawn names nobody", True),
+        ("brats-gli-00001\n", "is in doubt in line 1", False),
+    ],
+)
+def test_the_agent_tells_in_log_and_status_how_a_list_stands(
+    listed: str, said: str, usable: bool, tmp_path: Path
+) -> None:
+    for seed, name in enumerate(NAMES, 1):
+        write_case(tmp_path / "data", name, seed)
+    (tmp_path / "withdrawn.txt").write_text(listed)
+    standing = judge_dataset_list("glioma", config(tmp_path), tmp_path)
+    assert standing is not None
+    assert said in standing.said
+    assert standing.usable == usable
+    assert "00001" not in standing.said
+
+
+def konsil(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+SITE = """schema = 1
+[site]
+name = "a"
+consortium = "c"
+state = "state"
+[datasets.glioma]
+source = "brats"
+path = "data"
+labels = { 1 = "ET" }
+withdrawn = "withdrawn.txt"
+"""
+
+EXPERIMENT = """schema = 1
+id = "try"
+sites = ["a"]
+[task]
+kind = "segmentation"
+channels = ["T1c"]
+regions = { ET = ["ET"] }
+[data]
+dataset = "glioma"
+[net]
+name = "UNet"
+channels = [8, 16]
+strides = [2]
+[training]
+patch = [16, 16, 16]
+[rounds]
+count = 2
+"""
+
+
+def test_the_operators_command_says_who_was_left_out_and_which_entries_are_nobodys(tmp_path: Path) -> None:
+    for seed, name in enumerate(NAMES, 1):
+        write_case(tmp_path / "data", name, seed)
+    (tmp_path / "withdrawn.txt").write_bytes(b"\xef\xbb\xbfBraTS-GLI-00001\r\nBraTS-GLI-0002\r\n")
+    (tmp_path / "site.toml").write_bytes(b"\xef\xbb\xbf" + SITE.encode())
+    done = konsil(tmp_path, "site", "datasets", "--config", "site.toml")
+    assert done.returncode == 0
+    assert "glioma: 1 of 2 cases usable" in done.stdout
+    assert "1 of 2 entries in the list of the withdrawn matched, 1 nobody's here (line 2)" in done.stdout
+    assert "line 2: BraTS-GLI-0002 is nobody's here" in done.stdout
+    (tmp_path / "e.toml").write_bytes(b"\xef\xbb\xbf" + EXPERIMENT.encode())
+    done = konsil(tmp_path, "site", "datasets", "--config", "site.toml", "--experiment", "e.toml")
+    assert (done.returncode, "glioma: 1 of 2 cases usable" in done.stdout) == (0, True)
+    done = konsil(tmp_path, "site", "preflight", "--config", "site.toml")
+    (line,) = [line for line in done.stdout.splitlines() if "dataset glioma" in line and "entries" in line]
+    assert line.startswith("! dataset glioma")
+    assert "1 of 2 cases usable" in line
+    assert "1 nobody's here (line 2)" in line
+    told = json.loads(konsil(tmp_path, "site", "datasets", "--config", "site.toml", "--json").stdout)
+    assert told["datasets"]["glioma"]["withdrawn"]["nobody"] == [2]
+    (tmp_path / "withdrawn.txt").write_text("brats-gli-00001\n")
+    done = konsil(tmp_path, "site", "datasets", "--config", "site.toml")
+    assert done.returncode == 2
+    assert "the list of withdrawn patients is in doubt in line 1" in done.stderr
+    assert "line 1: brats-gli-00001 may mean BraTS-GLI-00001" in done.stderr
+    assert "Traceback" not in done.stderr

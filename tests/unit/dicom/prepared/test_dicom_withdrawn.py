@@ -1,0 +1,203 @@
+"""Patients of a source who are in a list of the withdrawn: in no prepared set, however list and archive write them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import PATIENCE
+from dicom_rig import SECRET, contents, counted, prepared, quiet, settings, write
+from places import ROOT
+from pydicom.dataset import Dataset
+
+from deploy.demo.phantoms.dicom import make_uid
+from messages.reasons import Reason
+from site_agent.data.guard import judge_data, look_at_prepared
+from site_agent.data.inventory import take_stock_of
+from site_agent.data.lists import judge_dataset_list
+from site_agent.datasets.consent import ListUnclear
+from site_agent.dicom.config import FolderSource
+from site_agent.dicom.door.pseudonyms import Pseudonyms
+from site_agent.dicom.prepared import build, pins
+from site_agent.dicom.prepared.withdrawals import Withdrawals
+
+WITHDRAWN = {Reason.WITHDRAWN: 1}
+
+
+def renamed(number: str) -> Callable[[Any], list[Any]]:
+    """The same objects under another Patient ID."""
+
+    def change(obj: Any) -> list[Any]:
+        obj.PatientID = number
+        return [obj]
+
+    return change
+
+
+def listed(root: Path, text: str | bytes, **more: Any) -> FolderSource:
+    (root / "withdrawn").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return settings(root / "export", withdrawn=str(root / "withdrawn"), **more)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("KH-0000", b"\xef\xbb\xbfKH-0000\r\n"),
+        ("KH-0000", "KH\u20110000\u00a0\n"),
+        ("KH-0000", "KH-0000^^^HOSPITAL\n"),
+        ("KH  0000", "KH 0000\n"),
+    ],
+)
+def test_a_patient_id_that_people_see_as_equal_is_left_out(number: str, text: str | bytes, tmp_path: Path) -> None:
+    write(tmp_path / "export", [0], change=renamed(number))
+    prepared(tmp_path, listed(tmp_path, text))
+    assert (counted(tmp_path).used, counted(tmp_path).left_out) == (0, WITHDRAWN)
+
+
+def test_an_entry_in_doubt_publishes_nothing_and_names_nobody(tmp_path: Path) -> None:
+    write(tmp_path / "export", [0])
+    with pytest.raises(ListUnclear, match="in doubt in line 2") as caught:
+        prepared(tmp_path, listed(tmp_path, "X9\nkh-0000\n"))
+    assert "KH-0000" not in f"{caught.value} {caught.value.details}"  # an archive's identifiers stay in memory
+    assert build.read_accounting(tmp_path, "glioma") is None
+    prepared(tmp_path, listed(tmp_path, "X9\nexactly: kh-0000\n"))
+    assert counted(tmp_path).used == 1
+
+
+def test_entries_that_are_nobodys_are_told_to_the_operator_and_by_the_agent(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2))
+    config = listed(tmp_path, "KH-0001\nKH-0007\n")
+    for _ in range(2):  # the second time the source is not asked
+        stock = take_stock_of("glioma", config, tmp_path)
+        assert stock.consent is not None
+        assert (stock.used, stock.consent.matched, stock.consent.nobody) == (1, 1, (2,))
+        assert stock.consent.texts == ("line 2: KH-0007 is nobody's here",)
+    standing = judge_dataset_list("glioma", config, tmp_path)
+    assert standing is not None
+    assert standing.said.endswith("1 nobody's here (line 2)")
+    assert "KH-" not in standing.said
+
+
+def other_ids(number: str) -> Dataset:
+    made = Dataset()
+    made.PatientID = number
+    return made
+
+
+def test_an_object_that_names_the_patient_by_another_number_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "w").write_text("W1\n")
+    known = Withdrawals(tmp_path / "w", Pseudonyms(SECRET))
+    replaced = Dataset()
+    replaced.ModifiedAttributesSequence = [other_ids("W1")]
+    for keyword, value in (
+        ("PatientID", "W1\0"),
+        ("PatientID", ["P1", "W1"]),
+        ("OtherPatientIDs", ["X", "W1"]),
+        ("OtherPatientIDsSequence", [other_ids("X"), other_ids("W1")]),
+        ("OriginalAttributesSequence", [replaced]),
+    ):
+        obj = other_ids("P1")
+        assert not known.covers_object(obj)
+        setattr(obj, keyword, value)
+        assert known.covers_object(obj), keyword
+
+
+def test_a_running_experiment_of_the_last_release_stops_where_its_state_holds_somebody_withdrawn(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "secret").write_bytes(SECRET)
+    write(tmp_path / "export", range(2))
+    prepared(tmp_path, settings(tmp_path / "export"))
+    config, cache = listed(tmp_path, b"\xef\xbb\xbfKH-0001\r\n"), tmp_path / "cache" / "e-1"
+    before = counted(tmp_path)
+    pins.write_pin(cache, pins.Pin("glioma", before, pins.look_at_file(config.withdrawn)))  # the mark hid the patient
+    assert judge_data(before.fingerprint, look_at_prepared(config, "glioma", tmp_path, cache)) is Reason.DATASET_CHANGED
+    dataset, accounting = build.for_experiment("glioma", config, tmp_path, SECRET, cache, quiet)
+    assert (accounting.used, len(contents(dataset))) == (1, 1)
+    assert judge_data(accounting.fingerprint, look_at_prepared(config, "glioma", tmp_path, cache)) is None
+
+
+def test_a_list_that_changed_within_one_size_and_time_is_seen(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2))
+    config, cache = listed(tmp_path, "KH-0007\n"), tmp_path / "cache" / "e-1"
+    status = (tmp_path / "withdrawn").stat()
+    _, first = build.for_experiment("glioma", config, tmp_path, SECRET, cache, quiet)
+    assert first.used == 2
+    listed(tmp_path, "KH-0001\n")
+    os.utime(tmp_path / "withdrawn", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert judge_data(first.fingerprint, look_at_prepared(config, "glioma", tmp_path, cache)) is Reason.DATASET_CHANGED
+    prepared(tmp_path, config)
+    assert counted(tmp_path).left_out == WITHDRAWN
+
+
+def test_settings_without_effect_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(1))
+    (tmp_path / "patients").write_text("KH-0000\nKH-0042\n")
+    config = settings(
+        tmp_path / "export",
+        overrides=[{"description": "no such series", "role": "T1"}, {"description": ".", "role": "ignore"}],
+        query={"patients": str(tmp_path / "patients")},
+    )
+    stock = take_stock_of("glioma", config, tmp_path)
+    assert "override 1 (description = 'no such series') fits no series, or one before it does" in stock.remarks
+    assert "query.patients: 1 of 2 entries found no study (line 2)" in stock.remarks
+    assert not [one for one in stock.remarks if "override 2" in one]
+
+
+SITE = """schema = 1
+[site]
+name = "a"
+consortium = "c"
+state = "state"
+[datasets.glioma]
+source = "dicom"
+path = "export"
+channels = ["T1"]
+withdrawn = "withdrawn"
+query = { patients = "patients" }
+labels = { source = "seg", concepts = { ET = { codes = ["NCIt:C113842"] } } }
+"""
+
+
+def test_the_operators_command_takes_lists_with_a_byte_order_mark(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(3))
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "site.toml").write_bytes(mark + SITE.encode())
+    (tmp_path / "withdrawn").write_bytes(mark + b"KH-0000\r\n")
+    (tmp_path / "patients").write_bytes(mark + b"KH-0000\r\nKH-0001\r\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.cli", "site", "datasets", "--config", "site.toml"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    assert "glioma: 1 of 2 cases usable" in done.stdout
+    assert "studies left out: 1 withdrawn" in done.stdout
+    assert "1 of 1 entry in the list of the withdrawn matched" in done.stdout
+
+
+def test_one_examination_under_two_patients_is_told_and_stays_together(tmp_path: Path) -> None:
+    made: set[str] = set()
+
+    def copied(obj: Any) -> list[Any]:
+        """As another archive stores it again: another patient, other UIDs."""
+        obj = deepcopy(obj)
+        for element in [*obj.iterall(), *obj.file_meta]:
+            # Items stand in several sequences of an object.
+            if element.VR == "UI" and str(element.value).startswith("2.25.") and element.value not in made:
+                element.value = make_uid("copy", element.value)
+                made.add(element.value)
+        obj.PatientID = "KH-7777"
+        return [obj]
+
+    write(tmp_path / "export", range(2))
+    write(tmp_path / "copies", [0], change=copied)
+    (tmp_path / "copies").rename(tmp_path / "export" / "copies")
+    stock = take_stock_of("glioma", settings(tmp_path / "export", encrypt=True), tmp_path)
+    assert (stock.used, stock.left_out) == (3, {})
+    assert [one for one in stock.remarks if one.startswith("2 cases of several patients have the same images (p")]
