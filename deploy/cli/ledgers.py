@@ -142,7 +142,10 @@ class LogOfSites:
         given, decided = read_step(entry)
         if not isinstance(given, i.Received):
             return
-        event = given.event
+        try:
+            event = given.event
+        except MalformedMessage:  # as somebody wrote it who can write the whole file: replay names it
+            return
         self.consortium = event.consortium
         self.events.setdefault(event.sender, []).append(event)
         name = f"{entry.experiment}.{event.round}.{event.sender}"

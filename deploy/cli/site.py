@@ -77,15 +77,29 @@ def datasets(
     again: Annotated[
         bool, typer.Option("--again", help="Ask the PACS now, however short ago it was asked (refresh in site.toml).")
     ] = False,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option("--compare", metavar="FILE", help="Compare volumes with what another site wrote; several times."),
+    ] = None,
+    volumes_to: Annotated[
+        Path | None,
+        typer.Option("--volumes-to", metavar="FILE", help="Write median volumes for other sites to compare with."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What the agent would train on: cases found, used, and left out with the reason. For local eyes only.
 
     Data sets from DICOM are prepared: fetched, cleaned of what identifies a patient, and made into cases.
+
+    --volumes-to FILE writes the median volume of each concept (two digits; of least_metric_cases cases or more) and no
+    case: whether others see it is your decision. --compare FILE tells where yours contradict another site's.
     """
     from site_agent.config import read_config
+    from site_agent.data import volumes
     from site_agent.data.inventory import take_stock_of
 
+    theirs = [volumes.read_volumes_file(path) for path in compare or ()]
+    shared: dict[str, dict[str, volumes.SharedVolume]] = {}
     _quieten_logs()
     site = read_config(config)
     wanted = None if experiment is None else read_experiment(experiment)
@@ -120,6 +134,11 @@ def datasets(
         if stock.consent is not None:
             result[name]["withdrawn"] = _plain_consent(stock.consent)
         result[name]["volumes"] = {one.concept: one.as_plain() for one in stock.volumes}
+        floors = site.policy.floors
+        shared[name] = volumes.share_volumes(stock.volumes, floors.least_metric_cases, floors.round_counts_to)
+        others = [one.datasets[name] for one in theirs if name in one.datasets and one.site != site.site.name]
+        contradictions = volumes.compare_volumes(stock.volumes, others)
+        result[name]["contradictions"] = list(contradictions)
         if stock.prepared is not None:
             result[name] |= {
                 "series_left_out": {str(key): count for key, count in sorted(stock.prepared.series_left_out.items())},
@@ -132,6 +151,10 @@ def datasets(
             say_line(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
             for volume in stock.volumes:
                 say_line(f"  volume of {volume.describe()}")
+            for line in contradictions:
+                say_line(f"  CONTRADICTS the other sites: {line}")
+            if theirs and not others:
+                say_line("  no other site's file tells of this data set")
             _say_prepared(result[name])
             if stock.prepared is None and (counts := result[name]["left_out"]):
                 say_line("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
@@ -143,6 +166,10 @@ def datasets(
                     say_line(f"    {line}")
             for line in stock.remarks:
                 say_line(f"  note: {line}")
+    if volumes_to is not None:
+        content = volumes.VolumesFile(volumes=1, site=site.site.name, datasets=shared)
+        volumes.write_volumes_file(volumes_to, content)
+        note_line(f"{volumes_to}: median volumes, and no case; send it only if your rules allow that")
     if as_json:
         emit_json({"datasets": result})
     elif not names:

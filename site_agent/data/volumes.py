@@ -6,20 +6,29 @@ many have it. Only label maps are read, one at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from messages.ground.errors import DataError
+from messages.ground.durable import replace_file
+from messages.ground.errors import ConfigError, DataError
+from messages.ground.settings import parse_settings
+from messages.ground.strictness import StrictModel
+from messages.ground.written.documents import read_json
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.vault import Vault
 
 if TYPE_CHECKING:
     from site_agent.datasets.source import Case, LoadedCase
 
+APART = 4.0
+"""Times that a median volume is larger or smaller than the others', from which on it is told."""
 _VOXEL = 1000.0
 """Cubic millimetres in a millilitre."""
 
@@ -98,3 +107,71 @@ def measure_volumes(
         if progress is not None:
             progress(done)
     return sum_up_volumes(measured)
+
+
+class SharedVolume(StrictModel):
+    """One concept's median, as it may be shown to other sites: two significant digits."""
+
+    cases: int
+    median_ml: float
+
+
+class VolumesFile(StrictModel):
+    """What one site writes for the others (`konsil site datasets --volumes-to FILE`): medians, and no case."""
+
+    volumes: Literal[1]
+    site: str
+    datasets: dict[str, dict[str, SharedVolume]]
+
+
+def share_volumes(measured: Sequence[ConceptVolume], floor: int, step: int) -> dict[str, SharedVolume]:
+    """What may be shown to others: of concepts that at least `floor` cases have, their number rounded to `step`."""
+    return {
+        one.concept: SharedVolume(
+            cases=max(step, round(one.having / step) * step), median_ml=float(f"{one.median:.2g}")
+        )
+        for one in measured
+        if one.median is not None and one.having >= floor
+    }
+
+
+def compare_volumes(measured: Sequence[ConceptVolume], others: Sequence[Mapping[str, SharedVolume]]) -> tuple[str, ...]:
+    """Where a data set's medians contradict those of other sites, in words.
+
+    A median is told where it is `APART` times as large as the median of the others' medians, or as small. Two concepts
+    are told as perhaps exchanged where, exchanged, they would fit the others clearly better.
+    """
+    own = {one.concept: one.median for one in measured if one.median}
+    theirs = {
+        concept: median(told)
+        for concept in own
+        if (told := [one[concept].median_ml for one in others if concept in one and one[concept].median_ml > 0])
+    }
+    lines = [
+        f"{concept}: a median of {format_ml(own[concept])} ml here, {format_ml(size)} ml at the other sites"
+        for concept, size in theirs.items()
+        if _distance(own[concept], size) >= math.log(APART)
+    ]
+    for one, other in combinations(theirs, 2):
+        as_is = _distance(own[one], theirs[one]) + _distance(own[other], theirs[other])
+        exchanged = _distance(own[one], theirs[other]) + _distance(own[other], theirs[one])
+        if as_is - exchanged >= math.log(APART) and 2 * exchanged <= as_is:
+            lines.append(f"{one} and {other} would fit the other sites better if they were exchanged: look at `labels`")
+    return tuple(lines)
+
+
+def _distance(one: float, other: float) -> float:
+    return abs(math.log(one / other))
+
+
+def read_volumes_file(path: Path) -> VolumesFile:
+    """What another site wrote; ConfigError where it is no such file."""
+    return parse_settings(read_json(path), VolumesFile, str(path))
+
+
+def write_volumes_file(path: Path, content: VolumesFile) -> None:
+    """Replace a file whole; ConfigError where it cannot be written."""
+    try:
+        replace_file(path, (content.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot be written ({error.strerror})", where=str(path)) from None

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli.site import app
+from messages.ground.errors import ConfigError
 from site_agent.data.volumes import format_ml
 
 SHAPE = (10, 10, 10)
@@ -72,3 +73,56 @@ def test_exchanged_labels_exchange_the_volumes(config: Path) -> None:
 @pytest.mark.parametrize(("value", "words"), [(1234.5, "1234"), (46.12, "46.1"), (0.5, "0.5"), (0.0012, "0.0012")])
 def test_a_volume_reads_without_an_exponent(value: float, words: str) -> None:
     assert format_ml(value) == words
+
+
+def site_with(folder: Path, name: str, labels: str, cases: int = 5) -> Path:
+    """A site of `cases` cases: ED of 4 ml, NCR of 0.5 ml, as `labels` reads the integers."""
+    for number in range(cases):
+        write_case(folder / "data", f"BraTS-GLI-{number:05d}-000", {1: 50 + number, 2: 400 + number}, (2.0, 2.0, 2.5))
+    path = folder / "site.toml"
+    path.write_text(
+        f'schema = 1\n[site]\nname = "{name}"\nconsortium = "c"\nstate = "state"\n[broker]\n[datasets.glioma]\n'
+        f'source = "brats"\npath = "data"\nlabels = {{ {labels} }}\n'
+    )
+    return path
+
+
+def datasets(*arguments: object) -> str:
+    told = CliRunner().invoke(app, ["datasets", *map(str, arguments)])
+    assert told.exit_code == 0, told.output
+    return told.stdout
+
+
+def test_another_sites_medians_tell_exchanged_labels(tmp_path: Path) -> None:
+    right = site_with(tmp_path / "a", "site-a", '1 = "NCR", 2 = "ED"')
+    wrong = site_with(tmp_path / "b", "site-b", '1 = "ED", 2 = "NCR"')
+    shared = tmp_path / "a.json"
+    datasets("--config", right, "--volumes-to", shared)
+    assert json.loads(shared.read_text()) == {
+        "volumes": 1,
+        "site": "site-a",
+        "datasets": {"glioma": {"ED": {"cases": 5, "median_ml": 4.0}, "NCR": {"cases": 5, "median_ml": 0.52}}},
+    }
+    told = [one.strip() for one in datasets("--config", wrong, "--compare", shared).splitlines() if "CONTRA" in one]
+    assert told == [
+        "CONTRADICTS the other sites: ED: a median of 0.52 ml here, 4 ml at the other sites",
+        "CONTRADICTS the other sites: NCR: a median of 4.02 ml here, 0.52 ml at the other sites",
+        "CONTRADICTS the other sites: ED and NCR would fit the other sites better if they were exchanged: "
+        "look at `labels`",
+    ]
+    same = site_with(tmp_path / "c", "site-c", '1 = "NCR", 2 = "ED"', cases=6)
+    assert "CONTRADICTS" not in datasets("--config", same, "--compare", shared)
+    assert "no other site's file" in datasets("--config", right, "--compare", shared)  # its own says nothing
+
+
+def test_volumes_of_few_cases_are_not_written_for_others(tmp_path: Path) -> None:
+    few = site_with(tmp_path / "a", "site-a", '1 = "NCR", 2 = "ED"', cases=4)
+    datasets("--config", few, "--volumes-to", tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["datasets"] == {"glioma": {}}
+
+
+def test_a_file_that_is_no_sites_volumes_is_refused(tmp_path: Path) -> None:
+    config = site_with(tmp_path / "a", "site-a", '1 = "NCR", 2 = "ED"', cases=1)
+    (tmp_path / "other.json").write_text('{"datasets": {}}')
+    told = CliRunner().invoke(app, ["datasets", "--config", str(config), "--compare", str(tmp_path / "other.json")])
+    assert isinstance(told.exception, ConfigError)
