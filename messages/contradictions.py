@@ -12,12 +12,13 @@ The rule, for one target and one site:
    `LEAST_SPREAD`), and at least `ERRORS` times the standard error of the site's own mean (from its own deviation, at
    least `LEAST_DEVIATION`). So a few hard cases alone are no contradiction.
 
-Of scores on validation cases a person is told where the rule holds for two models in a row; of test scores, at once.
+Of validation scores a person is told where the rule holds for two of `TWICE_IN` models in a row; of test scores, at once.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -26,9 +27,10 @@ from messages.scores import ScoreSums, SplitScores
 from messages.tasks.base import ScoreReader
 
 WELL_FOUND = 0.5
-GAP, GAP_OF_TWO = 0.35, 0.5
+GAP, GAP_OF_TWO = 0.35, 0.45
 SPREADS, LEAST_SPREAD = 4.0, 0.05
 ERRORS, LEAST_DEVIATION = 4.0, 0.25
+TWICE_IN = 4
 _NORMAL = 1.4826
 
 
@@ -105,15 +107,19 @@ def _compare_site(site: str, target: str, told: Mapping[str, ScoreSums]) -> Cont
 
 
 class Persistent:
-    """Tells a contradiction of validation scores once it holds for two models in a row, and once only."""
+    """Tells a contradiction of validation scores once it holds for two of `TWICE_IN` models, and once only.
+
+    A model swings to and fro between sites that contradict each other: it need not show in two models in a row.
+    """
 
     def __init__(self) -> None:
-        self._before: set[tuple[str, str]] = set()
+        self._before: deque[set[tuple[str, str]]] = deque(maxlen=TWICE_IN - 1)
         self._told: set[tuple[str, str]] = set()
 
     def take_news(self, found: tuple[Contradiction, ...]) -> tuple[Contradiction, ...]:
         """Those of the next model that are to be told now."""
-        news = tuple(one for one in found if one.key in self._before and one.key not in self._told)
-        self._before = {one.key for one in found}
+        seen = set().union(*self._before)
+        news = tuple(one for one in found if one.key in seen and one.key not in self._told)
+        self._before.append({one.key for one in found})
         self._told |= {one.key for one in news}
         return news

@@ -37,11 +37,15 @@ class Doubt:
 
 
 def list_doubts(story: ExperimentStory) -> list[Doubt]:
-    """Validation scores: where two models in a row show it, once a site and target. Test scores: at once."""
+    """Validation scores: where two models show it, once a site and target. Test scores: at once.
+
+    A model counts once its round is complete: before, the scores of some sites are still to come.
+    """
     persistent = Persistent()
     doubts = [
         Doubt("validation", point.round, found)
         for point in story.validation_curve()
+        if story.round_or_new(point.round + 1).state == "complete" or point.round == story.rounds_planned
         for found in persistent.take_news(find_contradictions(point.sites, story.reader))
     ]
     if story.test is not None:
