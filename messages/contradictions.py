@@ -12,7 +12,8 @@ The rule, for one target and one site:
    `LEAST_SPREAD`), and at least `ERRORS` times the standard error of the site's own mean (from its own deviation, at
    least `LEAST_DEVIATION`). So a few hard cases alone are no contradiction.
 
-Of validation scores a person is told where the rule holds for two of `TWICE_IN` models in a row; of test scores, at once.
+Of validation scores a person is told where the rule holds for two of `TWICE_IN` models in a row; of test scores,
+at once.
 """
 
 from __future__ import annotations

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
+import structlog
+
 from messages.ground.clock import Clock
+from messages.ground.errors import KonsilError
 from messages.ground.systemd import notify_manager, watchdog_interval
 from messages.kinds import Alive
 from messages.reasons import Reason
@@ -22,6 +25,8 @@ from site_agent.trainers.base import Trainers
 from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
 
+log = structlog.get_logger()
+
 ALIVE_EVERY = 5.0
 ENQUIRE_AFTER = 60.0
 """Seconds without a word of the coordinator about an open experiment, until it is asked where things are: what the
@@ -30,6 +35,7 @@ GREET_EVERY = 600.0
 """Seconds until it is asked in any case: the announcement of an experiment may have been lost."""
 HOURS_EVERY = 5.0
 DAILY = 86400.0
+COMPLAIN_EVERY = 60.0
 
 
 AGAIN_FIRST, AGAIN_LAST = 60.0, 3600.0
@@ -71,19 +77,38 @@ class Upkeep:
         self._again: dict[str, _Again] = {}
 
     def do_due(self) -> None:
-        """Do what is due."""
+        """Do what is due. A part that fails costs the others nothing: a trainer that is stuck is ended all the same."""
+        for part in (
+            self._beat,
+            self._voice.publish_waiting,
+            self._trainers.end_stuck,
+            self._trainers.bound_logs,
+            self._tell_liveness,
+            self._enquire_standing,
+            self._try_again,
+            self._prune_due,
+        ):
+            try:
+                part()
+            except KonsilError as error:
+                if self._pace.is_due(f"complaint about {part.__name__}", COMPLAIN_EVERY):
+                    log.error("failed", what=part.__name__, error=str(error))
+            except Exception:
+                if self._pace.is_due(f"complaint about {part.__name__}", COMPLAIN_EVERY):
+                    log.critical("defect", what=part.__name__, exc_info=True)
+
+    def _beat(self) -> None:
         interval = watchdog_interval()
         if interval is not None and self._pace.is_due("watchdog", interval / 2):
             notify_manager("WATCHDOG=1")
-        self._voice.publish_waiting()
-        self._trainers.end_stuck()
-        self._trainers.bound_logs()
+
+    def _tell_liveness(self) -> None:
         if self._pace.is_due("hours", HOURS_EVERY):
             self.look_at_the_clock()
         if self._pace.is_due("alive", ALIVE_EVERY):
             self._voice.send_live("alive", self._make_pulse())
-        self._enquire_standing()
-        self._try_again()
+
+    def _prune_due(self) -> None:
         if self._pace.is_due("prune", DAILY):
             self._prune_old()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from coordinator_kit import plain
-from scripted_trainers import _Script
+from scripted_trainers import ScriptedTrainers, _Script
 from virtual_consortium import VirtualConsortium
 
 from coordinator.core import machine
@@ -182,3 +182,12 @@ def test_work_that_cannot_even_begin_ends_the_experiment_with_a_code(
 ) -> None:
     monkeypatch.setattr("coordinator.work.pool.Work.aggregate_updates", raising)
     assert last(run(tmp_path, "experiment-failed"), "experiment-failed").reason is Reason.AGGREGATION_FAILED
+
+
+def test_what_fails_in_every_turn_of_an_agents_loop_does_not_silence_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScriptedTrainers, "bound_logs", raising)
+    consortium = run(tmp_path)
+    signs = consortium.coordinator._parts.presence._signs
+    assert all(signs[site].heard_at is not None for site in SITES)

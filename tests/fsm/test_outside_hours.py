@@ -61,7 +61,7 @@ def test_the_round_closes_without_a_site_that_is_outside_its_hours_as_soon_as_th
         ([accepted(), PREPARED, SHUT, round_start(), model_ready(), OPEN], "training"),
         ([accepted(), PREPARED, round_start(), model_ready(), SHUT], "training"),
         ([accepted(), PREPARED, SHUT, round_start(opens_in=100.0)], "outside-hours"),
-        ([accepted(), PREPARED, SHUT, round_start(opens_in=100.0), OPEN], "idle"),
+        ([accepted(), PREPARED, SHUT, round_start(opens_in=100.0), OPEN], "fetching"),  # it is taken on after all
         ([SHUT, accepted(opens_in=1.0)], "outside-hours"),
         # Here the hours alone would not let it begin:
         ([Switched(paused=True), SHUT, accepted()], "paused"),

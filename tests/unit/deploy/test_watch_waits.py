@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from brokers import PARTIES, consortium_definitions
 from storytelling import SITES, Teller, complete, digest, recruited, split
 
 from coordinator.core import inputs
@@ -12,12 +13,17 @@ from deploy.cli.live import JsonLines, Lines
 from deploy.cli.words import closing_lines, headline_words, silence_words, waiting_words
 from deploy.report.page import render_report
 from deploy.report.tables import rounds_table
+from deploy.session.connection import BrokerSession, LineState
+from deploy.session.following import Follower
 from deploy.session.history import HistoryReader
+from deploy.session.profile import Profile
 from deploy.story.events import event_sentence
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import round_summary, story_as_plain
 from deploy.story.telling import tell_all, tell_event
 from messages import kinds
+from messages.bus.base import BusState, Notice
+from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER
 from messages.reasons import ADVICE, Reason, advise_on
@@ -252,3 +258,18 @@ def test_a_reason_of_the_coordinators_is_not_blamed_on_a_site() -> None:
     assert "Konsil" not in advise_on(Reason.TOO_LARGE, by_coordinator=True)
     assert "by itself" not in advise_on(Reason.DISK_FULL, by_coordinator=True)
     assert advise_on(Reason.DISK_FULL, waits=True).endswith("It goes on by itself then")
+
+
+def test_who_follows_an_experiment_notes_when_its_own_line_is_down_and_when_it_is_back() -> None:
+    line, now = LineState(), [1000.0]
+    broker = MemoryBroker(consortium_definitions(PARTIES))
+    with BrokerSession(MemoryBus(broker, "dr-a"), Profile(name="dr-a", consortium="test"), line) as session:
+        follower = Follower(session, "try", lambda: now[0])
+        follower.listen_from_start()
+        line.take_notice(Notice(BusState.LOST))
+        now[0] = 1100.0
+        follower.hear_next(0.0)
+        assert (follower.story.down, follower.story.heard_since) == (True, 1000.0)
+        line.take_notice(Notice(BusState.CONNECTED))
+        follower.hear_next(0.0)
+        assert (follower.story.down, follower.story.heard_since) == (False, 1100.0)
