@@ -17,6 +17,12 @@ from site_agent.data.volumes import format_ml
 SHAPE = (10, 10, 10)
 
 
+@pytest.fixture(autouse=True)
+def _the_tests_own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command runs in this process: its log must not stay tied to an output that is closed behind it."""
+    monkeypatch.setattr("messages.ground.logs.configure_log", lambda *_who, **_more: None)
+
+
 def write_case(folder: Path, name: str, boxes: dict[int, int], spacing: tuple[float, float, float]) -> None:
     """A BraTS case whose integer N has boxes[N] voxels; its axes lie obliquely."""
     rng = np.random.default_rng(len(name))
