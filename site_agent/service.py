@@ -153,7 +153,7 @@ class Agent:
             config.limits.bandwidth,
             sealer,
             clock,
-            on_leaving=lambda key, size: self.spool.note_leaving(key, size, clock.wall()),
+            on_leaving=lambda key, size, seal: self.spool.note_leaving(key, size, clock.wall(), seal),
             on_sent=lambda key: self._errands.post_input(ChunksSent(key.experiment, key.round, key.attempt)),
             on_broken=lambda key: self._errands.post_input(PartBroken(key.experiment)),
             on_lost=lambda key: self._errands.post_input(self._workshop.note_lost(key)),

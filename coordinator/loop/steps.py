@@ -17,6 +17,7 @@ from coordinator.core.evolve import evolve
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState
 from coordinator.core.steps.table import STEPS
+from coordinator.loop.doubts import Doubts
 from coordinator.loop.effect_runner import EffectRunner
 from coordinator.loop.floods import Floods
 from coordinator.loop.tally import Tally
@@ -112,6 +113,7 @@ class Steps:
         self.parts, self.queue = parts, inputs
         self.tally = Tally()
         self.floods = Floods()
+        self.doubts = Doubts()
         self.states: dict[str, ExperimentState] = recover_states(parts.journal.entries())
         self.timed = {name: state for name, state in self.states.items() if state.timers}
         """Those that a timer runs for: the loop looks at them after every message, never at all there ever were."""
@@ -176,6 +178,7 @@ class Steps:
         self._log_step(experiment, given, state, after)
         for found, decision in made:
             self.tally.count_decision(found, decision, given.time)
+            self.doubts.note_decision(found, decision)
         self.parts.audit.wake_up()
         for effect in todo:
             self.hands.carry_out(effect)

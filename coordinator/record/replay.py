@@ -16,6 +16,7 @@ from coordinator.core.logic import LOGIC, explain_unknown
 from coordinator.core.machine import IllegalInput, decide
 from coordinator.core.state import ExperimentState
 from coordinator.record import story
+from coordinator.record.clocks import explain_entry_time
 from coordinator.record.journal import STEP
 from coordinator.record.numbering import read_logic
 from coordinator.record.recovery import read_step
@@ -99,6 +100,7 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
             yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what)
             return
         problem = "" if _compared(anew) == _compared(recorded) else "the decisions do not follow from the input"
+        problem = problem or explain_entry_time(entry, given)
         check: AggregateCheck | None = None
         after = before
         for decision in recorded:

@@ -22,6 +22,10 @@ app = typer.Typer(no_args_is_help=True)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id.")]
 FromBroker = Annotated[bool, typer.Option("--from-broker", help="Read the broker's `audit` stream.")]
+BlobsOption = Annotated[
+    Path | None,
+    typer.Option("--blobs", help="Where stored models and updates lie: a coordinator's state folder, or its `blobs`."),
+]
 JournalOption = Annotated[
     Path | None, typer.Option("--journal", help="The coordinator's state folder (on its machine).")
 ]
@@ -55,7 +59,9 @@ def read_source(
     if sum((from_broker, journal is not None, file is not None)) > 1:
         raise RequestError("more than one source", advice="Give --from-broker, or --journal, or a file")
     if file is not None:
-        source = LogSource(str(file), _entries_of(chain.read_export(file), identity))
+        beside = file.parent / "blobs"
+        kept = beside if identity is not None and (beside / identity).is_dir() else None
+        source = LogSource(str(file), _entries_of(chain.read_export(file), identity), kept)
     else:
         folder = journal
         if folder is None and not from_broker:
@@ -64,6 +70,18 @@ def read_source(
     if identity is not None and not source.entries:
         raise RequestError(f"no experiment {identity!r} in this log", where=source.where)
     return source
+
+
+def _find_blobs(folder: Path, identity: str) -> Path:
+    """The folder of blobs that was named: itself, or the one in a state folder; RequestError where it is none."""
+    for place in (folder, folder / "blobs"):
+        if (place / identity).is_dir():
+            return place
+    raise RequestError(
+        f"holds no models and updates of {identity!r}",
+        where=str(folder),
+        advice="Name the coordinator's state folder, or a copy of its folder `blobs`",
+    )
 
 
 def _entries_of(entries: Iterator[Entry], identity: str | None) -> list[Entry]:
@@ -106,13 +124,15 @@ def replay(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="An exported log.")] = None,
     from_broker: FromBroker = False,
     journal: JournalOption = None,
+    blobs: BlobsOption = None,
     profile: ProfileOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Tell an experiment's story from its log, and derive every decision and every aggregate anew.
 
-    For each round: recomputed (from the stored updates), digest only (the updates were not kept), or missing; and
-    whether it agrees. Exit status 0: all agrees; 1: something does not, and it is named.
+    For each round: recomputed (from the stored updates), digest only (the updates were not kept, or are not here), or
+    missing; and whether it agrees. The stored updates are taken from --blobs, from the journal's folder, or from a
+    folder `blobs` beside FILE. Exit status 0: all agrees; 1: something does not, and it is named.
 
     Examples:
 
@@ -127,7 +147,8 @@ def replay(
 
     with show_working("reading the log"):
         source = read_source(checked_id(identity), profile, from_broker, journal, file)
-    verdict = cli_replay.replay_log(source.entries, source.blobs, None if json_ else say_line)
+    kept = source.blobs if blobs is None else _find_blobs(blobs, identity)
+    verdict = cli_replay.replay_log(source.entries, kept, None if json_ else say_line)
     if json_:
         described = story_of_entries(source.entries, identity).experiment
         plain = described.as_plain() if described is not None else None
@@ -141,32 +162,78 @@ def replay(
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")], json_: JsonOption = False
 ) -> None:
-    """Check an exported log's chain, with broker and network gone: no entry was changed, taken out or moved.
+    """Check an exported log's chain and times, with broker and network gone: no entry was changed, taken out or moved.
 
     Who can write the whole file anew can still write another history until heads are signed: compare the last hash
-    with the coordinator's or the broker's. Exit status 1: the log was altered, and the first entry concerned is named.
+    with the coordinator's or the broker's, and the sites' ledgers with `konsil audit compare`. Exit status 1: the log
+    was altered, and the first entry concerned is named; or its times contradict the sites' clocks.
 
     Example: konsil audit verify log.konsil
     """
+    from coordinator.record.clocks import SiteClocks
+    from deploy.cli.replay import check_times
+
     counts: dict[str, int] = {}
     last: Entry | None = None
+    clocks, unread = SiteClocks(), 0
     for entry in chain.verify(chain.read_export(file)):
         counts[entry.experiment] = counts.get(entry.experiment, 0) + 1
+        unread += not check_times(entry, clocks)
         last = entry
     if last is None:
         raise LogBroken("the log holds no entry", where=str(file))
+    said = clocks.judge()
     result: dict[str, Any] = {
         "file": str(file),
-        "verified": True,
+        "verified": said.agrees,
         "entries": counts,
         "last": {"hash": last.hash.hex(), "number": last.number, "time": last.time},
+        "times": {**said.as_plain(), "entries_not_read": unread},
     }
     if json_:
         emit_json(result)
-        return
-    for experiment, count in counts.items():
-        say_line(f"{experiment}: {count_noun(count, 'entry')}, each as it was written")
-    say_line(f"last entry: journal number {last.number}, {format_moment(last.time)}, hash {last.hash.hex()}")
+    else:
+        for experiment, count in counts.items():
+            say_line(f"{experiment}: {count_noun(count, 'entry')}, each as it was written")
+        for line in said.lines():
+            say_line(line)
+        if unread:
+            say_line(f"the times in {unread} entries were not checked: a newer version wrote them")
+        say_line(f"last entry: journal number {last.number}, {format_moment(last.time)}, hash {last.hash.hex()}")
+    raise typer.Exit(0 if said.agrees else 1)
+
+
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")],
+    ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER...", help="What `konsil site ledger --json` gave.")],
+    json_: JsonOption = False,
+) -> None:
+    """Hold the sites' own records of what they sent against the coordinator's log: each event and update by its digest.
+
+    A site that disagrees is named, with what the two say. Which of the two is right, neither proves before events are
+    signed. Exit status 1: a site's ledger and the log disagree.
+
+    Example: konsil audit compare log.konsil site-a.json site-b.json
+    """
+    from deploy.cli import ledgers as site_ledgers
+
+    read = [site_ledgers.read_ledger_file(path) for path in ledgers]
+    log = site_ledgers.LogOfSites(chain.verify(chain.read_export(file)))
+    found = [site_ledgers.compare_ledger(one, log) for one in read]
+    silent = sorted(site for site in log.sites if site not in {one.site for one in found})
+    agrees = not any(one.wrong for one in found)
+    if json_:
+        plain = {one.site: one.as_plain() for one in found}
+        emit_json({"file": str(file), "agrees": agrees, "sites": plain, "without_ledger": silent})
+    else:
+        for one in found:
+            say_line(one.summary_line())
+            for line in one.wrong:
+                say_line(f"  {line}")
+        if silent:
+            say_line(f"no ledger was given of: {', '.join(silent)}")
+    raise typer.Exit(0 if agrees else 1)
 
 
 @app.command()

@@ -21,9 +21,11 @@ from deploy.console import emit_json, format_moment, format_score, say_line
 from deploy.session.connection import BrokerSession
 from deploy.session.following import Follower
 from deploy.session.history import require_known
+from deploy.story.doubts import list_doubts
 from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import point_as_plain, round_summary, story_as_plain, waiting_as_plain
+from messages.contradictions import CONTRADICTION_ADVICE
 from messages.ground.starting import reader_went
 from messages.ground.units import human_bytes
 
@@ -108,10 +110,27 @@ TROUBLE = {
 LATE = "its work moves, but by its own estimate will not be done by the deadline"
 
 
+class NewDoubts:
+    """Tells, once each, where a site's scores contradict the others'."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str, str]] = set()
+
+    def tell_new(self, story: ExperimentStory) -> None:
+        """A line each, and what to do."""
+        news = [one for one in list_doubts(story) if (one.split, *one.found.key) not in self._told]
+        for one in news:
+            self._told.add((one.split, *one.found.key))
+            say_line(f"CONTRADICTS the other sites: {one.describe(story.reader.title)}")
+        if news:
+            say_line(f"  {CONTRADICTION_ADVICE}")
+
+
 class Lines:
     """Plain lines: one a moment, and now and then what each site does."""
 
     def __init__(self) -> None:
+        self._doubts = NewDoubts()
         self._news = _News()
         self._closed = 0
         self._next = 0.0
@@ -126,6 +145,7 @@ class Lines:
         if story.completed_rounds > self._closed:
             self._closed = story.completed_rounds
             say_line(f"{headline_words(story, now)}")
+            self._doubts.tell_new(story)
         if (words := recruiting_words(story)) and words != self._recruiting:
             self._recruiting = words
             say_line(words)
@@ -174,6 +194,7 @@ class Lines:
         if story.over:
             for line in closing_lines(story):
                 say_line(line)
+            NewDoubts().tell_new(story)
 
 
 class JsonLines:
@@ -257,6 +278,7 @@ class Picture:
         if story.over:
             for line in closing_lines(story):
                 say_line(line)
+            NewDoubts().tell_new(story)
 
 
 PRESENCE_STYLE = {"absent": "red", "stuck": "bold red", "slow": "yellow", "working": "green"}
@@ -294,6 +316,7 @@ def draw_picture(story: ExperimentStory, now: float, coordinator_at: float | Non
         lines.append(Text(words))
     if words := finish_words(story):
         lines.append(Text(words, style="dim"))
+    lines += [Text(f"CONTRADICTS: {one.describe(story.reader.title)}", style="red") for one in list_doubts(story)]
     lines += [
         Text(f"{format_moment(moment.time)[11:]} {moment.who}: {moment.what}", style="dim")
         for moment in story.moments[-6:]

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coordinator.record.clocks import ClockVerdict, SiteClocks, explain_entry_time
+from coordinator.record.journal import STEP
+from coordinator.record.recovery import read_step
 from deploy.console import format_moment
 from messages.chain import Entry
-from messages.ground.errors import LogBroken
+from messages.ground.errors import KonsilError, LogBroken
 from messages.ground.units import count_noun
 
 
@@ -23,11 +26,15 @@ class ReplayVerdict:
     "model_digest"}."""
     wrong: list[dict[str, Any]] = field(default_factory=list)
     """Entries that do not follow, or were changed: {"entry", "what"}."""
+    with_blobs: bool = False
+    """Whether stored models and updates were there to compute from."""
+    clocks: ClockVerdict = field(default_factory=lambda: ClockVerdict(True, 0))
+    """What the sites' clocks say of the log's times."""
 
     @property
     def agrees(self) -> bool:
         """Whether nothing disagrees."""
-        return not self.wrong and self.entries > 0
+        return not self.wrong and self.entries > 0 and self.clocks.agrees
 
     def count_rounds(self, status: str) -> int:
         """Rounds of one status."""
@@ -40,6 +47,8 @@ class ReplayVerdict:
             "entries": self.entries,
             "rounds": {str(number): one for number, one in sorted(self.rounds.items())},
             "wrong": self.wrong,
+            "recomputed": self.count_rounds("recomputed"),
+            "times": self.clocks.as_plain(),
         }
 
     def summary_line(self, identity: str) -> str:
@@ -57,9 +66,42 @@ class ReplayVerdict:
             f" ({how})" if how else ""
         )
         if self.agrees:
-            return f"{head}: every decision and every recomputed aggregate agrees"
-        first = self.wrong[0] if self.wrong else {"entry": "the log", "what": "it holds no entry"}
+            return f"{head}: {self._agreement()}"
+        if self.wrong:
+            first = self.wrong[0]
+        else:
+            first = {"entry": "the log", "what": "it holds no entry" if self.clocks.agrees else "its times (above)"}
         return f"{head}: DOES NOT AGREE, first at {first['entry']}: {first['what']}"
+
+    def _agreement(self) -> str:
+        """What was shown, and what was not: a round that was not computed again proves nothing of its model."""
+        again, rounds = self.count_rounds("recomputed"), len(self.rounds)
+        if not rounds:
+            return "every decision agrees; it made no model"
+        if again == rounds:
+            return f"every decision agrees, and so does every aggregate ({again} computed again)"
+        why = "updates were not kept" if self.with_blobs else "the stored updates are not here: --blobs names them"
+        if not again:
+            return f"every decision agrees; NO aggregate was computed again ({why})"
+        return f"every decision agrees, and so do {again} of {rounds} aggregates, computed again (of the others {why})"
+
+
+def check_times(entry: Entry, clocks: SiteClocks) -> bool:
+    """Check one entry's time, and let `clocks` take it into account. False: this version cannot read the entry.
+
+    Raises:
+        LogBroken: the entry's time is not the one inside it.
+    """
+    if entry.type != STEP:
+        return True
+    try:
+        given, decided = read_step(entry)
+    except KonsilError:  # a newer version's: its chain holds all the same
+        return False
+    if problem := explain_entry_time(entry, given):
+        raise LogBroken(problem, where=f"entry {entry.index} of {entry.experiment} (journal number {entry.number})")
+    clocks.note_step(entry, given, decided)
+    return True
 
 
 def replay_log(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str], None] | None) -> ReplayVerdict:
@@ -67,10 +109,13 @@ def replay_log(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str
     from coordinator.record import replay as replays
     from coordinator.work.blobs import Blobs
 
-    verdict = ReplayVerdict()
+    verdict = ReplayVerdict(with_blobs=blobs is not None)
+    clocks = SiteClocks()
     try:
         for step in replays.replay(entries, Blobs(blobs) if blobs else None):
             verdict.entries += 1
+            if step.agrees and step.entry.type == STEP:
+                clocks.note_step(step.entry, *read_step(step.entry))
             where = f"entry {step.entry.index} of {step.entry.experiment} (journal number {step.entry.number})"
             mark = ""
             if step.aggregate is not None:
@@ -89,4 +134,8 @@ def replay_log(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str
         verdict.wrong.append({"entry": error.where, "what": error.what})
         if tell is not None:
             tell(f"!! {error}")
+    verdict.clocks = clocks.judge()
+    if tell is not None:
+        for line in verdict.clocks.lines():
+            tell(f"!! {line}")
     return verdict

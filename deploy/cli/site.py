@@ -103,15 +103,29 @@ def datasets(
         str | None,
         typer.Option("--case", metavar="KEY", help="Show this one case: files, why it is used, grid, values, label."),
     ] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option("--compare", metavar="FILE", help="Compare volumes with what another site wrote; several times."),
+    ] = None,
+    volumes_to: Annotated[
+        Path | None,
+        typer.Option("--volumes-to", metavar="FILE", help="Write median volumes for other sites to compare with."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What the agent would train on: cases found, used, and left out with the reason. For local eyes only.
 
     Data sets from DICOM are prepared: fetched, cleaned of what identifies a patient, and made into cases.
+
+    --volumes-to FILE writes the median volume of each concept (two digits; of least_metric_cases cases or more) and no
+    case: whether others see it is your decision. --compare FILE tells where yours contradict another site's.
     """
     from site_agent.config import read_config
+    from site_agent.data import volumes
     from site_agent.data.inventory import take_stock_of
 
+    theirs = [volumes.read_volumes_file(path) for path in compare or ()]
+    shared: dict[str, dict[str, volumes.SharedVolume]] = {}
     _quieten_logs()
     site = read_config(config)
     if case is not None:
@@ -136,7 +150,7 @@ def datasets(
                 wanted,
                 _show_progress(name, _count_word(site.datasets[name])),
             )
-            stock = take_stock_of(*asked, again=again, limit=site.limits.disk)
+            stock = take_stock_of(*asked, again=again, limit=site.limits.disk, measure=True)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
             details = list(getattr(error, "details", ()))
@@ -154,6 +168,12 @@ def datasets(
         }
         if stock.consent is not None:
             result[name]["withdrawn"] = _plain_consent(stock.consent)
+        result[name]["volumes"] = {one.concept: one.as_plain() for one in stock.volumes}
+        floors = site.policy.floors
+        shared[name] = volumes.share_volumes(stock.volumes, floors.least_metric_cases, floors.round_counts_to)
+        others = [one.datasets[name] for one in theirs if name in one.datasets and one.site != site.site.name]
+        contradictions = volumes.compare_volumes(stock.volumes, others)
+        result[name]["contradictions"] = list(contradictions)
         if stock.prepared is not None:
             result[name] |= {
                 "series_left_out": {str(key): count for key, count in sorted(stock.prepared.series_left_out.items())},
@@ -164,6 +184,12 @@ def datasets(
         if not as_json:
             say_line(f"{name}: {stock.used} of {stock.found} cases usable")
             say_line(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
+            for volume in stock.volumes:
+                say_line(f"  volume of {volume.describe()}")
+            for line in contradictions:
+                say_line(f"  CONTRADICTS the other sites: {line}")
+            if theirs and not others:
+                say_line("  no other site's file tells of this data set")
             _say_prepared(result[name])
             if stock.prepared is None and (counts := result[name]["left_out"]):
                 say_line("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
@@ -175,6 +201,10 @@ def datasets(
                     say_line(f"    {line}")
             for line in stock.remarks:
                 say_line(f"  note: {line}")
+    if volumes_to is not None:
+        content = volumes.VolumesFile(volumes=1, site=site.site.name, datasets=shared)
+        volumes.write_volumes_file(volumes_to, content)
+        note_line(f"{volumes_to}: median volumes, and no case; send it only if your rules allow that")
     if as_json:
         emit_json({"datasets": result})
     elif not names:
@@ -301,18 +331,22 @@ def ledger(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What left this site: every event and update, when, for which experiment, how many bytes.
+    """What left this site: every event and update, when, for which experiment, how many bytes, its digest.
 
-    Not recorded: the pulse, progress, and answers to `konsil experiment check`. The agent need not run.
+    Not recorded: the pulse, progress, and answers to `konsil experiment check`. The agent need not run. With --json it
+    is what `konsil audit compare` holds against the coordinator's log.
     """
     from site_agent.config import read_config
     from site_agent.disk import ledger as record
 
     day = 0.0 if since is None else since.replace(tzinfo=UTC).timestamp()
-    entries = record.read_ledger(read_config(config).site.state, experiment, day)
+    site = read_config(config).site
+    entries = record.read_ledger(site.state, experiment, day)
     updates = [one for one in entries if one.kind == "update"]
     if as_json:
-        emit_json({"ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
+        about = {"site": site.name, "consortium": site.consortium, "taken": time.time(), "since": day}
+        about["experiment"] = experiment
+        emit_json({**about, "ledger": [asdict(one) for one in entries], "bytes": sum(one.bytes for one in entries)})
         return
     if not entries:
         note_line("Nothing has left this site" + ("" if experiment is None and since is None else " that fits"))
@@ -324,11 +358,12 @@ def ledger(
             str(one.round or ""),
             one.kind,
             f"{one.bytes:,}",
+            one.digest[:16],
             "" if one.settled else "awaits its receipt",
         ]
         for one in entries
     ]
-    print_table(["time", "experiment", "round", "what", "bytes", ""], rows)
+    print_table(["time", "experiment", "round", "what", "bytes", "digest", ""], rows)
     say_line(
         f"{len(entries) - len(updates)} events and {len(updates)} updates, {sum(one.bytes for one in entries):,} bytes"
     )

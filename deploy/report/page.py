@@ -10,6 +10,7 @@ from pathlib import Path
 from deploy.report import tables
 from deploy.report.baselines import Baseline
 from deploy.report.curves import Line, draw_chart
+from deploy.report.doubts import doubts_section
 from deploy.report.html import format_count
 from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
@@ -83,6 +84,7 @@ def render_report(
         ("Why it ended", tables.failure_section(story)),
         ("Summary", tables.summary_table(story, images or {})),
         ("Result", tables.results_table(story, baselines) + tables.side_by_side(story, baselines)),
+        ("Contradictions", doubts_section(story)),
         ("Curves", _charts_section(story, baselines)),
         ("Cases", tables.cases_table(story)),
         ("Rounds", tables.rounds_table(story)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deploy.story.doubts import list_doubts
 from deploy.story.parts import RoundStory, ValidationPoint
 from deploy.story.story import ExperimentStory
 from messages.scores import SplitScores
@@ -99,6 +100,7 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
             "worst": test.worst,
             "metrics": metrics_as_plain(test.pooled, test.reader),
         },
+        "contradictions": [one.as_plain() for one in list_doubts(story)],
         "model_digest": story.model_digest,
         "model_round": story.model_round,
         "bytes_down": story.bytes_down,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from messages.experiment import Experiment
+from site_agent.data.volumes import ConceptVolume, measure_volumes
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.consent import Consent
 from site_agent.datasets.opening import show_name
@@ -32,6 +33,7 @@ class Stock:
         details: name cases and stay at the site. prepared: what a preparation from DICOM counted.
         consent: what became of the list of the withdrawn; None where there is none. remarks: what else is worth a line
             (`datasets.remarks`); they stay at the site, too.
+        volumes: of each concept, over the cases that are used; empty unless they were asked for.
     """
 
     found: int
@@ -43,6 +45,7 @@ class Stock:
     prepared: Accounting | None = None
     consent: Consent | None = None
     remarks: tuple[str, ...] = ()
+    volumes: tuple[ConceptVolume, ...] = ()
 
 
 def take_stock_of(
@@ -54,18 +57,19 @@ def take_stock_of(
     *,
     again: bool = False,
     limit: int | None = None,
+    measure: bool = False,
 ) -> Stock:
     """Survey any data set; one from DICOM is brought up to date first.
 
     Args:
         state: the site's state directory. again: ask the PACS even where it was asked a short while ago.
-        limit: most bytes under `state` (`limits.disk`).
+        limit: most bytes under `state` (`limits.disk`). measure: volumes, too.
 
     Raises:
         DataError: as `take_stock`. PacsUnreachable, PacsRefused, WorkFailed: as `dicom.build.materialise`.
     """
     if isinstance(config, DatasetConfig):
-        return take_stock(config, experiment, progress)
+        return take_stock(config, experiment, progress, measure=measure)
     from site_agent.dicom.prepared import build  # pydicom: not for the agent's event loop
     from site_agent.dicom.prepared.unused import remark_on_settings
     from site_agent.dicom.prepared.withdrawals import recall_consent
@@ -89,7 +93,7 @@ def take_stock_of(
     stock = Stock(0, 0, {}, (), channels, concepts)
     if prepared.used:
         cache = state / "datasets" / name / "survey.sqlite"
-        stock = take_stock(dataset, experiment, None, cache, Vault(secret, CASES), channels)
+        stock = take_stock(dataset, experiment, None, cache, Vault(secret, CASES), channels, measure=measure)
     left_out = Counter({str(reason): count for reason, count in prepared.left_out.items()})
     left_out.update(stock.left_out)
     return Stock(
@@ -102,6 +106,7 @@ def take_stock_of(
         prepared=prepared,
         consent=recall_consent(state, name, config),
         remarks=(*_remark_on_source(prepared), *remark_on_settings(state, name, config), *stock.remarks),
+        volumes=stock.volumes,
     )
 
 
@@ -112,11 +117,14 @@ def take_stock(
     cache: Path | None = None,
     vault: Vault | None = None,
     own: tuple[str, ...] = (),
+    *,
+    measure: bool = False,
 ) -> Stock:
     """Survey a folder, for an experiment's channels and concepts, or else for those that it has itself.
 
     Args:
         vault: opens files that are encrypted. own: the channels that it has, where that is known.
+        measure: read each label map once more, for the concepts' volumes.
 
     Raises:
         DataError: the folder cannot be read, holds no case, or lacks a concept of the experiment.
@@ -139,6 +147,7 @@ def take_stock(
         concepts=tuple(sorted(concepts)),
         consent=survey.consent,
         remarks=tuple(show_name(remark) for remark in survey.remarks),
+        volumes=measure_volumes(survey.cases, config, vault) if measure else (),
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from messages.ground.errors import RequestError, WorkFailed
 
 _ROWS = """
-SELECT time, kind, experiment, round, bytes, 1 FROM ledger
-UNION ALL SELECT time, kind, experiment, round, length(raw), 0 FROM outbox
+SELECT time, kind, experiment, round, bytes, 1, id, {digest} FROM ledger
+UNION ALL SELECT time, kind, experiment, round, length(raw), 0, id, raw FROM outbox
 ORDER BY time
 """
 
@@ -24,6 +25,9 @@ class Entry:
         time: Unix time of its receipt; where there is none, of its writing.
         kind: of the event; "update": a model update's chunks, in all `bytes` (more where some went again).
         settled: False: an event that still waits for the coordinator's receipt.
+        id: of the event; of an update: its transfer ("experiment.round.site.attempt").
+        digest: SHA-256 (hex) of the event as it was on the wire; of an update: its seal. Empty where the agent of that
+            time kept none, and while an update is not whole.
     """
 
     time: float
@@ -32,6 +36,8 @@ class Entry:
     round: int
     bytes: int
     settled: bool
+    id: str = ""
+    digest: str = ""
 
 
 def read_ledger(state: Path, experiment: str | None = None, since: float = 0.0) -> list[Entry]:
@@ -53,9 +59,11 @@ def read_ledger(state: Path, experiment: str | None = None, since: float = 0.0) 
                 "no agent has worked here", where=str(state), advice="Look at site.state; `konsil site run` starts one"
             )
         with contextlib.closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as spool:
+            columns = {row[1] for row in spool.execute("PRAGMA table_info(ledger)")}
+            rows = spool.execute(_ROWS.format(digest="digest" if "digest" in columns else "''")).fetchall()
             found = [
-                Entry(time, kind, name, round_number, size, bool(settled))
-                for time, kind, name, round_number, size, settled in spool.execute(_ROWS)
+                Entry(time, kind, name, round_number, size, bool(settled), identity, _hexadecimal(digest))
+                for time, kind, name, round_number, size, settled, identity, digest in rows
             ]
     except (OSError, sqlite3.OperationalError) as error:
         why = error.strerror if isinstance(error, OSError) else error
@@ -65,3 +73,8 @@ def read_ledger(state: Path, experiment: str | None = None, since: float = 0.0) 
     except sqlite3.DatabaseError as error:
         raise WorkFailed(f"the record is damaged ({error})", where=str(place)) from None
     return [one for one in found if one.time >= since and experiment in (None, one.experiment)]
+
+
+def _hexadecimal(kept: str | bytes) -> str:
+    """A digest as it is kept, or that of an event that is still to go."""
+    return sha256(kept).hexdigest() if isinstance(kept, bytes) else kept

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import msgpack
@@ -38,7 +39,7 @@ CREATE TABLE IF NOT EXISTS outbox (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS ledger (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL, experiment TEXT NOT NULL,
-    round INTEGER NOT NULL, bytes INTEGER NOT NULL
+    round INTEGER NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS ledger_ids ON ledger (id);
 """
@@ -106,6 +107,8 @@ class Spool:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
+            if "digest" not in {row[1] for row in self._db.execute("PRAGMA table_info(ledger)")}:  # 0.1 kept none
+                self._db.execute("ALTER TABLE ledger ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
         except sqlite3.DatabaseError as error:
             os.close(self._lock)
             _refuse_foreign(error, state)
@@ -289,21 +292,30 @@ class Spool:
                 return None
             event = Waiting(*row)
             self._db.execute("DELETE FROM outbox WHERE id = ?", (identity,))
-            self._enter_in_ledger(now, event.id, event.kind, event.experiment, event.round, len(event.raw))
+            digest = sha256(event.raw).hexdigest()
+            self._enter_in_ledger(now, event.id, event.kind, event.experiment, event.round, len(event.raw), digest)
             return event
 
-    def note_leaving(self, key: TransferKey, size: int, now: float) -> None:
-        """Note in the ledger that an update of so many bytes begins to leave the site; once an attempt.
+    def note_leaving(self, key: TransferKey, size: int, now: float, seal: str = "") -> None:
+        """Note in the ledger that an update of so many bytes begins to leave the site; once an attempt and content.
+
+        Args:
+            seal: of the whole update; empty: it is not whole yet, and its seal is noted once it is.
 
         Raises:
             WorkFailed: the disk is full or broken.
         """
         with self.transaction():
-            if self._db.execute("SELECT 1 FROM ledger WHERE id = ?", (key.stem,)).fetchone() is None:
-                self._enter_in_ledger(now, key.stem, "update", key.experiment, key.round, size)
+            noted = {row[0] for row in self._db.execute("SELECT digest FROM ledger WHERE id = ?", (key.stem,))}
+            if not noted or (seal and not noted & {"", seal}):
+                self._enter_in_ledger(now, key.stem, "update", key.experiment, key.round, size, seal)
+            elif seal and seal not in noted:
+                self._db.execute("UPDATE ledger SET digest = ? WHERE id = ? AND digest = ''", (seal, key.stem))
 
     def _enter_in_ledger(self, *row: float | str) -> None:
-        self._db.execute("INSERT INTO ledger (time, id, kind, experiment, round, bytes) VALUES (?, ?, ?, ?, ?, ?)", row)
+        self._db.execute(
+            "INSERT INTO ledger (time, id, kind, experiment, round, bytes, digest) VALUES (?, ?, ?, ?, ?, ?, ?)", row
+        )
 
     def prune_old(self, now: float, ledger_kept: float) -> None:
         """Forget what is older than its retention."""

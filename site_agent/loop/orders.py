@@ -78,7 +78,9 @@ class Orders:
             self._approve_experiment(str(request.get("experiment")))
         elif order != "status":
             raise RequestError(f"unknown order {order!r}")
-        if order != "status":
+        if order == "approve":
+            log.info("ordered", what=order, experiment=str(request.get("experiment")))
+        elif order != "status":
             log.info("ordered", what=order)
         return self._status()
 

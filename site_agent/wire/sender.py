@@ -139,7 +139,8 @@ class ChunkSender:
 
     Args:
         sealer: the one that sealed the updates, which remembers their chunks' digests.
-        on_leaving: called with a transfer and its bytes before its first chunk goes; where it raises, none goes.
+        on_leaving: called with a transfer, its bytes and its seal before its first chunk goes, and once it is sealed
+            (before: the seal is empty); where it raises, none goes.
         on_sent: called once every chunk of a whole transfer is confirmed.
         on_lost: called when the file is not what was sealed.
         on_broken: called when sending raised what nobody foresaw: the update will not go.
@@ -152,7 +153,7 @@ class ChunkSender:
         sealer: Sealer,
         clock: Clock,
         *,
-        on_leaving: Callable[[TransferKey, int], None],
+        on_leaving: Callable[[TransferKey, int, str], None],
         on_sent: Callable[[TransferKey], None],
         on_lost: Callable[[TransferKey], None],
         on_progress: Callable[[TransferKey, int, int], None],
@@ -247,7 +248,7 @@ class ChunkSender:
         except (OSError, ValueError):
             self._on_lost(key)
             return
-        self._on_leaving(key, manifest.nbytes)
+        self._on_leaving(key, manifest.nbytes, task.sealed.seal)
         whole = task.chunks is None
         mark = SentMark(task.path, self._clock)
         # The broker's confirms are no proof: what is asked for once it all went goes whole, whatever it confirmed.
@@ -283,7 +284,7 @@ class ChunkSender:
     def _send_ahead(self, task: Ahead) -> None:
         key, manifest = task.key, task.manifest
         if task.first == 0:
-            self._on_leaving(key, manifest.nbytes)
+            self._on_leaving(key, manifest.nbytes, "")
             mark = SentMark(task.places[-1], self._clock)
             self._flights[key] = _Flight(_open_update(task).data, mark, mark.read_digests())
         flight = self._flights.get(key)

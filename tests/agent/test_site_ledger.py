@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def test_every_event_and_update_is_on_record_while_the_agent_runs(
         [(one.kind, one.round, len(one.raw)) for one in sent.values()]
         + [("update", number, coordinator.sealed(number)[0].manifest.nbytes) for number in (1, 2)]
     )
+    assert {one.id: one.digest for one in of("weights-ready")} == {
+        one.id: sha256(one.raw).hexdigest() for one in coordinator.of("weights-ready")
+    }
+    assert [one.digest for one in of("update")] == [one.body.transfer.seal for one in coordinator.of("weights-ready")]
     assert all(began <= one.time <= time.time() for one in of("update"))
     assert ledger.read_ledger(tmp_path / "state", since=time.time() + 60) == []
     assert ledger.read_ledger(tmp_path / "state", "exp-2") == []
@@ -53,11 +58,11 @@ def test_no_chunk_leaves_before_it_is_on_record(
     failed: list[bool] = []
     plain = Spool.note_leaving
 
-    def leaving(self: Spool, key: TransferKey, size: int, now: float) -> None:
+    def leaving(self: Spool, key: TransferKey, size: int, now: float, seal: str) -> None:
         if len(failed) < 3:
             failed.append(not coordinator.chunks)
             raise WorkFailed("the disk is full")
-        plain(self, key, size, now)
+        plain(self, key, size, now, seal)
 
     monkeypatch.setattr(Spool, "note_leaving", leaving)
     start()

@@ -13,6 +13,7 @@ import site_consortium as script
 from agent_rig import Start, joined, training
 from brokers import PATIENCE, eventually
 from gated_trainer import Gate
+from structlog.testing import capture_logs
 
 from deploy.cli.site import standing_words
 from messages.ground.errors import RequestError
@@ -105,7 +106,11 @@ def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: scri
     assert standing_words(waiting) == "awaits your approval (konsil site resume --approve exp-1)"
     with pytest.raises(RequestError, match="awaits approval"):
         running.ask("approve", experiment="exp-2")
-    running.ask("approve", experiment="exp-1")
+    with capture_logs() as logged:
+        running.ask("approve", experiment="exp-1")
+    assert {"what": "approve", "experiment": "exp-1"}.items() <= next(
+        one.items() for one in logged if one["event"] == "ordered"
+    )
     assert eventually(lambda: coordinator.of("joined"), what="joined")
 
 

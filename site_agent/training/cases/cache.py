@@ -28,7 +28,7 @@ from messages import codec
 from messages.experiment import Preprocessing
 from site_agent.datasets.vault import SUFFIX, Vault
 from site_agent.training.cases.precision import NumberFormat
-from site_agent.training.cases.preprocess import Geometry, PreparedCase
+from site_agent.training.cases.preprocess import Geometry, PreparedCase, Turn
 
 VERSION = 1
 """Raise it when preprocessing changes what it makes of the same case."""
@@ -206,6 +206,7 @@ def fetch_case(folder: Path, key: str, name: str, vault: Vault | None = None) ->
         shape=tuple(plain["shape"]),
         box=(x, y, z),
         spacing_mm=tuple(plain["spacing_mm"]),
+        turn=_read_turn(plain.get("turn")),
     )
     if vault is not None:
         return SealedCase(name, geometry, where, vault)
@@ -222,6 +223,14 @@ def fetch_case(folder: Path, key: str, name: str, vault: Vault | None = None) ->
         foreground=np.load(where / "foreground.npy", allow_pickle=False),
         geometry=geometry,
     )
+
+
+def _read_turn(plain: list[list[Any]] | None) -> Turn | None:
+    """0.1 kept none."""
+    if plain is None:
+        return None
+    one, two, three = ((int(axis), bool(flipped)) for axis, flipped in plain)
+    return (one, two, three)
 
 
 def sweep_leftovers(folder: Path) -> None:

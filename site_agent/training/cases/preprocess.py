@@ -1,8 +1,8 @@
 """From a native case to the net's input, and from the net's output back to the native grid.
 
-Order: orientation, crop, resampling, normalisation (as in nnU-Net, Isensee et al. 2021). "Native grid" here is the
-native voxel grid with its axes permuted and flipped to the asked orientation: a bijection of voxels, so that a
-score on it is a score on the file's own grid.
+Order: orientation, crop, resampling, normalisation (as in nnU-Net, Isensee et al. 2021). The *native grid* is the
+image's own, as it came. The *turned grid* is the native one with its axes permuted and flipped to the asked
+orientation: a bijection of voxels, so that a score on it is a score on the native grid.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ LEAST_CONTRAST = 1e-6
 """Z-scores that lie no further apart than this are one value."""
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.uint8]
+Turn = tuple[tuple[int, bool], tuple[int, bool], tuple[int, bool]]
+"""For each axis of the turned grid: which axis of the native grid it is, and whether it runs backwards."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,16 @@ class Geometry:
     """How to get from the net's grid back to the native one.
 
     Attributes:
-        shape: native shape, oriented (X, Y, Z).
+        shape: of the turned grid (X, Y, Z).
         box: the crop in it, begin and end for each axis.
-        spacing_mm: native voxel size, oriented.
+        spacing_mm: voxel size along the turned grid's axes.
+        turn: from the native to the turned grid; None: not known, as in the caches of 0.1.
     """
 
     shape: tuple[int, int, int]
     box: Box
     spacing_mm: tuple[float, float, float]
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class PreparedCase:
     Attributes:
         image: float32 (C, x, y, z), the net's input.
         label: uint8 (x, y, z), concept i as value i + 1, on the same grid.
-        reference: uint8 (X, Y, Z), the label on the whole native grid.
+        reference: uint8 (X, Y, Z), the label on the whole turned grid.
         number_format: in which the image is kept without losing what counts (`precision`).
     """
 
@@ -78,7 +82,7 @@ def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], set
     shape = (int(label.shape[0]), int(label.shape[1]), int(label.shape[2]))
     box = foreground_box(image) if settings.crop == "foreground" else whole_box(shape)
     inside = tuple(slice(begin, end) for begin, end in box)
-    geometry = Geometry(shape, box, spacing)
+    geometry = Geometry(shape, box, spacing, _find_turn(affine, settings.orientation))
     cropped = np.ascontiguousarray(image[(slice(None), *inside)], dtype=np.float32)
     cropped_label = np.ascontiguousarray(label[inside])
     if settings.spacing_mm is not None:
@@ -104,10 +108,24 @@ def _require_contrast(image: FloatArray, least: float) -> None:
 
 
 def to_native(probabilities: torch.Tensor, geometry: Geometry, background: int | None) -> torch.Tensor:
-    """Probabilities (K, x, y, z) on the net's grid → (K, X, Y, Z) on the whole native grid.
+    """Probabilities (K, x, y, z) on the net's grid → (K, X, Y, Z) on the image's own grid, voxel by voxel as it came.
 
-    Outside the crop every probability is 0, but 1 for the channel `background` where there is one.
+    So the image's own affine holds for the result. Outside the crop every probability is 0, but 1 for the channel
+    `background` where there is one.
+
+    Raises:
+        ValueError: the geometry does not say how the image was turned.
     """
+    if geometry.turn is None:
+        raise ValueError("the geometry does not say how the image was turned: prepare the case anew")
+    whole = to_turned(probabilities, geometry, background)
+    backwards = [axis + 1 for axis, (_native, flipped) in enumerate(geometry.turn) if flipped]
+    places = [[native for native, _flipped in geometry.turn].index(axis) + 1 for axis in range(3)]
+    return whole.flip(backwards).permute(0, *places).contiguous()
+
+
+def to_turned(probabilities: torch.Tensor, geometry: Geometry, background: int | None) -> torch.Tensor:
+    """The same on the whole turned grid, where a case's `reference` lies. It is not the image's own."""
     inside = tuple(slice(begin, end) for begin, end in geometry.box)
     size = tuple(end - begin for begin, end in geometry.box)
     if tuple(probabilities.shape[1:]) != size:
@@ -121,18 +139,25 @@ def to_native(probabilities: torch.Tensor, geometry: Geometry, background: int |
     return whole
 
 
+def _find_turn(affine: NDArray[Any], orientation: str | None) -> Turn:
+    if orientation is None:
+        return ((0, False), (1, False), (2, False))
+    here = nib.orientations.io_orientation(affine)
+    change = nib.orientations.ornt_transform(here, nib.orientations.axcodes2ornt(tuple(orientation)))
+    one, two, three = ((int(axis), bool(change[axis, 1] < 0)) for axis in np.argsort(change[:, 0]))
+    return (one, two, three)
+
+
 def _orient_case(
     image: FloatArray, label: LabelArray, affine: NDArray[Any], orientation: str | None
 ) -> tuple[FloatArray, LabelArray, tuple[float, float, float]]:
     zooms = np.sqrt(np.sum(np.asarray(affine, dtype=np.float64)[:3, :3] ** 2, axis=0))
-    if orientation is not None:
-        here = nib.orientations.io_orientation(affine)
-        change = nib.orientations.ornt_transform(here, nib.orientations.axcodes2ornt(tuple(orientation)))
-        order = [int(axis) for axis in np.argsort(change[:, 0])]
-        flips = tuple(slice(None, None, int(change[axis, 1])) for axis in order)
-        label = label.transpose(order)[flips]
-        image = image.transpose([0, *(axis + 1 for axis in order)])[(slice(None), *flips)]
-        zooms = zooms[order]
+    turn = _find_turn(affine, orientation)
+    order = [native for native, _flipped in turn]
+    flips = tuple(slice(None, None, -1 if flipped else 1) for _native, flipped in turn)
+    label = label.transpose(order)[flips]
+    image = image.transpose([0, *(axis + 1 for axis in order)])[(slice(None), *flips)]
+    zooms = zooms[order]
     return image, label, (float(zooms[0]), float(zooms[1]), float(zooms[2]))
 
 

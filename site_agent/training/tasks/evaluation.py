@@ -12,7 +12,7 @@ from scipy import ndimage
 from messages.experiment import Experiment
 from messages.tasks.segmentation import CaseRow, RegionRow
 from site_agent.training.cases.cache import CachedCase
-from site_agent.training.cases.preprocess import to_native
+from site_agent.training.cases.preprocess import to_turned
 from site_agent.training.tasks.base import predict_logits
 from site_agent.training.tasks.regions import Regions
 
@@ -28,7 +28,7 @@ def score_case(
     *,
     hd95: bool,
 ) -> CaseRow:
-    """Predict one whole volume and compare it with its reference on the native grid."""
+    """Predict one whole volume and compare it with its reference on the turned grid, a bijection of the native one."""
     predicted = regions.predicted_masks(predict_case(net, case, experiment, regions, device))
     references = regions.reference_masks(case.reference)
     spacing = case.geometry.spacing_mm
@@ -45,10 +45,10 @@ def score_case(
 def predict_case(
     net: torch.nn.Module, case: CachedCase, experiment: Experiment, regions: Regions, device: torch.device
 ) -> torch.Tensor:
-    """Probabilities (K, X, Y, Z) on the whole native grid: the blended logits' probabilities, resampled."""
+    """Probabilities (K, X, Y, Z) on the whole turned grid: the blended logits' probabilities, resampled."""
     image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
     logits = predict_logits(net, image, experiment, device)
-    return to_native(regions.to_probabilities(logits)[0], case.geometry, regions.background)
+    return to_turned(regions.to_probabilities(logits)[0], case.geometry, regions.background)
 
 
 def dice_score(prediction: Mask, reference: Mask) -> float | None:

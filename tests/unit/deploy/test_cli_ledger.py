@@ -28,8 +28,8 @@ def config(tmp_path: Path) -> Path:
     for number in (1, 2):
         spool.post_event(Author("c", "site-a").write_event("leaving", Leaving(), time=2e9, seq=number, attempt=number))
     spool.take_receipted(spool.list_waiting()[0].id, 1_764_000_000.0)
-    for _again in range(2):
-        spool.note_leaving(TransferKey("exp-1", 3, "site-a", 1), 30_000_000, 1_764_000_000.0)
+    for seal in ("", "5e" * 32, "5e" * 32):  # while it is written, once it is whole, and once it is sent again
+        spool.note_leaving(TransferKey("exp-1", 3, "site-a", 1), 30_000_000, 1_764_000_000.0, seal)
     spool.close()
     return path
 
@@ -48,10 +48,12 @@ def test_for_programs_it_is_one_object_and_can_be_narrowed(config: Path) -> None
     told = json.loads(CliRunner().invoke(app, asked).stdout)
     assert told["ledger"] == [
         {"time": 1_764_000_000.0, "kind": "update", "experiment": "exp-1", "round": 3, "bytes": 30_000_000}
-        | {"settled": True}
+        | {"settled": True, "id": "exp-1.3.site-a.1", "digest": "5e" * 32}
     ]
+    assert (told["site"], told["consortium"], told["experiment"]) == ("site-a", "c", "exp-1")
     asked[6] = "2025-11-25"
-    assert json.loads(CliRunner().invoke(app, asked).stdout) == {"ledger": [], "bytes": 0}
+    told = json.loads(CliRunner().invoke(app, asked).stdout)
+    assert (told["ledger"], told["bytes"]) == ([], 0)
 
 
 def test_where_no_agent_has_worked_it_says_so(config: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_case_says_which_slice_is_shown_and_whether_it_has_a_label() -> None:
     label = np.zeros((8, 8, 5), np.uint8)
     assert _draw_row(case(label, (1.0, 1.0, 1.0)))[0] == "slice 3 of 5, no label"
     label[2:4, 2:4, 3:5] = 1
-    assert _draw_row(case(label, (1.0, 1.0, 1.0)))[0] == "slice 5 of 5, 2 with label"
+    assert _draw_row(case(label, (1.0, 1.0, 1.0)))[0] == "slice 5 of 5, 2 with label, a 0.008 ml"
 
 
 def test_the_preview_of_what_is_not_prepared_says_what_to_do(tmp_path: Path) -> None:
