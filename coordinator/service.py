@@ -238,7 +238,7 @@ class Coordinator:
 
 def run_service(config_path: Path) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status, errors are one line on standard error."""
-    logs.configure_log("coordinator")
+    logs.configure_log("coordinator", for_good=True)
     os.umask(OTHERS)  # as its unit has it: whoever starts it by hand shows its files to nobody else either
     descriptors.allow_many()
     try:

@@ -404,7 +404,7 @@ class Agent:
 
 def run_agent(config_path: Path) -> int:
     """Run the agent until it is stopped; returns the exit status, with one line on standard error for what failed."""
-    logs.configure_log("site")
+    logs.configure_log("site", for_good=True)
     os.umask(OTHERS)  # as its unit has it: whoever starts it by hand shows its files to nobody else either
     try:
         file = note_file(config_path)

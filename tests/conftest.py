@@ -5,10 +5,14 @@ A missing RabbitMQ skips the tests that need it on a desk, and fails them where 
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from brokers import RealBroker, consortium_definitions, need_broker, with_admin
 from hypothesis import HealthCheck, settings
 
@@ -24,6 +28,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, where files run side by side: one that comes last leaves the others idle."""
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("torch")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A command that was run in this process has set its log up; what comes after it would write to its closed ends."""
+    hooks = sys.excepthook, threading.excepthook
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        logging.captureWarnings(capture=False)
+        logging.basicConfig(handlers=[], level=logging.WARNING, force=True)
+        sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 _who: dict[str, str] = {}
 
 
-def configure_log(service: str, level: int = logging.INFO, **who: str) -> None:
+def configure_log(service: str, level: int = logging.INFO, *, for_good: bool = False, **who: str) -> None:
     """Set the log of this process up.
 
     Args:
         service: "coordinator" or "site".
+        for_good: this is the process's only log: each module's logger is set up once, which makes a line cheaper.
         who: more that every line says, such as the site's name; may be told later (`identify_service`).
     """
     _who.clear()
@@ -49,7 +50,7 @@ def configure_log(service: str, level: int = logging.INFO, **who: str) -> None:
         processors=[*shared, drawn],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=for_good,
     )
     # What libraries and Python's own warnings say goes the same way.
     handler = logging.StreamHandler(sys.stderr)
