@@ -1,6 +1,6 @@
 """Whether one site's scores of a model contradict the others' scores of the same model; pure.
 
-Every site scores the same global model. Where one target (a region) is found well at the other sites and hardly at one,
+Every site scores the same global model. Where one target is found well at the other sites and hardly at one,
 that site's references mean something else: labels exchanged or defined otherwise, images mixed up, a scanner that no
 other site has. The training loss does not show it, since a net learns whatever it is given.
 

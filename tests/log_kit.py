@@ -38,7 +38,7 @@ def linked(bodies: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Entry]:
             number,
             previous.index + 1 if previous else 1,
             name,
-            1000.0 + number,
+            body["input"]["time"],
             STEP,
             codec.pack(body),
             previous.hash if previous else chain.ZERO,

@@ -181,9 +181,10 @@ class Preparation:
             told = [one for study in found if (one := self._tell_readable(study)) is not None]
             waiting = [one for one in told if not self._is_settled(one)]
             objects = sum(self._count_objects(one) for one in waiting)
-            self._cleaners.open(self._processes if objects >= WORTH_PROCESSES else 1)
+            processes = self._processes if objects >= WORTH_PROCESSES else 1
+            self._cleaners.open(processes)
             self._make_room()
-            with Makers(0 if self._here else min(self._processes, len(waiting)), self._show_progress) as makers:
+            with Makers(0 if self._here else min(processes, len(waiting)), self._show_progress) as makers:
                 for one in waiting:
                     if not self._has_room():
                         self._leave_out_unfit(one)
