@@ -25,7 +25,9 @@ from messages.names import NO_EXPERIMENT
 from messages.reasons import Reason
 from messages.tensors.layout import manifest_of
 
-WALKS, STEPS = 80, 28
+WALKS, STEPS = 160, 28
+ENDING = ("experiment-finish", "experiment-abort", "handling-failed")
+"""What ends an experiment wherever it comes: rare, or no walk would come far."""
 BEGAN = 2_000_000_000.0
 """Seconds since 1970: when the first walk begins. No clock is read."""
 OTHER_MANIFEST = manifest_of({"conv.bias": ARRAYS["conv.weight"][0]}, 1024)
@@ -116,6 +118,8 @@ class Walk:
         """Whatever can come, in whatever state."""
         site = self._draw.choice(SITES)
         kind = self._draw.choice((*WIRE, *OWN_KINDS, *["timer-fired"] * 4, *["disk-free", "experiment-resume"] * 3))
+        if kind in ENDING and self._draw.random() < 0.8:
+            return
         if kind in OWN_KINDS:
             self._made(kind, site)
         elif kind.startswith("experiment-"):
@@ -206,6 +210,7 @@ class Walk:
             ),
             "aggregation-failed": i.AggregationFailed(time=now, round=number),
             "outage": i.Outage(time=now, since=now - draw.choice((0.0, 40.0, -3.0))),
+            "handling-failed": i.HandlingFailed(time=now, kind="weights-ready", site=site, round=number),
             "disk-full": i.DiskFull(time=now),
             "disk-free": i.DiskFree(time=now),
         }
