@@ -83,8 +83,8 @@ def _describe_study(config: DicomDataset, source: StudySource, found: StudyFound
 
 def _take_facts(config: DicomDataset, path: Path) -> tuple[Facts, str] | None:
     """What the rules know of a series by one of its files, and its description; None where it cannot be read."""
+    from site_agent.dicom import reading
     from site_agent.dicom.roles.assignment import take_facts
-    from site_agent.dicom.sources import reading
 
     try:
         obj = reading.read_file(path)

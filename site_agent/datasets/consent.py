@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from messages.ground.errors import DataError
-from messages.ground.written.entries import Entry, read_entries
+from messages.ground.written.entries import ListEntry, read_entries
 from messages.ground.written.identifiers import (
     EXCEL_DIGITS,
     ISSUER,
@@ -76,7 +76,7 @@ class WithdrawnList:
     """A list as it was read; without one (`path` None) nobody has withdrawn."""
 
     path: Path | None
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[ListEntry, ...] = ()
     _names: frozenset[str] = field(default=frozenset(), repr=False)
 
     @classmethod
@@ -101,7 +101,7 @@ class WithdrawnList:
         return cls.of_entries(path, entries)
 
     @classmethod
-    def of_entries(cls, path: Path, entries: tuple[Entry, ...]) -> WithdrawnList:
+    def of_entries(cls, path: Path, entries: tuple[ListEntry, ...]) -> WithdrawnList:
         """A list of entries that were read from a file."""
         return cls(path, entries, frozenset(name for one in entries for name in _names_of(one)))
 
@@ -115,7 +115,7 @@ class WithdrawnList:
         return self._names
 
 
-def _names_of(entry: Entry) -> set[str]:
+def _names_of(entry: ListEntry) -> set[str]:
     return {entry.name, entry.number.strip(" ")}
 
 
@@ -187,10 +187,10 @@ class _Crowd:
             for token in set(tokens):
                 self._holders.setdefault(token, []).append(form)
 
-    def knows(self, entry: Entry) -> bool:
+    def knows(self, entry: ListEntry) -> bool:
         return any(name in self._forms for name in _names_of(entry))
 
-    def list_alike(self, entry: Entry) -> list[str]:
+    def list_alike(self, entry: ListEntry) -> list[str]:
         """Names that differ from the entry's and could be it, of others than those whom it names."""
         meant: set[int] = set().union(*(self._forms.get(name, ()) for name in _names_of(entry)))
         alike = {form for name in _names_of(entry) for form in self._alike.get(liken_identifier(name), ())}
@@ -198,12 +198,12 @@ class _Crowd:
             alike |= {form for form in self._numbers if may_be_rounded(entry.number, form)}
         return [form for form in alike - _names_of(entry) if self._forms[form] - meant]
 
-    def list_meant(self, entry: Entry) -> list[str]:
+    def list_meant(self, entry: ListEntry) -> list[str]:
         """Names that an entry, nobody's as it stands, may mean: a part of it, or a name that it is a part of."""
         found = {form for likeness in list_likenesses(entry.name) for form in self._alike.get(likeness, ())}
         return [*found, *self._list_longer(list_tokens(entry.number))]
 
-    def say_close(self, entry: Entry) -> str:
+    def say_close(self, entry: ListEntry) -> str:
         """The name that is nearest to an entry, where one is near: it may have been meant."""
         if len(self._forms) > _COMPARED:
             return ""
@@ -217,7 +217,7 @@ class _Crowd:
         return [form for form in rarest if wanted in f" {' '.join(self._tokens[form])} "]
 
 
-def _make_error(path: Path, doubts: Sequence[tuple[Entry, str]]) -> ListUnclear:
+def _make_error(path: Path, doubts: Sequence[tuple[ListEntry, str]]) -> ListUnclear:
     lines = ", ".join(str(entry.line) for entry, _ in doubts[:SHOWN]) + (" …" if len(doubts) > SHOWN else "")
     first = doubts[0][0]
     why = (

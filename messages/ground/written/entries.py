@@ -27,7 +27,7 @@ _SPREADSHEET_ERRORS = ("VALUE!", "REF!", "NAME?", "N/A", "NUM!", "DIV/0!", "NULL
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListEntry:
     """One identifier of a list.
 
     Attributes:
@@ -44,7 +44,7 @@ class Entry:
         return self.name.partition(ISSUER)[0]
 
 
-def read_entries(path: Path, *, refuse: type[RequestError] = ConfigError) -> tuple[Entry, ...]:
+def read_entries(path: Path, *, refuse: type[RequestError] = ConfigError) -> tuple[ListEntry, ...]:
     """The entries of a list, in the order of its lines.
 
     Raises:
@@ -54,7 +54,7 @@ def read_entries(path: Path, *, refuse: type[RequestError] = ConfigError) -> tup
     return tuple(parse_entries(read_text(path, refuse=refuse), str(path), refuse=refuse))
 
 
-def parse_entries(text: str, where: str, *, refuse: type[RequestError] = ConfigError) -> Iterator[Entry]:
+def parse_entries(text: str, where: str, *, refuse: type[RequestError] = ConfigError) -> Iterator[ListEntry]:
     """Yield each line's entry; raises as `read_entries`."""
     for number, line in enumerate(split_lines(text), start=1):
         entry = _read_line(number, line, f"{where}, line {number}", refuse)
@@ -62,7 +62,7 @@ def parse_entries(text: str, where: str, *, refuse: type[RequestError] = ConfigE
             yield entry
 
 
-def _read_line(number: int, line: str, where: str, refuse: type[RequestError]) -> Entry | None:
+def _read_line(number: int, line: str, where: str, refuse: type[RequestError]) -> ListEntry | None:
     if any(line.lstrip(" \ufeff").startswith(f"#{word}") for word in _SPREADSHEET_ERRORS):
         raise refuse("is an error of a spreadsheet", where=where, advice="Write the identifier itself")
     raw = line.strip().strip("\ufeff")
@@ -86,7 +86,7 @@ def _read_line(number: int, line: str, where: str, refuse: type[RequestError]) -
     name = normalise_identifier(raw)
     if name:
         _require_sense(name, raw, where, refuse)
-        return Entry(number, name, exact)
+        return ListEntry(number, name, exact)
     if exact:
         raise refuse(f'names nobody behind "{EXACTLY}"', where=where, advice="Write the identifier, or drop the line")
     return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from messages.ground.written.entries import Entry, read_entries
+from messages.ground.written.entries import ListEntry, read_entries
 from messages.ground.written.identifiers import normalise_identifier
 from site_agent.dicom.base import Object, StudyFound
 from site_agent.dicom.config import DicomDataset
@@ -60,7 +60,7 @@ class Effects:
         self._index.note_value(_OVERRIDES, json.dumps({"rules": self._rules, "fitted": sorted(self._fitted)}))
 
 
-def _means_one_of(entry: Entry, there: set[str]) -> bool:
+def _means_one_of(entry: ListEntry, there: set[str]) -> bool:
     return entry.name in there or entry.number in there
 
 

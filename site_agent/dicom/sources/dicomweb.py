@@ -19,9 +19,9 @@ from typing import Any
 import structlog
 
 from messages.ground.errors import PacsRefused
+from site_agent.dicom import reading
 from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import DicomWebSource
-from site_agent.dicom.sources import reading
 from site_agent.dicom.sources.arrivals import Arrivals, weigh_object
 from site_agent.dicom.sources.findings import Findings
 from site_agent.dicom.sources.pace import Pace

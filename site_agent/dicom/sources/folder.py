@@ -18,13 +18,13 @@ from typing import Any
 from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.datasets.opening import NotRegular, open_file
+from site_agent.dicom import reading
 from site_agent.dicom.base import Fetched, Has, Looked, Object, SeriesFound, StudyFound, Take, join_values
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.hush import silence_libraries
-from site_agent.dicom.sources import reading
+from site_agent.dicom.reading import MAGIC, PREAMBLE
 from site_agent.dicom.sources.arrivals import Arrivals
 from site_agent.dicom.sources.pace import Pace
-from site_agent.dicom.sources.reading import MAGIC, PREAMBLE
 from site_agent.dicom.sources.wanted import Described, Wanted, identify_patient, is_usable_uid
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"

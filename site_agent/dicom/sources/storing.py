@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from site_agent.dicom import reading
 from site_agent.dicom.base import Object
-from site_agent.dicom.sources import reading
 from site_agent.dicom.sources.arrivals import Arrivals
 
 STORED = 0x0000

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from messages.ground import logs
+from site_agent.dicom import reading
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.hush import silence_libraries
 from site_agent.dicom.prepared import build
 from site_agent.dicom.prepared.cleaning import Rules, WrittenObject, clean_objects
-from site_agent.dicom.sources import reading
 from tests.fuzz import dicom_damage, dicom_studies
 from tests.fuzz.harness import Kind, Lost
 

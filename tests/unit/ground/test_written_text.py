@@ -18,7 +18,7 @@ from messages.experiment import parse_experiment
 from messages.ground.errors import ConfigError, DataError
 from messages.ground.settings import read_secret, read_settings
 from messages.ground.written.documents import parse_json, read_json, read_toml
-from messages.ground.written.entries import Entry, parse_entries, read_entries
+from messages.ground.written.entries import ListEntry, parse_entries, read_entries
 from messages.ground.written.identifiers import liken_identifier, normalise_identifier
 from messages.ground.written.text import cut_comment, decode_text, read_text, split_lines
 
@@ -32,7 +32,7 @@ def test_a_byte_order_mark_is_as_if_it_were_not_there(start: bytes, tmp_path: Pa
     (tmp_path / "list").write_bytes(start + b"P1\r\nP2\r\n")
     (tmp_path / "secret").write_bytes(start + "pä ss\r\n".encode())
     assert read_toml(tmp_path / "a.toml") == read_json(tmp_path / "a.json") == {"a": 1}
-    assert read_entries(tmp_path / "list") == (Entry(1, "P1"), Entry(2, "P2"))
+    assert read_entries(tmp_path / "list") == (ListEntry(1, "P1"), ListEntry(2, "P2"))
     assert read_secret(f"file:{tmp_path / 'secret'}", "broker.password") == "pä ss"
 
 

@@ -40,7 +40,7 @@ from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.door.spool import encode_object
 from site_agent.dicom.labels import structures as reader
 from site_agent.dicom.labels.concepts import outline_of
-from site_agent.dicom.sources.reading import read_object
+from site_agent.dicom.reading import read_object
 from site_agent.dicom.volumes import assembly
 
 OEDEMA, TUMOUR = 1, 2

@@ -11,10 +11,10 @@ import pytest
 from dicom_rig import quiet
 
 from messages.reasons import Reason
+from site_agent.dicom import reading
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.prepared import build
-from site_agent.dicom.sources import reading
 from site_agent.disk.secret import secret_of
 from tests.fuzz import dicom_damage, dicom_studies
 
