@@ -71,6 +71,8 @@ def test_a_site_has_three_times_a_model_sent_again_and_no_more(consortium: Conso
     assert models.bytes_sent == 4 * size
     site.find_chunks("exp-1", 1)
     assert body_of(consortium.until("experiment-complete")).rounds == 2
+    consortium.until("model-ready")  # round 2, the two candidates of the evaluation and the finished model are out
+    assert models.bytes_sent == (4 + 1 + 2 + 1) * size
 
 
 def delivery(number: int, size: int) -> Delivery:
