@@ -13,7 +13,9 @@ import structlog
 from messages.experiment import Experiment
 from messages.ground.errors import DataError
 from messages.reasons import Reason
+from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.layouts import Candidate, Layout, find_cases
 from site_agent.dicom.config import DicomDataset
 
 log = structlog.get_logger()
@@ -27,10 +29,8 @@ def foresee_trouble(
 ) -> tuple[bool, Reason | None]:
     """Whether the site could take part, as far as can be seen; and why not, or what the researcher should know."""
     if isinstance(config, DatasetConfig):
-        from site_agent.datasets import layouts  # nibabel only where a folder has to be read
-
         try:
-            layout = layouts.find_cases(config)
+            layout = find_cases(config)
         except DataError as error:
             log.warning("the data set cannot be read", error=str(error))
             return False, Reason.DATASET_GONE
@@ -47,27 +47,20 @@ def foresee_trouble(
     return True, None
 
 
-def _has_channels(candidate: object, layout: object, experiment: Experiment) -> bool:
-    from site_agent.datasets.layouts import Candidate, Layout
-
-    assert isinstance(candidate, Candidate) and isinstance(layout, Layout)  # noqa: S101, PT018 (for mypy)
+def _has_channels(candidate: Candidate, layout: Layout, experiment: Experiment) -> bool:
     there = set(layout.channels) if layout.four_dimensional else set(candidate.images)
     return bool(candidate.images) and set(experiment.task.channels) <= there
 
 
-def _grid_of(candidate: object, experiment: Experiment) -> tuple[float, float, float] | None:
-    """Edges of the net's grid over a whole image, in voxels; None where the header cannot be read."""
-    import nibabel as nib
+def _grid_of(candidate: Candidate, experiment: Experiment) -> tuple[int, ...] | None:
+    """Edges of the net's grid over a whole image, in voxels; None where the header is not one of an image."""
+    from site_agent.datasets.look import judge_geometry, resampled_shape  # nibabel only where a folder has to be read
+    from site_agent.datasets.nifti import read_grid
 
-    from site_agent.datasets.layouts import Candidate
-
-    assert isinstance(candidate, Candidate)  # noqa: S101 (for mypy)
     try:
-        header = nib.load(next(iter(candidate.images.values()))).header
-        shape, zooms = header.get_data_shape()[:3], header.get_zooms()[:3]
-        spacing = experiment.preprocessing.spacing_mm or zooms
-        edges = [edge * zoom / wanted for edge, zoom, wanted in zip(shape, zooms, spacing, strict=True)]
-        return edges[0], edges[1], edges[2]
-    except Exception as error:  # noqa: BLE001 (a header that cannot be read is found when data are prepared)
-        log.info("a header cannot be read for a forecast", error=type(error).__name__)
+        shape, affine = read_grid(next(iter(candidate.images.values())))
+        judge_geometry(affine, shape[:3])
+    except CaseError as error:  # it is told, and left out, when data are prepared
+        log.info("a header cannot be read for a forecast", reason=error.reason)
         return None
+    return resampled_shape(shape[:3], affine, experiment.preprocessing)[1]

@@ -84,11 +84,7 @@ def judge_resampling(
     shape: tuple[int, ...], affine: npt.NDArray[np.float64], settings: Preprocessing, channels: int
 ) -> None:
     """Raise CaseError where resampling would make more voxels than the bound, or only one along an axis of several."""
-    assert settings.spacing_mm is not None  # noqa: S101 (the caller asked)
-    order = _axis_order(affine, settings.orientation)
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    cells = tuple(shape[axis] for axis in order)
-    target = target_shape(cells, tuple(float(sizes[axis]) for axis in order), settings.spacing_mm)
+    cells, target = resampled_shape(shape, affine, settings)
     said = f"{' × '.join(map(str, cells))} voxels become {' × '.join(map(str, target))}"
     try:
         require_room(target, np.dtype((np.float32, (channels,))))
@@ -96,6 +92,22 @@ def judge_resampling(
         raise CaseError(error.reason, f"{said} when it is resampled: {error.what}") from None
     if any(after == 1 < before for before, after in zip(cells, target, strict=True)):
         raise CaseError(Reason.MISSING_GEOMETRY, f"{said} when it is resampled: is its spacing right?")
+
+
+def resampled_shape(
+    shape: tuple[int, ...], affine: npt.NDArray[np.float64], settings: Preprocessing
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The grid once it is oriented, and the net's over the same field of view; the same where nothing is resampled.
+
+    Args:
+        shape: (X, Y, Z). affine: (4, 4), voxel indices → mm.
+    """
+    order = _axis_order(affine, settings.orientation)
+    cells = tuple(shape[axis] for axis in order)
+    if settings.spacing_mm is None:
+        return cells, cells
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return cells, target_shape(cells, tuple(float(sizes[axis]) for axis in order), settings.spacing_mm)
 
 
 def whole_box(shape: tuple[int, ...]) -> Box:

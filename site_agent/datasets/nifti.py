@@ -12,10 +12,12 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
+from functools import partial
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -29,6 +31,9 @@ from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.opening import NotRegular, open_file, read_file, show_name
 from site_agent.datasets.vault import SUFFIX, Vault
 
+Stream = BufferedIOBase
+"""A file, a gzip file's content, or bytes in memory."""
+T = TypeVar("T")
 MOST_VOXELS = 2**31
 """Voxels of one file, and of one image after resampling, at most: 8 GiB as float32."""
 AGREE = 0.1
@@ -44,6 +49,7 @@ _MOST_HEADER = 2**26
 """Bytes before the voxels at most: extensions are notes, not images."""
 _GZIP = b"\x1f\x8b"
 _SIZES: dict[int, type[Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_ORDERS: tuple[tuple[Literal["little", "big"], str], ...] = (("little", "<"), ("big", ">"))
 _WORDS = {0: "nothing", 1: "single bits", 128: "colour (RGB)", 2304: "colour (RGBA)"}
 
 
@@ -113,6 +119,20 @@ def read_nifti(path: Path, vault: Vault | None = None, grid: tuple[int, ...] | N
             (complex, colour, larger than `MOST_VOXELS`), EMPTY_IMAGE (no voxel), AFFINE_MISMATCH (sform and qform
             contradict each other), MISSING_GEOMETRY, SHAPE_MISMATCH (`grid`), OUT_OF_MEMORY.
     """
+    return _read_file(path, vault, partial(_read_image, grid=grid))
+
+
+def read_grid(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    """Shape and affine (voxel indices → mm in RAS, not yet judged), out of the header alone.
+
+    Raises:
+        CaseError: as `read_nifti`, for what the header says.
+    """
+    return _read_file(path, None, _read_header_grid)
+
+
+def _read_file(path: Path, vault: Vault | None, read: Callable[[Stream, int, str], T]) -> T:
+    """Args: `read`: takes the stream, the bytes that it can hold at most, and the name to complain of."""
     name = show_name(path.name)
     with hold_faults(name):
         try:
@@ -120,24 +140,29 @@ def read_nifti(path: Path, vault: Vault | None = None, grid: tuple[int, ...] | N
                 if vault is None:
                     raise CaseError(Reason.UNREADABLE, "is encrypted, and no key was given", where=name)
                 content = vault.open(read_file(path))
-                return _read_stream(BytesIO(content), len(content), name, grid)
+                return _read_stream(BytesIO(content), len(content), name, read)
             with open_file(path) as file:
-                return _read_stream(file, os.fstat(file.fileno()).st_size, name, grid)
+                return _read_stream(file, os.fstat(file.fileno()).st_size, name, read)
         except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError) as error:
             raise CaseError(Reason.UNREADABLE, f"cannot be read ({_tell_why(error)})", where=name) from None
 
 
-def _read_stream(file: BinaryIO, size: int, name: str, grid: tuple[int, ...] | None) -> NiftiFile:
+def _read_stream(file: Stream, size: int, name: str, read: Callable[[Stream, int, str], T]) -> T:
     start = file.read(len(_GZIP))
     file.seek(0)
     if start != _GZIP:
-        return _read_image(file, size, name, grid)
+        return read(file, size, name)
     with gzip.GzipFile(fileobj=file) as stream:
-        return _read_image(stream, size * _MOST_RATIO, name, grid)
+        return read(stream, size * _MOST_RATIO, name)
 
 
-def _read_image(stream: BinaryIO | gzip.GzipFile, most: int, name: str, grid: tuple[int, ...] | None) -> NiftiFile:
-    """Args: `most`: bytes that the stream can hold at most."""
+def _read_header_grid(stream: Stream, _most: int, name: str) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    header = _read_header(stream, name)
+    shape = _read_shape(header.structarr, name)
+    return _cut_tail(shape), _read_affine(header, shape, name)[0]
+
+
+def _read_image(stream: Stream, most: int, name: str, grid: tuple[int, ...] | None) -> NiftiFile:
     header = _read_header(stream, name)
     fields = header.structarr
     shape = _read_shape(fields, name)
@@ -158,10 +183,10 @@ def _read_image(stream: BinaryIO | gzip.GzipFile, most: int, name: str, grid: tu
     return NiftiFile(name, stored.shape, affine, placed, stored, slope, intercept)
 
 
-def _read_header(stream: BinaryIO | gzip.GzipFile, name: str) -> Any:
+def _read_header(stream: Stream, name: str) -> Any:
     start = stream.read(4)
-    for order, sign in (("little", "<"), ("big", ">")):
-        size = int.from_bytes(start, order)  # type: ignore[arg-type]  # a literal of the two
+    for order, sign in _ORDERS:
+        size = int.from_bytes(start, order)
         if len(start) == 4 and size in _SIZES:
             rest = stream.read(size - 4)
             if len(rest) != size - 4:
@@ -317,7 +342,7 @@ def _agree_in_size(pixdim: npt.NDArray[np.float64], sizes: npt.NDArray[np.float6
     return not meant or bool(np.allclose(pixdim, sizes, rtol=0.01, atol=0))
 
 
-def _skip_bytes(stream: BinaryIO | gzip.GzipFile, count: int, name: str) -> None:
+def _skip_bytes(stream: Stream, count: int, name: str) -> None:
     while count > 0:
         read = len(stream.read(min(count, _STEP)))
         if not read:
@@ -325,18 +350,18 @@ def _skip_bytes(stream: BinaryIO | gzip.GzipFile, count: int, name: str) -> None
         count -= read
 
 
-def _read_exactly(stream: BinaryIO | gzip.GzipFile, size: int, name: str) -> bytearray:
+def _read_exactly(stream: Stream, size: int, name: str) -> bytearray:
     content = bytearray(size)
     view, done = memoryview(content), 0
     while done < size:
-        read = stream.readinto(view[done : done + 16 * _STEP])  # type: ignore[union-attr]  # both have it
+        read = stream.readinto(view[done : done + 16 * _STEP])
         if not read:
             raise CaseError(Reason.UNREADABLE, f"ends after {done} of {size} bytes of voxels", where=name)
         done += read
     return content
 
 
-def _require_end(stream: BinaryIO | gzip.GzipFile, name: str) -> None:
+def _require_end(stream: Stream, name: str) -> None:
     """Read on to the end, where gzip's checksum stands; nothing but a little padding (zeros) may follow."""
     beyond = 0
     while chunk := stream.read(_STEP):

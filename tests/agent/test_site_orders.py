@@ -63,10 +63,12 @@ def test_a_check_is_told_that_the_site_would_take_part_once_its_operator_has_app
     assert checked(coordinator) == (True, Reason.AWAITS_APPROVAL)
 
 
-def write_image(folder: Path, name: str = "t1", edge: int = 24) -> None:
+def write_image(folder: Path, name: str = "t1", edge: int = 24, *, unit: str = "mm", size: float = 1.0) -> None:
+    """An image of so many voxels an edge, each so large in its file's unit."""
     case = folder / "BraTS-GLI-00001-000"
-    case.mkdir()
-    image = nib.Nifti1Image(np.zeros((edge, edge, edge), np.int16), np.eye(4))
+    case.mkdir(exist_ok=True)
+    image = nib.Nifti1Image(np.zeros((edge, edge, edge), np.int16), np.diag((size, size, size, 1.0)))
+    image.header.set_xyzt_units(unit)
     nib.save(image, case / f"{case.name}-{name}.nii.gz")
 
 
@@ -193,3 +195,14 @@ def test_after_resume_nothing_says_any_more_that_the_site_is_paused(
     assert paused["reason"] == "site-paused"
     resumed = running.ask("resume")["experiments"][0]
     assert (resumed["reason"], resumed["advice"]) == (None, None)
+
+
+def test_a_check_sees_images_as_they_will_be_trained_on_whatever_unit_their_files_have(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    running = start()
+    write_image(running.config.site.state, unit="micron", size=2000.0)
+    finer, coarser = {"spacing_mm": [1.0, 1.0, 1.0]}, {"spacing_mm": [4.0, 4.0, 4.0]}
+    patch = {"patch": [16, 16, 16]}
+    assert checked(coordinator, training=patch, preprocessing=finer) == (True, None)
+    assert checked(coordinator, training=patch, preprocessing=coarser) == (True, Reason.PATCH_TOO_LARGE)
