@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploy.cli.stock import say_case, say_stock, stock_as_plain
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from messages.experiment import read_experiment
 from messages.ground.errors import ConfigError, KonsilError
@@ -19,7 +20,6 @@ from messages.ground.naming import NO_EXPERIMENT
 
 if TYPE_CHECKING:
     from site_agent.config import SiteConfig
-    from site_agent.datasets.consent import Consent
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -139,68 +139,30 @@ def datasets(
             advice=f"Add [datasets.{wanted.data.dataset}]",
         )
     names = list(site.datasets) if wanted is None else [wanted.data.dataset]
+    floors = site.policy.floors
     result: dict[str, Any] = {}
     status = 0
     for name in names:
+        dataset = site.datasets[name]
+        show = _show_progress(name, _count_word(dataset))
         try:
-            asked = (
-                name,
-                site.datasets[name],
-                site.site.state,
-                wanted,
-                _show_progress(name, _count_word(site.datasets[name])),
+            stock = take_stock_of(
+                name, dataset, site.site.state, wanted, show, again=again, limit=site.limits.disk, measure=True
             )
-            stock = take_stock_of(*asked, again=again, limit=site.limits.disk, measure=True)
         except KonsilError as error:  # a PACS that does not answer must not hide the other data sets
             status = max(status, error.exit_status)
             details = list(getattr(error, "details", ()))
             result[name] = {"error": str(error)} | ({"details": details} if details else {})
             note_line("\n  ".join([f"{name}: {error}", *details]))
             continue
-        result[name] = {
-            "found": stock.found,
-            "used": stock.used,
-            "left_out": stock.left_out,
-            "details": list(stock.details),
-            "channels": list(stock.channels),
-            "concepts": list(stock.concepts),
-            "remarks": list(stock.remarks),
-        }
-        if stock.consent is not None:
-            result[name]["withdrawn"] = _plain_consent(stock.consent)
-        result[name]["volumes"] = {one.concept: one.as_plain() for one in stock.volumes}
-        floors = site.policy.floors
         shared[name] = volumes.share_volumes(stock.volumes, floors.least_metric_cases, floors.round_counts_to)
         others = [one.datasets[name] for one in theirs if name in one.datasets and one.site != site.site.name]
         contradictions = volumes.compare_volumes(stock.volumes, others)
-        result[name]["contradictions"] = list(contradictions)
-        if stock.prepared is not None:
-            result[name] |= {
-                "series_left_out": {str(key): count for key, count in sorted(stock.prepared.series_left_out.items())},
-                "extent_unverified": stock.prepared.extent_unverified,
-                "fingerprint": stock.prepared.fingerprint,
-                "as_of": stock.prepared.as_of,
-            }
+        result[name] = stock_as_plain(stock, contradictions)
         if not as_json:
-            say_line(f"{name}: {stock.used} of {stock.found} cases usable")
-            say_line(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
-            for volume in stock.volumes:
-                say_line(f"  volume of {volume.describe()}")
-            for line in contradictions:
-                say_line(f"  CONTRADICTS the other sites: {line}")
+            say_stock(name, stock, contradictions)
             if theirs and not others:
                 say_line("  no other site's file tells of this data set")
-            _say_prepared(result[name])
-            if stock.prepared is None and (counts := result[name]["left_out"]):
-                say_line("  left out: " + ", ".join(f"{count} {reason}" for reason, count in counts.items()))
-            for line in stock.details:
-                say_line(f"  left out: {line}")
-            if stock.consent is not None:
-                say_line(f"  {stock.consent.say_counts()}")
-                for line in stock.consent.texts:
-                    say_line(f"    {line}")
-            for line in stock.remarks:
-                say_line(f"  note: {line}")
     if volumes_to is not None:
         content = volumes.VolumesFile(volumes=1, site=site.site.name, datasets=shared)
         volumes.write_volumes_file(volumes_to, content)
@@ -215,43 +177,15 @@ def datasets(
 
 def _show_case(site: SiteConfig, key: str, as_json: bool) -> None:
     """One case, of whichever data set has it."""
-    from site_agent.data.shown import MOST_FILES, require_case, show_case
-    from site_agent.datasets.opening import show_name
+    from site_agent.data.shown import require_case, show_case
 
     found = ((name, show_case(name, dataset, site.site.state, key)) for name, dataset in site.datasets.items())
     name, shown = next((one for one in found if one[1] is not None), ("", None))
     shown = require_case(shown, key)
     if as_json:
         emit_json({"dataset": name, "case": asdict(shown)})
-        return
-    say_line(f"{name}: {show_name(shown.key)}, patient {show_name(shown.patient)}: {shown.decided}")
-    for line in shown.why:
-        say_line(f"  {line}")
-    if shown.shape:
-        say_line(
-            f"  {' × '.join(map(str, shown.shape))} voxels of {' × '.join(f'{one:g}' for one in shown.spacing)} mm"
-        )
-        say_line(f"  axes {shown.orientation}")
-    for channel, (low, middle, high) in shown.intensity.items():
-        say_line(f"  {channel}: {low:g} to {high:g}, median {middle:g}")
-    for concept, voxels in shown.label.items():
-        say_line(f"  {concept}: {voxels} voxels, {voxels * shown.voxel_ml:.3g} ml")
-    if shown.digest:
-        say_line(f"  digest {shown.digest}")
-    for path in shown.files[:MOST_FILES]:
-        say_line(f"  file {path}")
-    if len(shown.files) > MOST_FILES:
-        say_line(f"  and {len(shown.files) - MOST_FILES} files more")
-
-
-def _plain_consent(consent: Consent) -> dict[str, Any]:
-    """What became of the list of the withdrawn; lines are counted from 1."""
-    return {
-        "entries": consent.entries,
-        "matched": consent.matched,
-        "nobody": list(consent.nobody),
-        "texts": list(consent.texts),
-    }
+    else:
+        say_case(name, shown)
 
 
 def _quieten_logs() -> None:
@@ -259,22 +193,6 @@ def _quieten_logs() -> None:
     from messages.ground import logs
 
     logs.configure_log("site", logging.WARNING)
-
-
-def _say_prepared(about: dict[str, Any]) -> None:
-    """What only a data set from DICOM has."""
-    if "fingerprint" not in about:
-        return
-    if about["as_of"] is not None:
-        say_line(f"  as of {format_moment(about['as_of'])}: the PACS could not be reached")
-    if about["left_out"]:
-        say_line("  studies left out: " + ", ".join(f"{count} {reason}" for reason, count in about["left_out"].items()))
-    if about["series_left_out"]:
-        counts = about["series_left_out"].items()
-        say_line("  series left out: " + ", ".join(f"{count} {reason}" for reason, count in counts))
-    if about["extent_unverified"]:
-        say_line(f"  series whose first and last slice nothing verifies: {about['extent_unverified']}")
-    say_line(f"  fingerprint {about['fingerprint'][:16]}")
 
 
 def _count_word(dataset: Any) -> str:
