@@ -30,7 +30,7 @@ class SegResNetSpec(NetSpec):
         return self
 
     def build(self, inputs: int, outputs: int) -> torch.nn.Module:
-        from monai.networks.nets import SegResNet
+        from nets.monai_parts import SegResNet
 
         net: torch.nn.Module = SegResNet(
             spatial_dims=3,

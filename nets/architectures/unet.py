@@ -53,7 +53,7 @@ class UNetSpec(NetSpec):
         return self
 
     def build(self, inputs: int, outputs: int) -> torch.nn.Module:
-        from monai.networks.nets import UNet
+        from nets.monai_parts import UNet
 
         net: torch.nn.Module = UNet(
             spatial_dims=3,

@@ -35,7 +35,7 @@ class VNetSpec(NetSpec):
     tried: ClassVar = ({}, {"act": "prelu", "dropout_down": 0.0, "dropout_up": 0.0, "dropout_skip": 0.0})
 
     def build(self, inputs: int, outputs: int) -> torch.nn.Module:
-        from monai.networks.nets import VNet
+        from nets.monai_parts import VNet
 
         net: torch.nn.Module = VNet(
             spatial_dims=3,

@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-import monai
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
 from nets.build import build_net
+from nets.monai_parts import MONAI_VERSION
 from nets.registry import read_spec as read_net
 from nets.weights import arrays_of, load_weights, manifest
 from site_agent.data.described import dataset_of
@@ -394,7 +394,7 @@ def _library_versions() -> dict[str, str]:
     found = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "monai": str(monai.__version__),
+        "monai": MONAI_VERSION,
         "numpy": np.__version__,
     }
     if torch.cuda.is_available():

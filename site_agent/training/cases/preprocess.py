@@ -13,12 +13,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.transforms import NormalizeIntensity
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from messages.experiment import Preprocessing
 from messages.reasons import Reason
+from nets.monai_parts import NormalizeIntensity
 from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.look import Box, foreground_box, target_shape, whole_box
 from site_agent.training.cases.precision import NumberFormat, choose_format

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from monai.inferers import sliding_window_inference
 
 from messages.experiment import Experiment
 from messages.tasks.base import Split, TaskRows
+from nets.monai_parts import sliding_window_inference
 from site_agent.training.cases.cache import CachedCase
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss
+
+from nets.monai_parts import DiceCELoss, DiceLoss
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
