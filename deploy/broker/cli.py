@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.broker import control
-from deploy.broker.definitions import StreamSizes, render_definitions
+from deploy.broker.definitions import render_definitions
 from deploy.broker.node import PrivateNode, answers_amqp
 from deploy.broker.roster import (
     LOGINS,
@@ -23,6 +23,7 @@ from deploy.broker.roster import (
     write_private,
     write_roster,
 )
+from deploy.broker.topology import StreamSizes
 from deploy.console import show_working
 from messages.ground import starting
 from messages.ground.errors import RequestError

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.broker.definitions import ROLES, Definitions, Party, password_hash
+from deploy.broker.definitions import Definitions, password_hash
+from deploy.broker.topology import ROLES, Party
 from messages import names
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
