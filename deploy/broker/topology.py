@@ -70,19 +70,21 @@ CONNECTIONS = 32
 """Of one login. A service has four; those of a line that was cut last three heartbeats more, and a person may run
 several commands at once."""
 SPARE_CHANNELS = 64
-"""Of one login and of one connection, beside one for each site's update stream, which the coordinator reads."""
+"""Of one login, beside one for each site's update stream, which the coordinator reads."""
+MOST_CHANNELS = 256
+"""Of one connection, beside the same; the limit of the login bites first."""
 
 
 def channel_max(sites: int) -> int:
-    """Channels of one connection that a consortium of so many sites needs at most."""
-    return SPARE_CHANNELS + sites
+    """Channels of one connection in a consortium of so many sites."""
+    return MOST_CHANNELS + sites
 
 
 def user_limits(role: str, sites: int) -> dict[str, int]:
-    """RabbitMQ's limits for one login (`rabbitmqctl set_user_limits`); twice the coordinator's channels, since those of
+    """RabbitMQ's limits for one login (`rabbitmqctl set_user_limits`): twice the channels that are needed, since those of
     a line that was cut last a while."""
-    channels = 2 * channel_max(sites) if role == "coordinator" else 2 * SPARE_CHANNELS
-    return {"max-connections": CONNECTIONS, "max-channels": channels}
+    channels = SPARE_CHANNELS + (sites if role == "coordinator" else 0)
+    return {"max-connections": CONNECTIONS, "max-channels": 2 * channels}
 
 
 @dataclass(frozen=True, slots=True)
