@@ -32,9 +32,9 @@ PARTIES = (
 )
 
 
-def consortium_definitions(parties: tuple[Party, ...] = PARTIES) -> Definitions:
+def consortium_definitions(parties: tuple[Party, ...] = PARTIES, *, old_exchange: bool = False) -> Definitions:
     """Definitions of the consortium `test`; passwords are "pw-NAME"."""
-    return render_definitions(VHOST, parties)
+    return render_definitions(VHOST, parties, old_exchange=old_exchange)
 
 
 def with_admin(definitions: Definitions) -> Definitions:

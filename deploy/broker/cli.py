@@ -19,6 +19,7 @@ from deploy.broker.roster import (
     Roster,
     list_parties,
     new_roster,
+    read_definitions,
     read_roster,
     with_known_hashes,
     write_private,
@@ -104,9 +105,12 @@ def up(
         )
     rendered = _render_again(directory, roster, old_exchange)
     speaks = node.speaks_tls if tls is None else tls
+    changed = before is not None and rendered != read_definitions(directory)
     node = PrivateNode(directory, port, definitions=rendered, detached=True, tls=speaks)
     with show_working("starting RabbitMQ, which takes some seconds"):
         node.start()
+        if changed:
+            control.load_definitions(node)
     write_roster(directory, roster)
     _show_answer(_read_status(node), as_json)
 

@@ -81,7 +81,7 @@ def channel_max(sites: int) -> int:
 
 
 def user_limits(role: str, sites: int) -> dict[str, int]:
-    """RabbitMQ's limits for one login (`rabbitmqctl set_user_limits`): twice the channels that are needed, since those of
+    """RabbitMQ's limits for one login (`rabbitmqctl set_user_limits`): twice the channels that it needs, since those of
     a line that was cut last a while."""
     channels = SPARE_CHANNELS + (sites if role == "coordinator" else 0)
     return {"max-connections": CONNECTIONS, "max-channels": 2 * channels}

@@ -129,13 +129,9 @@ class MemoryBroker:
         for subscription in self.consumers.get(queue, ()):
             subscription.wake_up()
 
-    def publish(self, user: str, key: str, body: bytes, exchange: str | None = None) -> None:
-        """Route one message; raises LoginRefused (permission) or RequestError (no queue takes the key).
-
-        Args:
-            exchange: None: the one that the user writes to.
-        """
-        exchange = self.exchange_for(user) if exchange is None else exchange
+    def publish(self, user: str, key: str, body: bytes) -> None:
+        """Route one message; raises LoginRefused (permission) or RequestError (no queue takes the key)."""
+        exchange = self.exchange_for(user)
         with self.changed:
             if not self.grants.may_write(user, exchange, key):
                 raise LoginRefused(

@@ -33,7 +33,6 @@ class MemoryBus:
         verify_within: seconds until silence at a stored offset means that the stream was wiped.
         lock_wait: seconds that `subscribe(exclusive=True)` waits for a holder to go.
         window: bytes that may wait while the broker is stopped (up, it confirms at once); one message always may.
-        exchange: what it publishes to; None: its own where the broker has it (`MemoryBroker.exchange_for`).
 
     Raises:
         LoginRefused: the party has no login.
@@ -48,7 +47,6 @@ class MemoryBus:
         verify_within: float = 1.0,
         lock_wait: float = 0.0,
         window: int = 16 * 2**20,
-        exchange: str | None = None,
     ) -> None:
         if not broker.grants.may_login(party):
             raise LoginRefused(
@@ -58,7 +56,6 @@ class MemoryBus:
             )
         self.broker = broker
         self.party = party
-        self._exchange = exchange
         self.verify_within = verify_within
         self._lock_wait = lock_wait
         self._on_notice = on_notice or (lambda _notice: None)
@@ -188,7 +185,7 @@ class MemoryBus:
             key, body, receipt, _since = self._outbox.popleft()
             self._in_flight -= len(body)
             try:
-                self.broker.publish(self.party, key, body, self._exchange)
+                self.broker.publish(self.party, key, body)
             except (LoginRefused, RequestError) as error:
                 receipt.settle(error)
             else:
