@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import memory, phases
-from deploy.broker.definitions import StreamSizes
 from deploy.broker.keeper import list_descendants
 from deploy.broker.node import PrivateNode
+from deploy.broker.topology import StreamSizes
 from deploy.cli import requests
 from deploy.demo import experiments
 from deploy.demo.consortium import Consortium

@@ -47,7 +47,7 @@ class RawClient:
         """Publish the same body `count` times, at most `window` unconfirmed; returns with the last confirm."""
         self._rpc(1, spec.Confirm.Select(), spec.Confirm.SelectOk)
         properties = pika.BasicProperties(delivery_mode=2, user_id=self._user)
-        method = frame.Method(1, spec.Basic.Publish(0, names.EXCHANGE, key)).marshal()
+        method = frame.Method(1, spec.Basic.Publish(0, names.exchange_of(self._user), key)).marshal()
         pieces: list[Any] = [method + frame.Header(1, len(body), properties).marshal()]
         view = memoryview(body)
         for start in range(0, len(body), FRAME - 8):

@@ -114,7 +114,7 @@ class Coordinator:
         )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
-        own_word = ReadingBack(self.journal.position_of)
+        own_word = ReadingBack(self.journal.position_of, self.journal.get_value)
         parts = Parts(
             self.journal,
             clock,
