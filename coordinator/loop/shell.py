@@ -59,7 +59,7 @@ class Shell:
         self.parts = parts
         self.queue = inputs
         self.steps = Steps(parts, inputs)
-        self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock)
+        self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock, self.steps.complaints)
         self._inbound = Inbound(parts, self.steps, self.returning, self.note_mark, config, ack)
         self.steps.inbound = self._inbound
         self._alive_at = self._notes_at = self._marked_at = 0.0
@@ -229,6 +229,7 @@ class Shell:
         if now >= self._notes_at:
             self._notes_at = now + 1.0
             self.steps.count_floods()
+            self.steps.complaints.tell_counted()
             self.returning.send_owed()
             for name in self._space.list_freed(self.steps.states, now):
                 log.info("there is space again", experiment=name)
