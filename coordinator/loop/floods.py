@@ -71,9 +71,9 @@ class Floods:
         one.counted[ACCEPTED] += 1
         return False
 
-    def count_message(self, sender: str, reason: str, now: float) -> None:
-        """Count a message of which nothing is kept."""
-        self._senders.setdefault(sender, _Sender(now)).counted[reason] += 1
+    def count_messages(self, sender: str, reason: str, count: int, now: float) -> None:
+        """Count messages of which nothing is kept."""
+        self._senders.setdefault(sender, _Sender(now)).counted[reason] += count
 
     def count_of(self, sender: str, reason: str) -> int:
         """How many were only counted in this hour so far."""

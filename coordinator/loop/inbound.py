@@ -18,7 +18,7 @@ from coordinator.loop.returning import Returning
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record.journal import Written
 from coordinator.wire.incoming import Nudge
-from coordinator.wire.rates import NOBODY, Rates
+from coordinator.wire.rates import NOBODY, Skipped
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event
@@ -64,13 +64,9 @@ class Inbound:
         self._started = parts.clock.monotonic()
         self._ahead = Ahead()
         """Events of rounds that this coordinator has not come to: its journal is older than they are."""
-        self._rates = Rates(parts.clock.monotonic)
 
     def handle_delivery(self, delivery: Delivery) -> None:
         """Take one message; whatever it is, it is acknowledged once what it led to is stored."""
-        if delivery.user != COORDINATOR and not self._rates.may_pass(delivery):
-            self._skip_delivery(delivery)
-            return
         try:
             event = envelope.decode_event(delivery.body)
             envelope.check_origin(event, delivery.key, delivery.user, self._config.coordinator.consortium)
@@ -82,19 +78,19 @@ class Inbound:
         except KonsilError:
             raise  # fenced off, or ended while the disk is full: not the message's fault
         except Exception as error:
-            if self._steps.complaints.count_message(delivery.user or NOBODY, type(error).__name__):
+            if self._steps.complaints.count_messages(delivery.user or NOBODY, type(error).__name__):
                 log.exception("a message could not be handled", queue=delivery.queue, error=type(error).__name__)
             self._set_aside(delivery, type(error).__name__)
         self._ack(delivery)
 
-    def _skip_delivery(self, delivery: Delivery) -> None:
-        """Leave a message unread: its sender says too much. It is counted, and said again if an outbox holds it."""
-        sender = delivery.user or NOBODY
-        self._steps.floods.count_message(sender, floods.SKIPPED, self._parts.clock.now())
-        if self._steps.complaints.count_message(sender, floods.SKIPPED):
-            log.warning("a sender says more than is read", sender=sender, queue=delivery.queue)
-        self._note_position(delivery)
-        self._ack(delivery)
+    def note_skipped(self, skipped: Skipped) -> None:
+        """Messages that were not even read: their senders say too much. An outbox says its own again."""
+        for sender, count in skipped.counts.items():
+            self._steps.floods.count_messages(sender, floods.SKIPPED, count, self._parts.clock.now())
+            if self._steps.complaints.count_messages(sender, floods.SKIPPED, count):
+                log.warning("a sender says more than is read", sender=sender)
+        for delivery in skipped.last.values():
+            self._note_position(delivery)
 
     def _set_aside(self, delivery: Delivery, reason: str, *, with_bytes: bool = True) -> None:
         """Keep a message that cannot be handled, or only count it where its sender sends too many.
@@ -103,7 +99,7 @@ class Inbound:
         """
         steps, kept = self._steps, delivery.body[:KEPT_BYTES] if with_bytes else b""
         sender = delivery.user or NOBODY
-        if steps.complaints.count_message(sender, reason):
+        if steps.complaints.count_messages(sender, reason):
             log.warning("a message is set aside", queue=delivery.queue, reason=reason, sender=sender)
         if steps.floods.may_journal(sender, reason, len(kept), self._parts.clock.now()):
             what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
@@ -154,7 +150,7 @@ class Inbound:
         """A kind that only a newer version has: counted. It waits in its sender's outbox for a newer coordinator."""
         self._note_position(delivery)
         self._steps.tally.refused_events[Reason.UNKNOWN_KIND.value] += 1
-        if self._steps.complaints.count_message(event.sender, Reason.UNKNOWN_KIND):
+        if self._steps.complaints.count_messages(event.sender, Reason.UNKNOWN_KIND):
             log.warning("a newer version says what this one does not know", sender=event.sender)
 
     def _is_known(self, event: Event) -> bool:
@@ -169,7 +165,7 @@ class Inbound:
             if event.sender == COORDINATOR:
                 self._take_mark(event, body.nonce)
         elif not self._is_known(event):
-            if self._steps.complaints.count_message(event.sender, Reason.UNKNOWN_SITE):
+            if self._steps.complaints.count_messages(event.sender, Reason.UNKNOWN_SITE):
                 log.warning("a live message of a stranger", sender=event.sender)
         elif isinstance(body, kinds.Hello):
             self._returning.send_standing(event.sender)
@@ -215,7 +211,7 @@ class Inbound:
         if known and self._catches_up(event.experiment) and self._is_ahead(event):
             self._note_position(delivery)
             held = self._ahead.hold_event(event.experiment, event.id, event.sender, delivery)
-            if not held and steps.complaints.count_message(event.sender, "ahead"):
+            if not held and steps.complaints.count_messages(event.sender, "ahead"):
                 log.warning("too much of a sender is ahead of its round", sender=event.sender)
             return
         if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:

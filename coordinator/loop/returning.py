@@ -88,7 +88,7 @@ class Returning:
         model = state.models.get(wanted.round) if state is not None else None
         known = state is not None and site in state.members
         if state is None or not known or model is None or wanted.seal not in (model.seal, model.wire):
-            if self._complaints.count_message(site, "chunks-of-no-model"):
+            if self._complaints.count_messages(site, "chunks-of-no-model"):
                 log.warning("chunks of no model were asked for", site=site)
             return
         if wanted.seal not in e.needed_blobs(state):
@@ -117,7 +117,7 @@ class Returning:
             return
         shipment = make_shipment("global-chunk", experiment, sent, tuple(fitting))
         budgets[place] = budgets.get(place, 0) + self._models.send_shipment(shipment)
-        if left < 0 and self._complaints.count_message(site, "model-sent-again"):
+        if left < 0 and self._complaints.count_messages(site, "model-sent-again"):
             log.warning(
                 "a site has had a model sent again as often as it may",
                 site=site,

@@ -21,6 +21,7 @@ from coordinator.loop.space import Space
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record import story
 from coordinator.record.journal import NOTHING, JournalDiskFull, Written
+from coordinator.wire.rates import Skipped
 from messages import kinds
 from messages.bus.base import BusState, Delivery, Notice
 from messages.ground import systemd
@@ -130,6 +131,8 @@ class Shell:
     def _take_item(self, item: Any) -> None:
         if isinstance(item, Delivery):
             self._inbound.handle_delivery(item)
+        elif isinstance(item, Skipped):
+            self._inbound.note_skipped(item)
         elif isinstance(item, Notice):
             self._take_notice(item)
         elif item == "stop":
@@ -230,6 +233,7 @@ class Shell:
             self._notes_at = now + 1.0
             self.steps.count_floods()
             self.steps.complaints.tell_counted()
+            self.parts.turnstile.tell_skipped()
             self.returning.send_owed()
             for name in self._space.list_freed(self.steps.states, now):
                 log.info("there is space again", experiment=name)

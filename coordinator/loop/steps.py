@@ -28,6 +28,7 @@ from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
+from coordinator.wire.rates import Turnstile
 from coordinator.wire.reading_back import ReadingBack
 from coordinator.work.pool import Work
 from messages import codec, kinds
@@ -58,6 +59,7 @@ class Parts:
     work: Work
     presence: Presence
     own_word: ReadingBack
+    turnstile: Turnstile
 
 
 _NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)
@@ -137,8 +139,9 @@ class Steps:
     def take_step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
         """Decide, journal, then act; what raises is set aside. False where there was nothing to decide."""
         state = self.states.get(experiment)
-        with logs.bind_experiment(
-            experiment, state.round.number if state is not None and state.round is not None else None
+        with logs.bind_experiment(  # one that is not known is a sender's own words
+            experiment if state is not None else None,
+            state.round.number if state is not None and state.round is not None else None,
         ):
             return self._take_step(experiment, state, given, written)
 
@@ -155,7 +158,7 @@ class Steps:
             announced = sum(len(codec.pack(one.what.body.as_plain())) for one in todo if isinstance(one, e.Announce))
         except Exception as error:
             reason, sender = type(error).__name__, _sender_of(given)
-            if self.complaints.count_message(sender, reason):
+            if self.complaints.count_messages(sender, reason):
                 log.exception("an input is set aside", error=reason, sender=sender)
             self._set_input_aside(experiment, given, reason, written)
             return False
@@ -198,7 +201,7 @@ class Steps:
             return self.floods.may_journal(sender, reason, size, given.time)
         if fits := self.floods.may_take(sender, size, given.time):
             return fits
-        if self.complaints.count_message(sender, "hour-is-full"):
+        if self.complaints.count_messages(sender, "hour-is-full"):
             log.warning("a sender has written as much as it may in an hour", sender=sender)
         return False
 
@@ -274,6 +277,6 @@ class Steps:
             more["site"] = site
         if after is not None and after.round is not None:
             more["round"] = after.round.number
-        (log.info if changed else log.debug)(
-            kind, experiment=experiment, sender=sender, phase=phase, entry=self.parts.journal.number, **more
-        )
+        if after is not None:
+            more["experiment"] = experiment
+        (log.info if changed else log.debug)(kind, sender=sender, phase=phase, entry=self.parts.journal.number, **more)

@@ -190,7 +190,7 @@ class ChunkReceiver:
         except (MalformedMessage, ValueError) as error:
             self.dropped += 1
             reason = str(getattr(error, "reason", "malformed"))
-            if self._complaints.count_message(delivery.user or NOBODY, reason):
+            if self._complaints.count_messages(delivery.user or NOBODY, reason):
                 log.warning("chunk set aside", queue=delivery.queue, reason=reason)
         if delivery.offset is not None:
             position = Position(delivery.offset, digest_of(delivery.body))

@@ -94,8 +94,8 @@ class Complaints:
     def __bool__(self) -> bool:
         return bool(self._counted)
 
-    def count_message(self, sender: str, reason: str) -> bool:
-        """Count one message.
+    def count_messages(self, sender: str, reason: str, count: int = 1) -> bool:
+        """Count a message, or some.
 
         Args:
             sender: whom the broker says that it is from.
@@ -108,7 +108,7 @@ class Complaints:
         if matter not in self._counted and now >= self._told.get(matter, now - self.EVERY) + self.EVERY:
             self._told[matter] = now
             return True
-        self._counted[matter] += 1
+        self._counted[matter] += count
         return False
 
     def tell_counted(self) -> None:
