@@ -28,6 +28,7 @@ from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
+from coordinator.wire.rates import Turnstile
 from coordinator.wire.reading_back import ReadingBack
 from coordinator.work.blobs import Blobs
 from coordinator.work.pool import Build, Work, build_in_subprocess
@@ -127,6 +128,7 @@ class Coordinator:
             work,
             presence,
             own_word,
+            Turnstile(self._queue, clock.monotonic, self._acknowledge),
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = clock.make_event()
@@ -135,14 +137,14 @@ class Coordinator:
         try:
             self.shell = Shell(parts, self._queue, config, self._acknowledge)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
-            self._subscribe_to(names.inbox_of(names.COORDINATOR), self._queue.put, exclusive=True)
+            self._subscribe_to(names.inbox_of(names.COORDINATOR), self._take_message, exclusive=True)
             started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
             self.journal.append_entry(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
             own_word.subscribe_to_all(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()
             self.shell.resume_work()
-            self._subscribe_to(names.UPLINK, self._queue.put)
+            self._subscribe_to(names.UPLINK, self._take_message)
             credit = max(1, CHUNKS_IN_FLIGHT // len(config.coordinator.sites))
             for site in config.coordinator.sites:
                 self._subscribe_to(names.update_queue(site), self._take_chunk, credit=credit)
@@ -211,6 +213,12 @@ class Coordinator:
     def _reread_stream(self, queue: str, position: Position | None) -> None:
         if self._attached.wait(60):
             self._subscriptions[queue].seek(position)
+
+    def _take_message(self, delivery: Delivery) -> None:
+        if self._attached.is_set():
+            self._parts.turnstile.take_delivery(delivery)
+        else:  # nothing can be acknowledged yet, so that credit bounds what comes
+            self._queue.put(delivery)
 
     def _take_progress(self, delivery: Delivery) -> None:
         self._parts.presence.hear_message(delivery)

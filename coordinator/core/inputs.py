@@ -203,9 +203,10 @@ def kind_of(given: AnyInput) -> str:
 
 def identify_event(event: envelope.Event) -> str:
     """What a repetition is known by. A researcher may say the same thing twice and mean it (pause, resume, pause):
-    there the bytes tell."""
-    by_site = "site" in KINDS[event.kind].senders
-    return event.id if by_site else f"{event.id}:{sha256(event.raw).hexdigest()[:16]}"
+    there the payload tells, and not the message around it, of which there are many encodings."""
+    if "site" in KINDS[event.kind].senders:
+        return event.id
+    return f"{event.id}:{sha256(envelope.wrap_payload(event.raw)).hexdigest()[:16]}"
 
 
 def to_plain(given: AnyInput) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from coordinator.loop.steps import Parts, Steps
 from coordinator.record import story
 from coordinator.record.journal import NOTHING, JournalDiskFull, Written
 from coordinator.wire.reading_back import OWN_WORD
+from coordinator.wire.rates import Skipped
 from messages import kinds
 from messages.bus.base import BusState, Delivery, Notice
 from messages.ground import systemd
@@ -60,7 +61,7 @@ class Shell:
         self.parts = parts
         self.queue = inputs
         self.steps = Steps(parts, inputs)
-        self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock)
+        self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock, self.steps.complaints)
         self._inbound = Inbound(parts, self.steps, self.returning, self.note_mark, config, ack)
         self.steps.inbound = self._inbound
         self._alive_at = self._notes_at = self._marked_at = 0.0
@@ -131,6 +132,8 @@ class Shell:
     def _take_item(self, item: Any) -> None:
         if isinstance(item, Delivery):
             self._inbound.handle_delivery(item)
+        elif isinstance(item, Skipped):
+            self._inbound.note_skipped(item)
         elif isinstance(item, Notice):
             self._take_notice(item)
         elif item == "stop":
@@ -232,6 +235,8 @@ class Shell:
         if now >= self._notes_at:
             self._notes_at = now + 1.0
             self.steps.count_floods()
+            self.steps.complaints.tell_counted()
+            self.parts.turnstile.tell_skipped()
             self.returning.send_owed()
             for name in self._space.list_freed(self.steps.states, now):
                 log.info("there is space again", experiment=name)

@@ -26,7 +26,7 @@ from deploy.broker.roster import (
     write_roster,
 )
 from deploy.broker.topology import StreamSizes
-from deploy.console import show_working
+from deploy.console import say_line, show_working
 from messages.ground import starting
 from messages.ground.errors import RequestError
 from messages.ground.written.documents import read_json
@@ -297,7 +297,7 @@ def _show_answer(answer: dict[str, Any], as_json: bool) -> None:
     for name, value in answer.items():
         text = ", ".join(value) if isinstance(value, list) else value
         text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else text
-        typer.echo(f"{name:<12} {text}")
+        say_line(f"{name:<12} {text}")
 
 
 def _read_passwords(path: Path) -> dict[str, str]:
