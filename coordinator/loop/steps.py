@@ -69,7 +69,7 @@ def _changes_nothing(decided: tuple[d.AnyDecision, ...]) -> str | None:
     return next(reasons, Reason.DUPLICATE.value)
 
 
-WAITED_FOR = frozenset({"joined", "round-failed", *(row.answers for row in STEPS.values())})
+WAITED_FOR = frozenset({"joined", "declined", "round-failed", *(row.answers for row in STEPS.values())})
 """A site's events without which an experiment waits."""
 
 
@@ -191,7 +191,7 @@ class Steps:
 
         A timer is tried again first (`loop.shell`).
         """
-        if isinstance(given, i.HandlingFailed):
+        if isinstance(given, i.HandlingFailed) and given.kind == i.kind_of(given):
             return
         now, known = self.parts.clock.now(), experiment in self.states
         if isinstance(given, i.Received):
