@@ -78,7 +78,8 @@ class Listen:
 class Expect:
     """An update is sealed: verify it once its chunks are here. `again`: forget them, all are sent again.
 
-    `model`: seal of the round's own exact model, which the update is held against; None: it is not.
+    `model`: seal of the exact model that the site received, which the update is held against. `strategy`: what is to
+    bear it.
     """
 
     experiment: str
@@ -87,9 +88,9 @@ class Expect:
     attempt: int
     seal: str
     manifest: Manifest
+    model: str
+    strategy: AnyStrategy
     again: bool = False
-    model: str | None = None
-    strategy: AnyStrategy = FEDAVG
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ class Aggregate:
         manifest: of the model, exact.
         updates: in the order of the sites' names.
         codec: of the updates.
-        master: seal of the round's own exact model, where the aggregate is made from it.
+        model: seal of the round's own exact model.
+        master: the same, where the aggregate is made from it.
         wire: the codec in which the next round sends what is made, where that is not exact.
         strategy: how updates make a model.
         memory: seal of what the strategy kept after the round before, where there is such a thing.
@@ -137,6 +139,7 @@ class Aggregate:
     updates: tuple[Contribution, ...]
     weight_by: str
     weight_cap: float
+    model: str
     codec: CodecName = "float32"
     master: str | None = None
     wire: CodecName | None = None
@@ -241,7 +244,7 @@ def _expect_update(state: ExperimentState, site: str, *, again: bool = False) ->
     manifest = state.update_manifest.model_copy(update={"chunk_bytes": update.chunk_bytes})
     number, strategy = state.round.number, state.experiment.plan.strategy
     model = state.models[plan_of(state).model_for(state, state.round, site)].seal
-    return (Expect(state.id, number, site, update.attempt, update.seal, manifest, again, model, strategy),)
+    return (Expect(state.id, number, site, update.attempt, update.seal, manifest, model, strategy, again),)
 
 
 def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
@@ -264,6 +267,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
         weight_cap=plan.weight_cap
         if state.bounds.weight_cap is None
         else min(plan.weight_cap, state.bounds.weight_cap),
+        model=state.models[state.round.number].seal,
         codec=codec.name,
         master=state.models[state.round.number].seal if state.makes_from_model else None,
         wire=codec.model if sent_on else None,
