@@ -20,7 +20,7 @@ from deploy.console import (
 )
 from deploy.session.profile import ProfileOption
 from messages.ground.errors import RequestError
-from messages.ground.naming import EXPERIMENT_ID
+from messages.ground.naming import EXPERIMENT_ID, NAME
 from messages.ground.starting import reader_went
 from messages.reasons import EXCLUDING, Reason
 

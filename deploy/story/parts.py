@@ -40,7 +40,7 @@ class LiveSite:
 
 @dataclass(frozen=True, slots=True)
 class SiteStory:
-    """One invited site. `state`: invited, joined, declined, leaving."""
+    """One invited site. `state`: invited, joined, declined, leaving, excluded."""
 
     name: str
     state: str = "invited"
