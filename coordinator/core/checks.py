@@ -13,15 +13,8 @@ from statistics import median
 from coordinator.core.state import ExperimentState, Member, Round
 from messages import kinds
 from messages.reasons import Reason
-from messages.scores import ScoreSums, SplitScores
-from messages.tasks.metrics import METRICS
+from messages.scores import MOST_CASES, SplitScores, is_sound
 
-MOST_CASES = 10**9
-"""Of one site, whatever the operator allows: so sums over all sites stay whole numbers."""
-MOST_VALUE = 1e9
-"""Of a metric that has no largest value: a distance of 10^9 mm."""
-TOLERANCE = 5e-7
-"""Relative. Half of `messages.scores.ROUNDING`: sums of many reports, each within this, are within that."""
 LEAST_COMPARED = 3
 """Updates of a round below which none of them can be told from the others."""
 
@@ -52,24 +45,6 @@ def judge_scores(member: Member, splits: Mapping[str, SplitScores]) -> Reason | 
         if (most is not None and scores.cases > most) or not is_sound(scores):
             return Reason.IMPLAUSIBLE_SCORES
     return None
-
-
-def is_sound(scores: SplitScores) -> bool:
-    """Whether some cases can have these scores, with room for rounding: such scores pool with each other."""
-    return scores.cases <= MOST_CASES and all(
-        _is_possible(metric, score) for metric, targets in scores.metrics.items() for score in targets.values()
-    )
-
-
-def _is_possible(metric: str, score: ScoreSums) -> bool:
-    rule, more = METRICS[metric], 1 + TOLERANCE
-    most = MOST_VALUE if rule.most is None else rule.most
-    found = score.n - score.false_positive if rule.nothing_found else score.n
-    return (
-        score.sum <= found * most * more
-        and score.squares <= score.sum * most * more
-        and score.sum * score.sum <= score.n * score.squares * more
-    )
 
 
 def list_outliers(state: ExperimentState, round_: Round) -> tuple[str, ...]:

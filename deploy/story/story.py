@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -19,9 +19,15 @@ from messages.liveness import ABSENT_AFTER, WORKING, Liveness, judge_liveness, m
 from messages.names import COORDINATOR
 from messages.outliers import UpdateCheck
 from messages.reasons import Reason
-from messages.scores import SplitScores
+from messages.scores import SplitScores, is_sound
 from messages.tasks.base import ScoreReader
 from messages.tasks.registry import reader_of
+
+
+def pool_sound(reader: ScoreReader, reports: Iterable[SplitScores]) -> SplitScores:
+    """All cases together; what does not pool is left out, as the coordinator does."""
+    return reader.pool_reports(one for one in reports if is_sound(one))
+
 
 ENDS = ("complete", "failed", "aborted", "refused")
 
@@ -180,12 +186,12 @@ class ExperimentStory:
         points, reader = [], self.reader
         for one in self.round_list:
             pooled = one.validation or (
-                reader.pool_reports(one.site_validation.values()) if one.site_validation else None
+                pool_sound(reader, one.site_validation.values()) if one.site_validation else None
             )
             if pooled is not None and reader.headline_score(pooled) is not None:
                 points.append(ValidationPoint(one.number - 1, pooled, one.site_validation))
         final = self.scores_of("final", "validation")
-        scored = reader.pool_reports(final.values())
+        scored = pool_sound(reader, final.values())
         if reader.headline_score(scored) is not None and (self.rounds_planned or 0) not in {
             point.round for point in points
         }:
@@ -209,7 +215,7 @@ class ExperimentStory:
         if not sites:
             return None
         reader = self.reader
-        return TestScores(label, self.candidates.get(label, ""), sites, reader.pool_reports(sites.values()), reader)
+        return TestScores(label, self.candidates.get(label, ""), sites, pool_sound(reader, sites.values()), reader)
 
     @property
     def test(self) -> TestScores | None:

@@ -17,12 +17,11 @@ from typing import TypeVar
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.checks import is_sound
 from coordinator.core.state import ExperimentState, Phase, Round, StepName
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
-from messages.scores import SplitScores
+from messages.scores import SplitScores, is_sound
 
 Decided = tuple[d.AnyDecision, ...]
 Answer = Decided | Reason
