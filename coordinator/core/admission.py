@@ -47,6 +47,7 @@ def judge_start(given: Received) -> d.Accepted | d.StartRefused:
         time=given.time,
         enrol_due=given.time + found.enrol_within,
         keep_updates=_kept_rounds(found.keep_updates, given.keep_cap),
+        bounds=given.bounds,
     )
 
 

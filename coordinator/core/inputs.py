@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coordinator.core.records import WORDS, Record
+from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, Record
 from coordinator.core.state import Timer
 from messages import abilities, envelope
 from messages.kinds import KINDS
@@ -47,7 +47,8 @@ class Received(Input):
     """A history event as it was on the wire.
 
     `known`: its sender is admitted in the role that the kind asks for. The other fields are the operator's settings
-    at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap).
+    at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap), and
+    `bounds`, left out of the journal where there are none.
     `file_check` is given with experiment-start of a known sender (0.1: never).
     `vocabulary`: the number of the words that its reader knew, where the event held newer ones: a later version that
     replays the journal reads it as it was read. Left out of the journal where it held none.
@@ -60,6 +61,7 @@ class Received(Input):
     keep_cap: int | None = None
     file_check: FileCheck | None = Field(None, exclude_if=lambda value: value is None)
     vocabulary: int | None = Field(None, exclude_if=lambda value: value is None)
+    bounds: Bounds = Field(NO_BOUNDS, exclude_if=lambda value: value == NO_BOUNDS)
 
     @classmethod
     def of_event(cls, event: envelope.Event, **fields: Any) -> Received:
@@ -90,12 +92,18 @@ class InitialisationFailed(Input):
 
 
 class UpdateStored(Input):
-    """A site's update is verified, finite, and stored under its seal."""
+    """A site's update is verified, finite, and stored under its seal.
+
+    `norm`: Euclidean length of what training changed, over all trained numbers, as it was measured then; `statistics`:
+    the same over measured statistics (batch normalisation). Left out of the journal where they were not measured.
+    """
 
     input: Literal["update-stored"] = "update-stored"
     site: str
     round: int
     attempt: int
+    norm: float | None = Field(None, exclude_if=lambda value: value is None)
+    statistics: float | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class UpdateBad(Input):
@@ -112,6 +120,7 @@ class Aggregated(Input):
     """The round's aggregate is stored under its seal; `wire` as with `Initialised`.
 
     `memory`: the seal of what the strategy keeps for the next round. Left out of the journal where it keeps nothing.
+    `cosines`: by site, of its update and the others' mean direction; left out where it was not measured.
     """
 
     input: Literal["aggregated"] = "aggregated"
@@ -120,6 +129,7 @@ class Aggregated(Input):
     digest: str
     wire: str | None = None
     memory: str | None = Field(None, exclude_if=lambda value: value is None)
+    cosines: dict[str, float] = Field({}, exclude_if=lambda value: not value)
 
 
 class AggregationFailed(Input):

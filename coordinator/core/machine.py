@@ -41,6 +41,7 @@ _EVERY: dict[str, Rule] = {
     "experiment-pause": h.take_pause,
     "experiment-resume": Reason.WRONG_STATE,
     "experiment-finish": h.take_finish,
+    "experiment-exclude": h.take_exclude,
     "joined": h.take_joined,
     "declined": h.take_declined,
     "leaving": h.take_leaving,

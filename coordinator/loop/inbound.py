@@ -9,6 +9,7 @@ import structlog
 
 from coordinator.config import CoordinatorConfig
 from coordinator.core import inputs as i
+from coordinator.core.records import NO_BOUNDS, Bounds
 from coordinator.core.state import Standing
 from coordinator.loop import floods
 from coordinator.loop.ahead import Ahead
@@ -60,6 +61,8 @@ class Inbound:
         self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue)
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
+        limits = config.limits
+        self._bounds = Bounds(cases_max=limits.cases_max, weight_cap=limits.weight_cap, norm_factor=limits.norm_factor)
         self._unsaved: dict[str, Position] = {}
         self._started = parts.clock.monotonic()
         self._ahead = Ahead()
@@ -224,6 +227,7 @@ class Inbound:
             known=known,
             admitted=tuple(sorted(self._sites)) if start else (),
             keep_cap=self._config.limits.keep_cap if start else None,
+            bounds=self._bounds if start else NO_BOUNDS,
             file_check=check_file(event) if start and known else None,
         )
         waits = event.kind == "weights-ready"

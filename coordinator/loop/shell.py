@@ -21,8 +21,8 @@ from coordinator.loop.space import Space
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record import story
 from coordinator.record.journal import NOTHING, JournalDiskFull, Written
-from coordinator.wire.reading_back import OWN_WORD
 from coordinator.wire.rates import Skipped
+from coordinator.wire.reading_back import OWN_WORD
 from messages import kinds
 from messages.bus.base import BusState, Delivery, Notice
 from messages.ground import systemd

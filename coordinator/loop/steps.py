@@ -77,7 +77,7 @@ def _sender_of(given: i.AnyInput) -> str:
     return given.event.sender if isinstance(given, i.Received) else COORDINATOR
 
 
-WAITED_FOR = frozenset({"joined", "round-failed", *(row.answers for row in STEPS.values())})
+WAITED_FOR = frozenset({"joined", "declined", "round-failed", *(row.answers for row in STEPS.values())})
 """A site's events without which an experiment waits."""
 
 
@@ -228,7 +228,9 @@ class Steps:
     def _tell_experiment(self, experiment: str, given: i.AnyInput) -> None:
         """What was set aside ends as a code: what waits for it does not wait in vain. A timer is tried again first
         (`loop.shell`)."""
-        if experiment not in self.states or isinstance(given, i.HandlingFailed | i.TimerFired):
+        if experiment not in self.states or isinstance(given, i.TimerFired):
+            return
+        if isinstance(given, i.HandlingFailed) and given.kind == i.kind_of(given):
             return
         now = self.parts.clock.now()
         if isinstance(given, i.Received):

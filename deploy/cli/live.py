@@ -15,6 +15,7 @@ from deploy.cli.words import (
     progress_words,
     recruiting_words,
     silence_words,
+    update_lines,
     waiting_words,
 )
 from deploy.console import emit_json, format_moment, format_score, say_line
@@ -145,8 +146,12 @@ class Lines:
             say_line(f"{format_moment(moment.time)} {moment.who}: {moment.what}")
             self._next = now + LINE_EVERY
         if story.completed_rounds > self._closed:
-            self._closed = story.completed_rounds
             say_line(f"{headline_words(story, now)}")
+            for one in story.round_list:
+                if one.state == "complete" and one.number > self._closed:
+                    for line in update_lines(story, one.number):
+                        say_line(line)
+            self._closed = story.completed_rounds
             self._doubts.tell_new(story)
         if (words := recruiting_words(story)) and words != self._recruiting:
             self._recruiting = words
@@ -317,6 +322,9 @@ def draw_picture(story: ExperimentStory, now: float, coordinator_at: float | Non
         lines.append(_text(words))
     if words := finish_words(story):
         lines.append(_text(words, style="dim"))
+    if story.checks:
+        told, *odd = update_lines(story, max(story.checks)) or [""]
+        lines += [_text(told), *(_text(line, style="red") for line in odd)]
     lines += [_text(f"CONTRADICTS: {one.describe(story.reader.title)}", style="red") for one in list_doubts(story)]
     lines += [
         _text(f"{format_moment(moment.time)[11:]} {moment.who}: {moment.what}", style="dim")

@@ -146,6 +146,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
         row(living, kind, heard.hear_ended)
+    row(living, "site-excluded", heard.hear_excluded)
     for kind in ("experiment-paused", "experiment-resumed"):
         row(living, kind, heard.hear_suspended)
     row((Phase.SENDING,), "chunks-wanted", heard.chunks_wanted)

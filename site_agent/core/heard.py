@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed
+from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed, SiteExcluded
 from messages.reasons import PASSING, Reason
 from site_agent.core.answers import Decisions, handles
 from site_agent.core.decisions import (
@@ -116,6 +116,14 @@ def hear_ended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
         return (End(job.experiment, Reason.ABORTED),)
     body = heard.event.body
     return (End(job.experiment, body.reason if isinstance(body, ExperimentFailed) else None),)
+
+
+@handles(Heard)
+def hear_excluded(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """site-excluded: the experiment goes on without a site. Records `End` where it is this one, else nothing."""
+    body = heard.event.body
+    ours = isinstance(body, SiteExcluded) and body.site == agenda.site
+    return (End(job.experiment, Reason.EXCLUDED),) if ours else ()
 
 
 @handles(Heard)

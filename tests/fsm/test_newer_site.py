@@ -116,7 +116,9 @@ def test_what_is_new_may_be_used_once_every_site_that_takes_part_has_said_that_i
     assert state is not None
     assert state.may_use("masked-sum")
     assert not state.may_use("more")
-    plain_join = received("joined", kinds.Joined(cases=counts(10), platform=PLATFORM), "site-c", 3.0)
+    said = kinds.Joined(cases=counts(10), platform=PLATFORM).as_plain()
+    oldest = decode_event(written("joined", said, {}, sender="site-c", consortium=CONSORTIUM))
+    plain_join = i.Received.of_event(oldest, time=3.0)
     (decided,) = [one for one in decide(state, plain_join) if isinstance(one, d.SiteJoined)]
     assert "abilities" not in d.to_plain(decided)  # as 0.1 writes it
     later = advance(state, plain_join)
