@@ -34,12 +34,14 @@ class Limits(Settings):
         keep_updates: most rounds whose updates are kept for replay ("all": no cap).
         model_bytes_max: largest model.
         disk_reserve: free space below which nothing new is written.
+        open_per_researcher: most experiments of one researcher that are not over, paused ones too.
     """
 
     keep_updates: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
     model_bytes_max: SizeBytes = 4 * 2**30
     disk_reserve: SizeBytes = 256 * 2**20
     initialise_within: settings.Seconds = 600.0
+    open_per_researcher: int = Field(32, ge=1)
 
     @property
     def keep_cap(self) -> int | None:

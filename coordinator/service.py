@@ -17,7 +17,7 @@ import structlog
 
 from coordinator import config as configs
 from coordinator.config import CoordinatorConfig
-from coordinator.core.inputs import DiskFull
+from coordinator.core.inputs import AnyInput, DiskFull
 from coordinator.core.logic import LOGIC
 from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
@@ -92,7 +92,11 @@ class Coordinator:
         events = Events(self._bus, state, clock)
         author = Author(config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term)
         say = Announcer(author, events, clock.now)
-        work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock, build)
+
+        def post(name: str, given: AnyInput) -> None:
+            self._queue.put((name, given))
+
+        work = Work(blobs, config.limits, post, clock, build, self._owner_of)
 
         def save(positions: Any) -> None:
             self._queue.put(lambda: self.journal.note_written(Written({}, positions)))
@@ -215,6 +219,10 @@ class Coordinator:
     def _take_progress(self, delivery: Delivery) -> None:
         self._parts.presence.hear_message(delivery)
         self._acknowledge(delivery)
+
+    def _owner_of(self, experiment: str) -> str:
+        """The researcher of an experiment. Any thread."""
+        return self.shell.steps.states[experiment].researcher
 
     def _note_connected(self) -> None:
         self.shell.steps.tally.note_broker(BusState.CONNECTED)

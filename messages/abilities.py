@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-VOCABULARY = 2
+VOCABULARY = 3
 """Number of the words that this version knows; 0.1's are 1."""
 NEWER: Mapping[str, int] = MappingProxyType(
-    {"experiment-finish": 2, "model-wanted": 2, "patch-too-large": 2, "amp-without-gpu": 2}
+    {"experiment-finish": 2, "model-wanted": 2, "patch-too-large": 2, "amp-without-gpu": 2, "too-many-experiments": 3}
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
 OURS: frozenset[str] = frozenset()

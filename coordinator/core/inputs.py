@@ -47,7 +47,8 @@ class Received(Input):
     """A history event as it was on the wire.
 
     `known`: its sender is admitted in the role that the kind asks for. The other fields are the operator's settings
-    at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap).
+    at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap), and
+    whether its sender has as many open experiments as it may (`full`; left out of the journal where not).
     `file_check` is given with experiment-start of a known sender (0.1: never).
     `vocabulary`: the number of the words that its reader knew, where the event held newer ones: a later version that
     replays the journal reads it as it was read. Left out of the journal where it held none.
@@ -58,6 +59,7 @@ class Received(Input):
     known: bool = True
     admitted: tuple[str, ...] = ()
     keep_cap: int | None = None
+    full: bool = Field(False, exclude_if=lambda value: not value)
     file_check: FileCheck | None = Field(None, exclude_if=lambda value: value is None)
     vocabulary: int | None = Field(None, exclude_if=lambda value: value is None)
 

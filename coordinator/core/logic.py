@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from typing import Any
 
-LOGIC = 2
+LOGIC = 3
 """Under which new decisions are made."""
 
 KNOWN: dict[int, str] = {
     0: "Konsil 0.1: nothing states the number",
     1: "what was found in an experiment file is an input of the decision (`inputs.FileCheck`)",
     2: "what could not be handled is followed by an input that says so (`inputs.HandlingFailed`), and ends as a code",
+    3: "a start says whether its researcher has as many open experiments as they may (`inputs.Received.full`)",
 }
 """Number → what is decided otherwise from it on. A number that is taken out can be replayed by older versions only."""
 

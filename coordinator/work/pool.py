@@ -26,6 +26,7 @@ from coordinator.core.effects import Aggregate, Expect, Initialise
 from coordinator.work.aggregate import Memory, aggregate, is_finite, share_weights
 from coordinator.work.blobs import Blobs, Buffer, create_mapped
 from coordinator.work.strategies.table import strategy_of
+from coordinator.work.turns import FairPool
 from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.clock import Clock
@@ -147,10 +148,12 @@ class Work:
     post: Post
     clock: Clock
     build: Build = build_in_subprocess
+    owner: Callable[[str], str] = lambda experiment: experiment
+    """Experiment → whose it is: they take turns."""
 
     def __post_init__(self) -> None:
-        self._pool = self.clock.make_pool(2, "work")
-        self._builders = self.clock.make_pool(1, "build")
+        self._pool = FairPool(self.clock.make_pool(2, "work"))
+        self._builders = FairPool(self.clock.make_pool(1, "build"))
         """Of its own: a net that is slow to build holds up no round of another experiment."""
         self.now = self.clock.now
         self._lock = threading.Lock()
@@ -160,7 +163,7 @@ class Work:
     def stop(self) -> None:
         """Drop what has not begun; what runs is repeated after the next start."""
         for pool in (self._pool, self._builders):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.stop()
 
     def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
@@ -222,7 +225,8 @@ class Work:
             self.post(experiment, given)
 
         try:
-            (self._builders if job.kind == "initialise" else self._pool).submit(run)
+            pool = self._builders if job.kind == "initialise" else self._pool
+            pool.submit_job(self.owner(experiment), run)
         except RuntimeError:
             end_job()
             log.info("work left for the next start", experiment=experiment)
