@@ -177,7 +177,7 @@ class Coordinator:
         self.shell.ending.set()
 
     def close(self) -> None:
-        """Stop the threads, close bus and journal."""
+        """Stop the threads, close bus and journal; what the pool is at is finished first."""
         if self._endpoint is not None:
             self._endpoint.close()
         for subscription in self._subscriptions.values():
@@ -192,6 +192,7 @@ class Coordinator:
         self._bus.close()
         parts.models.stop()
         parts.audit.stop()
+        parts.work.await_end()  # whoever gets the journal's lock next would write the same files beside it
         self.journal.close()
 
     def _subscribe_to(

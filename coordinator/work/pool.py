@@ -165,6 +165,11 @@ class Work:
         for pool in (self._pool, self._builders):
             pool.stop()
 
+    def await_end(self) -> None:
+        """Wait until nothing runs; once it was stopped. The process could end no sooner: it waits for its threads."""
+        for pool in (self._pool, self._builders):
+            pool.await_end()
+
     def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
         name = effect.experiment.id

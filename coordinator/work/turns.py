@@ -28,6 +28,10 @@ class FairPool:
         """Drop what has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def await_end(self) -> None:
+        """Wait until nothing runs; once it was stopped."""
+        self._pool.shutdown(wait=True)
+
     def _do_next(self) -> None:
         with self._lock:
             owner, job = self._waiting.pop(choose_turn([owner for owner, _job in self._waiting], self._served))
