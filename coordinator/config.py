@@ -38,6 +38,7 @@ class Limits(Settings):
         weight_cap: largest share of one site in a mean, whatever the experiment says.
         norm_factor: an update that moves the model more than so many times the round's median is not used. From 2 on,
             since of two updates none is ever further from their median.
+        open_per_researcher: most experiments of one researcher that are not over, paused ones too.
     """
 
     keep_updates: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
@@ -47,6 +48,7 @@ class Limits(Settings):
     cases_max: Annotated[int, Field(ge=1)] | None = None
     weight_cap: Annotated[float, Field(gt=0, le=1)] | None = None
     norm_factor: Annotated[float, Field(ge=2)] | None = None
+    open_per_researcher: int = Field(32, ge=1)
 
     @property
     def keep_cap(self) -> int | None:

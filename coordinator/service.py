@@ -17,7 +17,7 @@ import structlog
 
 from coordinator import config as configs
 from coordinator.config import CoordinatorConfig
-from coordinator.core.inputs import DiskFull
+from coordinator.core.inputs import AnyInput, DiskFull
 from coordinator.core.logic import LOGIC
 from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
@@ -93,7 +93,11 @@ class Coordinator:
         events = Events(self._bus, state, clock)
         author = Author(config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term)
         say = Announcer(author, events, clock.now)
-        work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock, build)
+
+        def post(name: str, given: AnyInput) -> None:
+            self._queue.put((name, given))
+
+        work = Work(blobs, config.limits, post, clock, build, self._owner_of)
 
         def save(positions: Any) -> None:
             self._queue.put(lambda: self.journal.note_written(Written({}, positions)))
@@ -175,7 +179,7 @@ class Coordinator:
         self.shell.ending.set()
 
     def close(self) -> None:
-        """Stop the threads, close bus and journal."""
+        """Stop the threads, close bus and journal; what the pool is at is finished first."""
         if self._endpoint is not None:
             self._endpoint.close()
         for subscription in self._subscriptions.values():
@@ -190,6 +194,7 @@ class Coordinator:
         self._bus.close()
         parts.models.stop()
         parts.audit.stop()
+        parts.work.await_end()  # whoever gets the journal's lock next would write the same files beside it
         self.journal.close()
 
     def _subscribe_to(
@@ -223,6 +228,10 @@ class Coordinator:
     def _take_progress(self, delivery: Delivery) -> None:
         self._parts.presence.hear_message(delivery)
         self._acknowledge(delivery)
+
+    def _owner_of(self, experiment: str) -> str:
+        """The researcher of an experiment. Any thread."""
+        return self.shell.steps.states[experiment].researcher
 
     def _note_connected(self) -> None:
         self.shell.steps.tally.note_broker(BusState.CONNECTED)

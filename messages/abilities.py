@@ -32,6 +32,7 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "outlying-update": 3,
         "wrong-labels": 3,
         "excluded": 3,
+        "too-many-experiments": 3,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""

@@ -129,6 +129,8 @@ class Reason(StrEnum):
     OUTLYING_UPDATE = "outlying-update"
     WRONG_LABELS = "wrong-labels"
     EXCLUDED = "excluded"
+    # a researcher has as many experiments as may be open at a time
+    TOO_MANY_EXPERIMENTS = "too-many-experiments"
     # what a reader does not know
     OTHER = "other"
 
@@ -267,6 +269,8 @@ ADVICE: dict[Reason, str] = {
     Reason.EXCLUDED: "The researcher excluded the site from the rest of the experiment",
     Reason.PATCH_TOO_LARGE: "training.patch is larger than the site's images, which are padded with zeros: shrink it",
     Reason.AMP_WITHOUT_GPU: 'The site lends no GPU: precision = "amp" trains in float32 there, without a gain',
+    Reason.TOO_MANY_EXPERIMENTS: "So many of the researcher's experiments are open at the site: abort one, or ask"
+    " the site to raise policy.open_per_researcher",
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }
 
@@ -274,6 +278,8 @@ OF_COORDINATOR: dict[Reason, str] = {
     Reason.RESEARCHER_NOT_ALLOWED: "The coordinator's operator names researchers: `researchers` in coordinator.toml",
     Reason.TOO_LARGE: "The model is larger than the coordinator takes: choose a smaller net, or have its operator raise"
     " limits.model_bytes_max",
+    Reason.TOO_MANY_EXPERIMENTS: "So many of your experiments are open: abort one, or ask the coordinator's operator"
+    " to raise limits.open_per_researcher",
 }
 """What differs where not a site but the coordinator gave the reason."""
 

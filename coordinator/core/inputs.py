@@ -48,7 +48,8 @@ class Received(Input):
 
     `known`: its sender is admitted in the role that the kind asks for. The other fields are the operator's settings
     at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap), and
-    `bounds`, left out of the journal where there are none.
+    `bounds`, and whether its sender has as many open experiments as it may (`full`); both are left out of the journal
+    where there is nothing to say.
     `file_check` is given with experiment-start of a known sender (0.1: never).
     `vocabulary`: the number of the words that its reader knew, where the event held newer ones: a later version that
     replays the journal reads it as it was read. Left out of the journal where it held none.
@@ -59,6 +60,7 @@ class Received(Input):
     known: bool = True
     admitted: tuple[str, ...] = ()
     keep_cap: int | None = None
+    full: bool = Field(False, exclude_if=lambda value: not value)
     file_check: FileCheck | None = Field(None, exclude_if=lambda value: value is None)
     vocabulary: int | None = Field(None, exclude_if=lambda value: value is None)
     bounds: Bounds = Field(NO_BOUNDS, exclude_if=lambda value: value == NO_BOUNDS)

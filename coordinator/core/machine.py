@@ -103,7 +103,7 @@ _BY_PHASE: dict[Phase, dict[str, Rule]] = {
     _P.ABORTED: _OVER,
 }
 PAUSED: Mapping[str, Rule] = MappingProxyType(
-    {"experiment-pause": Reason.WRONG_STATE, "experiment-resume": h.take_resume, "outage": own.ignore_report}
+    {"experiment-pause": h.pause_for_good, "experiment-resume": h.take_resume, "outage": own.ignore_report}
 )
 """What a pause changes; everything else means what it meant in the phase that the pause came from."""
 

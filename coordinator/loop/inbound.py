@@ -228,10 +228,16 @@ class Inbound:
             admitted=tuple(sorted(self._sites)) if start else (),
             keep_cap=self._config.limits.keep_cap if start else None,
             bounds=self._bounds if start else NO_BOUNDS,
+            full=start and self._has_enough(event.sender),
             file_check=check_file(event) if start and known else None,
         )
         waits = event.kind == "weights-ready"
         steps.take_step(event.experiment, given, self._written_with(delivery, {identity: not waits}))
+
+    def _has_enough(self, researcher: str) -> bool:
+        """Whether a researcher has as many open experiments as the operator lets them have."""
+        open_ = sum(state.ended is None and state.researcher == researcher for state in self._steps.states.values())
+        return open_ >= self._config.limits.open_per_researcher
 
     def _catches_up(self, experiment: str) -> bool:
         """Whether rounds may be behind what sites say: after a start, and as long as something is held.

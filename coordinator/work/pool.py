@@ -27,6 +27,7 @@ from coordinator.work.aggregate import Memory, aggregate, is_finite, share_weigh
 from coordinator.work.blobs import Blobs, Buffer, create_mapped
 from coordinator.work.figures import Length, compare_directions, measure_update
 from coordinator.work.strategies.table import strategy_of
+from coordinator.work.turns import FairPool
 from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.clock import Clock
@@ -159,10 +160,12 @@ class Work:
     post: Post
     clock: Clock
     build: Build = build_in_subprocess
+    owner: Callable[[str], str] = lambda experiment: experiment
+    """Experiment → whose it is: they take turns."""
 
     def __post_init__(self) -> None:
-        self._pool = self.clock.make_pool(2, "work")
-        self._builders = self.clock.make_pool(1, "build")
+        self._pool = FairPool(self.clock.make_pool(2, "work"))
+        self._builders = FairPool(self.clock.make_pool(1, "build"))
         """Of its own: a net that is slow to build holds up no round of another experiment."""
         self.now = self.clock.now
         self._lock = threading.Lock()
@@ -172,7 +175,12 @@ class Work:
     def stop(self) -> None:
         """Drop what has not begun; what runs is repeated after the next start."""
         for pool in (self._pool, self._builders):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.stop()
+
+    def await_end(self) -> None:
+        """Wait until nothing runs; once it was stopped. The process could end no sooner: it waits for its threads."""
+        for pool in (self._pool, self._builders):
+            pool.await_end()
 
     def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
@@ -234,7 +242,8 @@ class Work:
             self.post(experiment, given)
 
         try:
-            (self._builders if job.kind == "initialise" else self._pool).submit(run)
+            pool = self._builders if job.kind == "initialise" else self._pool
+            pool.submit_job(self.owner(experiment), run)
         except RuntimeError:
             end_job()
             log.info("work left for the next start", experiment=experiment)

@@ -24,11 +24,13 @@ from site_agent.core.jobs import Agenda, Job, Phase, event_of
 from site_agent.core.steps import STEPS, opening_of, order_of
 
 
-def hear_accepted(heard: Heard) -> Decisions:
+def hear_accepted(agenda: Agenda, heard: Heard) -> Decisions:
     """experiment-accepted of a new experiment. Records `Invite`, with why the site refuses it (protocol rule 5)."""
     body = heard.event.body
     assert isinstance(body, ExperimentAccepted)  # noqa: S101 (for mypy: the kind says so)
     refusal = heard.verdict.reason
+    if refusal is None and not agenda.may_open(body.researcher, heard.verdict.most):
+        refusal = Reason.TOO_MANY_EXPERIMENTS
     if refusal is None and not heard.verdict.by_hand and heard.opens_in >= body.enrol_within > 0:
         # It could not answer in time: saying so lets enrolment go on; it joins late when the hours begin.
         refusal = Reason.OUTSIDE_HOURS

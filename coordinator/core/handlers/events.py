@@ -66,6 +66,19 @@ def take_pause(state: ExperimentState, given: i.Received) -> Answer:
 
 
 @handles(i.Received)
+def pause_for_good(state: ExperimentState, given: i.Received) -> Answer:
+    """experiment-pause of an experiment that only waits for the disk, by the researcher who started it.
+
+    Records `Paused`: space alone no longer lets it go on. Refused where the researcher has paused it already.
+    """
+    if state.logic < 3 or state.paused_because is None:
+        return Reason.WRONG_STATE
+    if given.event.sender != state.researcher:
+        return Reason.NOT_THE_OWNER
+    return (d.Paused(reason=None, remaining=dict(state.remaining)),)
+
+
+@handles(i.Received)
 def take_resume(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-resume of a paused experiment, by the researcher who started it.
 
