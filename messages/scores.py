@@ -219,8 +219,10 @@ def _is_possible(metric: str, score: ScoreSums) -> bool:
     rule, more = METRICS[metric], 1 + SOUND
     most = MOST_VALUE if rule.most is None else rule.most
     found = score.n - score.false_positive if rule.nothing_found else score.n
+    counts = (score.n, score.both_empty, score.reference_empty, score.false_positive, score.failed, score.withheld)
     return (
-        score.sum <= found * most * more
+        max(counts) <= MOST_CASES
+        and score.sum <= found * most * more
         and score.squares <= score.sum * most * more
         and score.sum * score.sum <= score.n * score.squares * more
     )

@@ -211,15 +211,19 @@ def _tell_excluded(state: ExperimentState, x: d.Excluded) -> tuple[Effect, ...]:
     return (*listen, Tell(x.site, state.id, 0, joined, "joined", told))
 
 
-def _announce_completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
+def _announce_result(state: ExperimentState) -> tuple[Effect, ...]:
+    """The last round that has made a model."""
+    made = state.last_result
+    if made is None:
+        return ()
     body = kinds.RoundComplete(
-        contributors=x.contributors,
-        left_out={site: state.tellable_reason(reason) for site, reason in x.left_out.items()},
-        model_digest=x.digest,
-        validation=x.validation,
-        seconds=x.seconds,
+        contributors=dict(made.contributors),
+        left_out={site: state.tellable_reason(reason) for site, reason in made.left_out.items()},
+        model_digest=made.digest,
+        validation=made.validation,
+        seconds=made.seconds,
     )
-    return Announcement("round-complete", state.id, body, x.number)
+    return (Announce(Announcement("round-complete", state.id, body, made.number)),)
 
 
 def _listen_for_updates(state: ExperimentState) -> tuple[Effect, ...]:
@@ -286,18 +290,23 @@ _EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, 
     d.UpdateAnnounced: lambda state, x: _expect_update(state, x.site),
     d.TransferAgain: lambda state, x: _expect_update(state, x.site, again=True),
     d.RoundClosed: lambda state, x: (Forget(state.id), *_aggregate_round(state)),
-    d.RoundCompleted: lambda state, x: (Announce(_announce_completed(state, x)), Prune(state.id, needed_blobs(state))),
+    d.RoundCompleted: lambda state, x: (*_announce_result(state), Prune(state.id, needed_blobs(state))),
     d.Completed: _yield_model,
     d.Failed: _end_experiment,
     d.Aborted: _end_experiment,
     d.Paused: lambda state, x: (Announce(announce.announce_paused(state)),),
-    d.Resumed: lambda state, x: (Announce(announce.announce_resumed(state)), *pending_effects(state)),
+    d.Resumed: lambda state, x: (Announce(announce.announce_resumed(state)), *_unfinished_effects(state)),
 }
 """What each decision asks for, given the state after it; the others ask for nothing."""
 
 
 def pending_effects(state: ExperimentState) -> tuple[Effect, ...]:
-    """What may be unfinished after a restart or a pause: done again. Models are only sent where they are asked for."""
+    """What may be unfinished after a restart: done again. Models are only sent where they are asked for."""
+    return (*_announce_result(state), *_unfinished_effects(state))
+
+
+def _unfinished_effects(state: ExperimentState) -> tuple[Effect, ...]:
+    """What the phase that an experiment is in asks for, after a restart or a pause."""
     if state.ended is not None:
         done: tuple[Effect, ...] = (Announce(announce.announce_ended(state)),)
         if state.phase is Phase.COMPLETE:

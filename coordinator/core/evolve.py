@@ -18,6 +18,7 @@ from coordinator.core.state import (
     Part,
     Phase,
     Round,
+    RoundResult,
     Scored,
     Standing,
     StepName,
@@ -241,7 +242,8 @@ def _round_completed(state: State, x: d.RoundCompleted) -> State:
     scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
     models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
     turns = plan_of(state).remember_turns(state.turns, x.contributors)
-    return replace(state, round=None, completed=x.number, models=models, scores=scores, turns=turns)
+    result = RoundResult(x.number, x.contributors, x.left_out, x.digest, x.validation, x.seconds)
+    return replace(state, round=None, completed=x.number, last_result=result, models=models, scores=scores, turns=turns)
 
 
 def _note_evaluated(state: State, x: d.SiteEvaluated) -> State:

@@ -199,6 +199,18 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What is told of a round that has made a model."""
+
+    number: int
+    contributors: Mapping[str, int]
+    left_out: Mapping[str, Reason]
+    digest: str
+    validation: SplitScores | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a complete experiment yields; `label` names the candidate that was chosen."""
 
@@ -236,6 +248,7 @@ class ExperimentState:
     models: Mapping[int, Model] = field(default_factory=lambda: EMPTY)
     round: Round | None = None
     completed: int = 0
+    last_result: RoundResult | None = None
     scores: tuple[Scored, ...] = ()
     turns: tuple[str, ...] = ()
     kept: tuple[Kept, ...] = ()

@@ -79,6 +79,8 @@ def _sender_of(given: i.AnyInput) -> str:
 
 WAITED_FOR = frozenset({"joined", "declined", "round-failed", *(row.answers for row in STEPS.values())})
 """A site's events without which an experiment waits."""
+FINAL = frozenset({"experiment-abort", "experiment-finish", "experiment-exclude"})
+"""What a researcher may always say: each changes an experiment, or a site in it, once."""
 
 
 def explain_unhandled(event: Event, known: bool) -> tuple[e.Effect, ...]:
@@ -199,8 +201,8 @@ class Steps:
         sender, reason = given.event.sender, _changes_nothing(decided)
         if reason is not None:
             return self.floods.may_journal(sender, reason, size, given.time)
-        if fits := self.floods.may_take(sender, size, given.time):
-            return fits
+        if given.event.kind in FINAL or self.floods.may_take(sender, size, given.time):
+            return True
         if self.complaints.count_messages(sender, "hour-is-full"):
             log.warning("a sender has written as much as it may in an hour", sender=sender)
         return False

@@ -13,6 +13,7 @@ from machine_run import BODIES, SEAL, Run, in_phase
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
+from coordinator.core.effects import Announce, effects, pending_effects
 from coordinator.core.inputs import OWN_KINDS
 from coordinator.core.machine import TABLE, WIRE, IllegalInput, decide
 from coordinator.core.state import ENDED, Phase, Timer
@@ -357,3 +358,17 @@ def _own(run: Run, given: i.AnyInput) -> None:
     assert run.state is not None
     if (run.state.stage, i.kind_of(given)) in TABLE:
         run.put(given)
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.EVALUATING])
+def test_a_coordinator_killed_before_it_told_of_a_round_tells_of_it_when_it_is_back(phase: Phase) -> None:
+    run = in_phase(phase)
+    if phase is Phase.RUNNING:
+        for site in SITES:
+            run.report(site, 1)
+        run.aggregated(1)
+    assert run.state is not None
+    (made,) = [one for one in run.decided if isinstance(one, d.RoundCompleted) and one.number == run.state.completed]
+    told = [one for one in effects(run.state, made) if isinstance(one, Announce)]
+    assert [one.what.kind for one in told] == ["round-complete"]
+    assert pending_effects(run.state)[:1] == tuple(told)

@@ -127,6 +127,18 @@ def test_what_is_only_counted_is_taken_in_the_next_hour(
     consortium.sites[0].news.until(lambda: said in consortium.sites[0].receipts, "its receipt")
 
 
+def test_a_researcher_whose_hour_is_full_can_still_end_an_experiment(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_in_round_1(consortium)
+    monkeypatch.setattr(floods, "MOST_TAKEN_BYTES", 0)
+    consortium.say("experiment-pause", kinds.ExperimentPause(), 2)
+    steps = running(consortium).shell.steps
+    eventually(lambda: steps.floods.count_of("dr-a", "accepted"), what="the pause is only counted")
+    consortium.say("experiment-abort", kinds.ExperimentAbort(), 3)
+    consortium.until("experiment-aborted")
+
+
 def test_refusals_beyond_the_bound_have_neither_answer_nor_receipt(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
