@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from messages.bus.base import Bus, BusState, Delivery, Notice, Start, Subscripti
 from messages.chain import Entry, decode_entry
 from messages.envelope import Author, Event, check_origin, decode_event
 from messages.ground import naming
+from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import MalformedMessage, RequestError, Unreachable
 from messages.kinds import Body
 from messages.names import RoutingKey
@@ -61,14 +61,16 @@ class BrokerSession:
         bus: the person's bus, connected.
         profile: who they are.
         line: whether the connection stands; None: nobody says.
+        clock: that of the bus; None: the machine's.
     """
 
-    def __init__(self, bus: Bus, profile: Profile, line: LineState | None = None) -> None:
+    def __init__(self, bus: Bus, profile: Profile, line: LineState | None = None, clock: Clock | None = None) -> None:
         self.bus, self.profile, self.line = bus, profile, line or LineState()
+        self.clock: Clock = SystemClock() if clock is None else clock
         # A command keeps no state: each one is an incarnation of its own, and its events count from 1.
-        self._author = Author(profile.consortium, profile.name, incarnation=int(time.time() * 1000))
+        self._author = Author(profile.consortium, profile.name, incarnation=int(self.clock.wall() * 1000))
         self._seq = 0
-        self._heard: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._heard: Queue[Delivery] = self.clock.make_queue()
         self._subscriptions: dict[str, Subscription] = {}
         self.malformed = 0
         """Messages that were not what their queue promises, or from another sender than they say."""
@@ -106,7 +108,7 @@ class BrokerSession:
         event = self._author.write_event(
             kind,
             body,
-            time=time.time(),
+            time=self.clock.wall(),
             experiment=experiment,
             attempt=secrets.token_hex(8),
             seq=self._seq,
@@ -118,10 +120,10 @@ class BrokerSession:
 
     def next_heard(self, timeout: float) -> Heard | None:
         """The next message, None where none comes within `timeout` seconds; what cannot be read is counted."""
-        deadline = time.monotonic() + timeout
+        deadline = self.clock.monotonic() + timeout
         while True:
             try:
-                delivery = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
+                delivery = self._heard.get(timeout=max(0.0, deadline - self.clock.monotonic()))
             except queue.Empty:
                 return None
             try:
@@ -145,8 +147,8 @@ class BrokerSession:
 
     def hear_messages(self, timeout: float) -> Iterator[Heard]:
         """Messages as they come, for so many seconds in all."""
-        deadline = time.monotonic() + timeout
-        while (left := deadline - time.monotonic()) > 0:
+        deadline = self.clock.monotonic() + timeout
+        while (left := deadline - self.clock.monotonic()) > 0:
             heard = self.next_heard(left)
             if heard is not None:
                 yield heard

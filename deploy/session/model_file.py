@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,8 +111,8 @@ def _receive_published(
 ) -> tuple[Incoming, ExperimentComplete]:
     """The chunks that follow on a request, and the word that closes them."""
     incoming: Incoming | None = None
-    quiet_until = time.monotonic() + COORDINATOR_WITHIN
-    while time.monotonic() < quiet_until:
+    quiet_until = session.clock.monotonic() + COORDINATOR_WITHIN
+    while session.clock.monotonic() < quiet_until:
         heard = session.next_heard(QUIET)
         if heard is None:
             continue
@@ -122,7 +121,7 @@ def _receive_published(
             raise _refused_round(experiment, rounds, event.body.reason)
         if route.experiment != experiment or heard.delivery.queue != MODELS:
             continue
-        quiet_until = time.monotonic() + COORDINATOR_WITHIN
+        quiet_until = session.clock.monotonic() + COORDINATOR_WITHIN
         if route.kind == "model-chunk":
             header, data = decode_chunk(heard.delivery.body)
             if header.key.round == rounds + 1 and incoming is None:
@@ -183,18 +182,18 @@ def fetch_model(session: BrokerSession, experiment: str, path: Path, show: Calla
 def _receive_chunks(session: BrokerSession, incoming: Incoming, show: Callable[[str], None]) -> None:
     """Take the chunks of one transfer out of `models`; WorkFailed where the stream ends without them."""
     session.listen_to(MODELS)
-    deadline = time.monotonic() + WITHIN
-    quiet_until = time.monotonic() + 2 * QUIET
+    deadline = session.clock.monotonic() + WITHIN
+    quiet_until = session.clock.monotonic() + 2 * QUIET
     while incoming.received < incoming.chunks:
         heard = session.next_heard(QUIET)
         if heard is not None and heard.delivery.queue == MODELS:
-            quiet_until = time.monotonic() + 2 * QUIET
+            quiet_until = session.clock.monotonic() + 2 * QUIET
             route = RoutingKey.parse(heard.delivery.key)
             if route.experiment == incoming.key.experiment and route.kind == "model-chunk":
                 _take_chunk(incoming, heard.delivery.body)
                 here = min(incoming.received * incoming.size, incoming.total)  # the last chunk is shorter
                 show(f"{human_bytes(here)} of {human_bytes(incoming.total)}")
-        elif time.monotonic() > min(quiet_until, deadline):
+        elif session.clock.monotonic() > min(quiet_until, deadline):
             raise WorkFailed(
                 f"{incoming.chunks - incoming.received} of {incoming.chunks} chunks of the model are not in the broker",
                 where=incoming.key.experiment,
