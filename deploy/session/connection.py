@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -62,9 +63,18 @@ class BrokerSession:
         profile: who they are.
         line: whether the connection stands; None: nobody says.
         clock: that of the bus; None: the machine's.
+        draw_name: what no other event of the person's has; part of each one's id.
     """
 
-    def __init__(self, bus: Bus, profile: Profile, line: LineState | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        profile: Profile,
+        line: LineState | None = None,
+        clock: Clock | None = None,
+        draw_name: Callable[[], str] = partial(secrets.token_hex, 8),
+    ) -> None:
+        self._draw_name = draw_name
         self.bus, self.profile, self.line = bus, profile, line or LineState()
         self.clock: Clock = SystemClock() if clock is None else clock
         # A command keeps no state: each one is an incarnation of its own, and its events count from 1.
@@ -110,7 +120,7 @@ class BrokerSession:
             body,
             time=self.clock.wall(),
             experiment=experiment,
-            attempt=secrets.token_hex(8),
+            attempt=self._draw_name(),
             seq=self._seq,
         )
         if not self.bus.publish(event.key, event.raw).wait(CONFIRM_WITHIN):
