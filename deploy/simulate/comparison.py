@@ -75,7 +75,7 @@ def render_comparison(experiment: str, results: Sequence[RunResult]) -> str:
     """The page as text."""
     title = f"Konsil: {experiment}, simulated"
     seeds = sorted({one.seed for one in results})
-    metric = _metric_of(results)
+    metric = _title_of(results)
     summaries = summarise_runs(results)
     lead = "; ".join(f"{one.name}: mean test {metric} {format_number(one.mean)}" for one in summaries)
     lead += f" ({len(seeds)} seed{'' if len(seeds) == 1 else 's'})."
@@ -85,7 +85,7 @@ def render_comparison(experiment: str, results: Sequence[RunResult]) -> str:
         [
             ("Strategies", _strategies_section(summaries, seeds, metric)),
             ("Curves", _curves_section(results, metric)),
-            ("Runs", _runs_section(results, metric)),
+            ("Runs", _runs_section(results)),
         ],
     )
 
@@ -107,7 +107,7 @@ def comparison_as_plain(results: Sequence[RunResult]) -> list[dict[str, Any]]:
 
 def comparison_table(results: Sequence[RunResult]) -> tuple[list[str], list[list[str]]]:
     """For a terminal: a row a run."""
-    head = ["seed", "strategy", f"test {_metric_of(results)}", "worst site", "model", "took"]
+    head = ["seed", "strategy", f"test {_title_of(results)}", "worst site", "model", "took"]
     return head, [
         [
             str(one.seed),
@@ -121,8 +121,8 @@ def comparison_table(results: Sequence[RunResult]) -> tuple[list[str], list[list
     ]
 
 
-def _metric_of(results: Sequence[RunResult]) -> str:
-    return str(results[0].plain["metric"]) if results else "score"
+def _title_of(results: Sequence[RunResult]) -> str:
+    return str(results[0].plain["title"]) if results else "score"
 
 
 def _strategies_section(summaries: Sequence[StrategySummary], seeds: Sequence[int], metric: str) -> str:
@@ -173,7 +173,6 @@ def _curves_section(results: Sequence[RunResult], metric: str) -> str:
     return f'<div class="charts">{figures}</div>' if figures else ""
 
 
-def _runs_section(results: Sequence[RunResult], metric: str) -> str:
-    del metric
+def _runs_section(results: Sequence[RunResult]) -> str:
     head, rows = comparison_table(results)
     return make_table("Each run", head, rows, words={1, 2, 3, 4})

@@ -14,7 +14,7 @@ from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
 from messages.ground.written.documents import read_json
 
-INNER = ("settings", "curve", "rows")
+INNER = ("settings", "curve", "rows", "title")
 """Keys that the comparison reads, and --json does not print."""
 
 
@@ -82,6 +82,7 @@ def make_result(outcome: Outcome, *, threads: int, settings: str) -> RunResult:
         "virtual_seconds": story.seconds,
         "threads": threads,
         "metric": reader.metric,
+        "title": reader.title,
         "settings": settings,
         "curve": curve,
         "rows": {site: scores.rows for site, scores in story.test.sites.items() if scores.rows} if story.test else {},

@@ -171,7 +171,7 @@ def result(seed: int, strategy: str, shift: float) -> RunResult:
     federated = {"mean": sum(scores) / len(scores), "worst_site": "a"}
     return RunResult(
         {
-            "seed": seed, "strategy": strategy, "state": "complete", "reason": None, "metric": "dice",
+            "seed": seed, "strategy": strategy, "state": "complete", "reason": None, "metric": "dice", "title": "Dice",
             "dice": {"federated": federated}, "model_digest": "ab" * 32, "seconds": 1.0,
             "curve": [[0, 0.1], [1, 0.2 + shift]], "rows": rows,
         }
