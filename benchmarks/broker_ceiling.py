@@ -26,8 +26,9 @@ from typing import Any
 
 from benchmarks.raw_amqp import RawClient
 from deploy.broker import keeper
-from deploy.broker.definitions import Party, StreamSizes, render_definitions
+from deploy.broker.definitions import render_definitions
 from deploy.broker.node import PrivateNode
+from deploy.broker.topology import Party, StreamSizes
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Delivery, Start
 from messages.ground.settings import BrokerAddress

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import memory, phases
-from deploy.broker.definitions import StreamSizes
 from deploy.broker.keeper import list_descendants
 from deploy.broker.node import PrivateNode
+from deploy.broker.topology import StreamSizes
 from deploy.cli import requests
 from deploy.demo import experiments
 from deploy.demo.consortium import Consortium
@@ -185,11 +185,23 @@ class Bench:
 
 
 @contextlib.contextmanager
-def running(sites: int, model_bytes: int, *, tls: bool, say: Say, keep: Path | None = None) -> Iterator[Bench]:
-    """A consortium in a folder of its own, ended and removed with the context (`keep`: a folder that stays)."""
+def running(
+    sites: int,
+    model_bytes: int,
+    *,
+    tls: bool,
+    say: Say,
+    keep: Path | None = None,
+    before: Callable[[Bench], None] = lambda _bench: None,
+) -> Iterator[Bench]:
+    """A consortium in a folder of its own, ended and removed with the context (`keep`: a folder that stays).
+
+    `before`: called before anything starts.
+    """
     folder = Path(tempfile.mkdtemp(prefix="konsil-bench-")) if keep is None else keep
     bench = Bench(folder, sites, model_bytes, tls=tls, say=say)
     try:
+        before(bench)
         bench.start()
         yield bench
     finally:

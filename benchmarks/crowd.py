@@ -14,7 +14,8 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.broker.definitions import Definitions, Party, StreamSizes, render_definitions
+from deploy.broker.definitions import Definitions, render_definitions
+from deploy.broker.topology import Party, StreamSizes
 from messages import envelope, kinds, names
 from messages.bus.base import Delivery, Subscription
 from messages.bus.memory import MemoryBroker, MemoryBus

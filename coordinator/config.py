@@ -34,12 +34,21 @@ class Limits(Settings):
         keep_updates: most rounds whose updates are kept for replay ("all": no cap).
         model_bytes_max: largest model.
         disk_reserve: free space below which nothing new is written.
+        cases_max: most cases that one site may claim, all splits together.
+        weight_cap: largest share of one site in a mean, whatever the experiment says.
+        norm_factor: an update that moves the model more than so many times the round's median is not used. From 2 on,
+            since of two updates none is ever further from their median.
+        open_per_researcher: most experiments of one researcher that are not over, paused ones too.
     """
 
     keep_updates: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
     model_bytes_max: SizeBytes = 4 * 2**30
     disk_reserve: SizeBytes = 256 * 2**20
     initialise_within: settings.Seconds = 600.0
+    cases_max: Annotated[int, Field(ge=1)] | None = None
+    weight_cap: Annotated[float, Field(gt=0, le=1)] | None = None
+    norm_factor: Annotated[float, Field(ge=2)] | None = None
+    open_per_researcher: int = Field(32, ge=1)
 
     @property
     def keep_cap(self) -> int | None:

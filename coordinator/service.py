@@ -17,7 +17,7 @@ import structlog
 
 from coordinator import config as configs
 from coordinator.config import CoordinatorConfig
-from coordinator.core.inputs import DiskFull
+from coordinator.core.inputs import AnyInput, DiskFull
 from coordinator.core.logic import LOGIC
 from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
@@ -28,6 +28,7 @@ from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
+from coordinator.wire.rates import Turnstile
 from coordinator.wire.reading_back import ReadingBack
 from coordinator.work.blobs import Blobs
 from coordinator.work.pool import Build, Work, build_in_subprocess
@@ -92,7 +93,11 @@ class Coordinator:
         events = Events(self._bus, state, clock)
         author = Author(config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term)
         say = Announcer(author, events, clock.now)
-        work = Work(blobs, config.limits, lambda name, given: self._queue.put((name, given)), clock, build)
+
+        def post(name: str, given: AnyInput) -> None:
+            self._queue.put((name, given))
+
+        work = Work(blobs, config.limits, post, clock, build, self._owner_of)
 
         def save(positions: Any) -> None:
             self._queue.put(lambda: self.journal.note_written(Written({}, positions)))
@@ -114,7 +119,7 @@ class Coordinator:
         )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
-        own_word = ReadingBack(self.journal.position_of)
+        own_word = ReadingBack(self.journal.position_of, self.journal.get_value)
         parts = Parts(
             self.journal,
             clock,
@@ -127,6 +132,7 @@ class Coordinator:
             work,
             presence,
             own_word,
+            Turnstile(self._queue, clock.monotonic, self._acknowledge),
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = clock.make_event()
@@ -135,14 +141,14 @@ class Coordinator:
         try:
             self.shell = Shell(parts, self._queue, config, self._acknowledge)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
-            self._subscribe_to(names.inbox_of(names.COORDINATOR), self._queue.put, exclusive=True)
+            self._subscribe_to(names.inbox_of(names.COORDINATOR), self._take_message, exclusive=True)
             started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
             self.journal.append_entry(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
             own_word.subscribe_to_all(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()
             self.shell.resume_work()
-            self._subscribe_to(names.UPLINK, self._queue.put)
+            self._subscribe_to(names.UPLINK, self._take_message)
             credit = max(1, CHUNKS_IN_FLIGHT // len(config.coordinator.sites))
             for site in config.coordinator.sites:
                 self._subscribe_to(names.update_queue(site), self._take_chunk, credit=credit)
@@ -173,7 +179,7 @@ class Coordinator:
         self.shell.ending.set()
 
     def close(self) -> None:
-        """Stop the threads, close bus and journal."""
+        """Stop the threads, close bus and journal; what the pool is at is finished first."""
         if self._endpoint is not None:
             self._endpoint.close()
         for subscription in self._subscriptions.values():
@@ -188,6 +194,7 @@ class Coordinator:
         self._bus.close()
         parts.models.stop()
         parts.audit.stop()
+        parts.work.await_end()  # whoever gets the journal's lock next would write the same files beside it
         self.journal.close()
 
     def _subscribe_to(
@@ -212,9 +219,19 @@ class Coordinator:
         if self._attached.wait(60):
             self._subscriptions[queue].seek(position)
 
+    def _take_message(self, delivery: Delivery) -> None:
+        if self._attached.is_set():
+            self._parts.turnstile.take_delivery(delivery)
+        else:  # nothing can be acknowledged yet, so that credit bounds what comes
+            self._queue.put(delivery)
+
     def _take_progress(self, delivery: Delivery) -> None:
         self._parts.presence.hear_message(delivery)
         self._acknowledge(delivery)
+
+    def _owner_of(self, experiment: str) -> str:
+        """The researcher of an experiment. Any thread."""
+        return self.shell.steps.states[experiment].researcher
 
     def _note_connected(self) -> None:
         self.shell.steps.tally.note_broker(BusState.CONNECTED)

@@ -119,6 +119,7 @@ def train_baseline(
         return {
             site: session.learner.evaluate(net, session.splits[split], split=split, device=first.device).scores()
             for site, session in sessions.items()
+            if session.splits[split]  # a site without a case of a split says nothing of it: so it is in a federation
         }
 
     curve: list[Point] = []

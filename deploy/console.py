@@ -15,20 +15,25 @@ from typing import Annotated, Any
 import typer
 
 from messages.ground.errors import KonsilError
+from messages.ground.shown import escape_controls, escape_json
 from messages.ground.units import human_moment
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
 def say_line(text: str = "") -> None:
-    """One line of the result."""
-    sys.stdout.write(text + "\n")
+    """One line of the result; what a terminal would obey stands there as an escape."""
+    sys.stdout.write(escape_controls(text) + "\n")
     sys.stdout.flush()
 
 
-def note_line(text: str) -> None:
-    """One line beside the result: progress, hints, warnings."""
-    sys.stderr.write(text + "\n")
+def note_line(text: str, before: str = "") -> None:
+    """A line beside the result, or some: progress, hints, warnings.
+
+    Args:
+        before: what a terminal is to obey first; never others' text.
+    """
+    sys.stderr.write(before + escape_controls(text, keep="\n") + "\n")
     sys.stderr.flush()
 
 
@@ -41,9 +46,7 @@ def make_notes(prefix: str) -> Callable[[str], None]:
         news, _, rest = text.partition(":")
         again = bool(rest) and news == matter and sys.stderr.isatty()
         matter = news
-        note_line(
-            ("\x1b[1A\x1b[2K" if again else "") + f"{prefix}{text}"
-        )  # up one line, and clear it (ECMA-48 CUU, EL)
+        note_line(f"{prefix}{text}", "\x1b[1A\x1b[2K" if again else "")  # up one line, clear it (ECMA-48 CUU, EL)
 
     return tell
 
@@ -56,7 +59,7 @@ def emit_json(value: dict[str, Any]) -> None:
     """One JSON object on a line of its own."""
     EMITTED.set()
     # JSON is UTF-8 (RFC 8259, 8.1); in another encoding its escapes say the same.
-    say_line(json.dumps(value, default=_as_plain, ensure_ascii=not _speaks_utf8()))
+    say_line(escape_json(json.dumps(value, default=_as_plain, ensure_ascii=not _speaks_utf8())))
 
 
 def _speaks_utf8() -> bool:
@@ -118,12 +121,14 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
         from rich import box
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         drawn = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
-            drawn.add_row(*row)
+            drawn.add_row(*(Text(escape_controls(cell)) for cell in row))
         Console().print(drawn)
         return
+    rows = [[escape_controls(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
         say_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

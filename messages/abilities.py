@@ -17,13 +17,28 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-VOCABULARY = 2
+VOCABULARY = 3
 """Number of the words that this version knows; 0.1's are 1."""
 NEWER: Mapping[str, int] = MappingProxyType(
-    {"experiment-finish": 2, "model-wanted": 2, "patch-too-large": 2, "amp-without-gpu": 2}
+    {
+        "experiment-finish": 2,
+        "model-wanted": 2,
+        "patch-too-large": 2,
+        "amp-without-gpu": 2,
+        "experiment-exclude": 3,
+        "site-excluded": 3,
+        "too-many-cases": 3,
+        "implausible-scores": 3,
+        "outlying-update": 3,
+        "wrong-labels": 3,
+        "excluded": 3,
+        "too-many-experiments": 3,
+    }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
-OURS: frozenset[str] = frozenset()
+WORDS_3 = "words-3"
+"""Reads the words of vocabulary 3: what a coordinator asks before it says one of them to sites."""
+OURS: frozenset[str] = frozenset({WORDS_3})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 
 ANNOUNCING = frozenset({"hello", "joined", "coordinator-hello", "standing", "experiment-accepted"})

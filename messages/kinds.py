@@ -33,6 +33,8 @@ Code = Annotated[Reason, other_where_unknown(_REASONS)]
 """A reason code."""
 LeftOut = Annotated[dict[Reason, Count], at_most(len(Reason)), other_keys_folded(_REASONS)]
 MOST_RECEIPTS = 1000
+MOST_LOSS = 1e12
+"""Magnitude; no net that learns anything has such a loss."""
 MOST_CHUNKS = 100_000
 MOST_CANDIDATES = 16
 Label = Word
@@ -87,6 +89,13 @@ class ExperimentResume(Body):
 
 class ExperimentFinish(Body):
     """Ends an experiment with the model that there is."""
+
+
+class ExperimentExclude(Body):
+    """Takes a site out of the rest of an experiment."""
+
+    site: SiteName
+    reason: Code
 
 
 class ModelWanted(Body):
@@ -189,6 +198,13 @@ class ExperimentPaused(Body):
 
 class ExperimentResumed(Body):
     pass
+
+
+class SiteExcluded(Body):
+    """The researcher has excluded a site: the rest of the experiment goes on without it."""
+
+    site: SiteName
+    reason: Code
 
 
 class CoordinatorHello(Body):
@@ -345,7 +361,7 @@ class Progress(Body):
     total: Count
     epoch: Count | None = None
     epochs: Count | None = None
-    loss: float | None = None
+    loss: float | None = Field(None, ge=-MOST_LOSS, le=MOST_LOSS)
     eta_seconds: float | None = None
     bytes_down: Count = 0
     bytes_up: Count = 0
@@ -391,6 +407,7 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "experiment-pause": _make_row(UPLINK, ExperimentPause, "researcher"),
         "experiment-resume": _make_row(UPLINK, ExperimentResume, "researcher"),
         "experiment-finish": _make_row(UPLINK, ExperimentFinish, "researcher"),
+        "experiment-exclude": _make_row(UPLINK, ExperimentExclude, "researcher"),
         "model-wanted": _make_row(UPLINK, ModelWanted, "researcher", history=False),
         "experiment-check": _make_row(UPLINK, ExperimentCheck, "researcher", history=False),
         "echo": _make_row(UPLINK, Echo, "researcher site", history=False),
@@ -414,6 +431,7 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "experiment-aborted": _make_row(DOWNLINK, ExperimentAborted, "coordinator"),
         "experiment-paused": _make_row(DOWNLINK, ExperimentPaused, "coordinator"),
         "experiment-resumed": _make_row(DOWNLINK, ExperimentResumed, "coordinator"),
+        "site-excluded": _make_row(DOWNLINK, SiteExcluded, "coordinator"),
         "coordinator-hello": _make_row(DOWNLINK, CoordinatorHello, "coordinator", history=False),
         "global-chunk": _make_row(GLOBAL, None, "coordinator", history=False),
         "update-chunk": _make_row(UPDATE, None, "site", history=False),

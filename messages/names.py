@@ -1,4 +1,4 @@
-"""Names, routing keys and queues: the topic grammar of a consortium (one vhost, one durable topic exchange)."""
+"""Names, routing keys, exchanges and queues: the topic grammar of a consortium (one vhost)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from messages.ground.errors import MalformedMessage, RequestError
 from messages.ground.naming import EXPERIMENT_ID, NAME, NO_EXPERIMENT
 
-EXCHANGE = "konsil"
+TOPOLOGY = 2
+"""Number of the topology: 2 has an exchange for each party. 1, that of 0.1, has one that all share."""
+OLD_EXCHANGE = "konsil"
+"""The exchange that all share in topology 1. A broker that was upgraded keeps it until its operator closes it."""
 COORDINATOR = "coordinator"
 
 DOWNLINK, GLOBAL, UPLINK, AUDIT, MODELS, PROGRESS = (
@@ -25,6 +28,12 @@ def check_name(name: str, what: str = "name") -> str:
     if not NAME.fullmatch(name):
         raise RequestError(f"{what} {name!r} is not allowed", advice="Use 1 to 32 of a-z, 0-9 and '-'")
     return name
+
+
+def exchange_of(party: str) -> str:
+    """The topic exchange that this party alone may write to; it leads to no queue but those that are the party's to
+    write. Names hold no ".", so that no two parties share one."""
+    return f"{OLD_EXCHANGE}.{party}"
 
 
 def inbox_of(party: str) -> str:

@@ -123,6 +123,14 @@ class Reason(StrEnum):
     # what a site foresees of an experiment
     PATCH_TOO_LARGE = "patch-too-large"
     AMP_WITHOUT_GPU = "amp-without-gpu"
+    # figures that cannot be, and sites that a researcher takes no further
+    TOO_MANY_CASES = "too-many-cases"
+    IMPLAUSIBLE_SCORES = "implausible-scores"
+    OUTLYING_UPDATE = "outlying-update"
+    WRONG_LABELS = "wrong-labels"
+    EXCLUDED = "excluded"
+    # a researcher has as many experiments as may be open at a time
+    TOO_MANY_EXPERIMENTS = "too-many-experiments"
     # what a reader does not know
     OTHER = "other"
 
@@ -135,6 +143,22 @@ PASSING = frozenset(
      Reason.DATASET_GONE}
 )  # fmt: skip
 """Why a site gives up a round that it takes on after all once the reason is gone, if the round still waits for it."""
+
+EXCLUDING = (
+    Reason.EXCLUDED, Reason.OUTLYING_UPDATE, Reason.IMPLAUSIBLE_SCORES, Reason.TOO_MANY_CASES, Reason.WRONG_LABELS,
+    Reason.DATASET_CHANGED, Reason.ABSENT,
+)  # fmt: skip
+"""What a researcher may give as the reason for excluding a site; the first says nothing more."""
+
+IN_OLDER_WORDS: dict[Reason, Reason] = {
+    Reason.TOO_MANY_CASES: Reason.MALFORMED,
+    Reason.IMPLAUSIBLE_SCORES: Reason.MALFORMED,
+    Reason.OUTLYING_UPDATE: Reason.MALFORMED,
+    Reason.EXCLUDED: Reason.NOT_JOINED,
+    Reason.WRONG_LABELS: Reason.NOT_JOINED,
+    Reason.OTHER: Reason.TRAINING_ERROR,
+}
+"""What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
 
 ADVICE: dict[Reason, str] = {
     Reason.NO_LABEL: "Add the label file, or leave the image out",
@@ -238,8 +262,15 @@ ADVICE: dict[Reason, str] = {
     Reason.INITIALISATION_FAILED: "The coordinator could not build the net: its log says why",
     Reason.AGGREGATION_FAILED: "The coordinator could not aggregate, or handle what came: its log says why",
     Reason.OTHER: "A newer version gave a reason that this one does not know: update this one, or read the other's log",
+    Reason.TOO_MANY_CASES: "The site claims more cases than it joined with, or than the operator's limits.cases_max",
+    Reason.IMPLAUSIBLE_SCORES: "No cases that the site joined with can have these scores: look at its software",
+    Reason.OUTLYING_UPDATE: "The update moves the model beyond limits.norm_factor times the round's median: look at it",
+    Reason.WRONG_LABELS: "The site's labels mean something else: compare `konsil site datasets`, and `site preview`",
+    Reason.EXCLUDED: "The researcher excluded the site from the rest of the experiment",
     Reason.PATCH_TOO_LARGE: "training.patch is larger than the site's images, which are padded with zeros: shrink it",
     Reason.AMP_WITHOUT_GPU: 'The site lends no GPU: precision = "amp" trains in float32 there, without a gain',
+    Reason.TOO_MANY_EXPERIMENTS: "So many of the researcher's experiments are open at the site: abort one, or ask"
+    " the site to raise policy.open_per_researcher",
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }
 
@@ -247,6 +278,8 @@ OF_COORDINATOR: dict[Reason, str] = {
     Reason.RESEARCHER_NOT_ALLOWED: "The coordinator's operator names researchers: `researchers` in coordinator.toml",
     Reason.TOO_LARGE: "The model is larger than the coordinator takes: choose a smaller net, or have its operator raise"
     " limits.model_bytes_max",
+    Reason.TOO_MANY_EXPERIMENTS: "So many of your experiments are open: abort one, or ask the coordinator's operator"
+    " to raise limits.open_per_researcher",
 }
 """What differs where not a site but the coordinator gave the reason."""
 

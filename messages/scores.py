@@ -22,6 +22,12 @@ Target = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 MOST_TARGETS, MOST_ROWS = 32, 100_000
 ROUNDING = 1e-6
 """Relative; sums of many floats, added up in any order, differ by less."""
+SOUND = ROUNDING / 2
+"""Sums of many reports, each within this, are within `ROUNDING`."""
+MOST_CASES = 10**9
+"""Of one site: so sums over all sites stay whole numbers."""
+MOST_VALUE = 1e9
+"""Of a metric that has no largest value: a distance of 10^9 mm."""
 
 
 def _known_metric(metric: str) -> str:
@@ -196,6 +202,27 @@ def sum_scores(scores: Iterable[float | None], *, reference_empty: Iterable[bool
         reference_empty=empty,
         false_positive=false_positive,
         failed=failed,
+    )
+
+
+def is_sound(scores: SplitScores) -> bool:
+    """Whether some cases can have these scores, with room for rounding: such scores pool with each other.
+
+    `SplitScores` itself is more lenient, and stays so, since old logs hold what it let in: there pooling may raise.
+    """
+    return scores.cases <= MOST_CASES and all(
+        _is_possible(metric, score) for metric, targets in scores.metrics.items() for score in targets.values()
+    )
+
+
+def _is_possible(metric: str, score: ScoreSums) -> bool:
+    rule, more = METRICS[metric], 1 + SOUND
+    most = MOST_VALUE if rule.most is None else rule.most
+    found = score.n - score.false_positive if rule.nothing_found else score.n
+    return (
+        score.sum <= found * most * more
+        and score.squares <= score.sum * most * more
+        and score.sum * score.sum <= score.n * score.squares * more
     )
 
 

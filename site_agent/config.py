@@ -49,6 +49,8 @@ class Trainer(Settings):
     checkpoint_every: Seconds = 600.0
     """A round's training is saved so often, and goes on from there after a kill or a stop; 0: never."""
     nice: int = Field(5, ge=0, le=19)
+    warm: int = Field(2, ge=1, le=1024)
+    """Most training processes at a time, of all experiments: one works, the others wait for their next round."""
 
 
 class Retention(Settings):

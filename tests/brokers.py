@@ -12,8 +12,9 @@ import pika.exceptions
 import pytest
 from needs import lacks
 
-from deploy.broker.definitions import Definitions, Party, password_hash, render_definitions
+from deploy.broker.definitions import Definitions, password_hash, render_definitions
 from deploy.broker.node import PrivateNode, find_server
+from deploy.broker.topology import Party
 from messages.bus.amqp.link import Backoff
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.ground.errors import Unreachable
@@ -31,9 +32,9 @@ PARTIES = (
 )
 
 
-def consortium_definitions(parties: tuple[Party, ...] = PARTIES) -> Definitions:
+def consortium_definitions(parties: tuple[Party, ...] = PARTIES, *, old_exchange: bool = False) -> Definitions:
     """Definitions of the consortium `test`; passwords are "pw-NAME"."""
-    return render_definitions(VHOST, parties)
+    return render_definitions(VHOST, parties, old_exchange=old_exchange)
 
 
 def with_admin(definitions: Definitions) -> Definitions:

@@ -13,7 +13,8 @@ from brokers import PATIENCE
 from coordinator.config import CoordinatorConfig, Limits
 from coordinator.core import inputs as i
 from coordinator.loop.file_checks import check_file
-from deploy.broker.definitions import Party, render_definitions
+from deploy.broker.definitions import render_definitions
+from deploy.broker.topology import Party
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus

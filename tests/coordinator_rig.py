@@ -42,7 +42,7 @@ class Consortium:
         self.thread: threading.Thread | None = None
 
     def _take(self, delivery: Delivery) -> None:
-        if not delivery.key.startswith("model-chunk"):
+        if delivery.user == "coordinator" and not delivery.key.startswith("model-chunk"):
             self.heard.append(envelope.decode_event(delivery.body))
         (self._down if delivery.queue == "downlink" else self._models).ack(delivery)
         with self.news.changed:

@@ -26,6 +26,7 @@ BODIES: dict[str, kinds.Body] = {
     "experiment-pause": kinds.ExperimentPause(),
     "experiment-resume": kinds.ExperimentResume(),
     "experiment-finish": kinds.ExperimentFinish(),
+    "experiment-exclude": kinds.ExperimentExclude(site="site-c", reason=Reason.WRONG_LABELS),
     "joined": kinds.Joined(cases=counts(10), platform=PLATFORM),
     "declined": kinds.Declined(reason=Reason.NOT_ALLOWED),
     "round-accepted": kinds.RoundAccepted(),

@@ -25,15 +25,34 @@ from site_agent.training.protocol import (
 
 Seconds = Callable[[str, int], float]
 """(site, round) → how long its training takes."""
+Pause = Callable[[str, Request], float]
+"""(site, request) → how long it takes beside that."""
 STEPS = 4
 
 
-class _Script(NullTrainer):
-    """Answers by a call, and takes its time by a clock."""
+class Gone(Exception):
+    """The trainer was killed: it does nothing more."""
 
-    def __init__(self, say: Callable[[Reply], None], seconds: Seconds, clock: Clock, cases: int) -> None:
+
+class _Script(NullTrainer):
+    """Answers by a call, and takes its time by a clock. `lives` says whether nobody has killed it."""
+
+    def __init__(
+        self,
+        say: Callable[[Reply], None],
+        seconds: Seconds,
+        clock: Clock,
+        cases: int,
+        lives: Callable[[], bool],
+    ) -> None:
         super().__init__(None, cases, 0.0, "")  # type: ignore[arg-type]  # there is no socket: `_send_reply` is all that used it
-        self._answer, self._takes, self._clock = say, seconds, clock
+        self._answer, self._takes, self._clock, self._lives = say, seconds, clock, lives
+
+    def wait(self, seconds: float) -> None:
+        if seconds:
+            self._clock.sleep(seconds)
+        if not self._lives():
+            raise Gone
 
     def _send_reply(self, reply: Reply) -> None:
         self._answer(reply)
@@ -42,7 +61,7 @@ class _Script(NullTrainer):
         assert self._prepare is not None
         seconds = self._takes(self._prepare.site, request.round)
         for done in range(1, STEPS + 1):
-            self._clock.sleep(seconds / STEPS)
+            self.wait(seconds / STEPS)
             self._send_reply(
                 Progress(
                     round=request.round, phase="training", done=done, total=STEPS, epoch=1, epochs=1, loss=1 / done
@@ -77,10 +96,17 @@ class ScriptedTrainers:
     """`site_agent.trainers.base.Trainers`, in this process."""
 
     def __init__(
-        self, config: SiteConfig, on_reply: OnReply, on_exit: OnExit, clock: Clock, seconds: Seconds, cases: int
+        self,
+        config: SiteConfig,
+        on_reply: OnReply,
+        on_exit: OnExit,
+        clock: Clock,
+        seconds: Seconds,
+        cases: int,
+        pause: Pause = lambda _site, _request: 0.0,
     ) -> None:
         self._site, self._on_reply, self._clock, self._seconds = config.site.name, on_reply, clock, seconds
-        self._cases = cases
+        self._cases, self._pause = cases, pause
         self._warm: dict[str, _Warm] = {}
         self._tokens = itertools.count(1)
 
@@ -109,12 +135,15 @@ class ScriptedTrainers:
         token = next(self._tokens)
         warm = self._warm[experiment] = _Warm(token, self._clock.make_queue())
         say: Callable[[Reply], None] = lambda reply: self._on_reply(experiment, token, reply)  # noqa: E731
-        script = _Script(say, self._seconds, self._clock, self._cases)
+        script = _Script(say, self._seconds, self._clock, self._cases, lambda: self._warm.get(experiment) is warm)
 
         def work() -> None:
             while (request := warm.inbox.get()) is not None:
                 try:
+                    script.wait(self._pause(self._site, request))
                     script.answer_request(request)
+                except Gone:
+                    return
                 except KonsilError:
                     if self._warm.get(experiment) is warm:  # a process that is killed misses nothing
                         raise

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from brokers import PATIENCE
 
-from deploy.broker.definitions import Party, render_definitions
+from deploy.broker.definitions import render_definitions
+from deploy.broker.topology import Party
 from messages.bus.base import Bus, Delivery, Start
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author, Event, decode_event

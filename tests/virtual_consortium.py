@@ -11,7 +11,8 @@ from coordinator_kit import CONSORTIUM, SITES, build, config
 from scripted_trainers import ScriptedTrainers, Seconds
 
 from coordinator.service import Coordinator
-from deploy.broker.definitions import Party, render_definitions
+from deploy.broker.definitions import render_definitions
+from deploy.broker.topology import Party
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus

@@ -37,6 +37,8 @@ def judge_start(given: Received) -> d.Accepted | d.StartRefused:
         return refuse(found.reason, found.mistakes)
     if strangers := sorted(set(found.sites) - set(given.admitted)):
         return refuse(Reason.UNKNOWN_SITE, f"sites: {', '.join(strangers)} are not admitted to the consortium")
+    if given.full:
+        return refuse(Reason.TOO_MANY_EXPERIMENTS)
     if found.expires and date.fromisoformat(found.expires) < datetime.fromtimestamp(given.time, UTC).date():
         return refuse(Reason.EXPERIMENT_EXPIRED, f"expires = {found.expires}: that day is over")
     return d.Accepted(
@@ -47,6 +49,7 @@ def judge_start(given: Received) -> d.Accepted | d.StartRefused:
         time=given.time,
         enrol_due=given.time + found.enrol_within,
         keep_updates=_kept_rounds(found.keep_updates, given.keep_cap),
+        bounds=given.bounds,
     )
 
 

@@ -8,7 +8,12 @@ from coordinator.core import models
 from coordinator.core.state import ExperimentState, Phase
 from coordinator.core.steps.table import row_of
 from messages import kinds
+from messages.abilities import WORDS_3
 from messages.kinds import Body
+from messages.reasons import Reason
+
+MOST_EXCLUDED = 5
+"""Excluded sites that a standing tells of, the last ones: it holds eight events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +75,35 @@ def announce_resumed(state: ExperimentState) -> Announcement:
     return Announcement("experiment-resumed", state.id, kinds.ExperimentResumed(), attempt=state.resumes)
 
 
-Mark = tuple[Phase, int, tuple[int, int] | None]
+def may_tell_excluded(state: ExperimentState) -> bool:
+    """Whether all who are in the experiment, and who were, know the event that tells of excluded sites."""
+    return state.may_use(WORDS_3, *state.excluded)
+
+
+def announce_excluded(state: ExperimentState, site: str) -> Announcement:
+    body = kinds.SiteExcluded(site=site, reason=state.members[site].reason or Reason.EXCLUDED)
+    return Announcement("site-excluded", state.id, body, attempt=site)
+
+
+Mark = tuple[Phase, int, tuple[int, int] | None, tuple[str, ...]]
 
 
 def state_mark(state: ExperimentState) -> Mark:
     """What `current_announcements` follows from, cheap to compare: as long as it is the same, so are the events."""
     is_open = state.round is not None and state.round.closed_at is None
     opening = (state.round.number, state.round.opening) if state.round is not None and is_open else None
-    return state.phase, state.pauses, opening
+    return state.phase, state.pauses, opening, _told_excluded(state)
+
+
+def _told_excluded(state: ExperimentState) -> tuple[str, ...]:
+    return state.excluded[-MOST_EXCLUDED:] if state.excluded and may_tell_excluded(state) else ()
 
 
 def current_announcements(state: ExperimentState) -> tuple[Announcement, ...]:
     """What a site that returns has to know (protocol rule 1)."""
     if state.ended is not None:
         return (announce_ended(state),)
-    told = [announce_accepted(state)]
+    told = [announce_accepted(state), *(announce_excluded(state, site) for site in _told_excluded(state))]
     if state.round is not None and state.round.closed_at is None:
         told.append(round_opened(state))
     if state.phase is Phase.PAUSED:

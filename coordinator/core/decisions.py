@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coordinator.core.records import WORDS, Record
+from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, Record
 from coordinator.core.state import StepName, Timer
 from messages.kinds import Label, ModelScores
 from messages.reasons import Reason
@@ -29,6 +29,7 @@ class Accepted(Decision):
     time: float
     enrol_due: float
     keep_updates: int | None
+    bounds: Bounds = Field(NO_BOUNDS, exclude_if=lambda value: value == NO_BOUNDS)
 
 
 class StartRefused(Decision):
@@ -59,16 +60,29 @@ class Refused(Decision):
 
 
 class SiteJoined(Decision):
-    """A site takes part. `abilities`: what its version can beside 0.1, sorted; not in the journal where nothing."""
+    """A site takes part. `abilities`: what its version can beside 0.1, sorted; not in the journal where nothing.
+
+    `validation`, `test`: cases of these splits; not in the journal where they were not noted (up to logic 2).
+    """
 
     decision: Literal["site-joined"] = "site-joined"
     site: str
     train: int
+    validation: int | None = Field(None, exclude_if=lambda value: value is None)
+    test: int | None = Field(None, exclude_if=lambda value: value is None)
     abilities: tuple[str, ...] = Field((), exclude_if=lambda value: not value)
 
 
 class SiteDeclined(Decision):
     decision: Literal["site-declined"] = "site-declined"
+    site: str
+    reason: Reason
+
+
+class Excluded(Decision):
+    """The researcher takes a site out of the rest of the experiment; what it has reported in the open step goes too."""
+
+    decision: Literal["excluded"] = "excluded"
     site: str
     reason: Reason
 
@@ -149,8 +163,20 @@ class UpdateAnnounced(Decision):
 
 
 class UpdateTaken(Decision):
+    """An update is here; `norm` and `statistics` as `UpdateStored` says."""
+
     decision: Literal["update-taken"] = "update-taken"
     site: str
+    norm: float | None = Field(None, exclude_if=lambda value: value is None)
+    statistics: float | None = Field(None, exclude_if=lambda value: value is None)
+
+
+class UpdateLeftOut(Decision):
+    """An update that was taken is not used after all, as the others of its round show."""
+
+    decision: Literal["update-left-out"] = "update-left-out"
+    site: str
+    reason: Reason
 
 
 class TransferAgain(Decision):
@@ -190,7 +216,8 @@ class RoundClosed(Decision):
 
 
 class RoundCompleted(Decision):
-    """A round has made a model. `memory`: seal of what the strategy keeps for the next round, as `Aggregated` says."""
+    """A round has made a model. `memory`: seal of what the strategy keeps for the next round, `cosines` by site, both
+    as `Aggregated` says."""
 
     decision: Literal["round-completed"] = "round-completed"
     number: int
@@ -202,6 +229,7 @@ class RoundCompleted(Decision):
     validation: SplitScores | None
     seconds: float
     memory: str | None = Field(None, exclude_if=lambda value: value is None)
+    cosines: dict[str, float] = Field({}, exclude_if=lambda value: not value)
 
 
 class SiteEvaluated(Decision):
@@ -269,6 +297,7 @@ AnyDecision = Annotated[
     | Refused
     | SiteJoined
     | SiteDeclined
+    | Excluded
     | SiteAway
     | SiteBack
     | RecruitingClosed
@@ -279,6 +308,7 @@ AnyDecision = Annotated[
     | SitesAbsent
     | UpdateAnnounced
     | UpdateTaken
+    | UpdateLeftOut
     | TransferAgain
     | SiteFailed
     | QuorumMet

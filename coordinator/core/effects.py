@@ -13,6 +13,7 @@ from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase
 from coordinator.core.steps.table import row_of
 from messages import kinds
+from messages.envelope import event_id
 from messages.experiment import Experiment
 from messages.reasons import Reason
 from messages.strategies import FEDAVG, AnyStrategy
@@ -75,7 +76,11 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """An update is sealed: verify it once its chunks are here. `again`: forget them, all are sent again."""
+    """An update is sealed: verify it once its chunks are here. `again`: forget them, all are sent again.
+
+    `model`: seal of the exact model that the site received, which the update is held against. `strategy`: what is to
+    bear it.
+    """
 
     experiment: str
     round: int
@@ -83,6 +88,8 @@ class Expect:
     attempt: int
     seal: str
     manifest: Manifest
+    model: str
+    strategy: AnyStrategy
     again: bool = False
 
 
@@ -101,12 +108,14 @@ class Contribution:
         seal: names its blob.
         cases: training cases that it used.
         chunk_bytes: of its transfer: a site chooses its own chunk size, and the seal depends on it.
+        norm: as it was measured when the update came; None: it was not.
     """
 
     site: str
     seal: str
     cases: int
     chunk_bytes: int
+    norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,8 @@ class Aggregate:
         manifest: of the model, exact.
         updates: in the order of the sites' names.
         codec: of the updates.
-        master: seal of the round's own exact model, where the aggregate is made from it.
+        model: seal of the round's own exact model.
+        master: the same, where the aggregate is made from it.
         wire: the codec in which the next round sends what is made, where that is not exact.
         strategy: how updates make a model.
         memory: seal of what the strategy kept after the round before, where there is such a thing.
@@ -129,6 +139,7 @@ class Aggregate:
     updates: tuple[Contribution, ...]
     weight_by: str
     weight_cap: float
+    model: str
     codec: CodecName = "float32"
     master: str | None = None
     wire: CodecName | None = None
@@ -170,7 +181,9 @@ def effects(state: ExperimentState | None, decision: d.AnyDecision) -> tuple[Eff
     if isinstance(decision, d.Settled):
         return (Acknowledge(decision.sender, decision.event, experiment),)
     if isinstance(decision, d.Refused):
-        return (Tell(decision.sender, experiment, decision.round, decision.event, decision.kind, decision.reason),)
+        by_site = state is not None and decision.sender in state.members
+        told = state.tellable_reason(decision.reason, decision.sender) if state and by_site else decision.reason
+        return (Tell(decision.sender, experiment, decision.round, decision.event, decision.kind, told),)
     made = _EFFECTS.get(type(decision))
     return () if state is None or made is None else made(state, decision)
 
@@ -188,20 +201,25 @@ def _end_experiment(state: ExperimentState, x: d.Failed | d.Aborted) -> tuple[Ef
     return (Forget(state.id), Announce(announce.announce_ended(state)))
 
 
+def _tell_excluded(state: ExperimentState, x: d.Excluded) -> tuple[Effect, ...]:
+    """To all, where all can read it; else the site alone, in older words, as a refusal of what it joined with."""
+    listen = () if state.round is None or state.round.closed_at is not None else _listen_for_updates(state)
+    if announce.may_tell_excluded(state):
+        return (*listen, Announce(announce.announce_excluded(state, x.site)))
+    joined = event_id(state.id, 0, "joined", x.site)
+    told = state.tellable_reason(Reason.EXCLUDED, x.site)
+    return (*listen, Tell(x.site, state.id, 0, joined, "joined", told))
+
+
 def _announce_completed(state: ExperimentState, x: d.RoundCompleted) -> Announcement:
     body = kinds.RoundComplete(
         contributors=x.contributors,
-        left_out={site: _tellable_reason(reason) for site, reason in x.left_out.items()},
+        left_out={site: state.tellable_reason(reason) for site, reason in x.left_out.items()},
         model_digest=x.digest,
         validation=x.validation,
         seconds=x.seconds,
     )
     return Announcement("round-complete", state.id, body, x.number)
-
-
-def _tellable_reason(reason: Reason) -> Reason:
-    """A reason as all can read it: "other" is how we read, and 0.1 refuses it. The site's log says more."""
-    return Reason.TRAINING_ERROR if reason is Reason.OTHER else reason
 
 
 def _listen_for_updates(state: ExperimentState) -> tuple[Effect, ...]:
@@ -224,16 +242,18 @@ def _expect_update(state: ExperimentState, site: str, *, again: bool = False) ->
     if update is None:
         return ()
     manifest = state.update_manifest.model_copy(update={"chunk_bytes": update.chunk_bytes})
-    return (Expect(state.id, state.round.number, site, update.attempt, update.seal, manifest, again),)
+    number, strategy = state.round.number, state.experiment.plan.strategy
+    model = state.models[plan_of(state).model_for(state, state.round, site)].seal
+    return (Expect(state.id, number, site, update.attempt, update.seal, manifest, model, strategy, again),)
 
 
 def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.closed_at is None:
         return ()
     taken = tuple(
-        Contribution(site, update.seal, update.cases_used, update.chunk_bytes)
+        Contribution(site, update.seal, update.cases_used, update.chunk_bytes, part.norm)
         for site in plan_of(state).choose_contributors(state, state.round)
-        if (update := state.round.parts[site].update) is not None
+        if (update := (part := state.round.parts[site]).update) is not None
     )
     plan, codec = state.experiment.plan, state.codec
     # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
@@ -244,7 +264,10 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
         manifest=state.manifest,
         updates=taken,
         weight_by=plan.weight_by,
-        weight_cap=plan.weight_cap,
+        weight_cap=plan.weight_cap
+        if state.bounds.weight_cap is None
+        else min(plan.weight_cap, state.bounds.weight_cap),
+        model=state.models[state.round.number].seal,
         codec=codec.name,
         master=state.models[state.round.number].seal if state.makes_from_model else None,
         wire=codec.model if sent_on else None,
@@ -256,6 +279,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
 
 _EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, ...]]] = {
     d.Accepted: lambda state, x: (Announce(announce.announce_accepted(state)),),
+    d.Excluded: _tell_excluded,
     d.RecruitingClosed: lambda state, x: (Initialise(state.experiment),),
     d.RoundStarted: _open_step,
     d.AnnouncedAgain: lambda state, x: (Announce(announce.round_opened(state)),),

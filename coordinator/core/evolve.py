@@ -27,6 +27,7 @@ from coordinator.core.state import (
 )
 from coordinator.core.steps.table import STEPS
 from messages.experiment import read_recorded
+from messages.reasons import Reason
 
 State = ExperimentState
 
@@ -62,6 +63,7 @@ def _begin_experiment(decision: d.Accepted) -> State:
         keep_updates=decision.keep_updates,
         timers={Timer.ENROL: decision.enrol_due},
         file=decision.experiment,
+        bounds=decision.bounds,
     )
 
 
@@ -96,13 +98,35 @@ def _enter_phase(state: State, phase: Phase, **changes: Any) -> State:
 
 def _note_joined(state: State, x: d.SiteJoined) -> State:
     can = frozenset(x.abilities)
-    return _change_member(
-        state, x.site, standing=Standing.JOINED, train=x.train, reason=None, away=False, abilities=can
-    )
+    cases = {"train": x.train, "validation": x.validation, "test": x.test}
+    return _change_member(state, x.site, standing=Standing.JOINED, reason=None, away=False, abilities=can, **cases)
 
 
 def _note_declined(state: State, x: d.SiteDeclined) -> State:
     return _change_member(state, x.site, standing=Standing.DECLINED, reason=x.reason)
+
+
+def _note_excluded(state: State, x: d.Excluded) -> State:
+    state = _change_member(state, x.site, standing=Standing.EXCLUDED, reason=x.reason, away=False)
+    return replace(_without_part(state, x.site), excluded=(*state.excluded, x.site))
+
+
+def _without_part(state: State, site: str) -> State:
+    """The open step without a site: neither its report nor its cases count. A round that is closed stands."""
+    round_ = state.round
+    if round_ is None or round_.closed_at is not None or site not in round_.parts:
+        return state
+    earlier = {
+        step: {name: part for name, part in parts.items() if name != site} for step, parts in round_.earlier.items()
+    }
+    left = replace(
+        round_,
+        parts=round_.parts.without(site),
+        cases={name: count for name, count in round_.cases.items() if name != site},
+        left_out={**round_.left_out, site: Reason.EXCLUDED},
+        earlier=earlier,
+    )
+    return replace(state, round=left)
 
 
 def _note_away(state: State, x: d.SiteAway) -> State:
@@ -169,7 +193,12 @@ def _update_announced(state: State, x: d.UpdateAnnounced) -> State:
 
 
 def _update_taken(state: State, x: d.UpdateTaken) -> State:
-    return _change_part(state, x.site, stored=True)
+    return _change_part(state, x.site, stored=True, norm=x.norm, statistics=x.statistics)
+
+
+def _update_left_out(state: State, x: d.UpdateLeftOut) -> State:
+    nothing = {"update": None, "stored": False, "norm": None, "statistics": None}
+    return _change_part(state, x.site, failed=x.reason, **nothing)
 
 
 def _transfer_again(state: State, x: d.TransferAgain) -> State:
@@ -264,6 +293,7 @@ def _resume_experiment(state: State, x: d.Resumed) -> State:
 _APPLY: dict[type[d.Decision], Callable[[State, Any], State]] = {
     d.SiteJoined: _note_joined,
     d.SiteDeclined: _note_declined,
+    d.Excluded: _note_excluded,
     d.SiteAway: _note_away,
     d.SiteBack: _note_back,
     d.RecruitingClosed: _recruiting_closed,
@@ -274,6 +304,7 @@ _APPLY: dict[type[d.Decision], Callable[[State, Any], State]] = {
     d.SitesAbsent: _sites_absent,
     d.UpdateAnnounced: _update_announced,
     d.UpdateTaken: _update_taken,
+    d.UpdateLeftOut: _update_left_out,
     d.TransferAgain: _transfer_again,
     d.SiteFailed: _site_failed,
     d.QuorumMet: _quorum_met,

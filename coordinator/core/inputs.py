@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coordinator.core.records import WORDS, Record
+from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, Record
 from coordinator.core.state import Timer
 from messages import abilities, envelope
 from messages.kinds import KINDS
@@ -47,7 +47,9 @@ class Received(Input):
     """A history event as it was on the wire.
 
     `known`: its sender is admitted in the role that the kind asks for. The other fields are the operator's settings
-    at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap).
+    at that moment, given with experiment-start only: sites admitted, most rounds of updates kept (None: no cap), and
+    `bounds`, and whether its sender has as many open experiments as it may (`full`); both are left out of the journal
+    where there is nothing to say.
     `file_check` is given with experiment-start of a known sender (0.1: never).
     `vocabulary`: the number of the words that its reader knew, where the event held newer ones: a later version that
     replays the journal reads it as it was read. Left out of the journal where it held none.
@@ -58,8 +60,10 @@ class Received(Input):
     known: bool = True
     admitted: tuple[str, ...] = ()
     keep_cap: int | None = None
+    full: bool = Field(False, exclude_if=lambda value: not value)
     file_check: FileCheck | None = Field(None, exclude_if=lambda value: value is None)
     vocabulary: int | None = Field(None, exclude_if=lambda value: value is None)
+    bounds: Bounds = Field(NO_BOUNDS, exclude_if=lambda value: value == NO_BOUNDS)
 
     @classmethod
     def of_event(cls, event: envelope.Event, **fields: Any) -> Received:
@@ -90,12 +94,18 @@ class InitialisationFailed(Input):
 
 
 class UpdateStored(Input):
-    """A site's update is verified, finite, and stored under its seal."""
+    """A site's update is verified, finite, and stored under its seal.
+
+    `norm`: Euclidean length of what training changed, over all trained numbers, as it was measured then; `statistics`:
+    the same over measured statistics (batch normalisation). Left out of the journal where they were not measured.
+    """
 
     input: Literal["update-stored"] = "update-stored"
     site: str
     round: int
     attempt: int
+    norm: float | None = Field(None, exclude_if=lambda value: value is None)
+    statistics: float | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class UpdateBad(Input):
@@ -112,6 +122,7 @@ class Aggregated(Input):
     """The round's aggregate is stored under its seal; `wire` as with `Initialised`.
 
     `memory`: the seal of what the strategy keeps for the next round. Left out of the journal where it keeps nothing.
+    `cosines`: by site, of its update and the others' mean direction; left out where it was not measured.
     """
 
     input: Literal["aggregated"] = "aggregated"
@@ -120,6 +131,7 @@ class Aggregated(Input):
     digest: str
     wire: str | None = None
     memory: str | None = Field(None, exclude_if=lambda value: value is None)
+    cosines: dict[str, float] = Field({}, exclude_if=lambda value: not value)
 
 
 class AggregationFailed(Input):
@@ -203,9 +215,10 @@ def kind_of(given: AnyInput) -> str:
 
 def identify_event(event: envelope.Event) -> str:
     """What a repetition is known by. A researcher may say the same thing twice and mean it (pause, resume, pause):
-    there the bytes tell."""
-    by_site = "site" in KINDS[event.kind].senders
-    return event.id if by_site else f"{event.id}:{sha256(event.raw).hexdigest()[:16]}"
+    there the payload tells, and not the message around it, of which there are many encodings."""
+    if "site" in KINDS[event.kind].senders:
+        return event.id
+    return f"{event.id}:{sha256(envelope.wrap_payload(event.raw)).hexdigest()[:16]}"
 
 
 def to_plain(given: AnyInput) -> dict[str, Any]:

@@ -18,13 +18,17 @@ from __future__ import annotations
 
 from typing import Any
 
-LOGIC = 2
+LOGIC = 3
 """Under which new decisions are made."""
 
 KNOWN: dict[int, str] = {
     0: "Konsil 0.1: nothing states the number",
     1: "what was found in an experiment file is an input of the decision (`inputs.FileCheck`)",
     2: "what could not be handled is followed by an input that says so (`inputs.HandlingFailed`), and ends as a code",
+    3: "what a site says again, and changes nothing, is no decision; figures of sites are held against what they joined"
+    " with and against each other (`core.checks`); a site may be excluded; a start says whether its researcher has as"
+    " many open experiments as they may (`inputs.Received.full`); a pause that is said while the disk is full outlasts"
+    " that",
 }
 """Number → what is decided otherwise from it on. A number that is taken out can be replayed by older versions only."""
 

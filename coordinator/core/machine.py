@@ -14,13 +14,13 @@ from types import MappingProxyType
 
 from coordinator.core import decisions as d
 from coordinator.core import rules
-from coordinator.core.evolve import fold_decisions
+from coordinator.core.evolve import evolve, fold_decisions
 from coordinator.core.handlers import events as h
 from coordinator.core.handlers import reports as own
 from coordinator.core.handlers.answers import Handler
-from coordinator.core.inputs import AnyInput, Received, kind_of
+from coordinator.core.inputs import AnyInput, HandlingFailed, Received, kind_of
 from coordinator.core.logic import LOGIC, explain_unknown
-from coordinator.core.state import ENDED, ExperimentState, Phase
+from coordinator.core.state import ENDED, ExperimentState, Member, Part, Phase
 from coordinator.core.steps.base import Answer, StepRow
 from coordinator.core.steps.table import STEPS
 from messages.kinds import KINDS
@@ -41,6 +41,7 @@ _EVERY: dict[str, Rule] = {
     "experiment-pause": h.take_pause,
     "experiment-resume": Reason.WRONG_STATE,
     "experiment-finish": h.take_finish,
+    "experiment-exclude": h.take_exclude,
     "joined": h.take_joined,
     "declined": h.take_declined,
     "leaving": h.take_leaving,
@@ -102,7 +103,7 @@ _BY_PHASE: dict[Phase, dict[str, Rule]] = {
     _P.ABORTED: _OVER,
 }
 PAUSED: Mapping[str, Rule] = MappingProxyType(
-    {"experiment-pause": Reason.WRONG_STATE, "experiment-resume": h.take_resume, "outage": own.ignore_report}
+    {"experiment-pause": h.pause_for_good, "experiment-resume": h.take_resume, "outage": own.ignore_report}
 )
 """What a pause changes; everything else means what it meant in the phase that the pause came from."""
 
@@ -148,11 +149,41 @@ def decide(state: ExperimentState | None, given: AnyInput, logic: int = LOGIC) -
         raise ValueError(unknown)
     state = _under_logic(logic, state)
     decided = _decide_answer(state, given)
+    if state is not None and state.logic >= 3 and isinstance(given, Received | HandlingFailed):
+        decided = _leave_out_idle(state, decided)
     after = _under_logic(logic, fold_decisions(state, decided))
     while after is not None and (more := rules.advance_state(after, given.time)):
         decided += more
         after = fold_decisions(after, more)
     return decided
+
+
+_OF_A_SITE = (
+    d.SiteJoined,
+    d.SiteDeclined,
+    d.SiteAway,
+    d.SiteBack,
+    d.SiteAccepted,
+    d.SiteFailed,
+    d.SiteEvaluated,
+    d.StepAnswered,
+)
+"""What is recorded of a site alone, and asks for no effect."""
+
+
+def _leave_out_idle(state: ExperimentState, decided: tuple[d.AnyDecision, ...]) -> tuple[d.AnyDecision, ...]:
+    """Without what is on record already: a site may say the same thing as often as it likes."""
+    made: list[d.AnyDecision] = []
+    for one in decided:
+        after = evolve(state, one) or state
+        if not isinstance(one, _OF_A_SITE) or _record_of(after, one.site) != _record_of(state, one.site):
+            made.append(one)
+        state = after
+    return tuple(made)
+
+
+def _record_of(state: ExperimentState, site: str) -> tuple[Member | None, Part | None]:
+    return state.members.get(site), state.round.parts.get(site) if state.round is not None else None
 
 
 def _under_logic(logic: int, state: ExperimentState | None) -> ExperimentState | None:

@@ -34,6 +34,21 @@ class Record(BaseModel):
         return codec.canonical(self.model_dump(mode="python", exclude=_words_of(type(self))))
 
 
+class Bounds(Record):
+    """What the operator allowed when an experiment began; None: no bound.
+
+    `cases_max`: most cases that a site may claim, all splits together. `weight_cap`: largest share of one site in a
+    mean. `norm_factor`: an update whose norm is more than so many times the round's median is not used.
+    """
+
+    cases_max: int | None = None
+    weight_cap: float | None = None
+    norm_factor: float | None = None
+
+
+NO_BOUNDS = Bounds()
+
+
 @cache
 def _words_of(record: type[Record]) -> set[str]:
     return {name for name, field in record.model_fields.items() if WORDS in field.metadata}

@@ -43,6 +43,17 @@ class Roll(Mapping[str, Record]):
         )
         return changed
 
+    def without(self, name: str) -> Roll[Record]:
+        """The same without a name; KeyError where it is not there."""
+        old = self._records[name]
+        changed: Roll[Record] = Roll.__new__(Roll)
+        changed._records = self._records.delete(name)
+        changed._measures = self._measures
+        changed.sums = tuple(
+            total - measure(name, old) for total, measure in zip(self.sums, self._measures, strict=True)
+        )
+        return changed
+
     def __getitem__(self, name: str) -> Record:
         return self._records[name]
 

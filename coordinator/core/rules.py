@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 from coordinator.core import decisions as d
 from coordinator.core import quorum
+from coordinator.core.checks import list_outliers
 from coordinator.core.inputs import Aggregated
 from coordinator.core.plans.base import Opening
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import EMPTY, ExperimentState, Phase, Round, Timer
-from coordinator.core.steps.base import left_behind
+from coordinator.core.steps.base import left_behind, poolable
 from coordinator.core.steps.table import STEPS, row_of
 from messages.reasons import Reason
 
@@ -92,11 +93,29 @@ def go_on(state: ExperimentState, round_: Round, opening: Opening, now: float, *
 
 
 def close_round(state: ExperimentState, round_: Round, now: float) -> Decided:
-    """Take no more reports in the open step, and go on with what is here: to the round's next step, or out of it."""
+    """Take no more reports in the open step, and go on with what is here: to the round's next step, or out of it.
+
+    Updates beyond the operator's bound are left out first: then it is asked anew whether enough is here.
+    """
+    if state.logic >= 3 and (far := list_outliers(state, round_)):
+        return leave_out(round_, far)
     following = plan_of(state).next_step(state, round_)
     if following is not None:
         return go_on(state, round_, following, now)
     return row_of(round_).close(state, round_, now)
+
+
+def leave_out(round_: Round, sites: tuple[str, ...]) -> Decided:
+    """These sites' updates are not used; each has had its receipt, and is told why."""
+    told: list[d.AnyDecision] = []
+    for site in sites:
+        update, why = round_.parts[site].update, Reason.OUTLYING_UPDATE
+        told.append(d.UpdateLeftOut(site=site, reason=why))
+        if update is not None:
+            told.append(
+                d.Refused(event=update.event, kind="weights-ready", sender=site, reason=why, round=round_.number)
+            )
+    return tuple(told)
 
 
 def meet_deadline(state: ExperimentState, round_: Round, now: float) -> Decided:
@@ -135,7 +154,7 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         for site in plan_of(state).choose_contributors(state, round_)
         if (part := round_.parts[site]).update is not None and part.update is not None
     }
-    scores = [update.validation for update in used.values() if update.validation is not None]
+    scores = poolable(state, (update.validation for update in used.values() if update.validation is not None))
     began = round_.started if round_.began is None else round_.began
     return d.RoundCompleted(
         number=round_.number,
@@ -147,4 +166,5 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         validation=state.experiment.task.reader.pool_reports(scores) if round_.evaluate and scores else None,
         seconds=(round_.closed_at or began) - began,
         memory=made.memory,
+        cosines=made.cosines if state.logic >= 3 else {},
     )

@@ -12,11 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from coordinator.core.logic import LOGIC
+from coordinator.core.records import NO_BOUNDS, Bounds
 from coordinator.core.roll import Roll
 from messages import abilities
 from messages.experiment import Experiment
 from messages.kinds import ModelScores, Word
-from messages.reasons import Reason
+from messages.reasons import IN_OLDER_WORDS, Reason
 from messages.scores import SplitScores
 from messages.tensors.codecs import CODECS, Codec
 from messages.tensors.layout import Manifest
@@ -63,27 +64,31 @@ class Standing(StrEnum):
     INVITED = "invited"
     JOINED = "joined"
     DECLINED = "declined"
+    EXCLUDED = "excluded"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """An invited site. `away`: it said `leaving` and has not been heard of since.
 
-    `abilities`: what its version can beside 0.1, as it said when it joined.
+    `abilities`: what its version can beside 0.1, as it said when it joined. `validation`, `test`: its cases of these
+    splits; None where they were not noted.
     """
 
     standing: Standing = Standing.INVITED
     train: int = 0
+    validation: int | None = None
+    test: int | None = None
     reason: Reason | None = None
     away: bool = False
     abilities: frozenset[str] = frozenset()
 
     @property
     def answered(self) -> bool:
-        """Whether the site has said yes or no; "an operator must look at it first" is neither."""
+        """Whether nobody waits for its yes or no; "an operator must look at it first" is neither."""
         if self.standing is Standing.DECLINED:
             return self.reason is not Reason.AWAITS_APPROVAL
-        return self.standing is Standing.JOINED
+        return self.standing in (Standing.JOINED, Standing.EXCLUDED)
 
 
 def invite_members(sites: Iterable[str]) -> Roll[Member]:
@@ -120,7 +125,10 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A site's part in the open step. `answer`: the body of its answer, in a step that asks for nothing else."""
+    """A site's part in the open step. `answer`: the body of its answer, in a step that asks for nothing else.
+
+    `norm`, `statistics`: of its update, as `inputs.UpdateStored` says.
+    """
 
     accepted: bool = False
     absent: bool = False
@@ -129,6 +137,8 @@ class Part:
     stored: bool = False
     scores: Mapping[str, ModelScores] | None = None
     answer: Mapping[str, Any] | None = None
+    norm: float | None = None
+    statistics: float | None = None
 
     @property
     def reported(self) -> bool:
@@ -203,7 +213,8 @@ class ExperimentState:
 
     `models[r]` is the model that round r received (so `models[1]` is the initial one). `timers` are moments that are
     due; while paused they are `remaining` seconds instead. `turns` is the plan's own memory (`Plan.remember_turns`).
-    `file` is the experiment file as it was accepted. `logic` is no part of the record: `decide` sets it, for rules
+    `file` is the experiment file as it was accepted, `bounds` the operator's then. `excluded`: sites that the
+    researcher took out, in that order. `logic` is no part of the record: `decide` sets it, for rules
     that differ by it (`coordinator.core.logic`).
     """
 
@@ -232,6 +243,8 @@ class ExperimentState:
     ended: float | None = None
     outcome: Outcome | None = None
     file: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    bounds: Bounds = NO_BOUNDS
+    excluded: tuple[str, ...] = ()
     logic: int = LOGIC
 
     @property
@@ -264,9 +277,25 @@ class ExperimentState:
         """Whether each invited site has said yes or no."""
         return self.members.sums == (len(self.members),)
 
-    def may_use(self, ability: str) -> bool:
-        """Whether something that 0.1 lacks may be used: this version and every site that takes part have it."""
-        return abilities.may_use(ability, (self.members[site].abilities for site in self.joined))
+    def may_use(self, ability: str, *others: str) -> bool:
+        """Whether something that 0.1 lacks may be used: this version and every site that takes part have it.
+
+        Args:
+            others: sites that must have it, though they take no part any more.
+        """
+        return abilities.may_use(ability, (self.members[site].abilities for site in (*self.joined, *others)))
+
+    def tellable_reason(self, reason: Reason, *listeners: str) -> Reason:
+        """A reason as those who are told can read it.
+
+        Args:
+            listeners: the sites that are told; none: all that take part.
+        """
+        if reason not in IN_OLDER_WORDS:
+            return reason
+        can = (self.members[site].abilities for site in listeners or self.joined if site in self.members)
+        readable = reason is not Reason.OTHER and abilities.may_use(abilities.WORDS_3, can)
+        return reason if readable else IN_OLDER_WORDS[reason]
 
     @property
     def joined(self) -> tuple[str, ...]:

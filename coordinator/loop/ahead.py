@@ -29,8 +29,6 @@ class Ahead:
     def __init__(self) -> None:
         self._held: dict[str, dict[str, _Held]] = {}
         self._bytes: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
-        """Sender → events beyond its bound."""
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -49,7 +47,6 @@ class Ahead:
             return True
         size = len(delivery.body)
         if self._bytes[sender] + size > MOST_OF_A_SENDER or self.size + size > MOST:
-            self.dropped[sender] += 1
             return False
         self._held.setdefault(experiment, {})[identity] = _Held(sender, delivery)
         self._bytes[sender] += size

@@ -1,12 +1,15 @@
-"""Tells in the log where one site's scores contradict the others' (`messages.contradictions`)."""
+"""Tells in the log where one site's scores contradict the others' (`messages.contradictions`), and whose update stands
+out (`messages.outliers`)."""
 
 from __future__ import annotations
 
 import structlog
 
 from coordinator.core import decisions as d
+from coordinator.core.checks import lengths_of
 from coordinator.core.state import ENDED, ExperimentState, Round
 from messages.contradictions import CONTRADICTION_ADVICE, Contradiction, Persistent, find_contradictions
+from messages.outliers import UNUSUAL_ADVICE, check_updates
 from messages.scores import SplitScores
 
 log = structlog.get_logger("coordinator")
@@ -23,7 +26,10 @@ class Doubts:
         if before is None or before.round is None:
             return
         reader = before.experiment.task.reader
-        if isinstance(decision, d.RoundCompleted):
+        if isinstance(decision, d.UpdateLeftOut):
+            self._tell_update(before, before.round, decision.site, "an update is not used")
+        elif isinstance(decision, d.RoundCompleted):
+            self._tell_updates(before, before.round, decision)
             persistent = self._persistent.setdefault(before.id, Persistent())
             found = persistent.take_news(find_contradictions(_validation_of(before.round), reader))
             self._tell_found(before, "validation", found)
@@ -32,6 +38,36 @@ class Doubts:
             self._tell_found(before, "test", found)
         if isinstance(decision, d.Completed | d.Failed | d.Aborted) or before.phase in ENDED:
             self._persistent.pop(before.id, None)
+
+    @staticmethod
+    def _tell_updates(state: ExperimentState, round_: Round, completed: d.RoundCompleted) -> None:
+        """How far each update of a round moved the model, and those that stand out."""
+        norms = lengths_of(round_)[0]
+        checks = check_updates(dict.fromkeys(completed.contributors, 0.0), norms, completed.cosines)
+        log.info(
+            "updates of a round",
+            experiment=state.id,
+            round=completed.number,
+            cases=completed.contributors,
+            norms={site: float(f"{norm:.4g}") for site, norm in norms.items()},
+            cosines={site: round(cosine, 2) for site, cosine in completed.cosines.items()},
+        )
+        for site, one in checks.items():
+            if one.stands_out:
+                log.warning(
+                    "an update stands out",
+                    experiment=state.id,
+                    round=completed.number,
+                    site=site,
+                    times_median=None if one.ratio is None else float(f"{one.ratio:.3g}"),
+                    cosine=None if one.cosine is None else round(one.cosine, 2),
+                    advice=UNUSUAL_ADVICE,
+                )
+
+    @staticmethod
+    def _tell_update(state: ExperimentState, round_: Round, site: str, what: str) -> None:
+        norms = {name: float(f"{norm:.4g}") for name, norm in lengths_of(round_)[0].items()}
+        log.warning(what, experiment=state.id, round=round_.number, site=site, norms=norms)
 
     @staticmethod
     def _tell_found(state: ExperimentState, split: str, found: tuple[Contradiction, ...]) -> None:

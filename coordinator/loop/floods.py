@@ -1,8 +1,13 @@
-"""What refused messages may write into the journal: so much a sender and hour, then only counts.
+"""What a sender's messages may write into the journal: so much an hour, then they are only counted.
 
-An event that is refused changes no state, so replay does not need it; the first ones are journaled because people ask
-why. A broken or hostile login could fill the disk with more of them. Its events are still answered (receipt and
-`refused`), and one entry at the end of the hour says how many of which reason were only counted.
+Two budgets. What is refused, or changes nothing, replay does not need; the first ones are journaled because people ask
+why. What is accepted changes a state, so beyond its budget it is not taken at all. What is only counted gets neither
+answer nor receipt: an honest site says it again every 30 s, and the next hour takes it. One entry at the end of the
+hour says how many of which reason were only counted.
+
+An honest site comes nowhere near: a round costs it two events and 5 to 20 kB of entries (net of 60 tensors, scores of
+200 cases), so that 10 MiB are 500 rounds an hour and more. Both together, and the entries that the coordinator's own
+workers add, stay below 16 MiB.
 """
 
 from __future__ import annotations
@@ -12,9 +17,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 MOST = 200
-"""Entries of one sender in an hour."""
+"""Entries of one sender in an hour that change nothing."""
 MOST_BYTES = 4 * 2**20
+"""Their bytes."""
+MOST_TAKEN_BYTES = 10 * 2**20
+"""Bytes of one sender in an hour that change a state, and of what is announced because of them."""
+ENTRY_BYTES = 512
+"""What an entry costs beside its body: hashes, an index, the id that is remembered, the receipt."""
 HOUR = 3600.0
+ACCEPTED, SKIPPED = "accepted", "skipped"
+"""Counted beside the codes of refusals: what would have been accepted, and what was not even read."""
 
 
 @dataclass
@@ -22,6 +34,7 @@ class _Sender:
     since: float
     entries: int = 0
     bytes: int = 0
+    taken: int = 0
     counted: Counter[str] = field(default_factory=Counter)
 
 
@@ -41,13 +54,31 @@ class Floods:
         self._senders: dict[str, _Sender] = {}
 
     def may_journal(self, sender: str, reason: str, size: int, now: float) -> bool:
-        """Whether a refused message of this size may be journaled; False: it is counted."""
+        """Whether a message that changes nothing may be journaled, with an entry of this size; False: it is counted."""
         one = self._senders.setdefault(sender, _Sender(now))
         if one.entries < MOST and one.bytes + size <= MOST_BYTES:
             one.entries, one.bytes = one.entries + 1, one.bytes + size
             return True
         one.counted[reason] += 1
         return False
+
+    def may_take(self, sender: str, size: int, now: float) -> bool:
+        """Whether a message that changes a state may be taken, with an entry of this size; False: it is counted."""
+        one = self._senders.setdefault(sender, _Sender(now))
+        if one.taken + size + ENTRY_BYTES <= MOST_TAKEN_BYTES:
+            one.taken += size + ENTRY_BYTES
+            return True
+        one.counted[ACCEPTED] += 1
+        return False
+
+    def count_messages(self, sender: str, reason: str, count: int, now: float) -> None:
+        """Count messages of which nothing is kept."""
+        self._senders.setdefault(sender, _Sender(now)).counted[reason] += count
+
+    def count_of(self, sender: str, reason: str) -> int:
+        """How many were only counted in this hour so far."""
+        one = self._senders.get(sender)
+        return 0 if one is None else one.counted[reason]
 
     def end_hours(self, now: float, *, all_: bool = False) -> Iterator[Flood]:
         """Hours that are over (or all), begun anew; those in which something was only counted are told."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 
@@ -10,7 +9,9 @@ import structlog
 
 from coordinator.config import CoordinatorConfig
 from coordinator.core import inputs as i
+from coordinator.core.records import NO_BOUNDS, Bounds
 from coordinator.core.state import Standing
+from coordinator.loop import floods
 from coordinator.loop.ahead import Ahead
 from coordinator.loop.file_checks import check_file
 from coordinator.loop.kept_models import KeptModels
@@ -18,6 +19,7 @@ from coordinator.loop.returning import Returning
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record.journal import Written
 from coordinator.wire.incoming import Nudge
+from coordinator.wire.rates import NOBODY, Skipped
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event
@@ -59,13 +61,12 @@ class Inbound:
         self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue)
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
+        limits = config.limits
+        self._bounds = Bounds(cases_max=limits.cases_max, weight_cap=limits.weight_cap, norm_factor=limits.norm_factor)
         self._unsaved: dict[str, Position] = {}
         self._started = parts.clock.monotonic()
         self._ahead = Ahead()
         """Events of rounds that this coordinator has not come to: its journal is older than they are."""
-        self.refused: Counter[str] = Counter()
-        self._newer: set[str] = set()
-        """Senders of kinds that only a newer version has, told of once: logins, so there are only so many."""
 
     def handle_delivery(self, delivery: Delivery) -> None:
         """Take one message; whatever it is, it is acknowledged once what it led to is stored."""
@@ -80,19 +81,30 @@ class Inbound:
         except KonsilError:
             raise  # fenced off, or ended while the disk is full: not the message's fault
         except Exception as error:
-            log.exception("a message could not be handled", queue=delivery.queue, error=type(error).__name__)
+            if self._steps.complaints.count_messages(delivery.user or NOBODY, type(error).__name__):
+                log.exception("a message could not be handled", queue=delivery.queue, error=type(error).__name__)
             self._set_aside(delivery, type(error).__name__)
         self._ack(delivery)
+
+    def note_skipped(self, skipped: Skipped) -> None:
+        """Messages that were not even read: their senders say too much. An outbox says its own again."""
+        for sender, count in skipped.counts.items():
+            self._steps.floods.count_messages(sender, floods.SKIPPED, count, self._parts.clock.now())
+            if self._steps.complaints.count_messages(sender, floods.SKIPPED, count):
+                log.warning("a sender says more than is read", sender=sender)
+        for delivery in skipped.last.values():
+            self._note_position(delivery)
 
     def _set_aside(self, delivery: Delivery, reason: str, *, with_bytes: bool = True) -> None:
         """Keep a message that cannot be handled, or only count it where its sender sends too many.
 
         Without its bytes only its digest is kept: what is beyond its bounds may be a site's free text.
         """
-        self.refused[reason] += 1
-        log.warning("a message is set aside", queue=delivery.queue, reason=reason, count=self.refused[reason])
         steps, kept = self._steps, delivery.body[:KEPT_BYTES] if with_bytes else b""
-        if steps.floods.may_journal(delivery.user or "nobody", reason, len(kept), self._parts.clock.now()):
+        sender = delivery.user or NOBODY
+        if steps.complaints.count_messages(sender, reason):
+            log.warning("a message is set aside", queue=delivery.queue, reason=reason, sender=sender)
+        if steps.floods.may_journal(sender, reason, len(kept), self._parts.clock.now()):
             what = {"bytes": kept, "sha256": sha256(delivery.body).digest()}
             steps.set_aside(NO_EXPERIMENT, reason, what, self._written_with(delivery))
         else:
@@ -138,14 +150,11 @@ class Inbound:
             self._take_live(event)
 
     def _unknown(self, event: Event, delivery: Delivery) -> None:
-        """A kind that only a newer version has: counted, and receipted, so that its sender's outbox frees it."""
+        """A kind that only a newer version has: counted. It waits in its sender's outbox for a newer coordinator."""
         self._note_position(delivery)
         self._steps.tally.refused_events[Reason.UNKNOWN_KIND.value] += 1
-        if event.sender not in self._newer:
-            self._newer.add(event.sender)
-            log.warning("a newer version says what this one does not know", kind=event.kind, sender=event.sender)
-        if event.seq and (event.sender in self._sites or event.sender in self._researchers):
-            self._parts.say.send_receipt(event.sender, event.id, event.experiment)
+        if self._steps.complaints.count_messages(event.sender, Reason.UNKNOWN_KIND):
+            log.warning("a newer version says what this one does not know", sender=event.sender)
 
     def _is_known(self, event: Event) -> bool:
         senders = KINDS[event.kind].senders
@@ -159,8 +168,8 @@ class Inbound:
             if event.sender == COORDINATOR:
                 self._take_mark(event, body.nonce)
         elif not self._is_known(event):
-            self.refused["unknown-site"] += 1
-            log.warning("a live message of a stranger", kind=event.kind, sender=event.sender)
+            if self._steps.complaints.count_messages(event.sender, Reason.UNKNOWN_SITE):
+                log.warning("a live message of a stranger", sender=event.sender)
         elif isinstance(body, kinds.Hello):
             self._returning.send_standing(event.sender)
         elif isinstance(body, kinds.Echo):
@@ -204,10 +213,9 @@ class Inbound:
         known = self._is_known(event)
         if known and self._catches_up(event.experiment) and self._is_ahead(event):
             self._note_position(delivery)
-            if not self._ahead.hold_event(event.experiment, event.id, event.sender, delivery):
-                self.refused["ahead"] += 1
-                if self._ahead.dropped[event.sender] == 1:
-                    log.warning("too much of a sender is ahead of its round", sender=event.sender)
+            held = self._ahead.hold_event(event.experiment, event.id, event.sender, delivery)
+            if not held and steps.complaints.count_messages(event.sender, "ahead"):
+                log.warning("too much of a sender is ahead of its round", sender=event.sender)
             return
         if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:
             self._take_leaving(event, delivery, known)
@@ -219,10 +227,17 @@ class Inbound:
             known=known,
             admitted=tuple(sorted(self._sites)) if start else (),
             keep_cap=self._config.limits.keep_cap if start else None,
+            bounds=self._bounds if start else NO_BOUNDS,
+            full=start and self._has_enough(event.sender),
             file_check=check_file(event) if start and known else None,
         )
         waits = event.kind == "weights-ready"
         steps.take_step(event.experiment, given, self._written_with(delivery, {identity: not waits}))
+
+    def _has_enough(self, researcher: str) -> bool:
+        """Whether a researcher has as many open experiments as the operator lets them have."""
+        open_ = sum(state.ended is None and state.researcher == researcher for state in self._steps.states.values())
+        return open_ >= self._config.limits.open_per_researcher
 
     def _catches_up(self, experiment: str) -> bool:
         """Whether rounds may be behind what sites say: after a start, and as long as something is held.
@@ -266,6 +281,6 @@ class Inbound:
                 steps.take_step(name, i.Received.of_event(event, time=self._parts.clock.now(), known=known))
         if steps.floods.may_journal(event.sender, event.kind, len(event.raw), self._parts.clock.now()):
             self._parts.journal.note_written(self._written_with(delivery, {event.id: True}))
+            self._parts.say.send_receipt(event.sender, event.id, event.experiment)
         else:
             self._note_position(delivery)
-        self._parts.say.send_receipt(event.sender, event.id, event.experiment)

@@ -14,6 +14,7 @@ from coordinator.wire.announcer import Announcer
 from coordinator.wire.outgoing import Models
 from messages import kinds
 from messages.ground.clock import Clock
+from messages.ground.logs import Complaints
 
 log = structlog.get_logger("coordinator")
 STANDING_EVERY = 1.0
@@ -31,8 +32,16 @@ class Returning:
         states: every experiment's; the main loop's own, read only.
     """
 
-    def __init__(self, states: Mapping[str, ExperimentState], say: Announcer, models: Models, clock: Clock) -> None:
+    def __init__(
+        self,
+        states: Mapping[str, ExperimentState],
+        say: Announcer,
+        models: Models,
+        clock: Clock,
+        complaints: Complaints,
+    ) -> None:
         self._states, self._say, self._models, self._clock = states, say, models, clock
+        self._complaints = complaints
         self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
         self._told_at: dict[str, float] = {}
         self._owed: set[str] = set()
@@ -79,7 +88,8 @@ class Returning:
         model = state.models.get(wanted.round) if state is not None else None
         known = state is not None and site in state.members
         if state is None or not known or model is None or wanted.seal not in (model.seal, model.wire):
-            log.warning("chunks of no model were asked for", experiment=experiment, round=wanted.round)
+            if self._complaints.count_messages(site, "chunks-of-no-model"):
+                log.warning("chunks of no model were asked for", site=site)
             return
         if wanted.seal not in e.needed_blobs(state):
             return
@@ -107,7 +117,7 @@ class Returning:
             return
         shipment = make_shipment("global-chunk", experiment, sent, tuple(fitting))
         budgets[place] = budgets.get(place, 0) + self._models.send_shipment(shipment)
-        if left < 0:
+        if left < 0 and self._complaints.count_messages(site, "model-sent-again"):
             log.warning(
                 "a site has had a model sent again as often as it may",
                 site=site,

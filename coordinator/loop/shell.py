@@ -21,6 +21,8 @@ from coordinator.loop.space import Space
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record import story
 from coordinator.record.journal import NOTHING, JournalDiskFull, Written
+from coordinator.wire.rates import Skipped
+from coordinator.wire.reading_back import OWN_WORD
 from messages import kinds
 from messages.bus.base import BusState, Delivery, Notice
 from messages.ground import systemd
@@ -59,7 +61,7 @@ class Shell:
         self.parts = parts
         self.queue = inputs
         self.steps = Steps(parts, inputs)
-        self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock)
+        self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock, self.steps.complaints)
         self._inbound = Inbound(parts, self.steps, self.returning, self.note_mark, config, ack)
         self.steps.inbound = self._inbound
         self._alive_at = self._notes_at = self._marked_at = 0.0
@@ -130,6 +132,8 @@ class Shell:
     def _take_item(self, item: Any) -> None:
         if isinstance(item, Delivery):
             self._inbound.handle_delivery(item)
+        elif isinstance(item, Skipped):
+            self._inbound.note_skipped(item)
         elif isinstance(item, Notice):
             self._take_notice(item)
         elif item == "stop":
@@ -143,6 +147,8 @@ class Shell:
     def _take_notice(self, notice: Notice) -> None:
         gate = self.parts.gate
         if notice.state is BusState.RENEWED:
+            log.warning("a queue is not the one that was read before", queue=notice.detail)
+            self.parts.own_word.note_renewed(notice.detail)
             self._tell_again(notice.detail)
             return
         if notice.state is BusState.MISSING:
@@ -164,14 +170,14 @@ class Shell:
             self.publish_mark()
 
     def _tell_again(self, queue: str) -> None:
-        """A queue of the broker was wiped: what nobody holds but us is told again.
+        """A queue of the broker lost what it held: what nobody holds but us is told again.
 
         The streams of one broker go together, so what was to be read on uplink speaks for those that cannot be read
         back. Each site answers the hello with its own, and says again what waits for its receipt.
         """
-        log.warning("a queue is not the one that was read before", queue=queue)
-        self.parts.own_word.note_renewed(queue)
         lost = {queue, *self._missing} if queue == UPLINK else {queue}
+        for one in lost & OWN_WORD.keys():
+            self.parts.own_word.note_told(one, self.parts.clock.monotonic())
         if AUDIT in lost:
             self.parts.audit.publish_again()
         # Our own work goes on: nothing of it was lost.
@@ -229,11 +235,16 @@ class Shell:
         if now >= self._notes_at:
             self._notes_at = now + 1.0
             self.steps.count_floods()
+            self.steps.complaints.tell_counted()
+            self.parts.turnstile.tell_skipped()
             self.returning.send_owed()
             for name in self._space.list_freed(self.steps.states, now):
                 log.info("there is space again", experiment=name)
                 self.steps.take_step(name, i.DiskFree(time=self.parts.clock.now()))
             self._save_positions()
+            for queue_name, users in self.parts.own_word.list_pushed_out(now).items():
+                log.warning("others write into a queue that is ours: all is said again", queue=queue_name, users=users)
+                self._tell_again(queue_name)
             self.parts.presence.log_changes(self.steps.states)
         if now < self._alive_at:
             return
@@ -252,6 +263,8 @@ class Shell:
         self._inbound.save_positions()
         if positions := self.parts.own_word.unsaved_positions():
             self.parts.journal.note_written(Written({}, positions))
+        for key, value in self.parts.own_word.unsaved_shares().items():
+            self.parts.journal.put_value(key, value)
 
     def _wait_for_space(self, error: JournalDiskFull) -> None:
         """The journal cannot be written: nothing is decided, told or acknowledged until it can, and all of that waits.

@@ -28,14 +28,17 @@ from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
+from coordinator.wire.rates import Turnstile
 from coordinator.wire.reading_back import ReadingBack
 from coordinator.work.pool import Work
-from messages import kinds
+from messages import codec, kinds
 from messages.bus.base import Position
 from messages.envelope import Event
 from messages.ground import crash, logs
 from messages.ground.clock import Clock, Queue
+from messages.ground.logs import Complaints
 from messages.ground.naming import NO_EXPERIMENT
+from messages.names import COORDINATOR
 from messages.reasons import Reason
 
 log = structlog.get_logger("coordinator")
@@ -56,6 +59,7 @@ class Parts:
     work: Work
     presence: Presence
     own_word: ReadingBack
+    turnstile: Turnstile
 
 
 _NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)
@@ -69,7 +73,11 @@ def _changes_nothing(decided: tuple[d.AnyDecision, ...]) -> str | None:
     return next(reasons, Reason.DUPLICATE.value)
 
 
-WAITED_FOR = frozenset({"joined", "round-failed", *(row.answers for row in STEPS.values())})
+def _sender_of(given: i.AnyInput) -> str:
+    return given.event.sender if isinstance(given, i.Received) else COORDINATOR
+
+
+WAITED_FOR = frozenset({"joined", "declined", "round-failed", *(row.answers for row in STEPS.values())})
 """A site's events without which an experiment waits."""
 
 
@@ -113,6 +121,7 @@ class Steps:
         self.parts, self.queue = parts, inputs
         self.tally = Tally()
         self.floods = Floods()
+        self.complaints = Complaints(parts.clock.monotonic)
         self.doubts = Doubts()
         self.states: dict[str, ExperimentState] = recover_states(parts.journal.entries())
         self.timed = {name: state for name, state in self.states.items() if state.timers}
@@ -130,8 +139,9 @@ class Steps:
     def take_step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:
         """Decide, journal, then act; what raises is set aside. False where there was nothing to decide."""
         state = self.states.get(experiment)
-        with logs.bind_experiment(
-            experiment, state.round.number if state is not None and state.round is not None else None
+        with logs.bind_experiment(  # one that is not known is a sender's own words
+            experiment if state is not None else None,
+            state.round.number if state is not None and state.round is not None else None,
         ):
             return self._take_step(experiment, state, given, written)
 
@@ -144,24 +154,22 @@ class Steps:
                 made.append((after, decision))
                 after = evolve(after, decision)
                 todo += e.effects(after, decision)
-            body = step_body(given, decided) if decided else {}
+            body = codec.pack(step_body(given, decided)) if decided else b""
+            announced = sum(len(codec.pack(one.what.body.as_plain())) for one in todo if isinstance(one, e.Announce))
         except Exception as error:
-            log.exception("an input is set aside", experiment=experiment, error=type(error).__name__)
-            self.set_aside(experiment, type(error).__name__, i.to_plain(given), written)
-            self._tell_unhandled(experiment, given)
+            reason, sender = type(error).__name__, _sender_of(given)
+            if self.complaints.count_messages(sender, reason):
+                log.exception("an input is set aside", error=reason, sender=sender)
+            self._set_input_aside(experiment, given, reason, written)
             return False
         if not decided:
             if written != NOTHING:
                 self.parts.journal.note_written(written)
             return False
-        if isinstance(given, i.Received) and (refused := _changes_nothing(decided)) is not None:
-            sender = given.event.sender
-            if not self.floods.may_journal(sender, refused, len(given.raw), given.time):
-                # Replay does not miss it: it changed nothing. Its sender hears of it as of any other.
-                self.inbound.put_back(written.positions)
-                for effect in todo:
-                    self.hands.carry_out(effect)
-                return True
+        if isinstance(given, i.Received) and not self._has_room(given, decided, len(body) + announced):
+            # It is as if it had not come: no state changes, nobody is told, and without a receipt it is said again.
+            self.inbound.put_back(written.positions)
+            return False
         settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
         home = experiment if after is not None else NO_EXPERIMENT
         self.parts.journal.append_entry(
@@ -186,28 +194,53 @@ class Steps:
             self.queue.put(partial(self.inbound.take_held_back, experiment))
         return True
 
-    def _tell_unhandled(self, experiment: str, given: i.AnyInput) -> None:
-        """What was set aside ends as a code: its sender is told, and what waits for it does not wait in vain.
+    def _has_room(self, given: i.Received, decided: tuple[d.AnyDecision, ...], size: int) -> bool:
+        """Whether an event's entry, and what it makes us announce, fit into what its sender may write in an hour."""
+        sender, reason = given.event.sender, _changes_nothing(decided)
+        if reason is not None:
+            return self.floods.may_journal(sender, reason, size, given.time)
+        if fits := self.floods.may_take(sender, size, given.time):
+            return fits
+        if self.complaints.count_messages(sender, "hour-is-full"):
+            log.warning("a sender has written as much as it may in an hour", sender=sender)
+        return False
 
-        A timer is tried again first (`loop.shell`).
-        """
-        if isinstance(given, i.HandlingFailed):
+    def _may_keep(self, given: i.Received, reason: str) -> bool:
+        return self.floods.may_journal(given.event.sender, reason, len(given.raw), given.time)
+
+    def _set_input_aside(self, experiment: str, given: i.AnyInput, reason: str, written: Written) -> None:
+        """Keep an input that raised, whole, and tell of it; of an event beyond its sender's bound nothing is kept."""
+        if isinstance(given, i.Received) and not self._may_keep(given, reason):
+            self.tally.set_aside += 1
+            self.inbound.put_back(written.positions)
+        else:
+            self.set_aside(experiment, reason, i.to_plain(given), written)
+            self._tell_sender(given, experiment in self.states)
+        self._tell_experiment(experiment, given)
+
+    def _tell_sender(self, given: i.AnyInput, known: bool) -> None:
+        """Whose event was set aside is told, and gets its receipt: the whole event is in the journal."""
+        if isinstance(given, i.Received):
+            for effect in explain_unhandled(given.event, known):
+                self.hands.carry_out(effect)
+            self.parts.journal.note_written(Written({i.identify_event(given.event): True}, {}))
+
+    def _tell_experiment(self, experiment: str, given: i.AnyInput) -> None:
+        """What was set aside ends as a code: what waits for it does not wait in vain. A timer is tried again first
+        (`loop.shell`)."""
+        if experiment not in self.states or isinstance(given, i.TimerFired):
             return
-        now, known = self.parts.clock.now(), experiment in self.states
+        if isinstance(given, i.HandlingFailed) and given.kind == i.kind_of(given):
+            return
+        now = self.parts.clock.now()
         if isinstance(given, i.Received):
             event = given.event
-            for effect in explain_unhandled(event, known):
-                self.hands.carry_out(effect)
-            self.parts.journal.note_written(Written({i.identify_event(event): True}, {}))
             site = event.sender if event.kind in WAITED_FOR else None
             told = i.HandlingFailed(time=now, kind=event.kind, site=site, round=event.round)
-        elif isinstance(given, i.TimerFired):
-            return
         else:
             site, number = getattr(given, "site", None), getattr(given, "round", 0)
             told = i.HandlingFailed(time=now, kind=i.kind_of(given), site=site, round=number)
-        if known:
-            self.take_step(experiment, told)
+        self.take_step(experiment, told)
 
     def set_aside(self, experiment: str, reason: str, what: Any, written: Written) -> None:
         """Keep what could not be handled as an entry of its own; recovery skips it."""
@@ -238,7 +271,7 @@ class Steps:
         after: ExperimentState | None,
     ) -> None:
         kind = i.kind_of(given)
-        sender = given.event.sender if isinstance(given, i.Received) else "coordinator"
+        sender = _sender_of(given)
         phase = after.phase.value if after else "none"
         changed = before is None or after is None or before.phase is not after.phase
         more: dict[str, Any] = {}
@@ -246,6 +279,6 @@ class Steps:
             more["site"] = site
         if after is not None and after.round is not None:
             more["round"] = after.round.number
-        (log.info if changed else log.debug)(
-            kind, experiment=experiment, sender=sender, phase=phase, entry=self.parts.journal.number, **more
-        )
+        if after is not None:
+            more["experiment"] = experiment
+        (log.info if changed else log.debug)(kind, sender=sender, phase=phase, entry=self.parts.journal.number, **more)

@@ -142,9 +142,9 @@ class Journal:
         return self._before.number if self._before else 0
 
     def append_entry(
-        self, experiment: str, kind: str, body: Mapping[str, Any], *, time: float, written: Written = NOTHING
+        self, experiment: str, kind: str, body: Mapping[str, Any] | bytes, *, time: float, written: Written = NOTHING
     ) -> Entry:
-        """Commit one entry with what belongs to it; on return it is on disk."""
+        """Commit one entry with what belongs to it; on return it is on disk. `body`: a map, or one that is packed."""
         previous = self._last.get(experiment)
         entry = Entry(
             number=self.number + 1,
@@ -152,7 +152,7 @@ class Journal:
             experiment=experiment,
             time=time,
             type=kind,
-            body=codec.pack(body),
+            body=body if isinstance(body, bytes) else codec.pack(body),
             previous=previous.hash if previous else chain.ZERO,
             before=self._before.hash if self._before else chain.ZERO,
         ).with_hash()

@@ -57,7 +57,8 @@ def _tell_input(given: i.AnyInput) -> str:
         event = given.event
         return f"{event.kind} (round {event.round})" if event.round else event.kind
     if isinstance(given, i.UpdateStored):
-        return f"the update of {given.site} for round {given.round} is verified and stored"
+        length = "" if given.norm is None else f" (norm {given.norm:.4g})"
+        return f"the update of {given.site} for round {given.round} is verified and stored{length}"
     if isinstance(given, i.UpdateBad):
         return f"the update of {given.site} for round {given.round} cannot be used ({given.reason})"
     if isinstance(given, i.TimerFired):
@@ -107,6 +108,8 @@ _LINES: Mapping[type[d.Decision], Callable[[Any], str]] = {
     d.Accepted: _tell_accepted,
     d.SiteJoined: lambda x: f"joins with {x.train} training cases",
     d.SiteDeclined: _tell_site_reason,
+    d.Excluded: lambda x: f"{x.site} is excluded: {x.reason}",
+    d.UpdateLeftOut: lambda x: f"the update of {x.site} is not used: {x.reason}",
     d.SiteFailed: _tell_site_reason,
     d.RecruitingClosed: lambda x: f"recruiting ends with {', '.join(x.sites)}",
     d.InitialModel: lambda x: f"initial model {x.digest[:12]}",

@@ -15,11 +15,13 @@ from typing import Any
 import structlog
 
 from coordinator.core.effects import Expect, Forget, Listen
+from coordinator.wire.rates import NOBODY
 from coordinator.work.blobs import Blobs
 from messages.bus.base import Delivery, Position, digest_of
 from messages.ground.clock import Clock, Queue
 from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError, MalformedMessage
+from messages.ground.logs import Complaints
 from messages.names import RoutingKey, update_queue
 from messages.tensors.transfer import Incoming, TransferKey, decode_chunk
 
@@ -103,6 +105,7 @@ class ChunkReceiver:
         self._skipped: OrderedDict[TransferKey, Position | None] = OrderedDict()
         """Transfers that came before their round → where their first chunk is."""
         self.dropped = 0
+        self._complaints = Complaints(clock.monotonic)
         self._thread = clock.make_thread(self._handle_items, "incoming")
 
     def start(self) -> None:
@@ -134,6 +137,7 @@ class ChunkReceiver:
             try:
                 self._handle_item(item)
                 self._ask_for_missing(self._clock.monotonic())
+                self._complaints.tell_counted()
             except (OSError, KonsilError, ValueError) as error:
                 log.error("an update could not be received", error=type(error).__name__, detail=str(error))
             except Exception as error:  # whatever one item did, the thread lives for those behind it
@@ -145,7 +149,7 @@ class ChunkReceiver:
 
     def _patience(self) -> float | None:
         """Seconds until something may be due; None: not before an item comes."""
-        return TICK if self._awaited or self._positions else None
+        return TICK if self._awaited or self._positions or self._complaints else None
 
     def _handle_item(self, item: Any) -> None:
         if isinstance(item, tuple) and item:
@@ -185,8 +189,9 @@ class ChunkReceiver:
             return
         except (MalformedMessage, ValueError) as error:
             self.dropped += 1
-            reason = getattr(error, "reason", "malformed")
-            log.warning("chunk set aside", queue=delivery.queue, reason=str(reason), count=self.dropped)
+            reason = str(getattr(error, "reason", "malformed"))
+            if self._complaints.count_messages(delivery.user or NOBODY, reason):
+                log.warning("chunk set aside", queue=delivery.queue, reason=reason)
         if delivery.offset is not None:
             position = Position(delivery.offset, digest_of(delivery.body))
             self._before[delivery.queue] = self._positions[delivery.queue] = position

@@ -12,6 +12,7 @@ import structlog
 
 from coordinator.core.state import ExperimentState, Timer
 from coordinator.core.steps.table import row_of
+from coordinator.wire.rates import Rates
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.ground import logs
@@ -20,6 +21,8 @@ from messages.liveness import Liveness, Signs, judge_liveness, median_of_others
 
 log = structlog.get_logger("coordinator.wire.presence")
 NOTHING = Signs()
+LIVE_SHARE = 0.25
+"""Of what is read of a sender on uplink: a site says some live messages in 5 s."""
 TROUBLE = frozenset({Liveness.ABSENT, Liveness.STUCK, Liveness.SLOW})
 
 
@@ -33,6 +36,7 @@ class Presence:
 
     def __init__(self, consortium: str, sites: Iterable[str], now: Callable[[], float]) -> None:
         self._consortium, self._now = consortium, now
+        self._rates = Rates(now, LIVE_SHARE)
         self._lock = threading.Lock()
         self._signs: dict[str, Signs] = dict.fromkeys(sorted(sites), NOTHING)
         self._listening_since: float | None = None
@@ -47,7 +51,9 @@ class Presence:
                 self._listening_since = self._now()
 
     def hear_message(self, delivery: Delivery) -> None:
-        """Take a live message; what is none, or no site's, is dropped."""
+        """Take a live message; what is none, no site's, or beyond what a site has to say, is dropped."""
+        if not self._rates.may_pass(delivery):
+            return
         try:
             event = envelope.decode_event(delivery.body)
             envelope.check_origin(event, delivery.key, delivery.user, self._consortium)
@@ -99,7 +105,8 @@ class Presence:
             self._told[site] = seen
             if seen is not before and (seen in TROUBLE or before in TROUBLE):
                 level = log.warning if seen in TROUBLE else log.info
-                with logs.bind_experiment(*concerns[site]):
+                experiment, number = concerns[site]
+                with logs.bind_experiment(experiment if experiment in states else None, number):
                     level("liveness", site=site, liveness=seen.value, before=before.value if before else "unknown")
 
 

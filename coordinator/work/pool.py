@@ -25,7 +25,9 @@ from coordinator.core import inputs as i
 from coordinator.core.effects import Aggregate, Expect, Initialise
 from coordinator.work.aggregate import Memory, aggregate, is_finite, share_weights
 from coordinator.work.blobs import Blobs, Buffer, create_mapped
+from coordinator.work.figures import Length, compare_directions, measure_update
 from coordinator.work.strategies.table import strategy_of
+from coordinator.work.turns import FairPool
 from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.clock import Clock
@@ -76,6 +78,17 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, m
         strategy=strategy_of(effect.strategy),
         memory=None if memory is None else Memory(_opened_memory(blobs, effect), memory),
     )
+
+
+def compare_updates(blobs: Blobs, effect: Aggregate) -> dict[str, float]:
+    """By site, the cosine of its update and the others' (`figures.compare_directions`); empty where not all were
+    measured, as those that an older version took."""
+    if any(one.norm is None for one in effect.updates) or not blobs.has_blob(effect.experiment, effect.model):
+        return {}
+    name, update = effect.experiment, effect.manifest.in_codec(effect.codec)
+    given = {one.site: (one.norm or 0.0, blobs.open_blob(name, one.seal, update)) for one in effect.updates}
+    model = blobs.open_blob(name, effect.model, effect.manifest)
+    return compare_directions(effect.manifest, given, model, effect.codec)
 
 
 def _opened_memory(blobs: Blobs, effect: Aggregate) -> Buffer | None:
@@ -147,10 +160,12 @@ class Work:
     post: Post
     clock: Clock
     build: Build = build_in_subprocess
+    owner: Callable[[str], str] = lambda experiment: experiment
+    """Experiment → whose it is: they take turns."""
 
     def __post_init__(self) -> None:
-        self._pool = self.clock.make_pool(2, "work")
-        self._builders = self.clock.make_pool(1, "build")
+        self._pool = FairPool(self.clock.make_pool(2, "work"))
+        self._builders = FairPool(self.clock.make_pool(1, "build"))
         """Of its own: a net that is slow to build holds up no round of another experiment."""
         self.now = self.clock.now
         self._lock = threading.Lock()
@@ -160,7 +175,12 @@ class Work:
     def stop(self) -> None:
         """Drop what has not begun; what runs is repeated after the next start."""
         for pool in (self._pool, self._builders):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.stop()
+
+    def await_end(self) -> None:
+        """Wait until nothing runs; once it was stopped. The process could end no sooner: it waits for its threads."""
+        for pool in (self._pool, self._builders):
+            pool.await_end()
 
     def make_initial_model(self, effect: Initialise) -> None:
         """Build and store the initial model → Initialised."""
@@ -222,7 +242,8 @@ class Work:
             self.post(experiment, given)
 
         try:
-            (self._builders if job.kind == "initialise" else self._pool).submit(run)
+            pool = self._builders if job.kind == "initialise" else self._pool
+            pool.submit_job(self.owner(experiment), run)
         except RuntimeError:
             end_job()
             log.info("work left for the next start", experiment=experiment)
@@ -308,13 +329,22 @@ class Work:
             memory = None if remembered is None else files.enter_context(create_mapped(kept, remembered.nbytes))
             with PHASES.time_phase("aggregate", bytes=len(effect.updates) * manifest.nbytes):
                 finite = average(self.blobs, effect, out, wire, memory)
+                cosines = compare_updates(self.blobs, effect)
             if not finite:
                 raise WorkFailed("the aggregate is not finite", where=name)
         crash.pass_step("coordinator:aggregating")
         sealed, digest = self._keep_exact(name, path, manifest)
         copy = None if sent is None else self._keep_sealed(name, beside, sent)
         left = None if remembered is None else self._keep_sealed(name, kept, remembered)
-        return i.Aggregated(time=self.now(), round=effect.round, seal=sealed, digest=digest, wire=copy, memory=left)
+        return i.Aggregated(
+            time=self.now(),
+            round=effect.round,
+            seal=sealed,
+            digest=digest,
+            wire=copy,
+            memory=left,
+            cosines=cosines,
+        )
 
     def tell_bad(self, effect: Expect, reason: Reason) -> i.UpdateBad:
         """That an update cannot be used as it came."""
@@ -329,9 +359,7 @@ class Work:
             if not self.blobs.is_intact(effect.experiment, effect.seal, effect.manifest):
                 self.blobs.path_of(effect.experiment, effect.seal).unlink(missing_ok=True)
                 return self.tell_bad(effect, Reason.WRONG_DIGEST)
-            buffer = self.blobs.open_blob(effect.experiment, effect.seal, effect.manifest)
-            if not is_finite(effect.manifest, buffer):
-                return self.tell_bad(effect, Reason.NOT_FINITE_UPDATE)
+            measured = self._measure(effect, self.blobs.open_blob(effect.experiment, effect.seal, effect.manifest))
         else:
             path = self.blobs.scratch_file(effect.experiment, f"update-{incoming.key.stem}")
             crash.pass_step("coordinator:verifying")
@@ -340,11 +368,29 @@ class Work:
             except MalformedMessage as error:
                 incoming.discard()
                 return self.tell_bad(effect, Reason(error.reason))
-            if not is_finite(effect.manifest, map_file(path, effect.manifest)):
+            measured = self._measure(effect, map_file(path, effect.manifest))
+            if measured is None:
                 path.unlink()
-                return self.tell_bad(effect, Reason.NOT_FINITE_UPDATE)
-            self.blobs.keep_blob(effect.experiment, effect.seal, path)
-        return i.UpdateStored(time=self.now(), site=effect.site, round=effect.round, attempt=effect.attempt)
+            else:
+                self.blobs.keep_blob(effect.experiment, effect.seal, path)
+        if measured is None:
+            return self.tell_bad(effect, Reason.NOT_FINITE_UPDATE)
+        return i.UpdateStored(
+            time=self.now(),
+            site=effect.site,
+            round=effect.round,
+            attempt=effect.attempt,
+            norm=measured.norm,
+            statistics=measured.statistics,
+        )
+
+    def _measure(self, effect: Expect, update: Buffer) -> Length | None:
+        """How far an update moves the round's model; None where nothing finite comes of it."""
+        exact = effect.manifest.in_codec("float32")
+        if not self.blobs.has_blob(effect.experiment, effect.model):
+            return Length(None, None) if is_finite(effect.manifest, update) else None
+        model = self.blobs.open_blob(effect.experiment, effect.model, exact)
+        return measure_update(exact, update, model, effect.manifest.codec, strategy_of(effect.strategy))
 
 
 def _digest_model(manifest: Manifest, buffer: Buffer) -> str:

@@ -11,19 +11,22 @@ from typing import Annotated, Any
 import typer
 
 from deploy.broker import control
-from deploy.broker.definitions import StreamSizes, render_definitions
+from deploy.broker.configuration import limit_lines
+from deploy.broker.definitions import Definitions, keeps_old_exchange, render_definitions
 from deploy.broker.node import PrivateNode, answers_amqp
 from deploy.broker.roster import (
     LOGINS,
     Roster,
     list_parties,
     new_roster,
+    read_definitions,
     read_roster,
     with_known_hashes,
     write_private,
     write_roster,
 )
-from deploy.console import show_working
+from deploy.broker.topology import StreamSizes
+from deploy.console import say_line, show_working
 from messages.ground import starting
 from messages.ground.errors import RequestError
 from messages.ground.written.documents import read_json
@@ -35,6 +38,14 @@ Sites = Annotated[list[str] | None, typer.Option("--site", help="Name of a site;
 Researchers = Annotated[list[str] | None, typer.Option("--researcher", help="Name of a researcher; several times.")]
 Auditors = Annotated[list[str] | None, typer.Option("--auditor", help="Name of an auditor; several times.")]
 Consortium = Annotated[str, typer.Option("--consortium", help="Name of the consortium (the vhost).")]
+
+OldExchange = Annotated[
+    bool | None,
+    typer.Option(
+        "--old-exchange/--no-old-exchange",
+        help="Keep the exchange that parties of 0.1 publish to; default: as at the last run, and none at the first.",
+    ),
+]
 
 
 def state_directory() -> Path:
@@ -50,6 +61,7 @@ def state_directory() -> Path:
     return (Path(named) if named else home / ".local" / "state") / "konsil" / "broker"
 
 
+OPEN = "open, for parties of 0.1: any login reaches every queue by it. Close it with --no-old-exchange"
 NEW = ("demo", ["site-a", "site-b", "site-c"], ["dr-a"], ["auditor"])
 """What a node is that is started for the first time and told nothing."""
 
@@ -67,6 +79,7 @@ def up(
         bool | None,
         typer.Option("--tls/--no-tls", help="Speak TLS too, on a port of its own; default: as at the last start."),
     ] = None,
+    old_exchange: OldExchange = None,
     as_json: AsJson = False,
 ) -> None:
     """Start the private node on loopback; it runs until `konsil broker down`.
@@ -90,11 +103,14 @@ def up(
             where=str(directory),
             advice="Add parties with `konsil broker add`; stop it with `konsil broker down`",
         )
-    rendered = with_known_hashes(render_definitions(roster.consortium, roster.parties), directory, roster)
+    rendered = _render_again(directory, roster, old_exchange)
     speaks = node.speaks_tls if tls is None else tls
+    changed = before is not None and rendered != read_definitions(directory)
     node = PrivateNode(directory, port, definitions=rendered, detached=True, tls=speaks)
     with show_working("starting RabbitMQ, which takes some seconds"):
         node.start()
+        if changed:
+            control.load_definitions(node)
     write_roster(directory, roster)
     _show_answer(_read_status(node), as_json)
 
@@ -170,24 +186,28 @@ def definitions(
     site: Sites = None,
     researcher: Researchers = None,
     auditor: Auditors = None,
+    old_exchange: OldExchange = None,
     as_json: AsJson = False,
 ) -> None:
     """Render topology, users and permissions; the passwords go into a file of mode 0600 beside it.
 
     Passwords of an earlier run are kept, so that adding a site changes nobody else's login. Who was there then and is
-    not named now is named in the answer: the file holds that login no more.
+    not named now is named in the answer: the file holds that login no more. `settings` are lines for rabbitmq.conf.
     """
     beside = out.with_name(f"{out.stem}.passwords.json")
     if not site:
         raise RequestError("no site is named", where="--site", advice="Name each site with --site")
     known = _read_passwords(beside)
     roster = new_roster(consortium, list_parties(site, researcher or [], auditor or []), known)
-    rendered = render_definitions(consortium, roster.parties, StreamSizes())
+    keep = keeps_old_exchange(out) if old_exchange is None else old_exchange
+    rendered = render_definitions(consortium, roster.parties, StreamSizes(), old_exchange=keep)
     dropped = sorted(known.keys() - set(roster.names))
     write_private(beside, json.dumps({"consortium": consortium, "passwords": roster.passwords}, indent=1))
     write_private(out, json.dumps(rendered, indent=1) + "\n")
     answer: dict[str, Any] = {"definitions": str(out), "passwords": str(beside), "users": roster.names}
-    _show_answer(answer | ({"dropped": dropped} if dropped else {}), as_json)
+    answer |= {"dropped": dropped} if dropped else {}
+    answer |= {"old_exchange": OPEN} if keep else {}
+    _show_answer(answer | {"settings": limit_lines(len(site))}, as_json)
 
 
 def _known_node() -> tuple[Path, Roster]:
@@ -212,13 +232,20 @@ def _require_same(before: Roster, consortium: str | None, directory: Path) -> No
 
 def _change_roster(directory: Path, roster: Roster, what: str) -> None:
     """Keep a roster, and have the node take it on where it runs."""
-    rendered = with_known_hashes(render_definitions(roster.consortium, roster.parties), directory, roster)
+    rendered = _render_again(directory, roster)
     write_private(directory / "definitions.json", json.dumps(rendered))
     write_roster(directory, roster)
     node = PrivateNode(directory, detached=True)
     if node.pid is not None:
         with show_working(f"{what}, which takes some seconds"):
             control.load_definitions(node)
+
+
+def _render_again(directory: Path, roster: Roster, old_exchange: bool | None = None) -> Definitions:
+    """A node's definitions; None: with the old exchange where it has it."""
+    keep = keeps_old_exchange(directory / "definitions.json") if old_exchange is None else old_exchange
+    rendered = render_definitions(roster.consortium, roster.parties, old_exchange=keep)
+    return with_known_hashes(rendered, directory, roster)
 
 
 def _forget_roster(directory: Path) -> list[str]:
@@ -252,6 +279,8 @@ def _read_status(node: PrivateNode) -> dict[str, Any]:
     }
     if node.speaks_tls:
         shown |= {"tls_port": node.tls_port, "ca": str(node.ca)}
+    if keeps_old_exchange(node.directory / "definitions.json"):
+        shown["old_exchange"] = OPEN
     if logins_file.exists():
         shown["consortium"] = read_json(logins_file)["consortium"]
         shown["users"] = sorted(_read_passwords(logins_file))
@@ -268,7 +297,7 @@ def _show_answer(answer: dict[str, Any], as_json: bool) -> None:
     for name, value in answer.items():
         text = ", ".join(value) if isinstance(value, list) else value
         text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else text
-        typer.echo(f"{name:<12} {text}")
+        say_line(f"{name:<12} {text}")
 
 
 def _read_passwords(path: Path) -> dict[str, str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from deploy.broker.certificates import Identity
 from deploy.broker.definitions import Definitions
+from deploy.broker.topology import MESSAGE_BYTES, channel_max
+from messages import names
 
 HOST = "127.0.0.1"
 
@@ -72,6 +74,7 @@ def write_configuration(
         "tcp_listen_options.recbuf = 1048576",
         # A chunk of 1 MiB has to leave within this; 15 s, the default, cuts lines of less than 0.6 Mbit/s.
         "tcp_listen_options.send_timeout = 120000",
+        *limit_lines(_count_sites(definitions_file)),
         "log.console = false",
         "log.file.level = info",
     ]
@@ -110,6 +113,19 @@ def write_configuration(
         "environment": environment,
     }
     write_private(home / "keeper.json", json.dumps(plan, indent=1))
+
+
+def limit_lines(sites: int) -> list[str]:
+    """rabbitmq.conf for the bounds on what one connection may ask for, in a consortium of so many sites."""
+    return [f"max_message_size = {MESSAGE_BYTES}", f"channel_max = {channel_max(sites)}"]
+
+
+def _count_sites(definitions: Path) -> int:
+    """How many sites a definitions file knows; 0 where there is none: it is a node without a consortium."""
+    if not definitions.exists():
+        return 0
+    queues = [one["name"] for one in json.loads(definitions.read_text())["queues"]]
+    return sum(queue.startswith(names.update_queue("")) for queue in queues)
 
 
 def _tls_lines(port: int, tls: Tls) -> list[str]:

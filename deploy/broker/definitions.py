@@ -1,4 +1,4 @@
-"""RabbitMQ definitions of a consortium: vhost, users, permissions, exchange, queues, bindings (3.10 to 4.x).
+"""RabbitMQ definitions of a consortium: vhost, users, permissions, exchanges, queues, bindings (3.10 to 4.x).
 
 Loaded by the broker at boot (`load_definitions` in rabbitmq.conf), so that a wiped broker comes back whole and
 no service declares anything. Format: https://www.rabbitmq.com/docs/definitions
@@ -8,57 +8,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from messages import kinds, names
+from deploy.broker.topology import Party, StreamSizes, Topology
+from messages import names
 from messages.ground.errors import RequestError
-from messages.ground.naming import EXPERIMENT_PATTERN, NAME_PATTERN
 
 Definitions = dict[str, Any]
 
-ROLES = ("coordinator", "site", "researcher", "auditor")
-RESEARCHER_KINDS = tuple(sorted(kind for kind, spec in kinds.KINDS.items() if "researcher" in spec.senders))
-
-
-@dataclass(frozen=True, slots=True)
-class Party:
-    """One login of the consortium; `role` is one of `ROLES`."""
-
-    name: str
-    role: str
-    password: str
-
-    def __post_init__(self) -> None:
-        names.check_name(self.name, self.role)
-        if self.role not in ROLES:
-            raise RequestError(f"role {self.role!r} does not exist", advice=f"Use one of {', '.join(ROLES)}")
-        if (self.role == "coordinator") != (self.name == names.COORDINATOR):
-            raise RequestError(
-                f"{self.name!r} cannot be a {self.role}",
-                advice="The coordinator, and only the coordinator, is named 'coordinator'",
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class StreamSizes:
-    """How much each stream keeps, in bytes; retention drops whole segments, so a stream may hold one more.
-
-    `model_chunks` bounds `global` and `models` each; `update_chunks` bounds each site's `update.<site>`.
-    `progress_age` is RabbitMQ's notation (D, h, m, s).
-    """
-
-    events: int = 2 * 2**30
-    audit: int = 8 * 2**30
-    model_chunks: int = 8 * 2**30
-    update_chunks: int = 4 * 2**30
-    progress: int = 64 * 2**20
-    progress_age: str = "1h"
-    inbox: int = 64 * 2**20
-    segment: int = 64 * 2**20
-    small_segment: int = 16 * 2**20
+PARAMETER = "konsil_topology"
+"""Global parameter that says which topology a consortium has: `rabbitmqctl list_global_parameters`."""
 
 
 def password_hash(password: str, salt: bytes | None = None) -> str:
@@ -71,13 +34,13 @@ def render_definitions(
     consortium: str,
     parties: Sequence[Party],
     sizes: StreamSizes = StreamSizes(),
-    routes: Mapping[str, str] | None = None,
+    *,
+    old_exchange: bool = False,
 ) -> Definitions:
     """The definitions of one consortium; the vhost is named after it.
 
     Args:
-        routes: event kind → "downlink", "uplink", "global", "update", "audit", "models", "progress" or "inbox";
-            default: `messages.kinds.ROUTES`.
+        old_exchange: keep the exchange that all share in topology 1, for parties of 0.1.
 
     Raises:
         RequestError: a name outside the grammar, a name twice, or not exactly one coordinator.
@@ -88,9 +51,7 @@ def render_definitions(
         raise RequestError(f"name {twice[0]!r} is given twice", advice="Every party needs a name of its own")
     if names.COORDINATOR not in known:
         raise RequestError("there is no coordinator", advice="Add the party 'coordinator'")
-    sites = [party.name for party in parties if party.role == "site"]
-    with_inbox = [party.name for party in parties if party.role != "auditor"]
-    routes = kinds.ROUTES if routes is None else routes
+    topology = Topology(parties, sizes, old_exchange)
     return {
         "rabbit_version": "3.10.0",
         "vhosts": [{"name": consortium}],
@@ -100,7 +61,7 @@ def render_definitions(
                 "password_hash": password_hash(party.password),
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
                 "tags": "",
-                "limits": {},
+                "limits": topology.limits_for(party),
             }
             for party in parties
         ],
@@ -109,8 +70,8 @@ def render_definitions(
                 "user": party.name,
                 "vhost": consortium,
                 "configure": "^$",
-                "write": "^$" if party.role == "auditor" else f"^{names.EXCHANGE}$",
-                "read": f"^({'|'.join(_readable_queues(party, sites))})$",
+                "write": _any_of(topology.exchanges_for(party)),
+                "read": _any_of(topology.queues_for(party)),
             }
             for party in parties
         ],
@@ -118,15 +79,16 @@ def render_definitions(
             {
                 "user": party.name,
                 "vhost": consortium,
-                "exchange": names.EXCHANGE,
-                "write": _writable_exchange(party),
+                "exchange": exchange,
+                "write": topology.keys_for(party),
                 "read": "^$",
             }
             for party in parties
+            for exchange in topology.exchanges_for(party)
         ],
         "exchanges": [
             {
-                "name": names.EXCHANGE,
+                "name": name,
                 "vhost": consortium,
                 "type": "topic",
                 "durable": True,
@@ -134,26 +96,54 @@ def render_definitions(
                 "internal": False,
                 "arguments": {},
             }
+            for name in topology.list_exchanges()
         ],
         "queues": [
             {"name": name, "vhost": consortium, "durable": True, "auto_delete": False, "arguments": arguments}
-            for name, arguments in _list_queues(sites, with_inbox, sizes)
+            for name, arguments in topology.list_queues()
         ],
         "bindings": [
             {
-                "source": names.EXCHANGE,
+                "source": exchange,
                 "vhost": consortium,
                 "destination": queue,
                 "destination_type": "queue",
                 "routing_key": pattern,
                 "arguments": {},
             }
-            for queue, pattern in _list_bindings(routes, sites, with_inbox)
+            for exchange, queue, pattern in topology.list_bindings()
         ],
         "parameters": [],
-        "global_parameters": [],
+        "global_parameters": [
+            {"name": f"{PARAMETER}.{consortium}", "value": {"number": names.TOPOLOGY, "old_exchange": old_exchange}}
+        ],
         "policies": [],
     }
+
+
+def _any_of(those: Iterable[str]) -> str:
+    """A pattern that takes these names and nothing else; none of them: nothing at all."""
+    listed = [name.replace(".", r"\.") for name in those]
+    return f"^({'|'.join(listed)})$" if listed else "^$"
+
+
+def keeps_old_exchange(file: Path) -> bool:
+    """Whether a definitions file, as an earlier run wrote it, has the exchange that all share in topology 1.
+
+    False where there is no such file: who begins now needs none.
+    """
+    try:
+        plain = json.loads(file.read_text())
+        writes = [str(one["write"]) for one in plain["permissions"]]
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RequestError(
+            "this is not a file of definitions that 'konsil broker' wrote",
+            where=str(file),
+            advice="Move it away, or say --old-exchange or --no-old-exchange",
+        ) from None
+    return any(one.startswith((f"^{names.OLD_EXCHANGE}$", f"^({names.OLD_EXCHANGE}|")) for one in writes)
 
 
 def merge_definitions(several: Iterable[Definitions]) -> Definitions:
@@ -168,67 +158,3 @@ def merge_definitions(several: Iterable[Definitions]) -> Definitions:
             else:
                 merged.setdefault(section, entries)
     return merged
-
-
-def _readable_queues(party: Party, sites: Sequence[str]) -> list[str]:
-    own = rf"inbox\.{party.name}"
-    if party.role == "coordinator":
-        # It reads back what it alone can publish again: a loss of these is seen by nobody else.
-        own_word = ["downlink", "audit", "models"]
-        return ["uplink", "progress", own, *own_word, *(rf"update\.{site}" for site in sites)]
-    if party.role == "site":
-        return ["downlink", "global", "progress", own]
-    if party.role == "researcher":
-        return ["downlink", "progress", "audit", "models", own]
-    return ["audit", "models"]
-
-
-def _writable_exchange(party: Party) -> str:
-    if party.role == "auditor":
-        return "^$"
-    kind = f"({'|'.join(RESEARCHER_KINDS)})" if party.role == "researcher" else NAME_PATTERN
-    return rf"^{kind}\.{party.name}\.{EXPERIMENT_PATTERN}(\.{NAME_PATTERN})?$"
-
-
-def _list_queues(
-    sites: Sequence[str], with_inbox: Sequence[str], sizes: StreamSizes
-) -> Iterable[tuple[str, dict[str, Any]]]:
-    def stream(length: int, segment: int, **more: str) -> dict[str, Any]:
-        return {
-            "x-queue-type": "stream",
-            "x-max-length-bytes": length,
-            "x-stream-max-segment-size-bytes": segment,
-            **more,
-        }
-
-    yield names.DOWNLINK, stream(sizes.events, sizes.small_segment)
-    yield names.UPLINK, stream(sizes.events, sizes.small_segment)
-    yield names.AUDIT, stream(sizes.audit, sizes.segment)
-    yield names.GLOBAL, stream(sizes.model_chunks, sizes.segment)
-    yield names.MODELS, stream(sizes.model_chunks, sizes.segment)
-    yield (
-        names.PROGRESS,
-        stream(sizes.progress, sizes.small_segment, **{"x-max-age": sizes.progress_age}),
-    )
-    for site in sites:
-        yield names.update_queue(site), stream(sizes.update_chunks, sizes.segment)
-    for name in with_inbox:
-        yield names.inbox_of(name), {"x-queue-type": "classic", "x-max-length-bytes": sizes.inbox}
-
-
-def _list_bindings(
-    routes: Mapping[str, str], sites: Sequence[str], with_inbox: Sequence[str]
-) -> Iterable[tuple[str, str]]:
-    """(queue, pattern) for every kind; an addressee's inbox takes every kind that names it as fourth word."""
-    for kind, route in sorted(routes.items()):
-        if route in (names.DOWNLINK, names.GLOBAL, names.AUDIT, names.MODELS):
-            yield route, f"{kind}.{names.COORDINATOR}.*"
-        elif route in (names.UPLINK, names.PROGRESS):
-            yield route, f"{kind}.*.*"
-        elif route == "update":
-            for site in sites:
-                yield names.update_queue(site), f"{kind}.{site}.*"
-        elif route != "inbox":
-            raise RequestError(f"kind {kind!r} has no such route: {route!r}")
-    for name in with_inbox:
-        yield names.inbox_of(name), f"*.*.*.{name}"

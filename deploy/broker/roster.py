@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.broker.definitions import ROLES, Definitions, Party, password_hash
+from deploy.broker.definitions import Definitions, password_hash
+from deploy.broker.topology import ROLES, Party
 from messages import names
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
@@ -148,13 +149,21 @@ def write_roster(folder: Path, roster: Roster) -> None:
         write_private(logins / one.name, one.password + "\n")
 
 
+def read_definitions(folder: Path) -> Definitions:
+    """What a node of this folder was last told; empty where it was told nothing that can be read."""
+    try:
+        plain: Definitions = json.loads((folder / "definitions.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return plain
+
+
 def with_known_hashes(rendered: Definitions, folder: Path, roster: Roster) -> Definitions:
     """Definitions in which who is known keeps the hash of the password: what is unchanged reads unchanged, since a
     RabbitMQ 4 that has streams does not boot where it imports them anew (`configuration`)."""
     try:
-        before = json.loads((folder / "definitions.json").read_text())
-        known: dict[str, str] = {one["name"]: one["password_hash"] for one in before["users"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        known: dict[str, str] = {one["name"]: one["password_hash"] for one in read_definitions(folder)["users"]}
+    except (KeyError, TypeError):
         return rendered
     passwords = roster.passwords
     users: list[Any] = []

@@ -1,4 +1,4 @@
-"""`konsil experiment`: check, start, list, watch, abort, pause, resume, finish, report, model."""
+"""`konsil experiment`: check, start, list, watch, abort, pause, resume, finish, exclude, report, model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from deploy.console import (
 )
 from deploy.session.profile import ProfileOption
 from messages.ground.errors import RequestError
-from messages.ground.naming import EXPERIMENT_ID
+from messages.ground.naming import EXPERIMENT_ID, NAME
 from messages.ground.starting import reader_went
+from messages.reasons import EXCLUDING, Reason
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -233,6 +234,40 @@ def finish(
     Example: konsil experiment finish glioma-unet3d-01 && konsil experiment model glioma-unet3d-01
     """
     _ask_coordinator("finish", identity, profile, within, json_)
+
+
+@app.command()
+def exclude(
+    identity: IdArgument,
+    site: Annotated[str, typer.Argument(metavar="SITE", help="The site's name.")],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="CODE", help=f"Why: {', '.join(EXCLUDING)}.")
+    ] = Reason.EXCLUDED.value,
+    profile: ProfileOption = None,
+    within: WithinOption = 30.0,
+    json_: JsonOption = False,
+) -> None:
+    """Take a site out of the rest of an experiment, for good: nothing waits for it, and nothing of it is used any more.
+
+    What it has reported in the open round goes too; rounds that are closed stand. The reason stands in the log, and the
+    site is told. Only the researcher who started the experiment may. Exit status 2: too few sites would be left.
+
+    Example: konsil experiment exclude glioma-unet3d-01 site-c --reason outlying-update
+    """
+    from deploy.cli import requests
+    from deploy.session.connection import open_session
+
+    checked_id(identity)
+    if not NAME.fullmatch(site):
+        raise RequestError(f"{site!r} is no site's name", where=identity)
+    if reason not in EXCLUDING:
+        raise RequestError(f"{reason!r} is no reason to exclude a site", advice=f"Give one of: {', '.join(EXCLUDING)}")
+    with show_working(f"asking the coordinator to exclude {site}"), open_session(profile) as opened:
+        requests.exclude_site(opened, identity, site, Reason(reason), within)
+    if json_:
+        emit_json({"experiment": identity, "site": site, "state": "excluded", "reason": reason})
+    else:
+        say_line(f"{identity}: {site} is excluded ({reason})")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from deploy.cli.words import (
     progress_words,
     recruiting_words,
     silence_words,
+    update_lines,
     waiting_words,
 )
 from deploy.console import emit_json, format_moment, format_score, say_line
@@ -26,11 +27,13 @@ from deploy.story.parts import Moment
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import point_as_plain, round_summary, story_as_plain, waiting_as_plain
 from messages.contradictions import CONTRADICTION_ADVICE
+from messages.ground.shown import escape_controls
 from messages.ground.starting import reader_went
 from messages.ground.units import human_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 UNKNOWN_AFTER = 3.0
 """Seconds without any history until the experiment counts as unknown."""
@@ -143,8 +146,12 @@ class Lines:
             say_line(f"{format_moment(moment.time)} {moment.who}: {moment.what}")
             self._next = now + LINE_EVERY
         if story.completed_rounds > self._closed:
-            self._closed = story.completed_rounds
             say_line(f"{headline_words(story, now)}")
+            for one in story.round_list:
+                if one.state == "complete" and one.number > self._closed:
+                    for line in update_lines(story, one.number):
+                        say_line(line)
+            self._closed = story.completed_rounds
             self._doubts.tell_new(story)
         if (words := recruiting_words(story)) and words != self._recruiting:
             self._recruiting = words
@@ -289,7 +296,6 @@ def draw_picture(story: ExperimentStory, now: float, coordinator_at: float | Non
     from rich import box
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     point = story.latest_point
     title = story.reader.title + (f" after round {point.round}" if point is not None else "")
@@ -301,24 +307,34 @@ def draw_picture(story: ExperimentStory, now: float, coordinator_at: float | Non
         cases = f"{site.cases.train}+{site.cases.validation}+{site.cases.test}" if site.cases else "-"
         score = story.reader.headline_score(latest[name]) if name in latest else None
         sites.add_row(
-            name,
-            Text(state, style=PRESENCE_STYLE.get(presence, "")),
-            progress_words(story, name),
+            _text(name),
+            _text(state, style=PRESENCE_STYLE.get(presence, "")),
+            _text(progress_words(story, name)),
             cases,
             format_score(score),
             human_bytes(site.live.bytes_down),
             human_bytes(site.live.bytes_up),
         )
-    lines: list[RenderableType] = [Text(story.id, style="bold"), Text(headline_words(story, now)), sites]
+    lines: list[RenderableType] = [_text(story.id, style="bold"), _text(headline_words(story, now)), sites]
     if words := silence_words(story, now):
-        lines.append(Text(words, style="red"))
+        lines.append(_text(words, style="red"))
     if words := waiting_words(story, now):
-        lines.append(Text(words))
+        lines.append(_text(words))
     if words := finish_words(story):
-        lines.append(Text(words, style="dim"))
-    lines += [Text(f"CONTRADICTS: {one.describe(story.reader.title)}", style="red") for one in list_doubts(story)]
+        lines.append(_text(words, style="dim"))
+    if story.checks:
+        told, *odd = update_lines(story, max(story.checks)) or [""]
+        lines += [_text(told), *(_text(line, style="red") for line in odd)]
+    lines += [_text(f"CONTRADICTS: {one.describe(story.reader.title)}", style="red") for one in list_doubts(story)]
     lines += [
-        Text(f"{format_moment(moment.time)[11:]} {moment.who}: {moment.what}", style="dim")
+        _text(f"{format_moment(moment.time)[11:]} {moment.who}: {moment.what}", style="dim")
         for moment in story.moments[-6:]
     ]
     return Group(*lines)
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Words as they are: without markup, and without what a terminal would obey."""
+    from rich.text import Text
+
+    return Text(escape_controls(words), style=style)

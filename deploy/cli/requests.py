@@ -175,6 +175,35 @@ def start_experiment(session: BrokerSession, experiment: Experiment, within: flo
     raise no_coordinator(within)
 
 
+def exclude_site(session: BrokerSession, experiment: str, site: str, reason: Reason, within: float) -> None:
+    """Publish experiment-exclude, and wait for the coordinator's receipt.
+
+    Raises:
+        RequestError: refused (not the owner, no site of the experiment, too few would be left).
+        Unreachable: no word within so many seconds.
+    """
+    session.may_send()
+    session.listen_to(names.inbox_of(session.profile.name))
+    body = kinds.ExperimentExclude(site=site, reason=reason)
+    sent = session.publish_event("experiment-exclude", body, experiment)
+    for heard in session.hear_messages(within):
+        event = heard.event
+        if event is None:
+            continue
+        if isinstance(event.body, kinds.Refused) and event.body.event == sent.id:
+            if event.body.reason is Reason.QUORUM_NOT_MET:
+                raise RequestError(
+                    f"{site} cannot be excluded: fewer sites than quorum.least_sites would be left",
+                    where=experiment,
+                    advice="`konsil experiment finish` ends it with the model that there is, `abort` without one",
+                )
+            raise refusal_error(experiment, event.body.reason)
+        # A refusal comes before its receipt.
+        if isinstance(event.body, kinds.Receipt) and sent.id in event.body.events:
+            return
+    raise no_coordinator(within, since="experiment-exclude")
+
+
 OUTCOMES: dict[str, type[kinds.Body]] = {
     "abort": kinds.ExperimentAborted,
     "pause": kinds.ExperimentPaused,

@@ -59,7 +59,16 @@ def recruiting_words(story: ExperimentStory) -> str:
 
 def state_words(story: ExperimentStory) -> str:
     """Its state, with the reason where that says more: "failed (enrolment-failed)", "aborted"."""
-    return story.phase + (f" ({story.reason})" if story.reason and story.reason != story.phase else "")
+    why = f" ({story.reason})" if story.reason and story.reason != story.phase else ""
+    return story.phase + why + (f", without {', '.join(story.excluded)}" if story.excluded else "")
+
+
+def update_lines(story: ExperimentStory, number: int) -> list[str]:
+    """A round's updates, each beside the others, and those that stand out."""
+    checks = story.checks.get(number, {})
+    told = "; ".join(f"{site} {one.words}" for site, one in checks.items())
+    odd = [f"UNUSUAL: the update of {site}: {one.words}" for site, one in checks.items() if one.stands_out]
+    return ([f"  updates of round {number}: {told}"] if told else []) + odd
 
 
 def headline_words(story: ExperimentStory, now: float) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.broker.definitions import Definitions, Party, StreamSizes, render_definitions
+from deploy.broker.definitions import Definitions, render_definitions
+from deploy.broker.topology import Party, StreamSizes
 from deploy.demo import toml
 from deploy.demo.layout import DemoLayout
 from messages.names import COORDINATOR

@@ -88,6 +88,7 @@ def render_report(
         ("Curves", _charts_section(story, baselines)),
         ("Cases", tables.cases_table(story)),
         ("Rounds", tables.rounds_table(story)),
+        ("Updates", tables.updates_table(story)),
         ("How to verify", _how_to_verify(story, log_name)),
     ]
     return frame_page(title, _lead_section(story, baselines), sections)

@@ -202,6 +202,25 @@ def rounds_table(story: ExperimentStory) -> str:
     return make_table("Rounds", head, rows, words=(1, 2))
 
 
+def updates_table(story: ExperimentStory) -> str:
+    """Each update beside the others of its round: "" where none was measured."""
+    rows = [
+        [
+            str(number),
+            site,
+            NOTHING if one.share is None else f"{100 * one.share:.1f} %",
+            NOTHING if one.norm is None else f"{one.norm:.4g}",
+            NOTHING if one.ratio is None else f"{one.ratio:.3g}",
+            format_number(one.cosine, 2),
+            "stands out" if one.stands_out else "",
+        ]
+        for number, checks in sorted(story.checks.items())
+        for site, one in checks.items()
+    ]
+    head = ["round", "site", "share", "norm", "x median", "cosine with the others", ""]
+    return make_table("Updates of each round, beside each other", head, rows, words=(1, 6)) if rows else ""
+
+
 def _given_up(one: RoundStory) -> str:
     """Who has given an open round up, and why."""
     return ", ".join(f"{site} ({reason})" for site, reason in sorted(one.failures.items()))

@@ -28,6 +28,8 @@ CONNECT_WITHIN = 5.0
 CONFIRM_WITHIN = 15.0
 QUIET = 1.5
 """Seconds without a message that mean "read up to now": a stream says no end."""
+NOISE_WITHIN = 60.0
+"""Seconds that a reader who waits for quiet waits at most for others to end who write where they have no business."""
 COORDINATOR_WITHIN = 30.0
 """Seconds until a coordinator that says nothing counts as not reachable."""
 
@@ -128,9 +130,15 @@ class BrokerSession:
             raise Unreachable("the broker does not confirm", advice=f"{advice}{_newer_word(kind, OLDER_BROKER)}")
         return event
 
-    def next_heard(self, timeout: float) -> Heard | None:
-        """The next message, None where none comes within `timeout` seconds; what cannot be read is counted."""
-        deadline = self.clock.monotonic() + timeout
+    def next_heard(self, timeout: float, *, quiet: bool = False) -> Heard | None:
+        """The next message, None where none comes within `timeout` seconds; what cannot be read is counted.
+
+        Args:
+            quiet: None means that the broker was quiet for so long. What others wrote into the coordinator's streams is
+                no quiet: the time begins anew, for `NOISE_WITHIN` seconds at most.
+        """
+        began = self.clock.monotonic()
+        deadline = began + timeout
         while True:
             try:
                 delivery = self._heard.get(timeout=max(0.0, deadline - self.clock.monotonic()))
@@ -140,14 +148,21 @@ class BrokerSession:
                 return self._read_delivery(delivery)
             except MalformedMessage:
                 self.malformed += 1
+                if quiet:
+                    deadline = min(self.clock.monotonic(), began + NOISE_WITHIN) + timeout
             finally:
                 self._subscriptions[delivery.queue].ack(delivery)
 
     def _read_delivery(self, delivery: Delivery) -> Heard:
+        """What a message is; raises MalformedMessage where it is not what its queue promises.
+
+        All but `progress` is the coordinator's word. On RabbitMQ 3.10 others reach these queues by the exchange that
+        all share in topology 1, in the headers CC and BCC.
+        """
+        if delivery.queue != names.PROGRESS and delivery.user != names.COORDINATOR:
+            raise MalformedMessage("sender-mismatch", "a message that is not the coordinator's")
         kind = RoutingKey.parse(delivery.key).kind
         if kind == "journal-entry":
-            if delivery.user != names.COORDINATOR:
-                raise MalformedMessage("sender-mismatch", "an entry that is not the coordinator's")
             return Heard(delivery, entry=decode_entry(delivery.body))
         if kind.endswith("-chunk"):
             return Heard(delivery)
@@ -166,7 +181,7 @@ class BrokerSession:
     def read_history(self, *queues: str, quiet: float = QUIET) -> Iterator[Heard]:
         """Everything that these streams hold up to now."""
         self.listen_to(*queues)
-        while (heard := self.next_heard(quiet)) is not None:
+        while (heard := self.next_heard(quiet, quiet=True)) is not None:
             yield heard
 
 

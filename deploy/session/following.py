@@ -57,7 +57,8 @@ class Follower:
         if heard.delivery.queue != names.PROGRESS:
             self.history_at = now
             told = tell_all(self.story, self._reader.events_of(heard, self.story.id))
-            self.story = replace(told, timers=self._reader.timers_of(self.story.id))
+            timers, checks = self._reader.timers_of(self.story.id), self._reader.checks_of(self.story.id)
+            self.story = replace(told, timers=timers, checks=checks)
         elif heard.event is not None:
             self.story = tell_event(self.story, heard.event, now)
         return heard

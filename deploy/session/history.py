@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from deploy.session.connection import BrokerSession, Heard
@@ -14,6 +15,7 @@ from messages.envelope import Author, Event, decode_stored
 from messages.ground import naming
 from messages.ground.errors import MalformedMessage, RequestError
 from messages.names import RoutingKey
+from messages.outliers import UpdateCheck, check_updates
 
 HISTORY = (names.DOWNLINK, names.AUDIT)
 """The coordinator's own events, and the sites' as the journal holds them."""
@@ -29,6 +31,7 @@ class HistoryReader:
 
     def __init__(self) -> None:
         self._states: dict[str, Any] = {}
+        self._checks: dict[str, dict[int, dict[str, UpdateCheck]]] = {}
         self._broken: set[str] = set()
 
     def events_of(self, heard: Heard, experiment: str | None = None) -> Iterator[Event]:
@@ -46,6 +49,35 @@ class HistoryReader:
         if state is None or experiment in self._broken:
             return None
         return {timer.value: moment for timer, moment in state.timers.items()}
+
+    def checks_of(self, experiment: str) -> Mapping[int, Mapping[str, UpdateCheck]]:
+        """By round and site, each update beside the others, as the entries so far tell."""
+        return {number: dict(one) for number, one in self._checks.get(experiment, {}).items()}
+
+    def _note_checks(self, before: Any, after: Any, decision: Any, todo: Iterable[Any]) -> None:
+        """What a decision tells of the updates of a round: which are left out, which are used, where they point."""
+        from coordinator.core import decisions
+        from coordinator.core.effects import Aggregate
+        from coordinator.work.aggregate import share_weights
+
+        if after is None:
+            return
+        rounds = self._checks.setdefault(after.id, {})
+        if isinstance(decision, decisions.UpdateLeftOut) and before is not None and before.round is not None:
+            norm = before.round.parts[decision.site].norm
+            rounds.setdefault(before.round.number, {})[decision.site] = UpdateCheck(norm=norm)
+        for made in todo:
+            if isinstance(made, Aggregate) and made.updates:
+                cases = {one.site: one.cases for one in made.updates}
+                shares = share_weights(cases, weight_by=made.weight_by, cap=made.weight_cap)
+                norms = {site: one.norm for site, one in rounds.get(made.round, {}).items()}
+                norms |= {one.site: one.norm for one in made.updates}
+                known = {site: norm for site, norm in norms.items() if norm is not None}
+                rounds[made.round] = check_updates(shares, known, {})
+        if isinstance(decision, decisions.RoundCompleted):
+            found = rounds.get(decision.number, {})
+            told = {site: replace(one, cosine=decision.cosines.get(site)) for site, one in found.items()}
+            rounds[decision.number] = told
 
     def of_entry(self, entry: Entry) -> Iterator[Event]:
         """The events that an entry holds, and those that followed from it."""
@@ -65,6 +97,7 @@ class HistoryReader:
 
     def _announced_events(self, entry: Entry, decided: list[Any]) -> Iterator[Event]:
         from coordinator.core import decisions
+        from coordinator.core.announce import announce_excluded
         from coordinator.core.effects import Announce, effects
         from coordinator.core.evolve import evolve
 
@@ -74,19 +107,23 @@ class HistoryReader:
         try:
             for plain in decided:
                 decision = decisions.from_plain(plain)
-                state = evolve(self._states.get(entry.experiment), decision)
+                before = self._states.get(entry.experiment)
+                state = evolve(before, decision)
                 self._states[entry.experiment] = state
-                for effect in effects(state, decision):
-                    if isinstance(effect, Announce):
-                        what = effect.what
-                        yield author.write_event(
-                            what.kind,
-                            what.body,
-                            time=entry.time,
-                            experiment=what.experiment,
-                            round_number=what.round,
-                            attempt=what.attempt,
-                        )
+                todo = effects(state, decision)
+                said = [effect.what for effect in todo if isinstance(effect, Announce)]
+                if state is not None and isinstance(decision, decisions.Excluded) and not said:
+                    said.append(announce_excluded(state, decision.site))  # who cannot read it was told otherwise
+                self._note_checks(before, state, decision, todo)
+                for what in said:
+                    yield author.write_event(
+                        what.kind,
+                        what.body,
+                        time=entry.time,
+                        experiment=what.experiment,
+                        round_number=what.round,
+                        attempt=what.attempt,
+                    )
         except (ValueError, KeyError, AttributeError):
             # Its beginning is not here (evicted from the stream): what stands in the entries still counts.
             self._broken.add(entry.experiment)
@@ -116,7 +153,7 @@ def story_of(session: BrokerSession, experiment: str) -> ExperimentStory:
     queues = HISTORY if session.profile.role == "researcher" else (names.AUDIT,)
     for heard in session.read_history(*queues):
         story = tell_all(story, reader.events_of(heard, experiment))
-    return require_known(story)
+    return require_known(replace(story, checks=reader.checks_of(experiment)))
 
 
 def story_of_entries(entries: Iterable[Entry], experiment: str) -> ExperimentStory:
@@ -125,7 +162,7 @@ def story_of_entries(entries: Iterable[Entry], experiment: str) -> ExperimentSto
     for entry in entries:
         if entry.experiment == experiment:
             story = tell_all(story, reader.of_entry(entry))
-    return story
+    return replace(story, checks=reader.checks_of(experiment))
 
 
 def require_known(story: ExperimentStory) -> ExperimentStory:

@@ -25,6 +25,9 @@ from nets.digest import model_digest
 WITHIN = 600.0
 """Seconds without the missing chunks until the model counts as gone from the broker."""
 
+SILENCES = 2
+"""Times that the broker keeps quiet until what a stream holds counts as read."""
+
 
 def write_model(
     path: Path, experiment: Experiment, manifest: Manifest, buffer: Path, digest: str, round_number: int
@@ -183,17 +186,19 @@ def _receive_chunks(session: BrokerSession, incoming: Incoming, show: Callable[[
     """Take the chunks of one transfer out of `models`; WorkFailed where the stream ends without them."""
     session.listen_to(MODELS)
     deadline = session.clock.monotonic() + WITHIN
-    quiet_until = session.clock.monotonic() + 2 * QUIET
+    silences = 0
     while incoming.received < incoming.chunks:
-        heard = session.next_heard(QUIET)
+        heard = session.next_heard(QUIET, quiet=True)
         if heard is not None and heard.delivery.queue == MODELS:
-            quiet_until = session.clock.monotonic() + 2 * QUIET
+            silences = 0
             route = RoutingKey.parse(heard.delivery.key)
             if route.experiment == incoming.key.experiment and route.kind == "model-chunk":
                 _take_chunk(incoming, heard.delivery.body)
                 here = min(incoming.received * incoming.size, incoming.total)  # the last chunk is shorter
                 show(f"{human_bytes(here)} of {human_bytes(incoming.total)}")
-        elif session.clock.monotonic() > min(quiet_until, deadline):
+            continue
+        silences += heard is None
+        if silences >= SILENCES or session.clock.monotonic() > deadline:
             raise WorkFailed(
                 f"{incoming.chunks - incoming.received} of {incoming.chunks} chunks of the model are not in the broker",
                 where=incoming.key.experiment,

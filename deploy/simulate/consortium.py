@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from coordinator.config import CoordinatorConfig
 from coordinator.service import Coordinator
-from deploy.broker.definitions import Party, StreamSizes, render_definitions
+from deploy.broker.definitions import render_definitions
+from deploy.broker.topology import Party, StreamSizes
 from deploy.demo.consortium import CONSORTIUM, RESEARCHER, coordinator_content, site_content
 from deploy.demo.layout import DemoLayout
 from deploy.session.connection import BrokerSession

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -35,16 +36,28 @@ def _tell_refused(story: ExperimentStory, event: Event, body: kinds.ExperimentRe
     return replace(story, phase="refused", reason=body.reason) if story.phase == "unknown" else story
 
 
+def _with_standing(story: ExperimentStory, site: str, state: str, **more: Any) -> ExperimentStory:
+    """Events of several streams come in any order: an excluded site stays so, whatever is heard of it then."""
+    known = story.sites.get(site)
+    if known is not None and known.state == "excluded":
+        state, more["reason"] = known.state, known.reason
+    return story.with_site(site, state=state, **more)
+
+
 def _tell_joined(story: ExperimentStory, event: Event, body: kinds.Joined) -> ExperimentStory:
-    return story.with_site(event.sender, state="joined", reason=None, cases=body.cases, platform=body.platform)
+    return _with_standing(story, event.sender, "joined", reason=None, cases=body.cases, platform=body.platform)
 
 
 def _tell_declined(story: ExperimentStory, event: Event, body: kinds.Declined) -> ExperimentStory:
-    return story.with_site(event.sender, state="declined", reason=body.reason, cases=body.cases)
+    return _with_standing(story, event.sender, "declined", reason=body.reason, cases=body.cases)
 
 
 def _tell_leaving(story: ExperimentStory, event: Event, body: kinds.Leaving) -> ExperimentStory:
-    return story.with_site(event.sender, state="leaving", reason=body.reason)
+    return _with_standing(story, event.sender, "leaving", reason=body.reason)
+
+
+def _tell_excluded(story: ExperimentStory, event: Event, body: kinds.SiteExcluded) -> ExperimentStory:
+    return story.with_site(body.site, state="excluded", reason=body.reason)
 
 
 def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -> ExperimentStory:
@@ -171,6 +184,8 @@ HANDLERS: Mapping[type[kinds.Body], Callable[..., ExperimentStory]] = {
     kinds.Joined: _tell_joined,
     kinds.Declined: _tell_declined,
     kinds.Leaving: _tell_leaving,
+    kinds.ExperimentExclude: _note_only,
+    kinds.SiteExcluded: _tell_excluded,
     kinds.RoundStart: _round_start,
     kinds.RoundAccepted: _round_accepted,
     kinds.WeightsReady: _weights_ready,
@@ -207,6 +222,10 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
         case kinds.Joined():
             cases = body.cases
             return f"joined: {cases.train} training, {cases.validation} validation, {cases.test} test cases"
+        case kinds.ExperimentExclude() | kinds.SiteExcluded():
+            return (
+                f"{'exclude' if isinstance(body, kinds.ExperimentExclude) else 'excluded:'} {body.site} ({body.reason})"
+            )
         case kinds.RoundStart():
             verb = "started" if event.attempt == "1" else "goes on"
             return f"round {number} {verb} with {', '.join(body.sites)}"

@@ -40,7 +40,7 @@ class LiveSite:
 
 @dataclass(frozen=True, slots=True)
 class SiteStory:
-    """One invited site. `state`: invited, joined, declined, leaving."""
+    """One invited site. `state`: invited, joined, declined, leaving, excluded."""
 
     name: str
     state: str = "invited"
@@ -114,17 +114,14 @@ class RoundStory:
 
     @property
     def losses(self) -> dict[str, float]:
-        """Training loss (mean over the round) at each site."""
-        return {name: update.loss for name, update in sorted(self.updates.items()) if update.loss is not None}
+        """Training loss (mean over the round) at each site; one that no net has is none."""
+        told = {name: update.loss for name, update in sorted(self.updates.items())}
+        return {name: loss for name, loss in told.items() if loss is not None and abs(loss) <= kinds.MOST_LOSS}
 
     @property
     def loss(self) -> float | None:
         """Mean of the sites' losses, weighted by training cases."""
-        weighted = [
-            (update.loss, update.cases_used)
-            for update in self.updates.values()
-            if update.loss is not None and update.cases_used
-        ]
+        weighted = [(loss, self.updates[name].cases_used) for name, loss in self.losses.items()]
         total = sum(cases for _, cases in weighted)
         return sum(loss * cases for loss, cases in weighted) / total if total else None
 

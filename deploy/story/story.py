@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -17,10 +17,17 @@ from messages.envelope import Event
 from messages.experiment import Experiment
 from messages.liveness import ABSENT_AFTER, WORKING, Liveness, judge_liveness, median_of_others
 from messages.names import COORDINATOR
+from messages.outliers import UpdateCheck
 from messages.reasons import Reason
-from messages.scores import SplitScores
+from messages.scores import SplitScores, is_sound
 from messages.tasks.base import ScoreReader
 from messages.tasks.registry import reader_of
+
+
+def pool_sound(reader: ScoreReader, reports: Iterable[SplitScores]) -> SplitScores:
+    """All cases together; what does not pool is left out, as the coordinator does."""
+    return reader.pool_reports(one for one in reports if is_sound(one))
+
 
 ENDS = ("complete", "failed", "aborted", "refused")
 
@@ -67,6 +74,8 @@ class ExperimentStory:
     """Whether the observer's own line to the broker is down."""
     hears_live: bool = True
     """Whether the observer may hear live messages; an auditor reads the event log alone."""
+    checks: Mapping[int, Mapping[str, UpdateCheck]] = field(default_factory=dict)
+    """By round and site, each update beside the others of its round, as the coordinator's journal has them."""
     coordinator_at: float | None = None
     """When the coordinator last said that it lives, the observer's clock."""
 
@@ -111,6 +120,11 @@ class ExperimentStory:
         return tuple(name for name, site in sorted(self.sites.items()) if site.state in ("joined", "leaving"))
 
     @property
+    def excluded(self) -> tuple[str, ...]:
+        """Sites that the researcher took out, by name."""
+        return tuple(name for name, site in sorted(self.sites.items()) if site.state == "excluded")
+
+    @property
     def bytes_down(self) -> int:
         """Global models, all rounds and sites."""
         return sum(one.bytes_down for one in self.rounds.values())
@@ -145,7 +159,8 @@ class ExperimentStory:
         if self.over or self.phase not in ("running", "evaluating") or current is None or current.state != "open":
             return None
         there = self.evaluations if self.phase == "evaluating" else current.updates
-        silent = {site: current.failures.get(site) for site in current.sites if site not in there}
+        gone = self.excluded
+        silent = {site: current.failures.get(site) for site in current.sites if site not in there and site not in gone}
         what = "the evaluation" if self.phase == "evaluating" else f"round {current.number}"
         return Waiting(what, silent, self.deadline) if silent else None
 
@@ -171,12 +186,12 @@ class ExperimentStory:
         points, reader = [], self.reader
         for one in self.round_list:
             pooled = one.validation or (
-                reader.pool_reports(one.site_validation.values()) if one.site_validation else None
+                pool_sound(reader, one.site_validation.values()) if one.site_validation else None
             )
             if pooled is not None and reader.headline_score(pooled) is not None:
                 points.append(ValidationPoint(one.number - 1, pooled, one.site_validation))
         final = self.scores_of("final", "validation")
-        scored = reader.pool_reports(final.values())
+        scored = pool_sound(reader, final.values())
         if reader.headline_score(scored) is not None and (self.rounds_planned or 0) not in {
             point.round for point in points
         }:
@@ -187,6 +202,8 @@ class ExperimentStory:
         """Each site's scores of a candidate (final, selected) on a split (validation, test)."""
         found: dict[str, SplitScores] = {}
         for site, by_label in sorted(self.evaluations.items()):
+            if site in self.excluded:
+                continue
             splits = cast("Mapping[str, SplitScores]", by_label[label].splits) if label in by_label else {}
             if split in splits:
                 found[site] = splits[split]
@@ -198,7 +215,7 @@ class ExperimentStory:
         if not sites:
             return None
         reader = self.reader
-        return TestScores(label, self.candidates.get(label, ""), sites, reader.pool_reports(sites.values()), reader)
+        return TestScores(label, self.candidates.get(label, ""), sites, pool_sound(reader, sites.values()), reader)
 
     @property
     def test(self) -> TestScores | None:

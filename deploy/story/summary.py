@@ -47,6 +47,7 @@ def round_summary(one: RoundStory, story: ExperimentStory) -> dict[str, Any]:
         "contributors": dict(one.contributors),
         "left_out": dict(one.left_out),
         "failures": dict(one.failures),
+        "updates": {site: check.as_plain() for site, check in story.checks.get(one.number, {}).items()},
         "loss": one.loss,
         **point_as_plain(point, reader),
         "bytes_down": one.bytes_down,

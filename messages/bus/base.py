@@ -144,7 +144,7 @@ class Bus(Protocol):
     """One party's way to the broker of its consortium. Thread-safe."""
 
     def publish(self, key: str, body: Body) -> Confirm:
-        """Send one message to the consortium's exchange with the party's user id set.
+        """Send one message to the party's exchange with its user id set.
 
         Persistent, confirmed asynchronously. Blocks while the window (unconfirmed bytes, some seconds of the rate at
         which they are confirmed, `MOST_MESSAGES`) is full or the broker blocks publishers; `count_pending` tells. What

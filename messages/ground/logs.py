@@ -12,7 +12,8 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections import Counter
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from structlog.contextvars import bound_contextvars
 
 from messages.ground.errors import KonsilError
 from messages.ground.naming import NO_EXPERIMENT
+from messages.ground.shown import escape_controls
 
 _ROOT = Path(__file__).resolve().parents[2]
 _who: dict[str, str] = {}
@@ -45,7 +47,10 @@ def configure_log(service: str, level: int = logging.INFO, *, for_good: bool = F
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _told_by_type,
     ]
-    drawn: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    drawn: Any = structlog.processors.JSONRenderer()  # in ASCII: it escapes whatever a terminal would obey
+    if sys.stderr.isatty():
+        shared.append(_escape_values)
+        drawn = structlog.dev.ConsoleRenderer()
     structlog.configure(
         processors=[*shared, drawn],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -71,6 +76,54 @@ def identify_service(**who: str) -> None:
     _who.update(who)
 
 
+class Complaints:
+    """Counts what comes again and again, so that a flood of messages is no flood of lines: the first of its kind is
+    told at once, the others once a minute, by how many they are. One thread's.
+
+    Args:
+        now: seconds that only grow (`Clock.monotonic`).
+    """
+
+    EVERY = 60.0
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._told: dict[tuple[str, str], float] = {}
+        self._counted: Counter[tuple[str, str]] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._counted)
+
+    def count_messages(self, sender: str, reason: str, count: int = 1) -> bool:
+        """Count a message, or some.
+
+        Args:
+            sender: whom the broker says that it is from.
+            reason: a code, or the type of an exception: never a word of the message.
+
+        Returns:
+            whether to write a line about it now.
+        """
+        matter, now = (sender, reason), self._now()
+        if matter not in self._counted and now >= self._told.get(matter, now - self.EVERY) + self.EVERY:
+            self._told[matter] = now
+            return True
+        self._counted[matter] += count
+        return False
+
+    def tell_counted(self) -> None:
+        """Write the lines that are due."""
+        if not self._counted:
+            return
+        now = self._now()
+        for matter in [one for one in self._counted if now >= self._told[one] + self.EVERY]:
+            self._told[matter] = now
+            sender, reason = matter
+            structlog.get_logger("messages").warning(
+                "more of the same", sender=sender, reason=reason, count=self._counted.pop(matter)
+            )
+
+
 def bind_experiment(experiment: str | None = None, round_number: int | None = None) -> AbstractContextManager[None]:
     """Bind experiment and round to all lines that this thread writes within; round 0 and no experiment bind nothing."""
     bound: dict[str, Any] = {}
@@ -89,7 +142,7 @@ def last_word(error: KonsilError) -> int:
     if _in_journal():
         structlog.get_logger("service").critical("ended", error=str(error), exit_status=error.exit_status)
     else:
-        sys.stderr.write(f"konsil: {error}\n")
+        sys.stderr.write(escape_controls(f"konsil: {error}", keep="\n") + "\n")
         sys.stderr.flush()
     return error.exit_status
 
@@ -107,6 +160,10 @@ def _add_identity(_logger: Any, _method: str, line: MutableMapping[str, Any]) ->
     for key, value in _who.items():
         line.setdefault(key, value)
     return line
+
+
+def _escape_values(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {key: escape_controls(value) if isinstance(value, str) else value for key, value in line.items()}
 
 
 def _told_by_type(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from messages.ground import units
 from messages.ground.errors import ConfigError
 from messages.ground.naming import WHOLE_NAME
+from messages.ground.shown import escape_controls
 from messages.ground.strictness import StrictModel
 from messages.ground.written.documents import read_toml
 from messages.ground.written.text import read_text, split_lines
@@ -166,7 +167,7 @@ def _list_mistakes(error: ValidationError, keys: set[str]) -> list[str]:
             value = "" if isinstance(item["input"], dict) else f" = {_show_value(key, item['input'])}"
             message = _say_plainly(item)
             # A mistake of the whole file names its keys itself.
-            lines.append(f"{key}{value}: {message[:1].lower()}{message[1:]}" if key else message)
+            lines.append(f"{escape_controls(key)}{value}: {message[:1].lower()}{message[1:]}" if key else message)
     return lines
 
 

@@ -11,10 +11,11 @@ raises `IllegalInput`, since it is a defect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from messages.ground.fairness import choose_turn, order_turns
 from messages.kinds import KINDS
 from messages.names import COORDINATOR
 from messages.reasons import Reason
@@ -89,7 +90,7 @@ def _decide_answer(agenda: Agenda, given: AnyInput) -> Decisions:
     job = agenda.job_of(experiment)
     if job is None:
         if isinstance(given, Heard) and name == "experiment-accepted":
-            return heard.hear_accepted(given)
+            return heard.hear_accepted(agenda, given)
         return (Ignore(experiment, Reason.UNKNOWN_EXPERIMENT),)
     rule = TABLE.get((job.phase, name))
     if rule is None:
@@ -98,14 +99,24 @@ def _decide_answer(agenda: Agenda, given: AnyInput) -> Decisions:
 
 
 def _next_for_slot(agenda: Agenda) -> Decisions:
-    """Who gets the free slot: the first in the queue that may begin now. What was accepted goes on while paused."""
+    """Who gets the free slot: whose turn it is among those that may begin now."""
     if agenda.running is not None or not agenda.open:
         return ()
-    for experiment in agenda.queue:
-        new = agenda.jobs[experiment].phase is Phase.PREPARING
-        if not (new and (agenda.paused or agenda.draining)):
-            return (Begin(experiment),)
-    return ()
+    halted = agenda.paused or agenda.draining  # what was accepted goes on
+    waiting = [one for one in agenda.queue if not (halted and agenda.jobs[one].phase is Phase.PREPARING)]
+    if not waiting:
+        return ()
+    return (Begin(waiting[choose_turn(_owners_of(agenda, waiting), agenda.served)]),)
+
+
+def _owners_of(agenda: Agenda, waiting: Sequence[str]) -> list[str]:
+    """Turns go round by researcher: else one with many experiments would hold up another's only one."""
+    return [agenda.jobs[one].researcher for one in waiting]
+
+
+def list_waiting(agenda: Agenda) -> list[str]:
+    """Who waits for the slot, in the order in which they will get it if nobody else comes."""
+    return [agenda.queue[place] for place in order_turns(_owners_of(agenda, agenda.queue), agenda.served)]
 
 
 def waits_for_hours(agenda: Agenda) -> bool:
@@ -146,6 +157,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
         row(living, kind, heard.hear_ended)
+    row(living, "site-excluded", heard.hear_excluded)
     for kind in ("experiment-paused", "experiment-resumed"):
         row(living, kind, heard.hear_suspended)
     row((Phase.SENDING,), "chunks-wanted", heard.chunks_wanted)

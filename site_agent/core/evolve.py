@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from messages.ground.fairness import note_turn
 from messages.kinds import ModelScores
 from messages.names import COORDINATOR
 from messages.reasons import Reason
@@ -68,7 +69,8 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
         return _with_job(agenda, _make_job(decision))
     job = agenda.jobs[name]
     if isinstance(decision, Begin):
-        return replace(agenda, running=name, queue=tuple(one for one in agenda.queue if one != name))
+        served = note_turn(agenda.served, job.researcher)
+        return replace(agenda, running=name, served=served, queue=tuple(one for one in agenda.queue if one != name))
     if isinstance(decision, Retry):
         return _with_job(_release_slot(agenda, name), job.model_copy(update={"deaths": job.deaths + 1}))
     changed = job.model_copy(update=_CHANGES[type(decision)](job, decision))

@@ -27,6 +27,7 @@ from site_agent.core.decisions import (
     TakeRound,
 )
 from site_agent.core.effects import list_fetches
+from site_agent.core.evolve import evolve
 from site_agent.core.inputs import (
     Approved,
     ChunksSent,
@@ -226,13 +227,16 @@ def take_restarted(agenda: Agenda, said: Restarted) -> Decisions:
     """The agent starts. Records `Recover` of each job, `Prepare` of what today's policy no longer refuses, and
     `TakeRound` of what was given up for a reason that is gone."""
     decisions: list[Decision] = []
+    after = agenda
     for experiment, job in agenda.jobs.items():
         verdict = said.verdicts.get(experiment)
         allowed = verdict is not None and verdict.allowed and not verdict.by_hand
         if job.phase is Phase.DECLINED:
             # The operator may have changed the policy; a site may join late.
-            if allowed:
+            waits = job.reason is Reason.OUTSIDE_HOURS
+            if verdict is not None and allowed and (waits or after.may_open(job.researcher, verdict.most)):
                 decisions.append(Prepare(experiment))
+                after = evolve(after, decisions[-1])
         elif job.phase is not Phase.ENDED:
             decisions.append(Recover(experiment))
             if allowed or verdict is None:

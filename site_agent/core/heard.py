@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed
+from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed, SiteExcluded
 from messages.reasons import PASSING, Reason
 from site_agent.core.answers import Decisions, handles
 from site_agent.core.decisions import (
@@ -24,11 +24,13 @@ from site_agent.core.jobs import Agenda, Job, Phase, event_of
 from site_agent.core.steps import STEPS, opening_of, order_of
 
 
-def hear_accepted(heard: Heard) -> Decisions:
+def hear_accepted(agenda: Agenda, heard: Heard) -> Decisions:
     """experiment-accepted of a new experiment. Records `Invite`, with why the site refuses it (protocol rule 5)."""
     body = heard.event.body
     assert isinstance(body, ExperimentAccepted)  # noqa: S101 (for mypy: the kind says so)
     refusal = heard.verdict.reason
+    if refusal is None and not agenda.may_open(body.researcher, heard.verdict.most):
+        refusal = Reason.TOO_MANY_EXPERIMENTS
     if refusal is None and not heard.verdict.by_hand and heard.opens_in >= body.enrol_within > 0:
         # It could not answer in time: saying so lets enrolment go on; it joins late when the hours begin.
         refusal = Reason.OUTSIDE_HOURS
@@ -116,6 +118,14 @@ def hear_ended(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
         return (End(job.experiment, Reason.ABORTED),)
     body = heard.event.body
     return (End(job.experiment, body.reason if isinstance(body, ExperimentFailed) else None),)
+
+
+@handles(Heard)
+def hear_excluded(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """site-excluded: the experiment goes on without a site. Records `End` where it is this one, else nothing."""
+    body = heard.event.body
+    ours = isinstance(body, SiteExcluded) and body.site == agenda.site
+    return (End(job.experiment, Reason.EXCLUDED),) if ours else ()
 
 
 @handles(Heard)

@@ -137,8 +137,10 @@ class Agenda:
     site: str
     jobs: dict[str, Job] = field(default_factory=dict)
     queue: tuple[str, ...] = ()
-    """Who waits for the training slot, first come first."""
+    """Who waits for the training slot, the first to come first; whose turn it is, `site_agent.core.agenda` says."""
     running: str | None = None
+    served: tuple[str, ...] = ()
+    """Researchers in the order of their last turns in the slot, the latest last. Not kept over a restart."""
     paused: bool = False
     draining: bool = False
     open: bool = True
@@ -147,6 +149,17 @@ class Agenda:
     def job_of(self, experiment: str) -> Job | None:
         """The job of an experiment, if there is one."""
         return self.jobs.get(experiment)
+
+    def may_open(self, researcher: str, most: int | None) -> bool:
+        """Whether one more experiment of a researcher may be open here.
+
+        One that waits for the operator's hours is open, too: it joins when they begin.
+        """
+        if most is None:
+            return True
+        jobs = [job for job in self.jobs.values() if job.researcher == researcher]
+        waiting = sum((job.phase, job.reason) == (Phase.DECLINED, Reason.OUTSIDE_HOURS) for job in jobs)
+        return sum(job.phase not in OVER for job in jobs) + waiting < most
 
     def phase_of(self, experiment: str) -> Phase:
         """Where an experiment stands."""

@@ -47,4 +47,6 @@ class PolicyConfig(Settings):
     approval: Literal["hand", "auto"] = "hand"
     """"hand": the operator approves each experiment with `konsil site resume --approve ID`."""
     allow: tuple[Allow, ...] = ()
+    open_per_researcher: int = Field(32, ge=1)
+    """Most experiments of one researcher that are open here at a time: neither declined nor over."""
     floors: Floors = Floors()

@@ -18,10 +18,14 @@ from site_agent.core.permissions import Allow, Floors, PolicyConfig
 
 @dataclass(frozen=True, slots=True)
 class PolicyVerdict:
-    """Whether an experiment may use this site; `reason` says why not. `by_hand`: the operator approves first."""
+    """Whether an experiment may use this site; `reason` says why not. `by_hand`: the operator approves first.
+
+    `most`: experiments of its researcher that may be open here at a time; None: any number.
+    """
 
     reason: Reason | None = None
     by_hand: bool = False
+    most: int | None = None
 
     @property
     def allowed(self) -> bool:
@@ -54,7 +58,7 @@ def judge_experiment(
     ):
         if reason is not None:
             return PolicyVerdict(reason, by_hand)
-    return PolicyVerdict(None, by_hand)
+    return PolicyVerdict(None, by_hand, policy.open_per_researcher)
 
 
 def _not_for_us(experiment: Experiment, site: str, today: date) -> Reason | None:

@@ -12,6 +12,8 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+from messages.ground.shown import escape_controls
+
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -59,8 +61,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 def show_name(name: object) -> str:
     """A file's name for a line of text: what is no UTF-8 or no letter (line ends, escape sequences) as an escape."""
-    text = os.fsencode(str(name)).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return escape_controls(os.fsencode(str(name)).decode("utf-8", "backslashreplace"))
 
 
 def _require_regular(mode: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from messages.bus.base import Bus, Delivery, Start
-from messages.envelope import Author, decode_event
+from messages.envelope import Author, check_origin, decode_event
 from messages.experiment import Experiment
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
@@ -134,6 +134,7 @@ def _check_echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
         subscription.ack(delivery)
         try:
             event = decode_event(delivery.body)
+            check_origin(event, delivery.key, delivery.user, config.site.consortium)
         except MalformedMessage:
             return
         if event.sender == COORDINATOR and isinstance(event.body, EchoReply) and event.body.nonce == nonce:

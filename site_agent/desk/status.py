@@ -11,7 +11,7 @@ from typing import Any
 from messages.bus.base import Pending
 from messages.kinds import Progress
 from messages.reasons import advise_on
-from site_agent.core.agenda import waits_for_hours
+from site_agent.core.agenda import list_waiting, waits_for_hours
 from site_agent.core.jobs import Agenda, Job, Phase
 from site_agent.desk.read_file import ReadFile
 from site_agent.training.protocol import CheckpointEvent
@@ -100,10 +100,10 @@ def status_of(
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
     `lists`: how the lists of the withdrawn stand (`data.lists`)."""
-    experiments = []
+    experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
-        place = agenda.queue.index(name) + 1 if name in agenda.queue else None
+        place = queue.index(name) + 1 if name in queue else None
         experiments.append(
             {
                 "experiment": name,
@@ -137,7 +137,7 @@ def status_of(
             "blocked": pending.blocked,
         },
         "running": agenda.running,
-        "queue": list(agenda.queue),
+        "queue": queue,
         "experiments": experiments,
         "unreceipted": waiting,
         "refused_messages": dict(refusals),

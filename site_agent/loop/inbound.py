@@ -200,6 +200,8 @@ class Inbound:
             return
         agenda = self._steps.agenda
         stands = Reason.SITE_DRAINING if agenda.draining else Reason.SITE_PAUSED if agenda.paused else None
+        if stands is None and agenda.job_of(experiment) is None and not agenda.may_open(body.researcher, verdict.most):
+            stands = Reason.TOO_MANY_EXPERIMENTS
         if (reason := verdict.reason or stands) is not None:
             self._send_answer(CheckAnswer(nonce=body.nonce, accepts=False, reason=reason), experiment)
             return

@@ -1,4 +1,5 @@
-"""The warm training processes: one an experiment, started when first needed, watched, ended when the work is void."""
+"""The warm training processes: one an experiment, started when first needed, watched, ended when the work is void, or
+when another experiment needs the place."""
 
 from __future__ import annotations
 
@@ -39,6 +40,8 @@ class _Warm:
     next: Request | None = None
     at_work: bool = False
     """Whether a request other than preparing has no answer yet."""
+    has_worked: bool = False
+    """Whether it was asked for more than to prepare: one that has not is of an experiment that may only recruit."""
     stuck: bool = False
     leaving: bool = False
     """Whether it was asked to save what it has and end."""
@@ -54,11 +57,16 @@ class TrainerProcesses:
     """`Trainers` with a process each. Owned by the agent's main loop; replies and exits come on other threads, marked
     with the process's token, and what a process says after it was given up is dropped here.
 
+    No more than `most` run at a time. Where another one is needed, one that waits ends: of an experiment that has only
+    joined rather than of one that trains, then the one that was heard of the longest ago. When its round comes, another
+    one reads the data again.
+
     Args:
         on_reply: (experiment, token, reply), on another thread.
         on_exit: (experiment, token, exit status), on another thread.
         program: the operator's own trainer; None: Konsil's.
         stuck_after: seconds without any word from a busy trainer.
+        most: processes at a time.
     """
 
     def __init__(
@@ -71,8 +79,9 @@ class TrainerProcesses:
         program: Sequence[str] | None,
         nice: int,
         stuck_after: float,
+        most: int,
     ) -> None:
-        self._on_reply, self._on_exit, self._clock = on_reply, on_exit, clock
+        self._on_reply, self._on_exit, self._clock, self._most = on_reply, on_exit, clock, most
         self._logs, self._program, self._nice, self._stuck_after = logs, program, nice, stuck_after
         self._warm: dict[str, _Warm] = {}
         self._tokens = itertools.count(1)
@@ -108,10 +117,22 @@ class TrainerProcesses:
 
     @staticmethod
     def _hand_over(warm: _Warm, request: Request) -> None:
-        warm.at_work = True
+        warm.at_work = warm.has_worked = True
         warm.process.send_request(request)
 
+    def _make_room(self, experiment: str) -> None:
+        """End what waits, until there is room for one more process.
+
+        The caller has the site's slot. So whatever else is busy only reads its data, for a task that is void already.
+        """
+        others = [name for name in self._warm if name != experiment]
+        others.sort(key=lambda name: (self._warm[name].has_worked, self._warm[name].heard))
+        for name in others[: max(0, len(others) + 1 - self._most)]:
+            log.info("trainer ends, for another experiment's", experiment=name, pid=self._warm[name].process.pid)
+            self.kill(name)
+
     def _start(self, experiment: str) -> _Warm:
+        self._make_room(experiment)
         token = next(self._tokens)
         process = TrainerProcess(
             lambda reply: self._on_reply(experiment, token, reply),
@@ -225,4 +246,5 @@ def start_processes(config: SiteConfig, on_reply: OnReply, on_exit: OnExit, cloc
         program=config.training.command,
         nice=config.training.nice,
         stuck_after=config.training.stuck_after,
+        most=config.training.warm,
     )

@@ -23,7 +23,8 @@ from coordinator.core.state import ExperimentState
 from coordinator.record.journal import open_readonly
 from coordinator.record.recovery import recover_states
 from coordinator.service import Coordinator
-from deploy.broker.definitions import Party, render_definitions
+from deploy.broker.definitions import render_definitions
+from deploy.broker.topology import Party
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus

@@ -123,10 +123,17 @@ class Walk:
         if kind in OWN_KINDS:
             self._made(kind, site)
         elif kind.startswith("experiment-"):
-            body: kinds.Body = kinds.KINDS[kind].body() if kind != "experiment-start" else self._other()  # type: ignore[misc]
+            body = self._word(kind, site)
             self.wire(kind, body, self._draw.choice(("dr-a", "dr-a", "dr-c")), attempt=step)
         else:
             self._say(kind, site, step)
+
+    def _word(self, kind: str, site: str) -> kinds.Body:
+        """A researcher's word."""
+        if kind == "experiment-exclude":
+            return kinds.ExperimentExclude(site=site, reason=Reason.WRONG_LABELS)
+        made = kinds.KINDS[kind].body
+        return self._other() if kind == "experiment-start" or made is None else made()
 
     def _other(self) -> kinds.ExperimentStart:
         if self.state is not None and self._draw.random() < 0.3:

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from coordinator.core.state import Phase
 from deploy.cli import audit
 from messages import chain, codec, envelope, experiment, kinds
+from messages.abilities import read_abilities
 from messages.envelope import Author
 from messages.experiment import Experiment
 from messages.tensors.transfer import decode_chunk, encode_chunk
@@ -154,7 +155,8 @@ def _written_again(name: str, raw: bytes) -> bytes:
         return chain.decode_entry(raw).with_hash().encode()
     event = envelope.decode_event(raw)
     attempt = codec.unpack(codec.unpack(raw)[0])["attempt"]
-    author = Author(event.consortium, event.sender, event.incarnation, event.term)
+    can = read_abilities(event.ext)  # as its version had them
+    author = Author(event.consortium, event.sender, event.incarnation, event.term, can)
     again = author.write_event(
         event.kind,
         event.body,

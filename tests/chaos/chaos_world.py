@@ -27,8 +27,8 @@ from coordinator.core.state import ExperimentState
 from coordinator.record.journal import STEP
 from coordinator.record.recovery import read_step
 from deploy.broker import keeper
-from deploy.broker.definitions import StreamSizes
 from deploy.broker.node import PrivateNode
+from deploy.broker.topology import StreamSizes
 from deploy.demo import consortium as consortia
 from deploy.demo import data, experiments
 from deploy.demo.layout import DemoLayout, prepare_layout

@@ -218,7 +218,7 @@ def test_a_queue_that_takes_no_more_answers_nack_and_gets_it_again(clean_broker:
     channel = admin.channel()
     arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
     channel.queue_declare("narrow", arguments=arguments)
-    channel.queue_bind("narrow", names.EXCHANGE, "receipt.coordinator.*.nobody")
+    channel.queue_bind("narrow", names.exchange_of("coordinator"), "receipt.coordinator.*.nobody")
     try:
         bus = clean_broker.bus("coordinator")
         key = "receipt.coordinator.exp.nobody"

@@ -124,6 +124,20 @@ def test_definitions_for_a_broker_name_who_is_dropped(tmp_path: Path) -> None:
     assert konsil(*common)["dropped"] == ["south"]
 
 
+def test_definitions_over_those_of_0_1_keep_the_old_exchange_until_they_are_told_to_close_it(tmp_path: Path) -> None:
+    out = tmp_path / "definitions.json"
+    common = ("definitions", "--consortium", "glioma", "--out", str(out), "--site", "north")
+    begun = konsil(*common)
+    assert "old_exchange" not in begun, "who begins now needs none"
+    assert begun["settings"] == ["max_message_size = 16777216", "channel_max = 257"]
+    out.write_text((Path(__file__).parent / "data" / "definitions-topology-1.json").read_text())
+    assert "--no-old-exchange" in konsil(*common)["old_exchange"]
+    assert "--no-old-exchange" in konsil(*common)["old_exchange"]
+    assert "old_exchange" not in konsil(*common, "--no-old-exchange")
+    assert "old_exchange" not in konsil(*common)
+    assert "old_exchange" in konsil(*common, "--old-exchange")
+
+
 @pytest.mark.broker
 @pytest.mark.timeout(600)
 def test_down_and_a_plain_up_bring_the_same_node_back_and_parties_come_and_go_while_it_runs(home: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +16,7 @@ import psutil
 import pytest
 from brokers import PATIENCE, eventually, need_broker
 from e2e_finished import Finished, finish
-from e2e_tiny_demo import SHAPE, SPACING_MM
+from e2e_tiny_demo import CASES, SHAPE, SPACING_MM
 from needs import need_orthanc
 
 from deploy.demo.phantoms import identities, phantom
@@ -39,6 +42,15 @@ def from_pacs(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return finish(tmp_path_factory.mktemp("pacs") / "out", "--from-pacs", within=WITHIN)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[ProcessPoolExecutor]:
+    """Makes phantoms as the demo's writers do: with more threads OpenBLAS rounds a few of their voxels otherwise."""
+    with pytest.MonkeyPatch.context() as patched, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        patched.setenv("OMP_NUM_THREADS", "1")
+        pool.submit(int).result()
+        yield pool
+
+
 def deliveries(run: Finished) -> list[Delivery]:
     """What was put into each site's PACS, in the order of the sites."""
     plans = [
@@ -62,7 +74,7 @@ def test_the_dice_is_that_of_the_same_patients_from_nifti(from_pacs: Finished, f
     ours, theirs = (one.result["dice"]["federated"] for one in (from_pacs, finished))
     assert ours["n"] == theirs["n"] > 0
     assert abs(ours["mean"] - theirs["mean"]) <= 0.01
-    assert ours["sites"].keys() == theirs["sites"].keys() == set(SITES)
+    assert ours["sites"].keys() == theirs["sites"].keys() == set(SITES) - {"site-a"}  # which has no test case
 
 
 def test_the_pooled_baseline_reads_what_the_sites_prepared(from_pacs: Finished, finished: Finished) -> None:
@@ -72,15 +84,16 @@ def test_the_pooled_baseline_reads_what_the_sites_prepared(from_pacs: Finished, 
 
 
 @pytest.mark.parametrize(("index", "site"), enumerate(SITES))
-def test_each_prepared_voxel_is_the_phantoms_within_half_a_slope(from_pacs: Finished, index: int, site: str) -> None:
+def test_each_prepared_voxel_is_the_phantoms_within_half_a_slope(
+    from_pacs: Finished, one_thread: ProcessPoolExecutor, index: int, site: str
+) -> None:
     state = from_pacs.out / "run" / site
     names = Pseudonyms((state / "secret").read_bytes())
     delivered = deliveries(from_pacs)[index]
-    assert len(delivered.cases) == 10
+    assert len(delivered.cases) == CASES
     for case in delivered.cases:
-        images, label = phantom.make_case(
-            site_index=index, patient=case.patient, visit=case.visit, seed=1, shape=SHAPE, spacing_mm=SPACING_MM
-        )
+        who = {"site_index": index, "patient": case.patient, "visit": case.visit, "seed": 1}
+        images, label = one_thread.submit(phantom.make_case, **who, shape=SHAPE, spacing_mm=SPACING_MM).result()
         name = identities.case_name(names, case.patient_id, case.study)
         for contrast, voxels in images.items():
             most = scale_to_stored(voxels)[1] / 2 + np.spacing(np.float32(voxels.max()))  # prepared voxels are float32
@@ -100,7 +113,7 @@ def test_nothing_that_names_a_patient_is_in_what_the_run_left_outside_the_pacs(f
     planted = {b"Hausarzt", b"Radiologe", b"Demo hospital"}
     for delivery in deliveries(from_pacs):
         planted |= {text.encode() for case in delivery.cases for text in (case.patient_id, case.study)}
-    assert len(planted) > 3 + 30
+    assert len(planted) > 3 + 3 * CASES
     for path in from_pacs.out.rglob("*"):
         if path.is_file() and (from_pacs.out / "run" / "pacs") not in path.parents:
             content = path.read_bytes()

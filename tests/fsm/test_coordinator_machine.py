@@ -281,6 +281,30 @@ def test_an_experiment_that_no_site_could_train_is_refused_with_the_words(
     assert words in refused.mistakes
 
 
+def paused_by_disk() -> Run:
+    run = in_phase(Phase.RUNNING)
+    run.put(i.DiskFull(time=run.time))
+    return run
+
+
+def test_a_pause_while_the_disk_is_full_stays_when_there_is_space_again() -> None:
+    run = paused_by_disk()
+    assert run.state is not None
+    left = run.state.remaining
+    run.wire(BODIES["experiment-pause"])
+    run.put(i.DiskFree(time=run.time))
+    assert (run.state.phase, run.state.paused_because, run.state.remaining) == (Phase.PAUSED, None, left)
+    run.wire(BODIES["experiment-resume"])
+    assert run.state.phase is Phase.RUNNING
+
+
+def test_logs_of_earlier_logic_refuse_that_pause_as_they_did() -> None:
+    run = paused_by_disk()
+    given = received("experiment-pause", BODIES["experiment-pause"], "dr-a", run.time)
+    assert [one.reason for one in decide(run.state, given, 2) if isinstance(one, d.Refused)] == [Reason.WRONG_STATE]
+    assert isinstance(decide(run.state, given)[0], d.Paused)
+
+
 OWN_STEPS = ["initialised", "aggregated", "disk-full", "disk-free", "outage"]
 
 STEPS = st.one_of(

@@ -282,7 +282,10 @@ def test_fedavgs_journal_has_the_bytes_that_it_had_before_strategies_kept_anythi
         def put(self, given: i.AnyInput) -> tuple[d.AnyDecision, ...]:
             decided = super().put(given)
             own = None if isinstance(given, i.Received) else i.to_plain(given)
-            bodies.append(codec.pack([own, [d.to_plain(one) for one in decided]]))
+            told = [d.to_plain(one) for one in decided]
+            for joined in (one for one in told if one["decision"] == "site-joined"):
+                del joined["abilities"], joined["validation"], joined["test"]  # logic 3 notes them
+            bodies.append(codec.pack([own, told]))
             return decided
 
     one = Recorded()

@@ -50,8 +50,8 @@ def hold_average(patch: pytest.MonkeyPatch) -> Held:
 
 
 def hold_verification(patch: pytest.MonkeyPatch) -> Held:
-    held = Held(pool.is_finite)
-    patch.setattr(pool, "is_finite", held)
+    held = Held(pool.measure_update)
+    patch.setattr(pool, "measure_update", held)
     return held
 
 

@@ -92,12 +92,12 @@ def digest(letter: str) -> str:
     return letter * 64
 
 
-def recruited() -> Teller:
+def recruited(cases: kinds.CaseCounts = CASES) -> Teller:
     """Both sites have joined, and round 1 is open."""
     teller = Teller()
     teller.say("dr-a", "experiment-start", kinds.ExperimentStart(experiment=EXPERIMENT.as_plain()), admitted=SITES)
     for site in SITES:
-        teller.say(site, "joined", kinds.Joined(cases=CASES, platform=PLATFORM))
+        teller.say(site, "joined", kinds.Joined(cases=cases, platform=PLATFORM))
     teller.give(inputs.Initialised(time=teller.tick(), manifest=MANIFEST, seal=digest("0"), digest=digest("a")))
     return teller
 

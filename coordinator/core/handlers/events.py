@@ -11,8 +11,9 @@ from functools import wraps
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.admission import judge_start
+from coordinator.core.checks import judge_counts
 from coordinator.core.handlers.answers import Handler, handles, paused_by, receipts_left
-from coordinator.core.state import ExperimentState, Standing
+from coordinator.core.state import ExperimentState, Phase, Standing
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, supersede_attempt
 from coordinator.core.steps.scores import complete_experiment
 from messages import codec, kinds
@@ -65,6 +66,19 @@ def take_pause(state: ExperimentState, given: i.Received) -> Answer:
 
 
 @handles(i.Received)
+def pause_for_good(state: ExperimentState, given: i.Received) -> Answer:
+    """experiment-pause of an experiment that only waits for the disk, by the researcher who started it.
+
+    Records `Paused`: space alone no longer lets it go on. Refused where the researcher has paused it already.
+    """
+    if state.logic < 3 or state.paused_because is None:
+        return Reason.WRONG_STATE
+    if given.event.sender != state.researcher:
+        return Reason.NOT_THE_OWNER
+    return (d.Paused(reason=None, remaining=dict(state.remaining)),)
+
+
+@handles(i.Received)
 def take_resume(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-resume of a paused experiment, by the researcher who started it.
 
@@ -89,11 +103,49 @@ def take_finish(state: ExperimentState, given: i.Received) -> Answer:
     return (*receipts_left(state), complete_experiment(state, state.round, given.time))
 
 
+@handles(i.Received)
+def take_exclude(state: ExperimentState, given: i.Received) -> Answer:
+    """experiment-exclude, by the researcher who started the experiment: a site takes no part any more.
+
+    Records `Excluded`, and receipts for an update that was under way (rule 2). What the site has reported in the open
+    step is not used, and quorum counts without it; a round that is closed stands. Refused where fewer than
+    `quorum.least_sites` would be left: then nothing could come of the experiment.
+    """
+    if given.event.sender != state.researcher:
+        return Reason.NOT_THE_OWNER
+    body = body_of(given, kinds.ExperimentExclude)
+    member = state.members.get(body.site)
+    if member is None:
+        return Reason.NOT_INVITED
+    if member.standing is Standing.EXCLUDED:
+        return ()
+    if member.standing is Standing.JOINED or state.stage is Phase.RECRUITING:
+        staying = (Standing.JOINED, Standing.INVITED) if state.stage is Phase.RECRUITING else (Standing.JOINED,)
+        left = [name for name, one in state.members.items() if name != body.site and one.standing in staying]
+        if len(left) < state.experiment.least_sites:
+            return Reason.QUORUM_NOT_MET
+    return (*_drop_update(state, body.site), d.Excluded(site=body.site, reason=body.reason))
+
+
+def _drop_update(state: ExperimentState, site: str) -> Decided:
+    """Receipts for an update that is under way, of a site that is excluded."""
+    round_ = state.round
+    part = None if round_ is None or round_.closed_at is not None else round_.parts.get(site)
+    if round_ is None or part is None or part.update is None or part.stored:
+        return ()
+    event = part.update.event
+    refused = d.Refused(event=event, kind="weights-ready", sender=site, reason=Reason.EXCLUDED, round=round_.number)
+    return (refused, d.Settled(event=event, sender=site))
+
+
 # sites
 
 
 def _refuse_uninvited(state: ExperimentState, site: str) -> Reason | None:
-    return None if site in state.members else Reason.NOT_INVITED
+    member = state.members.get(site)
+    if member is None:
+        return Reason.NOT_INVITED
+    return Reason.EXCLUDED if member.standing is Standing.EXCLUDED else None
 
 
 def _refuse_outside(state: ExperimentState, given: i.Received) -> Reason | None:
@@ -127,7 +179,12 @@ def take_joined(state: ExperimentState, given: i.Received) -> Answer:
     if body.cases.train == 0:
         return Reason.NO_CASES
     can = tuple(sorted(read_abilities(given.event.ext)))
-    return (d.SiteJoined(site=site, train=body.cases.train, abilities=can),)
+    if state.logic < 3:
+        return (d.SiteJoined(site=site, train=body.cases.train, abilities=can),)
+    if (reason := judge_counts(state, body.cases)) is not None:
+        return reason
+    cases = body.cases
+    return (d.SiteJoined(site=site, train=cases.train, validation=cases.validation, test=cases.test, abilities=can),)
 
 
 @handles(i.Received)

@@ -14,6 +14,7 @@ from coordinator.core.state import ExperimentState, Phase, Standing, Timer
 from coordinator.core.steps.base import Answer, supersede_attempt
 from messages.reasons import Reason
 
+_SETTLED = (Standing.JOINED, Standing.EXCLUDED)
 TRANSFERS = 3
 """How often a transfer whose bytes do not match its digest is asked for before it is refused."""
 
@@ -54,7 +55,8 @@ def update_stored(state: ExperimentState, given: i.UpdateStored) -> Answer:
     update = state.round.parts[given.site].update if state.round is not None else None
     if update is None:
         return ()
-    return (d.UpdateTaken(site=given.site), d.Settled(event=update.event, sender=given.site))
+    taken = d.UpdateTaken(site=given.site, norm=given.norm, statistics=given.statistics)
+    return (taken, d.Settled(event=update.event, sender=given.site))
 
 
 @handles(i.UpdateBad)
@@ -126,7 +128,7 @@ def handling_failed(state: ExperimentState, given: i.HandlingFailed) -> Answer:
     """What came raised, and was set aside: a defect.
 
     Records a code for what waits for it: `SiteFailed` or `SiteDeclined` of the site whose word it was, `Failed` where
-    the experiment cannot go on without it. Nothing else.
+    the experiment cannot go on without it, or where this very input was set aside too. Nothing else.
     """
     reason = Reason.AGGREGATION_FAILED
     if given.site is not None:
@@ -134,15 +136,20 @@ def handling_failed(state: ExperimentState, given: i.HandlingFailed) -> Answer:
     if given.kind in ("initialised", "initialisation-failed") and not state.models:
         return (d.Failed(time=given.time, reason=Reason.INITIALISATION_FAILED),)
     closed = state.round is not None and state.round.closed_at is not None and state.round.number == given.round
-    if given.kind == "timer-fired" or (given.kind in ("aggregated", "aggregation-failed") and closed):
+    again = given.kind == "handling-failed" and state.logic >= 3
+    if given.kind == "timer-fired" or again or (given.kind in ("aggregated", "aggregation-failed") and closed):
         return (*receipts_left(state), d.Failed(time=given.time, reason=reason))
     return ()
 
 
 def _site_unheard(state: ExperimentState, given: i.HandlingFailed, site: str, reason: Reason) -> Answer:
     member = state.members.get(site)
-    if given.kind == "joined" and member is not None and member.standing is not Standing.JOINED:
+    if given.kind == "joined" and member is not None and member.standing not in _SETTLED:
         return (d.SiteDeclined(site=site, reason=reason),)
+    if given.kind == "declined" and state.logic >= 3 and member is not None:
+        here = 0 if state.round is None else state.round.number
+        waits = _site_unheard(state, given.model_copy(update={"kind": "round-failed", "round": here}), site, reason)
+        return (d.SiteDeclined(site=site, reason=reason), *waits) if member.standing is not Standing.EXCLUDED else ()
     if state.round is None or state.round.closed_at is not None or state.round.number != given.round:
         return ()
     part = state.round.parts.get(site)

@@ -48,10 +48,11 @@ class Sequential(Plan):
         return self._queue_visits(state)[:1]
 
     def is_enough(self, state: ExperimentState, round_: Round) -> bool:
-        """A visit needs its one site; the final evaluation is every site's, with the experiment's quorum."""
+        """A visit needs its one site, which may have been excluded; the final evaluation is every site's, with the
+        experiment's quorum."""
         if round_.step == SCORES:
             return super().is_enough(state, round_)
-        return quorum.everybody_reported(round_)
+        return bool(round_.parts) and quorum.everybody_reported(round_)
 
     def choose_instead(self, state: ExperimentState, round_: Round, *, again: bool = False) -> Opening | None:
         """The next site that is there and was not tried in this round. None: the round waits for its own site.

@@ -11,7 +11,7 @@ the newer of two events of one round, and what it answers to each has an id of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from coordinator.core.state import ExperimentState, Phase, Round, StepName
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
-from messages.scores import SplitScores
+from messages.scores import SplitScores, is_sound
 
 Decided = tuple[d.AnyDecision, ...]
 Answer = Decided | Reason
@@ -95,6 +95,11 @@ def supersede_attempt(state: ExperimentState, site: str) -> Decided:
         d.Refused(event=event, kind="weights-ready", sender=site, reason=Reason.OLDER_ATTEMPT, round=number),
         d.Settled(event=event, sender=site),
     )
+
+
+def poolable(state: ExperimentState, reports: Iterable[SplitScores]) -> list[SplitScores]:
+    """Reports that pool without fail; logic 2 took others, and pooling them raised."""
+    return [one for one in reports if state.logic < 3 or is_sound(one)]
 
 
 def is_foreign(state: ExperimentState, scores: SplitScores) -> bool:

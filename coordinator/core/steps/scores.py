@@ -5,8 +5,9 @@ from __future__ import annotations
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import models
+from coordinator.core.checks import judge_scores
 from coordinator.core.state import SCORES, ExperimentState, Phase, Round
-from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign
+from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, poolable
 from messages import kinds
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -26,16 +27,29 @@ def list_transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfe
 def take_evaluated(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
     """evaluated, when a site has scored every candidate (protocol rule 3, rules of evaluation 5).
 
-    Records `SiteEvaluated`; scores of another model, or of targets that the experiment does not name, are refused.
+    Records `SiteEvaluated`. Scores of another model, of targets that the experiment does not name, or that the site's
+    cases cannot have, are refused: `SiteFailed`, so that nobody waits for better ones.
     """
-    body = body_of(given, kinds.Evaluated)
+    event, body = given.event, body_of(given, kinds.Evaluated)
+    if (bad := _find_fault(state, event.sender, body)) is None:
+        return (d.SiteEvaluated(site=event.sender, scores=dict(body.scores)),)
+    if state.logic < 3:
+        return bad
+    told = d.Refused(event=event.id, kind=event.kind, sender=event.sender, reason=bad, round=event.round)
+    return (d.SiteFailed(site=event.sender, reason=bad), told)
+
+
+def _find_fault(state: ExperimentState, site: str, body: kinds.Evaluated) -> Reason | None:
     expected = {one.label: one.model_digest for one in models.list_candidates(state)}
     for label, scores in body.scores.items():
         if expected.get(label) != scores.model_digest:
             return Reason.WRONG_DIGEST
         if any(is_foreign(state, split) for split in scores.splits.values()):
             return Reason.MALFORMED
-    return (d.SiteEvaluated(site=given.event.sender, scores=dict(body.scores)),)
+        splits: dict[str, SplitScores] = dict(scores.splits.items())
+        if state.logic >= 3 and (bad := judge_scores(state.members[site], splits)) is not None:
+            return bad
+    return None
 
 
 def finish_experiment(state: ExperimentState, round_: Round, now: float) -> Decided:
@@ -72,6 +86,7 @@ def _pool_scores(state: ExperimentState, round_: Round | None, label: str, split
         scores = (part.scores or {}).get(label)
         if scores is not None:
             reports += [one for name, one in scores.splits.items() if name == split]
+    reports = poolable(state, reports)
     return state.experiment.task.reader.pool_reports(reports) if reports else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import models
+from coordinator.core.checks import judge_update
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import UPDATES, ExperimentState, Phase, Round
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, left_behind, supersede_attempt
@@ -52,6 +53,8 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
         bad = Reason.NO_CASES
     elif body.validation is not None and is_foreign(state, body.validation):
         bad = Reason.MALFORMED
+    elif state.logic >= 3:
+        bad = judge_update(round_, state.members[event.sender], event.sender, body)
     before = supersede_attempt(state, event.sender)
     if bad is not None:
         told = d.Refused(event=event.id, kind=event.kind, sender=event.sender, reason=bad, round=event.round)

@@ -7,6 +7,7 @@ model in `messages.strategies`, a file in this folder, and a row of `table`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -30,6 +31,9 @@ class Strategy:
     parts: ClassVar[tuple[str, ...]] = ()
     """What the coordinator keeps from round to round: so many float32 vectors, by name, each with one number for every
     trained number of the model, in the manifest's order. They lie in one blob and never travel."""
+
+    most_change: ClassVar[float] = math.inf
+    """Magnitude of one number's change in one round that it still bears."""
 
     def travelling(self, built: Manifest) -> tuple[TensorSpec, ...]:
         """The tensors that travel, of a model as it was built. Those that are left out stay at the sites; those that

@@ -20,6 +20,7 @@ Counters, booleans and batch normalisation's statistics are no weights: they are
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,6 +39,8 @@ class FedAdam(Strategy):
     beta2: float
     tau: float
     parts: ClassVar[tuple[str, ...]] = ("m", "v")
+    most_change: ClassVar[float] = math.sqrt(np.finfo(np.float32).max)
+    """Its square is kept as float32."""
 
     def begin(self, part: str) -> float:
         return self.tau * self.tau if part == "v" else 0.0

@@ -19,6 +19,12 @@ def explain_failure(error: Any, parameters: Any) -> KonsilError:
     """Why a connection could not be made, or broke."""
     where = f"{parameters.host}:{parameters.port}/{parameters.virtual_host}"
     text = _error_text(error)
+    if re.search(r"NOT_ALLOWED.*limit \(\d+\) is reached", text):  # of the user, or of the vhost
+        return BrokerUnreachable(
+            f"the broker has as many connections of {parameters.credentials.username!r} as it allows",
+            where=where,
+            advice="Those of a line that was cut last a minute. Else see who else uses this login",
+        )
     if "NOT_ALLOWED" in text and "vhost" in text:
         what = f"the broker does not let {parameters.credentials.username!r} into {parameters.virtual_host!r}"
         return LoginRefused(what, where=where, advice="Check the consortium's name (vhost) and the user's permissions")

@@ -14,6 +14,7 @@ from pika import exceptions, spec
 
 from messages import names
 from messages.bus.amqp import errors
+from messages.bus.amqp.exchange import find_exchange
 from messages.bus.amqp.link import Link
 from messages.bus.amqp.readiness import Readiness
 from messages.bus.amqp.window import Departure, Window
@@ -62,6 +63,7 @@ class Outbox:
         self._woken = False
         # used on the I/O thread only
         self._channel: Any = None
+        self._exchange = names.exchange_of(user)
         self._opening = False
         """Whether a channel is on its way: a second one would count delivery tags anew, under those of the first."""
         self._readiness = Readiness(link, self._send_waiting)
@@ -131,7 +133,7 @@ class Outbox:
         """Open a channel in confirm mode."""
         if connection.is_open and not self._opening:
             self._opening = True
-            connection.channel(on_open_callback=self._channel_open)
+            find_exchange(connection, self._user, lambda exchange: self._open_channel(connection, exchange))
 
     def on_down(self) -> None:
         """Whatever is unconfirmed waits for the next connection."""
@@ -140,6 +142,11 @@ class Outbox:
         self._requeue_unconfirmed()
         with self._changed:
             self._window.restart_window()
+
+    def _open_channel(self, connection: Any, exchange: str) -> None:
+        if connection.is_open:
+            self._exchange = exchange
+            connection.channel(on_open_callback=self._channel_open)
 
     def _channel_open(self, channel: Any) -> None:
         channel.add_on_close_callback(self._channel_closed)
@@ -162,7 +169,7 @@ class Outbox:
             self._sent[self._tag] = item
             self._channel.connection.publish(
                 self._channel,
-                names.EXCHANGE,
+                self._exchange,
                 item.key,
                 item.pieces,
                 pika.BasicProperties(delivery_mode=2, user_id=self._user, message_id=str(item.number)),

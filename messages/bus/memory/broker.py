@@ -107,15 +107,22 @@ class MemoryBroker:
                 self.wipe_stream(queue["name"])
             else:
                 self.inboxes[queue["name"]] = Inbox()
-        self._topics = Topics(
-            (binding["routing_key"], binding["destination"])
-            for binding in definitions["bindings"]
-            if binding["vhost"] == self.vhost
-        )
+        bindings: dict[str, list[tuple[str, str]]] = {
+            exchange["name"]: [] for exchange in definitions["exchanges"] if exchange["vhost"] == self.vhost
+        }
+        for binding in definitions["bindings"]:
+            if binding["vhost"] == self.vhost:
+                bindings[binding["source"]].append((binding["routing_key"], binding["destination"]))
+        self._topics = {exchange: Topics(bound) for exchange, bound in bindings.items()}
 
-    def queues_for(self, key: str) -> list[str]:
-        """The queues a routing key leads to."""
-        return sorted(self._topics.queues_for(key))
+    def exchange_for(self, user: str) -> str:
+        """The exchange that a party writes to: its own, or where there is none that of topology 1."""
+        own = names.exchange_of(user)
+        return own if own in self._topics else names.OLD_EXCHANGE
+
+    def queues_for(self, exchange: str, key: str) -> list[str]:
+        """The queues that a routing key leads to from an exchange."""
+        return sorted(self._topics[exchange].queues_for(key))
 
     def wake_consumers(self, queue: str) -> None:
         """Have the queue's consumers look at it; with the lock held."""
@@ -124,14 +131,15 @@ class MemoryBroker:
 
     def publish(self, user: str, key: str, body: bytes) -> None:
         """Route one message; raises LoginRefused (permission) or RequestError (no queue takes the key)."""
+        exchange = self.exchange_for(user)
         with self.changed:
-            if not self.grants.may_write(user, names.EXCHANGE, key):
+            if not self.grants.may_write(user, exchange, key):
                 raise LoginRefused(
                     f"{user!r} may not write {key!r}",
                     where=self.vhost,
                     advice="Ask the consortium's operator for the permission",
                 )
-            queues = self.queues_for(key)
+            queues = self.queues_for(exchange, key)
             if not queues:
                 raise RequestError(f"no queue takes the key {key!r}", where=self.vhost)
             message = Message(key, body, user)

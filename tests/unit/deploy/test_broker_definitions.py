@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.broker.definitions import Party, StreamSizes, merge_definitions, password_hash, render_definitions
+from deploy.broker.definitions import keeps_old_exchange, merge_definitions, password_hash, render_definitions
+from deploy.broker.topology import Party, StreamSizes
 from messages import kinds
 from messages.bus.memory.grants import Grants, Topics, matches_topic
 from messages.ground.errors import RequestError
@@ -42,15 +44,62 @@ def test_no_password_stands_in_the_definitions() -> None:
     assert "very-secret-word" not in json.dumps(rendered)
 
 
-@pytest.mark.parametrize("kind", sorted(kinds.ROUTES))
-def test_every_kind_leads_to_exactly_its_queue(kind: str) -> None:
-    route = kinds.ROUTES[kind]
-    sender = "site-a" if route in ("uplink", "update", "progress") else "coordinator"
-    key = f"{kind}.{sender}.exp" + (".site-ab" if route == "inbox" else "")
-    taken = {
-        binding["destination"] for binding in DEFINITIONS["bindings"] if matches_topic(binding["routing_key"], key)
+SENDERS = {"coordinator": "coordinator", "site": "site-a", "researcher": "dr-a"}
+
+
+def leads_to(exchange: str, key: str) -> set[str]:
+    """The queues that a key leads to from an exchange."""
+    return {
+        binding["destination"]
+        for binding in DEFINITIONS["bindings"]
+        if binding["source"] == exchange and matches_topic(binding["routing_key"], key)
     }
-    assert taken == {{"update": "update.site-a", "inbox": "inbox.site-ab"}.get(route, route)}
+
+
+@pytest.mark.parametrize(("kind", "role"), [(kind, role) for kind in sorted(kinds.KINDS) for role in SENDERS])
+def test_every_kind_leads_from_the_exchanges_of_those_that_send_it_to_exactly_its_queue(kind: str, role: str) -> None:
+    spec, sender = kinds.KINDS[kind], SENDERS[role]
+    addressee = "coordinator" if role == "site" else "site-ab"
+    key = f"{kind}.{sender}.exp" + (f".{addressee}" if spec.queue == "inbox" else "")
+    queue = {"update": "update.site-a", "inbox": f"inbox.{addressee}"}.get(spec.queue, spec.queue)
+    # an inbox takes any kind of who may write to it: a newer version's, too
+    wanted = role in spec.senders or (spec.queue == "inbox" and role == "site")
+    assert leads_to(f"konsil.{sender}", key) == ({queue} if wanted else set())
+
+
+def test_every_binding_of_an_exchange_names_its_party() -> None:
+    parties = {exchange["name"].removeprefix("konsil.") for exchange in DEFINITIONS["exchanges"]}
+    assert parties == {party.name for party in PARTIES if party.role != "auditor"}
+    for binding in DEFINITIONS["bindings"]:
+        assert binding["source"] == f"konsil.{binding['routing_key'].split('.')[1]}"
+
+
+@pytest.mark.parametrize("old_exchange", [False, True])
+def test_definitions_tell_their_topology_and_whether_the_old_exchange_is_open(
+    tmp_path: Path, old_exchange: bool
+) -> None:
+    file = tmp_path / "definitions.json"
+    assert not keeps_old_exchange(file)
+    rendered = render_definitions("glioma", PARTIES, old_exchange=old_exchange)
+    file.write_text(json.dumps(rendered))
+    assert keeps_old_exchange(file) is old_exchange
+    (said,) = rendered["global_parameters"]
+    assert said == {"name": "konsil_topology.glioma", "value": {"number": 2, "old_exchange": old_exchange}}
+
+
+def test_definitions_of_an_earlier_version_have_the_old_exchange(tmp_path: Path) -> None:
+    file = tmp_path / "definitions.json"
+    file.write_text(
+        json.dumps({"permissions": [{"user": "site-a", "write": "^konsil$"}, {"user": "x", "write": "^$"}]})
+    )
+    assert keeps_old_exchange(file)
+
+
+def test_a_file_that_holds_no_definitions_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "definitions.json"
+    file.write_text("[]")
+    with pytest.raises(RequestError, match="not a file of definitions"):
+        keeps_old_exchange(file)
 
 
 def test_nobody_may_declare_anything() -> None:
@@ -58,11 +107,24 @@ def test_nobody_may_declare_anything() -> None:
 
 
 def test_a_name_that_begins_like_another_gains_nothing_by_it() -> None:
-    assert GRANTS.may_write("site-a", "konsil", "hello.site-a.none")
-    assert not GRANTS.may_write("site-a", "konsil", "hello.site-ab.none")
-    assert not GRANTS.may_write("site-ab", "konsil", "hello.site-a.none")
+    assert GRANTS.may_write("site-a", "konsil.site-a", "hello.site-a.none")
+    assert not GRANTS.may_write("site-a", "konsil.site-a", "hello.site-ab.none")
+    assert not GRANTS.may_write("site-ab", "konsil.site-a", "hello.site-a.none")
+    assert not GRANTS.may_write("site-a", "konsil.site-ab", "hello.site-a.none")
+    assert not GRANTS.may_write("site-a", "konsil", "hello.site-a.none")
     assert not GRANTS.may_read("site-a", "inbox.site-ab")
-    assert not GRANTS.may_write("site-a", "konsil", "hello.coordinator.site-a")
+    assert not GRANTS.may_write("site-a", "konsil.site-a", "hello.coordinator.site-a")
+
+
+@pytest.mark.parametrize(
+    ("party", "kind", "addressees"),
+    [("coordinator", "receipt", {"site-a", "dr-a"}), ("site-a", "hello", {"coordinator"}), ("dr-a", "echo", set())],
+)
+def test_a_fourth_word_names_an_inbox_that_the_role_writes(party: str, kind: str, addressees: set[str]) -> None:
+    for addressee in ("site-a", "dr-a", "coordinator"):
+        may = GRANTS.may_write(party, f"konsil.{party}", f"{kind}.{party}.exp.{addressee}")
+        assert may or addressee not in addressees
+        assert party == "coordinator" or may is (addressee in addressees)
 
 
 def test_nobody_writes_to_the_default_exchange() -> None:

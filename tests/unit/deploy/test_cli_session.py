@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-import numpy as np
 import pytest
 from brokers import PARTIES, PATIENCE, consortium_definitions
-from storytelling import EXPERIMENT, MANIFEST, complete, events
+from finished_experiment import finished
+from storytelling import EXPERIMENT, complete
 
 from deploy.cli import live, requests
 from deploy.session import model_file
@@ -24,9 +24,6 @@ from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author, Event, decode_event
 from messages.ground.errors import RequestError, Unreachable, WorkFailed
 from messages.reasons import Reason
-from messages.tensors import layout
-from messages.tensors.transfer import ChunkHeader, TransferKey, encode_chunk
-from nets.digest import model_digest
 
 VHOST = "test"
 COORDINATOR = Author(VHOST, "coordinator", incarnation=1, term=1)
@@ -201,33 +198,6 @@ def test_watching_follows_the_audit_stream_to_the_end(broker: MemoryBroker, role
     assert story.phase == "complete"
     assert (lines[-1]["type"], lines[-1]["state"], lines[-1]["test"]["n"]) == ("end", "complete", 4)
     assert [line["round"] for line in lines if line["type"] == "round"] == [1, 2]
-
-
-def finished(bus: MemoryBus, *, announced: str | None = None, chunks: int | None = None) -> str:
-    """A complete experiment whose model lies in `models`; returns the model's digest."""
-    buffer = np.arange(300, dtype="<f4").tobytes()
-    digests = layout.chunk_digests(MANIFEST, buffer)
-    digest = model_digest(MANIFEST, buffer)
-    for event in events(complete()):
-        if isinstance(event.body, kinds.ExperimentComplete):
-            transfer = kinds.Transfer(
-                round=3, attempt=1, seal=layout.seal_transfer(MANIFEST, digests), manifest=MANIFEST
-            )
-            model = kinds.Candidate(label="final", transfer=transfer, model_digest=announced or digest)
-            body = event.body.model_copy(update={"model": model, "final_digest": announced or digest})
-            event = COORDINATOR.write_event(event.kind, body, time=9.0, experiment="try", round_number=2)
-        if event.sender == "coordinator":
-            bus.publish(
-                event.key,
-                Author(VHOST, "coordinator")
-                .write_event(event.kind, event.body, time=event.time, experiment="try", round_number=event.round)
-                .raw,
-            )
-    for index, one in list(enumerate(digests))[:chunks]:
-        first, end = MANIFEST.chunk_range(index)
-        header = ChunkHeader(TransferKey("try", 3, "coordinator", 1), index, MANIFEST.chunk_bytes, MANIFEST.nbytes, one)
-        bus.publish("model-chunk.coordinator.try", encode_chunk(header, buffer[first:end]))
-    return digest
 
 
 def test_the_model_arrives_whole_with_what_rebuilds_the_net(

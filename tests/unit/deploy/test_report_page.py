@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,11 +13,12 @@ import pytest
 from deploy.report import Baseline, Gain, Point, render_report, write_report
 from deploy.story.parts import RoundStory, SiteStory, UpdateStory
 from deploy.story.story import ExperimentStory
+from deploy.story.summary import story_as_plain
 from messages import experiment as experiments
 from messages import kinds
 from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
-from messages.scores import SplitScores, sum_scores
+from messages.scores import ScoreSums, SplitScores, sum_scores
 
 SITES = ("site-a", "site-b", "site-c")
 FILE = """
@@ -202,3 +205,21 @@ def test_a_site_that_never_answered_and_one_that_declined_say_so(story: Experime
     page = render_report(told)
     assert "site-b (declined: too-few-cases), site-c (no answer)" in page
     assert '<p class="lead">1 site, ' in page
+
+
+def test_what_one_site_says_of_itself_ends_no_report(story: ExperimentStory) -> None:
+    """A log of logic 2 may hold any loss, and scores that do not pool."""
+    odd = SplitScores(cases=2**53, metrics={"dice": {"WT": ScoreSums(n=2**53, sum=1.0, squares=1.0)}})
+    told = story
+    for number, one in story.rounds.items():
+        updates = {
+            site: replace(each, loss=sys.float_info.max, validation=odd, cases_used=2**53)
+            for site, each in one.updates.items()
+        }
+        told = told.with_round(number, updates=updates, validation=None)
+    splits = {"test": odd, "validation": odd}
+    found = {"final": kinds.ModelScores(model_digest="a" * 64, splits=splits)}
+    told = replace(told, evaluations=dict.fromkeys(told.sites, found))
+    page = render_report(told, ())
+    assert len(page) < 2 * len(render_report(story, ())) + 10_000
+    story_as_plain(told)

@@ -32,6 +32,6 @@ def test_a_command_that_the_page_shows_is_one_of_ours(line: str) -> None:
     assert part in PARTS
     group: Any = typer.main.get_command(importlib.import_module(PARTS[part].module).app)
     command = group.commands[rest[0]]
-    known = {option for one in command.params for option in one.opts}
+    known = {option for one in command.params for option in [*one.opts, *one.secondary_opts]}
     given = [word.partition("=")[0] for word in rest[1:] if word.startswith("--")]
     assert [option for option in given if option not in known] == []

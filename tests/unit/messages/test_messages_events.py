@@ -83,6 +83,8 @@ BODIES: dict[str, Body] = {
     "receipt": kinds.Receipt(events=[NONCE]),
     "refused": kinds.Refused(event=NONCE, kind="weights-ready", reason=Reason.LATE),
     "standing": kinds.Standing(state="rounds", events=[b"\x00"]),
+    "experiment-exclude": kinds.ExperimentExclude(site="site-a", reason=Reason.WRONG_LABELS),
+    "site-excluded": kinds.SiteExcluded(site="site-a", reason=Reason.EXCLUDED),
     "model-wanted": kinds.ModelWanted(round=3),
     "chunks-wanted": kinds.ChunksWanted(round=1, attempt=1, seal=DIGEST, chunks=[0, 5]),
     "alive": kinds.Alive(state="idle"),

@@ -123,15 +123,16 @@ def test_an_event_says_that_it_is_newer_only_where_a_word_in_it_is(monkeypatch: 
 
     joined = kinds.Joined(cases=CASES, platform=PLATFORM)
     failed = kinds.RoundFailed(reason=Reason.CUDA_OOM)
-    assert ext("round-failed", failed) == ext("joined", joined) == {}
+    ours = {"can-words-3": 1}
+    assert (ext("round-failed", failed), ext("joined", joined)) == ({}, ours)
     monkeypatch.setattr(abilities, "VOCABULARY", 4)
     monkeypatch.setattr(abilities, "NEWER", {"cuda-oom": 2, "no-label": 3, "Platform.deterministic": 4, "leaving": 2})
     assert ext("round-failed", failed) == {"words": 2}
     assert ext("round-failed", kinds.RoundFailed(reason=Reason.NAN_LOSS)) == {}
     assert ext("declined", kinds.Declined(reason=Reason.TOO_FEW_CASES, cases=CASES)) == {"words": 3}
-    assert ext("joined", joined) == {"words": 4}
+    assert ext("joined", joined) == ours | {"words": 4}
     assert ext("leaving", kinds.Leaving()) == {"words": 2}
-    assert ext("hello", kinds.Hello(versions={})) == {}
+    assert ext("hello", kinds.Hello(versions={})) == ours
 
 
 def test_what_is_new_is_used_only_where_all_who_take_part_can() -> None:
@@ -158,12 +159,13 @@ def test_abilities_travel_in_the_ext_of_the_kinds_that_announce_them() -> None:
         Author("glioma", "site-a", can=frozenset({"x" * 29})).write_event("hello", kinds.Hello(versions={}), time=1.0)
 
 
-def test_events_of_this_version_are_byte_for_byte_those_of_0_1() -> None:
-    assert not abilities.OURS
+def test_events_without_a_newer_word_are_byte_for_byte_those_of_0_1_but_for_what_their_sender_can() -> None:
     assert set(abilities.NEWER.values()) <= set(range(2, VOCABULARY + 1))
-    for kind, body in [("hello", kinds.Hello(versions={})), ("joined", kinds.Joined(cases=CASES, platform=PLATFORM))]:
+    ours = {f"can-{one}": 1 for one in sorted(abilities.OURS)}
+    joined = kinds.Joined(cases=CASES, platform=PLATFORM)
+    for kind, body, can in [("joined", joined, ours), ("round-accepted", kinds.RoundAccepted(), {})]:
         event = SITE.write_event(kind, body, time=1.0, experiment="exp", seq=1)
-        assert codec.unpack(codec.unpack(event.raw)[0])["ext"] == {}
+        assert codec.unpack(codec.unpack(event.raw)[0])["ext"] == can
 
 
 def test_other_has_its_advice_like_every_reason() -> None:

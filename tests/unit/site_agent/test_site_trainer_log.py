@@ -53,6 +53,7 @@ def test_a_trainer_that_never_stops_talking_fills_no_disk(tmp_path: Path, monkey
         program=[sys.executable, "-c", talk],
         nice=0,
         stuck_after=3600,
+        most=2,
     )
     log = log_file.log_of(tmp_path, "exp-1")
     before = tmp_path / "exp-1.trainer.log.1"
