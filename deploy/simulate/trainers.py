@@ -55,6 +55,7 @@ class _Bench:
     next: tuple[Prepare, Train | Evaluate] | None = None
     at_work: bool = False
     prepared: Prepared | None = None
+    experiment: Experiment | None = None
     task: Task | None = None
     leaves: tuple[Path, ...] = ()
     """Files that this round's training will have made."""
@@ -217,8 +218,9 @@ class SharedTrainers:
             return self._tempo.take_preparing(self._site)
         if isinstance(request, Evaluate):
             return self._tempo.take_scoring(self._site, request, bench.prepared)
-        experiment = Experiment.model_validate(prepare.experiment)
-        return self._tempo.take_training(self._site, experiment, request, bench.prepared)
+        if bench.experiment is None:
+            bench.experiment = Experiment.model_validate(prepare.experiment)
+        return self._tempo.take_training(self._site, bench.experiment, request, bench.prepared)
 
     def _pass_time(
         self, bench: _Bench, request: Train | Evaluate | None, seconds: float, say: Callable[[Reply], None]
