@@ -246,7 +246,7 @@ class Killer:
             for site in consortium.sites:
                 ask_again(site)
         for one in made:
-            one._parts.work._pool.shutdown(wait=True)
+            one._parts.work._pool.await_end()
         self.at = None
 
 

@@ -39,8 +39,8 @@ def test_an_event_in_anothers_name_is_set_aside(recruiting: Consortium, queue: s
     forged = Author(CONSORTIUM, "site-a", 1).write_event("leaving", body, time=1.0, experiment="exp-1", seq=1)
     for key in (forged.key, "hello.site-b.none"):
         plant_message(recruiting.broker, queue, key, forged.raw, user)  # type: ignore[arg-type]
-    inbound = running(recruiting).shell._inbound
-    eventually(lambda: inbound.refused["sender-mismatch"] == 2, what="both to be set aside")
+    tally = running(recruiting).shell.steps.tally
+    eventually(lambda: tally.malformed["sender-mismatch"] == 2, what="both to be set aside")
     recruiting.join()
     recruiting.until("experiment-complete")
 
@@ -50,8 +50,8 @@ def test_what_belongs_to_another_queue_is_set_aside(recruiting: Consortium) -> N
     alive = Author(CONSORTIUM, "site-a", 1).write_event("alive", kinds.Alive(state="idle"), time=1.0)
     plant_message(recruiting.broker, names.inbox_of("coordinator"), hello.key, hello.raw, "site-a")
     plant_message(recruiting.broker, names.UPLINK, alive.key, alive.raw, "site-a")
-    inbound = running(recruiting).shell._inbound
-    eventually(lambda: inbound.refused["unknown-kind"] == 2, what="both to be set aside")
+    tally = running(recruiting).shell.steps.tally
+    eventually(lambda: tally.malformed["unknown-kind"] == 2, what="both to be set aside")
 
 
 def test_chunks_that_another_site_puts_into_a_sites_stream_change_no_bit_of_the_model(
