@@ -1,7 +1,7 @@
 """How far updates move the model, and whether they point one way: measured block by block, never decided here.
 
 What is found goes into the journal as an input (`UpdateStored`, `Aggregated`). Replay reads it there: so these figures
-need not be the same to the bit on every machine, and BLAS may add up in its own order.
+need not be the same to the bit on every machine. No BLAS: its threads would take the cores of all other work.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def measure_update(
                 return None
             if trained and strategy.most_change < math.inf and np.abs(change).max() > strategy.most_change:
                 return None
-            squares[trained] += float(np.dot(change, change))
+            squares[trained] += float(np.multiply(change, change, out=change).sum())
     if not all(math.isfinite(one) for one in squares.values()):
         return None
     measured = any(spec.name.rpartition(".")[2] in STATISTICS for spec in manifest.tensors)
@@ -110,8 +110,9 @@ def compare_directions(
                 np.subtract(row, base, out=row)
             np.divide(row, norm, out=row)
         total = here.sum(axis=0)
-        along += here @ total
-        whole += float(np.dot(total, total))
+        for number, row in enumerate(here):
+            along[number] += float(np.multiply(row, total, out=row).sum())
+        whole += float(np.multiply(total, total, out=total).sum())
     others = np.sqrt(np.maximum(whole - 2 * along + 1.0, 0.0))
     return {
         site: max(-1.0, min(1.0, float((a - 1.0) / length)))

@@ -44,6 +44,6 @@ def test_the_site_knows_what_its_coordinator_can(coordinator: script.ScriptedCoo
     newer = Author(script.CONSORTIUM, "coordinator", 2, 2, can=frozenset({"masked-sum"}))
     coordinator.say("coordinator-hello", CoordinatorHello(versions={}), author=newer)
     eventually(lambda: hearing.coordinator_can == {"masked-sum"}, what="the newer coordinator's word")
-    older = Author(script.CONSORTIUM, "coordinator", 3, 3)
+    older = Author(script.CONSORTIUM, "coordinator", 3, 3, can=frozenset())
     coordinator.say("coordinator-hello", CoordinatorHello(versions={}), author=older, nonce=2)
     eventually(lambda: not hearing.coordinator_can, what="the older coordinator's word")
