@@ -89,10 +89,10 @@ def app(
     konsil simulate experiment.toml --data Task04_Hippocampus --sites 8 --split labels:0.5 --drop site-c@3-5
     """
     from deploy import console
-    from deploy.cli import live
     from deploy.demo.run import ending_on_sigterm
     from deploy.simulate import comparison, layout, study
     from deploy.simulate.dealing import parse_split
+    from deploy.simulate.headlines import Headlines
     from deploy.simulate.sources import DataWish
     from deploy.simulate.wishes import adapt_experiment, parse_faults, parse_seeds, parse_strategies
     from messages.experiment import read_experiment
@@ -126,7 +126,7 @@ def app(
         ending_on_sigterm(),
     ):
         notes = console.make_notes("konsil: ")
-        results, outcome = study.run_study(planned, folder, lambda: live.choose_view(False), notes)
+        results, outcome = study.run_study(planned, folder, Headlines, notes)
     if json_:
         console.emit_json(
             {

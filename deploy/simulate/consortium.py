@@ -71,8 +71,8 @@ class SimulatedConsortium:
             connect=lambda _config, notice: MemoryBus(self.broker, COORDINATOR, on_notice=notice),
             clock=clock,
         )
-        self._threads_of: dict[str, Thread] = {COORDINATOR: clock.make_thread(self._coordinator.run, COORDINATOR)}
-        self._threads_of[COORDINATOR].start()
+        self._running: dict[str, Thread] = {COORDINATOR: clock.make_thread(self._coordinator.run, COORDINATOR)}
+        self._running[COORDINATOR].start()
         self._agents: dict[str, Agent] = {}
 
     def open_session(self) -> BrokerSession:
@@ -89,15 +89,15 @@ class SimulatedConsortium:
             trainers=self._trainers,
             clock=self._clock,
         )
-        self._threads_of[site] = self._clock.make_thread(self._agents[site].run, site)
-        self._threads_of[site].start()
+        self._running[site] = self._clock.make_thread(self._agents[site].run, site)
+        self._running[site].start()
 
     def stop_site(self, site: str) -> None:
         """Stop a site's agent, as its operator does."""
         agent = self._agents.pop(site, None)
         if agent is not None:
             agent.stop()
-            self._threads_of.pop(site).join(ENDED_WITHIN)
+            self._running.pop(site).join(ENDED_WITHIN)
 
     def forget_updates(self, sites: Sequence[str]) -> None:
         """A round is complete: the broker's copies of its updates are of no use to anybody."""
@@ -109,7 +109,7 @@ class SimulatedConsortium:
         for site in [*self._agents]:
             self.stop_site(site)
         self._coordinator.stop()
-        self._threads_of[COORDINATOR].join(ENDED_WITHIN)
+        self._running[COORDINATOR].join(ENDED_WITHIN)
 
     def _configure_site(self, site: str) -> SiteConfig:
         content = site_content(

@@ -80,6 +80,8 @@ class Crew:
         self._gpus, self._say, self._program = gpus, say, program
         self._lock = threading.Lock()
         self._waiting: deque[Task] = deque()
+        self._home: dict[str, int] = {}
+        """Site → number of the worker that served it last."""
         self._closed = False
         self._told = time.monotonic()
 
@@ -137,13 +139,15 @@ class Crew:
     # what follows is called with the lock held, but for what the workers say
 
     def _give_out(self) -> None:
-        """Give waiting tasks to idle workers: to the one that has the site's session open, where it is idle."""
-        idle = [one for one in self._workers if one.task is None]
-        while idle and self._waiting:
-            task = self._waiting.popleft()
-            worker = next((one for one in idle if one.site == task.site), idle[0])
-            idle.remove(worker)
-            self._start_task(worker, task)
+        """Give waiting tasks to idle workers: to each the first one of a site that no other has served, so that a
+        site's session is held once; where there is none, the first one."""
+        for worker in self._workers:
+            if worker.task is None and self._waiting:
+                own = (one for one in self._waiting if self._home.get(one.site, worker.number) == worker.number)
+                task = next(own, self._waiting[0])
+                self._waiting.remove(task)
+                self._home[task.site] = worker.number
+                self._start_task(worker, task)
 
     def _start_task(self, worker: _Worker, task: Task) -> None:
         worker.task, worker.latest = task, None

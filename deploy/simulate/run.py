@@ -125,6 +125,13 @@ class _Simulation:
 
     def play(self) -> tuple[ExperimentStory, list[Entry], str]:
         """All of it: story, event log, the model's digest ("": no model)."""
+        try:
+            return self._play_out()
+        except BaseException:
+            self._crew.close()  # or whoever unwinds would wait for what the workers still train
+            raise
+
+    def _play_out(self) -> tuple[ExperimentStory, list[Entry], str]:
         order, faults = self._order, self._order.faults
         experiment = order.experiment
         self._consortium = SimulatedConsortium(
