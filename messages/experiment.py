@@ -174,6 +174,12 @@ class Training(Settings):
         """Local epochs a round; None where steps are given."""
         return None if self.local_steps is not None else (self.local_epochs or 1)
 
+    def count_steps(self, cases: int) -> int:
+        """Optimiser steps of a round over so many cases; an epoch's last batch may be smaller."""
+        if self.local_steps is not None:
+            return self.local_steps
+        return (self.epochs or 1) * -(-cases * self.patches_per_case // self.batch)
+
 
 class Evaluation(Settings):
     every: int = Field(1, ge=1, le=WHOLE)

@@ -37,6 +37,9 @@ PARTS: dict[str, CommandPart] = {
     "demo": CommandPart(
         "deploy.demo.cli", "A consortium on this machine: three hospitals train one model, and a report."
     ),
+    "simulate": CommandPart(
+        "deploy.simulate.cli", "Run an experiment file in one process, without a broker: studies, faults."
+    ),
     "experiment": CommandPart(
         "deploy.cli.experiment", "Check, start, watch and end experiments; their reports and models."
     ),

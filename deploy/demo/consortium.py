@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,50 @@ SIZES = StreamSizes(
 def site_names(count: int) -> tuple[str, ...]:
     """site-a, site-b, …"""
     return tuple(f"site-{chr(ord('a') + index)}" for index in range(count))
+
+
+def derive_secret(seed: int, site: str) -> bytes:
+    """A site's secret from a seed, so that the same seed splits the same patients: a hospital's is random."""
+    return hashlib.sha256(f"konsil demo|{seed}|{site}".encode()).digest()
+
+
+def coordinator_content(layout: DemoLayout, sites: Sequence[str]) -> dict[str, Any]:
+    """coordinator.toml without its broker."""
+    identity = {
+        "consortium": CONSORTIUM,
+        "state": layout.coordinator,
+        "sites": list(sites),
+        "researchers": [RESEARCHER],
+    }
+    return {"schema": 1, "coordinator": identity}
+
+
+def site_content(
+    layout: DemoLayout,
+    site: str,
+    *,
+    dataset: str,
+    source: Mapping[str, Any],
+    threads: int,
+    gpus: Sequence[int],
+    trainer: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """site.toml without its broker; see `Consortium.write_site`."""
+    return {
+        "schema": 1,
+        "site": {"name": site, "consortium": CONSORTIUM, "state": layout.site_folder(site)},
+        "limits": {"threads": threads, "gpus": list(gpus)},
+        "datasets": {dataset: dict(source)},
+        "training": {"command": list(trainer) if trainer else None},
+        "policy": {
+            "default": "deny",
+            "approval": "auto",
+            "allow": [{"researchers": [RESEARCHER], "datasets": [dataset], "tasks": ["segmentation"]}],
+            # A demo has a handful of test cases and nobody's secrets: it tells each score, so that gains can be
+            # paired case by case. A hospital keeps the defaults (see docs/site.md).
+            "floors": {"least_cases": 2, "least_metric_cases": 1, "share_case_metrics": True},
+        },
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +102,8 @@ class Consortium:
 
     def write_coordinator(self, port: int, ca: Path | None = None) -> Path:
         """coordinator.toml; here and below `ca` is the broker's authority, and `port` then its TLS port."""
-        return self._write_config(
-            COORDINATOR,
-            {
-                "schema": 1,
-                "coordinator": {
-                    "consortium": CONSORTIUM,
-                    "state": self.layout.coordinator,
-                    "sites": list(self.sites),
-                    "researchers": [RESEARCHER],
-                },
-                "broker": self._broker_section(COORDINATOR, port, ca),
-            },
-        )
+        content = coordinator_content(self.layout, self.sites)
+        return self._write_config(COORDINATOR, content | {"broker": self._broker_section(COORDINATOR, port, ca)})
 
     def write_profile(self, port: int, ca: Path | None = None) -> Path:
         """The researcher's profile.toml."""
@@ -103,27 +137,10 @@ class Consortium:
             source: the keys under [datasets.NAME].
             trainer: the operator's training command; None: the one that comes with Konsil.
         """
-        return self._write_config(
-            site,
-            {
-                "schema": 1,
-                "site": {"name": site, "consortium": CONSORTIUM, "state": self.layout.site_folder(site)},
-                "broker": self._broker_section(site, port, ca),
-                "limits": {"threads": threads, "gpus": list(gpus)},
-                "datasets": {dataset: dict(source)},
-                "training": {"command": list(trainer) if trainer else None},
-                "policy": {
-                    "default": "deny",
-                    "approval": "auto",
-                    "allow": [
-                        {"researchers": [RESEARCHER], "datasets": [dataset], "tasks": ["segmentation"]},
-                    ],
-                    # A demo has a handful of test cases and nobody's secrets: it tells each score, so that gains
-                    # can be paired case by case. A hospital keeps the defaults (see docs/site.md).
-                    "floors": {"least_cases": 2, "least_metric_cases": 1, "share_case_metrics": True},
-                },
-            },
+        content = site_content(
+            self.layout, site, dataset=dataset, source=source, threads=threads, gpus=gpus, trainer=trainer
         )
+        return self._write_config(site, content | {"broker": self._broker_section(site, port, ca)})
 
     def _broker_section(self, party: str, port: int, ca: Path | None) -> dict[str, Any]:
         secret = self.layout.run / f"{party}.password"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from deploy.cli.live import View
@@ -22,39 +21,45 @@ ENDING = ("completed", "failed", "aborted")
 
 
 def follow_experiment(
-    session: BrokerSession, experiment: Experiment, view: View, check: Callable[[], None]
+    session: BrokerSession,
+    experiment: Experiment,
+    view: View,
+    check: Callable[[ExperimentStory], None],
+    look_every: float = LOOK_EVERY,
 ) -> tuple[ExperimentStory, list[Entry]]:
     """Start the experiment and show it until it is over; returns its story and its event log.
 
     Args:
-        check: called often; raises where a process that must run has ended.
+        check: called often with the story so far; raises where what must run has ended.
+        look_every: seconds between two looks where nothing comes.
 
     Raises:
         Unreachable: the coordinator says nothing.
         WorkFailed: the event log's last entry does not come.
     """
-    follower = Follower(session, experiment.id)
+    clock = session.clock
+    follower = Follower(session, experiment.id, clock.wall)
     entries: list[Entry] = []
     follower.listen_from_start()
     session.publish_event("experiment-start", kinds.ExperimentStart(experiment=experiment.as_plain()), experiment.id)
-    published = time.monotonic()
+    published = clock.monotonic()
     over: float | None = None
     log_ended = False
     try:
         while over is None or not log_ended:
-            heard = follower.hear_next(LOOK_EVERY)
+            heard = follower.hear_next(look_every)
             if heard is not None and heard.entry is not None and heard.entry.experiment == experiment.id:
                 entries.append(heard.entry)
                 log_ended = log_ended or _ends_experiment(heard.entry)
             story = follower.story
             if story.over and over is None:
-                over = time.monotonic()
-            if story.phase == "unknown" and time.monotonic() - published > COORDINATOR_WITHIN:
+                over = clock.monotonic()
+            if story.phase == "unknown" and clock.monotonic() - published > COORDINATOR_WITHIN:
                 raise no_coordinator(COORDINATOR_WITHIN)
-            if over is not None and time.monotonic() - over > LOG_WITHIN:
+            if over is not None and clock.monotonic() - over > LOG_WITHIN:
                 raise WorkFailed("the end of the event log did not come", where=names.AUDIT)
-            check()
-            view.show_story(story, time.time(), follower.coordinator_at)
+            check(story)
+            view.show_story(story, clock.wall(), follower.coordinator_at)
     finally:
         view.close_view(follower.story)
     return follower.story, entries

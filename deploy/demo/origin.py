@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from deploy.demo import data
@@ -33,6 +34,19 @@ class Origin(Protocol):
 
     def close(self) -> None:
         """End what `bring_images` started beside its writers; idempotent."""
+
+
+def await_images(writers: Sequence[Child], origin: Origin, say: Callable[[str], None]) -> None:
+    """Wait until all images are written, telling now and then how many are; raises KonsilError where one failed."""
+    told = 0.0
+    while any(writer.running for writer in writers):
+        if time.monotonic() - told > 3.0:
+            told = time.monotonic()
+            say(f"writing each site's images: {origin.count_written()} of {origin.cases} cases")
+        time.sleep(0.05)
+    for writer in writers:
+        if writer.process.returncode != 0:
+            writer.check_alive()
 
 
 class Phantoms:

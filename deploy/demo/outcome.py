@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from deploy.demo.run import Outcome
+from deploy.demo.compare import Comparison
+from deploy.demo.layout import DemoLayout
 from deploy.report.html import format_duration, format_number
 from deploy.story.story import ExperimentStory
+from messages.experiment import Experiment
 
 LAST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a demo leaves."""
+
+    experiment: Experiment
+    story: ExperimentStory
+    comparison: Comparison
+    layout: DemoLayout
+    images: Mapping[str, str]
+    """Site → where its images came from, in words."""
+    log: Path
+    model_digest: str
+    seconds: float
 
 
 def last_validation(story: ExperimentStory, last: int = LAST) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import signal
 import sys
 import threading
@@ -18,10 +17,11 @@ from deploy.cli.live import View
 from deploy.demo import consortium as consortia
 from deploy.demo import data as images
 from deploy.demo import experiments, machine, toml
-from deploy.demo.compare import Comparison, compare_baselines
+from deploy.demo.compare import compare_baselines
 from deploy.demo.follow import follow_experiment
 from deploy.demo.layout import DemoLayout
-from deploy.demo.origin import Dealt, Origin, Phantoms
+from deploy.demo.origin import Dealt, Origin, Phantoms, await_images
+from deploy.demo.outcome import Outcome
 from deploy.demo.processes import Child, Children
 from deploy.session import model_file
 from deploy.session import profile as profiles
@@ -62,21 +62,6 @@ class Options:
     """The operator's training command; None: the one that comes with Konsil."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a demo leaves."""
-
-    experiment: Experiment
-    story: ExperimentStory
-    comparison: Comparison
-    layout: DemoLayout
-    images: Mapping[str, str]
-    """Site → where its images came from, in words."""
-    log: Path
-    model_digest: str
-    seconds: float
-
-
 def run_demo(options: Options, view: View, say: Say) -> Outcome:
     """Run it all; when this returns or raises, no process is left.
 
@@ -99,14 +84,14 @@ def run_demo(options: Options, view: View, say: Say) -> Outcome:
         say("starting a private RabbitMQ" + (", writing each site's images" if writers else ""))
         broker = start_broker()
         if origin.first:
-            _await_data(writers, origin, say)
+            await_images(writers, origin, say)
         services = _start_services(children, consortium, options, experiment, origin, broker)
         profile = consortium.write_profile(*broker)
         if not origin.first:
-            _await_data(writers, origin, say)
+            await_images(writers, origin, say)
         say(f"publishing {experiment.id}: {len(names)} sites, {experiment.rounds.count} rounds")
         with _open_session(profile) as session:
-            story, entries = follow_experiment(session, experiment, view, lambda: _check_services(services))
+            story, entries = follow_experiment(session, experiment, view, lambda _story: _check_services(services))
         _refuse_failure(story, services)
         # The model is fetched while the baselines train: the broker has nothing else to do.
         digest = _Fetch(profile, experiment.id, layout.model)
@@ -150,11 +135,10 @@ def _choose_experiment(options: Options, sites: tuple[str, ...], real: images.Re
 
 
 def _fix_secrets(layout: DemoLayout, sites: tuple[str, ...], seed: int) -> None:
-    """Secrets from the demo's seed, so that the same seed splits the same patients: a hospital's are random."""
     for site in sites:
         folder = layout.site_folder(site)
         folder.mkdir(mode=0o700)
-        (folder / "secret").write_bytes(hashlib.sha256(f"konsil demo|{seed}|{site}".encode()).digest())
+        (folder / "secret").write_bytes(consortia.derive_secret(seed, site))
 
 
 @contextlib.contextmanager
@@ -187,18 +171,6 @@ def _choose_origin(
 
         return Hospitals(options.layout, sites, experiment, cases, options.seed, options.size)
     return Phantoms(options.layout, sites, cases, options.seed, options.size)
-
-
-def _await_data(writers: list[Child], origin: Origin, say: Say) -> None:
-    told = 0.0
-    while any(writer.running for writer in writers):
-        if time.monotonic() - told > 3.0:
-            told = time.monotonic()
-            say(f"writing each site's images: {origin.count_written()} of {origin.cases} cases")
-        time.sleep(0.05)
-    for writer in writers:
-        if writer.process.returncode != 0:
-            writer.check_alive()
 
 
 def _start_services(

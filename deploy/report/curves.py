@@ -17,6 +17,8 @@ INK = "#010203"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLES = ("-", "--", "-.", ":")
+MOST_NAMED = 30
+"""Lines that a legend names: of more there is no room beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def draw_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], *,
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, color="#888888", alpha=0.3, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, ncols=2 if len(lines) > 3 else 1)
+        if len(lines) <= MOST_NAMED:
+            axes.legend(frameon=False, fontsize=8, ncols=2 if len(lines) > 3 else 1)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = out.getvalue()

@@ -91,12 +91,22 @@ def render_report(
         ("Updates", tables.updates_table(story)),
         ("How to verify", _how_to_verify(story, log_name)),
     ]
+    return frame_page(title, _lead_section(story, baselines), sections)
+
+
+def frame_page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
+    """A whole page as text.
+
+    Args:
+        title, lead: text, escaped here.
+        sections: heading and content as HTML; those without content are left out.
+    """
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f'<p class="lead">{escape(_lead_section(story, baselines))}</p><main>{body}</main></body></html>\n'
+        f'<p class="lead">{escape(lead)}</p><main>{body}</main></body></html>\n'
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import queue
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ from messages.bus.base import Bus, BusState, Delivery, Notice, Start, Subscripti
 from messages.chain import Entry, decode_entry
 from messages.envelope import Author, Event, check_origin, decode_event
 from messages.ground import naming
+from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import MalformedMessage, RequestError, Unreachable
 from messages.kinds import Body
 from messages.names import RoutingKey
@@ -63,14 +64,25 @@ class BrokerSession:
         bus: the person's bus, connected.
         profile: who they are.
         line: whether the connection stands; None: nobody says.
+        clock: that of the bus; None: the machine's.
+        draw_name: what no other event of the person's has; part of each one's id.
     """
 
-    def __init__(self, bus: Bus, profile: Profile, line: LineState | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        profile: Profile,
+        line: LineState | None = None,
+        clock: Clock | None = None,
+        draw_name: Callable[[], str] = partial(secrets.token_hex, 8),
+    ) -> None:
+        self._draw_name = draw_name
         self.bus, self.profile, self.line = bus, profile, line or LineState()
+        self.clock: Clock = SystemClock() if clock is None else clock
         # A command keeps no state: each one is an incarnation of its own, and its events count from 1.
-        self._author = Author(profile.consortium, profile.name, incarnation=int(time.time() * 1000))
+        self._author = Author(profile.consortium, profile.name, incarnation=int(self.clock.wall() * 1000))
         self._seq = 0
-        self._heard: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._heard: Queue[Delivery] = self.clock.make_queue()
         self._subscriptions: dict[str, Subscription] = {}
         self.malformed = 0
         """Messages that were not what their queue promises, or from another sender than they say."""
@@ -108,9 +120,9 @@ class BrokerSession:
         event = self._author.write_event(
             kind,
             body,
-            time=time.time(),
+            time=self.clock.wall(),
             experiment=experiment,
-            attempt=secrets.token_hex(8),
+            attempt=self._draw_name(),
             seq=self._seq,
         )
         if not self.bus.publish(event.key, event.raw).wait(CONFIRM_WITHIN):
@@ -125,11 +137,11 @@ class BrokerSession:
             quiet: None means that the broker was quiet for so long. What others wrote into the coordinator's streams is
                 no quiet: the time begins anew, for `NOISE_WITHIN` seconds at most.
         """
-        began = time.monotonic()
+        began = self.clock.monotonic()
         deadline = began + timeout
         while True:
             try:
-                delivery = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
+                delivery = self._heard.get(timeout=max(0.0, deadline - self.clock.monotonic()))
             except queue.Empty:
                 return None
             try:
@@ -137,7 +149,7 @@ class BrokerSession:
             except MalformedMessage:
                 self.malformed += 1
                 if quiet:
-                    deadline = min(time.monotonic(), began + NOISE_WITHIN) + timeout
+                    deadline = min(self.clock.monotonic(), began + NOISE_WITHIN) + timeout
             finally:
                 self._subscriptions[delivery.queue].ack(delivery)
 
@@ -160,8 +172,8 @@ class BrokerSession:
 
     def hear_messages(self, timeout: float) -> Iterator[Heard]:
         """Messages as they come, for so many seconds in all."""
-        deadline = time.monotonic() + timeout
-        while (left := deadline - time.monotonic()) > 0:
+        deadline = self.clock.monotonic() + timeout
+        while (left := deadline - self.clock.monotonic()) > 0:
             heard = self.next_heard(left)
             if heard is not None:
                 yield heard

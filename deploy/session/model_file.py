@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,8 +114,8 @@ def _receive_published(
 ) -> tuple[Incoming, ExperimentComplete]:
     """The chunks that follow on a request, and the word that closes them."""
     incoming: Incoming | None = None
-    quiet_until = time.monotonic() + COORDINATOR_WITHIN
-    while time.monotonic() < quiet_until:
+    quiet_until = session.clock.monotonic() + COORDINATOR_WITHIN
+    while session.clock.monotonic() < quiet_until:
         heard = session.next_heard(QUIET)
         if heard is None:
             continue
@@ -125,7 +124,7 @@ def _receive_published(
             raise _refused_round(experiment, rounds, event.body.reason)
         if route.experiment != experiment or heard.delivery.queue != MODELS:
             continue
-        quiet_until = time.monotonic() + COORDINATOR_WITHIN
+        quiet_until = session.clock.monotonic() + COORDINATOR_WITHIN
         if route.kind == "model-chunk":
             header, data = decode_chunk(heard.delivery.body)
             if header.key.round == rounds + 1 and incoming is None:
@@ -186,7 +185,7 @@ def fetch_model(session: BrokerSession, experiment: str, path: Path, show: Calla
 def _receive_chunks(session: BrokerSession, incoming: Incoming, show: Callable[[str], None]) -> None:
     """Take the chunks of one transfer out of `models`; WorkFailed where the stream ends without them."""
     session.listen_to(MODELS)
-    deadline = time.monotonic() + WITHIN
+    deadline = session.clock.monotonic() + WITHIN
     silences = 0
     while incoming.received < incoming.chunks:
         heard = session.next_heard(QUIET, quiet=True)
@@ -199,7 +198,7 @@ def _receive_chunks(session: BrokerSession, incoming: Incoming, show: Callable[[
                 show(f"{human_bytes(here)} of {human_bytes(incoming.total)}")
             continue
         silences += heard is None
-        if silences >= SILENCES or time.monotonic() > deadline:
+        if silences >= SILENCES or session.clock.monotonic() > deadline:
             raise WorkFailed(
                 f"{incoming.chunks - incoming.received} of {incoming.chunks} chunks of the model are not in the broker",
                 where=incoming.key.experiment,

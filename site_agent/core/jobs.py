@@ -174,6 +174,15 @@ class Agenda:
         )
 
 
+_READ: dict[str, tuple[dict[str, Any], Experiment]] = {}
+_MOST_READ = 64
+
+
 def experiment_of(job: Job) -> Experiment:
-    """The experiment file of a job."""
-    return Experiment.model_validate(job.file)
+    """The experiment file of a job; a few are kept as they were read, since each step of a job asks for its file."""
+    known = _READ.get(job.digest)
+    if known is None or known[0] != job.file:
+        if len(_READ) >= _MOST_READ:
+            _READ.clear()
+        known = _READ[job.digest] = (job.file, Experiment.model_validate(job.file))
+    return known[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -51,6 +51,8 @@ class Workshop:
         self._clock = clock
         self._floors = config.policy.floors
         self._data: dict[str, str] = {}
+        self._preparations: dict[str, tuple[dict[str, Any], protocol.Prepare]] = {}
+        """Experiment → its file, and the request that was made of it: the same for each of its rounds."""
         self._hashed: dict[str, tuple[int, int, list[bytes]]] = {}
         """Experiment → round and attempt of an update that is being written, and the digests of its chunks so far."""
 
@@ -97,6 +99,7 @@ class Workshop:
         """Rounds up to this one need no checkpoint any more; None: all."""
         if up_to is None:
             self._hashed.pop(experiment, None)
+            self._preparations.pop(experiment, None)
         try:
             Checkpoints(self._spool.cache_of(experiment)).clear_rounds(up_to)
         except OSError as error:
@@ -128,6 +131,12 @@ class Workshop:
         return self._spool.global_file(TransferKey(job.experiment, sealed.round, COORDINATOR, sealed.attempt))
 
     def _make_preparation(self, job: Job) -> protocol.Prepare:
+        known = self._preparations.get(job.experiment)
+        if known is None or known[0] != job.file:
+            known = self._preparations[job.experiment] = (job.file, self._describe_site(job))
+        return known[1]
+
+    def _describe_site(self, job: Job) -> protocol.Prepare:
         experiment = experiment_of(job)
         limits = self._config.limits
         return protocol.Prepare(

@@ -16,7 +16,8 @@ import socket
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from messages.ground import crash
 from messages.ground.errors import KonsilError
@@ -46,8 +47,16 @@ _LARGEST_THRESHOLD = 32 * 2**20
 """The most that glibc takes for M_MMAP_THRESHOLD on 64 bits."""
 
 
-def main() -> int:
-    """Entry point; returns the exit status."""
+OpenSession = Callable[[Prepare, Callable[[Reply], None], Interrupt], "TrainingSession"]
+"""(request, where its words go, whether it was asked to end) → what answers the requests that follow."""
+
+
+def main(opens: OpenSession | None = None) -> int:
+    """Entry point; returns the exit status.
+
+    Args:
+        opens: called for each `Prepare`; None: `open_session`.
+    """
     settle_process()  # its words go to a log, whose disk may be full
     parser = argparse.ArgumentParser(prog="site_agent.training")
     parser.add_argument("--fd", type=int, required=True)
@@ -64,7 +73,7 @@ def main() -> int:
     connection = socket.socket(fileno=options.fd)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
     threading.Thread(target=_read_requests, args=(connection, requests), daemon=True).start()
-    _serve_requests(connection, requests, interrupt)
+    _serve_requests(connection, requests, interrupt, opens or open_session)
     return 0
 
 
@@ -97,7 +106,12 @@ def _read_requests(connection: socket.socket, requests: queue.SimpleQueue[Reques
     os._exit(0)
 
 
-def _serve_requests(connection: socket.socket, requests: queue.SimpleQueue[Request], interrupt: Interrupt) -> None:
+def _serve_requests(
+    connection: socket.socket,
+    requests: queue.SimpleQueue[Request],
+    interrupt: Interrupt,
+    opens: OpenSession,
+) -> None:
     lock = threading.Lock()
 
     def send(reply: Reply) -> None:
@@ -116,7 +130,7 @@ def _serve_requests(connection: socket.socket, requests: queue.SimpleQueue[Reque
                     return
                 case Prepare():
                     session = None
-                    session = _open_session(request, send, interrupt)
+                    session = opens(request, send, interrupt)
                     send(session.prepared)
                 case Train() | Evaluate() if session is None:
                     send(Failed(code="training-error", round=number, detail="not prepared"))
@@ -134,7 +148,7 @@ def _serve_requests(connection: socket.socket, requests: queue.SimpleQueue[Reque
         _give_freed_memory_back()
 
 
-def _open_session(request: Prepare, send: Any, interrupt: Interrupt) -> TrainingSession:
+def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Interrupt) -> TrainingSession:
     """Import torch only now, under the limits that the request sets."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(request.threads)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, request.gpus))

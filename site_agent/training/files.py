@@ -33,6 +33,16 @@ growing = growing_path
 """0.1's name: a site's own trainer that uses it works for one release more."""
 
 
+def kept_folder(cache: str | Path, experiment: str) -> Path:
+    """Where an experiment's optimiser state lies between rounds."""
+    return Path(cache) / "optimizer" / experiment
+
+
+def kept_file(folder: Path, round_number: int) -> Path:
+    """The optimiser's state after a round."""
+    return folder / f"round-{round_number:06d}.safetensors"
+
+
 def open_model(path: str | Path, manifest: Manifest) -> dict[str, Tensor]:
     """The received model's tensors, mapped and not read yet: `Tensor.read_all` or `Tensor.read_into` decodes one.
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from messages.experiment import Optimizer
 from messages.ground.durable import writing_beside
+from site_agent.training.files import kept_file
 
 
 def make_optimizer(settings: Optimizer, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -86,7 +87,7 @@ class KeptState:
             self._file_of(number).unlink(missing_ok=True)
 
     def _file_of(self, round_number: int) -> Path:
-        return self._folder / f"round-{round_number:06d}.safetensors"
+        return kept_file(self._folder, round_number)
 
     def _kept_rounds(self) -> list[int]:
         return [int(path.stem.removeprefix("round-")) for path in self._folder.glob("round-*.safetensors")]

@@ -44,7 +44,7 @@ from site_agent.training.cases.precision import choose_format
 from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.engine import blame_nan_loss, train_round
-from site_agent.training.files import open_model, write_update
+from site_agent.training.files import kept_folder, open_model, write_update
 from site_agent.training.interrupt import Interrupt
 from site_agent.training.optimise import KeptState
 from site_agent.training.protocol import (
@@ -112,6 +112,11 @@ class TrainingSession:
         self.splits: dict[Split, list[CachedCase]] = {}
         self.prepared = self._prepare_cases(request)
 
+    @property
+    def net_bytes(self) -> int:
+        """What the net's weights take."""
+        return self._manifest.nbytes
+
     def train_round(self, request: Train) -> Trained:
         """One round: score the received model if asked to, train, write the update.
 
@@ -134,9 +139,9 @@ class TrainingSession:
         received = self._load_model(request.model, request.manifest)
         if request.evaluate and not resumes:
             keeper.scores = self.score_split("validation", request.round, "validating")
-        kept = (
-            None if experiment.training.optimizer.reset else KeptState(self.cache_folder / "optimizer" / experiment.id)
-        )
+        kept = None
+        if not experiment.training.optimizer.reset:
+            kept = KeptState(kept_folder(self.cache_folder, experiment.id))
         cases = self.splits["train"]
 
         def report(done: int, total: int, epoch: int, loss: float | None, left: float | None) -> None:

@@ -36,9 +36,7 @@ class Sampler:
     @property
     def steps(self) -> int:
         """Optimiser steps of the round."""
-        if self._training.local_steps is not None:
-            return self._training.local_steps
-        return (self._training.epochs or 1) * self.steps_per_epoch
+        return self._training.count_steps(len(self._cases))
 
     def draw_batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images float32 (B, C, *patch) and labels uint8 (B, *patch) of one step, from 0."""

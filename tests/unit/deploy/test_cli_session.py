@@ -6,11 +6,9 @@ import io
 import json
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from brokers import PARTIES, PATIENCE, consortium_definitions
@@ -159,8 +157,7 @@ def test_a_check_tells_who_accepts_who_declines_and_who_is_offline(
     site = MemoryBus(broker, "site-a")
     shown: list[str] = []
     # The time that sites have is over once the one that is there has answered, however long that takes.
-    clock = SimpleNamespace(monotonic=lambda: 100.0 if shown else 0.0, time=time.time)
-    monkeypatch.setattr("deploy.session.connection.time", clock)
+    monkeypatch.setattr(session.clock, "monotonic", lambda: 100.0 if shown else 0.0)
 
     def pass_on(event: Event, bus: MemoryBus) -> None:
         assert isinstance(event.body, kinds.ExperimentCheck)

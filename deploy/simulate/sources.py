@@ -1,0 +1,145 @@
+"""Where the simulated sites' images come from: phantoms, one folder dealt out, or a folder a site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.demo.data import PhantomShape, RealSet, read_real
+from deploy.demo.layout import DemoLayout
+from deploy.demo.origin import Origin, Phantoms
+from deploy.demo.partition import find_cases, link_cases
+from deploy.demo.processes import Child, Children
+from deploy.simulate.dealing import DealRule, share_cases
+from messages.experiment import Experiment
+from messages.ground.errors import DataError, RequestError
+
+PHANTOM_CHANNELS = ("T1", "T1c", "T2", "FLAIR")
+PHANTOM_CONCEPTS = ("NCR", "ED", "ET")
+MOST_PHANTOM_SITES = 26
+CASES_PER_SITE = 32
+
+MakeOrigin = Callable[[DemoLayout, int], Origin]
+"""(where images are written, seed) → the images of the sites."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataWish:
+    """What was asked for. `data` None: phantoms, `cases` a site."""
+
+    data: Path | None = None
+    rule: DealRule = field(default_factory=DealRule)
+    table: Path | None = None
+    cases: int = CASES_PER_SITE
+    size: PhantomShape = field(default_factory=PhantomShape)
+
+
+class DealtOut:
+    """One folder's cases, as folders of links."""
+
+    cases, first = 0, True
+
+    def __init__(self, layout: DemoLayout, sites: Sequence[str], real: RealSet, wish: DataWish, seed: int) -> None:
+        self._layout, self._sites, self._real, self._wish, self._seed = layout, tuple(sites), real, wish, seed
+
+    def bring_images(self, children: Children) -> list[Child]:
+        """Links are made at once."""
+        del children
+        found = find_cases(self._real.path)
+        shares = share_cases(self._wish.rule, found, len(self._sites), seed=self._seed, table=self._wish.table)
+        for site, names in zip(self._sites, shares, strict=True):
+            link_cases(found, names, self._layout.data / site)
+        return []
+
+    def count_written(self) -> int:
+        """Nothing is written later."""
+        return 0
+
+    def describe_source(self, site: str) -> dict[str, Any]:
+        """See `Origin`."""
+        return self._real.describe_source(self._layout.data / site)
+
+    def tell_origins(self) -> Mapping[str, str]:
+        """See `Origin`."""
+        return dict.fromkeys(self._sites, f"NIfTI files of {self._real.path.name}")
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class OwnFolders:
+    """A folder for each site, read where it lies."""
+
+    cases, first = 0, True
+
+    def __init__(self, folders: Mapping[str, RealSet]) -> None:
+        self._folders = folders
+
+    def bring_images(self, children: Children) -> list[Child]:
+        """They are there."""
+        del children
+        return []
+
+    def count_written(self) -> int:
+        """Nothing is written."""
+        return 0
+
+    def describe_source(self, site: str) -> dict[str, Any]:
+        """See `Origin`."""
+        return self._folders[site].describe_source(self._folders[site].path.absolute())
+
+    def tell_origins(self) -> Mapping[str, str]:
+        """See `Origin`."""
+        return {site: f"NIfTI files of {real.path.name}" for site, real in self._folders.items()}
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+def choose_origin(wish: DataWish, experiment: Experiment) -> MakeOrigin:
+    """What makes the images of each seed. All that can be refused is refused here, before anything is written.
+
+    Raises:
+        DataError, RequestError: no such data, too few cases, or images that are not those of the experiment.
+    """
+    sites = experiment.sites
+    if wish.data is None:
+        if wish.rule.kind != "even":
+            raise RequestError("--split goes with --data", advice="Phantoms are made for each site")
+        if len(sites) > MOST_PHANTOM_SITES:
+            raise RequestError(
+                f"there are phantoms for {MOST_PHANTOM_SITES} sites, not for {len(sites)}",
+                advice="Name a real data set with --data",
+            )
+        _check_task(experiment, PHANTOM_CHANNELS, PHANTOM_CONCEPTS, "the phantoms")
+        return lambda layout, seed: Phantoms(layout, sites, wish.cases, seed, wish.size)
+    if not wish.data.is_dir():
+        raise DataError("there is no such folder", where=str(wish.data), advice="--data names a folder of images")
+    if not (wish.data / "imagesTr").is_dir() and any((wish.data / site).is_dir() for site in sites):
+        lacking = [site for site in sites if not (wish.data / site).is_dir()]
+        if lacking:
+            raise DataError(f"there is no folder for {lacking[0]}", where=str(wish.data))
+        if wish.rule.kind != "even":
+            raise RequestError("--split goes with one folder, and here each site has its own")
+        folders = {site: read_real(wish.data / site) for site in sites}
+        for site, one in folders.items():
+            _check_task(experiment, one.channels, tuple(one.labels.values()), str(wish.data / site))
+        return lambda _layout, _seed: OwnFolders(folders)
+    real = read_real(wish.data)
+    _check_task(experiment, real.channels, tuple(real.labels.values()), str(wish.data))
+    share_cases(wish.rule, find_cases(real.path), len(sites), seed=experiment.seed, table=wish.table)
+    return lambda layout, seed: DealtOut(layout, sites, real, wish, seed)
+
+
+def _check_task(experiment: Experiment, channels: Sequence[str], concepts: Sequence[str], where: str) -> None:
+    task = experiment.task
+    for what, asked, known in (("channels", task.channels, channels), ("concepts", task.concepts, concepts)):
+        lacking = [name for name in asked if name not in known]
+        if lacking:
+            raise DataError(
+                f"no {what} {', '.join(lacking)}: the images have {', '.join(known)}",
+                where=where,
+                advice="Have the experiment use these names",
+            )
