@@ -36,7 +36,7 @@ from messages import envelope, kinds
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.experiment import Experiment
-from messages.ground import descriptors
+from messages.ground import kernel
 from messages.tensors.layout import manifest_of, write_into
 
 CONSORTIUM, EXPERIMENT = "demo", "exp-1"
@@ -199,7 +199,7 @@ def main() -> None:
             wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
             logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         )
-        descriptors.allow_many()
+        kernel.allow_many_files()
         print(json.dumps(measure(int(given.sites), given.rounds, given.one)))
         return
     rows: list[Mapping[str, Any]] = []

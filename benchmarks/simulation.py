@@ -29,7 +29,7 @@ from deploy.simulate.run import RunOrder, run_simulation
 from deploy.simulate.wishes import Faults
 from deploy.story.story import ExperimentStory
 from messages.experiment import Experiment
-from messages.ground import descriptors, settings
+from messages.ground import kernel, settings
 
 NULL = (sys.executable, "-m", "site_agent.training.null", "--cases", "40", "--seconds", "0")
 TENSORS = 10
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    descriptors.allow_many()
+    kernel.allow_many_files()
     for sites in options.sites:
         found = measure_sites(sites, options.rounds, options.megabytes, options.jobs)
         print(

@@ -36,7 +36,7 @@ from messages import names
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.envelope import Author
-from messages.ground import descriptors, logs, naming, starting, systemd
+from messages.ground import kernel, logs, naming, starting, systemd
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
 from messages.ground.errors import KonsilError
@@ -257,7 +257,7 @@ def run_service(config_path: Path) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status, errors are one line on standard error."""
     logs.configure_log("coordinator", for_good=True)
     os.umask(OTHERS)  # as its unit has it: whoever starts it by hand shows its files to nobody else either
-    descriptors.allow_many()
+    kernel.allow_many_files()
     try:
         crash = os.environ.get(CRASH, "")
         coordinator = Coordinator(configs.read_config(config_path), crash_after=int(crash) if crash.isdigit() else None)

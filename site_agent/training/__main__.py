@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from messages.ground import crash
 from messages.ground.errors import KonsilError
-from messages.ground.parent import die_with_parent
+from messages.ground.kernel import die_with_parent
 from messages.ground.starting import settle_process
 from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import (

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.durable import replace_file
-from messages.ground.parent import die_with_parent
+from messages.ground.kernel import die_with_parent
 from messages.tasks.base import Task, TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest

@@ -17,6 +17,7 @@ from coordinator.core import inputs as i
 from coordinator.core.evolve import fold_decisions
 from coordinator.core.inputs import OWN_KINDS, kind_of
 from coordinator.core.machine import WIRE, IllegalInput, decide
+from coordinator.core.records import NO_BOUNDS, Bounds
 from coordinator.core.state import ExperimentState, Timer
 from coordinator.record.journal import STEP, TERM, Journal
 from coordinator.record.recovery import step_body
@@ -30,6 +31,7 @@ ENDING = ("experiment-finish", "experiment-abort", "handling-failed")
 """What ends an experiment wherever it comes: rare, or no walk would come far."""
 BEGAN = 2_000_000_000.0
 """Seconds since 1970: when the first walk begins. No clock is read."""
+BOUNDS = Bounds(cases_max=20, weight_cap=0.5, norm_factor=20.0)
 OTHER_MANIFEST = manifest_of({"conv.bias": ARRAYS["conv.weight"][0]}, 1024)
 
 
@@ -60,6 +62,9 @@ class Walk:
         given = received(
             kind, body, sender, self._time, number=number, attempt=attempt, known=known, experiment=self._name
         )
+        if kind == "experiment-start" and known:
+            drawn = self._draw.random()
+            given = given.model_copy(update={"full": drawn < 0.05, "bounds": BOUNDS if drawn < 0.6 else NO_BOUNDS})
         self.put(given)
 
     def go(self) -> None:
@@ -95,7 +100,7 @@ class Walk:
         if not state.everybody_answered:
             left = [name for name in SITES if not state.members[name].answered]
             self.wire(
-                "joined", kinds.Joined(cases=counts(draw.choice((4, 10, 30))), platform=PLATFORM), draw.choice(left)
+                "joined", kinds.Joined(cases=counts(draw.choice((4, 10, 10, 30))), platform=PLATFORM), draw.choice(left)
             )
         elif state.manifest is None:
             self.put(
@@ -157,14 +162,14 @@ class Walk:
             "joined": lambda: kinds.Joined(cases=counts(draw.choice((0, 10))), platform=PLATFORM),
             "declined": lambda: kinds.Declined(reason=why),
             "round-accepted": kinds.RoundAccepted,
-            "weights-ready": lambda: self._update(number, step),
+            "weights-ready": lambda: self._update(site, number, step),
             "round-failed": lambda: kinds.RoundFailed(reason=why),
             "evaluated": self._scores,
             "leaving": kinds.Leaving,
         }
         self.wire(kind, bodies[kind](), site, number=number, attempt=step)
 
-    def _update(self, number: int, step: int) -> kinds.WeightsReady:
+    def _update(self, site: str, number: int, step: int) -> kinds.WeightsReady:
         draw, state = self._draw, self.state
         manifest = MANIFEST if state is None else MANIFEST.in_codec(state.codec.name)
         if draw.random() < 0.1:
@@ -172,7 +177,8 @@ class Walk:
         transfer = kinds.Transfer(
             round=number, attempt=draw.choice((1, 1, 2, step)), seal=f"{step + 1:064x}", manifest=manifest
         )
-        cases = draw.choice((0, 4, 10, 10, 30, 30))
+        frozen = {} if state is None or state.round is None else state.round.cases
+        cases = draw.choice((0, 4, 30, *[frozen.get(site, 10)] * 9))
         told = scores(draw.choice((0.25, 0.5, 0.75))) if draw.random() < 0.7 else None
         return weights(number, transfer=transfer, cases=cases, cases_used=cases, validation=told)
 
@@ -210,10 +216,17 @@ class Walk:
                 time=now, manifest=MANIFEST, seal="cd" * 32, digest="0" * 64, wire=self._wire()
             ),
             "initialisation-failed": i.InitialisationFailed(time=now),
-            "update-stored": i.UpdateStored(time=now, site=site, round=number, attempt=attempt),
+            "update-stored": i.UpdateStored(
+                time=now, site=site, round=number, attempt=attempt, norm=draw.choice((1.0, 1.5, 2.0, 1.0, 500.0))
+            ),
             "update-bad": i.UpdateBad(time=now, site=site, round=number, attempt=attempt, reason=bad),
             "aggregated": i.Aggregated(
-                time=now, round=number, seal=f"{number:064x}", digest=f"{number + 7:064x}", wire=self._wire()
+                time=now,
+                round=number,
+                seal=f"{number:064x}",
+                digest=f"{number + 7:064x}",
+                wire=self._wire(),
+                cosines=draw.choice(({}, {"site-a": 0.75, "site-b": -0.5})),
             ),
             "aggregation-failed": i.AggregationFailed(time=now, round=number),
             "outage": i.Outage(time=now, since=now - draw.choice((0.0, 40.0, -3.0))),

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from messages.ground.parent import die_with_parent
+from messages.ground.kernel import die_with_parent
 from tests.fuzz import kinds
 
 CORPUS = Path(__file__).parent / "corpus"

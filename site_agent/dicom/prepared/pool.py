@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Self
 
-from messages.ground.parent import die_with_parent
+from messages.ground.kernel import die_with_parent
 from messages.reasons import Reason
 from site_agent.dicom.prepared.index import StudyVerdict
 from site_agent.dicom.prepared.making import CaseTask, make_case

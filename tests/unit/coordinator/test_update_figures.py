@@ -189,3 +189,29 @@ def test_who_moves_nothing_has_no_direction_and_neither_has_who_is_alone() -> No
         manifest, {"site-a": (1.0, one), "site-b": (2.0, packed(moved(model, 2.0)))}, still, "float32"
     )
     assert two == {site: pytest.approx(1.0, abs=1e-3) for site in ("site-a", "site-b")}
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1.0, 1e25])
+def test_a_length_is_right_where_float32_cannot_hold_its_square(scale: float) -> None:
+    model = net(1) | {"conv.weight": np.zeros((300, 10), np.float32)}
+    found = measure_update(manifest_of(model), packed(moved(model, scale)), packed(model), "float32", FedAvg())
+    assert found is not None
+    assert found.norm == pytest.approx(scale, rel=1e-3)
+
+
+@pytest.mark.parametrize("pick", [0, 1, 2**63])
+def test_a_large_update_is_compared_on_a_sample_that_says_nearly_the_same(
+    pick: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = net(1, 200_000)
+    manifest, sites = manifest_of(model), {}
+    for number, by in enumerate((3.0, 5.0, -4.0)):
+        update = moved(moved(model, by), 2.0, seed=20 + number)
+        sites[f"site-{number}"] = (float(np.linalg.norm(update["conv.weight"] - model["conv.weight"])), packed(update))
+    whole = compare_directions(manifest, sites, packed(model), "float32")
+    monkeypatch.setattr(figures, "RUN", 2**10)
+    monkeypatch.setattr(figures, "MOST_COMPARED", 2**14)
+    sample = compare_directions(manifest, sites, packed(model), "float32", pick=pick)
+    assert sample == pytest.approx(whole, abs=0.05)
+    assert sample != whole
+    assert whole["site-2"] < -0.5 < whole["site-0"]

@@ -11,9 +11,9 @@ import pytest
 
 def limits_after(soft: int, hard: int, most: int) -> list[int]:
     program = (
-        "import resource; from messages.ground.descriptors import allow_many; "
+        "import resource; from messages.ground.kernel import allow_many_files; "
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
-        f"print(allow_many({most}), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+        f"print(allow_many_files({most}), *resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return [int(word) for word in done.stdout.split()]
