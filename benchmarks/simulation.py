@@ -86,11 +86,13 @@ def describe_experiment(sites: int, rounds: int, megabytes: float) -> Experiment
     return settings.parse_settings(plain, Experiment, "benchmark")
 
 
-def measure_sites(sites: int, rounds: int, megabytes: float, jobs: int) -> dict[str, Any]:
+def measure_sites(sites: int, rounds: int, megabytes: float, jobs: int, step_seconds: float = 1.0) -> dict[str, Any]:
     """One simulation."""
     with tempfile.TemporaryDirectory(prefix="konsil-simulation-") as folder:
         layout = DemoLayout(Path(folder) / "run")
-        order = RunOrder(describe_experiment(sites, rounds, megabytes), layout, 1, False, Faults())
+        order = RunOrder(
+            describe_experiment(sites, rounds, megabytes), layout, 1, False, Faults(), step_seconds=step_seconds
+        )
         crew = Crew(jobs, Path(folder) / "logs", program=NULL)
         watch = Stopwatch()
         began = time.monotonic()

@@ -10,6 +10,7 @@ A key that is not in `forms.FORM_0` is declared with the form that it came with:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -315,7 +316,7 @@ class Experiment(Settings):
     @field_validator("sites")
     @classmethod
     def _sites_are_sites(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        twice = sorted({site for site in value if value.count(site) > 1})
+        twice = sorted(site for site, times in Counter(value).items() if times > 1)
         if twice:
             raise ValueError(f"a site is named twice: {', '.join(twice)}")
         if COORDINATOR in value:

@@ -102,11 +102,15 @@ def _came_with(extra: Any) -> int:
     return form if isinstance(form, int) else 0
 
 
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+"""What holds no key: a file may name 1,000 sites."""
+
+
 def _form_in(value: Any) -> int:
     if isinstance(value, BaseModel):
         return form_of(value)
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return max(map(_form_in, parts), default=0)
+    return max((_form_in(part) for part in parts if type(part) not in _LEAVES), default=0)
 
 
 def plain_of(model: BaseModel) -> dict[str, Any]:

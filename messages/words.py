@@ -103,7 +103,8 @@ def _newest_number(value: Any) -> int:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         name = type(value).__name__
-        said = [(one, getattr(value, one)) for one in fields]
+        # What was not set has its default, and most bodies set few of their fields.
+        said = [(one, getattr(value, one)) for one in value.model_fields_set if one in fields]
         return max(
             (
                 max(abilities.NEWER.get(f"{name}.{one}", 1), _newest_number(item))

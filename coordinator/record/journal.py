@@ -36,7 +36,7 @@ from coordinator.record.numbering import check_term
 from messages import chain, codec
 from messages.bus.base import Position
 from messages.chain import Entry
-from messages.ground.durable import open_private_folder
+from messages.ground.durable import choose_synchronous, open_private_folder
 from messages.ground.errors import KonsilError, LogBroken, NameTaken, RequestError
 
 __all__ = [
@@ -118,7 +118,7 @@ class Journal:
     def _open_database(self) -> None:
         check_layout(self._db, self.path)
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(f"PRAGMA synchronous = {choose_synchronous()}")
         self._db.executescript(_SCHEMA)
         for entry in verify_entries(self._db, self.path):
             if entry.type == TERM:

@@ -28,7 +28,7 @@ from deploy.story.story import ExperimentStory
 from messages import chain
 from messages.chain import Entry
 from messages.experiment import Experiment
-from messages.ground.durable import replace_file
+from messages.ground.durable import replace_file, without_syncing
 from messages.ground.errors import ConfigError, KonsilError, WorkFailed
 from messages.ground.virtual.clock import VirtualClock
 
@@ -76,7 +76,7 @@ def run_simulation(order: RunOrder, origin: Origin, crew: Crew, view: View, say:
     sources = {site: origin.describe_source(site) for site in experiment.sites}
     clock = VirtualClock()
     simulated = _Simulation(order, sources, clock, crew, view)
-    with keep_log(layout.log_of("services"), clock):
+    with keep_log(layout.log_of("services"), clock), without_syncing():
         story, entries, digest = _run_apart(lambda: clock.run(simulated.play), crew.close)
     say("drawing the report")
     log = layout.exported_log(experiment.id)

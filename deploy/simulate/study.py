@@ -21,6 +21,7 @@ from deploy.simulate.run import RunOrder, read_secrets, run_simulation
 from deploy.simulate.sources import DataWish, MakeOrigin, choose_origin
 from deploy.simulate.wishes import Faults, adapt_experiment
 from messages.experiment import Experiment
+from messages.ground import kernel
 from messages.ground.errors import RequestError
 
 Say = Callable[[str], None]
@@ -134,6 +135,7 @@ def run_study(
     Raises:
         KonsilError: a run could not be simulated; those before it are kept.
     """
+    kernel.allow_many_files()  # each site has its database, socket and log
     results: list[RunResult] = []
     outcome: Outcome | None = None
     orders = [study.order_run(layout, *one) for one in study.runs]

@@ -21,7 +21,7 @@ import msgpack
 
 from messages.bus.base import Position
 from messages.envelope import Event
-from messages.ground.durable import open_private_folder
+from messages.ground.durable import choose_synchronous, open_private_folder
 from messages.ground.errors import ConfigError, RequestError, WorkFailed
 from messages.tensors.transfer import TransferKey
 from site_agent.core.jobs import Agenda, Job
@@ -105,7 +105,7 @@ class Spool:
         try:
             self._db = sqlite3.connect(state / "spool.sqlite", isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(f"PRAGMA synchronous={choose_synchronous()}")
             self._db.executescript(_SCHEMA)
             if "digest" not in {row[1] for row in self._db.execute("PRAGMA table_info(ledger)")}:  # 0.1 kept none
                 self._db.execute("ALTER TABLE ledger ADD COLUMN digest TEXT NOT NULL DEFAULT ''")

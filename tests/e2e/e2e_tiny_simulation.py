@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from e2e_tiny_demo import SHAPE, SPACING_MM
+from e2e_tiny_demo import CASES, SHAPE, SPACING_MM
 
 from deploy import console
 from deploy.cli import live
@@ -23,7 +23,7 @@ from messages.experiment import read_experiment
 def main(experiment: Path, jobs: int, out: Path, data: Path | None = None) -> None:
     """Prints the run's object."""
     wish = StudyWish(
-        read_experiment(experiment), DataWish(cases=10, size=PhantomShape(SHAPE, SPACING_MM)), jobs=jobs, keep=True
+        read_experiment(experiment), DataWish(cases=CASES, size=PhantomShape(SHAPE, SPACING_MM)), jobs=jobs, keep=True
     )
     with claim_folder(out) as layout:
         if data is not None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated import light, write_set
 
+from deploy.demo.layout import DemoLayout
 from deploy.demo.partition import FoundCases, find_cases
 from deploy.simulate.comparison import comparison_as_plain, render_comparison
 from deploy.simulate.dealing import (
@@ -162,6 +163,16 @@ def test_images_that_are_not_those_of_the_experiment_are_refused(tmp_path: Path)
     (tmp_path / "own" / "site-a").mkdir(parents=True)
     with pytest.raises(DataError, match="no folder for site-b"):
         choose_origin(DataWish(tmp_path / "own"), EXPERIMENT)
+
+
+def test_a_folder_for_each_site_is_read_where_it_lies(tmp_path: Path) -> None:
+    for site in EXPERIMENT.sites:
+        write_set(tmp_path / site, cases=2)
+    origin = choose_origin(DataWish(tmp_path), EXPERIMENT)(DemoLayout(tmp_path / "out"), 1)
+    source = origin.describe_source("site-b")
+    assert (source["path"], source["channels"]) == (tmp_path / "site-b", ["T1", "T1c", "T2", "FLAIR"])
+    with pytest.raises(RequestError, match="each site has its own"):
+        choose_origin(DataWish(tmp_path, DealRule("sizes", (1, 1, 1))), EXPERIMENT)
 
 
 def result(seed: int, strategy: str, shift: float) -> RunResult:
