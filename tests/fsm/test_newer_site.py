@@ -11,7 +11,7 @@ from newer_version import NEWER, written
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.effects import Announce, effects
-from coordinator.core.evolve import fold_decisions
+from coordinator.core.evolve import evolve, fold_decisions
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState
 from coordinator.record.journal import ASIDE, STEP, open_readonly
@@ -131,7 +131,7 @@ def test_no_announcement_says_other() -> None:
         number=1, contributors={"site-b": 1}, left_out={"site-a": Reason.OTHER, "site-c": Reason.ABSENT},
         seal="ab" * 32, digest="ab" * 32, validation=None, seconds=1.0,
     )  # fmt: skip
-    state = advance(None, received("experiment-start", START, "dr-a", 1.0))
+    state = evolve(advance(None, received("experiment-start", START, "dr-a", 1.0)), completed)
     assert state is not None
     said = [one.what.body for one in effects(state, completed) if isinstance(one, Announce)]
     (body,) = [one for one in said if isinstance(one, kinds.RoundComplete)]
