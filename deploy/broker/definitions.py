@@ -135,9 +135,9 @@ def keeps_old_exchange(file: Path) -> bool:
     try:
         plain = json.loads(file.read_text())
         writes = [str(one["write"]) for one in plain["permissions"]]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise RequestError(
             "this is not a file of definitions that 'konsil broker' wrote",
             where=str(file),

@@ -75,7 +75,12 @@ def test_what_others_wrote_before_a_restart_counts_after_it(complete: Consortium
     first = complete.broker.streams[AUDIT].end
     push(complete.broker, AUDIT, 9)
     journal = running(complete).journal
-    eventually(lambda: journal.position_of(AUDIT).offset >= first + 8, what="that much to be read")  # type: ignore[union-attr]
+
+    def is_read() -> bool:
+        at = journal.position_of(AUDIT)
+        return at is not None and at.offset >= first + 8
+
+    eventually(is_read, what="that much to be read")
     complete.stop()
     push(complete.broker, AUDIT, 9)
     end = complete.broker.streams[AUDIT].end

@@ -94,7 +94,7 @@ def hear(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, line: NoisyLine,
     with open_as(broker, "dr-a") as session:
         session.listen_to(names.MODELS)
         monkeypatch.setattr(session, "_heard", line)
-        monkeypatch.setattr(connection.time, "monotonic", line.monotonic)
+        monkeypatch.setattr(session.clock, "monotonic", line.monotonic)
         heard = session.next_heard(3.0, quiet=quiet)
         monkeypatch.undo()
         return None if heard is None else heard.delivery
