@@ -156,6 +156,7 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.OUTLYING_UPDATE: Reason.MALFORMED,
     Reason.EXCLUDED: Reason.NOT_JOINED,
     Reason.WRONG_LABELS: Reason.NOT_JOINED,
+    Reason.TOO_MANY_EXPERIMENTS: Reason.NOT_ALLOWED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from messages.abilities import WORDS_3, read_abilities
 from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed, SiteExcluded
-from messages.reasons import PASSING, Reason
+from messages.reasons import IN_OLDER_WORDS, PASSING, Reason
 from site_agent.core.answers import Decisions, handles
 from site_agent.core.decisions import (
     Drop,
@@ -31,6 +32,8 @@ def hear_accepted(agenda: Agenda, heard: Heard) -> Decisions:
     refusal = heard.verdict.reason
     if refusal is None and not agenda.may_open(body.researcher, heard.verdict.most):
         refusal = Reason.TOO_MANY_EXPERIMENTS
+        if WORDS_3 not in read_abilities(heard.event.ext):
+            refusal = IN_OLDER_WORDS[refusal]
     if refusal is None and not heard.verdict.by_hand and heard.opens_in >= body.enrol_within > 0:
         # It could not answer in time: saying so lets enrolment go on; it joins late when the hours begin.
         refusal = Reason.OUTSIDE_HOURS

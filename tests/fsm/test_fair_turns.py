@@ -102,6 +102,13 @@ def test_a_site_declines_what_a_researcher_has_too_many_of_and_nobody_else_is_to
     assert crowd(agenda, "e4")[1] == []
 
 
+def test_a_coordinator_of_older_words_is_told_in_a_code_that_it_knows() -> None:
+    agenda, _ = crowd(Agenda("site-a"), "e1", "e2")
+    heard = announced("e3", "dr-a", CAPPED)
+    todo = step(agenda, replace(heard, event=replace(heard.event, ext={})))[2]
+    assert [one.attempt for one in todo if isinstance(one, Say)] == ["not-allowed"]
+
+
 def test_what_waits_for_the_hours_counts_as_open() -> None:
     agenda, declined = crowd(Agenda("site-a", open=False), "e1", "e2", "e3", opens_in=1e6)
     assert declined == ["e1: outside-hours", "e2: outside-hours", "e3: too-many-experiments"]
