@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from brokerage import Brokerage, InMemory, InRabbit
+from brokerage import REAL, Brokerage, InMemory, InRabbit
 from brokers import consortium_definitions
 
 from messages.bus.memory import MemoryBroker
-
-REAL = [pytest.param(name, marks=pytest.mark.broker) for name in ("rabbitmq", "rabbitmq-tls")]
 
 
 @pytest.fixture(params=["memory", *REAL])

@@ -6,7 +6,7 @@ import hashlib
 import threading
 
 import pytest
-from brokerage import Brokerage, Collector, numbered, send
+from brokerage import BROKER_ENDS, Brokerage, Collector, numbered, send
 from brokers import PATIENCE, eventually
 
 from messages.bus.base import MOST_MESSAGES, Bus, Position, Start, digest_of
@@ -219,6 +219,7 @@ def test_models_travel_in_large_chunks_through_a_small_window(brokerage: Brokera
     assert [hashlib.sha256(one).digest() for one in got.bodies] == [hashlib.sha256(one).digest() for one in chunks]
 
 
+@BROKER_ENDS
 def test_nothing_is_lost_when_the_broker_breaks_down_while_publishing(brokerage: Brokerage) -> None:
     bus = brokerage.bus("coordinator")
     got = Collector()
@@ -246,6 +247,7 @@ def test_nothing_is_lost_when_the_broker_breaks_down_while_publishing(brokerage:
     assert firsts == wanted
 
 
+@BROKER_ENDS
 def test_an_unacknowledged_inbox_message_comes_again_after_a_break(brokerage: Brokerage) -> None:
     got = Collector(ack=False).of(brokerage.bus("site-a"), "inbox.site-a", exclusive=True)
     brokerage.bus("coordinator").publish("receipt.coordinator.exp.site-a", b"x").wait(PATIENCE)
@@ -287,6 +289,7 @@ def test_publish_and_subscribe_after_close_are_refused(brokerage: Brokerage) -> 
         Collector().of(bus, "uplink")
 
 
+@BROKER_ENDS
 def test_while_the_broker_is_away_a_full_window_blocks_and_pending_tells(brokerage: Brokerage) -> None:
     got = Collector().of(brokerage.bus("site-a"), "downlink")
     bus = brokerage.bus("coordinator", window=1000)
@@ -316,6 +319,7 @@ def test_while_the_broker_is_away_a_full_window_blocks_and_pending_tells(brokera
     assert bus.count_pending().messages == 0
 
 
+@BROKER_ENDS
 def test_while_the_broker_is_away_no_more_than_so_many_messages_wait_in_memory(brokerage: Brokerage) -> None:
     bus = brokerage.bus("coordinator")
     send(bus, range(3))

@@ -1,6 +1,6 @@
 """The demo at its smallest, as a program of its own: `python e2e_tiny_demo.py OUT [--null | --from-pacs]`.
 
-Same code as `konsil demo`; only the images are tiny and the rounds few. --null: no training at all, slow rounds.
+Same code as `konsil demo`; only the images are tiny and the rounds few. --null: one site, no training at all, slow rounds.
 --from-pacs: the same images out of a PACS a site, and everything that the run wrote is kept.
 """
 
@@ -31,6 +31,7 @@ NULL = (sys.executable, "-m", "site_agent.training.null", "--cases", "20", "--se
 def main(out: Path, *, null: bool = False, from_pacs: bool = False) -> int:
     options = Options(
         prepare_layout(out),
+        sites=1 if null else 3,
         rounds=50 if null else 2,
         cases=CASES,
         size=PhantomShape(SHAPE, SPACING_MM),
