@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,16 +75,22 @@ def measure_update(
             else:
                 made = values
                 np.subtract(values, block.received(), out=change)
-            trained, bound = is_trained(spec), sent_in.largest(spec.dtype)
-            if not (-bound <= made.min() and made.max() <= bound):  # a comparison with NaN is false
+            trained, moved = is_trained(spec), _sum_squares(change)
+            # What is a finite way from a finite model is finite itself: most updates need no second look.
+            told_by_length = moved < math.inf and made is values and not sent_in.rewrites(spec.dtype)
+            if not (told_by_length or _is_within(made, sent_in.largest(spec.dtype))):
                 return None
             if trained and strategy.most_change < math.inf and np.abs(change).max() > strategy.most_change:
                 return None
-            squares[trained] += _sum_squares(change)
+            squares[trained] += moved
     if not all(math.isfinite(one) for one in squares.values()):
         return None
     measured = any(spec.name.rpartition(".")[2] in STATISTICS for spec in manifest.tensors)
     return Length(math.sqrt(squares[True]), math.sqrt(squares[False]) if measured else None)
+
+
+def _is_within(values: NDArray[Any], bound: float) -> bool:
+    return bool(-bound <= values.min() and values.max() <= bound)  # a comparison with NaN is false
 
 
 def _sum_squares(change: NDArray[np.float32]) -> float:
@@ -185,5 +192,6 @@ def _each_block(
             wire=None,
             largest=None,
         )
-        for start in range(0, base.size, most):
-            yield spec, Block(target, start, min(start + most, base.size), scratch)
+        size = base.size
+        for start in range(0, size, most):
+            yield spec, Block(target, start, min(start + most, size), scratch)

@@ -13,7 +13,6 @@ from brokers import PATIENCE, RealBroker
 from messages.bus.base import Bus, Delivery, Position, Subscription, digest_of
 from messages.bus.memory import MemoryBroker, MemoryBus
 
-
 REAL = [pytest.param(name, marks=pytest.mark.broker) for name in ("rabbitmq", "rabbitmq-tls")]
 BROKER_ENDS = pytest.mark.parametrize("brokerage", ["memory", REAL[-1]], indirect=True)
 """For tests that stop a broker, which takes it ten seconds: over the line that does more."""

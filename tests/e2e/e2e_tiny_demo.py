@@ -1,7 +1,7 @@
 """The demo at its smallest, as a program of its own: `python e2e_tiny_demo.py OUT [--null | --from-pacs]`.
 
-Same code as `konsil demo`; only the images are tiny and the rounds few. --null: one site, no training at all, slow rounds.
---from-pacs: the same images out of a PACS a site, and everything that the run wrote is kept.
+Same code as `konsil demo`; only the images are tiny and the rounds few. --null: one site, no training,
+slow rounds. --from-pacs: the same images out of a PACS a site, and everything that the run wrote is kept.
 """
 
 from __future__ import annotations
