@@ -45,11 +45,15 @@ class SeriesFound:
 
 @dataclass(frozen=True, slots=True)
 class StudyFound:
-    """A study of one patient; `patient` is the source's own identifier (Patient ID with its issuer)."""
+    """A study of one patient; `patient` is the source's own identifier (Patient ID with its issuer).
+
+    `accession`: its Accession Number; "" where the source does not say.
+    """
 
     uid: str
     patient: str
     series: tuple[SeriesFound, ...]
+    accession: str = ""
 
 
 @dataclass(frozen=True, slots=True)

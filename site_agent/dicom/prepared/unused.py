@@ -18,7 +18,9 @@ from site_agent.dicom.prepared import store
 from site_agent.dicom.prepared.index import Index
 from site_agent.dicom.roles.facts import find_override
 
-_OVERRIDES, _QUERY, _UNNAMED = "overrides", "query", "unnamed"
+_OVERRIDES, _UNNAMED = "overrides", "unnamed"
+_NOTES = {"patients": "query", "accessions": "query-accessions"}
+"""By the list's key under `query`: the name of what the index notes of it."""
 SHOWN = 20
 
 
@@ -37,15 +39,17 @@ class Effects:
         self._seen: set[str] = set()
 
     def see_found(self, found: Sequence[StudyFound]) -> None:
-        """Note which patients of the query's list the source has, and how many studies name no patient."""
+        """Note which entries of the query's lists the source has, and how many studies name no patient."""
         self._index.note_value(_UNNAMED, str(sum(not one.patient for one in found)))
-        if self._config.query.patients is None:
-            self._index.note_value(_QUERY, "")
-            return
-        there = {normalise_identifier(one.patient.partition("^^^")[0]) for one in found}
-        entries = read_entries(self._config.query.patients)
-        lost = [entry.line for entry in entries if not _means_one_of(entry, there)]
-        self._index.note_value(_QUERY, json.dumps({"entries": len(entries), "lost": lost}))
+        there = {
+            "patients": {normalise_identifier(one.patient.partition("^^^")[0]) for one in found},
+            "accessions": {normalise_identifier(one.accession) for one in found},
+        }
+        for name, path in _lists_of(self._config).items():
+            entries = [] if path is None else read_entries(path)
+            lost = [entry.line for entry in entries if not _means_one_of(entry, there[name])]
+            note = "" if path is None else json.dumps({"entries": len(entries), "lost": lost})
+            self._index.note_value(_NOTES[name], note)
 
     def see_object(self, obj: Object, series: str) -> None:
         """Note which override fits an object's series; once a series."""
@@ -58,6 +62,10 @@ class Effects:
     def write_note(self) -> None:
         """Keep what fitted."""
         self._index.note_value(_OVERRIDES, json.dumps({"rules": self._rules, "fitted": sorted(self._fitted)}))
+
+
+def _lists_of(config: DicomDataset) -> dict[str, Path | None]:
+    return {"patients": config.query.patients, "accessions": config.query.accessions}
 
 
 def _means_one_of(entry: ListEntry, there: set[str]) -> bool:
@@ -77,7 +85,7 @@ def remark_on_settings(state: Path, name: str, config: DicomDataset) -> Iterator
     index = Index(path)
     try:
         overrides = json.loads(index.noted_value(_OVERRIDES) or "{}")
-        query = json.loads(index.noted_value(_QUERY) or "{}")
+        queries = {key: json.loads(index.noted_value(_NOTES[key]) or "{}") for key in _NOTES}
         unnamed = int(index.noted_value(_UNNAMED) or 0)
     finally:
         index.close()
@@ -90,10 +98,10 @@ def remark_on_settings(state: Path, name: str, config: DicomDataset) -> Iterator
                 asked = override.model_dump(exclude_none=True, exclude={"role"})
                 words = ", ".join(f"{key} = {value!r}" for key, value in asked.items())
                 yield f"override {place + 1} ({words}) fits no series, or one before it does"
-    if query.get("lost"):
-        lines = query["lost"]
-        shown = ", ".join(map(str, lines[:SHOWN])) + (" …" if len(lines) > SHOWN else "")
-        yield (
-            f"query.patients: {len(lines)} of {query['entries']} entries found no study"
-            f" ({'line' if len(lines) == 1 else 'lines'} {shown})"
-        )
+    for key, query in queries.items():
+        if lines := query.get("lost"):
+            shown = ", ".join(map(str, lines[:SHOWN])) + (" …" if len(lines) > SHOWN else "")
+            yield (
+                f"query.{key}: {len(lines)} of {query['entries']} entries found no study"
+                f" ({'line' if len(lines) == 1 else 'lines'} {shown})"
+            )

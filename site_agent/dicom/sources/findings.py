@@ -19,6 +19,7 @@ class Findings:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._patients: dict[str, set[str]] = {}
+        self._accessions: dict[str, str] = {}
         self._series: dict[str, dict[str, SeriesFound]] = {}
         self._unsaid: set[str] = set()
         self._said: dict[str, int] = {}
@@ -35,6 +36,7 @@ class Findings:
         else:
             self._patients.setdefault(uid, set()).add(patient)
             self._series.setdefault(uid, {})
+            self._accessions[uid] = described.accession
             if described.modalities is None:
                 self._unsaid.add(uid)
             if described.series is not None:
@@ -111,6 +113,6 @@ class Findings:
                 self._strays.add(uid)
             else:
                 taken = tuple(one for _, one in sorted(series.items()) if self._wanted.takes_modality(one.modality))
-                found.append(StudyFound(uid, next(iter(patients)), taken))
+                found.append(StudyFound(uid, next(iter(patients)), taken, self._accessions[uid]))
         strays = len(self._strays - {study.uid for study in found})
         return found, Looked(mixed_patients=mixed, not_asked=strays, unusable=self._counts["unusable"])

@@ -194,7 +194,7 @@ class FolderReader:
                 # a DICOMDIR that lists fewer than there are is out of date and says nothing
                 listed = announced[key] if announced[key] >= series.distinct else None
                 found.append(SeriesFound(uid, key, series.modality, listed, series.mark))
-        return StudyFound(uid, next(iter(study.patients)), tuple(found))
+        return StudyFound(uid, next(iter(study.patients)), tuple(found), described.accession)
 
 
 def list_files(folder: Path) -> Iterator[str]:

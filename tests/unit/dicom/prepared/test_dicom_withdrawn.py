@@ -14,6 +14,7 @@ import pytest
 from brokers import PATIENCE
 from dicom_rig import SECRET, contents, counted, prepared, quiet, settings, write
 from places import ROOT
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from deploy.demo.phantoms.dicom import make_uid
@@ -148,6 +149,15 @@ def test_settings_without_effect_are_told(tmp_path: Path) -> None:
     assert "override 1 (description = 'no such series') fits no series, or one before it does" in stock.remarks
     assert "query.patients: 1 of 2 entries found no study (line 2)" in stock.remarks
     assert not [one for one in stock.remarks if "override 2" in one]
+
+
+def test_accession_numbers_without_a_study_are_told_by_their_lines(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2))
+    there = sorted(str(dcmread(path).AccessionNumber) for path in (tmp_path / "export").rglob("*") if path.is_file())[0]
+    (tmp_path / "accessions").write_text(f"no-such-1\n{there}\nno-such-2\n")
+    config = settings(tmp_path / "export", query={"accessions": str(tmp_path / "accessions")})
+    stock = take_stock_of("glioma", config, tmp_path)
+    assert "query.accessions: 2 of 3 entries found no study (lines 1, 3)" in stock.remarks
 
 
 SITE = """schema = 1
