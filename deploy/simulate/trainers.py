@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.simulate.crew import Crew, Task
@@ -21,12 +21,11 @@ from messages.experiment import Experiment
 from messages.ground.clock import Clock, Event, Queue
 from messages.ground.errors import KonsilError
 from site_agent.config import SiteConfig
+from site_agent.trainers.asking import Asking
 from site_agent.trainers.base import Ended, OnExit, OnReply
 from site_agent.training.files import growing_path, kept_file, kept_folder
 from site_agent.training.protocol import (
-    CheckpointEvent,
     Evaluate,
-    Failed,
     Prepare,
     Prepared,
     Progress,
@@ -34,7 +33,6 @@ from site_agent.training.protocol import (
     Request,
     Train,
     Trained,
-    Written,
 )
 
 TELL_EVERY = 60.0
@@ -50,10 +48,9 @@ class _Bench:
     token: int
     inbox: Queue[tuple[Prepare, Train | Evaluate | None] | None]
     void: Event
-    preparing: bool = False
-    ready: bool = False
-    next: tuple[Prepare, Train | Evaluate] | None = None
-    at_work: bool = False
+    asking: Asking = field(default_factory=Asking)
+    prepare: Prepare | None = None
+    """As it was asked last: a worker is nobody's own, and is told with each request."""
     prepared: Prepared | None = None
     experiment: Experiment | None = None
     task: Task | None = None
@@ -87,27 +84,22 @@ class SharedTrainers:
 
     def ask(self, experiment: str, prepare: Prepare, request: Request | None) -> None:
         """See `Trainers`."""
-        assert request is None or isinstance(request, Train | Evaluate)  # noqa: S101 (all that an agent asks for)
         bench = self._benches.get(experiment) or self._start_bench(experiment)
-        if bench.ready and request is not None:
-            self._hand_over(bench, prepare, request)
-            return
-        bench.next = None if request is None else (prepare, request)
-        if not bench.preparing:
-            bench.ready, bench.preparing = False, True
-            bench.inbox.put((prepare, None))
+        bench.prepare = prepare
+        self._submit(bench, bench.asking.take_request(prepare, request))
 
     def proceed(self, experiment: str) -> None:
         """See `Trainers`."""
         bench = self._benches.get(experiment)
-        if bench is not None and bench.ready and bench.next is not None:
-            held, bench.next = bench.next, None
-            self._hand_over(bench, *held)
+        if bench is not None:
+            self._submit(bench, bench.asking.hand_over_next())
 
     @staticmethod
-    def _hand_over(bench: _Bench, prepare: Prepare, request: Train | Evaluate) -> None:
-        bench.at_work = True
-        bench.inbox.put((prepare, request))
+    def _submit(bench: _Bench, request: Request | None) -> None:
+        if request is None or bench.prepare is None:
+            return
+        assert isinstance(request, Prepare | Train | Evaluate)  # noqa: S101 (all that an agent asks for)
+        bench.inbox.put((bench.prepare, None if isinstance(request, Prepare) else request))
 
     def current(self, experiment: str, token: int) -> bool:
         """See `Trainers`."""
@@ -116,15 +108,7 @@ class SharedTrainers:
 
     def heard(self, experiment: str, reply: Reply) -> None:
         """See `Trainers`."""
-        bench = self._benches[experiment]
-        if isinstance(reply, Progress | CheckpointEvent | Written):
-            return
-        if bench.preparing:
-            bench.preparing, bench.ready = False, isinstance(reply, Prepared)
-            bench.next = bench.next if bench.ready else None
-        else:
-            bench.at_work = False
-        if isinstance(reply, Failed) and reply.fatal:
+        if self._benches[experiment].asking.hear_reply(reply):
             self.kill(experiment)
 
     def ended(self, experiment: str, status: int) -> Ended:
@@ -155,10 +139,8 @@ class SharedTrainers:
     def halt(self, experiment: str) -> None:
         """See `Trainers`."""
         bench = self._benches.get(experiment)
-        if bench is not None:
-            bench.next = None
-            if bench.at_work:
-                self.kill(experiment)
+        if bench is not None and bench.asking.halt():
+            self.kill(experiment)
 
     def leave(self) -> None:
         """There is nothing to save: a round that is cut off begins anew, to the same bits."""

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -16,9 +16,10 @@ from messages.ground.clock import Clock
 from messages.ground.errors import WorkFailed
 from site_agent.config import SiteConfig
 from site_agent.trainers import log_file, oom
+from site_agent.trainers.asking import Asking
 from site_agent.trainers.base import Ended, OnExit, OnReply
 from site_agent.training.client import TrainerProcess
-from site_agent.training.protocol import CheckpointEvent, Failed, Prepare, Prepared, Progress, Reply, Request, Written
+from site_agent.training.protocol import Prepare, Reply, Request
 
 log = structlog.get_logger()
 
@@ -34,23 +35,12 @@ class _Warm:
     token: int
     process: TrainerProcess
     heard: float
-    preparing: bool = False
-    ready: bool = False
-    """Whether it has read its data; what is asked of it before waits in `next`."""
-    next: Request | None = None
-    at_work: bool = False
-    """Whether a request other than preparing has no answer yet."""
-    has_worked: bool = False
-    """Whether it was asked for more than to prepare: one that has not is of an experiment that may only recruit."""
+    asking: Asking = field(default_factory=Asking)
     stuck: bool = False
     leaving: bool = False
     """Whether it was asked to save what it has and end."""
     oom_kills: int | None = None
     """The out-of-memory killer's count when the last request was made."""
-
-    @property
-    def busy(self) -> bool:
-        return self.preparing or self.at_work
 
 
 class TrainerProcesses:
@@ -99,26 +89,16 @@ class TrainerProcesses:
             warm = self._start(experiment)
         warm.heard = self._clock.monotonic()
         warm.oom_kills = oom.count_kills()
-        if warm.ready and request is not None:
-            self._hand_over(warm, request)
-            return
-        warm.next = request
-        if not warm.preparing:
-            warm.ready, warm.preparing = False, True
-            warm.process.send_request(prepare)
+        sent = warm.asking.take_request(prepare, request)
+        if sent is not None:
+            warm.process.send_request(sent)
 
     def proceed(self, experiment: str) -> None:
         """The data are read and found enough: hand over what waited for that."""
         warm = self._warm.get(experiment)
-        if warm is not None and warm.ready and warm.next is not None:
-            request, warm.next = warm.next, None
+        if warm is not None and (request := warm.asking.hand_over_next()) is not None:
             with contextlib.suppress(WorkFailed):  # it ended just now: its exit follows, and says that it was at work
-                self._hand_over(warm, request)
-
-    @staticmethod
-    def _hand_over(warm: _Warm, request: Request) -> None:
-        warm.at_work = warm.has_worked = True
-        warm.process.send_request(request)
+                warm.process.send_request(request)
 
     def _make_room(self, experiment: str) -> None:
         """End what waits, until there is room for one more process.
@@ -126,7 +106,7 @@ class TrainerProcesses:
         The caller has the site's slot. So whatever else is busy only reads its data, for a task that is void already.
         """
         others = [name for name in self._warm if name != experiment]
-        others.sort(key=lambda name: (self._warm[name].has_worked, self._warm[name].heard))
+        others.sort(key=lambda name: (self._warm[name].asking.has_worked, self._warm[name].heard))
         for name in others[: max(0, len(others) + 1 - self._most)]:
             log.info("trainer ends, for another experiment's", experiment=name, pid=self._warm[name].process.pid)
             self.kill(name)
@@ -155,15 +135,7 @@ class TrainerProcesses:
         """Note a sign of life; an answer settles its request."""
         warm = self._warm[experiment]
         warm.heard = self._clock.monotonic()
-        if isinstance(reply, Progress | CheckpointEvent | Written):
-            return
-        if warm.preparing:
-            # Data that could not be read are read anew when the process is asked again.
-            warm.preparing, warm.ready = False, isinstance(reply, Prepared)
-            warm.next = warm.next if warm.ready else None
-        else:
-            warm.at_work = False
-        if isinstance(reply, Failed) and reply.fatal:
+        if warm.asking.hear_reply(reply):
             self.kill(experiment)
 
     def ended(self, experiment: str, status: int) -> Ended:
@@ -172,13 +144,13 @@ class TrainerProcesses:
         # SIGKILL comes from many hands; the kernel counts what it ends for want of memory, where that can be read.
         before, now = warm.oom_kills, oom.count_kills()
         counted = before is not None and now is not None and now > before
-        return Ended(warm.busy, warm.stuck, out_of_memory=status in _KILLED and not warm.stuck and counted)
+        return Ended(warm.asking.busy, warm.stuck, out_of_memory=status in _KILLED and not warm.stuck and counted)
 
     def end_stuck(self) -> None:
         """Kill what has been silent for too long; its exit follows."""
         now = self._clock.monotonic()
         for experiment, warm in self._warm.items():
-            if warm.busy and not warm.stuck and now - warm.heard > self._stuck_after:
+            if warm.asking.busy and not warm.stuck and now - warm.heard > self._stuck_after:
                 log.error("trainer is stuck, ending it", experiment=experiment, pid=warm.process.pid)
                 warm.stuck = True
                 warm.process.kill()
@@ -199,19 +171,15 @@ class TrainerProcesses:
             warm.process.kill()
 
     def halt(self, experiment: str) -> None:
-        """Void what the process works on. One that has answered everything stays warm, and one that still reads its
-        data goes on: else a site that starts more slowly than rounds follow each other would never train."""
+        """Void what the process works on; it stays warm where that was nothing."""
         warm = self._warm.get(experiment)
-        if warm is None:
-            return
-        warm.next = None
-        if warm.at_work:
+        if warm is not None and warm.asking.halt():
             self.kill(experiment)
 
     def leave(self) -> None:
         """Ask what is at work to save what it has and end; `close` waits for it."""
         for warm in self._warm.values():
-            if warm.at_work and not warm.leaving:
+            if warm.asking.at_work and not warm.leaving:
                 warm.leaving = True
                 warm.process.terminate()
 
