@@ -19,6 +19,7 @@ from coordinator import config as configs
 from coordinator.config import CoordinatorConfig
 from coordinator.core.inputs import AnyInput, DiskFull
 from coordinator.core.logic import LOGIC
+from coordinator.loop.origins import ModelOrigins
 from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Gate
@@ -31,7 +32,9 @@ from coordinator.wire.presence import Presence
 from coordinator.wire.rates import Turnstile
 from coordinator.wire.reading_back import ReadingBack
 from coordinator.work.blobs import Blobs
-from coordinator.work.pool import Build, Work, build_in_subprocess
+from coordinator.work.building import Build, build_in_subprocess
+from coordinator.work.given_models import FOLDER, GivenModels
+from coordinator.work.pool import Work
 from messages import names
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
@@ -97,7 +100,8 @@ class Coordinator:
         def post(name: str, given: AnyInput) -> None:
             self._queue.put((name, given))
 
-        work = Work(blobs, config.limits, post, clock, build, self._owner_of)
+        origins = ModelOrigins(lambda: self.shell.steps.states, blobs, GivenModels(state / FOLDER))
+        work = Work(blobs, config.limits, post, clock, build, self._owner_of, origins.open_origin)
 
         def save(positions: Any) -> None:
             self._queue.put(lambda: self.journal.note_written(Written({}, positions)))
@@ -133,6 +137,7 @@ class Coordinator:
             presence,
             own_word,
             Turnstile(self._queue, clock.monotonic, self._acknowledge),
+            origins,
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = clock.make_event()

@@ -76,23 +76,25 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     kept = int(size.kept_bytes * training.batch * (0.6 if training.precision == "amp" else 1.0))
     memory = FRAMEWORK_BYTES + model * (2 + MOMENTS[training.optimizer.name]) + kept
     sites, rounds = len(experiment.sites), experiment.rounds.count
+    plan = experiment.plan
     # All sites read the model of each round; in a sequential plan one trains it, and up to all may be asked to.
-    trained, waits = (1, sites) if experiment.plan.kind == "sequential" else (sites, 1)
+    trained, waits = (1, sites) if plan.kind == "sequential" else (sites if plan.trains else 0, 1)
+    own = 1 if plan.shares_model else sites  # models that a round sends: where each site has its own, all read all
     codec = CODECS[experiment.wire.codec]
     down, up = (parameters * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
-    strategy = FLOAT * parameters * len(strategy_of(experiment.plan.strategy).parts)
-    replayed = strategy + (model if codec.difference or experiment.plan.strategy.from_model else 0)
-    candidates = 2 if experiment.evaluation.select_by != "last" else 1
+    strategy = FLOAT * parameters * len(strategy_of(plan.strategy).parts)
+    replayed = strategy + (own * model if codec.difference or plan.strategy.from_model else 0)
+    candidates = own if own > 1 else 2 if plan.trains and experiment.evaluation.select_by != "last" else 1
     ended = (candidates + 1) * model + strategy
     within = experiment.rounds
     return Estimate(
         parameters=parameters,
         model_bytes=model,
         training_memory_bytes=memory,
-        round_bytes_down=down * sites,
+        round_bytes_down=down * sites * own,
         round_bytes_up=up * trained,
-        total_bytes=(down * sites + up * trained) * rounds + candidates * model * sites + model,
-        broker_disk_bytes=rounds * (down + up * trained) + model * (candidates + 1),
+        total_bytes=(down * sites * own + up * trained) * rounds + candidates * model * sites + model,
+        broker_disk_bytes=rounds * (down * own + up * trained) + model * (candidates + 1),
         strategy_bytes=strategy,
         coordinator_disk_bytes=_kept_rounds(experiment) * (up * trained + replayed) + ended,
         latest_end_seconds=within.enrol_within + _count_deadlines(experiment, waits) * within.train_within,

@@ -10,6 +10,7 @@ A key that is not in `forms.FORM_0` is declared with the form that it came with:
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from messages import forms
 from messages.ground import settings
-from messages.ground.naming import NO_EXPERIMENT, WHOLE_EXPERIMENT
+from messages.ground.naming import EXPERIMENT_PATTERN, NO_EXPERIMENT, WHOLE_EXPERIMENT
 from messages.ground.settings import Name, Seconds, Settings
 from messages.ground.strictness import at_most
 from messages.ground.written.documents import parse_toml
@@ -32,6 +33,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 WHOLE = 2**31 - 1
 """Largest whole number that a person has a reason to write; every wire and database can hold it."""
 MOST_SITES = 1000
+MOST_ALONE = 16
+"""Sites that may each have a model of their own: each site scores all of them."""
+OWN_LABEL = "own-"
+DIGEST_MARK = "sha256:"
+"""What stands before a model's digest, where an experiment's id may stand too."""
+ORIGIN = re.compile(f"{DIGEST_MARK}[0-9a-f]{{64}}|{EXPERIMENT_PATTERN}")
 
 
 class Split(Settings):
@@ -43,8 +50,8 @@ class Split(Settings):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if abs(self.train + self.validation + self.test - 1) > 1e-6 or self.train <= 0:
-            raise ValueError("train, validation and test add up to 1, and train is above 0")
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError("train, validation and test add up to 1")
         return self
 
 
@@ -72,6 +79,16 @@ class Net(Settings):
 
     model_config = Settings.model_config | {"extra": "allow"}
     name: str
+    origin: str | None = Field(None, alias="from", json_schema_extra={"form": 2})
+    """The model that the experiment begins with: "sha256:" and its digest, or the id of an experiment that is over.
+    None: it is drawn from the seed."""
+
+    @field_validator("origin")
+    @classmethod
+    def _digest_or_experiment(cls, value: str | None) -> str | None:
+        if value is not None and ORIGIN.fullmatch(value) is None:
+            raise ValueError('give "sha256:" and the 64 digits of a model\'s digest, or the id of an experiment')
+        return value
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -191,7 +208,8 @@ class Evaluation(Settings):
 
 
 class Rounds(Settings):
-    count: int = Field(ge=1, le=100_000)
+    count: int = Field(ge=0, le=100_000)
+    """0 where nothing is trained."""
     enrol_within: Seconds = 86400.0
     train_within: Seconds = 21600.0
     grace: Seconds | None = None
@@ -201,9 +219,9 @@ class Rounds(Settings):
 
 
 class Plan(Settings):
-    """Who trains when: all sites in each round, or one after the other."""
+    """Who trains when: all sites in each round, one after the other, each for itself, or nobody."""
 
-    kind: Literal["aggregation", "sequential"] = "aggregation"
+    kind: Literal["aggregation", "sequential", "alone", "ensemble", "evaluation"] = "aggregation"
     strategy: AnyStrategy = FEDAVG
     """How updates make the next model: a name, or a table with a name and parameters."""
     weight_by: Literal["cases_used", "equal"] = "cases_used"
@@ -211,16 +229,31 @@ class Plan(Settings):
     """No site weighs more than this share (the rest is scaled up in proportion, as far as it goes)."""
     order: Literal["listed", "seeded", "size"] = Field("listed", json_schema_extra={"form": 1})
     """In which order a sequential plan visits the sites: as the file names them, by the seed, or the largest last."""
+    combine: Literal["mean", "majority", "validation"] = Field("mean", json_schema_extra={"form": 2})
+    """How the models of an ensemble make one prediction: mean of the probabilities, majority of the votes, or mean of
+    the probabilities weighted by each model's validation score over all sites."""
 
     @model_validator(mode="after")
     def _keys_of_this_kind(self) -> Self:
-        if self.kind == "aggregation" and self.order != "listed":
+        if self.kind != "ensemble" and self.combine != "mean":
+            raise ValueError('combine goes with kind = "ensemble"')
+        if self.kind != "sequential" and self.order != "listed":
             raise ValueError('order goes with kind = "sequential"')
-        if self.kind == "sequential" and (self.weight_by, self.weight_cap) != ("cases_used", 1.0):
+        if self.kind != "aggregation" and (self.weight_by, self.weight_cap) != ("cases_used", 1.0):
             raise ValueError('weight_by and weight_cap go with kind = "aggregation"')
-        if self.kind == "sequential" and self.strategy != FEDAVG:
+        if self.kind != "aggregation" and self.strategy != FEDAVG:
             raise ValueError(f'strategy = "{self.strategy.name}" goes with kind = "aggregation"')
         return self
+
+    @property
+    def shares_model(self) -> bool:
+        """Whether all sites train and score the same model; else each has its own."""
+        return self.kind not in ("alone", "ensemble")
+
+    @property
+    def trains(self) -> bool:
+        """Whether any site trains; else a model that there is, is scored."""
+        return self.kind != "evaluation"
 
 
 class Quorum(Settings):
@@ -327,6 +360,14 @@ class Experiment(Settings):
     def _fits_together(self) -> Self:
         if isinstance(self.quorum.least_sites, int) and self.quorum.least_sites > len(self.sites):
             raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
+        if (wrong := _find_untrained(self)) is not None:
+            raise ValueError(wrong)
+        if not self.plan.shares_model and len(self.sites) > MOST_ALONE:
+            raise ValueError(
+                f'plan.kind = "{self.plan.kind}" takes at most {MOST_ALONE} sites: each scores every site\'s model'
+            )
+        if self.plan.combine == "majority" and self.task.reading == "plain":
+            raise ValueError(f'plan.combine = "majority": what a {self.task.kind} answers are numbers, not votes')
         scored = self.evaluation
         why = self.task.find_misfit(loss=self.training.loss, metrics=scored.metrics, select_by=scored.select_by)
         if why is not None:
@@ -337,6 +378,20 @@ class Experiment(Settings):
     def least_sites(self) -> int:
         """Quorum's number of sites."""
         return len(self.sites) if self.quorum.least_sites == "all" else self.quorum.least_sites
+
+    def number_of(self, site: str) -> int:
+        """Which of the file's sites a site is, from 1."""
+        return self.sites.index(site) + 1
+
+    def label_of(self, site: str) -> str:
+        """What names a site's own model among those that are scored, where each site has its own."""
+        return f"{OWN_LABEL}{self.number_of(site)}"
+
+    def site_of(self, label: str) -> str | None:
+        """Whose own model a label names; None where it names none."""
+        number = label.removeprefix(OWN_LABEL)
+        ours = label.startswith(OWN_LABEL) and number.isascii() and number.isdecimal()
+        return self.sites[int(number) - 1] if ours and 1 <= int(number) <= len(self.sites) else None
 
     @property
     def form(self) -> int:
@@ -358,6 +413,20 @@ class Experiment(Settings):
         The order of the task's targets does: it is the order of the net's output channels.
         """
         return forms.digest_of(self.form, self.as_plain(), self.task.targets)
+
+
+def _find_untrained(experiment: Experiment) -> str | None:
+    """Why what the file says of training does not go with its plan, in words."""
+    plan, count, train = experiment.plan, experiment.rounds.count, experiment.data.split.train
+    if plan.trains:
+        if count == 0:
+            return 'rounds.count = 0 goes with plan.kind = "evaluation"'
+        return None if train > 0 else 'data.split.train = 0 goes with plan.kind = "evaluation"'
+    if count:
+        return f'rounds.count = {count}: plan.kind = "evaluation" trains nothing, write count = 0'
+    if experiment.net.origin is None:
+        return 'plan.kind = "evaluation" needs net.from: the model that is scored'
+    return None
 
 
 def read_recorded(plain: dict[str, Any]) -> Experiment:

@@ -6,8 +6,9 @@ A body never holds free text from a site, a path, or anything that names a patie
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
@@ -21,6 +22,7 @@ from messages.tensors.layout import Manifest
 from messages.words import drop_unknown_fields, other_keys_folded, other_where_unknown, reading_of
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Share = Annotated[float, Field(ge=0, le=1)]
 RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 EventId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -139,6 +141,15 @@ class ExperimentChecked(Body):
     nonce: EventId
 
 
+class OwnModel(Body):
+    """The model of its own that a site trains in a round; its tensors are those of the round's transfer."""
+
+    round: RoundNumber
+    attempt: Count
+    seal: Digest
+    model_digest: Digest
+
+
 class RoundStart(Body):
     transfer: Transfer
     model_digest: Digest
@@ -147,6 +158,16 @@ class RoundStart(Body):
     evaluate: bool
     """Score the received model on the validation cases."""
     train_within: float
+    own: Annotated[dict[SiteName, OwnModel], at_most(MOST_SITES)] | None = None
+    """By site, where each has a model of its own: it trains that instead of the one above."""
+
+    def transfer_to(self, site: str) -> Transfer:
+        """The transfer of the model that a site trains."""
+        mine = None if self.own is None else self.own.get(site)
+        if mine is None:
+            return self.transfer
+        named = {"round": mine.round, "attempt": mine.attempt, "seal": mine.seal}
+        return self.transfer.model_copy(update=named)
 
 
 class RoundComplete(Body):
@@ -168,10 +189,56 @@ class Candidate(Body):
     model_digest: Digest
 
 
+class Combined(Body):
+    """Models that make one prediction together: an ensemble."""
+
+    label: Label
+    rule: Literal["mean", "majority"]
+    """Of the probabilities: their mean; or of the votes."""
+    weights: Annotated[dict[Label, Share], at_most(MOST_CANDIDATES)]
+    """By part; they add up to 1."""
+    parts: Annotated[dict[Label, OwnModel], at_most(MOST_CANDIDATES)]
+    manifest: Manifest
+    """Of each part, exact."""
+    model_digest: Digest
+    """Of all of it (`name_ensemble`)."""
+
+    @model_validator(mode="after")
+    def _each_part_has_a_weight(self) -> Self:
+        if not self.parts or self.weights.keys() != self.parts.keys():
+            raise ValueError("each part has a weight, and there is one at least")
+        return self
+
+    def transfers(self) -> dict[str, Transfer]:
+        """By part, the transfer of its model."""
+        return {
+            label: Transfer(round=one.round, attempt=one.attempt, seal=one.seal, manifest=self.manifest)
+            for label, one in self.parts.items()
+        }
+
+
+def name_ensemble(rule: str, parts: Mapping[str, tuple[str, float]]) -> str:
+    """SHA-256 (hex) that names an ensemble: over its rule, and each part's label, digest and weight, by label."""
+    told = "".join(f"|{label} {digest} {weight!r}" for label, (digest, weight) in sorted(parts.items()))
+    return sha256(f"konsil-ensemble-v1|{rule}{told}".encode()).hexdigest()
+
+
 class EvaluationStart(Body):
     models: Annotated[list[Candidate], at_most(MOST_CANDIDATES)]
     sites: Sites
     evaluate_within: float
+    combined: Combined | None = None
+    """An ensemble that is scored instead of single models."""
+
+    def transfers(self) -> tuple[Transfer, ...]:
+        """All that is to be fetched."""
+        parts = () if self.combined is None else tuple(self.combined.transfers().values())
+        return (*(one.transfer for one in self.models), *parts)
+
+    def digests(self) -> dict[str, str]:
+        """What is to be scored: label → digest."""
+        scored = {one.label: one.model_digest for one in self.models}
+        return scored if self.combined is None else {**scored, self.combined.label: self.combined.model_digest}
 
 
 class ExperimentComplete(Body):
@@ -182,6 +249,8 @@ class ExperimentComplete(Body):
     test: SplitScores | None = None
     """Pooled test scores of the model."""
     rounds: Count
+    combined: Combined | None = None
+    """The ensemble that the experiment yields; then `model` names it, with the transfer of its first part."""
 
 
 class ExperimentFailed(Body):

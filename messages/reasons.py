@@ -237,7 +237,7 @@ ADVICE: dict[Reason, str] = {
     Reason.LATE: "The round closed before the update came: it is recorded and not used",
     Reason.DUPLICATE: "The same event came before: nothing to do",
     Reason.OLDER_ATTEMPT: "A newer attempt of the same update is known",
-    Reason.WRONG_SHAPE: "The update's tensors differ from the global model's in name, shape or type",
+    Reason.WRONG_SHAPE: "Tensors of an update or of the initial model differ from the net's in name, shape or type",
     Reason.WRONG_DIGEST: "The update's bytes do not match its digest: the site sends it again",
     Reason.WRONG_CODEC: "The update is not encoded as the experiment says",
     Reason.NOT_FINITE_UPDATE: "The update holds NaN or infinity: lower the learning rate",

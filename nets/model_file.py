@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from safetensors.numpy import save_file
 
 from messages.experiment import Experiment
 from messages.ground.durable import writing_beside
-from messages.ground.errors import ConfigError, DataError
+from messages.ground.errors import ConfigError, DataError, WorkFailed
+from messages.kinds import Combined, name_ensemble
 from messages.tensors.layout import Buffer, Manifest, view_tensors
 from nets.digest import arrays_digest
 
@@ -37,16 +39,51 @@ def save_model(
         OSError: the file cannot be written.
     """
     arrays = view_tensors(manifest, buffer)
-    plain = experiment.filled()
     digest = arrays_digest(arrays)
-    metadata = {
+    _write_file(path, arrays, _describe(experiment, round_number) | {"model_digest": digest, "tensors": list(arrays)})
+    return digest
+
+
+def save_ensemble(
+    path: Path, experiment: Experiment, combined: Combined, buffers: Mapping[str, Buffer], round_number: int
+) -> None:
+    """Write an ensemble as one file, whole or not at all: each tensor as "PART/NAME".
+
+    The metadata also hold "ensemble": rule, weights and digests of the parts.
+
+    Args:
+        buffers: by part.
+
+    Raises:
+        WorkFailed: a part is not the model that its digest names.
+        OSError: the file cannot be written.
+    """
+    parts = {label: view_tensors(combined.manifest, buffers[label]) for label in combined.parts}
+    for label, arrays in parts.items():
+        if arrays_digest(arrays) != combined.parts[label].model_digest:
+            raise WorkFailed("the model's weights do not match the digest that was announced", where=label)
+    told = {
+        "model_digest": combined.model_digest,
+        "tensors": [spec.name for spec in combined.manifest.tensors],
+        "ensemble": {
+            "rule": combined.rule,
+            "reading": experiment.task.reading,
+            "weights": dict(combined.weights),
+            "digests": {label: one.model_digest for label, one in combined.parts.items()},
+        },
+    }
+    named = {f"{label}/{name}": array for label, arrays in parts.items() for name, array in arrays.items()}
+    _write_file(path, named, _describe(experiment, round_number) | told)
+
+
+def _describe(experiment: Experiment, round_number: int | None) -> dict[str, Any]:
+    plain = experiment.filled()
+    return {
         "format": FORMAT,
         "experiment": experiment.id,
         "experiment_digest": experiment.digest(),
         "round": round_number,
-        "model_digest": digest,
-        "tensors": list(arrays),
-        "net": plain["net"],
+        "net": {"name": experiment.net.name, **experiment.net.parameters},
         "channels": plain["task"]["channels"],
         **experiment.task.describe_outputs(),
         "out_channels": experiment.task.out_channels,
@@ -54,10 +91,27 @@ def save_model(
         "patch": plain["training"]["patch"],
         "overlap": plain["evaluation"]["overlap"],
     }
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _write_file(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> None:
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # a scalar stays one
     with writing_beside(path) as beside:
         save_file(contiguous, beside, metadata={_KEY: json.dumps(metadata)})
-    return digest
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a model file says of its model, without its weights.
+
+    Raises:
+        ConfigError: the file is missing, or not a model that Konsil wrote.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+            _needed = [metadata[key] for key in ("tensors", "model_digest", "net", "channels", "out_channels")]
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+        raise ConfigError(f"is not a model of Konsil ({error})", where=str(path)) from None
+    return metadata
 
 
 def read_model(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -67,13 +121,38 @@ def read_model(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         ConfigError: the file is missing, or not a model that Konsil wrote.
         DataError: the weights do not match the digest in the metadata.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {})[_KEY])
-            arrays = {name: file.get_tensor(name) for name in metadata["tensors"]}
-            said = metadata["model_digest"]
-    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
-        raise ConfigError(f"is not a model of Konsil ({error})", where=str(path)) from None
-    if arrays_digest(arrays) != said:
+    metadata = read_metadata(path)
+    if "ensemble" in metadata:
+        raise ConfigError("is an ensemble, not one model", where=str(path))
+    arrays = _read_tensors(path, "", metadata)
+    if arrays_digest(arrays) != metadata["model_digest"]:
         raise DataError("the weights do not match the file's own digest", where=str(path), advice="Copy it again")
     return arrays, metadata
+
+
+def read_ensemble(path: Path) -> tuple[dict[str, dict[str, NDArray[Any]]], dict[str, Any]]:
+    """The weights of each part of an ensemble, and the metadata.
+
+    Raises:
+        ConfigError: the file is missing, or no ensemble that Konsil wrote.
+        DataError: the weights do not match the digests in the metadata.
+    """
+    metadata = read_metadata(path)
+    try:
+        told = metadata["ensemble"]
+        parts = {label: _read_tensors(path, f"{label}/", metadata) for label in told["digests"]}
+        digests = {label: arrays_digest(arrays) for label, arrays in parts.items()}
+        found = name_ensemble(told["rule"], {label: (digests[label], told["weights"][label]) for label in parts})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"is not an ensemble of Konsil ({error})", where=str(path)) from None
+    if found != metadata["model_digest"]:
+        raise DataError("the weights do not match the file's own digest", where=str(path), advice="Copy it again")
+    return parts, metadata
+
+
+def _read_tensors(path: Path, prefix: str, metadata: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(f"{prefix}{name}") for name in metadata["tensors"]}
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+        raise ConfigError(f"is not a model of Konsil ({error})", where=str(path)) from None

@@ -12,7 +12,7 @@ from brokers import PATIENCE
 
 from coordinator.config import CoordinatorConfig, Limits
 from coordinator.core import inputs as i
-from coordinator.loop.file_checks import check_file
+from coordinator.loop.file_checks import Find, check_file, find_nothing
 from deploy.broker.definitions import render_definitions
 from deploy.broker.topology import Party
 from messages import envelope, kinds
@@ -83,11 +83,12 @@ def received(
     attempt: int | str = 1,
     known: bool = True,
     experiment: str = "exp-1",
+    find: Find = find_nothing,
 ) -> i.Received:
     event = Author(CONSORTIUM, sender).write_event(
         kind, body, time=time, experiment=experiment, round_number=number, attempt=attempt, seq=1
     )
-    found = check_file(event) if known else None
+    found = check_file(event, find) if known else None
     return i.Received(time=time, raw=event.raw, known=known, admitted=SITES, file_check=found)
 
 

@@ -14,6 +14,7 @@ from coordinator.core.evolve import evolve, fold_decisions
 from coordinator.core.machine import decide
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Timer
+from coordinator.loop.file_checks import Find, find_nothing
 from coordinator.record.recovery import read_body, step_body
 from messages import codec, kinds
 from messages.reasons import Reason
@@ -38,9 +39,14 @@ BODIES: dict[str, kinds.Body] = {
 
 
 class Run:
-    """Feeds inputs and keeps what was decided; checks the invariants at each step."""
+    """Feeds inputs and keeps what was decided; checks the invariants at each step.
 
-    def __init__(self, **changes: Any) -> None:
+    Args:
+        find: what finds the model that the file names to begin with.
+    """
+
+    def __init__(self, find: Find = find_nothing, **changes: Any) -> None:
+        self.find = find
         self.state: ExperimentState | None = None
         self.time = 1000.0
         self.decided: list[d.AnyDecision] = []
@@ -79,7 +85,7 @@ class Run:
     def wire(self, body: kinds.Body, sender: str = "dr-a", **more: Any) -> tuple[d.AnyDecision, ...]:
         kind = next(kind for kind, spec in kinds.KINDS.items() if spec.body is type(body))
         self.time += 1
-        return self.put(received(kind, body, sender, self.time, **more))
+        return self.put(received(kind, body, sender, self.time, find=self.find, **more))
 
     def join(self, *sites: str) -> None:
         for site in sites or SITES:

@@ -50,6 +50,7 @@ def judge_start(given: Received) -> d.Accepted | d.StartRefused:
         enrol_due=given.time + found.enrol_within,
         keep_updates=_kept_rounds(found.keep_updates, given.keep_cap),
         bounds=given.bounds,
+        origin=found.origin,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.core import models
+from coordinator.core.ensembles import combine_own
 from coordinator.core.state import ExperimentState, Phase
 from coordinator.core.steps.table import row_of
 from messages import kinds
@@ -49,12 +50,20 @@ def round_opened(state: ExperimentState) -> Announcement:
 def complete_body(state: ExperimentState) -> kinds.ExperimentComplete:
     if state.outcome is None:
         raise ValueError("not complete")
+    combined = combine_own(state, state.outcome.weights)
+    if combined is None:
+        model = models.candidate_of(state, state.outcome.label, state.outcome.rounds)
+    else:
+        sent = next(iter(combined.transfers().values()))
+        model = kinds.Candidate(label=combined.label, transfer=sent, model_digest=combined.model_digest)
+    final = state.models.get(state.completed + 1)
     return kinds.ExperimentComplete(
-        model=models.candidate_of(state, state.outcome.label, state.outcome.rounds),
+        model=model,
         model_round=state.outcome.rounds,
-        final_digest=state.models[state.completed + 1].digest,
+        final_digest=model.model_digest if final is None else final.digest,
         test=state.outcome.test,
         rounds=state.completed,
+        combined=combined,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, Record
+from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, MadeModel, ModelOrigin, Record
 from coordinator.core.state import StepName, Timer
 from messages.kinds import Label, ModelScores
 from messages.reasons import Reason
@@ -19,7 +19,8 @@ class Decision(Record):
 
 
 class Accepted(Decision):
-    """An experiment begins. `keep_updates`: rounds whose updates are kept; None: all."""
+    """An experiment begins. `keep_updates`: rounds whose updates are kept; None: all. `origin`: the model that it
+    begins with; not in the journal where that is drawn."""
 
     decision: Literal["accepted"] = "accepted"
     experiment: dict[str, Any]
@@ -30,6 +31,7 @@ class Accepted(Decision):
     enrol_due: float
     keep_updates: int | None
     bounds: Bounds = Field(NO_BOUNDS, exclude_if=lambda value: value == NO_BOUNDS)
+    origin: ModelOrigin | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class StartRefused(Decision):
@@ -118,6 +120,7 @@ class RoundStarted(Decision):
     """A step of a round opens; `cases` are the taking-part sites' training cases, frozen when the round began.
 
     `opening`: how many steps the round has opened, with this one. `left_out`: sites that it has left behind so far.
+    `weights`: as `plans.base.Opening` says.
     """
 
     decision: Literal["round-started"] = "round-started"
@@ -131,6 +134,7 @@ class RoundStarted(Decision):
     deadline: float
     opening: int = Field(1, exclude_if=lambda value: value == 1)
     left_out: dict[str, Reason] = Field({}, exclude_if=lambda value: not value)
+    weights: dict[str, float] = Field({}, exclude_if=lambda value: not value)
 
 
 class SiteAccepted(Decision):
@@ -216,8 +220,8 @@ class RoundClosed(Decision):
 
 
 class RoundCompleted(Decision):
-    """A round has made a model. `memory`: seal of what the strategy keeps for the next round, `cosines` by site, both
-    as `Aggregated` says."""
+    """A round has made a model. `memory`: seal of what the strategy keeps for the next round, `cosines` by site, `own`:
+    the models of a round that made one for each site; all as `Aggregated` says."""
 
     decision: Literal["round-completed"] = "round-completed"
     number: int
@@ -230,6 +234,7 @@ class RoundCompleted(Decision):
     seconds: float
     memory: str | None = Field(None, exclude_if=lambda value: value is None)
     cosines: dict[str, float] = Field({}, exclude_if=lambda value: not value)
+    own: dict[str, MadeModel] = Field({}, exclude_if=lambda value: not value)
 
 
 class SiteEvaluated(Decision):
@@ -247,11 +252,14 @@ class StepAnswered(Decision):
 
 
 class Completed(Decision):
+    """The experiment yields a model. `weights`: by part, where that is an ensemble."""
+
     decision: Literal["completed"] = "completed"
     time: float
     label: Label
     rounds: int
     test: SplitScores | None
+    weights: dict[str, float] = Field({}, exclude_if=lambda value: not value)
 
 
 class Failed(Decision):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coordinator.core import announce
 from coordinator.core import decisions as d
 from coordinator.core.announce import Announcement
 from coordinator.core.plans.table import plan_of
-from coordinator.core.state import ExperimentState, Phase
+from coordinator.core.records import ModelOrigin
+from coordinator.core.state import ExperimentState, Model, Phase, Round
 from coordinator.core.steps.table import row_of
 from messages import kinds
 from messages.envelope import event_id
@@ -51,9 +52,11 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Initialise:
-    """Build the initial model, and write it in the codec of the rounds too."""
+    """Build the initial model, or take the one that the experiment begins with, and write it in the codec of the rounds
+    too."""
 
     experiment: Experiment
+    origin: ModelOrigin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ class Aggregate:
         wire: the codec in which the next round sends what is made, where that is not exact.
         strategy: how updates make a model.
         memory: seal of what the strategy kept after the round before, where there is such a thing.
+        apart: where each update makes a model of its own: the making of each, with its one update.
     """
 
     experiment: str
@@ -145,6 +149,7 @@ class Aggregate:
     wire: CodecName | None = None
     strategy: AnyStrategy = FEDAVG
     memory: str | None = None
+    apart: tuple[Aggregate, ...] = ()
 
     def manifest_of(self, update: Contribution) -> Manifest:
         """The manifest under which an update was sealed."""
@@ -247,8 +252,14 @@ def _expect_update(state: ExperimentState, site: str, *, again: bool = False) ->
         return ()
     manifest = state.update_manifest.model_copy(update={"chunk_bytes": update.chunk_bytes})
     number, strategy = state.round.number, state.experiment.plan.strategy
-    model = state.models[plan_of(state).model_for(state, state.round, site)].seal
+    model = _received_model(state, state.round, site).seal
     return (Expect(state.id, number, site, update.attempt, update.seal, manifest, model, strategy, again),)
+
+
+def _received_model(state: ExperimentState, round_: Round, site: str) -> Model:
+    """What a site received in a round."""
+    plan = plan_of(state)
+    return plan.own_model(state, round_, site) or state.models[plan.model_for(state, round_, site)]
 
 
 def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
@@ -262,6 +273,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
     plan, codec = state.experiment.plan, state.codec
     # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
     sent_on = not plan_of(state).is_trained(state.experiment, state.round.number) and codec.model != "float32"
+    shared = state.models[1 if plan_of(state).makes_own else state.round.number]
     aggregate = Aggregate(
         experiment=state.id,
         round=state.round.number,
@@ -271,20 +283,32 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
         weight_cap=plan.weight_cap
         if state.bounds.weight_cap is None
         else min(plan.weight_cap, state.bounds.weight_cap),
-        model=state.models[state.round.number].seal,
+        model=shared.seal,
         codec=codec.name,
-        master=state.models[state.round.number].seal if state.makes_from_model else None,
+        master=shared.seal if state.makes_from_model else None,
         wire=codec.model if sent_on else None,
         strategy=plan.strategy,
-        memory=state.models[state.round.number].memory,
+        memory=shared.memory,
     )
-    return (aggregate,)
+    return (replace(aggregate, apart=_make_apart(state, state.round, aggregate)),)
+
+
+def _make_apart(state: ExperimentState, round_: Round, all_: Aggregate) -> tuple[Aggregate, ...]:
+    """The making of each site's own model, where the plan has it so."""
+    if not plan_of(state).makes_own:
+        return ()
+    received = {one.site: _received_model(state, round_, one.site).seal for one in all_.updates}
+    return tuple(
+        replace(all_, updates=(one,), model=seal, master=None if all_.master is None else seal)
+        for one in all_.updates
+        for seal in (received[one.site],)
+    )
 
 
 _EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, ...]]] = {
     d.Accepted: lambda state, x: (Announce(announce.announce_accepted(state)),),
     d.Excluded: _tell_excluded,
-    d.RecruitingClosed: lambda state, x: (Initialise(state.experiment),),
+    d.RecruitingClosed: lambda state, x: (Initialise(state.experiment, state.origin),),
     d.RoundStarted: _open_step,
     d.AnnouncedAgain: lambda state, x: (Announce(announce.round_opened(state)),),
     d.UpdateAnnounced: lambda state, x: _expect_update(state, x.site),
@@ -314,7 +338,7 @@ def _unfinished_effects(state: ExperimentState) -> tuple[Effect, ...]:
         return done
     todo: tuple[Effect, ...] = tuple(Announce(what) for what in announce.current_announcements(state))
     if state.stage is Phase.INITIALISING and not state.models:
-        return (*todo, Initialise(state.experiment))
+        return (*todo, Initialise(state.experiment, state.origin))
     if state.stage is Phase.AGGREGATING:
         return (*todo, *_aggregate_round(state))
     if state.round is None:
@@ -344,10 +368,20 @@ def needed_blobs(state: ExperimentState) -> frozenset[str]:
     seals |= {state.models[number].seal for number in rounds if number in state.models}
     begun = [state.models[number] for number in {state.completed + 1} | replayed if number in state.models]
     seals |= {model.memory for model in begun if model.memory is not None}
-    sent = state.models.get(state.completed + 1)
-    if sent is not None and sent.wire is not None:
-        seals.add(sent.wire)
+    sent = [state.models.get(state.completed + 1), *state.own_models.values()]
+    seals |= {one.wire for one in sent if one is not None and one.wire is not None}
+    seals |= _own_blobs(state, replayed)
     if state.round is not None:
         for parts in (state.round.parts, *state.round.earlier.values()):
             seals |= {part.update.seal for part in parts.values() if part.update is not None}
     return frozenset(seals)
+
+
+def _own_blobs(state: ExperimentState, replayed: set[int]) -> set[str]:
+    """Seals of the sites' own models, and of the initial one that they began with: who joins late begins with it."""
+    if not plan_of(state).makes_own:
+        return set()
+    rounds = {state.completed + 1} | (replayed if state.makes_from_model else set())
+    seals = {one.seal for number in rounds for one in state.own.get(number, {}).values()}
+    initial = state.models.get(1)
+    return seals if initial is None else seals | {initial.seal} | ({initial.wire} if initial.wire else set())

@@ -65,6 +65,7 @@ def _begin_experiment(decision: d.Accepted) -> State:
         timers={Timer.ENROL: decision.enrol_due},
         file=decision.experiment,
         bounds=decision.bounds,
+        origin=decision.origin,
     )
 
 
@@ -109,7 +110,16 @@ def _note_declined(state: State, x: d.SiteDeclined) -> State:
 
 def _note_excluded(state: State, x: d.Excluded) -> State:
     state = _change_member(state, x.site, standing=Standing.EXCLUDED, reason=x.reason, away=False)
-    return replace(_without_part(state, x.site), excluded=(*state.excluded, x.site))
+    return replace(_without_part(_without_own(state, x.site), x.site), excluded=(*state.excluded, x.site))
+
+
+def _without_own(state: State, site: str) -> State:
+    """Without the site's own model. While models are made or scored it stays: a round that is closed stands."""
+    here = state.own.get(state.completed + 1, EMPTY)
+    if site not in here or state.stage is not Phase.RUNNING:
+        return state
+    left = {name: model for name, model in here.items() if name != site}
+    return replace(state, own={**state.own, state.completed + 1: left})
 
 
 def _without_part(state: State, site: str) -> State:
@@ -150,7 +160,16 @@ def _round_started(state: State, x: d.RoundStarted) -> State:
     away = frozenset(x.away)
     parts = quorum.make_roll({site: Part(absent=site in away) for site in x.cases}, x.cases)
     opened = Round(
-        x.number, x.step, x.time, parts, x.cases, x.evaluate, opening=x.opening, left_out=x.left_out, began=x.time
+        x.number,
+        x.step,
+        x.time,
+        parts,
+        x.cases,
+        x.evaluate,
+        opening=x.opening,
+        left_out=x.left_out,
+        began=x.time,
+        weights=x.weights,
     )
     if state.round is not None:
         opened = replace(
@@ -240,10 +259,19 @@ def _round_closed(state: State, x: d.RoundClosed) -> State:
 def _round_completed(state: State, x: d.RoundCompleted) -> State:
     mean = state.experiment.task.reader.headline_score(x.validation) if x.validation is not None else None
     scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
-    models = {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
+    models = state.models if x.own else {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
     turns = plan_of(state).remember_turns(state.turns, x.contributors)
     result = RoundResult(x.number, x.contributors, x.left_out, x.digest, x.validation, x.seconds)
-    return replace(state, round=None, completed=x.number, last_result=result, models=models, scores=scores, turns=turns)
+    made = replace(state, round=None, completed=x.number, last_result=result, models=models, scores=scores, turns=turns)
+    return _with_own(made, x) if x.own else made
+
+
+def _with_own(state: State, x: d.RoundCompleted) -> State:
+    """Who was left out keeps the model that it had. Each model's scores are its site's alone: they choose none."""
+    mine = {site: Model(one.seal, one.digest, one.wire) for site, one in x.own.items()}
+    known = {**state.own.get(x.number, {}), **mine}
+    left = {site: model for site, model in known.items() if site not in state.excluded}
+    return replace(state, own={**state.own, x.number + 1: left}, scores=())
 
 
 def _note_evaluated(state: State, x: d.SiteEvaluated) -> State:
@@ -265,7 +293,7 @@ def _end_in_phase(state: State, phase: Phase, time: float, **changes: Any) -> St
 
 
 def _complete_experiment(state: State, x: d.Completed) -> State:
-    return _end_in_phase(state, Phase.COMPLETE, x.time, outcome=Outcome(x.label, x.rounds, x.test))
+    return _end_in_phase(state, Phase.COMPLETE, x.time, outcome=Outcome(x.label, x.rounds, x.test, x.weights))
 
 
 def _pause_experiment(state: State, x: d.Paused) -> State:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, Record
+from coordinator.core.records import NO_BOUNDS, WORDS, Bounds, MadeModel, ModelOrigin, Record
 from coordinator.core.state import Timer
 from messages import abilities, envelope
 from messages.kinds import KINDS
@@ -30,7 +30,8 @@ class FileCheck(Record):
 
     `reason`: why the file is not valid, with the mistakes in words; None: it is valid, and the other fields tell of it.
     `file` is its canonical form, `expires` its last day ("2027-12-31"), `enrol_within` seconds, `keep_updates` rounds
-    (None: all). `digest` is empty where the file is no experiment at all.
+    (None: all). `digest` is empty where the file is no experiment at all. `origin`: the model that it names under
+    `net.from`, as it was found; left out of the journal where it names none.
     """
 
     reason: Reason | None = None
@@ -41,6 +42,7 @@ class FileCheck(Record):
     expires: str | None = None
     enrol_within: float = 0.0
     keep_updates: int | None = None
+    origin: ModelOrigin | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class Received(Input):
@@ -123,6 +125,8 @@ class Aggregated(Input):
 
     `memory`: the seal of what the strategy keeps for the next round. Left out of the journal where it keeps nothing.
     `cosines`: by site, of its update and the others' mean direction; left out where it was not measured.
+    `own`: by site, where each update makes a model of its own; then `digest` names them all (`models.name_models`), and
+    `seal` is empty. Left out where one model was made.
     """
 
     input: Literal["aggregated"] = "aggregated"
@@ -132,6 +136,7 @@ class Aggregated(Input):
     wire: str | None = None
     memory: str | None = Field(None, exclude_if=lambda value: value is None)
     cosines: dict[str, float] = Field({}, exclude_if=lambda value: not value)
+    own: dict[str, MadeModel] = Field({}, exclude_if=lambda value: not value)
 
 
 class AggregationFailed(Input):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from messages import codec
 
@@ -47,6 +47,27 @@ class Bounds(Record):
 
 
 NO_BOUNDS = Bounds()
+
+
+class MadeModel(Record):
+    """A model that was made and stored: seal and digest; `wire` as `inputs.Initialised` says."""
+
+    seal: str
+    digest: str
+    wire: str | None = Field(None, exclude_if=lambda value: value is None)
+
+
+class ModelOrigin(Record):
+    """The model that an experiment begins with, where it is not drawn.
+
+    `digest`: of the model. `experiment`: the one that made it, in so many `rounds`; `seal`: of its blob there. None:
+    the operator put it into the coordinator's folder of models.
+    """
+
+    digest: str
+    experiment: str | None = None
+    rounds: int | None = None
+    seal: str | None = None
 
 
 @cache

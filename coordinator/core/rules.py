@@ -32,7 +32,7 @@ def advance_state(state: ExperimentState, now: float) -> Decided:
     if state.phase is Phase.RECRUITING:
         return close_recruiting(state, now) if state.everybody_answered else ()
     if state.phase in (Phase.INITIALISING, Phase.AGGREGATING) and state.round is None:
-        return start_next(state, now) if state.completed + 1 in state.models else ()
+        return start_next(state, now) if state.has_next else ()
     if state.phase in (Phase.RUNNING, Phase.EVALUATING) and state.round is not None:
         plan = plan_of(state)
         heard = quorum.everybody_heard(state.round)
@@ -64,7 +64,8 @@ def open_step(
 ) -> d.RoundStarted:
     """Open a step: of a new round where none is open, else one more of the open round."""
     before = state.round
-    cases = {site: state.members[site].train for site in opening.sites}
+    plan = plan_of(state)
+    cases = {site: plan.count_cases(state.members[site]) for site in opening.sites}
     if before is not None:
         cases |= {site: count for site, count in before.cases.items() if site in cases}
     return d.RoundStarted(
@@ -78,6 +79,7 @@ def open_step(
         deadline=now + STEPS[opening.step].within(state.experiment),
         opening=1 if before is None else before.opening + 1,
         left_out=dict(left_out),
+        weights=dict(opening.weights),
     )
 
 
@@ -167,4 +169,5 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         seconds=(round_.closed_at or began) - began,
         memory=made.memory,
         cosines=made.cosines if state.logic >= 3 else {},
+        own=made.own,
     )

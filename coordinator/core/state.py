@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from coordinator.core.logic import LOGIC
-from coordinator.core.records import NO_BOUNDS, Bounds
+from coordinator.core.records import NO_BOUNDS, Bounds, ModelOrigin
 from coordinator.core.roll import Roll
 from messages import abilities
 from messages.experiment import Experiment
@@ -158,6 +158,7 @@ class Round:
         opening: how many steps have opened in the round; the attempt of the event that opened this one.
         left_out: sites that the round has left behind, each with its reason.
         earlier: what was reported in earlier steps of the round, by step and site.
+        weights: of the ensemble that is scored, by label.
     """
 
     number: int
@@ -174,6 +175,7 @@ class Round:
     opening: int = 1
     began: float | None = None
     earlier: Mapping[StepName, Mapping[str, Part]] = field(default_factory=lambda: EMPTY)
+    weights: Mapping[str, float] = field(default_factory=lambda: EMPTY)
 
     @property
     def reported(self) -> tuple[str, ...]:
@@ -212,11 +214,13 @@ class RoundResult:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a complete experiment yields; `label` names the candidate that was chosen."""
+    """What a complete experiment yields; `label` names the candidate that was chosen. `weights`: by part, where that is
+    an ensemble."""
 
     label: str
     rounds: int
     test: SplitScores | None
+    weights: Mapping[str, float] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +230,9 @@ class ExperimentState:
     `models[r]` is the model that round r received (so `models[1]` is the initial one). `timers` are moments that are
     due; while paused they are `remaining` seconds instead. `turns` is the plan's own memory (`Plan.remember_turns`).
     `file` is the experiment file as it was accepted, `bounds` the operator's then. `excluded`: sites that the
-    researcher took out, in that order. `logic` is no part of the record: `decide` sets it, for rules
-    that differ by it (`coordinator.core.logic`).
+    researcher took out, in that order. `origin`: the model that it begins with, where that is not drawn. `own[r]`:
+    by site, the model of its own that it receives in round r; `models` has the initial one alone then. `logic` is no
+    part of the record: `decide` sets it, for rules that differ by it (`coordinator.core.logic`).
     """
 
     experiment: Experiment
@@ -258,6 +263,8 @@ class ExperimentState:
     file: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     bounds: Bounds = NO_BOUNDS
     excluded: tuple[str, ...] = ()
+    origin: ModelOrigin | None = None
+    own: Mapping[int, Mapping[str, Model]] = field(default_factory=lambda: EMPTY)
     logic: int = LOGIC
 
     @property
@@ -279,6 +286,18 @@ class ExperimentState:
     def update_manifest(self) -> Manifest | None:
         """What an update looks like on the wire; None before there is a model."""
         return None if self.manifest is None else self.manifest.in_codec(self.codec.name)
+
+    @property
+    def has_next(self) -> bool:
+        """Whether the model, or models, are here that the next round begins with."""
+        return self.completed + 1 in self.models or self.completed + 1 in self.own
+
+    @property
+    def own_models(self) -> Mapping[str, Model]:
+        """The newest model of each site, in the order of their names, where each has its own; without sites that were
+        excluded."""
+        here = self.own.get(self.completed + 1, EMPTY)
+        return {site: here[site] for site in sorted(here) if site not in self.excluded}
 
     @property
     def stage(self) -> Phase:

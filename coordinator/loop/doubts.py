@@ -30,6 +30,8 @@ class Doubts:
             self._tell_update(before, before.round, decision.site, "an update is not used")
         elif isinstance(decision, d.RoundCompleted):
             self._tell_updates(before, before.round, decision)
+            if not before.experiment.plan.shares_model:
+                return  # each site has scored another model
             persistent = self._persistent.setdefault(before.id, Persistent())
             found = persistent.take_news(find_contradictions(_validation_of(before.round), reader))
             self._tell_found(before, "validation", found)

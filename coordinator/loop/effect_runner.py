@@ -101,9 +101,11 @@ class EffectRunner:
 
     def _publish_model(self, effect: e.PublishModel) -> None:
         done = partial(self._inputs.put, partial(self._tell_published, effect.experiment, effect.body))
-        self._models.send_shipment(
-            make_shipment("model-chunk", effect.experiment, effect.body.model.transfer, done=done)
-        )
+        combined, model = effect.body.combined, effect.body.model.transfer
+        *first, last = (model,) if combined is None else combined.transfers().values()
+        for one in first:
+            self._models.send_shipment(make_shipment("model-chunk", effect.experiment, one))
+        self._models.send_shipment(make_shipment("model-chunk", effect.experiment, last, done=done))
 
     def _tell_published(self, experiment: str, body: kinds.ExperimentComplete) -> None:
         self._say.send_live("model-ready", body, experiment=experiment, round_number=body.rounds)

@@ -5,8 +5,11 @@ The decider gets the findings as an input (`inputs.FileCheck`); it never looks a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from coordinator.core.admission import MOST_WORDS
 from coordinator.core.inputs import FileCheck
+from coordinator.core.records import ModelOrigin
 from messages.envelope import Event
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
@@ -15,8 +18,18 @@ from messages.kinds import ExperimentStart
 from messages.reasons import Reason
 from nets import registry
 
+Find = Callable[[Experiment, str], ModelOrigin | None]
+"""(experiment, researcher) → the model that its file names to begin with, or a ConfigError."""
 
-def check_file(event: Event) -> FileCheck | None:
+
+def find_nothing(experiment: Experiment, researcher: str) -> ModelOrigin | None:
+    """Of a coordinator that has no model: a file that names one is refused."""
+    if experiment.net.origin is not None:
+        raise ConfigError(f"from = {experiment.net.origin!r}: there is no model here", where="net")
+    return None
+
+
+def check_file(event: Event, find: Find = find_nothing) -> FileCheck | None:
     """What is found in the file of an experiment-start; None for an event of another kind."""
     if not isinstance(event.body, ExperimentStart):
         return None
@@ -32,6 +45,7 @@ def check_file(event: Event) -> FileCheck | None:
         return _bad_file(Reason.UNKNOWN_NET, str(error), experiment.digest())
     try:
         registry.check_net(experiment)
+        origin = find(experiment, event.sender)
     except ConfigError as error:
         return _bad_file(Reason.INVALID_EXPERIMENT, str(error), experiment.digest())
     return FileCheck(
@@ -41,6 +55,7 @@ def check_file(event: Event) -> FileCheck | None:
         expires=experiment.expires.isoformat() if experiment.expires is not None else None,
         enrol_within=experiment.rounds.enrol_within,
         keep_updates=_rounds_kept(experiment.keep_updates),
+        origin=origin,
     )
 
 

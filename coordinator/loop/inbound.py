@@ -229,7 +229,7 @@ class Inbound:
             keep_cap=self._config.limits.keep_cap if start else None,
             bounds=self._bounds if start else NO_BOUNDS,
             full=start and self._has_enough(event.sender),
-            file_check=check_file(event) if start and known else None,
+            file_check=check_file(event, self._parts.origins.find_origin) if start and known else None,
         )
         waits = event.kind == "weights-ready"
         steps.take_step(event.experiment, given, self._written_with(delivery, {identity: not waits}))

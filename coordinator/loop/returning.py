@@ -85,16 +85,14 @@ class Returning:
     def send_chunks(self, experiment: str, wanted: kinds.ChunksWanted, site: str) -> None:
         """A site asks for chunks of a model: they go to all, so that it has only so many sent again."""
         state = self._states.get(experiment)
-        model = state.models.get(wanted.round) if state is not None else None
-        known = state is not None and site in state.members
-        if state is None or not known or model is None or wanted.seal not in (model.seal, model.wire):
+        sent = None if state is None else models.find_transfer(state, wanted)
+        if state is None or site not in state.members or sent is None:
             if self._complaints.count_messages(site, "chunks-of-no-model"):
                 log.warning("chunks of no model were asked for", site=site)
             return
         if wanted.seal not in e.needed_blobs(state):
             return
         chunks = None if wanted.chunks is None else tuple(wanted.chunks)
-        sent = models.transfer_of(state, wanted.round, exact=wanted.seal == model.seal)
         self._send_within_budget(experiment, sent, chunks, site)
 
     def _send_within_budget(

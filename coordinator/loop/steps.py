@@ -20,6 +20,7 @@ from coordinator.core.steps.table import STEPS
 from coordinator.loop.doubts import Doubts
 from coordinator.loop.effect_runner import EffectRunner
 from coordinator.loop.floods import Floods
+from coordinator.loop.origins import ModelOrigins
 from coordinator.loop.tally import Tally
 from coordinator.loop.timers import Gate
 from coordinator.record.journal import ASIDE, NOTHING, STEP, Journal, Written
@@ -60,6 +61,7 @@ class Parts:
     presence: Presence
     own_word: ReadingBack
     turnstile: Turnstile
+    origins: ModelOrigins
 
 
 _NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)

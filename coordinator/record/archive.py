@@ -1,8 +1,8 @@
 """Backup of a coordinator's state while it runs, and restore from it.
 
 A backup is a folder: `journal.sqlite` (SQLite's online backup of one moment), `blobs/` (what that journal needs to go
-on), and `backup.json`, written last, so that a folder without it is an unfinished one. What is restored goes on under
-a term of its own (`salvage`).
+on), `models/` (what the operator put in), and `backup.json`, written last, so that a folder without it is an unfinished
+one. What is restored goes on under a term of its own (`salvage`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from coordinator.record.journal_file import open_reader, open_readonly
 from coordinator.record.recovery import read_step, recover_states
 from coordinator.record.salvage import raise_term
 from coordinator.work.blobs import Blobs
+from coordinator.work.given_models import FOLDER
 from coordinator.work.strategies.table import strategy_of
 from messages.chain import Entry
 from messages.ground.clock import Clock, SystemClock
@@ -78,6 +79,7 @@ def backup(state: Path, out: Path, show: Show = lambda *_: None, *, clock: Clock
             if not missing or tried == TRIES - 1:
                 break  # else the coordinator has pruned in between: the next snapshot does not need them
         _drop_others(part / "blobs", wanted)
+        _copy_given(state, part)
         verify_backup(part, wanted, show, missing)
         summary = _sum_up(part, wanted, missing)
         _write_description(part, summary, clock.wall())
@@ -111,6 +113,7 @@ def restore(saved: Path, state: Path, show: Show = lambda *_: None, *, clock: Cl
         verify_backup(saved, wanted, show, missing)
         state.mkdir(parents=True, exist_ok=True)
         _copy_blobs(saved / "blobs", state / "blobs", wanted, show)
+        _copy_given(saved, state)
         for beside in ("journal.sqlite-wal", "journal.sqlite-shm", "journal.head"):
             (state / beside).unlink(missing_ok=True)
         fresh = state / "journal.sqlite.part"
@@ -182,6 +185,10 @@ def _describe_blobs(entries: Iterable[Entry]) -> Mapping[tuple[str, str], Manife
                 known[state.id, one.seal] = state.manifest
                 if one.wire is not None:
                     known[state.id, one.wire] = state.manifest.in_codec(state.codec.model)
+                for own in one.own.values() if isinstance(one, d.RoundCompleted) else ():
+                    known[state.id, own.seal] = state.manifest
+                    if own.wire is not None:
+                        known[state.id, own.wire] = state.manifest.in_codec(state.codec.model)
                 remembered = strategy_of(state.experiment.plan.strategy).memory(state.manifest)
                 if isinstance(one, d.RoundCompleted) and one.memory is not None and remembered is not None:
                     known[state.id, one.memory] = remembered
@@ -212,6 +219,16 @@ def _copy_blobs(source: Path, out: Path, wanted: Wanted, show: Show) -> list[str
             os.replace(part, place)
         show("blobs", done, len(wanted))
     return missing
+
+
+def _copy_given(source: Path, out: Path) -> None:
+    """Copy the models that the operator put in. Each is named by its digest, and whoever reads it compares that."""
+    for path in sorted((source / FOLDER).glob("*.safetensors")):
+        place = out / FOLDER / path.name
+        place.parent.mkdir(exist_ok=True)
+        part = place.with_name(f"{path.name}.copy")
+        shutil.copyfile(path, part)
+        keep_file(part, place)
 
 
 def _drop_others(folder: Path, wanted: Wanted) -> None:

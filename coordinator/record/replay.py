@@ -14,6 +14,7 @@ from coordinator.core.effects import Aggregate, effects
 from coordinator.core.evolve import evolve
 from coordinator.core.logic import LOGIC, explain_unknown
 from coordinator.core.machine import IllegalInput, decide
+from coordinator.core.models import models_after, name_models
 from coordinator.core.state import ExperimentState
 from coordinator.record import story
 from coordinator.record.clocks import explain_entry_time
@@ -108,6 +109,7 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
             for effect in effects(after, decision):
                 if isinstance(effect, Aggregate):
                     waiting[entry.experiment] = effect
+            problem = problem or _origin_problem(decision, after, states, blobs)
             if isinstance(decision, d.RoundCompleted):
                 made = waiting.pop(entry.experiment, None)
                 check = replace(
@@ -120,6 +122,26 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
         if after is not None:
             states[entry.experiment] = after
         yield ReplayStep(entry, not problem, problem, who, what, check)
+
+
+def _origin_problem(
+    decision: d.AnyDecision, after: ExperimentState | None, states: Mapping[str, ExperimentState], blobs: Blobs | None
+) -> str:
+    """What is wrong with the model that an experiment begins with: the experiment that it is said to be of made another
+    one, or the blob is not it. Only what is at hand is looked at."""
+    origin = None if after is None else after.origin
+    if after is None or origin is None:
+        return ""
+    before = states.get(origin.experiment or "")
+    if isinstance(decision, d.Accepted) and before is not None:
+        made = models_after(before, origin.rounds or 0)
+        if origin.digest not in {one.digest for one in made}:
+            return f"in {origin.rounds} rounds {origin.experiment} made another model than this begins with"
+    if isinstance(decision, d.InitialModel) and blobs is not None and blobs.has_blob(after.id, decision.seal):
+        buffer = blobs.open_blob(after.id, decision.seal, decision.manifest)
+        if model_digest(decision.manifest, buffer) != origin.digest:
+            return "the stored initial model is not the one that the experiment begins with"
+    return ""
 
 
 def _final_states(entries: Iterable[Entry]) -> dict[str, ExperimentState]:
@@ -173,11 +195,33 @@ def _check_aggregate(
         return AggregateCheck(number, Status.MISSING, False, problem)
     if problem := _memory_problem(blobs, made):
         return AggregateCheck(number, Status.MISSING, False, problem)
+    if made.apart:
+        return _check_apart(blobs, made, completed)
     digest, wire, memory = _make_again(blobs, made)
     what = "model" if (digest, wire) != (completed.digest, completed.wire) else f"memory of {made.strategy.name}"
     same = (digest, wire, memory) == (completed.digest, completed.wire, completed.memory)
     problem = "" if same else f"the updates of round {number} do not make the {what} that the log names"
     return AggregateCheck(number, Status.RECOMPUTED, same, problem)
+
+
+def _check_apart(blobs: Blobs, made: Aggregate, completed: d.RoundCompleted) -> AggregateCheck:
+    """Of a round that made a model for each site; that its updates are here and unchanged is known."""
+    number = completed.number
+    begun = sorted({one.master for one in made.apart if one.master is not None})
+    if lost := [seal for seal in begun if not blobs.is_intact(made.experiment, seal, made.manifest)]:
+        problem = f"a model that round {number} began with is not there, or was changed: {lost[0][:12]}"
+        return AggregateCheck(number, Status.MISSING, False, problem)
+    wrong = [
+        site
+        for one in made.apart
+        for site in (one.updates[0].site,)
+        if site not in completed.own
+        or _make_again(blobs, one)[:2] != (completed.own[site].digest, completed.own[site].wire)
+    ]
+    if not wrong and name_models(completed.own) != completed.digest:
+        return AggregateCheck(number, Status.RECOMPUTED, False, f"round {number} names its models by another digest")
+    problem = f"the update of {', '.join(wrong)} of round {number} does not make the model that the log names"
+    return AggregateCheck(number, Status.RECOMPUTED, not wrong, problem if wrong else "")
 
 
 def _memory_problem(blobs: Blobs, made: Aggregate) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
+from coordinator.core.records import ModelOrigin
 from coordinator.core.state import SCORES, UPDATES, ExperimentState, Phase
 from coordinator.record.journal import STEP, TERM
 from coordinator.record.recovery import read_step
@@ -76,12 +77,18 @@ def _tell_decision(decision: d.AnyDecision) -> str:
 def _tell_accepted(x: d.Accepted) -> str:
     strategy = x.experiment.get("plan", {}).get("strategy", "FedAvg")
     named = f"; strategy {strategy.get('name')}" if isinstance(strategy, dict) else ""
-    return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}"
+    begins = "" if x.origin is None else f"; begins with model {x.origin.digest[:12]}{_tell_lineage(x.origin)}"
+    return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}{begins}"
+
+
+def _tell_lineage(origin: ModelOrigin) -> str:
+    return "" if origin.experiment is None else f", which {origin.experiment} made in {origin.rounds} rounds"
 
 
 def _tell_round_started(x: d.RoundStarted) -> str:
     if x.step == SCORES:
-        return f"evaluation starts with {', '.join(x.cases)}"
+        what = "evaluation of the ensemble" if x.weights else "evaluation"
+        return f"{what} starts with {', '.join(x.cases)}"
     place = f"round {x.number}" if x.step == UPDATES else f"round {x.number}, {x.step},"
     verb = "starts" if x.opening == 1 else "goes on"
     left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
@@ -92,6 +99,11 @@ def _tell_round_closed(x: d.RoundClosed) -> str:
     took = ", ".join(f"{site} ({cases})" for site, cases in x.contributors.items())
     left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
     return f"round {x.number} closes with {took}" + (f"; left out {left}" if left else "")
+
+
+def _tell_round_completed(x: d.RoundCompleted) -> str:
+    own = ", ".join(f"{site} {one.digest[:12]}" for site, one in x.own.items())
+    return f"round {x.number} made the models of {own}" if own else f"round {x.number} made model {x.digest[:12]}"
 
 
 def _tell_site_reason(x: d.SiteDeclined | d.SiteFailed) -> str:
@@ -118,7 +130,7 @@ _LINES: Mapping[type[d.Decision], Callable[[Any], str]] = {
     d.QuorumMet: lambda x: f"quorum is met, {x.grace_due - x.time:.0f} s of grace begin",
     d.DeadlineExtended: lambda x: f"deadline extended ({x.times})",
     d.RoundClosed: _tell_round_closed,
-    d.RoundCompleted: lambda x: f"round {x.number} made model {x.digest[:12]}",
+    d.RoundCompleted: _tell_round_completed,
     d.Completed: lambda x: f"complete: the {x.label} model, of {x.rounds} rounds",
     d.Failed: _tell_with_reason,
     d.Paused: _tell_with_reason,

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +21,13 @@ import structlog
 from coordinator.config import Limits
 from coordinator.core import inputs as i
 from coordinator.core.effects import Aggregate, Expect, Initialise
+from coordinator.core.models import name_models
+from coordinator.core.records import MadeModel, ModelOrigin
 from coordinator.work.aggregate import Memory, aggregate, is_finite, share_weights
 from coordinator.work.blobs import Blobs, Buffer, create_mapped
+from coordinator.work.building import Build, OpenOrigin, build_in_subprocess, no_origins
 from coordinator.work.figures import Length, compare_directions, measure_update
+from coordinator.work.given_models import explain_misfit
 from coordinator.work.strategies.table import strategy_of
 from coordinator.work.turns import FairPool
 from messages.experiment import Experiment
@@ -108,35 +109,7 @@ def _opened_memory(blobs: Blobs, effect: Aggregate) -> Buffer | None:
         ) from None
 
 
-Build = Callable[[Experiment, Path, Path, Limits], None]
-"""(experiment, file for the buffer, file for the manifest, limits) → both files, or a KonsilError."""
 Post = Callable[[str, i.AnyInput], None]
-
-
-def build_in_subprocess(experiment: Experiment, out: Path, manifest: Path, limits: Limits) -> None:
-    """`python -m nets.initial`: torch stays out of this process, and a net is counted before it is built.
-
-    Raises:
-        TooLarge: it has more bytes than `limits.model_bytes_max`.
-        WorkFailed: it cannot be built, or takes too long.
-    """
-    within = limits.initialise_within
-    source = out.with_name("initial.json")
-    source.write_text(json.dumps(experiment.as_plain()))
-    command = [sys.executable, "-m", "nets.initial", "--experiment", str(source)]
-    command += ["--out", str(out), "--manifest", str(manifest), "--most-bytes", str(limits.model_bytes_max)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)
-    except subprocess.TimeoutExpired:
-        raise WorkFailed(f"building the net took more than {within:.0f} s", where=experiment.id) from None
-    finally:
-        source.unlink(missing_ok=True)
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        reason = said[-1] if said else f"exit status {done.returncode}"
-        if done.returncode == TooLarge.exit_status:
-            raise TooLarge(reason, where=experiment.id)
-        raise WorkFailed(f"the net cannot be built: {reason}", where=experiment.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +137,7 @@ class Work:
     build: Build = build_in_subprocess
     owner: Callable[[str], str] = lambda experiment: experiment
     """Experiment → whose it is: they take turns."""
+    open_origin: OpenOrigin = no_origins
 
     def __post_init__(self) -> None:
         self._pool = FairPool(self.clock.make_pool(2, "work"))
@@ -268,6 +242,9 @@ class Work:
         manifest = Manifest.model_validate_json(described.read_text())
         described.unlink()
         manifest = self._travelling(effect.experiment, out, manifest)
+        if effect.origin is not None and (why := self._begin_with(effect.origin, out, manifest)) is not None:
+            log.error("work failed", experiment=name, detail=f"the model to begin with does not fit: {why}")
+            return i.InitialisationFailed(time=self.now(), reason=Reason.WRONG_SHAPE)
         if manifest.nbytes > self.limits.model_bytes_max:
             out.unlink()
             return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)
@@ -287,6 +264,15 @@ class Work:
             write_into(nothing | view_tensors(built, map_file(path, built)), wanted, out.data)
         os.replace(fitted, path)
         return wanted
+
+    def _begin_with(self, origin: ModelOrigin, path: Path, manifest: Manifest) -> str | None:
+        """Write the model to begin with in the place of the drawn one; why it does not fit, where it does not."""
+        arrays = self.open_origin(origin)
+        if (why := explain_misfit(manifest, arrays)) is not None:
+            return why
+        with create_mapped(path, manifest.nbytes) as out:
+            write_into(arrays, manifest, out.data)
+        return None
 
     def _initial_wire(self, experiment: Experiment, exact: Path, manifest: Manifest) -> str | None:
         """The seal of the initial model in the codec in which round 1 sends it; None where that is exact."""
@@ -318,6 +304,15 @@ class Work:
         return sealed, found
 
     def _aggregate_round(self, effect: Aggregate) -> i.AnyInput:
+        if not effect.apart:
+            return self._make_aggregate(effect)
+        own: dict[str, MadeModel] = {}
+        for one in effect.apart:
+            made = self._make_aggregate(one)
+            own[one.updates[0].site] = MadeModel(seal=made.seal, digest=made.digest, wire=made.wire)
+        return i.Aggregated(time=self.now(), round=effect.round, seal="", digest=name_models(own), own=own)
+
+    def _make_aggregate(self, effect: Aggregate) -> i.Aggregated:
         manifest, name = effect.manifest, effect.experiment
         sent = None if effect.wire is None else manifest.in_codec(effect.wire)
         remembered = memory_manifest(effect)

@@ -105,6 +105,39 @@ def cut(
         console.say_line(f"The journal now ends with entry {after}; the broken one is kept in {kept}")
 
 
+@app.command()
+def put_model(
+    config: Config,
+    model: Annotated[Path, typer.Argument(help="A safetensors file.")],
+    experiment: Annotated[
+        Path | None,
+        typer.Option("--experiment", help="For weights that are not Konsil's own: a file with their net and task."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put in a model that experiments may begin with; prints the digest that they name it by.
+
+    Example: konsil coordinator put-model --config /etc/konsil/coordinator.toml model.safetensors
+    """
+    from coordinator import config as configs
+    from coordinator.work.given_models import FOLDER, GivenModels
+
+    settings = configs.read_config(config)
+    models = GivenModels(settings.coordinator.state / FOLDER)
+    if experiment is None:
+        digest = models.put_model(model)
+    else:
+        from coordinator.work.building import build_manifest
+        from messages.experiment import read_experiment
+
+        described = read_experiment(experiment)
+        digest = models.put_weights(model, described, build_manifest(described, settings.limits))
+    if as_json:
+        console.emit_json({"digest": digest, "file": str(models.path_of(digest))})
+    else:
+        console.say_line(f'from = "sha256:{digest}"')
+
+
 def _state_folder(config: Path) -> Path:
     from coordinator import config as configs
 

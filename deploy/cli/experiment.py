@@ -138,7 +138,7 @@ def list_(profile: ProfileOption = None, json_: JsonOption = False) -> None:
     rows = []
     for story in found.values():
         point = story.latest_point
-        rounds = f"{story.completed_rounds}/{story.rounds_planned or '?'}"
+        rounds = f"{story.completed_rounds}/{'?' if story.rounds_planned is None else story.rounds_planned}"
         score = "-" if point is None else format_score(story.reader.headline_score(point.pooled))
         score += "" if point is None else f" {story.reader.title}, round {point.round}"
         state = state_words(story)

@@ -84,6 +84,8 @@ def show_measuring(show: Show, seconds: float) -> None:
 def _rounds(experiment: Experiment) -> str:
     """How many rounds, in words."""
     count, sites = experiment.rounds.count, len(experiment.sites)
+    if not experiment.plan.trains:
+        return "an evaluation"
     if experiment.plan.kind != "sequential":
         return count_noun(count, "round")
     cycles, rest = divmod(count, sites)

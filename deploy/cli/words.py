@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deploy.console import format_moment, format_score
 from deploy.story.endings import list_blamed
+from deploy.story.matrix import read_matrix
 from deploy.story.parts import TestScores
 from deploy.story.story import ExperimentStory
 from messages.ground.units import human_bytes, human_seconds
@@ -78,7 +79,7 @@ def headline_words(story: ExperimentStory, now: float) -> str:
     if story.phase == "paused" and story.reason is not None:
         parts.append(advise_on(Reason(story.reason), by_coordinator=True, waits=True))
     if current is not None:
-        parts.append(f"round {current.number}/{story.rounds_planned or '?'}")
+        parts.append(f"round {current.number}/{'?' if story.rounds_planned is None else story.rounds_planned}")
     if (point := story.latest_point) is not None:
         words = score_words(point.pooled, story.reader)
         parts.append(f"validation {story.reader.title} after round {point.round}: {words}")
@@ -129,6 +130,21 @@ def cases_words(test: TestScores) -> str:
     return f"n = {test.n} of {test.all_cases}, the others withheld by {', '.join(test.withheld)}"
 
 
+def matrix_lines(story: ExperimentStory) -> list[str]:
+    """The cross-site matrix of the test cases, a line for each site's model; none where sites did not train alone."""
+    found = read_matrix(story, "test")
+    if found is None:
+        return []
+    head = ["model of", *found.sites, "overall"]
+    rows = [[model, *map(format_score, found.row_of(model))] for model in found.cells]
+    wide = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    yielded = "" if found.chosen is None else f"; the experiment yields that of {found.chosen}"
+    return [
+        f"each site's model on each site's test cases, {found.reader.title}{yielded}",
+        *("  ".join(word.ljust(size) for word, size in zip(row, wide, strict=True)).rstrip() for row in [head, *rows]),
+    ]
+
+
 def closing_lines(story: ExperimentStory) -> list[str]:
     """The result, for a person."""
     lines = [f"{story.id}: {state_words(story)}"]
@@ -154,6 +170,7 @@ def closing_lines(story: ExperimentStory) -> list[str]:
                 f"  mean over sites {format_score(test.unweighted_mean)}, "
                 f"worst {test.worst[0]} {format_score(test.worst[1])}"
             )
+        lines.extend(f"  {line}" for line in matrix_lines(story))
     elif story.phase == "complete":
         lines.append("  no test scores: it ended before an evaluation brought any")
     if story.model_digest:

@@ -12,6 +12,7 @@ from deploy.report.baselines import Baseline
 from deploy.report.curves import Line, draw_chart
 from deploy.report.doubts import doubts_section
 from deploy.report.html import format_count
+from deploy.report.matrix import matrix_section
 from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
 from messages.ground.errors import WorkFailed
@@ -84,6 +85,7 @@ def render_report(
         ("Why it ended", tables.failure_section(story)),
         ("Summary", tables.summary_table(story, images or {})),
         ("Result", tables.results_table(story, baselines) + tables.side_by_side(story, baselines)),
+        ("Cross-site matrix", matrix_section(story)),
         ("Contradictions", doubts_section(story)),
         ("Curves", _charts_section(story, baselines)),
         ("Cases", tables.cases_table(story)),

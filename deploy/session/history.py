@@ -67,7 +67,7 @@ class HistoryReader:
             norm = before.round.parts[decision.site].norm
             rounds.setdefault(before.round.number, {})[decision.site] = UpdateCheck(norm=norm)
         for made in todo:
-            if isinstance(made, Aggregate) and made.updates:
+            if isinstance(made, Aggregate) and made.updates and not made.apart:
                 cases = {one.site: one.cases for one in made.updates}
                 shares = share_weights(cases, weight_by=made.weight_by, cap=made.weight_cap)
                 norms = {site: one.norm for site, one in rounds.get(made.round, {}).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -166,47 +166,86 @@ def fetch_model(session: BrokerSession, experiment: str, path: Path, show: Calla
     """
     _require_folder(path)
     described, complete = find_announced(session, experiment)
-    transfer = complete.model.transfer
-    key = TransferKey(experiment, transfer.round, COORDINATOR, transfer.attempt)
+    combined, model = complete.combined, complete.model
+    sent = {model.label: model.transfer} if combined is None else combined.transfers()
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".konsil-") as folder:
-        incoming = Incoming(Path(folder), key, size=transfer.manifest.chunk_bytes, total=transfer.manifest.nbytes)
-        try:
-            _receive_chunks(session, incoming, show)
-            buffer = Path(folder, "buffer")
-            incoming.finish(transfer.manifest, transfer.seal, buffer)
-        except MalformedMessage as error:
-            raise WorkFailed(f"what the broker holds is not the model ({error.reason})", where=experiment) from None
-        finally:
-            incoming.close()
-        write_model(path, described, transfer.manifest, buffer, complete.model.model_digest, complete.model_round)
-    return complete.model.model_digest
+        buffers = {label: Path(folder, f"{label}.buffer") for label in sent}
+        _fetch_transfers(session, experiment, sent, buffers, show)
+        if combined is not None:
+            _write_ensemble(path, described, combined, buffers, complete.model_round)
+        else:
+            buffer = buffers[model.label]
+            write_model(path, described, model.transfer.manifest, buffer, model.model_digest, complete.model_round)
+    return model.model_digest
 
 
-def _receive_chunks(session: BrokerSession, incoming: Incoming, show: Callable[[str], None]) -> None:
-    """Take the chunks of one transfer out of `models`; WorkFailed where the stream ends without them."""
+def _write_ensemble(
+    path: Path, experiment: Experiment, combined: kinds.Combined, buffers: Mapping[str, Path], round_number: int
+) -> None:
+    from nets.model_file import save_ensemble
+
+    mapped = {label: np.memmap(buffer, dtype=np.uint8, mode="r") for label, buffer in buffers.items()}
+    try:
+        save_ensemble(path, experiment, combined, mapped, round_number)
+    except OSError as error:
+        raise WorkFailed(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def _fetch_transfers(
+    session: BrokerSession,
+    experiment: str,
+    sent: Mapping[str, kinds.Transfer],
+    buffers: Mapping[str, Path],
+    show: Callable[[str], None],
+) -> None:
+    """Models out of the stream, each into its file."""
+    incoming = {
+        label: Incoming(
+            buffers[label].parent,
+            TransferKey(experiment, one.round, COORDINATOR, one.attempt),
+            size=one.manifest.chunk_bytes,
+            total=one.manifest.nbytes,
+        )
+        for label, one in sent.items()
+    }
+    try:
+        _receive_chunks(session, list(incoming.values()), show)
+        for label, one in sent.items():
+            incoming[label].finish(one.manifest, one.seal, buffers[label])
+    except MalformedMessage as error:
+        raise WorkFailed(f"what the broker holds is not the model ({error.reason})", where=experiment) from None
+    finally:
+        for each in incoming.values():
+            each.close()
+
+
+def _receive_chunks(session: BrokerSession, wanted: Sequence[Incoming], show: Callable[[str], None]) -> None:
+    """Take the chunks of these transfers out of `models`; WorkFailed where the stream ends without them."""
     session.listen_to(MODELS)
     deadline = session.clock.monotonic() + WITHIN
-    silences = 0
-    while incoming.received < incoming.chunks:
+    by_key, total = {one.key: one for one in wanted}, sum(one.total for one in wanted)
+    experiment, silences = wanted[0].key.experiment, 0
+    while missing := sum(one.chunks - one.received for one in wanted):
         heard = session.next_heard(QUIET, quiet=True)
         if heard is not None and heard.delivery.queue == MODELS:
             silences = 0
             route = RoutingKey.parse(heard.delivery.key)
-            if route.experiment == incoming.key.experiment and route.kind == "model-chunk":
-                _take_chunk(incoming, heard.delivery.body)
-                here = min(incoming.received * incoming.size, incoming.total)  # the last chunk is shorter
-                show(f"{human_bytes(here)} of {human_bytes(incoming.total)}")
+            if route.experiment == experiment and route.kind == "model-chunk":
+                _take_chunk(by_key, heard.delivery.body)
+                here = sum(min(one.received * one.size, one.total) for one in wanted)  # the last chunk is shorter
+                show(f"{human_bytes(here)} of {human_bytes(total)}")
             continue
         silences += heard is None
         if silences >= SILENCES or session.clock.monotonic() > deadline:
             raise WorkFailed(
-                f"{incoming.chunks - incoming.received} of {incoming.chunks} chunks of the model are not in the broker",
-                where=incoming.key.experiment,
+                f"{missing} of {sum(one.chunks for one in wanted)} chunks of the model are not in the broker",
+                where=experiment,
                 advice="It may have been evicted, or still be on its way: try again, or ask the operator",
             )
 
 
-def _take_chunk(incoming: Incoming, body: bytes) -> None:
+def _take_chunk(wanted: Mapping[TransferKey, Incoming], body: bytes) -> None:
     header, data = decode_chunk(body)
-    if header.key == incoming.key and (header.size, header.total) == (incoming.size, incoming.total):
+    incoming = wanted.get(header.key)
+    if incoming is not None and (header.size, header.total) == (incoming.size, incoming.total):
         incoming.add_chunk(header, data)

@@ -61,6 +61,9 @@ def app(
         Path | None,
         typer.Option("--secrets", help="Folder of SITE/secret, which split the patients; default: from the seed."),
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A model file that the experiment file names under net.from.")
+    ] = None,
     drop: Annotated[list[str] | None, typer.Option("--drop", help="site-c@3-5: stopped in these rounds.")] = None,
     slow: Annotated[list[str] | None, typer.Option("--slow", help="site-b=10x: its work takes longer.")] = None,
     late: Annotated[list[str] | None, typer.Option("--late", help="site-d@4: comes when this round opens.")] = None,
@@ -117,6 +120,7 @@ def app(
             secrets,
             step_seconds,
             keep=keep,
+            model=model,
         )
     )
     # With --json standard output holds the one object, and everything else goes to standard error.

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from deploy.demo.outcome import Outcome, outcome_as_plain
+from deploy.story.matrix import read_matrix
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
 from messages.ground.written.documents import read_json
 
-INNER = ("settings", "curve", "rows", "title")
+INNER = ("settings", "curve", "rows", "own_rows", "title")
 """Keys that the comparison reads, and --json does not print."""
 
 
@@ -71,6 +72,7 @@ def make_result(outcome: Outcome, *, threads: int, settings: str) -> RunResult:
         for point in story.validation_curve()
         if (score := reader.headline_score(point.pooled)) is not None
     ]
+    matrices = {split: found for split in ("validation", "test") if (found := read_matrix(story, split)) is not None}
     plain = {
         "seed": outcome.experiment.seed,
         "strategy": outcome.experiment.plan.strategy.name,
@@ -87,6 +89,13 @@ def make_result(outcome: Outcome, *, threads: int, settings: str) -> RunResult:
         "curve": curve,
         "rows": {site: scores.rows for site, scores in story.test.sites.items() if scores.rows} if story.test else {},
     }
+    if matrices:
+        plain["cross_site"] = {split: found.as_plain() for split, found in matrices.items()}
+    if (tested := matrices.get("test")) is not None:  # by whose model it is, then by site, case by case
+        plain["own_rows"] = {
+            model: {site: scores.rows for site, scores in row.items() if scores.rows}
+            for model, row in tested.cells.items()
+        }
     return RunResult(json.loads(json.dumps(plain, default=str)))
 
 

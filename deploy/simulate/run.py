@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from coordinator.work.given_models import FOLDER, GivenModels
 from deploy.cli.live import View
 from deploy.demo import toml
 from deploy.demo.compare import Comparison
@@ -48,6 +49,7 @@ class RunOrder:
         gpus: whether the sites train on a GPU.
         secrets: folder with SITE/secret, as sites' state folders are; None: derived from the seed.
         step_seconds: virtual seconds of an optimiser step.
+        model: a model file that the coordinator has; None: it has none.
     """
 
     experiment: Experiment
@@ -57,6 +59,7 @@ class RunOrder:
     faults: Faults
     secrets: Path | None = None
     step_seconds: float = 1.0
+    model: Path | None = None
 
 
 def run_simulation(order: RunOrder, origin: Origin, crew: Crew, view: View, say: Callable[[str], None]) -> Outcome:
@@ -73,6 +76,8 @@ def run_simulation(order: RunOrder, origin: Origin, crew: Crew, view: View, say:
         folder = layout.site_folder(site)
         folder.mkdir(mode=0o700)
         (folder / "secret").write_bytes(secret)
+    if order.model is not None:
+        GivenModels(layout.coordinator / FOLDER).put_model(order.model)
     sources = {site: origin.describe_source(site) for site in experiment.sites}
     clock = VirtualClock()
     simulated = _Simulation(order, sources, clock, crew, view)

@@ -52,6 +52,8 @@ class StudyWish:
     """What a worker runs (tests: no training)."""
     keep: bool = False
     """Keep images and the sites' state folders too."""
+    model: Path | None = None
+    """A model file that the experiment begins with, or scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Study:
             wish.faults,
             wish.secrets,
             wish.step_seconds,
+            wish.model,
         )
 
     def settings_of(self, order: RunOrder) -> str:

@@ -37,14 +37,16 @@ class Doubt:
 
 
 def list_doubts(story: ExperimentStory) -> list[Doubt]:
-    """Validation scores: where two models show it, once a site and target. Test scores: at once.
+    """Validation scores: where two models show it, once a site and target. Test scores: at once. Where each site has a
+    model of its own, only those of the one model that all of them score are held against each other.
 
     A model counts once its round is complete: before, the scores of some sites are still to come.
     """
     persistent = Persistent()
+    shared = story.experiment is None or story.experiment.plan.shares_model
     doubts = [
         Doubt("validation", point.round, found)
-        for point in story.validation_curve()
+        for point in (story.validation_curve() if shared else ())
         if story.round_or_new(point.round + 1).state == "complete" or point.round == story.rounds_planned
         for found in persistent.take_news(find_contradictions(point.sites, story.reader))
     ]

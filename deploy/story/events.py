@@ -121,7 +121,8 @@ def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.Evaluati
     return replace(
         story,
         phase=story.phase if story.over else "evaluating",
-        candidates={model.label: model.model_digest for model in body.models},
+        candidates={**story.candidates, **body.digests()},
+        asked=frozenset(body.digests()),
         evaluation=replace(
             story.evaluation or RoundStory(event.round),
             number=event.round,
@@ -134,7 +135,8 @@ def _evaluation_start(story: ExperimentStory, event: Event, body: kinds.Evaluati
 
 def _tell_evaluated(story: ExperimentStory, event: Event, body: kinds.Evaluated) -> ExperimentStory:
     scores: dict[str, kinds.ModelScores] = dict(body.scores.items())
-    return replace(story, evaluations={**story.evaluations, event.sender: scores})
+    known = story.evaluations.get(event.sender, {})
+    return replace(story, evaluations={**story.evaluations, event.sender: {**known, **scores}})
 
 
 def _tell_complete(story: ExperimentStory, event: Event, body: kinds.ExperimentComplete) -> ExperimentStory:
@@ -242,7 +244,8 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
         case kinds.RoundAccepted():
             return f"takes on {step}"
         case kinds.EvaluationStart():
-            return f"the evaluation started with {', '.join(body.sites)}"
+            what = "the evaluation" if body.combined is None else "the evaluation of the ensemble"
+            return f"{what} started with {', '.join(body.sites)}"
         case kinds.Evaluated():
             return f"scored {format_labels(body.scores)}"
         case kinds.Unknown():

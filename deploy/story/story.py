@@ -54,6 +54,8 @@ class ExperimentStory:
     """By number, from 1; `round_list` has them in order."""
     candidates: Mapping[str, str] = field(default_factory=dict)
     """In the evaluation phase: label (final, selected) → model digest."""
+    asked: frozenset[str] = frozenset()
+    """Labels that sites score now."""
     evaluations: Mapping[str, Mapping[str, kinds.ModelScores]] = field(default_factory=dict)
     """Site → label → scores."""
     model_label: str | None = None
@@ -158,7 +160,8 @@ class ExperimentStory:
         current = self.evaluation if self.phase == "evaluating" else self.current_round
         if self.over or self.phase not in ("running", "evaluating") or current is None or current.state != "open":
             return None
-        there = self.evaluations if self.phase == "evaluating" else current.updates
+        scored = {site for site, told in self.evaluations.items() if self.asked <= told.keys()}
+        there = scored if self.phase == "evaluating" else current.updates
         gone = self.excluded
         silent = {site: current.failures.get(site) for site in current.sites if site not in there and site not in gone}
         what = "the evaluation" if self.phase == "evaluating" else f"round {current.number}"
@@ -190,7 +193,7 @@ class ExperimentStory:
             )
             if pooled is not None and reader.headline_score(pooled) is not None:
                 points.append(ValidationPoint(one.number - 1, pooled, one.site_validation))
-        final = self.scores_of("final", "validation")
+        final = self.scores_of("final", "validation") or self._own_scores("validation")
         scored = pool_sound(reader, final.values())
         if reader.headline_score(scored) is not None and (self.rounds_planned or 0) not in {
             point.round for point in points
@@ -208,6 +211,12 @@ class ExperimentStory:
             if split in splits:
                 found[site] = splits[split]
         return found
+
+    def _own_scores(self, split: str) -> dict[str, SplitScores]:
+        """Each site's scores of its own model, where each has one."""
+        owners = {} if self.experiment is None else {label: self.experiment.site_of(label) for label in self.candidates}
+        scored = {site: self.scores_of(label, split) for label, site in owners.items() if site is not None}
+        return {site: found[site] for site, found in scored.items() if site in found}
 
     def test_of(self, label: str) -> TestScores | None:
         """Test scores of a candidate; None before any site reported."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.story.doubts import list_doubts
+from deploy.story.matrix import read_matrix
 from deploy.story.parts import RoundStory, ValidationPoint
 from deploy.story.story import ExperimentStory
 from messages.scores import SplitScores
@@ -76,6 +77,7 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
     """The whole story without its rounds' details."""
     test = story.test
     point = story.latest_point
+    matrices = {split: found.as_plain() for split in ("validation", "test") if (found := read_matrix(story, split))}
     return {
         "experiment": story.id,
         "state": story.phase,
@@ -101,6 +103,7 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
             "worst": test.worst,
             "metrics": metrics_as_plain(test.pooled, test.reader),
         },
+        **({"cross_site": matrices} if matrices else {}),
         "contradictions": [one.as_plain() for one in list_doubts(story)],
         "model_digest": story.model_digest,
         "model_round": story.model_round,

@@ -21,6 +21,8 @@ from messages.tasks.metrics import METRICS, Metric
 
 Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 Split = Literal["train", "validation", "test"]
+Reading = Literal["sigmoid", "softmax", "plain"]
+"""How a net's outputs are read."""
 
 
 class TaskRows(StrictModel):
@@ -272,6 +274,12 @@ class Task(Settings):
         if select_by not in (select_word(own.metric), "last"):
             return f"evaluation.select_by: {self.kind} has {_quote_words((select_word(own.metric), 'last'))}"
         return None
+
+    @property
+    def reading(self) -> Reading:
+        """How the net's outputs are read, and so how those of several nets are combined: as probabilities, by a sigmoid
+        each or by a softmax over those that exclude each other; or plainly, as numbers."""
+        return "plain"
 
     def describe_outputs(self) -> dict[str, Any]:
         """What a user of the exported model needs to read its outputs, as plain types."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from messages.ground.strictness import StrictModel, at_most
 from messages.scores import MOST_TARGETS, ScoreSums, SplitScores, Target, sum_scores
-from messages.tasks.base import Concept, ScoreReader, ScoreTable, Split, Task, TaskRows
+from messages.tasks.base import Concept, Reading, ScoreReader, ScoreTable, Split, Task, TaskRows
 
 
 class RegionRow(StrictModel):
@@ -169,6 +169,10 @@ class SegmentationTask(Task):
         if loss == "dice+ce" and self.activation == "sigmoid":
             return 'training.loss: "dice+ce" goes with softmax, "dice+bce" with sigmoid'
         return super().find_misfit(loss=loss, metrics=metrics, select_by=select_by)
+
+    @property
+    def reading(self) -> Reading:
+        return self.activation
 
     def describe_outputs(self) -> dict[str, Any]:
         plain = self.model_dump(mode="json")

@@ -152,6 +152,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     for kind in steps:
         row((Phase.IDLE, *_AT_WORK), kind, heard.hear_opening)
         row((Phase.AWAITING, Phase.PREPARING), kind, heard.hold_opening)
+    row((Phase.REPORTED,), "evaluation-start", heard.hear_opening)  # of an ensemble, whose parts were scored first
     row((Phase.FETCHING, Phase.TRAINING, Phase.SENDING), "round-complete", heard.hear_completed)
     row((Phase.AWAITING, Phase.PREPARING, Phase.IDLE, Phase.REPORTED), "round-complete", heard.forget_held)
     living = tuple(phase for phase in _STANDING if phase is not Phase.ENDED)

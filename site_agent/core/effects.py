@@ -33,7 +33,7 @@ from site_agent.core.decisions import (
     Switch,
     TakeRound,
 )
-from site_agent.core.jobs import Agenda, Job, Phase, event_of
+from site_agent.core.jobs import Agenda, Job, Phase, event_of, experiment_of
 from site_agent.core.steps import STEPS, models_of, row_of
 
 
@@ -113,7 +113,8 @@ def effects(before: Agenda, after: Agenda, decision: Decision) -> tuple[Effect, 
         return ()
     name = decision.experiment
     halted = before.running == name and after.running != name
-    return made(_Change(before.job_of(name), after.jobs[name], (Halt(name),) if halted else ()), decision)
+    halt = (Halt(name),) if halted else ()
+    return made(_Change(before.job_of(name), after.jobs[name], halt, after.site), decision)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class _Change:
     was: Job | None
     job: Job
     halt: tuple[Effect, ...]
+    site: str
 
 
 def _effects_of_invite(change: _Change, x: Invite) -> tuple[Effect, ...]:
@@ -151,7 +153,7 @@ def _effects_of_take(change: _Change, x: TakeRound) -> tuple[Effect, ...]:
     said = Say("round-accepted", x.experiment, x.round, RoundAccepted(), attempt)
     if row.phase is Phase.IDLE:
         return (said, Say(row.answers, x.experiment, x.round, row.answer(job), x.opening))
-    return (said, *list_fetches(job))
+    return (said, *list_fetches(job, change.site))
 
 
 def _effects_of_seal(change: _Change, x: Seal) -> tuple[Effect, ...]:
@@ -177,13 +179,20 @@ def _keep_scores(change: _Change, x: KeepScores) -> tuple[Effect, ...]:
 def _effects_of_report(change: _Change, x: Report) -> tuple[Effect, ...]:
     job, row = change.job, row_of(change.was) if change.was is not None else None
     assert row is not None  # noqa: S101 (for mypy: a report is of a step)
-    return (Say(row.answers, x.experiment, job.round, row.answer(job), job.opening), Free(x.experiment, job.round))
+    said = Say(row.answers, x.experiment, job.round, row.answer(job), job.opening)
+    return (said,) if change.was is not None and _is_scored_again(change.was) else (said, Free(x.experiment, job.round))
+
+
+def _is_scored_again(job: Job) -> bool:
+    """Whether the models that were scored are scored once more: together, as an ensemble."""
+    scores_parts = job.phase is Phase.EVALUATING and job.evaluation_start.combined is None
+    return scores_parts and experiment_of(job).plan.kind == "ensemble"
 
 
 def _effects_of_recover(change: _Change, x: Recover) -> tuple[Effect, ...]:
     if change.job.phase is Phase.SENDING:
         return () if change.job.sealed else (SendChunks(x.experiment),)
-    return list_fetches(change.job)
+    return list_fetches(change.job, change.site)
 
 
 _EFFECTS: dict[type, Callable[[_Change, Any], tuple[Effect, ...]]] = {
@@ -198,7 +207,7 @@ _EFFECTS: dict[type, Callable[[_Change, Any], tuple[Effect, ...]]] = {
     Seal: _effects_of_seal,
     Resend: lambda change, x: (SendChunks(x.experiment, x.chunks),),
     Deliver: lambda change, x: (Free(x.experiment, change.job.round),),
-    Redo: lambda change, x: (Free(x.experiment, change.job.round - 1), *list_fetches(change.job)),
+    Redo: lambda change, x: (Free(x.experiment, change.job.round - 1), *list_fetches(change.job, change.site)),
     GiveUp: _give_up,
     KeepScores: _keep_scores,
     Report: _effects_of_report,
@@ -212,11 +221,11 @@ def _say_declined(experiment: str, reason: Reason) -> Say:
     return Say("declined", experiment, 0, Declined(reason=reason), reason)
 
 
-def list_fetches(job: Job) -> tuple[Fetch, ...]:
-    """The models that the job's task needs."""
+def list_fetches(job: Job, site: str) -> tuple[Fetch, ...]:
+    """The models that the job's task needs at the site of this name."""
     if job.phase not in (Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING):
         return ()
-    keys = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt): one for one in models_of(job)}
+    keys = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt): one for one in models_of(job, site)}
     return tuple(Fetch(key, one) for key, one in keys.items())
 
 

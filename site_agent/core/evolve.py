@@ -132,7 +132,7 @@ def _changes_of_redo(job: Job, decision: Redo) -> Changes:
 
 
 def _keep_scores(job: Job, decision: KeepScores) -> Changes:
-    digest = next(one.model_digest for one in job.evaluation_start.models if one.label == decision.label)
+    digest = job.evaluation_start.digests()[decision.label]
     scores = ModelScores(model_digest=digest, splits=decision.splits)
     return {"scores": {**job.scores, decision.label: scores}}
 
@@ -193,13 +193,13 @@ def _with_job(agenda: Agenda, job: Job, *, queue: bool = True) -> Agenda:
     """The agenda with this job as it is now, queued where it is ready for the slot."""
     name = job.experiment
     agenda = replace(agenda, jobs={**agenda.jobs, name: job})
-    waits = queue and _is_ready(job) and agenda.running != name and name not in agenda.queue
+    waits = queue and _is_ready(job, agenda.site) and agenda.running != name and name not in agenda.queue
     return replace(agenda, queue=(*agenda.queue, name)) if waits else agenda
 
 
-def _is_ready(job: Job) -> bool:
+def _is_ready(job: Job, site: str) -> bool:
     """Whether the job could use the slot now: its models are at hand."""
     if job.phase is Phase.EVALUATING:
-        wanted = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt).stem for one in models_of(job)}
+        wanted = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt).stem for one in models_of(job, site)}
         return wanted <= set(job.fetched)
     return job.phase in NEEDS_SLOT

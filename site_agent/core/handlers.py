@@ -89,7 +89,7 @@ def prepared_again(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
 @handles(ModelReady)
 def model_ready(agenda: Agenda, job: Job, said: ModelReady) -> Decisions:
     """A global model is complete on disk. Records `Fetched`; with the last one the job queues for the slot."""
-    wanted = {effect.key.stem for effect in list_fetches(job)}
+    wanted = {effect.key.stem for effect in list_fetches(job, agenda.site)}
     if said.key.stem not in wanted or said.key.stem in job.fetched:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
     return (Fetched(job.experiment, said.key.stem),)
@@ -114,7 +114,7 @@ def take_scored(agenda: Agenda, job: Job, said: Scored) -> Decisions:
     if agenda.running != job.experiment or said.label != job.label:
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
     kept = KeepScores(job.experiment, said.label, said.splits)
-    last = len(job.scores) + 1 == len(job.evaluation_start.models)
+    last = len(job.scores) + 1 == len(job.evaluation_start.digests())
     return (kept, Report(job.experiment)) if last else (kept,)
 
 

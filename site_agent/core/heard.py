@@ -64,7 +64,7 @@ def hold_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     event = heard.event
     if job.pending is not None and order_of(event) < order_of(event_of(job.pending)):
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
-    ours = agenda.site in STEPS[event.kind].read(event).sites
+    ours = agenda.site in STEPS[event.kind].read(event, agenda.site).sites
     return (Hold(job.experiment, event.raw if ours else None),)
 
 
@@ -85,10 +85,10 @@ def hear_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     this site; `GiveUp` where policy, operator or hours stand against it.
     """
     event = heard.event
-    opened, opening = STEPS[event.kind].read(event), opening_of(event)
+    opened, opening = STEPS[event.kind].read(event, agenda.site), opening_of(event)
     if order_of(event) <= (job.round, job.opening):
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
-    left: Decisions = () if job.phase is Phase.IDLE else (Drop(job.experiment),)
+    left: Decisions = () if job.phase in (Phase.IDLE, Phase.REPORTED) else (Drop(job.experiment),)
     if agenda.site not in opened.sites:
         return (*left, PassBy(job.experiment, event.round, opening))
     if (reason := _find_obstacle(agenda, heard, opened.within)) is not None:

@@ -97,7 +97,7 @@ class Job(BaseModel):
     @property
     def label(self) -> Label | None:
         """The model to score next; None when all are scored."""
-        return next((one.label for one in self.evaluation_start.models if one.label not in self.scores), None)
+        return next((label for label in self.evaluation_start.digests() if label not in self.scores), None)
 
 
 class Trained(BaseModel):

@@ -117,7 +117,8 @@ def _data_missing(experiment: Experiment, datasets: dict[str, set[str]]) -> Reas
 
 def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> Reason | None:
     """Why the site cannot take part with these cases; None where it can."""
-    if counts.used < max(floors.least_cases, experiment.data.least_cases) or counts.train < 1:
+    needed = counts.train if experiment.plan.trains else counts.validation + counts.test
+    if counts.used < max(floors.least_cases, experiment.data.least_cases) or needed < 1:
         return Reason.TOO_FEW_CASES
     if counts.found and counts.used / counts.found < experiment.data.least_used_share:
         return Reason.TOO_MANY_LEFT_OUT

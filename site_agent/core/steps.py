@@ -36,21 +36,21 @@ class StepRow:
         opens: kind of event that opens it.
         answers: kind of event by which this site answers it.
         phase: of the job once the step is taken on; IDLE: the step is answered with that.
-        read: the event's content.
+        read: the event's content, for the site of this name.
         answer: the body of the answer, once the job has what it needs.
     """
 
     opens: str
     answers: str
     phase: Phase
-    read: Callable[[Event], Opened]
+    read: Callable[[Event, str], Opened]
     answer: Callable[[Job], Body]
 
 
-def _round_start(event: Event) -> Opened:
+def _round_start(event: Event, site: str) -> Opened:
     body = event.body
     assert isinstance(body, kinds.RoundStart)  # noqa: S101 (for mypy: the kind says so)
-    return Opened(tuple(body.sites), body.train_within, (body.transfer,))
+    return Opened(tuple(body.sites), body.train_within, (body.transfer_to(site),))
 
 
 def _weights_ready(job: Job) -> Body:
@@ -69,10 +69,10 @@ def _weights_ready(job: Job) -> Body:
     )
 
 
-def _evaluation_start(event: Event) -> Opened:
+def _evaluation_start(event: Event, site: str) -> Opened:
     body = event.body
     assert isinstance(body, kinds.EvaluationStart)  # noqa: S101 (for mypy: the kind says so)
-    return Opened(tuple(body.sites), body.evaluate_within, tuple(one.transfer for one in body.models))
+    return Opened(tuple(body.sites), body.evaluate_within, body.transfers())
 
 
 def _evaluated_body(job: Job) -> Body:
@@ -95,9 +95,9 @@ def row_of(job: Job) -> StepRow | None:
     return None if job.start is None else STEPS[event_of(job.start).kind]
 
 
-def models_of(job: Job) -> tuple[Sealed, ...]:
-    """The models that the job's step needs; none where it works on none."""
-    return () if job.start is None else STEPS[event_of(job.start).kind].read(event_of(job.start)).models
+def models_of(job: Job, site: str) -> tuple[Sealed, ...]:
+    """The models that the job's step needs at the site of this name; none where it works on none."""
+    return () if job.start is None else STEPS[event_of(job.start).kind].read(event_of(job.start), site).models
 
 
 def opening_of(event: Event) -> int:

@@ -133,7 +133,7 @@ class EffectRunner:
         """Name to the receiver what is being fetched, before the queues are read: chunks may lie there already, and one
         that nobody expects is dropped, to be asked for again much later."""
         for job in self._steps.agenda.jobs.values():
-            for effect in list_fetches(job):
+            for effect in list_fetches(job, self._steps.agenda.site):
                 self._receiver.expect_transfer(effect.key, effect.seal)
         self._watch_rounds()
 

@@ -67,7 +67,7 @@ class Workshop:
     def train_round(self, job: Job) -> AnyInput | None:
         """Have a round trained; what stands against it, or None."""
         start = job.round_start
-        sealed = start.transfer
+        sealed = start.transfer_to(self._config.site.name)
         update = _update_manifest(job)
         if update.nbytes > self._room():
             return NoSpace(job.experiment)
@@ -107,7 +107,11 @@ class Workshop:
 
     def evaluate_model(self, job: Job, label: Label) -> None:
         """Have a candidate scored."""
-        sealed = next(one.transfer for one in job.evaluation_start.models if one.label == label)
+        start = job.evaluation_start
+        combined = start.combined if start.combined is not None and start.combined.label == label else None
+        parts: dict[str, Sealed] = {} if combined is None else combined.transfers()
+        found = [*parts.values(), *(one.transfer for one in start.models if one.label == label)]
+        sealed = found[0]
         counts = job.counts
         splits: list[protocol.Split] = []
         if counts is None or counts.validation:
@@ -120,6 +124,9 @@ class Workshop:
             manifest=sealed.manifest.plain(),
             splits=splits,
             label=label,
+            parts=[str(self._model_file(job, one)) for one in parts.values()],
+            weights=[] if combined is None else [combined.weights[one] for one in parts],
+            rule="mean" if combined is None else combined.rule,
         )
         self._trainers.ask(job.experiment, self._make_preparation(job), request)
 

@@ -28,7 +28,7 @@ from messages.tasks.segmentation import CaseRow, RegionRow, SplitRows
 
 __all__ = ["CaseRow", "RegionRow", "Split", "SplitRows"]  # a site's own trainer imports them from here
 
-PROTOCOL = "1.1"
+PROTOCOL = "1.2"
 """This version. 1.0 is 0.1's, in which the process says none. A field that a request gets later has a default, and
 `json_schema_extra={"since": MINOR}`; what changes the meaning of a frame gets a new major version."""
 ANNOUNCED = "KONSIL_TRAINER_PROTOCOL"
@@ -99,7 +99,10 @@ class Train(Frame):
 
 
 class Evaluate(Frame):
-    """Score a model on whole splits; `label` ("final", "selected", …) comes back with the scores."""
+    """Score a model on whole splits; `label` ("final", "selected", …) comes back with the scores.
+
+    `parts`: files of the models of an ensemble, each with its weight; `rule`: how they make one prediction.
+    """
 
     kind: Literal["evaluate"] = "evaluate"
     round: int
@@ -107,6 +110,9 @@ class Evaluate(Frame):
     manifest: dict[str, Any]
     splits: list[Split]
     label: str
+    parts: list[str] = Field([], json_schema_extra={"since": 2})
+    weights: list[float] = Field([], json_schema_extra={"since": 2})
+    rule: Literal["mean", "majority"] = Field("mean", json_schema_extra={"since": 2})
 
 
 class Stop(Frame):

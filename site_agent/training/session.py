@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import sys
 import time
@@ -26,6 +27,7 @@ from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
 from nets.build import build_net
+from nets.combined import CombinedNet
 from nets.monai_parts import MONAI_VERSION
 from nets.registry import read_spec as read_net
 from nets.weights import arrays_of, load_weights, manifest
@@ -190,15 +192,30 @@ class TrainingSession:
 
     def evaluate_model(self, request: Evaluate) -> Evaluated:
         """Score a model on whole splits."""
-        self._load_model(request.model, request.manifest)
+        net = self._net
+        if request.parts:
+            net = self._combine_models(request)
+        else:
+            self._load_model(request.model, request.manifest)
         phases: dict[Split, Phase] = {"train": "training", "validation": "validating", "test": "testing"}
-        scores = [self.score_split(split, request.round, phases[split]) for split in request.splits]
+        scores = [self.score_split(split, request.round, phases[split], net) for split in request.splits]
         return Evaluated(round=request.round, label=request.label, scores=scores)
 
-    def score_split(self, split: Split, round_number: int, phase: Phase) -> TaskRows:
-        """Score the net as it is on one split."""
+    def _combine_models(self, request: Evaluate) -> torch.nn.Module:
+        """The ensemble of these models as one net: each part in memory of its own."""
+        nets = []
+        for path in request.parts:
+            net = copy.deepcopy(self._net)
+            load_weights(net, open_model(path, self._described_manifest(request.manifest)))
+            nets.append(net)
+        return CombinedNet(nets, request.weights, request.rule, reading=self.experiment.task.reading)
+
+    def score_split(
+        self, split: Split, round_number: int, phase: Phase, net: torch.nn.Module | None = None
+    ) -> TaskRows:
+        """Score a net on one split; None: the one in training, as it is."""
         return self.learner.evaluate(
-            self._net,
+            self._net if net is None else net,
             self.splits[split],
             split=split,
             device=self.device,

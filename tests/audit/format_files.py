@@ -266,6 +266,13 @@ order = "size"
 ).replace("kept-every-key", "kept-sequential")
 """The keys that go with another plan than `every-key` has."""
 
+ENSEMBLE = SEQUENTIAL.replace('kind = "sequential"\norder = "size"', 'kind = "ensemble"\ncombine = "majority"').replace(
+    "kept-sequential", "kept-ensemble"
+)
+FROM_A_MODEL = EVERY_KEY.replace("[net]\n", f'[net]\nfrom = "sha256:{"0" * 64}"\n').replace(
+    "kept-every-key", "kept-from-a-model"
+)
+
 FILES = {
     "minimal.toml": MINIMAL,
     "defaults-written.toml": DEFAULTS_WRITTEN,
@@ -275,6 +282,8 @@ FILES = {
     "exact.toml": EXACT,
     "rehearsal.toml": REHEARSAL,
     "sequential.toml": SEQUENTIAL,
+    "ensemble.toml": ENSEMBLE,
+    "from-a-model.toml": FROM_A_MODEL,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -282,8 +291,9 @@ EITHER_OR = {"local_epochs"}
 
 
 def check_files() -> None:
-    """Fail where `every-key` and `sequential` do not name every key, or `other-order` is no other file."""
-    unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in (EVERY_KEY, SEQUENTIAL)]
+    """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
+    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL)
+    unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1
     assert OTHER_ORDER.index("ET = ") < OTHER_ORDER.index("WT = ")

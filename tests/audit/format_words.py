@@ -58,6 +58,16 @@ FULL_PLATFORM = kinds.Platform(
 LITTLE_CANDIDATE = kinds.Candidate(label="final", transfer=LITTLE_TRANSFER, model_digest=DIGEST)
 FULL_CANDIDATE = kinds.Candidate(label="selected", transfer=FULL_TRANSFER, model_digest=DIGEST)
 SPARSE: dict[str, Any] = tomllib.loads(MINIMAL)
+FULL_OWN = kinds.OwnModel(round=1_000_000, attempt=33, seal=DIGEST, model_digest=DIGEST)
+FULL_COMBINED = kinds.Combined(
+    label="ensemble",
+    rule="majority",
+    weights={"own-1": 0.25, "own-16": 0.75},
+    parts={"own-1": FULL_OWN, "own-16": FULL_OWN},
+    manifest=FULL_MANIFEST,
+    model_digest=DIGEST,
+)
+
 FULL_FILE = experiment.parse_experiment(EVERY_KEY).as_plain()
 STATES = (
     "idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining", "outside-hours",
@@ -139,7 +149,12 @@ def full_bodies() -> dict[str, Body]:
     """Each kind's body with everything that it can say; of a body without fields, nothing."""
     scored = kinds.ModelScores(model_digest=DIGEST, splits={"validation": FULL_SCORES, "test": FULL_SCORES})
     complete = kinds.ExperimentComplete(
-        model=FULL_CANDIDATE, model_round=17, final_digest=DIGEST, test=FULL_SCORES, rounds=50
+        model=FULL_CANDIDATE,
+        model_round=17,
+        final_digest=DIGEST,
+        test=FULL_SCORES,
+        rounds=50,
+        combined=FULL_COMBINED,
     )
     return {
         "experiment-start": kinds.ExperimentStart(experiment=FULL_FILE),
@@ -176,6 +191,7 @@ def full_bodies() -> dict[str, Body]:
             sites=["site-a", "site-b", "site-c"],
             evaluate=True,
             train_within=7200.0,
+            own={"site-a": FULL_OWN},
         ),
         "round-complete": kinds.RoundComplete(
             contributors={"site-a": 10, "site-b": 2**53},
@@ -185,7 +201,10 @@ def full_bodies() -> dict[str, Body]:
             seconds=61.5,
         ),
         "evaluation-start": kinds.EvaluationStart(
-            models=[LITTLE_CANDIDATE, FULL_CANDIDATE], sites=["site-a"], evaluate_within=7200.0
+            models=[LITTLE_CANDIDATE, FULL_CANDIDATE],
+            sites=["site-a"],
+            evaluate_within=7200.0,
+            combined=FULL_COMBINED,
         ),
         "experiment-complete": complete,
         "experiment-failed": kinds.ExperimentFailed(reason=Reason.QUORUM_NOT_MET),

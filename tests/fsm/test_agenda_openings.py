@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from agenda_kit import PREPARED, WAYS, after, model_ready, round_start, said, step, trained
+from agenda_kit import PREPARED, SEAL, WAYS, after, model_ready, round_start, said, step, trained
 
+from messages.kinds import OwnModel, RoundStart
 from messages.reasons import Reason
 from site_agent.core.agenda import decide
 from site_agent.core.decisions import Ignore
-from site_agent.core.effects import Free, Say
+from site_agent.core.effects import Fetch, Free, Say
 from site_agent.core.inputs import ChunksSent, Heard, TrainerFailed
 from site_agent.core.jobs import Phase
 
@@ -59,3 +60,16 @@ def test_a_step_that_was_held_gives_way_to_a_newer_one_only() -> None:
     assert decide(agenda, round_start(1, sites=["site-b"]))[0] == Ignore("e", Reason.WRONG_ROUND)
     agenda, _ = after([PREPARED], agenda)
     assert (agenda.jobs["e"].round, agenda.jobs["e"].opening) == (1, 2)
+
+
+def test_a_site_that_has_a_model_of_its_own_fetches_that_one_and_no_other() -> None:
+    first = round_start(2).event.body
+    assert isinstance(first, RoundStart)
+    mine = {"site-a": OwnModel(round=2, attempt=3, seal="c" * 64, model_digest="d" * 64)}
+    others = {"site-b": mine["site-a"]}
+    found = []
+    for own in (None, others, others | mine):
+        body = first.model_copy(update={"own": own})
+        _, _, todo = step(after(WAYS[Phase.IDLE])[0], Heard(said("round-start", body, 2)))
+        found += [(one.key.round, one.key.attempt, one.seal.seal) for one in todo if isinstance(one, Fetch)]
+    assert found == [(2, 1, SEAL), (2, 1, SEAL), (2, 3, "c" * 64)]

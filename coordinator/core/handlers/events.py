@@ -17,7 +17,7 @@ from coordinator.core.state import ExperimentState, Phase, Standing
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, supersede_attempt
 from coordinator.core.steps.scores import complete_experiment
 from messages import codec, kinds
-from messages.abilities import read_abilities
+from messages.abilities import WORDS_4, read_abilities
 from messages.reasons import Reason
 
 # researchers
@@ -94,11 +94,11 @@ def take_finish(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-finish, by the researcher who started the experiment: it ends with the model that there is.
 
     Records `Completed`, and receipts for updates that are under way (rule 2). Test scores are those that the evaluation
-    has brought so far. Refused while no round has made a model.
+    has brought so far. Refused while no round has made a model, unless the one that it began with is being scored.
     """
     if given.event.sender != state.researcher:
         return Reason.NOT_THE_OWNER
-    if state.completed == 0:
+    if state.completed == 0 and state.stage is not Phase.EVALUATING:
         return Reason.WRONG_STATE
     return (*receipts_left(state), complete_experiment(state, state.round, given.time))
 
@@ -171,14 +171,17 @@ def _refuse_outside(state: ExperimentState, given: i.Received) -> Reason | None:
 def take_joined(state: ExperimentState, given: i.Received) -> Answer:
     """joined, when a site has read its data and wants to take part (protocol rule 5).
 
-    Records `SiteJoined`. At any time before the evaluation: the site takes part from the next round.
+    Records `SiteJoined`. At any time before the evaluation: the site takes part from the next round. Training cases
+    are needed where the plan trains.
     """
     site, body = given.event.sender, body_of(given, kinds.Joined)
     if (reason := _refuse_uninvited(state, site)) is not None:
         return reason
-    if body.cases.train == 0:
+    if body.cases.train == 0 and state.experiment.plan.trains:
         return Reason.NO_CASES
     can = tuple(sorted(read_abilities(given.event.ext)))
+    if not state.experiment.plan.shares_model and WORDS_4 not in can:
+        return Reason.UNKNOWN_FIELD  # its round-start would name what an older site cannot read
     if state.logic < 3:
         return (d.SiteJoined(site=site, train=body.cases.train, abilities=can),)
     if (reason := judge_counts(state, body.cases)) is not None:

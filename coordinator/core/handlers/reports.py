@@ -23,10 +23,13 @@ TRANSFERS = 3
 def take_initialised(state: ExperimentState, given: i.Initialised) -> Answer:
     """The worker has built and stored the initial model.
 
-    Records `InitialModel`; round 1 opens with it (protocol rule 3).
+    Records `InitialModel`; round 1 opens with it (protocol rule 3). Records `Failed` where the experiment is to begin
+    with another model than came.
     """
     if state.models:
         return ()
+    if state.origin is not None and state.origin.digest != given.digest:
+        return (d.Failed(time=given.time, reason=Reason.INITIALISATION_FAILED),)
     return (d.InitialModel(manifest=given.manifest, seal=given.seal, digest=given.digest, wire=given.wire),)
 
 

@@ -7,11 +7,11 @@ plan is a file of its own with a class that changes what it must, and a row in `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from coordinator.core import quorum
-from coordinator.core.state import SCORES, UPDATES, ExperimentState, Round, StepName
+from coordinator.core.state import EMPTY, SCORES, UPDATES, ExperimentState, Member, Model, Round, StepName
 from messages.experiment import Experiment
 
 
@@ -22,11 +22,13 @@ class Opening:
     Attributes:
         sites: who takes part.
         evaluate: whether they score the model that they receive on their validation cases.
+        weights: of an ensemble, by label, which is then what is scored.
     """
 
     step: StepName
     sites: tuple[str, ...]
     evaluate: bool
+    weights: Mapping[str, float] = field(default_factory=lambda: EMPTY)
 
 
 class Plan:
@@ -34,6 +36,9 @@ class Plan:
 
     steps: tuple[StepName, ...] = (UPDATES,)
     """The steps of a training round, in order; with the last one the round closes."""
+
+    makes_own: bool = False
+    """Whether each update makes a model of its own, its site's; else all together make one."""
 
     def next_round(self, state: ExperimentState) -> Opening:
         """What opens once the next model is there: a round, or the final evaluation by all joined sites."""
@@ -49,6 +54,10 @@ class Plan:
     def is_trained(self, experiment: Experiment, completed: int) -> bool:
         """Whether training is over after so many rounds: then the model is evaluated, and the experiment is done."""
         return completed >= experiment.rounds.count
+
+    def count_cases(self, member: Member) -> int:
+        """How many cases a site counts with towards `quorum.least_case_share`."""
+        return member.train
 
     def next_step(self, state: ExperimentState, round_: Round) -> Opening | None:
         """The step that comes after the open one in the same round, for those who have reported; None: the last."""
@@ -70,6 +79,10 @@ class Plan:
     def model_for(self, state: ExperimentState, round_: Round, site: str) -> int:
         """Which model a site receives in a round: the number of the round that it was made for."""
         return round_.number
+
+    def own_model(self, state: ExperimentState, round_: Round, site: str) -> Model | None:
+        """The model of its own that a site receives in a round instead; None: it has none."""
+        return None
 
     def choose_contributors(self, state: ExperimentState, round_: Round) -> tuple[str, ...]:
         """Whose updates the next model is made of."""

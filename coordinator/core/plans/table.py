@@ -6,11 +6,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from coordinator.core.plans.aggregation import Aggregation
+from coordinator.core.plans.alone import Alone
 from coordinator.core.plans.base import Plan
+from coordinator.core.plans.ensemble import Ensemble
+from coordinator.core.plans.evaluation import EvaluationOnly
 from coordinator.core.plans.sequential import Sequential
 from coordinator.core.state import ExperimentState
 
-ROWS: dict[str, Plan] = {"aggregation": Aggregation(), "sequential": Sequential()}
+ROWS: dict[str, Plan] = {
+    "aggregation": Aggregation(),
+    "sequential": Sequential(),
+    "alone": Alone(),
+    "ensemble": Ensemble(),
+    "evaluation": EvaluationOnly(),
+}
 PLANS: Mapping[str, Plan] = MappingProxyType(ROWS)
 
 

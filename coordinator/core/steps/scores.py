@@ -6,8 +6,9 @@ from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import models
 from coordinator.core.checks import judge_scores
+from coordinator.core.ensembles import ENSEMBLE, combine_own, mean_own, pool_parts, weigh_parts
 from coordinator.core.state import SCORES, ExperimentState, Phase, Round
-from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, poolable
+from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign
 from messages import kinds
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -16,12 +17,16 @@ from messages.scores import SplitScores
 def make_body(state: ExperimentState, round_: Round) -> kinds.EvaluationStart:
     """evaluation-start."""
     sites, within = sorted(round_.parts), state.experiment.rounds.train_within
-    return kinds.EvaluationStart(models=models.list_candidates(state), sites=sites, evaluate_within=within)
+    combined = combine_own(state, round_.weights)
+    found = models.list_candidates(state) if combined is None else []
+    return kinds.EvaluationStart(models=found, sites=sites, evaluate_within=within, combined=combined)
 
 
 def list_transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
-    """The candidates; a selected one is sent again under the round that sent it first."""
-    return tuple(one.transfer for one in models.list_candidates(state))
+    """The candidates; a selected one is sent again under its own round. Parts of an ensemble are at the sites."""
+    if round_.weights:
+        return ()
+    return make_body(state, round_).transfers()
 
 
 def take_evaluated(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
@@ -40,7 +45,7 @@ def take_evaluated(state: ExperimentState, round_: Round, given: i.Received) -> 
 
 
 def _find_fault(state: ExperimentState, site: str, body: kinds.Evaluated) -> Reason | None:
-    expected = {one.label: one.model_digest for one in models.list_candidates(state)}
+    expected = {} if state.round is None else make_body(state, state.round).digests()
     for label, scores in body.scores.items():
         if expected.get(label) != scores.model_digest:
             return Reason.WRONG_DIGEST
@@ -61,13 +66,27 @@ def finish_experiment(state: ExperimentState, round_: Round, now: float) -> Deci
     return (complete_experiment(state, round_, now),)
 
 
+def end_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
+    """The last deadline without a quorum: as `finish_experiment`; but scores are all that comes of an experiment that
+    trained nothing, and without enough of them it has failed."""
+    if state.completed == 0:
+        return (d.Failed(time=now, reason=Reason.QUORUM_NOT_MET),)
+    return finish_experiment(state, round_, now)
+
+
 def complete_experiment(state: ExperimentState, round_: Round | None, now: float) -> d.Completed:
     """The experiment's end with the model that there is, whatever has been reported of it.
 
     Args:
         round_: the open one; only an evaluation has scores of the candidates.
     """
-    label, rounds = "final", state.completed
+    if state.own_models and state.experiment.plan.kind == "ensemble":
+        return _complete_ensemble(state, round_, now)
+    if state.own_models:
+        label = _best_own(state, round_)
+        test = _pool_scores(state, round_, label, "test")
+        return d.Completed(time=now, label=label, rounds=state.completed, test=test)
+    label, rounds = "final", models.final_rounds(state)
     best = state.selected
     if best is not None and best != state.completed:
         reader = state.experiment.task.reader
@@ -79,15 +98,23 @@ def complete_experiment(state: ExperimentState, round_: Round | None, now: float
     return d.Completed(time=now, label=label, rounds=rounds, test=_pool_scores(state, round_, label, "test"))
 
 
+def _complete_ensemble(state: ExperimentState, round_: Round | None, now: float) -> d.Completed:
+    """With the ensemble as it was scored; before that, with the weights that follow from what has been reported."""
+    parts = {} if round_ is None or round_.step != SCORES else round_.parts
+    weights = dict(round_.weights) if round_ is not None and round_.weights else weigh_parts(state, parts)
+    test = pool_parts(state, parts, ENSEMBLE, "test")
+    return d.Completed(time=now, label=ENSEMBLE, rounds=state.completed, test=test, weights=weights)
+
+
+def _best_own(state: ExperimentState, round_: Round | None) -> str:
+    """The site's model with the best validation score over the sites that scored it; the first of equals by name."""
+    rank, found = state.experiment.task.reader.rank_score, mean_own(state, {} if round_ is None else round_.parts)
+    scored = {label: rank(mean) for label, mean in found.items() if mean is not None}
+    return max(scored, key=lambda label: scored[label]) if scored else next(iter(found))
+
+
 def _pool_scores(state: ExperimentState, round_: Round | None, label: str, split: str) -> SplitScores | None:
-    reports: list[SplitScores] = []
-    parts = {} if round_ is None else {site: round_.parts[site] for site in round_.reported}
-    for part in parts.values():
-        scores = (part.scores or {}).get(label)
-        if scores is not None:
-            reports += [one for name, one in scores.splits.items() if name == split]
-    reports = poolable(state, reports)
-    return state.experiment.task.reader.pool_reports(reports) if reports else None
+    return None if round_ is None else pool_parts(state, round_.parts, label, split)
 
 
 ROW = StepRow(
@@ -101,5 +128,5 @@ ROW = StepRow(
     transfers=list_transfers,
     answered=take_evaluated,
     close=finish_experiment,
-    overdue=finish_experiment,
+    overdue=end_overdue,
 )

@@ -14,21 +14,36 @@ from messages.reasons import Reason
 
 
 def make_body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
-    """round-start. It names one model for all who take part; a plan that gives each its own needs a body of its own."""
-    (number,) = {plan_of(state).model_for(state, round_, site) for site in round_.parts}
+    """round-start. It names one model for all who take part, and those that have a model of their own."""
+    plan = plan_of(state)
+    (number,) = {plan.model_for(state, round_, site) for site in round_.parts}
+    own = {site: _own_model(state, round_, site) for site in _list_own(state, round_)}
     return kinds.RoundStart(
         transfer=models.transfer_of(state, number),
         model_digest=state.models[number].digest,
         sites=sorted(round_.parts),
         evaluate=round_.evaluate,
         train_within=state.experiment.rounds.train_within,
+        own=own or None,
     )
+
+
+def _list_own(state: ExperimentState, round_: Round) -> list[str]:
+    plan = plan_of(state)
+    return [site for site in sorted(round_.parts) if plan.own_model(state, round_, site) is not None]
+
+
+def _own_model(state: ExperimentState, round_: Round, site: str) -> kinds.OwnModel:
+    sent, digest = models.own_transfer(state, round_.number, site), state.own[round_.number][site].digest
+    return kinds.OwnModel(round=sent.round, attempt=sent.attempt, seal=sent.seal, model_digest=digest)
 
 
 def list_transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
     """The models that its sites train."""
-    numbers = {plan_of(state).model_for(state, round_, site) for site in round_.parts}
-    return tuple(models.transfer_of(state, number) for number in sorted(numbers))
+    own = _list_own(state, round_)
+    numbers = {plan_of(state).model_for(state, round_, site) for site in round_.parts if site not in own}
+    shared = tuple(models.transfer_of(state, number) for number in sorted(numbers))
+    return (*shared, *(models.own_transfer(state, round_.number, site) for site in own))
 
 
 def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> Answer:

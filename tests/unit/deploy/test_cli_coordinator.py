@@ -1,4 +1,4 @@
-"""`konsil coordinator status`, `backup`, `restore` and `cut`: what they print, and their exit statuses."""
+"""`konsil coordinator status`, `backup`, `restore`, `cut` and `put-model`: what they print, and their exit statuses."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ import sqlite3
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from coordinator_kit import plain
 from places import TESTS
+from safetensors.numpy import save_file
 
 from deploy.cli.command import run_command
+from deploy.demo.toml import write_toml
+from messages.experiment import Experiment
+from nets.architectures.rehearsal import RehearsalSpec
+from nets.model_file import save_model
 
 STATE = TESTS / "audit" / "data" / "state-58c5dea.zip"
 
@@ -67,3 +74,38 @@ def test_a_broken_journal_is_told_with_status_1_and_cut(
     assert run_command(["coordinator", "cut", "--config", config, "--after", "39"]) == 0
     assert run_command(["coordinator", "status", "--config", config]) == 0
     assert "39 entries" in capsys.readouterr().out
+
+
+def test_a_model_is_put_in_named_by_its_digest_and_goes_into_the_backup(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.safetensors"
+    spec = RehearsalSpec(tensors=2, kilobytes=8)
+    manifest, buffer = spec.draw_without_net(7)
+    net = {"name": "Rehearsal", "tensors": 2, "kilobytes": 8}
+    digest = save_model(model, Experiment.model_validate(plain(net=net)), manifest, buffer)
+    assert run_command(["coordinator", "put-model", "--config", config, str(model)]) == 0
+    assert capsys.readouterr().out == f'from = "sha256:{digest}"\n'
+    saved = tmp_path / "saved"
+    assert run_command(["coordinator", "backup", "--config", config, str(saved)]) == 0
+    shutil.rmtree(tmp_path / "state")
+    assert run_command(["coordinator", "restore", "--config", config, str(saved)]) == 0
+    assert (tmp_path / "state" / "models" / f"{digest}.safetensors").read_bytes() == model.read_bytes()
+
+
+def test_weights_from_elsewhere_need_a_file_that_says_their_net_and_tensors_that_do_not_fit_are_named(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, file = tmp_path / "weights.safetensors", tmp_path / "experiment.toml"
+    net = {"name": "Rehearsal", "tensors": 2, "kilobytes": 8}
+    file.write_text(write_toml(plain(net=net)))
+    save_file({f"tensor-00{one}": np.zeros(1000, np.float32) for one in range(2)}, weights)
+    assert run_command(["coordinator", "put-model", "--config", config, str(weights)]) == 2
+    assert "is not a model of Konsil" in capsys.readouterr().err
+    put = ["coordinator", "put-model", "--config", config, str(weights), "--experiment", str(file), "--json"]
+    assert run_command(put) == 0
+    assert Path(json.loads(capsys.readouterr().out)["file"]).is_file()
+    save_file({f"tensor-00{one}": np.zeros(999, np.float32) for one in range(2)}, weights)
+    assert run_command(put) == 2
+    said = json.loads(capsys.readouterr().err or capsys.readouterr().out)["error"]["what"]
+    assert said.startswith("tensor-000 is 999 of float32 and the net's is 1000 of float32")

@@ -161,7 +161,8 @@ def test_the_digest_ignores_comments_and_the_order_of_keys_and_nothing_else() ->
         ('"dice+bce"', '"dice+ce"', ["training.loss", "softmax"]),
         ("reset = true", 'reset = "yes"', ["training.optimizer.reset = 'yes'", "true or false"]),
         ("overlap = 0.5", "overlap = nan", ["evaluation.overlap = nan", "finite"]),
-        ("count = 500", "count = 0", ["rounds.count = 0", "greater than or equal to 1"]),
+        ("count = 500", "count = -1", ["rounds.count = -1", "greater than or equal to 0"]),
+        ("count = 500", "count = 0", ["rounds.count = 0", 'plan.kind = "evaluation"']),
         ('"24h"', '"a day"', ["rounds.enrol_within = 'a day'", "24h"]),
         ('"FedAvg"', '"Magic"', ["plan.strategy = 'Magic'", "'FedAvg'", "'FedAdam'"]),
         ('"FedAvg"', "5", ["plan.strategy = 5", "'FedAvg'", "'FedAdam'"]),
@@ -216,8 +217,8 @@ def test_a_strategy_is_a_word_or_a_table_and_fedavg_keeps_the_digest_of_the_word
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    line = mistake(TEXT.replace("count = 500", "count = 0").replace("batch = 2", "batch = 0"))
-    assert "rounds.count = 0" in line
+    line = mistake(TEXT.replace("count = 500", "count = -1").replace("batch = 2", "batch = 0"))
+    assert "rounds.count = -1" in line
     assert "training.batch = 0" in line
 
 

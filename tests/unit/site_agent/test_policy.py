@@ -131,6 +131,13 @@ def test_too_few_or_too_many_left_out_cases_decline(found: int, used: int, train
     assert policy.enough_cases(Floors(), experiment(), counts(found, used, train)) is reason
 
 
+def test_an_evaluation_needs_cases_to_score_and_none_to_train_on() -> None:
+    net, rounds = {"name": "UNet", "from": "sha256:" + "0" * 64}, {"count": 0}
+    scored = experiment(net=net, rounds=rounds, plan={"kind": "evaluation"})
+    assert policy.enough_cases(Floors(), scored, counts(30, 30, 0)) is None
+    assert policy.enough_cases(Floors(), scored, counts(30, 30, 30)) is Reason.TOO_FEW_CASES
+
+
 def test_the_sites_floor_of_cases_holds_over_a_lower_one_of_the_experiment() -> None:
     assert policy.enough_cases(Floors(least_cases=31), experiment(), counts(30, 30, 20)) is Reason.TOO_FEW_CASES
 

@@ -104,3 +104,31 @@ def test_a_task_that_this_version_cannot_train_is_refused_in_one_line(monkeypatc
     monkeypatch.delitem(learners.LEARNERS, "share")
     with pytest.raises(ConfigError, match="'share' cannot be trained here"):
         learners.learner_for(chosen())
+
+
+def test_an_ensemble_of_equal_parts_scores_as_the_part_and_of_others_otherwise(data: Path, tmp_path: Path) -> None:
+    one = chosen()
+    site = session(data, one)
+    files = []
+    for seed in (1, 2):
+        manifest, buffer = initial_model(one.model_copy(update={"seed": seed}))
+        files.append(str(tmp_path / f"model-{seed}"))
+        Path(files[-1]).write_bytes(buffer)
+
+    def score(*parts: str, model: str = files[0]) -> float | None:
+        request = Evaluate(
+            round=2,
+            model=model,
+            manifest=manifest.plain(),
+            splits=["train"],
+            label="ensemble",
+            parts=list(parts),
+            weights=[1 / len(parts)] * len(parts) if parts else [],
+        )
+        return one.task.reader.headline_score(site.evaluate_model(request).scores[0].scores())
+
+    single = [score(model=file) for file in files]
+    assert single[0] != single[1]
+    assert score(files[0], files[0]) == pytest.approx(single[0], abs=1e-4)
+    assert score(*files) not in single
+    assert score(model=files[0]) == single[0]
