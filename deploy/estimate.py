@@ -74,16 +74,19 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     training = experiment.training
     model = parameters * FLOAT
     kept = int(size.kept_bytes * training.batch * (0.6 if training.precision == "amp" else 1.0))
-    memory = FRAMEWORK_BYTES + model * (2 + MOMENTS[training.optimizer.name]) + kept
+    weights = experiment.plan.strategy.nets * model * (2 + MOMENTS[training.optimizer.name])
+    memory = FRAMEWORK_BYTES + weights + kept
     sites, rounds = len(experiment.sites), experiment.rounds.count
     # All sites read the model of each round; in a sequential plan one trains it, and up to all may be asked to.
     trained, waits = (1, sites) if experiment.plan.kind == "sequential" else (sites, 1)
     codec = CODECS[experiment.wire.codec]
-    down, up = (parameters * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
+    sent = parameters * (1 + experiment.plan.strategy.beside)
+    exact = FLOAT * sent
+    down, up = (sent * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
     strategy = FLOAT * parameters * len(strategy_of(experiment.plan.strategy).parts)
-    replayed = strategy + (model if codec.difference or experiment.plan.strategy.from_model else 0)
+    replayed = strategy + (exact if codec.difference or experiment.plan.strategy.from_model else 0)
     candidates = 2 if experiment.evaluation.select_by != "last" else 1
-    ended = (candidates + 1) * model + strategy
+    ended = (candidates + 1) * exact + strategy
     within = experiment.rounds
     return Estimate(
         parameters=parameters,
@@ -91,8 +94,8 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
         training_memory_bytes=memory,
         round_bytes_down=down * sites,
         round_bytes_up=up * trained,
-        total_bytes=(down * sites + up * trained) * rounds + candidates * model * sites + model,
-        broker_disk_bytes=rounds * (down + up * trained) + model * (candidates + 1),
+        total_bytes=(down * sites + up * trained) * rounds + candidates * exact * sites + exact,
+        broker_disk_bytes=rounds * (down + up * trained) + exact * (candidates + 1),
         strategy_bytes=strategy,
         coordinator_disk_bytes=_kept_rounds(experiment) * (up * trained + replayed) + ended,
         latest_end_seconds=within.enrol_within + _count_deadlines(experiment, waits) * within.train_within,

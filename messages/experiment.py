@@ -327,6 +327,12 @@ class Experiment(Settings):
     def _fits_together(self) -> Self:
         if isinstance(self.quorum.least_sites, int) and self.quorum.least_sites > len(self.sites):
             raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
+        strategy = self.plan.strategy
+        if self.least_sites < strategy.least_updates:
+            raise ValueError(
+                f"plan.strategy: {strategy.words} needs {strategy.least_updates} updates in each round, and "
+                f"[quorum] with least_sites lets a round close with {self.least_sites}"
+            )
         scored = self.evaluation
         why = self.task.find_misfit(loss=self.training.loss, metrics=scored.metrics, select_by=scored.select_by)
         if why is not None:

@@ -18,6 +18,7 @@ from messages.experiment import Experiment
 from messages.ground.durable import writing_beside
 from messages.ground.errors import ConfigError, DataError
 from messages.tensors.layout import Buffer, Manifest, view_tensors
+from messages.tensors.travelling import is_beside
 from nets.digest import arrays_digest
 
 _KEY = "konsil"
@@ -31,12 +32,14 @@ def save_model(
 
     The metadata hold one JSON object under "konsil": format, experiment id and digest, round, model digest, the order
     of the tensors (safetensors sorts them), net, channels, what the task says of its outputs, preprocessing, patch
-    and overlap.
+    and overlap. What travelled beside the net (a strategy's control variates) is left out; then "announced_digest" is
+    the digest of all that travelled, which the event log names.
 
     Raises:
         OSError: the file cannot be written.
     """
-    arrays = view_tensors(manifest, buffer)
+    whole = view_tensors(manifest, buffer)
+    arrays = {name: array for name, array in whole.items() if not is_beside(name)}
     plain = experiment.filled()
     digest = arrays_digest(arrays)
     metadata = {
@@ -54,6 +57,8 @@ def save_model(
         "patch": plain["training"]["patch"],
         "overlap": plain["evaluation"]["overlap"],
     }
+    if len(arrays) < len(whole):
+        metadata["announced_digest"] = arrays_digest(whole)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with writing_beside(path) as beside:
         save_file(contiguous, beside, metadata={_KEY: json.dumps(metadata)})

@@ -109,6 +109,7 @@ class Contribution:
         cases: training cases that it used.
         chunk_bytes: of its transfer: a site chooses its own chunk size, and the seal depends on it.
         norm: as it was measured when the update came; None: it was not.
+        steps: optimiser steps that it says it took, where the strategy counts them.
     """
 
     site: str
@@ -116,6 +117,7 @@ class Contribution:
     cases: int
     chunk_bytes: int
     norm: float | None = None
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class Aggregate:
         wire: the codec in which the next round sends what is made, where that is not exact.
         strategy: how updates make a model.
         memory: seal of what the strategy kept after the round before, where there is such a thing.
+        parties: sites that took part in the round; None: those whose updates are here.
     """
 
     experiment: str
@@ -145,6 +148,7 @@ class Aggregate:
     wire: CodecName | None = None
     strategy: AnyStrategy = FEDAVG
     memory: str | None = None
+    parties: int | None = None
 
     def manifest_of(self, update: Contribution) -> Manifest:
         """The manifest under which an update was sealed."""
@@ -255,7 +259,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.closed_at is None:
         return ()
     taken = tuple(
-        Contribution(site, update.seal, update.cases_used, update.chunk_bytes, part.norm)
+        Contribution(site, update.seal, update.cases_used, update.chunk_bytes, part.norm, update.steps or 1)
         for site in plan_of(state).choose_contributors(state, state.round)
         if (update := (part := state.round.parts[site]).update) is not None
     )
@@ -277,6 +281,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
         wire=codec.model if sent_on else None,
         strategy=plan.strategy,
         memory=state.models[state.round.number].memory,
+        parties=len(state.round.cases),
     )
     return (aggregate,)
 
