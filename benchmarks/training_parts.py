@@ -80,11 +80,11 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         )  # fmt: skip
 
     update = folder / "parts-update"
-    received = session._load_model(str(folder / "start"), manifest.plain())
+    received, _kept = session._load_model(str(folder / "start"), manifest.plain(), 1)
     return {
         "step": timed(whole, 2) / 100,
         "batch": timed(sampler.draw_batch, 100),
         "target": timed(lambda _: learner.regions.make_target(labels), 100),
-        "load_model": timed(lambda _: session._load_model(str(folder / "start"), manifest.plain()), 20),
+        "load_model": timed(lambda _: session._load_model(str(folder / "start"), manifest.plain(), 1), 20),
         "write_update": timed(lambda _: write_update(update, arrays_of(net), manifest, received), 20),
     }

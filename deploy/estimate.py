@@ -74,18 +74,21 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     training = experiment.training
     model = parameters * FLOAT
     kept = int(size.kept_bytes * training.batch * (0.6 if training.precision == "amp" else 1.0))
-    memory = FRAMEWORK_BYTES + model * (2 + MOMENTS[training.optimizer.name]) + kept
+    weights = experiment.plan.strategy.nets * model * (2 + MOMENTS[training.optimizer.name])
+    memory = FRAMEWORK_BYTES + weights + kept
     sites, rounds = len(experiment.sites), experiment.rounds.count
     plan = experiment.plan
     # All sites read the model of each round; in a sequential plan one trains it, and up to all may be asked to.
     trained, waits = (1, sites) if plan.kind == "sequential" else (sites if plan.trains else 0, 1)
     own = 1 if plan.shares_model else sites  # models that a round sends: where each site has its own, all read all
     codec = CODECS[experiment.wire.codec]
-    down, up = (parameters * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
+    sent = parameters * (1 + plan.strategy.beside)
+    exact = FLOAT * sent
+    down, up = (sent * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
     strategy = FLOAT * parameters * len(strategy_of(plan.strategy).parts)
-    replayed = strategy + (own * model if codec.difference or plan.strategy.from_model else 0)
+    replayed = strategy + (own * exact if codec.difference or plan.strategy.from_model else 0)
     candidates = own if own > 1 else 2 if plan.trains and experiment.evaluation.select_by != "last" else 1
-    ended = (candidates + 1) * model + strategy
+    ended = (candidates + 1) * exact + strategy
     within = experiment.rounds
     return Estimate(
         parameters=parameters,
@@ -93,8 +96,8 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
         training_memory_bytes=memory,
         round_bytes_down=down * sites * own,
         round_bytes_up=up * trained,
-        total_bytes=(down * sites * own + up * trained) * rounds + candidates * model * sites + model,
-        broker_disk_bytes=rounds * (down * own + up * trained) + model * (candidates + 1),
+        total_bytes=(down * sites * own + up * trained) * rounds + candidates * exact * sites + exact,
+        broker_disk_bytes=rounds * (down * own + up * trained) + exact * (candidates + 1),
         strategy_bytes=strategy,
         coordinator_disk_bytes=_kept_rounds(experiment) * (up * trained + replayed) + ended,
         latest_end_seconds=within.enrol_within + _count_deadlines(experiment, waits) * within.train_within,

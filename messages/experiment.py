@@ -368,6 +368,12 @@ class Experiment(Settings):
             )
         if self.plan.combine == "majority" and self.task.reading == "plain":
             raise ValueError(f'plan.combine = "majority": what a {self.task.kind} answers are numbers, not votes')
+        strategy = self.plan.strategy
+        if self.least_sites < strategy.least_updates:
+            raise ValueError(
+                f"plan.strategy: {strategy.words} needs {strategy.least_updates} updates in each round, and "
+                f"[quorum] with least_sites lets a round close with {self.least_sites}"
+            )
         scored = self.evaluation
         why = self.task.find_misfit(loss=self.training.loss, metrics=scored.metrics, select_by=scored.select_by)
         if why is not None:

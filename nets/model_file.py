@@ -20,6 +20,7 @@ from messages.ground.durable import writing_beside
 from messages.ground.errors import ConfigError, DataError, WorkFailed
 from messages.kinds import Combined, name_ensemble
 from messages.tensors.layout import Buffer, Manifest, view_tensors
+from messages.tensors.travelling import is_beside
 from nets.digest import arrays_digest
 
 _KEY = "konsil"
@@ -33,14 +34,19 @@ def save_model(
 
     The metadata hold one JSON object under "konsil": format, experiment id and digest, round, model digest, the order
     of the tensors (safetensors sorts them), net, channels, what the task says of its outputs, preprocessing, patch
-    and overlap.
+    and overlap. What travelled beside the net (a strategy's control variates) is left out; then "announced_digest" is
+    the digest of all that travelled, which the event log names.
 
     Raises:
         OSError: the file cannot be written.
     """
-    arrays = view_tensors(manifest, buffer)
+    whole = view_tensors(manifest, buffer)
+    arrays = {name: array for name, array in whole.items() if not is_beside(name)}
     digest = arrays_digest(arrays)
-    _write_file(path, arrays, _describe(experiment, round_number) | {"model_digest": digest, "tensors": list(arrays)})
+    told = {"model_digest": digest, "tensors": list(arrays)}
+    if len(arrays) < len(whole):
+        told["announced_digest"] = arrays_digest(whole)
+    _write_file(path, arrays, _describe(experiment, round_number) | told)
     return digest
 
 

@@ -35,7 +35,7 @@ def manifest(net: torch.nn.Module) -> Manifest:
     )
 
 
-def load_weights(net: torch.nn.Module, values: Mapping[str, NDArray[Any]] | Mapping[str, Tensor]) -> None:
+def load_weights(net: torch.nn.Module, values: Mapping[str, NDArray[Any] | Tensor]) -> None:
     """Copy arrays into the net, or decode tensors of the wire straight into its memory.
 
     Raises:

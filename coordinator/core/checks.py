@@ -37,6 +37,19 @@ def judge_update(round_: Round, member: Member, site: str, body: kinds.WeightsRe
     return None if body.validation is None else judge_scores(member, {"validation": body.validation})
 
 
+def judge_steps(state: ExperimentState, round_: Round, site: str, body: kinds.WeightsReady) -> Reason | None:
+    """Why it cannot have taken so many optimiser steps, where the strategy counts them.
+
+    A site may round its cases before it tells them, by less than half: so twice as many are the most that it can have.
+    """
+    if not state.experiment.plan.strategy.counts_steps:
+        return None
+    training = state.experiment.training
+    most = training.count_steps(2 * round_.cases[site])
+    least = most if training.local_steps is not None else 1
+    return None if least <= body.steps <= most else Reason.MALFORMED
+
+
 def judge_scores(member: Member, splits: Mapping[str, SplitScores]) -> Reason | None:
     """Why scores by split cannot be those of the cases that the site joined with."""
     announced = {"validation": member.validation, "test": member.test}

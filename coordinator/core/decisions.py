@@ -156,6 +156,8 @@ class SitesAbsent(Decision):
 
 
 class UpdateAnnounced(Decision):
+    """`steps`: optimiser steps that the site says it took; not in the journal where no strategy counts them."""
+
     decision: Literal["update-announced"] = "update-announced"
     site: str
     attempt: int
@@ -164,6 +166,7 @@ class UpdateAnnounced(Decision):
     event: str
     cases_used: int
     validation: SplitScores | None
+    steps: int | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class UpdateTaken(Decision):

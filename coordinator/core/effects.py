@@ -112,6 +112,7 @@ class Contribution:
         cases: training cases that it used.
         chunk_bytes: of its transfer: a site chooses its own chunk size, and the seal depends on it.
         norm: as it was measured when the update came; None: it was not.
+        steps: optimiser steps that it says it took, where the strategy counts them.
     """
 
     site: str
@@ -119,6 +120,7 @@ class Contribution:
     cases: int
     chunk_bytes: int
     norm: float | None = None
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Aggregate:
         strategy: how updates make a model.
         memory: seal of what the strategy kept after the round before, where there is such a thing.
         apart: where each update makes a model of its own: the making of each, with its one update.
+        parties: sites that took part in the round; None: those whose updates are here.
     """
 
     experiment: str
@@ -150,6 +153,7 @@ class Aggregate:
     strategy: AnyStrategy = FEDAVG
     memory: str | None = None
     apart: tuple[Aggregate, ...] = ()
+    parties: int | None = None
 
     def manifest_of(self, update: Contribution) -> Manifest:
         """The manifest under which an update was sealed."""
@@ -266,7 +270,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.manifest is None or state.round.closed_at is None:
         return ()
     taken = tuple(
-        Contribution(site, update.seal, update.cases_used, update.chunk_bytes, part.norm)
+        Contribution(site, update.seal, update.cases_used, update.chunk_bytes, part.norm, update.steps or 1)
         for site in plan_of(state).choose_contributors(state, state.round)
         if (update := (part := state.round.parts[site]).update) is not None
     )
@@ -289,6 +293,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
         wire=codec.model if sent_on else None,
         strategy=plan.strategy,
         memory=shared.memory,
+        parties=len(state.round.cases),
     )
     return (replace(aggregate, apart=_make_apart(state, state.round, aggregate)),)
 

@@ -206,7 +206,7 @@ def _sites_absent(state: State, x: d.SitesAbsent) -> State:
 
 
 def _update_announced(state: State, x: d.UpdateAnnounced) -> State:
-    update = Update(x.attempt, x.seal, x.chunk_bytes, x.event, x.cases_used, x.validation)
+    update = Update(x.attempt, x.seal, x.chunk_bytes, x.event, x.cases_used, x.validation, steps=x.steps)
     return _change_part(
         _change_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None, update=update
     )

@@ -112,7 +112,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """An announced update. `event` is the id of the weights-ready that awaits its receipt."""
+    """An announced update. `event` is the id of the weights-ready that awaits its receipt.
+
+    `steps`: optimiser steps that the site says it took; None where the strategy does not count them.
+    """
 
     attempt: int
     seal: str
@@ -121,6 +124,7 @@ class Update:
     cases_used: int
     validation: SplitScores | None = None
     asked_again: int = 0
+    steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.work.strategies.base import BLOCK, Strategy, is_trained
+from coordinator.work.strategies.base import BLOCK, Shares, Steps, Strategy
 from coordinator.work.strategies.block import Block, Scratch, Target, Values
 from coordinator.work.strategies.fedavg import FedAvg
 from messages.tensors.codecs import CODECS, CodecName, Tensor
 from messages.tensors.layout import Manifest, each_tensor, tensors_of, view_tensors
+from messages.tensors.travelling import is_trained
 
 Buffer = NDArray[np.uint8]
 Job = tuple[Target, int, int]
@@ -85,6 +86,8 @@ def aggregate(
     threads: int | None = None,
     strategy: Strategy = FEDAVG,
     memory: Memory | None = None,
+    steps: Steps | None = None,
+    parties: int | None = None,
 ) -> bool:
     """Write the next model to `out`: what the strategy makes of the updates.
 
@@ -99,6 +102,8 @@ def aggregate(
         wire: where to write the result in the codec in which a round's model travels; None: nowhere.
         threads: blocks are independent, so their number changes no bit; default: up to 4.
         memory: of the strategy, where it keeps something.
+        steps: local steps that each site took, in the order of `updates`; default: as many for each.
+        parties: sites that took part in the round; default: those whose updates are here.
 
     Returns:
         Whether every number is finite, in `out`, in the strategy's memory and, where it is asked for, in `wire`.
@@ -108,8 +113,10 @@ def aggregate(
     """
     largest = max((spec.size for spec in manifest.tensors), default=0)
     most = max(1, min(strategy.block_elements(len(updates)), largest))
-    given = _Given(manifest, updates, out, codec, master, wire, strategy, memory, most)
-    jobs = given.jobs(strategy.shares(given.shares, given.blocks()))
+    took_part = len(updates) if parties is None else parties
+    given = _Given(manifest, updates, out, codec, master, wire, strategy, memory, most, took_part)
+    counted = strategy.shares(given.shares, given.blocks(), steps or (1,) * len(updates))
+    jobs = given.jobs(counted)
     workers = threads if threads is not None else min(4, os.cpu_count() or 1)
     lock = threading.Lock()
 
@@ -141,9 +148,10 @@ class _Given:
     strategy: Strategy
     memory: Memory | None
     most: int
+    parties: int
 
     @property
-    def shares(self) -> tuple[float, ...]:
+    def shares(self) -> Shares:
         """As they are given, before the strategy has looked at the updates."""
         return tuple(share for share, _buffer in self.updates)
 
@@ -153,20 +161,18 @@ class _Given:
         for job in self.jobs(self.shares):
             yield Block(*job, scratch)
 
-    def jobs(self, shares: Sequence[float]) -> Iterator[Job]:
+    def jobs(self, shares: Shares) -> Iterator[Job]:
         """(tensor, first element, end) of every block."""
         for target in self._targets(shares):
             for start in range(0, target.out.size, self.most):
                 yield target, start, min(start + self.most, target.out.size)
 
-    def _targets(self, shares: Sequence[float]) -> Iterator[Target]:
+    def _targets(self, shares: Shares) -> Iterator[Target]:
         manifest, written = self.manifest, CODECS[self.codec]
         sent_in = CODECS[written.model]
         sent = manifest.in_codec(self.codec)
         # Side by side through all updates, tensor by tensor: memory is a site's place in its file, not all its tensors.
-        sources = [
-            (share, each_tensor(sent, buffer)) for share, (_given, buffer) in zip(shares, self.updates, strict=True)
-        ]
+        sources = [each_tensor(sent, buffer) for _share, buffer in self.updates]
         models = None if self.master is None else tensors_of(manifest, self.master)
         wires = None if self.wire is None else tensors_of(manifest.in_codec(written.model), self.wire)
         kept = _Kept(self.strategy, manifest, self.memory)
@@ -178,10 +184,12 @@ class _Given:
             array, largest = arrays[spec.name], None
             if array.dtype.kind == "f":
                 largest = (CODECS["float32"] if wires is None else sent_in).largest(array.dtype.name)
-            before, after = kept.next_views(spec.size) if is_trained(spec) else ({}, {})
+            trained = is_trained(spec)
+            before, after = kept.next_views(spec.size) if trained else ({}, {})
+            counted = shares if trained or not self.strategy.shares_trained else self.shares
             yield Target(
                 name=spec.name,
-                sources=[(share, next(tensors)) for share, tensors in sources],
+                sources=[(share, next(tensors)) for share, tensors in zip(counted, sources, strict=True)],
                 differences=differences,
                 model=None if models is None else models[spec.name],
                 sent_in=sent_in,
@@ -190,6 +198,8 @@ class _Given:
                 after=after,
                 wire=None if wires is None else wires[spec.name],
                 largest=largest,
+                trained=trained,
+                parties=self.parties,
             )
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.work.strategies.base import BLOCK, STATISTICS, Strategy, is_trained
+from coordinator.work.strategies.base import BLOCK, Strategy
 from coordinator.work.strategies.block import Block, Scratch, Target
 from messages.tensors.codecs import CODECS, CodecName
 from messages.tensors.layout import Manifest, TensorSpec, each_tensor
+from messages.tensors.travelling import STATISTICS, is_beside, is_trained
 
 Buffer = NDArray[np.uint8]
 MOST_HELD = 2**22
@@ -82,7 +83,8 @@ def measure_update(
                 return None
             if trained and strategy.most_change < math.inf and np.abs(change).max() > strategy.most_change:
                 return None
-            squares[trained] += moved
+            if not is_beside(spec.name):
+                squares[trained] += moved
     if not all(math.isfinite(one) for one in squares.values()):
         return None
     measured = any(spec.name.rpartition(".")[2] in STATISTICS for spec in manifest.tensors)

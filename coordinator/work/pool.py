@@ -79,6 +79,8 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, m
         wire=wire,
         strategy=strategy_of(effect.strategy),
         memory=None if memory is None else Memory(_opened_memory(blobs, effect), memory),
+        steps=tuple(one.steps for one in effect.updates),
+        parties=effect.parties,
     )
 
 

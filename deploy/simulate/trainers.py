@@ -23,7 +23,7 @@ from messages.ground.errors import KonsilError
 from site_agent.config import SiteConfig
 from site_agent.trainers.asking import Asking
 from site_agent.trainers.base import Ended, OnExit, OnReply
-from site_agent.training.files import growing_path, kept_file, kept_folder
+from site_agent.training.files import growing_path, kept_file, kept_folder, strategy_folder
 from site_agent.training.protocol import (
     Evaluate,
     Prepare,
@@ -182,8 +182,9 @@ class SharedTrainers:
         if isinstance(request, Train):
             # Virtual time has no use for what costs real time alone.
             request = request.model_copy(update={"checkpoint_seconds": None})
-            kept = kept_file(kept_folder(prepare.cache, prepare.experiment["id"]), request.round)
-            made = (kept, Path(request.output), growing_path(request.output))
+            folders = [find(prepare.cache, prepare.experiment["id"]) for find in (kept_folder, strategy_folder)]
+            kept = [kept_file(folder, request.round) for folder in folders]
+            made = (*kept, Path(request.output), growing_path(request.output))
             bench.leaves = tuple(file for file in made if not file.exists())
         bench.task = self._crew.submit(self._site, prepare, request)
         if self._pass_time(bench, request, seconds, say):

@@ -18,6 +18,7 @@ class Allow(Settings):
     datasets: tuple[Name, ...] | None = None
     tasks: tuple[str, ...] | None = None
     nets: tuple[str, ...] | None = None
+    strategies: tuple[str, ...] | None = None
     codecs: tuple[CodecName, ...] | None = None
     rounds_max: int | None = Field(None, ge=1)
     until: date | None = None

@@ -89,6 +89,7 @@ def _first_misfit(rule: Allow, experiment: Experiment, researcher: str, today: d
         (rule.datasets is None or experiment.data.dataset in rule.datasets, Reason.DATASET_NOT_ALLOWED),
         (rule.tasks is None or experiment.task.kind in rule.tasks, Reason.TASK_NOT_ALLOWED),
         (rule.nets is None or experiment.net.name in rule.nets, Reason.NET_NOT_ALLOWED),
+        (rule.strategies is None or experiment.plan.strategy.name in rule.strategies, Reason.NOT_ALLOWED),
         (rule.codecs is None or experiment.wire.codec in rule.codecs, Reason.CODEC_NOT_ALLOWED),
         (rule.rounds_max is None or experiment.rounds.count <= rule.rounds_max, Reason.TOO_MANY_ROUNDS),
         (rule.until is None or today <= rule.until, Reason.POLICY_EXPIRED),

@@ -89,7 +89,8 @@ class Workshop:
         every = self._config.training.checkpoint_every
         if not every:
             return None
-        largest = _COPIES * job.round_start.transfer.manifest.in_codec("float32").nbytes
+        nets = experiment_of(job).plan.strategy.nets
+        largest = _COPIES * nets * job.round_start.transfer.manifest.in_codec("float32").nbytes
         if 2 * largest + update.nbytes > self._room():
             log.warning("no disk space for checkpoints: a round that is cut off begins anew", bytes=2 * largest)
             return None
@@ -145,7 +146,7 @@ class Workshop:
 
     def _describe_site(self, job: Job) -> protocol.Prepare:
         experiment = experiment_of(job)
-        limits = self._config.limits
+        limits, strategy = self._config.limits, experiment.plan.strategy
         return protocol.Prepare(
             experiment=experiment.filled(),
             dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
@@ -157,6 +158,7 @@ class Workshop:
             disk_bytes=limits.disk,
             cache=str(self._spool.cache_of(job.experiment)),
             state=str(self._config.site.state),
+            strategy=strategy.name if strategy.in_training else "",
         )
 
     # replies

@@ -21,6 +21,7 @@ from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Sampler
 from site_agent.training.resume import Keeper, Moment
 from site_agent.training.seeds import derive_seed
+from site_agent.training.strategies.base import PLAIN, LocalRule
 from site_agent.training.tasks.base import Learner
 
 REPORT_SECONDS = 0.4
@@ -81,6 +82,7 @@ def train_round(
     kept: optimise.KeptState | None = None,
     report: Report | None = None,
     keeper: Keeper | None = None,
+    rule: LocalRule = PLAIN,
 ) -> RoundResult:
     """Train `net` in place on `cases` for one round.
 
@@ -90,6 +92,7 @@ def train_round(
     Args:
         kept: where the optimiser's state lives between rounds, for `optimizer.reset = false`.
         keeper: writes checkpoints, and resumes from one.
+        rule: what the strategy asks; its round has begun.
 
     Raises:
         NotANumber: the loss is not finite.
@@ -105,7 +108,8 @@ def train_round(
         kept.restore_state(optimizer, round_number)
         for group in optimizer.param_groups:
             group["lr"] = rate
-    loss = _run_steps(net, optimizer, sampler, experiment, learner, device, seed, report, keeper)
+    rule.set_pace(settings, rate, sampler.steps)
+    loss = _run_steps(net, optimizer, sampler, experiment, learner, device, seed, report, keeper, rule)
     if kept is not None:
         kept.keep_state(optimizer, round_number)
     return RoundResult(sampler.steps, sampler.steps / sampler.steps_per_epoch, loss)
@@ -121,13 +125,14 @@ def _run_steps(
     seed: int,
     report: Report | None,
     keeper: Keeper | None,
+    rule: LocalRule,
 ) -> float:
     settings = experiment.training
     amp = settings.precision == "amp" and device.type == "cuda"
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
     parameters = list(net.parameters())
     total = torch.zeros((), dtype=torch.float64, device=device)
-    moment = Moment(net, optimizer, scaler, total, device, sampler.steps)
+    moment = Moment(net, optimizer, scaler, total, device, sampler.steps, rule)
     net.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout
@@ -145,13 +150,17 @@ def _run_steps(
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, enabled=amp):
                 logits = net(images)
+                extra = rule.extra_loss(images)
             loss = learner.loss(logits.float(), labels)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-            if settings.clip_norm is not None:
+            scaler.scale(loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+            if rule is not PLAIN or settings.clip_norm is not None:
                 scaler.unscale_(optimizer)
+            rule.adjust_gradients()
+            if settings.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             scaler.step(optimizer)
             scaler.update()
+            rule.after_step(images, labels, learner)
             total += loss.detach()
             now = time.monotonic()
             if report is not None and now - reported >= REPORT_SECONDS:

@@ -38,8 +38,13 @@ def kept_folder(cache: str | Path, experiment: str) -> Path:
     return Path(cache) / "optimizer" / experiment
 
 
+def strategy_folder(cache: str | Path, experiment: str) -> Path:
+    """Where what an experiment's strategy keeps at a site lies between rounds."""
+    return Path(cache) / "strategy" / experiment
+
+
 def kept_file(folder: Path, round_number: int) -> Path:
-    """The optimiser's state after a round."""
+    """What is kept after a round, in either folder."""
     return folder / f"round-{round_number:06d}.safetensors"
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from messages.experiment import Optimizer
-from messages.ground.durable import writing_beside
-from site_agent.training.files import kept_file
+from site_agent.training.kept import KeptTensors
 
 
 def make_optimizer(settings: Optimizer, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -55,39 +52,17 @@ def fits_state(optimizer: torch.optim.Optimizer, shapes: Mapping[str, tuple[int,
     return True
 
 
-class KeptState:
-    """An experiment's optimiser state at this site, by round, without pickle.
-
-    The state after a round is written under that round's number and the two newest are kept, so that training a
-    round again starts from the state before it and gives the same bits.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+class KeptState(KeptTensors):
+    """An experiment's optimiser state at this site."""
 
     def restore_state(self, optimizer: torch.optim.Optimizer, before_round: int) -> bool:
         """Load the newest state of an earlier round; False where there is none."""
-        rounds = [number for number in self._kept_rounds() if number < before_round]
-        if not rounds:
+        found = self.read_before(before_round)
+        if found is None:
             return False
-        load_state(optimizer, load_file(self._file_of(max(rounds))))
+        load_state(optimizer, found)
         return True
 
     def keep_state(self, optimizer: torch.optim.Optimizer, round_number: int) -> None:
         """Write the state after a round."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with writing_beside(self._file_of(round_number)) as beside:
-            save_file({name: value.cpu().contiguous() for name, value in flatten_state(optimizer).items()}, beside)
-        for old in sorted(self._kept_rounds())[:-2]:
-            self._file_of(old).unlink(missing_ok=True)
-
-    def clear_rounds(self) -> None:
-        """Forget all rounds."""
-        for number in self._kept_rounds():
-            self._file_of(number).unlink(missing_ok=True)
-
-    def _file_of(self, round_number: int) -> Path:
-        return kept_file(self._folder, round_number)
-
-    def _kept_rounds(self) -> list[int]:
-        return [int(path.stem.removeprefix("round-")) for path in self._folder.glob("round-*.safetensors")]
+        self.write_round(flatten_state(optimizer), round_number)

@@ -58,6 +58,8 @@ class Prepare(Frame):
         disk_bytes: most bytes under the state directory, of which preparing leaves some to rounds; None: no limit.
         cache: folder for preprocessed cases and optimiser state; made if missing.
         state: the site's state directory, under which a data set from DICOM is prepared.
+        strategy: the name of the experiment's strategy, where it asks something of the training itself (`plan.strategy`
+            of the experiment has its numbers); else "". A process whose version lacks this field is not asked.
     """
 
     kind: Literal["prepare"] = "prepare"
@@ -71,6 +73,7 @@ class Prepare(Frame):
     disk_bytes: int | None = None
     cache: str
     state: str = ""
+    strategy: str = Field("", json_schema_extra={"since": 2})
 
 
 class Train(Frame):

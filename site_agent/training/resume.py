@@ -1,8 +1,8 @@
 """What the rest of a round follows from ↔ its checkpoint; when one is written.
 
 Beside the experiment, the data and the received model that is: weights and buffers, the optimiser's state, the
-gradient scaler's, PyTorch's random numbers (dropout), and the sum of the losses so far. Batches are drawn by their
-step (`sampling`), so they need no state. What is not in the checkpoint is in its key.
+gradient scaler's, what the strategy's rule has gathered, PyTorch's random numbers (dropout), and the sum of the losses
+so far. Batches are drawn by their step (`sampling`), so they need no state. What is not here is in its key.
 """
 
 from __future__ import annotations
@@ -28,15 +28,20 @@ from site_agent.training import optimise
 from site_agent.training.checkpoint import Checkpoint, Checkpoints, Header, Unreadable
 from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import CheckpointEvent, Prepared, Train
+from site_agent.training.strategies.base import PLAIN, LocalRule
 
 VERSION = 1
 """Raise it when the training loop makes other weights of the same input."""
 
-_NET, _OPTIMIZER, _RANDOM = "net.", "optimizer.", "random."
+_NET, _OPTIMIZER, _RULE, _RANDOM = "net.", "optimizer.", "strategy.", "random."
 
 
-def key_of(request: Train, experiment: Experiment, site: str, prepared: Prepared) -> str:
-    """SHA-256 (hex) over all that decides a round's bits, beside what a checkpoint holds. The attempt does not."""
+def key_of(request: Train, experiment: Experiment, site: str, prepared: Prepared, kept: str = "") -> str:
+    """SHA-256 (hex) over all that decides a round's bits, beside what a checkpoint holds. The attempt does not.
+
+    Args:
+        kept: digest of what the site kept for its strategy.
+    """
     model = sha256()
     with Path(request.model).open("rb") as file:
         while piece := file.read(2**22):
@@ -44,7 +49,7 @@ def key_of(request: Train, experiment: Experiment, site: str, prepared: Prepared
     platform = prepared.model_dump(include={"device", "device_type", "threads", "versions", "fingerprint"})
     parts = [
         VERSION, version("konsil"), experiment.digest(), site, request.round, request.evaluate, model.digest(),
-        request.manifest, request.update, platform,
+        request.manifest, request.update, platform, *([kept] if kept else []),
     ]  # fmt: skip
     return sha256(codec.canonical(parts)).hexdigest()
 
@@ -56,6 +61,7 @@ class Moment:
     Attributes:
         total: sum of the losses, float64 on the device.
         steps: of the whole round.
+        rule: what the strategy asks; it may have gathered something.
     """
 
     net: torch.nn.Module
@@ -64,11 +70,13 @@ class Moment:
     total: torch.Tensor
     device: torch.device
     steps: int
+    rule: LocalRule = PLAIN
 
     def tensors_by_name(self) -> dict[str, torch.Tensor]:
         """By name, where they lie."""
         found = {_NET + name: tensor.detach() for name, tensor in self.net.state_dict().items()}
         found |= {_OPTIMIZER + name: tensor for name, tensor in optimise.flatten_state(self.optimizer).items()}
+        found |= {_RULE + name: tensor for name, tensor in self.rule.state().items()}
         found[_RANDOM + "cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             found[_RANDOM + "cuda"] = torch.cuda.get_rng_state(self.device)
@@ -82,20 +90,26 @@ class Moment:
         """
         held = checkpoint.tensors
         mine = self.tensors_by_name()
-        kept = {name.removeprefix(_OPTIMIZER): one for name, one in held.items() if name.startswith(_OPTIMIZER)}
-        fixed = {name: one for name, one in held.items() if not name.startswith(_OPTIMIZER)}
-        if fixed.keys() != {name for name in mine if not name.startswith(_OPTIMIZER)}:
+        kept, gathered = (
+            {name.removeprefix(part): one for name, one in held.items() if name.startswith(part)}
+            for part in (_OPTIMIZER, _RULE)
+        )
+        fixed = {name: one for name, one in held.items() if not name.startswith((_OPTIMIZER, _RULE))}
+        if fixed.keys() != {name for name in mine if not name.startswith((_OPTIMIZER, _RULE))}:
             raise Unreadable("it does not hold this net")
         for name, one in fixed.items():
             if (tuple(mine[name].shape), _dtype_of(mine[name])) != (one.shape, one.dtype.name):
                 raise Unreadable("it does not hold this net")
         if not optimise.fits_state(self.optimizer, {name: one.shape for name, one in kept.items()}):
             raise Unreadable("it does not hold this optimiser's state")
+        if not self.rule.fits_state({name: one.shape for name, one in gathered.items()}):
+            raise Unreadable("it does not hold what this strategy gathers")
         state = self.net.state_dict()
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(_copy_tensor(held[_NET + name]))
         optimise.load_state(self.optimizer, {name: _copy_tensor(one) for name, one in kept.items()})
+        self.rule.restore_state({name: _copy_tensor(one) for name, one in gathered.items()})
         if checkpoint.header.scaler:
             self.scaler.load_state_dict(_whole_state(checkpoint.header.scaler))
         self.total.fill_(checkpoint.header.loss_sum)

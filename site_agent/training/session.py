@@ -26,6 +26,7 @@ from messages.reasons import Reason
 from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
+from messages.tensors.travelling import is_beside
 from nets.build import build_net
 from nets.combined import CombinedNet
 from nets.monai_parts import MONAI_VERSION
@@ -46,8 +47,9 @@ from site_agent.training.cases.precision import choose_format
 from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.engine import blame_nan_loss, train_round
-from site_agent.training.files import kept_folder, open_model, write_update
+from site_agent.training.files import kept_folder, open_model, strategy_folder, write_update
 from site_agent.training.interrupt import Interrupt
+from site_agent.training.kept import KeptTensors
 from site_agent.training.optimise import KeptState
 from site_agent.training.protocol import (
     CheckpointEvent,
@@ -63,6 +65,7 @@ from site_agent.training.protocol import (
     Written,
 )
 from site_agent.training.resume import Keeper, key_of
+from site_agent.training.strategies.table import rule_of
 from site_agent.training.tasks.registry import learner_for
 
 REPORT_SECONDS = 0.4
@@ -107,9 +110,19 @@ class TrainingSession:
         net = read_net({"name": self.experiment.net.name, **self.experiment.net.parameters})
         self.device = _choose_device(request.gpus, request.threads, strict=net.deterministic_on_cuda)
         self._net = build_net(net, len(task.channels), task.out_channels, self.experiment.seed)
-        self._manifest = manifest(self._net)
+        self._rule = rule_of(self.experiment.plan.strategy)
+        built = manifest(self._net)
+        self._manifest = Manifest(tensors=self._rule.travelling(built.tensors))
+        travelling = {spec.name for spec in self._manifest.tensors}
+        self._own = {
+            name: torch.from_numpy(array.copy())
+            for name, array in arrays_of(self._net).items()
+            if name not in travelling
+        }
+        """The tensors that do not travel, as they were built."""
         self._net.to(self.device)
         self.cache_folder = Path(request.cache)
+        self._kept = KeptTensors(strategy_folder(self.cache_folder, self.experiment.id))
         self._checkpoints = Checkpoints(self.cache_folder)
         self.splits: dict[Split, list[CachedCase]] = {}
         self.prepared = self._prepare_cases(request)
@@ -132,13 +145,15 @@ class TrainingSession:
         keeper = Keeper(
             self._checkpoints,
             request.round,
-            lambda: key_of(request, experiment, self.site, self.prepared),
+            lambda: key_of(request, experiment, self.site, self.prepared, self._kept.digest_before(request.round)),
             request.checkpoint_seconds,
             self._interrupt,
             self._send,
         )
         resumes = keeper.look_for_checkpoint()
-        received = self._load_model(request.model, request.manifest)
+        received, before = self._load_model(request.model, request.manifest, request.round)
+        if request.round > 1 and not before and (self._own or self._rule.remembers):
+            _say_line(f"{experiment.plan.strategy.name}: nothing is kept from an earlier round: it begins anew")
         if request.evaluate and not resumes:
             keeper.scores = self.score_split("validation", request.round, "validating")
         kept = None
@@ -159,6 +174,8 @@ class TrainingSession:
                 )
             )  # fmt: skip
 
+        beside = {name: tensor.read_all() for name, tensor in received.items() if is_beside(name)}
+        self._rule.begin_round(self._net, beside, before)
         self._sent = 0.0  # a new phase is told at once
         if not resumes:
             report(0, 0, 1, None, None)
@@ -175,10 +192,15 @@ class TrainingSession:
                     kept=kept,
                     report=report,
                     keeper=keeper,
+                    rule=self._rule,
                 )
+            arrays, leaves = arrays_of(self._net), self._rule.end_round(result.steps)
+            own = {name: torch.from_numpy(arrays[name]) for name in self._own}
+            if own or leaves.kept:
+                self._kept.write_round({**leaves.kept, **own}, request.round)
             # The checkpoint stays until the agent frees the round: a kill before the update is stored costs little.
             update = self._described_manifest(request.update)
-            write_update(request.output, arrays_of(self._net), update, received, on_chunks=written)
+            write_update(request.output, {**arrays, **leaves.beside}, update, received, on_chunks=written)
         return Trained(
             round=request.round,
             attempt=request.attempt,
@@ -196,7 +218,7 @@ class TrainingSession:
         if request.parts:
             net = self._combine_models(request)
         else:
-            self._load_model(request.model, request.manifest)
+            self._load_model(request.model, request.manifest, request.round)
         phases: dict[Split, Phase] = {"train": "training", "validation": "validating", "test": "testing"}
         scores = [self.score_split(split, request.round, phases[split], net) for split in request.splits]
         return Evaluated(round=request.round, label=request.label, scores=scores)
@@ -335,11 +357,21 @@ class TrainingSession:
                 cache.store_case(self.cache_folder, key, prepared, self._arrays)
             self._keys[case.key] = key
 
-    def _load_model(self, path: str, plain: Mapping[str, object]) -> dict[str, Tensor]:
-        """Decode a model into the net; what was read, mapped, for the update to differ from."""
+    def _load_model(
+        self, path: str, plain: Mapping[str, object], round_number: int
+    ) -> tuple[dict[str, Tensor], dict[str, torch.Tensor]]:
+        """Decode a model into the net, with this site's own tensors as its last round left them.
+
+        Returns:
+            What was read, mapped, for the update to differ from; what the site kept of its last round.
+        """
         received = open_model(path, self._described_manifest(plain))
-        load_weights(self._net, received)
-        return received
+        kept: dict[str, torch.Tensor] = {}
+        if self._own or self._rule.remembers:
+            kept = self._kept.read_before(round_number) or {}
+        weights = {name: tensor for name, tensor in received.items() if not is_beside(name)}
+        load_weights(self._net, {**weights, **{name: kept.get(name, one).numpy() for name, one in self._own.items()}})
+        return received, kept
 
     def _described_manifest(self, plain: Mapping[str, object]) -> Manifest:
         described = Manifest.model_validate(plain)
@@ -378,8 +410,12 @@ class TrainingSession:
 
 
 def _name_left_out(key: str, reason: Reason, text: str) -> None:
+    _say_line(f"left out: {show_name(key)} ({reason}): {text}")
+
+
+def _say_line(text: str) -> None:
     """A line in the trainer's own log, which stays at the site."""
-    sys.stderr.write(f"left out: {show_name(key)} ({reason}): {text}\n")
+    sys.stderr.write(f"{text}\n")
 
 
 def _in_terms_of(concepts: Sequence[str], label: NDArray[np.uint8], own: Sequence[str]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import models
-from coordinator.core.checks import judge_update
+from coordinator.core.checks import judge_steps, judge_update
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import UPDATES, ExperimentState, Phase, Round
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, left_behind, supersede_attempt
@@ -70,6 +70,7 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
         bad = Reason.MALFORMED
     elif state.logic >= 3:
         bad = judge_update(round_, state.members[event.sender], event.sender, body)
+        bad = bad or judge_steps(state, round_, event.sender, body)
     before = supersede_attempt(state, event.sender)
     if bad is not None:
         told = d.Refused(event=event.id, kind=event.kind, sender=event.sender, reason=bad, round=event.round)
@@ -82,6 +83,7 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
         event=event.id,
         cases_used=body.cases_used,
         validation=body.validation,
+        steps=body.steps if state.experiment.plan.strategy.counts_steps else None,
     )
     return (*before, announced)
 

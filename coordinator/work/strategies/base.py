@@ -11,18 +11,16 @@ import math
 from collections.abc import Iterable
 from typing import ClassVar
 
-import numpy as np
-
 from coordinator.work.strategies.block import Block, Values
 from messages.tensors.layout import Manifest, TensorSpec
+from messages.tensors.travelling import is_trained
 
 BLOCK = 2**18
 """Elements at a time. Smaller blocks fit a nearer cache, but then two threads wait for the interpreter's lock more than
 they work (`python -m benchmarks.aggregation`)."""
-STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
-"""What torch calls batch normalisation's buffers: measured, not trained."""
 
 Shares = tuple[float, ...]
+Steps = tuple[int, ...]
 
 
 class Strategy:
@@ -34,6 +32,10 @@ class Strategy:
 
     most_change: ClassVar[float] = math.inf
     """Magnitude of one number's change in one round that it still bears."""
+
+    shares_trained: ClassVar[bool] = False
+    """Whether `shares` counts for trained numbers alone. They need not add up to 1 then, and all else is averaged by
+    the shares as they were given."""
 
     def travelling(self, built: Manifest) -> tuple[TensorSpec, ...]:
         """The tensors that travel, of a model as it was built. Those that are left out stay at the sites; those that
@@ -48,12 +50,13 @@ class Strategy:
         """Elements of a block: fewer where a strategy holds a block of every site at once."""
         return BLOCK
 
-    def shares(self, shares: Shares, updates: Iterable[Block]) -> Shares:
+    def shares(self, shares: Shares, updates: Iterable[Block], steps: Steps) -> Shares:
         """How much each site counts, in the order of their names.
 
         Args:
-            shares: by cases or equal, capped, as the experiment says.
+            shares: by cases or equal, capped, as the experiment says; they add up to 1.
             updates: every block of every tensor, for a strategy that looks at all updates first; a pass over all files.
+            steps: local steps that each site took, for a strategy that counts them (`StrategySpec.counts_steps`).
         """
         return shares
 
@@ -69,9 +72,3 @@ class Strategy:
         size = sum(spec.size for spec in manifest.tensors if is_trained(spec))
         tensors = tuple(TensorSpec(name=part, shape=(size,), dtype="float32") for part in self.parts)
         return Manifest(tensors=tensors, chunk_bytes=manifest.chunk_bytes)
-
-
-def is_trained(spec: TensorSpec) -> bool:
-    """Whether an optimiser steps this tensor: floating point, and no measured statistic, whose variance a step could
-    make negative."""
-    return np.dtype(spec.dtype).kind == "f" and spec.name.rpartition(".")[2] not in STATISTICS

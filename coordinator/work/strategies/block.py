@@ -52,6 +52,8 @@ class Target:
             left.
         wire: where the result goes in the codec of the next round's model.
         largest: the largest magnitude that stays finite; None where every value is.
+        trained: whether an optimiser steps it (`is_trained`); all else is averaged.
+        parties: sites that took part in the round, whether or not their update is here.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Target:
     after: Mapping[str, Kept]
     wire: Tensor | None
     largest: float | None
+    trained: bool = True
+    parties: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,13 @@ class Block:
             row[:] = values
         return rows
 
+    def changes(self) -> Values:
+        """What training changed, one row a site: as `rows`, from the model that the sites received."""
+        rows = self.rows()
+        if not self.target.differences:
+            np.subtract(rows, self.received(), out=rows)
+        return rows
+
     def mean(self) -> Values:
         """The weighted mean of the sites' weights; differences are added to the round's model. May be written."""
         total = self._sum(None)
@@ -128,6 +139,14 @@ class Block:
     def change(self) -> Values:
         """The weighted mean of what training changed, from the model that the sites received. May be written."""
         return self._sum(None if self.target.differences else self.received())
+
+    def moved(self, by: float = 1.0) -> Values:
+        """The round's model, moved by the sites' shares of what they changed, times `by`. May be written."""
+        change = self.change()
+        if by != 1.0:
+            np.multiply(change, by, out=change)
+        np.add(change, self.model(), out=change)
+        return change
 
     def _sum(self, base: NDArray[Any] | None) -> Values:
         total, term = self.scratch.total[: self.size], self.scratch.term[: self.size]
@@ -140,3 +159,16 @@ class Block:
             if number:
                 np.add(total, term, out=total)
         return total
+
+
+def add_up(values: Values) -> Values:
+    """The sum along the last axis, which is written over, by halves: unlike `numpy.sum`, whose order of additions is an
+    inner matter, this order stands here, and each addition has one right result."""
+    size = values.shape[-1]
+    if size == 0:
+        return np.zeros(values.shape[:-1])
+    while size > 1:
+        half = size // 2
+        np.add(values[..., :half], values[..., size - half : size], out=values[..., :half])
+        size -= half
+    return values[..., 0]

@@ -30,13 +30,12 @@ from coordinator.work.strategies.base import Strategy
 from coordinator.work.strategies.block import Block, Values
 
 
-@dataclass(frozen=True)
-class FedAdam(Strategy):
-    """The coordinator's optimiser; parameters as in the paper, `lr` is its eta."""
+class AdaptiveStrategy(Strategy):
+    """The paper's algorithm 2; a subclass says how the second moment grows. Parameters as in the paper, `lr` is its
+    eta."""
 
     lr: float
     beta1: float
-    beta2: float
     tau: float
     parts: ClassVar[tuple[str, ...]] = ("m", "v")
     most_change: ClassVar[float] = math.sqrt(np.finfo(np.float32).max)
@@ -46,15 +45,13 @@ class FedAdam(Strategy):
         return self.tau * self.tau if part == "v" else 0.0
 
     def combine(self, block: Block) -> Values:
-        if not block.target.after:
+        if not block.target.trained:
             return block.mean()
         d, m, v = block.change(), block.spare("m"), block.spare("v")
         np.multiply(self._before(block, "m", m), self.beta1, out=m)
-        np.multiply(self._before(block, "v", v), self.beta2, out=v)
-        term = block.spare("term")
-        np.add(m, np.multiply(d, 1.0 - self.beta1, out=term), out=m)
-        np.multiply(d, d, out=d)
-        np.add(v, np.multiply(d, 1.0 - self.beta2, out=d), out=v)
+        self._before(block, "v", v)
+        np.add(m, np.multiply(d, 1.0 - self.beta1, out=block.spare("term")), out=m)
+        self.grow_second(v, np.multiply(d, d, out=d))
         for part, values in (("m", m), ("v", v)):
             np.copyto(block.target.after[part][block.start : block.stop], values, casting="same_kind")
         np.add(np.sqrt(v, out=v), self.tau, out=v)
@@ -62,8 +59,26 @@ class FedAdam(Strategy):
         np.add(m, block.model(), out=m)
         return m
 
+    def grow_second(self, v: Values, squares: Values) -> None:
+        """Bring the second moment up to date, in place, with d * d of this round, which may be written over."""
+        raise NotImplementedError
+
     def _before(self, block: Block, part: str, out: Values) -> Values:
         """The part as it was, in float64."""
         kept = block.target.before.get(part)
         np.copyto(out, self.begin(part) if kept is None else kept[block.start : block.stop])
         return out
+
+
+@dataclass(frozen=True)
+class FedAdam(AdaptiveStrategy):
+    """The coordinator's optimiser is Adam."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    tau: float
+
+    def grow_second(self, v: Values, squares: Values) -> None:
+        np.multiply(v, self.beta2, out=v)
+        np.add(v, np.multiply(squares, 1.0 - self.beta2, out=squares), out=v)

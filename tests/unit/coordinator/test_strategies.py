@@ -1,4 +1,4 @@
-"""Strategies: FedAvg's recorded bits, FedAdam against a plain reference, and that robust ones are small files."""
+"""Strategies: FedAvg's recorded bits, and FedAdam against a plain reference."""
 
 from __future__ import annotations
 
@@ -8,102 +8,21 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from strategy_rounds import Arrays, Round, model, numbers, read, written
 
-from coordinator.work.aggregate import Memory, aggregate, share_weights
-from coordinator.work.strategies.base import BLOCK, Shares, Strategy
-from coordinator.work.strategies.block import Block, Values
+from coordinator.work.aggregate import Memory, aggregate
+from coordinator.work.strategies.base import BLOCK
 from coordinator.work.strategies.fedadam import FedAdam
 from coordinator.work.strategies.table import STRATEGIES, strategy_of
 from messages.strategies import SPECS, FedAdamSpec
-from messages.tensors.codecs import CODECS, CodecName
-from messages.tensors.layout import Manifest, manifest_of, tensors_of, write_into
+from messages.tensors.codecs import CodecName
 
-Arrays = dict[str, NDArray]
-Sites = dict[str, int]
-
-CASES = {"site-a": 3, "site-b": 11, "site-c": 5}
 FEDAVG_BITS = {
     "float32": "1dbc28544afaccdd4916122fab9af8cd32852b3af0eee1fa9cbf3f2ea2a09d58",
     "bfloat16": "b2fa01f8d6f09ea25c1ed2faa881bb341e4d4eb8ae1f13c56da969c01fa61f9f",
     "bfloat16-difference": "bd744cad463c75f7ce4278213730e50da6dcab548c68b4c108728052c6e9832b",
 }
 """SHA-256 of what 03d2e43, whose averaging knew no strategies, made of the same updates: model, then its copy."""
-
-
-def numbers(seed: int, *shape: int) -> NDArray[np.float64]:
-    """Between -1/2 and 1/2, from integers alone: the same on every machine and under every NumPy."""
-    mixed = (np.arange(np.prod(shape, dtype=int), dtype=np.uint64) * 7919 + seed) * 2654435761 % 2**32
-    return (mixed / 2.0**32 - 0.5).reshape(shape)
-
-
-def model(seed: int) -> Arrays:
-    return {
-        "w": numbers(seed, BLOCK + 77).astype(np.float32),
-        "half": numbers(seed + 1, 3, 5).astype(np.float16),
-        "norm.running_var": np.abs(numbers(seed + 2, 9)).astype(np.float32),
-        "wide": numbers(seed + 3, 9),
-        "count": (numbers(seed + 4, 4) * 200).astype(np.int64),
-        "on": numbers(seed + 5, 7) > 0,
-    }
-
-
-def written(arrays: Arrays, manifest: Manifest, received: Arrays | None = None) -> NDArray[np.uint8]:
-    buffer = np.zeros(manifest.nbytes, np.uint8)
-    base = None
-    if received is not None:
-        exact = manifest.in_codec("float32")
-        base = tensors_of(exact, written(received, exact))
-    write_into(arrays, manifest, buffer.data, base)
-    return buffer
-
-
-def read(manifest: Manifest, buffer: NDArray[np.uint8]) -> Arrays:
-    return {name: one.read_all() for name, one in tensors_of(manifest, buffer).items()}
-
-
-class Round:
-    """One round: what each site received and sends, and what a strategy makes of it."""
-
-    def __init__(self, master: Arrays, seed: int, codec: CodecName = "float32", cases: Sites = CASES) -> None:
-        self.manifest = manifest_of(master)
-        self.codec, self.master = codec, master
-        self.shares = share_weights(cases)
-        self.copy = self.manifest.in_codec(CODECS[codec].model)
-        self.update = self.manifest.in_codec(codec)
-        self.received = read(self.copy, written(master, self.copy))
-        self.sent = {site: self._sent(seed + 10 * number) for number, site in enumerate(self.shares)}
-
-    def _sent(self, seed: int) -> NDArray[np.uint8]:
-        changed = model(seed)
-        if self.received.keys() != changed.keys():
-            changed = {name: numbers(seed, *array.shape) for name, array in self.received.items()}
-        trained = {
-            name: array if array.dtype.kind in "bi" else (array + changed[name] / 8).astype(array.dtype)
-            for name, array in self.received.items()
-        }
-        return written(trained, self.update, self.received)
-
-    def make(self, strategy: Strategy, before: NDArray[np.uint8] | None = None, threads: int = 1) -> bool:
-        layout = strategy.memory(self.manifest)
-        self.out = np.zeros(self.manifest.nbytes, np.uint8)
-        self.wire = np.zeros(self.copy.nbytes, np.uint8)
-        self.memory = None if layout is None else np.zeros(layout.nbytes, np.uint8)
-        return aggregate(
-            self.manifest,
-            [(share, self.sent[site]) for site, share in self.shares.items()],
-            self.out,
-            codec=self.codec,
-            master=written(self.master, self.manifest),
-            wire=self.wire,
-            threads=threads,
-            strategy=strategy,
-            memory=None if self.memory is None else Memory(before, self.memory),
-        )
-
-    @property
-    def made(self) -> Arrays:
-        return read(self.manifest, self.out)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -210,49 +129,3 @@ def test_fedadam_needs_no_more_memory_for_many_sites_than_for_few() -> None:
     few, many = peak(2), peak(100)
     assert many < few + 2**20
     assert many < 10 * BLOCK * 8  # some blocks, and never a model: that would be as much again for each tensor
-
-
-class Median(Strategy):
-    """Coordinate-wise median (Yin et al. 2018), as a strategy of a later issue would be."""
-
-    def block_elements(self, sites: int) -> int:
-        return max(1024, BLOCK // sites)
-
-    def combine(self, block: Block) -> Values:
-        middle: Values = np.median(block.rows(), axis=0)
-        return middle + block.model() if block.target.differences else middle
-
-
-class Krum(Strategy):
-    """Krum (Blanchard et al. 2017): the one update that is nearest to its nearest."""
-
-    def __init__(self, bad: int) -> None:
-        self.bad = bad
-
-    def shares(self, shares: Shares, updates: Iterable[Block]) -> Shares:
-        n = len(shares)
-        apart = np.zeros((n, n))
-        for block in updates:
-            rows = block.rows()
-            apart += [[np.square(a - b).sum() for b in rows] for a in rows]
-        nearest = np.sort(apart, axis=1)[:, 1 : n - self.bad - 1].sum(axis=1)
-        return tuple(float(site == np.argmin(nearest)) for site in range(n))
-
-
-@pytest.mark.parametrize("codec", ["float32", "bfloat16-difference"])
-def test_a_coordinate_median_is_a_small_strategy(codec: CodecName) -> None:
-    given = Round(model(1), 100, codec)
-    assert given.make(Median(), threads=2)
-    sent = [read(given.update, buffer)["w"].astype(float) for buffer in given.sent.values()]
-    expected = np.median(sent, axis=0) + (given.master["w"] if codec == "bfloat16-difference" else 0.0)
-    np.testing.assert_array_equal(given.made["w"], expected.astype(np.float32))
-
-
-def test_krum_is_a_small_strategy_that_takes_the_update_in_the_middle_of_the_honest_ones() -> None:
-    cases = {f"site-{letter}": 1 for letter in "abcde"}
-    given = Round({"v": numbers(1, BLOCK + 5).astype(np.float32)}, 100, cases=cases)
-    offsets = {"site-a": 0.0, "site-b": 1.0, "site-c": 1.5, "site-d": 3.0, "site-e": 900.0}
-    sent = {site: given.master["v"] + np.float32(offset) for site, offset in offsets.items()}
-    given.sent = {site: written({"v": values}, given.update) for site, values in sent.items()}
-    assert given.make(Krum(bad=1))
-    np.testing.assert_array_equal(given.made["v"], sent["site-b"])

@@ -84,6 +84,17 @@ def test_the_coordinators_disk_holds_kept_updates_and_what_the_strategy_keeps_fo
     assert estimated(plan=adam, keep_updates=2).coordinator_disk_bytes == (2 * 6 + 3 + 2) * model
 
 
+def test_what_travels_beside_the_net_is_counted() -> None:
+    size = in_process(experiment())
+    plain, twice = (
+        estimate.estimate(experiment(plan={"strategy": name}), lambda _same_net: size)
+        for name in ("FedProx", "SCAFFOLD")
+    )
+    assert twice.model_bytes == plain.model_bytes
+    assert (twice.round_bytes_down, twice.total_bytes) == (2 * plain.round_bytes_down, 2 * plain.total_bytes)
+    assert twice.broker_disk_bytes == 2 * plain.broker_disk_bytes
+
+
 def test_a_larger_patch_or_batch_takes_more_memory_and_mixed_precision_less() -> None:
     def memory(**training: Any) -> int:
         return estimate.estimate(experiment(training=training), in_process).training_memory_bytes

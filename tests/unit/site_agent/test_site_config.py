@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy.demo.experiments import glioma_demo
 from messages.ground.errors import ConfigError
 from messages.ground.virtual.clock import VirtualClock
+from messages.reasons import Reason
 from site_agent import config
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.config import DicomWebSource
@@ -166,3 +168,12 @@ def test_the_vhost_is_the_consortiums_unless_the_file_names_another(tmp_path: Pa
     head = "schema = 1\n" + LEAST.replace("STATE", "state").replace('"c"', '"glioma"')
     assert config.read_config(written(tmp_path, head)).broker.vhost == "glioma"
     assert config.read_config(written(tmp_path, head + '[broker]\nvhost = "other"\n')).broker.vhost == "other"
+
+
+def test_a_site_that_does_not_know_a_strategy_says_that_it_does_not(tmp_path: Path) -> None:
+    clock = VirtualClock(datetime(2026, 5, 1, tzinfo=UTC).timestamp())
+    rules = Rules(config.read_config(written(tmp_path, WHOLE)), clock)
+    plain = glioma_demo(3, 1, ["site-a"])
+    assert rules.judge_experiment(plain | {"plan": {"strategy": "FedProx"}}, "dr-a").reason is None
+    for later in ("FedLater", {"name": "FedProx", "later": 1.0}):
+        assert rules.judge_experiment(plain | {"plan": {"strategy": later}}, "dr-a").reason is Reason.UNSUPPORTED

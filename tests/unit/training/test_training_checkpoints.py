@@ -23,9 +23,12 @@ from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.checkpoint import Checkpoints, Header, Unreadable
 from site_agent.training.engine import NotANumber, RoundResult, train_round
 from site_agent.training.interrupt import Interrupt, Interrupted
+from site_agent.training.kept import KeptTensors
 from site_agent.training.optimise import KeptState
 from site_agent.training.protocol import CaseRow, CheckpointEvent, Prepared, RegionRow, SplitRows, Train
 from site_agent.training.resume import Keeper, key_of
+from site_agent.training.strategies.base import Leaves
+from site_agent.training.strategies.table import rule_of
 from site_agent.training.tasks.segmentation import SegmentationLearner
 
 STEPS = 5
@@ -57,7 +60,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[CachedCase]:
     return found
 
 
-def experiment(net: dict[str, Any], optimizer: dict[str, Any]) -> Experiment:
+def experiment(net: dict[str, Any], optimizer: dict[str, Any], strategy: str = "FedAvg") -> Experiment:
     plain = glioma_demo(3, 1, ["site-a"])
     plain["task"] |= {"channels": ["T1", "T2"], "regions": {"WT": ["ED", "ET"], "ET": ["ET"]}}
     plain["net"] = net
@@ -65,6 +68,7 @@ def experiment(net: dict[str, Any], optimizer: dict[str, Any]) -> Experiment:
     plain["training"].pop("local_epochs", None)
     plain["training"]["optimizer"] |= optimizer
     plain["augmentation"] = {"flip": 0.5, "noise": 0.1}
+    plain["plan"] = {"strategy": strategy}
     return Experiment.model_validate(plain)
 
 
@@ -78,6 +82,7 @@ class Site:
         self.key = "one"
         self.net: torch.nn.Module = torch.nn.Identity()
         self.spoilt = False
+        self.leaves = Leaves()
 
     def start(self, round_number: int, *, stop_at: int | None = None, every: float | None = 0.0) -> RoundResult:
         """A fresh process's round, from weights that the round decides; interrupted once `stop_at` steps are done."""
@@ -98,7 +103,9 @@ class Site:
                 next(self.net.parameters()).fill_(float("nan"))
         torch.manual_seed(len(self.events))  # what was drawn before must not matter
         kept = KeptState(self.folder / "optimizer") if not self.experiment.training.optimizer.reset else None
-        return train_round(
+        rule, memory = rule_of(self.experiment.plan.strategy), KeptTensors(self.folder / "strategy")
+        rule.begin_round(self.net, {}, memory.read_before(round_number) or {})
+        result = train_round(
             self.net,
             self.cases,
             self.experiment,
@@ -109,10 +116,17 @@ class Site:
             kept=kept,
             keeper=keeper,
             report=lambda done, total, _epoch, loss, left: self.reports.append((done, total, left)),
+            rule=rule,
         )
+        self.leaves = rule.end_round(result.steps)
+        if self.leaves.kept:
+            memory.write_round(self.leaves.kept, round_number)
+        return result
 
     def weights(self) -> dict[str, bytes]:
-        return {name: tensor.numpy().tobytes() for name, tensor in self.net.state_dict().items()}
+        left = {f"kept {name}": tensor for name, tensor in self.leaves.kept.items()}
+        left |= {f"sent {name}": torch.from_numpy(array) for name, array in self.leaves.beside.items()}
+        return {name: tensor.numpy().tobytes() for name, tensor in (self.net.state_dict() | left).items()}
 
     def said(self, what: str) -> list[int]:
         return [event.step for event in self.events if event.what == what]
@@ -139,6 +153,23 @@ def test_a_round_cut_off_after_every_step_ends_with_the_bits_of_a_calm_one(
         assert cut.weights() == calm.weights()
         assert found == expected
     assert cut.said("resumed") == 2 * list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("strategy", ["SCAFFOLD", "MOON", "Ditto"])
+def test_what_a_strategy_asks_of_training_resumes_to_the_same_bits(
+    tmp_path: Path, cases: list[CachedCase], strategy: str
+) -> None:
+    chosen = experiment(NETS["batch norm and dropout"], OPTIMIZERS["Adam"], strategy)
+    calm, cut = Site(tmp_path / "calm", cases, chosen), Site(tmp_path / "cut", cases, chosen)
+    for number in (1, 2):
+        expected = calm.start(number, every=None)
+        assert cut_off(cut, number, [1, 3, STEPS]) == expected
+        assert cut.weights() == calm.weights()
+    assert calm.leaves.kept
+    plain = Site(tmp_path / "plain", cases, experiment(NETS["batch norm and dropout"], OPTIMIZERS["Adam"]))
+    plain.start(1)
+    plain.start(2)
+    assert plain.weights() != calm.weights()
 
 
 @settings(max_examples=8, deadline=None)
