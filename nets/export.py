@@ -20,6 +20,7 @@ def load_model(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         DataError: the weights do not match the digest in the metadata.
     """
     arrays, metadata = read_model(path)
-    net = build_net(metadata["net"], len(metadata["channels"]), metadata["out_channels"], seed=0)
+    dims = len(metadata["patch"])
+    net = build_net(metadata["net"], len(metadata["channels"]), metadata["out_channels"], seed=0, dims=dims)
     load_weights(net, arrays)
     return net.eval(), metadata

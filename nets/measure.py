@@ -30,7 +30,7 @@ def measure_net(spec: NetSpec, inputs: int, outputs: int, patch: Sequence[int]) 
     if (known := spec.size_without_net()) is not None:
         return known
     with torch.device("meta"):
-        net = spec.build(inputs, outputs).train()
+        net = spec.build(inputs, outputs, len(patch)).train()
         sample = torch.empty(2, inputs, *patch)
     own = {tensor.untyped_storage()._cdata for tensor in net.state_dict().values()}
     saved: dict[int, torch.UntypedStorage] = {}

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 SMALLEST_EDGE = 8
 """Voxels along an edge of the smallest patch that an experiment file may name."""
+SEGMENTATION = frozenset({"segmentation"})
+"""Tasks of nets with logits for each voxel: (B, outputs, *grid)."""
+CLASSIFICATION = frozenset({"classification", "regression"})
+"""Tasks of nets with logits for each case: (B, outputs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,17 @@ class NetSpec(Settings):
     """
 
     name: str
+    tasks: ClassVar[frozenset[str]] = SEGMENTATION
+    """Kinds of task (`task.kind`) that it can learn."""
+    dimensions: ClassVar[frozenset[int]] = frozenset({3})
+    """Spatial dimensions in which it exists: 2, 3 or both."""
     deterministic_on_cuda: ClassVar[bool] = True
     """Whether every operation has a backward pass that gives the same bits on a GPU."""
     tried: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Parameters with which the tests build it; small ones, where it can be small."""
 
-    def build(self, inputs: int, outputs: int) -> torch.nn.Module:
-        """The net: input (B, inputs, X, Y, Z), output logits (B, outputs, X, Y, Z).
+    def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:
+        """The net: input (B, inputs, *grid) with `dims` edges, output logits as its tasks need them (see `tasks`).
 
         Draws its weights from torch's own generator, which `nets.build.build_net` seeds; on torch's meta device it
         draws nothing, and `nets.measure` counts.
@@ -57,6 +65,10 @@ class NetSpec(Settings):
         """Each edge of a patch must be a multiple of this."""
         return 1
 
+    def reduction(self) -> int:
+        """How many times smaller the coarsest level's edges are; more than `divisor` where a net rounds what is odd."""
+        return self.divisor()
+
     def least_voxels(self) -> int:
         """Voxels of a patch that must be left at the coarsest level for training."""
         return 1
@@ -65,11 +77,11 @@ class NetSpec(Settings):
         """Why the net cannot have so many inputs or outputs; None where it can."""
         return None
 
-    def smallest_patch(self) -> tuple[int, int, int]:
+    def smallest_patch(self, dims: int = 3) -> tuple[int, ...]:
         """The smallest patch on which it trains, as an experiment file may name it."""
-        edge = -(-SMALLEST_EDGE // self.divisor()) * self.divisor()
-        left = (edge // self.divisor()) ** 3
-        return (edge, edge, edge * -(-self.least_voxels() // left))
+        edge = -(-SMALLEST_EDGE // self.reduction()) * self.reduction()
+        left = (edge // self.reduction()) ** dims
+        return (*(edge,) * (dims - 1), edge * -(-self.least_voxels() // left))
 
     def draw_without_net(self, seed: int) -> tuple[Manifest, bytearray] | None:
         """The initial model of a name that stands for no net; None where there is one to build."""

@@ -28,6 +28,7 @@ class UNetSpec(NetSpec):
     """
 
     name: Literal["UNet"] = "UNet"
+    dimensions: ClassVar = frozenset({2, 3})
     channels: tuple[int, ...] = Field((16, 32, 64, 128, 256), min_length=2, max_length=8)
     strides: tuple[int, ...] = Field((2, 2, 2, 2), min_length=1, max_length=7)
     num_res_units: int = Field(2, ge=0, le=8)
@@ -52,11 +53,11 @@ class UNetSpec(NetSpec):
             raise ValueError(f'norm = "group" needs channels that are multiples of {GROUPS}')
         return self
 
-    def build(self, inputs: int, outputs: int) -> torch.nn.Module:
+    def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:
         from nets.monai_parts import UNet
 
         net: torch.nn.Module = UNet(
-            spatial_dims=3,
+            spatial_dims=dims,
             in_channels=inputs,
             out_channels=outputs,
             channels=self.channels,

@@ -34,11 +34,11 @@ class VNetSpec(NetSpec):
     dropout_skip: float = Field(0.5, ge=0.0, lt=1.0)
     tried: ClassVar = ({}, {"act": "prelu", "dropout_down": 0.0, "dropout_up": 0.0, "dropout_skip": 0.0})
 
-    def build(self, inputs: int, outputs: int) -> torch.nn.Module:
+    def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:
         from nets.monai_parts import VNet
 
         net: torch.nn.Module = VNet(
-            spatial_dims=3,
+            spatial_dims=dims,
             in_channels=inputs,
             out_channels=outputs,
             act=("elu", {"inplace": True}) if self.act == "elu" else self.act,

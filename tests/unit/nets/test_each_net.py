@@ -21,11 +21,15 @@ from nets.measure import measure_net
 from nets.weights import arrays_of, manifest
 
 INPUTS, OUTPUTS = 2, 4
-ALL = [(name, parameters) for name, one in registry.NETS.items() for parameters in one.tried]
-BUILT = [
-    (name, parameters) for name, parameters in ALL if registry.read_spec({"name": name}).size_without_net() is None
+ALL = [
+    (name, parameters, dims)
+    for name, one in registry.NETS.items()
+    for parameters in one.tried
+    for dims in sorted(one.dimensions)
 ]
-each = pytest.mark.parametrize(("name", "parameters"), BUILT)
+BUILT = [one for one in ALL if registry.read_spec({"name": one[0]}).size_without_net() is None]
+every = pytest.mark.parametrize(("name", "parameters", "dims"), ALL)
+each = pytest.mark.parametrize(("name", "parameters", "dims"), BUILT)
 
 
 def spec(name: str, parameters: dict[str, Any]) -> NetSpec:
@@ -55,41 +59,44 @@ def test_a_net_is_known_under_the_name_that_its_parameters_bear(name: str) -> No
 
 
 @each
-def test_a_seed_gives_one_model_and_another_seed_another(name: str, parameters: dict[str, Any]) -> None:
+def test_a_seed_gives_one_model_and_another_seed_another(name: str, parameters: dict[str, Any], dims: int) -> None:
     seeds = (7, 7, 8)
     first, again, other = (
-        arrays_digest(arrays_of(build_net(spec(name, parameters), INPUTS, OUTPUTS, seed))) for seed in seeds
+        arrays_digest(arrays_of(build_net(spec(name, parameters), INPUTS, OUTPUTS, seed, dims))) for seed in seeds
     )
     assert first == again != other
 
 
-@pytest.mark.parametrize(("name", "parameters"), ALL)
+@every
 def test_what_is_measured_without_memory_is_the_size_of_the_initial_model(
-    name: str, parameters: dict[str, Any]
+    name: str, parameters: dict[str, Any], dims: int
 ) -> None:
-    patch = spec(name, parameters).smallest_patch()
-    described, _ = initial_model(experiment(name, parameters))
+    patch = spec(name, parameters).smallest_patch(dims)
+    described, _ = initial_model(experiment(name, parameters, patch=list(patch)))
     measured = measure_net(spec(name, parameters), INPUTS, OUTPUTS, patch)
     assert measured.parameters == sum(tensor.size for tensor in described.tensors)
 
 
 @each
-def test_what_is_kept_for_the_backward_pass_grows_with_the_patch(name: str, parameters: dict[str, Any]) -> None:
+def test_what_is_kept_for_the_backward_pass_grows_with_the_patch(
+    name: str, parameters: dict[str, Any], dims: int
+) -> None:
     one = spec(name, parameters)
     edge = 2 * one.divisor() * -(-8 // one.divisor())
-    small, large = (measure_net(one, INPUTS, OUTPUTS, (edge, edge, depth)).kept_bytes for depth in (edge, 2 * edge))
-    assert 4 * edge**3 * INPUTS < small
+    patches = [(*(edge,) * (dims - 1), depth) for depth in (edge, 2 * edge)]
+    small, large = (measure_net(one, INPUTS, OUTPUTS, patch).kept_bytes for patch in patches)
+    assert 4 * edge**dims * INPUTS < small
     assert 1.9 * small < large < 2.1 * small
 
 
 @each
 def test_it_trains_on_its_smallest_patch_and_every_weight_has_a_part_in_it(
-    name: str, parameters: dict[str, Any]
+    name: str, parameters: dict[str, Any], dims: int
 ) -> None:
     one = spec(name, parameters)
-    patch = one.smallest_patch()
+    patch = one.smallest_patch(dims)
     assert registry.check_net(experiment(name, parameters, patch=list(patch))) == one
-    net = build_net(one, INPUTS, OUTPUTS, seed=1).train()
+    net = build_net(one, INPUTS, OUTPUTS, 1, dims).train()
     torch.manual_seed(2)
     logits = net(torch.randn(1, INPUTS, *patch))
     assert logits.shape == (1, OUTPUTS, *patch)
@@ -99,11 +106,11 @@ def test_it_trains_on_its_smallest_patch_and_every_weight_has_a_part_in_it(
 
 
 @each
-def test_the_same_step_gives_the_same_bits_on_a_cpu(name: str, parameters: dict[str, Any]) -> None:
+def test_the_same_step_gives_the_same_bits_on_a_cpu(name: str, parameters: dict[str, Any], dims: int) -> None:
     def step() -> str:
-        net = build_net(spec(name, parameters), INPUTS, OUTPUTS, seed=1).train()
+        net = build_net(spec(name, parameters), INPUTS, OUTPUTS, 1, dims).train()
         torch.manual_seed(2)
-        logits = net(torch.randn(1, INPUTS, *spec(name, parameters).smallest_patch()))
+        logits = net(torch.randn(1, INPUTS, *spec(name, parameters).smallest_patch(dims)))
         (logits**2).sum().backward()
         return arrays_digest(
             {key: weight.grad.numpy() for key, weight in net.named_parameters() if weight.grad is not None}
@@ -114,17 +121,17 @@ def test_the_same_step_gives_the_same_bits_on_a_cpu(name: str, parameters: dict[
 
 @each
 def test_a_patch_between_two_multiples_of_the_divisor_does_not_come_out_as_it_went_in(
-    name: str, parameters: dict[str, Any]
+    name: str, parameters: dict[str, Any], dims: int
 ) -> None:
     one = spec(name, parameters)
     if one.divisor() == 1:
         return
-    x, y, z = one.smallest_patch()
-    odd = (x + one.divisor() // 2, y, z)
+    first, *others = one.smallest_patch(dims)
+    odd = (first + one.divisor() // 2, *others)
     with pytest.raises(ConfigError, match=f"multiple of {one.divisor()}"):
         registry.check_net(experiment(name, parameters, patch=list(odd)))
     with torch.device("meta"):
-        net, sample = one.build(INPUTS, OUTPUTS), torch.empty(1, INPUTS, *odd)
+        net, sample = one.build(INPUTS, OUTPUTS, dims), torch.empty(1, INPUTS, *odd)
     try:
         came = tuple(net(sample).shape[2:])
     except RuntimeError:
@@ -134,19 +141,19 @@ def test_a_patch_between_two_multiples_of_the_divisor_does_not_come_out_as_it_we
 
 @each
 def test_a_patch_with_fewer_voxels_left_than_it_needs_cannot_be_trained_on(
-    name: str, parameters: dict[str, Any]
+    name: str, parameters: dict[str, Any], dims: int
 ) -> None:
     one = spec(name, parameters)
     if one.least_voxels() == 1:
         return
-    patch = [one.divisor()] * 3
+    patch = [one.reduction()] * dims
     if min(patch) >= 8:
         with pytest.raises(ConfigError, match="leaves 1 voxel"):
             registry.check_net(experiment(name, parameters, patch=patch))
-    assert prod(patch) // one.divisor() ** 3 < one.least_voxels()
+    assert prod(patch) // one.reduction() ** dims < one.least_voxels()
     if parameters.get("norm") != "group":  # a group norm has the group's other channels
         with pytest.raises(ValueError, match="more than 1"):
-            build_net(one, INPUTS, OUTPUTS, seed=1).train()(torch.zeros(1, INPUTS, *patch))
+            build_net(one, INPUTS, OUTPUTS, 1, dims).train()(torch.zeros(1, INPUTS, *patch))
 
 
 def test_batch_statistics_travel_and_counters_do_not() -> None:
