@@ -56,8 +56,8 @@ def test_swin_unetr_has_the_size_of_its_paper() -> None:
 
 
 def test_googlenet_has_the_widths_of_its_papers_table() -> None:
-    """Szegedy et al. 2015 (arXiv 1409.4842), table 1, in units of 1024 and to 6 %. Its 463 for module 4c does not follow
-    from the widths in the same row, which give 498."""
+    """Szegedy et al. 2015 (arXiv 1409.4842), table 1, in units of 1024 and to 6 %. Its 463 for module 4c does not
+    follow from the widths in the same row, which give 498."""
     rows = (159, 380, 364, 437, 498, 580, 840, 1072, 1388)
     with torch.device("meta"):
         net = registry.read_spec({"name": "GoogLeNet", "norm": "none"}).build(3, 1000, 2)
