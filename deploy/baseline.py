@@ -94,20 +94,14 @@ def train_baseline(
     Args:
         sessions: each site's prepared data; all of one experiment.
     """
-    from nets.build import build_net
+    from nets.build import build_for
     from site_agent.training.engine import train_round
     from site_agent.training.optimise import KeptState
 
     began = time.monotonic()
     first = next(iter(sessions.values()))
     experiment = _lengthen_rounds(first.experiment, len(members))
-    task = experiment.task
-    net = build_net(
-        {"name": experiment.net.name, **experiment.net.parameters},
-        len(task.channels),
-        task.out_channels,
-        experiment.seed,
-    ).to(first.device)
+    net = build_for(experiment).to(first.device)
     cases = [case for site in members for case in sessions[site].splits["train"]]
     label = "pooled" if len(members) > 1 else members[0]
     kept = None

@@ -163,7 +163,8 @@ class Training(Settings):
 
     local_epochs: int | None = Field(None, ge=1, le=WHOLE)
     local_steps: int | None = Field(None, ge=1, le=WHOLE)
-    patch: tuple[int, int, int] = (64, 64, 64)
+    patch: tuple[int, ...] = Field((64, 64, 64), min_length=2, max_length=3)
+    """Edges in voxels: three numbers for nets in 3D, two for nets in 2D."""
     patches_per_case: int = Field(1, ge=1, le=64)
     """Patches drawn from each case in an epoch."""
     foreground_share: Fraction = 0.33
@@ -176,7 +177,7 @@ class Training(Settings):
 
     @field_validator("patch")
     @classmethod
-    def _patch_positive(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+    def _patch_positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if min(value) < 8 or max(value) > 4096:
             raise ValueError("a patch is 8 to 4096 voxels along each axis")
         return value
@@ -186,6 +187,16 @@ class Training(Settings):
         if self.local_epochs is not None and self.local_steps is not None:
             raise ValueError("give local_epochs or local_steps, not both")
         return self
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions of the net: 2 or 3."""
+        return len(self.patch)
+
+    @property
+    def came_with(self) -> int:
+        """The form of files with such a section, beside that of its keys: two dimensions came with form 2."""
+        return 2 if self.dims == 2 else 0
 
     @property
     def epochs(self) -> int | None:

@@ -7,7 +7,8 @@ refuse. So a form is frozen once a version was released with it:
   A file that says only keys of 0.1 has this form for ever. Nothing of a later version is in it.
 - Form N (1 and up) is what the file says, and nothing else; the number N is digested with it. A key that is newer than
   0.1 names the form that it came with: `Field(default, json_schema_extra={"form": N})`. The newest key that a file
-  says makes its form. A newer kind of a section (another task) names its form in a class attribute, `came_with`.
+  says makes its form. A newer kind of a section (another task) names its form in an attribute, `came_with`. So does a
+  section whose key took a value that must not have form 0.
 
 The content alone decides on the form, so no record and no message needs a place for the number, and a running
 experiment keeps its form. Within a form no default ever changes. Another default needs a key that says so, and with it
@@ -93,7 +94,7 @@ def form_of(model: BaseModel) -> int:
     """The form of a file (or a section): the highest that a key it says came with; 0 where all are 0.1's."""
     fields = type(model).model_fields
     said = [(fields[name], getattr(model, name)) for name in model.model_fields_set if name in fields]
-    own = int(getattr(type(model), "came_with", 0))
+    own = int(getattr(model, "came_with", 0))
     return max((own, *(max(_came_with(field.json_schema_extra), _form_in(value)) for field, value in said)))
 
 

@@ -45,7 +45,8 @@ def _load_ensemble(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 
 def _fill_net(metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
-    net = build_net(metadata["net"], len(metadata["channels"]), metadata["out_channels"], seed=0)
+    dims = len(metadata["patch"])
+    net = build_net(metadata["net"], len(metadata["channels"]), metadata["out_channels"], seed=0, dims=dims)
     load_weights(net, arrays)
     return net
 

@@ -41,7 +41,7 @@ def initial_model(experiment: Experiment, most_bytes: int | None = None) -> tupl
     Raises:
         TooLarge: it has more.
     """
-    spec = registry.read_spec({"name": experiment.net.name, **experiment.net.parameters})
+    spec = registry.spec_of(experiment)
     if most_bytes is not None:
         _require_fitting(count_bytes(spec, experiment), most_bytes, experiment)
     if (drawn := spec.draw_without_net(experiment.seed)) is not None:
@@ -49,17 +49,12 @@ def initial_model(experiment: Experiment, most_bytes: int | None = None) -> tupl
 
     import torch
 
-    from nets.build import build_net
+    from nets.build import build_for
     from nets.weights import arrays_of, manifest
 
     # One thread: the initialisers' order of draws does not depend on it, and a coordinator has better to do.
     torch.set_num_threads(1)
-    net = build_net(
-        spec,
-        len(experiment.task.channels),
-        experiment.task.out_channels,
-        experiment.seed,
-    )
+    net = build_for(experiment)
     described = manifest(net)
     buffer = bytearray(described.nbytes)
     write_into(arrays_of(net), described, memoryview(buffer))
@@ -74,8 +69,9 @@ def count_bytes(spec: NetSpec, experiment: Experiment) -> int:
 
     from nets.weights import manifest
 
+    task = experiment.task
     with torch.device("meta"):
-        return manifest(spec.build(len(experiment.task.channels), experiment.task.out_channels)).nbytes
+        return manifest(spec.build(len(task.channels), task.out_channels, experiment.training.dims)).nbytes
 
 
 def _require_fitting(found: int, most: int, experiment: Experiment) -> None:

@@ -40,7 +40,7 @@ def check_file(event: Event, find: Find = find_nothing) -> FileCheck | None:
     except ConfigError as error:
         return _bad_file(Reason.INVALID_EXPERIMENT, error.what)
     try:
-        registry.read_spec({"name": experiment.net.name, **experiment.net.parameters})
+        registry.spec_of(experiment)
     except ConfigError as error:
         return _bad_file(Reason.UNKNOWN_NET, str(error), experiment.digest())
     try:

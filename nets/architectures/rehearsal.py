@@ -9,7 +9,7 @@ from pydantic import Field
 
 from messages.ground.errors import ConfigError
 from messages.tensors.layout import Manifest, TensorSpec, view_tensors
-from nets.architectures.base import NetSize, NetSpec
+from nets.architectures.base import CLASSIFICATION, SEGMENTATION, NetSize, NetSpec
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,8 @@ class RehearsalSpec(NetSpec):
     """
 
     name: Literal["Rehearsal"] = "Rehearsal"
+    tasks: ClassVar = SEGMENTATION | CLASSIFICATION
+    dimensions: ClassVar = frozenset({2, 3})
     tensors: int = Field(20, ge=1, le=1000)
     kilobytes: int = Field(1000, ge=1, le=4_000_000)
     tried: ClassVar = ({}, {"tensors": 3, "kilobytes": 30})
@@ -35,7 +37,7 @@ class RehearsalSpec(NetSpec):
         """Elements of each tensor."""
         return self.kilobytes * 250 // self.tensors
 
-    def build(self, inputs: int, outputs: int) -> torch.nn.Module:
+    def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:
         raise ConfigError(f"net {self.name!r} cannot be built here", where="net.name")
 
     def draw_without_net(self, seed: int) -> tuple[Manifest, bytearray]:

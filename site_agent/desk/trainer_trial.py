@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -180,8 +181,7 @@ def _by(experiment: Experiment) -> str:
 
 
 def _voxels(experiment: Experiment) -> int:
-    x, y, z = experiment.training.patch
-    return x * y * z * len(experiment.task.channels)
+    return prod(experiment.training.patch) * len(experiment.task.channels)
 
 
 @contextlib.contextmanager

@@ -27,10 +27,10 @@ from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
 from messages.tensors.travelling import is_beside
-from nets.build import build_net
+from nets.build import build_for
 from nets.combined import CombinedNet
 from nets.monai_parts import MONAI_VERSION
-from nets.registry import read_spec as read_net
+from nets.registry import spec_of
 from nets.weights import arrays_of, load_weights, manifest
 from site_agent.data.described import dataset_of
 from site_agent.datasets.barrier import hold_faults
@@ -105,11 +105,10 @@ class TrainingSession:
         # Only what comes from DICOM is encrypted, where the operator asks for it; what was, opens in any case.
         self._cases = Vault(request.secret, CASES) if "encrypt" in request.dataset else None
         self._arrays = Vault(request.secret, ARRAYS) if request.dataset.get("encrypt") else None
-        task = self.experiment.task
         self.learner = learner_for(self.experiment)
-        net = read_net({"name": self.experiment.net.name, **self.experiment.net.parameters})
-        self.device = _choose_device(request.gpus, request.threads, strict=net.deterministic_on_cuda)
-        self._net = build_net(net, len(task.channels), task.out_channels, self.experiment.seed)
+        strict = self.experiment.training.dims in spec_of(self.experiment).deterministic_on_cuda
+        self.device = _choose_device(request.gpus, request.threads, strict=strict)
+        self._net = build_for(self.experiment)
         self._rule = rule_of(self.experiment.plan.strategy)
         built = manifest(self._net)
         self._manifest = Manifest(tensors=self._rule.travelling(built.tensors))

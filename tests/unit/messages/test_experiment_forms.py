@@ -186,6 +186,14 @@ def test_a_copy_with_another_value_has_the_form_of_what_it_says() -> None:
     assert read.model_copy(update={"seed": 3}).digest() == Later.model_validate(FILE | {"seed": 3}).digest()
 
 
+def test_a_patch_of_two_edges_has_form_2_and_one_of_three_stays_as_it_was() -> None:
+    flat = Experiment.model_validate(FILE | {"training": {"patch": [64, 64]}})
+    assert (flat.form, flat.as_plain()["training"]) == (2, {"patch": [64, 64]})
+    assert forms.rebuild_model(Experiment, flat.as_plain()).digest() == flat.digest()
+    solid = Experiment.model_validate(FILE | {"training": {"patch": [64, 64, 64]}})
+    assert (solid.form, solid.digest()) == (0, Experiment.model_validate(FILE).digest())
+
+
 def test_a_recorded_file_that_today_s_model_refuses_is_read_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     class Rounds(experiment.Rounds):
         count: int = Field(ge=1, le=1)

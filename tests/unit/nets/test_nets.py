@@ -18,6 +18,7 @@ from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, DataError, WorkFailed
 from messages.tensors.layout import manifest_of, view_tensors, write_into
 from nets import registry
+from nets.architectures.segmentation.segresnet import SegResNetSpec
 from nets.build import build_net
 from nets.digest import arrays_digest, model_digest
 from nets.export import load_model
@@ -45,7 +46,7 @@ def experiment(**changes: object) -> Experiment:
 
 
 def test_a_net_that_does_not_exist_is_named_with_those_that_do() -> None:
-    with pytest.raises(ConfigError, match=r"'UNett' does not exist.*SegResNet, UNet"):
+    with pytest.raises(ConfigError, match=r"'UNett' does not exist.*SegResNet, SwinUNETR, UNet"):
         registry.read_spec({"name": "UNett"})
 
 
@@ -60,8 +61,8 @@ def test_strides_that_do_not_fit_the_channels_are_refused() -> None:
 
 
 def test_the_divisor_of_a_patch_is_the_product_of_the_strides() -> None:
-    assert registry.read_spec(SMALL).divisor() == 2
-    assert registry.read_spec({"name": "SegResNet"}).divisor() == 8
+    assert registry.read_spec(SMALL).divisors(3) == (2, 2, 2)
+    assert registry.read_spec({"name": "SegResNet"}).divisors(2) == (8, 8)
 
 
 GROUPED = SMALL | {"norm": "group"}
@@ -77,6 +78,7 @@ GROUPED = SMALL | {"norm": "group"}
         ({"training": {"patch": [32, 32, 31]}}, r"training\.patch = \[32, 32, 31\].* multiple of 2"),
         ({"net": {"name": "SegResNet"}, "training": {"patch": [32, 32, 36]}}, "multiple of 8"),
         ({"net": SMALL | {"strides": [8]}, "training": {"patch": [8, 8, 8]}}, "leaves 1 voxel"),
+        ({"net": {"name": "SegResNet"}, "training": {"patch": [32, 36]}}, r"\[32, 36\].* multiple of 8"),
     ],
 )
 def test_a_net_that_does_not_fit_its_experiment_is_refused_with_the_reason(
@@ -84,6 +86,22 @@ def test_a_net_that_does_not_fit_its_experiment_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         registry.check_net(experiment(**changes))
+
+
+def test_a_net_that_does_not_know_the_task_is_refused_with_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegResNetSpec, "tasks", frozenset({"tracing"}))
+    with pytest.raises(ConfigError, match=r"'SegResNet' is for tracing, not for segmentation.* in 3D: .*UNet, VNet"):
+        registry.check_net(experiment(net={"name": "SegResNet"}))
+
+
+def test_a_net_without_so_many_dimensions_is_refused_with_those_that_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegResNetSpec, "dimensions", frozenset({3}))
+    with pytest.raises(ConfigError, match=r"'SegResNet' does not exist in 2D, .* 2 numbers.* in 2D: .*UNet, VNet"):
+        registry.check_net(experiment(net={"name": "SegResNet"}, training={"patch": [32, 32]}))
+
+
+def test_a_task_that_no_net_names_goes_with_each() -> None:
+    registry.require_fit(registry.read_spec(SMALL), "tracing", 2, 1, (32, 32))
 
 
 def test_a_net_is_not_built_for_outputs_that_its_norm_cannot_divide() -> None:

@@ -16,7 +16,8 @@ class SegResNetSpec(NetSpec):
     """Residual encoder-decoder: Myronenko 2018 (arXiv 1810.11654); `monai.networks.nets.SegResNet`."""
 
     name: Literal["SegResNet"] = "SegResNet"
-    deterministic_on_cuda: ClassVar[bool] = False  # trilinear up-sampling adds atomically
+    dimensions: ClassVar = frozenset({2, 3})
+    deterministic_on_cuda: ClassVar = frozenset()  # linear up-sampling adds atomically
     init_filters: int = Field(8, ge=8, multiple_of=8)
     blocks_down: tuple[int, ...] = Field((1, 2, 2, 4), min_length=2, max_length=6)
     blocks_up: tuple[int, ...] = Field((1, 1, 1), min_length=1, max_length=5)
@@ -29,11 +30,11 @@ class SegResNetSpec(NetSpec):
             raise ValueError(f"blocks_up needs {len(self.blocks_down) - 1} numbers: one fewer than blocks_down")
         return self
 
-    def build(self, inputs: int, outputs: int) -> torch.nn.Module:
+    def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:
         from nets.monai_parts import SegResNet
 
         net: torch.nn.Module = SegResNet(
-            spatial_dims=3,
+            spatial_dims=dims,
             in_channels=inputs,
             out_channels=outputs,
             init_filters=self.init_filters,
@@ -43,6 +44,6 @@ class SegResNetSpec(NetSpec):
         )
         return net
 
-    def divisor(self) -> int:
+    def divisors(self, dims: int) -> tuple[int, ...]:
         """Each level below the first halves the grid."""
-        return int(2 ** (len(self.blocks_down) - 1))
+        return (2 ** (len(self.blocks_down) - 1),) * dims
