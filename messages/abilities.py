@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-VOCABULARY = 3
+VOCABULARY = 4
 """Number of the words that this version knows; 0.1's are 1."""
 NEWER: Mapping[str, int] = MappingProxyType(
     {
@@ -33,12 +33,16 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "wrong-labels": 3,
         "excluded": 3,
         "too-many-experiments": 3,
+        "SplitScores.histograms": 4,
+        "SplitScores.confusion": 4,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
 WORDS_3 = "words-3"
 """Reads the words of vocabulary 3: what a coordinator asks before it says one of them to sites."""
-OURS: frozenset[str] = frozenset({WORDS_3})
+WORDS_4 = "words-4"
+"""Reads the words of vocabulary 4."""
+OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 
 ANNOUNCING = frozenset({"hello", "joined", "coordinator-hello", "standing", "experiment-accepted"})

@@ -21,7 +21,7 @@ def score_words(found: SplitScores | None, reader: ScoreReader) -> str:
         return "-"
     targets = " ".join(f"{target} {format_score(mean, 3)}" for target, mean in reader.by_target(found).items())
     others = "".join(
-        f", {one.metric.short or one.metric.title} {one.format_value(one.mean)}" for one in reader.read_others(found)
+        f", {one.metric.short or one.metric.title} {one.format_value(one.mean)}" for one in reader.read_briefly(found)
     )
     return f"{format_score(reader.headline_score(found))} ({targets}){others}"
 

@@ -8,7 +8,7 @@ in `site_agent/training/tasks/`, turns labels into what the net is trained towar
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from pydantic import Field
 from messages.ground.settings import Settings
 from messages.ground.strictness import StrictModel, at_most
 from messages.scores import SplitScores, pool_scores
+from messages.tasks.losses import LossTable
 from messages.tasks.metrics import METRICS, Metric
 
 Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
@@ -52,7 +53,7 @@ class MetricReading:
 
     Attributes:
         mean: over targets; None where nothing has a value.
-        targets: mean over cases of each target. n: how many cases have a value.
+        targets: mean over cases of each target; none where it is one number. n: how many cases have a value.
         lacking: cases that the main metric scores, and that have no value of this one (`Metric.lacks`).
     """
 
@@ -73,6 +74,8 @@ class MetricReading:
     @property
     def words(self) -> str:
         """ "12.3 (WT 10.1 of 5, TC 14.5 of 4; only one of the two is empty: TC 1)"."""
+        if not self.targets:
+            return self.format_value(self.mean)
         parts = ", ".join(f"{name} {self.format_value(mean)} of {self.n[name]}" for name, mean in self.targets.items())
         lacks = ", ".join(f"{name} {count}" for name, count in self.lacking.items() if count)
         return f"{self.format_value(self.mean)} ({parts}{f'; {self.metric.lacks}: {lacks}' if lacks else ''})"
@@ -141,6 +144,10 @@ class ScoreReader:
             counts = {target: score.n for target, score in known.items()}
             found.append(MetricReading(name, scores.mean_score(name), means, counts, lacking))
         return tuple(found)
+
+    def read_briefly(self, scores: SplitScores) -> tuple[MetricReading, ...]:
+        """Those of `read_others` that go into a line of words."""
+        return self.read_others(scores)
 
     def other_tables(self, scores: SplitScores) -> tuple[ScoreTable, ...]:
         """What the means of the other metrics are made of, a table each."""
@@ -231,14 +238,17 @@ class Task(Settings):
     """The form of experiment files with which the task came (`messages.forms`); 0.1 knew segmentation alone."""
     losses: ClassVar[tuple[str, ...]]
     """Words that `training.loss` may have."""
+    truth: ClassVar[Literal["map", "table"]] = "map"
+    """What each case has beside its images: a label map, or a value in a table. With a value the net sees whole images,
+    brought to `preprocessing.size`, and gives one answer for each."""
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Section → key → what a file of this task means where it says nothing, instead of the section's own default."""
     rows: ClassVar[type[TaskRows]]
     reader_type: ClassVar[type[ScoreReader]]
 
     @classmethod
-    def choose_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-        """`defaults` of a file that says this under `[task]`."""
+    def choose_defaults(cls, content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """`defaults` of a file with this content, a table a section, not yet checked."""
         return cls.defaults
 
     @property
@@ -262,16 +272,41 @@ class Task(Settings):
         """How its scores read."""
         return self.reader_type(self.targets)
 
-    def find_misfit(self, *, loss: str, metrics: Sequence[str], select_by: str) -> str | None:
+    def encode_value(self, words: Sequence[str]) -> tuple[float, ...]:
+        """A case's value in the table, as numbers that the net is trained towards.
+
+        Args:
+            words: what stands in the table, in the words of experiments.
+
+        Raises:
+            ValueError: none of this task; says what stands there, and what could.
+        """
+        raise NotImplementedError
+
+    def invent_word(self, number: int) -> str:
+        """What a table could say of an invented case."""
+        return self.targets[number % len(self.targets)]
+
+    def list_lacking(self, words: Collection[str]) -> tuple[str, ...]:
+        """Which of its classes no case has, of a site whose table says these words."""
+        return ()
+
+    def find_misfit(self, *, loss: LossTable, metrics: Sequence[str], select_by: str) -> str | None:
         """Why another section of the file does not go with the task; None where all do."""
         own = self.reader_type
-        if loss not in self.losses:
-            return f"training.loss: {self.kind} has {_quote_words(self.losses)}, not {loss!r}"
+        if loss.name not in self.losses:
+            return f"training.loss: {self.kind} has {_quote_words(self.losses)}, not {loss.name!r}"
+        if strange := sorted(loss.said - self.arguments_of(loss.name)):
+            return f"training.loss: {loss.name} takes no {strange[0]}"
         if strange := [name for name in metrics if name not in own.metrics]:
             return f"evaluation.metrics: {self.kind} has {_quote_words(own.metrics)}, not {strange[0]!r}"
         if select_by not in (select_word(own.metric), "last"):
             return f"evaluation.select_by: {self.kind} has {_quote_words((select_word(own.metric), 'last'))}"
         return None
+
+    def arguments_of(self, loss: str) -> frozenset[str]:
+        """What a table under `training.loss` may say beside the name of a loss."""
+        return frozenset()
 
     def describe_outputs(self) -> dict[str, Any]:
         """What a user of the exported model needs to read its outputs, as plain types."""

@@ -266,6 +266,24 @@ order = "size"
 ).replace("kept-every-key", "kept-sequential")
 """The keys that go with another plan than `every-key` has."""
 
+WHOLE_IMAGES = (
+    EVERY_KEY.replace(
+        EVERY_KEY[EVERY_KEY.index("[task]") : EVERY_KEY.index("[data]")],
+        """[task]
+kind = "classification"
+channels = ["T1c", "T1", "FLAIR"]
+classes = ["low", "high"]
+labels = "ordinal"
+
+""",
+    )
+    .replace('normalise = "zscore"', 'normalise = "zscore"\nsize = [96, 64, 32]\nfit = "pad"')
+    .replace('loss = "dice+ce"', 'loss = { name = "focal", gamma = 1.5 }')
+    .replace('metrics = ["dice", "hd95"]', 'metrics = ["auc", "kappa"]')
+    .replace("kept-every-key", "kept-whole-images")
+)
+"""The keys that go with another task than `every-key` has."""
+
 FILES = {
     "minimal.toml": MINIMAL,
     "defaults-written.toml": DEFAULTS_WRITTEN,
@@ -275,6 +293,7 @@ FILES = {
     "exact.toml": EXACT,
     "rehearsal.toml": REHEARSAL,
     "sequential.toml": SEQUENTIAL,
+    "whole-images.toml": WHOLE_IMAGES,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -282,8 +301,8 @@ EITHER_OR = {"local_epochs"}
 
 
 def check_files() -> None:
-    """Fail where `every-key` and `sequential` do not name every key, or `other-order` is no other file."""
-    unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in (EVERY_KEY, SEQUENTIAL)]
+    """Fail where `every-key`, `sequential` and `whole-images` do not name every key, or `other-order` is no other file."""
+    unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in (EVERY_KEY, SEQUENTIAL, WHOLE_IMAGES)]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1
     assert OTHER_ORDER.index("ET = ") < OTHER_ORDER.index("WT = ")
