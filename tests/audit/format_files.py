@@ -301,7 +301,7 @@ EITHER_OR = {"local_epochs"}
 
 
 def check_files() -> None:
-    """Fail where `every-key`, `sequential` and `whole-images` do not name every key, or `other-order` is no other file."""
+    """Fail where `every-key`, `sequential` and `whole-images` leave out a key, or `other-order` is no other file."""
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in (EVERY_KEY, SEQUENTIAL, WHOLE_IMAGES)]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1
