@@ -25,11 +25,20 @@ class LossTable(Settings):
     name: str
     class_weights: Literal["balanced"] | Annotated[dict[ClassName, Weight], at_most(32)] | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    gamma: float = Field(2.0, ge=0, le=10)
+    gamma: float | None = Field(None, ge=0, le=10)
 
     came_with: ClassVar[int] = 2
 
     @property
     def said(self) -> frozenset[str]:
-        """The arguments that the file says."""
-        return frozenset(self.model_fields_set) - {"name"}
+        """The arguments that have another value than where nothing is said."""
+        return frozenset(
+            key
+            for key, field in type(self).model_fields.items()
+            if key != "name" and getattr(self, key) != field.default
+        )
+
+    @property
+    def focus(self) -> float:
+        """`gamma`, also where the file says none."""
+        return 2.0 if self.gamma is None else self.gamma

@@ -90,7 +90,7 @@ def exclusive_loss(logits: torch.Tensor, truth: torch.Tensor, weights: torch.Ten
     each = torch.nn.functional.cross_entropy(logits, true, reduction="none", label_smoothing=table.label_smoothing)
     counts = weights[true]
     if table.name == "focal":
-        each = each * (1 - (logits.softmax(1) * truth).sum(1)) ** table.gamma
+        each = each * (1 - (logits.softmax(1) * truth).sum(1)) ** table.focus
     total: torch.Tensor = (each * counts).sum() / counts.sum().clamp(min=1e-6)
     return total
 
@@ -105,7 +105,7 @@ def binary_loss(logits: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
     if table.name == "focal":
         right = torch.where(truth > 0, logits.sigmoid(), 1 - logits.sigmoid())
-        each = each * (1 - right) ** table.gamma
+        each = each * (1 - right) ** table.focus
     total: torch.Tensor = (each * torch.where(truth > 0, weights, torch.ones_like(weights))).mean()
     return total
 

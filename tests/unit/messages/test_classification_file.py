@@ -29,6 +29,7 @@ def test_its_digest_comes_back_over_the_wire(loss: Any) -> None:
     again = Experiment.model_validate(codec.unpack(codec.pack(one.as_plain())))
     assert (again, again.digest(), again.form) == (one, one.digest(), 2)
     assert read_recorded(one.as_plain()) == one
+    assert Experiment.model_validate(one.filled()).training.loss_table == one.training.loss_table  # a trainer's copy
 
 
 def test_a_loss_with_arguments_makes_form_2_of_an_old_file() -> None:
