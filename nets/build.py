@@ -30,7 +30,7 @@ def build_net(
         ConfigError: no such net, or parameters that it does not take.
     """
     checked = spec if isinstance(spec, NetSpec) else read_spec(spec)
-    if (why := checked.find_misfit(in_channels, out_channels)) is not None:
+    if (why := checked.find_misfit(in_channels, out_channels, dims)) is not None:
         raise ConfigError(why, where="net")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

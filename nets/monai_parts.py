@@ -5,6 +5,9 @@ matplotlib for notebooks. Together those take about two of the 3.3 seconds of a 
 start of a training process. So they count as not installed while MONAI is imported; MONAI then does without them
 (`monai.utils.optional_import`). Afterwards everybody can import them again. `python -m benchmarks.imports` prints the
 times.
+
+Two of MONAI's modules are given what they lack here: `swin_unetr` asks einops, which is not installed, only to move
+axes; `dints` prints to standard output, over which our processes speak.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
 
 UNUSED = (
     "matplotlib",
@@ -41,18 +48,66 @@ with _hide_modules(UNUSED):
     import monai
     from monai.inferers import sliding_window_inference
     from monai.losses import DiceCELoss, DiceLoss
-    from monai.networks.nets import SegResNet, UNet, VNet
+    from monai.networks.nets import (
+        AHNet,
+        BasicUNet,
+        DenseNet121,
+        DiNTS,
+        DynUNet,
+        EfficientNetBN,
+        ResNet,
+        SegResNet,
+        SwinUNETR,
+        TopologyInstance,
+        UNet,
+        VNet,
+        dints,
+        swin_unetr,
+    )
     from monai.transforms import NormalizeIntensity
 
+
+def _move_axes(tensor: Any, pattern: str) -> Any:
+    """`einops.rearrange` of a pattern that only moves axes: "b c h w -> b h w c"."""
+    before, after = (side.split() for side in pattern.split("->"))
+    return tensor.permute([before.index(axis) for axis in after])
+
+
+class _LineOnCpu(TorchFunctionMode):
+    """`torch.linspace` has values, also where everything else is made on torch's meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        on_cpu = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **(kwargs or {}), **on_cpu)
+
+
+def build_swin_unetr(**settings: Any) -> torch.nn.Module:
+    """MONAI's `SwinUNETR`, which looks at values while it is built (the chance to drop each block)."""
+    with _LineOnCpu():
+        net: torch.nn.Module = SwinUNETR(**settings)
+    return net
+
+
+swin_unetr.rearrange = _move_axes
+dints.print = lambda *_: None
 MONAI_VERSION = str(monai.__version__)
 
 __all__ = [
     "MONAI_VERSION",
+    "AHNet",
+    "BasicUNet",
+    "DenseNet121",
+    "DiNTS",
     "DiceCELoss",
     "DiceLoss",
+    "DynUNet",
+    "EfficientNetBN",
     "NormalizeIntensity",
+    "ResNet",
     "SegResNet",
+    "TopologyInstance",
     "UNet",
     "VNet",
+    "build_swin_unetr",
     "sliding_window_inference",
 ]

@@ -10,15 +10,43 @@ from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
 from messages.ground.settings import parse_settings, suggest_word
 from nets.architectures.base import NetSpec
+from nets.architectures.classification.cnn import CNNSpec
+from nets.architectures.classification.densenet import DenseNet121Spec
+from nets.architectures.classification.efficientnet import EfficientNetB0Spec
+from nets.architectures.classification.googlenet import GoogLeNetSpec
+from nets.architectures.classification.resnet import ResNet18Spec, ResNet34Spec, ResNet50Spec
+from nets.architectures.classification.vgg import VGG16Spec
 from nets.architectures.rehearsal import RehearsalSpec
-from nets.architectures.segresnet import SegResNetSpec
-from nets.architectures.unet import UNetSpec
-from nets.architectures.vnet import VNetSpec
+from nets.architectures.segmentation.ahnet import AHNetSpec
+from nets.architectures.segmentation.basicunet import BasicUNetSpec
+from nets.architectures.segmentation.dilated import DilatedCNNSpec
+from nets.architectures.segmentation.dints import DiNTSSpec
+from nets.architectures.segmentation.dynunet import DynUNetSpec
+from nets.architectures.segmentation.inception import InceptionSegSpec
+from nets.architectures.segmentation.segresnet import SegResNetSpec
+from nets.architectures.segmentation.swinunetr import SwinUNETRSpec
+from nets.architectures.segmentation.unet import UNetSpec
+from nets.architectures.segmentation.vnet import VNetSpec
 
 NETS: Mapping[str, type[NetSpec]] = {
     "UNet": UNetSpec,
     "SegResNet": SegResNetSpec,
     "VNet": VNetSpec,
+    "BasicUNet": BasicUNetSpec,
+    "DynUNet": DynUNetSpec,
+    "AHNet": AHNetSpec,
+    "DiNTS": DiNTSSpec,
+    "SwinUNETR": SwinUNETRSpec,
+    "InceptionSeg": InceptionSegSpec,
+    "DilatedCNN": DilatedCNNSpec,
+    "DenseNet121": DenseNet121Spec,
+    "ResNet18": ResNet18Spec,
+    "ResNet34": ResNet34Spec,
+    "ResNet50": ResNet50Spec,
+    "EfficientNetB0": EfficientNetB0Spec,
+    "VGG16": VGG16Spec,
+    "GoogLeNet": GoogLeNetSpec,
+    "CNN": CNNSpec,
     "Rehearsal": RehearsalSpec,
 }
 
@@ -54,24 +82,29 @@ def require_fit(spec: NetSpec, kind: str, inputs: int, outputs: int, patch: Sequ
     Raises:
         ConfigError: names what does not fit, and what would.
     """
-    _require_task(spec, kind, len(patch))
-    if (why := spec.find_misfit(inputs, outputs)) is not None:
+    dims = len(patch)
+    _require_task(spec, kind, dims)
+    if (why := spec.find_misfit(inputs, outputs, dims)) is not None:
         raise ConfigError(why, where="net")
-    words, divisor = f"training.patch = {list(patch)}", spec.divisor()
-    if any(edge % divisor for edge in patch):
+    words, divisors, reductions = f"training.patch = {list(patch)}", spec.divisors(dims), spec.reductions(dims)
+    if any(edge % divisor for edge, divisor in zip(patch, divisors, strict=True)):
         raise ConfigError(
-            f"{words}: each edge must be a multiple of {divisor}",
+            f"{words}: each edge must be a multiple of {_by_axis(divisors)}",
             where="net",
             advice=f"{spec.name} divides the grid by that with these parameters",
         )
-    left = prod(edge // spec.reduction() for edge in patch)
+    left = prod(edge // one for edge, one in zip(patch, reductions, strict=True))
     if left < spec.least_voxels():
         some = f"{left} voxel" if left == 1 else f"{left} voxels"
         raise ConfigError(
-            f"{words}: {spec.name} divides the grid by {spec.reduction()}, which leaves {some}",
+            f"{words}: {spec.name} divides the grid by {_by_axis(reductions)}, which leaves {some}",
             where="net",
             advice="Use a larger patch, or fewer levels",
         )
+
+
+def _by_axis(factors: Sequence[int]) -> str:
+    return str(factors[0]) if len(set(factors)) == 1 else " × ".join(map(str, factors))
 
 
 def _require_task(spec: NetSpec, kind: str, dims: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from messages.ground.settings import Settings
@@ -18,6 +19,11 @@ SEGMENTATION = frozenset({"segmentation"})
 """Tasks of nets with logits for each voxel: (B, outputs, *grid)."""
 CLASSIFICATION = frozenset({"classification", "regression"})
 """Tasks of nets with logits for each case: (B, outputs)."""
+NORM_LEAST = 2
+"""Voxels that a norm over a grid needs: over a single one it is nothing, and torch refuses it in training.
+
+The last batch of an epoch may hold one case, so that a batch does not help.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,9 @@ class NetSpec(Settings):
 
     A new net is one file with one subclass, one line in `nets.registry`, and one row in docs/experiment-file.md;
     `tests/unit/nets/test_each_net.py` then holds it to all that is said here.
+
+    Parameters and buffers travel and are averaged; so are the running statistics of batch norms, as in McMahan et al.'s
+    federated averaging of a whole model. Its counters do not travel (`nets.weights`).
     """
 
     name: str
@@ -45,8 +54,8 @@ class NetSpec(Settings):
     """Kinds of task (`task.kind`) that it can learn."""
     dimensions: ClassVar[frozenset[int]] = frozenset({3})
     """Spatial dimensions in which it exists: 2, 3 or both."""
-    deterministic_on_cuda: ClassVar[bool] = True
-    """Whether every operation has a backward pass that gives the same bits on a GPU."""
+    deterministic_on_cuda: ClassVar[frozenset[int]] = frozenset({2, 3})
+    """Dimensions in which every operation has a backward pass that gives the same bits on a GPU."""
     tried: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Parameters with which the tests build it; small ones, where it can be small."""
 
@@ -61,27 +70,29 @@ class NetSpec(Settings):
         """
         raise NotImplementedError
 
-    def divisor(self) -> int:
-        """Each edge of a patch must be a multiple of this."""
-        return 1
+    def divisors(self, dims: int) -> tuple[int, ...]:
+        """Along each axis: the edge of a patch must be a multiple of this."""
+        return (1,) * dims
 
-    def reduction(self) -> int:
-        """How many times smaller the coarsest level's edges are; more than `divisor` where a net rounds what is odd."""
-        return self.divisor()
+    def reductions(self, dims: int) -> tuple[int, ...]:
+        """Along each axis: how many times smaller the coarsest level is than the patch. More than the divisor where a
+        net rounds what is odd."""
+        return self.divisors(dims)
 
     def least_voxels(self) -> int:
         """Voxels of a patch that must be left at the coarsest level for training."""
         return 1
 
-    def find_misfit(self, inputs: int, outputs: int) -> str | None:
-        """Why the net cannot have so many inputs or outputs; None where it can."""
+    def find_misfit(self, inputs: int, outputs: int, dims: int) -> str | None:
+        """Why the net cannot have so many inputs, outputs or dimensions; None where it can."""
         return None
 
-    def smallest_patch(self, dims: int = 3) -> tuple[int, ...]:
+    def smallest_patch(self, dims: int) -> tuple[int, ...]:
         """The smallest patch on which it trains, as an experiment file may name it."""
-        edge = -(-SMALLEST_EDGE // self.reduction()) * self.reduction()
-        left = (edge // self.reduction()) ** dims
-        return (*(edge,) * (dims - 1), edge * -(-self.least_voxels() // left))
+        reductions = self.reductions(dims)
+        edges = [-(-SMALLEST_EDGE // one) * one for one in reductions]
+        left = prod(edge // one for edge, one in zip(edges, reductions, strict=True))
+        return (*edges[:-1], edges[-1] * -(-self.least_voxels() // left))
 
     def draw_without_net(self, seed: int) -> tuple[Manifest, bytearray] | None:
         """The initial model of a name that stands for no net; None where there is one to build."""

@@ -101,7 +101,7 @@ class TrainingSession:
         self._cases = Vault(request.secret, CASES) if "encrypt" in request.dataset else None
         self._arrays = Vault(request.secret, ARRAYS) if request.dataset.get("encrypt") else None
         self.learner = learner_for(self.experiment)
-        strict = spec_of(self.experiment).deterministic_on_cuda
+        strict = self.experiment.training.dims in spec_of(self.experiment).deterministic_on_cuda
         self.device = _choose_device(request.gpus, request.threads, strict=strict)
         self._net = build_for(self.experiment)
         self._manifest = manifest(self._net)

@@ -7,13 +7,14 @@ import sys
 from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
 from nets import registry
-from nets.architectures.base import NetSpec
+from nets.architectures.base import CLASSIFICATION, SEGMENTATION, NetSpec
 from nets.build import build_net
 from nets.digest import arrays_digest
 from nets.initial import initial_model
@@ -26,14 +27,32 @@ ALL = [
     for name, one in registry.NETS.items()
     for parameters in one.tried
     for dims in sorted(one.dimensions)
+    if registry.read_spec({"name": name, **parameters}).find_misfit(INPUTS, OUTPUTS, dims) is None
 ]
 BUILT = [one for one in ALL if registry.read_spec({"name": one[0]}).size_without_net() is None]
-every = pytest.mark.parametrize(("name", "parameters", "dims"), ALL)
 each = pytest.mark.parametrize(("name", "parameters", "dims"), BUILT)
+BY_ATOMIC_ADDITION = ("AvgPool3D", "AdaptiveAvgPool", "AdaptiveMaxPool", "FractionalMaxPool", "Linear1D", "linear2D",
+                      "linear3D", "cubic2D", "ReflectionPad", "GridSampler", "MaxUnpool", "Cumsum")  # fmt: skip
+"""Backward passes that torch says it has no deterministic form of on a GPU (`torch.use_deterministic_algorithms`)."""
 
 
 def spec(name: str, parameters: dict[str, Any]) -> NetSpec:
     return registry.read_spec({"name": name, **parameters})
+
+
+def require_fit(one: NetSpec, patch: tuple[int, ...]) -> None:
+    registry.require_fit(one, min(one.tasks), INPUTS, OUTPUTS, patch)
+
+
+def logits_shape(one: NetSpec, patch: tuple[int, ...]) -> tuple[int, ...]:
+    return (OUTPUTS, *patch) if one.tasks == SEGMENTATION else (OUTPUTS,)
+
+
+def run_on_meta(one: NetSpec, patch: tuple[int, ...]) -> torch.Tensor:
+    """What a net's training pass gives for one patch, without memory and without time."""
+    with torch.device("meta"):
+        out: torch.Tensor = one.build(INPUTS, OUTPUTS, len(patch)).train()(torch.empty(1, INPUTS, *patch))
+    return out
 
 
 def experiment(name: str, parameters: dict[str, Any], **training: Any) -> Experiment:
@@ -58,19 +77,30 @@ def test_a_net_is_known_under_the_name_that_its_parameters_bear(name: str) -> No
     assert registry.NETS[name].model_fields["name"].default == name
 
 
+@pytest.mark.parametrize("name", registry.NETS)
+def test_a_net_has_tasks_and_dimensions_and_is_tried_in_each_of_them(name: str) -> None:
+    one = registry.NETS[name]
+    assert one.tasks in (SEGMENTATION, CLASSIFICATION) or one().size_without_net()  # type: ignore[call-arg]
+    assert {dims for tried, _, dims in ALL if tried == name} == one.dimensions <= {2, 3}
+    assert one.deterministic_on_cuda <= {2, 3}
+
+
 @each
-def test_a_seed_gives_one_model_and_another_seed_another(name: str, parameters: dict[str, Any], dims: int) -> None:
-    seeds = (7, 7, 8)
-    first, again, other = (
-        arrays_digest(arrays_of(build_net(spec(name, parameters), INPUTS, OUTPUTS, seed, dims))) for seed in seeds
-    )
-    assert first == again != other
-
-
-@every
-def test_what_is_measured_without_memory_is_the_size_of_the_initial_model(
+def test_a_seed_gives_one_model_as_it_is_counted_without_memory_and_another_seed_another(
     name: str, parameters: dict[str, Any], dims: int
 ) -> None:
+    one = spec(name, parameters)
+    first, again, other = (arrays_of(build_net(one, INPUTS, OUTPUTS, seed, dims)) for seed in (7, 7, 8))
+    assert all(np.array_equal(values, again[key]) for key, values in first.items())
+    assert not all(np.array_equal(values, other[key]) for key, values in first.items())
+    with torch.device("meta"):
+        counted = manifest(one.build(INPUTS, OUTPUTS, dims)).tensors
+    assert [(tensor.name, tensor.shape) for tensor in counted] == [(key, one.shape) for key, one in first.items()]
+    assert {tensor.dtype for tensor in counted} == {"float32"}
+
+
+@pytest.mark.parametrize(("name", "parameters", "dims"), [one for one in ALL if one not in BUILT])
+def test_what_stands_for_no_net_has_the_size_that_it_says(name: str, parameters: dict[str, Any], dims: int) -> None:
     patch = spec(name, parameters).smallest_patch(dims)
     described, _ = initial_model(experiment(name, parameters, patch=list(patch)))
     measured = measure_net(spec(name, parameters), INPUTS, OUTPUTS, patch)
@@ -82,41 +112,51 @@ def test_what_is_kept_for_the_backward_pass_grows_with_the_patch(
     name: str, parameters: dict[str, Any], dims: int
 ) -> None:
     one = spec(name, parameters)
-    edge = 2 * one.divisor() * -(-8 // one.divisor())
-    patches = [(*(edge,) * (dims - 1), depth) for depth in (edge, 2 * edge)]
+    edges = tuple(max(2 * edge, 16) for edge in one.smallest_patch(dims))
+    patches = [edges, (*edges[:-1], 2 * edges[-1])]
     small, large = (measure_net(one, INPUTS, OUTPUTS, patch).kept_bytes for patch in patches)
-    assert 4 * edge**dims * INPUTS < small
+    assert 4 * prod(edges) * INPUTS < small
     assert 1.9 * small < large < 2.1 * small
 
 
 @each
-def test_it_trains_on_its_smallest_patch_and_every_weight_has_a_part_in_it(
+def test_it_trains_on_its_smallest_patch_to_the_same_bits_and_every_weight_has_a_part_in_it(
     name: str, parameters: dict[str, Any], dims: int
 ) -> None:
     one = spec(name, parameters)
     patch = one.smallest_patch(dims)
-    assert registry.check_net(experiment(name, parameters, patch=list(patch))) == one
+    require_fit(one, patch)
     net = build_net(one, INPUTS, OUTPUTS, 1, dims).train()
-    torch.manual_seed(2)
-    logits = net(torch.randn(1, INPUTS, *patch))
-    assert logits.shape == (1, OUTPUTS, *patch)
-    (logits**2).sum().backward()
-    assert [key for key, weight in net.named_parameters() if weight.grad is None] == []
-    assert all(torch.isfinite(weight.grad).all() for weight in net.parameters() if weight.grad is not None)
 
-
-@each
-def test_the_same_step_gives_the_same_bits_on_a_cpu(name: str, parameters: dict[str, Any], dims: int) -> None:
     def step() -> str:
-        net = build_net(spec(name, parameters), INPUTS, OUTPUTS, 1, dims).train()
+        net.zero_grad()
         torch.manual_seed(2)
-        logits = net(torch.randn(1, INPUTS, *spec(name, parameters).smallest_patch(dims)))
+        logits = net(torch.randn(1, INPUTS, *patch))
+        assert logits.shape == (1, *logits_shape(one, patch))
+        assert dims not in one.deterministic_on_cuda or atomic_passes(logits) == set()
         (logits**2).sum().backward()
-        return arrays_digest(
-            {key: weight.grad.numpy() for key, weight in net.named_parameters() if weight.grad is not None}
-        )
+        assert [key for key, weight in net.named_parameters() if weight.grad is None] == []
+        gradients = {key: weight.grad.numpy() for key, weight in net.named_parameters() if weight.grad is not None}
+        assert all(np.isfinite(values).all() for values in gradients.values())
+        return arrays_digest(gradients)
 
     assert step() == step()
+
+
+def atomic_passes(out: torch.Tensor) -> set[str]:
+    """Backward passes behind a tensor that do not give the same bits on a GPU."""
+    open_ends, seen = [out.grad_fn], set()
+    while open_ends:
+        if (node := open_ends.pop()) is not None and node not in seen:
+            seen.add(node)
+            open_ends += [before for before, _ in node.next_functions]
+    return {node.name() for node in seen if any(word in node.name() for word in BY_ATOMIC_ADDITION)}
+
+
+def test_a_net_that_is_not_said_to_give_the_same_bits_on_a_gpu_is_found_out() -> None:
+    assert atomic_passes(run_on_meta(spec("SegResNet", {}), (16, 16))) == {"UpsampleBilinear2DBackward0"}
+    assert atomic_passes(run_on_meta(spec("SegResNet", {}), (16, 16, 16))) == {"UpsampleTrilinear3DBackward0"}
+    assert atomic_passes(run_on_meta(spec("VGG16", {"width": 1, "hidden": 1}), (32, 32))) != set()
 
 
 @each
@@ -124,17 +164,16 @@ def test_a_patch_between_two_multiples_of_the_divisor_does_not_come_out_as_it_we
     name: str, parameters: dict[str, Any], dims: int
 ) -> None:
     one = spec(name, parameters)
-    if one.divisor() == 1:
+    divisor = one.divisors(dims)[0]
+    if divisor == 1:
         return
     first, *others = one.smallest_patch(dims)
-    odd = (first + one.divisor() // 2, *others)
-    with pytest.raises(ConfigError, match=f"multiple of {one.divisor()}"):
-        registry.check_net(experiment(name, parameters, patch=list(odd)))
-    with torch.device("meta"):
-        net, sample = one.build(INPUTS, OUTPUTS, dims), torch.empty(1, INPUTS, *odd)
+    odd = (first + divisor // 2, *others)
+    with pytest.raises(ConfigError, match=f"multiple of .*{divisor}"):
+        require_fit(one, odd)
     try:
-        came = tuple(net(sample).shape[2:])
-    except RuntimeError:
+        came = tuple(run_on_meta(one, odd).shape[2:])
+    except (RuntimeError, ValueError):
         return
     assert came != odd
 
@@ -146,18 +185,27 @@ def test_a_patch_with_fewer_voxels_left_than_it_needs_cannot_be_trained_on(
     one = spec(name, parameters)
     if one.least_voxels() == 1:
         return
-    patch = [one.reduction()] * dims
-    if min(patch) >= 8:
+    patch = one.reductions(dims)
+    assert prod(patch) < one.least_voxels() * prod(one.reductions(dims))
+    if not any(edge % divisor for edge, divisor in zip(patch, one.divisors(dims), strict=True)):
         with pytest.raises(ConfigError, match="leaves 1 voxel"):
-            registry.check_net(experiment(name, parameters, patch=patch))
-    assert prod(patch) // one.reduction() ** dims < one.least_voxels()
+            require_fit(one, patch)
     if parameters.get("norm") != "group":  # a group norm has the group's other channels
         with pytest.raises(ValueError, match="more than 1"):
-            build_net(one, INPUTS, OUTPUTS, 1, dims).train()(torch.zeros(1, INPUTS, *patch))
+            run_on_meta(one, patch)
+
+
+@each
+def test_a_patch_smaller_than_the_coarsest_level_is_refused(name: str, parameters: dict[str, Any], dims: int) -> None:
+    one = spec(name, parameters)
+    if (edge := min(one.reductions(dims))) > 8:
+        with pytest.raises(ConfigError, match=r"leaves 0 voxels|each edge must be a multiple"):
+            require_fit(one, (edge // 2,) * dims)
 
 
 def test_batch_statistics_travel_and_counters_do_not() -> None:
-    names = [tensor.name for tensor in manifest(build_net(spec("VNet", {}), 1, 1, seed=1)).tensors]
+    with torch.device("meta"):
+        names = [tensor.name for tensor in manifest(spec("VNet", {}).build(1, 1, 3)).tensors]
     assert any(name.endswith("running_mean") for name in names)
     assert not any(name.endswith("num_batches_tracked") for name in names)
 

@@ -18,7 +18,7 @@ from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, DataError, WorkFailed
 from messages.tensors.layout import manifest_of, view_tensors, write_into
 from nets import registry
-from nets.architectures.segresnet import SegResNetSpec
+from nets.architectures.segmentation.segresnet import SegResNetSpec
 from nets.build import build_net
 from nets.digest import arrays_digest, model_digest
 from nets.export import load_model
@@ -46,7 +46,7 @@ def experiment(**changes: object) -> Experiment:
 
 
 def test_a_net_that_does_not_exist_is_named_with_those_that_do() -> None:
-    with pytest.raises(ConfigError, match=r"'UNett' does not exist.*SegResNet, UNet"):
+    with pytest.raises(ConfigError, match=r"'UNett' does not exist.*SegResNet, SwinUNETR, UNet"):
         registry.read_spec({"name": "UNett"})
 
 
@@ -61,8 +61,8 @@ def test_strides_that_do_not_fit_the_channels_are_refused() -> None:
 
 
 def test_the_divisor_of_a_patch_is_the_product_of_the_strides() -> None:
-    assert registry.read_spec(SMALL).divisor() == 2
-    assert registry.read_spec({"name": "SegResNet"}).divisor() == 8
+    assert registry.read_spec(SMALL).divisors(3) == (2, 2, 2)
+    assert registry.read_spec({"name": "SegResNet"}).divisors(2) == (8, 8)
 
 
 GROUPED = SMALL | {"norm": "group"}

@@ -17,7 +17,7 @@ class SegResNetSpec(NetSpec):
 
     name: Literal["SegResNet"] = "SegResNet"
     dimensions: ClassVar = frozenset({2, 3})
-    deterministic_on_cuda: ClassVar[bool] = False  # trilinear up-sampling adds atomically
+    deterministic_on_cuda: ClassVar = frozenset()  # linear up-sampling adds atomically
     init_filters: int = Field(8, ge=8, multiple_of=8)
     blocks_down: tuple[int, ...] = Field((1, 2, 2, 4), min_length=2, max_length=6)
     blocks_up: tuple[int, ...] = Field((1, 1, 1), min_length=1, max_length=5)
@@ -44,6 +44,6 @@ class SegResNetSpec(NetSpec):
         )
         return net
 
-    def divisor(self) -> int:
+    def divisors(self, dims: int) -> tuple[int, ...]:
         """Each level below the first halves the grid."""
-        return int(2 ** (len(self.blocks_down) - 1))
+        return (2 ** (len(self.blocks_down) - 1),) * dims

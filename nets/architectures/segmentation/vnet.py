@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from nets.architectures.base import NetSpec
+from nets.architectures.base import NORM_LEAST, NetSpec
 
 if TYPE_CHECKING:
     import torch
@@ -28,16 +28,18 @@ class VNetSpec(NetSpec):
     """
 
     name: Literal["VNet"] = "VNet"
+    dimensions: ClassVar = frozenset({2, 3})
     act: Literal["elu", "prelu", "relu"] = "elu"
     dropout_down: float = Field(0.5, ge=0.0, lt=1.0)
     dropout_up: float = Field(0.5, ge=0.0, lt=1.0)
     dropout_skip: float = Field(0.5, ge=0.0, lt=1.0)
-    tried: ClassVar = ({}, {"act": "prelu", "dropout_down": 0.0, "dropout_up": 0.0, "dropout_skip": 0.0})
+    tried: ClassVar = ({"act": "prelu"},)
 
     def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:
+        from nets.layers import make_dropout
         from nets.monai_parts import VNet
 
-        net: torch.nn.Module = VNet(
+        net = VNet(
             spatial_dims=dims,
             in_channels=inputs,
             out_channels=outputs,
@@ -45,17 +47,24 @@ class VNetSpec(NetSpec):
             dropout_prob_down=self.dropout_down,
             dropout_prob_up=(self.dropout_up, self.dropout_skip),
         )
-        return net
+        # MONAI's drops as in 3D also in 2D, and at the two finest levels 0.5 of what is handed over.
+        for down in (net.down_tr128, net.down_tr256):
+            down.dropout = make_dropout(dims, self.dropout_down)
+        for up in (net.up_tr256, net.up_tr128):
+            up.dropout = make_dropout(dims, self.dropout_up)
+        for up in (net.up_tr256, net.up_tr128, net.up_tr64, net.up_tr32):
+            up.dropout2 = make_dropout(dims, self.dropout_skip)
+        built: torch.nn.Module = net
+        return built
 
-    def divisor(self) -> int:
+    def divisors(self, dims: int) -> tuple[int, ...]:
         """Four halvings."""
-        return 16
+        return (16,) * dims
 
     def least_voxels(self) -> int:
-        """A batch norm over a single voxel is nothing: torch refuses it in training."""
-        return 2
+        return NORM_LEAST
 
-    def find_misfit(self, inputs: int, outputs: int) -> str | None:
+    def find_misfit(self, inputs: int, outputs: int, dims: int) -> str | None:
         """The first block adds the input, repeated, to its feature maps."""
         if WIDTH % inputs:
             return f"VNet cannot repeat {inputs} channels to {WIDTH} feature maps: use 1, 2, 4, 8 or 16 channels"

@@ -1,4 +1,4 @@
-"""Residual 3D U-Net."""
+"""Residual U-Net."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nets.architectures.base import NetSpec
+from nets.architectures.base import NORM_LEAST, NetSpec
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,8 @@ GROUPS = 4
 
 
 class UNetSpec(NetSpec):
-    """Residual 3D U-Net: Çiçek et al. 2016 (arXiv 1606.06650), Kerfoot et al. 2019; `monai.networks.nets.UNet`.
+    """Residual U-Net: Ronneberger et al. 2015 (arXiv 1505.04597), Çiçek et al. 2016 (arXiv 1606.06650), Kerfoot et al.
+    2019 (doi 10.1007/978-3-030-12029-0_40); `monai.networks.nets.UNet`.
 
     Attributes:
         channels: feature maps at each level, from the finest.
@@ -70,15 +71,14 @@ class UNetSpec(NetSpec):
         )
         return net
 
-    def divisor(self) -> int:
+    def divisors(self, dims: int) -> tuple[int, ...]:
         """Product of the strides."""
-        return prod(self.strides)
+        return (prod(self.strides),) * dims
 
     def least_voxels(self) -> int:
-        """A norm over a single voxel is nothing: torch refuses it in training."""
-        return 2
+        return NORM_LEAST
 
-    def find_misfit(self, inputs: int, outputs: int) -> str | None:
+    def find_misfit(self, inputs: int, outputs: int, dims: int) -> str | None:
         """With residual units the last block normalises as many feature maps as there are outputs."""
         if self.norm == "group" and self.num_res_units and outputs % GROUPS:
             return (

@@ -1,0 +1,1 @@
+"""Nets with logits for each voxel: (B, outputs, *grid)."""
