@@ -36,7 +36,7 @@ def table_source(folder: Path, **table: Any) -> dict[str, Any]:
 
 
 def class_experiment(sites: Sequence[str] = ("site-a",), count: int = 1, **sections: Any) -> Experiment:
-    """Benign or malignant, of whole pictures. The net is the smallest that there is for classes in 2D."""
+    """Benign or malignant, of whole pictures. The net needs no torch."""
     plain: dict[str, Any] = {
         "schema": 1,
         "id": "breast",
@@ -50,5 +50,6 @@ def class_experiment(sites: Sequence[str] = ("site-a",), count: int = 1, **secti
         "rounds": {"count": count},
     }
     for section, content in sections.items():
-        plain[section] = {**plain.get(section, {}), **content} if isinstance(content, Mapping) else content
+        merge = isinstance(content, Mapping) and section != "net"
+        plain[section] = {**plain.get(section, {}), **content} if merge else content
     return parse_settings(plain, Experiment, "file")

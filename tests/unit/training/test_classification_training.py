@@ -13,10 +13,11 @@ from class_task import EDGE, class_experiment, table_source, write_pictures
 from messages.experiment import Experiment
 from messages.tasks.classification import ClassRows
 from messages.tasks.losses import LossTable
-from nets import build
-from site_agent.training import session as sessions
+from nets.weights import arrays_of, manifest
 from site_agent.training.cases.cache import MappedCase
 from site_agent.training.cases.preprocess import prepare_case
+from site_agent.training.cases.sampling import Sampler
+from site_agent.training.files import write_update
 from site_agent.training.protocol import Prepare, Train
 from site_agent.training.session import TrainingSession
 from site_agent.training.tasks import classification as task
@@ -26,17 +27,7 @@ TRUTH = torch.nn.functional.one_hot(torch.tensor([0, 2, 1, 0]), 3).float()
 PLAIN = LossTable(name="cross-entropy")
 
 
-class Small(torch.nn.Module):
-    """Mean brightness of four columns, and a line of weights."""
-
-    def __init__(self, outputs: int = 2) -> None:
-        super().__init__()
-        self.line = torch.nn.Linear(4, outputs)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        assert images.shape[1:] == (1, EDGE, EDGE)
-        found: torch.Tensor = self.line(images[:, 0].unflatten(1, (4, -1)).mean((2, 3)))
-        return found
+NET = {"name": "CNN", "channels": [8], "norm": "none"}
 
 
 def test_cross_entropy_with_weights_and_smoothing_is_torchs_own() -> None:
@@ -93,16 +84,6 @@ def prepare(folder: Path, one: Experiment, **table: Any) -> Prepare:
     )
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build_for(one: Experiment) -> torch.nn.Module:
-        torch.manual_seed(one.seed)
-        return Small(one.task.out_channels)
-
-    for module in (build, sessions):
-        monkeypatch.setattr(module, "build_for", build_for)
-
-
 def session(request: Prepare) -> TrainingSession:
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     try:
@@ -112,14 +93,11 @@ def session(request: Prepare) -> TrainingSession:
         torch.use_deterministic_algorithms(strict)
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("labels", ["exclusive", "multi", "ordinal"])
 def test_a_round_learns_which_half_is_bright(labels: str, tmp_path: Path) -> None:
-    from nets.weights import arrays_of, manifest
-    from site_agent.training.files import write_update
-
     write_pictures(tmp_path / "set", ["benign", "malignant"] * 30)
-    one = class_experiment(task={"labels": labels}, training={"local_epochs": 12, "optimizer": {"lr": 0.05}})
+    more = {"local_epochs": 12, "optimizer": {"lr": 0.02}}
+    one = class_experiment(net=NET, task={"labels": labels}, training=more)
     site = session(prepare(tmp_path, one))
     assert site.prepared.used == 60
     described = manifest(site._net)
@@ -134,21 +112,19 @@ def test_a_round_learns_which_half_is_bright(labels: str, tmp_path: Path) -> Non
     assert after.cases == site.prepared.test
 
 
-@pytest.mark.usefixtures("small")
 def test_weights_are_balanced_over_the_sites_own_training_cases(tmp_path: Path) -> None:
     write_pictures(tmp_path / "set", ["benign", "benign", "benign", "malignant"] * 6)
-    one = class_experiment(training={"loss": {"name": "cross-entropy", "class_weights": "balanced"}})
+    one = class_experiment(net=NET, training={"loss": {"name": "cross-entropy", "class_weights": "balanced"}})
     site = session(prepare(tmp_path, one))
     truths = np.stack([case.truth for case in site.splits["train"]])
     assert (site.learner._weights.numpy() * truths.sum(0)).tolist() == pytest.approx([len(truths) / 2] * 2)  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("small")
 def test_another_word_in_the_table_is_another_data_set_and_nothing_is_read_again(tmp_path: Path) -> None:
     write_pictures(tmp_path / "set", ["benign", "malignant"] * 6)
-    first = session(prepare(tmp_path, class_experiment()))
+    first = session(prepare(tmp_path, class_experiment(net=NET)))
     swapped = {"classes": {"benign": "malignant", "malignant": "benign"}}
-    second = session(prepare(tmp_path, class_experiment(), **swapped))
+    second = session(prepare(tmp_path, class_experiment(net=NET), **swapped))
     assert first.prepared.fingerprint != second.prepared.fingerprint
     cached = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     assert len(cached) == 12
@@ -166,10 +142,7 @@ def test_an_image_comes_to_its_size_by_resampling_or_about_its_middle() -> None:
     assert not padded.image[0, :3].any()
 
 
-def test_a_case_of_a_table_tells_its_truth_to_the_batch(tmp_path: Path) -> None:
-    from site_agent.training.cases.sampling import Sampler
-
-    del tmp_path
+def test_a_case_of_a_table_tells_its_truth_to_the_batch() -> None:
     one = class_experiment(training={"batch": 3})
     nothing = np.zeros((0, 0, 0), np.uint8)
     cases = [
