@@ -48,6 +48,16 @@ class ScoreTable:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreCurve:
+    """A chart of a report. `lines`: name → (x, y), each from 0 to 1."""
+
+    caption: str
+    x_label: str
+    y_label: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True, slots=True)
 class MetricReading:
     """One metric beside the main one, read off scores.
 
@@ -168,6 +178,10 @@ class ScoreReader:
             head = (self.target, "n", "mean", "SD", f"left out: {one.metric.lacks}", "failed")
             made.append(ScoreTable(f"{one.metric.title} by {self.target} over all test cases", head, rows))
         return tuple(made)
+
+    def draw_curves(self, scores: SplitScores) -> tuple[ScoreCurve, ...]:
+        """What else of the test cases is drawn."""
+        return ()
 
     def rank_score(self, score: float) -> float:
         """Larger for the better of two models."""

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from messages.ground.strictness import StrictModel, at_most
 from messages.scores import MOST_TARGETS, SplitScores, Target, sum_scores
-from messages.tasks.base import Concept, MetricReading, ScoreReader, ScoreTable, Split, Task, TaskRows
+from messages.tasks.base import Concept, MetricReading, ScoreCurve, ScoreReader, ScoreTable, Split, Task, TaskRows
 from messages.tasks.histograms import bin_scores
 from messages.tasks.losses import LossTable
 
@@ -137,6 +137,12 @@ class ClassificationReader(ScoreReader):
             self._confusion_table(scores),
         ]  # fmt: skip
         return tuple(one for one in tables if one.rows)
+
+    def draw_curves(self, scores: SplitScores) -> tuple[ScoreCurve, ...]:
+        lines = {name: scores.histograms[name].roc for name in self.targets if name in scores.histograms}
+        return (
+            ScoreCurve("ROC over all test cases, each class against the rest", "1 - specificity", "sensitivity", lines),
+        )
 
     def detail_table(self, scores: SplitScores) -> ScoreTable:
         rows = tuple(

@@ -81,6 +81,18 @@ class ScoreHistogram(StrictModel):
         return sum(one * other for one, other in zip(self.positive, self.negative, strict=True)) / 2 / pairs
 
     @property
+    def roc(self) -> tuple[tuple[float, float], ...]:
+        """(1 - specificity, sensitivity) from the strictest threshold to none at all; () where a kind is missing."""
+        if not self.positives * self.negatives:
+            return ()
+        points, right, wrong = [(0.0, 0.0)], 0, 0
+        for positive, negative in zip(reversed(self.positive), reversed(self.negative), strict=True):
+            right, wrong = right + positive, wrong + negative
+            if positive or negative:
+                points.append((wrong / self.negatives, right / self.positives))
+        return tuple(points)
+
+    @property
     def sensitivity(self) -> float | None:
         """Share of the class with a probability of at least 0.5."""
         return sum(self.positive[HALF:]) / self.positives if self.positives else None

@@ -90,6 +90,7 @@ def test_the_report_and_watch_say_area_and_confusion(tmp_path: Path) -> None:
         "AUC by class over all test cases, each class against the rest",
         "Confusion matrix over all test cases",
         "predicted malignant",
+        "ROC over all test cases, each class against the rest",
         "Validation AUC by round, overall",
     ):
         assert text in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from class_task import class_experiment
@@ -64,6 +66,14 @@ def test_the_area_of_a_usual_set_is_right_to_two_digits() -> None:
     one = report(drawn(300)).histograms["malignant"]
     assert one.auc_error is not None
     assert one.auc_error < 0.01
+
+
+def test_the_roc_goes_from_nothing_to_all_and_has_the_area_below_it() -> None:
+    one = report(drawn(40)).histograms["malignant"]
+    points = one.roc
+    assert (points[0], points[-1]) == ((0.0, 0.0), (1.0, 1.0))
+    assert sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points)) == pytest.approx(one.auc)
+    assert bin_scores([0.5], [True]).roc == ()
 
 
 def test_bins_are_narrow_towards_certainty_and_half_is_an_edge() -> None:
