@@ -265,6 +265,18 @@ class Task(Settings):
         """`defaults` of a file with this content, a table a section, not yet checked."""
         return cls.defaults
 
+    @classmethod
+    def defaults_for_wholes(cls, content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """Of a net that sees whole images: `preprocessing.size` is what other tasks call a patch. The first loss, all
+        metrics, the model that is best by the main one."""
+        section = content.get("preprocessing")
+        size = section.get("size") if isinstance(section, dict) else None
+        own = cls.reader_type
+        return {
+            "training": {"loss": cls.losses[0]} | ({} if size is None else {"patch": size}),
+            "evaluation": {"metrics": list(own.metrics), "select_by": select_word(own.metric)},
+        }
+
     @property
     def concepts(self) -> tuple[str, ...]:
         """Concepts that a site's label maps must name, sorted; none where it learns from something else."""

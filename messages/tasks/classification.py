@@ -224,12 +224,10 @@ class ClassificationTask(Task):
 
     @classmethod
     def choose_defaults(cls, content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-        """The net sees whole images of `preprocessing.size`, which is what other tasks call a patch."""
-        section = content.get("preprocessing")
-        size = section.get("size") if isinstance(section, dict) else None
-        training: dict[str, Any] = {"loss": "cross-entropy"} | ({} if size is None else {"patch": size})
+        """Kappa needs classes that exclude each other, and is asked for by name."""
+        found = cls.defaults_for_wholes(content)
         asked = [name for name in cls.reader_type.metrics if name != "kappa"]
-        return {"training": training, "evaluation": {"metrics": asked, "select_by": "validation.auc.mean"}}
+        return {**found, "evaluation": {**found["evaluation"], "metrics": asked}}
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -117,12 +117,7 @@ class RegressionTask(Task):
 
     @classmethod
     def choose_defaults(cls, content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-        """The net sees whole images of `preprocessing.size`, which is what other tasks call a patch."""
-        section = content.get("preprocessing")
-        size = section.get("size") if isinstance(section, dict) else None
-        training: dict[str, Any] = {"loss": "mse"} | ({} if size is None else {"patch": size})
-        asked = {"metrics": list(cls.reader_type.metrics), "select_by": "validation.absolute-error.mean"}
-        return {"training": training, "evaluation": asked}
+        return cls.defaults_for_wholes(content)
 
     @property
     def targets(self) -> tuple[str, ...]:
