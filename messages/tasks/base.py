@@ -110,6 +110,8 @@ class ScoreReader:
     target: ClassVar[str] = "target"
     plural: ClassVar[str] = "targets"
     higher_is_better: ClassVar[bool] = True
+    no_score: ClassVar[str] = "-"
+    """What a line of words says of scores without a value of the main metric."""
 
     @property
     def title(self) -> str:

@@ -83,6 +83,7 @@ class ClassificationReader(ScoreReader):
     )  # fmt: skip
     target: ClassVar[str] = "class"
     plural: ClassVar[str] = "classes"
+    no_score: ClassVar[str] = "- (no two kinds of cases, or too few to tell)"
 
     def headline_score(self, scores: SplitScores) -> float | None:
         """Mean AUC over the classes that have one."""

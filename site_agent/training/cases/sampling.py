@@ -41,11 +41,15 @@ class Sampler:
     def draw_batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images float32 (B, C, *patch) and labels uint8 (B, *patch) of one step, from 0.
 
-        A patch of two edges is a part of one slice. Where a table says what a case is, the second is truth, (B, K).
+        A patch of two edges is a part of one slice. Where a table says what a case is, the second is truth, (B, K);
+        then a last batch of one case gets the epoch's first one beside it, since batch norm needs two whole images.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         size = self._training.batch
         chosen = self._permute_cases(epoch)[within * size : (within + 1) * size]
+        whole = bool(self._cases[0].truth.size)
+        if whole and len(chosen) == 1 < self._draws:
+            chosen = np.append(chosen, self._permute_cases(epoch)[0])
         rng = make_generator(self._key, step)
         channels = self._cases[0].image.shape[0]
         patch = self._training.patch
@@ -57,7 +61,7 @@ class Sampler:
             self._draw_patch(case, rng, images[row][..., None] if flat else images[row],
                              labels[row][..., None] if flat else labels[row])  # fmt: skip
         self._vary_intensities(images, rng)
-        if self._cases[0].truth.size:
+        if whole:
             return torch.from_numpy(images), torch.from_numpy(np.stack([case.truth for case in cases]))
         return torch.from_numpy(images), torch.from_numpy(labels)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import mannwhitneyu
 
+from deploy.cli.words import score_words
 from messages import kinds
 from messages.scores import SplitScores, is_sound, pool_scores
 from messages.tasks.classification import ClassificationReader, ClassRow, ClassRows
@@ -109,6 +110,7 @@ def test_without_a_case_of_one_class_the_area_has_no_value() -> None:
     scores = report([(0.2, False), (0.7, False)])
     assert READER.headline_score(scores) is None
     assert READER.by_target(scores) == {"benign": None, "malignant": None}
+    assert score_words(scores, READER) == "- (no two kinds of cases, or too few to tell)"
     assert READER.detail_table(scores).rows[1][:4] == ("malignant", 0, 2, None)
 
 
