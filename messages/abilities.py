@@ -36,6 +36,8 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "RoundStart.own": 4,
         "EvaluationStart.combined": 4,
         "ExperimentComplete.combined": 4,
+        "SplitScores.histograms": 4,
+        "SplitScores.confusion": 4,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""

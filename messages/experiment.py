@@ -26,7 +26,8 @@ from messages.ground.strictness import at_most
 from messages.ground.written.documents import parse_toml
 from messages.names import COORDINATOR
 from messages.strategies import FEDAVG, AnyStrategy
-from messages.tasks.registry import AnyTask, LossWord, MetricWords, SelectionWord, with_defaults
+from messages.tasks.losses import LossTable
+from messages.tasks.registry import AnyLoss, AnyTask, MetricWords, SelectionWord, with_defaults
 from messages.tensors.codecs import CodecName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -110,6 +111,27 @@ class Preprocessing(Settings):
     spacing_mm: tuple[float, float, float] | None = None
     crop: Literal["foreground", "none"] = "foreground"
     normalise: Literal["zscore-nonzero", "zscore", "none"] = "zscore-nonzero"
+    size: tuple[int, ...] | None = Field(
+        None, min_length=2, max_length=3, json_schema_extra={"form": 2}, exclude_if=lambda value: value is None
+    )
+    """The net's grid over a whole image, whatever the image's own."""
+    fit: Literal["resize", "pad"] = Field(
+        "resize", json_schema_extra={"form": 2}, exclude_if=lambda value: value == "resize"
+    )
+    """How an image comes to that size: resampled, or cut and padded about its middle."""
+
+    @field_validator("size")
+    @classmethod
+    def _check_edges(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (min(value) < 8 or max(value) > 4096):
+            raise ValueError("a size is 8 to 4096 voxels along each axis")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_needs_a_size(self) -> Self:
+        if "fit" in self.model_fields_set and self.size is None:
+            raise ValueError("fit goes with a size")
+        return self
 
     @field_validator("spacing_mm")
     @classmethod
@@ -169,7 +191,8 @@ class Training(Settings):
     """Patches drawn from each case in an epoch."""
     foreground_share: Fraction = 0.33
     batch: int = Field(2, ge=1, le=256)
-    loss: LossWord = "dice+bce"
+    loss: AnyLoss = "dice+bce"
+    """A word, or a table of a word and arguments."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     precision: Literal["float32", "amp"] = "float32"
@@ -197,6 +220,11 @@ class Training(Settings):
     def came_with(self) -> int:
         """The form of files with such a section, beside that of its keys: two dimensions came with form 2."""
         return 2 if self.dims == 2 else 0
+
+    @property
+    def loss_table(self) -> LossTable:
+        """The loss and its arguments, also where the file says a word."""
+        return self.loss if isinstance(self.loss, LossTable) else LossTable(name=self.loss)
 
     @property
     def epochs(self) -> int | None:
@@ -386,10 +414,25 @@ class Experiment(Settings):
                 f"[quorum] with least_sites lets a round close with {self.least_sites}"
             )
         scored = self.evaluation
-        why = self.task.find_misfit(loss=self.training.loss, metrics=scored.metrics, select_by=scored.select_by)
+        loss = self.training.loss_table
+        why = self.task.find_misfit(loss=loss, metrics=scored.metrics, select_by=scored.select_by)
         if why is not None:
             raise ValueError(why)
+        self._size_fits_the_task()
         return self
+
+    def _size_fits_the_task(self) -> None:
+        size, patch = self.preprocessing.size, self.training.patch
+        if self.task.truth == "table" and size is None:
+            raise ValueError(
+                f"preprocessing.size: {self.task.kind} sees whole images: say to which size they are brought"
+            )
+        if self.task.truth == "table" and size != patch:
+            raise ValueError(f"training.patch: {self.task.kind} sees whole images: leave it out, or repeat the size")
+        if self.task.truth == "map" and self.preprocessing.fit == "pad":
+            raise ValueError(f"preprocessing.fit: {self.task.kind} cuts and pads to training.patch by itself")
+        if size is not None and len(size) != len(patch):
+            raise ValueError(f"preprocessing.size has {len(size)} numbers, and training.patch {len(patch)}")
 
     @property
     def least_sites(self) -> int:

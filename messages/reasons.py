@@ -162,12 +162,12 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
 
 ADVICE: dict[Reason, str] = {
-    Reason.NO_LABEL: "Add the label file, or leave the image out",
+    Reason.NO_LABEL: "Add the label, or leave the image out",
     Reason.NO_IMAGE: "Add the image file, or leave the label out",
     Reason.UNREADABLE: "The file is damaged, or neither NIfTI nor DICOM: copy it again from its source",
     Reason.SHAPE_MISMATCH: "Image and label must lie on one voxel grid: resample one to the other",
     Reason.AFFINE_MISMATCH: "Image and label say different positions in space: check their headers",
-    Reason.UNKNOWN_LABEL_VALUE: "Map the integer to a concept under [datasets.NAME.labels] in site.toml",
+    Reason.UNKNOWN_LABEL_VALUE: "Map the integer, or the table's word, under [datasets.NAME] in site.toml",
     Reason.MISSING_CHANNEL: "Each case needs every modality that the experiment names",
     Reason.WITHDRAWN: "Consent was withdrawn: nothing to do",
     Reason.NOT_FINITE: "The image holds NaN or infinity, or does once it is normalised: export it again",

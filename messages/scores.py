@@ -14,6 +14,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from messages.ground.strictness import StrictModel, at_most
+from messages.tasks.histograms import ScoreHistogram
 from messages.tasks.metrics import METRICS
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -89,6 +90,7 @@ class ScoreSums(StrictModel):
 
 
 Row = Annotated[dict[Target, Sum | None], at_most(MOST_TARGETS)]
+ConfusionRow = Annotated[dict[Target, Count], at_most(MOST_TARGETS)]
 
 
 class SplitScores(StrictModel):
@@ -104,11 +106,23 @@ class SplitScores(StrictModel):
     rows: Annotated[list[Row], Field(fail_fast=True), at_most(MOST_ROWS)] | None = None
     """The task's main metric by target for each case, in the split's keyed order, only where the site's policy shares
     them; None is left out (both empty)."""
+    histograms: Annotated[dict[Target, ScoreHistogram], at_most(MOST_TARGETS)] = Field(
+        {}, exclude_if=lambda value: not value
+    )
+    """Predicted probabilities by class, where a task has classes."""
+    confusion: Annotated[dict[Target, ConfusionRow], at_most(MOST_TARGETS)] = Field(
+        {}, exclude_if=lambda value: not value
+    )
+    """True class → predicted class → cases, where classes exclude each other."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if self.withheld and (self.metrics or self.rows):
+        if self.withheld and (self.metrics or self.rows or self.histograms or self.confusion):
             raise ValueError("what is withheld is not told")
+        if any(one.positives + one.negatives > self.cases for one in self.histograms.values()):
+            raise ValueError("a histogram counts more cases than there are")
+        if sum(sum(row.values()) for row in self.confusion.values()) > self.cases:
+            raise ValueError("the confusion matrix counts more cases than there are")
         for score in (score for targets in self.metrics.values() for score in targets.values()):
             if score.n + score.both_empty + score.failed + score.withheld > self.cases:
                 raise ValueError("more cases are scored or left out than there are")
@@ -135,7 +149,8 @@ class SplitScores(StrictModel):
     def for_sharing(self, floor: int, share_rows: bool) -> SplitScores:
         """What may leave the site: nothing but the count below the floor, rows only where shared.
 
-        The floor holds for each target too (rule 5): from sum and squares of one or two cases each score follows.
+        The floor holds for each target too (rule 5): from sum and squares of one or two cases each score follows. So it
+        does for the cases of a class, and for all others, in a histogram; and for each row of the confusion matrix.
         """
         if self.cases < floor:
             return SplitScores(cases=self.cases, withheld=True)
@@ -145,7 +160,13 @@ class SplitScores(StrictModel):
             metric: {target: _apply_floor(score, floor) for target, score in targets.items()}
             for metric, targets in self.metrics.items()
         }
-        return SplitScores(cases=self.cases, withheld=self.withheld, metrics=metrics)
+        return SplitScores(
+            cases=self.cases,
+            withheld=self.withheld,
+            metrics=metrics,
+            histograms={target: one for target, one in self.histograms.items() if not one.is_below(floor)},
+            confusion={target: row for target, row in self.confusion.items() if sum(row.values()) >= floor},
+        )
 
 
 def _check_bounds(metric: str, score: ScoreSums) -> None:
@@ -210,8 +231,14 @@ def is_sound(scores: SplitScores) -> bool:
 
     `SplitScores` itself is more lenient, and stays so, since old logs hold what it let in: there pooling may raise.
     """
-    return scores.cases <= MOST_CASES and all(
-        _is_possible(metric, score) for metric, targets in scores.metrics.items() for score in targets.values()
+    return (
+        scores.cases <= MOST_CASES
+        and all(_is_possible(metric, score) for metric, targets in scores.metrics.items() for score in targets.values())
+        and all(
+            sum(row.values()) == scores.histograms[target].positives
+            for target, row in scores.confusion.items()
+            if target in scores.histograms
+        )
     )
 
 
@@ -232,6 +259,8 @@ def pool_scores(reports: Iterable[SplitScores]) -> SplitScores:
     """All cases of all sites together ("overall", rule 4); withheld reports add only to nothing."""
     cases = 0
     metrics: dict[str, dict[str, ScoreSums]] = {}
+    histograms: dict[str, ScoreHistogram] = {}
+    confusion: dict[str, dict[str, int]] = {}
     for report in reports:
         if report.withheld:
             continue
@@ -240,4 +269,10 @@ def pool_scores(reports: Iterable[SplitScores]) -> SplitScores:
             into = metrics.setdefault(metric, {})
             for target, score in targets.items():
                 into[target] = into[target] + score if target in into else score
-    return SplitScores(cases=cases, metrics=metrics)
+        for target, one in report.histograms.items():
+            histograms[target] = histograms[target] + one if target in histograms else one
+        for target, told in report.confusion.items():
+            row = confusion.setdefault(target, {})
+            for predicted, count in told.items():
+                row[predicted] = row.get(predicted, 0) + count
+    return SplitScores(cases=cases, metrics=metrics, histograms=histograms, confusion=confusion)

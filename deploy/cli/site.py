@@ -196,7 +196,9 @@ def _quieten_logs() -> None:
 
 
 def _count_word(dataset: Any) -> str:
-    return "cases" if dataset.source in ("brats", "decathlon") else "studies"
+    from site_agent.data.described import FOLDERS
+
+    return "cases" if dataset.source in FOLDERS else "studies"
 
 
 def _show_progress(name: str, what: str = "studies") -> Callable[[int, int], None]:

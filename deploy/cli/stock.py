@@ -24,6 +24,7 @@ def stock_as_plain(stock: Stock, contradictions: Sequence[str]) -> dict[str, Any
         "channels": list(stock.channels),
         "concepts": list(stock.concepts),
         "remarks": list(stock.remarks),
+        "classes": dict(stock.classes),
         "volumes": {one.concept: one.as_plain() for one in stock.volumes},
         "contradictions": list(contradictions),
     }
@@ -41,8 +42,14 @@ def stock_as_plain(stock: Stock, contradictions: Sequence[str]) -> dict[str, Any
 
 def say_stock(name: str, stock: Stock, contradictions: Sequence[str]) -> None:
     """Print a data set."""
+    from site_agent.datasets.opening import show_name
+
     say_line(f"{name}: {stock.used} of {stock.found} cases usable")
-    say_line(f"  channels {', '.join(stock.channels)}; concepts {', '.join(stock.concepts)}")
+    concepts = f"; concepts {', '.join(stock.concepts)}" if stock.concepts else ""
+    say_line(f"  channels {', '.join(stock.channels)}{concepts}")
+    if stock.classes:
+        told = ", ".join(f"{show_name(name)} {count}" for name, count in stock.classes.items())
+        say_line(f"  the table says {told}")
     for volume in stock.volumes:
         say_line(f"  volume of {volume.describe()}")
     for line in contradictions:

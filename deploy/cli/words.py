@@ -19,10 +19,10 @@ OUTSIDE_HOURS = Liveness.OUTSIDE_HOURS.value
 def score_words(found: SplitScores | None, reader: ScoreReader) -> str:
     """ "0.7123 (WT 0.81 TC 0.70 ET 0.63)"."""
     if found is None or reader.headline_score(found) is None:
-        return "-"
+        return "-" if found is None else reader.no_score
     targets = " ".join(f"{target} {format_score(mean, 3)}" for target, mean in reader.by_target(found).items())
     others = "".join(
-        f", {one.metric.short or one.metric.title} {one.format_value(one.mean)}" for one in reader.read_others(found)
+        f", {one.metric.short or one.metric.title} {one.format_value(one.mean)}" for one in reader.read_briefly(found)
     )
     return f"{format_score(reader.headline_score(found))} ({targets}){others}"
 

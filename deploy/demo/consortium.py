@@ -15,6 +15,7 @@ from deploy.broker.topology import Party, StreamSizes
 from deploy.demo import toml
 from deploy.demo.layout import DemoLayout
 from messages.names import COORDINATOR
+from messages.tasks.registry import TASKS
 
 CONSORTIUM = "demo"
 RESEARCHER = "dr-a"
@@ -67,7 +68,7 @@ def site_content(
         "policy": {
             "default": "deny",
             "approval": "auto",
-            "allow": [{"researchers": [RESEARCHER], "datasets": [dataset], "tasks": ["segmentation"]}],
+            "allow": [{"researchers": [RESEARCHER], "datasets": [dataset], "tasks": [*TASKS]}],
             # A demo has a handful of test cases and nobody's secrets: it tells each score, so that gains can be
             # paired case by case. A hospital keeps the defaults (see docs/site.md).
             "floors": {"least_cases": 2, "least_metric_cases": 1, "share_case_metrics": True},

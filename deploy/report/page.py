@@ -153,6 +153,9 @@ def _charts_section(story: ExperimentStory, baselines: Sequence[Baseline]) -> st
         (f"Validation {title} by round, each site", "rounds trained", f"{title} ({reader.mean_title})", per_site, most),
         ("Training loss by round", "round", "loss (mean over steps)", losses, None),
     ]
+    for curve in reader.draw_curves(story.test.pooled) if story.test is not None else ():
+        lines = [Line(name, [x for x, _ in points], [y for _, y in points]) for name, points in curve.lines.items()]
+        charts.append((curve.caption, curve.x_label, curve.y_label, lines, 1.0))
     epochs, steps = _effort_before(story)
     if any(one.curve for one in baselines):
         by_epoch = [Line("federated", [epochs.get(r, 0) for r in by_round], federated, heavy=True)]

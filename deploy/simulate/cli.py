@@ -27,7 +27,8 @@ def app(
         Path | None,
         typer.Option(
             "--data",
-            help="Images: a folder to deal out (Decathlon or nnU-Net layout), or one that holds a folder a site.",
+            help="Images: a folder to deal out (Decathlon or nnU-Net layout, or with a table labels.csv), or one that "
+            "holds a folder a site.",
         ),
     ] = None,
     split: Annotated[
@@ -40,6 +41,14 @@ def app(
     ] = "even",
     table: Annotated[
         Path | None, typer.Option("--table", help="CSV for column:NAME, a case a row; default cases.csv in --data.")
+    ] = None,
+    described_by: Annotated[
+        Path | None,
+        typer.Option(
+            "--described-by",
+            help="TOML with the keys of [datasets.NAME], for a table beside images in --data; default: columns image, "
+            "patient, label and mask of labels.csv.",
+        ),
     ] = None,
     sites: Annotated[
         int | None, typer.Option("--sites", help="So many sites, whatever the file names.", show_default=False)
@@ -111,7 +120,7 @@ def app(
     planned = study.plan_study(
         study.StudyWish(
             experiment,
-            DataWish(data, parse_split(split), table),
+            DataWish(data, parse_split(split), table, described=described_by),
             parse_seeds(seeds),
             parse_strategies(strategy),
             parse_faults(drop or (), slow or (), late or (), experiment),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deploy.demo.partition import FoundCases, share_evenly
+from deploy.demo.tabled import TableSet
 from messages.ground.errors import DataError, RequestError
 from messages.ground.written.text import read_text
 
@@ -64,6 +65,39 @@ def share_cases(rule: DealRule, found: FoundCases, sites: int, *, seed: int, tab
         DataError: there are fewer cases than sites, or than the sizes ask for.
         RequestError: as many sizes as sites are to be given; the table or its column does not exist.
     """
+    return _share_named(
+        rule,
+        found,
+        sites,
+        seed=seed,
+        values=lambda column: _read_column(found, column, table or found.source / TABLE),
+        labels=lambda order: {name: _main_label(found, name) for name in order},
+    )
+
+
+def share_patients(rule: DealRule, given: TableSet, sites: int, *, seed: int) -> list[list[str]]:
+    """The same for whole patients of a table, whose own columns are dealt by; raises as `share_cases`."""
+    labels = given.read_labels()
+    return _share_named(
+        rule,
+        given.found,
+        sites,
+        seed=seed,
+        values=given.read_column,
+        labels=lambda order: {name: labels[name] for name in order},
+    )
+
+
+def _share_named(
+    rule: DealRule,
+    found: FoundCases,
+    sites: int,
+    *,
+    seed: int,
+    values: Callable[[str], Mapping[str, str]],
+    labels: Callable[[Sequence[str]], Mapping[str, int]],
+) -> list[list[str]]:
+    """Args: `values`: a column's value of each name. `labels`: a number for the main label of each name, in order."""
     if len(found.files) < sites:
         raise DataError(
             f"{len(found.files)} cases cannot be dealt out to {sites} sites",
@@ -74,11 +108,11 @@ def share_cases(rule: DealRule, found: FoundCases, sites: int, *, seed: int, tab
         return share_evenly(found, sites, seed=seed)
     rng = np.random.default_rng(seed)
     if rule.kind == "column":
-        return deal_groups(_read_column(found, rule.column, table or found.source / TABLE), sites, rule.column)
+        return deal_groups(values(rule.column), sites, rule.column)
     order = [[*found.files][index] for index in rng.permutation(len(found.files))]
     order.sort(key=found.is_untidy)
     if rule.kind == "labels":
-        return deal_by_label({name: _main_label(found, name) for name in order}, sites, rule.alpha, rng)
+        return deal_by_label(labels(order), sites, rule.alpha, rng)
     sizes = rule.sizes
     if rule.kind == "drawn-sizes":
         sizes = tuple(apportion(rng.dirichlet([rule.alpha] * sites), len(order), least=1))

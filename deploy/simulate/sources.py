@@ -12,7 +12,8 @@ from deploy.demo.layout import DemoLayout
 from deploy.demo.origin import Origin, Phantoms
 from deploy.demo.partition import find_cases, link_cases
 from deploy.demo.processes import Child, Children
-from deploy.simulate.dealing import DealRule, share_cases
+from deploy.demo.tabled import TableSet, has_table, read_table_set
+from deploy.simulate.dealing import DealRule, share_cases, share_patients
 from messages.experiment import Experiment
 from messages.ground.errors import DataError, RequestError
 
@@ -27,13 +28,14 @@ MakeOrigin = Callable[[DemoLayout, int], Origin]
 
 @dataclass(frozen=True, slots=True)
 class DataWish:
-    """What was asked for. `data` None: phantoms, `cases` a site."""
+    """What was asked for. `data` None: phantoms, `cases` a site. `described`: a file that says what its table holds."""
 
     data: Path | None = None
     rule: DealRule = field(default_factory=DealRule)
     table: Path | None = None
     cases: int = CASES_PER_SITE
     size: PhantomShape = field(default_factory=PhantomShape)
+    described: Path | None = None
 
 
 class DealtOut:
@@ -63,7 +65,39 @@ class DealtOut:
 
     def tell_origins(self) -> Mapping[str, str]:
         """See `Origin`."""
-        return dict.fromkeys(self._sites, f"NIfTI files of {self._real.path.name}")
+        return dict.fromkeys(self._sites, _describe_origin(self._real))
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class DealtRows:
+    """One folder's table and images, as a table and links for each site."""
+
+    cases, first = 0, True
+
+    def __init__(self, layout: DemoLayout, sites: Sequence[str], given: TableSet, rule: DealRule, seed: int) -> None:
+        self._layout, self._sites, self._given, self._rule, self._seed = layout, tuple(sites), given, rule, seed
+
+    def bring_images(self, children: Children) -> list[Child]:
+        """Links are made at once."""
+        del children
+        shares = share_patients(self._rule, self._given, len(self._sites), seed=self._seed)
+        for site, names in zip(self._sites, shares, strict=True):
+            self._given.deal_out(names, self._layout.data / site)
+        return []
+
+    def count_written(self) -> int:
+        """Nothing is written later."""
+        return 0
+
+    def describe_source(self, site: str) -> dict[str, Any]:
+        """See `Origin`."""
+        return self._given.describe_source(self._layout.data / site)
+
+    def tell_origins(self) -> Mapping[str, str]:
+        """See `Origin`."""
+        return dict.fromkeys(self._sites, _describe_origin(self._given))
 
     def close(self) -> None:
         """Nothing was started."""
@@ -74,7 +108,7 @@ class OwnFolders:
 
     cases, first = 0, True
 
-    def __init__(self, folders: Mapping[str, RealSet]) -> None:
+    def __init__(self, folders: Mapping[str, RealSet | TableSet]) -> None:
         self._folders = folders
 
     def bring_images(self, children: Children) -> list[Child]:
@@ -92,7 +126,7 @@ class OwnFolders:
 
     def tell_origins(self) -> Mapping[str, str]:
         """See `Origin`."""
-        return {site: f"NIfTI files of {real.path.name}" for site, real in self._folders.items()}
+        return {site: _describe_origin(one) for site, one in self._folders.items()}
 
     def close(self) -> None:
         """Nothing was started."""
@@ -123,14 +157,25 @@ def choose_origin(wish: DataWish, experiment: Experiment) -> MakeOrigin:
             raise DataError(f"there is no folder for {lacking[0]}", where=str(wish.data))
         if wish.rule.kind != "even":
             raise RequestError("--split goes with one folder, and here each site has its own")
-        folders = {site: read_real(wish.data / site) for site in sites}
-        for site, one in folders.items():
-            _check_task(experiment, one.channels, tuple(one.labels.values()), str(wish.data / site))
+        folders = {site: _read_set(wish.data / site, experiment, wish.described) for site in sites}
         return lambda _layout, _seed: OwnFolders(folders)
-    real = read_real(wish.data)
-    _check_task(experiment, real.channels, tuple(real.labels.values()), str(wish.data))
-    share_cases(wish.rule, find_cases(real.path), len(sites), seed=experiment.seed, table=wish.table)
-    return lambda layout, seed: DealtOut(layout, sites, real, wish, seed)
+    given = _read_set(wish.data, experiment, wish.described)
+    if isinstance(given, TableSet):
+        share_patients(wish.rule, given, len(sites), seed=experiment.seed)
+        return lambda layout, seed: DealtRows(layout, sites, given, wish.rule, seed)
+    share_cases(wish.rule, find_cases(given.path), len(sites), seed=experiment.seed, table=wish.table)
+    return lambda layout, seed: DealtOut(layout, sites, given, wish, seed)
+
+
+def _read_set(path: Path, experiment: Experiment, described: Path | None) -> RealSet | TableSet:
+    """A folder's images, which have what the experiment asks for."""
+    found = read_table_set(path, experiment, described) if has_table(path, described) else read_real(path)
+    _check_task(experiment, found.channels, tuple(found.labels.values()), str(path))
+    return found
+
+
+def _describe_origin(found: RealSet | TableSet) -> str:
+    return f"{'images and table' if isinstance(found, TableSet) else 'NIfTI files'} of {found.path.name}"
 
 
 def _check_task(experiment: Experiment, channels: Sequence[str], concepts: Sequence[str], where: str) -> None:

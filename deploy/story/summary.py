@@ -22,6 +22,7 @@ def scores_as_plain(found: SplitScores | None, reader: ScoreReader) -> dict[str,
         "cases": found.cases,
         "withheld": found.withheld,
         "metrics": metrics_as_plain(found, reader),
+        **({"confusion": found.confusion} if found.confusion else {}),
     }
 
 

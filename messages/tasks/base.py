@@ -8,7 +8,7 @@ in `site_agent/training/tasks/`, turns labels into what the net is trained towar
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from pydantic import Field
 from messages.ground.settings import Settings
 from messages.ground.strictness import StrictModel, at_most
 from messages.scores import SplitScores, pool_scores
+from messages.tasks.losses import LossTable
 from messages.tasks.metrics import METRICS, Metric
 
 Concept = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
@@ -49,12 +50,22 @@ class ScoreTable:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreCurve:
+    """A chart of a report. `lines`: name → (x, y), each from 0 to 1."""
+
+    caption: str
+    x_label: str
+    y_label: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True, slots=True)
 class MetricReading:
     """One metric beside the main one, read off scores.
 
     Attributes:
         mean: over targets; None where nothing has a value.
-        targets: mean over cases of each target. n: how many cases have a value.
+        targets: mean over cases of each target; none where it is one number. n: how many cases have a value.
         lacking: cases that the main metric scores, and that have no value of this one (`Metric.lacks`).
     """
 
@@ -75,6 +86,8 @@ class MetricReading:
     @property
     def words(self) -> str:
         """ "12.3 (WT 10.1 of 5, TC 14.5 of 4; only one of the two is empty: TC 1)"."""
+        if not self.targets:
+            return self.format_value(self.mean)
         parts = ", ".join(f"{name} {self.format_value(mean)} of {self.n[name]}" for name, mean in self.targets.items())
         lacks = ", ".join(f"{name} {count}" for name, count in self.lacking.items() if count)
         return f"{self.format_value(self.mean)} ({parts}{f'; {self.metric.lacks}: {lacks}' if lacks else ''})"
@@ -99,6 +112,8 @@ class ScoreReader:
     target: ClassVar[str] = "target"
     plural: ClassVar[str] = "targets"
     higher_is_better: ClassVar[bool] = True
+    no_score: ClassVar[str] = "-"
+    """What a line of words says of scores without a value of the main metric."""
 
     @property
     def title(self) -> str:
@@ -144,6 +159,10 @@ class ScoreReader:
             found.append(MetricReading(name, scores.mean_score(name), means, counts, lacking))
         return tuple(found)
 
+    def read_briefly(self, scores: SplitScores) -> tuple[MetricReading, ...]:
+        """Those of `read_others` that go into a line of words."""
+        return self.read_others(scores)
+
     def other_tables(self, scores: SplitScores) -> tuple[ScoreTable, ...]:
         """What the means of the other metrics are made of, a table each."""
         made = []
@@ -163,6 +182,10 @@ class ScoreReader:
             head = (self.target, "n", "mean", "SD", f"left out: {one.metric.lacks}", "failed")
             made.append(ScoreTable(f"{one.metric.title} by {self.target} over all test cases", head, rows))
         return tuple(made)
+
+    def draw_curves(self, scores: SplitScores) -> tuple[ScoreCurve, ...]:
+        """What else of the test cases is drawn."""
+        return ()
 
     def rank_score(self, score: float) -> float:
         """Larger for the better of two models."""
@@ -233,15 +256,30 @@ class Task(Settings):
     """The form of experiment files with which the task came (`messages.forms`); 0.1 knew segmentation alone."""
     losses: ClassVar[tuple[str, ...]]
     """Words that `training.loss` may have."""
+    truth: ClassVar[Literal["map", "table"]] = "map"
+    """What each case has beside its images: a label map, or a value in a table. With a value the net sees whole images,
+    brought to `preprocessing.size`, and gives one answer for each."""
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Section → key → what a file of this task means where it says nothing, instead of the section's own default."""
     rows: ClassVar[type[TaskRows]]
     reader_type: ClassVar[type[ScoreReader]]
 
     @classmethod
-    def choose_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-        """`defaults` of a file that says this under `[task]`."""
+    def choose_defaults(cls, content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """`defaults` of a file with this content, a table a section, not yet checked."""
         return cls.defaults
+
+    @classmethod
+    def defaults_for_wholes(cls, content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """Of a net that sees whole images: `preprocessing.size` is what other tasks call a patch. The first loss, all
+        metrics, the model that is best by the main one."""
+        section = content.get("preprocessing")
+        size = section.get("size") if isinstance(section, dict) else None
+        own = cls.reader_type
+        return {
+            "training": {"loss": cls.losses[0]} | ({} if size is None else {"patch": size}),
+            "evaluation": {"metrics": list(own.metrics), "select_by": select_word(own.metric)},
+        }
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -264,11 +302,32 @@ class Task(Settings):
         """How its scores read."""
         return self.reader_type(self.targets)
 
-    def find_misfit(self, *, loss: str, metrics: Sequence[str], select_by: str) -> str | None:
+    def encode_value(self, words: Sequence[str]) -> tuple[float, ...]:
+        """A case's value in the table, as numbers that the net is trained towards.
+
+        Args:
+            words: what stands in the table, in the words of experiments.
+
+        Raises:
+            ValueError: none of this task; says what stands there, and what could.
+        """
+        raise NotImplementedError
+
+    def invent_word(self, number: int) -> str:
+        """What a table could say of an invented case."""
+        return self.targets[number % len(self.targets)]
+
+    def list_lacking(self, words: Collection[str]) -> tuple[str, ...]:
+        """Which of its classes no case has, of a site whose table says these words."""
+        return ()
+
+    def find_misfit(self, *, loss: LossTable, metrics: Sequence[str], select_by: str) -> str | None:
         """Why another section of the file does not go with the task; None where all do."""
         own = self.reader_type
-        if loss not in self.losses:
-            return f"training.loss: {self.kind} has {_quote_words(self.losses)}, not {loss!r}"
+        if loss.name not in self.losses:
+            return f"training.loss: {self.kind} has {_quote_words(self.losses)}, not {loss.name!r}"
+        if strange := sorted(loss.said - self.arguments_of(loss.name)):
+            return f"training.loss: {loss.name} takes no {strange[0]}"
         if strange := [name for name in metrics if name not in own.metrics]:
             return f"evaluation.metrics: {self.kind} has {_quote_words(own.metrics)}, not {strange[0]!r}"
         if select_by not in (select_word(own.metric), "last"):
@@ -280,6 +339,10 @@ class Task(Settings):
         """How the net's outputs are read, and so how those of several nets are combined: as probabilities, by a sigmoid
         each or by a softmax over those that exclude each other; or plainly, as numbers."""
         return "plain"
+
+    def arguments_of(self, loss: str) -> frozenset[str]:
+        """What a table under `training.loss` may say beside the name of a loss."""
+        return frozenset()
 
     def describe_outputs(self) -> dict[str, Any]:
         """What a user of the exported model needs to read its outputs, as plain types."""

@@ -31,6 +31,19 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "dice": Metric("Dice", most=1.0, nothing_found=True, headline=True),
+    "auc": Metric("AUC", most=1.0, lacks="cases of one kind only"),
+    "accuracy": Metric("accuracy", most=1.0),
+    "balanced-accuracy": Metric("balanced accuracy", most=1.0),
+    "sensitivity": Metric("sensitivity", most=1.0),
+    "specificity": Metric("specificity", most=1.0),
+    "kappa": Metric("quadratic weighted kappa"),
+    "brier": Metric("Brier score", most=1.0),
+    "ece": Metric("expected calibration error", most=1.0, short="ECE"),
+    "absolute-error": Metric("mean absolute error", headline=True, digits=2),
+    "rmse": Metric("root mean squared error", short="RMSE", digits=2),
+    "r2": Metric("R²"),
+    "above": Metric("above the centre"),
+    "below": Metric("below the centre"),
     "hd95": Metric("95 % Hausdorff distance (mm)", short="HD95 (mm)", digits=1, lacks="only one of the two is empty"),
 }
 """A name means the same in each task that has it."""

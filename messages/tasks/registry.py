@@ -13,10 +13,13 @@ from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
 
 from messages.tasks.base import ScoreReader, Task, TaskRows, UnknownReader, select_word
+from messages.tasks.classification import ClassificationTask
+from messages.tasks.losses import LossTable
+from messages.tasks.regression import RegressionTask
 from messages.tasks.segmentation import SegmentationTask
 
 TASKS: dict[str, type[Task]] = Task.kinds
-TASKS |= {"segmentation": SegmentationTask}
+TASKS |= {"segmentation": SegmentationTask, "classification": ClassificationTask, "regression": RegressionTask}
 """By `task.kind`. A new task is a line here and one in `site_agent.training.tasks.registry`, beside its two files."""
 
 UNKNOWN = UnknownReader()
@@ -34,7 +37,7 @@ def with_defaults(content: Any) -> Any:
     kind = task.get("kind") if isinstance(task, dict) else None
     defaults: Mapping[str, Mapping[str, Any]] = {}
     if isinstance(task, dict) and isinstance(kind, str) and kind in TASKS:
-        defaults = TASKS[kind].choose_defaults(task)
+        defaults = TASKS[kind].choose_defaults(content)
     for section, keys in defaults.items():
         said = content.get(section, {})
         if isinstance(said, dict):
@@ -63,13 +66,18 @@ def _read_rows(value: Any) -> Any:
     return chosen.rows.model_validate(value)
 
 
-def _word_of(words: Callable[[], Sequence[str]]) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        if not isinstance(value, str) or value not in words():
-            raise PydanticKnownError("literal_error", {"expected": _join_with_or(words())})
-        return value
+def _read_loss(value: Any) -> Any:
+    return LossTable.model_validate(value) if isinstance(value, dict) else _check_word(value, known_losses())
 
-    return BeforeValidator(check)
+
+def _word_of(words: Callable[[], Sequence[str]]) -> BeforeValidator:
+    return BeforeValidator(lambda value: _check_word(value, words()))
+
+
+def _check_word(value: Any, words: Sequence[str]) -> Any:
+    if not isinstance(value, LossTable) and (not isinstance(value, str) or value not in words):
+        raise PydanticKnownError("literal_error", {"expected": _join_with_or(words)})
+    return value
 
 
 def _join_with_or(words: Sequence[str]) -> str:
@@ -102,6 +110,6 @@ def _not_longer_than_known(value: Any) -> Any:
 
 AnyTask = SerializeAsAny[Annotated[Task, BeforeValidator(_read_task)]]
 AnyRows = SerializeAsAny[Annotated[TaskRows, BeforeValidator(_read_rows)]]
-LossWord = Annotated[str, _word_of(known_losses)]
+AnyLoss = Annotated[str | LossTable, BeforeValidator(_read_loss)]
 MetricWords = Annotated[tuple[Annotated[str, _word_of(known_metrics)], ...], BeforeValidator(_not_longer_than_known)]
 SelectionWord = Annotated[str, _word_of(_known_selections)]

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from messages.ground.strictness import StrictModel, at_most
 from messages.scores import MOST_TARGETS, ScoreSums, SplitScores, Target, sum_scores
 from messages.tasks.base import Concept, Reading, ScoreReader, ScoreTable, Split, Task, TaskRows
+from messages.tasks.losses import LossTable
 
 
 class RegionRow(StrictModel):
@@ -134,9 +135,9 @@ class SegmentationTask(Task):
     reader_type: ClassVar[type[ScoreReader]] = SegmentationReader
 
     @classmethod
-    def choose_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    def choose_defaults(cls, content: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
         """The loss follows the activation; 0.1 refused softmax without a word on the loss, so no digest changes."""
-        return {"training": {"loss": "dice+ce"}} if said.get("activation") == "softmax" else cls.defaults
+        return {"training": {"loss": "dice+ce"}} if content["task"].get("activation") == "softmax" else cls.defaults
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -162,11 +163,11 @@ class SegmentationTask(Task):
             raise ValueError('regions that overlap need activation = "sigmoid"')
         return self
 
-    def find_misfit(self, *, loss: str, metrics: Sequence[str], select_by: str) -> str | None:
+    def find_misfit(self, *, loss: LossTable, metrics: Sequence[str], select_by: str) -> str | None:
         """The loss goes with the activation."""
-        if loss == "dice+bce" and self.activation == "softmax":
+        if loss.name == "dice+bce" and self.activation == "softmax":
             return 'training.loss: "dice+bce" goes with sigmoid, "dice+ce" with softmax'
-        if loss == "dice+ce" and self.activation == "sigmoid":
+        if loss.name == "dice+ce" and self.activation == "sigmoid":
             return 'training.loss: "dice+ce" goes with softmax, "dice+bce" with sigmoid'
         return super().find_misfit(loss=loss, metrics=metrics, select_by=select_by)
 

@@ -12,13 +12,14 @@ from messages.ground.settings import secret_beside
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.config import DicomDataset, DicomWebSource, DimseSource, FolderSource, Labels, Query
 
-SOURCES = ("brats", "decathlon", "dicom", "dimse", "dicomweb")
+FOLDERS = ("brats", "decathlon", "table")
+SOURCES = (*FOLDERS, "dicom", "dimse", "dicomweb")
 
 
 def _kind_tag(value: Any) -> str | None:
     """The tag stands in brackets: `messages.ground.settings` leaves such a part out of a mistake's key."""
     source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
-    if source in ("brats", "decathlon"):
+    if source in FOLDERS:
         return "[nifti]"
     return f"[{source}]" if source in SOURCES else None
 
@@ -63,7 +64,7 @@ def concepts_of(config: DatasetConfig | DicomDataset) -> set[str]:
     """The concepts that a data set's labels name; empty where its folder cannot tell."""
     if not isinstance(config, DatasetConfig):
         return set(config.labels.names)
-    if config.labels:
+    if config.labels or config.table is not None:
         return set(config.labels.values())
     from site_agent.datasets.layouts import labels_of  # nibabel only where a folder has to be read
 

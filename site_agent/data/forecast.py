@@ -6,6 +6,7 @@ from DICOM nothing: its archive is not asked for a check.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 import structlog
@@ -15,6 +16,7 @@ from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.config import DatasetConfig
+from site_agent.datasets.filenames import is_picture
 from site_agent.datasets.layouts import Candidate, Layout, find_cases
 from site_agent.dicom.config import DicomDataset
 
@@ -38,13 +40,18 @@ def foresee_trouble(
         if not fitting:
             return False, Reason.MISSING_CHANNEL
         grids = [grid for one in islice(fitting, LOOKED_AT) if (grid := _grid_of(one, experiment)) is not None]
-        patch = sorted(experiment.training.patch)
+        patch = () if experiment.preprocessing.size is not None else sorted(experiment.training.patch)
         # Whichever way an image lies: sorted edges are the kindest comparison.
-        if grids and all(any(edge < width for edge, width in zip(sorted(grid), patch, strict=True)) for grid in grids):
+        if grids and all(_is_smaller(sorted(grid), patch) for grid in grids):
             return True, Reason.PATCH_TOO_LARGE
     if experiment.training.precision == "amp" and not has_gpu:
         return True, Reason.AMP_WITHOUT_GPU
     return True, None
+
+
+def _is_smaller(grid: Sequence[int], patch: Sequence[int]) -> bool:
+    """Whether some edge is; of a patch in 2D, of the image's largest two."""
+    return any(edge < width for edge, width in zip(grid[len(grid) - len(patch) :], patch, strict=True))
 
 
 def _has_channels(candidate: Candidate, layout: Layout, experiment: Experiment) -> bool:
@@ -56,9 +63,11 @@ def _grid_of(candidate: Candidate, experiment: Experiment) -> tuple[int, ...] | 
     """Edges of the net's grid over a whole image, in voxels; None where the header is not one of an image."""
     from site_agent.datasets.look import judge_geometry, resampled_shape  # nibabel only where a folder has to be read
     from site_agent.datasets.nifti import read_grid
+    from site_agent.datasets.tables.pictures import read_picture_grid
 
     try:
-        shape, affine = read_grid(next(iter(candidate.images.values())))
+        path = next(iter(candidate.images.values()))
+        shape, affine = read_picture_grid(path) if is_picture(path.name) else read_grid(path)
         judge_geometry(affine, shape[:3])
     except CaseError as error:  # it is told, and left out, when data are prepared
         log.info("a header cannot be read for a forecast", reason=error.reason)

@@ -22,7 +22,7 @@ from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.data.lists import ListBoard
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.filenames import nifti_stem
+from site_agent.datasets.filenames import is_picture, nifti_stem
 from site_agent.datasets.layouts import list_entries
 from site_agent.datasets.opening import is_folder
 from site_agent.dicom.config import DicomDataset
@@ -62,20 +62,21 @@ def look_at(config: DatasetConfig) -> Look:
 
 
 def _counted_files(config: DatasetConfig) -> Iterator[Path]:
-    """The files that decide what is trained on: images and labels, dataset.json, the list of the withdrawn."""
-    yield from _image_files(config.path, DEEPEST)
-    for path in (config.path / "dataset.json", config.withdrawn):
+    """The files that decide what is trained on: images and labels, dataset.json or table, the list of the withdrawn."""
+    yield from _image_files(config.path, DEEPEST, pictures=config.table is not None)
+    table = None if config.table is None else config.path / config.table.file
+    for path in (config.path / "dataset.json", config.withdrawn, table):
         if path is not None and os.path.lexists(path):
             yield path
 
 
-def _image_files(folder: Path, deep: int) -> Iterator[Path]:
+def _image_files(folder: Path, deep: int, pictures: bool) -> Iterator[Path]:
     for entry in list_entries(folder):
-        if nifti_stem(entry.name) is not None:
+        if nifti_stem(entry.name) is not None or (pictures and is_picture(entry.name)):
             yield Path(entry.path)
         elif deep and is_folder(entry):
             try:
-                yield from _image_files(Path(entry.path), deep - 1)
+                yield from _image_files(Path(entry.path), deep - 1, pictures)
             except DataError:
                 yield Path(entry.path)  # one folder that cannot be entered: seen as such, now and later
 

@@ -6,8 +6,8 @@ What comes from DICOM is prepared first, as a training process would.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from site_agent.datasets.layouts import Layout
 
 
+MOST_CLASSES = 32
+"""Words of a table that are counted apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stock:
     """One data set.
@@ -34,6 +38,7 @@ class Stock:
         consent: what became of the list of the withdrawn; None where there is none. remarks: what else is worth a line
             (`datasets.remarks`); they stay at the site, too.
         volumes: of each concept, over the cases that are used; empty unless they were asked for.
+        classes: what a table says → how many of the cases that are used, the most frequent ones first.
     """
 
     found: int
@@ -46,6 +51,7 @@ class Stock:
     consent: Consent | None = None
     remarks: tuple[str, ...] = ()
     volumes: tuple[ConceptVolume, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 def take_stock_of(
@@ -132,12 +138,19 @@ def take_stock(
     from site_agent.datasets import layouts, source  # nibabel: not for the agent's event loop
 
     layout = layouts.find_cases(config)
+    encode = layout.any_value
     if experiment is None:
         channels, concepts = own or common_channels(layout), set(layout.labels.values())
     else:
         channels, concepts = experiment.task.channels, set(experiment.task.concepts)
+        encode = experiment.task.encode_value if experiment.task.truth == "table" else None
     preprocessing = None if experiment is None else experiment.preprocessing
-    survey = source.survey_cases(config, channels, concepts, progress, cache, vault, preprocessing=preprocessing)
+    survey = source.survey_cases(
+        config, channels, concepts, progress, cache, vault, preprocessing=preprocessing, encode=encode
+    )
+    used = {case.key for case in survey.cases}
+    told = Counter(one for lying in layout.candidates if lying.key in used for one in layout.classes_of(lying))
+    lacking = () if experiment is None or encode is None else experiment.task.list_lacking(told)
     return Stock(
         found=survey.found,
         used=len(survey.cases),
@@ -146,8 +159,12 @@ def take_stock(
         channels=tuple(channels),
         concepts=tuple(sorted(concepts)),
         consent=survey.consent,
-        remarks=tuple(show_name(remark) for remark in survey.remarks),
-        volumes=measure_volumes(survey.cases, config, vault) if measure else (),
+        remarks=(
+            *(show_name(remark) for remark in survey.remarks),
+            *(f"no case is {name}: metrics of that class have no value here" for name in lacking),
+        ),
+        volumes=measure_volumes(survey.cases, config, vault) if measure and encode is None else (),
+        classes=dict(told.most_common(MOST_CLASSES)) if encode is not None else {},
     )
 
 

@@ -50,8 +50,8 @@ def _find_consent(name: str, config: DatasetConfig | DicomDataset, state: Path) 
     if not isinstance(config, DatasetConfig):
         return recall_consent(state, name, config)
     listed = WithdrawnList.read_list(config.withdrawn)
-    names = [candidate.key for candidate in find_cases(config).candidates]
-    return compare_list(listed, ((name, config.patient_of(name)) for name in names))
+    layout = find_cases(config)
+    return compare_list(listed, [(one.key, layout.patient_of(one, config)) for one in layout.candidates])
 
 
 class ListBoard:

@@ -80,7 +80,7 @@ def draw_any_sheets(
         return preview.draw_sheets(name, config, state, progress)
     layout = layouts.find_cases(config)
     channels, concepts = common_channels(layout), sorted(set(layout.labels.values()))
-    survey = source.survey_cases(config, channels, set(concepts), progress)
+    survey = source.survey_cases(config, channels, set(concepts), progress, encode=layout.any_value)
     if not survey.cases:
         what = f"has no usable case out of {survey.found}"
         raise DataError(what, where=f"datasets.{name}", advice="`konsil site datasets` says why")
@@ -100,17 +100,20 @@ def _show_nifti(config: DatasetConfig, key: str) -> CaseShown | None:
     candidate = next((one for one in layout.candidates if one.key == key), None)
     if candidate is None:
         return None
-    patient = config.patient_of(key)
+    patient = layout.patient_of(candidate, config)
     roles = {**candidate.images, **({} if candidate.label is None else {"label": candidate.label})}
     files = tuple(f"{role}: {show_name(str(path))}" for role, path in roles.items())
     channels = common_channels(layout)
     try:
-        case = assemble_case(candidate, patient, channels, layout)
+        case = assemble_case(candidate, patient, channels, layout, layout.any_value)
         loaded = source.load_case(case, config)
     except CaseError as error:
         return CaseShown(key, patient, f"left out: {error} ({error.reason})", (), files)
-    means = ", ".join(f"{value} = {concept}" for value, concept in sorted(layout.labels.items()))
-    return _describe_case(key, patient, (f"the label's integers: {means}",), files, channels, loaded)
+    why = f"the table says: {', '.join(layout.classes_of(candidate))}"
+    if layout.any_value is None:
+        means = ", ".join(f"{value} = {concept}" for value, concept in sorted(layout.labels.items()))
+        why = f"the label's integers: {means}"
+    return _describe_case(key, patient, (show_name(why),), files, channels, loaded)
 
 
 def _show_dicom(name: str, config: DicomDataset, state: Path, key: str) -> CaseShown | None:

@@ -13,10 +13,12 @@ from messages.reasons import Reason
 from site_agent.datasets import look
 from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.description import MOST_LABEL
-from site_agent.datasets.filenames import LABEL
+from site_agent.datasets.filenames import LABEL, is_picture
 from site_agent.datasets.layouts import Candidate, Layout
 from site_agent.datasets.nifti import AGREE, SAME_MM, NiftiFile, read_nifti, require_room
 from site_agent.datasets.opening import show_name
+from site_agent.datasets.tables.pictures import read_picture
+from site_agent.datasets.tables.rows import EncodeValue, encode_row
 from site_agent.datasets.vault import Vault
 
 
@@ -28,24 +30,27 @@ class Case:
         key: the case's name on disk (folder or file stem). Never leaves the site.
         patient: what all time points of one patient share. Never leaves the site.
         images: a path per requested channel; the same path repeated for a 4-D file.
-        label: path of the label map.
+        label: path of the label map; None where the table alone says what the case is.
         volumes: for 4-D files, which volume of `images[i]` is channel i; empty for 3-D files.
         rivals: (one of these paths, another that has the same role): they have to hold the same.
         kin: every patient that has an image in common with this one, itself included; empty where none has.
+        truth: what the table says of it, as numbers that the net is trained towards; empty where a label map does.
     """
 
     key: str
     patient: str
     images: tuple[Path, ...]
-    label: Path
+    label: Path | None
     volumes: tuple[int, ...] = ()
     rivals: tuple[tuple[Path, Path], ...] = ()
     kin: tuple[str, ...] = ()
+    truth: tuple[float, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that decides what the case is."""
-        return (*dict.fromkeys(self.images), self.label, *(other for _, other in self.rivals))
+        labels = () if self.label is None else (self.label,)
+        return (*dict.fromkeys(self.images), *labels, *(other for _, other in self.rivals))
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,23 @@ class LoadedCase:
     affine: npt.NDArray[np.float64]
 
 
-def assemble_case(candidate: Candidate, patient: str, channels: Sequence[str], layout: Layout) -> Case:
-    """Pick the files of the channels that the experiment wants; CaseError where one is missing."""
+def assemble_case(
+    candidate: Candidate, patient: str, channels: Sequence[str], layout: Layout, encode: EncodeValue | None = None
+) -> Case:
+    """Pick the files of the channels that the experiment wants; CaseError where one is missing.
+
+    Args:
+        encode: makes a case's truth of what the table says; None: a label map is wanted.
+    """
     where = candidate.key
     if candidate.unreadable:
         raise CaseError(Reason.UNREADABLE, candidate.unreadable, where=where)
     if not candidate.images:
         raise _lacking(Reason.NO_IMAGE, "there is no image", candidate, layout)
-    if candidate.label is None:
+    truth: tuple[float, ...] = ()
+    if encode is not None:
+        truth = encode_row(candidate.words, layout.table, encode, where)
+    elif candidate.label is None:
         raise _lacking(Reason.NO_LABEL, "there is an image and no label", candidate, layout)
     absent = [
         name for name in channels if name not in (layout.channels if layout.four_dimensional else candidate.images)
@@ -82,14 +96,16 @@ def assemble_case(candidate: Candidate, patient: str, channels: Sequence[str], l
     if absent:
         raise _lacking(Reason.MISSING_CHANNEL, f"no file for {', '.join(absent)}", candidate, layout)
     roles = ("",) * len(channels) if layout.four_dimensional else tuple(channels)
-    chosen = {role: candidate.images[role] for role in roles} | {LABEL: candidate.label}
+    label = candidate.label if encode is None else None
+    chosen = {role: candidate.images[role] for role in roles} | ({} if label is None else {LABEL: label})
     return Case(
         key=candidate.key,
         patient=patient,
         images=tuple(candidate.images[role] for role in roles),
-        label=candidate.label,
+        label=label,
         volumes=tuple(layout.channels.index(name) for name in channels) if layout.four_dimensional else (),
         rivals=tuple((chosen[role], other) for role, other in candidate.rivals if role in chosen),
+        truth=truth,
     )
 
 
@@ -118,13 +134,16 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
     """
     with hold_faults(case.key):
         rivals = _Rivals(case, vault)
-        lying = rivals.read_file(case.label, Reason.SEVERAL_LABELS)
+        lying = rivals.read_file(case.label or case.images[0], Reason.SEVERAL_LABELS)
         if len(lying.shape) != 3:
-            what = f"the label map has {len(lying.shape)} axes, not 3"
+            what = f"the {'image' if case.label is None else 'label map'} has {len(lying.shape)} axes, not 3"
             raise CaseError(Reason.SHAPE_MISMATCH, what, where=lying.name)
         look.judge_geometry(lying.affine, lying.shape, lying.name)
         require_room(lying.shape, np.dtype((np.float32, (len(case.images),))), lying.name)
-        label, concepts = _map_labels(lying, labels, ignored)
+        if case.label is None:
+            label, concepts = _no_labels(lying)
+        else:
+            label, concepts = _map_labels(lying, labels, ignored)
         image = np.empty((len(case.images), *lying.shape), dtype=np.float32)
         for path in dict.fromkeys(case.images):
             file = rivals.read_file(path, Reason.AMBIGUOUS_SERIES, lying.shape)
@@ -141,7 +160,7 @@ def _require_grid(case: Case, file: NiftiFile, label: NiftiFile) -> None:
     """Raise CaseError where an image does not lie on its label's grid."""
     axes = 4 if case.volumes and len(file.shape) == 4 else 3
     if len(file.shape) != axes or file.shape[:3] != label.shape:
-        what = f"shape {file.shape}, the label's is {label.shape}"
+        what = f"shape {file.shape}, the {'first image' if case.label is None else 'label'}'s is {label.shape}"
         raise CaseError(Reason.SHAPE_MISMATCH, what, where=file.name)
     held = file.shape[3] if axes == 4 else 1
     if case.volumes and max(case.volumes) >= held:
@@ -173,7 +192,7 @@ class _Rivals:
         """
         others = [other for chosen, other in self._case.rivals if chosen == path]
         if not others:
-            return read_nifti(path, self._vault, grid)
+            return read_picture(path, grid) if is_picture(path.name) else read_nifti(path, self._vault, grid)
         try:
             file = read_nifti(path, self._vault)
             differ = not all(file.holds_same(read_nifti(other, self._vault)) for other in others)
@@ -186,6 +205,10 @@ class _Rivals:
             advice = 'Leave one out, or say in site.toml which one counts: names = { label = ["ENDING"] }'
             raise CaseError(reason, f"there is {named} too, and it differs{problem}", where=path.name, advice=advice)
         return file
+
+
+def _no_labels(file: NiftiFile) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    return np.zeros(file.shape, dtype=np.uint8), ()
 
 
 def _map_labels(

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from messages.ground.settings import Settings
 from messages.tasks.base import Concept
+from site_agent.datasets.tables.config import TableColumns
 
 MOST_CONCEPTS = 255
 """A label map has a byte for each voxel."""
@@ -19,25 +20,28 @@ class DatasetConfig(Settings):
     """One data set.
 
     Attributes:
-        source: layout on disk; `brats`: a folder a case, a file a modality; `decathlon`: imagesTr and labelsTr.
+        source: layout on disk; `brats`: a folder a case, a file a modality; `decathlon`: imagesTr and labelsTr;
+            `table`: a CSV file with a line a case, beside NIfTI, PNG or JPEG files.
         path: the data set's folder.
         labels: this data set's integers → concepts, such as {1: "NCR", 2: "ED", 3: "ET"}. Integers that are
             not named here are refused, 0 is background. Empty with `decathlon`: from dataset.json.
-        channels: decathlon only: names of the images' modalities in order, where dataset.json is missing or
-            names them otherwise than the experiments do.
+        channels: names of the images' modalities in order; decathlon: where dataset.json is missing or names them
+            otherwise than the experiments do; table: one for each of its columns of images.
         patient_id: regular expression with one group that finds the patient in a case's name, so that all
             time points of a patient stay in one split. Default: by the layout's own naming.
         names: how files are named where the built-in endings do not fit: "label", a channel, or "ignore" → endings,
             such as {"label": ["tumor_mask"]}. They take the place of the built-in ones of that role (`filenames`).
+        table: what the columns of the table are; `table` only.
         withdrawn: file with one patient or case a line that must not be used; "#" starts a comment.
     """
 
-    source: Literal["brats", "decathlon"]
+    source: Literal["brats", "decathlon", "table"]
     path: Path
     labels: dict[int, Concept] = Field(default_factory=dict)
     channels: tuple[str, ...] | None = None
     names: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude_if=lambda value: not value)
     patient_id: str | None = None
+    table: TableColumns | None = Field(None, exclude_if=lambda value: value is None)
     withdrawn: Path | None = None
 
     @model_validator(mode="after")
@@ -45,6 +49,7 @@ class DatasetConfig(Settings):
         wrong = [value for value in self.labels if not 1 <= value <= 65535]
         if wrong:
             raise ValueError(f"labels: {wrong[0]} is not allowed; integers from 1 to 65535 (0 is background)")
+        self._check_table()
         if self.source == "brats" and not self.labels:
             raise ValueError('labels: name what each integer means, for example { 1 = "NCR", 2 = "ED", 3 = "ET" }')
         if len(set(self.labels.values())) > MOST_CONCEPTS:
@@ -60,6 +65,18 @@ class DatasetConfig(Settings):
             if pattern.groups != 1:
                 raise ValueError(f"patient_id has {pattern.groups} groups; exactly one finds the patient")
         return self
+
+    def _check_table(self) -> None:
+        if (self.source == "table") != (self.table is not None):
+            raise ValueError('table: source = "table" has a section with its columns, and no other source has one')
+        if self.table is None:
+            return
+        if self.channels is None or len(self.channels) != len(self.table.images):
+            raise ValueError("channels: name a modality for each of table.images")
+        if bool(self.labels) != (self.table.mask is not None):
+            raise ValueError('labels: with table.mask they say what its integers mean, such as { 1 = "lesion" }')
+        if self.names:
+            raise ValueError('names: source = "table" has none')
 
     def _check_names(self) -> None:
         endings = [ending.lower() for several in self.names.values() for ending in several]

@@ -30,6 +30,11 @@ def nifti_stem(name: str) -> str | None:
     return _SUFFIX.sub("", name) if _SUFFIX.search(name) else None
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture (PNG, JPEG) by the end of its name."""
+    return name.lower().endswith((".png", ".jpg", ".jpeg"))
+
+
 def split_channel(stem: str) -> tuple[str, int] | None:
     """A raw file's case and number of channel; None where the name has no number."""
     found = _CHANNEL.fullmatch(stem)

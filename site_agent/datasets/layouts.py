@@ -1,5 +1,7 @@
 """How folders are laid out: BraTS (a folder a case), Medical Segmentation Decathlon and nnU-Net (imagesTr, labelsTr).
 
+A table beside the images lays them out, too: a line a case (`tables`).
+
 Finds files and pairs them; opens none of them but dataset.json. BraTS and the endings of files: `filenames`. Decathlon:
 Simpson et al. 2019, arXiv 1902.09063, a 4-D file a case. nnU-Net's raw layout (documentation/dataset_format.md): a file
 a channel, NAME_0000.nii.gz.
@@ -11,12 +13,15 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
 from messages.ground.errors import DataError
 from site_agent.datasets.config import MOST_CONCEPTS, DatasetConfig
 from site_agent.datasets.description import DescribedLabels, Description, read_description
 from site_agent.datasets.filenames import LABEL, FileRoles, FoundFiles, nifti_stem, split_channel
 from site_agent.datasets.opening import is_folder, show_name
+from site_agent.datasets.tables.config import TableColumns
+from site_agent.datasets.tables.rows import EncodeValue, read_rows
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 MOST_FOLDERS = 20
@@ -32,6 +37,7 @@ class Candidate:
         unreadable: why the case's own folder cannot be looked into.
         rivals: further files of a role (channel, or "label"): one name too many, unless they hold the same.
         unrecognised: the name of a NIfTI file of which nothing says what it is.
+        patient: where a table says it. words: what a table says of the case, as the site writes it.
     """
 
     key: str
@@ -40,6 +46,8 @@ class Candidate:
     unreadable: str = ""
     rivals: tuple[tuple[str, Path], ...] = ()
     unrecognised: str = ""
+    patient: str = ""
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,12 @@ class Layout:
     Attributes:
         candidates: by key, sorted.
         labels: integers → concepts, from the operator or from dataset.json.
-        channels: decathlon: the modalities' names in their order; else empty.
+        channels: decathlon, table: the modalities' names in their order; else empty.
         four_dimensional: one file holds all channels (a single channel may be 3-D all the same).
         ignored: the label's integer of what nobody annotated (nnU-Net).
         stray: names of NIfTI files beside the cases, which belong to none.
         unused: endings of the operator's (`names`) that no file has.
+        table: the columns of the table that says what the cases are.
     """
 
     candidates: tuple[Candidate, ...]
@@ -63,6 +72,26 @@ class Layout:
     ignored: int | None = None
     stray: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    table: TableColumns | None = None
+
+    def patient_of(self, candidate: Candidate, config: DatasetConfig) -> str:
+        """Whose case it is."""
+        return candidate.patient or config.patient_of(candidate.key)
+
+    @property
+    def any_value(self) -> EncodeValue | None:
+        """Takes whatever the table's words mean, for whom no experiment asks; None where a label map says what a case
+        is."""
+        return None if self.table is None or self.table.label is None else _take_any
+
+    def classes_of(self, candidate: Candidate) -> tuple[str, ...]:
+        """What the table says of a case, in the words of experiments."""
+        mapped = {} if self.table is None else self.table.classes
+        return tuple(mapped.get(word, word) for word in candidate.words)
+
+
+def _take_any(_words: Sequence[str]) -> tuple[float, ...]:
+    return (1.0,)
 
 
 def find_cases(config: DatasetConfig) -> Layout:
@@ -71,6 +100,8 @@ def find_cases(config: DatasetConfig) -> Layout:
     Raises:
         DataError: the folder is missing, may not be read, or holds no case.
     """
+    if config.table is not None:
+        return _find_rows(config, config.table)
     layout = _find_brats(config) if config.source == "brats" else _find_pairs(config)
     if not layout.candidates:
         lying = _name_stray(config.path)
@@ -95,7 +126,7 @@ def labels_of(config: DatasetConfig) -> dict[int, str]:
 
 def describe_labels(config: DatasetConfig) -> DescribedLabels:
     """What the labels' integers mean; raises as `labels_of`."""
-    if config.labels:
+    if config.labels or config.table is not None:
         return DescribedLabels(config.labels)
     labels = read_description(config.path).read_labels()
     if not labels.concepts:
@@ -199,6 +230,32 @@ def _find_pairs(config: DatasetConfig) -> Layout:
         candidates.append(Candidate(key, lying.chosen, label, "", tuple(lying.rivals), lying.unrecognised))
     layout = Layout(tuple(candidates), dict(described.concepts), channels, not raw, described.ignored)
     return replace(layout, unused=roles.unused)
+
+
+def _find_rows(config: DatasetConfig, table: TableColumns) -> Layout:
+    list_entries(config.path)  # says what is wrong with the data set's own folder first
+    channels = config.channels or ()
+    candidates = tuple(
+        Candidate(
+            row.key,
+            {name: path for name, path in zip(channels, row.images, strict=True) if _is_there(path)},
+            row.mask if _is_there(row.mask) else None,
+            patient=row.patient,
+            words=row.words,
+        )
+        for row in sorted(read_rows(config.path, table), key=lambda row: row.key)
+    )
+    if not candidates:
+        raise DataError(
+            "the table has no line that counts",
+            where=str(config.path / table.file),
+            advice="Look at table.only in site.toml",
+        )
+    return Layout(candidates, dict(config.labels), channels, table=table)
+
+
+def _is_there(path: Path | None) -> TypeGuard[Path]:
+    return path is not None and os.path.exists(path)
 
 
 def is_raw(images: Collection[str], labels: Collection[str], description: Description) -> bool:

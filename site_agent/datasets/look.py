@@ -63,13 +63,19 @@ def judge_values(image: FloatArray, name: str = "") -> None:
         raise CaseError(Reason.NOT_FINITE, what, where=name, advice="Set what is no tissue to 0, or export it again")
 
 
-def judge_preprocessing(image: FloatArray, affine: npt.NDArray[np.float64], settings: Preprocessing) -> None:
+def judge_preprocessing(
+    image: FloatArray, affine: npt.NDArray[np.float64], settings: Preprocessing, *, whole: bool = False
+) -> None:
     """Raise CaseError where what preprocessing would make is too large, without extent, or without contrast.
 
     Args:
-        image: (C, X, Y, Z), as the files have it.
+        image: (C, X, Y, Z), as the files have it. whole: a net sees it as a whole: in 2D it is one slice.
     """
     shape = (image.shape[1], image.shape[2], image.shape[3])
+    if settings.size is not None and len(settings.size) == 3 and shape[2] == 1:
+        raise CaseError(Reason.SHAPE_MISMATCH, "is one slice, and preprocessing.size has three numbers")
+    if settings.size is not None and len(settings.size) == 2 and whole and shape[2] > 1:
+        raise CaseError(Reason.SHAPE_MISMATCH, f"has {shape[2]} slices, and preprocessing.size has two numbers")
     box = foreground_box(image) if settings.crop == "foreground" else whole_box(shape)
     inside = image[(slice(None), *(slice(begin, end) for begin, end in box))]
     if settings.spacing_mm is not None:

@@ -22,10 +22,17 @@ from site_agent.datasets.cases import Case, LoadedCase, assemble_case, read_case
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.consent import Consent, WithdrawnList, compare_list
 from site_agent.datasets.remarks import remark_on_content, remark_on_files, remark_on_names, remark_on_parts
+from site_agent.datasets.tables.rows import EncodeValue
 from site_agent.datasets.twins import Content, digest_content, find_kin
 from site_agent.datasets.vault import Vault
 
 Visit = Callable[[Case, LoadedCase], None]
+
+
+class MissingConcept(DataError):
+    """The data set does not say what the task asks for; `messages.reasons.Reason.MISSING_CONCEPT`."""
+
+    reason = Reason.MISSING_CONCEPT
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ def survey_cases(
     *,
     preprocessing: Preprocessing | None = None,
     visit: Visit | None = None,
+    encode: EncodeValue | None = None,
 ) -> Survey:
     """Find and check every case of a data set, holding one case's voxels at a time.
 
@@ -77,21 +85,29 @@ def survey_cases(
         preprocessing: what is asked of the images next; what it would make nothing of is left out, too.
         visit: shown each case that was read and found usable, so that nobody reads it again. Those that `cache` knows
             are not read. It may raise CaseError.
+        encode: makes a case's truth of what a table says of it; None: a label map says what it is.
 
     Raises:
-        DataError: the folder or dataset.json cannot be read, holds no case, or its labels do not name each of
-            `concepts`; the list of the withdrawn cannot be read or is in doubt (`consent.ListUnclear`).
+        DataError: the folder, the table or dataset.json cannot be read, holds no case, or its labels do not name each
+            of `concepts`; the list of the withdrawn cannot be read or is in doubt (`consent.ListUnclear`).
+        MissingConcept: the labels do not name each of `concepts`, or no table says what the cases are.
     """
     layout = layouts.find_cases(config)
+    if encode is not None and (layout.table is None or layout.table.label is None):
+        raise MissingConcept(
+            "nothing says what each case is",
+            where=str(config.path),
+            advice='Describe the table beside the images: source = "table" and table.label in site.toml',
+        )
     missing = sorted(set(concepts) - set(layout.labels.values()))
     if missing:
-        raise DataError(
+        raise MissingConcept(
             f"the data set's labels do not name {', '.join(missing)}",
             where=str(config.path),
             advice=f"Map integers to these concepts under labels in site.toml (now: {_show_labels(layout.labels)})",
         )
     listed = WithdrawnList.read_list(config.withdrawn)
-    names = {candidate.key: config.patient_of(candidate.key) for candidate in layout.candidates}
+    names = {candidate.key: layout.patient_of(candidate, config) for candidate in layout.candidates}
     told = compare_list(listed, names.items())
     cases: list[Case] = []
     details: list[LeftOut] = []
@@ -102,9 +118,9 @@ def survey_cases(
             patient = names[candidate.key]
             try:
                 if listed.covers(candidate.key, patient):
-                    lost |= _digest_withdrawn(candidate, patient, channels, layout, vault)
+                    lost |= _digest_withdrawn(candidate, patient, channels, layout, vault, encode)
                     raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
-                case = assemble_case(candidate, patient, channels, layout)
+                case = assemble_case(candidate, patient, channels, layout, encode)
                 contents[case.key] = _judge_case(case, layout, verdicts, vault, preprocessing, visit)
                 cases.append(case)
             except CaseError as error:
@@ -125,10 +141,10 @@ def survey_cases(
         details=tuple(details),
         consent=told,
         remarks=(
-            *remark_on_names(config, list(names)),
+            *(remark_on_names(config, list(names)) if layout.table is None or layout.table.patient is None else ()),
             *remark_on_files(layout),
             *remark_on_parts(withdrawn, contents, names.__getitem__),
-            *remark_on_content(contents, names.__getitem__, layout.labels),
+            *remark_on_content(contents, names.__getitem__, layout.labels if encode is None else {}),
         ),
     )
 
@@ -159,11 +175,16 @@ def _digest_case(loaded: LoadedCase, vault: Vault | None) -> Content:
 
 
 def _digest_withdrawn(
-    candidate: layouts.Candidate, patient: str, channels: Sequence[str], layout: layouts.Layout, vault: Vault | None
+    candidate: layouts.Candidate,
+    patient: str,
+    channels: Sequence[str],
+    layout: layouts.Layout,
+    vault: Vault | None,
+    encode: EncodeValue | None,
 ) -> set[str]:
     """Digests of the images of somebody who has withdrawn, to leave out copies under other names; kept nowhere."""
     try:
-        case = assemble_case(candidate, patient, channels, layout)
+        case = assemble_case(candidate, patient, channels, layout, encode)
         return set(_digest_case(read_case(case, layout.labels, vault, layout.ignored), vault).images)
     except CaseError:  # it cannot be used, and nor can a copy of it
         return set()
@@ -187,7 +208,7 @@ def _judge_case(
         loaded = read_case(case, layout.labels, vault, layout.ignored)
         with hold_faults(case.key):
             if preprocessing is not None:
-                look.judge_preprocessing(loaded.image, loaded.affine, preprocessing)
+                look.judge_preprocessing(loaded.image, loaded.affine, preprocessing, whole=bool(case.truth))
             content = _digest_case(loaded, vault)
     except CaseError as error:
         verdicts.put_verdict(case.key, case.files, error.reason, error.what)
@@ -198,4 +219,4 @@ def _judge_case(
     return content
 
 
-__all__ = ["Case", "CaseError", "LeftOut", "LoadedCase", "Survey", "load_case", "survey_cases"]
+__all__ = ["Case", "CaseError", "LeftOut", "LoadedCase", "MissingConcept", "Survey", "load_case", "survey_cases"]

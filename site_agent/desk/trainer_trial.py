@@ -49,6 +49,8 @@ READY_WITHIN = 10.0
 SILENT_WITHIN = 300.0
 """Seconds without any word: the import of torch from a slow disk is the longest of them."""
 CASES = 2
+LABEL = "label of the case"
+"""The invented table's column; no channel is called so."""
 LARGEST = 2**28
 """Voxels of all channels of an invented case; a larger patch is not tried."""
 LOG = "preflight.trainer.log"
@@ -266,12 +268,13 @@ class _Trial:
 
     def _preparation(self) -> Prepare:
         limits = self._config.limits
-        dataset: dict[str, Any] = {
-            "source": "decathlon",
-            "path": str(self._folder / "data"),
-            "labels": {str(number): concept for number, concept in enumerate(self._shape.task.concepts, 1)},
-            "channels": list(self._shape.task.channels),
-        }
+        task = self._shape.task
+        dataset: dict[str, Any] = {"path": str(self._folder / "data"), "channels": list(task.channels)}
+        if task.truth == "table":
+            dataset |= {"source": "table", "table": {"images": list(task.channels), "label": LABEL}}
+        else:
+            labels = {str(number): concept for number, concept in enumerate(task.concepts, 1)}
+            dataset |= {"source": "decathlon", "labels": labels}
         return Prepare(
             experiment=self._shape.filled(),
             dataset=dataset,
@@ -314,23 +317,36 @@ class _Trial:
 
 
 def _write_cases(folder: Path, shape: Experiment) -> None:
-    """Noise in the Decathlon layout, on the experiment's own grid."""
+    """Noise on the experiment's own grid: in the Decathlon layout, or beside a table."""
     import nibabel as nib
     import numpy as np
 
+    def write(file: Path, voxels: Any) -> None:
+        made = nib.Nifti1Image(voxels, affine)
+        made.header.set_xyzt_units("mm")
+        nib.save(made, file)
+
     spacing = shape.preprocessing.spacing_mm or (1.0, 1.0, 1.0)
     affine = np.diag([*spacing, 1.0])
-    size, channels = shape.training.patch, len(shape.task.channels)
+    size, task = (*shape.training.patch, 1)[:3], shape.task
     drawn = np.random.default_rng(0)
+    if task.truth == "table":
+        folder.mkdir(parents=True)
+        lines = [[*task.channels, LABEL]]
+        for number in range(CASES):
+            names = [f"case{number}_{place}.nii" for place in range(len(task.channels))]
+            for name in names:
+                write(folder / name, drawn.normal(100.0, 20.0, size).astype(np.float32))
+            lines.append([*names, task.invent_word(number)])
+        (folder / "labels.csv").write_text("".join(",".join(line) + "\n" for line in lines), encoding="utf-8")
+        return
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
     for number in range(CASES):
-        image = drawn.normal(100.0, 20.0, (*size, channels)).astype(np.float32)
-        label = drawn.integers(0, len(shape.task.concepts) + 1, size).astype(np.uint8)
+        image = drawn.normal(100.0, 20.0, (*size, len(task.channels))).astype(np.float32)
+        label = drawn.integers(0, len(task.concepts) + 1, size).astype(np.uint8)
         for place, voxels in (("imagesTr", image), ("labelsTr", label)):
-            made = nib.Nifti1Image(voxels, affine)
-            made.header.set_xyzt_units("mm")
-            nib.save(made, folder / place / f"case{number}.nii")
+            write(folder / place / f"case{number}.nii", voxels)
 
 
 def _last_words(log: Path) -> str:

@@ -44,7 +44,7 @@ from site_agent.disk.room import Room
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.precision import choose_format
-from site_agent.training.cases.preprocess import prepare_case
+from site_agent.training.cases.preprocess import prepare_case, without_label
 from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.engine import blame_nan_loss, train_round
 from site_agent.training.files import kept_folder, open_model, strategy_folder, write_update
@@ -274,8 +274,10 @@ class TrainingSession:
                     _name_left_out(case.key, error.reason, str(error))
                     continue
                 self.splits[name].append(cached)
-                fingerprint.update(f"{name} {key}\n".encode())
+                said = f" {list(case.truth)}" if case.truth else ""
+                fingerprint.update(f"{name} {key}{said}\n".encode())
                 self._report_progress(0, "preparing", total + done, 2 * total)
+        self.learner.look_at_cases(self.splits["train"])
         # That nothing may be left to train on is for the agent to judge: it tells of it with these counts.
         cuda = self.device.type == "cuda"
         return Prepared(
@@ -308,6 +310,7 @@ class TrainingSession:
             vault=self._cases,
             preprocessing=self.experiment.preprocessing,
             visit=self._keep_case,
+            encode=task.encode_value if task.truth == "table" else None,
         )
 
     def _find_data(self, request: Prepare) -> tuple[DatasetConfig, Accounting | None]:
@@ -336,7 +339,7 @@ class TrainingSession:
                 self._keep_case(case, load_case(case, config, self._cases))
             key = self._keys[case.key]
             try:
-                return key, cache.fetch_case(self.cache_folder, key, show_name(case.key), self._arrays)
+                return key, cache.fetch_case(self.cache_folder, key, show_name(case.key), self._arrays, case.truth)
             except (OSError, EOFError, ValueError, LookupError, TypeError):  # what lies there is damaged
                 if last:
                     raise
@@ -352,6 +355,8 @@ class TrainingSession:
             key = cache.content_key(loaded.image, label, loaded.affine, settings, concepts, numbers)
             if not cache.holds_case(self.cache_folder, key, self._arrays):
                 prepared = prepare_case(loaded.image, label, loaded.affine, settings)
+                if case.truth:
+                    prepared = without_label(prepared)
                 self._room.require_room(cache.size_of(prepared), "preprocessed cases")
                 cache.store_case(self.cache_folder, key, prepared, self._arrays)
             self._keys[case.key] = key

@@ -272,6 +272,23 @@ ENSEMBLE = SEQUENTIAL.replace('kind = "sequential"\norder = "size"', 'kind = "en
 FROM_A_MODEL = EVERY_KEY.replace("[net]\n", f'[net]\nfrom = "sha256:{"0" * 64}"\n').replace(
     "kept-every-key", "kept-from-a-model"
 )
+WHOLE_IMAGES = (
+    EVERY_KEY.replace(
+        EVERY_KEY[EVERY_KEY.index("[task]") : EVERY_KEY.index("[data]")],
+        """[task]
+kind = "classification"
+channels = ["T1c", "T1", "FLAIR"]
+classes = ["low", "high"]
+labels = "ordinal"
+
+""",
+    )
+    .replace('normalise = "zscore"', 'normalise = "zscore"\nsize = [96, 64, 32]\nfit = "pad"')
+    .replace('loss = "dice+ce"', 'loss = { name = "focal", gamma = 1.5 }')
+    .replace('metrics = ["dice", "hd95"]', 'metrics = ["auc", "kappa"]')
+    .replace("kept-every-key", "kept-whole-images")
+)
+"""The keys that go with another task than `every-key` has."""
 
 FILES = {
     "minimal.toml": MINIMAL,
@@ -284,6 +301,7 @@ FILES = {
     "sequential.toml": SEQUENTIAL,
     "ensemble.toml": ENSEMBLE,
     "from-a-model.toml": FROM_A_MODEL,
+    "whole-images.toml": WHOLE_IMAGES,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -292,7 +310,7 @@ EITHER_OR = {"local_epochs"}
 
 def check_files() -> None:
     """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
-    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL)
+    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES)
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1

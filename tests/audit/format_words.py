@@ -22,6 +22,7 @@ from messages.kinds import KINDS, Body
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import ScoreSums, SplitScores
+from messages.tasks.histograms import bin_scores
 from messages.tensors.layout import Manifest, TensorSpec
 from messages.tensors.transfer import ChunkHeader, TransferKey, encode_chunk
 
@@ -46,6 +47,8 @@ FULL_SCORES = SplitScores(
     withheld=False,
     metrics={"dice": {"WT": REGION, "ET": ScoreSums()}, "hd95": {"WT": ScoreSums(n=1, sum=4.5, squares=20.25)}},
     rows=[{"WT": 0.5, "ET": None}, {"WT": 1.0}],
+    histograms={"WT": bin_scores([0.1, 0.5, 0.9], [False, True, True])},
+    confusion={"WT": {"WT": 2, "ET": 0}},
 )
 LITTLE_COUNTS = kinds.CaseCounts(found=0, used=0, train=0, validation=0, test=0)
 FULL_COUNTS = kinds.CaseCounts(

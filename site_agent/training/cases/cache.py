@@ -15,7 +15,8 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -47,6 +48,8 @@ class CachedCase(Protocol):
         name: the case's local name.
         image: float16 or float32 (C, x, y, z). label: uint8 (x, y, z). reference: uint8 (X, Y, Z).
         foreground: int32 (n,), flat indices into `label` of foreground voxels, evenly thinned to a bounded number.
+        truth: float32 (K,), what a table says of the case; empty where a label map does. Then label, reference and
+            foreground are empty.
     """
 
     @property
@@ -59,6 +62,8 @@ class CachedCase(Protocol):
     def reference(self) -> NDArray[np.uint8]: ...
     @property
     def foreground(self) -> NDArray[np.int32]: ...
+    @property
+    def truth(self) -> NDArray[np.float32]: ...
     @property
     def geometry(self) -> Geometry: ...
 
@@ -73,6 +78,7 @@ class MappedCase:
     reference: NDArray[np.uint8]
     foreground: NDArray[np.int32]
     geometry: Geometry
+    truth: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
 
 class _Opened:
@@ -109,6 +115,7 @@ class SealedCase:
     geometry: Geometry
     _place: Path
     _vault: Vault
+    truth: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     @property
     def image(self) -> NDArray[np.floating[Any]]:
@@ -197,8 +204,15 @@ def _save_array(path: Path, array: NDArray[Any], vault: Vault | None) -> None:
     path.with_name(path.name + SUFFIX).write_bytes(vault.seal(content.getbuffer()))
 
 
-def fetch_case(folder: Path, key: str, name: str, vault: Vault | None = None) -> CachedCase:
-    """Map a stored case; with a vault it is opened when it is read."""
+def fetch_case(
+    folder: Path, key: str, name: str, vault: Vault | None = None, truth: Sequence[float] = ()
+) -> CachedCase:
+    """Map a stored case; with a vault it is opened when it is read.
+
+    Args:
+        truth: what a table says of it; it is not stored with the images, which may have another one tomorrow.
+    """
+    value = np.asarray(truth, dtype=np.float32)
     where = place_of(folder, key, vault)
     plain = json.loads((where / "geometry.json").read_text())
     x, y, z = ((begin, end) for begin, end in plain["box"])
@@ -209,7 +223,7 @@ def fetch_case(folder: Path, key: str, name: str, vault: Vault | None = None) ->
         turn=_read_turn(plain.get("turn")),
     )
     if vault is not None:
-        return SealedCase(name, geometry, where, vault)
+        return SealedCase(name, geometry, where, vault, value)
 
     def mapped(what: str) -> NDArray[Any]:
         array: NDArray[Any] = np.load(where / f"{what}.npy", mmap_mode="r", allow_pickle=False)
@@ -222,6 +236,7 @@ def fetch_case(folder: Path, key: str, name: str, vault: Vault | None = None) ->
         reference=mapped("reference"),
         foreground=np.load(where / "foreground.npy", allow_pickle=False),
         geometry=geometry,
+        truth=value,
     )
 
 

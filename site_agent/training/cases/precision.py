@@ -31,7 +31,8 @@ def choose_format(image: NDArray[np.float32], settings: Preprocessing) -> Number
         image: (C, X, Y, Z), as the files have it.
     """
     if settings.normalise == "none":
-        exact = settings.spacing_mm is None and all(holds_exactly(channel) for channel in image)
+        resampled = settings.spacing_mm is not None or (settings.size is not None and settings.fit == "resize")
+        exact = not resampled and all(holds_exactly(channel) for channel in image)
     else:
         nonzero = settings.normalise == "zscore-nonzero"
         exact = all(_is_spread(channel[channel != 0] if nonzero else channel.ravel()) for channel in image)

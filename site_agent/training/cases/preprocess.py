@@ -1,14 +1,16 @@
 """From a native case to the net's input, and from the net's output back to the native grid.
 
-Order: orientation, crop, resampling, normalisation (as in nnU-Net, Isensee et al. 2021). The *native grid* is the
+Order: orientation, crop, resampling, normalisation (as in nnU-Net, Isensee et al. 2021). A size that is asked for is
+resampled to before normalisation, or cut and padded to after it. The *native grid* is the
 image's own, as it came. The *turned grid* is the native one with its axes permuted and flipped to the asked
 orientation: a bijection of voxels, so that a score on it is a score on the native grid.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +29,7 @@ LEAST_CONTRAST = 1e-6
 """Z-scores that lie no further apart than this are one value."""
 FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.uint8]
+Number = TypeVar("Number", np.float32, np.uint8)
 Turn = tuple[tuple[int, bool], tuple[int, bool], tuple[int, bool]]
 """For each axis of the turned grid: which axis of the native grid it is, and whether it runs backwards."""
 
@@ -88,8 +91,13 @@ def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], set
     if settings.spacing_mm is not None:
         target = target_shape(cropped_label.shape, spacing, settings.spacing_mm)
         cropped, cropped_label = _resample_case(cropped, cropped_label, target)
+    if settings.size is not None and settings.fit == "resize":
+        cropped, cropped_label = _resample_case(cropped, cropped_label, whole_size(settings.size, cropped_label.shape))
     made = _normalise_image(cropped, settings.normalise)
     _require_contrast(made, 0.0 if settings.normalise == "none" else LEAST_CONTRAST)
+    if settings.size is not None and settings.fit == "pad":
+        target = whole_size(settings.size, cropped_label.shape)
+        made, cropped_label = _centre(made, target), _centre(cropped_label, target)
     return PreparedCase(
         image=made,
         label=cropped_label,
@@ -97,6 +105,30 @@ def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], set
         geometry=geometry,
         number_format=number_format,
     )
+
+
+def without_label(case: PreparedCase) -> PreparedCase:
+    """The same case where no label map says what it is: nothing is kept of one."""
+    nothing = np.zeros((0, 0, 0), dtype=np.uint8)
+    return replace(case, label=nothing, reference=nothing)
+
+
+def whole_size(size: Sequence[int], shape: Sequence[int]) -> tuple[int, int, int]:
+    """The grid of an image (x, y, z) that comes to a size of two or three edges; in 2D its slices stay as many."""
+    return (size[0], size[1], size[2] if len(size) == 3 else shape[2])
+
+
+def _centre(values: NDArray[Number], size: tuple[int, int, int]) -> NDArray[Number]:
+    """The middle of (…, x, y, z), as large as `size`; zeros where there is nothing."""
+    made = np.zeros((*values.shape[:-3], *size), dtype=values.dtype)
+    source: list[slice] = [slice(None)] * (values.ndim - 3)
+    target = list(source)
+    for edge, width in zip(values.shape[-3:], size, strict=True):
+        kept = min(edge, width)
+        source.append(slice((edge - kept) // 2, (edge - kept) // 2 + kept))
+        target.append(slice((width - kept) // 2, (width - kept) // 2 + kept))
+    made[tuple(target)] = values[tuple(source)]
+    return made
 
 
 def _require_contrast(image: FloatArray, least: float) -> None:

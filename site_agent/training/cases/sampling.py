@@ -39,18 +39,30 @@ class Sampler:
         return self._training.count_steps(len(self._cases))
 
     def draw_batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images float32 (B, C, *patch) and labels uint8 (B, *patch) of one step, from 0."""
+        """Images float32 (B, C, *patch) and labels uint8 (B, *patch) of one step, from 0.
+
+        A patch of two edges is a part of one slice. Where a table says what a case is, the second is truth, (B, K);
+        then a last batch of one case gets the epoch's first one beside it, since batch norm needs two whole images.
+        """
         epoch, within = divmod(step, self.steps_per_epoch)
         size = self._training.batch
         chosen = self._permute_cases(epoch)[within * size : (within + 1) * size]
+        whole = bool(self._cases[0].truth.size)
+        if whole and len(chosen) == 1 < self._draws:
+            chosen = np.append(chosen, self._permute_cases(epoch)[0])
         rng = make_generator(self._key, step)
         channels = self._cases[0].image.shape[0]
         patch = self._training.patch
         images = np.zeros((len(chosen), channels, *patch), dtype=np.float32)
         labels = np.zeros((len(chosen), *patch), dtype=np.uint8)
-        for row, draw in enumerate(chosen):
-            self._draw_patch(self._cases[int(draw) % len(self._cases)], rng, images[row], labels[row])
+        cases = [self._cases[int(draw) % len(self._cases)] for draw in chosen]
+        for row, case in enumerate(cases):
+            flat = len(patch) == 2
+            self._draw_patch(case, rng, images[row][..., None] if flat else images[row],
+                             labels[row][..., None] if flat else labels[row])  # fmt: skip
         self._vary_intensities(images, rng)
+        if whole:
+            return torch.from_numpy(images), torch.from_numpy(np.stack([case.truth for case in cases]))
         return torch.from_numpy(images), torch.from_numpy(labels)
 
     def _permute_cases(self, epoch: int) -> NDArray[np.int64]:
@@ -66,7 +78,7 @@ class Sampler:
         image: NDArray[np.float32],
         label: NDArray[np.uint8],
     ) -> None:
-        shape, patch = case.label.shape, label.shape
+        shape, patch = case.image.shape[1:], label.shape
         if case.foreground.size and rng.random() < self._training.foreground_share:
             flat = int(case.foreground[rng.integers(case.foreground.size)])
             centre = np.unravel_index(flat, shape)
@@ -85,12 +97,14 @@ class Sampler:
         flips = tuple(slice(None, None, -1 if rng.random() < self._augmentation.flip else None) for _ in range(3))
         # Flipping the views that are written to costs nothing.
         image[(slice(None), *flips)][(slice(None), *target)] = case.image[(slice(None), *source)]
-        label[flips][tuple(target)] = case.label[tuple(source)]
+        if not case.truth.size:
+            label[flips][tuple(target)] = case.label[tuple(source)]
 
     def _vary_intensities(self, images: NDArray[np.float32], rng: np.random.Generator) -> None:
         """Per image and channel: scale by 1 ± s, shift by ± s standard deviations, add noise of up to s."""
         settings = self._augmentation
-        each = (images.shape[0], images.shape[1], 1, 1, 1)
+        ones = (1,) * (images.ndim - 2)
+        each = (images.shape[0], images.shape[1], *ones)
         if settings.scale_intensity:
             strength = settings.scale_intensity
             images *= rng.uniform(1 - strength, 1 + strength, each).astype(np.float32)
@@ -98,5 +112,5 @@ class Sampler:
             strength = settings.shift_intensity
             images += rng.uniform(-strength, strength, each).astype(np.float32)
         if settings.noise:
-            deviation = rng.uniform(0, settings.noise, (images.shape[0], 1, 1, 1, 1)).astype(np.float32)
+            deviation = rng.uniform(0, settings.noise, (images.shape[0], 1, *ones)).astype(np.float32)
             images += deviation * rng.standard_normal(images.shape, dtype=np.float32)

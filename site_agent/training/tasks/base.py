@@ -20,12 +20,17 @@ class Learner(ABC):
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
 
+    def look_at_cases(self, cases: Sequence[CachedCase]) -> None:  # noqa: B027 - most tasks need none of it
+        """What the loss has to know of the site's training cases, once they are prepared."""
+
     @abstractmethod
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of one step, a scalar.
 
         Args:
-            logits: float32 (B, outputs, x, y, z). labels: uint8 (B, x, y, z), concept i as value i + 1.
+            logits: float32 (B, outputs, x, y, z), in 2D (B, outputs, x, y); of whole images (B, outputs).
+            labels: uint8 (B, x, y, z), in 2D (B, x, y), concept i as value i + 1. Where a table says what a case is:
+                float32 (B, K), its truth.
         """
 
     @abstractmethod
@@ -78,19 +83,37 @@ def predict_logits(
 ) -> torch.Tensor:
     """Logits (1, K, x, y, z), float32, on the net's whole grid: a Gaussian-weighted sliding window over the patches.
 
-    The windows' logits are blended, as MONAI and nnU-Net do.
+    The windows' logits are blended, as MONAI and nnU-Net do. A net in 2D is asked slice by slice, along z.
 
     Args:
         image: float32 (C, x, y, z).
     """
     amp = experiment.training.precision == "amp" and device.type == "cuda"
+    flat = experiment.training.dims == 2
+    batch = image.movedim(-1, 0) if flat else image[None]
     with torch.autocast(device.type, enabled=amp):
         logits: torch.Tensor = sliding_window_inference(
-            image[None].to(device),
+            batch.to(device),
             roi_size=experiment.training.patch,
             sw_batch_size=experiment.training.batch,
             predictor=net,
             overlap=experiment.evaluation.overlap,
             mode="gaussian",
         )
-    return logits.float()
+    return logits.movedim(0, -1)[None].float() if flat else logits.float()
+
+
+@torch.inference_mode()
+def answer_image(
+    net: torch.nn.Module, image: torch.Tensor, experiment: Experiment, device: torch.device
+) -> torch.Tensor:
+    """Logits (outputs,), float32, of a net that sees a whole image at once.
+
+    Args:
+        image: float32 (C, x, y, z), of the size that the experiment asks for; in 2D of one slice.
+    """
+    amp = experiment.training.precision == "amp" and device.type == "cuda"
+    whole = image[..., 0] if experiment.training.dims == 2 else image
+    with torch.autocast(device.type, enabled=amp):
+        logits: torch.Tensor = net(whole[None].to(device))
+    return logits[0].float()

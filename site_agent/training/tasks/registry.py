@@ -5,9 +5,15 @@ from __future__ import annotations
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
 from site_agent.training.tasks.base import Learner
+from site_agent.training.tasks.classification import ClassificationLearner
+from site_agent.training.tasks.regression import RegressionLearner
 from site_agent.training.tasks.segmentation import SegmentationLearner
 
-LEARNERS: dict[str, type[Learner]] = {"segmentation": SegmentationLearner}
+LEARNERS: dict[str, type[Learner]] = {
+    "segmentation": SegmentationLearner,
+    "classification": ClassificationLearner,
+    "regression": RegressionLearner,
+}
 """By `task.kind`, as `messages.tasks.registry.TASKS`."""
 
 

@@ -30,7 +30,7 @@ class SegmentationLearner(Learner):
         if not isinstance(task, SegmentationTask):
             raise ConfigError(f"{task.kind!r} is no segmentation", where="task.kind")
         self.regions = Regions(task.regions, task.concepts, softmax=task.activation == "softmax")
-        self._loss = loss_for(experiment.training.loss)
+        self._loss = loss_for(experiment.training.loss_table.name)
         self._hd95 = "hd95" in experiment.evaluation.metrics
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

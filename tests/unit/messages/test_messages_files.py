@@ -137,7 +137,7 @@ def test_the_digest_ignores_comments_and_the_order_of_keys_and_nothing_else() ->
         ("2027-12-31", "5", ["expires = 5", "2027-12-31"]),
         ('"site-c"]', '"site-a"]', ["sites", "site-a", "twice"]),
         ('"site-c"]', '"coordinator"]', ["sites", "coordinator", "reserved"]),
-        ('"segmentation"', '"regression"', ["task.kind = 'regression'", "'segmentation'"]),
+        ('"segmentation"', '"prognosis"', ["task.kind = 'prognosis'", "'segmentation'"]),
         ('WT = ["NCR", "ED", "ET"]', "WT = []", ["task", "at least one concept"]),
         ("test = 0.2", "test = 0.3", ["data.split", "add up to 1"]),
         ("least_cases = 20", 'least_cases = "20"', ["data.least_cases = '20'", "integer"]),

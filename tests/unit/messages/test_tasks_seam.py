@@ -97,7 +97,7 @@ def test_its_keys_its_defaults_and_its_digest_come_back_over_the_wire() -> None:
         ({"evaluation": {"metrics": ["dice"]}}, r"evaluation\.metrics: share has \"share-error\", not 'dice'"),
         ({"evaluation": {"select_by": "validation.dice.mean"}}, 'share has "validation.share-error.mean"'),
         ({"task": {"kind": "share", "channels": ["T1"], "of": ["ED"], "regions": {}}}, r"'task\.regions' is unknown"),
-        ({"task": {"kind": "sahre", "channels": ["T1"]}}, "'segmentation' or 'share'"),
+        ({"task": {"kind": "sahre", "channels": ["T1"]}}, "'regression' or 'share'"),
         ({"task": {"channels": ["T1"], "regions": {"a": ["A"]}}}, r"'task\.kind' is missing"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 import nameless
 import own_trainer
 import pytest
+from class_task import class_experiment
 
 from deploy.demo.experiments import glioma_demo
 from deploy.demo.toml import write_toml
@@ -195,3 +196,12 @@ def test_a_temporary_folder_that_is_missing_is_named(tmp_path: Path, rehearsal: 
     path = write_site(tmp_path, ALLOWS + NULL)
     found = preflight(path, "--experiment", rehearsal, TMPDIR=str(tmp_path / "gone"))["temporary"]
     assert (found["grade"], "gone, which cannot be used" in found["what"]) == ("warn", True)
+
+
+def test_whole_pictures_with_a_table_are_tried_too(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.toml"
+    one = class_experiment(net={"name": "CNN", "channels": [4]}, sites=["site-a"])
+    file.write_text(write_toml(one.as_plain()))
+    found = preflight(write_site(tmp_path), "--experiment", str(file))["trainer"]
+    assert found["grade"] == "ok", found
+    assert "one step on invented data" in found["what"]
