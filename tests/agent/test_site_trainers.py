@@ -218,6 +218,17 @@ def test_a_trainer_made_for_an_older_or_newer_minor_version_trains(
     assert eventually(lambda: coordinator.of("weights-ready", 1), what="weights-ready")
 
 
+def test_a_site_whose_trainer_knows_no_strategies_declines_where_one_asks_something_of_training(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    start(training={"command": own_trainer.command("1.1")})
+    coordinator.accept(script.experiment_file("exp-1", plan={"strategy": "FedProx"}))
+    declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
+    assert declined.body.reason is Reason.UNSUPPORTED
+    coordinator.accept(script.experiment_file("exp-2", plan={"strategy": "FedAdam"}))
+    assert eventually(lambda: coordinator.of("joined"), what="joined")[0].experiment == "exp-2"
+
+
 def test_a_site_whose_trainer_speaks_another_major_version_declines_and_preflight_says_what_to_do(
     start: Start, coordinator: script.ScriptedCoordinator
 ) -> None:
