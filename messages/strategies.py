@@ -26,6 +26,8 @@ class StrategySpec(Settings):
     """Whether it asks something of a site's training: a trainer that does not know it would train something else."""
     beside: ClassVar[int] = 0
     """Numbers that travel beside each weight."""
+    withholds: ClassVar[bool] = False
+    """Whether a part of the net never travels."""
     nets: ClassVar[int] = 1
     """Nets that a site trains at a time."""
 
@@ -137,6 +139,7 @@ class FedBNSpec(StrategySpec):
 
     name: Literal["FedBN"] = "FedBN"
     in_training: ClassVar[bool] = True
+    withholds: ClassVar[bool] = True
 
 
 class ScaffoldSpec(StrategySpec):

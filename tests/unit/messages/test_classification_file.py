@@ -23,6 +23,13 @@ def test_the_net_sees_whole_images_and_the_size_is_its_patch() -> None:
     assert class_experiment(preprocessing={"size": [8, 8, 8]}).training.dims == 3
 
 
+@pytest.mark.parametrize(
+    ("labels", "reading"), [("exclusive", "softmax"), ("multi", "sigmoid"), ("ordinal", "sigmoid")]
+)
+def test_nets_of_classes_are_combined_by_their_probabilities(labels: str, reading: str) -> None:
+    assert class_experiment(task={"labels": labels}).task.reading == reading
+
+
 @pytest.mark.parametrize("loss", ["focal", TABLE, {"name": "focal", "gamma": 1}, "cross-entropy"])
 def test_its_digest_comes_back_over_the_wire(loss: Any) -> None:
     one = class_experiment(training={"loss": loss}, preprocessing={"fit": "pad"})

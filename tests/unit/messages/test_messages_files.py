@@ -224,6 +224,13 @@ def test_a_strategy_is_a_word_or_a_table_and_fedavg_keeps_the_digest_of_the_word
     assert Experiment.model_validate(codec.unpack(codec.pack(word.as_plain()))) == word
 
 
+@pytest.mark.parametrize("strategy", ["SCAFFOLD", "FedDC", "FedBN"])
+def test_what_travels_otherwise_than_a_model_begins_with_none(strategy: str) -> None:
+    begun = TEXT.replace("[net]\n", f'[net]\nfrom = "sha256:{"0" * 64}"\n')
+    assert experiment.parse_experiment(begun).net.origin is not None
+    assert f"net.from: with {strategy} other tensors" in mistake(begun.replace('"FedAvg"', f'"{strategy}"'))
+
+
 def test_every_mistake_is_told_at_once() -> None:
     line = mistake(TEXT.replace("count = 500", "count = -1").replace("batch = 2", "batch = 0"))
     assert "rounds.count = -1" in line
