@@ -54,7 +54,7 @@ class QuadraticSite:
             optimizer.step()
         leaves = rule.end_round(self.steps)
         self.kept = dict(leaves.kept)
-        return {"w": net.w.detach().numpy(), **leaves.beside}  # as the session sends
+        return {"w": net.w.detach().numpy(), **leaves.beside}
 
 
 class ToyFederation:
