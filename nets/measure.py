@@ -31,7 +31,15 @@ def measure_net(spec: NetSpec, inputs: int, outputs: int, patch: Sequence[int]) 
         return known
     with torch.device("meta"):
         net = spec.build(inputs, outputs, len(patch)).train()
-        sample = torch.empty(2, inputs, *patch)
+    return NetSize(
+        parameters=sum(tensor.size for tensor in manifest(net).tensors),
+        kept_bytes=count_kept_bytes(net, inputs, patch),
+    )
+
+
+def count_kept_bytes(net: torch.nn.Module, inputs: int, patch: Sequence[int]) -> int:
+    """What a net on the meta device keeps of one patch until its backward pass."""
+    sample = torch.empty(2, inputs, *patch, device="meta")
     own = {tensor.untyped_storage()._cdata for tensor in net.state_dict().values()}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -45,10 +53,7 @@ def measure_net(spec: NetSpec, inputs: int, outputs: int, patch: Sequence[int]) 
         out = net(sample)
         kept = sum(storage.nbytes() for storage in saved.values())
         del out
-    return NetSize(
-        parameters=sum(tensor.size for tensor in manifest(net).tensors),
-        kept_bytes=kept // len(sample),
-    )
+    return kept // len(sample)
 
 
 def measure_experiment(experiment: Experiment) -> NetSize:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 class AHNetSpec(NetSpec):
     """AH-Net: Liu et al. 2018 (arXiv 1711.08580); `monai.networks.nets.AHNet`.
 
-    In 3D the encoder's convolutions are 3 x 3 x 1, so that thick slices lie along the third axis. The running
-    statistics of its batch norms are averaged like weights.
+    The encoder's convolutions are 3 x 3 x 1, so that thick slices lie along the third axis. In 2D MONAI leaves out the
+    first number, and the second axis is the thick one. The running statistics of its batch norms are averaged like
+    weights.
 
     Attributes:
         layers: residual blocks of the encoder's four stages; (3, 4, 6, 3) is ResNet-50's.
-        pyramid: poolings of 8, 16, 32 and 64 at the end, as many as this; the patch must be a multiple of them.
+        pyramid: poolings of 8, 16, 32 and 64 at half resolution at the end, as many as this.
     """
 
     name: Literal["AHNet"] = "AHNet"
@@ -49,9 +50,8 @@ class AHNetSpec(NetSpec):
         return net
 
     def divisors(self, dims: int) -> tuple[int, ...]:
-        """Five halvings; the largest pooling within the slice."""
-        within = max(32, 2 ** (self.pyramid + 3))
-        return (within, within, 32)[:dims]
+        """Five halvings; along all axes but the last the largest pooling."""
+        return (*(max(32, 2 ** (self.pyramid + 3)),) * (dims - 1), 32)
 
     def reductions(self, dims: int) -> tuple[int, ...]:
         """Five halvings."""

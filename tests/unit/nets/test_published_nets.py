@@ -124,6 +124,7 @@ def test_parameters_that_do_not_fit_each_other_are_refused_with_the_reason(net: 
         ({"name": "UNet"}, "classification", (64, 64), "in 2D: CNN, DenseNet121, EfficientNetB0, GoogLeNet, Re"),
         ({"name": "ResNet18"}, "classification", (32, 32), "divides the grid by 32, which leaves 1 voxel"),
         ({"name": "VGG16"}, "classification", (16, 16), "which leaves 0 voxels"),
+        ({"name": "AHNet"}, "segmentation", (64, 32), "multiple of 128 × 32"),
         ({"name": "AHNet"}, "segmentation", (128, 64, 32), "multiple of 128 × 128 × 32"),
         ({"name": "DynUNet", "filters": [4, 8, 8], "strides": [[1, 2, 2], 2]}, "segmentation", (32, 32),
          r"strides = \[1, 2, 2\]: give one number, or 2"),
