@@ -94,6 +94,7 @@ def test_what_is_no_picture_is_counted_and_so_is_a_file_that_is_not_there(tmp_pa
 
 def test_a_cell_that_leads_out_of_the_folder_is_no_image(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "set", ["benign"] * 2)
+    Image.fromarray(np.eye(EDGE, dtype=np.uint8)).save(tmp_path / "other.png")
     (folder / "labels.csv").write_text(
         "image,patient,label\n../other.png,p,benign\n/etc/passwd,q,benign\nimages/us-00.png,r,benign\n"
     )
