@@ -172,14 +172,15 @@ class Steps:
             # It is as if it had not come: no state changes, nobody is told, and without a receipt it is said again.
             self.inbound.put_back(written.positions)
             return False
-        settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
+        # Refused at once, an update's event is settled at once, too: said again, it gets its receipt again.
+        settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge)}
         home = experiment if after is not None else NO_EXPERIMENT
         self.parts.journal.append_entry(
             home,
             STEP,
             body,
             time=given.time,
-            written=Written({**settled, **written.seen}, written.positions),
+            written=Written({**written.seen, **settled}, written.positions),
         )
         crash.pass_step(f"coordinator:{i.kind_of(given)}")
         if after is not None:
