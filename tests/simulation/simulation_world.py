@@ -254,7 +254,8 @@ class SimulatedWorld:
         if state is None or state.round is None or state.phase in (Phase.COMPLETE, Phase.FAILED, Phase.ABORTED):
             return None
         for part in state.round.parts.values():
-            if part.update is not None and part.update.event == event:
+            left_behind = state.round.closed_at is not None and not part.stored
+            if part.update is not None and part.update.event == event and not left_behind:
                 blob = self.folder / COORDINATOR / "blobs" / NAME / part.update.seal
                 return part.stored and self.disk.is_durable(blob)
         return None
