@@ -64,6 +64,19 @@ def test_a_pause_that_is_said_while_the_disk_is_full_outlasts_the_full_disk() ->
     assert outcome.violations == []
 
 
+def test_an_update_that_is_verified_while_the_experiment_is_finished_leaves_nothing_behind() -> None:
+    finish = Strike(Act.FINISH, RESEARCHER, Stage.RUNNING, 2, 9.0)
+    outcome = run_schedule(slow(finish))
+    assert outcome.struck == [[Act.FINISH.value, Stage.RUNNING.value]]
+    assert outcome.violations == []
+
+
+def test_a_site_that_first_starts_when_all_is_over_hears_so() -> None:
+    schedule = replace(slow(), late={NAMES[0]: 100.0}, enrol=20.0, least_sites=3)
+    finish = Strike(Act.RESUME, RESEARCHER, Stage.OVER, 0, 0.0)
+    assert run_schedule(replace(schedule, strikes=(finish,))).violations == []
+
+
 def test_a_seed_repeats_itself_to_the_last_delivery_and_write_in_another_process_with_other_hashes() -> None:
     command = [sys.executable, "-m", "tests.simulation", "--only", "3"]
     other = {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
