@@ -166,5 +166,5 @@ class PartyBus(MemoryBus):
         with self.broker.changed:
             for subscription in list(self._subscriptions):
                 subscription.cancel()
-            self.broker.buses.discard(self)
+            self.broker.buses.pop(self, None)
             self.broker.changed.notify_all()

@@ -149,7 +149,7 @@ def patched(seed: int, world: Callable[[], SimulatedWorld]) -> Iterator[None]:
         return (seed % 2**32 * 2**32 + next(numbers)).to_bytes(size or 32, "big")
 
     def note_move(source: Any, target: Any, **more: Any) -> None:
-        world().watch.note("moved", os.path.basename(source), os.path.basename(target))
+        world().watch.note("moved", os.path.basename(target))  # the source may hold the number of this process
         move(source, target, **more)
 
     def note_sync(descriptor: int) -> None:

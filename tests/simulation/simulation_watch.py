@@ -118,7 +118,7 @@ class Watch:
                     self.fail(f"a receipt for what the journal does not hold ({event})")
                 if self._kept(event) is False:
                     self.fail("a receipt for an update that a power cut would lose")
-        elif payload["kind"] not in LIVE and self.story is not None and payload["seq"]:
+        elif payload["kind"] not in LIVE and payload["seq"]:
             self.tell(f"coordinator says {payload['kind']} {payload['round'] or ''}".rstrip())
 
     def _note_history(self, site: str, payload: dict[str, Any], body: bytes) -> None:

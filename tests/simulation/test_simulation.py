@@ -27,7 +27,7 @@ from simulation_plan import (
 from simulation_run import run_schedule
 
 FEW = range(1, 9)
-KEPT: tuple[int, ...] = ()
+KEPT = (24,)
 
 
 @pytest.mark.parametrize("seed", [*FEW, *KEPT])
@@ -69,6 +69,12 @@ def test_an_update_that_is_verified_while_the_experiment_is_finished_leaves_noth
     outcome = run_schedule(slow(finish))
     assert outcome.struck == [[Act.FINISH.value, Stage.RUNNING.value]]
     assert outcome.violations == []
+
+
+def test_a_coordinator_that_is_killed_while_it_verifies_leaves_no_scratch_file_behind() -> None:
+    kill = Strike(Act.KILL_BEHIND, COORDINATOR, Stage.RUNNING, 2, 0.0, step="coordinator:verifying")
+    finish = Strike(Act.FINISH, RESEARCHER, Stage.RUNNING, 2, 6.0)
+    assert run_schedule(slow(kill, finish)).violations == []
 
 
 def test_a_site_that_first_starts_when_all_is_over_hears_so() -> None:

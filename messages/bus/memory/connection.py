@@ -71,7 +71,7 @@ class MemoryBus:
         self._window, self._in_flight = window, 0
         self._thread = self._clock.make_thread(self._deliver_messages, f"bus-{party}")
         with broker.changed:
-            broker.buses.add(self)
+            broker.buses[self] = None
         self._thread.start()
 
     def publish(self, key: str, body: Body) -> Confirm:
@@ -163,7 +163,7 @@ class MemoryBus:
                 receipt.settle(BrokerUnreachable("the bus was closed before the confirm", where=self.broker.vhost))
             for subscription in list(self._subscriptions):
                 subscription.cancel()
-            self.broker.buses.discard(self)
+            self.broker.buses.pop(self, None)
             self.news.notify_all()
             self.broker.changed.notify_all()
         if threading.current_thread() is not self._thread:
