@@ -135,11 +135,8 @@ class PartyBus(MemoryBus):
             self._note("delivered", self.party, one.queue, one.offset, sha256(one.body).hexdigest()[:16])
         return work
 
-    def _wait_for_news(self) -> None:
-        if self._line.deaf:  # nor does it find a silence strange
-            self.news.wait()
-        else:
-            super()._wait_for_news()
+    def _wait_for_news(self, connected: bool) -> None:
+        super()._wait_for_news(connected and not self._line.deaf)
 
     def pass_time(self) -> None:
         """Confirms that are due come, and what the line held back goes."""
