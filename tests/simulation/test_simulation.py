@@ -27,7 +27,7 @@ from simulation_plan import (
 from simulation_run import run_schedule
 
 FEW = range(1, 9)
-KEPT = (24,)
+KEPT = (24, 227)
 
 
 @pytest.mark.parametrize("seed", [*FEW, *KEPT])
