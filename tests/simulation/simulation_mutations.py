@@ -76,12 +76,6 @@ MUTATIONS = (
         "    if not _waits_for_disks or path.is_file():\n        return\n    descriptor",
     ),
     Mutation(
-        "a received update's content is not synced, its move neither",
-        "messages/tensors/transfer.py",
-        '            with PHASES.time_phase("spool"):\n                os.fsync(self._data)\n',
-        "            pass\n",
-    ),
-    Mutation(
         "a start of the coordinator takes no new term",
         "coordinator/record/journal.py",
         'self.term = int(self.get_value("term") or b"0") + 1',

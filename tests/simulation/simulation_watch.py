@@ -61,6 +61,10 @@ class Watch:
         self._seqs: dict[tuple[str, int], dict[int, str]] = {}
         self._incarnation: Counter[str] = Counter()
         self._term = 0
+        self.starts = 0
+        """Of the coordinator."""
+        self._lives: dict[int, int] = {}
+        """Term → which start of the coordinator it is of."""
 
     @property
     def trace(self) -> str:
@@ -112,6 +116,8 @@ class Watch:
         if payload["term"] < self._term:
             self.fail(f"a term goes back: {payload['term']} after {self._term}")
         self._term = payload["term"]
+        if self._lives.setdefault(self._term, self.starts) != self.starts:
+            self.fail(f"two starts of the coordinator have term {self._term}")
         if payload["kind"] == "receipt":
             for event in [one for one in payload["body"]["events"] if one in self._raw]:
                 if self._settled(event) is False:

@@ -70,6 +70,7 @@ class SimulatedWorld:
         """Start a party's process."""
         machine.boots_at, machine.stopping = None, False
         machine.starts += 1
+        self.watch.starts += machine.name == COORDINATOR
         machine.clock = PartyClock(self.clock, machine.dial)
         self.watch.tell(f"{machine.name} starts, for the {machine.starts}. time")
         machine.clock.make_thread(partial(self._live, machine, machine.clock), f"{machine.name}").start()
