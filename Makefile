@@ -1,12 +1,12 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test lint check shape chaos interleavings fuzz differential test-rabbitmq4 bench bench-peers clean
+.PHONY: help setup demo test lint check shape chaos simulation interleavings fuzz differential test-rabbitmq4 bench bench-peers clean
 
 BIN = .venv/bin
 ARGS =
 SCHEDULES = 200
-SEEDS = 1000
+SIMULATED = 20000
 INPUTS = 100000
 SEED = 1
 
@@ -17,7 +17,7 @@ help:
 	@echo 'make check            make test without the tests'
 	@echo 'make shape            figures of the code: sizes, names, circles (make test prints them too)'
 	@echo 'make chaos            faults, and the services under a real systemd in a machine of their own (root; minutes)'
-	@echo 'make interleavings  1,000 seeds of pauses, aborts, full disks and kills in virtual time (half an hour; goes on where it was)'
+	@echo 'make simulation       20,000 schedules of faults in virtual time (SIMULATED=N; hours; goes on where it was)'
 	@echo 'make fuzz             100,000 damaged inputs of each kind, and a table of what was seen (hours; goes on where it was)'
 	@echo 'make differential     volumes of public and generated DICOM series against dcm2niix and SimpleITK'
 	@echo 'make test-rabbitmq4   the bus and whole experiments on RabbitMQ 4 out of Debian 13 (root; debootstrap)'
@@ -71,10 +71,10 @@ chaos: setup
 	@$(BIN)/python -m tests.chaos --schedules $(SCHEDULES)
 	@KONSIL_CHAOS=1 $(BIN)/python -m pytest tests/chaos -ra $(ARGS)
 
-# A failure says how to repeat its seed.
-interleavings: setup
-	@echo 'konsil: interleavings'
-	@$(BIN)/python -m tests.interleavings --count $(SEEDS) --jobs 2 --state .interleavings.json $(ARGS)
+# A failure says how to repeat its seed, and how to shrink it. (`interleavings` is what it was called.)
+simulation interleavings: setup
+	@echo 'konsil: simulation'
+	@$(BIN)/python -m tests.simulation --schedules $(SIMULATED) --seed $(SEED) --jobs 2 --state .simulation.json $(ARGS)
 
 fuzz: setup
 	@echo 'konsil: damaged inputs'

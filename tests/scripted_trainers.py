@@ -34,7 +34,7 @@ class Gone(Exception):
     """The trainer was killed: it does nothing more."""
 
 
-class _Script(NullTrainer):
+class Script(NullTrainer):
     """Answers by a call, and takes its time by a clock. `lives` says whether nobody has killed it."""
 
     def __init__(
@@ -90,6 +90,8 @@ class _Warm:
     ready: bool = False
     next: Request | None = None
     at_work: bool = False
+    dead: bool = False
+    """Its process has ended by itself, and the agent has not heard of that yet."""
 
 
 class ScriptedTrainers:
@@ -106,6 +108,7 @@ class ScriptedTrainers:
         pause: Pause = lambda _site, _request: 0.0,
     ) -> None:
         self._site, self._on_reply, self._clock, self._seconds = config.site.name, on_reply, clock, seconds
+        self._on_exit = on_exit
         self._cases, self._pause = cases, pause
         self._warm: dict[str, _Warm] = {}
         self._tokens = itertools.count(1)
@@ -135,7 +138,7 @@ class ScriptedTrainers:
         token = next(self._tokens)
         warm = self._warm[experiment] = _Warm(token, self._clock.make_queue())
         say: Callable[[Reply], None] = lambda reply: self._on_reply(experiment, token, reply)  # noqa: E731
-        script = _Script(say, self._seconds, self._clock, self._cases, lambda: self._warm.get(experiment) is warm)
+        script = self._make_script(say, lambda: self._warm.get(experiment) is warm and not warm.dead)
 
         def work() -> None:
             while (request := warm.inbox.get()) is not None:
@@ -151,6 +154,16 @@ class ScriptedTrainers:
         self._clock.make_thread(work, f"trainer-{self._site}-{token}").start()
         return warm
 
+    def _make_script(self, say: Callable[[Reply], None], lives: Callable[[], bool]) -> Script:
+        return Script(say, self._seconds, self._clock, self._cases, lives)
+
+    def die(self) -> None:
+        """The processes are killed from outside. Any thread."""
+        for experiment, warm in [*self._warm.items()]:
+            if not warm.dead:
+                warm.dead = True
+                self._on_exit(experiment, warm.token, -9)
+
     def current(self, experiment: str, token: int) -> bool:
         warm = self._warm.get(experiment)
         return warm is not None and warm.token == token
@@ -165,7 +178,9 @@ class ScriptedTrainers:
             warm.at_work = False
 
     def ended(self, experiment: str, status: int) -> Ended:
-        raise AssertionError("a script does not end by itself")
+        warm = self._warm.pop(experiment)
+        warm.inbox.put(None)
+        return Ended(warm.preparing or warm.at_work, stuck=False, out_of_memory=False)
 
     def end_stuck(self) -> None: ...
 

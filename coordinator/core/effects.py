@@ -339,7 +339,7 @@ def _unfinished_effects(state: ExperimentState) -> tuple[Effect, ...]:
     if state.ended is not None:
         done: tuple[Effect, ...] = (Announce(announce.announce_ended(state)),)
         if state.phase is Phase.COMPLETE:
-            done += (PublishModel(state.id, announce.complete_body(state)),)
+            done += (PublishModel(state.id, announce.complete_body(state)), Prune(state.id, needed_blobs(state)))
         return done
     todo: tuple[Effect, ...] = tuple(Announce(what) for what in announce.current_announcements(state))
     if state.stage is Phase.INITIALISING and not state.models:

@@ -79,6 +79,7 @@ class Shell:
 
     def resume_work(self) -> None:
         """Take up what the journal says: give outages back to the timers, repeat what may be unfinished."""
+        self.parts.work.blobs.remove_scratch()
         stamp = self.parts.journal.get_value("alive")
         if stamp is not None:
             self._give_back_outage(float(stamp))

@@ -15,7 +15,7 @@ from coordinator.core import inputs as i
 from coordinator.core.announce import Announcement
 from coordinator.core.evolve import evolve
 from coordinator.core.machine import decide
-from coordinator.core.state import ExperimentState
+from coordinator.core.state import ExperimentState, Phase
 from coordinator.core.steps.table import STEPS
 from coordinator.loop.doubts import Doubts
 from coordinator.loop.effect_runner import EffectRunner
@@ -169,19 +169,23 @@ class Steps:
         if not decided:
             if written != NOTHING:
                 self.parts.journal.note_written(written)
+            if state is not None and state.phase is Phase.COMPLETE and isinstance(given, i.UpdateStored):
+                # It was verified while the experiment was finished: nobody needs it any more.
+                self.hands.carry_out(e.Prune(state.id, e.needed_blobs(state)))
             return False
         if isinstance(given, i.Received) and not self._has_room(given, decided, len(body) + announced):
             # It is as if it had not come: no state changes, nobody is told, and without a receipt it is said again.
             self.inbound.put_back(written.positions)
             return False
-        settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge) and one.event not in written.seen}
+        # Refused at once, an update's event is settled at once, too: said again, it gets its receipt again.
+        settled = {one.event: True for one in todo if isinstance(one, e.Acknowledge)}
         home = experiment if after is not None else NO_EXPERIMENT
         self.parts.journal.append_entry(
             home,
             STEP,
             body,
             time=given.time,
-            written=Written({**settled, **written.seen}, written.positions),
+            written=Written({**written.seen, **settled}, written.positions),
         )
         crash.pass_step(f"coordinator:{i.kind_of(given)}")
         if after is not None:

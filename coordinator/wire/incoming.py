@@ -270,6 +270,8 @@ class ChunkReceiver:
             incoming = None
         self._done.discard(key)
         if self._blobs.has_blob(effect.experiment, effect.seal):
+            if incoming is not None:  # another site's update is the same, and was first
+                self._transfers.pop(place).discard()
             self._done.add(key)
             self._verify(None, effect)
             return

@@ -81,6 +81,12 @@ class Blobs:
                     gone += 1
         return gone
 
+    def remove_scratch(self) -> None:
+        """Remove what jobs of a process that was killed were writing; while no job runs. Transfers are resumed."""
+        for path in self.folder.glob("*/*.part"):
+            if not path.name.startswith(f"{path.parent.name}."):
+                path.unlink(missing_ok=True)
+
 
 @contextmanager
 def create_mapped(path: Path, size: int) -> Iterator[Any]:

@@ -367,11 +367,12 @@ class Work:
             except MalformedMessage as error:
                 incoming.discard()
                 return self.tell_bad(effect, Reason(error.reason))
-            measured = self._measure(effect, map_file(path, effect.manifest))
-            if measured is None:
-                path.unlink()
-            else:
-                self.blobs.keep_blob(effect.experiment, effect.seal, path)
+            try:
+                measured = self._measure(effect, map_file(path, effect.manifest))
+                if measured is not None:
+                    self.blobs.keep_blob(effect.experiment, effect.seal, path)
+            finally:
+                path.unlink(missing_ok=True)  # a disk that is full: all of it comes again, if it is still wanted
         if measured is None:
             return self.tell_bad(effect, Reason.NOT_FINITE_UPDATE)
         return i.UpdateStored(

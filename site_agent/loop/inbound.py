@@ -161,7 +161,9 @@ class Inbound:
         if event.kind == "coordinator-hello":
             self._post(self._voice.send_hello)
             return []
-        if KINDS[event.kind].history and not self._spool.note_seen(event.id, now):
+        # What is said of an experiment that is unknown here says nothing yet: it counts once the experiment is known.
+        known = isinstance(body, ExperimentAccepted) or self._steps.agenda.job_of(event.experiment) is not None
+        if known and KINDS[event.kind].history and not self._spool.note_seen(event.id, now):
             return []
         if isinstance(body, RoundComplete) and (why := body.left_out.get(self._steps.agenda.site)) is not None:
             log.warning("left out of a round", reason=why, experiment=event.experiment, round=event.round)

@@ -8,7 +8,8 @@ import site_consortium as script
 from agent_rig import Start
 from brokers import eventually
 
-from messages.kinds import ExperimentAborted
+from messages.kinds import ExperimentAborted, ExperimentFailed, Standing
+from messages.reasons import Reason
 
 
 def test_a_fresh_state_folder_prepares_nothing_that_ended_long_ago(
@@ -33,3 +34,17 @@ def test_what_is_announced_now_is_prepared_at_once(start: Start, coordinator: sc
     coordinator.accept()
     assert eventually(lambda: coordinator.of("joined"), what="joined")
     assert running.ask("status")["experiments"][0]["phase"] == "idle"
+
+
+def test_that_an_experiment_ended_is_heard_also_where_its_standing_came_before_its_announcement(
+    start: Start, coordinator: script.ScriptedCoordinator
+) -> None:
+    """A site that is started when all is over reads its inbox and the stream side by side."""
+    running = start()
+    ended = coordinator.author.write_event("experiment-failed", ExperimentFailed(reason=Reason.QUORUM_NOT_MET),
+                                           time=0.0, experiment="exp-1", seq=1)  # fmt: skip
+    coordinator.say("standing", Standing(state="failed", events=[ended.raw]), experiment="exp-1", to="site-a")
+    eventually(lambda: running.agent.spool.term == 1, what="the standing is read")
+    coordinator.accept()
+    coordinator.bus.publish(ended.key, ended.raw)
+    eventually(lambda: [one["phase"] for one in running.ask("status")["experiments"]] == ["ended"], what="its end")

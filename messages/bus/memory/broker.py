@@ -92,7 +92,8 @@ class MemoryBroker:
         """Guards everything here and in the buses."""
         self.changed = self.clock.make_condition(self.lock)
         """Tells of exclusive locks and confirms; of messages each bus hears by itself, for its own queues only."""
-        self.buses: set[Listener] = set()
+        self.buses: dict[Listener, None] = {}
+        """In the order in which they came: a set's order would differ from process to process."""
         self.consumers: dict[str, list[Consumer]] = {}
         self.up = True
         self.epoch = 1

@@ -71,7 +71,7 @@ class MemoryBus:
         self._window, self._in_flight = window, 0
         self._thread = self._clock.make_thread(self._deliver_messages, f"bus-{party}")
         with broker.changed:
-            broker.buses.add(self)
+            broker.buses[self] = None
         self._thread.start()
 
     def publish(self, key: str, body: Body) -> Confirm:
@@ -163,7 +163,7 @@ class MemoryBus:
                 receipt.settle(BrokerUnreachable("the bus was closed before the confirm", where=self.broker.vhost))
             for subscription in list(self._subscriptions):
                 subscription.cancel()
-            self.broker.buses.discard(self)
+            self.broker.buses.pop(self, None)
             self.news.notify_all()
             self.broker.changed.notify_all()
         if threading.current_thread() is not self._thread:
@@ -214,7 +214,7 @@ class MemoryBus:
                     stale = [one for one in self.woken if one.detached]
                     work = self._take_next()
                 if not work and not stale and notice is None:
-                    self._wait_for_news()
+                    self._wait_for_news(connected)
             if notice is not None:
                 self._on_notice(notice)
             for subscription in stale:
@@ -241,8 +241,9 @@ class MemoryBus:
                 work.append((one.on_delivery, delivery))
         return work
 
-    def _wait_for_news(self) -> None:
-        deadlines = [one.silent_at for one in self.silent if one.silent_at is not None]
+    def _wait_for_news(self, connected: bool) -> None:
+        # Whoever attaches while the broker is away hears nothing, and that says nothing.
+        deadlines = [one.silent_at for one in self.silent if connected and one.silent_at is not None]
         self.news.wait(max(0.0, min(deadlines) - self._clock.monotonic()) if deadlines else None)
         now = self._clock.monotonic()
         for one in self.silent:
