@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from messages.ground.clock import Clock, Queue
 from messages.ground.errors import KonsilError
 from site_agent.config import SiteConfig
+from site_agent.trainers.asking import Asking
 from site_agent.trainers.base import Ended, OnExit, OnReply
 from site_agent.training.null import NullTrainer
 from site_agent.training.protocol import (
-    CheckpointEvent,
     Prepare,
-    Prepared,
     Progress,
     Reply,
     Request,
     Train,
     Trained,
-    Written,
 )
 
 Seconds = Callable[[str, int], float]
@@ -86,10 +84,7 @@ class Script(NullTrainer):
 class _Warm:
     token: int
     inbox: Queue[Request | None]
-    preparing: bool = False
-    ready: bool = False
-    next: Request | None = None
-    at_work: bool = False
+    asking: Asking = field(default_factory=Asking)
     dead: bool = False
     """Its process has ended by itself, and the agent has not heard of that yet."""
 
@@ -115,24 +110,13 @@ class ScriptedTrainers:
 
     def ask(self, experiment: str, prepare: Prepare, request: Request | None) -> None:
         warm = self._warm.get(experiment) or self._start(experiment)
-        if warm.ready and request is not None:
-            self._hand_over(warm, request)
-            return
-        warm.next = request
-        if not warm.preparing:
-            warm.ready, warm.preparing = False, True
-            warm.inbox.put(prepare)
+        if (sent := warm.asking.take_request(prepare, request)) is not None:
+            warm.inbox.put(sent)
 
     def proceed(self, experiment: str) -> None:
         warm = self._warm.get(experiment)
-        if warm is not None and warm.ready and warm.next is not None:
-            request, warm.next = warm.next, None
-            self._hand_over(warm, request)
-
-    @staticmethod
-    def _hand_over(warm: _Warm, request: Request) -> None:
-        warm.at_work = True
-        warm.inbox.put(request)
+        if warm is not None and (request := warm.asking.hand_over_next()) is not None:
+            warm.inbox.put(request)
 
     def _start(self, experiment: str) -> _Warm:
         token = next(self._tokens)
@@ -169,18 +153,13 @@ class ScriptedTrainers:
         return warm is not None and warm.token == token
 
     def heard(self, experiment: str, reply: Reply) -> None:
-        warm = self._warm[experiment]
-        if isinstance(reply, Progress | CheckpointEvent | Written):
-            return
-        if warm.preparing:
-            warm.preparing, warm.ready = False, isinstance(reply, Prepared)
-        else:
-            warm.at_work = False
+        if self._warm[experiment].asking.hear_reply(reply):
+            self.kill(experiment)
 
     def ended(self, experiment: str, status: int) -> Ended:
         warm = self._warm.pop(experiment)
         warm.inbox.put(None)
-        return Ended(warm.preparing or warm.at_work, stuck=False, out_of_memory=False)
+        return Ended(warm.asking.busy, stuck=False, out_of_memory=False)
 
     def end_stuck(self) -> None: ...
 
@@ -195,10 +174,8 @@ class ScriptedTrainers:
 
     def halt(self, experiment: str) -> None:
         warm = self._warm.get(experiment)
-        if warm is not None:
-            warm.next = None
-            if warm.at_work:
-                self.kill(experiment)
+        if warm is not None and warm.asking.halt():
+            self.kill(experiment)
 
     def leave(self) -> None: ...
 
