@@ -1,0 +1,79 @@
+"""Each published study at Konsil's origin is an experiment file that runs: it is valid, and its net learns from it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from places import ROOT
+
+from messages.experiment import Experiment, read_experiment
+from nets.build import build_for
+from nets.registry import NETS, check_net
+from site_agent.training.tasks.registry import learner_for
+
+FILES = sorted((ROOT / "experiments").glob("*.toml"))
+PAGE = (ROOT / "docs" / "studies.md").read_text()
+BATCH = 2
+
+pytestmark = pytest.mark.torch
+
+
+def reduce_size(one: Experiment) -> Experiment:
+    """The same with its net's smallest parameters on the smallest patch."""
+    name, dims = one.net.name, one.training.dims
+    parameters = {"name": name, **NETS[name].tried[0]}
+    smallest = list(NETS[name].model_validate(parameters).smallest_patch(dims))
+    plain = one.as_plain() | {"net": parameters}
+    place, key = ("preprocessing", "size") if "size" in plain.get("preprocessing", {}) else ("training", "patch")
+    plain[place] = {**plain.get(place, {}), key: smallest}
+    plain["training"] = {**plain["training"], "batch": BATCH}
+    return Experiment.model_validate(plain)
+
+
+def invent_truth(one: Experiment) -> torch.Tensor:
+    """Labels of a batch, as `Learner.loss` takes them."""
+    if one.task.truth == "table":
+        words = [one.task.invent_word(number) for number in range(BATCH)]
+        return torch.tensor([one.task.encode_value([word]) for word in words])
+    torch.manual_seed(1)
+    return torch.randint(0, len(one.task.concepts) + 1, (BATCH, *one.training.patch), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_study_is_valid_and_one_step_of_it_at_reduced_size_moves_the_net(file: Path) -> None:
+    one = read_experiment(file)
+    check_net(one)
+    assert one.id == file.stem
+    small = reduce_size(one)
+    check_net(small)
+    net = build_for(small).train()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    torch.manual_seed(0)
+    logits = net(torch.randn(BATCH, len(small.task.channels), *small.training.patch))
+    loss = learner_for(small).loss(logits.float(), invent_truth(small))
+    loss.backward()
+    torch.optim.Adam(net.parameters(), 1e-3).step()
+    assert math.isfinite(loss.item())
+    moved = [not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+
+def test_the_page_names_every_file_with_its_plan_net_and_number_of_sites() -> None:
+    rows = re.findall(
+        r"^\| \[`([\w-]+)`\]\(\.\./experiments/\1\.toml\) \| (\w+) \| (\w+) \| (\d+) \|", PAGE, re.MULTILINE
+    )
+    studies = [read_experiment(file) for file in FILES]
+    assert rows == [(one.id, one.plan.kind, one.net.name, str(len(one.sites))) for one in studies]
+
+
+def test_every_one_of_the_twenty_rows_has_a_file() -> None:
+    of_row = Counter(re.sub(r"-(\d{4}b?)\b.*", r"-\1", file.stem) for file in FILES if file.stem != "jip-brats")
+    assert len(of_row) == 20
+    assert {row for row, files in of_row.items() if files > 1} == {
+        "chang-2018", "feki-2021", "lee-2021", "sheller-2020",
+    }  # fmt: skip
