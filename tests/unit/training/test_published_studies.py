@@ -29,9 +29,9 @@ def reduce_size(one: Experiment) -> Experiment:
     parameters = {"name": name, **NETS[name].tried[0]}
     smallest = list(NETS[name].model_validate(parameters).smallest_patch(dims))
     plain = one.as_plain() | {"net": parameters}
-    place, key = ("preprocessing", "size") if "size" in plain.get("preprocessing", {}) else ("training", "patch")
-    plain[place] = {**plain.get(place, {}), key: smallest}
-    plain["training"] = {**plain["training"], "batch": BATCH}
+    plain["training"] = {**plain["training"], "batch": BATCH, "patch": smallest}
+    if one.preprocessing.size is not None:
+        plain["preprocessing"] = {**plain["preprocessing"], "size": smallest}
     return Experiment.model_validate(plain)
 
 
