@@ -70,7 +70,7 @@ class InTwoSteps(Aggregation):
     steps = (REHEARSAL, UPDATES)
 
 
-def _read(event: Event) -> site_steps.Opened:
+def _read(event: Event, site: str) -> site_steps.Opened:
     body = event.body
     assert isinstance(body, RehearsalStart)
     return site_steps.Opened(tuple(body.sites), body.within)
