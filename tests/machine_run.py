@@ -45,6 +45,8 @@ class Run:
         find: what finds the model that the file names to begin with.
     """
 
+    find: Find = staticmethod(find_nothing)
+
     def __init__(self, find: Find = find_nothing, **changes: Any) -> None:
         self.find = find
         self.state: ExperimentState | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from coordinator_kit import plain
-from scripted_trainers import ScriptedTrainers, _Script
+from scripted_trainers import Script, ScriptedTrainers
 from virtual_consortium import VirtualConsortium
 
 from coordinator.core import machine
@@ -74,7 +74,7 @@ def test_an_experiment_with_hd95_is_complete_where_a_prediction_is_empty(
         cases = [CaseRow(case=f"{n}", regions={"WT": missed if n == 0 else found}) for n in range(count)]
         return SplitRows(split=split, cases=cases, hd95=True)
 
-    monkeypatch.setattr(_Script, "_make_rows", rows)
+    monkeypatch.setattr(Script, "_make_rows", rows)
     done = last(run(tmp_path, evaluation={"metrics": ["dice", "hd95"]}), "experiment-complete")
     dice, distance = done.test.metrics["dice"]["WT"], done.test.metrics["hd95"]["WT"]
     assert (distance.mean, distance.n, distance.both_empty) == (2.0, dice.n - 2, 0)

@@ -107,5 +107,5 @@ def test_weights_from_elsewhere_need_a_file_that_says_their_net_and_tensors_that
     assert Path(json.loads(capsys.readouterr().out)["file"]).is_file()
     save_file({f"tensor-00{one}": np.zeros(999, np.float32) for one in range(2)}, weights)
     assert run_command(put) == 2
-    said = json.loads(capsys.readouterr().err or capsys.readouterr().out)["error"]["what"]
+    said = json.loads(capsys.readouterr().out)["error"]["what"]
     assert said.startswith("tensor-000 is 999 of float32 and the net's is 1000 of float32")

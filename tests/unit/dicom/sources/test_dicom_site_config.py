@@ -77,7 +77,7 @@ def test_a_trainer_reads_the_same_settings_from_plain_types(site: config.SiteCon
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('source = "pacs"\n', '"brats", "decathlon", "dicom", "dimse", "dicomweb"'),
+        ('source = "pacs"\n', '"brats", "decathlon", "table", "dicom", "dimse", "dicomweb"'),
         ('path = "/archive"\n', "a data set names its source"),
         ('source = "dicom"\npath = "/archive"\n', "key 'datasets.g.channels' is missing"),
         (SETS["folder"] + SHARED + "folder = 1\n", "key 'datasets.g.folder' is unknown"),
