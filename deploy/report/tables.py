@@ -110,18 +110,28 @@ def results_table(story: ExperimentStory, baselines: Sequence[Baseline]) -> str:
 
 
 def _other_results(test: TestScores) -> str:
-    """The other metrics by site and overall, a table each."""
-    made: dict[str, list[list[str]]] = {}
-    title: dict[str, str] = {}
-    for name, scores in (*sorted(test.sites.items()), ("overall", test.pooled)):
-        for one in test.reader.read_others(scores):
-            title[one.name] = one.metric.title
-            cells = [one.format_value(one.targets.get(target)) for target in test.reader.targets]
-            made.setdefault(one.name, []).append([name, *cells, one.format_value(one.mean)])
+    """The other metrics by site and overall: a table for each that has targets, and one for all that have none."""
+    rows = [*sorted(test.sites.items()), ("overall", test.pooled)]
+    found = {name: {one.name: one for one in test.reader.read_others(scores)} for name, scores in rows}
+    metrics = {name: one for told in found.values() for name, one in told.items()}
+    html, whole = "", [one for one in metrics.values() if not one.targets]
+    if whole:
+        cells = [
+            [name, *(told[one.name].format_value(told[one.name].mean) if one.name in told else "-" for one in whole)]
+            for name, told in found.items()
+        ]
+        head = ["", *(one.metric.title for one in whole)]
+        html += make_table(f"All {test.reader.plural} together, on the test cases", head, cells, strong_rows=1)
     head = ["", *test.reader.targets, "mean"]
-    return "".join(
-        make_table(f"{title[name]} on the test cases", head, rows, strong_rows=1) for name, rows in made.items()
-    )
+    for one in metrics.values():
+        if one.targets:
+            cells = [
+                [name, *(here.format_value(here.targets.get(target)) for target in test.reader.targets),
+                 here.format_value(here.mean)]
+                for name, told in found.items() if (here := told.get(one.name)) is not None
+            ]  # fmt: skip
+            html += make_table(f"{one.metric.title} on the test cases", head, cells, strong_rows=1)
+    return html
 
 
 def details_table(scores: SplitScores, reader: ScoreReader) -> str:

@@ -90,10 +90,13 @@ def test_the_report_and_watch_say_area_and_confusion(tmp_path: Path) -> None:
         "AUC by class over all test cases, each class against the rest",
         "Confusion matrix over all test cases",
         "predicted malignant",
+        "All classes together, on the test cases",
+        "sensitivity on the test cases",
         "ROC over all test cases, each class against the rest",
         "Validation AUC by round, overall",
     ):
         assert text in page
+    assert "accuracy on the test cases" not in page  # it has no value of a class: it stands among those of all
     lines = "\n".join(words.closing_lines(story))
     assert "test AUC overall  0.5000 (benign 0.500 malignant 0.500), balanced accuracy 0.500" in lines
     plain = story_as_plain(story)
