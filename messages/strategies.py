@@ -84,10 +84,9 @@ class FedAvgMSpec(StrategySpec):
     from_model: ClassVar[bool] = True
 
 
-class FedAdamSpec(StrategySpec):
-    """Adam at the coordinator (Reddi et al. 2021): the sites' mean change is its gradient."""
+class MomentsSpec(StrategySpec):
+    """What FedAdam and FedYogi have in common: an optimiser at the coordinator with two moments (Reddi et al. 2021)."""
 
-    name: Literal["FedAdam"] = "FedAdam"
     lr: float = Field(0.01, gt=0, le=100)
     """The coordinator's learning rate (the paper's eta)."""
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -97,15 +96,16 @@ class FedAdamSpec(StrategySpec):
     from_model: ClassVar[bool] = True
 
 
-class FedYogiSpec(StrategySpec):
-    """Yogi at the coordinator (Reddi et al. 2021); parameters as FedAdam's."""
+class FedAdamSpec(MomentsSpec):
+    """Adam: the sites' mean change is its gradient."""
+
+    name: Literal["FedAdam"] = "FedAdam"
+
+
+class FedYogiSpec(MomentsSpec):
+    """Yogi: the second moment moves by no more than a share of the new square, up or down."""
 
     name: Literal["FedYogi"] = "FedYogi"
-    lr: float = Field(0.01, gt=0, le=100)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    tau: float = Field(1e-3, ge=1e-12, le=1)
-    from_model: ClassVar[bool] = True
 
 
 class FedAdagradSpec(StrategySpec):
