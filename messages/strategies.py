@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_serializer, model_validator
 
 from messages.ground.settings import Settings
+from messages.tensors.travelling import Tensors, add_controls, leave_batch_norms
 
 
 class StrategySpec(Settings):
@@ -25,9 +26,9 @@ class StrategySpec(Settings):
     in_training: ClassVar[bool] = False
     """Whether it asks something of a site's training: a trainer that does not know it would train something else."""
     beside: ClassVar[int] = 0
-    """Numbers that travel beside each weight."""
+    """Numbers that travel beside each weight: one, a control variate, or none."""
     withholds: ClassVar[bool] = False
-    """Whether a part of the net never travels."""
+    """Whether batch normalisation never travels."""
     nets: ClassVar[int] = 1
     """Nets that a site trains at a time."""
 
@@ -35,6 +36,14 @@ class StrategySpec(Settings):
     def least_updates(self) -> int:
         """Updates of a round below which it cannot bear what it is said to bear."""
         return 1
+
+    def choose_travelling(self, built: Tensors) -> Tensors:
+        """The tensors that travel, of a net's as it was built.
+
+        The others stay at the sites. Those beside begin as zeros, and are combined like any other.
+        """
+        sent = leave_batch_norms(built) if self.withholds else built
+        return add_controls(sent) if self.beside else sent
 
     @property
     def words(self) -> str:

@@ -64,7 +64,7 @@ class ToyFederation:
         self.spec, self.sites, self.rate = spec, sites, rate
         self.strategy = strategy_of(spec)
         built = manifest_of({"w": np.zeros(len(sites[0].optimum), np.float32)})
-        self.manifest = Manifest(tensors=self.strategy.travelling(built))
+        self.manifest = Manifest(tensors=spec.choose_travelling(built.tensors))
         self.model = np.zeros(self.manifest.nbytes, np.uint8)
         self._memory: NDArray[np.uint8] | None = None
 

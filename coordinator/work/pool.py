@@ -256,7 +256,7 @@ class Work:
 
     def _travelling(self, experiment: Experiment, path: Path, built: Manifest) -> Manifest:
         """Leave out of the initial model what the strategy lets stay at the sites, and add what it lets travel too."""
-        tensors = strategy_of(experiment.plan.strategy).travelling(built)
+        tensors = experiment.plan.strategy.choose_travelling(built.tensors)
         if tensors == built.tensors:
             return built
         wanted = Manifest(tensors=tensors, codec=built.codec, chunk_bytes=built.chunk_bytes)

@@ -111,7 +111,7 @@ class TrainingSession:
         self._net = build_for(self.experiment)
         self._rule = rule_of(self.experiment.plan.strategy)
         built = manifest(self._net)
-        self._manifest = Manifest(tensors=self._rule.travelling(built.tensors))
+        self._manifest = Manifest(tensors=self.experiment.plan.strategy.choose_travelling(built.tensors))
         travelling = {spec.name for spec in self._manifest.tensors}
         self._own = {
             name: torch.from_numpy(array.copy())

@@ -32,10 +32,11 @@ from coordinator.work.strategies.table import STRATEGIES
 from messages import chain, codec, kinds
 from messages.chain import Entry
 from messages.reasons import Reason
-from messages.strategies import FedAvgSpec
+from messages.strategies import FedAvgSpec, StrategySpec
 from messages.tensors.codecs import CodecName
-from messages.tensors.layout import Manifest, TensorSpec, view_tensors
+from messages.tensors.layout import TensorSpec, view_tensors
 from messages.tensors.transfer import TransferKey
+from messages.tensors.travelling import Tensors
 
 LR, BETA1, BETA2, TAU = 0.5, 0.8, 0.9, 0.01
 PLAN = {"strategy": {"name": "FedAdam", "lr": LR, "beta1": BETA1, "beta2": BETA2, "tau": TAU}}
@@ -301,13 +302,14 @@ def test_fedavgs_journal_has_the_bytes_that_it_had_before_strategies_kept_anythi
     assert sha256(b"".join(bodies)).hexdigest() == FEDAVG_JOURNAL
 
 
-class OnlyWeights(Strategy):
+def only_weights(_spec: StrategySpec, built: Tensors) -> Tensors:
     """Keeps `norm.count` at the sites and lets a vector beside the weights travel: FedBN's need, and SCAFFOLD's."""
+    weights = tuple(spec for spec in built if spec.name.startswith("conv"))
+    return weights + tuple(TensorSpec(name=f"c.{one.name}", shape=one.shape, dtype=one.dtype) for one in weights)
 
-    def travelling(self, built: Manifest) -> tuple[TensorSpec, ...]:
-        weights = tuple(spec for spec in built.tensors if spec.name.startswith("conv"))
-        beside = tuple(TensorSpec(name=f"c.{spec.name}", shape=spec.shape, dtype=spec.dtype) for spec in weights)
-        return weights + beside
+
+class HalfBeside(Strategy):
+    """Halves what travels beside the weights."""
 
     def combine(self, block: Block) -> Values:
         mean = block.mean()
@@ -319,7 +321,8 @@ class OnlyWeights(Strategy):
 def test_a_strategy_says_which_tensors_travel_and_those_that_it_adds_begin_as_zeros(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(STRATEGIES, FedAvgSpec, OnlyWeights)
+    monkeypatch.setitem(STRATEGIES, FedAvgSpec, HalfBeside)
+    monkeypatch.setattr(FedAvgSpec, "choose_travelling", only_weights)
     consortium.start()
     consortium.join()
     content = plain(quorum=ALL, rounds={"count": 1, "enrol_within": 100.0, "train_within": 1000.0})

@@ -1,4 +1,4 @@
-"""What a strategy is: which tensors travel, what the coordinator keeps, how much each site counts, how blocks combine.
+"""What a strategy is: what the coordinator keeps, how much each site counts, how blocks combine.
 
 What a site is told to do differently stands in the strategy's table of the experiment file (`messages.strategies`),
 which every site has. The rest is here, with a default for each that says "as federated averaging". A new strategy is a
@@ -36,11 +36,6 @@ class Strategy:
     shares_trained: ClassVar[bool] = False
     """Whether `shares` counts for trained numbers alone. They need not add up to 1 then, and all else is averaged by
     the shares as they were given."""
-
-    def travelling(self, built: Manifest) -> tuple[TensorSpec, ...]:
-        """The tensors that travel, of a model as it was built. Those that are left out stay at the sites; those that
-        are added (a SCAFFOLD control variate) begin as zeros, and are combined like any other."""
-        return built.tensors
 
     def begin(self, part: str) -> float:
         """What each number of a part is before the first round."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.work.strategies.base import Strategy
-from messages.tensors.layout import Manifest, TensorSpec
-from messages.tensors.travelling import add_controls
 
 
 @dataclass(frozen=True)
@@ -16,6 +14,3 @@ class FedDC(Strategy):
     """`alpha` counts at the sites."""
 
     alpha: float
-
-    def travelling(self, built: Manifest) -> tuple[TensorSpec, ...]:
-        return add_controls(built.tensors)

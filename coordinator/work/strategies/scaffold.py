@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from coordinator.work.strategies.base import Strategy
 from coordinator.work.strategies.block import Block, Values
-from messages.tensors.layout import Manifest, TensorSpec
-from messages.tensors.travelling import add_controls, is_beside
+from messages.tensors.travelling import is_beside
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,6 @@ class Scaffold(Strategy):
     """`lr` is the paper's global step size."""
 
     lr: float
-
-    def travelling(self, built: Manifest) -> tuple[TensorSpec, ...]:
-        return add_controls(built.tensors)
 
     def combine(self, block: Block) -> Values:
         if is_beside(block.target.name):

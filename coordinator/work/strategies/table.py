@@ -10,7 +10,6 @@ from coordinator.work.strategies.fedadagrad import FedAdagrad
 from coordinator.work.strategies.fedadam import FedAdam
 from coordinator.work.strategies.fedavg import FedAvg
 from coordinator.work.strategies.fedavgm import FedAvgM
-from coordinator.work.strategies.fedbn import FedBN
 from coordinator.work.strategies.feddc import FedDC
 from coordinator.work.strategies.feddyn import FedDyn
 from coordinator.work.strategies.fednova import FedNova
@@ -31,7 +30,7 @@ STRATEGIES: Mapping[type[s.StrategySpec], Callable[..., Strategy]] = {
     s.FedAdagradSpec: FedAdagrad,
     s.FedNovaSpec: FedNova,
     s.FedProxSpec: FedAvg,
-    s.FedBNSpec: FedBN,
+    s.FedBNSpec: FedAvg,
     s.ScaffoldSpec: Scaffold,
     s.FedDynSpec: FedDyn,
     s.FedDCSpec: FedDC,

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from messages.experiment import Training
-from messages.tensors.layout import TensorSpec
 from site_agent.training.tasks.base import Learner
 
 Tensors = Mapping[str, torch.Tensor]
@@ -36,10 +35,6 @@ class LocalRule:
 
     remembers = False
     """Whether it keeps something from round to round, beside tensors that do not travel."""
-
-    def travelling(self, built: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        """The tensors that travel, of the net's; as the coordinator's half says."""
-        return built
 
     def begin_round(self, net: torch.nn.Module, beside: Arrays, kept: Tensors) -> None:
         """A round begins.

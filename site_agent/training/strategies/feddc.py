@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 
 from messages.experiment import Training
-from messages.tensors.layout import TensorSpec
-from messages.tensors.travelling import CONTROL, add_controls
+from messages.tensors.travelling import CONTROL
 from site_agent.training.strategies.base import AnchoredRule, Arrays, Leaves, Tensors
 
 DRIFT = "drift:"
@@ -26,9 +25,6 @@ class DriftRule(AnchoredRule):
 
     def __init__(self, alpha: float) -> None:
         self._alpha = alpha
-
-    def travelling(self, built: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        return add_controls(built)
 
     def begin_round(self, net: torch.nn.Module, beside: Arrays, kept: Tensors) -> None:
         super().begin_round(net, beside, kept)

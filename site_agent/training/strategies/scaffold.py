@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from messages.tensors.layout import TensorSpec
-from messages.tensors.travelling import CONTROL, add_controls
+from messages.tensors.travelling import CONTROL
 from site_agent.training.strategies.base import Arrays, Leaves, ParametersRule, Tensors
 
 
@@ -19,9 +18,6 @@ class ControlledRule(ParametersRule):
     """A site that has no control variate yet begins with zeros, as in the paper."""
 
     remembers = True
-
-    def travelling(self, built: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        return add_controls(built)
 
     def begin_round(self, net: torch.nn.Module, beside: Arrays, kept: Tensors) -> None:
         super().begin_round(net, beside, kept)

@@ -8,7 +8,6 @@ from typing import Any
 from messages import strategies as s
 from site_agent.training.strategies.base import PLAIN, LocalRule
 from site_agent.training.strategies.ditto import PersonalRule
-from site_agent.training.strategies.fedbn import OwnNormsRule
 from site_agent.training.strategies.feddc import DriftRule
 from site_agent.training.strategies.feddyn import DynamicRule
 from site_agent.training.strategies.fedprox import ProximalRule
@@ -17,7 +16,6 @@ from site_agent.training.strategies.scaffold import ControlledRule
 
 RULES: Mapping[type[s.StrategySpec], Callable[[Any], LocalRule]] = {
     s.FedProxSpec: lambda spec: ProximalRule(spec.mu),
-    s.FedBNSpec: lambda spec: OwnNormsRule(),
     s.ScaffoldSpec: lambda spec: ControlledRule(),
     s.FedDynSpec: lambda spec: DynamicRule(spec.alpha),
     s.FedDCSpec: lambda spec: DriftRule(spec.alpha),

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from trainer_rig import experiment, preparation, write_data
 
-from coordinator.work.strategies.table import strategy_of
 from messages.experiment import Experiment
 from messages.ground.errors import WorkFailed
 from messages.tensors.layout import Manifest, tensors_of, view_tensors, write_into
@@ -48,7 +47,7 @@ class Site:
         folder.mkdir(exist_ok=True)
         self.data, self.folder, self.experiment = data, folder, one
         built, buffer = initial_model(one)
-        self.manifest = Manifest(tensors=strategy_of(one.plan.strategy).travelling(built))
+        self.manifest = Manifest(tensors=one.plan.strategy.choose_travelling(built.tensors))
         initial = view_tensors(built, buffer)
         self.initial: Arrays = {
             spec.name: initial.get(spec.name, np.zeros(spec.shape, np.float32)) for spec in self.manifest.tensors
