@@ -413,7 +413,7 @@ class Experiment(Settings):
                 f"plan.strategy: {strategy.words} needs {strategy.least_updates} updates in each round, and "
                 f"[quorum] with least_sites lets a round close with {self.least_sites}"
             )
-        if self.net.origin is not None and (strategy.beside or strategy.withholds):
+        if self.net.origin is not None and strategy.alters_tensors:
             raise ValueError(
                 f"net.from: with {strategy.name} other tensors travel than a model has, so it begins with a drawn one"
             )

@@ -37,6 +37,11 @@ class StrategySpec(Settings):
         """Updates of a round below which it cannot bear what it is said to bear."""
         return 1
 
+    @property
+    def alters_tensors(self) -> bool:
+        """Whether other tensors travel than the net has."""
+        return bool(self.beside) or self.withholds
+
     def choose_travelling(self, built: Tensors) -> Tensors:
         """The tensors that travel, of a net's as it was built.
 

@@ -12,6 +12,8 @@ from messages import kinds
 from messages.scores import SplitScores
 
 ENSEMBLE: kinds.Label = "ensemble"
+LEAST_ERROR = 1e-12
+"""A score that is better lower counts as this at least: a perfect model weighs most, and not nothing."""
 
 
 def pool_parts(state: ExperimentState, parts: Mapping[str, Part], label: str, split: str) -> SplitScores | None:
@@ -43,11 +45,11 @@ def weigh_parts(state: ExperimentState, parts: Mapping[str, Part]) -> dict[str, 
     """
     scored = mean_own(state, parts)
     raw = dict.fromkeys(scored, 1.0)
-    known = {label: mean for label, mean in scored.items() if mean is not None and mean > 0}
+    higher = state.experiment.task.reader.higher_is_better
+    known = {label: mean for label, mean in scored.items() if mean is not None and (mean > 0 or not higher)}
     if state.experiment.plan.combine == "validation" and known:
-        higher = state.experiment.task.reader.higher_is_better
         raw |= {label: 0.0 for label in scored if label not in known}
-        raw |= {label: mean if higher else 1 / mean for label, mean in known.items()}
+        raw |= {label: mean if higher else 1 / max(mean, LEAST_ERROR) for label, mean in known.items()}
     total = sum(raw.values())
     return {label: weight / total for label, weight in raw.items()}
 

@@ -258,7 +258,8 @@ def _round_closed(state: State, x: d.RoundClosed) -> State:
 
 def _round_completed(state: State, x: d.RoundCompleted) -> State:
     mean = state.experiment.task.reader.headline_score(x.validation) if x.validation is not None else None
-    scores = state.scores if mean is None else (*state.scores, Scored(x.number - 1, mean))
+    # Where each site has a model of its own, a round's score is of no one model: it chooses none.
+    scores = state.scores if mean is None or x.own else (*state.scores, Scored(x.number - 1, mean))
     models = state.models if x.own else {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
     turns = plan_of(state).remember_turns(state.turns, x.contributors)
     result = RoundResult(x.number, x.contributors, x.left_out, x.digest, x.validation, x.seconds)
@@ -267,11 +268,11 @@ def _round_completed(state: State, x: d.RoundCompleted) -> State:
 
 
 def _with_own(state: State, x: d.RoundCompleted) -> State:
-    """Who was left out keeps the model that it had. Each model's scores are its site's alone: they choose none."""
+    """Who was left out keeps the model that it had."""
     mine = {site: Model(one.seal, one.digest, one.wire) for site, one in x.own.items()}
     known = {**state.own.get(x.number, {}), **mine}
     left = {site: model for site, model in known.items() if site not in state.excluded}
-    return replace(state, own={**state.own, x.number + 1: left}, scores=())
+    return replace(state, own={**state.own, x.number + 1: left})
 
 
 def _note_evaluated(state: State, x: d.SiteEvaluated) -> State:

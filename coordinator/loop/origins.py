@@ -85,6 +85,9 @@ class ModelOrigins:
             raise ConfigError(f"that experiment is {state.phase}: abort or finish it first")
         if state.phase is not Phase.COMPLETE and state.researcher != researcher:
             raise ConfigError("that experiment is another researcher's, and it is not complete")
+        if state.experiment.plan.strategy.alters_tensors:
+            name = state.experiment.plan.strategy.name
+            raise ConfigError(f"that experiment ran with {name}: what travelled there is not the net alone")
         found = yielded_model(state)
         if found is None:
             raise ConfigError("that experiment has made no model")
@@ -99,7 +102,12 @@ def _origin_of(state: ExperimentState, rounds: int, model: Model) -> ModelOrigin
 
 
 def _models_of(state: ExperimentState, researcher: str) -> Iterator[tuple[int, Model]]:
-    """Those of an experiment that a researcher may begin with: of another one's, only what it yields."""
+    """Those of an experiment that a researcher may begin with: of another one's, only what it yields.
+
+    None where more or less travelled than the net.
+    """
+    if state.experiment.plan.strategy.alters_tensors:
+        return
     if state.phase is Phase.COMPLETE and (found := yielded_model(state)) is not None:
         yield found
     if state.researcher == researcher:

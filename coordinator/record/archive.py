@@ -182,7 +182,8 @@ def _describe_blobs(entries: Iterable[Entry]) -> Mapping[tuple[str, str], Manife
             if state is None or state.manifest is None:
                 continue
             if isinstance(one, d.InitialModel | d.RoundCompleted):
-                known[state.id, one.seal] = state.manifest
+                if one.seal:  # none where each site has a model of its own
+                    known[state.id, one.seal] = state.manifest
                 if one.wire is not None:
                     known[state.id, one.wire] = state.manifest.in_codec(state.codec.model)
                 for own in one.own.values() if isinstance(one, d.RoundCompleted) else ():

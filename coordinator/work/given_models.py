@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from messages.experiment import Experiment
-from messages.ground.durable import replace_file
+from messages.ground.durable import replace_file, sync_to_disk
 from messages.ground.errors import ConfigError, WorkFailed
-from messages.tensors.layout import Manifest, manifest_of, write_into
+from messages.tensors.layout import Manifest, manifest_of, view_tensors, write_into
 from nets import registry
+from nets.digest import arrays_digest
 from nets.model_file import read_metadata, read_model, save_model
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -170,11 +171,12 @@ class GivenModels:
             raise ConfigError(why, where=str(source), advice="Nothing was put in")
         buffer = bytearray(net.nbytes)
         write_into(arrays, net, memoryview(buffer))
+        digest = arrays_digest(view_tensors(net, buffer))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            fresh = self.folder / "fresh.part"
-            digest = save_model(fresh, experiment, net, buffer)
-            fresh.replace(self.path_of(digest))
+            save_model(self.path_of(digest), experiment, net, buffer)
+            sync_to_disk(self.path_of(digest))
+            sync_to_disk(self.folder)
         except OSError as error:
             raise WorkFailed(f"cannot be written ({error.strerror})", where=str(self.folder)) from None
         return digest

@@ -9,6 +9,7 @@ and the list of the withdrawn is as it was. The PACS is not asked.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from messages.ground.errors import DataError
 from messages.reasons import Reason
 from site_agent.data.lists import ListBoard
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.filenames import is_picture, nifti_stem
+from site_agent.datasets.filenames import nifti_stem
 from site_agent.datasets.layouts import list_entries
 from site_agent.datasets.opening import is_folder
+from site_agent.datasets.tables.config import TableColumns
+from site_agent.datasets.tables.rows import read_rows
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import pins, store, withdrawals
 from site_agent.disk.secret import secret_of
@@ -32,7 +35,7 @@ from site_agent.disk.secret import secret_of
 log = structlog.get_logger()
 
 DEEPEST = 2
-"""Folders below the data set's own that are looked into: both layouts keep their images one below."""
+"""Folders below the data set's own that are looked into where no table names its files: images lie one below."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,28 @@ def look_at(config: DatasetConfig) -> Look:
 
 def _counted_files(config: DatasetConfig) -> Iterator[Path]:
     """The files that decide what is trained on: images and labels, dataset.json or table, the list of the withdrawn."""
-    yield from _image_files(config.path, DEEPEST, pictures=config.table is not None)
     table = None if config.table is None else config.path / config.table.file
+    yield from _image_files(config.path, DEEPEST) if config.table is None else _named_files(config.path, config.table)
     for path in (config.path / "dataset.json", config.withdrawn, table):
         if path is not None and os.path.lexists(path):
             yield path
 
 
-def _image_files(folder: Path, deep: int, pictures: bool) -> Iterator[Path]:
+def _named_files(folder: Path, columns: TableColumns) -> Iterator[Path]:
+    """The files that a table names, however deep; none where it says nothing that can be read."""
+    list_entries(folder)
+    with contextlib.suppress(DataError):  # the table itself counts, and is told where cases are read
+        for row in read_rows(folder, columns):
+            yield from (file for file in (*row.images, row.mask) if file is not None)
+
+
+def _image_files(folder: Path, deep: int) -> Iterator[Path]:
     for entry in list_entries(folder):
-        if nifti_stem(entry.name) is not None or (pictures and is_picture(entry.name)):
+        if nifti_stem(entry.name) is not None:
             yield Path(entry.path)
         elif deep and is_folder(entry):
             try:
-                yield from _image_files(Path(entry.path), deep - 1, pictures)
+                yield from _image_files(Path(entry.path), deep - 1)
             except DataError:
                 yield Path(entry.path)  # one folder that cannot be entered: seen as such, now and later
 

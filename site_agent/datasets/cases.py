@@ -134,7 +134,8 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
     """
     with hold_faults(case.key):
         rivals = _Rivals(case, vault)
-        lying = rivals.read_file(case.label or case.images[0], Reason.SEVERAL_LABELS)
+        first = case.images[0] if case.label is None else case.label
+        lying = rivals.read_file(first, Reason.AMBIGUOUS_SERIES if case.label is None else Reason.SEVERAL_LABELS)
         if len(lying.shape) != 3:
             what = f"the {'image' if case.label is None else 'label map'} has {len(lying.shape)} axes, not 3"
             raise CaseError(Reason.SHAPE_MISMATCH, what, where=lying.name)
@@ -146,7 +147,7 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
             label, concepts = _map_labels(lying, labels, ignored)
         image = np.empty((len(case.images), *lying.shape), dtype=np.float32)
         for path in dict.fromkeys(case.images):
-            file = rivals.read_file(path, Reason.AMBIGUOUS_SERIES, lying.shape)
+            file = lying if path == first else rivals.read_file(path, Reason.AMBIGUOUS_SERIES, lying.shape)
             _require_grid(case, file, lying)
             voxels = file.read_voxels()
             for channel, own in enumerate(case.images):

@@ -100,6 +100,19 @@ def test_the_parts_count_alike_or_by_their_validation_scores(combine: str, rule:
     assert started.weights == dict(combined.weights)
 
 
+def test_a_model_without_an_error_weighs_most_where_less_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(combine="validation")
+    assert run.state is not None
+    monkeypatch.setattr(type(run.state.experiment.task.reader), "higher_is_better", False)
+    for label, mean in (("own-1", 0.0), ("own-2", 0.5), ("own-3", 0.5)):
+        monkeypatch.setitem(MEANS, label, mean)
+    for site in SITES:
+        score(run, site)
+    combined = opened(run).combined
+    assert combined is not None
+    assert combined.weights["own-1"] == pytest.approx(1.0)
+
+
 def test_the_digest_of_an_ensemble_names_rule_parts_and_weights() -> None:
     parts = {"own-1": ("a" * 64, 0.5), "own-2": ("b" * 64, 0.5)}
     names = {

@@ -97,6 +97,21 @@ def test_what_cannot_be_begun_with_is_told_in_one_line(tmp_path: Path) -> None:
     assert "has made no model" in refused(origins(tmp_path, early, SEAL), begins_with("exp-1"))
 
 
+def test_what_travelled_with_more_than_the_net_is_not_begun_with(tmp_path: Path) -> None:
+    run = Run(plan={"strategy": {"name": "SCAFFOLD"}})
+    run.join()
+    run.initial()
+    for site in ("site-a", "site-b", "site-c"):
+        run.report(site, 1)
+    run.aggregated(1)
+    run.wire(kinds.ExperimentAbort())
+    assert run.state is not None
+    made = run.state.models[2]
+    found = origins(tmp_path, run, made.seal)
+    assert "ran with SCAFFOLD" in refused(found, begins_with("exp-1"))
+    assert "no such model is here" in refused(found, begins_with(f"sha256:{made.digest}"))
+
+
 def test_a_model_of_another_net_is_told_by_what_differs(tmp_path: Path) -> None:
     run = in_phase(Phase.COMPLETE)
     assert run.state is not None

@@ -125,7 +125,7 @@ def _shrink(seed: int) -> int:
     for number in strikes:
         print(f"fault {number}: {draw_schedule(seed).strikes[number]}")
     print("\n".join(outcome.story))
-    print(f"again: python -m tests.simulation --only {seed} --faults {','.join(map(str, strikes))} --rounds {rounds}")
+    print(f"again: python -m tests.simulation --only {seed} --faults '{','.join(map(str, strikes))}' --rounds {rounds}")
     return 1
 
 

@@ -1,6 +1,6 @@
 """Deliberate mistakes in the product, each a change of text: the checker has to find every one of them.
 
-`survey_mutations` makes a copy of the product and the tests, changes it, and runs schedules against it in processes of
+`survey_mutation` makes a copy of the product and the tests, changes it, and runs schedules against it in processes of
 their own until one is violated.
 """
 

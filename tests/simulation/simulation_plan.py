@@ -20,7 +20,7 @@ WORKS = ("prepare", "evaluate", "build", "average", "verify")
 
 
 class Stage(StrEnum):
-    """Where an experiment is when a fault strikes it; each of the first five is also what a fault waits for."""
+    """Where an experiment is when a fault strikes it; each of the first six is also what a fault waits for."""
 
     RECRUITING = "recruiting"
     BUILDING = "initialising"
@@ -103,7 +103,7 @@ _WEIGHTS: Mapping[Act, int] = {
     Act.BROKER_POWER: 3, Act.WIPED: 2, Act.TRUNCATED: 2, Act.DELETED: 2, Act.ALARM: 2, Act.PAUSE: 4, Act.RESUME: 3,
     Act.ABORT: 1, Act.FINISH: 1, Act.EXCLUDE: 1, Act.SITE_PAUSE: 2, Act.NEW_DATA: 1, Act.RUBBISH: 3,
 }  # fmt: skip
-_STEPS = tuple(step for step in COORDINATOR_STEPS + AGENT)
+_STEPS = (*COORDINATOR_STEPS, *AGENT)
 
 
 @dataclass(frozen=True)

@@ -106,3 +106,18 @@ def test_while_a_look_hangs_the_newest_task_waits_for_it_and_the_older_ones_are_
     mounted.set()
     eventually(lambda: seen, what="an answer")
     assert (seen, len(looks)) == (["round 3"], 1)
+
+
+def test_files_that_a_table_names_are_seen_however_deep_they_lie(tmp_path: Path) -> None:
+    image = tmp_path / "a" / "b" / "c" / "d" / "one.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"1")
+    (tmp_path / "labels.csv").write_text("image,label\na/b/c/d/one.png,benign\n")
+    columns = {"label": "label"}
+    config = DatasetConfig.model_validate(
+        {"source": "table", "path": str(tmp_path), "channels": ["US"], "table": columns}
+    )
+    before = look_at(config)
+    assert before.files == 2
+    image.write_bytes(b"22")
+    assert look_at(config) != before
