@@ -42,8 +42,10 @@ class Script(NullTrainer):
         clock: Clock,
         cases: int,
         lives: Callable[[], bool],
+        *,
+        memory: bool = False,
     ) -> None:
-        super().__init__(None, cases, 0.0, "")  # type: ignore[arg-type]  # there is no socket: `_send_reply` is all that used it
+        super().__init__(None, cases, 0.0, "", memory=memory)  # type: ignore[arg-type]  # there is no socket: `_send_reply` is all that used it
         self._answer, self._takes, self._clock, self._lives = say, seconds, clock, lives
 
     def wait(self, seconds: float) -> None:

@@ -38,53 +38,24 @@ class DataWish:
     described: Path | None = None
 
 
-class DealtOut:
-    """One folder's cases, as folders of links."""
+class DealtImages:
+    """One folder's images, as a folder of links for each site.
+
+    Args:
+        deal: makes the links, in `layout.data`.
+    """
 
     cases, first = 0, True
 
-    def __init__(self, layout: DemoLayout, sites: Sequence[str], real: RealSet, wish: DataWish, seed: int) -> None:
-        self._layout, self._sites, self._real, self._wish, self._seed = layout, tuple(sites), real, wish, seed
+    def __init__(
+        self, layout: DemoLayout, sites: Sequence[str], given: RealSet | TableSet, deal: Callable[[], None]
+    ) -> None:
+        self._layout, self._sites, self._given, self._deal = layout, tuple(sites), given, deal
 
     def bring_images(self, children: Children) -> list[Child]:
         """Links are made at once."""
         del children
-        found = find_cases(self._real.path)
-        shares = share_cases(self._wish.rule, found, len(self._sites), seed=self._seed, table=self._wish.table)
-        for site, names in zip(self._sites, shares, strict=True):
-            link_cases(found, names, self._layout.data / site)
-        return []
-
-    def count_written(self) -> int:
-        """Nothing is written later."""
-        return 0
-
-    def describe_source(self, site: str) -> dict[str, Any]:
-        """See `Origin`."""
-        return self._real.describe_source(self._layout.data / site)
-
-    def tell_origins(self) -> Mapping[str, str]:
-        """See `Origin`."""
-        return dict.fromkeys(self._sites, _describe_origin(self._real))
-
-    def close(self) -> None:
-        """Nothing was started."""
-
-
-class DealtRows:
-    """One folder's table and images, as a table and links for each site."""
-
-    cases, first = 0, True
-
-    def __init__(self, layout: DemoLayout, sites: Sequence[str], given: TableSet, rule: DealRule, seed: int) -> None:
-        self._layout, self._sites, self._given, self._rule, self._seed = layout, tuple(sites), given, rule, seed
-
-    def bring_images(self, children: Children) -> list[Child]:
-        """Links are made at once."""
-        del children
-        shares = share_patients(self._rule, self._given, len(self._sites), seed=self._seed)
-        for site, names in zip(self._sites, shares, strict=True):
-            self._given.deal_out(names, self._layout.data / site)
+        self._deal()
         return []
 
     def count_written(self) -> int:
@@ -160,11 +131,27 @@ def choose_origin(wish: DataWish, experiment: Experiment) -> MakeOrigin:
         folders = {site: _read_set(wish.data / site, experiment, wish.described) for site in sites}
         return lambda _layout, _seed: OwnFolders(folders)
     given = _read_set(wish.data, experiment, wish.described)
+    _share_images(given, wish, len(sites), experiment.seed)
+
+    def make_origin(layout: DemoLayout, seed: int) -> Origin:
+        return DealtImages(layout, sites, given, lambda: _deal_images(given, wish, sites, seed, layout.data))
+
+    return make_origin
+
+
+def _share_images(given: RealSet | TableSet, wish: DataWish, count: int, seed: int) -> list[list[str]]:
+    """Names of cases, or of patients where a table has them, for each of so many sites."""
     if isinstance(given, TableSet):
-        share_patients(wish.rule, given, len(sites), seed=experiment.seed)
-        return lambda layout, seed: DealtRows(layout, sites, given, wish.rule, seed)
-    share_cases(wish.rule, find_cases(given.path), len(sites), seed=experiment.seed, table=wish.table)
-    return lambda layout, seed: DealtOut(layout, sites, given, wish, seed)
+        return share_patients(wish.rule, given, count, seed=seed)
+    return share_cases(wish.rule, find_cases(given.path), count, seed=seed, table=wish.table)
+
+
+def _deal_images(given: RealSet | TableSet, wish: DataWish, sites: Sequence[str], seed: int, folder: Path) -> None:
+    for site, names in zip(sites, _share_images(given, wish, len(sites), seed), strict=True):
+        if isinstance(given, TableSet):
+            given.deal_out(names, folder / site)
+        else:
+            link_cases(find_cases(given.path), names, folder / site)
 
 
 def _read_set(path: Path, experiment: Experiment, described: Path | None) -> RealSet | TableSet:

@@ -42,7 +42,9 @@ class Study(VirtualConsortium):
         return [one.body for _at, one in self.of(kind) if one.experiment == name and isinstance(one.body, model)]
 
     def wait_for(self, name: str, model: type[Wanted], times: int = 1) -> Wanted:
-        heard = lambda: len(self.told(name, model)) >= times  # noqa: E731
+        def heard() -> bool:
+            return len(self.told(name, model)) >= times
+
         assert self.clock.wait_until(heard, 20 * QUARTER, every=60.0), [one.kind for _at, one in self.heard]
         return self.told(name, model)[times - 1]
 

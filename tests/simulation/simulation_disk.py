@@ -26,12 +26,10 @@ class Disk:
     def __init__(self) -> None:
         self._files: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
-        self.synced = 0
 
     def note_sync(self, descriptor: int) -> None:
         """Instead of `os.fsync`."""
         SYNC(descriptor)
-        self.synced += 1
         found = os.fstat(descriptor)
         path = f"/proc/self/fd/{descriptor}"
         if os.path.isdir(path):

@@ -160,7 +160,7 @@ class SimulationDriver:
         for queue, inbox in world.broker.inboxes.items():
             if inbox.ready and not queue.endswith("dr-a"):
                 watch.fail(f"{len(inbox.ready)} messages are left in {queue}")
-        if not any(kind == f"experiment-{state.phase}" for kind in world.heard):
+        if f"experiment-{state.phase}" not in world.heard:
             watch.fail(f"the researcher was not told that it is {state.phase}")
 
     def _say_again(self) -> None:

@@ -24,16 +24,19 @@ class WatchedScript(Script):
     """Tells the watch of each round that it trains."""
 
     watch: Watch
-    _remembers = True
+    _digest = ""
 
     def _remember_model(self, request: Train) -> str:
-        manifest, path = Manifest.model_validate(request.manifest), Path(request.model)
-        exact = manifest.codec == "float32"
-        return model_digest(manifest, map_file(path, manifest)) if exact else sha256(path.read_bytes()).hexdigest()
+        return self._digest
 
     def _train_round(self, request: Train) -> None:
         assert self._prepare is not None
-        self.watch.note_training(self._prepare.site, request, self._remember_model(request))
+        manifest, path = Manifest.model_validate(request.manifest), Path(request.model)
+        exact = manifest.codec == "float32"
+        self._digest = (
+            model_digest(manifest, map_file(path, manifest)) if exact else sha256(path.read_bytes()).hexdigest()
+        )
+        self.watch.note_training(self._prepare.site, request, self._digest)
         super()._train_round(request)
 
 
@@ -55,8 +58,8 @@ class WatchedTrainers(ScriptedTrainers):
         self._watch = watch
 
     def _make_script(self, say: Callable[[Reply], None], lives: Callable[[], bool]) -> Script:
-        made = WatchedScript(say, self._seconds, self._clock, self._cases, lives)
-        made._remembers, made.watch = True, self._watch
+        made = WatchedScript(say, self._seconds, self._clock, self._cases, lives, memory=True)
+        made.watch = self._watch
         return made
 
 

@@ -47,10 +47,8 @@ class Watch:
         self.violations: list[str] = []
         self.story: list[str] | None = [] if tell else None
         self.sent: Counter[str] = Counter()
-        self.kinds: Counter[str] = Counter()
         self.models: dict[int, set[str]] = {}
         """Round → digests of the models from which sites trained it."""
-        self.trained: Counter[tuple[str, int]] = Counter()
         self.paused: dict[str, float] = {}
         """Site → since when its operator has paused it."""
         self.quiet = False
@@ -59,7 +57,6 @@ class Watch:
         self._trace = sha256()
         self._raw: dict[str, bytes] = {}
         self._seqs: dict[tuple[str, int], dict[int, str]] = {}
-        self._incarnation: Counter[str] = Counter()
         self._term = 0
         self.starts = 0
         """Of the coordinator."""
@@ -137,7 +134,6 @@ class Watch:
         held = self._seqs.setdefault((site, incarnation), {})
         if held.setdefault(number, identity) != identity:
             self.fail(f"{site} gives number {number} of incarnation {incarnation} twice")
-        self._incarnation[site] = max(self._incarnation[site], incarnation)
         self.tell(f"{site} says {payload['kind']} {payload['round'] or ''}".rstrip())
         if payload["kind"] == "joined" and site in self._schedule.strict:
             self.fail(f"{site} joins against its policy")
@@ -145,7 +141,6 @@ class Watch:
     def note_training(self, site: str, request: Train, model: str) -> None:
         """A round's training begins."""
         self.models.setdefault(request.round, set()).add(model)
-        self.trained[site, request.round] += 1
         self.tell(f"{site} trains round {request.round}, attempt {request.attempt}")
         if site in self._schedule.strict:
             self.fail(f"{site} trains against its policy")

@@ -8,11 +8,4 @@ from coordinator.work.strategies.base import Strategy
 
 
 class FedAvg(Strategy):
-    """What `Strategy` does unless told otherwise.
-
-    Args:
-        at_sites: parameters of what is federated averaging here and something else at the sites (FedProx, MOON, Ditto).
-    """
-
-    def __init__(self, **at_sites: float) -> None:
-        self.at_sites = at_sites
+    """What `Strategy` does unless told otherwise."""

@@ -26,18 +26,20 @@ class _Watched:
 
     def __init__(self, net: torch.nn.Module) -> None:
         self._net = net
-        self._found: torch.Tensor | None = None
+        self._found = torch.empty(0)
         last = [one for one in net.modules() if any(True for _ in one.parameters(recurse=False))][-1]
         self._hook = last.register_forward_pre_hook(self._take)
 
     def _take(self, _layer: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         self._found = given[0]
 
-    def represent(self, images: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, channels), float32: of these images, or of the batch that went through the net last."""
-        if images is not None:
-            self._net(images)
-        assert self._found is not None  # noqa: S101 (a batch went through)
+    def represent(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, channels), float32, of these images."""
+        self._net(images)
+        return self.represent_last()
+
+    def represent_last(self) -> torch.Tensor:
+        """The same of the batch that went through the net last."""
         found = self._found.float()
         return found.flatten(2).mean(2) if found.ndim > 2 else found
 
@@ -70,7 +72,7 @@ class ContrastiveRule(LocalRule):
     def extra_loss(self, images: torch.Tensor) -> torch.Tensor | None:
         if self._trained is None:
             return None
-        own = self._trained.represent()
+        own = self._trained.represent_last()
         with torch.no_grad():
             common, previous = (one.represent(images) for one in self._others)
         nearer = cosine_similarity(own, previous) - cosine_similarity(own, common)
