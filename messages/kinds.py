@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from messages.experiment import MOST_SITES
+from messages.experiment import MOST_ALONE, MOST_SITES
 from messages.ground.naming import WHOLE_EXPERIMENT, WHOLE_NAME
 from messages.ground.strictness import StrictModel, at_most
 from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
@@ -38,7 +38,7 @@ MOST_RECEIPTS = 1000
 MOST_LOSS = 1e12
 """Magnitude; no net that learns anything has such a loss."""
 MOST_CHUNKS = 100_000
-MOST_CANDIDATES = 16
+MOST_CANDIDATES = MOST_ALONE
 Label = Word
 """Names a candidate within its experiment, as a code word: "final", "selected", …"""
 Sites = Annotated[list[SiteName], at_most(MOST_SITES)]

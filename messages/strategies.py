@@ -1,7 +1,7 @@
 """What an experiment file may say under `plan.strategy`: a name, or a table with a name and that strategy's parameters.
 
-Each strategy is one model here, and one file in `coordinator/work/strategies/`, which holds its arithmetic. A site has
-the whole experiment file: what a strategy asks of a site's training stands in its table, as numbers.
+Each strategy is one model here. Its arithmetic is in `coordinator/work/strategies/`. What it asks of a site's training
+is in `site_agent/training/strategies/`: a site has the whole experiment file, and reads its numbers there.
 """
 
 from __future__ import annotations

@@ -22,15 +22,17 @@ def load_model(path: Path, own: Path | None = None) -> tuple[torch.nn.Module, di
     """The net in evaluation mode, and its metadata; of an ensemble one net that combines its parts.
 
     Args:
-        own: what a site kept of its own, where a part of the net never travelled (FedBN): the newest file under
-            STATE/cache/ID/strategy at that site.
+        own: what a site kept of its own: the newest file under STATE/cache/ID/strategy at that site. It holds the part
+            of the net that never travelled (FedBN), or the whole personal net (Ditto). Not for an ensemble.
 
     Raises:
         ConfigError: the file is missing, or not a model that Konsil wrote; `own` cannot be read.
         WorkFailed: the tensors are not the net's, as where `own` is needed and not given.
         DataError: the weights do not match the digest in the metadata.
     """
-    if "ensemble" in (metadata := read_metadata(path)):
+    if "ensemble" in read_metadata(path):
+        if own is not None:
+            raise ConfigError("is an ensemble, which has no part of a site's own", where=str(path))
         return _load_ensemble(path)
     arrays, metadata = read_model(path)
     return _fill_net(metadata, {**arrays, **_read_own(own)}).eval(), metadata

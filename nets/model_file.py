@@ -114,7 +114,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
-            _needed = [metadata[key] for key in ("tensors", "model_digest", "net", "channels", "out_channels")]
+            _needed = [metadata[key] for key in ("tensors", "model_digest", "net", "channels", "out_channels", "patch")]
     except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise ConfigError(f"is not a model of Konsil ({error})", where=str(path)) from None
     return metadata

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. Its values are 0 or more.
+    """One metric. A value that a site tells of it is 0 or more; kappa and R² are worked out of others, and may be less.
 
     Attributes:
         title: as tables, curves and commands call it.

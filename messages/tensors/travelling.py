@@ -12,7 +12,7 @@ from messages.tensors.layout import TensorSpec
 STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 """What torch calls batch normalisation's buffers: measured, not trained."""
 CONTROL = "control:"
-"""Before a weight's name: SCAFFOLD's control variate for it. No layer of torch has such a name."""
+"""Before a weight's name: the control variate for it (SCAFFOLD, FedDC). No layer of torch has such a name."""
 
 Tensors = tuple[TensorSpec, ...]
 
@@ -37,5 +37,5 @@ def leave_batch_norms(built: Tensors) -> Tensors:
 
 
 def add_controls(built: Tensors) -> Tensors:
-    """The same, and a control variate for each tensor that is trained (SCAFFOLD)."""
+    """The same, and a control variate for each tensor that is trained (SCAFFOLD, FedDC)."""
     return built + tuple(spec.model_copy(update={"name": CONTROL + spec.name}) for spec in built if is_trained(spec))

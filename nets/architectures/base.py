@@ -52,7 +52,7 @@ class NetSpec(Settings):
     name: str
     tasks: ClassVar[frozenset[str]] = SEGMENTATION
     """Kinds of task (`task.kind`) that it can learn."""
-    dimensions: ClassVar[frozenset[int]] = frozenset({3})
+    dimensions: ClassVar[frozenset[int]] = frozenset({2, 3})
     """Spatial dimensions in which it exists: 2, 3 or both."""
     deterministic_on_cuda: ClassVar[frozenset[int]] = frozenset({2, 3})
     """Dimensions in which every operation has a backward pass that gives the same bits on a GPU."""

@@ -27,7 +27,6 @@ class RehearsalSpec(NetSpec):
 
     name: Literal["Rehearsal"] = "Rehearsal"
     tasks: ClassVar = SEGMENTATION | CLASSIFICATION
-    dimensions: ClassVar = frozenset({2, 3})
     tensors: int = Field(20, ge=1, le=1000)
     kilobytes: int = Field(1000, ge=1, le=4_000_000)
     tried: ClassVar = ({}, {"tensors": 3, "kilobytes": 30})

@@ -28,7 +28,6 @@ class CNNSpec(NetSpec):
 
     name: Literal["CNN"] = "CNN"
     tasks: ClassVar = CLASSIFICATION
-    dimensions: ClassVar = frozenset({2, 3})
     channels: tuple[int, ...] = Field((32, 64, 128, 256), min_length=1, max_length=8)
     convolutions: int = Field(1, ge=1, le=4)
     kernel_size: Literal[3, 5, 7] = 3

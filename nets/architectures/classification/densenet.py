@@ -24,7 +24,6 @@ class DenseNet121Spec(NetSpec):
 
     name: Literal["DenseNet121"] = "DenseNet121"
     tasks: ClassVar = CLASSIFICATION
-    dimensions: ClassVar = frozenset({2, 3})
     deterministic_on_cuda: ClassVar = frozenset({2})  # means over windows add atomically in 3D
     init_features: int = Field(64, ge=2, le=512)
     growth_rate: int = Field(32, ge=1, le=128)

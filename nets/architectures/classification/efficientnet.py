@@ -18,7 +18,6 @@ class EfficientNetB0Spec(NetSpec):
 
     name: Literal["EfficientNetB0"] = "EfficientNetB0"
     tasks: ClassVar = CLASSIFICATION
-    dimensions: ClassVar = frozenset({2, 3})
 
     def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:
         from nets.monai_parts import EfficientNetBN

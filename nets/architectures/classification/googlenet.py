@@ -39,7 +39,6 @@ class GoogLeNetSpec(NetSpec):
 
     name: Literal["GoogLeNet"] = "GoogLeNet"
     tasks: ClassVar = CLASSIFICATION
-    dimensions: ClassVar = frozenset({2, 3})
     norm: Literal["batch", "none"] = "batch"
     width: float = Field(1.0, ge=0.0625, le=4.0)
     kernel: Literal[3, 5] = 5

@@ -24,7 +24,6 @@ class _ResNetSpec(NetSpec):
     """
 
     tasks: ClassVar = CLASSIFICATION
-    dimensions: ClassVar = frozenset({2, 3})
     block: ClassVar[Literal["basic", "bottleneck"]]
     layers: ClassVar[tuple[int, int, int, int]]
     width: int = Field(64, ge=1, le=512)

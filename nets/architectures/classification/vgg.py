@@ -30,7 +30,6 @@ class VGG16Spec(NetSpec):
 
     name: Literal["VGG16"] = "VGG16"
     tasks: ClassVar = CLASSIFICATION
-    dimensions: ClassVar = frozenset({2, 3})
     deterministic_on_cuda: ClassVar = frozenset()  # means over windows add atomically
     norm: Literal["none", "batch"] = "none"
     width: int = Field(64, ge=1, le=512)

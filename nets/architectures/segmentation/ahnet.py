@@ -25,7 +25,6 @@ class AHNetSpec(NetSpec):
     """
 
     name: Literal["AHNet"] = "AHNet"
-    dimensions: ClassVar = frozenset({2, 3})
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
     pyramid: int = Field(4, ge=0, le=4)
     tried: ClassVar = ({"layers": [1, 1, 1, 1], "pyramid": 1},)

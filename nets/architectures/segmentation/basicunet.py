@@ -28,7 +28,6 @@ class BasicUNetSpec(NetSpec):
     """
 
     name: Literal["BasicUNet"] = "BasicUNet"
-    dimensions: ClassVar = frozenset({2, 3})
     features: tuple[int, ...] = Field((32, 32, 64, 128, 256, 32), min_length=LEVELS + 1, max_length=LEVELS + 1)
     norm: Literal["instance", "batch", "group"] = "instance"
     dropout: float = Field(0.0, ge=0.0, lt=1.0)

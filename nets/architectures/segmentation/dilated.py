@@ -25,7 +25,6 @@ class DilatedCNNSpec(NetSpec):
     """
 
     name: Literal["DilatedCNN"] = "DilatedCNN"
-    dimensions: ClassVar = frozenset({2, 3})
     channels: int = Field(32, ge=1, le=512)
     dilations: tuple[int, ...] = Field((1, 1, 2, 4, 8, 16, 1), min_length=1, max_length=16)
     norm: Literal["instance", "batch", "none"] = "instance"

@@ -37,7 +37,6 @@ class DiNTSSpec(NetSpec):
     """
 
     name: Literal["DiNTS"] = "DiNTS"
-    dimensions: ClassVar = frozenset({2, 3})
     deterministic_on_cuda: ClassVar = frozenset()  # linear up-sampling adds atomically
     levels: int = Field(4, ge=2, le=4)
     blocks: int = Field(12, ge=2, le=16)

@@ -30,7 +30,6 @@ class DynUNetSpec(NetSpec):
     """
 
     name: Literal["DynUNet"] = "DynUNet"
-    dimensions: ClassVar = frozenset({2, 3})
     filters: tuple[int, ...] = Field((32, 64, 128, 256, 320), min_length=3, max_length=8)
     strides: tuple[PerAxis, ...] = Field((2, 2, 2, 2), min_length=2, max_length=7)
     kernel_size: int | tuple[PerAxis, ...] = 3

@@ -25,7 +25,6 @@ class InceptionSegSpec(NetSpec):
     """
 
     name: Literal["InceptionSeg"] = "InceptionSeg"
-    dimensions: ClassVar = frozenset({2, 3})
     channels: tuple[int, ...] = Field((64, 64, 64), min_length=1, max_length=16)
     norm: Literal["batch", "instance", "none"] = "batch"
     tried: ClassVar = (

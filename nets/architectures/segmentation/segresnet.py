@@ -16,7 +16,6 @@ class SegResNetSpec(NetSpec):
     """Residual encoder-decoder: Myronenko 2018 (arXiv 1810.11654); `monai.networks.nets.SegResNet`."""
 
     name: Literal["SegResNet"] = "SegResNet"
-    dimensions: ClassVar = frozenset({2, 3})
     deterministic_on_cuda: ClassVar = frozenset()  # linear up-sampling adds atomically
     init_filters: int = Field(8, ge=8, multiple_of=8)
     blocks_down: tuple[int, ...] = Field((1, 2, 2, 4), min_length=2, max_length=6)

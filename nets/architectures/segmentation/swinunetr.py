@@ -25,7 +25,6 @@ class SwinUNETRSpec(NetSpec):
     """
 
     name: Literal["SwinUNETR"] = "SwinUNETR"
-    dimensions: ClassVar = frozenset({2, 3})
     feature_size: int = Field(48, ge=12, le=192, multiple_of=12)
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
     heads: tuple[int, int, int, int] = (3, 6, 12, 24)

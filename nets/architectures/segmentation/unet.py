@@ -29,7 +29,6 @@ class UNetSpec(NetSpec):
     """
 
     name: Literal["UNet"] = "UNet"
-    dimensions: ClassVar = frozenset({2, 3})
     channels: tuple[int, ...] = Field((16, 32, 64, 128, 256), min_length=2, max_length=8)
     strides: tuple[int, ...] = Field((2, 2, 2, 2), min_length=1, max_length=7)
     num_res_units: int = Field(2, ge=0, le=8)

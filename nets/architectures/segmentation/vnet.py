@@ -28,7 +28,6 @@ class VNetSpec(NetSpec):
     """
 
     name: Literal["VNet"] = "VNet"
-    dimensions: ClassVar = frozenset({2, 3})
     act: Literal["elu", "prelu", "relu"] = "elu"
     dropout_down: float = Field(0.5, ge=0.0, lt=1.0)
     dropout_up: float = Field(0.5, ge=0.0, lt=1.0)
