@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-VOCABULARY = 4
+VOCABULARY = 5
 """Number of the words that this version knows; 0.1's are 1."""
 NEWER: Mapping[str, int] = MappingProxyType(
     {
@@ -38,6 +38,11 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "ExperimentComplete.combined": 4,
         "SplitScores.histograms": 4,
         "SplitScores.confusion": 4,
+        "bad-signature": 5,
+        "signature-missing": 5,
+        "no-good-key": 5,
+        "equivocation": 5,
+        "forked-log": 5,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
@@ -45,7 +50,9 @@ WORDS_3 = "words-3"
 """Reads the words of vocabulary 3: what a coordinator asks before it says one of them to sites."""
 WORDS_4 = "words-4"
 """Reads the words of vocabulary 4."""
-OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4})
+WORDS_5 = "words-5"
+"""Reads the words of vocabulary 5: signatures, registers and heads."""
+OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 
 ANNOUNCING = frozenset({"hello", "joined", "coordinator-hello", "standing", "experiment-accepted"})

@@ -131,6 +131,12 @@ class Reason(StrEnum):
     EXCLUDED = "excluded"
     # a researcher has as many experiments as may be open at a time
     TOO_MANY_EXPERIMENTS = "too-many-experiments"
+    # who may say what
+    BAD_SIGNATURE = "bad-signature"
+    SIGNATURE_MISSING = "signature-missing"
+    NO_GOOD_KEY = "no-good-key"
+    EQUIVOCATION = "equivocation"
+    FORKED_LOG = "forked-log"
     # what a reader does not know
     OTHER = "other"
 
@@ -157,6 +163,11 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.EXCLUDED: Reason.NOT_JOINED,
     Reason.WRONG_LABELS: Reason.NOT_JOINED,
     Reason.TOO_MANY_EXPERIMENTS: Reason.NOT_ALLOWED,
+    Reason.BAD_SIGNATURE: Reason.SENDER_MISMATCH,
+    Reason.SIGNATURE_MISSING: Reason.SENDER_MISMATCH,
+    Reason.NO_GOOD_KEY: Reason.SENDER_MISMATCH,
+    Reason.EQUIVOCATION: Reason.ID_TAKEN,
+    Reason.FORKED_LOG: Reason.NOT_ALLOWED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -247,6 +258,11 @@ ADVICE: dict[Reason, str] = {
     Reason.UNKNOWN_NET: "Run `konsil experiment check FILE`: it lists the nets",
     Reason.NOT_THE_OWNER: "Only the researcher who started an experiment may do that",
     Reason.OLD_TERM: "A coordinator of an earlier term is still speaking: end it",
+    Reason.BAD_SIGNATURE: "Somebody else wrote it, or it was changed on its way: ask the sender",
+    Reason.SIGNATURE_MISSING: "The sender has to sign: give it its key in [trust], or update it",
+    Reason.NO_GOOD_KEY: "The operator's register has no good key of the sender: renew it with `konsil provision`",
+    Reason.EQUIVOCATION: "One sender said two things under one id: both are kept; ask the sender",
+    Reason.FORKED_LOG: "The coordinator showed two histories: `konsil site heads` has both as proof; tell the operator",
     Reason.SENDER_MISMATCH: "The broker's user, the routing key and the event name different senders",
     Reason.MALFORMED: "The sender's software is broken or not Konsil",
     Reason.TOO_LARGE: "The sender's software is broken or not Konsil",
