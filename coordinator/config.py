@@ -10,6 +10,7 @@ from pydantic import Field
 from messages.ground import settings
 from messages.ground.exposition import MetricsSettings
 from messages.ground.settings import BrokerAddress, Name, Settings, SizeBytes
+from messages.trust.settings import TrustSettings
 
 
 class Identity(Settings):
@@ -64,6 +65,7 @@ class CoordinatorConfig(Settings):
     broker: BrokerAddress = BrokerAddress()
     limits: Limits = Limits()
     metrics: MetricsSettings = MetricsSettings()
+    trust: TrustSettings | None = None
 
 
 def read_config(path: Path) -> CoordinatorConfig:
@@ -72,4 +74,5 @@ def read_config(path: Path) -> CoordinatorConfig:
     folder = path.resolve().parent
     identity = config.coordinator.model_copy(update={"state": folder / config.coordinator.state})
     broker = config.broker.of_consortium(identity.consortium).relative_to(folder)
-    return config.model_copy(update={"coordinator": identity, "broker": broker})
+    trust = config.trust.relative_to(folder) if config.trust is not None else None
+    return config.model_copy(update={"coordinator": identity, "broker": broker, "trust": trust})

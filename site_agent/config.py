@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from messages.ground import settings
 from messages.ground.exposition import MetricsSettings
 from messages.ground.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
+from messages.trust.settings import TrustSettings
 from site_agent.core.permissions import PolicyConfig
 from site_agent.data.described import AnyDataset, place_paths
 
@@ -74,6 +75,7 @@ class SiteConfig(Settings):
     retention: Retention = Retention()
     training: Trainer = Trainer()
     metrics: MetricsSettings = MetricsSettings()
+    trust: TrustSettings | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -92,5 +94,6 @@ def read_config(path: Path) -> SiteConfig:
     site = config.site.model_copy(update={"state": folder / config.site.state})
     datasets = {name: place_paths(dataset, folder) for name, dataset in config.datasets.items()}
     broker = config.broker.of_consortium(site.consortium).relative_to(folder)
-    update = {"site": site, "broker": broker, "datasets": datasets}
+    trust = config.trust.relative_to(folder) if config.trust is not None else None
+    update = {"site": site, "broker": broker, "datasets": datasets, "trust": trust}
     return config.model_copy(update=update)

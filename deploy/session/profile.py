@@ -24,6 +24,7 @@ from pydantic import Field
 from messages.ground import settings
 from messages.ground.errors import ConfigError
 from messages.ground.settings import BrokerAddress, Name, Settings
+from messages.trust.settings import TrustSettings
 
 ProfileOption = Annotated[
     Path | None,
@@ -44,6 +45,7 @@ class Profile(Settings):
     broker: BrokerAddress = Field(default_factory=BrokerAddress)
     journal: Path | None = None
     """State directory of the coordinator, for operators and auditors on its machine."""
+    trust: TrustSettings | None = None
 
     def broker_address(self) -> BrokerAddress:
         """The broker's address with the defaults filled in: vhost is the consortium, login the person's name."""
@@ -89,4 +91,5 @@ def load_profile(option: Path | None = None) -> Profile:
     profile = settings.read_settings(path, Profile)
     folder = path.resolve().parent
     journal = folder / profile.journal if profile.journal is not None else None
-    return profile.model_copy(update={"broker": profile.broker.relative_to(folder), "journal": journal})
+    trust = profile.trust.relative_to(folder) if profile.trust is not None else None
+    return profile.model_copy(update={"broker": profile.broker.relative_to(folder), "journal": journal, "trust": trust})
