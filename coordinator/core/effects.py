@@ -263,7 +263,7 @@ def _expect_update(state: ExperimentState, site: str, *, again: bool = False) ->
 def _received_model(state: ExperimentState, round_: Round, site: str) -> Model:
     """What a site received in a round."""
     plan = plan_of(state)
-    return plan.own_model(state, round_, site) or state.models[plan.model_for(state, round_, site)]
+    return plan.find_own(state, round_, site) or state.models[plan.find_shared(round_)]
 
 
 def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
@@ -277,7 +277,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
     plan, codec = state.experiment.plan, state.codec
     # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
     sent_on = not plan_of(state).is_trained(state.experiment, state.round.number) and codec.model != "float32"
-    shared = state.models[1 if plan_of(state).makes_own else state.round.number]
+    shared = state.models[plan_of(state).find_shared(state.round)]
     aggregate = Aggregate(
         experiment=state.id,
         round=state.round.number,
@@ -300,7 +300,7 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
 
 def _make_apart(state: ExperimentState, round_: Round, all_: Aggregate) -> tuple[Aggregate, ...]:
     """The making of each site's own model, where the plan has it so."""
-    if not plan_of(state).makes_own:
+    if state.experiment.plan.shares_model:
         return ()
     received = {one.site: _received_model(state, round_, one.site).seal for one in all_.updates}
     return tuple(
@@ -384,7 +384,7 @@ def needed_blobs(state: ExperimentState) -> frozenset[str]:
 
 def _own_blobs(state: ExperimentState, replayed: set[int]) -> set[str]:
     """Seals of the sites' own models, and of the initial one that they began with: who joins late begins with it."""
-    if not plan_of(state).makes_own:
+    if state.experiment.plan.shares_model:
         return set()
     rounds = {state.completed + 1} | (replayed if state.makes_from_model else set())
     seals = {one.seal for number in rounds for one in state.own.get(number, {}).values()}

@@ -7,24 +7,12 @@ from typing import Literal
 
 from coordinator.core.models import candidate_of
 from coordinator.core.state import ExperimentState, Part
-from coordinator.core.steps.base import poolable
+from coordinator.core.steps.base import pool_parts
 from messages import kinds
-from messages.scores import SplitScores
 
 ENSEMBLE: kinds.Label = "ensemble"
 LEAST_ERROR = 1e-12
 """A score that is better lower counts as this at least: a perfect model weighs most, and not nothing."""
-
-
-def pool_parts(state: ExperimentState, parts: Mapping[str, Part], label: str, split: str) -> SplitScores | None:
-    """What has been reported of a candidate, over all sites; None where nothing was."""
-    reports: list[SplitScores] = []
-    for _site, part in sorted(parts.items()):
-        scores = (part.scores or {}).get(label) if part.reported else None
-        if scores is not None:
-            reports += [one for name, one in scores.splits.items() if name == split]
-    reports = poolable(state, reports)
-    return state.experiment.task.reader.pool_reports(reports) if reports else None
 
 
 def mean_own(state: ExperimentState, parts: Mapping[str, Part]) -> dict[str, float | None]:

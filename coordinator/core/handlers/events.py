@@ -13,9 +13,9 @@ from coordinator.core import inputs as i
 from coordinator.core.admission import judge_start
 from coordinator.core.checks import judge_counts
 from coordinator.core.handlers.answers import Handler, handles, paused_by, receipts_left
+from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Standing
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, supersede_attempt
-from coordinator.core.steps.scores import complete_experiment
 from messages import codec, kinds
 from messages.abilities import WORDS_4, read_abilities
 from messages.reasons import Reason
@@ -100,7 +100,7 @@ def take_finish(state: ExperimentState, given: i.Received) -> Answer:
         return Reason.NOT_THE_OWNER
     if state.completed == 0 and state.stage is not Phase.EVALUATING:
         return Reason.WRONG_STATE
-    return (*receipts_left(state), complete_experiment(state, state.round, given.time))
+    return (*receipts_left(state), plan_of(state).end_experiment(state, state.round, given.time))
 
 
 @handles(i.Received)

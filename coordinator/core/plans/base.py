@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from coordinator.core import quorum
+from coordinator.core import decisions as d
+from coordinator.core import models, quorum
 from coordinator.core.state import EMPTY, SCORES, UPDATES, ExperimentState, Member, Model, Round, StepName
+from coordinator.core.steps.base import pool_parts
 from messages.experiment import Experiment
 
 
@@ -36,9 +38,6 @@ class Plan:
 
     steps: tuple[StepName, ...] = (UPDATES,)
     """The steps of a training round, in order; with the last one the round closes."""
-
-    makes_own: bool = False
-    """Whether each update makes a model of its own, its site's; else all together make one."""
 
     def next_round(self, state: ExperimentState) -> Opening:
         """What opens once the next model is there: a round, or the final evaluation by all joined sites."""
@@ -76,17 +75,36 @@ class Plan:
         """
         return None
 
-    def model_for(self, state: ExperimentState, round_: Round, site: str) -> int:
-        """Which model a site receives in a round: the number of the round that it was made for."""
+    def find_shared(self, round_: Round) -> int:
+        """Which model the sites receive in a round: the number of the round that it was made for."""
         return round_.number
 
-    def own_model(self, state: ExperimentState, round_: Round, site: str) -> Model | None:
+    def find_own(self, state: ExperimentState, round_: Round, site: str) -> Model | None:
         """The model of its own that a site receives in a round instead; None: it has none."""
         return None
 
     def choose_contributors(self, state: ExperimentState, round_: Round) -> tuple[str, ...]:
         """Whose updates the next model is made of."""
         return round_.reported
+
+    def end_experiment(self, state: ExperimentState, round_: Round | None, now: float) -> d.Completed:
+        """The experiment's end with the model that there is, whatever has been reported of it: the one of the last
+        round, or the one of an earlier round whose validation scores are better.
+
+        Args:
+            round_: the open one; only an evaluation has scores of the candidates.
+        """
+        parts = EMPTY if round_ is None else round_.parts
+        label, rounds = "final", models.final_rounds(state)
+        best = state.selected
+        if best is not None and best != state.completed:
+            reader = state.experiment.task.reader
+            final = pool_parts(state, parts, "final", "validation")
+            final_mean = reader.headline_score(final) if final is not None else None
+            best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
+            if final_mean is None or reader.rank_score(best_mean) > reader.rank_score(final_mean):
+                label, rounds = "selected", best
+        return d.Completed(time=now, label=label, rounds=rounds, test=pool_parts(state, parts, label, "test"))
 
     def remember_turns(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
         """`ExperimentState.turns` after a completed round: what the plan needs to know of earlier rounds."""

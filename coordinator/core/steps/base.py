@@ -11,13 +11,13 @@ the newer of two events of one round, and what it answers to each has an id of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.state import ExperimentState, Phase, Round, StepName
+from coordinator.core.state import ExperimentState, Part, Phase, Round, StepName
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
@@ -100,6 +100,17 @@ def supersede_attempt(state: ExperimentState, site: str) -> Decided:
 def poolable(state: ExperimentState, reports: Iterable[SplitScores]) -> list[SplitScores]:
     """Reports that pool without fail; logic 2 took others, and pooling them raised."""
     return [one for one in reports if state.logic < 3 or is_sound(one)]
+
+
+def pool_parts(state: ExperimentState, parts: Mapping[str, Part], label: str, split: str) -> SplitScores | None:
+    """What has been reported of a candidate, over all sites; None where nothing was."""
+    reports: list[SplitScores] = []
+    for _site, part in sorted(parts.items()):
+        scores = (part.scores or {}).get(label) if part.reported else None
+        if scores is not None:
+            reports += [one for name, one in scores.splits.items() if name == split]
+    reports = poolable(state, reports)
+    return state.experiment.task.reader.pool_reports(reports) if reports else None
 
 
 def is_foreign(state: ExperimentState, scores: SplitScores) -> bool:

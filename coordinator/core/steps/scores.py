@@ -6,7 +6,8 @@ from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import models
 from coordinator.core.checks import judge_scores
-from coordinator.core.ensembles import ENSEMBLE, combine_own, mean_own, pool_parts, weigh_parts
+from coordinator.core.ensembles import combine_own
+from coordinator.core.plans.table import plan_of
 from coordinator.core.state import SCORES, ExperimentState, Phase, Round
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign
 from messages import kinds
@@ -63,7 +64,7 @@ def finish_experiment(state: ExperimentState, round_: Round, now: float) -> Deci
     So it is at the last deadline too: the model is made, and too few scores are a reason to say so (n is always told),
     not to throw it away.
     """
-    return (complete_experiment(state, round_, now),)
+    return (plan_of(state).end_experiment(state, round_, now),)
 
 
 def end_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
@@ -72,49 +73,6 @@ def end_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
     if state.completed == 0:
         return (d.Failed(time=now, reason=Reason.QUORUM_NOT_MET),)
     return finish_experiment(state, round_, now)
-
-
-def complete_experiment(state: ExperimentState, round_: Round | None, now: float) -> d.Completed:
-    """The experiment's end with the model that there is, whatever has been reported of it.
-
-    Args:
-        round_: the open one; only an evaluation has scores of the candidates.
-    """
-    if state.own_models and state.experiment.plan.kind == "ensemble":
-        return _complete_ensemble(state, round_, now)
-    if state.own_models:
-        label = _best_own(state, round_)
-        test = _pool_scores(state, round_, label, "test")
-        return d.Completed(time=now, label=label, rounds=state.completed, test=test)
-    label, rounds = "final", models.final_rounds(state)
-    best = state.selected
-    if best is not None and best != state.completed:
-        reader = state.experiment.task.reader
-        final = _pool_scores(state, round_, "final", "validation")
-        final_mean = reader.headline_score(final) if final is not None else None
-        best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
-        if final_mean is None or reader.rank_score(best_mean) > reader.rank_score(final_mean):
-            label, rounds = "selected", best
-    return d.Completed(time=now, label=label, rounds=rounds, test=_pool_scores(state, round_, label, "test"))
-
-
-def _complete_ensemble(state: ExperimentState, round_: Round | None, now: float) -> d.Completed:
-    """With the ensemble as it was scored; before that, with the weights that follow from what has been reported."""
-    parts = {} if round_ is None or round_.step != SCORES else round_.parts
-    weights = dict(round_.weights) if round_ is not None and round_.weights else weigh_parts(state, parts)
-    test = pool_parts(state, parts, ENSEMBLE, "test")
-    return d.Completed(time=now, label=ENSEMBLE, rounds=state.completed, test=test, weights=weights)
-
-
-def _best_own(state: ExperimentState, round_: Round | None) -> str:
-    """The site's model with the best validation score over the sites that scored it; the first of equals by name."""
-    rank, found = state.experiment.task.reader.rank_score, mean_own(state, {} if round_ is None else round_.parts)
-    scored = {label: rank(mean) for label, mean in found.items() if mean is not None}
-    return max(scored, key=lambda label: scored[label]) if scored else next(iter(found))
-
-
-def _pool_scores(state: ExperimentState, round_: Round | None, label: str, split: str) -> SplitScores | None:
-    return None if round_ is None else pool_parts(state, round_.parts, label, split)
 
 
 ROW = StepRow(

@@ -15,8 +15,7 @@ from messages.reasons import Reason
 
 def make_body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
     """round-start. It names one model for all who take part, and those that have a model of their own."""
-    plan = plan_of(state)
-    (number,) = {plan.model_for(state, round_, site) for site in round_.parts}
+    number = plan_of(state).find_shared(round_)
     own = {site: _own_model(state, round_, site) for site in _list_own(state, round_)}
     return kinds.RoundStart(
         transfer=models.transfer_of(state, number),
@@ -30,7 +29,7 @@ def make_body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
 
 def _list_own(state: ExperimentState, round_: Round) -> list[str]:
     plan = plan_of(state)
-    return [site for site in sorted(round_.parts) if plan.own_model(state, round_, site) is not None]
+    return [site for site in sorted(round_.parts) if plan.find_own(state, round_, site) is not None]
 
 
 def _own_model(state: ExperimentState, round_: Round, site: str) -> kinds.OwnModel:
@@ -41,9 +40,9 @@ def _own_model(state: ExperimentState, round_: Round, site: str) -> kinds.OwnMod
 def list_transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
     """The models that its sites train."""
     own = _list_own(state, round_)
-    numbers = {plan_of(state).model_for(state, round_, site) for site in round_.parts if site not in own}
-    shared = tuple(models.transfer_of(state, number) for number in sorted(numbers))
-    return (*shared, *(models.own_transfer(state, round_.number, site) for site in own))
+    shared = len(own) < len(round_.parts)
+    sent = (models.transfer_of(state, plan_of(state).find_shared(round_)),) if shared else ()
+    return (*sent, *(models.own_transfer(state, round_.number, site) for site in own))
 
 
 def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
