@@ -11,7 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from deploy.story.parts import Moment, RoundStory, SiteStory, TestScores, ValidationPoint, Waiting
+from immutables import Map
+
+from deploy.story.moments import Moments
+from deploy.story.parts import RoundStory, SiteStory, TestScores, ValidationPoint, Waiting
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
@@ -50,8 +53,8 @@ class ExperimentStory:
     """The coordinator's clock at experiment-accepted, seconds since 1970."""
     ended: float | None = None
     sites: Mapping[str, SiteStory] = field(default_factory=dict)
-    rounds: Mapping[int, RoundStory] = field(default_factory=dict)
-    """By number, from 1; `round_list` has them in order."""
+    rounds: Map[int, RoundStory] = field(default_factory=Map)
+    """By number, from 1; `round_list` has them in order. A trie: a copied dict for each event would be O(n^2)."""
     candidates: Mapping[str, str] = field(default_factory=dict)
     """In the evaluation phase: label (final, selected) → model digest."""
     asked: frozenset[str] = frozenset()
@@ -63,8 +66,9 @@ class ExperimentStory:
     model_digest: str | None = None
     model_round: int | None = None
     final_digest: str | None = None
-    moments: tuple[Moment, ...] = ()
-    seen: frozenset[str] = frozenset()
+    moments: Moments = field(default_factory=Moments)
+    seen: Map[str, bool] = field(default_factory=Map)
+    """Ids of the events that it was told of."""
     resumes_to: str = "recruiting"
     evaluation: RoundStory | None = None
     """The final evaluation: announced as the round after the last, and none of the rounds."""
@@ -290,7 +294,7 @@ class ExperimentStory:
     def with_round(self, number: int, **changes: Any) -> ExperimentStory:
         """The story with something else known of a round."""
         one = replace(self.rounds.get(number, RoundStory(number)), **changes)
-        return replace(self, rounds={**self.rounds, number: one})
+        return replace(self, rounds=self.rounds.set(number, one))
 
     def round_or_new(self, number: int) -> RoundStory:
         """A round, empty where nothing is known of it."""

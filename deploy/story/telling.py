@@ -18,20 +18,19 @@ def tell_event(story: ExperimentStory, event: Event, now: float | None = None) -
     Args:
         now: the observer's clock when the event came, seconds (live messages only; default: the event's time).
     """
-    moment = event.time if now is None else now
+    heard_at = event.time if now is None else now
     if isinstance(event.body, kinds.Alive):
-        return story.with_alive(event.sender, event.body, moment)
+        return story.with_alive(event.sender, event.body, heard_at)
     if isinstance(event.body, kinds.Progress):
-        return story.with_progress(event, event.body, moment)
+        return story.with_progress(event, event.body, heard_at)
     if event.experiment != story.id:
         return story
     if event.id in story.seen or (handler := HANDLERS.get(type(event.body))) is None:
         return story
-    known = replace(story, seen=story.seen | {event.id})
-    told = handler(known, event, event.body)
-    return replace(
-        told, moments=(*told.moments, Moment(event.time, event.sender, event_sentence(event, told.rounds_planned)))
-    )
+    told = handler(story, event, event.body)
+    sentence = event_sentence(event, told.rounds_planned)
+    moment = Moment(event.time, event.sender, sentence)
+    return replace(told, seen=told.seen.set(event.id, True), moments=told.moments.add_moment(moment))
 
 
 def tell_all(story: ExperimentStory, events: Iterable[Event]) -> ExperimentStory:

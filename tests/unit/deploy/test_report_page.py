@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from immutables import Map
 
 from deploy.report import Baseline, Gain, Point, render_report, write_report
 from deploy.story.parts import RoundStory, SiteStory, UpdateStory
@@ -90,7 +91,7 @@ def story() -> ExperimentStory:
         started=1.7e9,
         ended=1.7e9 + 60,
         sites={site: SiteStory(site, "joined", cases=CASES, platform=PLATFORM) for site in SITES},
-        rounds=rounds,
+        rounds=Map(rounds),
         evaluations=final,
         model_label="final",
         model_digest="cd" * 32,

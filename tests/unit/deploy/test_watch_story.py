@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from immutables import Map
 from newer_version import NEWER, written
 from storytelling import CASES, EXPERIMENT, SITES, Teller, complete, events, recruited, split
 
@@ -16,6 +18,7 @@ from deploy.cli.words import closing_lines, headline_words
 from deploy.console import format_moment
 from deploy.session.history import story_of_entries
 from deploy.story.events import event_sentence
+from deploy.story.moments import Moments
 from deploy.story.story import ExperimentStory
 from deploy.story.summary import round_summary, story_as_plain
 from deploy.story.telling import tell_all, tell_event
@@ -53,7 +56,7 @@ def test_validation_that_every_site_withholds_is_no_point_of_the_curve() -> None
     nothing = {
         "final": kinds.ModelScores(model_digest="c" * 64, splits={"validation": SplitScores(cases=1, withheld=True)})
     }
-    withheld = replace(story, rounds={}, evaluations=dict.fromkeys(story.evaluations, nothing))
+    withheld = replace(story, rounds=Map(), evaluations=dict.fromkeys(story.evaluations, nothing))
     assert withheld.evaluations
     assert withheld.validation_curve() == []
 
@@ -190,7 +193,8 @@ def test_what_came_over_several_streams_is_told_in_the_order_in_which_it_happene
 ) -> None:
     story = tell_all(ExperimentStory("try"), events(recruited()))
     late = [replace(moment, time=100.0 - number) for number, moment in enumerate(story.moments)]
-    Lines().show_story(replace(story, moments=tuple(late)), 100.0, None)
+    shown = functools.reduce(Moments.add_moment, late, Moments())
+    Lines().show_story(replace(story, moments=shown), 100.0, None)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1970")]
     assert told == [f"{format_moment(moment.time)} {moment.who}: {moment.what}" for moment in reversed(late)]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from brokers import PARTIES, consortium_definitions
+from immutables import Map
 from storytelling import SITES, Teller, complete, digest, recruited, split
 
 from coordinator.core import inputs
@@ -243,7 +244,7 @@ def test_a_failed_experiment_names_the_sites_and_their_reasons() -> None:
 
 
 def test_an_experiment_that_too_few_joined_names_who_declined_and_who_said_nothing() -> None:
-    story = replace(told(recruited()), phase="failed", reason=Reason.ENROLMENT_FAILED, rounds={})
+    story = replace(told(recruited()), phase="failed", reason=Reason.ENROLMENT_FAILED, rounds=Map())
     story = story.with_site("site-a", state="declined", reason=Reason.NET_NOT_ALLOWED)
     story = story.with_site("site-b", state="invited")
     lines = closing_lines(story)
