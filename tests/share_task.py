@@ -102,7 +102,7 @@ def _learner() -> Any:
             return (logits.sigmoid().mean() - (labels > 0).float().mean()).abs()
 
         def score_case(self, net: torch.nn.Module, case: CachedCase, device: torch.device) -> ShareRow:
-            share = predict_logits(net, torch.from_numpy(case.image.astype("float32")), self.experiment, device)
+            share = predict_logits(net, torch.from_numpy(case.image.astype("float32")), self.asked, device)
             error = 100 * abs(float(share.sigmoid().mean()) - float((case.label > 0).mean()))
             return ShareRow(case=case.name, error=error)
 

@@ -43,6 +43,7 @@ PARTS: dict[str, CommandPart] = {
     "experiment": CommandPart(
         "deploy.cli.experiment", "Check, start, watch and end experiments; their reports and models."
     ),
+    "predict": CommandPart("deploy.predict.cli", "Use a trained model: masks, probabilities or numbers of images."),
     "audit": CommandPart("deploy.cli.audit", "Replay, verify and export the event log."),
     "site": CommandPart(
         "deploy.cli.site", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."

@@ -136,18 +136,20 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
         rivals = _Rivals(case, vault)
         first = case.images[0] if case.label is None else case.label
         lying = rivals.read_file(first, Reason.AMBIGUOUS_SERIES if case.label is None else Reason.SEVERAL_LABELS)
-        if len(lying.shape) != 3:
+        axes = 4 if case.label is None and case.volumes and len(lying.shape) == 4 else 3
+        if len(lying.shape) != axes:
             what = f"the {'image' if case.label is None else 'label map'} has {len(lying.shape)} axes, not 3"
             raise CaseError(Reason.SHAPE_MISMATCH, what, where=lying.name)
-        look.judge_geometry(lying.affine, lying.shape, lying.name)
-        require_room(lying.shape, np.dtype((np.float32, (len(case.images),))), lying.name)
+        grid = lying.shape[:3]
+        look.judge_geometry(lying.affine, grid, lying.name)
+        require_room(grid, np.dtype((np.float32, (len(case.images),))), lying.name)
         if case.label is None:
             label, concepts = _no_labels(lying)
         else:
             label, concepts = _map_labels(lying, labels, ignored)
-        image = np.empty((len(case.images), *lying.shape), dtype=np.float32)
+        image = np.empty((len(case.images), *grid), dtype=np.float32)
         for path in dict.fromkeys(case.images):
-            file = lying if path == first else rivals.read_file(path, Reason.AMBIGUOUS_SERIES, lying.shape)
+            file = lying if path == first else rivals.read_file(path, Reason.AMBIGUOUS_SERIES, grid)
             _require_grid(case, file, lying)
             voxels = file.read_voxels()
             for channel, own in enumerate(case.images):
@@ -160,7 +162,7 @@ def read_case(case: Case, labels: Mapping[int, str], vault: Vault | None, ignore
 def _require_grid(case: Case, file: NiftiFile, label: NiftiFile) -> None:
     """Raise CaseError where an image does not lie on its label's grid."""
     axes = 4 if case.volumes and len(file.shape) == 4 else 3
-    if len(file.shape) != axes or file.shape[:3] != label.shape:
+    if len(file.shape) != axes or file.shape[:3] != label.shape[:3]:
         what = f"shape {file.shape}, the {'first image' if case.label is None else 'label'}'s is {label.shape}"
         raise CaseError(Reason.SHAPE_MISMATCH, what, where=file.name)
     held = file.shape[3] if axes == 4 else 1
@@ -209,7 +211,7 @@ class _Rivals:
 
 
 def _no_labels(file: NiftiFile) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    return np.zeros(file.shape, dtype=np.uint8), ()
+    return np.zeros(file.shape[:3], dtype=np.uint8), ()
 
 
 def _map_labels(

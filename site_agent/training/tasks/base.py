@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ class Learner(ABC):
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
+        self.asked = Inference.of_experiment(experiment)
 
     def look_at_cases(self, cases: Sequence[CachedCase]) -> None:  # noqa: B027 - most tasks need none of it
         """What the loss has to know of the site's training cases, once they are prepared."""
@@ -77,10 +79,34 @@ class Learner(ABC):
         return self.rows_of(split, rows)
 
 
+@dataclass(frozen=True)
+class Inference:
+    """How a net is asked.
+
+    Attributes:
+        patch: what it sees at once, voxels along each axis; two edges: it is a net in 2D.
+        overlap: of neighbouring patches, 0 to 1. batch: patches that it sees together.
+        mixed: whether it works in mixed precision, where it runs on a GPU.
+    """
+
+    patch: tuple[int, ...]
+    overlap: float
+    batch: int = 1
+    mixed: bool = False
+
+    @classmethod
+    def of_experiment(cls, experiment: Experiment) -> Inference:
+        """As an experiment's cases are scored."""
+        training = experiment.training
+        return cls(training.patch, experiment.evaluation.overlap, training.batch, training.precision == "amp")
+
+    @property
+    def flat(self) -> bool:
+        return len(self.patch) == 2
+
+
 @torch.inference_mode()
-def predict_logits(
-    net: torch.nn.Module, image: torch.Tensor, experiment: Experiment, device: torch.device
-) -> torch.Tensor:
+def predict_logits(net: torch.nn.Module, image: torch.Tensor, asked: Inference, device: torch.device) -> torch.Tensor:
     """Logits (1, K, x, y, z), float32, on the net's whole grid: a Gaussian-weighted sliding window over the patches.
 
     The windows' logits are blended, as MONAI and nnU-Net do. A net in 2D is asked slice by slice, along z.
@@ -88,32 +114,27 @@ def predict_logits(
     Args:
         image: float32 (C, x, y, z).
     """
-    amp = experiment.training.precision == "amp" and device.type == "cuda"
-    flat = experiment.training.dims == 2
-    batch = image.movedim(-1, 0) if flat else image[None]
-    with torch.autocast(device.type, enabled=amp):
+    batch = image.movedim(-1, 0) if asked.flat else image[None]
+    with torch.autocast(device.type, enabled=asked.mixed and device.type == "cuda"):
         logits: torch.Tensor = sliding_window_inference(
             batch.to(device),
-            roi_size=experiment.training.patch,
-            sw_batch_size=experiment.training.batch,
+            roi_size=asked.patch,
+            sw_batch_size=asked.batch,
             predictor=net,
-            overlap=experiment.evaluation.overlap,
+            overlap=asked.overlap,
             mode="gaussian",
         )
-    return logits.movedim(0, -1)[None].float() if flat else logits.float()
+    return logits.movedim(0, -1)[None].float() if asked.flat else logits.float()
 
 
 @torch.inference_mode()
-def answer_image(
-    net: torch.nn.Module, image: torch.Tensor, experiment: Experiment, device: torch.device
-) -> torch.Tensor:
+def answer_image(net: torch.nn.Module, image: torch.Tensor, asked: Inference, device: torch.device) -> torch.Tensor:
     """Logits (outputs,), float32, of a net that sees a whole image at once.
 
     Args:
         image: float32 (C, x, y, z), of the size that the experiment asks for; in 2D of one slice.
     """
-    amp = experiment.training.precision == "amp" and device.type == "cuda"
-    whole = image[..., 0] if experiment.training.dims == 2 else image
-    with torch.autocast(device.type, enabled=amp):
+    whole = image[..., 0] if asked.flat else image
+    with torch.autocast(device.type, enabled=asked.mixed and device.type == "cuda"):
         logits: torch.Tensor = net(whole[None].to(device))
     return logits[0].float()

@@ -49,7 +49,7 @@ class ClassificationLearner(Learner):
 
     def score_case(self, net: torch.nn.Module, case: CachedCase, device: torch.device) -> ClassRow:
         image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
-        logits = answer_image(net, image, self.experiment, device)
+        logits = answer_image(net, image, self.asked, device)
         predicted = to_probabilities(logits, self._task.labels).clamp(0, 1).cpu().tolist()
         return ClassRow(
             case=case.name,

@@ -9,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from messages.experiment import Experiment
 from messages.tasks.segmentation import CaseRow, RegionRow
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.preprocess import to_turned
-from site_agent.training.tasks.base import predict_logits
+from site_agent.training.tasks.base import Inference, predict_logits
 from site_agent.training.tasks.regions import Regions
 
 Mask = NDArray[np.bool_]
@@ -22,14 +21,14 @@ Mask = NDArray[np.bool_]
 def score_case(
     net: torch.nn.Module,
     case: CachedCase,
-    experiment: Experiment,
+    asked: Inference,
     regions: Regions,
     device: torch.device,
     *,
     hd95: bool,
 ) -> CaseRow:
     """Predict one whole volume and compare it with its reference on the turned grid, a bijection of the native one."""
-    predicted = regions.predicted_masks(predict_case(net, case, experiment, regions, device))
+    predicted = regions.predicted_masks(predict_case(net, case, asked, regions, device))
     references = regions.reference_masks(case.reference)
     spacing = case.geometry.spacing_mm
     return CaseRow(
@@ -43,11 +42,11 @@ def score_case(
 
 @torch.inference_mode()
 def predict_case(
-    net: torch.nn.Module, case: CachedCase, experiment: Experiment, regions: Regions, device: torch.device
+    net: torch.nn.Module, case: CachedCase, asked: Inference, regions: Regions, device: torch.device
 ) -> torch.Tensor:
     """Probabilities (K, X, Y, Z) on the whole turned grid: the blended logits' probabilities, resampled."""
     image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
-    logits = predict_logits(net, image, experiment, device)
+    logits = predict_logits(net, image, asked, device)
     return to_turned(regions.to_probabilities(logits)[0], case.geometry, regions.background)
 
 

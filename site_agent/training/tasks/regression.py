@@ -42,7 +42,7 @@ class RegressionLearner(Learner):
 
     def score_case(self, net: torch.nn.Module, case: CachedCase, device: torch.device) -> NumberRow:
         image = torch.from_numpy(np.asarray(case.image, dtype=np.float32))
-        found = float(answer_image(net, image, self.experiment, device)[0])
+        found = float(answer_image(net, image, self.asked, device)[0])
         return NumberRow(
             case=case.name, true=float(case.truth[0]), predicted=found * self._task.scale + self._task.centre
         )

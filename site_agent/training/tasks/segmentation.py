@@ -37,7 +37,7 @@ class SegmentationLearner(Learner):
         return self._loss(logits, self.regions.make_target(labels))
 
     def score_case(self, net: torch.nn.Module, case: CachedCase, device: torch.device) -> CaseRow:
-        return score_case(net, case, self.experiment, self.regions, device, hd95=self._hd95)
+        return score_case(net, case, self.asked, self.regions, device, hd95=self._hd95)
 
     def failed_case(self, name: str) -> CaseRow:
         return CaseRow(case=name, failed=True, regions={})

@@ -12,7 +12,7 @@ from messages.experiment import Experiment
 from site_agent.training.cases.cache import MappedCase
 from site_agent.training.cases.preprocess import Geometry
 from site_agent.training.cases.sampling import Sampler
-from site_agent.training.tasks.base import predict_logits
+from site_agent.training.tasks.base import Inference, predict_logits
 from site_agent.training.tasks.registry import learner_for
 
 SHAPE = (20, 18, 5)
@@ -53,7 +53,7 @@ def test_a_volume_is_predicted_slice_by_slice() -> None:
 
     one = flat()
     image = torch.from_numpy(volume(4).image)
-    logits = predict_logits(Says(), image, one, torch.device("cpu"))
+    logits = predict_logits(Says(), image, Inference.of_experiment(one), torch.device("cpu"))
     assert logits.shape == (1, 2, *SHAPE)
     assert torch.allclose(logits[0, 0], image[0], atol=1e-4)
     assert torch.allclose(logits[0, 1], -image[0], atol=1e-4)
