@@ -1,4 +1,4 @@
-"""`konsil experiment`: check, start, list, watch, abort, pause, resume, finish, exclude, report, model."""
+"""`konsil experiment`: check, start, list, watch and end experiments; reports, comparisons, figures and models."""
 
 from __future__ import annotations
 
@@ -296,6 +296,72 @@ def report(
         emit_json(story_as_plain(story) | {"report": str(path)})
     else:
         say_line(str(path))
+
+
+@app.command()
+def compare(
+    experiments: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Ids, or files of `audit export`; two or more.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="An HTML page too.", show_default=False)] = None,
+    profile: ProfileOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Put experiments beside each other: results, and the settings in which they differ.
+
+    It says where scores do not compare: another task, data set, split or other sites.
+
+    Example: konsil experiment compare glioma-fedavg glioma-fedprox --out compared.html
+    """
+    from deploy.report.comparing import HEAD, comparison_rows, render_comparison_page
+    from deploy.report.page import write_page
+    from deploy.session.connection import open_session
+    from deploy.session.history import find_stories
+    from deploy.story.comparison import compare_as_plain, find_differences, find_incomparable
+
+    if len(set(experiments)) < 2:
+        raise RequestError("one experiment compares with nothing", advice="Name two or more")
+    with show_working("reading the experiments' events"):
+        stories = find_stories(experiments, partial(open_session, profile))
+    if out is not None:
+        write_page(out, render_comparison_page(stories))
+    if json_:
+        emit_json(compare_as_plain(stories) | {"page": None if out is None else str(out)})
+        return
+    print_table(HEAD, comparison_rows(stories))
+    if warnings := find_incomparable(stories):
+        note_line(f"konsil: their scores do not compare: {'; '.join(warnings)}")
+    if differences := find_differences(stories):
+        print_table(["key", *(one.id for one in stories)], [[one.key, *one.values] for one in differences])
+    if out is not None:
+        say_line(str(out))
+
+
+@app.command()
+def export(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="The experiment's id, or a file of `audit export`.")],
+    csv: Annotated[Path, typer.Option("--csv", help="Folder for rounds.csv, updates.csv and scores.csv.")],
+    profile: ProfileOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write an experiment's figures as CSV files, for other tools: pandas, R, a spreadsheet.
+
+    The event log itself is exported with `konsil audit export`.
+
+    Example: konsil experiment export glioma-unet3d-01 --csv figures
+    """
+    from deploy.report.sheets import write_sheets
+    from deploy.session.connection import open_session
+    from deploy.session.history import find_stories
+
+    with show_working("reading the experiment's events"):
+        (story,) = find_stories([identity], partial(open_session, profile))
+    written = write_sheets(story, csv)
+    if json_:
+        emit_json({"experiment": story.id, "files": {str(path): rows for path, rows in written.items()}})
+        return
+    for path, rows in written.items():
+        say_line(f"{path}  {rows} rows")
 
 
 @app.command()

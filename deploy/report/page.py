@@ -65,8 +65,13 @@ def write_report(
     Raises:
         WorkFailed: the file cannot be written.
     """
+    write_page(path, render_report(story, baselines, log.name if log else None, images))
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page, whole or not at all; WorkFailed where it cannot be written."""
     try:
-        replace_file(path, render_report(story, baselines, log.name if log else None, images).encode())
+        replace_file(path, page.encode())
     except OSError as error:
         raise WorkFailed(
             f"the report cannot be written ({error.strerror})", where=str(path), advice="Choose another place"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deploy.session.connection import BrokerSession, Heard
 from deploy.story.story import ExperimentStory
 from deploy.story.telling import tell_all, tell_event
 from messages import codec, names
-from messages.chain import MAX_ENTRY, Entry
+from messages.chain import MAX_ENTRY, Entry, read_export, verify
 from messages.envelope import Author, Event, decode_stored
 from messages.ground import naming
 from messages.ground.errors import MalformedMessage, RequestError
@@ -163,6 +165,31 @@ def story_of_entries(entries: Iterable[Entry], experiment: str) -> ExperimentSto
         if entry.experiment == experiment:
             story = tell_all(story, reader.of_entry(entry))
     return replace(story, checks=reader.checks_of(experiment))
+
+
+def find_stories(
+    named: Sequence[str], connect: Callable[[], AbstractContextManager[BrokerSession]]
+) -> list[ExperimentStory]:
+    """The stories of experiments by id, or of exported logs by file name, in this order; one connection for all ids.
+
+    Raises:
+        RequestError: an id is not known, or a file's log holds no experiment. LogBroken: a file does not verify.
+    """
+    by_id: dict[str, ExperimentStory] = {}
+    files = {name: Path(name) for name in named if Path(name).is_file()}
+    if wanted := [name for name in named if name not in files]:
+        with connect() as session:
+            by_id = {name: story_of(session, name) for name in dict.fromkeys(wanted)}
+    return [by_id[name] if name in by_id else story_of_file(files[name]) for name in named]
+
+
+def story_of_file(path: Path) -> ExperimentStory:
+    """The story that an exported log tells; raises as `find_stories`."""
+    entries = list(verify(read_export(path)))
+    found = next((one.experiment for one in entries if one.experiment != naming.NO_EXPERIMENT), None)
+    if found is None:
+        raise RequestError("holds no experiment", where=str(path))
+    return require_known(story_of_entries(entries, found))
 
 
 def require_known(story: ExperimentStory) -> ExperimentStory:
