@@ -371,6 +371,10 @@ def model(
     round_: Annotated[
         int | None, typer.Option("--round", help="The model after so many rounds, as long as it is kept.", min=0)
     ] = None,
+    card: Annotated[bool, typer.Option("--card", help="A model card beside it: ID.md, figures from the log.")] = False,
+    about: Annotated[
+        Path | None, typer.Option("--about", help="What people alone know, for the card (TOML).", show_default=False)
+    ] = None,
     profile: ProfileOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -381,9 +385,16 @@ def model(
 
     Example: konsil experiment model glioma-unet3d-01 --out model.safetensors
     """
+    from deploy.report.card import read_facts, write_card
     from deploy.session import model_file
     from deploy.session.connection import open_session
+    from deploy.session.history import story_of
 
+    if card and round_ is not None:
+        raise RequestError("a card describes the model that the experiment yields", advice="Leave out --round")
+    if about is not None and not card:
+        raise RequestError("--about says something for a card", advice="Add --card")
+    facts = read_facts(about)
     name = checked_id(identity) if round_ is None else f"{checked_id(identity)}-round-{round_}"
     path = out or Path(f"{name}.safetensors")
     with show_working("looking for the model") as show, open_session(profile) as opened:
@@ -391,7 +402,13 @@ def model(
             digest = model_file.fetch_model(opened, identity, path, show)
         else:
             digest = model_file.fetch_round(opened, identity, round_, path, show)
+        if card:
+            show("writing the card")
+            write_card(story_of(opened, identity), path.with_suffix(".md"), facts)
     if json_:
-        emit_json({"experiment": identity, "model": str(path), "model_digest": digest})
-    else:
-        say_line(f"{path}  digest {digest}")
+        told = {"card": str(path.with_suffix(".md"))} if card else {}
+        emit_json({"experiment": identity, "model": str(path), "model_digest": digest, **told})
+        return
+    say_line(f"{path}  digest {digest}")
+    if card:
+        say_line(str(path.with_suffix(".md")))

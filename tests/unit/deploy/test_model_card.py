@@ -1,0 +1,62 @@
+"""A model card: figures from the log alone, gaps that are seen, nobody's text as markup."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from storytelling import complete, recruited
+
+from deploy.report.card import CardFacts, read_facts, render_card
+from deploy.session.history import story_of_entries
+from messages.ground.errors import ConfigError, RequestError
+
+STORY = story_of_entries(complete().entries, "try")
+
+
+def metadata_of(card: str) -> dict[str, object]:
+    lines = card.split("---\n")[1].splitlines()
+    return {key: json.loads(value) for key, _, value in (line.partition(": ") for line in lines)}
+
+
+def test_the_card_s_metadata_hold_the_log_s_test_score() -> None:
+    found = metadata_of(render_card(STORY, CardFacts(license="apache-2.0")))
+    assert found["license"] == "apache-2.0"
+    assert found["pipeline_tag"] == "image-segmentation"
+    (index,) = found["model-index"]  # type: ignore[misc]
+    (metric,) = index["results"][0]["metrics"]  # type: ignore[index]
+    assert STORY.test is not None
+    assert metric["value"] == round(STORY.test.mean or 0, 6)
+
+
+def test_the_card_names_the_model_and_states_what_nobody_said() -> None:
+    card = render_card(STORY, CardFacts(developer="Clinic A"))
+    assert f"digest `{STORY.model_digest}`" in card
+    assert "- **Developer:** Clinic A" in card
+    assert "- **Known biases:** not stated" in card
+
+
+def test_text_of_people_makes_no_markup_and_no_second_line() -> None:
+    card = render_card(STORY, CardFacts(risks="<script>x</script>\n## Heading | cell"))
+    (line,) = [one for one in card.splitlines() if "script" in one]
+    assert line == "- **Known risks and limitations:** &lt;script>x&lt;/script> ## Heading \\| cell"
+
+
+def test_without_a_test_score_the_card_says_so() -> None:
+    card = render_card(replace(STORY, evaluations={}), CardFacts())
+    assert "Test scores: not stated" in card
+    assert "model-index" not in metadata_of(card)
+
+
+def test_an_experiment_without_a_model_has_no_card() -> None:
+    with pytest.raises(RequestError, match="has no model"):
+        render_card(story_of_entries(recruited().entries, "try"), CardFacts())
+
+
+def test_a_key_that_a_card_does_not_know_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text('developper = "Clinic A"\n')
+    with pytest.raises(ConfigError, match="developper"):
+        read_facts(path)
