@@ -43,6 +43,8 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "no-good-key": 5,
         "equivocation": 5,
         "forked-log": 5,
+        "wrong-addressee": 5,
+        "out-of-time": 5,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""

@@ -28,6 +28,7 @@ from messages.ground.systemd import notify_manager
 from messages.kinds import Leaving
 from messages.names import GLOBAL
 from messages.tensors.seals import Sealer
+from messages.trust.settings import load_trust, make_verifier
 from site_agent import config as configuration
 from site_agent.config import SiteConfig
 from site_agent.core.agenda import restore_agenda
@@ -99,14 +100,18 @@ class Agent:
         self._broker = "connecting"
         self._lost = self._attached = False
         self._pace = Pace(self._clock)
-        self._rules = Rules(config, self._clock)
+        site = config.site
+        trust = None if config.trust is None else load_trust(config.trust, site.consortium, site.name)
+        self._verifier = make_verifier(site.consortium, trust)
+        self._rules = Rules(config, self._clock, self._verifier)
         self.spool = Spool(config.site.state)
         try:
             require_whole(config.site.state)  # said now, not by a trainer in the night
             agenda = restore_agenda(self.spool.load_agenda(config.site.name))
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
-            self._voice = Outbox(self._bus, self.spool, config.site.consortium, config.site.name, self._clock)
+            key = None if trust is None else trust.key
+            self._voice = Outbox(self._bus, self.spool, site.consortium, site.name, self._clock, key)
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
         except BaseException:
             self.spool.close()
@@ -180,6 +185,7 @@ class Agent:
             errands=self._errands,
             voice=self._voice,
             rules=self._rules,
+            verifier=self._verifier,
             ack=self._subscriptions.acknowledge,
             post=self.post_work,
             clock=self._clock,
@@ -265,7 +271,7 @@ class Agent:
         def give_up() -> None:  # whoever waits for the inbox is freed by this
             self._clock.make_thread(self._bus.close, "twin").start()
 
-        twin = TwinWatch(self._bus, site.consortium, site.name, give_up)
+        twin = TwinWatch(self._bus, self._verifier, site.consortium, site.name, give_up, self._clock)
         try:
             with twin.listen():
                 self._subscriptions.attach_all(site.name, self._hearing.take_delivery, self._receiver.deliver_chunk)

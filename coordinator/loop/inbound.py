@@ -73,6 +73,7 @@ class Inbound:
         try:
             event = envelope.decode_event(delivery.body)
             envelope.check_origin(event, delivery.key, delivery.user, self._config.coordinator.consortium)
+            self._parts.verifier.check_event(event, delivery.queue, self._parts.clock.now())
             self._take_event(event, delivery)
         except MalformedMessage as error:
             reason = str(error.reason)

@@ -41,6 +41,7 @@ from messages.ground.logs import Complaints
 from messages.ground.naming import NO_EXPERIMENT
 from messages.names import COORDINATOR
 from messages.reasons import Reason
+from messages.trust.verifier import Verifier
 
 log = structlog.get_logger("coordinator")
 
@@ -62,6 +63,7 @@ class Parts:
     own_word: ReadingBack
     turnstile: Turnstile
     origins: ModelOrigins
+    verifier: Verifier
 
 
 _NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)

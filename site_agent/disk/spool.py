@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS ledger (
     round INTEGER NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS ledger_ids ON ledger (id);
+CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
 SEEN_KEPT = 90 * 86400.0
 """Seconds that an event's id is remembered: longer than the broker keeps, or a standing repeats, an event."""
@@ -196,6 +197,17 @@ class Spool:
         with self._guard:
             self._set_number("term", max(term, self._get_number("term")))
 
+    def get_kept(self, key: str) -> bytes | None:
+        """Bytes that are kept under a name: the newest register, the digest of our last event."""
+        with self._guard:
+            row = self._db.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put_kept(self, key: str, value: bytes) -> None:
+        """Keep bytes under a name; WorkFailed on a full disk."""
+        with self.transaction():
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, value))
+
     # streams and what was seen
 
     def position_of(self, queue: str) -> Position | None:
@@ -261,6 +273,11 @@ class Spool:
                     event.time,
                 ),
             )  # fmt: skip
+
+    def replace_event(self, waiting: Waiting, raw: bytes) -> None:
+        """Say a waiting event in other bytes: it was written before the site had its key."""
+        with self.transaction():
+            self._db.execute("UPDATE outbox SET raw = ? WHERE id = ?", (raw, waiting.id))
 
     def list_waiting(self, after: int = 0, until: int | None = None, limit: int = -1) -> list[Waiting]:
         """What waits for its receipt, oldest first.

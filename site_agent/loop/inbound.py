@@ -23,8 +23,9 @@ from messages.kinds import (
     RoundComplete,
     Standing,
 )
-from messages.names import COORDINATOR
+from messages.names import COORDINATOR, DOWNLINK
 from messages.reasons import Reason
+from messages.trust.verifier import Verifier
 from site_agent.core.effects import Effect, Say
 from site_agent.core.inputs import Heard, PartBroken, Receipted
 from site_agent.core.steps import STEPS, opening_of
@@ -46,6 +47,7 @@ class Inbound:
     """Hears the coordinator. Owned by the main loop.
 
     Args:
+        verifier: asked before an event is believed.
         ack: acknowledges a delivery.
         post: hands a closure to the main loop, for what must wait for the transaction's end.
     """
@@ -59,12 +61,14 @@ class Inbound:
         errands: EffectRunner,
         voice: Outbox,
         rules: Rules,
+        verifier: Verifier,
         clock: Clock,
         ack: Callable[[Delivery], None],
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self._consortium, self._spool, self._steps, self._errands = consortium, spool, steps, errands
         self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
+        self._verifier = verifier
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
         self.coordinator_can: frozenset[str] = frozenset()
@@ -83,6 +87,7 @@ class Inbound:
         try:
             event = decode_event(delivery.body)
             check_origin(event, delivery.key, delivery.user, self._consortium)
+            self._verifier.check_event(event, delivery.queue, self._clock.wall())
         except MalformedMessage as error:
             self._refuse_delivery(error.reason, delivery.queue)
             event = None
@@ -185,7 +190,9 @@ class Inbound:
         todo: list[Effect] = []
         for raw in body.events:
             try:
-                todo += self._take_event(decode_event(raw), embedded=True)
+                event = decode_event(raw)
+                self._verifier.check_enclosed(event, DOWNLINK, self._clock.wall(), "coordinator")
+                todo += self._take_event(event, embedded=True)
             except MalformedMessage as error:
                 self._refuse_delivery(error.reason, "standing")
         return todo
