@@ -38,6 +38,7 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "ExperimentComplete.combined": 4,
         "SplitScores.histograms": 4,
         "SplitScores.confusion": 4,
+        "register": 5,
         "bad-signature": 5,
         "signature-missing": 5,
         "no-good-key": 5,

@@ -42,7 +42,7 @@ from site_agent.desk.status import status_line, status_of
 from site_agent.disk.secret import require_whole
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
-from site_agent.loop.inbound import Inbound
+from site_agent.loop.inbound import REGISTER, Inbound
 from site_agent.loop.orders import Orders
 from site_agent.loop.relay import Relay
 from site_agent.loop.reports import Reports
@@ -117,6 +117,7 @@ class Agent:
             self.spool.close()
             raise
         self._subscriptions = Subscriptions(self._bus, self.spool, self.post_work)
+        self._go_on_from_register()
         self._make_hands(trainers)
         self._make_ears()
 
@@ -209,6 +210,15 @@ class Agent:
             clock=self._clock,
         )
         self._errands.settled = self._hearing.has_read_history
+
+    def _go_on_from_register(self) -> None:
+        """Take the register that came last, if it is newer than that of the kit."""
+        if self._verifier.register is None:
+            return
+        kept = self.spool.get_kept(REGISTER)
+        if kept is not None and not self._verifier.go_on_from(kept):
+            log.info("the register of the kit is newer than the one that came last")
+        self._voice.note_register(self._verifier.register)
 
     def post_work(self, work: Callable[[], None]) -> None:
         """Hand a closure to the main loop. Any thread."""

@@ -58,7 +58,8 @@ class VirtualConsortium:
         self.coordinator = self._make_coordinator()
         self.agents = {site: self._agent(site) for site in sites}
         self._threads: list[threading.Thread] = [clock.make_thread(self.coordinator.run, "coordinator")]
-        self._threads += [clock.make_thread(agent.run, site) for site, agent in self.agents.items()]
+        self._running = {site: clock.make_thread(agent.run, site) for site, agent in self.agents.items()}
+        self._threads += self._running.values()
         for thread in self._threads:
             thread.start()
 
@@ -85,10 +86,14 @@ class VirtualConsortium:
         agent = self.agents[site]
         agent.post_work(lambda: agent._errands.apply_input(Switched(**switched)))
 
+    def lives(self, site: str) -> bool:
+        """Whether a site's agent still runs."""
+        return self._running[site].is_alive()
+
     def start_again(self, site: str) -> None:
         """Another agent on the state of one that has ended."""
         self.agents[site] = self._agent(site)
-        thread = self.clock.make_thread(self.agents[site].run, site)
+        thread = self._running[site] = self.clock.make_thread(self.agents[site].run, site)
         self._threads.append(thread)
         thread.start()
 

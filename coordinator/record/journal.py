@@ -42,6 +42,7 @@ from messages.ground.errors import KonsilError, LogBroken, NameTaken, RequestErr
 __all__ = [
     "ASIDE",
     "NOTHING",
+    "REGISTER",
     "STEP",
     "TERM",
     "AuditPosition",
@@ -51,8 +52,9 @@ __all__ = [
     "open_readonly",
 ]
 
-STEP, ASIDE, TERM = "step", "set-aside", "term"
-"""Types of entries: an input with its decisions; a message that was set aside; a start under a new term."""
+STEP, ASIDE, TERM, REGISTER = "step", "set-aside", "term", "register"
+"""Types of entries: an input with its decisions; a message that was set aside; a start under a new term; the operator's
+register that holds from then on."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, experiment TEXT NOT NULL, idx INTEGER NOT NULL,
@@ -98,6 +100,8 @@ class Journal:
         """Called when there is no space, before the next try; what it raises ends the trying."""
         self._last: dict[str, Entry] = {}
         self._before: Entry | None = None
+        self.register: Entry | None = None
+        """The newest register's."""
         try:
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             self._open_database()
@@ -123,6 +127,8 @@ class Journal:
         for entry in verify_entries(self._db, self.path):
             if entry.type == TERM:
                 check_term(entry, self.path)
+            elif entry.type == REGISTER:
+                self.register = entry
             self._last[entry.experiment] = self._before = entry
         self._db.execute(f"PRAGMA user_version = {LAYOUT}")
         self.term = int(self.get_value("term") or b"0") + 1

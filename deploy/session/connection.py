@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
 from collections.abc import Callable, Iterator
@@ -20,8 +21,9 @@ from messages.chain import Entry, decode_entry
 from messages.envelope import Author, Event, check_origin, decode_event
 from messages.ground import naming
 from messages.ground.clock import Clock, Queue, SystemClock
-from messages.ground.errors import MalformedMessage, RequestError, Unreachable
-from messages.kinds import Body
+from messages.ground.durable import replace_file
+from messages.ground.errors import KonsilError, MalformedMessage, RequestError, Unreachable
+from messages.kinds import Body, RegisterAnnounced
 from messages.names import RoutingKey
 from messages.trust.settings import load_trust, make_verifier
 from messages.trust.signatures import digest_payload
@@ -180,7 +182,16 @@ class BrokerSession:
         event = decode_event(delivery.body)
         check_origin(event, delivery.key, delivery.user, self.profile.consortium)
         self.verifier.check_past(event, delivery.queue)
+        if isinstance(event.body, RegisterAnnounced):
+            self._take_register(event.body.note)
         return Heard(delivery, event=event)
+
+    def _take_register(self, note: bytes) -> None:
+        """Go on by a newer register, and keep it where the profile has the older one; a copy of an old one says nothing
+        new."""
+        with contextlib.suppress(KonsilError, OSError):
+            if self.verifier.take_register(note) is not None and self.profile.trust is not None:
+                replace_file(self.profile.trust.register_file, note)
 
     def hear_messages(self, timeout: float) -> Iterator[Heard]:
         """Messages as they come, for so many seconds in all."""

@@ -87,12 +87,25 @@ class Verifier:
         """
         if self._operator is None or self._index is None:
             return None
-        new = read_register(data, self._operator, self._consortium)
-        check_successor(self._index.register, new)
-        if new.serial == self._index.register.serial:
+        new, known = read_register(data, self._operator, self._consortium), self._index.register
+        check_successor(known, new)
+        if new.serial == known.serial:
             return None
         self._index = _Index.of_register(new)
         return new
+
+    def go_on_from(self, data: bytes) -> bool:
+        """Begin with the newer one of the register that is known and of one that was kept before; whether that is the
+        kept one. Raises as above, where neither follows from the other."""
+        if self._operator is None or self._index is None:
+            return False
+        kept, known = read_register(data, self._operator, self._consortium), self._index.register
+        if kept.serial >= known.serial:
+            check_successor(known, kept)
+            self._index = _Index.of_register(kept)
+            return True
+        check_successor(kept, known)
+        return False
 
     def check_event(self, event: Claim, queue: str, now: float) -> None:
         """Refuse an event that its sender did not write for this queue.

@@ -11,7 +11,7 @@ from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event, check_origin, decode_event
 from messages.ground import logs
 from messages.ground.clock import Clock
-from messages.ground.errors import KonsilError, MalformedMessage
+from messages.ground.errors import KonsilError, MalformedMessage, RequestError
 from messages.kinds import (
     KINDS,
     CheckAnswer,
@@ -20,6 +20,7 @@ from messages.kinds import (
     ExperimentChecked,
     Receipt,
     Refused,
+    RegisterAnnounced,
     RoundComplete,
     Standing,
 )
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 
 OLD = 60.0
 """Seconds before the agent's start: what was said earlier is history that it reads up."""
+REGISTER = "register"
+"""Where the spool keeps the newest register."""
 QUIET = 2.0
 """Seconds without any more history until it is read."""
 
@@ -163,6 +166,9 @@ class Inbound:
         if isinstance(body, ExperimentChecked):
             self._answer_check(body, event.experiment)
             return []
+        if isinstance(body, RegisterAnnounced):
+            self._take_register(body.note)
+            return []
         if event.kind == "coordinator-hello":
             self._post(self._voice.send_hello)
             return []
@@ -175,6 +181,17 @@ class Inbound:
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._steps.take_step(self._make_input(event))
+
+    def _take_register(self, note: bytes) -> None:
+        try:
+            new = self._verifier.take_register(note)
+        except (MalformedMessage, RequestError) as error:
+            self._refuse_delivery(str(getattr(error, "reason", Reason.NOT_ALLOWED)), f"register: {error.what}")
+            return
+        if new is not None:
+            self._spool.put_kept(REGISTER, note)
+            log.info("register", serial=new.serial, parties=len(new.keys), signatures=new.signatures)
+            self._voice.note_register(new)
 
     def _make_input(self, event: Event) -> Heard:
         job = self._steps.agenda.job_of(event.experiment)

@@ -23,6 +23,7 @@ from messages.kinds import Body, Hello
 from messages.names import COORDINATOR, RoutingKey
 from messages.trust import signatures
 from messages.trust.keys import SigningKey
+from messages.trust.register import Register
 from messages.trust.signatures import name_key
 from site_agent.core.effects import Say
 from site_agent.disk.spool import Spool, Waiting
@@ -95,6 +96,8 @@ class Outbox:
         self.dropped = 0
         """Live messages that were dropped, because the bus had too many."""
         self.connected = True
+        self.silenced = False
+        """Whether the operator's register has another key for this site: nobody would believe what it says."""
         self.behind = False
         """Whether the bus took not all that is to be published: the next calls go on."""
         self._say_all()
@@ -118,6 +121,20 @@ class Outbox:
                 seq=event.seq,
             )
             self._spool.replace_event(waiting, told.raw)
+
+    def note_register(self, register: Register) -> None:
+        """Speak only as long as the newest register has our key for this site."""
+        key, site = self._author.key, self._author.name
+        before, self.silenced = (
+            self.silenced,
+            key is not None and key.public not in register.keys_of(site, self._clock.wall()),
+        )
+        if self.silenced and not before:
+            log.critical(
+                "the operator's register does not have this site's key any more: the site says nothing",
+                serial=register.serial,
+                advice="ask the operator for a new kit, and start the agent with its key",
+            )
 
     def _say_all(self) -> None:
         self._reached = 0
@@ -157,7 +174,7 @@ class Outbox:
 
         As much of it as the bus may hold; the rest with the next calls, in order.
         """
-        if not self.connected:
+        if not self.connected or self.silenced:
             return
         if everything:
             self._say_all()
@@ -226,7 +243,7 @@ class Outbox:
     def _say_live(
         self, kind: str, body: Body, experiment: str = NO_EXPERIMENT, round_number: int = 0, to: str | None = None
     ) -> bool:
-        if not self.connected:
+        if not self.connected or self.silenced:
             return False
         with self._lock:
             while self._flying and self._flying[0].done:
