@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -187,7 +187,7 @@ class Steps:
             STEP,
             body,
             time=given.time,
-            written=Written({**written.seen, **settled}, written.positions),
+            written=replace(written, seen={**written.seen, **settled}),
         )
         crash.pass_step(f"coordinator:{i.kind_of(given)}")
         if after is not None:

@@ -16,7 +16,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, experiment TEXT 
     data BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS by_experiment ON entries (experiment, idx);
 CREATE TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY, settled INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (id TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS positions (queue TEXT PRIMARY KEY, offset INTEGER NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
@@ -73,6 +74,8 @@ class Written:
     seen: Mapping[str, bool]
     """Event id → whether it is settled (has its receipt)."""
     positions: Mapping[str, Position]
+    facts: Mapping[str, bytes] = field(default_factory=dict)
+    """Id of a signed event → SHA-256 of what it says (`messages.envelope.digest_facts`)."""
 
 
 NOTHING = Written({}, {})
@@ -187,6 +190,11 @@ class Journal:
         row = self._db.execute("SELECT settled FROM seen WHERE id = ?", (identity,)).fetchone()
         return None if row is None else bool(row[0])
 
+    def facts_of(self, identity: str) -> bytes | None:
+        """Digest of what an event of this id said first, where it was signed."""
+        row = self._db.execute("SELECT digest FROM facts WHERE id = ?", (identity,)).fetchone()
+        return None if row is None else bytes(row[0])
+
     def position_of(self, queue: str) -> Position | None:
         """Where to resume a stream. Callable from any thread (a connection of its own)."""
         with contextlib.closing(open_reader(self.path)) as db:
@@ -258,6 +266,8 @@ class Journal:
                 " ON CONFLICT (id) DO UPDATE SET settled = max(settled, excluded.settled)",
                 (identity, int(settled)),
             )
+        for identity, digest in written.facts.items():
+            self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (identity, digest))
         for queue, position in written.positions.items():
             self._db.execute(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (queue, position.offset, position.digest)

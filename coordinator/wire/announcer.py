@@ -36,6 +36,15 @@ class Announcer:
         """Digest of the last history event of this term."""
         self._live = count(1)
 
+    def recall_event(self, what: Announcement) -> Event:
+        """The event of an announcement, to be told to one party. Whoever checks our chain misses one that it never
+        heard, so that all hear one that is new."""
+        before = self._seq
+        event = self.write_event(what)
+        if self._author.key is not None and self._seq > before:
+            self._events.send_event(event.key, event.raw)
+        return event
+
     def write_event(self, what: Announcement) -> Event:
         """The event of an announcement: written once a term, with a gapless sequence number."""
         place = (what.kind, what.experiment, what.round, what.attempt)

@@ -107,10 +107,13 @@ class Outbox:
     def _sign_waiting(self, key_name: str) -> None:
         """Sign what was written before the site had this key, and waits for its receipt still: the same facts, said
         now."""
+        anew: dict[str, str] = {}
+        """Digest of an event as it was → as it is now: the site's own chain goes on through them."""
         for waiting in self._spool.list_waiting():
             event = decode_stored(waiting.raw)
             if event.ext.get(signatures.KEY) == key_name:
                 continue
+            before = event.ext.get(signatures.AFTER)
             told = replace(self._author, incarnation=event.incarnation).write_event(
                 event.kind,
                 event.body,
@@ -119,8 +122,13 @@ class Outbox:
                 round_number=event.round,
                 attempt=event.attempt,
                 seq=event.seq,
+                after=None if before is None else anew.get(str(before), str(before)),
             )
-            self._spool.replace_event(waiting, told.raw)
+            anew[signatures.digest_payload(event.raw)] = digest = signatures.digest_payload(told.raw)
+            with self._spool.transaction():
+                self._spool.replace_event(waiting, told.raw)
+                if self._spool.get_kept(LAST) == bytes.fromhex(signatures.digest_payload(event.raw)):
+                    self._spool.put_kept(LAST, bytes.fromhex(digest))
 
     def note_register(self, register: Register) -> None:
         """Speak only as long as the newest register has our key for this site."""
