@@ -209,6 +209,7 @@ class Inbound:
         identity = i.identify_event(event)
         facts = self._testimony.read_facts(event)
         if facts:
+            self._testimony.check_time(event)
             self._testimony.follow_chain(event)
         if self._testimony.hear_contradiction(event, delivery, facts, lambda: self._written_with(delivery)):
             return

@@ -14,11 +14,15 @@ from coordinator.record.journal import NOTHING, Written
 from messages import envelope
 from messages.bus.base import Delivery
 from messages.envelope import Event
+from messages.ground.errors import MalformedMessage
 from messages.ground.naming import NO_EXPERIMENT
 from messages.reasons import Reason
 from messages.trust.chains import Chains, Finding
 from messages.trust.signatures import AFTER, digest_payload, split_event
+from messages.trust.verifier import LATE
 
+CLOCKS_DIFFER = 86400.0
+"""Seconds by which a site's clock may be behind ours: less would cost a site with a wrong clock its rounds."""
 log = structlog.get_logger("coordinator")
 
 
@@ -35,6 +39,20 @@ class Testimony:
         """What a signed event says, by its id; nothing of one without a signature."""
         signed = self._parts.verifier.register is not None and bool(split_event(event.raw)[1])
         return {event.id: bytes.fromhex(envelope.digest_facts(event))} if signed else {}
+
+    def check_time(self, event: Event) -> None:
+        """Refuse a signed event that is older than what it speaks of: a copy from an experiment that had the same id.
+
+        Raises:
+            MalformedMessage: out-of-time.
+        """
+        state, oldest = self._steps.states.get(event.experiment), float("-inf")
+        if event.kind == "experiment-start":
+            oldest = self._parts.clock.now() - LATE
+        elif state is not None:
+            oldest = state.started - CLOCKS_DIFFER
+        if event.time < oldest:
+            raise MalformedMessage(Reason.OUT_OF_TIME, "an event from before its experiment")
 
     def follow_chain(self, event: Event) -> None:
         """Note an event's place in its author's own chain."""

@@ -22,6 +22,8 @@ from site_agent.core.policy import PolicyVerdict
 from site_agent.data.described import concepts_of
 from site_agent.data.forecast import foresee_trouble
 
+START_HOLDS = 366 * 86400.0
+"""Seconds for which a researcher's signed start of an experiment may be announced: never again years later."""
 log = structlog.get_logger()
 _REFUSED = {one.value: one for one in (Reason.SIGNATURE_MISSING, Reason.NO_GOOD_KEY, Reason.BAD_SIGNATURE)}
 """What is said of an experiment that its researcher did not sign; anything else is malformed, as in 0.1."""
@@ -46,6 +48,8 @@ class Rules:
             if not isinstance(start, ExperimentStart) or original.sender != body.researcher:
                 return PolicyVerdict(Reason.SENDER_MISMATCH)
             self._verifier.check_enclosed(original, UPLINK, self._clock.wall(), "researcher")
+            if self._verifier.register is not None and original.time < self._clock.wall() - START_HOLDS:
+                return PolicyVerdict(Reason.EXPERIMENT_EXPIRED)
             digests = {Experiment.model_validate(plain).digest() for plain in (start.experiment, body.experiment)}
         except ValidationError:
             return PolicyVerdict(Reason.MALFORMED)
