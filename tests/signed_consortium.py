@@ -9,8 +9,13 @@ from typing import Any
 from coordinator_kit import CONSORTIUM, plain
 from virtual_consortium import VirtualConsortium
 
+from coordinator.core.inputs import Received
+from coordinator.record.journal import STEP
+from coordinator.record.journal_file import open_readonly
+from coordinator.record.recovery import read_step
 from deploy.provision.key_ring import KeyRing, make_key_ring
 from messages import kinds
+from messages.envelope import Event
 from messages.ground.virtual.clock import VirtualClock
 from messages.trust.register import Role
 
@@ -61,3 +66,9 @@ def start(consortium: VirtualConsortium, **changes: Any) -> None:
 
 def finish(consortium: VirtualConsortium) -> None:
     consortium.until("experiment-complete", 7200.0)
+
+
+def uplink_of(consortium: VirtualConsortium) -> list[Event]:
+    """What the coordinator took of others, as its journal has it."""
+    steps = [read_step(entry)[0] for entry in open_readonly(consortium.folder / "coordinator") if entry.type == STEP]
+    return [given.event for given in steps if isinstance(given, Received)]

@@ -8,28 +8,21 @@ from typing import Any
 
 import pytest
 from coordinator_kit import CONSORTIUM, plain
-from signed_consortium import ROLES, SITES, THREE, finish, ring_of, run_signed, sections, start
+from signed_consortium import ROLES, SITES, THREE, finish, ring_of, run_signed, sections, start, uplink_of
 from virtual_consortium import VirtualConsortium
 
-from coordinator.core.inputs import Received
 from coordinator.loop.registers import read_register_entry
-from coordinator.record.journal import REGISTER, STEP
+from coordinator.record.journal import REGISTER
 from coordinator.record.journal_file import open_readonly
-from coordinator.record.recovery import read_step
 from coordinator.record.replay import replay
 from deploy.provision.key_ring import FOREVER, KeyRing
 from messages import kinds
-from messages.envelope import Author, Event
+from messages.envelope import Author
 from messages.ground.virtual.clock import VirtualClock
 from messages.reasons import Reason
 from messages.trust.keys import derive_key, read_key, write_key
 from messages.trust.register import KeyEntry, Register, read_register, replace_keys, sign_register
 from messages.trust.signatures import digest_payload, split_event
-
-
-def uplink_of(consortium: VirtualConsortium) -> list[Event]:
-    steps = [read_step(entry)[0] for entry in open_readonly(consortium.folder / "coordinator") if entry.type == STEP]
-    return [given.event for given in steps if isinstance(given, Received)]
 
 
 def test_a_whole_experiment_is_signed_by_all_and_each_answer_names_what_it_answers(tmp_path: Path) -> None:
