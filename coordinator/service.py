@@ -45,6 +45,7 @@ from messages.ground.durable import OTHERS
 from messages.ground.errors import KonsilError
 from messages.ground.exposition import Endpoint, Reading
 from messages.reasons import Reason
+from messages.trust.settings import load_trust, make_verifier
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
@@ -84,7 +85,9 @@ class Coordinator:
     ) -> None:
         clock = SystemClock() if clock is None else clock
         self._queue: Queue[Any] = clock.make_queue()
-        state = config.coordinator.state
+        state, consortium = config.coordinator.state, config.coordinator.consortium
+        trust = None if config.trust is None else load_trust(config.trust, consortium, names.COORDINATOR)
+        verifier = make_verifier(consortium, trust)
         self.journal = Journal(state, crash_after=crash_after)
         try:
             self._bus = connect(config, self._queue.put)
@@ -94,7 +97,8 @@ class Coordinator:
         gate = Gate()
         blobs = Blobs(state / "blobs")
         events = Events(self._bus, state, clock)
-        author = Author(config.coordinator.consortium, names.COORDINATOR, self.journal.term, self.journal.term)
+        term, key = self.journal.term, None if trust is None else trust.key
+        author = Author(consortium, names.COORDINATOR, term, term, key=key)
         say = Announcer(author, events, clock.now)
 
         def post(name: str, given: AnyInput) -> None:
@@ -122,7 +126,7 @@ class Coordinator:
             verifying=work.verifies_update,
         )
         audit = Audit(self._bus, self.journal.path, clock)
-        presence = Presence(config.coordinator.consortium, config.coordinator.sites, clock.now)
+        presence = Presence(consortium, config.coordinator.sites, clock.now, verifier)
         own_word = ReadingBack(self.journal.position_of, self.journal.get_value)
         parts = Parts(
             self.journal,
@@ -138,6 +142,7 @@ class Coordinator:
             own_word,
             Turnstile(self._queue, clock.monotonic, self._acknowledge),
             origins,
+            verifier,
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = clock.make_event()

@@ -38,11 +38,14 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "ExperimentComplete.combined": 4,
         "SplitScores.histograms": 4,
         "SplitScores.confusion": 4,
+        "register": 5,
         "bad-signature": 5,
         "signature-missing": 5,
         "no-good-key": 5,
         "equivocation": 5,
         "forked-log": 5,
+        "wrong-addressee": 5,
+        "out-of-time": 5,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""

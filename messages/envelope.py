@@ -1,10 +1,11 @@
 """An event on the wire: `[payload bytes, signature]`, kept verbatim wherever it is stored.
 
 The payload is one msgpack map. Decoding is strict: unknown kind, unknown field outside `ext`, wrong type, too large,
-too deep is refused with a reason code. The signature is empty until sites and coordinator hold keys; its place is
-here so that nothing stored today has to change. Signature and `ext` are bounded (`messages.extension`). Of `ext` two
-things are read: its sender's abilities, and whether the event holds words of a newer version; only then are unknown
-kinds, reasons, states and fields no mistake (`messages.abilities`).
+too deep is refused with a reason code. An author that has a key signs the payload's bytes (`messages.trust`); without
+one the signature is empty, and the event byte for byte that of 0.1. Who receives an event asks a `Verifier` before it
+does anything with it. Signature and `ext` are bounded (`messages.extension`). Of `ext` are read: what the signature is
+to cover and the payload lacks (`messages.trust.signatures`), its sender's abilities, and whether the event holds words
+of a newer version; only then are unknown kinds, reasons, states and fields no mistake (`messages.abilities`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from messages import abilities, codec, extension
 from messages.ground.errors import MalformedMessage
 from messages.ground.naming import NO_EXPERIMENT, WHOLE_EXPERIMENT, WHOLE_NAME
-from messages.kinds import KINDS, Body, KindSpec, Unknown
+from messages.kinds import INBOX, KINDS, Body, KindSpec, Unknown
 from messages.names import COORDINATOR, RoutingKey
 from messages.reasons import Reason
+from messages.trust import signatures
+from messages.trust.keys import SigningKey
 from messages.words import Reading, needed_vocabulary
 
 SCHEMA = 1
@@ -101,13 +104,15 @@ def event_id(experiment: str, round_number: int, kind: str, sender: str, attempt
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """What all events of one running service share. `can`: the abilities that it announces."""
+    """What all events of one running service share. `can`: the abilities that it announces; `key`: what it signs with,
+    None: it does not."""
 
     consortium: str
     name: str
     incarnation: int = 0
     term: int = 0
     can: frozenset[str] = abilities.OURS
+    key: SigningKey | None = None
 
     def write_event(
         self,
@@ -119,8 +124,16 @@ class Author:
         round_number: int = 0,
         attempt: int | str = 1,
         seq: int = 0,
+        to: str | None = None,
+        after: str | None = None,
+        answers: str | None = None,
     ) -> Event:
-        """Make and encode an event.
+        """Make and encode an event, and sign it where the author has a key.
+
+        Args:
+            to: whose inbox it is for; None: it goes to the queue of its kind.
+            after: digest of the author's previous history event (`signatures.digest_payload`).
+            answers: digest of the event that it answers.
 
         Raises:
             MalformedMessage: no reader would take it: a name outside the grammar, or too large.
@@ -131,9 +144,13 @@ class Author:
             raise TypeError(f"the body of {kind!r} is {spec.body}, not {type(body)}")
         RoutingKey.parse(str(RoutingKey(kind, self.name, experiment)))
         identity = event_id(experiment, round_number, kind, self.name, attempt)
-        ext = abilities.announce_abilities(self.can) if kind in abilities.ANNOUNCING else {}
+        ext: dict[str, Any] = {}
+        if kind in abilities.ANNOUNCING:
+            ext |= abilities.announce_abilities(self.can)
         if (vocabulary := needed_vocabulary(kind, body)) > 1:
             ext[abilities.WORDS] = vocabulary
+        if self.key is not None:
+            ext |= _cover(self.key, spec.queue, to, after, answers)
         extension.check_ext(ext)
         payload = {
             "v": SCHEMA,
@@ -151,7 +168,8 @@ class Author:
             "body": body.as_plain(),
             "ext": ext,
         }
-        raw = codec.pack([codec.pack(payload), b""])
+        packed = codec.pack(payload)
+        raw = codec.pack([packed, b"" if self.key is None else signatures.sign_payload(self.key, packed)])
         if len(raw) > codec.MAX_EVENT_BYTES:
             raise MalformedMessage(Reason.TOO_LARGE, f"{kind} of {len(raw)} bytes, at most {codec.MAX_EVENT_BYTES}")
         return Event(
@@ -170,6 +188,20 @@ class Author:
             str(attempt),
             ext,
         )
+
+
+def _cover(key: SigningKey, queue: str, to: str | None, after: str | None, answers: str | None) -> dict[str, str]:
+    """What a signature covers beside the payload's own fields, as entries of its `ext`."""
+    if to is None and queue == INBOX:
+        raise TypeError("an event for an inbox names its addressee")
+    said = {signatures.AFTER: after, signatures.ANSWERS: answers}
+    known = {word: value for word, value in said.items() if value is not None}
+    return {signatures.KEY: signatures.name_key(key.fingerprint), signatures.TO: to or queue, **known}
+
+
+def digest_facts(event: Event) -> str:
+    """SHA-256 (hex) of what an event says, and not of when and in which place it was said: its id and its body."""
+    return sha256(codec.canonical([event.id, event.body.as_plain()])).hexdigest()
 
 
 def decode_event(raw: bytes) -> Event:

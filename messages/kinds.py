@@ -38,6 +38,7 @@ MOST_RECEIPTS = 1000
 MOST_LOSS = 1e12
 """Magnitude; no net that learns anything has such a loss."""
 MOST_CHUNKS = 100_000
+MOST_REGISTER_BYTES = 2**20
 MOST_CANDIDATES = MOST_ALONE
 Label = Word
 """Names a candidate within its experiment, as a code word: "final", "selected", …"""
@@ -276,6 +277,12 @@ class SiteExcluded(Body):
     reason: Code
 
 
+class RegisterAnnounced(Body):
+    """The operator's register, as a signed note: who checks events goes by it from then on."""
+
+    note: Annotated[bytes, Field(max_length=MOST_REGISTER_BYTES)]
+
+
 class CoordinatorHello(Body):
     """A coordinator started under a new term: sites answer with hello."""
 
@@ -501,6 +508,7 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "experiment-paused": _make_row(DOWNLINK, ExperimentPaused, "coordinator"),
         "experiment-resumed": _make_row(DOWNLINK, ExperimentResumed, "coordinator"),
         "site-excluded": _make_row(DOWNLINK, SiteExcluded, "coordinator"),
+        "register": _make_row(DOWNLINK, RegisterAnnounced, "coordinator"),
         "coordinator-hello": _make_row(DOWNLINK, CoordinatorHello, "coordinator", history=False),
         "global-chunk": _make_row(GLOBAL, None, "coordinator", history=False),
         "update-chunk": _make_row(UPDATE, None, "site", history=False),

@@ -137,6 +137,8 @@ class Reason(StrEnum):
     NO_GOOD_KEY = "no-good-key"
     EQUIVOCATION = "equivocation"
     FORKED_LOG = "forked-log"
+    WRONG_ADDRESSEE = "wrong-addressee"
+    OUT_OF_TIME = "out-of-time"
     # what a reader does not know
     OTHER = "other"
 
@@ -168,6 +170,8 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.NO_GOOD_KEY: Reason.SENDER_MISMATCH,
     Reason.EQUIVOCATION: Reason.ID_TAKEN,
     Reason.FORKED_LOG: Reason.NOT_ALLOWED,
+    Reason.WRONG_ADDRESSEE: Reason.SENDER_MISMATCH,
+    Reason.OUT_OF_TIME: Reason.EXPERIMENT_EXPIRED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -263,6 +267,8 @@ ADVICE: dict[Reason, str] = {
     Reason.NO_GOOD_KEY: "The operator's register has no good key of the sender: renew it with `konsil provision`",
     Reason.EQUIVOCATION: "One sender said two things under one id: both are kept; ask the sender",
     Reason.FORKED_LOG: "The coordinator showed two histories: `konsil site heads` has both as proof; tell the operator",
+    Reason.WRONG_ADDRESSEE: "A copy of an event that was signed for another party or queue: ask the broker's operator",
+    Reason.OUT_OF_TIME: "Older than its experiment, or copied long after it was written: set the sender's clock",
     Reason.SENDER_MISMATCH: "The broker's user, the routing key and the event name different senders",
     Reason.MALFORMED: "The sender's software is broken or not Konsil",
     Reason.TOO_LARGE: "The sender's software is broken or not Konsil",

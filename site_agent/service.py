@@ -28,6 +28,7 @@ from messages.ground.systemd import notify_manager
 from messages.kinds import Leaving
 from messages.names import GLOBAL
 from messages.tensors.seals import Sealer
+from messages.trust.settings import load_trust, make_verifier
 from site_agent import config as configuration
 from site_agent.config import SiteConfig
 from site_agent.core.agenda import restore_agenda
@@ -41,7 +42,7 @@ from site_agent.desk.status import status_line, status_of
 from site_agent.disk.secret import require_whole
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
-from site_agent.loop.inbound import Inbound
+from site_agent.loop.inbound import REGISTER, Inbound
 from site_agent.loop.orders import Orders
 from site_agent.loop.relay import Relay
 from site_agent.loop.reports import Reports
@@ -99,19 +100,24 @@ class Agent:
         self._broker = "connecting"
         self._lost = self._attached = False
         self._pace = Pace(self._clock)
-        self._rules = Rules(config, self._clock)
+        site = config.site
+        trust = None if config.trust is None else load_trust(config.trust, site.consortium, site.name)
+        self._verifier = make_verifier(site.consortium, trust)
+        self._rules = Rules(config, self._clock, self._verifier)
         self.spool = Spool(config.site.state)
         try:
             require_whole(config.site.state)  # said now, not by a trainer in the night
             agenda = restore_agenda(self.spool.load_agenda(config.site.name))
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
-            self._voice = Outbox(self._bus, self.spool, config.site.consortium, config.site.name, self._clock)
+            key = None if trust is None else trust.key
+            self._voice = Outbox(self._bus, self.spool, site.consortium, site.name, self._clock, key)
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
         except BaseException:
             self.spool.close()
             raise
         self._subscriptions = Subscriptions(self._bus, self.spool, self.post_work)
+        self._go_on_from_register()
         self._make_hands(trainers)
         self._make_ears()
 
@@ -180,6 +186,7 @@ class Agent:
             errands=self._errands,
             voice=self._voice,
             rules=self._rules,
+            verifier=self._verifier,
             ack=self._subscriptions.acknowledge,
             post=self.post_work,
             clock=self._clock,
@@ -203,6 +210,15 @@ class Agent:
             clock=self._clock,
         )
         self._errands.settled = self._hearing.has_read_history
+
+    def _go_on_from_register(self) -> None:
+        """Take the register that came last, if it is newer than that of the kit."""
+        if self._verifier.register is None:
+            return
+        kept = self.spool.get_kept(REGISTER)
+        if kept is not None and not self._verifier.go_on_from(kept):
+            log.info("the register of the kit is newer than the one that came last")
+        self._voice.note_register(self._verifier.register)
 
     def post_work(self, work: Callable[[], None]) -> None:
         """Hand a closure to the main loop. Any thread."""
@@ -265,7 +281,7 @@ class Agent:
         def give_up() -> None:  # whoever waits for the inbox is freed by this
             self._clock.make_thread(self._bus.close, "twin").start()
 
-        twin = TwinWatch(self._bus, site.consortium, site.name, give_up)
+        twin = TwinWatch(self._bus, self._verifier, site.consortium, site.name, give_up, self._clock)
         try:
             with twin.listen():
                 self._subscriptions.attach_all(site.name, self._hearing.take_delivery, self._receiver.deliver_chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBroker, MemoryBus
 from messages.envelope import Author
 from messages.ground.virtual.clock import VirtualClock
+from messages.trust.keys import read_key
+from messages.trust.settings import TrustSettings
 from site_agent.config import SiteConfig
 from site_agent.core.inputs import Switched
 from site_agent.service import Agent
@@ -31,10 +34,19 @@ class VirtualConsortium:
     Args:
         seconds: how long a round's training takes at a site.
         sites: those whose agents run.
+        trust: party → its section `[trust]`; who has none neither signs nor checks.
     """
 
-    def __init__(self, folder: Path, clock: VirtualClock, seconds: Seconds, sites: tuple[str, ...] = SITES) -> None:
-        self.clock, self._folder, self._seconds = clock, folder, seconds
+    def __init__(
+        self,
+        folder: Path,
+        clock: VirtualClock,
+        seconds: Seconds,
+        sites: tuple[str, ...] = SITES,
+        trust: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.clock, self.folder, self._seconds = clock, folder, seconds
+        self.trust: dict[str, Any] = dict(trust or {})
         parties = [Party("coordinator", "coordinator", "x"), Party("dr-a", "researcher", "x")]
         parties += [Party(site, "site", "x") for site in SITES]
         self.broker = MemoryBroker(render_definitions(CONSORTIUM, parties), clock=clock)
@@ -43,38 +55,57 @@ class VirtualConsortium:
         self._down = self.researcher.subscribe("downlink", self._take)
         self._inbox = self.researcher.subscribe("inbox.dr-a", self._take)
         self._models = self.researcher.subscribe("models", self._take)
-        self.coordinator = Coordinator(
-            config(folder / "coordinator"),
-            connect=lambda _config, notice: MemoryBus(self.broker, "coordinator", on_notice=notice),
-            build=build,
-            clock=clock,
-        )
+        self.coordinator = self._make_coordinator()
         self.agents = {site: self._agent(site) for site in sites}
         self._threads: list[threading.Thread] = [clock.make_thread(self.coordinator.run, "coordinator")]
-        self._threads += [clock.make_thread(agent.run, site) for site, agent in self.agents.items()]
+        self._running = {site: clock.make_thread(agent.run, site) for site, agent in self.agents.items()}
+        self._threads += self._running.values()
         for thread in self._threads:
             thread.start()
+
+    def _make_coordinator(self) -> Coordinator:
+        own = self.trust.get("coordinator")
+        trust = None if own is None else TrustSettings.model_validate(own)
+        return Coordinator(
+            config(self.folder / "coordinator").model_copy(update={"trust": trust}),
+            connect=lambda _config, notice: MemoryBus(self.broker, "coordinator", on_notice=notice),
+            build=build,
+            clock=self.clock,
+        )
+
+    def start_coordinator_again(self) -> None:
+        """Another coordinator on the journal of one that is told to end."""
+        self.coordinator.stop()
+        self._threads[0].join(60.0)
+        self.coordinator = self._make_coordinator()
+        self._threads[0] = self.clock.make_thread(self.coordinator.run, "coordinator")
+        self._threads[0].start()
 
     def order(self, site: str, **switched: bool) -> None:
         """What the operator of a site tells its agent."""
         agent = self.agents[site]
         agent.post_work(lambda: agent._errands.apply_input(Switched(**switched)))
 
+    def lives(self, site: str) -> bool:
+        """Whether a site's agent still runs."""
+        return self._running[site].is_alive()
+
     def start_again(self, site: str) -> None:
         """Another agent on the state of one that has ended."""
         self.agents[site] = self._agent(site)
-        thread = self.clock.make_thread(self.agents[site].run, site)
+        thread = self._running[site] = self.clock.make_thread(self.agents[site].run, site)
         self._threads.append(thread)
         thread.start()
 
     def _agent(self, site: str) -> Agent:
-        state, data = self._folder / site, self._folder / f"data-{site}"
+        state, data = self.folder / site, self.folder / f"data-{site}"
         data.mkdir(parents=True, exist_ok=True)
         plain: dict[str, Any] = {
             "schema": 1,
             "site": {"name": site, "consortium": CONSORTIUM, "state": str(state)},
             "datasets": {"glioma": {"source": "brats", "path": str(data), "labels": {2: "ED"}}},
             "policy": {"approval": "auto", "allow": [{"researchers": ["dr-a"]}]},
+            "trust": self.trust.get(site),
         }
         return Agent(
             SiteConfig.model_validate(plain),
@@ -89,9 +120,17 @@ class VirtualConsortium:
         {"downlink": self._down, "models": self._models}.get(delivery.queue, self._inbox).ack(delivery)
 
     def say(self, kind: str, body: kinds.Body, experiment: str = "exp-1", attempt: int = 1) -> None:
-        event = Author(CONSORTIUM, "dr-a").write_event(
+        self.publish(self.write_event(kind, body, experiment, attempt))
+
+    def write_event(self, kind: str, body: kinds.Body, experiment: str = "exp-1", attempt: int = 1) -> envelope.Event:
+        """An event of the researcher, signed where they have a key."""
+        own = self.trust.get("dr-a")
+        key = None if own is None else read_key(Path(own["key"]))
+        return Author(CONSORTIUM, "dr-a", key=key).write_event(
             kind, body, time=self.clock.wall(), experiment=experiment, attempt=attempt, seq=attempt
         )
+
+    def publish(self, event: envelope.Event) -> None:
         self.researcher.publish(event.key, event.raw)
 
     def of(self, kind: str) -> list[tuple[float, envelope.Event]]:

@@ -82,7 +82,8 @@ class SiteDeclined(Decision):
 
 
 class Excluded(Decision):
-    """The researcher takes a site out of the rest of the experiment; what it has reported in the open step goes too."""
+    """A site is taken out of the rest of the experiment, by its researcher or because the operator revoked its
+    key; what it has reported in the open step goes too."""
 
     decision: Literal["excluded"] = "excluded"
     site: str

@@ -181,6 +181,14 @@ class DiskFree(Input):
     input: Literal["disk-free"] = "disk-free"
 
 
+class Barred(Input):
+    """The operator's register has no good key of a site any more: it takes no part in what goes on."""
+
+    input: Literal["barred"] = "barred"
+    site: str
+    reason: Reason = Reason.NO_GOOD_KEY
+
+
 AnyInput = Annotated[
     Received
     | Initialised
@@ -193,7 +201,8 @@ AnyInput = Annotated[
     | TimerFired
     | Outage
     | DiskFull
-    | DiskFree,
+    | DiskFree
+    | Barred,
     Field(discriminator="input"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyInput)
@@ -210,6 +219,7 @@ OWN_KINDS = (
     "outage",
     "disk-full",
     "disk-free",
+    "barred",
 )
 
 

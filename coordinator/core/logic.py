@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-LOGIC = 3
+LOGIC = 4
 """Under which new decisions are made."""
 
 KNOWN: dict[int, str] = {
@@ -29,6 +29,7 @@ KNOWN: dict[int, str] = {
     " with and against each other (`core.checks`); a site may be excluded; a start says whether its researcher has as"
     " many open experiments as they may (`inputs.Received.full`); a pause that is said while the disk is full outlasts"
     " that",
+    4: "a site whose key the operator revoked is taken out (`inputs.Barred`)",
 }
 """Number → what is decided otherwise from it on. A number that is taken out can be replayed by older versions only."""
 

@@ -52,6 +52,7 @@ _EVERY: dict[str, Rule] = {
     "disk-free": own.disk_free,
     "timer-fired": own.timer_fired,
     "handling-failed": own.handling_failed,
+    "barred": h.take_barred,
 }
 # What workers report late: an update of a closed round, a timer that was due when something else came first.
 _STALE: dict[str, Rule] = {
@@ -76,6 +77,7 @@ _OVER: dict[str, Rule] = {
     "handling-failed": own.ignore_report,
     "disk-full": own.ignore_report,
     "disk-free": own.ignore_report,
+    "barred": own.ignore_report,
 }
 _BY_PHASE: dict[Phase, dict[str, Rule]] = {
     _P.RECRUITING: _EVERY,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 
 import structlog
@@ -17,6 +18,7 @@ from coordinator.loop.file_checks import check_file
 from coordinator.loop.kept_models import KeptModels
 from coordinator.loop.returning import Returning
 from coordinator.loop.steps import Parts, Steps
+from coordinator.loop.testimony import Testimony
 from coordinator.record.journal import Written
 from coordinator.wire.incoming import Nudge
 from coordinator.wire.rates import NOBODY, Skipped
@@ -58,6 +60,7 @@ class Inbound:
     ) -> None:
         self._parts, self._steps, self._returning = parts, steps, returning
         self._opened, self._config, self._ack = opened, config, ack
+        self._testimony = Testimony(parts, steps)
         self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue)
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
@@ -73,6 +76,7 @@ class Inbound:
         try:
             event = envelope.decode_event(delivery.body)
             envelope.check_origin(event, delivery.key, delivery.user, self._config.coordinator.consortium)
+            self._parts.verifier.check_event(event, delivery.queue, self._parts.clock.now())
             self._take_event(event, delivery)
         except MalformedMessage as error:
             reason = str(error.reason)
@@ -112,7 +116,8 @@ class Inbound:
             self._note_position(delivery)
 
     def save_positions(self) -> None:
-        """Store positions that no entry took along."""
+        """Store positions that no entry took along, and tell what is missed."""
+        self._testimony.tell_missing()
         if self._unsaved:
             self._parts.journal.note_written(Written({}, self._take_positions()))
 
@@ -202,6 +207,12 @@ class Inbound:
     def _take_history(self, event: Event, delivery: Delivery) -> None:
         steps = self._steps
         identity = i.identify_event(event)
+        facts = self._testimony.read_facts(event)
+        if facts:
+            self._testimony.check_time(event)
+            self._testimony.follow_chain(event)
+        if self._testimony.hear_contradiction(event, delivery, facts, lambda: self._written_with(delivery)):
+            return
         settled = self._parts.journal.seen_settled(identity)
         if settled is not None:
             self._note_position(delivery)
@@ -232,7 +243,8 @@ class Inbound:
             file_check=check_file(event, self._parts.origins.find_origin) if start and known else None,
         )
         waits = event.kind == "weights-ready"
-        steps.take_step(event.experiment, given, self._written_with(delivery, {identity: not waits}))
+        written = replace(self._written_with(delivery, {identity: not waits}), facts=facts)
+        steps.take_step(event.experiment, given, written)
 
     def _has_enough(self, researcher: str) -> bool:
         """Whether a researcher has as many open experiments as the operator lets them have."""

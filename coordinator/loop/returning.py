@@ -78,7 +78,7 @@ class Returning:
         mark = announce.state_mark(state)
         known = self._told.get(experiment)
         if known is None or known[0] != mark:
-            known = (mark, [self._say.write_event(what).raw for what in announce.current_announcements(state)])
+            known = (mark, [self._say.recall_event(what).raw for what in announce.current_announcements(state)])
             self._told[experiment] = known
         return known[1]
 

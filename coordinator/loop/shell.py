@@ -16,6 +16,7 @@ from coordinator.core import inputs as i
 from coordinator.core.state import Phase
 from coordinator.loop import timers
 from coordinator.loop.inbound import Inbound
+from coordinator.loop.registers import Registers
 from coordinator.loop.returning import Returning
 from coordinator.loop.space import Space
 from coordinator.loop.steps import Parts, Steps
@@ -64,6 +65,8 @@ class Shell:
         self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock, self.steps.complaints)
         self._inbound = Inbound(parts, self.steps, self.returning, self.note_mark, config, ack)
         self.steps.inbound = self._inbound
+        trust = config.trust
+        self._registers = Registers(parts, self.steps, None if trust is None else trust.register_file)
         self._alive_at = self._notes_at = self._marked_at = 0.0
         self._stopping = False
         self.ending = parts.clock.make_event()
@@ -80,6 +83,7 @@ class Shell:
     def resume_work(self) -> None:
         """Take up what the journal says: give outages back to the timers, repeat what may be unfinished."""
         self.parts.work.blobs.remove_scratch()
+        self._registers.begin()
         stamp = self.parts.journal.get_value("alive")
         if stamp is not None:
             self._give_back_outage(float(stamp))
@@ -181,6 +185,8 @@ class Shell:
             self.parts.own_word.note_told(one, self.parts.clock.monotonic())
         if AUDIT in lost:
             self.parts.audit.publish_again()
+        if DOWNLINK in lost or queue == UPLINK:
+            self._registers.tell_again()
         # Our own work goes on: nothing of it was lost.
         again = (e.Announce,) * (not lost.isdisjoint((UPLINK, DOWNLINK))) + (e.PublishModel,) * (MODELS in lost)
         if again:
@@ -239,6 +245,7 @@ class Shell:
             self.steps.complaints.tell_counted()
             self.parts.turnstile.tell_skipped()
             self.returning.send_owed()
+            self._registers.look_at_file()
             for name in self._space.list_freed(self.steps.states, now):
                 log.info("there is space again", experiment=name)
                 self.steps.take_step(name, i.DiskFree(time=self.parts.clock.now()))

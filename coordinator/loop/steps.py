@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -41,6 +41,7 @@ from messages.ground.logs import Complaints
 from messages.ground.naming import NO_EXPERIMENT
 from messages.names import COORDINATOR
 from messages.reasons import Reason
+from messages.trust.verifier import Verifier
 
 log = structlog.get_logger("coordinator")
 
@@ -62,6 +63,7 @@ class Parts:
     own_word: ReadingBack
     turnstile: Turnstile
     origins: ModelOrigins
+    verifier: Verifier
 
 
 _NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)
@@ -185,7 +187,7 @@ class Steps:
             STEP,
             body,
             time=given.time,
-            written=Written({**written.seen, **settled}, written.positions),
+            written=replace(written, seen={**written.seen, **settled}),
         )
         crash.pass_step(f"coordinator:{i.kind_of(given)}")
         if after is not None:

@@ -16,7 +16,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from messages.ground.errors import KonsilError, LogBroken, NameTaken, RequestErr
 __all__ = [
     "ASIDE",
     "NOTHING",
+    "REGISTER",
     "STEP",
     "TERM",
     "AuditPosition",
@@ -51,14 +52,16 @@ __all__ = [
     "open_readonly",
 ]
 
-STEP, ASIDE, TERM = "step", "set-aside", "term"
-"""Types of entries: an input with its decisions; a message that was set aside; a start under a new term."""
+STEP, ASIDE, TERM, REGISTER = "step", "set-aside", "term", "register"
+"""Types of entries: an input with its decisions; a message that was set aside; a start under a new term; the operator's
+register that holds from then on."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, experiment TEXT NOT NULL, idx INTEGER NOT NULL,
     data BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS by_experiment ON entries (experiment, idx);
 CREATE TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY, settled INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (id TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS positions (queue TEXT PRIMARY KEY, offset INTEGER NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
@@ -71,6 +74,8 @@ class Written:
     seen: Mapping[str, bool]
     """Event id → whether it is settled (has its receipt)."""
     positions: Mapping[str, Position]
+    facts: Mapping[str, bytes] = field(default_factory=dict)
+    """Id of a signed event → SHA-256 of what it says (`messages.envelope.digest_facts`)."""
 
 
 NOTHING = Written({}, {})
@@ -98,6 +103,8 @@ class Journal:
         """Called when there is no space, before the next try; what it raises ends the trying."""
         self._last: dict[str, Entry] = {}
         self._before: Entry | None = None
+        self.register: Entry | None = None
+        """The newest register's."""
         try:
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             self._open_database()
@@ -123,6 +130,8 @@ class Journal:
         for entry in verify_entries(self._db, self.path):
             if entry.type == TERM:
                 check_term(entry, self.path)
+            elif entry.type == REGISTER:
+                self.register = entry
             self._last[entry.experiment] = self._before = entry
         self._db.execute(f"PRAGMA user_version = {LAYOUT}")
         self.term = int(self.get_value("term") or b"0") + 1
@@ -180,6 +189,11 @@ class Journal:
         """None: never seen; else whether it is settled."""
         row = self._db.execute("SELECT settled FROM seen WHERE id = ?", (identity,)).fetchone()
         return None if row is None else bool(row[0])
+
+    def facts_of(self, identity: str) -> bytes | None:
+        """Digest of what an event of this id said first, where it was signed."""
+        row = self._db.execute("SELECT digest FROM facts WHERE id = ?", (identity,)).fetchone()
+        return None if row is None else bytes(row[0])
 
     def position_of(self, queue: str) -> Position | None:
         """Where to resume a stream. Callable from any thread (a connection of its own)."""
@@ -252,6 +266,8 @@ class Journal:
                 " ON CONFLICT (id) DO UPDATE SET settled = max(settled, excluded.settled)",
                 (identity, int(settled)),
             )
+        for identity, digest in written.facts.items():
+            self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (identity, digest))
         for queue, position in written.positions.items():
             self._db.execute(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (queue, position.offset, position.digest)

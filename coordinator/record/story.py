@@ -9,7 +9,7 @@ from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.records import ModelOrigin
 from coordinator.core.state import SCORES, UPDATES, ExperimentState, Phase
-from coordinator.record.journal import STEP, TERM
+from coordinator.record.journal import REGISTER, STEP, TERM
 from coordinator.record.recovery import read_step
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
@@ -22,6 +22,8 @@ def tell_entry(entry: Entry) -> tuple[str, str]:
     """(who, what) of one entry."""
     if entry.type == TERM:
         return COORDINATOR, f"started under term {_read_body(entry).get('term', '?')}"
+    if entry.type == REGISTER:
+        return COORDINATOR, f"goes by register {_read_body(entry).get('serial', '?')} of the operator"
     try:
         given, decided = read_step(entry)
     except LogBroken:

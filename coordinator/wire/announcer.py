@@ -13,6 +13,7 @@ from messages import kinds
 from messages.envelope import Author, Event
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import Body
+from messages.trust.signatures import digest_payload
 
 REMEMBERED = 512
 """Announcements whose bytes are kept, to be said again."""
@@ -31,13 +32,25 @@ class Announcer:
         self._author, self._events, self._now = author, send, now
         self._written: OrderedDict[tuple[str, str, int, int | str], Event] = OrderedDict()
         self._seq = 0
+        self._last: str | None = None
+        """Digest of the last history event of this term."""
         self._live = count(1)
+
+    def recall_event(self, what: Announcement) -> Event:
+        """The event of an announcement, to be told to one party. Whoever checks our chain misses one that it never
+        heard, so that all hear one that is new."""
+        before = self._seq
+        event = self.write_event(what)
+        if self._author.key is not None and self._seq > before:
+            self._events.send_event(event.key, event.raw)
+        return event
 
     def write_event(self, what: Announcement) -> Event:
         """The event of an announcement: written once a term, with a gapless sequence number."""
         place = (what.kind, what.experiment, what.round, what.attempt)
         known = self._written.get(place)
-        if known is not None and known.body == what.body:
+        if known is not None and (known.body == what.body or self._author.key is not None):
+            # Signed once, it is not said in another way: two versions under one id would be held against us.
             self._written.move_to_end(place)
             return known
         self._seq += 1
@@ -49,7 +62,9 @@ class Announcer:
             round_number=what.round,
             attempt=what.attempt,
             seq=self._seq,
+            after=self._last,
         )
+        self._last = digest_payload(event.raw)
         self._written[place] = event
         while len(self._written) > REMEMBERED:
             self._written.popitem(last=False)
@@ -77,6 +92,7 @@ class Announcer:
             experiment=experiment,
             round_number=round_number,
             attempt=f"{self._author.term}-{next(self._live)}",
+            to=to,
         )
         self._events.send_event(event.key if to is None else event.key_to(to), event.raw)
 
@@ -93,6 +109,7 @@ class Announcer:
             experiment=effect.experiment,
             round_number=effect.round,
             attempt=effect.event,
+            to=effect.party,
         )
         self._events.send_event(event.key_to(effect.party), event.raw)
 

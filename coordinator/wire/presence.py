@@ -18,6 +18,7 @@ from messages.bus.base import Delivery
 from messages.ground import logs
 from messages.ground.errors import MalformedMessage
 from messages.liveness import Liveness, Signs, judge_liveness, median_of_others
+from messages.trust.verifier import Verifier
 
 log = structlog.get_logger("coordinator.wire.presence")
 NOTHING = Signs()
@@ -32,10 +33,14 @@ class Presence:
     Args:
         sites: admitted sites; nobody else is heard.
         now: the coordinator's clock.
+        verifier: asked before anything is believed.
     """
 
-    def __init__(self, consortium: str, sites: Iterable[str], now: Callable[[], float]) -> None:
+    def __init__(
+        self, consortium: str, sites: Iterable[str], now: Callable[[], float], verifier: Verifier | None = None
+    ) -> None:
         self._consortium, self._now = consortium, now
+        self._verifier = verifier or Verifier(consortium)
         self._rates = Rates(now, LIVE_SHARE)
         self._lock = threading.Lock()
         self._signs: dict[str, Signs] = dict.fromkeys(sorted(sites), NOTHING)
@@ -57,6 +62,7 @@ class Presence:
         try:
             event = envelope.decode_event(delivery.body)
             envelope.check_origin(event, delivery.key, delivery.user, self._consortium)
+            self._verifier.check_event(event, delivery.queue, self._now())
         except MalformedMessage:
             return
         body, now = event.body, self._now()

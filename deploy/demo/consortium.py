@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from deploy.broker.definitions import Definitions, render_definitions
 from deploy.broker.topology import Party, StreamSizes
 from deploy.demo import toml
 from deploy.demo.layout import DemoLayout
+from deploy.provision.key_ring import KeyRing, make_key_ring
 from messages.names import COORDINATOR
 from messages.tasks.registry import TASKS
+from messages.trust.register import Role
 
 CONSORTIUM = "demo"
 RESEARCHER = "dr-a"
+ROLES: Mapping[str, Role] = MappingProxyType({COORDINATOR: "coordinator", RESEARCHER: "researcher"})
+"""Of all who are no sites."""
 MOST_SITES = 26
 
 SIZES = StreamSizes(
@@ -35,6 +40,11 @@ def site_names(count: int) -> tuple[str, ...]:
 def derive_secret(seed: int, site: str) -> bytes:
     """A site's secret from a seed, so that the same seed splits the same patients: a hospital's is random."""
     return hashlib.sha256(f"konsil demo|{seed}|{site}".encode()).digest()
+
+
+def list_roles(sites: Iterable[str]) -> dict[str, Role]:
+    """Each party's role."""
+    return {**ROLES, **dict.fromkeys(sites, "site")}
 
 
 def coordinator_content(layout: DemoLayout, sites: Sequence[str]) -> dict[str, Any]:
@@ -78,23 +88,25 @@ def site_content(
 
 @dataclass(frozen=True, slots=True)
 class Consortium:
-    """Who takes part, and each one's password."""
+    """Who takes part, each one's password, and all keys: a demo's operator is everybody."""
 
     layout: DemoLayout
     sites: tuple[str, ...]
     passwords: Mapping[str, str] = field(repr=False)
+    ring: KeyRing
     sizes: StreamSizes = SIZES
 
     @classmethod
     def invent_logins(cls, layout: DemoLayout, sites: Sequence[str], sizes: StreamSizes = SIZES) -> Consortium:
-        """With fresh passwords."""
-        parties = (COORDINATOR, RESEARCHER, *sites)
-        return cls(layout, tuple(sites), {party: secrets.token_urlsafe(18) for party in parties}, sizes)
+        """With fresh passwords and keys."""
+        roles = list_roles(sites)
+        passwords = {party: secrets.token_urlsafe(18) for party in roles}
+        return cls(layout, tuple(sites), passwords, make_key_ring(layout.run / "keys", CONSORTIUM, roles), sizes)
 
     def make_definitions(self) -> Definitions:
         """What the broker boots with."""
-        roles = {COORDINATOR: "coordinator", RESEARCHER: "researcher"}
-        parties = [Party(name, roles.get(name, "site"), word) for name, word in self.passwords.items()]
+        roles = list_roles(self.sites)
+        parties = [Party(name, roles[name], word) for name, word in self.passwords.items()]
         return render_definitions(CONSORTIUM, parties, self.sizes)
 
     def config_of(self, party: str) -> Path:
@@ -157,7 +169,7 @@ class Consortium:
 
     def _write_config(self, party: str, content: Mapping[str, Any]) -> Path:
         path = self.config_of(party)
-        write_private(path, toml.write_toml(content))
+        write_private(path, toml.write_toml({**content, "trust": self.ring.trust_of(party)}))
         return path
 
 

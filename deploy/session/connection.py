@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
 from collections.abc import Callable, Iterator
@@ -20,9 +21,12 @@ from messages.chain import Entry, decode_entry
 from messages.envelope import Author, Event, check_origin, decode_event
 from messages.ground import naming
 from messages.ground.clock import Clock, Queue, SystemClock
-from messages.ground.errors import MalformedMessage, RequestError, Unreachable
-from messages.kinds import Body
+from messages.ground.durable import replace_file
+from messages.ground.errors import KonsilError, MalformedMessage, RequestError, Unreachable
+from messages.kinds import Body, RegisterAnnounced
 from messages.names import RoutingKey
+from messages.trust.settings import load_trust, make_verifier
+from messages.trust.signatures import digest_payload
 
 CONNECT_WITHIN = 5.0
 CONFIRM_WITHIN = 15.0
@@ -66,6 +70,9 @@ class BrokerSession:
         line: whether the connection stands; None: nobody says.
         clock: that of the bus; None: the machine's.
         draw_name: what no other event of the person's has; part of each one's id.
+
+    Raises:
+        ConfigError: what the profile says of trust cannot be used.
     """
 
     def __init__(
@@ -80,8 +87,12 @@ class BrokerSession:
         self.bus, self.profile, self.line = bus, profile, line or LineState()
         self.clock: Clock = SystemClock() if clock is None else clock
         # A command keeps no state: each one is an incarnation of its own, and its events count from 1.
-        self._author = Author(profile.consortium, profile.name, incarnation=int(self.clock.wall() * 1000))
+        trust = None if profile.trust is None else load_trust(profile.trust, profile.consortium, profile.name)
+        key = None if trust is None else trust.key
+        self._author = Author(profile.consortium, profile.name, incarnation=int(self.clock.wall() * 1000), key=key)
+        self.verifier = make_verifier(profile.consortium, trust)
         self._seq = 0
+        self._last: str | None = None
         self._heard: Queue[Delivery] = self.clock.make_queue()
         self._subscriptions: dict[str, Subscription] = {}
         self.malformed = 0
@@ -124,7 +135,9 @@ class BrokerSession:
             experiment=experiment,
             attempt=self._draw_name(),
             seq=self._seq,
+            after=self._last,
         )
+        self._last = digest_payload(event.raw)
         if not self.bus.publish(event.key, event.raw).wait(CONFIRM_WITHIN):
             advice = "Look at it with `konsil broker status`"
             raise Unreachable("the broker does not confirm", advice=f"{advice}{_newer_word(kind, OLDER_BROKER)}")
@@ -168,7 +181,17 @@ class BrokerSession:
             return Heard(delivery)
         event = decode_event(delivery.body)
         check_origin(event, delivery.key, delivery.user, self.profile.consortium)
+        self.verifier.check_past(event, delivery.queue)
+        if isinstance(event.body, RegisterAnnounced):
+            self._take_register(event.body.note)
         return Heard(delivery, event=event)
+
+    def _take_register(self, note: bytes) -> None:
+        """Go on by a newer register, and keep it where the profile has the older one; a copy of an old one says nothing
+        new."""
+        with contextlib.suppress(KonsilError, OSError):
+            if self.verifier.take_register(note) is not None and self.profile.trust is not None:
+                replace_file(self.profile.trust.register_file, note)
 
     def hear_messages(self, timeout: float) -> Iterator[Heard]:
         """Messages as they come, for so many seconds in all."""

@@ -12,8 +12,9 @@ from coordinator.config import CoordinatorConfig
 from coordinator.service import Coordinator
 from deploy.broker.definitions import render_definitions
 from deploy.broker.topology import Party, StreamSizes
-from deploy.demo.consortium import CONSORTIUM, RESEARCHER, coordinator_content, site_content
+from deploy.demo.consortium import CONSORTIUM, RESEARCHER, coordinator_content, list_roles, site_content
 from deploy.demo.layout import DemoLayout
+from deploy.provision.key_ring import make_key_ring
 from deploy.session.connection import BrokerSession
 from deploy.session.profile import Profile
 from deploy.simulate.crew import Crew
@@ -62,10 +63,11 @@ class SimulatedConsortium:
         self._layout, self._clock = layout, clock
         self._dataset, self._sources, self._threads, self._gpus = dataset, sources, threads, gpus
         self._trainers = partial(SharedTrainers, crew=crew, tempo=tempo, on_broken=on_broken)
-        roles = {COORDINATOR: "coordinator", RESEARCHER: "researcher"}
-        parties = [Party(name, roles.get(name, "site"), "") for name in (*roles, *sources)]
+        roles = list_roles(sources)
+        self._ring = make_key_ring(layout.run / "keys", CONSORTIUM, roles, seed="simulated")
+        parties = [Party(name, role, "") for name, role in roles.items()]
         self.broker = MemoryBroker(render_definitions(CONSORTIUM, parties, SIZES), clock=clock)
-        config = _read(coordinator_content(layout, tuple(sources)), CoordinatorConfig, COORDINATOR)
+        config = self._configure(COORDINATOR, coordinator_content(layout, tuple(sources)), CoordinatorConfig)
         self._coordinator = Coordinator(
             config,
             connect=lambda _config, notice: MemoryBus(self.broker, COORDINATOR, on_notice=notice),
@@ -77,7 +79,8 @@ class SimulatedConsortium:
 
     def open_session(self) -> BrokerSession:
         """The researcher's."""
-        profile = Profile(name=RESEARCHER, role="researcher", consortium=CONSORTIUM)
+        plain = {"name": RESEARCHER, "role": "researcher", "consortium": CONSORTIUM}
+        profile = self._configure(RESEARCHER, plain, Profile)
         bus = MemoryBus(self.broker, RESEARCHER)
         return BrokerSession(bus, profile, clock=self._clock, draw_name=lambda: "simulated")
 
@@ -120,12 +123,12 @@ class SimulatedConsortium:
             threads=self._threads,
             gpus=[0] if self._gpus else [],
         )
-        return _read(content, SiteConfig, site)
+        return self._configure(site, content, SiteConfig)
 
-
-def _read(content: Mapping[str, Any], model: type[Config], party: str) -> Config:
-    """A party's configuration as its file would say it."""
-    return settings.parse_settings(_written(content), model, party)
+    def _configure(self, party: str, content: Mapping[str, Any], model: type[Config]) -> Config:
+        """A party's configuration as its file would say it."""
+        whole = {**content, "trust": self._ring.trust_of(party)}
+        return settings.parse_settings(_written(whole), model, party)
 
 
 def _written(value: Any) -> Any:

@@ -21,6 +21,7 @@ from messages.ground.errors import ConfigError, MalformedMessage
 from messages.ground.settings import Settings, read_secret, secret_beside, secret_path
 from messages.trust.keys import SigningKey, read_key
 from messages.trust.register import Key, Register, read_register
+from messages.trust.verifier import Verifier
 
 
 class TrustSettings(Settings):
@@ -64,6 +65,11 @@ def load_trust(settings: TrustSettings, consortium: str, name: str) -> Trust:
             advice="Ask the operator for a new kit (`konsil provision approve`)",
         )
     return Trust(key, operator, register)
+
+
+def make_verifier(consortium: str, trust: Trust | None) -> Verifier:
+    """What a party checks events by; without `[trust]` it checks nothing."""
+    return Verifier(consortium) if trust is None else Verifier(consortium, trust.operator, trust.register)
 
 
 def load_register(path: Path, operator: bytes, consortium: str) -> Register:

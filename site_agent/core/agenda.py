@@ -28,6 +28,7 @@ from site_agent.core.inputs import (
     AnyInput,
     Approved,
     ChunksSent,
+    Distrusted,
     Heard,
     ModelReady,
     NoSpace,
@@ -47,7 +48,7 @@ from site_agent.core.steps import STEPS
 
 OWN: tuple[type, ...] = (
     Approved, Prepared, ModelReady, NoSpace, Trained, Scored, TrainerFailed, TrainerDied, PartBroken, ChunksSent,
-    UpdateLost, Receipted, Retried,
+    UpdateLost, Receipted, Retried, Distrusted,
 )  # fmt: skip
 """Our own inputs about one experiment."""
 
@@ -173,6 +174,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     row(NEEDS_SLOT, TrainerFailed, h.take_failed)
     row(NEEDS_SLOT, TrainerDied, h.take_died)
     row((Phase.PREPARING, Phase.IDLE, *_AT_WORK, Phase.REPORTED), PartBroken, h.take_broken)
+    row(living, Distrusted, h.take_distrusted)
     row((Phase.IDLE, Phase.REPORTED), Retried, h.take_retried)
     row((Phase.SENDING,), ChunksSent, h.chunks_sent)
     row((Phase.SENDING,), UpdateLost, h.update_lost)

@@ -10,6 +10,7 @@ from site_agent.core.decisions import (
     Decline,
     Deliver,
     Drop,
+    End,
     Fetched,
     GiveUp,
     Ignore,
@@ -31,6 +32,7 @@ from site_agent.core.evolve import evolve
 from site_agent.core.inputs import (
     Approved,
     ChunksSent,
+    Distrusted,
     ModelReady,
     NoSpace,
     PartBroken,
@@ -167,6 +169,13 @@ def take_broken(agenda: Agenda, job: Job, said: PartBroken) -> Decisions:
     if said.round or job.phase in (Phase.IDLE, Phase.REPORTED):
         return (Ignore(job.experiment, Reason.LATE),)
     return _give_up(job, said.reason)
+
+
+@handles(Distrusted)
+def take_distrusted(agenda: Agenda, job: Job, said: Distrusted) -> Decisions:
+    """What the coordinator signed contradicts itself. Records `Decline`, which says so, and `End`: nothing of this
+    experiment is done here any more."""
+    return (Decline(job.experiment, said.reason), End(job.experiment, said.reason))
 
 
 def _give_up(job: Job, reason: Reason) -> Decisions:

@@ -86,6 +86,14 @@ class PartBroken:
 
 
 @dataclass(frozen=True)
+class Distrusted:
+    """What the coordinator signed contradicts itself: the site takes no more part, and both versions are kept."""
+
+    experiment: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
 class TrainerDied:
     """The process ended in mid-task; `stuck`: by the agent's hand, `out_of_memory`: by the kernel's."""
 
@@ -154,6 +162,7 @@ AnyInput = (
     | Scored
     | TrainerFailed
     | PartBroken
+    | Distrusted
     | TrainerDied
     | ChunksSent
     | UpdateLost

@@ -18,6 +18,7 @@ from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.errors import KonsilError, MalformedMessage, NameTaken, Unreachable
 from messages.kinds import Echo, EchoReply
 from messages.names import COORDINATOR, DOWNLINK, GLOBAL, PROGRESS, inbox_of
+from messages.trust.settings import load_trust, make_verifier
 from site_agent.config import SiteConfig
 from site_agent.data.inventory import take_stock
 from site_agent.datasets.config import DatasetConfig
@@ -127,14 +128,20 @@ def _own_inbox(config: SiteConfig, bus: Bus) -> Check:
 
 def _check_echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
     """The whole way to the coordinator and back: uplink writable, progress readable, and whose clock is right."""
-    nonce = secrets.token_hex(16)
+    nonce, site = secrets.token_hex(16), config.site
+    try:
+        trust = None if config.trust is None else load_trust(config.trust, site.consortium, site.name)
+    except KonsilError as error:
+        return failed_check("trust", error)
+    verifier = make_verifier(site.consortium, trust)
     answers: Queue[tuple[float, float]] = clock.make_queue()
 
     def on_delivery(delivery: Delivery) -> None:
         subscription.ack(delivery)
         try:
             event = decode_event(delivery.body)
-            check_origin(event, delivery.key, delivery.user, config.site.consortium)
+            check_origin(event, delivery.key, delivery.user, site.consortium)
+            verifier.check_event(event, delivery.queue, clock.wall())
         except MalformedMessage:
             return
         if event.sender == COORDINATOR and isinstance(event.body, EchoReply) and event.body.nonce == nonce:
@@ -142,7 +149,7 @@ def _check_echo(config: SiteConfig, bus: Bus, clock: Clock) -> Check:
 
     try:
         subscription = bus.subscribe(PROGRESS, on_delivery, start=Start.NEXT)
-        author = Author(config.site.consortium, config.site.name)
+        author = Author(site.consortium, site.name, key=None if trust is None else trust.key)
         sent = clock.wall()
         event = author.write_event("echo", Echo(nonce=nonce), time=sent, attempt=nonce)
         if not bus.publish(event.key, event.raw).wait(ECHO_WITHIN):

@@ -42,6 +42,12 @@ CREATE TABLE IF NOT EXISTS ledger (
     round INTEGER NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS ledger_ids ON ledger (id);
+CREATE TABLE IF NOT EXISTS heard (id TEXT PRIMARY KEY, raw BLOB NOT NULL, time REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS evidence (
+    number INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL, first BLOB NOT NULL,
+    second BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
 SEEN_KEPT = 90 * 86400.0
 """Seconds that an event's id is remembered: longer than the broker keeps, or a standing repeats, an event."""
@@ -196,6 +202,17 @@ class Spool:
         with self._guard:
             self._set_number("term", max(term, self._get_number("term")))
 
+    def get_kept(self, key: str) -> bytes | None:
+        """Bytes that are kept under a name: the newest register, the digest of our last event."""
+        with self._guard:
+            row = self._db.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put_kept(self, key: str, value: bytes) -> None:
+        """Keep bytes under a name; WorkFailed on a full disk."""
+        with self.transaction():
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, value))
+
     # streams and what was seen
 
     def position_of(self, queue: str) -> Position | None:
@@ -216,6 +233,28 @@ class Spool:
         with self._guard:
             done = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (identity, now))
             return done.rowcount > 0
+
+    def note_heard(self, event: Event, now: float) -> bytes | None:
+        """Keep a signed event of the coordinator as it came; returns what was kept under its id before."""
+        with self._guard:
+            row = self._db.execute("SELECT raw FROM heard WHERE id = ?", (event.id,)).fetchone()
+            if row is None:
+                self._db.execute("INSERT INTO heard VALUES (?, ?, ?)", (event.id, event.raw, now))
+            return None if row is None else bytes(row[0])
+
+    def keep_evidence(self, identity: str, reason: str, first: bytes, second: bytes, now: float) -> None:
+        """Keep two signed messages that contradict each other, for ever."""
+        with self._guard:
+            self._db.execute(
+                "INSERT INTO evidence (time, id, reason, first, second) VALUES (?, ?, ?, ?, ?)",
+                (now, identity, reason, first, second),
+            )
+
+    def list_evidence(self) -> list[tuple[str, str, bytes, bytes]]:
+        """Id, reason and both messages of each contradiction, the first to come first."""
+        with self._guard:
+            rows = self._db.execute("SELECT id, reason, first, second FROM evidence ORDER BY number").fetchall()
+        return [(row[0], row[1], bytes(row[2]), bytes(row[3])) for row in rows]
 
     # agenda
 
@@ -261,6 +300,11 @@ class Spool:
                     event.time,
                 ),
             )  # fmt: skip
+
+    def replace_event(self, waiting: Waiting, raw: bytes) -> None:
+        """Say a waiting event in other bytes: it was written before the site had its key."""
+        with self.transaction():
+            self._db.execute("UPDATE outbox SET raw = ? WHERE id = ?", (raw, waiting.id))
 
     def list_waiting(self, after: int = 0, until: int | None = None, limit: int = -1) -> list[Waiting]:
         """What waits for its receipt, oldest first.
@@ -321,6 +365,7 @@ class Spool:
         """Forget what is older than its retention."""
         with self.transaction():
             self._db.execute("DELETE FROM seen WHERE time < ?", (now - SEEN_KEPT,))
+            self._db.execute("DELETE FROM heard WHERE time < ?", (now - SEEN_KEPT,))
             self._db.execute("DELETE FROM ledger WHERE time < ?", (now - ledger_kept,))
 
     # files

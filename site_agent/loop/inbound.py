@@ -8,10 +8,10 @@ import structlog
 
 from messages.abilities import ANNOUNCING, read_abilities
 from messages.bus.base import Delivery, Position, digest_of
-from messages.envelope import Event, check_origin, decode_event
+from messages.envelope import Event, check_origin, decode_event, decode_stored
 from messages.ground import logs
 from messages.ground.clock import Clock
-from messages.ground.errors import KonsilError, MalformedMessage
+from messages.ground.errors import KonsilError, MalformedMessage, RequestError
 from messages.kinds import (
     KINDS,
     CheckAnswer,
@@ -20,13 +20,18 @@ from messages.kinds import (
     ExperimentChecked,
     Receipt,
     Refused,
+    RegisterAnnounced,
     RoundComplete,
     Standing,
 )
-from messages.names import COORDINATOR
+from messages.names import COORDINATOR, DOWNLINK
 from messages.reasons import Reason
+from messages.trust.chains import Chains
+from messages.trust.signatures import AFTER, digest_payload
+from messages.trust.verifier import Verifier
 from site_agent.core.effects import Effect, Say
-from site_agent.core.inputs import Heard, PartBroken, Receipted
+from site_agent.core.equivocation import COMPARED, is_contradiction
+from site_agent.core.inputs import Distrusted, Heard, PartBroken, Receipted
 from site_agent.core.steps import STEPS, opening_of
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
@@ -38,6 +43,8 @@ log = structlog.get_logger()
 
 OLD = 60.0
 """Seconds before the agent's start: what was said earlier is history that it reads up."""
+REGISTER = "register"
+"""Where the spool keeps the newest register."""
 QUIET = 2.0
 """Seconds without any more history until it is read."""
 
@@ -46,6 +53,7 @@ class Inbound:
     """Hears the coordinator. Owned by the main loop.
 
     Args:
+        verifier: asked before an event is believed.
         ack: acknowledges a delivery.
         post: hands a closure to the main loop, for what must wait for the transaction's end.
     """
@@ -59,12 +67,14 @@ class Inbound:
         errands: EffectRunner,
         voice: Outbox,
         rules: Rules,
+        verifier: Verifier,
         clock: Clock,
         ack: Callable[[Delivery], None],
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self._consortium, self._spool, self._steps, self._errands = consortium, spool, steps, errands
         self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
+        self._verifier, self._chains = verifier, Chains()
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
         self.coordinator_can: frozenset[str] = frozenset()
@@ -83,6 +93,9 @@ class Inbound:
         try:
             event = decode_event(delivery.body)
             check_origin(event, delivery.key, delivery.user, self._consortium)
+            self._verifier.check_event(event, delivery.queue, self._clock.wall())
+            if delivery.queue == DOWNLINK and event.seq and self._verifier.register is not None:
+                self._follow_chain(event)
         except MalformedMessage as error:
             self._refuse_delivery(error.reason, delivery.queue)
             event = None
@@ -158,11 +171,16 @@ class Inbound:
         if isinstance(body, ExperimentChecked):
             self._answer_check(body, event.experiment)
             return []
+        if isinstance(body, RegisterAnnounced):
+            self._take_register(body.note)
+            return []
         if event.kind == "coordinator-hello":
             self._post(self._voice.send_hello)
             return []
         # What is said of an experiment that is unknown here says nothing yet: it counts once the experiment is known.
         known = isinstance(body, ExperimentAccepted) or self._steps.agenda.job_of(event.experiment) is not None
+        if known and isinstance(body, COMPARED) and self._contradicts_itself(event, now):
+            return self._steps.take_step(Distrusted(event.experiment, Reason.EQUIVOCATION))
         if known and KINDS[event.kind].history and not self._spool.note_seen(event.id, now):
             return []
         if isinstance(body, RoundComplete) and (why := body.left_out.get(self._steps.agenda.site)) is not None:
@@ -170,6 +188,52 @@ class Inbound:
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._steps.take_step(self._make_input(event))
+
+    def _follow_chain(self, event: Event) -> None:
+        """Note an event's place in the coordinator's chain; tell of what was held back from this site."""
+        now, after = self._clock.monotonic(), event.ext.get(AFTER)
+        place = event.incarnation, event.seq
+        fork = self._chains.note_event(
+            event.sender, place, event.id, digest_payload(event.raw), None if after is None else str(after), now
+        )
+        for found in (*self._chains.list_missing(now), *([fork] if fork else ())):
+            log.warning(
+                f"the chain of the coordinator's events is broken: {found.what}",
+                term=found.incarnation,
+                before=found.seq,
+                digest=found.digest[:16],
+            )
+
+    def _contradicts_itself(self, event: Event, now: float) -> bool:
+        """Whether the coordinator has signed another version of an event: both are kept then."""
+        if self._verifier.register is None:
+            return False
+        first = self._spool.note_heard(event, now)
+        if first is None or first == event.raw:
+            return False
+        if not is_contradiction(decode_stored(first), event, self._steps.agenda.site):
+            return False
+        self._spool.keep_evidence(event.id, Reason.EQUIVOCATION, first, event.raw, now)
+        log.critical(
+            "the coordinator has signed two versions of one event: this site takes no more part in the experiment",
+            kind=event.kind,
+            experiment=event.experiment,
+            round=event.round,
+            reason=Reason.EQUIVOCATION,
+            advice="both are kept in the spool; tell the consortium's operator",
+        )
+        return True
+
+    def _take_register(self, note: bytes) -> None:
+        try:
+            new = self._verifier.take_register(note)
+        except (MalformedMessage, RequestError) as error:
+            self._refuse_delivery(str(getattr(error, "reason", Reason.NOT_ALLOWED)), f"register: {error.what}")
+            return
+        if new is not None:
+            self._spool.put_kept(REGISTER, note)
+            log.info("register", serial=new.serial, parties=len(new.keys), signatures=new.signatures)
+            self._voice.note_register(new)
 
     def _make_input(self, event: Event) -> Heard:
         job = self._steps.agenda.job_of(event.experiment)
@@ -185,7 +249,9 @@ class Inbound:
         todo: list[Effect] = []
         for raw in body.events:
             try:
-                todo += self._take_event(decode_event(raw), embedded=True)
+                event = decode_event(raw)
+                self._verifier.check_enclosed(event, DOWNLINK, self._clock.wall(), "coordinator")
+                todo += self._take_event(event, embedded=True)
             except MalformedMessage as error:
                 self._refuse_delivery(error.reason, "standing")
         return todo

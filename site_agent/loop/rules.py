@@ -13,21 +13,28 @@ from messages.experiment import Experiment
 from messages.ground.clock import Clock
 from messages.ground.errors import MalformedMessage
 from messages.kinds import ExperimentAccepted, ExperimentStart
+from messages.names import UPLINK
 from messages.reasons import Reason
+from messages.trust.verifier import Verifier
 from site_agent.config import SiteConfig
 from site_agent.core import policy
 from site_agent.core.policy import PolicyVerdict
 from site_agent.data.described import concepts_of
 from site_agent.data.forecast import foresee_trouble
 
+START_HOLDS = 366 * 86400.0
+"""Seconds for which a researcher's signed start of an experiment may be announced: never again years later."""
 log = structlog.get_logger()
+_REFUSED = {one.value: one for one in (Reason.SIGNATURE_MISSING, Reason.NO_GOOD_KEY, Reason.BAD_SIGNATURE)}
+"""What is said of an experiment that its researcher did not sign; anything else is malformed, as in 0.1."""
 
 
 class Rules:
     """Judges for one site."""
 
-    def __init__(self, config: SiteConfig, clock: Clock) -> None:
+    def __init__(self, config: SiteConfig, clock: Clock, verifier: Verifier | None = None) -> None:
         self.config, self._clock = config, clock
+        self._verifier = verifier or Verifier(config.site.consortium)
         self.floors = config.policy.floors
 
     def judge_accepted(self, body: ExperimentAccepted) -> PolicyVerdict:
@@ -40,9 +47,14 @@ class Rules:
             start = original.body
             if not isinstance(start, ExperimentStart) or original.sender != body.researcher:
                 return PolicyVerdict(Reason.SENDER_MISMATCH)
+            self._verifier.check_enclosed(original, UPLINK, self._clock.wall(), "researcher")
+            if self._verifier.register is not None and original.time < self._clock.wall() - START_HOLDS:
+                return PolicyVerdict(Reason.EXPERIMENT_EXPIRED)
             digests = {Experiment.model_validate(plain).digest() for plain in (start.experiment, body.experiment)}
-        except (MalformedMessage, ValidationError):
+        except ValidationError:
             return PolicyVerdict(Reason.MALFORMED)
+        except MalformedMessage as error:
+            return PolicyVerdict(_REFUSED.get(error.reason, Reason.MALFORMED))
         return verdict if digests == {body.digest} else PolicyVerdict(Reason.WRONG_DIGEST)
 
     def judge_experiment(self, plain: dict[str, Any], researcher: str) -> PolicyVerdict:

@@ -15,7 +15,7 @@ from site_agent.core.decisions import Decision, Ignore, Invite
 from site_agent.core.effects import Effect, Say, effects
 from site_agent.core.evolve import evolve
 from site_agent.core.inputs import AnyInput
-from site_agent.core.jobs import Agenda
+from site_agent.core.jobs import Agenda, event_of
 from site_agent.disk.spool import Spool
 from site_agent.loop.tally import Tally
 from site_agent.wire.outbox import Outbox
@@ -78,7 +78,7 @@ class Steps:
         self._spool.store_agenda(before, after, now)
         for effect in todo:
             if isinstance(effect, Say):
-                self._voice.say_event(effect, now)
+                self._voice.say_event(effect, now, _find_question(effect, after, before))
         self.agenda = after
         self._taken += decisions
         for decision in decisions:
@@ -96,3 +96,12 @@ class Steps:
             level("decided", what=name, reason=reason)
             if isinstance(decision, Invite) and decision.by_hand and decision.refusal is None:
                 log.warning("awaits the operator's approval: konsil site resume --approve ID")
+
+
+def _find_question(said: Say, *agendas: Agenda) -> bytes | None:
+    """The event that one of ours answers: what opened the step that it is about."""
+    for agenda in agendas:
+        job = agenda.job_of(said.experiment)
+        if job is not None and job.start is not None and said.round > 0 and event_of(job.start).round == said.round:
+            return job.start
+    return None

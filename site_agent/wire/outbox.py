@@ -9,18 +9,22 @@ from __future__ import annotations
 import platform
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import structlog
 
 from messages.bus.base import Bus, Confirm
-from messages.envelope import Author, event_id
+from messages.envelope import Author, decode_stored, event_id
 from messages.ground.clock import Clock
 from messages.ground.errors import KonsilError
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import Body, Hello
 from messages.names import COORDINATOR, RoutingKey
+from messages.trust import signatures
+from messages.trust.keys import SigningKey
+from messages.trust.register import Register
+from messages.trust.signatures import name_key
 from site_agent.core.effects import Say
 from site_agent.disk.spool import Spool, Waiting
 
@@ -36,6 +40,8 @@ MOST_HANDED_BYTES = 512 * 2**10
 """Their bytes: half of what a bus takes of events on the slowest line; a single one may be of any size."""
 MOST_LIVE = 64
 """Live messages that the bus holds unconfirmed; more are dropped."""
+LAST = "last-event"
+"""Where the spool keeps the digest of the site's last history event: its own chain goes on through every start."""
 PAGE = 32
 """Events that are read from the disk at a time."""
 
@@ -75,9 +81,11 @@ class _Lane:
 class Outbox:
     """One running agent's voice. Used by the main loop; `send_live` by any thread."""
 
-    def __init__(self, bus: Bus, spool: Spool, consortium: str, site: str, clock: Clock) -> None:
+    def __init__(
+        self, bus: Bus, spool: Spool, consortium: str, site: str, clock: Clock, key: SigningKey | None = None
+    ) -> None:
         self._bus, self._spool, self._clock = bus, spool, clock
-        self._author = Author(consortium, site, spool.incarnation)
+        self._author = Author(consortium, site, spool.incarnation, key=key)
         self._handed: dict[int, tuple[Confirm, int]] = {}
         """Place in the outbox → its confirm and bytes, of what the bus may still hold."""
         self._handed_bytes = 0
@@ -88,9 +96,53 @@ class Outbox:
         self.dropped = 0
         """Live messages that were dropped, because the bus had too many."""
         self.connected = True
+        self.silenced = False
+        """Whether the operator's register has another key for this site: nobody would believe what it says."""
         self.behind = False
         """Whether the bus took not all that is to be published: the next calls go on."""
         self._say_all()
+        if key is not None:
+            self._sign_waiting(name_key(key.fingerprint))
+
+    def _sign_waiting(self, key_name: str) -> None:
+        """Sign what was written before the site had this key, and waits for its receipt still: the same facts, said
+        now."""
+        anew: dict[str, str] = {}
+        """Digest of an event as it was → as it is now: the site's own chain goes on through them."""
+        for waiting in self._spool.list_waiting():
+            event = decode_stored(waiting.raw)
+            if event.ext.get(signatures.KEY) == key_name:
+                continue
+            before = event.ext.get(signatures.AFTER)
+            told = replace(self._author, incarnation=event.incarnation).write_event(
+                event.kind,
+                event.body,
+                time=self._clock.wall(),
+                experiment=event.experiment,
+                round_number=event.round,
+                attempt=event.attempt,
+                seq=event.seq,
+                after=None if before is None else anew.get(str(before), str(before)),
+            )
+            anew[signatures.digest_payload(event.raw)] = digest = signatures.digest_payload(told.raw)
+            with self._spool.transaction():
+                self._spool.replace_event(waiting, told.raw)
+                if self._spool.get_kept(LAST) == bytes.fromhex(signatures.digest_payload(event.raw)):
+                    self._spool.put_kept(LAST, bytes.fromhex(digest))
+
+    def note_register(self, register: Register) -> None:
+        """Speak only as long as the newest register has our key for this site."""
+        key, site = self._author.key, self._author.name
+        before, self.silenced = (
+            self.silenced,
+            key is not None and key.public not in register.keys_of(site, self._clock.wall()),
+        )
+        if self.silenced and not before:
+            log.critical(
+                "the operator's register does not have this site's key any more: the site says nothing",
+                serial=register.serial,
+                advice="ask the operator for a new kit, and start the agent with its key",
+            )
 
     def _say_all(self) -> None:
         self._reached = 0
@@ -99,11 +151,17 @@ class Outbox:
         self._again: deque[_Span] = deque()
         """Due to be published again, and not all handed over yet."""
 
-    def say_event(self, effect: Say, now: float) -> None:
-        """Write a history event to the outbox; inside the transaction that caused it. Said once, it stays as it is."""
+    def say_event(self, effect: Say, now: float, answers: bytes | None = None) -> None:
+        """Write a history event to the outbox; inside the transaction that caused it. Said once, it stays as it is.
+
+        Args:
+            answers: the event that it answers, as it came.
+        """
         identity = event_id(effect.experiment, effect.round, effect.kind, self._author.name, effect.attempt)
         if not self._spool.note_seen(identity, now):
             return
+        signs = self._author.key is not None
+        last = self._spool.get_kept(LAST) if signs else None
         event = self._author.write_event(
             effect.kind,
             effect.body,
@@ -112,7 +170,11 @@ class Outbox:
             round_number=effect.round,
             attempt=effect.attempt,
             seq=self._spool.next_seq(),
+            after=None if last is None else last.hex(),
+            answers=signatures.digest_payload(answers) if signs and answers is not None else None,
         )
+        if signs:
+            self._spool.put_kept(LAST, bytes.fromhex(signatures.digest_payload(event.raw)))
         self._spool.post_event(event, effect.attempt if isinstance(effect.attempt, int) else 1)
 
     def publish_waiting(self, *, everything: bool = False) -> None:
@@ -120,7 +182,7 @@ class Outbox:
 
         As much of it as the bus may hold; the rest with the next calls, in order.
         """
-        if not self.connected:
+        if not self.connected or self.silenced:
             return
         if everything:
             self._say_all()
@@ -189,7 +251,7 @@ class Outbox:
     def _say_live(
         self, kind: str, body: Body, experiment: str = NO_EXPERIMENT, round_number: int = 0, to: str | None = None
     ) -> bool:
-        if not self.connected:
+        if not self.connected or self.silenced:
             return False
         with self._lock:
             while self._flying and self._flying[0].done:
@@ -206,6 +268,7 @@ class Outbox:
             experiment=experiment,
             round_number=round_number,
             attempt=f"{self._author.incarnation}.{number}.{round(1e9 * self._clock.wall())}",
+            to=to,
         )
         confirm = self._send_raw(str(RoutingKey(kind, event.sender, experiment, to)), event.raw)
         if confirm is not None:

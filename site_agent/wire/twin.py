@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 
 from messages.bus.base import Bus, Delivery, Start, Subscription
 from messages.envelope import check_origin, decode_event
+from messages.ground.clock import Clock
 from messages.ground.errors import KonsilError, MalformedMessage
 from messages.kinds import Alive
 from messages.names import PROGRESS
+from messages.trust.verifier import Verifier
 
 ENOUGH = 2
 """Pulses: the first may be the last word of one that just died."""
@@ -29,8 +31,11 @@ class TwinWatch:
         found: whether another agent under this name was heard.
     """
 
-    def __init__(self, bus: Bus, consortium: str, site: str, on_found: Callable[[], None]) -> None:
+    def __init__(
+        self, bus: Bus, verifier: Verifier, consortium: str, site: str, on_found: Callable[[], None], clock: Clock
+    ) -> None:
         self._bus, self._consortium, self._site, self._on_found = bus, consortium, site, on_found
+        self._verifier, self._clock = verifier, clock
         self._subscription: Subscription | None = None
         self._pulses: set[str] = set()
         self.found = False
@@ -52,6 +57,7 @@ class TwinWatch:
         try:
             event = decode_event(delivery.body)
             check_origin(event, delivery.key, delivery.user, self._consortium)
+            self._verifier.check_event(event, delivery.queue, self._clock.wall())
         except MalformedMessage:
             return
         if event.sender != self._site or not isinstance(event.body, Alive):

@@ -233,6 +233,7 @@ class Walk:
             "handling-failed": i.HandlingFailed(time=now, kind="weights-ready", site=site, round=number),
             "disk-full": i.DiskFull(time=now),
             "disk-free": i.DiskFree(time=now),
+            "barred": i.Barred(time=now, site=site),
         }
         self.put(made[kind])
 

@@ -127,6 +127,23 @@ def take_exclude(state: ExperimentState, given: i.Received) -> Answer:
     return (*_drop_update(state, body.site), d.Excluded(site=body.site, reason=body.reason))
 
 
+@handles(i.Barred)
+def take_barred(state: ExperimentState, given: i.Barred) -> Answer:
+    """The operator revoked a site's key: it takes no part any more, whoever would have it otherwise.
+
+    Records `Excluded`, as for experiment-exclude, and `Failed` where fewer than `quorum.least_sites` are left that have
+    joined. While sites are still recruited, enrolment decides that.
+    """
+    member = state.members.get(given.site)
+    if member is None or member.standing in (Standing.EXCLUDED, Standing.DECLINED):
+        return ()
+    out = d.Excluded(site=given.site, reason=given.reason)
+    left = [name for name in state.joined if name != given.site]
+    if state.stage is Phase.RECRUITING or len(left) >= state.experiment.least_sites:
+        return (*_drop_update(state, given.site), out)
+    return (*receipts_left(state), out, d.Failed(time=given.time, reason=Reason.QUORUM_NOT_MET))
+
+
 def _drop_update(state: ExperimentState, site: str) -> Decided:
     """Receipts for an update that is under way, of a site that is excluded."""
     round_ = state.round

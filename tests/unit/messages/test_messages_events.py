@@ -70,6 +70,7 @@ BODIES: dict[str, Body] = {
         contributors={"site-a": 6}, left_out={"site-b": Reason.ABSENT}, model_digest=DIGEST, seconds=2.5
     ),
     "evaluation-start": kinds.EvaluationStart(models=[CANDIDATE], sites=["site-a"], evaluate_within=60.0),
+    "register": kinds.RegisterAnnounced(note=b"konsil register 1\n"),
     "coordinator-hello": kinds.CoordinatorHello(versions={"konsil": "0.1.0"}),
     "hello": kinds.Hello(versions={}),
     "joined": kinds.Joined(cases=CASES, platform=PLATFORM),

@@ -1,0 +1,84 @@
+"""Each party's own chain: a signed history event names the one that its author wrote before it.
+
+So what is held back shows: an event whose predecessor has not come. What is said again comes later, so a predecessor
+is missed for a while first. Two events that follow the same one show as well: their author, or its disk, went back in
+time. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+PATIENCE = 180.0
+"""Seconds until what did not come is told: an outbox says it again every 30."""
+REMEMBERED = 1024
+"""Events of each author."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an author's chain shows.
+
+    Attributes:
+        what: "missing": no event with this digest has come; "forked": two events follow it.
+        digest: SHA-256 (hex) of the event's payload.
+        incarnation, seq: of the event that names it.
+    """
+
+    what: str
+    sender: str
+    digest: str
+    incarnation: int
+    seq: int
+
+
+@dataclass
+class _Chain:
+    heard: OrderedDict[str, str | None] = field(default_factory=OrderedDict)
+    """Digest → id of the event that follows it; None: none yet."""
+    missed: dict[str, tuple[float, Finding]] = field(default_factory=dict)
+
+
+class Chains:
+    """Follows the chain of each author. The first event of one says nothing of those before it."""
+
+    def __init__(self) -> None:
+        self._chains: dict[str, _Chain] = {}
+
+    def note_event(
+        self, sender: str, place: tuple[int, int], identity: str, digest: str, after: str | None, now: float
+    ) -> Finding | None:
+        """Take an event, new or said again; returns a fork that it shows.
+
+        Args:
+            place: incarnation and sequence number.
+            identity: the event's id: what is signed anew follows the same one, and is the same event.
+            digest: of its payload.
+            after: digest of the one before it; None: it begins a chain.
+        """
+        chain = self._chains.get(sender)
+        first = chain is None
+        if chain is None:
+            chain = self._chains[sender] = _Chain()
+        chain.missed.pop(digest, None)
+        chain.heard.setdefault(digest, None)
+        found: Finding | None = None
+        if after is not None and not first:
+            if after not in chain.heard:
+                chain.missed.setdefault(after, (now, Finding("missing", sender, after, *place)))
+            elif chain.heard[after] not in (None, identity):
+                found = Finding("forked", sender, after, *place)
+        if after is not None:
+            chain.heard[after] = identity
+        while len(chain.heard) > REMEMBERED:
+            chain.heard.popitem(last=False)
+        return found
+
+    def list_missing(self, now: float) -> list[Finding]:
+        """What has been missed for long; each is told once."""
+        found: list[Finding] = []
+        for chain in self._chains.values():
+            due = [digest for digest, (since, _finding) in chain.missed.items() if now - since >= PATIENCE]
+            found += [chain.missed.pop(digest)[1] for digest in due]
+        return found

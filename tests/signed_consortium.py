@@ -1,0 +1,74 @@
+"""A consortium whose parties sign: real services, the bus in memory, virtual time. Shared by the tests of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coordinator_kit import CONSORTIUM, plain
+from virtual_consortium import VirtualConsortium
+
+from coordinator.core.inputs import Received
+from coordinator.record.journal import STEP
+from coordinator.record.journal_file import open_readonly
+from coordinator.record.recovery import read_step
+from deploy.provision.key_ring import KeyRing, make_key_ring
+from messages import kinds
+from messages.envelope import Event
+from messages.ground.virtual.clock import VirtualClock
+from messages.trust.register import Role
+
+SITES = ("site-a", "site-b")
+THREE = (*SITES, "site-c")
+ROLES: dict[str, Role] = {"coordinator": "coordinator", "dr-a": "researcher", **dict.fromkeys(THREE, "site")}
+ROUNDS = {"count": 2, "enrol_within": 600.0, "train_within": 600.0, "grace": 60.0}
+
+
+def takes(_site: str, _number: int) -> float:
+    return 60.0
+
+
+def ring_of(folder: Path, **more: Any) -> KeyRing:
+    return make_key_ring(folder / "keys", CONSORTIUM, ROLES, seed="test", **more)
+
+
+def sections(ring: KeyRing, *parties: str) -> dict[str, Any]:
+    return {party: ring.trust_of(party) for party in parties or ROLES}
+
+
+def run_signed(
+    folder: Path,
+    work: Callable[[VirtualConsortium], None],
+    trust: dict[str, Any] | None = None,
+    sites: tuple[str, ...] = SITES,
+) -> VirtualConsortium:
+    """A consortium under virtual time, while `work` does something with it."""
+    clock = VirtualClock()
+
+    def body() -> VirtualConsortium:
+        given = sections(ring_of(folder)) if trust is None else trust
+        consortium = VirtualConsortium(folder, clock, takes, sites, trust=given)
+        try:
+            work(consortium)
+        finally:
+            consortium.close()
+        return consortium
+
+    return clock.run(body)
+
+
+def start(consortium: VirtualConsortium, **changes: Any) -> None:
+    sites = [*consortium.agents]
+    experiment = plain(sites=sites, rounds=ROUNDS | changes, quorum={"least_sites": 2})
+    consortium.say("experiment-start", kinds.ExperimentStart(experiment=experiment))
+
+
+def finish(consortium: VirtualConsortium) -> None:
+    consortium.until("experiment-complete", 7200.0)
+
+
+def uplink_of(consortium: VirtualConsortium) -> list[Event]:
+    """What the coordinator took of others, as its journal has it."""
+    steps = [read_step(entry)[0] for entry in open_readonly(consortium.folder / "coordinator") if entry.type == STEP]
+    return [given.event for given in steps if isinstance(given, Received)]
