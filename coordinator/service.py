@@ -24,6 +24,7 @@ from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Gate
 from coordinator.metrics import make_readings
+from coordinator.record.heads import LogHeads
 from coordinator.record.journal import TERM, Journal, Written
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
@@ -42,11 +43,14 @@ from messages.envelope import Author
 from messages.ground import kernel, logs, naming, starting, systemd
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
-from messages.ground.errors import KonsilError
+from messages.ground.errors import ConfigError, KonsilError, MalformedMessage
 from messages.ground.exposition import Endpoint, Reading
 from messages.reasons import Reason
+from messages.trust.settings import load_trust
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
+FORK = "fork.note"
+"""The operator's word that the journal was restored, in the state folder."""
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
 CHUNKS_IN_FLIGHT = 16
 """Credit for chunks of updates, of all sites together; `messages.bus.amqp.backlog` bounds them in memory."""
@@ -59,6 +63,18 @@ def connect_rabbitmq(config: CoordinatorConfig, on_notice: OnNotice) -> Bus:
     bus = RabbitBus(config.broker, names.COORDINATOR, on_notice=on_notice)
     bus.connect()
     return bus
+
+
+def open_heads(config: CoordinatorConfig) -> LogHeads | None:
+    """What makes heads of the log, where the coordinator has a key; ConfigError where its files are unusable."""
+    if config.trust is None:
+        return None
+    trust = load_trust(config.trust, config.coordinator.consortium, names.COORDINATOR)
+    place = config.coordinator.state / FORK
+    try:
+        return LogHeads(config.coordinator.consortium, trust, place.read_bytes() if place.is_file() else b"")
+    except MalformedMessage as error:
+        raise ConfigError(f"cannot be used: {error.what}", where=str(place)) from None
 
 
 class Coordinator:
@@ -85,7 +101,8 @@ class Coordinator:
         clock = SystemClock() if clock is None else clock
         self._queue: Queue[Any] = clock.make_queue()
         state = config.coordinator.state
-        self.journal = Journal(state, crash_after=crash_after)
+        heads = open_heads(config)
+        self.journal = Journal(state, watch=None if heads is None else heads.note_entry, crash_after=crash_after)
         try:
             self._bus = connect(config, self._queue.put)
         except BaseException:
@@ -138,6 +155,7 @@ class Coordinator:
             own_word,
             Turnstile(self._queue, clock.monotonic, self._acknowledge),
             origins,
+            heads,
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = clock.make_event()
@@ -148,6 +166,8 @@ class Coordinator:
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe_to(names.inbox_of(names.COORDINATOR), self._take_message, exclusive=True)
             started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
+            if config.trust is not None:
+                started["register"] = config.trust.register_file.read_bytes()
             self.journal.append_entry(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
             own_word.subscribe_to_all(self._bus)
             for worker in (events, parts.models, audit, receiver):

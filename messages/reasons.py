@@ -137,6 +137,7 @@ class Reason(StrEnum):
     NO_GOOD_KEY = "no-good-key"
     EQUIVOCATION = "equivocation"
     FORKED_LOG = "forked-log"
+    UNPROVEN_LOG = "unproven-log"
     # what a reader does not know
     OTHER = "other"
 
@@ -146,7 +147,7 @@ RETIRED = frozenset({Reason.NO_ROUND_CLOSED})
 
 PASSING = frozenset(
     {Reason.SITE_PAUSED, Reason.SITE_DRAINING, Reason.OUTSIDE_HOURS, Reason.POLICY_EXPIRED, Reason.DISK_FULL,
-     Reason.DATASET_GONE}
+     Reason.DATASET_GONE, Reason.UNPROVEN_LOG}
 )  # fmt: skip
 """Why a site gives up a round that it takes on after all once the reason is gone, if the round still waits for it."""
 
@@ -168,6 +169,7 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.NO_GOOD_KEY: Reason.SENDER_MISMATCH,
     Reason.EQUIVOCATION: Reason.ID_TAKEN,
     Reason.FORKED_LOG: Reason.NOT_ALLOWED,
+    Reason.UNPROVEN_LOG: Reason.SITE_PAUSED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -263,6 +265,7 @@ ADVICE: dict[Reason, str] = {
     Reason.NO_GOOD_KEY: "The operator's register has no good key of the sender: renew it with `konsil provision`",
     Reason.EQUIVOCATION: "One sender said two things under one id: both are kept; ask the sender",
     Reason.FORKED_LOG: "The coordinator showed two histories: `konsil site heads` has both as proof; tell the operator",
+    Reason.UNPROVEN_LOG: "The site waits for a head of the log that is proven to follow, or that more sites have seen",
     Reason.SENDER_MISMATCH: "The broker's user, the routing key and the event name different senders",
     Reason.MALFORMED: "The sender's software is broken or not Konsil",
     Reason.TOO_LARGE: "The sender's software is broken or not Konsil",

@@ -27,13 +27,16 @@ from messages.ground.naming import NO_EXPERIMENT
 from messages.ground.systemd import notify_manager
 from messages.kinds import Leaving
 from messages.names import GLOBAL
+from messages.reasons import Reason
 from messages.tensors.seals import Sealer
+from messages.trust.settings import load_trust
 from site_agent import config as configuration
 from site_agent.config import SiteConfig
 from site_agent.core.agenda import restore_agenda
 from site_agent.core.effects import Say
 from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, PartBroken, Restarted
 from site_agent.core.jobs import Phase
+from site_agent.core.policy import PolicyVerdict
 from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
 from site_agent.desk.read_file import ReadFile, note_file
@@ -48,6 +51,7 @@ from site_agent.loop.reports import Reports
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
 from site_agent.loop.upkeep import Upkeep
+from site_agent.loop.witness import Standpoint, Witness
 from site_agent.metrics import make_readings
 from site_agent.trainers.base import StartTrainers
 from site_agent.trainers.processes import start_processes
@@ -68,6 +72,14 @@ HURRY = 0.25
 """The same while the bus takes what lies in the outbox only bit by bit."""
 SHOW_EVERY = 1.0
 GOODBYE_WITHIN = 3.0
+
+
+def stand_as_witness(config: SiteConfig) -> Standpoint | None:
+    """As whom the site witnesses the log; None: it has no key. ConfigError where its key or register is unusable."""
+    if config.trust is None:
+        return None
+    trust = load_trust(config.trust, config.site.consortium, config.site.name)
+    return Standpoint(config.site.consortium, config.site.name, trust, lambda: trust.register)
 
 
 class Agent:
@@ -100,6 +112,7 @@ class Agent:
         self._lost = self._attached = False
         self._pace = Pace(self._clock)
         self._rules = Rules(config, self._clock)
+        stand = stand_as_witness(config)
         self.spool = Spool(config.site.state)
         try:
             require_whole(config.site.state)  # said now, not by a trainer in the night
@@ -108,6 +121,7 @@ class Agent:
             self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
             self._voice = Outbox(self._bus, self.spool, config.site.consortium, config.site.name, self._clock)
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
+            self._witness = Witness(stand, self.spool, self._voice, self._clock)
         except BaseException:
             self.spool.close()
             raise
@@ -180,6 +194,7 @@ class Agent:
             errands=self._errands,
             voice=self._voice,
             rules=self._rules,
+            witness=self._witness,
             ack=self._subscriptions.acknowledge,
             post=self.post_work,
             clock=self._clock,
@@ -279,8 +294,11 @@ class Agent:
             ) from None
 
     def _recover_work(self) -> None:
+        forked = PolicyVerdict(Reason.FORKED_LOG) if self._witness.forked else None
         verdicts = {
-            name: self._rules.judge_experiment(job.file, job.researcher)
+            name: PolicyVerdict(job.reason)
+            if job.reason is Reason.UNPROVEN_LOG
+            else forked or self._rules.judge_experiment(job.file, job.researcher)
             for name, job in self._steps.agenda.jobs.items()
             if job.phase is Phase.DECLINED or job.pending is not None
         }
@@ -369,6 +387,7 @@ class Agent:
             opens_at=self._rules.opens_at(),
             file=self._file,
             lists=self._guard.lists.as_plain(),
+            log=self._witness.as_plain(),
         )
 
     def _read_figures(self) -> Iterable[Reading]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coordinator_kit import CONSORTIUM, SITES, build, config
 from scripted_trainers import ScriptedTrainers, Seconds
+from trusted import TrustKit
 
 from coordinator.service import Coordinator
 from deploy.broker.definitions import render_definitions
@@ -31,29 +33,56 @@ class VirtualConsortium:
     Args:
         seconds: how long a round's training takes at a site.
         sites: those whose agents run.
+        trust: their keys; None: nobody has one.
+        join: makes a party's connection with the broker.
     """
 
-    def __init__(self, folder: Path, clock: VirtualClock, seconds: Seconds, sites: tuple[str, ...] = SITES) -> None:
-        self.clock, self._folder, self._seconds = clock, folder, seconds
+    def __init__(
+        self,
+        folder: Path,
+        clock: VirtualClock,
+        seconds: Seconds,
+        sites: tuple[str, ...] = SITES,
+        trust: TrustKit | None = None,
+        join: type[MemoryBus] | Callable[..., MemoryBus] = MemoryBus,
+    ) -> None:
+        self.clock, self._folder, self._seconds, self._trust, self._join = clock, folder, seconds, trust, join
+        admitted = tuple(sorted({*SITES, *sites}))
         parties = [Party("coordinator", "coordinator", "x"), Party("dr-a", "researcher", "x")]
-        parties += [Party(site, "site", "x") for site in SITES]
+        parties += [Party(site, "site", "x") for site in admitted]
         self.broker = MemoryBroker(render_definitions(CONSORTIUM, parties), clock=clock)
         self.heard: list[tuple[float, envelope.Event]] = []
         self.researcher = MemoryBus(self.broker, "dr-a")
         self._down = self.researcher.subscribe("downlink", self._take)
         self._inbox = self.researcher.subscribe("inbox.dr-a", self._take)
         self._models = self.researcher.subscribe("models", self._take)
-        self.coordinator = Coordinator(
-            config(folder / "coordinator"),
-            connect=lambda _config, notice: MemoryBus(self.broker, "coordinator", on_notice=notice),
-            build=build,
-            clock=clock,
-        )
+        self._admitted = admitted
+        self.coordinator = self._coordinator()
         self.agents = {site: self._agent(site) for site in sites}
         self._threads: list[threading.Thread] = [clock.make_thread(self.coordinator.run, "coordinator")]
         self._threads += [clock.make_thread(agent.run, site) for site, agent in self.agents.items()]
         for thread in self._threads:
             thread.start()
+
+    def _coordinator(self) -> Coordinator:
+        return Coordinator(
+            config(self._folder / "coordinator", self._admitted, **self._trusted("coordinator")),
+            connect=lambda _config, notice: self._join(self.broker, "coordinator", on_notice=notice),
+            build=build,
+            clock=self.clock,
+        )
+
+    def _trusted(self, name: str) -> dict[str, Any]:
+        return {} if self._trust is None else {"trust": self._trust.write_section(name, self._folder / "keys")}
+
+    def start_coordinator_again(self, between: Callable[[Path], None] = lambda state: None) -> None:
+        """End the coordinator, do something to its state folder, and start another one on it."""
+        self.coordinator.stop()
+        self._threads[0].join(60.0)
+        between(self._folder / "coordinator")
+        self.coordinator = self._coordinator()
+        self._threads[0] = self.clock.make_thread(self.coordinator.run, "coordinator")
+        self._threads[0].start()
 
     def order(self, site: str, **switched: bool) -> None:
         """What the operator of a site tells its agent."""
@@ -74,12 +103,13 @@ class VirtualConsortium:
             "schema": 1,
             "site": {"name": site, "consortium": CONSORTIUM, "state": str(state)},
             "datasets": {"glioma": {"source": "brats", "path": str(data), "labels": {2: "ED"}}},
+            **self._trusted(site),
             "policy": {"approval": "auto", "allow": [{"researchers": ["dr-a"]}]},
         }
         return Agent(
             SiteConfig.model_validate(plain),
-            lambda c, notice: MemoryBus(self.broker, c.site.name, on_notice=notice),
-            trainers=partial(ScriptedTrainers, seconds=self._seconds, cases=CASES[site]),
+            lambda c, notice: self._join(self.broker, c.site.name, on_notice=notice),
+            trainers=partial(ScriptedTrainers, seconds=self._seconds, cases=CASES.get(site, 50)),
             clock=self.clock,
         )
 

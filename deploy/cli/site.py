@@ -361,6 +361,11 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
         say_line(f"  {outdated}")
     if line := unconfirmed_words(answer["unconfirmed"]):
         say_line(f"  {line}")
+    if log := answer.get("log"):
+        if log["forked"]:
+            say_line("  the coordinator's log was FORKED: this site takes no further part (konsil site heads)")
+        for term in log["declared_forks"]:
+            say_line(f"  the operator declared that the log was restored, under term {term}")
     for one in answer.get("lists", ()):
         say_line(f"  {one['dataset']}: {one['said']}")
     for one in answer["experiments"]:
