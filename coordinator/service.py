@@ -24,7 +24,7 @@ from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Gate
 from coordinator.metrics import make_readings
-from coordinator.record.heads import LogHeads
+from coordinator.record.heads import FORK, LogHeads
 from coordinator.record.journal import TERM, Journal, Written
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
@@ -49,8 +49,6 @@ from messages.reasons import Reason
 from messages.trust.settings import load_trust
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
-FORK = "fork.note"
-"""The operator's word that the journal was restored, in the state folder."""
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
 CHUNKS_IN_FLIGHT = 16
 """Credit for chunks of updates, of all sites together; `messages.bus.amqp.backlog` bounds them in memory."""

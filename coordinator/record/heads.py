@@ -25,6 +25,8 @@ from messages.trust.settings import Trust
 
 HEAD = "head"
 """Type of entry."""
+FORK = "fork.note"
+"""The operator's word that the journal was restored, in the state folder."""
 END = 0
 """The opening of a head that is published as its experiment ends."""
 

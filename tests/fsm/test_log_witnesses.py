@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,12 +15,15 @@ from coordinator_kit import CONSORTIUM, plain
 from trusted import TrustKit
 from virtual_consortium import VirtualConsortium
 
+from coordinator.record.forking import declare_fork
 from coordinator.record.heads import HEAD, mark_of, read_published, read_witnessed
 from coordinator.record.journal_file import open_readonly
+from coordinator.record.salvage import raise_term
 from messages import envelope, kinds
 from messages.bus.base import Delivery
 from messages.bus.memory import MemoryBus
 from messages.envelope import Author
+from messages.ground.clock import SystemClock
 from messages.ground.virtual.clock import VirtualClock
 from messages.log.heads import Head, check_cosignature, open_head, origin_of, sign_head
 from messages.log.tree import Tree, hash_leaf, verify_consistency
@@ -229,6 +233,44 @@ def test_a_head_that_was_lost_on_its_way_is_asked_for_and_costs_no_round(tmp_pat
     seen = read_seen(tmp_path / VICTIM)
     assert not seen.proof
     assert not seen.gap
+
+
+def restore(folder: Path, declared: bool) -> Callable[[VirtualConsortium], list[dict[str, Any]]]:
+    """The coordinator's state as it was early on is put back, once the sites have seen more; what each then says."""
+    copy = folder / "copy"
+
+    def put_back(state: Path) -> None:
+        shutil.rmtree(state)
+        shutil.copytree(copy, state)
+        raise_term(state / "journal.sqlite", SystemClock())
+        if declared:
+            declare_fork(state, CONSORTIUM, TrustKit.key_of("operator"))
+
+    def body(consortium: VirtualConsortium) -> list[dict[str, Any]]:
+        clock = consortium.clock
+        consortium.until("round-complete", 5000.0)
+        consortium.start_coordinator_again(lambda state: shutil.copytree(state, copy))
+        finish(consortium)
+        clock.sleep(60.0)
+        consortium.start_coordinator_again(put_back)
+
+        def logs() -> list[dict[str, Any]]:
+            return [agent.make_status()["log"] for agent in consortium.agents.values()]
+
+        assert clock.wait_until(lambda: all(one["forked"] or one["declared_forks"] for one in logs()), 600.0, every=5.0)
+        return logs()
+
+    return body
+
+
+def test_a_coordinator_that_was_restored_is_refused_by_all_who_saw_more_of_its_log(tmp_path: Path) -> None:
+    assert all(one["forked"] for one in run(tmp_path, restore(tmp_path, declared=False)))
+
+
+def test_a_restored_log_goes_on_by_the_operators_word_and_that_is_told_for_ever(tmp_path: Path) -> None:
+    logs = run(tmp_path, restore(tmp_path, declared=True))
+    assert not any(one["forked"] for one in logs)
+    assert len({tuple(one["declared_forks"]) for one in logs}) == 1
 
 
 def test_a_proof_of_round_2_follows_from_the_head_of_round_1(tmp_path: Path) -> None:
