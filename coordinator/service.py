@@ -24,6 +24,7 @@ from coordinator.loop.shell import Shell
 from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Gate
 from coordinator.metrics import make_readings
+from coordinator.record.heads import FORK, LogHeads
 from coordinator.record.journal import TERM, Journal, Written
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
@@ -42,10 +43,11 @@ from messages.envelope import Author
 from messages.ground import kernel, logs, naming, starting, systemd
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
-from messages.ground.errors import KonsilError
+from messages.ground.errors import ConfigError, KonsilError, MalformedMessage
 from messages.ground.exposition import Endpoint, Reading
 from messages.reasons import Reason
-from messages.trust.settings import load_trust, make_verifier
+from messages.trust.settings import Trust, load_trust, make_verifier
+from messages.trust.verifier import Verifier
 
 Connect = Callable[[CoordinatorConfig, OnNotice], Bus]
 CRASH = "KONSIL_CRASH_AFTER_ENTRY"
@@ -60,6 +62,20 @@ def connect_rabbitmq(config: CoordinatorConfig, on_notice: OnNotice) -> Bus:
     bus = RabbitBus(config.broker, names.COORDINATOR, on_notice=on_notice)
     bus.connect()
     return bus
+
+
+def open_heads(state: Path, consortium: str, trust: Trust, verifier: Verifier) -> LogHeads:
+    """What makes heads of the log; ConfigError where the operator's note of a fork is unusable."""
+    place = state / FORK
+    try:
+        return LogHeads(
+            consortium,
+            trust,
+            place.read_bytes() if place.is_file() else b"",
+            lambda: verifier.register or trust.register,
+        )
+    except MalformedMessage as error:
+        raise ConfigError(f"cannot be used: {error.what}", where=str(place)) from None
 
 
 class Coordinator:
@@ -88,7 +104,8 @@ class Coordinator:
         state, consortium = config.coordinator.state, config.coordinator.consortium
         trust = None if config.trust is None else load_trust(config.trust, consortium, names.COORDINATOR)
         verifier = make_verifier(consortium, trust)
-        self.journal = Journal(state, crash_after=crash_after)
+        heads = None if trust is None else open_heads(state, consortium, trust, verifier)
+        self.journal = Journal(state, watch=None if heads is None else heads.note_entry, crash_after=crash_after)
         try:
             self._bus = connect(config, self._queue.put)
         except BaseException:
@@ -143,6 +160,7 @@ class Coordinator:
             Turnstile(self._queue, clock.monotonic, self._acknowledge),
             origins,
             verifier,
+            heads,
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = clock.make_event()
@@ -153,6 +171,8 @@ class Coordinator:
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe_to(names.inbox_of(names.COORDINATOR), self._take_message, exclusive=True)
             started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
+            if config.trust is not None:
+                started["register"] = config.trust.register_file.read_bytes()
             self.journal.append_entry(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
             own_word.subscribe_to_all(self._bus)
             for worker in (events, parts.models, audit, receiver):

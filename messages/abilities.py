@@ -46,6 +46,10 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "forked-log": 5,
         "wrong-addressee": 5,
         "out-of-time": 5,
+        "unproven-log": 5,
+        "log-head": 5,
+        "head-witnessed": 5,
+        "Hello.head": 5,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""

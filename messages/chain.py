@@ -92,24 +92,50 @@ def verify(entries: Iterable[Entry], *, whole_journal: bool = False) -> Iterator
     Raises:
         LogBroken: names the first entry whose content, place or link was changed.
     """
-    last: dict[str, Entry] = {}
-    before: Entry | None = None
+    check = ChainCheck(whole_journal=whole_journal)
     for entry in entries:
-        where = f"entry {entry.index} of {entry.experiment} (journal number {entry.number})"
-        if entry.computed_hash() != entry.hash:
-            raise LogBroken("its content was changed: the hash does not match", where=where)
-        previous = last.get(entry.experiment)
+        check.take_entry(entry)
+        yield entry
+
+
+def name_entry(entry: Entry) -> str:
+    """How a person finds it."""
+    return f"entry {entry.index} of {entry.experiment} (journal number {entry.number})"
+
+
+def check_hash(entry: Entry) -> None:
+    """LogBroken where an entry's content is not what its hash is of."""
+    if entry.computed_hash() != entry.hash:
+        raise LogBroken("its content was changed: the hash does not match", where=name_entry(entry))
+
+
+class ChainCheck:
+    """What `verify` checks, entry by entry.
+
+    Args:
+        whole_journal: as there.
+    """
+
+    def __init__(self, *, whole_journal: bool = False) -> None:
+        self._whole = whole_journal
+        self._last: dict[str, Entry] = {}
+        self._before: Entry | None = None
+
+    def take_entry(self, entry: Entry) -> None:
+        """LogBroken where an entry does not follow from those that were taken."""
+        where, before = name_entry(entry), self._before
+        check_hash(entry)
+        previous = self._last.get(entry.experiment)
         if entry.index != (previous.index + 1 if previous else 1):
             raise LogBroken(f"entries are missing before it (after {previous.index if previous else 0})", where=where)
         if entry.previous != (previous.hash if previous else ZERO):
             raise LogBroken("it does not follow from the entry before it: that one was replaced", where=where)
-        if whole_journal:
+        if self._whole:
             if entry.number != (before.number + 1 if before else 1):
                 raise LogBroken("entries of the journal are missing before it", where=where)
             if entry.before != (before.hash if before else ZERO):
                 raise LogBroken("it does not follow from the journal's entry before it", where=where)
-        last[entry.experiment] = before = entry
-        yield entry
+        self._last[entry.experiment] = self._before = entry
 
 
 def write_export(path: Path, entries: Iterable[Entry]) -> int:

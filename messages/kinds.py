@@ -42,6 +42,10 @@ MOST_REGISTER_BYTES = 2**20
 MOST_CANDIDATES = MOST_ALONE
 Label = Word
 """Names a candidate within its experiment, as a code word: "final", "selected", …"""
+NoteBytes = Annotated[bytes, Field(max_length=2**16)]
+"""A signed note (`messages.trust.notes`); empty where there is none."""
+Proof = Annotated[list[Annotated[bytes, Field(min_length=32, max_length=32)]], at_most(64)]
+"""Hashes of a Merkle tree."""
 Sites = Annotated[list[SiteName], at_most(MOST_SITES)]
 
 
@@ -283,6 +287,27 @@ class RegisterAnnounced(Body):
     note: Annotated[bytes, Field(max_length=MOST_REGISTER_BYTES)]
 
 
+class LogHead(Body):
+    """A signed head of the journal, before what opens a step or ends an experiment (`messages.log`).
+
+    Attributes:
+        note: the head as a checkpoint (C2SP tlog-checkpoint).
+        old_size, proof: where its consistency proof begins, and the proof (RFC 9162, section 2.1.4).
+        opening: the attempt of what follows; 0: the experiment's end.
+        witnessed, witness_proof: the head of the opening before with its cosignatures; that this head follows from it.
+        fork, fork_proof: the operator's note where the journal was restored; that this head follows from what was.
+    """
+
+    note: NoteBytes
+    old_size: Count
+    proof: Proof
+    opening: Count = 1
+    witnessed: NoteBytes = b""
+    witness_proof: Proof = []
+    fork: NoteBytes = b""
+    fork_proof: Proof = []
+
+
 class CoordinatorHello(Body):
     """A coordinator started under a new term: sites answer with hello."""
 
@@ -293,9 +318,11 @@ class CoordinatorHello(Body):
 
 
 class Hello(Body):
-    """A site is online; answered with standing."""
+    """A site is online; answered with standing. `head`: it lacks a proof that the log follows from its first so many
+    entries."""
 
     versions: Versions
+    head: Count | None = None
 
 
 class CaseCounts(Body):
@@ -361,6 +388,17 @@ class Evaluated(Body):
 
 class Leaving(Body):
     reason: Code = Reason.LEAVING
+
+
+class HeadWitnessed(Body):
+    """A site has seen that a head of the log follows from all that it saw before, and cosigns it.
+
+    `cosignature`: key id, time and signature, as in a line under the head (C2SP tlog-cosignature).
+    """
+
+    size: Count
+    root: Digest
+    cosignature: Annotated[bytes, Field(min_length=76, max_length=76)]
 
 
 class Nonce(Body):
@@ -496,6 +534,7 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "round-failed": _make_row(UPLINK, RoundFailed, "site"),
         "evaluated": _make_row(UPLINK, Evaluated, "site"),
         "leaving": _make_row(UPLINK, Leaving, "site"),
+        "head-witnessed": _make_row(UPLINK, HeadWitnessed, "site"),
         "experiment-accepted": _make_row(DOWNLINK, ExperimentAccepted, "coordinator"),
         "experiment-refused": _make_row(DOWNLINK, ExperimentRefused, "coordinator"),
         "experiment-checked": _make_row(DOWNLINK, ExperimentChecked, "coordinator", history=False),
@@ -509,6 +548,7 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "experiment-resumed": _make_row(DOWNLINK, ExperimentResumed, "coordinator"),
         "site-excluded": _make_row(DOWNLINK, SiteExcluded, "coordinator"),
         "register": _make_row(DOWNLINK, RegisterAnnounced, "coordinator"),
+        "log-head": _make_row(DOWNLINK, LogHead, "coordinator"),
         "coordinator-hello": _make_row(DOWNLINK, CoordinatorHello, "coordinator", history=False),
         "global-chunk": _make_row(GLOBAL, None, "coordinator", history=False),
         "update-chunk": _make_row(UPDATE, None, "site", history=False),

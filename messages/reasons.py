@@ -139,6 +139,7 @@ class Reason(StrEnum):
     FORKED_LOG = "forked-log"
     WRONG_ADDRESSEE = "wrong-addressee"
     OUT_OF_TIME = "out-of-time"
+    UNPROVEN_LOG = "unproven-log"
     # what a reader does not know
     OTHER = "other"
 
@@ -148,7 +149,7 @@ RETIRED = frozenset({Reason.NO_ROUND_CLOSED})
 
 PASSING = frozenset(
     {Reason.SITE_PAUSED, Reason.SITE_DRAINING, Reason.OUTSIDE_HOURS, Reason.POLICY_EXPIRED, Reason.DISK_FULL,
-     Reason.DATASET_GONE}
+     Reason.DATASET_GONE, Reason.UNPROVEN_LOG}
 )  # fmt: skip
 """Why a site gives up a round that it takes on after all once the reason is gone, if the round still waits for it."""
 
@@ -172,6 +173,7 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.FORKED_LOG: Reason.NOT_ALLOWED,
     Reason.WRONG_ADDRESSEE: Reason.SENDER_MISMATCH,
     Reason.OUT_OF_TIME: Reason.EXPERIMENT_EXPIRED,
+    Reason.UNPROVEN_LOG: Reason.SITE_PAUSED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -269,6 +271,7 @@ ADVICE: dict[Reason, str] = {
     Reason.FORKED_LOG: "The coordinator showed two histories: `konsil site heads` has both as proof; tell the operator",
     Reason.WRONG_ADDRESSEE: "A copy of an event that was signed for another party or queue: ask the broker's operator",
     Reason.OUT_OF_TIME: "Older than its experiment, or copied long after it was written: set the sender's clock",
+    Reason.UNPROVEN_LOG: "The site waits for a head of the log that is proven to follow, or that more sites have seen",
     Reason.SENDER_MISMATCH: "The broker's user, the routing key and the event name different senders",
     Reason.MALFORMED: "The sender's software is broken or not Konsil",
     Reason.TOO_LARGE: "The sender's software is broken or not Konsil",

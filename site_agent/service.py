@@ -27,14 +27,16 @@ from messages.ground.naming import NO_EXPERIMENT
 from messages.ground.systemd import notify_manager
 from messages.kinds import Leaving
 from messages.names import GLOBAL
+from messages.reasons import Reason
 from messages.tensors.seals import Sealer
-from messages.trust.settings import load_trust, make_verifier
+from messages.trust.settings import Trust, load_trust, make_verifier
 from site_agent import config as configuration
 from site_agent.config import SiteConfig
 from site_agent.core.agenda import restore_agenda
 from site_agent.core.effects import Say
 from site_agent.core.inputs import ChunksSent, ModelReady, NoSpace, PartBroken, Restarted
 from site_agent.core.jobs import Phase
+from site_agent.core.policy import PolicyVerdict
 from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
 from site_agent.desk.read_file import ReadFile, note_file
@@ -49,6 +51,7 @@ from site_agent.loop.reports import Reports
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
 from site_agent.loop.upkeep import Upkeep
+from site_agent.loop.witness import Standpoint, Witness
 from site_agent.metrics import make_readings
 from site_agent.trainers.base import StartTrainers
 from site_agent.trainers.processes import start_processes
@@ -113,6 +116,8 @@ class Agent:
             key = None if trust is None else trust.key
             self._voice = Outbox(self._bus, self.spool, site.consortium, site.name, self._clock, key)
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
+            stand = None if trust is None else self._stand_as_witness(trust)
+            self._witness = Witness(stand, self.spool, self._voice, self._clock)
         except BaseException:
             self.spool.close()
             raise
@@ -120,6 +125,10 @@ class Agent:
         self._go_on_from_register()
         self._make_hands(trainers)
         self._make_ears()
+
+    def _stand_as_witness(self, trust: Trust) -> Standpoint:
+        site, verifier = self.config.site, self._verifier
+        return Standpoint(site.consortium, site.name, trust, lambda: verifier.register or trust.register)
 
     def _make_hands(self, trainers: StartTrainers) -> None:
         """What works: trainers, transfers, and what gives them their errands. They answer through the main loop."""
@@ -187,6 +196,7 @@ class Agent:
             voice=self._voice,
             rules=self._rules,
             verifier=self._verifier,
+            witness=self._witness,
             ack=self._subscriptions.acknowledge,
             post=self.post_work,
             clock=self._clock,
@@ -295,8 +305,11 @@ class Agent:
             ) from None
 
     def _recover_work(self) -> None:
+        forked = PolicyVerdict(Reason.FORKED_LOG) if self._witness.forked else None
         verdicts = {
-            name: self._rules.judge_experiment(job.file, job.researcher)
+            name: PolicyVerdict(job.reason)
+            if job.reason is Reason.UNPROVEN_LOG
+            else forked or self._rules.judge_experiment(job.file, job.researcher)
             for name, job in self._steps.agenda.jobs.items()
             if job.phase is Phase.DECLINED or job.pending is not None
         }
@@ -385,6 +398,7 @@ class Agent:
             opens_at=self._rules.opens_at(),
             file=self._file,
             lists=self._guard.lists.as_plain(),
+            log=self._witness.as_plain(),
         )
 
     def _read_figures(self) -> Iterable[Reading]:

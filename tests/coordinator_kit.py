@@ -105,17 +105,18 @@ def broker() -> MemoryBroker:
     return MemoryBroker(render_definitions(CONSORTIUM, [*parties, *(Party(site, "site", "x") for site in SITES)]))
 
 
-def config(folder: Path) -> CoordinatorConfig:
+def config(folder: Path, sites: tuple[str, ...] = SITES, **sections: Any) -> CoordinatorConfig:
     return CoordinatorConfig.model_validate(
         {
             "schema": 1,
             "coordinator": {
                 "consortium": CONSORTIUM,
                 "state": folder,
-                "sites": SITES,
+                "sites": sites,
                 "researchers": ["dr-a"],
             },
             "limits": {"disk_reserve": 0},
+            **sections,
         }
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class VirtualConsortium:
         seconds: how long a round's training takes at a site.
         sites: those whose agents run.
         trust: party → its section `[trust]`; who has none neither signs nor checks.
+        join: makes a party's connection with the broker.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class VirtualConsortium:
         seconds: Seconds,
         sites: tuple[str, ...] = SITES,
         trust: Mapping[str, Any] | None = None,
+        join: Callable[..., MemoryBus] = MemoryBus,
     ) -> None:
-        self.clock, self.folder, self._seconds = clock, folder, seconds
+        self.clock, self.folder, self._seconds, self._join = clock, folder, seconds, join
+        self._admitted = tuple(sorted({*SITES, *sites}))
         self.trust: dict[str, Any] = dict(trust or {})
         parties = [Party("coordinator", "coordinator", "x"), Party("dr-a", "researcher", "x")]
-        parties += [Party(site, "site", "x") for site in SITES]
+        parties += [Party(site, "site", "x") for site in self._admitted]
         self.broker = MemoryBroker(render_definitions(CONSORTIUM, parties), clock=clock)
         self.heard: list[tuple[float, envelope.Event]] = []
         self.researcher = MemoryBus(self.broker, "dr-a")
@@ -67,16 +70,17 @@ class VirtualConsortium:
         own = self.trust.get("coordinator")
         trust = None if own is None else TrustSettings.model_validate(own)
         return Coordinator(
-            config(self.folder / "coordinator").model_copy(update={"trust": trust}),
-            connect=lambda _config, notice: MemoryBus(self.broker, "coordinator", on_notice=notice),
+            config(self.folder / "coordinator", self._admitted).model_copy(update={"trust": trust}),
+            connect=lambda _config, notice: self._join(self.broker, "coordinator", on_notice=notice),
             build=build,
             clock=self.clock,
         )
 
-    def start_coordinator_again(self) -> None:
-        """Another coordinator on the journal of one that is told to end."""
+    def start_coordinator_again(self, between: Callable[[Path], None] = lambda state: None) -> None:
+        """End the coordinator, do something to its state folder, and start another one on it."""
         self.coordinator.stop()
         self._threads[0].join(60.0)
+        between(self.folder / "coordinator")
         self.coordinator = self._make_coordinator()
         self._threads[0] = self.clock.make_thread(self.coordinator.run, "coordinator")
         self._threads[0].start()
@@ -109,8 +113,8 @@ class VirtualConsortium:
         }
         return Agent(
             SiteConfig.model_validate(plain),
-            lambda c, notice: MemoryBus(self.broker, c.site.name, on_notice=notice),
-            trainers=partial(ScriptedTrainers, seconds=self._seconds, cases=CASES[site]),
+            lambda c, notice: self._join(self.broker, c.site.name, on_notice=notice),
+            trainers=partial(ScriptedTrainers, seconds=self._seconds, cases=CASES.get(site, 50)),
             clock=self.clock,
         )
 

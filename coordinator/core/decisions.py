@@ -50,6 +50,14 @@ class Settled(Decision):
     sender: str
 
 
+class Witnessed(Decision):
+    """A site cosigned a head of the log. It concerns no experiment, and changes nothing that is decided."""
+
+    decision: Literal["witnessed"] = "witnessed"
+    site: str
+    size: int
+
+
 class Refused(Decision):
     """An event is not used, and its sender is told."""
 
@@ -306,6 +314,7 @@ AnyDecision = Annotated[
     Accepted
     | StartRefused
     | Settled
+    | Witnessed
     | Refused
     | SiteJoined
     | SiteDeclined

@@ -37,7 +37,7 @@ def evolve(state: State | None, decision: d.AnyDecision) -> State | None:
     """Apply one decision. ValueError where it speaks of an experiment that has not begun."""
     if isinstance(decision, d.Accepted):
         return _begin_experiment(decision)
-    if isinstance(decision, d.Settled | d.Refused | d.StartRefused):
+    if isinstance(decision, d.Settled | d.Witnessed | d.Refused | d.StartRefused):
         return state
     if state is None:
         raise ValueError(f"decision {decision.decision!r} without an experiment")

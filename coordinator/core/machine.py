@@ -8,7 +8,7 @@ docs/machines.md draws it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -45,6 +45,7 @@ _EVERY: dict[str, Rule] = {
     "joined": h.take_joined,
     "declined": h.take_declined,
     "leaving": h.take_leaving,
+    "head-witnessed": Reason.WRONG_STATE,
     "round-accepted": h.refuse_late,
     "round-failed": h.refuse_late,
     "outage": own.take_outage,
@@ -203,7 +204,7 @@ def _decide_answer(state: ExperimentState | None, given: AnyInput) -> tuple[d.An
     by_site = "site" in KINDS[kind].senders
     answer: Answer
     if state is None:
-        answer = h.first_start(given) if kind == "experiment-start" else _refuse_unknown(kind)
+        answer = first(given) if (first := _FIRST.get(kind)) is not None else _refuse_unknown(kind)
     elif not given.known:
         answer = Reason.UNKNOWN_SITE if by_site else Reason.RESEARCHER_NOT_ALLOWED
     else:
@@ -216,6 +217,12 @@ def _decide_answer(state: ExperimentState | None, given: AnyInput) -> tuple[d.An
     if any(isinstance(one, d.UpdateAnnounced) for one in answer):
         return answer
     return (*answer, d.Settled(event=event.id, sender=event.sender))
+
+
+_FIRST: Mapping[str, Callable[[Received], Answer]] = MappingProxyType(
+    {"experiment-start": h.first_start, "head-witnessed": h.take_witnessed}
+)
+"""What is no matter of an experiment that is known."""
 
 
 def _note_heard(state: ExperimentState, site: str, kind: str) -> tuple[d.AnyDecision, ...]:

@@ -10,6 +10,9 @@ import structlog
 
 from coordinator.core import effects as e
 from coordinator.core import inputs as i
+from coordinator.core.announce import Announcement
+from coordinator.core.steps.table import STEPS
+from coordinator.record.heads import END, HEAD, LogHeads
 from coordinator.record.journal import Journal, JournalDiskFull
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
@@ -20,6 +23,7 @@ from messages.ground.clock import Queue
 from messages.ground.naming import NO_EXPERIMENT
 
 log = structlog.get_logger("coordinator")
+ENDINGS = frozenset({"experiment-complete", "experiment-failed", "experiment-aborted"})
 
 
 def make_shipment(
@@ -38,6 +42,7 @@ class EffectRunner:
 
     Args:
         inputs: the main loop's queue: takes a closure for what comes after long work.
+        heads: of the journal, where the coordinator has a key.
         set_aside: called with experiment, reason and description of an effect that raised: neither the next message
             nor the next start trips on it.
     """
@@ -51,12 +56,13 @@ class EffectRunner:
         work: Work,
         inputs: Queue[Any],
         set_aside: Callable[[str, str, Any], None],
+        heads: LogHeads | None = None,
     ) -> None:
         self._journal, self._say, self._models = journal, say, models
         self._receiver, self._work = receiver, work
-        self._inputs, self._set_aside = inputs, set_aside
+        self._inputs, self._set_aside, self._heads = inputs, set_aside, heads
         self._table: dict[type[e.Effect], Callable[[Any], object]] = {
-            e.Announce: lambda effect: say.announce_to_all(effect.what),
+            e.Announce: self._announce,
             e.Acknowledge: lambda effect: say.send_receipt(effect.party, effect.event, effect.experiment),
             e.Tell: say.tell_refusal,
             e.Initialise: work.make_initial_model,
@@ -95,6 +101,22 @@ class EffectRunner:
 
     def _do_effect(self, effect: e.Effect) -> None:
         self._table[type(effect)](effect)
+
+    def _announce(self, effect: e.Announce) -> None:
+        """Say it to all; a head of the log goes before what opens a step or ends an experiment."""
+        what = effect.what
+        opens = any(row.opens == what.kind for row in STEPS.values())
+        if self._heads is not None and (opens or what.kind in ENDINGS):
+            self._publish_head(self._heads, what.experiment, what.round, int(what.attempt) if opens else END)
+        self._say.announce_to_all(what)
+
+    def _publish_head(self, heads: LogHeads, experiment: str, round_: int, opening: int) -> None:
+        if not heads.is_due(experiment, opening):
+            return
+        head, old_size = heads.make_head(experiment, round_, opening), heads.last_size
+        self._journal.append_entry(NO_EXPERIMENT, HEAD, head.write_body(), time=self._work.now())
+        body = heads.tell_head(head, old_size)
+        self._say.announce_to_all(Announcement("log-head", experiment, body, round_, head.size))
 
     def _send_model(self, effect: e.SendModel) -> None:
         self._models.send_shipment(make_shipment("global-chunk", effect.experiment, effect.transfer))

@@ -177,6 +177,10 @@ class Inbound:
                 log.warning("a live message of a stranger", sender=event.sender)
         elif isinstance(body, kinds.Hello):
             self._returning.send_standing(event.sender)
+            if body.head is not None and self._parts.heads is not None:
+                for head, told in self._parts.heads.tell_from(body.head):
+                    name, number, _opening = head.place
+                    self._parts.say.send_live("log-head", told, experiment=name, round_number=number, to=event.sender)
         elif isinstance(body, kinds.Echo):
             reply = kinds.EchoReply(nonce=body.nonce, time=self._parts.clock.now())
             self._parts.say.send_live("echo-reply", reply)

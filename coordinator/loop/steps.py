@@ -23,6 +23,7 @@ from coordinator.loop.floods import Floods
 from coordinator.loop.origins import ModelOrigins
 from coordinator.loop.tally import Tally
 from coordinator.loop.timers import Gate
+from coordinator.record.heads import LogHeads
 from coordinator.record.journal import ASIDE, NOTHING, STEP, Journal, Written
 from coordinator.record.recovery import recover_states, step_body
 from coordinator.wire.announcer import Announcer
@@ -64,6 +65,7 @@ class Parts:
     turnstile: Turnstile
     origins: ModelOrigins
     verifier: Verifier
+    heads: LogHeads | None = None
 
 
 _NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)
@@ -140,6 +142,7 @@ class Steps:
             parts.work,
             inputs,
             lambda experiment, reason, what: self.set_aside(experiment, reason, what, NOTHING),
+            parts.heads,
         )
 
     def take_step(self, experiment: str, given: i.AnyInput, written: Written = NOTHING) -> bool:

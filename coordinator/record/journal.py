@@ -86,6 +86,7 @@ class Journal:
 
     Args:
         folder: holds `journal.sqlite` and `journal.lock_folder`.
+        watch: told each entry, those that are there first.
         crash_after: test hook (KONSIL_CRASH_AFTER_ENTRY): SIGKILL this process once entry N is committed.
 
     Raises:
@@ -95,10 +96,12 @@ class Journal:
         DiskFull: there is no space for it.
     """
 
-    def __init__(self, folder: Path, *, crash_after: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, watch: Callable[[Entry], None] | None = None, crash_after: int | None = None
+    ) -> None:
         self._lock = lock_folder(folder)
         self.path = folder / "journal.sqlite"
-        self._crash_after = crash_after
+        self._crash_after, self._watch = crash_after, watch
         self.on_full: Callable[[JournalDiskFull], None] = _give_up
         """Called when there is no space, before the next try; what it raises ends the trying."""
         self._last: dict[str, Entry] = {}
@@ -132,10 +135,15 @@ class Journal:
                 check_term(entry, self.path)
             elif entry.type == REGISTER:
                 self.register = entry
-            self._last[entry.experiment] = self._before = entry
+            self._note_last(entry)
         self._db.execute(f"PRAGMA user_version = {LAYOUT}")
         self.term = int(self.get_value("term") or b"0") + 1
         self.put_value("term", str(self.term).encode())
+
+    def _note_last(self, entry: Entry) -> None:
+        self._last[entry.experiment] = self._before = entry
+        if self._watch is not None:
+            self._watch(entry)
 
     def _note_head(self) -> None:
         """Note the last entry beside the database; not synced."""
@@ -175,7 +183,7 @@ class Journal:
             self._write_seen(written)
 
         self._commit_when_possible(work)
-        self._last[experiment] = self._before = entry
+        self._note_last(entry)
         self._note_head()
         if self._crash_after == entry.number:
             os.kill(os.getpid(), signal.SIGKILL)

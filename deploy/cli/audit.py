@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from deploy.cli import evidence
 from deploy.cli.experiment import checked_id
-from deploy.console import JsonOption, emit_json, format_moment, note_line, say_line, show_working
+from deploy.console import JsonOption, emit_json, note_line, say_line, show_working
 from deploy.session import profile as profiles
 from deploy.session.profile import ProfileOption
 from messages import chain
 from messages.chain import Entry
 from messages.ground.errors import LogBroken, RequestError
 from messages.ground.units import count_noun
+from messages.log import exports
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -61,7 +63,7 @@ def read_source(
     if file is not None:
         beside = file.parent / "blobs"
         kept = beside if identity is not None and (beside / identity).is_dir() else None
-        source = LogSource(str(file), _entries_of(chain.read_export(file), identity), kept)
+        source = LogSource(str(file), _entries_of(exports.read_entries(file), identity), kept)
     else:
         folder = journal
         if folder is None and not from_broker:
@@ -158,68 +160,46 @@ def replay(
     raise typer.Exit(0 if verdict.agrees else 1)
 
 
-@app.command()
-def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")], json_: JsonOption = False
-) -> None:
-    """Check an exported log's chain and times, with broker and network gone: no entry was changed, taken out or moved.
-
-    Who can write the whole file anew can still write another history until heads are signed: compare the last hash
-    with the coordinator's or the broker's, and the sites' ledgers with `konsil audit compare`. Exit status 1: the log
-    was altered, and the first entry concerned is named; or its times contradict the sites' clocks.
-
-    Example: konsil audit verify log.konsil
-    """
-    from coordinator.record.clocks import SiteClocks
-    from deploy.cli.replay import check_times
-
-    counts: dict[str, int] = {}
-    last: Entry | None = None
-    clocks, unread = SiteClocks(), 0
-    for entry in chain.verify(chain.read_export(file)):
-        counts[entry.experiment] = counts.get(entry.experiment, 0) + 1
-        unread += not check_times(entry, clocks)
-        last = entry
-    if last is None:
-        raise LogBroken("the log holds no entry", where=str(file))
-    said = clocks.judge()
-    result: dict[str, Any] = {
-        "file": str(file),
-        "verified": said.agrees,
-        "entries": counts,
-        "last": {"hash": last.hash.hex(), "number": last.number, "time": last.time},
-        "times": {**said.as_plain(), "entries_not_read": unread},
-    }
-    if json_:
-        emit_json(result)
-    else:
-        for experiment, count in counts.items():
-            say_line(f"{experiment}: {count_noun(count, 'entry')}, each as it was written")
-        for line in said.lines():
-            say_line(line)
-        if unread:
-            say_line(f"the times in {unread} entries were not checked: a newer version wrote them")
-        say_line(f"last entry: journal number {last.number}, {format_moment(last.time)}, hash {last.hash.hex()}")
-    raise typer.Exit(0 if said.agrees else 1)
+app.command()(evidence.verify)
+app.command()(evidence.prove)
+app.command("verify-proof")(evidence.verify_proof)
+app.command()(evidence.lineage)
+app.command()(evidence.verifier)
 
 
 @app.command()
 def compare(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")],
-    ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER...", help="What `konsil site ledger --json` gave.")],
+    ledgers: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LEDGER...", help="What `konsil site ledger --json` gave; or another export of the log."
+        ),
+    ],
     json_: JsonOption = False,
 ) -> None:
     """Hold the sites' own records of what they sent against the coordinator's log: each event and update by its digest.
 
-    A site that disagrees is named, with what the two say. Which of the two is right, neither proves before events are
-    signed. Exit status 1: a site's ledger and the log disagree.
+    A site that disagrees is named, with what the two say. Which of the two is right, neither proves where events are
+    not signed. Another export is compared entry by entry and head by head, and the first disagreement is named.
+    Exit status 1: they disagree.
 
-    Example: konsil audit compare log.konsil site-a.json site-b.json
+    Examples:
+
+    konsil audit compare log.konsil site-a.json site-b.json
+
+    konsil audit compare log-at-site-a.konsil log-at-site-b.konsil
     """
     from deploy.cli import ledgers as site_ledgers
 
+    others = [path for path in ledgers if exports.read_form(path)]
+    if others:
+        _compare_views(file, others, json_)
+        if others == ledgers:
+            return
+    ledgers = [path for path in ledgers if path not in others]
     read = [site_ledgers.read_ledger_file(path) for path in ledgers]
-    log = site_ledgers.LogOfSites(chain.verify(chain.read_export(file)))
+    log = site_ledgers.LogOfSites(chain.verify(exports.read_entries(file)))
     found = [site_ledgers.compare_ledger(one, log) for one in read]
     silent = sorted(site for site in log.sites if site not in {one.site for one in found})
     agrees = not any(one.wrong for one in found)
@@ -247,12 +227,25 @@ def export(
 ) -> None:
     """Write one experiment's log to one file that verifies without broker, journal or network.
 
+    Where the coordinator signs heads of its log, the file holds them with the sites' cosignatures, and what proves that
+    its entries are in the log.
+
     Example: konsil audit export glioma-unet3d-01 --out log.konsil
     """
+    from coordinator.record.evidence import gather_evidence, list_records
+
     with show_working("reading the log"):
-        source = read_source(checked_id(identity), profile, from_broker, journal, None)
-    count = chain.write_export(out, chain.verify(source.entries))
-    head = source.entries[-1].hash.hex()
+        source = read_source(None, profile, from_broker, journal, None)
+        found = gather_evidence(source.entries, checked_id(identity))
+    if not found.entries:
+        raise RequestError(f"no experiment {identity!r} in this log", where=source.where)
+    entries, newest = list(chain.verify(found.entries)), max(found.heads, default=0)
+    if found.proves:
+        origin = found.heads[newest].note.split(b"\n", 1)[0].decode()
+        count = exports.write_records(out, list_records(found, origin), newest)
+    else:
+        newest, count = 0, chain.write_export(out, entries)
+    head = entries[-1].hash.hex()
     if json_:
         emit_json(
             {
@@ -261,7 +254,23 @@ def export(
                 "entries": count,
                 "source": source.where,
                 "last_hash": head,
+                "head": newest or None,
             }
         )
     else:
-        say_line(f"{out}: {count_noun(count, 'entry')}, last hash {head}")
+        proven = f", proven by a signed head of {newest}" if newest else ", without signed heads"
+        say_line(f"{out}: {count_noun(count, 'entry')}, last hash {head}{proven}")
+
+
+def _compare_views(file: Path, others: list[Path], json_: bool) -> None:
+    """Compare an export with others of the same log; exit status 1 where one disagrees."""
+    found = {str(other): evidence.compare_exports(file, other) for other in others}
+    if json_:
+        emit_json({"file": str(file), "agrees": all(one["agrees"] for one in found.values()), "exports": found})
+    else:
+        for name, one in found.items():
+            longer = "".join(f"; {path} goes on for {more}" for path, more in one["further"].items())
+            agreed = f"agree on {count_noun(one['same'], 'entry')}{longer}"
+            say_line(f"{name}: {agreed if one['agrees'] else 'DISAGREE, first at ' + one['first']}")
+    if not all(one["agrees"] for one in found.values()):
+        raise typer.Exit(1)

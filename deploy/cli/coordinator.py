@@ -106,6 +106,39 @@ def cut(
 
 
 @app.command()
+def declare_fork(
+    config: Config,
+    operator_key: Annotated[Path, typer.Option("--operator-key", help="The operator's private key, a PEM file.")],
+    passphrase_file: Annotated[
+        Path | None, typer.Option("--passphrase-file", help="The key's passphrase, the file's first line.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Declare that the log goes on from this journal as it is, since it was restored or cut: signed by the operator.
+
+    Sites that have seen more of the log than the journal holds take it for forged otherwise, and take no further part.
+    They accept the operator's word, and tell it for ever. Stop the coordinator first.
+
+    Example: konsil coordinator declare-fork coordinator.toml --operator-key operator.key
+    """
+    from coordinator import config as configs
+    from coordinator.record import forking
+    from messages.ground.errors import RequestError
+    from messages.trust.keys import read_key
+
+    identity = configs.read_config(config).coordinator
+    try:
+        said = None if passphrase_file is None else passphrase_file.read_bytes().split(b"\n", 1)[0]
+    except OSError as error:
+        raise RequestError(f"cannot be read ({error.strerror})", where=str(passphrase_file)) from None
+    fork = forking.declare_fork(identity.state, identity.consortium, read_key(operator_key, said))
+    if as_json:
+        console.emit_json({"term": fork.term, "size": fork.size, "root": fork.root.hex()})
+    else:
+        console.say_line(f"from term {fork.term} on the log goes on from its first {fork.size} entries")
+
+
+@app.command()
 def put_model(
     config: Config,
     model: Annotated[Path, typer.Argument(help="A safetensors file.")],

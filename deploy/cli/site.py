@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploy.cli.site_heads import heads
 from deploy.cli.stock import say_case, say_stock, stock_as_plain
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from messages.experiment import read_experiment
@@ -289,6 +290,9 @@ def ledger(
     )
 
 
+app.command()(heads)
+
+
 @app.command()
 def status(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> None:
     """What the running agent does now, experiment by experiment, and who waits for the training slot."""
@@ -361,6 +365,11 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
         say_line(f"  {outdated}")
     if line := unconfirmed_words(answer["unconfirmed"]):
         say_line(f"  {line}")
+    if log := answer.get("log"):
+        if log["forked"]:
+            say_line("  the coordinator's log was FORKED: this site takes no further part (konsil site heads)")
+        for term in log["declared_forks"]:
+            say_line(f"  the operator declared that the log was restored, under term {term}")
     for one in answer.get("lists", ()):
         say_line(f"  {one['dataset']}: {one['said']}")
     for one in answer["experiments"]:

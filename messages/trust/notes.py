@@ -24,7 +24,8 @@ MOST_BYTES = 2**20
 MOST_SIGNATURES = 64
 ED25519 = 1
 """Algorithm byte of a plain Ed25519 signature."""
-_ID_BYTES = 4
+ID_BYTES = 4
+"""Of a key's id."""
 _LINE = re.compile(r"— ([^\s+]{1,128}) ([A-Za-z0-9+/=]{1,512})")
 
 
@@ -66,7 +67,7 @@ class Note:
 
 def key_id(name: str, public: bytes, algorithm: int = ED25519) -> bytes:
     """Four bytes that name a key among a note's signers."""
-    return sha256(name.encode() + b"\n" + bytes([algorithm]) + public).digest()[:_ID_BYTES]
+    return sha256(name.encode() + b"\n" + bytes([algorithm]) + public).digest()[:ID_BYTES]
 
 
 def read_note(data: bytes) -> Note:
@@ -96,6 +97,6 @@ def _read_line(line: str) -> NoteSignature:
         content = base64.b64decode(found[2], validate=True) if found else b""
     except binascii.Error:
         content = b""
-    if found is None or len(content) <= _ID_BYTES:
+    if found is None or len(content) <= ID_BYTES:
         raise MalformedMessage(Reason.MALFORMED, "a line under a note that is no signature")
-    return NoteSignature(found[1], content[:_ID_BYTES], content[_ID_BYTES:])
+    return NoteSignature(found[1], content[:ID_BYTES], content[ID_BYTES:])

@@ -121,16 +121,25 @@ def read_register(data: bytes, operator: bytes, consortium: str) -> Register:
         MalformedMessage: it is no register, not this operator's, or of another consortium.
     """
     note = read_note(data)
+    if note.text.startswith(HEADING + "\n") and not note.is_signed_by(OPERATOR, operator):
+        raise MalformedMessage(Reason.BAD_SIGNATURE, "a register that the operator did not sign")
+    return parse_register(note, consortium)
+
+
+def parse_register(note: Note, consortium: str | None = None) -> Register:
+    """What a register says (of this consortium; None: of any); whose signature is under it is not checked here.
+
+    Raises:
+        MalformedMessage: it is no register, or of another consortium.
+    """
     heading, _, content = note.text.partition("\n")
     if heading != HEADING:
         raise MalformedMessage(Reason.MALFORMED, "not a register")
-    if not note.is_signed_by(OPERATOR, operator):
-        raise MalformedMessage(Reason.BAD_SIGNATURE, "a register that the operator did not sign")
     try:
         register = Register.model_validate(json.loads(content))
     except (ValueError, ValidationError, RecursionError):
         raise MalformedMessage(Reason.MALFORMED, "a register that cannot be read") from None
-    if register.consortium != consortium:
+    if consortium is not None and register.consortium != consortium:
         raise MalformedMessage(Reason.MALFORMED, "a register of another consortium")
     return register
 

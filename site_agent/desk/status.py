@@ -95,11 +95,12 @@ def status_of(
     opens_at: datetime | None = None,
     file: ReadFile | None = None,
     lists: Sequence[Mapping[str, Any]] = (),
+    log: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
-    `lists`: how the lists of the withdrawn stand (`data.lists`)."""
+    `lists`: how the lists of the withdrawn stand (`data.lists`). `log`: what was seen of the coordinator's log."""
     experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -136,6 +137,7 @@ def status_of(
             "seconds": round(pending.waited, 1),
             "blocked": pending.blocked,
         },
+        "log": log,
         "running": agenda.running,
         "queue": queue,
         "experiments": experiments,

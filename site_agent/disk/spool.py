@@ -30,6 +30,7 @@ from site_agent.disk.secret import secret_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS positions (queue TEXT PRIMARY KEY, offset INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY, time REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS jobs (experiment TEXT PRIMARY KEY, state BLOB NOT NULL, changed REAL NOT NULL) STRICT;
@@ -414,6 +415,17 @@ class Spool:
         tables = ("seen", "jobs", "outbox", "ledger")
         with self._guard:
             return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in tables}
+
+
+def read_kept(state: Path, key: str) -> bytes | None:
+    """What a spool keeps under a name, while its agent may be running; RequestError where there is no spool."""
+    place = state / "spool.sqlite"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{place.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            row = db.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
+    except sqlite3.Error as error:
+        raise RequestError(f"the spool cannot be read ({error})", where=str(place)) from None
+    return None if row is None else bytes(row[0])
 
 
 def _refuse_foreign(error: sqlite3.Error, state: Path) -> None:

@@ -24,6 +24,7 @@ from messages.kinds import (
     RoundComplete,
     Standing,
 )
+from messages.log.witness import Finding
 from messages.names import COORDINATOR, DOWNLINK
 from messages.reasons import Reason
 from messages.trust.chains import Chains
@@ -31,16 +32,21 @@ from messages.trust.signatures import AFTER, digest_payload
 from messages.trust.verifier import Verifier
 from site_agent.core.effects import Effect, Say
 from site_agent.core.equivocation import COMPARED, is_contradiction
-from site_agent.core.inputs import Distrusted, Heard, PartBroken, Receipted
+from site_agent.core.inputs import Distrusted, Heard, PartBroken, Receipted, Retried
+from site_agent.core.jobs import Phase, event_of
+from site_agent.core.policy import PolicyVerdict
 from site_agent.core.steps import STEPS, opening_of
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
+from site_agent.loop.witness import Witness
 from site_agent.wire.outbox import Outbox
 
 log = structlog.get_logger()
 
+FORSAKEN = (Phase.PREPARING, Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
+"""What a site leaves at once where the log was forked."""
 OLD = 60.0
 """Seconds before the agent's start: what was said earlier is history that it reads up."""
 REGISTER = "register"
@@ -68,6 +74,7 @@ class Inbound:
         voice: Outbox,
         rules: Rules,
         verifier: Verifier,
+        witness: Witness,
         clock: Clock,
         ack: Callable[[Delivery], None],
         post: Callable[[Callable[[], None]], None],
@@ -75,6 +82,7 @@ class Inbound:
         self._consortium, self._spool, self._steps, self._errands = consortium, spool, steps, errands
         self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
         self._verifier, self._chains = verifier, Chains()
+        self._witness = witness
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
         self.coordinator_can: frozenset[str] = frozenset()
@@ -177,6 +185,8 @@ class Inbound:
         if event.kind == "coordinator-hello":
             self._post(self._voice.send_hello)
             return []
+        if event.kind == "log-head":
+            return self._take_head(event)
         # What is said of an experiment that is unknown here says nothing yet: it counts once the experiment is known.
         known = isinstance(body, ExperimentAccepted) or self._steps.agenda.job_of(event.experiment) is not None
         if known and isinstance(body, COMPARED) and self._contradicts_itself(event, now):
@@ -235,12 +245,29 @@ class Inbound:
             log.info("register", serial=new.serial, parties=len(new.keys), signatures=new.signatures)
             self._voice.note_register(new)
 
+    def _take_head(self, event: Event) -> list[Effect]:
+        """A head of the log: a fork ends what the site does; a head that follows lets it do what it waited with."""
+        finding, jobs = self._witness.hear_head(event), list(self._steps.agenda.jobs.values())
+        if finding is Finding.FORKED:
+            left = [PartBroken(job.experiment, Reason.FORKED_LOG) for job in jobs if job.phase in FORSAKEN]
+            return [effect for one in left for effect in self._steps.take_step(one)]
+        again = [job for job in jobs if job.reason is Reason.UNPROVEN_LOG and job.pending is not None]
+        todo: list[Effect] = []
+        for job in again:
+            if job.pending is not None and self._witness.find_obstacle(event_of(job.pending), job.file) is None:
+                todo += self._steps.take_step(Retried(job.experiment))
+        return todo
+
     def _make_input(self, event: Event) -> Heard:
         job = self._steps.agenda.job_of(event.experiment)
         if isinstance(event.body, ExperimentAccepted):
             verdict = self._rules.judge_accepted(event.body)
+            if self._witness.forked and verdict.reason is not Reason.NOT_INVITED:
+                verdict = PolicyVerdict(Reason.FORKED_LOG)
         elif event.kind in STEPS and job is not None:
             verdict = self._rules.judge_experiment(job.file, job.researcher)
+            if verdict.allowed and (doubt := self._witness.find_obstacle(event, job.file)) is not None:
+                verdict = PolicyVerdict(doubt)
         else:
             return Heard(event)
         return Heard(event, verdict, self._rules.opens_in())

@@ -90,6 +90,7 @@ class Outbox:
         """Place in the outbox → its confirm and bytes, of what the bus may still hold."""
         self._handed_bytes = 0
         self._greets = False
+        self._lacks: int | None = None
         self._lock = threading.Lock()
         self._live = 0
         self._flying: deque[Confirm] = deque()
@@ -276,14 +277,20 @@ class Outbox:
                 self._flying.append(confirm)
         return True
 
-    def send_hello(self) -> None:
-        """Say that the site is online, after everything that still waits for its receipt."""
+    def send_hello(self, head: int | None = None) -> None:
+        """Say that the site is online, after everything that still waits for its receipt.
+
+        Args:
+            head: size of the log up to which the site has seen it, where it lacks a proof of what follows.
+        """
         self._greets = True
+        self._lacks = head if head is not None else self._lacks
         self.publish_waiting(everything=True)
 
     def _greet(self) -> bool:
         versions = {"konsil": version("konsil"), "python": platform.python_version()}
-        return self._say_live("hello", Hello(versions=versions))
+        head, self._lacks = self._lacks, None
+        return self._say_live("hello", Hello(versions=versions, head=head))
 
     def ask_coordinator(self, kind: str, body: Body, experiment: str) -> None:
         """Something for the coordinator's inbox."""

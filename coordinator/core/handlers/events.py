@@ -28,6 +28,13 @@ def first_start(given: i.Received) -> Decided:
     return (judge_start(given),)
 
 
+def take_witnessed(given: i.Received) -> Answer:
+    """head-witnessed, which is of no experiment: a site cosigned a head of the log. Records `Witnessed`."""
+    if not given.known:
+        return Reason.UNKNOWN_SITE
+    return (d.Witnessed(site=given.event.sender, size=body_of(given, kinds.HeadWitnessed).size),)
+
+
 @handles(i.Received)
 def start_again(state: ExperimentState, given: i.Received) -> Answer:
     """experiment-start with an id that is taken: the same content is no news, other content is refused.

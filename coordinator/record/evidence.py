@@ -1,0 +1,103 @@
+"""What proves one experiment's log: out of the whole journal, as the records of an export (`messages.log.exports`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from coordinator.record.heads import HEAD, PublishedHead, mark_of, read_published, read_witnessed
+from coordinator.record.journal import TERM
+from messages import codec
+from messages.chain import MAX_ENTRY, Entry
+from messages.ground.errors import MalformedMessage
+from messages.kinds import HeadWitnessed
+from messages.log import exports
+from messages.log.exports import LogRecord
+from messages.log.heads import add_cosignatures, check_cosignature
+from messages.log.tree import Tree, hash_leaf
+from messages.trust.notes import NoteSignature, read_note
+from messages.trust.register import Register, parse_register
+
+
+@dataclass
+class JournalEvidence:
+    """One pass over a journal's entries.
+
+    Attributes:
+        entries: of the experiment.
+        terms: starts of the coordinator.
+        heads: all that were published, by size.
+        marks: size and root (hex) of a head → site → its cosignature.
+        whole: whether no entry of the journal is missing from the first on, so that its tree is known.
+    """
+
+    experiment: str
+    entries: list[Entry] = field(default_factory=list)
+    terms: list[Entry] = field(default_factory=list)
+    heads: dict[int, PublishedHead] = field(default_factory=dict)
+    marks: dict[int, dict[str, NoteSignature]] = field(default_factory=dict)
+    tree: Tree = field(default_factory=Tree)
+    whole: bool = True
+    register: Register | None = None
+
+    def note_mark(self, site: str, body: HeadWitnessed, time: float) -> None:
+        """Keep a site's cosignature, where it holds."""
+        head, mark = self.heads.get(body.size), mark_of(site, body)
+        if head is None or self.register is None:
+            return
+        if check_cosignature(read_note(head.note).text, mark, self.register.keys_of(site, time)) is not None:
+            self.marks.setdefault(body.size, {})[site] = mark
+
+    @property
+    def proves(self) -> bool:
+        """Whether heads cover something of the experiment."""
+        return self.whole and bool(self.entries) and any(size >= self.entries[0].number for size in self.heads)
+
+
+def gather_evidence(entries: Iterable[Entry], experiment: str) -> JournalEvidence:
+    """What the journal's entries, in their order, hold of an experiment and of the heads."""
+    found = JournalEvidence(experiment)
+    for entry in entries:
+        found.whole = found.whole and entry.number == found.tree.size + 1
+        found.tree.append_leaf(hash_leaf(entry.encode()))
+        if entry.experiment == experiment:
+            found.entries.append(entry)
+        elif entry.type == TERM:
+            found.terms.append(entry)
+            found.register = read_term_register(entry) or found.register
+        elif entry.type == HEAD and (head := read_published(entry)) is not None:
+            found.heads[head.size] = head
+        elif (said := read_witnessed(entry)) is not None:
+            found.note_mark(*said, entry.time)
+    return found
+
+
+def read_term_register(entry: Entry) -> Register | None:
+    """The register that a start of the coordinator brought, as it stands there; None: it brought none."""
+    try:
+        data = codec.unpack(entry.body, max_bytes=MAX_ENTRY).get("register")
+        note = read_note(data) if isinstance(data, bytes) else None
+        return None if note is None else parse_register(note)
+    except (MalformedMessage, AttributeError):
+        return None
+
+
+def list_records(found: JournalEvidence, origin: str) -> Iterator[LogRecord]:
+    """The records of an export, the newest head last that covers an entry, or begins behind the last one."""
+    yield LogRecord(exports.LOG, 1, experiment=found.experiment, origin=origin)
+    newest, reached = max(found.heads), 0
+    first = found.entries[0].number
+    terms = [one for one in found.terms if one.number < first][-1:] + [one for one in found.terms if one.number > first]
+    items: list[tuple[int, int, Entry | PublishedHead]] = [(one.number, 0, one) for one in found.entries]
+    items += [(one.number, 0, one) for one in terms if one.number <= newest]
+    items += [(size, 1, head) for size, head in found.heads.items() if size >= first]
+    own = {one.number for one in found.entries}
+    for place, (number, _order, item) in enumerate(sorted(items, key=lambda one: one[:2]), 2):
+        start = number if isinstance(item, PublishedHead) else number - 1
+        gap = b"".join(found.tree.hash_gap(reached, start)) if number <= newest else b""
+        reached = number
+        if isinstance(item, PublishedHead):
+            note = add_cosignatures(read_note(item.note), found.marks.get(item.size, {}).values())
+            yield LogRecord(exports.HEAD, place, gap, data=note.encode())
+        else:
+            yield LogRecord(exports.ENTRY if number in own else exports.BESIDE, place, gap, item)

@@ -1,0 +1,400 @@
+"""Verifies an exported event log of Konsil, or a proof of one entry, on a machine that has nothing of Konsil.
+
+    python verify.py FILE [--operator HEX] [--head FILE] [--json]
+
+It needs Python 3.11 and the package `cryptography`, is meant to be read whole, and shares no code with Konsil. Exit
+status: 0 it holds; 1 it was altered, and the first entry concerned is named; 2 it cannot be read. Checked are: each
+entry's hash and links; the Merkle tree (RFC 9162) over the whole journal; each signed head (C2SP tlog-checkpoint) and
+every cosignature under it (tlog-cosignature); the signature of each event that has one; times. Keys come from the
+operator's register in the log, which --operator holds against a key that you know from elsewhere."""
+
+import argparse
+import base64
+import json
+import re
+import struct
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+ZERO, MAX_RECORD, CANNOT = bytes(32), 65 * 2**20, (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+PRIME, ORDER_8 = 2**255 - 19, 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+SMALL_ORDERS = {0, 1, PRIME - 1, ORDER_8, PRIME - ORDER_8}
+Broken, Unreadable = type("Broken", (Exception,), {}), type("Unreadable", (Exception,), {})
+
+
+def unpack(data, max_depth=16):
+    """A value of msgpack (https://msgpack.org), written in the one shortest way; else ValueError."""
+    value, end = read_value(data, 0, max_depth)
+    if end != len(data):
+        raise ValueError("bytes behind the value")
+    return value
+
+
+def read_value(data, at, depth):
+    if depth < 0:
+        raise ValueError("too deep")
+    head, at = take(data, at, 1)[0], at + 1
+    if head < 0x80 or head >= 0xE0:
+        return (head if head < 0x80 else head - 256), at
+    if head in (0xC0, 0xC2, 0xC3):
+        return {0xC0: None, 0xC2: False, 0xC3: True}[head], at
+    if head == 0xCB:
+        return struct.unpack(">d", take(data, at, 8))[0], at + 8
+    if 0xCC <= head <= 0xD3:
+        width, signed = 1 << (head - 0xCC) % 4, head >= 0xD0
+        value, half = int.from_bytes(take(data, at, width), "big", signed=signed), 1 << width * 4
+        if value >= (-32 if width == 1 else -half // 2) if signed else value < (128 if width == 1 else half):
+            raise ValueError("not the shortest way")
+        return value, at + width
+    if 0xA0 <= head < 0xC0:
+        return str(take(data, at, head & 31), "utf-8"), at + (head & 31)
+    for first, least in ((0xC4, 0), (0xD9, 32)):
+        if first <= head < first + 3:
+            size, at = read_size(data, at, 1 << (head - first), least)
+            return (take(data, at, size) if least == 0 else str(take(data, at, size), "utf-8")), at + size
+    size, is_map = head & 15, head < 0x90 or head >= 0xDE
+    if head >= 0xDC:
+        size, at = read_size(data, at, 2 << (head & 1), 16)
+    elif head >= 0xA0:
+        raise ValueError("a type that is not used")
+    items, keys = [], set()
+    for place in range(size * (1 + is_map)):
+        item, at = read_value(data, at, depth - 1)
+        if is_map and place % 2 == 0 and (type(item) is not str or item in keys or keys.add(item)):
+            raise ValueError("a key that is no text, or comes twice")
+        items.append(item)
+    return (dict(zip(items[::2], items[1::2], strict=True)) if is_map else items), at
+
+
+def take(data, at, size):
+    if at + size > len(data):
+        raise ValueError("cut off")
+    return data[at : at + size]
+
+
+def read_size(data, at, width, least):
+    size = int.from_bytes(take(data, at, width), "big")
+    if size < (least if width == 1 or (width == 2 and least == 16) else 1 << 4 * width):
+        raise ValueError("not the shortest way")
+    return size, at + width
+
+
+class Entry:
+    """One entry. Its bytes end with its hash, which is over the same list without it."""
+
+    def __init__(self, data):
+        fields = unpack(data)
+        types = [int, int, int, str, float, str, bytes, bytes, bytes, bytes]
+        if [type(one) for one in fields] != types or fields[0] != 1 or len(fields[9]) != 32:
+            raise ValueError("not an entry")
+        _form, self.number, self.index, self.experiment, self.time, self.type = fields[:6]
+        self.content, self.previous, self.hash = unpack(fields[6]), fields[7], fields[9]
+        self.leaf = sha256(b"\x00" + data).digest()
+        self.holds = sha256(b"\x99" + data[1:-34]).digest() == self.hash
+        self.name = f"entry {self.index} of {self.experiment} (journal number {self.number})"
+
+
+class Tree:
+    """The right edge of a tree of RFC 9162, section 2.1: (level, hash) of its complete subtrees."""
+
+    def __init__(self):
+        self.size, self.nodes = 0, []
+
+    def push(self, node, level=0):
+        self.size += 1 << level
+        while self.nodes and self.nodes[-1][0] == level:
+            node, level = sha256(b"\x01" + self.nodes.pop()[1] + node).digest(), level + 1
+        self.nodes.append((level, node))
+
+    def cross(self, end, hashes):
+        """Go on to before leaf `end`, by the hashes of the largest complete subtrees between; False: they don't fit."""
+        levels, start = [], self.size
+        while start < end:
+            level = (end - start).bit_length() - 1
+            levels.append(min(level, (start & -start).bit_length() - 1) if start else level)
+            start += 1 << levels[-1]
+        if end < self.size or len(hashes) != 32 * len(levels):
+            return False
+        for place, level in enumerate(levels):
+            self.push(hashes[32 * place : 32 * place + 32], level)
+        return True
+
+    def root(self):
+        node = self.nodes[-1][1] if self.nodes else sha256(b"").digest()
+        for _level, left in self.nodes[-2::-1]:
+            node = sha256(b"\x01" + left + node).digest()
+        return node
+
+
+def find_root(node, index, size, path):
+    """The root that an audit path leads to from a leaf at its place (RFC 9162, sections 2.1.1 and 2.1.3.1)."""
+    if size <= 1 or not path:
+        return node if size == 1 and index == 0 and not path else b""
+    left = 1 << ((size - 1).bit_length() - 1)
+    if index < left:
+        return sha256(b"\x01" + find_root(node, index, left, path[:-1]) + path[-1]).digest()
+    return sha256(b"\x01" + path[-1] + find_root(node, index - left, size - left, path[:-1])).digest()
+
+
+def is_signed(key, message, signature):
+    """Ed25519 (RFC 8032), strictly: no key of small order, no key or signature written in a second way."""
+    y = int.from_bytes(key, "little") & (2**255 - 1)
+    if len(key) != 32 or len(signature) != 64 or y >= PRIME or y in SMALL_ORDERS:
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def read_note(data):
+    """(text, [(name, key id, signature)]) of a C2SP signed-note; ValueError where it is none."""
+    whole = data.decode("utf-8")
+    text, gap, marks = whole.rpartition("\n\n")
+    lines = marks.split("\n")
+    if not gap or lines.pop() or not 1 <= len(lines) <= 64 or re.search("[\x00-\x09\x0b-\x1f]", whole):
+        raise ValueError("not a note")
+    signatures = []
+    for line in lines:
+        found = re.fullmatch(r"— ([^\s+]{1,128}) ([A-Za-z0-9+/=]{1,512})", line)
+        content = base64.b64decode(found[2], validate=True) if found else b""
+        if len(content) <= 4 or base64.b64encode(content).decode() != found[2]:
+            raise ValueError("not a signature")
+        signatures.append((found[1], content[:4], content[4:]))
+    return text + "\n", signatures
+
+
+def check_mark(text, mark, keys, timed=False):
+    """When a witness cosigned a head, by its clock; of a plain signature 0; None: with none of these keys."""
+    time = int.from_bytes(mark[2][:8], "big") if timed else 0
+    message, start = (f"cosignature/v1\ntime {time}\n{text}", b"\n\x04") if timed else (text, b"\n\x01")
+    known = [key for key in keys if sha256(mark[0].encode() + start + key).digest()[:4] == mark[1]]
+    return time if any(is_signed(key, message.encode(), mark[2][8 * timed :]) for key in known) else None
+
+
+def read_head(text, origin):
+    """(size, root) of a checkpoint; ValueError where it is none of this log."""
+    lines = text.split("\n")
+    root = base64.b64decode(lines[2], validate=True) if len(lines) == 4 else b""
+    if len(root) != 32 or not re.fullmatch(r"0|[1-9][0-9]{0,15}", lines[1]) or int(lines[1]) >= 2**53:
+        raise ValueError("not a head")
+    if lines != [origin, lines[1], base64.b64encode(root).decode(), ""]:
+        raise ValueError("a head of another log, or written in another way")
+    return int(lines[1]), root
+
+
+def read_register(data, operator, consortium):
+    """The keys in the operator's register: a note, with JSON behind its first line."""
+    text, marks = read_note(data)
+    heading, _, content = text.partition("\n")
+    plain = json.loads(content)
+    if heading != "konsil register 1" or plain["consortium"] != consortium:
+        raise ValueError("no register, or of another consortium")
+    if operator and all(one[0] != "operator" or check_mark(text, one, [operator]) is None for one in marks):
+        raise ValueError("the operator did not sign it")
+    return [{**one, "key": bytes.fromhex(one["key"])} for one in plain["keys"]]
+
+
+def list_keys(register, name, at):
+    """The keys that speak for a party at a moment."""
+    good = [one for one in register or () if one["name"] == name and one["since"] <= at < one["until"]]
+    return [one["key"] for one in good if one["revoked"] is None or at < one["revoked"]]
+
+
+class Log:
+    """One pass over an exported log."""
+
+    def __init__(self, path, operator, kept):
+        self.path, self.operator, self.kept, self.register = path, operator, kept, None
+        self.experiment = self.origin = ""
+        self.entries, self.last, self.last_hash, self.heads, self.tree = {}, {}, ZERO, [], Tree()
+        self.since, self.number, self.time, self.behind = [], 0, 0.0, False
+        self.signed = self.unsigned = self.uncovered = 0
+
+    def verify(self):
+        with open(self.path, "rb") as file:
+            self.form = {b"KONSIL-LOG-1\n": 1, b"KONSIL-LOG-2\n": 2}.get(file.read(13), 0)
+            if not self.form:
+                raise Unreadable(f"{self.path}: is no exported log")
+            place = 0
+            while (head := file.read(4)) != bytes(4):
+                place += 1
+                where, length = f"{self.path}, record {place}", int.from_bytes(head, "big")
+                data = file.read(length) if len(head) == 4 and length <= MAX_RECORD else b""
+                if not data or len(data) < length:
+                    raise Broken(f"{where}: the file is cut off or a length was changed")
+                try:
+                    self.take_record(data, place)
+                except CANNOT:
+                    raise Broken(f"{where}: its content was changed: it cannot be read") from None
+            try:
+                closing = unpack(file.read(65))
+            except ValueError:
+                closing = None
+        newest = self.heads[-1][0] if self.heads else b""
+        expected = [self.form, sum(self.entries.values()), self.last_hash, newest]
+        if closing != expected or not self.entries or (self.form == 2 and not self.heads):
+            raise Broken(f"{self.path}, after record {place}: what closes it was changed, or records were taken out")
+        if self.kept:
+            self.compare_kept(*self.kept)
+
+    def take_record(self, data, place):
+        kind, *rest = ["entry", b"", data] if self.form == 1 else unpack(data)
+        if self.form == 2 and (kind == "log") != (place == 1):
+            raise ValueError("the first record says what the file is")
+        if kind == "log":
+            self.experiment, self.origin = rest
+        elif kind == "head":
+            self.take_head(*rest)
+        elif kind in ("entry", "beside"):
+            gap, content = rest
+            self.take_entry(Entry(content), kind == "beside", gap, place)
+        else:
+            raise ValueError("an unknown record")
+
+    def take_entry(self, entry, beside, gap, place):
+        before = self.last.get(entry.experiment)
+        if not entry.holds:
+            raise Broken(f"{self.path}, record {place}: {entry.name}: its content was changed: the hash does not match")
+        if self.form == 2 and entry.number <= self.number:
+            raise Broken(f"{entry.name}: it does not stand where it was written")
+        if not beside and (entry.index, entry.previous) != ((before.index + 1, before.hash) if before else (1, ZERO)):
+            raise Broken(f"{entry.name}: it does not follow from the entry before it, or entries are missing")
+        if self.form == 2:
+            if (entry.type != "term") if beside else (entry.experiment != self.experiment):
+                raise Broken(f"{entry.name}: it is no entry of {self.experiment}")
+            if not self.behind and self.tree.cross(entry.number - 1, gap):
+                self.tree.push(entry.leaf)
+            elif gap:
+                raise Broken(f"{entry.name}: what stands for the entries before it does not fit")
+            self.behind = self.tree.size != entry.number
+        self.number, self.time, self.since = entry.number, entry.time, [*self.since[:1], entry]
+        if beside and type(entry.content.get("register")) is bytes:
+            try:
+                self.register = read_register(
+                    entry.content["register"], self.operator, self.origin.removeprefix("konsil/")
+                )
+            except CANNOT as error:
+                raise Broken(f"{entry.name}: its register cannot be used: {error}") from None
+        if not beside:
+            self.last[entry.experiment], self.last_hash, self.uncovered = entry, entry.hash, self.uncovered + 1
+            self.entries[entry.experiment] = self.entries.get(entry.experiment, 0) + 1
+            self.check_input(entry, entry.content.get("input"))
+
+    def check_input(self, entry, given):
+        """The time of a step is that of its input; an event in it is signed by a key of its sender, if at all."""
+        if type(given) is not dict:
+            return
+        if entry.type == "step" and type(given.get("time")) is float and abs(given["time"] - entry.time) > 1e-3:
+            raise Broken(f"{entry.name}: its time is not that of its input")
+        try:
+            payload, signature = unpack(given["raw"])
+            sender = unpack(payload)["sender"]
+        except CANNOT:
+            return
+        keys, message = list_keys(self.register, sender, self.time), b"konsil event 1\n" + payload
+        if signature and self.register and not any(is_signed(key, message, signature) for key in keys):
+            raise Broken(f"{entry.name}: the signature of {sender} in it does not hold")
+        self.signed, self.unsigned = self.signed + bool(signature), self.unsigned + (not signature)
+
+    def take_head(self, gap, data):
+        names = [one.name for one in self.since] or [f"{self.path}, journal numbers {self.tree.size + 1} and on"]
+        where = " to ".join(dict.fromkeys((names[0], names[-1])))
+        try:
+            text, marks = read_note(data)
+            size, root = read_head(text, self.origin)
+        except CANNOT:
+            raise Broken(f"{where}: the head behind it cannot be read, or is of another log") from None
+        if self.behind or not self.tree.cross(size, gap):
+            raise Broken(f"{where}: the head of {size} entries does not fit its place")
+        if self.tree.root() != root:
+            raise Broken(f"{where}: the signed head of {size} entries has another root: an entry was changed")
+        own, witnesses = self.check_marks(text, marks)
+        if not own or own + len(witnesses) != len(marks) or None in witnesses.values():
+            raise Broken(f"{where}: a signature under the head of {size} entries does not hold, or is missing")
+        self.heads.append((size, text, witnesses))
+        self.since, self.uncovered = [], 0
+
+    def check_marks(self, text, marks):
+        """How many signatures under a head are the coordinator's; witness → when it cosigned, None: it did not."""
+        keys = list_keys(self.register, "coordinator", self.time)
+        own = sum(mark[0] == self.origin and check_mark(text, mark, keys) == 0 for mark in marks)
+        keys_of = {one[0]: list_keys(self.register, one[0], self.time) for one in marks if one[0] != self.origin}
+        return own, {one[0]: check_mark(text, one, keys_of[one[0]], True) for one in marks if one[0] in keys_of}
+
+    def compare_kept(self, text, marks):
+        """A head that somebody kept is one of this log's: else the log was cut behind an earlier head, or forked."""
+        if not self.check_marks(text, marks)[0]:
+            raise Unreadable("the coordinator of this log did not sign the head that was kept")
+        size, newest = read_head(text, self.origin)[0], self.heads[-1][0]
+        if text not in [one[1] for one in self.heads]:
+            what = "the log was cut" if size > newest else "the log was forked"
+            raise Broken(f"{self.path}, behind journal number {min(size, newest)}: {what}: a head of {size} was kept")
+
+
+def verify_proof(plain, operator):
+    """What a proof of one entry shows."""
+    try:
+        entry = Entry(base64.b64decode(plain["entry"], validate=True))
+        text, marks = read_note(plain["head"].encode())
+        origin, path, data = text.split("\n")[0], list(map(bytes.fromhex, plain["path"])), plain["register"].encode()
+        size, root = read_head(text, origin)
+        ["konsil proof 1"].index(plain["format"])
+    except CANNOT:
+        raise Unreadable("is no proof of an entry") from None
+    try:
+        register = read_register(data, operator, origin.removeprefix("konsil/"))
+    except CANNOT as error:
+        raise Broken(f"{entry.name}: its register cannot be used: {error}") from None
+    keys = list_keys(register, "coordinator", entry.time)
+    if not entry.holds or not any(mark[0] == origin and check_mark(text, mark, keys) == 0 for mark in marks):
+        raise Broken(f"{entry.name}: its content was changed, or the coordinator did not sign the head")
+    if find_root(entry.leaf, entry.number - 1, size, path) != root:
+        raise Broken(f"{entry.name}: it is not in the log that the head is of")
+    times = {mark[0]: check_mark(text, mark, list_keys(register, mark[0], entry.time), True) for mark in marks}
+    return {"entry": entry.name, "complete_to": size, "witnesses": {k: v for k, v in times.items() if v is not None}}
+
+
+def verify_file(path, operator, head):
+    with open(path, "rb") as file:
+        if file.read(1) == b"{":
+            return verify_proof(json.loads(b"{" + file.read()), operator)
+    log = Log(path, operator, read_note(Path(head).read_bytes()) if head else None)
+    log.verify()
+    size, _text, witnesses = log.heads[-1] if log.heads else (0, "", {})
+    found = {"entries": log.entries, "uncovered": log.uncovered, "signed_events": log.signed}
+    return found | {"unsigned_events": log.unsigned, "complete_to": size, "witnesses": witnesses}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("file", "--operator", "--head"):
+        parser.add_argument(name, default="")
+    parser.add_argument("--json", action="store_true")
+    said = parser.parse_args()
+    try:
+        if not re.fullmatch("([0-9a-f]{64})?", said.operator):
+            raise Unreadable("--operator: is no public key: 64 hexadecimal digits")
+        found = verify_file(said.file, bytes.fromhex(said.operator), said.head)
+    except Broken as error:
+        print(json.dumps({"verified": False, "problem": str(error)}) if said.json else f"BROKEN: {error}")
+        return 1
+    except (Unreadable, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if said.json:
+        print(json.dumps({"verified": True, "operator_checked": bool(said.operator), **found}))
+        return 0
+    print("".join(f"{name}: {value}\n" for name, value in found.items()), end="")
+    print(f"complete to {found['complete_to']}, witnessed by {', '.join(sorted(found['witnesses'])) or 'nobody'}")
+    print("the operator's key is yours" if said.operator else "whose keys these are says the register in the file")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""What an auditor does with files alone: verify an exported log, prove one entry of it, find what led to a model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.console import JsonOption, emit_json, format_moment, say_line
+from messages.ground.errors import MalformedMessage, RequestError
+from messages.ground.units import count_noun
+from messages.log import exports, proofs
+from messages.log.verification import LogVerdict, verify_export
+from messages.trust.notes import Note, read_note
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")]
+OperatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--operator", metavar="HEX", help="The operator's public key: 64 digits that you know from elsewhere."
+    ),
+]
+VERIFIER = Path(__file__).parent.parent / "audit_verifier.py"
+
+
+def read_operator(said: str | None) -> bytes | None:
+    """The key that was named; RequestError where it is none."""
+    if said is not None and re.fullmatch("[0-9a-f]{64}", said) is None:
+        raise RequestError("is no public key: 64 hexadecimal digits", where="--operator")
+    return None if said is None else bytes.fromhex(said)
+
+
+def read_kept_head(path: Path | None) -> Note | None:
+    """A head that was kept in a file; RequestError where it is none."""
+    if path is None:
+        return None
+    try:
+        return read_note(path.read_bytes())
+    except OSError as error:
+        raise RequestError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    except MalformedMessage as error:
+        raise RequestError(f"is no signed head: {error.what}", where=str(path)) from None
+
+
+def verify(
+    file: FileArgument,
+    head: Annotated[
+        Path | None, typer.Option("--head", help="A head that somebody kept: `konsil site heads --out FILE`.")
+    ] = None,
+    operator: OperatorOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Check an exported log, with broker and network gone: no entry was changed, taken out, added or moved.
+
+    Checked are each entry's hash and links, the tree over the whole journal, the coordinator's signed heads, the sites'
+    cosignatures, the signatures of events, and the entries' times. A log without heads (no keys, or exported before
+    there were any) is linked, and no more: who can write the whole file anew can write another history.
+
+    Exit status 1: the log was altered, and the first entry concerned is named; or its times contradict the sites'
+    clocks.
+
+    Examples:
+
+    konsil audit verify log.konsil
+
+    konsil audit verify log.konsil --operator 5c3f... --head site-a.head
+    """
+    from coordinator.record.clocks import SiteClocks
+    from deploy.cli.replay import check_times
+
+    clocks, unread = SiteClocks(), 0
+
+    def look(entry: Any) -> None:
+        nonlocal unread
+        unread += not check_times(entry, clocks)
+
+    verdict = verify_export(file, read_operator(operator), read_kept_head(head), look)
+    said, last = clocks.judge(), verdict.last
+    assert last is not None  # noqa: S101 (for mypy: an empty log does not verify)
+    if json_:
+        emit_json(
+            {
+                "file": str(file),
+                "verified": said.agrees,
+                "entries": verdict.counts,
+                "last": {"hash": last.hash.hex(), "number": last.number, "time": last.time},
+                "times": {**said.as_plain(), "entries_not_read": unread},
+                "heads": [
+                    {"size": one.head.size, "root": one.head.root.hex(), "witnesses": one.witnesses}
+                    for one in verdict.heads
+                ],
+                "uncovered": verdict.uncovered,
+                "signed_events": verdict.signed,
+                "unsigned_events": verdict.unsigned,
+                "operator_checked": verdict.pinned and verdict.register is not None,
+                "kept_head": None if head is None else "agrees",
+            }
+        )
+    else:
+        for experiment, count in verdict.counts.items():
+            say_line(f"{experiment}: {count_noun(count, 'entry')}, each as it was written")
+        for line in [*said.lines(), *tell_heads(verdict)]:
+            say_line(line)
+        if head is not None:
+            say_line("the head that was kept is one of this log's")
+        if unread:
+            say_line(f"the times in {unread} entries were not checked: a newer version wrote them")
+        say_line(f"last entry: journal number {last.number}, {format_moment(last.time)}, hash {last.hash.hex()}")
+    raise typer.Exit(0 if said.agrees else 1)
+
+
+def tell_heads(verdict: LogVerdict) -> list[str]:
+    """What the heads and signatures say, in lines for people."""
+    newest = verdict.newest
+    if newest is None:
+        return ["no signed heads: the entries are linked, and nobody has signed that these are all"]
+    by = ", ".join(f"{site} ({format_moment(time)})" for site, time in sorted(newest.witnesses.items()))
+    lines = [f"complete to {newest.head.size}, witnessed by {by or 'nobody'}"]
+    if not newest.witnesses and (seen := [one for one in verdict.heads if one.witnesses]):
+        by = ", ".join(sorted(seen[-1].witnesses))
+        lines.append(f"the head before, of {seen[-1].head.size} entries, is witnessed by {by}")
+    lines.append(f"{count_noun(len(verdict.heads), 'signed head')}, each with the root of the entries that it covers")
+    if verdict.uncovered:
+        lines.append(
+            f"{count_noun(verdict.uncovered, 'entry')} behind the newest head: linked, and signed by no head yet"
+        )
+    if verdict.signed:
+        lines.append(f"{count_noun(verdict.signed, 'event')} with signatures that hold")
+    if verdict.unsigned:
+        lines.append(f"{count_noun(verdict.unsigned, 'event')} without a signature")
+    if not verdict.pinned:
+        lines.append(
+            "whose keys these are says the register in the log; --operator HEX holds it against the operator's key"
+        )
+    return lines
+
+
+def prove(
+    file: FileArgument,
+    entry: Annotated[
+        int, typer.Argument(metavar="ENTRY", help="Its number within the experiment, as `replay` shows it.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    json_: JsonOption = False,
+) -> None:
+    """Write a proof that one entry is in the log, which shows nothing of the others.
+
+    The proof is the entry, hashes up to the root, the signed head, and the register with the coordinator's key.
+
+    Example: konsil audit prove log.konsil 42 --out entry-42.proof
+    """
+    import json
+
+    from messages.ground.durable import replace_file
+
+    verify_export(file)
+    if exports.read_form(file) != exports.FORM:
+        raise RequestError("the log has no signed heads to prove by", where=str(file))
+    proof = proofs.prove_entry(file, entry)
+    try:
+        replace_file(out, json.dumps(proof, indent=1).encode() + b"\n")
+    except OSError as error:
+        raise RequestError(f"cannot be written ({error.strerror})", where=str(out)) from None
+    if json_:
+        emit_json({"file": str(out), "entry": entry, "hashes": len(proof["path"])})
+    else:
+        say_line(f"{out}: entry {entry} with {count_noun(len(proof['path']), 'step')}")
+
+
+def verify_proof(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `konsil audit prove` wrote.")],
+    operator: OperatorOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Check a proof of one entry, and tell what the entry says. Exit status 1: it does not hold.
+
+    Example: konsil audit verify-proof entry-42.proof --operator 5c3f...
+    """
+    from coordinator.record.story import tell_entry
+
+    proven = proofs.verify_proof(file, read_operator(operator))
+    entry = proven.entry
+    who, what = tell_entry(entry)
+    witnesses = dict(sorted(proven.witnesses.items()))
+    if json_:
+        emit_json(
+            {
+                "experiment": entry.experiment,
+                "entry": entry.index,
+                "number": entry.number,
+                "time": entry.time,
+                "who": who,
+                "what": what,
+                "size": proven.size,
+                "witnesses": witnesses,
+                "operator_checked": proven.pinned,
+            }
+        )
+        return
+    say_line(f"entry {entry.index} of {entry.experiment} (journal number {entry.number}), {format_moment(entry.time)}")
+    say_line(f"  {who}: {what}")
+    say_line(f"  it is in the log of {proven.size} entries, witnessed by {', '.join(witnesses) or 'nobody'}")
+    if not proven.pinned:
+        say_line(
+            "  whose keys these are says the register in the proof: --operator HEX holds it against the operator's"
+        )
+
+
+def lineage(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's digest, or its first 12 digits or more.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported logs.")],
+    json_: JsonOption = False,
+) -> None:
+    """List what led to a model: rounds, sites with their cases and versions, and the model that it began with.
+
+    Each log is verified first. Give the logs of earlier experiments along where a model began with theirs.
+
+    Example: konsil audit lineage 3f2a9c81d07b log.konsil pretraining.konsil
+    """
+    from deploy.cli import lineage as lineages
+
+    entries = []
+    for path in files:
+        verify_export(path)
+        entries += list(exports.read_entries(path))
+    steps = lineages.trace_model(model.lower(), lineages.read_made(entries))
+    if json_:
+        emit_json({"model": model, "lineage": steps})
+    else:
+        for line in lineages.tell_lineage(steps):
+            say_line(line)
+
+
+def verifier() -> None:
+    """Print the standalone verifier: one file for Python and its package `cryptography`, which you can read whole.
+
+    Example: konsil audit verifier > verify.py; python verify.py log.konsil
+    """
+    typer.echo(VERIFIER.read_text("utf-8"), nl=False)
+
+
+def compare_exports(first: Path, second: Path) -> dict[str, Any]:
+    """Two views of one log: how much is the same, and the first place where they disagree ("" where they do not).
+
+    Raises:
+        LogBroken: one of them does not hold.
+        RequestError: they are not of one experiment.
+    """
+    views = [verify_export(first), verify_export(second)]
+    logs = [list(exports.read_entries(path)) for path in (first, second)]
+    if {one.experiment for one in logs[0]} != {one.experiment for one in logs[1]}:
+        raise RequestError("the two logs are of different experiments", where=f"{first}, {second}")
+    heads = [{one.head.size: one.head.root for one in view.heads} for view in views]
+    forks = [size for size in sorted(heads[0]) if size in heads[1] and heads[0][size] != heads[1][size]]
+    same, found = 0, ""
+    for one, other in zip(*logs, strict=False):
+        if one != other:
+            mine, theirs = one.hash.hex()[:16], other.hash.hex()[:16]
+            found = f"entry {one.index} of {one.experiment}: {first} has {mine}, {second} {theirs}"
+            break
+        same += 1
+    if forks:
+        found = (found and found + "; ") + f"the coordinator signed two heads of {forks[0]} entries: a forked log"
+    longer = {str(path): len(log) - same for path, log in zip((first, second), logs, strict=True) if len(log) > same}
+    return {"agrees": not found, "same": same, "first": found, "further": {} if found else longer}

@@ -1,0 +1,284 @@
+"""Whether an exported log is as it was written: chain, tree, heads, witnesses, and the signatures of events in it.
+
+One pass, in little memory. The first entry that does not hold is named; where only a head does not fit, the entries
+between the last head that fits and this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from messages import codec
+from messages.chain import MAX_ENTRY, ChainCheck, Entry, name_entry
+from messages.ground.errors import LogBroken, MalformedMessage, RequestError
+from messages.log import exports
+from messages.log.exports import LogRecord
+from messages.log.heads import Head, check_cosignature, origin_of, read_head
+from messages.log.tree import Frontier, hash_leaf
+from messages.names import COORDINATOR
+from messages.trust.keys import verify_message
+from messages.trust.notes import Note, read_note
+from messages.trust.register import Register, parse_register, read_register
+
+EVENT = "konsil event 1"
+"""What an event's signature begins with."""
+TERM = "term"
+"""Type of the entry of a coordinator's start, which brings the operator's register."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadCheck:
+    """A head that holds, and who cosigned it, when by their clocks."""
+
+    head: Head
+    witnesses: dict[str, int]
+
+
+@dataclass
+class LogVerdict:
+    """What a verification found; a log that does not hold raises instead.
+
+    Attributes:
+        counts: experiment → its entries.
+        heads: all of them, the newest last; none in a file of form 1.
+        uncovered: the experiment's entries behind the newest head, which only the chain links.
+        signed, unsigned: events with a signature, which was checked, and without one.
+        register: the newest one in the log; None: there is none.
+        pinned: whether the registers were held against the operator's key that the caller named.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    last: Entry | None = None
+    heads: list[HeadCheck] = field(default_factory=list)
+    uncovered: int = 0
+    signed: int = 0
+    unsigned: int = 0
+    register: Register | None = None
+    pinned: bool = False
+
+    @property
+    def newest(self) -> HeadCheck | None:
+        """The newest head."""
+        return self.heads[-1] if self.heads else None
+
+
+def verify_export(
+    path: Path,
+    operator: bytes | None = None,
+    kept: Note | None = None,
+    look: Callable[[Entry], None] = lambda entry: None,
+) -> LogVerdict:
+    """Check an exported log of either form.
+
+    Args:
+        operator: the operator's public key, known from elsewhere; None: registers are taken as they stand in the log.
+        kept: a head that somebody kept, a site for example; the log must not contradict it, nor be shorter.
+        look: is given each entry of the experiment once it holds.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no exported log.
+        LogBroken: it was altered; names the first entry concerned.
+        RequestError: the kept head is none of this log.
+    """
+    check = ExportCheck(str(path), operator, kept, look)
+    for record in exports.read_records(path):
+        check.take_record(record)
+    return check.finish()
+
+
+class ExportCheck:
+    """The pass over the records; arguments as in `verify_export`."""
+
+    def __init__(self, where: str, operator: bytes | None, kept: Note | None, look: Callable[[Entry], None]) -> None:
+        self._where, self._operator, self._kept, self._look = where, operator, kept, look
+        self.verdict = LogVerdict(pinned=operator is not None)
+        self._chain, self._tree = ChainCheck(), Frontier()
+        self._form, self._experiment, self._origin = 1, "", ""
+        self._number = 0
+        self._since: list[Entry] = []
+        """The first and the last entry since the last head."""
+        self._time = 0.0
+        self._behind = False
+        """Whether the newest head is passed: what follows is not in any tree."""
+
+    def take_record(self, record: LogRecord) -> None:
+        """The next record; LogBroken where it does not hold."""
+        if record.type == exports.LOG:
+            self._form, self._experiment, self._origin = exports.FORM, record.experiment, record.origin
+        elif record.type == exports.HEAD:
+            self._take_head(record)
+        elif record.entry is not None:
+            self._take_entry(record, record.entry)
+
+    def _take_entry(self, record: LogRecord, entry: Entry) -> None:
+        beside = record.type == exports.BESIDE
+        if entry.computed_hash() != entry.hash:  # what it says of itself may be what was changed
+            where = f"{self._where}, record {record.place}: {name_entry(entry)}"
+            raise LogBroken("its content was changed: the hash does not match", where=where)
+        if self._form == exports.FORM and entry.number <= self._number:
+            raise LogBroken("it does not stand where it was written", where=name_entry(entry))
+        if not beside:
+            self._chain.take_entry(entry)
+        if self._form == exports.FORM:
+            if (entry.type != TERM) if beside else (entry.experiment != self._experiment):
+                raise LogBroken(f"it is no entry of {self._experiment}", where=name_entry(entry))
+            self._grow_tree(record, entry)
+        self._number, self._time = entry.number, entry.time
+        self._since = [*self._since[:1], entry]
+        if beside:
+            self._take_register(entry)
+            return
+        self._check_signature(entry)
+        self.verdict.counts[entry.experiment] = self.verdict.counts.get(entry.experiment, 0) + 1
+        self.verdict.last = entry
+        self.verdict.uncovered += 1
+        self._look(entry)
+
+    def _grow_tree(self, record: LogRecord, entry: Entry) -> None:
+        if not self._behind and self._tree.cross_gap(entry.number - 1, record.gap):
+            self._tree.push(hash_leaf(entry.encode()))
+        elif record.gap:
+            raise LogBroken("what stands for the entries before it does not fit", where=name_entry(entry))
+        else:
+            self._behind = True
+
+    def _take_head(self, record: LogRecord) -> None:
+        note, where = self._read_note(record), self._name_since()
+        try:
+            head = read_head(note, self._origin)
+        except MalformedMessage as error:
+            raise LogBroken(f"the head behind it: {error.what}", where=where) from None
+        if self._behind or head.size < self._tree.size or not self._tree.cross_gap(head.size, record.gap):
+            raise LogBroken(f"the head of {head.size} entries behind it does not fit its place", where=where)
+        if self._tree.root() != head.root:
+            raise LogBroken(
+                f"the signed head of {head.size} entries has another root: an entry was changed, added or taken out",
+                where=where,
+            )
+        witnesses = self._check_marks(note, head, where)
+        self.verdict.heads.append(HeadCheck(head, witnesses))
+        self.verdict.uncovered = 0
+        self._since = []
+
+    def _read_note(self, record: LogRecord) -> Note:
+        try:
+            note = read_note(record.data)
+        except MalformedMessage:
+            note = None
+        if note is None or note.encode() != record.data:
+            raise LogBroken("the head behind it cannot be read", where=self._name_since())
+        return note
+
+    def _check_marks(self, note: Note, head: Head, where: str) -> dict[str, int]:
+        """Every signature under a head has to hold, the coordinator's among them."""
+        keys_of = self._keys_of
+        if not any(note.is_signed_by(self._origin, key) for key in keys_of(COORDINATOR)):
+            raise LogBroken(
+                f"no key that the register has for the coordinator signed the head of {head.size} entries", where=where
+            )
+        witnesses: dict[str, int] = {}
+        for mark in note.signatures:
+            if mark.name == self._origin:
+                if not any(Note(note.text, (mark,)).is_signed_by(self._origin, key) for key in keys_of(COORDINATOR)):
+                    raise LogBroken(f"a signature under the head of {head.size} entries is not its own", where=where)
+                continue
+            time = check_cosignature(note.text, mark, keys_of(mark.name))
+            if time is None:
+                raise LogBroken(f"the cosignature of {mark.name} under that head does not hold", where=where)
+            witnesses[mark.name] = time
+        return witnesses
+
+    def _keys_of(self, name: str) -> tuple[bytes, ...]:
+        register = self.verdict.register
+        return () if register is None else register.keys_of(name, self._time)
+
+    def _name_since(self) -> str:
+        """The entries that a head may be about: those since the head before."""
+        if not self._since:
+            return f"{self._where}, journal numbers {self._tree.size + 1} and on"
+        first, last = name_entry(self._since[0]), name_entry(self._since[-1])
+        return first if first == last else f"{first} to {last}"
+
+    def _take_register(self, entry: Entry) -> None:
+        body = _read_map(entry)
+        data = body.get("register")
+        if not isinstance(data, bytes):
+            return
+        consortium = self._origin.removeprefix(origin_of(""))
+        try:
+            if self._operator is None:
+                register = parse_register(read_note(data), consortium)
+            else:
+                register = read_register(data, self._operator, consortium)
+        except MalformedMessage as error:
+            raise LogBroken(f"its register cannot be used: {error.what}", where=name_entry(entry)) from None
+        self.verdict.register = register
+
+    def _check_signature(self, entry: Entry) -> None:
+        """The event in an entry, where there is one, by its sender's key at the entry's time."""
+        found = find_event(entry)
+        if found is None:
+            return
+        sender, payload, signature = found
+        keys = self._keys_of(sender)
+        if not signature:
+            self.verdict.unsigned += 1
+            return
+        if self.verdict.register is not None and not any(verify_message(k, EVENT, payload, signature) for k in keys):
+            raise LogBroken(f"the signature of {sender} in it does not hold", where=name_entry(entry))
+        self.verdict.signed += 1
+
+    def finish(self) -> LogVerdict:
+        """What was found, once all records were taken; LogBroken where something is missing."""
+        verdict = self.verdict
+        if verdict.last is None:
+            raise LogBroken("the log holds no entry", where=self._where)
+        if self._form == exports.FORM and not verdict.heads:
+            raise LogBroken("the log holds no head", where=self._where)
+        if self._kept is not None:
+            self._compare_kept(self._kept)
+        return verdict
+
+    def _compare_kept(self, note: Note) -> None:
+        heads = self.verdict.heads
+        if not heads:
+            raise RequestError("the log has no heads to compare with", where=self._where)
+        try:
+            kept = read_head(note, self._origin)
+        except MalformedMessage:
+            raise RequestError(f"the kept head is none of {self._origin}", where=self._where) from None
+        if not any(note.is_signed_by(self._origin, key) for key in self._keys_of(COORDINATOR)):
+            raise RequestError("the coordinator did not sign the kept head", where=self._where)
+        newest = heads[-1].head.size
+        if all(one.head != kept for one in heads):
+            cut = f"cut: a head of {kept.size} entries was kept, and its newest is of {newest}"
+            forked = f"forked: the head of {kept.size} entries that was kept is none of its"
+            where = f"{self._where}, behind journal number {min(kept.size, newest)}"
+            raise LogBroken(f"the log was {cut if kept.size > newest else forked}", where=where)
+
+
+def _read_map(entry: Entry) -> dict[str, Any]:
+    try:
+        body = codec.unpack(entry.body, max_bytes=MAX_ENTRY)
+    except MalformedMessage:
+        body = None
+    if not isinstance(body, dict):
+        raise LogBroken("its body cannot be read", where=name_entry(entry))
+    return body
+
+
+def find_event(entry: Entry) -> tuple[str, bytes, bytes] | None:
+    """(sender, payload, signature) of the event that an entry holds as it was on the wire; None: it holds none."""
+    given = _read_map(entry).get("input")
+    raw = given.get("raw") if isinstance(given, dict) else None
+    if not isinstance(raw, bytes):
+        return None
+    try:
+        payload, signature = codec.unpack(raw, max_bytes=MAX_ENTRY)
+        sender = codec.unpack(payload, max_bytes=MAX_ENTRY)["sender"]
+    except (MalformedMessage, KeyError, TypeError, ValueError):
+        return None
+    return (sender, payload, signature) if isinstance(sender, str) and isinstance(signature, bytes) else None

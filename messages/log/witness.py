@@ -1,0 +1,194 @@
+"""What a site makes of a head that it is shown: does it follow from all that the site saw? Pure.
+
+| shown | it is |
+|---|---|
+| a head that is proven to follow from the newest one that was seen; or the first one ever | `FOLLOWS`: to be cosigned |
+| a head that was seen, or an older one under the same term | `KNOWN` |
+| a head whose proof begins elsewhere | `GAP`: the site asks for one that begins at its own |
+| another root of a size that was seen; a proof that fails; a shorter log under a higher term | `FORKED` |
+| one of these, and the operator's word that the log was restored, which the head follows from | `DECLARED` |
+
+Of a forked log both heads are kept as proof, until the operator declares the fork.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from messages.ground.errors import MalformedMessage
+from messages.log.forks import DeclaredFork, read_fork
+from messages.log.heads import Head, KeysOf, list_witnesses, open_head, read_head
+from messages.log.tree import verify_consistency
+from messages.names import COORDINATOR
+from messages.trust.notes import read_note
+
+KEPT = 64
+"""Heads that a site keeps, and experiments whose last heads it keeps."""
+
+
+class Finding(StrEnum):
+    """What a head turned out to be."""
+
+    FOLLOWS = "follows"
+    KNOWN = "known"
+    GAP = "gap"
+    FORKED = "forked"
+    DECLARED = "declared"
+    UNUSABLE = "unusable"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A head as it was shown.
+
+    Attributes:
+        note: the signed head.
+        old_size, proof: where the consistency proof begins, and the proof.
+        term: of the coordinator that says it.
+        place: experiment, round and opening that follow right after it; None: nothing.
+        witnessed, witness_proof: the head of the opening before, with its cosignatures, and that this one follows.
+        fork, fork_proof: the operator's word for a restored log, and that this head follows from it.
+    """
+
+    note: bytes
+    old_size: int
+    proof: tuple[bytes, ...]
+    term: int
+    place: tuple[str, int, int] | None = None
+    witnessed: bytes = b""
+    witness_proof: tuple[bytes, ...] = ()
+    fork: bytes = b""
+    fork_proof: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The last opening of an experiment whose head was seen.
+
+    Attributes:
+        size: of that head.
+        before: size of the head of the opening before it; None: that was not seen.
+        witnesses: who cosigned a head of that size or more, which the newest head follows from.
+    """
+
+    round: int
+    opening: int
+    size: int
+    before: int | None = None
+    witnesses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a site has seen of the log.
+
+    Attributes:
+        heads: notes by size.
+        term: under which the newest one was said.
+        openings: by experiment.
+        proof: the two heads of a forked log; empty: none was seen.
+        forks: terms of the declared forks that were seen, told for ever.
+        gap: a head was shown that nothing has proven yet.
+    """
+
+    heads: Mapping[int, bytes] = field(default_factory=dict)
+    term: int = 0
+    openings: Mapping[str, Opening] = field(default_factory=dict)
+    proof: tuple[bytes, ...] = ()
+    forks: tuple[int, ...] = ()
+    gap: bool = False
+
+    @property
+    def size(self) -> int:
+        """Of the newest head that was seen; 0: none."""
+        return max(self.heads, default=0)
+
+
+def judge_head(seen: Seen, shown: Shown, origin: str, operator: bytes, keys_of: KeysOf) -> tuple[Seen, Finding]:
+    """What is seen after a head was shown, and what it turned out to be. Never raises, whatever is shown."""
+    try:
+        head, note = open_head(shown.note, origin, keys_of(COORDINATOR))
+        fork = read_fork(shown.fork, origin, operator) if shown.fork else None
+        earlier = open_head(shown.witnessed, origin, keys_of(COORDINATOR)) if shown.witnessed else None
+    except MalformedMessage:
+        return seen, Finding.UNUSABLE
+    finding = Finding.FORKED if seen.proof else _follow(seen, shown, head, origin)
+    if fork is not None and fork.term not in seen.forks:
+        if finding in (Finding.FORKED, Finding.GAP) and _follows_fork(shown, head, fork):
+            seen, finding = replace(seen, heads={}, proof=(), openings={}), Finding.DECLARED
+        if finding in (Finding.FOLLOWS, Finding.DECLARED):
+            seen = replace(seen, forks=(*seen.forks, fork.term))
+    if finding is Finding.FORKED and not seen.proof:
+        return replace(seen, proof=(seen.heads.get(head.size, seen.heads[seen.size]), note.encode())), finding
+    if finding is Finding.GAP:
+        return replace(seen, gap=True), finding
+    if finding in (Finding.FOLLOWS, Finding.DECLARED):
+        heads = {**seen.heads, head.size: note.encode()}
+        kept = {size: heads[size] for size in sorted(heads)[-KEPT:]}
+        seen = replace(seen, heads=kept, term=max(seen.term, shown.term), gap=False)
+    if head.size in seen.heads and finding is not Finding.FORKED and shown.place is not None:
+        told = None
+        if earlier is not None:
+            old, signed = earlier
+            if verify_consistency(old.size, old.root, head.size, head.root, shown.witness_proof):
+                told = (old.size, tuple(sorted(list_witnesses(signed, keys_of))))
+        seen = _note_opening(seen, shown.place, head.size, told)
+    return seen, finding
+
+
+def _follow(seen: Seen, shown: Shown, head: Head, origin: str) -> Finding:
+    if not seen.heads:
+        return Finding.FOLLOWS  # there is nothing to hold the first one against
+    if head.size in seen.heads:
+        return Finding.KNOWN if read_head(read_note(seen.heads[head.size]), origin) == head else Finding.FORKED
+    if head.size < seen.size:
+        return Finding.FORKED if shown.term > seen.term else Finding.KNOWN
+    if shown.old_size != seen.size:
+        return Finding.GAP
+    old = read_head(read_note(seen.heads[seen.size]), origin)
+    follows = verify_consistency(old.size, old.root, head.size, head.root, shown.proof)
+    return Finding.FOLLOWS if follows else Finding.FORKED
+
+
+def _follows_fork(shown: Shown, head: Head, fork: DeclaredFork) -> bool:
+    proven = verify_consistency(fork.size, fork.root, head.size, head.root, shown.fork_proof)
+    return proven and shown.term >= fork.term
+
+
+def _note_opening(seen: Seen, place: tuple[str, int, int], size: int, told: tuple[int, tuple[str, ...]] | None) -> Seen:
+    name, round_, opening = place
+    last = seen.openings.get(name)
+    if last is not None and (round_, opening) < (last.round, last.opening):
+        return seen
+    again = last is not None and (round_, opening) == (last.round, last.opening)
+    before = last.before if last is not None and again else None if last is None else last.size
+    enough = told is not None and before is not None and told[0] >= before
+    now = Opening(round_, opening, size, before, told[1] if told is not None and enough else ())
+    openings = {key: one for key, one in seen.openings.items() if key != name} | {name: now}
+    return replace(seen, openings={key: openings[key] for key in list(openings)[-KEPT:]})
+
+
+def find_doubt(
+    seen: Seen, place: tuple[str, int, int], others: tuple[str, ...], quorum: int, *, required: bool
+) -> bool:
+    """Whether a site should wait before it takes on what is opened there.
+
+    Args:
+        others: the experiment's other sites that have a key. Of fewer than two nothing is asked.
+        quorum: sites that a round needs.
+        required: the consortium requires signatures; else only a gap keeps the site waiting.
+
+    The site waits as long as a head is unproven. Where signatures are required it also waits for the opening's own
+    head, and for quorum - 1 other sites that cosigned the head of the opening before.
+    """
+    if seen.gap or not required:
+        return seen.gap
+    name, round_, opening = place
+    last = seen.openings.get(name)
+    if last is None or (last.round, last.opening) < (round_, opening):
+        return True
+    if last.before is None or len(others) < 2 or (last.round, last.opening) > (round_, opening):
+        return False
+    return len(set(last.witnesses) & set(others)) < min(quorum - 1, len(others))

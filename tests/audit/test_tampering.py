@@ -1,0 +1,385 @@
+"""What is done to an exported log is found by Konsil's verifier and by the standalone one, and its place is named."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coordinator_kit import CONSORTIUM
+from evidence_rig import ORIGIN, Evidence, make_evidence, read_json, run_konsil, run_standalone, write_export
+from trusted import TrustKit
+
+from coordinator.record.evidence import gather_evidence, list_records
+from coordinator.record.heads import HEAD, read_published
+from coordinator.record.journal import TERM
+from messages import chain, codec
+from messages.chain import Entry
+from messages.ground.errors import KonsilError, LogBroken
+from messages.log import exports
+from messages.log.exports import LogRecord
+from messages.log.heads import Head, sign_head
+from messages.log.tree import Tree, hash_leaf
+from messages.log.verification import verify_export
+from messages.trust.notes import read_note
+from messages.trust.register import sign_register
+
+FLIPS = 60
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return make_evidence(tmp_path_factory.mktemp("evidence"))
+
+
+def told_by_both(path: Path, *options: str | Path) -> tuple[str, str]:
+    """What the two verifiers say of a log that does not hold; they agree on the exit status."""
+    ours, theirs = run_konsil("audit", "verify", path, *options), run_standalone(path, *options)
+    assert ours.status == theirs.status, (ours, theirs)
+    assert not ours.holds, ours
+    return ours.words, theirs.words
+
+
+def numbers_in(words: str) -> list[int]:
+    return [int(one) for one in re.findall(r"journal numbers? (\d+)", words)]
+
+
+def names(words: str, number: int) -> bool:
+    """Whether the entry is named, or lies between the two that are."""
+    found = numbers_in(words)
+    return bool(found) and min(found) <= number <= max(found)
+
+
+def relink(entries: list[Entry]) -> list[Entry]:
+    """Numbers, links and hashes made anew, as somebody does who can write the whole journal."""
+    last: dict[str, Entry] = {}
+    made: list[Entry] = []
+    for number, one in enumerate(entries, 1):
+        before = last.get(one.experiment)
+        last[one.experiment] = replace(
+            one,
+            number=number,
+            index=before.index + 1 if before else 1,
+            previous=before.hash if before else chain.ZERO,
+            before=made[-1].hash if made else chain.ZERO,
+        ).with_hash()
+        made.append(last[one.experiment])
+    return made
+
+
+def mine(evidence: Evidence) -> list[int]:
+    """Places of the experiment's entries in the journal's list."""
+    return [place for place, one in enumerate(evidence.entries) if one.experiment == "exp-1"]
+
+
+def records_of(path: Path) -> list[LogRecord]:
+    return list(exports.read_records(path))
+
+
+def rewrite(path: Path, records: list[LogRecord]) -> Path:
+    exports.write_records(path, records, max(exports.size_of(one.data) for one in records if one.type == exports.HEAD))
+    return path
+
+
+def test_an_untouched_log_holds_and_says_up_to_where_and_who_saw_it(evidence: Evidence) -> None:
+    operator = evidence.kit.operator.public.hex()
+    ours = run_konsil("audit", "verify", evidence.log, "--operator", operator, "--json")
+    theirs = run_standalone(evidence.log, "--operator", operator, "--json")
+    assert (ours.status, theirs.status) == (0, 0), (ours, theirs)
+    said, other = read_json(ours), read_json(theirs)
+    assert said["heads"][-1]["size"] == other["complete_to"]
+    assert said["heads"][-1]["witnesses"] == other["witnesses"]
+    assert sorted(other["witnesses"]) == ["site-a", "site-b", "site-c"]
+    assert (said["entries"], said["uncovered"]) == (other["entries"], other["uncovered"]) == ({"exp-1": 34}, 0)
+    assert said["operator_checked"]
+    assert other["operator_checked"]
+
+
+def test_each_flipped_bit_is_found_at_its_record_or_before_its_head(evidence: Evidence, tmp_path: Path) -> None:
+    """Of each byte one bit; a seeded sample of the bytes."""
+    data, path = evidence.log.read_bytes(), tmp_path / "flipped"
+    draw = random.Random(15)
+    bounds, listed = list(spans(evidence.log)), records_of(evidence.log)
+    for place in sorted(draw.sample(range(len(data)), FLIPS)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :])
+        with pytest.raises(KonsilError) as found:
+            verify_export(path)
+        said = run_standalone(path)
+        assert said.status == found.value.exit_status, (place, found.value, said)
+        if place < len(exports.MAGIC):
+            assert said.status == 2
+            continue
+        assert isinstance(found.value, LogBroken), place
+        record = next((number for number, (start, end) in enumerate(bounds, 1) if start <= place < end), len(bounds))
+        for words in (str(found.value), said.words):
+            assert at_or_before_head(words, record, listed), (place, record, words)
+
+
+def spans(path: Path) -> Iterator[tuple[int, int]]:
+    start = len(exports.MAGIC)
+    for record in exports.read_records(path):
+        end = start + 4 + len(record.pack())
+        yield start, end
+        start = end
+
+
+def at_or_before_head(words: str, record: int, listed: list[LogRecord]) -> bool:
+    """Whether words name a record: by its number, or by entries between the heads that lie about it."""
+    place = re.search(r"record (\d+)", words)
+    if place is not None:
+        return abs(int(place[1]) - record) <= 1
+    sizes = [(number, exports.size_of(one.data)) for number, one in enumerate(listed, 1) if one.type == exports.HEAD]
+    before = max((size for number, size in sizes if number < record), default=0)
+    after = min((size for number, size in sizes if number >= record), default=2**53)
+    found = numbers_in(words)
+    return bool(found) and before < min(found) <= max(found) <= after
+
+
+Change = Callable[[list[Entry], int], list[Entry]]
+
+
+def change_cases(entries: list[Entry], place: int) -> list[Entry]:
+    body = codec.unpack(entries[place].body, max_bytes=chain.MAX_ENTRY)
+    body["decisions"] = [*body["decisions"], {"decision": "settled", "event": "0" * 32, "sender": "site-a"}]
+    return [*entries[:place], replace(entries[place], body=codec.pack(body)), *entries[place + 1 :]]
+
+
+def drop_one(entries: list[Entry], place: int) -> list[Entry]:
+    return [*entries[:place], *entries[place + 1 :]]
+
+
+def repeat_one(entries: list[Entry], place: int) -> list[Entry]:
+    return [*entries[:place], entries[place], *entries[place:]]
+
+
+def swap_two(entries: list[Entry], place: int) -> list[Entry]:
+    return [*entries[:place], entries[place + 1], entries[place], *entries[place + 2 :]]
+
+
+def insert_one(entries: list[Entry], place: int) -> list[Entry]:
+    body = codec.pack({"reason": "other", "what": b""})
+    return [*entries[:place], replace(entries[place], type="set-aside", body=body), *entries[place:]]
+
+
+def move_clock(entries: list[Entry], place: int) -> list[Entry]:
+    """An hour on from there: the entries' times and those of their inputs."""
+    moved = entries[:place]
+    for one in entries[place:]:
+        body = codec.unpack(one.body, max_bytes=chain.MAX_ENTRY)
+        if one.type == "step":
+            body["input"]["time"] += 3600.0
+        moved.append(replace(one, time=one.time + 3600.0, body=codec.pack(body)))
+    return moved
+
+
+@pytest.mark.parametrize("change", [change_cases, drop_one, repeat_one, swap_two, insert_one, move_clock])
+def test_a_journal_that_was_written_anew_has_another_root_than_its_heads(
+    evidence: Evidence, tmp_path: Path, change: Change
+) -> None:
+    """The chain is made anew, so that nothing but the signed heads contradicts it."""
+    place = mine(evidence)[12]
+    forged = relink(change(list(evidence.entries), place))
+    path = tmp_path / "forged"
+    write_export(path, forged)
+    for words in told_by_both(path):
+        assert "another root" in words
+        assert names(words, place + 1), words
+
+
+@pytest.mark.parametrize("change", [drop_one, repeat_one, swap_two, insert_one])
+def test_a_file_whose_entries_were_moved_names_the_first_that_does_not_follow(
+    evidence: Evidence, tmp_path: Path, change: Callable[[list[Any], int], list[Any]]
+) -> None:
+    """Records of the file, as they are: nothing is made anew."""
+    records = records_of(evidence.log)
+    places = [place for place, one in enumerate(records) if one.type == exports.ENTRY]
+    place = next(at for at in places[8:] if records[at + 1].type == exports.ENTRY)
+    if change is insert_one:
+        other = next(one for one in evidence.entries if one.experiment == "exp-2")
+        moved = [*records[:place], LogRecord(exports.ENTRY, 0, b"", other), *records[place:]]
+    else:
+        moved = change(records, place)
+    entry, following = records[place].entry, records[place + 1].entry
+    assert entry is not None
+    assert following is not None
+    for words in told_by_both(rewrite(tmp_path / "moved", moved)):
+        named = {drop_one: following.number, swap_two: following.number, repeat_one: entry.number}
+        assert min(numbers_in(words)) == named.get(change, 3), words
+
+
+def test_a_head_that_another_key_signed_is_none(evidence: Evidence, tmp_path: Path) -> None:
+    """Who rewrites the journal signs its heads with a key of their own."""
+    forged = relink(change_cases(list(evidence.entries), mine(evidence)[5]))
+    tree, thief, made = Tree(), TrustKit.key_of("thief"), list[Entry]()
+    for one in forged:
+        if one.type == HEAD and (head := read_published(one)) is not None:
+            note = sign_head(Head(ORIGIN, head.size, tree.root(head.size)), thief).encode()
+            one = replace(one, body=codec.pack({**codec.unpack(one.body), "note": note}))
+        made = relink([*made, one])
+        tree.append_leaf(hash_leaf(made[-1].encode()))
+    path = tmp_path / "resigned"
+    write_export(path, made)
+    for words in told_by_both(path):
+        assert names(words, mine(evidence)[0] + 1) or "head" in words
+
+
+def test_a_register_of_another_operator_is_found_where_the_operator_is_known(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    """Everything is made anew, with keys that a false register names: only a key from elsewhere tells."""
+    other = TrustKit(("site-a",), "accepted")
+    other.operator = TrustKit.key_of("false operator")
+    note = sign_register(evidence.kit.register, other.operator)
+    tree, made = Tree(), list[Entry]()
+    for one in evidence.entries:
+        body = codec.unpack(one.body, max_bytes=chain.MAX_ENTRY)
+        if one.type == TERM:
+            one = replace(one, body=codec.pack({**body, "register": note}))
+        elif one.type == HEAD:
+            head = sign_head(Head(ORIGIN, body["size"], tree.root(body["size"])), TrustKit.key_of("coordinator"))
+            one = replace(one, body=codec.pack({**body, "note": head.encode()}))
+        made = relink([*made, one])
+        tree.append_leaf(hash_leaf(made[-1].encode()))
+    path = tmp_path / "false"
+    write_export(path, made)
+    assert run_konsil("audit", "verify", path).holds
+    assert run_standalone(path).holds
+    for words in told_by_both(path, "--operator", evidence.kit.operator.public.hex()):
+        assert "operator did not sign" in words
+        assert numbers_in(words) == [1]
+
+
+def test_a_cut_at_an_earlier_head_holds_and_shows_against_a_head_that_a_site_kept(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    records = records_of(evidence.log)
+    heads = [place for place, one in enumerate(records) if one.type == exports.HEAD]
+    cut = rewrite(tmp_path / "cut", records[: heads[2] + 1])
+    assert "complete to" in run_konsil("audit", "verify", cut).words
+    assert run_standalone(cut).holds
+    kept = tmp_path / "kept.head"
+    kept.write_bytes(records[heads[3]].data)
+    for words in told_by_both(cut, "--head", kept):
+        assert "cut" in words
+        assert numbers_in(words) == [exports.size_of(records[heads[2]].data)]
+    assert run_konsil("audit", "verify", evidence.log, "--head", kept).holds
+    assert run_standalone(evidence.log, "--head", kept).holds
+
+
+def test_a_kept_head_with_another_root_shows_that_the_log_was_forked(evidence: Evidence, tmp_path: Path) -> None:
+    head = next(one for one in records_of(evidence.log) if one.type == exports.HEAD)
+    size, kept = exports.size_of(head.data), tmp_path / "other.head"
+    kept.write_bytes(sign_head(Head(ORIGIN, size, bytes(32)), TrustKit.key_of("coordinator")).encode())
+    for words in told_by_both(evidence.log, "--head", kept):
+        assert "forked" in words
+    kept.write_bytes(sign_head(Head(ORIGIN, size, bytes(32)), TrustKit.key_of("site-a")).encode())
+    for words in told_by_both(evidence.log, "--head", kept):
+        assert "did not sign" in words
+
+
+def test_a_file_that_ends_early_is_found(evidence: Evidence, tmp_path: Path) -> None:
+    data, path = evidence.log.read_bytes(), tmp_path / "short"
+    for end in (len(data) - 1, len(data) - 45, len(data) // 2, 20):
+        path.write_bytes(data[:end])
+        for words in told_by_both(path):
+            assert "record" in words
+
+
+def test_a_cosignature_that_was_exchanged_or_made_by_another_is_found(evidence: Evidence, tmp_path: Path) -> None:
+    records = records_of(evidence.log)
+    first, second = [place for place, one in enumerate(records) if one.type == exports.HEAD][:2]
+    other = read_note(records[second].data).signatures[1]
+    note = read_note(records[first].data)
+    marks = tuple(other if one.name == other.name else one for one in note.signatures)
+    records[first] = replace(records[first], data=replace(note, signatures=marks).encode())
+    for words in told_by_both(rewrite(tmp_path / "exchanged", records)):
+        assert "signature" in words
+        assert names(words, exports.size_of(records[first].data)) or numbers_in(words)
+
+
+def test_of_two_views_of_a_forked_log_the_first_disagreement_is_named(evidence: Evidence, tmp_path: Path) -> None:
+    place = mine(evidence)[12]
+    forged = relink(change_cases(list(evidence.entries), place))
+    tree, made = Tree(), list[Entry]()
+    for one in forged:
+        body = codec.unpack(one.body, max_bytes=chain.MAX_ENTRY)
+        if one.type == HEAD:
+            head = sign_head(Head(ORIGIN, body["size"], tree.root(body["size"])), TrustKit.key_of("coordinator"))
+            one = replace(one, body=codec.pack({**body, "note": head.encode()}))
+        made = relink([*made, one])
+        tree.append_leaf(hash_leaf(made[-1].encode()))
+    path = tmp_path / "other-view"
+    write_export(path, made)
+    assert run_konsil("audit", "verify", path).holds, "the coordinator itself wrote both"
+    said = run_konsil("audit", "compare", evidence.log, path)
+    assert said.status == 1
+    assert f"entry {evidence.entries[place].index} of exp-1" in said.words
+    assert "forked log" in said.words
+    same = run_konsil("audit", "compare", evidence.log, evidence.log, "--json")
+    assert read_json(same)["agrees"]
+
+
+def test_one_entry_is_proven_without_the_others_and_a_changed_proof_is_not(evidence: Evidence, tmp_path: Path) -> None:
+    proof = tmp_path / "entry.proof"
+    operator = ("--operator", evidence.kit.operator.public.hex())
+    for index in (1, 7, 34):
+        assert run_konsil("audit", "prove", evidence.log, str(index), "--out", proof).holds
+        said = run_konsil("audit", "verify-proof", proof, *operator)
+        assert said.holds, said
+        assert f"entry {index} of exp-1" in said.words
+        assert "witnessed by site-a, site-b, site-c" in said.words
+        assert run_standalone(proof, *operator).holds
+    whole = proof.read_text()
+    for old in ('"path": [\n  "', '"entry": "', '"head": "', '"register": "'):
+        place = whole.index(old) + len(old) + 20
+        proof.write_text(whole[:place] + ("0" if whole[place] != "0" else "1") + whole[place + 1 :])
+        statuses = (
+            run_konsil("audit", "verify-proof", proof, *operator).status,
+            run_standalone(proof, *operator).status,
+        )
+        assert 0 not in statuses, old
+    assert run_konsil("audit", "prove", evidence.log, "35", "--out", proof).status == 2
+
+
+def test_what_led_to_a_model_is_listed_from_its_log(evidence: Evidence) -> None:
+    found = read_json(run_konsil("audit", "replay", "exp-1", evidence.log, "--json"))
+    digest = found["rounds"]["2"]["model_digest"]
+    step = read_json(run_konsil("audit", "lineage", digest[:16], evidence.log, "--json"))["lineage"][0]
+    assert (step["experiment"], step["rounds"], step["researcher"]) == ("exp-1", 2, "dr-a")
+    assert sorted(step["made_in"]) == ["1", "2"]
+    assert {site: one["cases"]["train"] for site, one in step["sites"].items()} == step["made_in"]["1"]["contributors"]
+    assert "round 2: " in run_konsil("audit", "lineage", digest, evidence.log).words
+    assert run_konsil("audit", "lineage", "0" * 64, evidence.log).status == 2
+
+
+def test_an_export_of_the_first_form_still_reads_and_both_verifiers_say_what_it_lacks(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    path = tmp_path / "old.konsil"
+    chain.write_export(path, [one for one in evidence.entries if one.experiment == "exp-1"])
+    said = run_konsil("audit", "verify", path)
+    assert said.holds
+    assert "no signed heads" in said.words
+    assert "complete to 0, witnessed by nobody" in run_standalone(path).words
+    path.write_bytes(path.read_bytes()[:-30])
+    told_by_both(path)
+
+
+def test_the_standalone_verifier_is_one_short_file_that_konsil_prints(tmp_path: Path) -> None:
+    said = run_konsil("audit", "verifier")
+    lines = said.words.splitlines()
+    assert len(lines) <= 400
+    imported = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported - {"cryptography"} <= {"argparse", "base64", "json", "re", "struct", "sys", "hashlib", "pathlib"}
+
+
+def test_the_records_of_an_export_lie_in_the_journals_order(evidence: Evidence) -> None:
+    found = gather_evidence(evidence.entries, "exp-1")
+    records = list(list_records(found, ORIGIN))
+    assert records[0].type == exports.LOG
+    assert records[1].type == exports.BESIDE
+    assert f"konsil/{CONSORTIUM}" == ORIGIN
