@@ -78,7 +78,7 @@ def list_parties(sites: Iterable[str], researchers: Iterable[str], auditors: Ite
         RequestError: a name twice.
     """
     listed = [
-        (name, role) for role, given in zip(ROLES[1:], (sites, researchers, auditors), strict=True) for name in given
+        (name, role) for role, given in zip(ROLES[1:4], (sites, researchers, auditors), strict=True) for name in given
     ]
     known = [name for name, _role in listed]
     if twice := [name for name in known if known.count(name) > 1 or name == names.COORDINATOR]:
