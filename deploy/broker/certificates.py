@@ -76,7 +76,7 @@ class Authority:
                 raise ValueError
 
     def issue_server_identity(
-        self, hosts: Sequence[str], stem: str = "server", life: timedelta = LEAF_LIFE
+        self, hosts: Sequence[str], stem: str = "server", life: timedelta = LEAF_LIFE, folder: Path | None = None
     ) -> Identity:
         """A server's identity, for names and addresses; the one of an earlier call where that still fits.
 
@@ -84,12 +84,14 @@ class Authority:
             hosts: DNS names and IP addresses under which clients reach it, at least one.
             stem: file name without extension.
             life: how long it is valid from now; negative: it has run out already.
+            folder: where it is kept; None: with the authority.
         """
-        return self._issue_leaf(stem, hosts[0], hosts, ExtendedKeyUsageOID.SERVER_AUTH, life)
+        place = (folder or self.folder) / stem
+        return self._issue_leaf(place, hosts[0], hosts, ExtendedKeyUsageOID.SERVER_AUTH, life)
 
     def issue_client_identity(self, name: str, life: timedelta = LEAF_LIFE) -> Identity:
         """A client's identity; its common name is the party's name."""
-        return self._issue_leaf(name, name, (), ExtendedKeyUsageOID.CLIENT_AUTH, life)
+        return self._issue_leaf(self.folder / name, name, (), ExtendedKeyUsageOID.CLIENT_AUTH, life)
 
     def certify_client(self, name: str, public: ec.EllipticCurvePublicKey, life: timedelta = LEAF_LIFE) -> bytes:
         """A client's certificate (PEM) for a key that stays with the client; its common name is the party's name."""
@@ -113,9 +115,9 @@ class Authority:
         replace_file(self.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
     def _issue_leaf(
-        self, stem: str, name: str, hosts: Sequence[str], purpose: x509.ObjectIdentifier, life: timedelta
+        self, place: Path, name: str, hosts: Sequence[str], purpose: x509.ObjectIdentifier, life: timedelta
     ) -> Identity:
-        identity = Identity(self.folder / f"{stem}.pem", self.folder / f"{stem}.key")
+        identity = Identity(place.with_name(f"{place.name}.pem"), place.with_name(f"{place.name}.key"))
         with _telling_errors(self.folder):
             if life == LEAF_LIFE and self._fits_hosts(identity, hosts):
                 return identity
@@ -125,6 +127,7 @@ class Authority:
                 names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
                 builder = builder.add_extension(names, critical=False)
             certificate = builder.sign(self._key, hashes.SHA256())
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(identity.key, key_pem(key), mode=0o600)
             replace_file(identity.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return identity

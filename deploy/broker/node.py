@@ -72,7 +72,7 @@ class PrivateNode:
         self._tls = tls or self._alone
         self._client_certificates = client_certificates
         self._secured = secured
-        self._definitions = definitions
+        self.definitions = definitions
         self._detached = detached
         self._wanted_port = port
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -152,7 +152,7 @@ class PrivateNode:
             identity = self.make_authority().issue_server_identity(("localhost", self.host))
             tls = Tls(self.ca, identity, self._client_certificates, "certificate" if self._alone else "password")
         configuration.write_configuration(
-            self.directory, ports, server, epmd, definitions=self._definitions, log=self.log, tls=tls
+            self.directory, ports, server, epmd, definitions=self.definitions, log=self.log, tls=tls
         )
         command = [sys.executable, "-I", "-S", keeper.__file__, str(self.directory)]
         if not self._detached:

@@ -12,11 +12,10 @@ import re
 from typing import Annotated
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import AfterValidator, Field, ValidationError
 
-from deploy.provision.pair import PartyKeys, public_der
+from deploy.provision.pair import PartyKeys, certified_key
 from deploy.provision.request import Login
 from messages.ground.errors import MalformedMessage, RequestError
 from messages.ground.naming import WHOLE_NAME
@@ -53,7 +52,7 @@ class BrokerFacts(StrictModel):
 
 
 class PartyKit(StrictModel):
-    """The content; certificates are PEM, `register` is the register's file."""
+    """The content; certificates are PEM, `register_note` is the register's file."""
 
     read_me: str = READ_ME
     consortium: str = Field(pattern=WHOLE_NAME)
@@ -64,7 +63,7 @@ class PartyKit(StrictModel):
     operator: Key
     certificate: str = Field(max_length=16384)
     ca: str = Field(max_length=16384)
-    register: str
+    register_note: str
     made: Moment
 
     @property
@@ -105,11 +104,10 @@ def read_kit(data: bytes, where: str) -> PartyKit:
 def fits_keys(kit: PartyKit, keys: PartyKeys) -> bool:
     """Whether the kit is for these very keys."""
     try:
-        public = x509.load_pem_x509_certificate(kit.certificate.encode()).public_key()
+        certified = certified_key(kit.certificate.encode())
     except ValueError:
         return False
-    mine = isinstance(public, ec.EllipticCurvePublicKey) and public_der(public) == keys.tls_public
-    return mine and f'"{keys.event.public.hex()}"' in kit.register
+    return certified == keys.tls_public and f'"{keys.event.public.hex()}"' in kit.register_note
 
 
 def check_kit(kit: PartyKit, keys: PartyKeys, at: float, where: str) -> Register:
@@ -128,7 +126,7 @@ def check_kit(kit: PartyKit, keys: PartyKeys, at: float, where: str) -> Register
     if not fits_keys(kit, keys):
         raise refuse("this kit is for another key", "Take the kit that answers this folder's request")
     try:
-        register = read_register(kit.register.encode(), bytes.fromhex(kit.operator), kit.consortium)
+        register = read_register(kit.register_note.encode(), bytes.fromhex(kit.operator), kit.consortium)
     except MalformedMessage as error:
         raise refuse(f"its register cannot be used: {error.what}") from None
     mine = [one for one in register.keys if one.public == keys.event.public]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -32,6 +33,12 @@ class PartyKeys:
 def public_der(public: ec.EllipticCurvePublicKey) -> bytes:
     """SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7) as DER."""
     return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def certified_key(pem: bytes) -> bytes:
+    """A certificate's public key, as `public_der` has it (of another kind: empty); ValueError: it is no certificate."""
+    public = x509.load_pem_x509_certificate(pem).public_key()
+    return public_der(public) if isinstance(public, ec.EllipticCurvePublicKey) else b""
 
 
 def make_keys(folder: Path, passphrase: bytes | None = None) -> PartyKeys:
