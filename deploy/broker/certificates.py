@@ -211,18 +211,13 @@ def _require_authority(path: Path) -> None:
     """Refuse an authority that is missing or has run out, and never make another one in its place."""
     if not path.exists():
         raise RequestError("there is no certificate authority", where=str(path), advice="Put it back from a backup")
-    end = end_of_certificate(path.read_bytes())
+    end = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     if end <= datetime.now(UTC):
         raise RequestError(
             f"the certificate authority has run out ({end:%Y-%m-%d})",
             where=str(path),
             advice="Check this machine's clock; if it is right, make a new consortium folder and new kits",
         )
-
-
-def end_of_certificate(pem: bytes) -> datetime:
-    """When a certificate ends to be valid; ValueError where the bytes are none."""
-    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def make_tls_key() -> ec.EllipticCurvePrivateKey:

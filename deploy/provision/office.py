@@ -24,12 +24,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field, ValidationError
 
-from deploy.broker.certificates import LEAF_LIFE, Authority, end_of_certificate
+from deploy.broker.certificates import LEAF_LIFE, Authority
 from deploy.provision import admission, broker_files, member, texts
 from deploy.provision.kit import BrokerFacts, PartyKit, write_kit
 from deploy.provision.pair import certified_key, public_der
 from deploy.provision.request import JoinRequest, Login, read_request
 from messages import names
+from messages.bus.amqp.tls import end_of_certificate
 from messages.ground.durable import replace_file
 from messages.ground.errors import MalformedMessage, RequestError
 from messages.ground.naming import WHOLE_NAME
@@ -203,7 +204,7 @@ class Office:
         rows = []
         for one in newest.values():
             path = self.folder / "certificates" / f"{one.name}.pem"
-            ends = end_of_certificate(path.read_bytes()).timestamp() if path.exists() else None
+            ends = end_of_certificate(path.read_bytes()) if path.exists() else None
             login: Login = "password" if one.name in self.facts.passwords else "certificate"
             words, reason = say_fingerprint(one.public), self.facts.reasons.get(one.name, "")
             rows.append(MemberRow(one.name, one.role, login, words, ends, one.until, one.revoked, reason))
@@ -211,7 +212,7 @@ class Office:
 
     def broker_ends(self) -> float:
         """When the broker's certificate ends."""
-        return end_of_certificate((self.folder / "broker" / broker_files.SERVER).read_bytes()).timestamp()
+        return end_of_certificate((self.folder / "broker" / broker_files.SERVER).read_bytes())
 
     @contextmanager
     def alone(self) -> Iterator[Office]:

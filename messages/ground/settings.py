@@ -74,6 +74,13 @@ class BrokerAddress(Settings):
         """The same, with the vhost that the broker's definitions make for a consortium where the file names none."""
         return self if "vhost" in self.model_fields_set else self.model_copy(update={"vhost": consortium})
 
+    @property
+    def way(self) -> str:
+        """How this party comes in, in words."""
+        if self.login == "certificate":
+            return "by certificate"
+        return "by password, over one-way TLS" if self.ca is not None else "by password, and nothing is encrypted"
+
     def resolved_password(self) -> str:
         """The password itself; raises ConfigError where a reference leads nowhere."""
         return read_secret(self.password.get_secret_value(), "broker.password")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pika
+from cryptography import x509
 
 from messages.ground.errors import BrokerUnreachable, ConfigError, TlsFailed
 from messages.ground.settings import BrokerAddress, secret_path
@@ -59,6 +60,11 @@ def make_options(address: BrokerAddress) -> Any:
             "a key needs the certificate that it belongs to", where="broker.key", advice="Add cert, or leave key out"
         )
     return pika.SSLOptions(context, address.host)
+
+
+def end_of_certificate(pem: bytes) -> float:
+    """When a certificate ends to be valid, seconds since 1970; ValueError where the bytes are none."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
 
 
 def explain_tls_failure(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable | None:
