@@ -89,9 +89,9 @@ class Authority:
         place = (folder or self.folder) / stem
         return self._issue_leaf(place, hosts[0], hosts, ExtendedKeyUsageOID.SERVER_AUTH, life)
 
-    def issue_client_identity(self, name: str, life: timedelta = LEAF_LIFE) -> Identity:
-        """A client's identity; its common name is the party's name."""
-        return self._issue_leaf(self.folder / name, name, (), ExtendedKeyUsageOID.CLIENT_AUTH, life)
+    def issue_client_identity(self, name: str, life: timedelta = LEAF_LIFE, folder: Path | None = None) -> Identity:
+        """A client's identity; its common name is the party's name. Arguments as of `issue_server_identity`."""
+        return self._issue_leaf((folder or self.folder) / name, name, (), ExtendedKeyUsageOID.CLIENT_AUTH, life)
 
     def certify_client(self, name: str, public: ec.EllipticCurvePublicKey, life: timedelta = LEAF_LIFE) -> bytes:
         """A client's certificate (PEM) for a key that stays with the client; its common name is the party's name."""

@@ -114,6 +114,13 @@ class PrivateNode:
         return Authority(self.directory / "tls", f"Konsil private broker {self.directory.name}")
 
     @property
+    def answers(self) -> bool:
+        """Whether its ports answer; on one that speaks TLS it is enough that it takes connections."""
+        ports = self._pick_ports()
+        plain = ports.amqp == ports.tls or answers_amqp(self.host, ports.amqp)
+        return plain and (not ports.tls or _takes_connections(self.host, ports.tls))
+
+    @property
     def log(self) -> Path:
         """The server's log file."""
         return self.directory / "log" / "rabbit.log"
@@ -167,16 +174,12 @@ class PrivateNode:
         (self.directory / "keeper.pid").write_text(str(self._keeper.pid))
         started = self._keeper
 
-        def is_up() -> bool:
-            plain = ports.amqp == ports.tls or answers_amqp(self.host, ports.amqp)
-            return plain and (not ports.tls or takes_connections(self.host, ports.tls))
-
         def ended() -> WorkFailed | None:
             if started.poll() is None:
                 return None
             return WorkFailed("the private broker ended while starting", where=str(self.log), advice=self._last_words())
 
-        if not wait_for_server(is_up, ended, timeout):
+        if not wait_for_server(lambda: self.answers, ended, timeout):
             self.kill_node()
             raise WorkFailed(
                 f"the private broker did not answer within {timeout:.0f} s",
@@ -311,8 +314,8 @@ def answers_amqp(host: str, port: int) -> bool:
         return False
 
 
-def takes_connections(host: str, port: int) -> bool:
-    """Whether anything takes connections here (TLS: what the server says comes only after a handshake)."""
+def _takes_connections(host: str, port: int) -> bool:
+    """Whether anything takes connections here."""
     try:
         socket.create_connection((host, port), timeout=2.0).close()
     except OSError:

@@ -16,7 +16,8 @@ import pytest
 
 from coordinator import config as coordinator_config
 from deploy.broker import certificates
-from deploy.broker.definitions import password_hash
+from deploy.broker.definitions import password_hash, render_definitions
+from deploy.broker.topology import Party
 from deploy.cli import command
 from deploy.provision import kit as kits
 from deploy.provision import pair, request, texts
@@ -365,6 +366,32 @@ def test_who_cannot_show_a_certificate_logs_in_by_a_password_that_it_alone_knows
     conf = (desk.office / "broker" / "rabbitmq.conf").read_text().splitlines()
     assert {"auth_mechanisms.2 = PLAIN", "ssl_options.fail_if_no_peer_cert = false"} <= set(conf)
     assert desk.party("site-a")["login"] == "password"
+
+
+def test_who_logs_in_by_password_already_goes_on_until_it_has_keys(desk: Desk) -> None:
+    old = desk.place / "definitions.json"
+    parties = (Party("coordinator", "coordinator", "c"), Party("site-a", "site", "a"), Party("dr-a", "researcher", "r"))
+    old.write_text(json.dumps(render_definitions("glioma", parties)))
+    hashes = {one["name"]: one["password_hash"] for one in json.loads(old.read_text())["users"]}
+    shutil.rmtree(desk.office)
+    init = ("init", desk.office, "--host", "localhost", "--before", old)
+    assert "these definitions are of glioma" in desk.refuse(*init, "--consortium", "lung")
+    desk.do(*init, "--consortium", "glioma")
+
+    def kept() -> dict[str, str]:
+        return {one["name"]: one["password_hash"] for one in desk.definitions()["users"]}
+
+    assert kept() == hashes | {"coordinator": ""}
+    wrong = desk.ask("dr-a", "auditor")
+    assert "'dr-a' is a researcher already" in desk.refuse("approve", wrong, "--folder", desk.office, "--yes")
+    desk.approve(desk.ask("site-a"))
+    assert kept() == {"coordinator": "", "site-a": "", "dr-a": hashes["dr-a"]}
+    assert desk.party("dr-a")["login"] == "password"
+    head = coordinator_config.read_config(desk.office / "coordinator" / "coordinator.toml")
+    assert (head.coordinator.sites, head.coordinator.researchers) == (("site-a",), ("dr-a",))
+    assert "no key yet" in desk.do("list", "--folder", desk.office)
+    desk.do("revoke", "dr-a", "--folder", desk.office, "--yes")
+    assert set(kept()) == {"coordinator", "site-a"}
 
 
 def test_the_brokers_files_know_certificates_alone(desk: Desk) -> None:
