@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 from deploy.broker import control
 from deploy.broker.configuration import limit_lines
 from deploy.broker.definitions import Definitions, keeps_old_exchange, render_definitions
-from deploy.broker.node import PrivateNode, answers_amqp
+from deploy.broker.node import PrivateNode
 from deploy.broker.roster import (
     LOGINS,
     Roster,
@@ -32,6 +33,14 @@ from messages.ground.errors import RequestError
 from messages.ground.written.documents import read_json
 
 app = typer.Typer(no_args_is_help=True)
+
+
+class Login(StrEnum):
+    """By what the parties of a node log in."""
+
+    CERTIFICATE = "certificate"
+    PASSWORD = "password"  # noqa: S105 - a word of the option
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Sites = Annotated[list[str] | None, typer.Option("--site", help="Name of a site; may be given several times.")]
@@ -75,18 +84,25 @@ def up(
     site: Sites = None,
     researcher: Researchers = None,
     auditor: Auditors = None,
+    login: Annotated[
+        Login | None,
+        typer.Option(
+            "--login",
+            help="certificate: TLS alone, no password. Default: as at the last start; at the first: certificate.",
+        ),
+    ] = None,
     tls: Annotated[
         bool | None,
-        typer.Option("--tls/--no-tls", help="Speak TLS too, on a port of its own; default: as at the last start."),
+        typer.Option("--tls/--no-tls", help="With passwords: speak TLS too, on a port of its own."),
     ] = None,
     old_exchange: OldExchange = None,
     as_json: AsJson = False,
 ) -> None:
     """Start the private node on loopback; it runs until `konsil broker down`.
 
-    A node keeps its consortium, its parties and their passwords: a later start needs no option. Parties that are named
-    are added. With --tls it prints the TLS port and the authority's file: what `port` and `ca` are to be in the broker
-    section of a configuration.
+    A node keeps its consortium, its parties and how they log in: a later start needs no option. Parties that are named
+    are added. A new node speaks TLS alone, and each party logs in with the certificate and key of its name in `logins`.
+    It prints what `port` and `ca` are to be in the broker section of a configuration.
     """
     directory = state_directory()
     named = list_parties(site or [], researcher or [], auditor or [])
@@ -104,14 +120,20 @@ def up(
             advice="Add parties with `konsil broker add`; stop it with `konsil broker down`",
         )
     rendered = _render_again(directory, roster, old_exchange)
-    speaks = node.speaks_tls if tls is None else tls
     changed = before is not None and rendered != read_definitions(directory)
-    node = PrivateNode(directory, port, definitions=rendered, detached=True, tls=speaks)
+    kept = Login.CERTIFICATE if node.speaks_tls_alone or (before is None and tls is None) else Login.PASSWORD
+    by_certificate = (login or kept) is Login.CERTIFICATE
+    if by_certificate and tls is not None:
+        raise RequestError("logins by certificate know TLS alone", where="--tls", advice="Say --login password with it")
+    speaks = node.speaks_tls if tls is None else tls
+    node = PrivateNode(
+        directory, port, definitions=rendered, detached=True, tls=speaks, certificate_logins=by_certificate
+    )
     with show_working("starting RabbitMQ, which takes some seconds"):
         node.start()
         if changed:
             control.load_definitions(node)
-    write_roster(directory, roster)
+    _keep_logins(node, roster)
     _show_answer(_read_status(node), as_json)
 
 
@@ -234,11 +256,20 @@ def _change_roster(directory: Path, roster: Roster, what: str) -> None:
     """Keep a roster, and have the node take it on where it runs."""
     rendered = _render_again(directory, roster)
     write_private(directory / "definitions.json", json.dumps(rendered))
-    write_roster(directory, roster)
     node = PrivateNode(directory, detached=True)
+    _keep_logins(node, roster)
     if node.pid is not None:
         with show_working(f"{what}, which takes some seconds"):
             control.load_definitions(node)
+
+
+def _keep_logins(node: PrivateNode, roster: Roster) -> None:
+    """Write the roster, and what each party logs in with."""
+    write_roster(node.directory, roster)
+    if node.speaks_tls_alone:
+        authority = node.make_authority()
+        for name in roster.names:
+            authority.issue_client_identity(name, folder=node.directory / LOGINS)
 
 
 def _render_again(directory: Path, roster: Roster, old_exchange: bool | None = None) -> Definitions:
@@ -270,21 +301,25 @@ def _read_status(node: PrivateNode) -> dict[str, Any]:
     logins_file = node.directory / "logins.json"
     shown: dict[str, Any] = {
         "running": True,
-        "answers": answers_amqp(node.host, node.port),
+        "answers": node.answers,
         "host": node.host,
         "port": node.port,
         "pid": node.pid,
         "directory": str(node.directory),
         "log": str(node.log),
     }
-    if node.speaks_tls:
+    by_certificate = node.speaks_tls_alone
+    shown["login"] = (Login.CERTIFICATE if by_certificate else Login.PASSWORD).value
+    if by_certificate:
+        shown["ca"] = str(node.ca)
+    elif node.speaks_tls:
         shown |= {"tls_port": node.tls_port, "ca": str(node.ca)}
     if keeps_old_exchange(node.directory / "definitions.json"):
         shown["old_exchange"] = OPEN
     if logins_file.exists():
         shown["consortium"] = read_json(logins_file)["consortium"]
         shown["users"] = sorted(_read_passwords(logins_file))
-        shown["passwords"] = str(logins_file)
+        shown |= {} if by_certificate else {"passwords": str(logins_file)}
         if (node.directory / LOGINS).is_dir():  # not of a node that an earlier version started
             shown["logins"] = str(node.directory / LOGINS)
     return shown

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from deploy.broker.certificates import Identity
 from deploy.broker.definitions import Definitions
@@ -13,6 +14,16 @@ from deploy.broker.topology import MESSAGE_BYTES, channel_max
 from messages import names
 
 HOST = "127.0.0.1"
+
+Logins = Literal["password", "certificate", "either"]
+MECHANISMS: dict[Logins, tuple[str, ...]] = {
+    "password": (),
+    "certificate": ("EXTERNAL",),
+    "either": ("EXTERNAL", "PLAIN"),
+}
+"""SASL mechanisms that a node offers (https://www.rabbitmq.com/docs/access-control); none: RabbitMQ's own choice."""
+PLUGIN = "rabbitmq_auth_mechanism_ssl"
+"""Comes with RabbitMQ: EXTERNAL, by the client's certificate."""
 
 CIPHERS = (
     "TLS_AES_128_GCM_SHA256",
@@ -26,9 +37,13 @@ CIPHERS = (
 those with forward secrecy for an ECDSA key. AES first, for processors that do it themselves."""
 
 
+SEND_TIMEOUT = "tcp_listen_options.send_timeout = 120000"
+"""A chunk of 1 MiB has to leave within this; 15 s, the default, cuts lines of less than 0.6 Mbit/s."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports of a node, all on 127.0.0.1; `tls` is 0 where it speaks no TLS."""
+    """The ports of a node, all on 127.0.0.1; `tls` is 0 where it speaks no TLS, `amqp` where it speaks TLS alone."""
 
     amqp: int
     distribution: int
@@ -38,11 +53,17 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What a node shows on its TLS port, and whether it asks clients for a certificate of the same authority."""
+    """What a node shows on its TLS port, and how clients come in there.
+
+    Attributes:
+        asks_clients: whether it lets nobody in without a certificate of the same authority.
+        logins: by which clients say who they are: the name in their certificate, a password, or either.
+    """
 
     ca: Path
     server: Identity
-    asks_clients: bool
+    asks_clients: bool = False
+    logins: Logins = "password"
 
 
 def write_configuration(
@@ -59,29 +80,28 @@ def write_configuration(
     for folder in ("data", "log", "home"):
         (home / folder).mkdir(exist_ok=True)
     (home / "conf-env").write_text("")
-    (home / "enabled_plugins").write_text("[].\n")
+    (home / "enabled_plugins").write_text(plugins_text("password" if tls is None else tls.logins))
     # A bare machine may have no /etc/hosts, so no "localhost" (ERTS user's guide, "Inet configuration").
     (home / "inetrc").write_text('{host, {127,0,0,1}, ["localhost"]}.\n{lookup, [file, native]}.\n')
     definitions_file = home / "definitions.json"
     if definitions is not None:
         write_private(definitions_file, json.dumps(definitions))
     lines = [
-        f"listeners.tcp.1 = {HOST}:{ports.amqp}",
+        "listeners.tcp = none" if ports.tls == ports.amqp else f"listeners.tcp.1 = {HOST}:{ports.amqp}",
         "disk_free_limit.absolute = 200MB",
         "tcp_listen_options.backlog = 128",
         "tcp_listen_options.nodelay = true",
         "tcp_listen_options.sndbuf = 1048576",
         "tcp_listen_options.recbuf = 1048576",
-        # A chunk of 1 MiB has to leave within this; 15 s, the default, cuts lines of less than 0.6 Mbit/s.
-        "tcp_listen_options.send_timeout = 120000",
+        SEND_TIMEOUT,
         *limit_lines(_count_sites(definitions_file)),
         "log.console = false",
         "log.file.level = info",
     ]
     if tls is not None:
-        lines += _tls_lines(ports.tls, tls)
+        lines += [f"listeners.ssl.1 = {HOST}:{ports.tls}", *tls_lines(tls)]
     if definitions_file.exists():
-        lines += _definitions_lines(definitions_file, version_of(server))
+        lines += definitions_lines(definitions_file, version_of(server))
     (home / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
     environment = {
         "PATH": f"{epmd.parent}:/usr/local/bin:/usr/bin:/bin",
@@ -128,23 +148,33 @@ def _count_sites(definitions: Path) -> int:
     return sum(queue.startswith(names.update_queue("")) for queue in queues)
 
 
-def _tls_lines(port: int, tls: Tls) -> list[str]:
-    """rabbitmq.conf for the TLS port (https://www.rabbitmq.com/docs/ssl); `tcp_listen_options` hold for it too.
+def tls_lines(tls: Tls) -> list[str]:
+    """rabbitmq.conf for TLS and logins, but for the port (https://www.rabbitmq.com/docs/ssl).
 
-    Clients log in with passwords; where no certificate is asked of them, the node does not look at one.
+    `tcp_listen_options` hold for TLS too. Where no certificate is asked of clients, the node does not look at one. A
+    client that shows one shows a good one, or is not let in, whatever it logs in by.
     """
-    return [
-        f"listeners.ssl.1 = {HOST}:{port}",
+    looks = tls.asks_clients or tls.logins != "password"
+    must_show = tls.asks_clients or tls.logins == "certificate"
+    lines = [
         f"ssl_options.cacertfile = {tls.ca}",
         f"ssl_options.certfile = {tls.server.certificate}",
         f"ssl_options.keyfile = {tls.server.key}",
-        f"ssl_options.verify = verify_{'peer' if tls.asks_clients else 'none'}",
-        f"ssl_options.fail_if_no_peer_cert = {'true' if tls.asks_clients else 'false'}",
+        f"ssl_options.verify = verify_{'peer' if looks else 'none'}",
+        f"ssl_options.fail_if_no_peer_cert = {'true' if must_show else 'false'}",
         "ssl_options.honor_cipher_order = true",
         "ssl_options.versions.1 = tlsv1.3",
         "ssl_options.versions.2 = tlsv1.2",
         *(f"ssl_options.ciphers.{number} = {cipher}" for number, cipher in enumerate(CIPHERS, start=1)),
     ]
+    offered = enumerate(MECHANISMS[tls.logins], start=1)
+    lines += [f"auth_mechanisms.{number} = {mechanism}" for number, mechanism in offered]
+    return lines + (["ssl_cert_login_from = common_name"] if tls.logins != "password" else [])
+
+
+def plugins_text(logins: Logins) -> str:
+    """RabbitMQ's file of enabled plugins."""
+    return "[].\n" if logins == "password" else f"[{PLUGIN}].\n"
 
 
 def write_private(path: Path, text: str) -> None:
@@ -154,8 +184,8 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _definitions_lines(file: Path, version: tuple[int, ...]) -> list[str]:
-    """How the node loads its definitions at boot.
+def definitions_lines(file: Path, version: tuple[int, ...]) -> list[str]:
+    """How a node loads its definitions at boot.
 
     A restarted RabbitMQ 4 that imports bindings of streams that it has does not boot, since they are not recovered yet
     (rabbitmq-server issue 14772; seen with 4.0.5). So it imports only what changed since; a wiped node knows of nothing

@@ -58,7 +58,7 @@ def render_definitions(
         "users": [
             {
                 "name": party.name,
-                "password_hash": password_hash(party.password),
+                "password_hash": party.password_hash or (password_hash(party.password) if party.password else ""),
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
                 "tags": "",
                 "limits": topology.limits_for(party),

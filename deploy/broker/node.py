@@ -14,12 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from deploy.broker import configuration, keeper
 from deploy.broker.certificates import Authority
-from deploy.broker.configuration import Ports
+from deploy.broker.configuration import Ports, Tls
 from deploy.broker.definitions import Definitions
 from deploy.local import ports as spare_ports
 from deploy.local.startup import wait_for_server
@@ -49,6 +49,8 @@ class PrivateNode:
         tls: serve TLS on a second port (`tls_port`), under an authority of the node's own (`ca`).
         client_certificates: on the TLS port, let only clients in that show a certificate of the same authority;
             they log in with their password all the same.
+        certificate_logins: speak TLS alone, on the AMQP port, and know clients by their certificates alone.
+        secured: the same with an authority that is kept elsewhere: what the node shows, and how clients log in.
     """
 
     host = configuration.HOST
@@ -62,11 +64,15 @@ class PrivateNode:
         detached: bool = False,
         tls: bool = False,
         client_certificates: bool = False,
+        certificate_logins: bool = False,
+        secured: Tls | None = None,
     ) -> None:
         self.directory = directory.absolute()
-        self._tls = tls
+        self._alone = certificate_logins or secured is not None
+        self._tls = tls or self._alone
         self._client_certificates = client_certificates
-        self._definitions = definitions
+        self._secured = secured
+        self.definitions = definitions
         self._detached = detached
         self._wanted_port = port
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -91,13 +97,28 @@ class PrivateNode:
         return False
 
     @property
+    def speaks_tls_alone(self) -> bool:
+        """Whether the node, as it was last started, speaks nothing but TLS, with logins by certificate."""
+        with contextlib.suppress(RequestError):
+            ports = self._pick_ports()
+            return ports.tls == ports.amqp
+        return False
+
+    @property
     def ca(self) -> Path:
         """PEM of the authority by which clients know the node (there after the first start with TLS)."""
-        return self.directory / "tls" / "ca.pem"
+        return self.directory / "tls" / "ca.pem" if self._secured is None else self._secured.ca
 
     def make_authority(self) -> Authority:
         """The node's own certificate authority, to sign clients' certificates with; made if missing."""
-        return Authority(self.ca.parent, f"Konsil private broker {self.directory.name}")
+        return Authority(self.directory / "tls", f"Konsil private broker {self.directory.name}")
+
+    @property
+    def answers(self) -> bool:
+        """Whether its ports answer; on one that speaks TLS it is enough that it takes connections."""
+        ports = self._pick_ports()
+        plain = ports.amqp == ports.tls or answers_amqp(self.host, ports.amqp)
+        return plain and (not ports.tls or _takes_connections(self.host, ports.tls))
 
     @property
     def log(self) -> Path:
@@ -133,12 +154,12 @@ class PrivateNode:
             )
         open_private_folder(self.directory)
         ports = self._choose_ports()
-        tls = None
-        if ports.tls:
+        tls = self._secured
+        if ports.tls and tls is None:
             identity = self.make_authority().issue_server_identity(("localhost", self.host))
-            tls = configuration.Tls(self.ca, identity, self._client_certificates)
+            tls = Tls(self.ca, identity, self._client_certificates, "certificate" if self._alone else "password")
         configuration.write_configuration(
-            self.directory, ports, server, epmd, definitions=self._definitions, log=self.log, tls=tls
+            self.directory, ports, server, epmd, definitions=self.definitions, log=self.log, tls=tls
         )
         command = [sys.executable, "-I", "-S", keeper.__file__, str(self.directory)]
         if not self._detached:
@@ -153,15 +174,12 @@ class PrivateNode:
         (self.directory / "keeper.pid").write_text(str(self._keeper.pid))
         started = self._keeper
 
-        def is_up() -> bool:
-            return answers_amqp(self.host, ports.amqp) and (not ports.tls or _takes_connections(self.host, ports.tls))
-
         def ended() -> WorkFailed | None:
             if started.poll() is None:
                 return None
             return WorkFailed("the private broker ended while starting", where=str(self.log), advice=self._last_words())
 
-        if not wait_for_server(is_up, ended, timeout):
+        if not wait_for_server(lambda: self.answers, ended, timeout):
             self.kill_node()
             raise WorkFailed(
                 f"the private broker did not answer within {timeout:.0f} s",
@@ -231,15 +249,20 @@ class PrivateNode:
         wanted = self._wanted_port
         with contextlib.suppress(RequestError):
             ports = self._pick_ports()
-            if self._wanted_port in (0, ports.amqp) and self._tls == (ports.tls != 0):
+            if self._wanted_port in (0, ports.amqp) and (self._tls, self._alone) == (
+                ports.tls != 0,
+                ports.tls == ports.amqp,
+            ):
                 for port in asdict(ports).values():
                     _claim_port(port).close()
                 return ports
             if self._wanted_port in (0, ports.amqp):
                 wanted = ports.amqp
         held = [_claim_port(wanted) if wanted else spare_ports.hold_free_port(self.host)]
-        held += [spare_ports.hold_free_port(self.host) for _ in range(3 if self._tls else 2)]
+        held += [spare_ports.hold_free_port(self.host) for _ in range(3 if self._tls and not self._alone else 2)]
         ports = Ports(*(sock.getsockname()[1] for sock in held))
+        if self._alone:
+            ports = replace(ports, tls=ports.amqp)
         for sock in held:
             sock.close()
         (self.directory / "ports.json").write_text(json.dumps(asdict(ports)))
@@ -292,7 +315,7 @@ def answers_amqp(host: str, port: int) -> bool:
 
 
 def _takes_connections(host: str, port: int) -> bool:
-    """Whether anything takes connections here (TLS: what the server says comes only after a handshake)."""
+    """Whether anything takes connections here."""
     try:
         socket.create_connection((host, port), timeout=2.0).close()
     except OSError:

@@ -78,7 +78,7 @@ def list_parties(sites: Iterable[str], researchers: Iterable[str], auditors: Ite
         RequestError: a name twice.
     """
     listed = [
-        (name, role) for role, given in zip(ROLES[1:], (sites, researchers, auditors), strict=True) for name in given
+        (name, role) for role, given in zip(ROLES[1:4], (sites, researchers, auditors), strict=True) for name in given
     ]
     known = [name for name, _role in listed]
     if twice := [name for name in known if known.count(name) > 1 or name == names.COORDINATOR]:
@@ -103,7 +103,7 @@ def read_roster(folder: Path) -> Roster | None:
     try:
         plain = json.loads(file.read_text())
         passwords: dict[str, str] = dict(plain["passwords"])
-        roles: dict[str, str] = plain.get("roles") or _roles_of(folder / "definitions.json")
+        roles: dict[str, str] = plain.get("roles") or roles_of(json.loads((folder / "definitions.json").read_text()))
         parties = tuple(Party(name, roles[name], password) for name, password in passwords.items())
         return Roster(str(plain["consortium"]), parties)
     except (FileNotFoundError, NotADirectoryError):
@@ -116,9 +116,8 @@ def read_roster(folder: Path) -> Roster | None:
         ) from None
 
 
-def _roles_of(definitions: Path) -> dict[str, str]:
-    """The roles in definitions that an earlier version wrote, which kept none beside them."""
-    plain = json.loads(definitions.read_text())
+def roles_of(plain: Definitions) -> dict[str, str]:
+    """The roles in definitions, which name none. KeyError, TypeError: they are not what `konsil broker` writes."""
     reads_only = {one["user"] for one in plain["permissions"] if one["write"] == "^$"}
     kinds = {one["user"]: str(one["write"]) for one in plain["topic_permissions"]}
     roles = {}
@@ -143,8 +142,9 @@ def write_roster(folder: Path, roster: Roster) -> None:
     write_private(folder / "logins.json", json.dumps(plain))
     logins = folder / LOGINS
     logins.mkdir(mode=0o700, exist_ok=True)
-    for gone in {one.name for one in logins.iterdir()} - set(roster.names):
-        (logins / gone).unlink()
+    for file in logins.iterdir():
+        if file.stem not in roster.names:  # no name has a dot: NAME, and NAME.pem and NAME.key of a certificate
+            file.unlink()
     for one in roster.parties:
         write_private(logins / one.name, one.password + "\n")
 

@@ -15,7 +15,7 @@ from messages import kinds, names
 from messages.ground.errors import RequestError
 from messages.ground.naming import EXPERIMENT_PATTERN, NAME_PATTERN
 
-ROLES = ("coordinator", "site", "researcher", "auditor")
+ROLES = ("coordinator", "site", "researcher", "auditor", "viewer")
 ANY_INBOX = rf"(\.{NAME_PATTERN})?"
 FOURTH_WORDS = {"coordinator": ANY_INBOX, "site": rf"(\.{names.COORDINATOR})?", "researcher": ""}
 """Role → pattern of the inboxes that it may write."""
@@ -23,11 +23,16 @@ FOURTH_WORDS = {"coordinator": ANY_INBOX, "site": rf"(\.{names.COORDINATOR})?", 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One login of the consortium; `role` is one of `ROLES`."""
+    """One login of the consortium; `role` is one of `ROLES`.
+
+    Without a password nobody logs in by one, only by a certificate. `password_hash` is RabbitMQ's, of a password that
+    the party made and did not tell.
+    """
 
     name: str
     role: str
-    password: str
+    password: str = ""
+    password_hash: str = ""
 
     def __post_init__(self) -> None:
         names.check_name(self.name, self.role)
@@ -41,8 +46,8 @@ class Party:
 
     @property
     def writes(self) -> bool:
-        """Whether it says anything: an auditor has no exchange and no inbox."""
-        return self.role != "auditor"
+        """Whether it says anything: an auditor or a viewer has no exchange and no inbox."""
+        return self.role not in ("auditor", "viewer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class Topology:
 
     @property
     def speakers(self) -> list[Party]:
-        """All but the auditors."""
+        """All but auditors and viewers."""
         return [one for one in self.parties if one.writes]
 
     def list_exchanges(self) -> list[str]:
@@ -139,7 +144,7 @@ class Topology:
             return ["downlink", "global", "progress", own]
         if party.role == "researcher":
             return ["downlink", "progress", "audit", "models", own]
-        return ["audit", "models"]
+        return ["audit", "progress"] if party.role == "viewer" else ["audit", "models"]
 
     def limits_for(self, party: Party) -> dict[str, int]:
         """Bounds of the party's login at the broker."""

@@ -49,6 +49,9 @@ PARTS: dict[str, CommandPart] = {
         "deploy.cli.site", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."
     ),
     "coordinator": CommandPart("deploy.cli.coordinator", "The coordinator service, and its journal's safety."),
+    "provision": CommandPart(
+        "deploy.provision.cli", "Keys, certificates and the register: who is let into a consortium, and how."
+    ),
     "broker": CommandPart("deploy.broker.cli", "A private RabbitMQ node for trying, and definitions for a real one."),
 }
 

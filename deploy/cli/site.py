@@ -354,13 +354,14 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
     from site_agent.desk import control
     from site_agent.desk.read_file import outdated_words
 
-    answer = control.ask_agent(read_config(config).site.state, request)
+    read = read_config(config)
+    answer = control.ask_agent(read.site.state, request)
     outdated = outdated_words(answer, config)
     if as_json:
-        emit_json(answer | {"file_outdated": outdated is not None})
+        emit_json(answer | {"file_outdated": outdated is not None, "login": read.broker.way})
         return
     hours = "" if answer["within_hours"] else outside_hours(answer)
-    say_line(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']}")
+    say_line(f"{answer['site']}: {answer['state']}{hours}, broker {answer['broker']} ({read.broker.way})")
     if outdated:
         say_line(f"  {outdated}")
     if line := unconfirmed_words(answer["unconfirmed"]):

@@ -39,7 +39,7 @@ def app(
         Path | None, typer.Option("--out", help="Where report, model and log go; default demo-out/DATE-TIME.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep images, caches and the broker's data too.")] = False,
-    tls: Annotated[bool, typer.Option("--tls", help="All talk with the broker goes over TLS.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", hidden=True, help="As it is always.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Three hospitals on this machine train one model through a real RabbitMQ.
@@ -89,7 +89,6 @@ def app(
         baselines=wanted,
         keep=keep,
         overrides={"wire": {"codec": codec}},
-        tls=tls,
     )
     from deploy import console
     from deploy.cli import live

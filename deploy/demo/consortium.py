@@ -1,4 +1,4 @@
-"""The demo's consortium on paper: names, passwords, and the very kinds of files that production runs with."""
+"""The demo's consortium on paper: names, logins, and the very kinds of files that production runs with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from deploy.broker.definitions import Definitions, render_definitions
 from deploy.broker.topology import Party, StreamSizes
 from deploy.demo import toml
 from deploy.demo.layout import DemoLayout
-from deploy.provision.key_ring import KeyRing, make_key_ring
+from deploy.provision.kit import BrokerFacts
+from deploy.provision.together import Household, make_parties
 from messages.names import COORDINATOR
 from messages.tasks.registry import TASKS
 from messages.trust.register import Role
@@ -88,20 +89,32 @@ def site_content(
 
 @dataclass(frozen=True, slots=True)
 class Consortium:
-    """Who takes part, each one's password, and all keys: a demo's operator is everybody."""
+    """Who takes part, and how each one logs in.
+
+    Attributes:
+        passwords: each one's; empty where all have certificates.
+        household: their keys and certificates; None: they have passwords.
+    """
 
     layout: DemoLayout
     sites: tuple[str, ...]
     passwords: Mapping[str, str] = field(repr=False)
-    ring: KeyRing
     sizes: StreamSizes = SIZES
+    household: Household | None = None
+
+    @classmethod
+    def make_keys(cls, layout: DemoLayout, sites: Sequence[str], sizes: StreamSizes = SIZES) -> Consortium:
+        """With fresh keys and certificates, as `konsil provision` makes them."""
+        roles = list_roles(sites)
+        others = {name: role for name, role in roles.items() if name != COORDINATOR}
+        household = make_parties(layout.parties, CONSORTIUM, BrokerFacts(hosts=("127.0.0.1", "localhost")), others)
+        return cls(layout, tuple(sites), dict.fromkeys(roles, ""), sizes, household)
 
     @classmethod
     def invent_logins(cls, layout: DemoLayout, sites: Sequence[str], sizes: StreamSizes = SIZES) -> Consortium:
-        """With fresh passwords and keys."""
-        roles = list_roles(sites)
-        passwords = {party: secrets.token_urlsafe(18) for party in roles}
-        return cls(layout, tuple(sites), passwords, make_key_ring(layout.run / "keys", CONSORTIUM, roles), sizes)
+        """With fresh passwords."""
+        passwords = {party: secrets.token_urlsafe(18) for party in list_roles(sites)}
+        return cls(layout, tuple(sites), passwords, sizes)
 
     def make_definitions(self) -> Definitions:
         """What the broker boots with."""
@@ -114,9 +127,9 @@ class Consortium:
         return self.layout.profile if party == RESEARCHER else self.layout.run / f"{party}.toml"
 
     def write_coordinator(self, port: int, ca: Path | None = None) -> Path:
-        """coordinator.toml; here and below `ca` is the broker's authority, and `port` then its TLS port."""
+        """coordinator.toml; here and below `ca` is the broker's authority where logins are by password over TLS."""
         content = coordinator_content(self.layout, self.sites)
-        return self._write_config(COORDINATOR, content | {"broker": self._broker_section(COORDINATOR, port, ca)})
+        return self._write_config(COORDINATOR, content | self._sections(COORDINATOR, port, ca))
 
     def write_profile(self, port: int, ca: Path | None = None) -> Path:
         """The researcher's profile.toml."""
@@ -127,7 +140,7 @@ class Consortium:
                 "role": "researcher",
                 "consortium": CONSORTIUM,
                 "journal": self.layout.coordinator,
-                "broker": self._broker_section(RESEARCHER, port, ca),
+                **self._sections(RESEARCHER, port, ca),
             },
         )
 
@@ -153,23 +166,21 @@ class Consortium:
         content = site_content(
             self.layout, site, dataset=dataset, source=source, threads=threads, gpus=gpus, trainer=trainer
         )
-        return self._write_config(site, content | {"broker": self._broker_section(site, port, ca)})
+        return self._write_config(site, content | self._sections(site, port, ca))
 
-    def _broker_section(self, party: str, port: int, ca: Path | None) -> dict[str, Any]:
+    def _sections(self, party: str, port: int, ca: Path | None) -> dict[str, Any]:
+        """[broker], and [trust] where there are keys."""
+        broker = {"host": "127.0.0.1", "port": port, "vhost": CONSORTIUM, "user": party}
+        if self.household is not None:
+            own = self.household.broker_keys(party)
+            return {"broker": broker | own, "trust": self.household.trust_keys(party)}
         secret = self.layout.run / f"{party}.password"
         write_private(secret, self.passwords[party] + "\n")
-        return {
-            "host": "127.0.0.1",
-            "port": port,
-            "vhost": CONSORTIUM,
-            "user": party,
-            "password": f"file:{secret}",
-            "ca": ca,
-        }
+        return {"broker": broker | {"password": f"file:{secret}", "ca": ca}}
 
     def _write_config(self, party: str, content: Mapping[str, Any]) -> Path:
         path = self.config_of(party)
-        write_private(path, toml.write_toml({**content, "trust": self.ring.trust_of(party)}))
+        write_private(path, toml.write_toml(content))
         return path
 
 

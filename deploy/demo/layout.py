@@ -43,6 +43,11 @@ class DemoLayout:
         return self.run / "broker"
 
     @property
+    def parties(self) -> Path:
+        """Keys and certificates: the operator's folder, and each party's."""
+        return self.run / "parties"
+
+    @property
     def pacs(self) -> Path:
         """Each hospital's PACS, where the images come from one."""
         return self.run / "pacs"

@@ -34,8 +34,6 @@ from messages.ground.errors import WorkFailed
 from messages.reasons import advise_on
 
 Say = Callable[[str], None]
-Broker = tuple[int, Path | None]
-"""Port, and the authority of the broker where that port speaks TLS."""
 GLIOMA_ROUNDS, REAL_ROUNDS = 10, 20
 CASES_PER_SITE = 32
 
@@ -53,7 +51,6 @@ class Options:
     from_pacs: bool = False
     """Phantoms as DICOM in a private Orthanc a site, from which it fetches them; not together with `data`."""
     keep: bool = False
-    tls: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Sections of the experiment file that replace the demo's own (tests: a tiny net)."""
     cases: int | None = None
@@ -74,7 +71,7 @@ def run_demo(options: Options, view: View, say: Say) -> Outcome:
     names = consortia.site_names(options.sites)
     experiment = _choose_experiment(options, names, real)
     layout.experiment.write_text(toml.write_toml(experiment.as_plain()))
-    consortium = consortia.Consortium.invent_logins(layout, names)
+    consortium = consortia.Consortium.make_keys(layout, names)
     _fix_secrets(layout, names, options.seed)
     origin = _choose_origin(options, names, experiment, real)
     with Children() as children, contextlib.closing(origin), _broker_node(options, consortium) as start_broker:
@@ -82,11 +79,11 @@ def run_demo(options: Options, view: View, say: Say) -> Outcome:
             say("starting a private Orthanc for each site")
         writers = origin.bring_images(children)
         say("starting a private RabbitMQ" + (", writing each site's images" if writers else ""))
-        broker = start_broker()
+        port = start_broker()
         if origin.first:
             await_images(writers, origin, say)
-        services = _start_services(children, consortium, options, experiment, origin, broker)
-        profile = consortium.write_profile(*broker)
+        services = _start_services(children, consortium, options, experiment, origin, port)
+        profile = consortium.write_profile(port)
         if not origin.first:
             await_images(writers, origin, say)
         say(f"publishing {experiment.id}: {len(names)} sites, {experiment.rounds.count} rounds")
@@ -142,13 +139,14 @@ def _fix_secrets(layout: DemoLayout, sites: tuple[str, ...], seed: int) -> None:
 
 
 @contextlib.contextmanager
-def _broker_node(options: Options, consortium: consortia.Consortium) -> Iterator[Callable[[], Broker]]:
+def _broker_node(options: Options, consortium: consortia.Consortium) -> Iterator[Callable[[], int]]:
     """A node that is started by calling what this yields, and ended with the context."""
-    node = PrivateNode(options.layout.broker, definitions=consortium.make_definitions(), tls=options.tls)
+    secured = None if consortium.household is None else consortium.household.secured
+    node = PrivateNode(options.layout.broker, definitions=consortium.make_definitions(), secured=secured)
 
-    def start() -> Broker:
+    def start() -> int:
         node.start()
-        return (node.tls_port, node.ca) if options.tls else (node.port, None)
+        return node.port
 
     try:
         yield start
@@ -179,17 +177,17 @@ def _start_services(
     options: Options,
     experiment: Experiment,
     origin: Origin,
-    broker: Broker,
+    port: int,
 ) -> list[Child]:
     """The coordinator and the site agents, as production starts them."""
     layout, gpus = consortium.layout, machine.count_gpus()
-    config = consortium.write_coordinator(*broker)
+    config = consortium.write_coordinator(port)
     command = [sys.executable, "-m", "coordinator", "--config", str(config)]
     services = [children.start_child("coordinator", command, layout.log_of("coordinator"))]
     for index, site in enumerate(consortium.sites):
         config = consortium.write_site(
             site,
-            *broker,
+            port,
             dataset=experiment.data.dataset,
             source=origin.describe_source(site),
             threads=machine.share_threads(len(consortium.sites)),

@@ -29,7 +29,7 @@ class Follower:
         self._session, self._clock = session, clock
         self._reader = HistoryReader()
         self.story = ExperimentStory(experiment)
-        self._hears_live = session.profile.role == "researcher"
+        self._hears_live = session.profile.role in ("researcher", "viewer")
         self.history_at = clock()
 
     @property
@@ -41,9 +41,7 @@ class Follower:
         """Have the session read all history, and live messages from now on; an auditor reads the event log alone."""
         if self._hears_live:
             self._session.listen_to(names.PROGRESS, start=Start.NEXT)
-            self._session.listen_to(*HISTORY)
-        else:
-            self._session.listen_to(names.AUDIT)
+        self._session.listen_to(*(HISTORY if self._session.profile.role == "researcher" else (names.AUDIT,)))
         self.history_at = self._clock()
         self.story = replace(self.story, heard_since=self.history_at, hears_live=self._hears_live)
 

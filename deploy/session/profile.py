@@ -1,7 +1,7 @@
 """A person's connection: who they are and where the broker is. Read by the `experiment` and `audit` commands.
 
 name = "dr-a"
-role = "researcher"            # or "auditor"
+role = "researcher"            # or "auditor", "viewer"
 consortium = "glioma"
 journal = "/var/lib/konsil"    # optional, on the coordinator's machine: its state directory
 
@@ -40,7 +40,7 @@ class Profile(Settings):
     """One person's connection to one consortium."""
 
     name: Name
-    role: Literal["researcher", "auditor", "coordinator"] = "researcher"
+    role: Literal["researcher", "auditor", "viewer", "coordinator"] = "researcher"
     consortium: Name
     broker: BrokerAddress = Field(default_factory=BrokerAddress)
     journal: Path | None = None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -49,10 +49,14 @@ class BrokerAddress(Settings):
     """Literal, or "credential:NAME" (systemd LoadCredential), or "file:PATH"."""
     ca: Path | None = None
     """PEM of the authority that signed the broker's certificate; with it the connection is TLS."""
+    login: Literal["password", "certificate"] = "password"
+    """By which the broker knows this party: its password, or the name in `cert` (SASL EXTERNAL)."""
     cert: Path | None = None
-    """PEM of this party's own certificate, where the broker asks for one (it logs in by password all the same)."""
+    """PEM of this party's own certificate, where the broker asks for one."""
     key: str | None = None
     """Private key of `cert`: a path or "credential:NAME"."""
+    passphrase: SecretStr = SecretStr("")
+    """Of `key`, where it has one; written as `password` is."""
     heartbeat_seconds: int = Field(15, ge=5, le=20)
 
     def relative_to(self, folder: Path) -> BrokerAddress:
@@ -60,7 +64,8 @@ class BrokerAddress(Settings):
         update: dict[str, Any] = {
             name: folder / path for name, path in (("ca", self.ca), ("cert", self.cert)) if path is not None
         }
-        update["password"] = SecretStr(secret_beside(self.password.get_secret_value(), folder))
+        for name, secret in (("password", self.password), ("passphrase", self.passphrase)):
+            update[name] = SecretStr(secret_beside(secret.get_secret_value(), folder))
         if self.key is not None and not self.key.startswith("credential:"):
             update["key"] = str(folder / self.key)
         return self.model_copy(update=update)
@@ -69,9 +74,20 @@ class BrokerAddress(Settings):
         """The same, with the vhost that the broker's definitions make for a consortium where the file names none."""
         return self if "vhost" in self.model_fields_set else self.model_copy(update={"vhost": consortium})
 
+    @property
+    def way(self) -> str:
+        """How this party comes in, in words."""
+        if self.login == "certificate":
+            return "by certificate"
+        return "by password, over one-way TLS" if self.ca is not None else "by password, and nothing is encrypted"
+
     def resolved_password(self) -> str:
         """The password itself; raises ConfigError where a reference leads nowhere."""
         return read_secret(self.password.get_secret_value(), "broker.password")
+
+    def resolved_passphrase(self) -> str:
+        """The key's passphrase itself, "" where it has none; raises ConfigError where a reference leads nowhere."""
+        return read_secret(self.passphrase.get_secret_value(), "broker.passphrase")
 
 
 def read_secret(reference: str, where: str) -> str:
@@ -206,5 +222,5 @@ def suggest_word(given: str, known: Iterable[str]) -> str:
 
 def _show_value(key: str, value: Any) -> str:
     """A value in an error's line: bounded, and never a secret."""
-    text = "***" if "password" in key or key.endswith("token") else repr(value)
+    text = "***" if "pass" in key or key.endswith("token") else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

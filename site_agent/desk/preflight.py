@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from messages.bus.amqp.tls import end_of_certificate
 from messages.bus.base import Bus, Delivery, Start
 from messages.envelope import Author, check_origin, decode_event
 from messages.experiment import Experiment
@@ -32,6 +33,8 @@ from site_agent.wire.connection import Connect, connect_rabbitmq
 
 CLOCK_WARNING = 5.0
 ECHO_WITHIN = 8.0
+RENEW_WITHIN = 30
+"""Days before its end in which a certificate is to be renewed."""
 _TYPED_WRONG = "Look at these lines: somebody who is not here, or a typing error (`konsil site datasets` shows them)"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -85,7 +88,7 @@ def _check_broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterato
         yield failed_check("broker", error)
         return
     try:
-        yield _way_in(config, address)
+        yield _way_in(config, address, clock.now())
         for name in (DOWNLINK, GLOBAL):
             yield _check_readable(bus, name)
         yield _own_inbox(config, bus)
@@ -94,10 +97,17 @@ def _check_broker(config: SiteConfig, connect: Connect, clock: Clock) -> Iterato
         bus.close()
 
 
-def _way_in(config: SiteConfig, address: str) -> Check:
-    if config.broker.ca is not None:
-        return Check("broker", Grade.OK, f"{address} reachable over TLS, certificate and login right")
-    if config.broker.host in LOOPBACK:
+def _way_in(config: SiteConfig, address: str, now: float) -> Check:
+    broker = config.broker
+    if broker.cert is not None:
+        days = int((end_of_certificate(broker.cert.read_bytes()) - now) // 86400)
+        words = f"{address} reachable over TLS, login right: {broker.way}; ours is good for {days} days"
+        if days < RENEW_WITHIN:
+            return Check("broker", Grade.WARN, words, "Make new keys with `konsil provision renew`")
+        return Check("broker", Grade.OK, words)
+    if broker.ca is not None:
+        return Check("broker", Grade.OK, f"{address} reachable over TLS, certificate and login right: {broker.way}")
+    if broker.host in LOOPBACK:
         return Check("broker", Grade.OK, f"{address} reachable, login right")
     return Check(
         "broker", Grade.WARN, f"{address} reachable, login right, and nothing is encrypted, the password included",

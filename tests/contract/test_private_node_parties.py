@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,10 +45,10 @@ def command(*words: str) -> dict[str, Any]:
     return answer
 
 
-def log_in(home: Path, port: int, name: str) -> None:
-    """Raises LoginRefused."""
-    password = (home / "logins" / name).read_text().strip()
-    address = BrokerAddress.model_validate({"port": port, "vhost": "glioma", "user": name, "password": password})
+def log_in(logins: Path, up: dict[str, Any], name: str) -> None:
+    """With what the node's folder holds for this login; raises LoginRefused."""
+    files = {"ca": up["ca"], "cert": logins / f"{name}.pem", "key": str(logins / f"{name}.key")}
+    address = BrokerAddress.model_validate(files | {"port": up["port"], "vhost": "glioma", "login": "certificate"})
     bus = RabbitBus(address, name)
     try:
         bus.connect(10.0)
@@ -88,6 +89,12 @@ def test_what_is_forgotten_is_named(home: Path) -> None:
     before = kept(home)
     assert set(konsil("down", "--forget")["forgotten"]) == set(before)
     assert roster.read_roster(home) is None
+
+
+def test_logins_by_certificate_and_tls_beside_plain_amqp_exclude_each_other(home: Path) -> None:
+    kept(home)
+    with pytest.raises(RequestError, match="know TLS alone"):
+        konsil("up", "--login", "certificate", "--tls")
 
 
 @pytest.mark.parametrize("words", [("remove", "nobody"), ("remove", "coordinator"), ("add", "--researcher", "north")])
@@ -140,7 +147,9 @@ def test_definitions_over_those_of_0_1_keep_the_old_exchange_until_they_are_told
 
 @pytest.mark.broker
 @pytest.mark.timeout(600)
-def test_down_and_a_plain_up_bring_the_same_node_back_and_parties_come_and_go_while_it_runs(home: Path) -> None:
+def test_down_and_a_plain_up_bring_the_same_node_back_and_parties_come_and_go_while_it_runs(
+    home: Path, tmp_path: Path
+) -> None:
     try:
         find_server()
     except Unreachable:
@@ -152,15 +161,16 @@ def test_down_and_a_plain_up_bring_the_same_node_back_and_parties_come_and_go_wh
         up = command("up")
         assert up["consortium"] == "glioma"
         assert roster.read_roster(home) == before
-        log_in(home, up["port"], "north")
+        assert up["login"] == "certificate"
+        log_in(home / "logins", up, "north")
         command("add", "--site", "west")
-        log_in(home, up["port"], "west")
-        password = (home / "logins" / "west").read_text()
+        log_in(home / "logins", up, "west")
+        stolen = shutil.copytree(home / "logins", tmp_path / "stolen")
         command("remove", "west")
-        (home / "logins" / "west").write_text(password)
-        with pytest.raises(KonsilError):
-            log_in(home, up["port"], "west")
-        log_in(home, up["port"], "north")
+        assert not (home / "logins" / "west.key").exists()
+        with pytest.raises(KonsilError, match="refuses the login 'west'"):
+            log_in(stolen, up, "west")
+        log_in(home / "logins", up, "north")
         assert command("status")["users"] == ["coordinator", "dr-x", "north"]
     finally:
         PrivateNode(home, detached=True).stop()

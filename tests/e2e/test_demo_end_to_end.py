@@ -16,7 +16,11 @@ import pytest
 from brokers import PATIENCE, eventually, need_broker
 from e2e_finished import Finished
 
+from coordinator import config as coordinator_config
+from deploy.session import profile as profiles
 from messages import chain
+from messages.trust.settings import load_trust
+from site_agent import config as site_config
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.torch]
 PROGRAM = [sys.executable, e2e_tiny_demo.__file__]
@@ -82,6 +86,17 @@ def test_the_log_holds_every_round(finished: Finished) -> None:
     entries = list(chain.verify(chain.read_export(Path(finished.result["log"]))))
     assert {entry.experiment for entry in entries} == {finished.result["experiment"]}
     assert [entry.index for entry in entries] == list(range(1, len(entries) + 1))
+
+
+def test_everybody_logs_in_by_certificate_and_has_a_key_in_the_register(finished: Finished) -> None:
+    run = finished.out / "run"
+    coordinator = coordinator_config.read_config(run / "coordinator.toml")
+    configs = {"coordinator": coordinator, "dr-a": profiles.load_profile(run / "profile.toml")}
+    configs |= {site: site_config.read_config(run / f"{site}.toml") for site in coordinator.coordinator.sites}
+    assert {one.broker.login for one in configs.values()} == {"certificate"}
+    trusts = {name: one.trust and load_trust(one.trust, "demo", name) for name, one in configs.items()}
+    assert len({trust.key.public for trust in trusts.values() if trust}) == len(configs)
+    assert not list(run.rglob("*password*"))
 
 
 def test_images_and_the_brokers_data_are_gone_and_configuration_and_logs_stay(finished: Finished) -> None:

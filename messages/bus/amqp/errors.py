@@ -29,10 +29,13 @@ def explain_failure(error: Any, parameters: Any) -> KonsilError:
         what = f"the broker does not let {parameters.credentials.username!r} into {parameters.virtual_host!r}"
         return LoginRefused(what, where=where, advice="Check the consortium's name (vhost) and the user's permissions")
     if "ACCESS_REFUSED" in text or isinstance(error, exceptions.AuthenticationError):
+        by_certificate = isinstance(parameters.credentials, tls.CertificateLogin)
         return LoginRefused(
             f"the broker refuses the login {parameters.credentials.username!r}",
             where=where,
-            advice="Check user and password in the configuration",
+            advice="It goes by the name in our certificate. Ask the consortium's operator whether it was revoked"
+            if by_certificate
+            else 'Check user and password in the configuration, or whether it wants login = "certificate"',
         )
     if failed := tls.explain_tls_failure(_list_causes(error), parameters.host, where):
         return failed

@@ -261,11 +261,14 @@ class RabbitBus:
 
 
 def _connection_parameters(address: BrokerAddress, user: str, blocked_timeout: float) -> Any:
+    credentials: Any = tls.CertificateLogin(user)
+    if address.login == "password":
+        credentials = pika.PlainCredentials(user, address.resolved_password())
     return pika.ConnectionParameters(
         host=address.host,
         port=address.port,
         virtual_host=address.vhost,
-        credentials=pika.PlainCredentials(user, address.resolved_password()),
+        credentials=credentials,
         heartbeat=address.heartbeat_seconds,
         frame_max=131072,
         connection_attempts=1,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pika
+from cryptography import x509
 
 from messages.ground.errors import BrokerUnreachable, ConfigError, TlsFailed
 from messages.ground.settings import BrokerAddress, secret_path
@@ -34,6 +35,12 @@ def make_options(address: BrokerAddress) -> Any:
     Raises:
         ConfigError: a file is missing, is not what it should be, or one that belongs to another is not named.
     """
+    if address.login == "certificate" and (address.ca is None or address.cert is None):
+        raise ConfigError(
+            "a login by certificate needs broker.ca, broker.cert and broker.key",
+            where="broker.login",
+            advice='Name the files of the kit, or log in with login = "password"',
+        )
     if address.ca is None:
         for key, value in (("cert", address.cert), ("key", address.key)):
             if value is not None:
@@ -47,12 +54,17 @@ def make_options(address: BrokerAddress) -> Any:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     load_authority(context, address.ca, "broker.ca")
     if address.cert is not None:
-        _load_own(context, address.cert, address.key)
+        _load_own(context, address.cert, address.key, address.resolved_passphrase())
     elif address.key is not None:
         raise ConfigError(
             "a key needs the certificate that it belongs to", where="broker.key", advice="Add cert, or leave key out"
         )
     return pika.SSLOptions(context, address.host)
+
+
+def end_of_certificate(pem: bytes) -> float:
+    """When a certificate ends to be valid, seconds since 1970; ValueError where the bytes are none."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
 
 
 def explain_tls_failure(causes: Sequence[Any], host: str, where: str) -> BrokerUnreachable | None:
@@ -142,7 +154,16 @@ def load_authority(context: ssl.SSLContext, ca: Path, where: str) -> None:
         raise unreadable_error(ca, where, error) from None
 
 
-def _load_own(context: ssl.SSLContext, cert: Path, key: str | None) -> None:
+class CertificateLogin(pika.credentials.ExternalCredentials):  # type: ignore[misc]
+    """SASL EXTERNAL (RFC 4422, appendix A): the broker takes the name out of the certificate that we showed."""
+
+    def __init__(self, username: str) -> None:
+        super().__init__()
+        self.username = username
+        """For messages alone."""
+
+
+def _load_own(context: ssl.SSLContext, cert: Path, key: str | None, passphrase: str) -> None:
     key_file = cert if key is None else secret_path(key, "broker.key")
     for path, where in ((cert, "broker.cert"), (key_file, "broker.key")):
         try:
@@ -151,15 +172,16 @@ def _load_own(context: ssl.SSLContext, cert: Path, key: str | None) -> None:
             raise unreadable_error(path, where, error) from None
     try:
         # A key with a passphrase would have OpenSSL ask on the terminal: an empty one makes it an error.
-        context.load_cert_chain(cert, key_file, password="")
+        context.load_cert_chain(cert, key_file, password=passphrase)
     except (ssl.SSLError, ValueError) as error:
         mismatch = getattr(error, "reason", None) == "KEY_VALUES_MISMATCH"
         raise ConfigError(
             f"{key_file} is not the key of {cert}"
             if mismatch
-            else f"{cert} and {key_file} are not a certificate and its key in PEM form, without a passphrase",
+            else f"{cert} and {key_file} are not a certificate and its key in PEM form"
+            + (", or the passphrase is wrong" if passphrase else ", without a passphrase"),
             where="broker.cert, broker.key",
-            advice="Name the two files that were made together",
+            advice="Name the two files that were made together, and passphrase where the key has one",
         ) from None
 
 
