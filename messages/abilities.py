@@ -43,6 +43,9 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "no-good-key": 5,
         "equivocation": 5,
         "forked-log": 5,
+        "plan-not-allowed": 5,
+        "purpose-not-allowed": 5,
+        "approval-missing": 5,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""

@@ -257,10 +257,13 @@ class Rounds(Settings):
     extensions: int = Field(2, ge=0, le=100)
 
 
+PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation"]
+
+
 class Plan(Settings):
     """Who trains when: all sites in each round, one after the other, each for itself, or nobody."""
 
-    kind: Literal["aggregation", "sequential", "alone", "ensemble", "evaluation"] = "aggregation"
+    kind: PlanKind = "aggregation"
     strategy: AnyStrategy = FEDAVG
     """How updates make the next model: a name, or a table with a name and parameters."""
     weight_by: Literal["cases_used", "equal"] = "cases_used"

@@ -280,7 +280,7 @@ class Agent:
 
     def _recover_work(self) -> None:
         verdicts = {
-            name: self._rules.judge_experiment(job.file, job.researcher)
+            name: self._rules.judge_experiment(job.file, job.researcher, job.signer)
             for name, job in self._steps.agenda.jobs.items()
             if job.phase is Phase.DECLINED or job.pending is not None
         }

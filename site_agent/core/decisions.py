@@ -29,6 +29,7 @@ class Invite:
     researcher: str
     by_hand: bool
     refusal: Reason | None = None
+    signer: str | None = None
 
 
 @dataclass(frozen=True)

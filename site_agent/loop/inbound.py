@@ -27,6 +27,7 @@ from messages.names import COORDINATOR
 from messages.reasons import Reason
 from site_agent.core.effects import Effect, Say
 from site_agent.core.inputs import Heard, PartBroken, Receipted
+from site_agent.core.policy import ANY_KEY, in_known_words
 from site_agent.core.steps import STEPS, opening_of
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
@@ -176,10 +177,10 @@ class Inbound:
         if isinstance(event.body, ExperimentAccepted):
             verdict = self._rules.judge_accepted(event.body)
         elif event.kind in STEPS and job is not None:
-            verdict = self._rules.judge_experiment(job.file, job.researcher)
+            verdict = self._rules.judge_experiment(job.file, job.researcher, job.signer)
         else:
             return Heard(event)
-        return Heard(event, verdict, self._rules.opens_in())
+        return Heard(event, in_known_words(verdict, self.coordinator_can), self._rules.opens_in())
 
     def _take_standing(self, body: Standing) -> list[Effect]:
         todo: list[Effect] = []
@@ -197,7 +198,8 @@ class Inbound:
         return self._steps.take_step(Receipted(event.experiment, event.round, event.attempt))
 
     def _answer_check(self, body: ExperimentChecked, experiment: str) -> None:
-        verdict = self._rules.judge_experiment(body.experiment, body.researcher)
+        forecast = self._rules.judge_experiment(body.experiment, body.researcher, ANY_KEY)
+        verdict = in_known_words(forecast, self.coordinator_can)
         if verdict.reason is Reason.NOT_INVITED:
             return
         agenda = self._steps.agenda

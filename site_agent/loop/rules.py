@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
 
-from messages.envelope import decode_stored
+from messages.envelope import Event, decode_stored
 from messages.experiment import Experiment
 from messages.ground.clock import Clock
 from messages.ground.errors import MalformedMessage
@@ -24,17 +25,25 @@ log = structlog.get_logger()
 
 
 class Rules:
-    """Judges for one site."""
+    """Judges for one site.
 
-    def __init__(self, config: SiteConfig, clock: Clock) -> None:
+    Args:
+        signer_of: the fingerprint of the key that signed an event, where it is a good key of the event's sender; None
+            where nothing says so. Until events are signed, nothing does.
+    """
+
+    def __init__(
+        self, config: SiteConfig, clock: Clock, signer_of: Callable[[Event], str | None] = lambda _event: None
+    ) -> None:
+        self._signer_of = signer_of
         self.config, self._clock = config, clock
         self.floors = config.policy.floors
 
     def judge_accepted(self, body: ExperimentAccepted) -> PolicyVerdict:
         """Judge an announced experiment; the researcher's own event has to say the same as the coordinator."""
-        verdict = self.judge_experiment(body.experiment, body.researcher)
-        if verdict.reason in (Reason.NOT_INVITED, Reason.UNSUPPORTED):
-            return verdict
+        early = self.judge_experiment(body.experiment, body.researcher)
+        if early.reason in (Reason.NOT_INVITED, Reason.UNSUPPORTED):
+            return early
         try:
             original = decode_stored(body.original)
             start = original.body
@@ -43,10 +52,12 @@ class Rules:
             digests = {Experiment.model_validate(plain).digest() for plain in (start.experiment, body.experiment)}
         except (MalformedMessage, ValidationError):
             return PolicyVerdict(Reason.MALFORMED)
-        return verdict if digests == {body.digest} else PolicyVerdict(Reason.WRONG_DIGEST)
+        if digests != {body.digest}:
+            return PolicyVerdict(Reason.WRONG_DIGEST)
+        return self.judge_experiment(body.experiment, body.researcher, self._signer_of(original))
 
-    def judge_experiment(self, plain: dict[str, Any], researcher: str) -> PolicyVerdict:
-        """Judge an experiment file for a researcher."""
+    def judge_experiment(self, plain: dict[str, Any], researcher: str, signer: str | None = None) -> PolicyVerdict:
+        """Judge an experiment file for a researcher, whose event a key of this fingerprint has signed."""
         try:
             experiment = Experiment.model_validate(plain)
         except ValidationError:
@@ -58,6 +69,7 @@ class Rules:
             self.config.site.name,
             self._known_concepts(experiment.data.dataset),
             self._clock.local().date(),
+            signer,
         )
 
     def foresee_trouble(self, plain: dict[str, Any]) -> tuple[bool, Reason | None]:
