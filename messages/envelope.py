@@ -119,8 +119,12 @@ class Author:
         round_number: int = 0,
         attempt: int | str = 1,
         seq: int = 0,
+        more: Mapping[str, str] | None = None,
     ) -> Event:
         """Make and encode an event.
+
+        Args:
+            more: hashes and code words that go into its `ext`, beside what is announced there.
 
         Raises:
             MalformedMessage: no reader would take it: a name outside the grammar, or too large.
@@ -131,9 +135,12 @@ class Author:
             raise TypeError(f"the body of {kind!r} is {spec.body}, not {type(body)}")
         RoutingKey.parse(str(RoutingKey(kind, self.name, experiment)))
         identity = event_id(experiment, round_number, kind, self.name, attempt)
-        ext = abilities.announce_abilities(self.can) if kind in abilities.ANNOUNCING else {}
+        ext: dict[str, Any] = {}
+        if kind in abilities.ANNOUNCING:
+            ext |= abilities.announce_abilities(self.can)
         if (vocabulary := needed_vocabulary(kind, body)) > 1:
             ext[abilities.WORDS] = vocabulary
+        ext |= more or {}
         extension.check_ext(ext)
         payload = {
             "v": SCHEMA,

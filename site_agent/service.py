@@ -38,6 +38,7 @@ from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
 from site_agent.desk.read_file import ReadFile, note_file
 from site_agent.desk.status import status_line, status_of
+from site_agent.disk.lineage import Lineage
 from site_agent.disk.secret import require_whole
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
@@ -101,6 +102,7 @@ class Agent:
         self._pace = Pace(self._clock)
         self._rules = Rules(config, self._clock)
         self.spool = Spool(config.site.state)
+        self._lineage = Lineage(config.site.state)
         try:
             require_whole(config.site.state)  # said now, not by a trainer in the night
             agenda = restore_agenda(self.spool.load_agenda(config.site.name))
@@ -130,7 +132,7 @@ class Agent:
             lambda name, token, status: self.post_work(lambda: self._reports.take_exit(name, token, status)),
             clock,
         )
-        self._workshop = Workshop(config, self.spool, self._trainers, sealer, room, clock)
+        self._workshop = Workshop(config, self.spool, self._trainers, sealer, room, clock, self._lineage)
         self._relay = Relay(
             self._voice,
             self._rules.floors,
@@ -176,6 +178,7 @@ class Agent:
         self._hearing = Inbound(
             self.config.site.consortium,
             spool=self.spool,
+            lineage=self._lineage,
             steps=self._steps,
             errands=self._errands,
             voice=self._voice,
@@ -198,6 +201,7 @@ class Agent:
             trainers=self._trainers,
             rules=self._rules,
             spool=self.spool,
+            lineage=self._lineage,
             retention=self.config.retention,
             hearing=self._hearing,
             clock=self._clock,
@@ -251,6 +255,7 @@ class Agent:
             self._sender.close()
             self._receiver.close()
             self._bus.close()
+            self._lineage.close()
             self.spool.close()
 
     def _attach_queues(self) -> None:

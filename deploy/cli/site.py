@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploy.cli import lineage
 from deploy.cli.stock import say_case, say_stock, stock_as_plain
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from messages.experiment import read_experiment
@@ -287,6 +288,11 @@ def ledger(
     say_line(
         f"{len(entries) - len(updates)} events and {len(updates)} updates, {sum(one.bytes for one in entries):,} bytes"
     )
+
+
+app.command()(lineage.lineage)
+app.command()(lineage.forget)
+app.command()(lineage.commitments)
 
 
 @app.command()

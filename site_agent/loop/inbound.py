@@ -29,6 +29,7 @@ from site_agent.core.effects import Effect, Say
 from site_agent.core.inputs import Heard, PartBroken, Receipted
 from site_agent.core.policy import ANY_KEY, in_known_words
 from site_agent.core.steps import STEPS, opening_of
+from site_agent.disk.lineage import Lineage
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.rules import Rules
@@ -56,6 +57,7 @@ class Inbound:
         consortium: str,
         *,
         spool: Spool,
+        lineage: Lineage,
         steps: Steps,
         errands: EffectRunner,
         voice: Outbox,
@@ -65,6 +67,7 @@ class Inbound:
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self._consortium, self._spool, self._steps, self._errands = consortium, spool, steps, errands
+        self._lineage = lineage
         self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
@@ -166,11 +169,18 @@ class Inbound:
         known = isinstance(body, ExperimentAccepted) or self._steps.agenda.job_of(event.experiment) is not None
         if known and KINDS[event.kind].history and not self._spool.note_seen(event.id, now):
             return []
-        if isinstance(body, RoundComplete) and (why := body.left_out.get(self._steps.agenda.site)) is not None:
-            log.warning("left out of a round", reason=why, experiment=event.experiment, round=event.round)
+        if isinstance(body, RoundComplete):
+            self._note_outcome(event, body)
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._steps.take_step(self._make_input(event))
+
+    def _note_outcome(self, event: Event, body: RoundComplete) -> None:
+        site = self._steps.agenda.site
+        if (why := body.left_out.get(site)) is not None:
+            log.warning("left out of a round", reason=why, experiment=event.experiment, round=event.round)
+        used = site in body.contributors
+        self._lineage.note_model(event.experiment, event.round, body.model_digest, used=used)
 
     def _make_input(self, event: Event) -> Heard:
         job = self._steps.agenda.job_of(event.experiment)

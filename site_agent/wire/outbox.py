@@ -112,6 +112,7 @@ class Outbox:
             round_number=effect.round,
             attempt=effect.attempt,
             seq=self._spool.next_seq(),
+            more=effect.more,
         )
         self._spool.post_event(event, effect.attempt if isinstance(effect.attempt, int) else 1)
 
