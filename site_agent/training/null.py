@@ -216,10 +216,11 @@ class NullTrainer:
 
     def _write_update(self, request: Train) -> None:
         assert self._prepare is not None  # noqa: S101 (as above)
-        seed = Experiment.model_validate(self._prepare.experiment).seed
+        experiment = Experiment.model_validate(self._prepare.experiment)
+        number = request.round + experiment.rounds_before
         received = open_model(request.model, Manifest.model_validate(request.manifest))
         memory = self._remember_model(request) if self._remembers else ""
-        trained = _Moved(received, round_addend(seed, self._prepare.site, request.round, memory))
+        trained = _Moved(received, round_addend(experiment.seed, self._prepare.site, number, memory))
 
         def written(first: int, digests: list[bytes]) -> None:
             cases = self._split_shares()["train"]
