@@ -79,11 +79,8 @@ def _tell_accepted(x: d.Accepted) -> str:
     strategy = x.experiment.get("plan", {}).get("strategy", "FedAvg")
     named = f"; strategy {strategy.get('name')}" if isinstance(strategy, dict) else ""
     begins = "" if x.origin is None else f"; begins with model {x.origin.digest[:12]}{_tell_lineage(x.origin)}"
-    anew = (
-        ""
-        if (told := x.experiment.get("supersedes")) is None
-        else f"; supersedes {Supersedes.model_validate(told).words}"
-    )
+    told = x.experiment.get("supersedes")
+    anew = "" if told is None else f"; supersedes {Supersedes.model_validate(told).words}"
     return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}{begins}{anew}"
 
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from messages.chain import Entry
-from messages.ground.errors import RequestError
+from messages.ground.durable import replace_file
+from messages.ground.errors import RequestError, WorkFailed
 from messages.ground.units import count_noun
 from messages.ground.written.documents import read_json
 
@@ -123,7 +124,11 @@ def commitments(
         ]
         if not opened:
             raise RequestError("there is no commitment to open", where=experiment or str(config))
-        out.write_text(json.dumps({"proof": 1, "site": site.name, "commitments": opened}, indent=1) + "\n")
+        content = json.dumps({"proof": 1, "site": site.name, "commitments": opened}, indent=1) + "\n"
+        try:
+            replace_file(out, content.encode(), mode=0o600)  # it holds keys
+        except OSError as error:
+            raise WorkFailed(f"cannot be written ({error.strerror})", where=str(out)) from None
     if as_json:
         keys = [{**row, "key": one.key is not None} for row, one in zip(rows, found, strict=True)]
         emit_json({"site": site.name, "commitments": keys})

@@ -49,7 +49,7 @@ def plan_rerun(
 
     Args:
         taken: ids of experiments that there are.
-        without: sites that are not in it. None: all are, with the data that they have now.
+        without: sites that are not in it; where it names none, all are, with the data that they have now.
         before_round: it begins with the model that this round (from 1) received; None: where `without` first trained.
         identity: its id; None: the old one's with "-rerun-" and a number.
 

@@ -318,7 +318,11 @@ def _mark(key: bytes, name: str) -> bytes:
 
 
 def _sweep(db: sqlite3.Connection) -> None:
-    """Remove what no round and no running experiment refers to."""
+    """Remove what no round and no experiment on record refers to."""
+    db.execute(
+        "DELETE FROM current WHERE experiment NOT IN (SELECT experiment FROM rounds) AND experiment NOT IN "
+        "(SELECT experiment FROM commitments)"
+    )
     db.execute(
         "DELETE FROM states WHERE number NOT IN (SELECT state FROM rounds) AND number NOT IN "
         "(SELECT state FROM current)"

@@ -306,6 +306,7 @@ def test_a_file_that_is_no_ledger_is_refused_with_what_to_do(kept: Kept, tmp_pat
 def test_a_site_shows_under_which_policy_it_took_part_and_the_log_agrees(kept: Kept, tmp_path: Path) -> None:
     proof, config = tmp_path / "proof.json", kept.folder / "site-a.toml"
     assert ask(site.app, "commitments", "--config", config, "--out", proof).exit_code == 0
+    assert proof.stat().st_mode & 0o077 == 0  # it holds keys
     told = ask(audit.app, "commitments", kept.log, proof, "--json")
     found = json.loads(told.stdout)
     assert (told.exit_code, found["holds"]) == (0, True)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from coordinator_kit import SITES, plain
+from coordinator_kit import CONSORTIUM, SITES, plain
+from coordinator_rig import Consortium
+from typer.testing import CliRunner
 from virtual_consortium import VirtualConsortium
 
+from deploy.cli import experiment as command
+from deploy.session import connection
+from deploy.session.connection import BrokerSession
+from deploy.session.profile import Profile
 from deploy.story.rerun import plan_rerun
 from deploy.story.story import ExperimentStory
 from deploy.story.telling import tell_all
 from messages import kinds
+from messages.bus.memory import MemoryBus
 from messages.experiment import Experiment
 from messages.ground.virtual.clock import VirtualClock
 
@@ -64,3 +73,24 @@ def test_a_rerun_without_a_site_makes_the_bits_of_an_experiment_that_never_had_i
     assert isinstance(told, Experiment)
     assert told.supersedes is not None
     assert told.supersedes.model == f"sha256:{full.rounds[4].model_digest}"
+
+
+def test_the_command_starts_it_and_the_coordinator_takes_it(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def opened(_profile: Path | None) -> Iterator[BrokerSession]:
+        with BrokerSession(MemoryBus(consortium.broker, "dr-a"), Profile(name="dr-a", consortium=CONSORTIUM)) as one:
+            yield one
+
+    monkeypatch.setattr(connection, "open_session", opened)
+    consortium.start()
+    consortium.join()
+    consortium.say("experiment-start", kinds.ExperimentStart(experiment=plain(quorum={"least_sites": "all"})))
+    consortium.until("experiment-complete")
+    said = CliRunner().invoke(command.app, ["rerun", "exp-1", "--without", "site-c", "--reason", "wrong-labels"])
+    assert "exp-1-rerun-1: accepted; it begins with the first round, 2 rounds with site-a, site-b\n" in said.stdout
+    consortium.until("experiment-complete", 2)
+    told = CliRunner().invoke(command.app, ["rerun", "exp-1-rerun-1", "--check"])
+    assert told.exit_code == 1
+    assert "site-b: not known" in told.stdout  # sites by script tell no digests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -134,13 +135,17 @@ def test_destroyed_keys_leave_noise(record: Lineage, tmp_path: Path) -> None:
     assert again[POLICY] != told[POLICY]
 
 
-def test_what_is_old_is_pruned(record: Lineage) -> None:
+def test_what_is_old_is_pruned(record: Lineage, tmp_path: Path) -> None:
     joined(record)
     record.note_round("e", 1, 1e9)
     record.note_round("e", 2, 2e9)
     record.prune_old(1.5e9)
     assert [one.round for one in record.trace_case(["case-1"])] == [2]
     assert record.list_commitments() == []
+    record.prune_old(3e9)
+    assert record.trace_case(["case-2"]) == []
+    with sqlite3.connect(tmp_path / FILE) as db:
+        assert db.execute("SELECT count(*) FROM members").fetchone() == (0,)
 
 
 def test_names_that_are_no_utf8_are_names(record: Lineage) -> None:
