@@ -50,6 +50,9 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "log-head": 5,
         "head-witnessed": 5,
         "Hello.head": 5,
+        "plan-not-allowed": 5,
+        "purpose-not-allowed": 5,
+        "approval-missing": 5,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""

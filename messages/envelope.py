@@ -127,6 +127,7 @@ class Author:
         to: str | None = None,
         after: str | None = None,
         answers: str | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> Event:
         """Make and encode an event, and sign it where the author has a key.
 
@@ -134,6 +135,7 @@ class Author:
             to: whose inbox it is for; None: it goes to the queue of its kind.
             after: digest of the author's previous history event (`signatures.digest_payload`).
             answers: digest of the event that it answers.
+            more: hashes and code words that go into its `ext`, beside what is announced there.
 
         Raises:
             MalformedMessage: no reader would take it: a name outside the grammar, or too large.
@@ -149,6 +151,7 @@ class Author:
             ext |= abilities.announce_abilities(self.can)
         if (vocabulary := needed_vocabulary(kind, body)) > 1:
             ext[abilities.WORDS] = vocabulary
+        ext |= more or {}
         if self.key is not None:
             ext |= _cover(self.key, spec.queue, to, after, answers)
         extension.check_ext(ext)

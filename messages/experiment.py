@@ -257,10 +257,13 @@ class Rounds(Settings):
     extensions: int = Field(2, ge=0, le=100)
 
 
+PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation"]
+
+
 class Plan(Settings):
     """Who trains when: all sites in each round, one after the other, each for itself, or nobody."""
 
-    kind: Literal["aggregation", "sequential", "alone", "ensemble", "evaluation"] = "aggregation"
+    kind: PlanKind = "aggregation"
     strategy: AnyStrategy = FEDAVG
     """How updates make the next model: a name, or a table with a name and parameters."""
     weight_by: Literal["cases_used", "equal"] = "cases_used"
@@ -324,6 +327,32 @@ class Wire(Settings):
     a small change than rounding the weights does. "exact" is what older files call "float32"."""
 
 
+class Supersedes(Settings):
+    """The model that this experiment makes anew, and why: written by `konsil experiment rerun`."""
+
+    experiment: str = Field(pattern=WHOLE_EXPERIMENT)
+    rounds: int = Field(ge=1, le=WHOLE)
+    """Rounds that made the model."""
+    model: str = Field(pattern=f"^{DIGEST_MARK}[0-9a-f]{{64}}$")
+    after: int = Field(0, ge=0, le=WHOLE)
+    """Rounds of it that stand: the model that they made is where this experiment begins (`net.from`)."""
+    reason: str = Field("withdrawn", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    """A reason code."""
+
+    @property
+    def words(self) -> str:
+        """For a person, in one line."""
+        stand = f", of which {self.after} stand" if self.after else ""
+        digest = self.model.removeprefix(DIGEST_MARK)[:12]
+        return f"model {digest}, which {self.experiment} made in {self.rounds} rounds{stand}: {self.reason}"
+
+    @model_validator(mode="after")
+    def _some_rounds_fall(self) -> Self:
+        if self.after >= self.rounds:
+            raise ValueError(f"after = {self.after}: of {self.rounds} rounds fewer stand")
+        return self
+
+
 class Experiment(Settings):
     """The whole file."""
 
@@ -348,6 +377,7 @@ class Experiment(Settings):
     quorum: Quorum = Quorum()
     privacy: Privacy = Privacy()
     wire: Wire = Wire()
+    supersedes: Supersedes | None = Field(None, json_schema_extra={"form": 3}, exclude_if=lambda value: value is None)
 
     @model_validator(mode="before")
     @classmethod
@@ -413,6 +443,8 @@ class Experiment(Settings):
                 f"plan.strategy: {strategy.words} needs {strategy.least_updates} updates in each round, and "
                 f"[quorum] with least_sites lets a round close with {self.least_sites}"
             )
+        if self.rounds_before and (wrong := _find_memory(self)) is not None:
+            raise ValueError(f"supersedes.after = {self.rounds_before}: {wrong}")
         if self.net.origin is not None and strategy.alters_tensors:
             raise ValueError(
                 f"net.from: with {strategy.name} other tensors travel than a model has, so it begins with a drawn one"
@@ -442,6 +474,12 @@ class Experiment(Settings):
     def least_sites(self) -> int:
         """Quorum's number of sites."""
         return len(self.sites) if self.quorum.least_sites == "all" else self.quorum.least_sites
+
+    @property
+    def rounds_before(self) -> int:
+        """Rounds of the experiment that it supersedes which stand: round r here takes the place of round r + so many
+        there, with its seeds and its learning rate."""
+        return 0 if self.supersedes is None else self.supersedes.after
 
     def number_of(self, site: str) -> int:
         """Which of the file's sites a site is, from 1."""
@@ -477,6 +515,20 @@ class Experiment(Settings):
         The order of the task's targets does: it is the order of the net's output channels.
         """
         return forms.digest_of(self.form, self.as_plain(), self.task.targets)
+
+
+def _find_memory(experiment: Experiment) -> str | None:
+    """Why an experiment cannot go on from the model alone that earlier rounds made, in words; None where it can."""
+    plan = experiment.plan
+    if plan.kind != "aggregation":
+        return f'plan.kind = "{plan.kind}" does not go on from a model in mid-way: begin anew, with after = 0'
+    if plan.strategy.remembers:
+        return f"{plan.strategy.name} remembers more of earlier rounds than their model: begin anew, with after = 0"
+    if not experiment.training.optimizer.reset:
+        return "training.optimizer.reset = false remembers more than the model: begin anew, with after = 0"
+    if experiment.net.origin is None or not experiment.net.origin.startswith(DIGEST_MARK):
+        return f'it needs net.from = "{DIGEST_MARK}…": the model that these rounds made'
+    return None
 
 
 def _find_untrained(experiment: Experiment) -> str | None:

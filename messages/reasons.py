@@ -140,6 +140,10 @@ class Reason(StrEnum):
     WRONG_ADDRESSEE = "wrong-addressee"
     OUT_OF_TIME = "out-of-time"
     UNPROVEN_LOG = "unproven-log"
+    # what a site's policy asks for beside
+    PLAN_NOT_ALLOWED = "plan-not-allowed"
+    PURPOSE_NOT_ALLOWED = "purpose-not-allowed"
+    APPROVAL_MISSING = "approval-missing"
     # what a reader does not know
     OTHER = "other"
 
@@ -174,6 +178,9 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.WRONG_ADDRESSEE: Reason.SENDER_MISMATCH,
     Reason.OUT_OF_TIME: Reason.EXPERIMENT_EXPIRED,
     Reason.UNPROVEN_LOG: Reason.SITE_PAUSED,
+    Reason.PLAN_NOT_ALLOWED: Reason.NOT_ALLOWED,
+    Reason.PURPOSE_NOT_ALLOWED: Reason.NOT_ALLOWED,
+    Reason.APPROVAL_MISSING: Reason.NOT_ALLOWED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -224,6 +231,9 @@ ADVICE: dict[Reason, str] = {
     Reason.NET_NOT_ALLOWED: "Ask the site to name the net under [[policy.allow]]",
     Reason.CODEC_NOT_ALLOWED: "Ask the site to name the codec under [[policy.allow]], or use one that it allows",
     Reason.TASK_NOT_ALLOWED: "Ask the site to name the task under [[policy.allow]]",
+    Reason.PLAN_NOT_ALLOWED: "Ask the site to name the plan (plan.kind) under [[policy.allow]]",
+    Reason.PURPOSE_NOT_ALLOWED: "The site allows its data for other purposes: agree with it on the words of `purpose`",
+    Reason.APPROVAL_MISSING: "The site takes part only under an approval: write its number as `approval` in the file",
     Reason.DATASET_NOT_ALLOWED: "Ask the site to name the data set under [[policy.allow]]",
     Reason.TOO_MANY_ROUNDS: "Ask for fewer rounds, or the site to raise rounds_max",
     Reason.AWAITS_APPROVAL: "The site's operator approves by hand: `konsil site resume --approve ID`",

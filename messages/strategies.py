@@ -29,6 +29,9 @@ class StrategySpec(Settings):
     """Numbers that travel beside each weight: one, a control variate, or none."""
     withholds: ClassVar[bool] = False
     """Whether batch normalisation never travels."""
+    remembers: ClassVar[bool] = False
+    """Whether a round depends on more of the earlier rounds than on the model that they made: the coordinator or the
+    sites keep something of them."""
     nets: ClassVar[int] = 1
     """Nets that a site trains at a time."""
 
@@ -95,6 +98,7 @@ class FedAvgMSpec(StrategySpec):
     name: Literal["FedAvgM"] = "FedAvgM"
     lr: float = Field(1.0, gt=0, le=100)
     momentum: float = Field(0.9, ge=0, lt=1)
+    remembers: ClassVar[bool] = True
     from_model: ClassVar[bool] = True
 
 
@@ -107,6 +111,7 @@ class MomentsSpec(StrategySpec):
     beta2: float = Field(0.99, ge=0, lt=1)
     tau: float = Field(1e-3, ge=1e-12, le=1)
     """How adaptive it is: the smaller, the more. The second moment begins at its square."""
+    remembers: ClassVar[bool] = True
     from_model: ClassVar[bool] = True
 
 
@@ -129,6 +134,7 @@ class FedAdagradSpec(StrategySpec):
     lr: float = Field(0.01, gt=0, le=100)
     beta1: float = Field(0.0, ge=0, lt=1)
     tau: float = Field(1e-3, ge=1e-12, le=1)
+    remembers: ClassVar[bool] = True
     from_model: ClassVar[bool] = True
 
 
@@ -152,6 +158,7 @@ class FedBNSpec(StrategySpec):
     """Batch normalisation stays at the sites (Li et al. 2021): its weights and statistics never travel."""
 
     name: Literal["FedBN"] = "FedBN"
+    remembers: ClassVar[bool] = True
     in_training: ClassVar[bool] = True
     withholds: ClassVar[bool] = True
 
@@ -162,6 +169,7 @@ class ScaffoldSpec(StrategySpec):
     name: Literal["SCAFFOLD"] = "SCAFFOLD"
     lr: float = Field(1.0, gt=0, le=100)
     """The coordinator's learning rate (the paper's global step size)."""
+    remembers: ClassVar[bool] = True
     from_model: ClassVar[bool] = True
     in_training: ClassVar[bool] = True
     beside: ClassVar[int] = 1
@@ -172,6 +180,7 @@ class FedDynSpec(StrategySpec):
 
     name: Literal["FedDyn"] = "FedDyn"
     alpha: float = Field(0.01, gt=0, le=100)
+    remembers: ClassVar[bool] = True
     from_model: ClassVar[bool] = True
     in_training: ClassVar[bool] = True
 
@@ -181,6 +190,7 @@ class FedDCSpec(StrategySpec):
 
     name: Literal["FedDC"] = "FedDC"
     alpha: float = Field(0.01, gt=0, le=100)
+    remembers: ClassVar[bool] = True
     in_training: ClassVar[bool] = True
     beside: ClassVar[int] = 1
 
@@ -191,6 +201,7 @@ class MoonSpec(StrategySpec):
     name: Literal["MOON"] = "MOON"
     mu: float = Field(1.0, ge=0, le=100)
     temperature: float = Field(0.5, gt=0, le=100)
+    remembers: ClassVar[bool] = True
     in_training: ClassVar[bool] = True
 
 
@@ -200,6 +211,7 @@ class DittoSpec(StrategySpec):
     name: Literal["Ditto"] = "Ditto"
     mu: float = Field(0.1, ge=0, le=100)
     """How near (the paper's lambda)."""
+    remembers: ClassVar[bool] = True
     in_training: ClassVar[bool] = True
     nets: ClassVar[int] = 2
 

@@ -41,6 +41,7 @@ from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
 from site_agent.desk.read_file import ReadFile, note_file
 from site_agent.desk.status import status_line, status_of
+from site_agent.disk.lineage import Lineage
 from site_agent.disk.secret import require_whole
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
@@ -108,6 +109,7 @@ class Agent:
         self._verifier = make_verifier(site.consortium, trust)
         self._rules = Rules(config, self._clock, self._verifier)
         self.spool = Spool(config.site.state)
+        self._lineage = Lineage(config.site.state)
         try:
             require_whole(config.site.state)  # said now, not by a trainer in the night
             agenda = restore_agenda(self.spool.load_agenda(config.site.name))
@@ -145,7 +147,7 @@ class Agent:
             lambda name, token, status: self.post_work(lambda: self._reports.take_exit(name, token, status)),
             clock,
         )
-        self._workshop = Workshop(config, self.spool, self._trainers, sealer, room, clock)
+        self._workshop = Workshop(config, self.spool, self._trainers, sealer, room, clock, self._lineage)
         self._relay = Relay(
             self._voice,
             self._rules.floors,
@@ -191,6 +193,7 @@ class Agent:
         self._hearing = Inbound(
             self.config.site.consortium,
             spool=self.spool,
+            lineage=self._lineage,
             steps=self._steps,
             errands=self._errands,
             voice=self._voice,
@@ -215,6 +218,7 @@ class Agent:
             trainers=self._trainers,
             rules=self._rules,
             spool=self.spool,
+            lineage=self._lineage,
             retention=self.config.retention,
             hearing=self._hearing,
             clock=self._clock,
@@ -277,6 +281,7 @@ class Agent:
             self._sender.close()
             self._receiver.close()
             self._bus.close()
+            self._lineage.close()
             self.spool.close()
 
     def _attach_queues(self) -> None:
@@ -309,7 +314,7 @@ class Agent:
         verdicts = {
             name: PolicyVerdict(job.reason)
             if job.reason is Reason.UNPROVEN_LOG
-            else forked or self._rules.judge_experiment(job.file, job.researcher)
+            else forked or self._rules.judge_experiment(job.file, job.researcher, job.signer)
             for name, job in self._steps.agenda.jobs.items()
             if job.phase is Phase.DECLINED or job.pending is not None
         }

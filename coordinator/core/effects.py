@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from coordinator.core import decisions as d
 from coordinator.core.announce import Announcement
 from coordinator.core.plans.table import plan_of
 from coordinator.core.records import ModelOrigin
-from coordinator.core.state import ExperimentState, Model, Phase, Round
+from coordinator.core.state import ExperimentState, Kept, Model, Phase, Round
 from coordinator.core.steps.table import row_of
 from messages import kinds
 from messages.envelope import event_id
@@ -368,6 +368,8 @@ def needed_blobs(state: ExperimentState) -> frozenset[str]:
     if state.outcome is not None:
         rounds.add(state.outcome.rounds + 1)
     replayed = {one.round for one in state.kept}
+    if state.keep_updates is None:
+        rounds |= _untouched_rounds(state.kept)
     if state.makes_from_model:
         rounds |= replayed
     seals |= {state.models[number].seal for number in rounds if number in state.models}
@@ -380,6 +382,15 @@ def needed_blobs(state: ExperimentState) -> frozenset[str]:
         for parts in (state.round.parts, *state.round.earlier.values()):
             seals |= {part.update.seal for part in parts.values() if part.update is not None}
     return frozenset(seals)
+
+
+def _untouched_rounds(kept: Iterable[Kept]) -> set[int]:
+    """Rounds from the second on that were the first of some site: a rerun without it begins with the model that such a
+    round received (`konsil experiment rerun`)."""
+    first: dict[str, int] = {}
+    for one in kept:
+        first.setdefault(one.site, one.round)
+    return set(first.values()) - {1}
 
 
 def _own_blobs(state: ExperimentState, replayed: set[int]) -> set[str]:

@@ -29,8 +29,10 @@ class ModelOrigins:
         """The model that a file names; None where it names none.
 
         Raises:
-            ConfigError: there is none, it is not this researcher's to use, or it is of another net.
+            ConfigError: there is none, it is not this researcher's to use, or it is of another net; or what the file
+                says of an experiment that it supersedes is not so.
         """
+        self._check_superseded(experiment, researcher)
         named = experiment.net.origin
         if named is None:
             return None
@@ -67,6 +69,28 @@ class ModelOrigins:
             ) from None
         return view_tensors(state.manifest, buffer)
 
+    def _check_superseded(self, experiment: Experiment, researcher: str) -> None:
+        """Refuse a file that says of itself what is not so: the log has it on the coordinator's word."""
+        told = experiment.supersedes
+        if told is None:
+            return
+        state = self._states().get(told.experiment)
+        why = None
+        if state is None:
+            why = "no experiment has this id"
+        elif state.researcher != researcher:
+            why = "that experiment is another researcher's"
+        elif state.phase not in ENDED:
+            why = f"that experiment is {state.phase}: abort or finish it first"
+        elif told.model not in _digests_after(state, told.rounds):
+            why = f"its {told.rounds} rounds made another model"
+        elif told.after and experiment.net.origin not in _digests_after(state, told.after):
+            why = f"net.from is not the model that its first {told.after} rounds made"
+        elif differs := find_difference(state.experiment, experiment):
+            why = f"{differs} is not as it is there"
+        if why is not None:
+            raise ConfigError(f"experiment = {told.experiment!r}: {why}", where="supersedes")
+
     def _find_digest(self, digest: str, experiment: Experiment, researcher: str) -> tuple[ModelOrigin, MadeFor]:
         metadata = self._given.read_metadata(digest)
         if metadata is not None:
@@ -95,6 +119,22 @@ class ModelOrigins:
         if not self._blobs.has_blob(state.id, model.seal):
             raise ConfigError("that experiment's model is not kept any more")
         return _origin_of(state, rounds, model), MadeFor.of_experiment(state.experiment)
+
+
+_MAY_DIFFER = frozenset({"id", "sites", "quorum", "supersedes", "purpose", "approval", "expires", "keep_updates"})
+
+
+def find_difference(old: Experiment, new: Experiment) -> str | None:
+    """The first key in which an experiment that is made anew differs from the old one, and must not; None where it
+    differs only in its sites and in how many rounds are left."""
+    there, here = (one.model_dump(mode="json", by_alias=True) for one in (old, new))
+    rounds = new.rounds.count + new.rounds_before
+    here["rounds"]["count"], here["net"]["from"] = rounds, old.net.origin if new.rounds_before else new.net.origin
+    return next((key for key in there if key not in _MAY_DIFFER and there[key] != here.get(key)), None)
+
+
+def _digests_after(state: ExperimentState, rounds: int) -> set[str]:
+    return {DIGEST_MARK + model.digest for model in models_after(state, rounds)}
 
 
 def _origin_of(state: ExperimentState, rounds: int, model: Model) -> ModelOrigin:

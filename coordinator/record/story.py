@@ -13,6 +13,7 @@ from coordinator.record.journal import REGISTER, STEP, TERM
 from coordinator.record.recovery import read_step
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
+from messages.experiment import Supersedes
 from messages.ground.errors import LogBroken, MalformedMessage
 
 COORDINATOR = "coordinator"
@@ -80,7 +81,9 @@ def _tell_accepted(x: d.Accepted) -> str:
     strategy = x.experiment.get("plan", {}).get("strategy", "FedAvg")
     named = f"; strategy {strategy.get('name')}" if isinstance(strategy, dict) else ""
     begins = "" if x.origin is None else f"; begins with model {x.origin.digest[:12]}{_tell_lineage(x.origin)}"
-    return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}{begins}"
+    told = x.experiment.get("supersedes")
+    anew = "" if told is None else f"; supersedes {Supersedes.model_validate(told).words}"
+    return f"accepted; tensors travel as {x.experiment.get('wire', {}).get('codec', 'float32')}{named}{begins}{anew}"
 
 
 def _tell_lineage(origin: ModelOrigin) -> str:

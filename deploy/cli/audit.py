@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -214,6 +214,42 @@ def compare(
         if silent:
             say_line(f"no ledger was given of: {', '.join(silent)}")
     raise typer.Exit(0 if agrees else 1)
+
+
+@app.command()
+def commitments(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")],
+    proofs: Annotated[
+        list[Path], typer.Argument(metavar="PROOF...", help="What `konsil site commitments --out` wrote.")
+    ],
+    json_: JsonOption = False,
+) -> None:
+    """Check under which policy, and with which data, sites took part: what they show is what they committed to.
+
+    Exit status 1: a text is not what the site committed to in the log as it joined.
+
+    Example: konsil audit commitments log.konsil site-a.proof.json --json
+    """
+    from deploy.cli import lineage
+
+    read = [lineage.read_proof(path) for path in proofs]
+    logged = lineage.committed_in(chain.verify(chain.read_export(file)))
+    rows = [row for one in read for row in lineage.check_proof(one, logged) if _is_told(row, logged)]
+    holds = bool(rows) and all(row["holds"] for row in rows)
+    if json_:
+        emit_json({"file": str(file), "holds": holds, "commitments": rows})
+    else:
+        for row in rows:
+            said = "is what the site joined with" if row["holds"] else f"does NOT hold: {row['why']}"
+            say_line(f"{row['experiment']}, {row['site']}, {row['kind']} {row['digest'][:16]}: {said}")
+        if not rows:
+            say_line("the proofs are of no experiment in this log")
+    raise typer.Exit(0 if holds else 1)
+
+
+def _is_told(row: dict[str, Any], logged: Mapping[tuple[str, str], object]) -> bool:
+    """Whether the log has the experiment: of others it cannot say anything."""
+    return any(experiment == row["experiment"] for experiment, _site in logged)
 
 
 @app.command()

@@ -219,7 +219,7 @@ def lineage(
 
     Example: konsil audit lineage 3f2a9c81d07b log.konsil pretraining.konsil
     """
-    from deploy.cli import lineage as lineages
+    from coordinator.record import lineage as lineages
 
     entries = []
     for path in files:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from deploy.cli.rerun import rerun
 from deploy.console import (
     JsonOption,
     emit_json,
@@ -268,6 +269,9 @@ def exclude(
         emit_json({"experiment": identity, "site": site, "state": "excluded", "reason": reason})
     else:
         say_line(f"{identity}: {site} is excluded ({reason})")
+
+
+app.command()(rerun)
 
 
 @app.command()

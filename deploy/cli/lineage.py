@@ -1,158 +1,233 @@
-"""What led to a model, out of logs: experiments, rounds, sites with their cases and versions, and where it began."""
+"""`konsil site lineage`, `forget`, `commitments`, and what an auditor does with the file that the last one writes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from coordinator.core import decisions as d
-from coordinator.core import inputs as i
-from coordinator.core.evolve import evolve
-from coordinator.core.state import ExperimentState
-from coordinator.record.journal import STEP
-from coordinator.record.recovery import read_step
+import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from messages.chain import Entry
-from messages.ground.errors import MalformedMessage, RequestError
-from messages.kinds import Declined, Joined
-from messages.reasons import Reason
+from messages.ground.durable import replace_file
+from messages.ground.errors import RequestError, WorkFailed
+from messages.ground.units import count_noun
+from messages.ground.written.documents import read_json
+
+if TYPE_CHECKING:
+    from site_agent.config import SiteConfig
+    from site_agent.disk.lineage import Went
+
+DEFAULT = Path("/etc/konsil/site.toml")
+ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration, site.toml.")]
+_WHAT = "A case as `konsil site datasets` names it, or a patient; of a PACS also a Patient ID or a Study Instance UID."
 
 
-class Made:
-    """One experiment's rounds and sites, as its log has them."""
+def lineage(
+    name: Annotated[str, typer.Argument(metavar="CASE", help=_WHAT)],
+    config: ConfigOption = DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """Every experiment, round and model that a case or a patient went into. For local eyes only; nothing is sent.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.state: ExperimentState | None = None
-        self.rounds: dict[int, dict[str, Any]] = {}
-        self.sites: dict[str, dict[str, Any]] = {}
-        self.digests: dict[str, int] = {}
-        """Digest of a model → the round that made it; 0: the initial one."""
+    What was trained is not unlearned: each later model of the experiment holds it, too. `konsil experiment rerun` makes
+    a model anew without this site. The agent need not run.
 
-    def take_entry(self, entry: Entry) -> None:
-        given, decided = read_step(entry)
-        for decision in decided:
-            self.state = evolve(self.state, decision)
-            self._note(decision)
-        if isinstance(given, i.Received):
-            self._note_site(given)
-
-    def _note(self, x: d.AnyDecision) -> None:
-        if isinstance(x, d.InitialModel):
-            self.digests.setdefault(x.digest, 0)
-        elif isinstance(x, d.RoundClosed):
-            left = {site: str(reason) for site, reason in x.left_out.items()}
-            self.rounds[x.number] = {"contributors": dict(x.contributors), "left_out": left}
-        elif isinstance(x, d.RoundCompleted):
-            self.rounds.setdefault(x.number, {})["model_digest"] = x.digest
-            for digest in (x.digest, *(one.digest for one in x.own.values())):
-                self.digests[digest] = x.number
-        elif isinstance(x, d.SiteJoined) and x.site in self.sites:
-            self.sites[x.site]["joined"] = True
-
-    def _note_site(self, given: i.Received) -> None:
-        try:
-            event = given.event
-        except MalformedMessage:
-            return
-        body = event.body
-        if isinstance(body, Joined):
-            self.sites.setdefault(event.sender, {}).update(
-                cases=body.cases.model_dump(mode="json"),
-                versions=dict(body.platform.versions),
-                device=body.platform.device_type,
-                policy="it let the experiment in",
-            )
-        elif isinstance(body, Declined):
-            by_hand = body.reason is Reason.AWAITS_APPROVAL
-            self.sites.setdefault(event.sender, {}).update(
-                {"approved_by_hand": True} if by_hand else {"declined": body.reason.value}
-            )
-
-
-def read_made(entries: Iterable[Entry]) -> dict[str, Made]:
-    """Every experiment in these entries, which were verified."""
-    found: dict[str, Made] = {}
-    for entry in entries:
-        if entry.type == STEP:
-            found.setdefault(entry.experiment, Made(entry.experiment)).take_entry(entry)
-    return {name: one for name, one in found.items() if one.state is not None}
-
-
-def trace_model(digest: str, made: dict[str, Made]) -> list[dict[str, Any]]:
-    """What led to a model: the experiment that made it first, then the one that it began with, and so on.
-
-    Args:
-        digest: the model's, or its first 12 digits or more.
-
-    Raises:
-        RequestError: no log made it.
+    Example: konsil site lineage BraTS-0007
     """
-    steps: list[dict[str, Any]] = []
-    wanted: str | None = digest
-    while wanted is not None:
-        found = _find(wanted, made)
-        if found is None:
-            if not steps:
-                raise RequestError(f"no experiment in these logs made model {digest}")
-            steps[-1]["missing"] = "the log of the experiment that made this one's first model"
-            break
-        one, full, number = found
-        state = one.state
-        if state is None or any(step["experiment"] == one.name for step in steps):
-            break
-        steps.append(_describe(one, state, full, number))
-        wanted = None if state.origin is None else state.origin.digest
-    return steps
+    from site_agent.config import read_config
+    from site_agent.disk.lineage import read_lineage
+
+    site = read_config(config)
+    found = read_lineage(site.site.state).trace_case(_names_of(site, name))
+    if as_json:
+        emit_json({"rounds": [asdict(one) for one in found]})
+    elif not found:
+        note_line("It went into no round that is on record here; `konsil site datasets` shows the names of cases")
+    else:
+        print_table(
+            ["experiment", "round", "as", "model", ""],
+            [[one.experiment, str(one.round), one.split, one.model[:16], _outcome(one)] for one in found],
+        )
 
 
-def _find(digest: str, made: dict[str, Made]) -> tuple[Made, str, int] | None:
-    for _name, one in sorted(made.items()):
-        for full, number in one.digests.items():
-            # A model that another experiment made is only where this one began.
-            begun = number == 0 and one.state is not None and one.state.origin is not None
-            if full.startswith(digest) and len(digest) >= 12 and not begun:
-                return one, full, number
-    return None
+def _outcome(one: Went) -> str:
+    if one.split != "train":
+        return "scored with it, not trained on it"
+    if one.used is None:
+        return "the round's end was not heard"
+    return "in this model and each later one" if one.used else "trained on it; the round closed without this site"
 
 
-def _describe(one: Made, state: ExperimentState, digest: str, number: int) -> dict[str, Any]:
-    rounds = {str(at): round_ for at, round_ in sorted(one.rounds.items()) if at <= number}
-    took_part = sorted({site for round_ in rounds.values() for site in round_.get("contributors", {})})
-    origin = state.origin
-    return {
-        "experiment": one.name,
-        "model_digest": digest,
-        "rounds": number,
-        "experiment_digest": state.digest,
-        "researcher": state.researcher,
-        "dataset": state.experiment.data.dataset,
-        "strategy": state.experiment.plan.strategy.name,
-        "made_in": rounds,
-        "sites": {site: one.sites.get(site, {}) for site in took_part},
-        "declined": {
-            site: said["declined"] for site, said in one.sites.items() if "declined" in said and site not in took_part
-        },
-        "began_with": None if origin is None else {"model_digest": origin.digest, "experiment": origin.experiment},
-    }
+def forget(
+    name: Annotated[str | None, typer.Argument(metavar="[CASE]", help=_WHAT)] = None,
+    destroy_keys: Annotated[
+        bool, typer.Option("--destroy-keys", help="Destroy every key: all marks and commitments become noise.")
+    ] = False,
+    config: ConfigOption = DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """Erase, for good, what links a case or patient with any round; or all keys of this record.
+
+    It takes nothing out of a model, and no case out of the data: for that name the case in the list of the withdrawn.
+
+    Example: konsil site forget BraTS-0007
+    """
+    from site_agent.config import read_config
+    from site_agent.disk.lineage import read_lineage
+
+    if (name is None) != destroy_keys:
+        raise RequestError("name a case, or give --destroy-keys", where="konsil site forget")
+    site = read_config(config)
+    record = read_lineage(site.site.state)
+    gone = record.destroy_keys() if name is None else record.forget_case(_names_of(site, name))
+    if as_json:
+        emit_json({"destroyed": gone})
+    elif name is None:
+        say_line(f"{gone} keys destroyed: no commitment of this site can be opened any more")
+    else:
+        say_line(f"{count_noun(gone, 'link')} erased")
 
 
-def tell_lineage(steps: list[dict[str, Any]]) -> Iterable[str]:
-    """Lines for people."""
-    for step in steps:
-        yield f"model {step['model_digest']}: {step['experiment']}, {step['rounds']} rounds, by {step['researcher']}"
-        yield f"  experiment file {step['experiment_digest']}, data set {step['dataset']}, strategy {step['strategy']}"
-        for site, said in step["sites"].items():
-            cases = said.get("cases", {})
-            versions = ", ".join(f"{name} {number}" for name, number in sorted(said.get("versions", {}).items()))
-            hand = ", approved by hand" if said.get("approved_by_hand") else ""
-            joined = f"joined with {cases.get('train', '?')} training cases{hand}"
-            yield f"  {site}: {joined}; {versions or 'no versions told'}"
-        for number, round_ in step["made_in"].items():
-            took = ", ".join(f"{site} ({cases})" for site, cases in round_.get("contributors", {}).items())
-            yield f"  round {number}: {took}"
-        for site, reason in step["declined"].items():
-            yield f"  {site} declined: {reason}"
-        if step["began_with"] is not None:
-            yield f"  it began with model {step['began_with']['model_digest']}"
-        if "missing" in step:
-            yield f"  not here: {step['missing']}"
+def commitments(
+    experiment: Annotated[str | None, typer.Option("--experiment", metavar="ID", help="Of this one only.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write them with their keys, for an auditor to check.")
+    ] = None,
+    config: ConfigOption = DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """What this site has committed to as it joined: its policy, and its data set, as keyed digests.
+
+    The log has the digests alone. A file that --out writes opens them: whoever has it reads this site's policy. The key
+    of the data opens those of all experiments; the file holds digests of images, and no name.
+
+    Example: konsil site commitments --experiment glioma-01 --out site-a.proof.json
+    """
+    from site_agent.config import read_config
+    from site_agent.disk.lineage import read_lineage
+
+    site = read_config(config).site
+    found = read_lineage(site.state).list_commitments(experiment)
+    rows: list[dict[str, Any]] = [
+        {"experiment": one.experiment, "kind": one.kind, "digest": one.digest, "time": one.time} for one in found
+    ]
+    if out is not None:
+        opened = [
+            {**row, "key": one.key.hex(), "content": one.content}
+            for row, one in zip(rows, found, strict=True)
+            if one.key is not None
+        ]
+        if not opened:
+            raise RequestError("there is no commitment to open", where=experiment or str(config))
+        content = json.dumps({"proof": 1, "site": site.name, "commitments": opened}, indent=1) + "\n"
+        try:
+            replace_file(out, content.encode(), mode=0o600)  # it holds keys
+        except OSError as error:
+            raise WorkFailed(f"cannot be written ({error.strerror})", where=str(out)) from None
+    if as_json:
+        keys = [{**row, "key": one.key is not None} for row, one in zip(rows, found, strict=True)]
+        emit_json({"site": site.name, "commitments": keys})
+        return
+    print_table(
+        ["time", "experiment", "of", "digest", ""],
+        [
+            [
+                format_moment(one.time),
+                one.experiment,
+                one.kind,
+                one.digest[:16],
+                "" if one.key else "its key is destroyed",
+            ]
+            for one in found
+        ],
+    )
+    if out is not None:
+        note_line(f"{out}: opens {count_noun(len(opened), 'commitment')}; whoever has it reads what was committed to")
+
+
+def _names_of(site: SiteConfig, name: str) -> list[str]:
+    """What may stand for a name in the record: itself, and its pseudonyms where data come from DICOM."""
+    from site_agent.dicom.config import DicomDataset
+    from site_agent.disk.secret import secret_of
+
+    if not any(isinstance(one, DicomDataset) for one in site.datasets.values()):
+        return [name]
+    from site_agent.dicom.door.pseudonyms import Pseudonyms
+
+    known = Pseudonyms(secret_of(site.site.state))
+    return [name, known.pseudonym_of_patient(name), known.pseudonym_of_case(name)]
+
+
+# what an auditor does
+
+
+class OpenedCommitment(BaseModel):
+    """One commitment with what opens it."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    experiment: str
+    kind: str
+    digest: str
+    key: str = Field(pattern="^[0-9a-f]{64}$")
+    content: str
+
+
+class Proof(BaseModel):
+    """What `konsil site commitments --out` writes; what a later version adds is ignored."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    proof: int
+    site: str
+    commitments: list[OpenedCommitment]
+
+
+def read_proof(path: Path) -> Proof:
+    """RequestError where it is none."""
+    advice = "Write it at the site: `konsil site commitments --out FILE`"
+    try:
+        return Proof.model_validate(read_json(path, refuse=RequestError, advice=advice))
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise RequestError(
+            f"opens no commitments (look at {place or 'its top'})", where=str(path), advice=advice
+        ) from None
+
+
+def committed_in(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """(experiment, site) → what the site committed to each time that it joined, by what it is of."""
+    from coordinator.core import inputs as i
+    from coordinator.record.journal import STEP
+    from coordinator.record.recovery import read_step
+
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        given = read_step(entry)[0] if entry.type == STEP else None
+        if isinstance(given, i.Received) and given.event.kind == "joined":
+            found.setdefault((given.event.experiment, given.event.sender), []).append(given.event.ext)
+    return found
+
+
+def check_proof(proof: Proof, logged: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Each commitment of a site, with `holds`: the text is what the site committed to in the log. `why`: why not."""
+    from site_agent.disk.lineage import commit_to
+
+    rows = []
+    for one in proof.commitments:
+        said = logged.get((one.experiment, proof.site), [])
+        why = ""
+        if commit_to(bytes.fromhex(one.key), one.kind, one.content) != one.digest:
+            why = "text and key do not make this digest"
+        elif not said:
+            why = "the log has no joining of this site"
+        elif one.digest not in {ext.get(one.kind) for ext in said}:
+            why = "the log has another digest, or none"
+        row = {"site": proof.site, "experiment": one.experiment, "kind": one.kind, "digest": one.digest}
+        rows.append({**row, "holds": not why, "why": why, "content": one.content})
+    return rows

@@ -173,6 +173,8 @@ def closing_lines(story: ExperimentStory) -> list[str]:
         lines.extend(f"  {line}" for line in matrix_lines(story))
     elif story.phase == "complete":
         lines.append("  no test scores: it ended before an evaluation brought any")
+    if story.experiment is not None and story.experiment.supersedes is not None:
+        lines.append(f"  supersedes {story.experiment.supersedes.words}")
     if story.model_digest:
         lines.append(f"  model of round {story.model_round}, digest {story.model_digest}")
     return lines

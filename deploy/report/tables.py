@@ -42,6 +42,7 @@ def summary_table(story: ExperimentStory, images: Mapping[str, str]) -> str:
         ("Purpose", experiment.purpose if experiment else ""),
         ("Approval", experiment.approval if experiment else ""),
         ("Researcher", story.researcher or ""),
+        ("Supersedes", experiment.supersedes.words if experiment and experiment.supersedes else ""),
         ("Sites", ", ".join(f"{name} ({_standing_of(site)})" for name, site in sorted(story.sites.items()))),
         ("Images", "; ".join(f"{', '.join(names)}: {text}" for text, names in came)),
         ("Net", experiment.net.name if experiment else ""),

@@ -45,7 +45,9 @@ def _with_standing(story: ExperimentStory, site: str, state: str, **more: Any) -
 
 
 def _tell_joined(story: ExperimentStory, event: Event, body: kinds.Joined) -> ExperimentStory:
-    return _with_standing(story, event.sender, "joined", reason=None, cases=body.cases, platform=body.platform)
+    return _with_standing(
+        story, event.sender, "joined", reason=None, cases=body.cases, platform=body.platform, data=event.ext.get("data")
+    )
 
 
 def _tell_declined(story: ExperimentStory, event: Event, body: kinds.Declined) -> ExperimentStory:

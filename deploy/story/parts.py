@@ -48,6 +48,8 @@ class SiteStory:
     cases: kinds.CaseCounts | None = None
     """As announced in `joined` (or told in `declined`)."""
     platform: kinds.Platform | None = None
+    data: str | None = None
+    """The keyed digest of its data set that it told as it joined."""
     live: LiveSite = LiveSite()
 
 

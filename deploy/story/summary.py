@@ -78,6 +78,7 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
     """The whole story without its rounds' details."""
     test = story.test
     point = story.latest_point
+    named = None if story.experiment is None else story.experiment.supersedes
     matrices = {split: found.as_plain() for split in ("validation", "test") if (found := read_matrix(story, split))}
     return {
         "experiment": story.id,
@@ -89,6 +90,7 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
         "started": story.started,
         "ended": story.ended,
         "rounds": {"complete": story.completed_rounds, "planned": story.rounds_planned},
+        **({} if named is None else {"supersedes": named.model_dump(mode="json")}),
         "sites": {name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())},
         "validation": None if point is None else scores_as_plain(point.pooled, story.reader),
         "validation_round": None if point is None else point.round,

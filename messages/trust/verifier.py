@@ -137,6 +137,12 @@ class Verifier:
         """
         self._check(event, queue, event.time, late=float("inf"), past=True)
 
+    def find_signer(self, event: Claim) -> str | None:
+        """The fingerprint of the key that signed an event which was checked; None: it is not signed, or not checked."""
+        keys = {} if self._index is None else self._index.keys.get(event.sender, {})
+        key = keys.get(str(event.ext.get(KEY)))
+        return None if key is None else fingerprint_of(key.public)
+
     def _check(self, event: Claim, queue: str, now: float, *, late: float, past: bool = False) -> None:
         index = self._index
         if index is None:

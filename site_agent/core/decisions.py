@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from messages.kinds import CaseCounts, Label, Platform
@@ -29,6 +30,7 @@ class Invite:
     researcher: str
     by_hand: bool
     refusal: Reason | None = None
+    signer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Join:
     counts: CaseCounts
     platform: Platform
     data: str | None = None
+    committed: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

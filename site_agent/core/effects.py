@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from messages.kinds import Body, Declined, Joined, Label, RoundAccepted, RoundFailed
@@ -46,6 +46,8 @@ class Say:
     round: int
     body: Body
     attempt: int | str = 1
+    more: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What goes into its `ext`: keyed digests of what the site keeps."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _effects_of_invite(change: _Change, x: Invite) -> tuple[Effect, ...]:
 
 
 def _effects_of_join(change: _Change, x: Join) -> tuple[Effect, ...]:
-    return (Say("joined", x.experiment, 0, Joined(cases=x.counts, platform=x.platform)),)
+    return (Say("joined", x.experiment, 0, Joined(cases=x.counts, platform=x.platform), more=x.committed),)
 
 
 def _effects_of_decline(change: _Change, x: Decline) -> tuple[Effect, ...]:

@@ -99,6 +99,7 @@ def _make_job(decision: Invite) -> Job:
         researcher=decision.researcher,
         phase=phase if decision.refusal is None else Phase.DECLINED,
         reason=decision.refusal,
+        signer=decision.signer,
     )
 
 

@@ -68,7 +68,7 @@ def take_prepared(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
     if said.lack is not None:
         return (Decline(job.experiment, said.lack, said.counts),)
-    join = Join(job.experiment, said.counts, said.platform, said.data)
+    join = Join(job.experiment, said.counts, said.platform, said.data, said.committed)
     if job.pending is None:
         return (join,)
     # A round came while the data were read: it is still the running one, or it would have been forgotten.

@@ -38,7 +38,13 @@ def hear_accepted(agenda: Agenda, heard: Heard) -> Decisions:
         # It could not answer in time: saying so lets enrolment go on; it joins late when the hours begin.
         refusal = Reason.OUTSIDE_HOURS
     invite = Invite(
-        heard.event.experiment, body.experiment, body.digest, body.researcher, heard.verdict.by_hand, refusal
+        heard.event.experiment,
+        body.experiment,
+        body.digest,
+        body.researcher,
+        heard.verdict.by_hand,
+        refusal,
+        heard.verdict.signer,
     )
     # An experiment that does not invite this site needs no answer.
     return (Ignore(heard.event.experiment, Reason.NOT_INVITED),) if invite.refusal is Reason.NOT_INVITED else (invite,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,13 +32,15 @@ class Approved:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The trainer has read the data. `lack`: why they do not suffice; `data`: what they looked like just before."""
+    """The trainer has read the data. `lack`: why they do not suffice; `data`: what they looked like just before;
+    `committed`: keyed digests of policy and data, by what they are of."""
 
     experiment: str
     counts: CaseCounts
     platform: Platform
     lack: Reason | None = None
     data: str | None = None
+    committed: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

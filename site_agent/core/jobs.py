@@ -49,6 +49,7 @@ OVER = (Phase.DECLINED, Phase.ENDED)
 class Job(BaseModel):
     """One experiment at this site.
 
+    `signer` is the fingerprint of the key that signed the researcher's event, where it was checked.
     `start` is the event, verbatim, of the step that is being worked on; `pending` one that came before the site was
     ready. `round` is the last round that was dealt with, `opening` the opening in it (`site_agent.core.steps`).
     `again` counts how often the opening was taken on after it had been given up; `pending` keeps its event until then.
@@ -62,6 +63,7 @@ class Job(BaseModel):
     digest: str
     file: dict[str, Any]
     researcher: str
+    signer: str | None = Field(None, exclude_if=lambda value: value is None)
     phase: Phase = Phase.PREPARING
     round: int = 0
     opening: int = Field(1, exclude_if=lambda value: value == 1)  # an agent that is rolled back reads its spool

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from messages.experiment import PlanKind
 from messages.ground.settings import Name, Settings
 from messages.tensors.codecs import CodecName
+
+Fingerprint = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""Of a key: SHA-256 of its 32 public bytes, in hex (`messages.trust.keys.fingerprint_of`)."""
 
 
 class Allow(Settings):
@@ -20,6 +24,13 @@ class Allow(Settings):
     nets: tuple[str, ...] | None = None
     strategies: tuple[str, ...] | None = None
     codecs: tuple[CodecName, ...] | None = None
+    plans: tuple[PlanKind, ...] | None = None
+    purposes: tuple[str, ...] | None = None
+    """Patterns with `*` and `?`; the file's `purpose` has to match one, whatever the case of its letters."""
+    needs_approval_number: bool = False
+    """Whether the file has to name an approval (`approval`): an ethics committee's number, say."""
+    researcher_keys: tuple[Fingerprint, ...] | None = None
+    """Keys of which one has signed the researcher's own event; without a good signature the rule does not fit."""
     rounds_max: int | None = Field(None, ge=1)
     until: date | None = None
 
@@ -29,6 +40,8 @@ class Floors(Settings):
 
     least_cases: int = Field(1, ge=1)
     """Usable cases without which the site does not take part."""
+    least_steps: int = Field(1, ge=1)
+    """Optimiser steps of a round below which an update could tell too much of single cases."""
     least_metric_cases: int = Field(5, ge=1)
     """A split with fewer cases is reported as "withheld"."""
     round_counts_to: int = Field(1, ge=1)

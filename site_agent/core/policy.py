@@ -6,26 +6,33 @@ and can weaken nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from fnmatch import fnmatchcase
 
+from messages.abilities import WORDS_5, is_known
 from messages.experiment import Experiment
 from messages.kinds import CaseCounts
-from messages.reasons import Reason
+from messages.reasons import IN_OLDER_WORDS, Reason
 from messages.scores import SplitScores
 from site_agent.core.permissions import Allow, Floors, PolicyConfig
+
+ANY_KEY = "any"
+"""In a forecast, before anything is signed: whichever key a rule asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyVerdict:
     """Whether an experiment may use this site; `reason` says why not. `by_hand`: the operator approves first.
 
-    `most`: experiments of its researcher that may be open here at a time; None: any number.
+    `most`: experiments of its researcher that may be open here at a time; None: any number. `signer`: as it was given
+    to `judge_experiment`.
     """
 
     reason: Reason | None = None
     by_hand: bool = False
     most: int | None = None
+    signer: str | None = None
 
     @property
     def allowed(self) -> bool:
@@ -40,6 +47,7 @@ def judge_experiment(
     site: str,
     datasets: dict[str, set[str]],
     today: date,
+    signer: str | None = None,
 ) -> PolicyVerdict:
     """Judge an experiment.
 
@@ -48,17 +56,19 @@ def judge_experiment(
         site: this site's name.
         datasets: the data sets described in site.toml, with the concepts that each one's labels name.
         today: the site's date.
+        signer: fingerprint of the key that signed the researcher's event, where it was checked to be theirs; `ANY_KEY`
+            in a forecast.
     """
     by_hand = policy.approval == "hand"
     for reason in (
         _not_for_us(experiment, site, today),
-        _refused_by_rules(policy, experiment, researcher, today),
+        _refused_by_rules(policy, experiment, researcher, today, signer),
         _below_floor(policy.floors, experiment),
         _data_missing(experiment, datasets),
     ):
         if reason is not None:
-            return PolicyVerdict(reason, by_hand)
-    return PolicyVerdict(None, by_hand, policy.open_per_researcher)
+            return PolicyVerdict(reason, by_hand, signer=signer)
+    return PolicyVerdict(None, by_hand, policy.open_per_researcher, signer)
 
 
 def _not_for_us(experiment: Experiment, site: str, today: date) -> Reason | None:
@@ -69,35 +79,53 @@ def _not_for_us(experiment: Experiment, site: str, today: date) -> Reason | None
     return None
 
 
-def _refused_by_rules(policy: PolicyConfig, experiment: Experiment, researcher: str, today: date) -> Reason | None:
+def _refused_by_rules(
+    policy: PolicyConfig, experiment: Experiment, researcher: str, today: date, signer: str | None
+) -> Reason | None:
     """None where some rule fits; otherwise what the rule that came nearest refused."""
     if policy.default == "allow":
         return None
     nearest: tuple[int, Reason] = (-1, Reason.NOT_ALLOWED)
     for rule in policy.allow:
-        misfit = _first_misfit(rule, experiment, researcher, today)
+        misfit = _first_misfit(rule, experiment, researcher, today, signer)
         if misfit is None:
             return None
         nearest = max(nearest, misfit, key=lambda pair: pair[0])
     return nearest[1]
 
 
-def _first_misfit(rule: Allow, experiment: Experiment, researcher: str, today: date) -> tuple[int, Reason] | None:
+def _first_misfit(
+    rule: Allow, experiment: Experiment, researcher: str, today: date, signer: str | None
+) -> tuple[int, Reason] | None:
     """The first key that does not fit, with how many fitted before it."""
     checks = (
         (rule.researchers is None or researcher in rule.researchers, Reason.RESEARCHER_NOT_ALLOWED),
+        (_is_signed_by(rule, signer), Reason.RESEARCHER_NOT_ALLOWED),
         (rule.datasets is None or experiment.data.dataset in rule.datasets, Reason.DATASET_NOT_ALLOWED),
         (rule.tasks is None or experiment.task.kind in rule.tasks, Reason.TASK_NOT_ALLOWED),
         (rule.nets is None or experiment.net.name in rule.nets, Reason.NET_NOT_ALLOWED),
+        (rule.plans is None or experiment.plan.kind in rule.plans, Reason.PLAN_NOT_ALLOWED),
         (rule.strategies is None or experiment.plan.strategy.name in rule.strategies, Reason.NOT_ALLOWED),
         (rule.codecs is None or experiment.wire.codec in rule.codecs, Reason.CODEC_NOT_ALLOWED),
         (rule.rounds_max is None or experiment.rounds.count <= rule.rounds_max, Reason.TOO_MANY_ROUNDS),
+        (_has_purpose(rule, experiment.purpose), Reason.PURPOSE_NOT_ALLOWED),
+        (bool(experiment.approval.strip()) or not rule.needs_approval_number, Reason.APPROVAL_MISSING),
         (rule.until is None or today <= rule.until, Reason.POLICY_EXPIRED),
     )
     for fitted, (fits, reason) in enumerate(checks):
         if not fits:
             return fitted, reason
     return None
+
+
+def _is_signed_by(rule: Allow, signer: str | None) -> bool:
+    return rule.researcher_keys is None or signer == ANY_KEY or signer in rule.researcher_keys
+
+
+def _has_purpose(rule: Allow, purpose: str) -> bool:
+    """Whether the file's purpose, on one line, matches a pattern of the rule."""
+    said = " ".join(purpose.split()).casefold()
+    return rule.purposes is None or any(fnmatchcase(said, one.casefold()) for one in rule.purposes)
 
 
 def _below_floor(floors: Floors, experiment: Experiment) -> Reason | None:
@@ -121,9 +149,18 @@ def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> 
     needed = counts.train if experiment.plan.trains else counts.validation + counts.test
     if counts.used < max(floors.least_cases, experiment.data.least_cases) or needed < 1:
         return Reason.TOO_FEW_CASES
+    if experiment.plan.trains and experiment.training.count_steps(counts.train) < floors.least_steps:
+        return Reason.PRIVACY_BELOW_FLOOR
     if counts.found and counts.used / counts.found < experiment.data.least_used_share:
         return Reason.TOO_MANY_LEFT_OUT
     return None
+
+
+def in_known_words(verdict: PolicyVerdict, abilities: frozenset[str]) -> PolicyVerdict:
+    """The verdict in words that a coordinator with these abilities knows."""
+    if verdict.reason is None or WORDS_5 in abilities or is_known(verdict.reason, 4):
+        return verdict
+    return replace(verdict, reason=IN_OLDER_WORDS[verdict.reason])
 
 
 def round_count(floors: Floors, count: int) -> int:

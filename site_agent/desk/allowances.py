@@ -67,7 +67,7 @@ def _check_floors(config: SiteConfig) -> Iterator[Check]:
 def _list_misfits(rule: Allow, config: SiteConfig, today: date) -> Iterator[tuple[str, str, bool]]:
     """Keys of a rule with what fits nothing in them, and whether the rule can fit no experiment for that."""
     known = {"datasets": set(config.datasets), "nets": set(known_nets()), "tasks": set(TASKS)}
-    for key in ("researchers", "datasets", "tasks", "nets", "codecs"):
+    for key in ("researchers", "researcher_keys", "datasets", "tasks", "nets", "plans", "codecs", "purposes"):
         named = getattr(rule, key)
         if named is None:
             continue
@@ -89,7 +89,7 @@ def _judge_experiment(config: SiteConfig, today: date, experiment: Experiment) -
     rules = config.policy
     named = {name for rule in rules.allow for name in rule.researchers or ()}
     verdicts = [
-        policy.judge_experiment(rules, experiment, researcher, config.site.name, described, today)
+        policy.judge_experiment(rules, experiment, researcher, config.site.name, described, today, policy.ANY_KEY)
         for researcher in [*sorted(named), ANYBODY]
     ]
     best = next((one for one in verdicts if one.allowed), verdicts[0])

@@ -34,8 +34,9 @@ from site_agent.core.effects import Effect, Say
 from site_agent.core.equivocation import COMPARED, is_contradiction
 from site_agent.core.inputs import Distrusted, Heard, PartBroken, Receipted, Retried
 from site_agent.core.jobs import Phase, event_of
-from site_agent.core.policy import PolicyVerdict
+from site_agent.core.policy import ANY_KEY, PolicyVerdict, in_known_words
 from site_agent.core.steps import STEPS, opening_of
+from site_agent.disk.lineage import Lineage
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.rules import Rules
@@ -69,6 +70,7 @@ class Inbound:
         consortium: str,
         *,
         spool: Spool,
+        lineage: Lineage,
         steps: Steps,
         errands: EffectRunner,
         voice: Outbox,
@@ -80,6 +82,7 @@ class Inbound:
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self._consortium, self._spool, self._steps, self._errands = consortium, spool, steps, errands
+        self._lineage = lineage
         self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
         self._verifier, self._chains = verifier, Chains()
         self._witness = witness
@@ -193,8 +196,8 @@ class Inbound:
             return self._steps.take_step(Distrusted(event.experiment, Reason.EQUIVOCATION))
         if known and KINDS[event.kind].history and not self._spool.note_seen(event.id, now):
             return []
-        if isinstance(body, RoundComplete) and (why := body.left_out.get(self._steps.agenda.site)) is not None:
-            log.warning("left out of a round", reason=why, experiment=event.experiment, round=event.round)
+        if isinstance(body, RoundComplete):
+            self._note_outcome(event, body)
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._steps.take_step(self._make_input(event))
@@ -258,6 +261,13 @@ class Inbound:
                 todo += self._steps.take_step(Retried(job.experiment))
         return todo
 
+    def _note_outcome(self, event: Event, body: RoundComplete) -> None:
+        site = self._steps.agenda.site
+        if (why := body.left_out.get(site)) is not None:
+            log.warning("left out of a round", reason=why, experiment=event.experiment, round=event.round)
+        used = site in body.contributors
+        self._lineage.note_model(event.experiment, event.round, body.model_digest, used=used)
+
     def _make_input(self, event: Event) -> Heard:
         job = self._steps.agenda.job_of(event.experiment)
         if isinstance(event.body, ExperimentAccepted):
@@ -265,12 +275,12 @@ class Inbound:
             if self._witness.forked and verdict.reason is not Reason.NOT_INVITED:
                 verdict = PolicyVerdict(Reason.FORKED_LOG)
         elif event.kind in STEPS and job is not None:
-            verdict = self._rules.judge_experiment(job.file, job.researcher)
+            verdict = self._rules.judge_experiment(job.file, job.researcher, job.signer)
             if verdict.allowed and (doubt := self._witness.find_obstacle(event, job.file)) is not None:
                 verdict = PolicyVerdict(doubt)
         else:
             return Heard(event)
-        return Heard(event, verdict, self._rules.opens_in())
+        return Heard(event, in_known_words(verdict, self.coordinator_can), self._rules.opens_in())
 
     def _take_standing(self, body: Standing) -> list[Effect]:
         todo: list[Effect] = []
@@ -290,7 +300,8 @@ class Inbound:
         return self._steps.take_step(Receipted(event.experiment, event.round, event.attempt))
 
     def _answer_check(self, body: ExperimentChecked, experiment: str) -> None:
-        verdict = self._rules.judge_experiment(body.experiment, body.researcher)
+        forecast = self._rules.judge_experiment(body.experiment, body.researcher, ANY_KEY)
+        verdict = in_known_words(forecast, self.coordinator_can)
         if verdict.reason is Reason.NOT_INVITED:
             return
         agenda = self._steps.agenda

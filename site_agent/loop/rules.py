@@ -39,9 +39,9 @@ class Rules:
 
     def judge_accepted(self, body: ExperimentAccepted) -> PolicyVerdict:
         """Judge an announced experiment; the researcher's own event has to say the same as the coordinator."""
-        verdict = self.judge_experiment(body.experiment, body.researcher)
-        if verdict.reason in (Reason.NOT_INVITED, Reason.UNSUPPORTED):
-            return verdict
+        early = self.judge_experiment(body.experiment, body.researcher)
+        if early.reason in (Reason.NOT_INVITED, Reason.UNSUPPORTED):
+            return early
         try:
             original = decode_stored(body.original)
             start = original.body
@@ -55,10 +55,12 @@ class Rules:
             return PolicyVerdict(Reason.MALFORMED)
         except MalformedMessage as error:
             return PolicyVerdict(_REFUSED.get(error.reason, Reason.MALFORMED))
-        return verdict if digests == {body.digest} else PolicyVerdict(Reason.WRONG_DIGEST)
+        if digests != {body.digest}:
+            return PolicyVerdict(Reason.WRONG_DIGEST)
+        return self.judge_experiment(body.experiment, body.researcher, self._verifier.find_signer(original))
 
-    def judge_experiment(self, plain: dict[str, Any], researcher: str) -> PolicyVerdict:
-        """Judge an experiment file for a researcher."""
+    def judge_experiment(self, plain: dict[str, Any], researcher: str, signer: str | None = None) -> PolicyVerdict:
+        """Judge an experiment file for a researcher, whose event a key of this fingerprint has signed."""
         try:
             experiment = Experiment.model_validate(plain)
         except ValidationError:
@@ -70,6 +72,7 @@ class Rules:
             self.config.site.name,
             self._known_concepts(experiment.data.dataset),
             self._clock.local().date(),
+            signer,
         )
 
     def foresee_trouble(self, plain: dict[str, Any]) -> tuple[bool, Reason | None]:

@@ -16,6 +16,7 @@ from site_agent.config import Retention
 from site_agent.core.inputs import Retried, Switched
 from site_agent.core.jobs import OVER
 from site_agent.desk.status import state_word
+from site_agent.disk.lineage import Lineage
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.inbound import Inbound
@@ -65,12 +66,14 @@ class Upkeep:
         trainers: Trainers,
         rules: Rules,
         spool: Spool,
+        lineage: Lineage,
         retention: Retention,
         hearing: Inbound,
         clock: Clock,
     ) -> None:
         self._steps, self._errands, self._voice, self._trainers = steps, errands, voice, trainers
         self._rules, self._spool, self._retention = rules, spool, retention
+        self._lineage = lineage
         self._hearing = hearing
         self._clock, self._pace = clock, Pace(clock)
         self._asked = clock.monotonic()
@@ -157,6 +160,7 @@ class Upkeep:
     def _prune_old(self) -> None:
         now = self._clock.wall()
         self._spool.prune_old(now, self._retention.sent_ledger)
+        self._lineage.prune_old(now - self._retention.sent_ledger)
         for name, job in self._steps.agenda.jobs.items():
             if job.phase in OVER and now - self._spool.changed_at(name) > self._retention.cache:
                 shutil.rmtree(self._spool.cache_of(name), ignore_errors=True)

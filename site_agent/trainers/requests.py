@@ -22,6 +22,7 @@ from site_agent.config import SiteConfig
 from site_agent.core import policy
 from site_agent.core.inputs import AnyInput, NoSpace, Prepared, Scored, TrainerFailed, UpdateLost
 from site_agent.core.jobs import Job, Phase, Trained, experiment_of
+from site_agent.disk.lineage import Lineage, UsedIn
 from site_agent.disk.spool import Spool
 from site_agent.trainers.base import Trainers
 from site_agent.training import protocol
@@ -46,9 +47,10 @@ class Workshop:
         sealer: Sealer,
         room: Callable[[], int],
         clock: Clock,
+        lineage: Lineage,
     ) -> None:
         self._config, self._spool, self._trainers, self._sealer, self._room = config, spool, trainers, sealer, room
-        self._clock = clock
+        self._clock, self._lineage = clock, lineage
         self._floors = config.policy.floors
         self._data: dict[str, str] = {}
         self._preparations: dict[str, tuple[dict[str, Any], protocol.Prepare]] = {}
@@ -65,7 +67,11 @@ class Workshop:
         self._trainers.ask(job.experiment, self._make_preparation(job), None)
 
     def train_round(self, job: Job) -> AnyInput | None:
-        """Have a round trained; what stands against it, or None."""
+        """Have a round trained; what stands against it, or None.
+
+        Raises:
+            WorkFailed: it cannot be noted which cases go into it.
+        """
         start = job.round_start
         sealed = start.transfer_to(self._config.site.name)
         update = _update_manifest(job)
@@ -81,6 +87,7 @@ class Workshop:
             evaluate=start.evaluate,
             checkpoint_seconds=self._checkpoint_seconds(job, update),
         )
+        self._lineage.note_round(job.experiment, job.round, self._clock.wall())
         self._trainers.ask(job.experiment, self._make_preparation(job), request)
         return None
 
@@ -164,7 +171,11 @@ class Workshop:
     # replies
 
     def take_prepared(self, job: Job, reply: protocol.Prepared) -> Prepared:
-        """The data were read: counts as they may leave, and whether they suffice."""
+        """The data were read: counts as they may leave, whether they suffice, and what is committed to.
+
+        Raises:
+            WorkFailed: it cannot be noted which cases are used.
+        """
         if reply.as_of is not None:
             log.warning(
                 "the PACS is away: the data set is as it was when last asked",
@@ -191,7 +202,20 @@ class Workshop:
         lack = policy.enough_cases(self._floors, experiment_of(job), counts)
         shared = policy.counts_for_sharing(self._floors, counts)
         # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
-        return Prepared(job.experiment, shared, platform, lack, reply.data or self._data.get(job.experiment))
+        data = reply.data or self._data.get(job.experiment)
+        return Prepared(job.experiment, shared, platform, lack, data, self._note_data(job, reply))
+
+    def _note_data(self, job: Job, reply: protocol.Prepared) -> dict[str, str]:
+        """Keep which cases are used, and under which policy; what may be told of both."""
+        cases = [UsedIn(one.case, one.patient, one.split, one.digest) for one in reply.cases]
+        now = self._clock.wall()
+        if job.phase is Phase.PREPARING:
+            plain = self._config.policy.model_dump(mode="json")
+            return self._lineage.note_joining(job.experiment, plain, cases, reply.fingerprint, now)
+        self._lineage.note_state(job.experiment, cases)
+        if job.phase is Phase.TRAINING:
+            self._lineage.note_round(job.experiment, job.round, now)
+        return {}
 
     def take_written(self, job: Job, reply: protocol.Written) -> Ahead | None:
         """Chunks of the update are in its file: what may be sent of it already, or None.

@@ -100,9 +100,10 @@ def train_round(
         torch.cuda.OutOfMemoryError, MemoryError: as they come; `failures.code_of` names them.
     """
     settings = experiment.training
-    seed = derive_seed(experiment.seed, "round", round_number, "site", site)
+    number = round_number + experiment.rounds_before
+    seed = derive_seed(experiment.seed, "round", number, "site", site)
     sampler = Sampler(cases, settings, experiment.augmentation, seed)
-    rate = settings.optimizer.lr * settings.schedule.factor(round_number, experiment.rounds.count)
+    rate = settings.optimizer.lr * settings.schedule.factor(number, experiment.rounds.count + experiment.rounds_before)
     optimizer = optimise.make_optimizer(settings.optimizer, net.parameters(), rate)
     if kept is not None:
         kept.restore_state(optimizer, round_number)

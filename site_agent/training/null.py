@@ -46,6 +46,7 @@ from site_agent.training.protocol import (
     Stop,
     Train,
     Trained,
+    UsedCase,
     Written,
     decode_request,
     encode_frame,
@@ -163,7 +164,18 @@ class NullTrainer:
             versions={"trainer": "null-1"},
             deterministic=True,
             fingerprint=sha256(str(self._cases).encode()).hexdigest(),
+            cases=[*self._invent_cases()],
         )
+
+    def _invent_cases(self) -> Iterator[UsedCase]:
+        """ "null-1", "null-2", …, each of a patient of its own: first those that train, then the others."""
+        number = 0
+        for split, count in self._split_shares().items():
+            for _ in range(count):
+                number += 1
+                name = f"null-{number}"
+                digest = sha256(name.encode()).hexdigest()
+                yield UsedCase(case=name, patient=f"patient-{number}", split=split, digest=digest)
 
     def _train_round(self, request: Train) -> None:
         assert self._prepare is not None  # noqa: S101 (the agent prepares first)
@@ -204,10 +216,11 @@ class NullTrainer:
 
     def _write_update(self, request: Train) -> None:
         assert self._prepare is not None  # noqa: S101 (as above)
-        seed = Experiment.model_validate(self._prepare.experiment).seed
+        experiment = Experiment.model_validate(self._prepare.experiment)
+        number = request.round + experiment.rounds_before
         received = open_model(request.model, Manifest.model_validate(request.manifest))
         memory = self._remember_model(request) if self._remembers else ""
-        trained = _Moved(received, round_addend(seed, self._prepare.site, request.round, memory))
+        trained = _Moved(received, round_addend(experiment.seed, self._prepare.site, number, memory))
 
         def written(first: int, digests: list[bytes]) -> None:
             cases = self._split_shares()["train"]

@@ -28,7 +28,7 @@ from messages.tasks.segmentation import CaseRow, RegionRow, SplitRows
 
 __all__ = ["CaseRow", "RegionRow", "Split", "SplitRows"]  # a site's own trainer imports them from here
 
-PROTOCOL = "1.2"
+PROTOCOL = "1.3"
 """This version. 1.0 is 0.1's, in which the process says none. A field that a request gets later has a default, and
 `json_schema_extra={"since": MINOR}`; what changes the meaning of a frame gets a new major version."""
 ANNOUNCED = "KONSIL_TRAINER_PROTOCOL"
@@ -136,6 +136,20 @@ class Ready(Frame):
     protocol: Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")] = PROTOCOL
 
 
+class UsedCase(Frame):
+    """A case that is used. It stays on this machine: the agent keeps keyed hashes of it, and sends nothing of it.
+
+    Attributes:
+        case, patient: as the data set names them; what is not UTF-8 in them is escaped.
+        digest: SHA-256 (hex) of what is trained on, with the preprocessing.
+    """
+
+    case: str
+    patient: str
+    split: Split
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Prepared(Frame):
     """The data are read, preprocessed and cached.
 
@@ -149,6 +163,7 @@ class Prepared(Frame):
         fingerprint: hex SHA-256 over cases used, splits and preprocessing: changes when the data change.
         data: what the agent is to hold the data set against before each task, where it cannot tell itself; else "".
         as_of: when the PACS was last asked (Unix time), where it was away now; else None.
+        cases: those that are used; a process may leave this out, and then nobody can say what a case went into.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -166,6 +181,7 @@ class Prepared(Frame):
     fingerprint: str
     data: str = ""
     as_of: float | None = None
+    cases: list[UsedCase] = []
 
 
 class Progress(Frame):

@@ -40,6 +40,7 @@ from site_agent.datasets.source import Case, CaseError, LoadedCase, Survey, load
 from site_agent.datasets.splits import split_cases
 from site_agent.datasets.vault import ARRAYS, CASES, Vault
 from site_agent.dicom.base import Accounting
+from site_agent.disk.lineage import plain_name
 from site_agent.disk.room import Room
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
@@ -62,6 +63,7 @@ from site_agent.training.protocol import (
     Split,
     Train,
     Trained,
+    UsedCase,
     Written,
 )
 from site_agent.training.resume import Keeper, key_of
@@ -262,6 +264,7 @@ class TrainingSession:
         parts = split_cases(survey.cases, request.secret, self.experiment.seed, data.split.model_dump())
         fingerprint = sha256(codec.canonical(self.experiment.preprocessing.model_dump(mode="json")))
         total, done = len(survey.cases), 0
+        used: list[UsedCase] = []
         for name in SPLITS:
             self.splits[name] = []
             for case in parts[name]:
@@ -274,8 +277,9 @@ class TrainingSession:
                     _name_left_out(case.key, error.reason, str(error))
                     continue
                 self.splits[name].append(cached)
-                said = f" {list(case.truth)}" if case.truth else ""
-                fingerprint.update(f"{name} {key}{said}\n".encode())
+                said = f"{key} {list(case.truth)}" if case.truth else key
+                fingerprint.update(f"{name} {said}\n".encode())
+                used.append(_describe_case(case, name, said))
                 self._report_progress(0, "preparing", total + done, 2 * total)
         self.learner.look_at_cases(self.splits["train"])
         # That nothing may be left to train on is for the agent to judge: it tells of it with these counts.
@@ -295,6 +299,7 @@ class TrainingSession:
             fingerprint=fingerprint.hexdigest(),
             data="" if prepared is None else prepared.fingerprint,
             as_of=None if prepared is None else prepared.as_of,
+            cases=used,
         )
 
     def _survey_dataset(self, config: DatasetConfig) -> Survey:
@@ -411,6 +416,12 @@ class TrainingSession:
                 eta_seconds=eta_seconds,
             )
         )
+
+
+def _describe_case(case: Case, split: Split, content: str) -> UsedCase:
+    """A case for the agent's own record."""
+    digest = sha256(content.encode()).hexdigest()
+    return UsedCase(case=plain_name(case.key), patient=plain_name(case.patient), split=split, digest=digest)
 
 
 def _name_left_out(key: str, reason: Reason, text: str) -> None:

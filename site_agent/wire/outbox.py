@@ -173,6 +173,7 @@ class Outbox:
             seq=self._spool.next_seq(),
             after=None if last is None else last.hex(),
             answers=signatures.digest_payload(answers) if signs and answers is not None else None,
+            more=effect.more,
         )
         if signs:
             self._spool.put_kept(LAST, bytes.fromhex(signatures.digest_payload(event.raw)))

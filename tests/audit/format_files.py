@@ -290,6 +290,19 @@ labels = "ordinal"
 )
 """The keys that go with another task than `every-key` has."""
 
+SUPERSEDING = (
+    MINIMAL.replace("kept-minimal", "kept-superseding").replace("[net]\n", f'[net]\nfrom = "sha256:{"0" * 64}"\n')
+    + f"""
+[supersedes]
+experiment = "kept-minimal"
+rounds = 6
+model = "sha256:{"1" * 64}"
+after = 4
+reason = "excluded"
+"""
+)
+"""What makes another experiment's model anew."""
+
 FILES = {
     "minimal.toml": MINIMAL,
     "defaults-written.toml": DEFAULTS_WRITTEN,
@@ -302,6 +315,7 @@ FILES = {
     "ensemble.toml": ENSEMBLE,
     "from-a-model.toml": FROM_A_MODEL,
     "whole-images.toml": WHOLE_IMAGES,
+    "superseding.toml": SUPERSEDING,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -310,7 +324,7 @@ EITHER_OR = {"local_epochs"}
 
 def check_files() -> None:
     """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
-    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES)
+    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING)
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1

@@ -298,3 +298,52 @@ def test_a_file_that_is_no_ledger_is_refused_with_what_to_do(kept: Kept, tmp_pat
     told = ask(audit.app, "compare", kept.log, other)
     assert isinstance(told.exception, RequestError)
     assert "konsil site ledger --json" in str(told.exception)
+
+
+# what the sites keep for themselves
+
+
+def test_a_site_shows_under_which_policy_it_took_part_and_the_log_agrees(kept: Kept, tmp_path: Path) -> None:
+    proof, config = tmp_path / "proof.json", kept.folder / "site-a.toml"
+    assert ask(site.app, "commitments", "--config", config, "--out", proof).exit_code == 0
+    assert proof.stat().st_mode & 0o077 == 0  # it holds keys
+    told = ask(audit.app, "commitments", kept.log, proof, "--json")
+    found = json.loads(told.stdout)
+    assert (told.exit_code, found["holds"]) == (0, True)
+    policy = next(one for one in found["commitments"] if one["kind"] == "policy")
+    assert json.loads(policy["content"])["allow"][0]["researchers"] == ["dr-a"]
+
+
+@pytest.mark.parametrize(("what", "why"), [("content", "do not make"), ("site", "another digest"), ("key", "not make")])
+def test_another_policy_than_the_one_in_force_does_not_hold(kept: Kept, tmp_path: Path, what: str, why: str) -> None:
+    proof = tmp_path / "proof.json"
+    ask(site.app, "commitments", "--config", kept.folder / "site-a.toml", "--out", proof)
+    plain_proof = json.loads(proof.read_text())
+    if what == "site":
+        plain_proof["site"] = "site-b"
+    else:
+        plain_proof["commitments"][0][what] = "0" * 64
+    proof.write_text(json.dumps(plain_proof))
+    told = ask(audit.app, "commitments", kept.log, proof)
+    assert told.exit_code == 1
+    assert why in told.stdout
+
+
+def test_a_site_names_what_a_case_went_into_and_can_erase_it(kept: Kept, tmp_path: Path) -> None:
+    shutil.copytree(kept.folder / "site-c", tmp_path / "site-c")
+    config = tmp_path / "site-c.toml"
+    config.write_text((kept.folder / "site-c.toml").read_text().replace(str(kept.folder), str(tmp_path)))
+    (model,) = {
+        one["model"]
+        for one in json.loads(ask(site.app, "lineage", "null-1", "--config", config, "--json").stdout)["rounds"]
+        if one["round"] == 2
+    }
+    told = ask(site.app, "lineage", "null-1", "--config", config).stdout.splitlines()
+    assert [line.split()[:3] for line in told[1:]] == [["exp-1", "1", "train"], ["exp-1", "2", "train"]]
+    assert model[:16] in told[2]
+    assert ask(site.app, "forget", "null-1", "--config", config).stdout == "1 link erased\n"
+    assert ask(site.app, "lineage", "null-1", "--config", config).stdout == ""
+    assert "3 keys destroyed" in ask(site.app, "forget", "--destroy-keys", "--config", config).stdout
+    assert isinstance(ask(site.app, "forget", "--config", config).exception, RequestError)
+    gone = ask(site.app, "commitments", "--config", config)
+    assert gone.stdout.count("its key is destroyed") == 2

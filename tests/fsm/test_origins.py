@@ -202,3 +202,41 @@ def test_a_file_that_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as raised:
             put()
         assert "\n" not in str(raised.value)
+
+
+def anew(run: Run, **changes: object) -> Experiment:
+    """The aborted experiment's round 1 stands, and the rest is made anew without a site."""
+    assert run.state is not None
+    digests = {number: f"sha256:{model.digest}" for number, model in run.state.models.items()}
+    said = {"experiment": "exp-1", "rounds": 2, "model": digests[3], "after": 1} | dict(changes.pop("said", {}))  # type: ignore[call-overload]
+    file = {"id": "exp-2", "sites": ["site-a", "site-b"], "net": NET | {"from": digests[2]}, "supersedes": said}
+    rounds = run.state.experiment.rounds.model_dump() | {"count": 1}
+    return Experiment.model_validate(plain(**({**file, "rounds": rounds} | changes)))
+
+
+def test_what_a_file_says_of_the_model_that_it_supersedes_is_checked(tmp_path: Path) -> None:
+    run = in_phase(Phase.COMPLETE)
+    assert run.state is not None
+    here = origins(tmp_path, run, run.state.models[2].seal)
+    found = here.find_origin(anew(run), "dr-a")
+    assert found is not None
+    assert found.rounds == 1
+    other = {"model": f"sha256:{'0' * 64}"}
+    assert "made another model" in refused(here, anew(run, said=other))
+    assert "no experiment has this id" in refused(here, anew(run, said={"experiment": "exp-9"}))
+    assert "is another researcher's" in refused(here, anew(run), "dr-b")
+    assert "seed is not as it is there" in refused(here, anew(run, seed=9))
+    longer = run.state.experiment.rounds.model_dump() | {"count": 5}
+    assert "rounds is not as it is there" in refused(here, anew(run, rounds=longer))
+    wrong = NET | {"from": f"sha256:{run.state.models[3].digest}"}
+    assert "is not the model that its first 1 rounds made" in refused(here, anew(run, net=wrong))
+
+
+def test_what_remembers_more_than_a_model_does_not_go_on_from_one() -> None:
+    run = in_phase(Phase.COMPLETE)
+    with pytest.raises(ValueError, match="FedAdam remembers"):
+        anew(run, plan={"strategy": {"name": "FedAdam"}})
+    with pytest.raises(ValueError, match=r"it needs net\.from"):
+        anew(run, net=NET)
+    with pytest.raises(ValueError, match="fewer stand"):
+        anew(run, said={"after": 2})

@@ -170,3 +170,62 @@ def test_counts_leave_as_multiples_and_never_turn_into_nothing(count: int, step:
 def test_a_site_that_shares_no_metrics_tells_no_loss_either() -> None:
     assert policy.loss_for_sharing(Floors(share_site_metrics=False), 0.5) is None
     assert policy.loss_for_sharing(Floors(), 0.5) == 0.5
+
+
+KEY = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "reason"),
+    [
+        ({"plans": ["sequential", "evaluation"]}, {}, Reason.PLAN_NOT_ALLOWED),
+        ({"plans": ["aggregation"]}, {}, None),
+        ({"needs_approval_number": True}, {}, Reason.APPROVAL_MISSING),
+        ({"needs_approval_number": True}, {"approval": "  "}, Reason.APPROVAL_MISSING),
+        ({"needs_approval_number": True}, {"approval": "EC-2027-014"}, None),
+        ({"purposes": ["glioma segmentation"]}, {}, Reason.PURPOSE_NOT_ALLOWED),
+        ({"purposes": ["glioma segmentation"]}, {"purpose": "Glioma  segmentation\n"}, None),
+        ({"purposes": ["glioma *"]}, {"purpose": "Stroke"}, Reason.PURPOSE_NOT_ALLOWED),
+        ({"purposes": ["stroke", "*glioma*"]}, {"purpose": "Segmentation of gliomas"}, None),
+        ({"purposes": []}, {"purpose": "glioma"}, Reason.PURPOSE_NOT_ALLOWED),
+    ],
+)
+def test_a_rule_may_ask_for_plan_purpose_and_approval(
+    rule: dict[str, Any], file: dict[str, Any], reason: Reason | None
+) -> None:
+    assert verdict({"allow": [{**ALLOW, **rule}]}, **file) is reason
+
+
+@pytest.mark.parametrize(
+    ("signer", "reason"),
+    [
+        (None, Reason.RESEARCHER_NOT_ALLOWED),
+        ("b" * 64, Reason.RESEARCHER_NOT_ALLOWED),
+        (KEY, None),
+        (policy.ANY_KEY, None),
+    ],
+)
+def test_a_rule_for_a_key_fits_only_what_that_key_has_signed(signer: str | None, reason: Reason | None) -> None:
+    config = PolicyConfig.model_validate({"allow": [{**ALLOW, "researcher_keys": [KEY]}]})
+    said = policy.judge_experiment(config, experiment(), "dr-a", "site-a", DATASETS, TODAY, signer)
+    assert (said.reason, said.signer) == (reason, signer)
+
+
+def test_a_message_cannot_stand_for_any_key() -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        PolicyConfig.model_validate({"allow": [{"researcher_keys": [policy.ANY_KEY]}]})
+
+
+def test_an_update_of_too_few_steps_is_below_the_floor() -> None:
+    counts = CaseCounts(found=30, used=30, train=21, validation=3, test=6)
+    floors = Floors(least_steps=11)  # one epoch over 21 cases in batches of 2 has 11 steps
+    assert policy.enough_cases(floors, experiment(), counts) is None
+    assert policy.enough_cases(Floors(least_steps=12), experiment(), counts) is Reason.PRIVACY_BELOW_FLOOR
+    assert policy.enough_cases(floors, experiment(training={"local_steps": 10}), counts) is Reason.PRIVACY_BELOW_FLOOR
+
+
+def test_a_coordinator_that_lacks_a_word_is_told_an_older_one() -> None:
+    said = policy.PolicyVerdict(Reason.PURPOSE_NOT_ALLOWED)
+    assert policy.in_known_words(said, frozenset({"words-5"})).reason is Reason.PURPOSE_NOT_ALLOWED
+    assert policy.in_known_words(said, frozenset({"words-4"})).reason is Reason.NOT_ALLOWED
+    assert policy.in_known_words(policy.PolicyVerdict(), frozenset()).allowed

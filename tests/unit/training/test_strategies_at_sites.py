@@ -10,8 +10,10 @@ import pytest
 import torch
 from toy_federation import QuadraticSite, ToyFederation
 
+from coordinator.work.strategies.table import strategy_of
 from messages.experiment import Optimizer, Training
 from messages.strategies import (
+    SPECS,
     DittoSpec,
     FedAvgSpec,
     FedDCSpec,
@@ -220,3 +222,9 @@ def test_a_personal_model_is_trained_as_the_paper_says() -> None:
         kept = dict(rule.end_round(3).kept)
     np.testing.assert_allclose(kept["weight"].numpy(), own, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(net.weight.detach().numpy(), received)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.__name__)
+def test_what_keeps_something_of_earlier_rounds_says_that_it_remembers(spec: type[StrategySpec]) -> None:
+    made = spec.model_validate({"bound": 1.0} if "bound" in spec.model_fields else {})
+    assert made.remembers == (bool(strategy_of(made).parts) or rule_of(made).remembers or made.alters_tensors)

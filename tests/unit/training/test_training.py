@@ -266,6 +266,26 @@ def test_a_round_reads_no_memory_that_it_did_not_write(tmp_path: Path, net: dict
     assert trained(filled=True) == trained(filled=False)  # filled with NaN, which would spread to the weights
 
 
+def test_a_round_after_rounds_that_stand_has_the_seeds_and_the_rate_of_its_place(tmp_path: Path) -> None:
+    from nets.build import build_net
+    from nets.weights import arrays_of
+
+    def trained(number: int, count: int, **more: object) -> dict[str, bytes]:
+        plain = experiment(local_epochs=None, local_steps=2, schedule={"name": "poly"}).as_plain()
+        plain |= {"rounds": {**plain["rounds"], "count": count}, **more}
+        chosen = Experiment.model_validate(plain)
+        net = build_net({"name": "UNet", "channels": [4, 8], "strides": [2]}, 2, 2, seed=1)
+        learner = SegmentationLearner(chosen)
+        train_round(net, [cached(tmp_path)], chosen, learner, round_number=number, site="s", device=torch.device("cpu"))
+        return {name: array.tobytes() for name, array in arrays_of(net).items()}
+
+    digest = f"sha256:{'0' * 64}"
+    said = {"experiment": "old", "rounds": 4, "model": digest, "after": 2}
+    anew = {"supersedes": said, "net": {"name": "UNet", "channels": [4, 8], "strides": [2], "from": digest}}
+    assert trained(1, 2, **anew) == trained(3, 4)
+    assert trained(1, 2, **anew) != trained(1, 2)
+
+
 def test_a_loss_that_is_no_number_is_a_reason_code(tmp_path: Path) -> None:
     from nets.build import build_net
 

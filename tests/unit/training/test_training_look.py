@@ -156,8 +156,12 @@ def test_a_case_that_would_be_no_number_is_left_out_and_named_when_cases_are_pre
     session = prepare(tmp_path)
     assert (session.prepared.found, session.prepared.used) == (8, 7)
     assert session.prepared.left_out == {"not-finite": 1}
+    named = session.prepared.cases
+    assert Counter(one.split for one in named) == {name: len(cases) for name, cases in session.splits.items() if cases}
+    assert file.parent.name not in {one.case for one in named}
     assert f"left out: {file.parent.name} (not-finite)" in capsys.readouterr().err
     again = prepare(tmp_path)  # out of the cache
+    assert again.prepared.cases == named
     assert (again.prepared.left_out, again.prepared.fingerprint) == ({"not-finite": 1}, session.prepared.fingerprint)
 
 

@@ -1,0 +1,331 @@
+"""What the site took part with, kept at the site alone: its policy, its data, and which case went into which round.
+
+Nothing of it is sent but two keyed digests (HMAC-SHA256, RFC 2104) in `joined`: of the policy in force, and of the data
+set. A commitment is opened by showing text and key; whoever lacks the key cannot test a guess. Cases and patients are
+kept as keyed hashes, too, under a key of their own. So what is destroyed here, a case or a key, nobody can link again.
+
+A data state is stored once, and rounds refer to it: 1,000 cases take some 100 kB, and a round takes a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from messages.ground.durable import choose_synchronous
+from messages.ground.errors import RequestError, WorkFailed
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS keys (name TEXT PRIMARY KEY, key BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS commitments (
+    experiment TEXT NOT NULL, kind TEXT NOT NULL, digest TEXT NOT NULL, content TEXT NOT NULL, key BLOB,
+    time REAL NOT NULL, PRIMARY KEY (experiment, kind, digest)
+) STRICT;
+CREATE TABLE IF NOT EXISTS states (number INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE) STRICT;
+CREATE TABLE IF NOT EXISTS members (
+    state INTEGER NOT NULL, mark BLOB NOT NULL, patient BLOB NOT NULL, split TEXT NOT NULL,
+    PRIMARY KEY (state, mark)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS current (experiment TEXT PRIMARY KEY, state INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS rounds (
+    experiment TEXT NOT NULL, round INTEGER NOT NULL, state INTEGER NOT NULL, time REAL NOT NULL,
+    PRIMARY KEY (experiment, round, state)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS models (
+    experiment TEXT NOT NULL, round INTEGER NOT NULL, digest TEXT NOT NULL, used INTEGER NOT NULL,
+    PRIMARY KEY (experiment, round)
+) STRICT, WITHOUT ROWID;
+"""
+KEY_BYTES = 32
+_MARK_BYTES = 16
+POLICY, DATA = "policy", "data"
+"""What a commitment is of: its word in the `ext` of `joined`."""
+_CASES = "cases"
+FILE = "lineage.sqlite"
+
+
+def plain_name(name: str) -> str:
+    """A file's or patient's name as text that can be encoded; what was not UTF-8 in it is escaped."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def commit_to(key: bytes, kind: str, content: str) -> str:
+    """The commitment to a text, as 64 hex digits: HMAC-SHA256 over a line that says of what it is, and the text."""
+    return hmac.new(key, f"konsil {kind} 1\n{content}".encode(), sha256).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class UsedIn:
+    """A case that was used: its name and its patient's, its split, and the digest of its content (hex)."""
+
+    case: str
+    patient: str
+    split: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """What the site has committed to. `key`: None once it was destroyed."""
+
+    experiment: str
+    kind: str
+    digest: str
+    content: str
+    key: bytes | None
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Went:
+    """A round that a case went into.
+
+    Attributes:
+        split: "train": into the update; else into scores alone.
+        model: digest of the model that the round made; "" where the site has not heard of it.
+        used: whether the site's update is in that model; None: not heard.
+    """
+
+    experiment: str
+    round: int
+    split: str
+    model: str
+    used: bool | None
+
+
+class Lineage:
+    """The record under one state directory. Any thread; the agent and the operator's commands may have it open at once.
+
+    All methods raise WorkFailed where the record cannot be written or read.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / FILE
+        self._guard = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._guard:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._guard:
+            try:
+                db = self._open()
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                finally:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                raise WorkFailed(
+                    f"the record of which case went where cannot be used ({error})",
+                    where=str(self._path),
+                    advice="Free disk space under the state directory, or give the file to the agent's user",
+                ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._path.touch(mode=0o600, exist_ok=True)
+            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10.0)
+            self._db.execute(f"PRAGMA synchronous={choose_synchronous()}")
+            self._db.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
+            self._db.executescript(_SCHEMA)
+        return self._db
+
+    # what the agent notes
+
+    def note_joining(
+        self, experiment: str, policy: Mapping[str, Any], cases: Iterable[UsedIn], fingerprint: str, now: float
+    ) -> dict[str, str]:
+        """Keep policy and data that the site is about to join with; the digests that it may tell, by what they are of.
+
+        Args:
+            policy: as plain types.
+            fingerprint: over the data and their preprocessing (hex), where the trainer names no cases.
+            now: Unix time.
+        """
+        used = tuple(cases)
+        with self._transaction() as db:
+            self._keep_state(db, experiment, used)
+            text = json.dumps(policy, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+            lines = "\n".join(sorted(f"{one.split} {one.digest}" for one in used)) or fingerprint
+            return {
+                POLICY: _commit(db, experiment, POLICY, text, None, now),
+                DATA: _commit(db, experiment, DATA, lines, _key_of(db, DATA), now),
+            }
+
+    def note_state(self, experiment: str, cases: Iterable[UsedIn]) -> None:
+        """Keep the data as they were read again in mid-experiment."""
+        with self._transaction() as db:
+            self._keep_state(db, experiment, tuple(cases))
+
+    def _keep_state(self, db: sqlite3.Connection, experiment: str, used: tuple[UsedIn, ...]) -> None:
+        if not used:
+            db.execute("DELETE FROM current WHERE experiment = ?", (experiment,))
+            return
+        key = _key_of(db, _CASES)
+        rows = sorted((_mark(key, one.case), _mark(key, one.patient), one.split, one.digest) for one in used)
+        digest = sha256(repr(rows).encode()).digest()
+        found = db.execute("SELECT number FROM states WHERE digest = ?", (digest,)).fetchone()
+        if found is None:
+            number = db.execute("INSERT INTO states (digest) VALUES (?)", (digest,)).lastrowid
+            db.executemany("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?)", [(number, *row[:3]) for row in rows])
+        else:
+            number = int(found[0])
+        db.execute("INSERT OR REPLACE INTO current VALUES (?, ?)", (experiment, number))
+
+    def note_round(self, experiment: str, round_number: int, now: float) -> None:
+        """The data of the experiment, as they were last read, go into a round: before any of it leaves."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO rounds SELECT ?, ?, state, ? FROM current WHERE experiment = ?",
+                (experiment, round_number, now, experiment),
+            )
+
+    def note_model(self, experiment: str, round_number: int, digest: str, *, used: bool) -> None:
+        """What a round made, and whether the site's update is in it."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?)", (experiment, round_number, digest, used))
+
+    def prune_old(self, before: float) -> None:
+        """Forget what is older than a moment (Unix time): rounds, what they made, and commitments."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM rounds WHERE time < ?", (before,))
+            db.execute("DELETE FROM commitments WHERE time < ?", (before,))
+            _sweep(db)
+
+    # what the operator asks
+
+    def list_commitments(self, experiment: str | None = None) -> list[Commitment]:
+        """What the site has committed to, oldest first."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT experiment, kind, digest, content, key, time FROM commitments "
+                "WHERE ?1 IS NULL OR experiment = ?1 ORDER BY time, experiment, kind",
+                (experiment,),
+            ).fetchall()
+            data = db.execute("SELECT key FROM keys WHERE name = ?", (DATA,)).fetchone()
+        found = [Commitment(*row) for row in rows]
+        shared = None if data is None else bytes(data[0])
+        return [_with_key(one, shared) if one.kind == DATA else one for one in found]
+
+    def trace_case(self, names: Iterable[str]) -> list[Went]:
+        """Every round that a case went into, or any case of a patient.
+
+        Args:
+            names: of the case or patient; several where it has several.
+        """
+        with self._transaction() as db:
+            key = db.execute("SELECT key FROM keys WHERE name = ?", (_CASES,)).fetchone()
+            if key is None:
+                return []
+            found: set[Went] = set()
+            for name in names:
+                mark = _mark(bytes(key[0]), plain_name(name))
+                found |= {
+                    Went(experiment, number, split, digest or "", None if used is None else bool(used))
+                    for experiment, number, split, digest, used in db.execute(_TRACE, (mark, mark))
+                }
+        return sorted(found, key=lambda one: (one.experiment, one.round, one.split))
+
+    def forget_case(self, names: Iterable[str]) -> int:
+        """Destroy what links a case, or a patient's cases, with any round; how many links there were."""
+        with self._transaction() as db:
+            key = db.execute("SELECT key FROM keys WHERE name = ?", (_CASES,)).fetchone()
+            gone = 0
+            for name in names if key is not None else ():
+                mark = _mark(bytes(key[0]), plain_name(name))
+                gone += db.execute("DELETE FROM members WHERE mark = ? OR patient = ?", (mark, mark)).rowcount
+        return gone
+
+    def destroy_keys(self) -> int:
+        """Destroy every key: marks of cases and commitments are noise after it. How many keys there were.
+
+        What is noted from then on has fresh keys.
+        """
+        with self._transaction() as db:
+            gone = db.execute("UPDATE commitments SET key = NULL WHERE key IS NOT NULL").rowcount
+            db.execute("UPDATE commitments SET content = '' WHERE kind = ?", (DATA,))  # digests of images
+            gone += db.execute("DELETE FROM keys").rowcount
+        return gone
+
+
+_TRACE = """
+SELECT rounds.experiment, rounds.round, members.split, models.digest, models.used
+FROM members JOIN rounds ON rounds.state = members.state
+LEFT JOIN models ON models.experiment = rounds.experiment AND models.round = rounds.round
+WHERE members.mark = ? OR members.patient = ?
+"""
+
+
+def read_lineage(state: Path) -> Lineage:
+    """The record of a site whose agent has worked; RequestError where there is none."""
+    if not (state / FILE).exists():
+        raise RequestError(
+            "no agent has noted here which cases it used",
+            where=str(state),
+            advice="Look at site.state; an agent notes it from its next join on",
+        )
+    return Lineage(state)
+
+
+def _with_key(one: Commitment, key: bytes | None) -> Commitment:
+    """With the key that all data commitments share, as long as it is the one of that time."""
+    fits = key is not None and hmac.compare_digest(commit_to(key, one.kind, one.content), one.digest)
+    return Commitment(one.experiment, one.kind, one.digest, one.content, key if fits else None, one.time)
+
+
+def _commit(db: sqlite3.Connection, experiment: str, kind: str, content: str, shared: bytes | None, now: float) -> str:
+    """The commitment to a content; the one there is, where the same was committed to for this experiment."""
+    known = db.execute(
+        "SELECT digest, key FROM commitments WHERE experiment = ? AND kind = ? AND content = ?",
+        (experiment, kind, content),
+    ).fetchall()
+    for digest, key in known:
+        if (key is not None) if shared is None else digest == commit_to(shared, kind, content):
+            return str(digest)
+    key = secrets.token_bytes(KEY_BYTES) if shared is None else shared
+    digest = commit_to(key, kind, content)
+    row = (experiment, kind, digest, content, key if shared is None else None, now)
+    db.execute("INSERT INTO commitments VALUES (?, ?, ?, ?, ?, ?)", row)
+    return digest
+
+
+def _key_of(db: sqlite3.Connection, name: str) -> bytes:
+    db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (name, secrets.token_bytes(KEY_BYTES)))
+    return bytes(db.execute("SELECT key FROM keys WHERE name = ?", (name,)).fetchone()[0])
+
+
+def _mark(key: bytes, name: str) -> bytes:
+    """What stands for a case or patient in the record: 128 bits of HMAC-SHA256 under the site's key for it."""
+    return hmac.new(key, b"konsil case 1\n" + name.encode(), sha256).digest()[:_MARK_BYTES]
+
+
+def _sweep(db: sqlite3.Connection) -> None:
+    """Remove what no round and no experiment on record refers to."""
+    db.execute(
+        "DELETE FROM current WHERE experiment NOT IN (SELECT experiment FROM rounds) AND experiment NOT IN "
+        "(SELECT experiment FROM commitments)"
+    )
+    db.execute(
+        "DELETE FROM states WHERE number NOT IN (SELECT state FROM rounds) AND number NOT IN "
+        "(SELECT state FROM current)"
+    )
+    db.execute("DELETE FROM members WHERE state NOT IN (SELECT number FROM states)")
+    db.execute("DELETE FROM models WHERE (experiment, round) NOT IN (SELECT experiment, round FROM rounds)")
