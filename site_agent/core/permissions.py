@@ -20,6 +20,8 @@ class Allow(Settings):
     nets: tuple[str, ...] | None = None
     strategies: tuple[str, ...] | None = None
     codecs: tuple[CodecName, ...] | None = None
+    trainers: tuple[Name, ...] | None = None
+    """"konsil" is the one that comes with it. Absent: that one alone, since another one is a program to be named."""
     rounds_max: int | None = Field(None, ge=1)
     until: date | None = None
 

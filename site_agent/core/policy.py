@@ -6,10 +6,11 @@ and can weaken nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from messages.experiment import Experiment
+from messages.experiment import OWN_TRAINER, Experiment
 from messages.kinds import CaseCounts
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -40,6 +41,7 @@ def judge_experiment(
     site: str,
     datasets: dict[str, set[str]],
     today: date,
+    trainers: Mapping[str, Collection[str] | None] | None = None,
 ) -> PolicyVerdict:
     """Judge an experiment.
 
@@ -48,10 +50,12 @@ def judge_experiment(
         site: this site's name.
         datasets: the data sets described in site.toml, with the concepts that each one's labels name.
         today: the site's date.
+        trainers: name of a trainer that the operator registered → the data sets that it may read; None: any.
     """
     by_hand = policy.approval == "hand"
     for reason in (
         _not_for_us(experiment, site, today),
+        _trainer_missing(experiment, {} if trainers is None else trainers),
         _refused_by_rules(policy, experiment, researcher, today),
         _below_floor(policy.floors, experiment),
         _data_missing(experiment, datasets),
@@ -69,9 +73,22 @@ def _not_for_us(experiment: Experiment, site: str, today: date) -> Reason | None
     return None
 
 
+def _trainer_missing(experiment: Experiment, trainers: Mapping[str, Collection[str] | None]) -> Reason | None:
+    asked = experiment.training.trainer
+    if asked is None:
+        return None
+    if asked not in trainers:
+        return Reason.UNSUPPORTED
+    readable = trainers[asked]
+    return None if readable is None or experiment.data.dataset in readable else Reason.DATASET_NOT_ALLOWED
+
+
 def _refused_by_rules(policy: PolicyConfig, experiment: Experiment, researcher: str, today: date) -> Reason | None:
-    """None where some rule fits; otherwise what the rule that came nearest refused."""
-    if policy.default == "allow":
+    """None where some rule fits; otherwise what the rule that came nearest refused.
+
+    A trainer of the site's own needs a rule that names it, whatever the default.
+    """
+    if policy.default == "allow" and experiment.training.trainer is None:
         return None
     nearest: tuple[int, Reason] = (-1, Reason.NOT_ALLOWED)
     for rule in policy.allow:
@@ -91,6 +108,7 @@ def _first_misfit(rule: Allow, experiment: Experiment, researcher: str, today: d
         (rule.nets is None or experiment.net.name in rule.nets, Reason.NET_NOT_ALLOWED),
         (rule.strategies is None or experiment.plan.strategy.name in rule.strategies, Reason.NOT_ALLOWED),
         (rule.codecs is None or experiment.wire.codec in rule.codecs, Reason.CODEC_NOT_ALLOWED),
+        ((experiment.training.trainer or OWN_TRAINER) in _named_trainers(rule), Reason.NOT_ALLOWED),
         (rule.rounds_max is None or experiment.rounds.count <= rule.rounds_max, Reason.TOO_MANY_ROUNDS),
         (rule.until is None or today <= rule.until, Reason.POLICY_EXPIRED),
     )
@@ -98,6 +116,10 @@ def _first_misfit(rule: Allow, experiment: Experiment, researcher: str, today: d
         if not fits:
             return fitted, reason
     return None
+
+
+def _named_trainers(rule: Allow) -> tuple[str, ...]:
+    return (OWN_TRAINER,) if rule.trainers is None else rule.trainers
 
 
 def _below_floor(floors: Floors, experiment: Experiment) -> Reason | None:

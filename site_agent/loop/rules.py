@@ -58,6 +58,7 @@ class Rules:
             self.config.site.name,
             self._known_concepts(experiment.data.dataset),
             self._clock.local().date(),
+            self.config.readable_by_trainers,
         )
 
     def foresee_trouble(self, plain: dict[str, Any]) -> tuple[bool, Reason | None]:

@@ -1,0 +1,125 @@
+"""One run of an operator's program: started, watched, ended; what it says is progress or goes to the trainer's log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from messages.ground.strictness import StrictModel
+from messages.reasons import Reason
+from site_agent.config import ExternalTrainer
+from site_agent.external.sandbox import Places, TrainerUnfit
+from site_agent.external.work import ProgramFailed
+
+LOOKED_EVERY = 1.0
+"""Seconds between two looks at the clock and at what was written."""
+LONGEST_LINE = 2**16
+NO_SANDBOX = 125
+ENDED_WITHIN = 10.0
+
+
+class ProgressLine(StrictModel):
+    """A line of JSON on the program's standard output."""
+
+    step: int = Field(ge=0, le=2**53)
+    of: int = Field(ge=0, le=2**53)
+    loss: float | None = None
+
+
+def run_program(
+    trainer: ExternalTrainer, places: Places, command: Sequence[str], report: Callable[[ProgressLine], None]
+) -> None:
+    """Run it to its end.
+
+    Args:
+        command: `sandbox.start_command`. report: told what it says of its progress.
+
+    Raises:
+        ProgramFailed: it ended with another status than 0, ran too long, or wrote too much.
+        TrainerUnfit: it could not be started.
+    """
+    # In this process's group, so that whoever ends the group ends the program: no session of its own.
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/", env={"PATH": os.environ.get("PATH", "")}
+    )
+    assert process.stdout is not None  # noqa: S101 (for mypy)
+    try:
+        _watch_program(process.stdout.fileno(), trainer, places, report)
+        status = _await_end(process, trainer)
+    finally:
+        process.kill()  # with `unshare --kill-child` everything that it has started
+        process.wait()
+        process.stdout.close()
+    if status == NO_SANDBOX:
+        raise TrainerUnfit("the program could not be started; the trainer's log says why", where=trainer.command[0])
+    if status:
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise ProgramFailed(f"the program {how}")
+
+
+def _watch_program(
+    place: int, trainer: ExternalTrainer, places: Places, report: Callable[[ProgressLine], None]
+) -> None:
+    """Read what it says until it closes its output."""
+    deadline, lines = time.monotonic() + trainer.within, _Lines(report)
+    while True:
+        ready, _, _ = select.select([place], [], [], LOOKED_EVERY)
+        if ready:
+            said = os.read(place, LONGEST_LINE)
+            if not said:
+                lines.end()
+                return
+            lines.add_bytes(said)
+        if time.monotonic() >= deadline:
+            raise ProgramFailed(f"the program ran for {trainer.within:.0f} s (within)", Reason.TRAINER_STUCK)
+        if not ready and places.count_bytes() > trainer.disk:
+            raise ProgramFailed(f"the program wrote more than {trainer.disk} bytes (disk)", Reason.DISK_FULL)
+
+
+def _await_end(process: subprocess.Popen[bytes], trainer: ExternalTrainer) -> int:
+    try:
+        return process.wait(min(ENDED_WITHIN, trainer.within))
+    except subprocess.TimeoutExpired:
+        raise ProgramFailed("the program closed its output and did not end", Reason.TRAINER_STUCK) from None
+
+
+class _Lines:
+    """Bytes → lines of progress; all else goes to the log, as it is."""
+
+    def __init__(self, report: Callable[[ProgressLine], None]) -> None:
+        self._report, self._rest = report, b""
+
+    def add_bytes(self, said: bytes) -> None:
+        """What came now."""
+        *whole, self._rest = (self._rest + said).split(b"\n")
+        for line in whole:
+            self._take_line(line)
+        if len(self._rest) > LONGEST_LINE:
+            self.end()
+
+    def end(self) -> None:
+        """There is no more of this line."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._take_line(rest)
+
+    def _take_line(self, line: bytes) -> None:
+        found: Any = None
+        if line.startswith(b"{"):
+            with contextlib.suppress(ValueError, RecursionError):
+                found = json.loads(line)
+        if isinstance(found, dict) and "step" in found:
+            with contextlib.suppress(ValidationError):
+                self._report(ProgressLine.model_validate(found))
+                return
+        sys.stderr.write(line.decode("utf-8", "replace") + "\n")
+        sys.stderr.flush()
