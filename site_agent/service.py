@@ -369,6 +369,7 @@ class Agent:
             opens_at=self._rules.opens_at(),
             file=self._file,
             lists=self._guard.lists.as_plain(),
+            unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
 
     def _read_figures(self) -> Iterable[Reading]:

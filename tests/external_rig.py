@@ -54,7 +54,7 @@ TRUE = np.array([[2.0], [-1.0]])
 TENSORS = [{"name": "weight", "shape": [2, 1]}, {"name": "bias", "shape": [1]}]
 
 
-def write_table(folder: Path, seed: int, cases: int = 40) -> Path:
+def write_table(folder: Path, seed: int, cases: int = 200) -> Path:
     """A table of two numbers and what follows from them: y = 2 a - b + 0.5; two lines a patient."""
     drawn = np.random.default_rng(seed)
     inputs = drawn.normal(size=(cases, 2))

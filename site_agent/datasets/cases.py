@@ -129,8 +129,8 @@ def _assemble_numbers(
         except ValueError:
             said = f"{name} is {candidate.numbers[name]!r:.60}, which is no number (38.5)"
             raise CaseError(Reason.UNREADABLE, said, where=where) from None
-    if not np.isfinite(np.asarray(numbers, np.float32)).all():
-        raise CaseError(Reason.NOT_FINITE, "a number is not finite", where=where)
+    if not all(abs(one) <= look.MOST_VALUE for one in numbers):  # NaN is not, either
+        raise CaseError(Reason.NOT_FINITE, f"a number is none up to {look.MOST_VALUE:g}", where=where)
     truth = encode_row(candidate.words, layout.table, encode, where)
     return Case(candidate.key, patient, (), None, truth=truth, numbers=tuple(numbers))
 

@@ -95,11 +95,12 @@ def status_of(
     opens_at: datetime | None = None,
     file: ReadFile | None = None,
     lists: Sequence[Mapping[str, Any]] = (),
+    unboxed: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
-    `lists`: how the lists of the withdrawn stand (`data.lists`)."""
+    `lists`: how the lists of the withdrawn stand (`data.lists`). `unboxed`: trainers that run without a sandbox."""
     experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -145,4 +146,5 @@ def status_of(
         "bytes_down": bytes_down,
         "bytes_up": bytes_up,
         "lists": [dict(one) for one in lists],
+        "unboxed_trainers": list(unboxed),
     }

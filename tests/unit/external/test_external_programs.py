@@ -27,7 +27,7 @@ def test_a_program_trains_a_round_and_scores_the_model_it_received(tmp_path: Pat
     said: list[Reply] = []
     chosen = session(tmp_path, said=said)
     prepared = chosen.prepared
-    assert prepared.found == prepared.used == prepared.train + prepared.validation + prepared.test == 40
+    assert prepared.found == prepared.used == prepared.train + prepared.validation + prepared.test == 200
     request = rig.training(tmp_path, evaluate=True)
     answer = chosen.train_round(request)
     assert (answer.cases, answer.steps, answer.epochs) == (prepared.train, 10, 1.0)
