@@ -81,6 +81,8 @@ class ExternalTrainer(Settings):
     def _program_is_in_the_command(self) -> Self:
         if self.program is not None and self.program not in self.command:
             raise ValueError(f"program: {self.program!r} is no word of the command")
+        if "/" not in (self.program or self.command[0]):
+            raise ValueError("command: say with a path which file the program is")
         return self
 
     @property
@@ -90,18 +92,13 @@ class ExternalTrainer(Settings):
 
     def relative_to(self, folder: Path) -> Self:
         """The same, with relative paths taken from `folder`, as people mean them."""
-        places = {word for word in (self.program, self.command[0]) if word is not None and "/" in word}
-        places |= {self.program} if self.program is not None else set()
-
-        def place(word: str) -> str:
-            return str(folder / word) if word in places else word
-
-        update = {
-            "command": tuple(place(word) for word in self.command),
-            "program": None if self.program is None else place(self.program),
-            "reads": tuple(folder / path for path in self.reads),
-        }
-        return self.model_copy(update=update)
+        first, *more = self.command
+        first = str(folder / first) if "/" in first else first
+        program = None if self.program is None else str(folder / self.program)
+        command = (first, *(program or "" if word == self.program else word for word in more))
+        return self.model_copy(
+            update={"command": command, "program": program, "reads": tuple(folder / path for path in self.reads)}
+        )
 
 
 class Retention(Settings):

@@ -24,7 +24,6 @@ LOOKED_EVERY = 1.0
 """Seconds between two looks at the clock and at what was written."""
 LONGEST_LINE = 2**16
 NO_SANDBOX = 125
-ENDED_WITHIN = 10.0
 
 
 class ProgressLine(StrictModel):
@@ -51,14 +50,14 @@ def run_program(
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/", env={"PATH": os.environ.get("PATH", "")}
     )
-    assert process.stdout is not None  # noqa: S101 (for mypy)
     try:
-        _watch_program(process.stdout.fileno(), trainer, places, report)
-        status = _await_end(process, trainer)
+        _watch_program(process, trainer, places, _Lines(report))
+        status = process.wait()
     finally:
         process.kill()  # with `unshare --kill-child` everything that it has started
         process.wait()
-        process.stdout.close()
+        if process.stdout is not None:
+            process.stdout.close()
     if status == NO_SANDBOX:
         raise TrainerUnfit("the program could not be started; the trainer's log says why", where=trainer.command[0])
     if status:
@@ -66,30 +65,30 @@ def run_program(
         raise ProgramFailed(f"the program {how}")
 
 
-def _watch_program(
-    place: int, trainer: ExternalTrainer, places: Places, report: Callable[[ProgressLine], None]
-) -> None:
-    """Read what it says until it closes its output."""
-    deadline, lines = time.monotonic() + trainer.within, _Lines(report)
+def _watch_program(process: subprocess.Popen[bytes], trainer: ExternalTrainer, places: Places, lines: _Lines) -> None:
+    """Hear what it says, and look at clock and disk, until it has ended."""
+    assert process.stdout is not None  # noqa: S101 (for mypy)
+    deadline, looked = time.monotonic() + trainer.within, time.monotonic()
+    open_end = [process.stdout.fileno()]
     while True:
-        ready, _, _ = select.select([place], [], [], LOOKED_EVERY)
-        if ready:
-            said = os.read(place, LONGEST_LINE)
-            if not said:
-                lines.end()
-                return
+        ended = process.poll() is not None  # asked first: then all that it has said can be read
+        if open_end and select.select(open_end, [], [], 0.0 if ended else LOOKED_EVERY)[0]:
+            said = os.read(open_end[0], LONGEST_LINE)
             lines.add_bytes(said)
-        if time.monotonic() >= deadline:
+            open_end = open_end if said else []
+        elif ended:
+            lines.end()
+            return
+        elif not open_end:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOKED_EVERY)
+        now = time.monotonic()
+        if now >= deadline:
             raise ProgramFailed(f"the program ran for {trainer.within:.0f} s (within)", Reason.TRAINER_STUCK)
-        if not ready and places.count_bytes() > trainer.disk:
-            raise ProgramFailed(f"the program wrote more than {trainer.disk} bytes (disk)", Reason.DISK_FULL)
-
-
-def _await_end(process: subprocess.Popen[bytes], trainer: ExternalTrainer) -> int:
-    try:
-        return process.wait(min(ENDED_WITHIN, trainer.within))
-    except subprocess.TimeoutExpired:
-        raise ProgramFailed("the program closed its output and did not end", Reason.TRAINER_STUCK) from None
+        if now - looked >= LOOKED_EVERY:
+            looked = now
+            if places.count_bytes() > trainer.disk:
+                raise ProgramFailed(f"the program wrote more than {trainer.disk} bytes (disk)", Reason.DISK_FULL)
 
 
 class _Lines:

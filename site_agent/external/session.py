@@ -213,7 +213,7 @@ class ExternalSession:
         at = time.monotonic()
         if not now and at - self._sent < REPORT_SECONDS:
             return
-        self._sent = at
+        self._sent = 0.0 if now else at  # the first word of a run is told at once, too
         loss = line.loss if line.loss is not None and isfinite(line.loss) else None
         self._send(Progress(round=run.round, phase=run.phase, done=line.step, total=line.of, loss=loss))
 

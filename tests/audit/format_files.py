@@ -289,6 +289,9 @@ labels = "ordinal"
     .replace("kept-every-key", "kept-whole-images")
 )
 """The keys that go with another task than `every-key` has."""
+OWN_PROGRAM = WHOLE_IMAGES.replace("[training]\n", '[training]\ntrainer = "sgd"\n').replace(
+    "kept-whole-images", "kept-own-program"
+)
 
 FILES = {
     "minimal.toml": MINIMAL,
@@ -302,6 +305,7 @@ FILES = {
     "ensemble.toml": ENSEMBLE,
     "from-a-model.toml": FROM_A_MODEL,
     "whole-images.toml": WHOLE_IMAGES,
+    "own-program.toml": OWN_PROGRAM,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -310,7 +314,7 @@ EITHER_OR = {"local_epochs"}
 
 def check_files() -> None:
     """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
-    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES)
+    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES, OWN_PROGRAM)
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1

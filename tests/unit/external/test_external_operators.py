@@ -40,13 +40,13 @@ def test_paths_of_a_program_are_taken_from_the_folder_of_the_file(tmp_path: Path
     (tmp_path / "own").mkdir()
     plain = rig.site_plain("site-a", Path("state"), Path("data"), {})
     said = {"command": ["env/bin/python", "own/fit.py", "--fast"], "program": "own/fit.py", "sha256": "0" * 64}
-    plain["trainers"] = {"a": said | {"reads": ["lib"]}, "b": {"command": ["tool"], "sha256": "0" * 64}}
+    plain["trainers"] = {"a": said | {"reads": ["lib"]}, "b": said | {"command": ["python", "own/fit.py"]}}
     (tmp_path / "site.toml").write_text(write_toml(plain))
     found = read_config(tmp_path / "site.toml").trainers
     assert found["a"].command == (str(tmp_path / "env/bin/python"), str(tmp_path / "own/fit.py"), "--fast")
     assert found["a"].file == tmp_path / "own" / "fit.py"
     assert found["a"].reads == (tmp_path / "lib",)
-    assert found["b"].command == ("tool",)
+    assert found["b"].command == ("python", str(tmp_path / "own/fit.py"))
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,7 @@ def test_paths_of_a_program_are_taken_from_the_folder_of_the_file(tmp_path: Path
         ("linear", {"sha256": "abc"}, "sha256"),
         ("linear", {"sandbox": "chroot"}, "sandbox"),
         ("linear", {"command": []}, "command"),
+        ("linear", {"command": ["tool"], "program": None}, "with a path"),
         ("konsil", {}, "reserved"),
     ],
 )

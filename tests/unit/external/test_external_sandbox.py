@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -11,11 +14,15 @@ from typing import Any
 
 import external_rig as rig
 import pytest
+from brokers import PATIENCE, eventually
 
 from site_agent.config import ExternalTrainer
 from site_agent.external.program import ProgressLine, run_program
 from site_agent.external.sandbox import Places, TrainerUnfit, read_program, start_command
 from site_agent.external.work import ProgramFailed
+from site_agent.trainers.processes import EXTERNAL
+from site_agent.training.client import TrainerProcess
+from site_agent.training.protocol import Failed, Progress, Reply
 
 LOOK = """
 import json, os, socket, sys
@@ -182,3 +189,39 @@ def test_a_machine_without_namespaces_runs_no_program(tmp_path: Path, monkeypatc
     with pytest.raises(TrainerUnfit, match="Operation not permitted"):
         ExternalSession(rig.preparation(tmp_path, program), lambda _reply: None)
     ExternalSession(rig.preparation(tmp_path, program | {"sandbox": "none"}), lambda _reply: None)
+
+
+@pytest.mark.parametrize(("sandbox", "whom"), [("namespaces", "the trainer alone"), ("none", "its group")])
+def test_a_program_ends_with_the_trainer_that_runs_it(whom: str, sandbox: str, tmp_path: Path) -> None:
+    mark = f"konsil-test-{tmp_path.name}"
+    text = 'import time; print(\'{"step": 1, "of": 9}\', flush=True); time.sleep(600)'
+    given = rig.register(tmp_path / "programs", text, sandbox=sandbox)
+    given["command"] = [*given["command"], mark]
+    said: queue.Queue[Reply] = queue.Queue()
+    process = TrainerProcess(said.put, lambda _status: None, program=EXTERNAL)
+    try:
+        process.send_request(rig.preparation(tmp_path, given))
+        process.send_request(rig.training(tmp_path))
+        while not (
+            isinstance(reply := said.get(timeout=PATIENCE), Progress) and (reply.phase, reply.done) == ("training", 1)
+        ):
+            assert not isinstance(reply, Failed), reply
+        assert running(mark)
+        if whom == "the trainer alone":
+            os.kill(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        eventually(lambda: not running(mark), what="the program's end")
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+def running(mark: str) -> list[str]:
+    """Ids of processes whose last argument is this."""
+    found = []
+    for one in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if one.name.isdigit() and (one / "cmdline").read_bytes().split(b"\0")[-2:-1] == [mark.encode()]:
+                found.append(one.name)
+    return found
