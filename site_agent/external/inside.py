@@ -1,8 +1,9 @@
-"""The last step before an operator's program runs: a file system of its own, limits, no rights. Standard library alone.
+"""The last steps before an operator's program runs: a file system of its own, limits, no rights. Standard library.
 
-Runs as root of a user namespace of its own, which `unshare(1)` made with its mounts, network and processes
-(`site_agent.external.sandbox`). It sees nothing of the machine but what is bound here, read-only but for two folders.
-`mount_setattr(2)` with AT_RECURSIVE makes mounts below read-only too (Linux 5.12); `pivot_root(2)` leaves the old root.
+`tie` runs first: it ends with the process that watches it, and becomes `unshare(1)`, which makes the namespaces. In
+them `enter` runs, as root of a user namespace of its own. From there on nothing of the machine is seen but what is
+bound here, read-only but for two folders. `mount_setattr(2)` with AT_RECURSIVE makes mounts below read-only too (Linux
+5.12); `pivot_root(2)` leaves the old root.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import json
 import os
 import platform
 import resource
+import signal
 import sys
+from typing import Any
 
 MS_BIND, MS_REC = 4096, 16384
 MNT_DETACH = 2
@@ -23,8 +26,14 @@ MOUNT_SETATTR = 442
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 DEVICES = ("null", "zero", "full", "random", "urandom")
 SHARED = "/dev/shm"  # noqa: S108 (its own)
-DROP = ("setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--")
-KEEP = ("setpriv", "--no-new-privs", "--")
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
+CAPABILITIES = 64
+"""More than there are: those that the kernel does not know are refused, which is no matter."""
+UNSHARE = (
+    "unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "--net", "--ipc", "--uts",
+    "--pid", "--fork", "--kill-child", "--",
+)  # fmt: skip
+FAILED = 125
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -106,21 +115,49 @@ def enter_root(root: str) -> None:
     require_done(done, "read-only /")
 
 
+def give_up_rights() -> None:
+    """What runs from here on has no capability, whatever it executes (capabilities(7), no_new_privs).
+
+    The user namespace began with empty inheritable and ambient sets: without a bounding set nothing is left.
+    """
+    for number in range(CAPABILITIES):
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    require_done(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def tie(plan: dict[str, Any], given: str) -> None:
+    """End with the parent; then make the namespaces, or go on without."""
+    require_done(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent-death signal")
+    if os.getppid() != plan["parent"]:
+        os._exit(FAILED)
+    if plan["view"] is None:
+        enter(plan)
+    os.execvp(UNSHARE[0], [*UNSHARE, sys.executable, "-I", __file__, "enter", given])  # noqa: S606 (what it is for)
+
+
+def enter(plan: dict[str, Any]) -> None:
+    """Become the program."""
+    for name, most in plan["limits"].items():
+        resource.setrlimit(getattr(resource, name), (most, most))
+    if plan["view"] is not None:
+        build_root(plan["view"], plan["root"])
+        enter_root(plan["root"])
+    give_up_rights()
+    os.chdir(plan["folder"])
+    os.execvpe(plan["command"][0], plan["command"], plan["environment"])  # noqa: S606 (what it is for)
+
+
 def main() -> None:
     """Does not return: the program takes this process over. What fails ends it with status 125 and a line."""
-    plan = json.loads(sys.argv[1])
+    step, given = sys.argv[1:]
+    plan = json.loads(given)
     try:
-        for name, most in plan["limits"].items():
-            resource.setrlimit(getattr(resource, name), (most, most))
-        if plan["view"] is not None:
-            build_root(plan["view"], plan["root"])
-            enter_root(plan["root"])
-        drop = DROP if plan["view"] is not None else KEEP
-        os.chdir(plan["folder"])
-        os.execvpe(drop[0], [*drop, *plan["command"]], plan["environment"])  # noqa: S606 (this is what it is for)
+        if step == "tie":
+            tie(plan, given)
+        enter(plan)
     except (OSError, ValueError) as error:
         print(f"konsil: the sandbox cannot be made: {error}", file=sys.stderr, flush=True)  # noqa: T201
-        os._exit(125)
+        os._exit(FAILED)
 
 
 if __name__ == "__main__":

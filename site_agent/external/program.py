@@ -17,13 +17,13 @@ from pydantic import Field, ValidationError
 from messages.ground.strictness import StrictModel
 from messages.reasons import Reason
 from site_agent.config import ExternalTrainer
+from site_agent.external import inside
 from site_agent.external.sandbox import Places, TrainerUnfit
 from site_agent.external.work import ProgramFailed
 
 LOOKED_EVERY = 1.0
 """Seconds between two looks at the clock and at what was written."""
 LONGEST_LINE = 2**16
-NO_SANDBOX = 125
 
 
 class ProgressLine(StrictModel):
@@ -58,7 +58,7 @@ def run_program(
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-    if status == NO_SANDBOX:
+    if status == inside.FAILED:
         raise TrainerUnfit("the program could not be started; the trainer's log says why", where=trainer.command[0])
     if status:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

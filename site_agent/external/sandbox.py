@@ -28,12 +28,6 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SYSTEM_FILES = (
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime",
 )  # fmt: skip
-TIED = ("setpriv", "--pdeathsig", "KILL", "--")
-"""Before all: the program ends with the process that watches it."""
-UNSHARE = (
-    "unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "--net", "--ipc", "--uts",
-    "--pid", "--fork", "--kill-child", "--",
-)  # fmt: skip
 TRIED_WITHIN = 30.0
 LIBRARY_FILE = Path(__file__).with_name("konsil_trainer.py")
 """The library for such programs: one file, which is put on their path and may be copied."""
@@ -139,13 +133,13 @@ def start_command(
     plan = {
         "view": _list_view(trainer, places, shown, hidden, gpus) if boxed else None,
         "root": str(places.root),
+        "parent": os.getpid(),
         "folder": work,
         "limits": most,
         "environment": _environment(temporary, library, threads, gpus),
         "command": list(trainer.command),
     }
-    python = [sys.executable, "-I", str(Path(inside.__file__)), json.dumps(plan)]
-    return [*TIED, *(UNSHARE if boxed else ()), *python]
+    return [sys.executable, "-I", str(Path(inside.__file__)), "tie", json.dumps(plan)]
 
 
 def try_sandbox(folder: Path) -> str | None:

@@ -179,7 +179,7 @@ print('x' * 100_000)
 def test_a_machine_without_namespaces_runs_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    (tools / "setpriv").symlink_to("/usr/bin/setpriv")
+
     (tools / "unshare").write_text("#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2\nexit 1\n")
     (tools / "unshare").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
