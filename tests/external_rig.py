@@ -101,7 +101,7 @@ def register(folder: Path, text: str = LINEAR, name: str = "program.py", **more:
 def preparation(folder: Path, trainer: Mapping[str, Any], chosen: Experiment | None = None, **more: Any) -> Prepare:
     """As the agent asks; the table lies in `folder/data`, the site's state in `folder/state`."""
     state = folder / "state"
-    state.mkdir(exist_ok=True)
+    state.mkdir(parents=True, exist_ok=True)
     if not (folder / "data").is_dir():
         write_table(folder / "data", seed=1)
     given: dict[str, Any] = {

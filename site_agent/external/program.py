@@ -69,6 +69,7 @@ def _watch_program(process: subprocess.Popen[bytes], trainer: ExternalTrainer, p
     """Hear what it says, and look at clock and disk, until it has ended."""
     assert process.stdout is not None  # noqa: S101 (for mypy)
     deadline, looked = time.monotonic() + trainer.within, time.monotonic()
+    most = places.count_bytes() + trainer.disk
     open_end = [process.stdout.fileno()]
     while True:
         ended = process.poll() is not None  # asked first: then all that it has said can be read
@@ -87,7 +88,7 @@ def _watch_program(process: subprocess.Popen[bytes], trainer: ExternalTrainer, p
             raise ProgramFailed(f"the program ran for {trainer.within:.0f} s (within)", Reason.TRAINER_STUCK)
         if now - looked >= LOOKED_EVERY:
             looked = now
-            if places.count_bytes() > trainer.disk:
+            if places.count_bytes() > most:
                 raise ProgramFailed(f"the program wrote more than {trainer.disk} bytes (disk)", Reason.DISK_FULL)
 
 

@@ -82,6 +82,7 @@ class ExternalSession:
         self._trainer = ExternalTrainer.model_validate(request.external)
         self._folder = Path(request.cache) / "external"
         self._places = Places.under(self._folder)
+        self._places.remove()  # what a run that was killed has left
         read_program(self._trainer)
         if self._trainer.sandbox == "namespaces" and (why := try_sandbox(self._folder / "trial")) is not None:
             raise TrainerUnfit(f"no sandbox can be made here ({why})", where=f"trainers.{name}")

@@ -103,10 +103,10 @@ WRONG = {
     ),
     "takes too long": ("import time; time.sleep(600)", "ran for 1 s"),
     "writes too much": (
-        "import time; [open(f'more{n}', 'wb').truncate(2**19) for n in range(4)]; time.sleep(600)",
+        "import time; [open(f'more{n}', 'wb').truncate(2**19) for n in range(5)]; time.sleep(600)",
         "wrote more than",
     ),
-    "writes a file without end": ("open('more', 'wb').write(bytes(2**21))", "ended with status 1"),
+    "writes a file without end": ("open('more', 'wb').write(bytes(2**21))", "ended with status 1|wrote more than"),
 }
 
 
@@ -152,3 +152,11 @@ def _train(chosen: ExternalSession, folder: Path) -> Any:
     from site_agent.external.session import _Run
 
     return _Run("train", "training", 1, "train", {})
+
+
+def test_what_a_run_that_was_killed_has_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "state" / "cache" / "external" / "work"
+    left.mkdir(parents=True)
+    (left / "cases.csv").write_text("case,a,b\n")
+    session(tmp_path)
+    assert not left.exists()
