@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from messages.ground.strictness import StrictModel
+from messages.kinds import MOST_LOSS
 from messages.reasons import Reason
 from site_agent.config import ExternalTrainer
 from site_agent.external import inside
@@ -31,7 +32,7 @@ class ProgressLine(StrictModel):
 
     step: int = Field(ge=0, le=2**53)
     of: int = Field(ge=0, le=2**53)
-    loss: float | None = None
+    loss: float | None = Field(None, ge=-MOST_LOSS, le=MOST_LOSS)
 
 
 def run_program(

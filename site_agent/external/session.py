@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +214,7 @@ class ExternalSession:
         if not now and at - self._sent < REPORT_SECONDS:
             return
         self._sent = 0.0 if now else at  # the first word of a run is told at once, too
-        loss = line.loss if line.loss is not None and isfinite(line.loss) else None
-        self._send(Progress(round=run.round, phase=run.phase, done=line.step, total=line.of, loss=loss))
+        self._send(Progress(round=run.round, phase=run.phase, done=line.step, total=line.of, loss=line.loss))
 
     def _prepare_cases(self) -> Prepared:
         experiment, request = self.experiment, self._request

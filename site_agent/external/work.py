@@ -23,6 +23,7 @@ from safetensors.numpy import load, save_file
 
 from messages.ground.errors import WorkFailed
 from messages.ground.strictness import StrictModel
+from messages.kinds import MOST_LOSS
 from messages.reasons import Reason
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest
@@ -112,8 +113,8 @@ def read_result(folder: Path) -> TrainingResult:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ProgramFailed(f"{FILES['result']}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if not np.isfinite(found.loss):
-        raise ProgramFailed(f"{FILES['result']}: the loss is not finite", Reason.NAN_LOSS)
+    if not abs(found.loss) <= MOST_LOSS:
+        raise ProgramFailed(f"{FILES['result']}: the loss is none up to {MOST_LOSS:g}", Reason.NAN_LOSS)
     return found
 
 

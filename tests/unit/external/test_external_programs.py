@@ -9,6 +9,7 @@ from typing import Any
 import external_rig as rig
 import numpy as np
 import pytest
+from class_task import class_experiment, table_source, write_pictures
 
 from messages.reasons import Reason
 from messages.tensors.layout import Manifest
@@ -160,3 +161,50 @@ def test_what_a_run_that_was_killed_has_left_is_removed(tmp_path: Path) -> None:
     (left / "cases.csv").write_text("case,a,b\n")
     session(tmp_path)
     assert not left.exists()
+
+
+PICTURES = """
+import numpy as np
+from PIL import Image
+import konsil_trainer
+
+def measure(paths):
+    wholes = [np.asarray(Image.open(path), float) for (path,) in paths]
+    return np.array([one[:, :8].mean() - one[:, 8:].mean() for one in wholes])
+
+def train(task, model, inputs, truths):
+    assert truths.shape == (len(inputs), 2) and set(truths.ravel()) == {0.0, 1.0}
+    return {"edge": np.float32(measure(inputs).mean())}, {"steps": 1, "loss": 0.5}
+
+def predict(task, model, inputs):
+    bright = np.float64(measure(inputs) > 50) + SHIFT
+    return np.stack([1 - bright, bright], axis=1)
+
+konsil_trainer.run(train, predict)
+"""
+
+
+def pictures(folder: Path, shift: float) -> tuple[ExternalSession, Any]:
+    write_pictures(folder / "data", ["benign", "malignant"] * 20)
+    net = {"name": "Tensors", "tensors": [{"name": "edge"}]}
+    chosen = class_experiment(net=net, training={"trainer": "linear", "batch": 4, "optimizer": {"lr": 0.01}})
+    given = rig.register(folder / "programs", PICTURES.replace("SHIFT", str(shift)))
+    request = rig.preparation(folder, given, chosen, dataset=table_source(folder / "data"))
+    return ExternalSession(request, lambda _reply: None), rig.training(folder, chosen, evaluate=True)
+
+
+def test_a_program_that_sees_images_is_scored_by_its_probabilities(tmp_path: Path) -> None:
+    chosen, request = pictures(tmp_path, 0.0)
+    assert chosen.prepared.used == 40
+    answer = chosen.train_round(request)
+    assert answer.evaluation is not None
+    scores = answer.evaluation.scores()
+    assert scores.cases == chosen.prepared.validation > 0
+    assert scores.metrics["brier"]["malignant"].sum == 0
+    assert 5 < rig.tensors_in(Path(request.output), request.update)["edge"] < 95
+
+
+def test_a_probability_above_1_is_none(tmp_path: Path) -> None:
+    chosen, request = pictures(tmp_path, 0.5)
+    with pytest.raises(ProgramFailed, match="a probability is from 0 to 1"):
+        chosen.train_round(request)

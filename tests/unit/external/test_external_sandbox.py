@@ -161,6 +161,9 @@ def test_what_it_says_is_progress_or_goes_to_the_log(tmp_path: Path, capsys: pyt
     text = """
 print('{"step": 3, "of": 10, "loss": 0.5}', flush=True)
 print('{"step": -1, "of": 10}')
+print('{"step": 1, "of": 10, "loss": NaN}')
+print('{"step": 1, "of": 10, "loss": 1e300}')
+print('{"step": 1e999, "of": 10}')
 print('{"step"')
 print('plain \\x1b[31mwords')
 print('x' * 100_000)
