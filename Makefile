@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test lint check shape chaos simulation interleavings fuzz differential test-rabbitmq4 bench bench-peers clean
+.PHONY: help setup demo test test-frameworks lint check shape chaos simulation interleavings fuzz differential test-rabbitmq4 bench bench-peers clean
 
 BIN = .venv/bin
 ARGS =
@@ -13,6 +13,7 @@ SEED = 1
 help:
 	@echo 'make demo             train one model at three hospitals on this machine (ARGS="--rounds 4" for options)'
 	@echo 'make test             lint, types, import contracts and all tests'
+	@echo 'make test-frameworks  the programs of experiments/trainers, each framework in an environment of its own'
 	@echo 'make setup            only what both need: RabbitMQ, Orthanc, .venv with pinned dependencies'
 	@echo 'make check            make test without the tests'
 	@echo 'make shape            figures of the code: sizes, names, circles (make test prints them too)'
@@ -55,6 +56,12 @@ test: check shape
 	@echo 'konsil: tests'
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# TensorFlow, JAX and PaddlePaddle in environments of their own (.frameworks), made the first time; a gigabyte and a half
+test-frameworks: setup
+	@sh deploy/bootstrap/frameworks.sh
+	@echo 'konsil: frameworks'
+	@KONSIL_FRAMEWORKS=1 $(BIN)/python -m pytest tests/frameworks -ra $(ARGS)
+
 # On an otherwise idle machine; about a quarter of an hour
 bench: setup
 	@$(BIN)/python -m benchmarks.table $(ARGS)
@@ -90,5 +97,5 @@ test-rabbitmq4: setup
 	@home=$$(tests/chaos/rabbitmq4) && CI=true RABBITMQ_HOME=$$home $(BIN)/python -m pytest $(RABBITMQ4_TESTS) $(ARGS)
 
 clean:
-	rm -rf .venv benchmarks/.peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out konsil.egg-info
+	rm -rf .venv .frameworks benchmarks/.peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-out konsil.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

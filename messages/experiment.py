@@ -37,6 +37,8 @@ MOST_SITES = 1000
 MOST_ALONE = 16
 """Sites that may each have a model of their own: each site scores all of them."""
 OWN_LABEL = "own-"
+OWN_TRAINER = "konsil"
+"""What the trainer that comes with Konsil is called where trainers are named."""
 DIGEST_MARK = "sha256:"
 """What stands before a model's digest, where an experiment's id may stand too."""
 ORIGIN = re.compile(f"{DIGEST_MARK}[0-9a-f]{{64}}|{EXPERIMENT_PATTERN}")
@@ -197,6 +199,15 @@ class Training(Settings):
     schedule: Schedule = Schedule()
     precision: Literal["float32", "amp"] = "float32"
     clip_norm: float | None = Field(None, gt=0)
+    trainer: Name | None = Field(None, json_schema_extra={"form": 3}, exclude_if=lambda value: value is None)
+    """A program that the operators of the sites registered under this name, instead of Konsil's own trainer."""
+
+    @field_validator("trainer")
+    @classmethod
+    def _trainer_is_another(cls, value: str | None) -> str | None:
+        if value == OWN_TRAINER:
+            raise ValueError("leave it out: without it Konsil's own trainer is meant")
+        return value
 
     @field_validator("patch")
     @classmethod
@@ -454,8 +465,21 @@ class Experiment(Settings):
         why = self.task.find_misfit(loss=loss, metrics=scored.metrics, select_by=scored.select_by)
         if why is not None:
             raise ValueError(why)
-        self._size_fits_the_task()
+        if self.training.trainer is not None:
+            self._trainer_can_do_it()
+        else:
+            self._size_fits_the_task()
         return self
+
+    def _trainer_can_do_it(self) -> None:
+        """What a site's own trainer is asked for: to train a model, and to predict what a table says."""
+        plan = self.plan
+        if self.task.truth != "table":
+            raise ValueError(f"training.trainer: {self.task.kind} is scored voxel by voxel, which no such trainer does")
+        if plan.strategy.in_training or plan.strategy.alters_tensors:
+            raise ValueError(f"training.trainer: {plan.strategy.name} changes the training, which no such trainer does")
+        if plan.kind == "ensemble":
+            raise ValueError('training.trainer: plan.kind = "ensemble" combines nets, which no such trainer does')
 
     def _size_fits_the_task(self) -> None:
         size, patch = self.preprocessing.size, self.training.patch

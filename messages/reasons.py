@@ -245,7 +245,8 @@ ADVICE: dict[Reason, str] = {
     Reason.OUTSIDE_HOURS: "The site works in its allowed hours only",
     Reason.DATASET_GONE: "The data set's folder cannot be read any more: check path and mount",
     Reason.DATASET_CHANGED: "The data set changed between rounds: start a new experiment, or restore it",
-    Reason.UNSUPPORTED: "Update the site agent: it does not know what the experiment asks for",
+    Reason.UNSUPPORTED: "Update the site agent: it does not know what the experiment asks for. Of training.trainer: the"
+    " site has no such trainer, or its `konsil site preflight` says why it cannot be run",
     Reason.CUDA_OOM: "Use a smaller patch or batch, or a GPU with more memory",
     Reason.OUT_OF_MEMORY: "Use a smaller patch or batch, or raise the site's memory limit",
     Reason.NAN_LOSS: "Training is to blame, every image was finite: lower the learning rate, or set training.clip_norm",

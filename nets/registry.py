@@ -27,6 +27,7 @@ from nets.architectures.segmentation.segresnet import SegResNetSpec
 from nets.architectures.segmentation.swinunetr import SwinUNETRSpec
 from nets.architectures.segmentation.unet import UNetSpec
 from nets.architectures.segmentation.vnet import VNetSpec
+from nets.architectures.tensors import TensorsSpec
 
 NETS: Mapping[str, type[NetSpec]] = {
     "UNet": UNetSpec,
@@ -48,6 +49,7 @@ NETS: Mapping[str, type[NetSpec]] = {
     "GoogLeNet": GoogLeNetSpec,
     "CNN": CNNSpec,
     "Rehearsal": RehearsalSpec,
+    "Tensors": TensorsSpec,
 }
 
 
@@ -72,6 +74,12 @@ def check_net(experiment: Experiment) -> NetSpec:
         ConfigError: names key, value and what is allowed.
     """
     spec, task = spec_of(experiment), experiment.task
+    if spec.foreign and experiment.training.trainer is None:
+        raise ConfigError(
+            f"net {spec.name!r} is known to a site's own trainer alone",
+            where="net.name",
+            advice="Say which one under training.trainer, or choose another net",
+        )
     require_fit(spec, task.kind, len(task.channels), task.out_channels, experiment.training.patch)
     return spec
 

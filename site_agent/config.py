@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from messages.experiment import OWN_TRAINER
 from messages.ground import settings
 from messages.ground.exposition import MetricsSettings
 from messages.ground.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
@@ -54,6 +55,53 @@ class Trainer(Settings):
     """Most training processes at a time, of all experiments: one works, the others wait for their next round."""
 
 
+class ExternalTrainer(Settings):
+    """A program of the site's own, which experiments ask for by its name (docs/trainers.md).
+
+    Attributes:
+        command: the program and its arguments.
+        program: the word of `command` that is the file whose hash is held; None: the first.
+        sha256: of that file; checked before each start.
+        datasets: the data sets that it may read; None: all that a rule of the policy allows.
+        sandbox: "namespaces": no network, nothing to see but what it needs; "none": as any program of the agent's user.
+        reads: further folders or files that it sees.
+        within: longest time of one run. ram: most memory; None: `limits.ram`. disk: most bytes that it may write.
+    """
+
+    command: tuple[str, ...] = Field(min_length=1)
+    program: str | None = None
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    datasets: tuple[Name, ...] | None = None
+    sandbox: Literal["namespaces", "none"] = "namespaces"
+    reads: tuple[Path, ...] = ()
+    within: Seconds = 3600.0
+    ram: SizeBytes | None = None
+    disk: SizeBytes = 4 * 2**30
+
+    @model_validator(mode="after")
+    def _program_is_in_the_command(self) -> Self:
+        if self.program is not None and self.program not in self.command:
+            raise ValueError(f"program: {self.program!r} is no word of the command")
+        if "/" not in (self.program or self.command[0]):
+            raise ValueError("command: say with a path which file the program is")
+        return self
+
+    @property
+    def file(self) -> Path:
+        """The file whose hash is held."""
+        return Path(self.program or self.command[0])
+
+    def relative_to(self, folder: Path) -> Self:
+        """The same, with relative paths taken from `folder`, as people mean them."""
+        first, *more = self.command
+        first = str(folder / first) if "/" in first else first
+        program = None if self.program is None else str(folder / self.program)
+        command = (first, *(program or "" if word == self.program else word for word in more))
+        return self.model_copy(
+            update={"command": command, "program": program, "reads": tuple(folder / path for path in self.reads)}
+        )
+
+
 class Retention(Settings):
     """How long the agent keeps what it no longer needs."""
 
@@ -74,6 +122,7 @@ class SiteConfig(Settings):
     policy: PolicyConfig = PolicyConfig()
     retention: Retention = Retention()
     training: Trainer = Trainer()
+    trainers: dict[Name, ExternalTrainer] = {}
     metrics: MetricsSettings = MetricsSettings()
     trust: TrustSettings | None = None
 
@@ -81,7 +130,14 @@ class SiteConfig(Settings):
     def _fits_together(self) -> Self:
         if self.site.name in ("coordinator", "none"):
             raise ValueError(f"site.name: {self.site.name!r} is reserved")
+        if OWN_TRAINER in self.trainers:
+            raise ValueError(f"trainers.{OWN_TRAINER}: this name is reserved")
         return self
+
+    @property
+    def readable_by_trainers(self) -> dict[str, tuple[str, ...] | None]:
+        """Name of a registered trainer → the data sets that it may read; None: any."""
+        return {name: one.datasets for name, one in self.trainers.items()}
 
 
 def read_config(path: Path) -> SiteConfig:
@@ -95,5 +151,6 @@ def read_config(path: Path) -> SiteConfig:
     datasets = {name: place_paths(dataset, folder) for name, dataset in config.datasets.items()}
     broker = config.broker.of_consortium(site.consortium).relative_to(folder)
     trust = config.trust.relative_to(folder) if config.trust is not None else None
-    update = {"site": site, "broker": broker, "datasets": datasets, "trust": trust}
+    trainers = {name: trainer.relative_to(folder) for name, trainer in config.trainers.items()}
+    update = {"site": site, "broker": broker, "datasets": datasets, "trainers": trainers, "trust": trust}
     return config.model_copy(update=update)

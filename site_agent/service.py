@@ -404,6 +404,7 @@ class Agent:
             file=self._file,
             lists=self._guard.lists.as_plain(),
             log=self._witness.as_plain(),
+            unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
 
     def _read_figures(self) -> Iterable[Reading]:

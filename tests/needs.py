@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib.util import find_spec
 
 import pytest
+from places import ROOT
 
 from deploy.orthanc.node import Missing, find_orthanc
 
@@ -22,6 +25,16 @@ def need_orthanc() -> None:
         find_orthanc()
     except Missing as error:
         lacks(str(error))
+
+
+def find_framework(name: str, module: str) -> str:
+    """A Python that has a framework: this one, or that of the environment which `make test-frameworks` makes."""
+    if find_spec(module) is not None:
+        return sys.executable
+    own = ROOT / ".frameworks" / name / "bin" / "python"
+    if os.environ.get("KONSIL_FRAMEWORKS") != "1" or not own.exists():
+        pytest.skip(f"{module} is not in this environment: `make test-frameworks` installs it (KONSIL_FRAMEWORKS=1)")
+    return str(own)
 
 
 def need_chaos(what: str = "takes minutes") -> None:

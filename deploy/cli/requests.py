@@ -101,7 +101,9 @@ def print_check(
     if free is False:
         say_line(f"  id        taken: {ADVICE[Reason.ID_TAKEN]}")
     say_line(f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}")
-    say_line(f"  memory    about {human_bytes(found.training_memory_bytes)} for training at each site (estimate)")
+    trainer, memory = experiment.training.trainer, human_bytes(found.training_memory_bytes)
+    asked = f"about {memory} for training at each site (estimate)"
+    say_line(f"  memory    {asked if trainer is None else f'what the trainer {trainer!r} takes at each site'}")
     say_line(
         f"  a round   {human_bytes(found.round_bytes_down)} to the sites, {human_bytes(found.round_bytes_up)} back"
     )

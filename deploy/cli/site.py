@@ -377,6 +377,8 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
             say_line(f"  the operator declared that the log was restored, under term {term}")
     for one in answer.get("lists", ()):
         say_line(f"  {one['dataset']}: {one['said']}")
+    for name in answer.get("unboxed_trainers", ()):
+        say_line(f"  trainer {name}: runs without a sandbox")
     for one in answer["experiments"]:
         line = f"  {one['experiment']}: {standing_words(one)}, by {one['researcher']}"
         if one["place_in_queue"]:

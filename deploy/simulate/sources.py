@@ -110,6 +110,12 @@ def choose_origin(wish: DataWish, experiment: Experiment) -> MakeOrigin:
         DataError, RequestError: no such data, too few cases, or images that are not those of the experiment.
     """
     sites = experiment.sites
+    if experiment.training.trainer is not None:
+        raise RequestError(
+            "simulated sites have Konsil's own trainer alone",
+            where=f"training.trainer = {experiment.training.trainer!r}",
+            advice="Leave it out, or run the experiment at real sites",
+        )
     if wish.data is None:
         if wish.rule.kind != "even":
             raise RequestError("--split goes with --data", advice="Phantoms are made for each site")

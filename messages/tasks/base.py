@@ -313,6 +313,16 @@ class Task(Settings):
         """
         raise NotImplementedError
 
+    def rows_of_answers(
+        self, split: Split, truths: Sequence[Sequence[float]], answers: Sequence[Sequence[float]]
+    ) -> TaskRows:
+        """Rows of cases by what a table says of them (`encode_value`) and what a model answers (`targets`).
+
+        Raises:
+            ValueError: an answer that is none of this task.
+        """
+        raise NotImplementedError
+
     def invent_word(self, number: int) -> str:
         """What a table could say of an invented case."""
         return self.targets[number % len(self.targets)]

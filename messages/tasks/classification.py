@@ -271,6 +271,20 @@ class ClassificationTask(Task):
             raise ValueError(f"{len(named)} classes, and a case has one")
         return tuple(float(name in named) for name in self.classes)
 
+    def rows_of_answers(
+        self, split: Split, truths: Sequence[Sequence[float]], answers: Sequence[Sequence[float]]
+    ) -> TaskRows:
+        """Of each class's probability."""
+        rows = [
+            ClassRow(
+                case=f"{split}-{number}",
+                classes=[name for name, is_it in zip(self.classes, true, strict=True) if is_it],
+                predicted={name: float(one) for name, one in zip(self.classes, answer, strict=True)},
+            )
+            for number, (true, answer) in enumerate(zip(truths, answers, strict=True))
+        ]
+        return ClassRows(split=split, labels=self.labels, classes=list(self.classes), cases=rows)
+
     def list_lacking(self, words: Collection[str]) -> tuple[str, ...]:
         return tuple(name for name in self.classes if name not in words)
 

@@ -135,6 +135,16 @@ class RegressionTask(Task):
             raise ValueError(f"{words[0]!r:.60}, which is no number from -{MOST_VALUE:g} to {MOST_VALUE:g}")
         return (value,)
 
+    def rows_of_answers(
+        self, split: Split, truths: Sequence[Sequence[float]], answers: Sequence[Sequence[float]]
+    ) -> TaskRows:
+        """Of numbers in the quantity's own unit."""
+        rows = [
+            NumberRow(case=f"{split}-{number}", true=float(true[0]), predicted=float(answer[0]))
+            for number, (true, answer) in enumerate(zip(truths, answers, strict=True))
+        ]
+        return NumberRows(split=split, quantity=self.quantity, centre=self.centre, cases=rows)
+
     def invent_word(self, number: int) -> str:
         return f"{self.centre + number * self.scale}"
 

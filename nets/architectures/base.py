@@ -52,6 +52,8 @@ class NetSpec(Settings):
     name: str
     tasks: ClassVar[frozenset[str]] = SEGMENTATION
     """Kinds of task (`task.kind`) that it can learn."""
+    foreign: ClassVar[bool] = False
+    """Whether only a trainer of a site's own knows what its tensors mean."""
     dimensions: ClassVar[frozenset[int]] = frozenset({2, 3})
     """Spatial dimensions in which it exists: 2, 3 or both."""
     deterministic_on_cuda: ClassVar[frozenset[int]] = frozenset({2, 3})

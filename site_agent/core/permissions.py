@@ -31,6 +31,8 @@ class Allow(Settings):
     """Whether the file has to name an approval (`approval`): an ethics committee's number, say."""
     researcher_keys: tuple[Fingerprint, ...] | None = None
     """Keys of which one has signed the researcher's own event; without a good signature the rule does not fit."""
+    trainers: tuple[Name, ...] | None = None
+    """"konsil" is the one that comes with it. Absent: that one alone, since another one is a program to be named."""
     rounds_max: int | None = Field(None, ge=1)
     until: date | None = None
 

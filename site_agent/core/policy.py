@@ -6,12 +6,13 @@ and can weaken nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
 
 from messages.abilities import WORDS_5, is_known
-from messages.experiment import Experiment
+from messages.experiment import OWN_TRAINER, Experiment
 from messages.kinds import CaseCounts
 from messages.reasons import IN_OLDER_WORDS, Reason
 from messages.scores import SplitScores
@@ -48,6 +49,7 @@ def judge_experiment(
     datasets: dict[str, set[str]],
     today: date,
     signer: str | None = None,
+    trainers: Mapping[str, Collection[str] | None] | None = None,
 ) -> PolicyVerdict:
     """Judge an experiment.
 
@@ -58,10 +60,12 @@ def judge_experiment(
         today: the site's date.
         signer: fingerprint of the key that signed the researcher's event, where it was checked to be theirs; `ANY_KEY`
             in a forecast.
+        trainers: name of a trainer that the operator registered → the data sets that it may read; None: any.
     """
     by_hand = policy.approval == "hand"
     for reason in (
         _not_for_us(experiment, site, today),
+        _trainer_missing(experiment, {} if trainers is None else trainers),
         _refused_by_rules(policy, experiment, researcher, today, signer),
         _below_floor(policy.floors, experiment),
         _data_missing(experiment, datasets),
@@ -79,11 +83,24 @@ def _not_for_us(experiment: Experiment, site: str, today: date) -> Reason | None
     return None
 
 
+def _trainer_missing(experiment: Experiment, trainers: Mapping[str, Collection[str] | None]) -> Reason | None:
+    asked = experiment.training.trainer
+    if asked is None:
+        return None
+    if asked not in trainers:
+        return Reason.UNSUPPORTED
+    readable = trainers[asked]
+    return None if readable is None or experiment.data.dataset in readable else Reason.DATASET_NOT_ALLOWED
+
+
 def _refused_by_rules(
     policy: PolicyConfig, experiment: Experiment, researcher: str, today: date, signer: str | None
 ) -> Reason | None:
-    """None where some rule fits; otherwise what the rule that came nearest refused."""
-    if policy.default == "allow":
+    """None where some rule fits; otherwise what the rule that came nearest refused.
+
+    A trainer of the site's own needs a rule that names it, whatever the default.
+    """
+    if policy.default == "allow" and experiment.training.trainer is None:
         return None
     nearest: tuple[int, Reason] = (-1, Reason.NOT_ALLOWED)
     for rule in policy.allow:
@@ -107,6 +124,7 @@ def _first_misfit(
         (rule.plans is None or experiment.plan.kind in rule.plans, Reason.PLAN_NOT_ALLOWED),
         (rule.strategies is None or experiment.plan.strategy.name in rule.strategies, Reason.NOT_ALLOWED),
         (rule.codecs is None or experiment.wire.codec in rule.codecs, Reason.CODEC_NOT_ALLOWED),
+        ((experiment.training.trainer or OWN_TRAINER) in _named_trainers(rule), Reason.NOT_ALLOWED),
         (rule.rounds_max is None or experiment.rounds.count <= rule.rounds_max, Reason.TOO_MANY_ROUNDS),
         (_has_purpose(rule, experiment.purpose), Reason.PURPOSE_NOT_ALLOWED),
         (bool(experiment.approval.strip()) or not rule.needs_approval_number, Reason.APPROVAL_MISSING),
@@ -126,6 +144,10 @@ def _has_purpose(rule: Allow, purpose: str) -> bool:
     """Whether the file's purpose, on one line, matches a pattern of the rule."""
     said = " ".join(purpose.split()).casefold()
     return rule.purposes is None or any(fnmatchcase(said, one.casefold()) for one in rule.purposes)
+
+
+def _named_trainers(rule: Allow) -> tuple[str, ...]:
+    return (OWN_TRAINER,) if rule.trainers is None else rule.trainers
 
 
 def _below_floor(floors: Floors, experiment: Experiment) -> Reason | None:

@@ -39,7 +39,8 @@ def foresee_trouble(
         fitting = [one for one in layout.candidates if _has_channels(one, layout, experiment)]
         if not fitting:
             return False, Reason.MISSING_CHANNEL
-        grids = [grid for one in islice(fitting, LOOKED_AT) if (grid := _grid_of(one, experiment)) is not None]
+        pictured = (one for one in fitting if one.images)
+        grids = [grid for one in islice(pictured, LOOKED_AT) if (grid := _grid_of(one, experiment)) is not None]
         patch = () if experiment.preprocessing.size is not None else sorted(experiment.training.patch)
         # Whichever way an image lies: sorted edges are the kindest comparison.
         if grids and all(_is_smaller(sorted(grid), patch) for grid in grids):
@@ -56,7 +57,9 @@ def _is_smaller(grid: Sequence[int], patch: Sequence[int]) -> bool:
 
 def _has_channels(candidate: Candidate, layout: Layout, experiment: Experiment) -> bool:
     there = set(layout.channels) if layout.four_dimensional else set(candidate.images)
-    return bool(candidate.images) and set(experiment.task.channels) <= there
+    if experiment.training.trainer is not None:
+        there |= set(candidate.numbers)
+    return bool(there) and set(experiment.task.channels) <= there
 
 
 def _grid_of(candidate: Candidate, experiment: Experiment) -> tuple[int, ...] | None:

@@ -177,6 +177,6 @@ def common_channels(layout: Layout) -> tuple[str, ...]:
     """The channels that most cases have: a case that lacks one of them is worth a line."""
     if layout.channels:
         return layout.channels
-    counted = Counter(name for case in layout.candidates for name in case.images)
+    counted = Counter(name for case in layout.candidates for name in case.images or case.numbers)
     most = max(counted.values(), default=0)
     return tuple(sorted(name for name, count in counted.items() if 2 * count >= most))

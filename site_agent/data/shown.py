@@ -81,6 +81,9 @@ def draw_any_sheets(
     layout = layouts.find_cases(config)
     channels, concepts = common_channels(layout), sorted(set(layout.labels.values()))
     survey = source.survey_cases(config, channels, set(concepts), progress, encode=layout.any_value)
+    if layout.table is not None and layout.table.numbers:
+        what = "is a table of numbers: there is nothing to draw"
+        raise DataError(what, where=f"datasets.{name}", advice=f"Read {layout.table.file}")
     if not survey.cases:
         what = f"has no usable case out of {survey.found}"
         raise DataError(what, where=f"datasets.{name}", advice="`konsil site datasets` says why")

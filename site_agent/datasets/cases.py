@@ -34,6 +34,7 @@ class Case:
         volumes: for 4-D files, which volume of `images[i]` is channel i; empty for 3-D files.
         rivals: (one of these paths, another that has the same role): they have to hold the same.
         kin: every patient that has an image in common with this one, itself included; empty where none has.
+        numbers: of a table without images, one a channel; then there is no image.
         truth: what the table says of it, as numbers that the net is trained towards; empty where a label map does.
     """
 
@@ -45,6 +46,7 @@ class Case:
     rivals: tuple[tuple[Path, Path], ...] = ()
     kin: tuple[str, ...] = ()
     truth: tuple[float, ...] = ()
+    numbers: tuple[float, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -81,6 +83,8 @@ def assemble_case(
     where = candidate.key
     if candidate.unreadable:
         raise CaseError(Reason.UNREADABLE, candidate.unreadable, where=where)
+    if layout.table is not None and layout.table.numbers:
+        return _assemble_numbers(candidate, patient, channels, layout, encode)
     if not candidate.images:
         raise _lacking(Reason.NO_IMAGE, "there is no image", candidate, layout)
     truth: tuple[float, ...] = ()
@@ -107,6 +111,28 @@ def assemble_case(
         rivals=tuple((chosen[role], other) for role, other in candidate.rivals if role in chosen),
         truth=truth,
     )
+
+
+def _assemble_numbers(
+    candidate: Candidate, patient: str, channels: Sequence[str], layout: Layout, encode: EncodeValue | None
+) -> Case:
+    """A case of a table without images."""
+    where = candidate.key
+    if encode is None:
+        raise CaseError(Reason.NO_LABEL, "a table of numbers has no label map", where=where)
+    if absent := [name for name in channels if not candidate.numbers.get(name)]:
+        raise CaseError(Reason.MISSING_CHANNEL, f"no number for {', '.join(absent)}", where=where)
+    numbers = []
+    for name in channels:
+        try:
+            numbers.append(float(candidate.numbers[name]))
+        except ValueError:
+            said = f"{name} is {candidate.numbers[name]!r:.60}, which is no number (38.5)"
+            raise CaseError(Reason.UNREADABLE, said, where=where) from None
+    if not all(abs(one) <= look.MOST_VALUE for one in numbers):  # NaN is not, either
+        raise CaseError(Reason.NOT_FINITE, f"a number is none up to {look.MOST_VALUE:g}", where=where)
+    truth = encode_row(candidate.words, layout.table, encode, where)
+    return Case(candidate.key, patient, (), None, truth=truth, numbers=tuple(numbers))
 
 
 def _lacking(reason: Reason, what: str, candidate: Candidate, layout: Layout) -> CaseError:

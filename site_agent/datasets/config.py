@@ -71,8 +71,8 @@ class DatasetConfig(Settings):
             raise ValueError('table: source = "table" has a section with its columns, and no other source has one')
         if self.table is None:
             return
-        if self.channels is None or len(self.channels) != len(self.table.images):
-            raise ValueError("channels: name a modality for each of table.images")
+        if self.channels is None or len(self.channels) != len(self.table.pictures or self.table.numbers):
+            raise ValueError("channels: name a modality for each of table.images, or a quantity for table.numbers")
         if bool(self.labels) != (self.table.mask is not None):
             raise ValueError('labels: with table.mask they say what its integers mean, such as { 1 = "lesion" }')
         if self.names:

@@ -10,8 +10,8 @@ a channel, NAME_0000.nii.gz.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeGuard
 
@@ -37,6 +37,7 @@ class Candidate:
         unreadable: why the case's own folder cannot be looked into.
         rivals: further files of a role (channel, or "label"): one name too many, unless they hold the same.
         unrecognised: the name of a NIfTI file of which nothing says what it is.
+        numbers: by channel, as a table without images writes them.
         patient: where a table says it. words: what a table says of the case, as the site writes it.
     """
 
@@ -48,6 +49,7 @@ class Candidate:
     unrecognised: str = ""
     patient: str = ""
     words: tuple[str, ...] = ()
+    numbers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -238,10 +240,11 @@ def _find_rows(config: DatasetConfig, table: TableColumns) -> Layout:
     candidates = tuple(
         Candidate(
             row.key,
-            {name: path for name, path in zip(channels, row.images, strict=True) if _is_there(path)},
+            {name: path for name, path in zip(channels, row.images, strict=bool(table.pictures)) if _is_there(path)},
             row.mask if _is_there(row.mask) else None,
             patient=row.patient,
             words=row.words,
+            numbers=dict(zip(channels, row.numbers, strict=bool(table.numbers))),
         )
         for row in sorted(read_rows(config.path, table), key=lambda row: row.key)
     )

@@ -185,6 +185,8 @@ def _digest_withdrawn(
     """Digests of the images of somebody who has withdrawn, to leave out copies under other names; kept nowhere."""
     try:
         case = assemble_case(candidate, patient, channels, layout, encode)
+        if not case.images:
+            return set()
         return set(_digest_case(read_case(case, layout.labels, vault, layout.ignored), vault).images)
     except CaseError:  # it cannot be used, and nor can a copy of it
         return set()
@@ -199,6 +201,8 @@ def _judge_case(
     visit: Visit | None,
 ) -> Content:
     """What a case holds; raise what is wrong with it. From the cache where its files did not change, else read once."""
+    if not case.images:
+        return Content()
     known = verdicts.get_verdict(case.key, case.files)
     if known is not None:
         if known.reason is not None:

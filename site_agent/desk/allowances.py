@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date
 
-from messages.experiment import Experiment
+from messages.experiment import OWN_TRAINER, Experiment
 from messages.reasons import ADVICE
 from messages.tasks.registry import TASKS
 from nets.registry import known_nets
@@ -66,8 +66,23 @@ def _check_floors(config: SiteConfig) -> Iterator[Check]:
 
 def _list_misfits(rule: Allow, config: SiteConfig, today: date) -> Iterator[tuple[str, str, bool]]:
     """Keys of a rule with what fits nothing in them, and whether the rule can fit no experiment for that."""
-    known = {"datasets": set(config.datasets), "nets": set(known_nets()), "tasks": set(TASKS)}
-    for key in ("researchers", "researcher_keys", "datasets", "tasks", "nets", "plans", "codecs", "purposes"):
+    known = {
+        "datasets": set(config.datasets),
+        "nets": set(known_nets()),
+        "tasks": set(TASKS),
+        "trainers": {OWN_TRAINER, *config.trainers},
+    }
+    for key in (
+        "researchers",
+        "researcher_keys",
+        "datasets",
+        "tasks",
+        "nets",
+        "plans",
+        "codecs",
+        "trainers",
+        "purposes",
+    ):
         named = getattr(rule, key)
         if named is None:
             continue
@@ -77,7 +92,7 @@ def _list_misfits(rule: Allow, config: SiteConfig, today: date) -> Iterator[tupl
         strange = [name for name in named if name not in known.get(key, named)]
         if strange:
             words = ", ".join(repr(name) for name in strange)
-            told = "not described in site.toml" if key == "datasets" else "unknown to this version"
+            told = "not described in site.toml" if key in ("datasets", "trainers") else "unknown to this version"
             yield key, f"{words} {'is' if len(strange) == 1 else 'are'} {told}", len(strange) == len(named)
     if rule.until is not None and rule.until < today:
         yield "until", f"{rule.until} is over", True
@@ -88,8 +103,11 @@ def _judge_experiment(config: SiteConfig, today: date, experiment: Experiment) -
     described = {name: concepts_of(dataset) for name, dataset in config.datasets.items()}
     rules = config.policy
     named = {name for rule in rules.allow for name in rule.researchers or ()}
+    trainers = config.readable_by_trainers
     verdicts = [
-        policy.judge_experiment(rules, experiment, researcher, config.site.name, described, today, policy.ANY_KEY)
+        policy.judge_experiment(
+            rules, experiment, researcher, config.site.name, described, today, policy.ANY_KEY, trainers
+        )
         for researcher in [*sorted(named), ANYBODY]
     ]
     best = next((one for one in verdicts if one.allowed), verdicts[0])

@@ -96,11 +96,13 @@ def status_of(
     file: ReadFile | None = None,
     lists: Sequence[Mapping[str, Any]] = (),
     log: Mapping[str, Any] | None = None,
+    unboxed: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
-    `lists`: how the lists of the withdrawn stand (`data.lists`). `log`: what was seen of the coordinator's log."""
+    `lists`: how the lists of the withdrawn stand (`data.lists`). `log`: what was seen of the coordinator's log.
+    `unboxed`: trainers that run without a sandbox."""
     experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -147,4 +149,5 @@ def status_of(
         "bytes_down": bytes_down,
         "bytes_up": bytes_up,
         "lists": [dict(one) for one in lists],
+        "unboxed_trainers": list(unboxed),
     }

@@ -27,8 +27,10 @@ from messages.ground.errors import KonsilError, WorkFailed
 from messages.reasons import ADVICE, Reason
 from messages.tensors.layout import Manifest
 from site_agent.config import SiteConfig
+from site_agent.datasets.config import DatasetConfig
 from site_agent.desk.checks import Check, Grade, failed_check
 from site_agent.disk.room import room_left
+from site_agent.trainers.processes import EXTERNAL
 from site_agent.training.client import TrainerProcess
 from site_agent.training.protocol import (
     PROTOCOL,
@@ -91,7 +93,11 @@ def try_trainer(
         experiment: by whose net, patch, batch and channels; None: by those of `usual_experiment`.
         tell: what is being done, in words.
     """
-    command = config.training.command
+    asked = None if experiment is None else experiment.training.trainer
+    if asked is not None and asked not in config.trainers:
+        yield Check("trainer", Grade.FAIL, f"site.toml registers no {asked!r}", f"Add [trainers.{asked}]", 2)
+        return
+    command = config.training.command if asked is None else None
     if command is not None:
         tell(f"starting {command[0]}")
         heard = hear_version(command)
@@ -204,6 +210,9 @@ class _Trial:
         self._config, self._shape, self._folder, self._tell = config, shape, folder, tell
         self._log = config.site.state / "logs" / LOG
         self._said: Queue[Reply | int] = clock.make_queue()
+        self._external = config.trainers.get(shape.training.trainer or "")
+        dataset = config.datasets.get(shape.data.dataset)
+        self._numbers = isinstance(dataset, DatasetConfig) and dataset.table is not None and bool(dataset.table.numbers)
 
     def run(self) -> tuple[Trained, Prepared]:
         """The trainer's answers.
@@ -213,7 +222,10 @@ class _Trial:
             OSError: the data cannot be written.
         """
         self._tell("inventing two cases")
-        _write_cases(self._folder / "data", self._shape)
+        if self._numbers:
+            _write_numbers(self._folder / "data", self._shape)
+        else:
+            _write_cases(self._folder / "data", self._shape)
         self._tell(f"making {self._shape.net.name}'s first weights")
         manifest = self._make_model()
         self._require_room(manifest)
@@ -223,7 +235,7 @@ class _Trial:
             self._said.put,
             log=self._log,
             nice=self._config.training.nice,
-            program=self._config.training.command,
+            program=self._config.training.command if self._external is None else EXTERNAL,
         )
         try:
             self._tell("starting the trainer, which reads the cases")
@@ -270,7 +282,9 @@ class _Trial:
         limits = self._config.limits
         task = self._shape.task
         dataset: dict[str, Any] = {"path": str(self._folder / "data"), "channels": list(task.channels)}
-        if task.truth == "table":
+        if self._numbers:
+            dataset |= {"source": "table", "table": {"numbers": list(task.channels), "label": LABEL}}
+        elif task.truth == "table":
             dataset |= {"source": "table", "table": {"images": list(task.channels), "label": LABEL}}
         else:
             labels = {str(number): concept for number, concept in enumerate(task.concepts, 1)}
@@ -286,6 +300,7 @@ class _Trial:
             disk_bytes=None,
             cache=str(self._folder / "cache"),
             state=str(self._folder),
+            external={} if self._external is None else self._external.model_dump(mode="json"),
         )
 
     def _training(self, manifest: Manifest, update: Manifest) -> Train:
@@ -314,6 +329,15 @@ class _Trial:
                 raise _NotDone(f"the trainer failed: {said.detail or _last_words(self._log)}", said.code)
             if not isinstance(said, Progress | CheckpointEvent | Written):
                 raise _NotDone(f"the trainer answers {request.kind} with {said.kind}")
+
+
+def _write_numbers(folder: Path, shape: Experiment) -> None:
+    """A table of invented numbers."""
+    task = shape.task
+    folder.mkdir(parents=True)
+    lines = [[*task.channels, LABEL]]
+    lines += [[*(f"{number + 0.5}" for _ in task.channels), task.invent_word(number)] for number in range(CASES)]
+    (folder / "labels.csv").write_text("".join(",".join(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def _write_cases(folder: Path, shape: Experiment) -> None:

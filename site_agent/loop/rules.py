@@ -73,6 +73,7 @@ class Rules:
             self._known_concepts(experiment.data.dataset),
             self._clock.local().date(),
             signer,
+            self.config.readable_by_trainers,
         )
 
     def foresee_trouble(self, plain: dict[str, Any]) -> tuple[bool, Reason | None]:

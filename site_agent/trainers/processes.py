@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ log = structlog.get_logger()
 
 SAVED_WITHIN = 10.0
 """Seconds for a checkpoint when the agent stops: a third of the unit's TimeoutStopSec=."""
+
+EXTERNAL = (sys.executable, "-m", "site_agent.external")
+"""Runs the programs that the operator registered under [trainers]."""
 
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 """Exit status after SIGKILL: as `subprocess` says it, and as a shell does."""
@@ -86,7 +90,7 @@ class TrainerProcesses:
         """
         warm = self._warm.get(experiment)
         if warm is None or not warm.process.alive:
-            warm = self._start(experiment)
+            warm = self._start(experiment, foreign=bool(prepare.experiment.get("training", {}).get("trainer")))
         warm.heard = self._clock.monotonic()
         warm.oom_kills = oom.count_kills()
         sent = warm.asking.take_request(prepare, request)
@@ -111,7 +115,7 @@ class TrainerProcesses:
             log.info("trainer ends, for another experiment's", experiment=name, pid=self._warm[name].process.pid)
             self.kill(name)
 
-    def _start(self, experiment: str) -> _Warm:
+    def _start(self, experiment: str, *, foreign: bool) -> _Warm:
         self._make_room(experiment)
         token = next(self._tokens)
         process = TrainerProcess(
@@ -119,7 +123,7 @@ class TrainerProcesses:
             lambda status: self._on_exit(experiment, token, status),
             log=log_file.log_of(self._logs, experiment),
             nice=self._nice,
-            program=self._program,
+            program=EXTERNAL if foreign else self._program,
         )
         log_file.bound_size(log_file.log_of(self._logs, experiment))
         log.info("trainer started", experiment=experiment, pid=process.pid)

@@ -154,6 +154,7 @@ class Workshop:
     def _describe_site(self, job: Job) -> protocol.Prepare:
         experiment = experiment_of(job)
         limits, strategy = self._config.limits, experiment.plan.strategy
+        trainer = self._config.trainers.get(experiment.training.trainer or "")
         return protocol.Prepare(
             experiment=experiment.filled(),
             dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
@@ -166,6 +167,7 @@ class Workshop:
             cache=str(self._spool.cache_of(job.experiment)),
             state=str(self._config.site.state),
             strategy=strategy.name if strategy.in_training else "",
+            external={} if trainer is None else trainer.model_dump(mode="json"),
         )
 
     # replies

@@ -17,21 +17,25 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from messages.ground import crash
 from messages.ground.errors import KonsilError
 from messages.ground.kernel import die_with_parent
 from messages.ground.starting import settle_process
+from messages.reasons import Reason
 from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import (
     Evaluate,
+    Evaluated,
     Failed,
     Prepare,
+    Prepared,
     Reply,
     Request,
     Stop,
     Train,
+    Trained,
     decode_request,
     encode_frame,
     greeting,
@@ -47,7 +51,18 @@ _LARGEST_THRESHOLD = 32 * 2**20
 """The most that glibc takes for M_MMAP_THRESHOLD on 64 bits."""
 
 
-OpenSession = Callable[[Prepare, Callable[[Reply], None], Interrupt], "TrainingSession"]
+class AnswersRequests(Protocol):
+    """What answers an experiment's requests, once its data are read."""
+
+    @property
+    def prepared(self) -> Prepared: ...
+
+    def train_round(self, request: Train) -> Trained: ...
+
+    def evaluate_model(self, request: Evaluate) -> Evaluated: ...
+
+
+OpenSession = Callable[[Prepare, Callable[[Reply], None], Interrupt], AnswersRequests]
 """(request, where its words go, whether it was asked to end) → what answers the requests that follow."""
 
 
@@ -120,7 +135,7 @@ def _serve_requests(
             connection.sendall(encode_frame(reply))
 
     connection.sendall(greeting())
-    session: TrainingSession | None = None
+    session: AnswersRequests | None = None
     while True:
         request = requests.get()
         number = getattr(request, "round", 0)
@@ -163,6 +178,9 @@ def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Int
 
 
 def _failed_reply(error: Exception, number: int) -> Failed:
+    named = getattr(error, "reason", None)
+    if isinstance(named, Reason) and named is not Reason.GPU_ERROR:  # our own errors carry their code: no torch
+        return Failed(code=str(named), round=number, detail=f"{type(error).__name__}: {error}"[:2000])
     from site_agent.training.failures import code_of, spoils_the_process
 
     return Failed(

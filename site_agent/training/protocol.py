@@ -60,6 +60,8 @@ class Prepare(Frame):
         state: the site's state directory, under which a data set from DICOM is prepared.
         strategy: the name of the experiment's strategy, where it asks something of the training itself (`plan.strategy`
             of the experiment has its numbers); else "". A process whose version lacks this field is not asked.
+        external: `site_agent.config.ExternalTrainer` as plain data, where the experiment asks for a program that the
+            operator registered (`training.trainer`); else empty.
     """
 
     kind: Literal["prepare"] = "prepare"
@@ -74,6 +76,7 @@ class Prepare(Frame):
     cache: str
     state: str = ""
     strategy: str = Field("", json_schema_extra={"since": 2})
+    external: dict[str, Any] = Field({}, json_schema_extra={"since": 3})
 
 
 class Train(Frame):

@@ -80,6 +80,12 @@ class DatasetGone(DataError):
     reason = Reason.DATASET_GONE
 
 
+class NoImages(DataError):
+    """Konsil's own trainer has nothing to see; `messages.reasons.Reason.MISSING_CHANNEL`."""
+
+    reason = Reason.MISSING_CHANNEL
+
+
 class GpuGone(WorkFailed):
     """The site lends a GPU and none is to be seen; `messages.reasons.Reason.GPU_ERROR`."""
 
@@ -305,6 +311,8 @@ class TrainingSession:
     def _survey_dataset(self, config: DatasetConfig) -> Survey:
         if not config.path.is_dir():
             raise DatasetGone("there is no such folder", where=str(config.path))
+        if config.table is not None and config.table.numbers:
+            raise NoImages("the data set is a table of numbers, and Konsil's nets see images", where=str(config.path))
         task = self.experiment.task
         return survey_cases(
             config,

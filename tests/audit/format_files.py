@@ -289,6 +289,9 @@ labels = "ordinal"
     .replace("kept-every-key", "kept-whole-images")
 )
 """The keys that go with another task than `every-key` has."""
+OWN_PROGRAM = WHOLE_IMAGES.replace("[training]\n", '[training]\ntrainer = "sgd"\n').replace(
+    "kept-whole-images", "kept-own-program"
+)
 
 SUPERSEDING = (
     MINIMAL.replace("kept-minimal", "kept-superseding").replace("[net]\n", f'[net]\nfrom = "sha256:{"0" * 64}"\n')
@@ -316,6 +319,7 @@ FILES = {
     "from-a-model.toml": FROM_A_MODEL,
     "whole-images.toml": WHOLE_IMAGES,
     "superseding.toml": SUPERSEDING,
+    "own-program.toml": OWN_PROGRAM,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -324,7 +328,7 @@ EITHER_OR = {"local_epochs"}
 
 def check_files() -> None:
     """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
-    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING)
+    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING, OWN_PROGRAM)
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1

@@ -26,7 +26,8 @@ class TableRow:
     """One line.
 
     Attributes:
-        key: the case's name: the first image's path, without its ending. line: in the file, from 1.
+        key: the case's name: the first image's path, without its ending, or else its line. line: in the file, from 1.
+        numbers: as they are written; none where a case has images.
         images: one a channel; None where the cell is empty, or names a file outside of the data set's folder.
         patient: "" where no column says it. words: of the label, as the site writes them.
     """
@@ -37,6 +38,7 @@ class TableRow:
     mask: Path | None
     patient: str
     words: tuple[str, ...]
+    numbers: tuple[str, ...] = ()
 
 
 def read_rows(folder: Path, columns: TableColumns) -> list[TableRow]:
@@ -106,8 +108,8 @@ def read_lines(where: Path) -> list[tuple[int, list[str]]]:
 
 
 def _read_row(folder: Path, columns: TableColumns, line: int, said: dict[str, str]) -> TableRow:
-    images = tuple(_place_file(folder, said.get(name, "")) for name in columns.images)
-    first = said.get(columns.images[0], "")
+    images = tuple(_place_file(folder, said.get(name, "")) for name in columns.pictures)
+    first = said.get(columns.pictures[0], "") if columns.pictures else ""
     label = said.get(columns.label, "") if columns.label is not None else ""
     return TableRow(
         key=_strip_ending(first) or f"line {line}",
@@ -116,6 +118,7 @@ def _read_row(folder: Path, columns: TableColumns, line: int, said: dict[str, st
         mask=None if columns.mask is None else _place_file(folder, said.get(columns.mask, "")),
         patient="" if columns.patient is None else said.get(columns.patient, ""),
         words=tuple(word for part in _DIVIDERS.split(label) if (word := part.strip())),
+        numbers=tuple(said.get(name, "") for name in columns.numbers),
     )
 
 

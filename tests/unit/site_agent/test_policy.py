@@ -229,3 +229,40 @@ def test_a_coordinator_that_lacks_a_word_is_told_an_older_one() -> None:
     assert policy.in_known_words(said, frozenset({"words-5"})).reason is Reason.PURPOSE_NOT_ALLOWED
     assert policy.in_known_words(said, frozenset({"words-4"})).reason is Reason.NOT_ALLOWED
     assert policy.in_known_words(policy.PolicyVerdict(), frozenset()).allowed
+
+
+FOREIGN: dict[str, Any] = {
+    "task": {"kind": "regression", "channels": ["a"], "quantity": "age"},
+    "net": {"name": "Tensors", "tensors": [{"name": "w", "shape": [1]}]},
+    "training": {"trainer": "sgd"},
+}
+
+
+def foreign(config: dict[str, Any], *, known: dict[str, tuple[str, ...] | None] | None = None) -> Reason | None:
+    parsed = PolicyConfig.model_validate(config)
+    trainers = {"sgd": None} if known is None else known
+    given = experiment(**FOREIGN)
+    return policy.judge_experiment(parsed, given, "dr-a", "site-a", DATASETS, TODAY, trainers=trainers).reason
+
+
+def test_a_trainer_of_the_sites_own_needs_a_rule_that_names_it() -> None:
+    named = {"researchers": ["dr-a"], "trainers": ["sgd"]}
+    assert foreign({"allow": [named]}) is None
+    assert foreign({"allow": [{"researchers": ["dr-a"]}]}) is Reason.NOT_ALLOWED
+    assert foreign({"allow": [named | {"trainers": ["konsil"]}]}) is Reason.NOT_ALLOWED
+    assert foreign({"allow": [named | {"trainers": []}]}) is Reason.NOT_ALLOWED
+    assert foreign({"default": "allow"}) is Reason.NOT_ALLOWED
+    assert foreign({"default": "allow", "allow": [named]}) is None
+
+
+def test_a_rule_for_a_trainer_of_the_sites_own_does_not_let_konsils_in() -> None:
+    assert verdict({"allow": [{"trainers": ["sgd"]}]}) is Reason.NOT_ALLOWED
+    assert verdict({"allow": [{"trainers": ["sgd", "konsil"]}]}) is None
+    assert verdict({"allow": [{"trainers": ["sgd"]}], "default": "allow"}) is None
+
+
+def test_a_trainer_that_the_site_does_not_have_is_not_supported() -> None:
+    rule = {"trainers": ["sgd"]}
+    assert foreign({"allow": [rule]}, known={"other": None}) is Reason.UNSUPPORTED
+    assert foreign({"allow": [rule]}, known={"sgd": ("other",)}) is Reason.DATASET_NOT_ALLOWED
+    assert foreign({"allow": [rule]}, known={"sgd": ("glioma",)}) is None
