@@ -171,7 +171,7 @@ class Agent:
             sealer,
             clock,
             on_leaving=lambda key, size, seal: self.spool.note_leaving(key, size, clock.wall(), seal),
-            on_sent=lambda key: self._errands.post_input(ChunksSent(key.experiment, key.round, key.attempt)),
+            on_sent=lambda key: self._errands.post_result(ChunksSent(key.experiment, key.round, key.attempt)),
             on_broken=lambda key: self._errands.post_input(PartBroken(key.experiment)),
             on_lost=lambda key: self._errands.post_input(self._workshop.note_lost(key)),
             on_progress=lambda key, done, total: self._relay.relay_transfer("sending", key, done, total),

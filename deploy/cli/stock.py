@@ -119,4 +119,6 @@ def _consent_as_plain(consent: Consent) -> dict[str, Any]:
         "matched": consent.matched,
         "nobody": list(consent.nobody),
         "texts": list(consent.texts),
+        "copies": consent.copies,
+        "uncompared": consent.uncompared,
     }

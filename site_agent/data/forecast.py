@@ -1,7 +1,7 @@
 """What an experiment would meet at this site, looked up before it starts: for the answer to `experiment check`.
 
-On a thread of its own, since a folder may be on a mount that hangs. Only names and headers are read, and of a data set
-from DICOM nothing: its archive is not asked for a check.
+On a thread of its own, since a folder may be on a mount that hangs. Only names and headers are read. Of a data set from
+DICOM what site.toml says of it counts: its archive is not asked for a check.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def foresee_trouble(
         # Whichever way an image lies: sorted edges are the kindest comparison.
         if grids and all(_is_smaller(sorted(grid), patch) for grid in grids):
             return True, Reason.PATCH_TOO_LARGE
+    elif not set(experiment.task.channels) <= set(config.channels):
+        return False, Reason.MISSING_CHANNEL
     if experiment.training.precision == "amp" and not has_gpu:
         return True, Reason.AMP_WITHOUT_GPU
     return True, None

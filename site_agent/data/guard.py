@@ -1,5 +1,7 @@
 """Whether a data set is still the one that the site joined with: looked at before each task, warm trainer or not.
 
+And once more, where it has a list of the withdrawn, before what came of the task leaves: updates and scores.
+
 Names, sizes and times of change of its images, no voxel: some 35 ms for a thousand files on a local disk. On a
 thread of its own, since a network mount that hangs must not hang the agent.
 
@@ -148,25 +150,34 @@ class DataGuard:
         state: Path = Path(),
     ) -> None:
         self._datasets, self._post, self._clock, self._state = datasets, post, clock, state
-        self._then: dict[str, Then] = {}
+        self._then: dict[tuple[str, str], Then] = {}
         self.lists = ListBoard(datasets, state)
+
+    def has_list(self, dataset: str) -> bool:
+        """Whether a data set names a list of the withdrawn."""
+        config = self._datasets.get(dataset)
+        return config is not None and config.withdrawn is not None
 
     def look_at_lists(self) -> None:
         """Look at every list of the withdrawn, on a thread of its own. Main loop's thread."""
         if self.lists.has_lists:
             self._clock.make_thread(self.lists.look_at_all, "lists").start()
 
-    def look_at_data(self, experiment: str, dataset: str, then: Then) -> None:
+    def look_at_data(self, experiment: str, dataset: str, then: Then, *, what: str = "task") -> None:
         """Look at a data set; `then` is called on the main loop with what was seen, or why it was not.
 
-        Main loop's thread. While an earlier look still hangs, the newest `then` waits for it: nothing piles up.
-        """
-        waits = experiment in self._then
-        self._then[experiment] = then
-        if not waits:
-            self._clock.make_thread(self._look_on_thread, "data-guard", experiment, dataset).start()
+        Main loop's thread. While an earlier look for the same purpose still hangs, the newest `then` waits for it:
+        nothing piles up.
 
-    def _look_on_thread(self, experiment: str, dataset: str) -> None:
+        Args:
+            what: the purpose, such as "task".
+        """
+        waits = (experiment, what) in self._then
+        self._then[experiment, what] = then
+        if not waits:
+            self._clock.make_thread(self._look_on_thread, "data-guard", experiment, dataset, what).start()
+
+    def _look_on_thread(self, experiment: str, dataset: str, what: str) -> None:
         seen: Look | Reason = Reason.DATASET_GONE
         try:
             config = self._datasets[dataset]
@@ -181,6 +192,6 @@ class DataGuard:
         except Exception:  # whoever waits for the look would wait for ever
             log.critical("the data set cannot be looked at: a defect", dataset=dataset, exc_info=True)
             seen = Reason.TRAINING_ERROR
-        self._post(lambda: self._then.pop(experiment)(seen))
+        self._post(lambda: self._then.pop((experiment, what))(seen))
         if dataset in self._datasets:
             self.lists.look_at_one(dataset)

@@ -33,6 +33,8 @@ _COMPARED = 2000
 """Names up to which the nearest one to an entry is looked for: that takes a while."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
 """A UID's numbers are like many names, and nobody types one by heart: it is equal, or it is another."""
+COPY = "its patient has images of somebody who has withdrawn: it is one person under two names"
+"""Why a case of another name is left out."""
 SHOWN = 20
 """Lines that one message names."""
 
@@ -52,12 +54,16 @@ class Consent:
     Attributes:
         entries: how many there are; matched: how many of them are somebody's here.
         nobody: lines of those that are nobody's. texts: each of these entries in words, for local eyes.
+        copies: cases or studies of other names that are left out, because these names have images of the withdrawn.
+        uncompared: studies of withdrawn patients whose images could not be had, to look for copies of them.
     """
 
     entries: int
     matched: int
     nobody: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
+    copies: int = 0
+    uncompared: int = 0
 
     def say_counts(self) -> str:
         """In words, without a name."""
@@ -65,10 +71,15 @@ class Consent:
             return "the list of the withdrawn names nobody"
         noun = "entry" if self.entries == 1 else "entries"
         said = f"{self.matched} of {self.entries} {noun} in the list of the withdrawn matched"
-        if not self.nobody:
-            return said
-        lines = ", ".join(map(str, self.nobody[:SHOWN])) + (" …" if len(self.nobody) > SHOWN else "")
-        return f"{said}, {len(self.nobody)} nobody's here ({'line' if len(self.nobody) == 1 else 'lines'} {lines})"
+        if self.nobody:
+            lines = ", ".join(map(str, self.nobody[:SHOWN])) + (" …" if len(self.nobody) > SHOWN else "")
+            said += f", {len(self.nobody)} nobody's here ({'line' if len(self.nobody) == 1 else 'lines'} {lines})"
+        if self.copies:
+            said += f"; left out too: {self.copies} under other names that have images of the withdrawn"
+        if self.uncompared:
+            studies = "study of theirs" if self.uncompared == 1 else "studies of theirs"
+            said += f"; {self.uncompared} {studies} could not be had, to look for copies of it"
+        return said
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ Details (names, paths) are for the operator at the site; only the counts may lea
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from messages.experiment import Preprocessing
 from messages.ground.errors import DataError
@@ -20,10 +23,13 @@ from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.cache import VerdictCache
 from site_agent.datasets.cases import Case, LoadedCase, assemble_case, read_case
 from site_agent.datasets.config import DatasetConfig
-from site_agent.datasets.consent import Consent, WithdrawnList, compare_list
+from site_agent.datasets.consent import COPY, Consent, WithdrawnList, compare_list
+from site_agent.datasets.filenames import LABEL, is_picture
+from site_agent.datasets.nifti import read_nifti
 from site_agent.datasets.remarks import remark_on_content, remark_on_files, remark_on_names, remark_on_parts
+from site_agent.datasets.tables.pictures import read_picture
 from site_agent.datasets.tables.rows import EncodeValue
-from site_agent.datasets.twins import Content, digest_content, find_kin
+from site_agent.datasets.twins import Content, digest_content, digest_image, find_kin, find_other_names
 from site_agent.datasets.vault import Vault
 
 Visit = Callable[[Case, LoadedCase], None]
@@ -118,7 +124,7 @@ def survey_cases(
             patient = names[candidate.key]
             try:
                 if listed.covers(candidate.key, patient):
-                    lost |= _digest_withdrawn(candidate, patient, channels, layout, vault, encode)
+                    lost |= _digest_withdrawn(candidate, vault)
                     raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
                 case = assemble_case(candidate, patient, channels, layout, encode)
                 contents[case.key] = _judge_case(case, layout, verdicts, vault, preprocessing, visit)
@@ -128,10 +134,15 @@ def survey_cases(
             if progress is not None:
                 progress(done, len(layout.candidates))
     withdrawn = [detail.key for detail in details if detail.reason is Reason.WITHDRAWN]
-    for case in [case for case in cases if lost.intersection(contents[case.key].images)]:
+    held: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        held[case.patient].update(contents[case.key].images)
+    others = find_other_names(lost, held)
+    copies = [case for case in cases if case.patient in others]
+    for case in copies:
         cases.remove(case)
         del contents[case.key]
-        details.append(LeftOut(case.key, Reason.WITHDRAWN, "its images are those of somebody who has withdrawn"))
+        details.append(LeftOut(case.key, Reason.WITHDRAWN, COPY))
     kin = find_kin(contents, names.__getitem__)
     counts = Counter(detail.reason for detail in details)
     return Survey(
@@ -139,7 +150,7 @@ def survey_cases(
         cases=tuple(replace(case, kin=kin.get(case.patient, ())) for case in sorted(cases, key=lambda case: case.key)),
         left_out={reason: counts[reason] for reason in sorted(counts)},
         details=tuple(details),
-        consent=told,
+        consent=None if told is None else replace(told, copies=len(copies)),
         remarks=(
             *(remark_on_names(config, list(names)) if layout.table is None or layout.table.patient is None else ()),
             *remark_on_files(layout),
@@ -170,26 +181,28 @@ def _rules_of_verdict(layout: layouts.Layout, channels: Sequence[str], preproces
 
 
 def _digest_case(loaded: LoadedCase, vault: Vault | None) -> Content:
-    key = b"" if vault is None else vault.make_key("twins")
-    return digest_content(loaded.image, loaded.label, loaded.affine, key)
+    return digest_content(loaded.image, loaded.label, loaded.affine, _key_of_digests(vault))
 
 
-def _digest_withdrawn(
-    candidate: layouts.Candidate,
-    patient: str,
-    channels: Sequence[str],
-    layout: layouts.Layout,
-    vault: Vault | None,
-    encode: EncodeValue | None,
-) -> set[str]:
-    """Digests of the images of somebody who has withdrawn, to leave out copies under other names; kept nowhere."""
-    try:
-        case = assemble_case(candidate, patient, channels, layout, encode)
-        if not case.images:
-            return set()
-        return set(_digest_case(read_case(case, layout.labels, vault, layout.ignored), vault).images)
-    except CaseError:  # it cannot be used, and nor can a copy of it
-        return set()
+def _key_of_digests(vault: Vault | None) -> bytes:
+    return b"" if vault is None else vault.make_key("twins")
+
+
+def _digest_withdrawn(candidate: layouts.Candidate, vault: Vault | None) -> set[str]:
+    """Digests of all images of somebody who has withdrawn, to leave out copies under other names; kept nowhere.
+
+    Each file by itself: a copy may have what makes a case of it, though this one lacks it.
+    """
+    paths = [*candidate.images.values(), *(path for role, path in candidate.rivals if role != LABEL)]
+    key, found = _key_of_digests(vault), set()
+    for path in dict.fromkeys(paths):
+        with contextlib.suppress(CaseError), hold_faults(candidate.key):  # a copy cannot be read either
+            file = read_picture(path, None) if is_picture(path.name) else read_nifti(path, vault)
+            voxels = file.read_voxels()
+            for image in np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else (voxels,):
+                if image.size and image.min() < image.max():  # an empty one is like everybody's
+                    found.add(digest_image(image, file.affine, key))
+    return found
 
 
 def _judge_case(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b, sha256
 from typing import Any
@@ -63,6 +63,11 @@ def digest_content(
     )
 
 
+def digest_image(voxels: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], key: bytes) -> str:
+    """The digest of one image (X, Y, Z) as `digest_content` has it."""
+    return _digest_voxels(voxels, _find_order(affine), key)
+
+
 def _find_order(affine: npt.NDArray[np.float64]) -> tuple[tuple[int, bool], ...]:
     """For each axis of space, R, A, S: the voxel axis that is nearest to it, and whether it runs backwards."""
     import nibabel as nib
@@ -103,6 +108,20 @@ def find_kin(contents: Mapping[str, Content], patient_of: Callable[[str], str]) 
     for patient in sorted(leader):
         kin[lead(patient)].append(patient)
     return {patient: tuple(group) for group in kin.values() if len(group) > 1 for patient in group}
+
+
+def find_other_names(lost: Collection[str], held: Mapping[str, Collection[str]]) -> set[str]:
+    """Patients who hold one of the lost images, and those who share an image with them: names of one person.
+
+    Args:
+        held: patient → digests of all images.
+    """
+    found: set[str] = set()
+    gone = set(lost)
+    while more := {one for one, images in held.items() if one not in found and not gone.isdisjoint(images)}:
+        found |= more
+        gone.update(*(held[one] for one in more))
+    return found
 
 
 def share_images(contents: Mapping[str, Content], patient_of: Callable[[str], str]) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,7 +24,7 @@ from site_agent.core.effects import (
     SendChunks,
     list_fetches,
 )
-from site_agent.core.inputs import AnyInput, PartBroken, TrainerFailed
+from site_agent.core.inputs import AnyInput, ChunksSent, PartBroken, Scored, TrainerFailed
 from site_agent.core.jobs import OVER, Job, experiment_of
 from site_agent.data.guard import DataGuard, Look, judge_data
 from site_agent.loop.steps import Steps
@@ -36,6 +37,16 @@ from site_agent.wire.sender import Ahead, ChunkSender, SendTask
 log = structlog.get_logger()
 
 EVER = 10**9
+AHEAD = "chunks ahead"
+
+
+@dataclass
+class _AheadHeld:
+    """Chunks of an update that wait for a look at the list of the withdrawn; `may_leave`: it was looked at."""
+
+    key: TransferKey
+    waiting: list[Ahead]
+    may_leave: bool = False
 
 
 class EffectRunner:
@@ -66,6 +77,7 @@ class EffectRunner:
         self.settled: Callable[[], bool] = lambda: True
         """Whether history is read up; until then no data are prepared, perhaps for what ended long ago."""
         self._held: list[RunPrepare] = []
+        self._ahead: dict[str, _AheadHeld] = {}
 
     def begin_held(self) -> None:
         """Prepare what is still wanted, once history is read up."""
@@ -100,9 +112,61 @@ class EffectRunner:
         """Apply a given in its turn. Any thread."""
         self._post(lambda: self.apply_input(given))
 
-    def send_ahead(self, ahead: Ahead) -> None:
+    def send_ahead(self, job: Job, ahead: Ahead) -> None:
         """Send chunks of an update that is still written. Nothing is stored of it: after a restart they go again."""
-        self._sender.send_update(ahead)
+        if not self._guard.has_list(experiment_of(job).data.dataset):
+            self._sender.send_update(ahead)
+            return
+        held = self._ahead.get(job.experiment)
+        if ahead.first == 0 or held is None or held.key != ahead.key:
+            held = self._ahead[job.experiment] = _AheadHeld(ahead.key, [ahead])
+            self._do_unless_changed(job, AHEAD, lambda: self._send_held(held))
+        elif held.may_leave:
+            self._sender.send_update(ahead)
+        else:
+            held.waiting.append(ahead)
+
+    def _send_held(self, held: _AheadHeld) -> None:
+        held.may_leave = True
+        for ahead in held.waiting:
+            self._sender.send_update(ahead)
+        held.waiting.clear()
+
+    def post_result(self, given: ChunksSent | Scored) -> None:
+        """Apply a result in its turn. Any thread."""
+        self._post(lambda: self.apply_result(given))
+
+    def apply_result(self, given: ChunksSent | Scored) -> None:
+        """Apply an input that makes what came of the data leave: an update's seal, scores."""
+        job = self._steps.agenda.job_of(given.experiment)
+        if job is not None:
+            self._do_unless_changed(job, "result", lambda: self.apply_input(given))
+
+    def _do_unless_changed(self, job: Job, what: str, then: Callable[[], None]) -> None:
+        """Do what lets something of the data leave, unless a patient may have withdrawn since it was trained on.
+
+        The list of the withdrawn is read again. Whatever else changed in the data counts as before a task: nobody can
+        tell then who is in them. A data set without a list is not looked at.
+
+        Args:
+            what: leaves.
+        """
+        name = experiment_of(job).data.dataset
+        if self._guard.has_list(name):
+            self._guard.look_at_data(job.experiment, name, lambda seen: self._go_on(job, what, seen, then), what=what)
+        else:
+            then()
+
+    def _go_on(self, job: Job, what: str, seen: Look | Reason, then: Callable[[], None]) -> None:
+        now = self._steps.agenda.job_of(job.experiment)
+        if now is None or (now.phase, now.round, now.attempt) != (job.phase, job.round, job.attempt):
+            return
+        reason = judge_data(now.data, seen)
+        if reason is None:
+            then()
+        elif what != AHEAD:  # where chunks go ahead, the whole is still to come, and is looked at then
+            log.error("nothing leaves: the data are not those that were trained on any more", reason=reason)
+            self.apply_input(PartBroken(job.experiment, reason))
 
     def perform_effects(self, effects: list[Effect]) -> None:
         """Do what is to be done, then say what is new: a model that is announced may come before it is expected."""
@@ -193,6 +257,7 @@ class EffectRunner:
             self._receiver.drop_transfers(effect.experiment, effect.round)
             self._sender.drop_updates(effect.experiment, EVER if effect.round is None else effect.round)
             self._workshop.free_checkpoints(effect.experiment, effect.round)
+            self._ahead.pop(effect.experiment, None)
         elif isinstance(effect, Halt):
             self._trainers.halt(effect.experiment)
         elif isinstance(effect, CloseTrainer):
@@ -203,4 +268,5 @@ class EffectRunner:
             self._look_first(effect, job)
         elif isinstance(effect, SendChunks) and job is not None and job.update is not None:
             key = TransferKey(job.experiment, job.round, self._steps.agenda.site, job.attempt)
-            self._sender.send_update(SendTask(key, job.update.transfer, self._workshop.update_file(job), effect.chunks))
+            task = SendTask(key, job.update.transfer, self._workshop.update_file(job), effect.chunks)
+            self._do_unless_changed(job, "update", lambda: self._sender.send_update(task))

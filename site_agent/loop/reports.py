@@ -59,7 +59,7 @@ class Reports:
         elif isinstance(reply, protocol.Written):
             ahead = self._workshop.take_written(job, reply) if self._steps.agenda.running == name else None
             if ahead is not None:
-                self._errands.send_ahead(ahead)
+                self._errands.send_ahead(job, ahead)
         elif isinstance(reply, protocol.Prepared):
             prepared = self._workshop.take_prepared(job, reply)
             if prepared.lack is not None:
@@ -71,7 +71,7 @@ class Reports:
             # Sealing may read the whole file: on a thread of its own.
             self._clock.make_thread(lambda: self._errands.post_input(self._seal_update(job, reply)), "seal").start()
         elif isinstance(reply, protocol.Evaluated):
-            self._errands.apply_input(self._workshop.take_scored(job, reply))
+            self._errands.apply_result(self._workshop.take_scored(job, reply))
         else:
             self._errands.apply_input(self._workshop.take_failed(job, reply))
 

@@ -266,7 +266,7 @@ class Workshop:
             validation=scores,
         )
 
-    def take_scored(self, job: Job, reply: protocol.Evaluated) -> AnyInput:
+    def take_scored(self, job: Job, reply: protocol.Evaluated) -> Scored:
         """A candidate was scored."""
         splits: dict[Literal["validation", "test"], SplitScores] = {}
         for rows in reply.scores:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import site_consortium as script
-from agent_rig import Start, through_rounds
+from agent_rig import Start, joined, through_rounds
 from brokers import eventually
+from gated_trainer import Gate
+from patched_trainer import HALFWAY, trainer
 
 from messages.reasons import Reason
 from site_agent.data.guard import Look, look_at
@@ -143,3 +145,95 @@ def test_a_data_set_that_changed_while_the_agent_was_down_is_told(
     coordinator.start_round(2)
     failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
     assert failed.body.reason is Reason.DATASET_CHANGED
+
+
+def with_list(folder: Path) -> tuple[dict[str, Any], Path]:
+    """As `data_on_disk`, and a list of the withdrawn."""
+    datasets, _ = data_on_disk(folder)
+    listed = folder.with_name("withdrawn.txt")
+    listed.write_text("case-7\n")
+    datasets["glioma"]["withdrawn"] = str(listed)
+    return datasets, listed
+
+
+def test_an_update_trained_on_somebody_who_withdrew_meanwhile_does_not_leave(
+    start: Start, coordinator: script.ScriptedCoordinator, gate: Gate, tmp_path: Path
+) -> None:
+    datasets, listed = with_list(tmp_path / "data")
+    running = start(datasets=datasets, training={"command": gate.trainer})
+    joined(coordinator)
+    with gate.held("site-a"):
+        coordinator.send_model(1)
+        coordinator.start_round(1)
+        eventually(lambda: running.ask("status")["state"] == "training", what="training")
+        listed.write_text("case-1\n")
+    failed = eventually(lambda: coordinator.of("round-failed", 1), what="round-failed")[0]
+    assert failed.body.reason is Reason.DATASET_CHANGED
+    assert not coordinator.chunks
+    assert not coordinator.of("weights-ready")
+    assert running.agent._sender.bytes_up == 0
+
+
+def test_an_update_of_which_a_part_has_left_stays_without_its_seal_where_somebody_withdraws(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, listed = with_list(tmp_path / "data")
+    start(datasets=datasets, training=trainer(tmp_path, HALFWAY))
+    joined(coordinator)
+    coordinator.send_model(1)
+    coordinator.start_round(1)
+    eventually(lambda: {index for chunks in coordinator.chunks.values() for index in chunks}, what="the first chunks")
+    listed.write_text("case-1\n")
+    (tmp_path / "go").touch()
+    failed = eventually(lambda: coordinator.of("round-failed", 1), what="round-failed")[0]
+    assert failed.body.reason is Reason.DATASET_CHANGED
+    assert not coordinator.of("weights-ready")
+    listed.write_text("case-7\n")
+    assert outcome(coordinator, 2) is Reason.DATASET_CHANGED  # the file is another one than was read at joining
+
+
+def test_a_list_that_cannot_be_read_any_more_lets_no_update_leave_until_it_can(
+    start: Start, coordinator: script.ScriptedCoordinator, gate: Gate, tmp_path: Path
+) -> None:
+    datasets, _ = with_list(tmp_path / "data")
+    running = start(datasets=datasets, training={"command": gate.trainer})
+    joined(coordinator)
+    with gate.held("site-a"):
+        coordinator.send_model(1)
+        coordinator.start_round(1)
+        eventually(lambda: running.ask("status")["state"] == "training", what="training")
+        away = (tmp_path / "data").rename(tmp_path / "away")
+    failed = eventually(lambda: coordinator.of("round-failed", 1), what="round-failed")[0]
+    assert failed.body.reason is Reason.DATASET_GONE
+    assert not coordinator.chunks
+    away.rename(tmp_path / "data")
+    assert outcome(coordinator, 2) is None
+
+
+SCORES_WAIT = """
+from site_agent.training.protocol import Evaluated
+def say(self, reply, plain=null.NullTrainer._send_reply):
+    if isinstance(reply, Evaluated):
+        (HERE / "scored").touch()
+        while not (HERE / "go").exists():
+            time.sleep(0.01)
+    plain(self, reply)
+"""
+"""What was scored is told once the test says so."""
+
+
+def test_scores_on_cases_of_somebody_who_withdrew_meanwhile_do_not_leave(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    datasets, listed = with_list(tmp_path / "data")
+    start(datasets=datasets, training=trainer(tmp_path, SCORES_WAIT))
+    joined(coordinator)
+    coordinator.start_evaluation(4, selected=2)
+    coordinator.send_model(4)
+    coordinator.send_model(2)
+    eventually((tmp_path / "scored").exists, what="the scores")
+    listed.write_text("case-1\n")
+    (tmp_path / "go").touch()
+    failed = eventually(lambda: coordinator.of("round-failed"), what="round-failed")[0]
+    assert failed.body.reason is Reason.DATASET_CHANGED
+    assert not coordinator.of("evaluated")

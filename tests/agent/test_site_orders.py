@@ -99,6 +99,15 @@ def test_a_check_is_told_what_the_experiment_would_meet(start: Start, coordinato
     assert checked(coordinator) == (False, Reason.SITE_PAUSED)
 
 
+def test_a_check_foresees_channels_that_a_data_set_from_dicom_does_not_have(
+    start: Start, coordinator: script.ScriptedCoordinator, tmp_path: Path
+) -> None:
+    labels = {"source": "seg", "concepts": {"ET": {"codes": ["NCIt:C113842"]}}}
+    start(datasets={"glioma": {"source": "dicom", "path": str(tmp_path), "channels": ["T1", "T2"], "labels": labels}})
+    assert checked(coordinator, task=TASK | {"channels": ["T2"]}) == (True, None)
+    assert checked(coordinator, task=TASK | {"channels": ["T1", "FLAIR"]}) == (False, Reason.MISSING_CHANNEL)
+
+
 def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: script.ScriptedCoordinator) -> None:
     running = start(policy={"approval": "hand", "allow": [{}]})
     coordinator.accept()

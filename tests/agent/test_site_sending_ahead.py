@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import site_consortium as script
 from agent_rig import Start, close_round, joined
 from brokers import eventually
+from patched_trainer import HALFWAY, trainer
 
 from messages.ground.clock import SystemClock
 from messages.kinds import ChunksWanted
 from messages.reasons import Reason
 from site_agent.disk import ledger
 from site_agent.wire.sender import SentMark
-
-PROGRAM = """
-import time
-from hashlib import sha256
-from pathlib import Path
-from site_agent.training import files, null
-from site_agent.training.protocol import Trained, Written
-
-HERE = Path(FOLDER)
-write, train, say = null.write_update, null.NullTrainer._train_round, null.NullTrainer._send_reply
-
-{patch}
-
-null.write_update, null.NullTrainer._train_round, null.NullTrainer._send_reply = write, train, say
-raise SystemExit(null.main())
-"""
-
-HALFWAY = """
-def write(*args, on_chunks, plain=null.write_update, **more):
-    def told(first, digests):
-        on_chunks(first, digests)
-        while first == 0 and not (HERE / "go").exists():
-            time.sleep(0.01)
-    plain(*args, on_chunks=told, **more)
-"""
-"""The update's first chunks are written and told of; the others once the test says so."""
 
 DIES_ONCE = """
 import os, signal
@@ -78,12 +51,6 @@ def say(self, reply, plain=null.NullTrainer._send_reply):
         reply = reply.model_copy(update={"digests": [sha256(one).digest() for one in reply.digests]})
     plain(self, reply)
 """
-
-
-def trainer(folder: Path, patch: str) -> dict[str, Any]:
-    """`[training]` with the null trainer, changed."""
-    program = PROGRAM.replace("FOLDER", repr(str(folder))).replace("{patch}", patch)
-    return {"command": [sys.executable, "-c", program]}
 
 
 def begin(coordinator: script.ScriptedCoordinator, number: int = 1) -> None:

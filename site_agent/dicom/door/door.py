@@ -73,10 +73,11 @@ class Door:
             Refused: UNREADABLE (it does not say what it is), BURNED_IN_ANNOTATION, SECONDARY_CAPTURE,
                 UNSUPPORTED_IMAGE, UNDECODABLE_PIXELS.
         """
+        items = dict(obj.items())  # as they came: values that were read have no bytes any more
         _check_passable(obj)
         try:
             found = self._classify(obj, self._overrides)
-            clean = self._profile.clean_object(obj)
+            clean = self._profile.clean_object(obj, items)
         except (ObjectRefused, MemoryError):
             raise
         except Exception:  # noqa: BLE001 - pydicom raises anything for a malformed object, and quotes its values

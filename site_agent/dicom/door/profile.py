@@ -33,6 +33,14 @@ _LONGEST = 65534
 """Bytes of a DS in explicit VR, whose length has two bytes (PS3.5, 7.1.2)."""
 _DELIMITERS = 0xFFFE
 """Group of the tags that part items (PS3.5, 7.5): none is an element of one."""
+_SHORT = 512
+"""Bytes of an element of which is remembered what was made of it."""
+REMEMBERED = 16384
+"""Elements of which that is remembered: some series, a few of whose elements differ from slice to slice."""
+_ASCII_VRS = frozenset({"CS", "DS", "IS", "UI", "US", "SS", "UL", "SL", "FL", "FD", "AT"})
+"""VRs that are read alike in every object; all have a length of two bytes (PS3.5, 7.1.2)."""
+_UNKNOWN = object()
+_ElementKey = tuple[int, str | None, bytes | str, bool, bool]
 _CHARACTERS = "ISO_IR 192"
 _METHOD = "PS3.15 annex E: attributes by allow-list"
 
@@ -49,9 +57,14 @@ class Profile:
         self._pseudonyms = pseudonyms
         self._names = frozenset(names)
         self._codes = codes
+        self._known: dict[_ElementKey, Any] = {}
+        """What was made of an element's bytes: of what decides it nothing else differs between objects."""
 
-    def clean_object(self, obj: Object) -> Object:
+    def clean_object(self, obj: Object, items: Mapping[Any, Any]) -> Object:
         """A new object with what may stay of this one, which is not changed.
+
+        Args:
+            items: its elements, as they were before anybody read their values.
 
         Raises:
             Refused: its pixels cannot be decoded, or a mosaic does not say how it is laid out.
@@ -61,7 +74,7 @@ class Profile:
         from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian
 
         layout = mosaic.read_layout(obj)
-        clean = self._clean_item(obj, 0)
+        clean = self._clean_item(obj, items, 0)
         if layout is not None:
             mosaic.keep_layout(clean, layout)
         private = self._keep_private(obj, clean) or layout is not None
@@ -88,34 +101,56 @@ class Profile:
             _make_implicit(clean)
         return clean
 
-    def _clean_item(self, obj: Object, depth: int) -> Object:
+    def _clean_item(self, obj: Object, items: Mapping[Any, Any], depth: int) -> Object:
         """What may stay of an object or of a sequence's item."""
         from pydicom.charset import default_encoding
         from pydicom.dataset import Dataset
 
-        clean = Dataset()
-        clean.set_original_encoding(False, True, default_encoding)  # see `clean`
-        for tag in obj.keys():  # noqa: SIM118 - iterating the object would read every value of it
-            action = _actions_by_tag().get(int(tag))
-            if tag.group == _DELIMITERS:
+        passed: dict[Any, Any] = {}
+        actions = _actions_by_tag()
+        for tag, lying in items.items():  # iterating the object would read every value of it
+            action = actions.get(tag)
+            if tag >> 16 == _DELIMITERS:
                 raise ObjectRefused(Reason.UNREADABLE, "a sequence whose items run into each other")
             if action is None:
                 continue
-            if is_cut_off(obj.get_item(tag)):
+            if is_cut_off(lying):
                 raise ObjectRefused(Reason.UNREADABLE, "an element that is shorter than it says")
             keyword, kind, vr = action
             if kind == "codes":
-                _put_value(clean, tag, "SQ", self._pass_codes(_read_items(obj, tag), depth))
+                passed[tag] = _make_element(tag, "SQ", self._pass_codes(_read_items(obj, tag), depth))
             elif kind == "sequence":
                 deeper = _read_items(obj, tag) if depth < _DEPTH else ()
-                _put_value(clean, tag, "SQ", [self._clean_item(item, depth + 1) for item in deeper])
+                passed[tag] = _make_element(
+                    tag, "SQ", [self._clean_item(item, dict(item.items()), depth + 1) for item in deeper]
+                )
             else:
-                value = self._pass_value(kind, vr, _read_value(obj, tag, vr))
-                if value is not None:
-                    _put_value(clean, tag, _unsigned_or_not(vr, value), value)
-                elif keyword in table.ESSENTIAL and obj.get_item(tag).value not in (None, "", b""):
+                element = self._pass_element(obj, tag, lying, kind, vr)
+                if element is not None:
+                    passed[tag] = element
+                elif keyword in table.ESSENTIAL and lying.value not in (None, "", b""):
                     raise ObjectRefused(Reason.UNSUPPORTED_IMAGE, "a scale or number of frames that cannot be read")
+        clean = Dataset(passed)
+        clean.set_original_encoding(False, True, default_encoding)  # see `clean_object`
         return clean
+
+    def _pass_element(self, obj: Object, tag: Any, lying: Any, kind: str, vr: str) -> Any:
+        """What is written for an element; None where nothing is.
+
+        The slices of a series have most elements alike: what was made of the same bytes is taken again.
+        """
+        key = _key_of(lying, kind, vr)
+        known = _UNKNOWN if key is None else self._known.get(key, _UNKNOWN)
+        if known is not _UNKNOWN:
+            return known
+        value = self._pass_value(kind, vr, _read_value(obj, tag, vr))
+        element = None if value is None else _make_element(tag, _unsigned_or_not(vr, value), value)
+        if key is not None:
+            element = None if element is None else _encode_element(element)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[key] = element
+        return element
 
     def _pass_value(self, kind: str, vr: str, value: Any) -> Any:
         """What is written for a value; None where nothing is."""
@@ -147,7 +182,7 @@ class Profile:
             for tag in item.keys():  # noqa: SIM118 - as in `_clean_item`
                 _, kind, _ = _actions_by_tag().get(int(tag), ("", "", ""))
                 if kind == "codes" and depth < _DEPTH:
-                    _put_value(clean, tag, "SQ", self._pass_codes(_read_items(item, tag), depth + 1))
+                    clean.add(_make_element(tag, "SQ", self._pass_codes(_read_items(item, tag), depth + 1)))
             coded.append(clean)
         return coded
 
@@ -156,6 +191,8 @@ class Profile:
         """Keep the private numbers that volumes need; whether there are any."""
         kept = False
         for (group, creator), elements in table.PRIVATE.items():
+            if not any(tag >> 16 == group for tag in obj.keys()):  # noqa: SIM118 - as in `_clean_item`
+                continue
             for element, vr in elements.items():
                 numbers = [_fit_number(one, vr) for one in _as_list(_private_value(obj, group, creator, element))]
                 if None not in numbers:
@@ -216,10 +253,7 @@ def _constant_elements(private: bool) -> tuple[Any, ...]:
     Args:
         private: whether private elements were kept.
     """
-    from pydicom.dataelem import RawDataElement
     from pydicom.dataset import Dataset
-    from pydicom.filebase import DicomBytesIO
-    from pydicom.filewriter import write_dataset
 
     same = Dataset()
     for keyword in table.EMPTY:
@@ -227,19 +261,9 @@ def _constant_elements(private: bool) -> tuple[Any, ...]:
     same.PatientIdentityRemoved = "YES"
     same.DeidentificationMethod = _METHOD
     same.LongitudinalTemporalInformationModified = "REMOVED"
-    elements = []
     methods = table.METHODS + (table.SAFE_PRIVATE,) * private
     same.DeidentificationMethodCodeSequence = [_make_code("DCM", value, text) for value, text in methods]
-    for element in same:
-        alone = Dataset()
-        alone.add(element)
-        buffer = DicomBytesIO()
-        buffer.is_little_endian, buffer.is_implicit_VR = True, False
-        write_dataset(buffer, alone)
-        long = element.VR == "SQ"  # of these VRs, the one whose length has four bytes, after two that are reserved
-        content = buffer.getvalue()[12 if long else 8 :]
-        elements.append(RawDataElement(element.tag, element.VR, len(content), content, 0, False, True))
-    return tuple(elements)
+    return tuple(_encode_element(element) for element in same)
 
 
 @cache
@@ -321,13 +345,40 @@ def _unsigned_or_not(vr: str, value: Any) -> str:
     return "SS" if min(value) < 0 else "US"
 
 
-def _put_value(clean: Object, tag: Any, vr: str, value: Any) -> None:
+def _make_element(tag: Any, vr: str, value: Any) -> Any:
     from pydicom import config
     from pydicom.dataelem import DataElement
 
     if vr != "SQ" and isinstance(value, list) and len(value) == 1:
         value = value[0]
-    clean.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
+    return DataElement(tag, vr, value, validation_mode=config.IGNORE)
+
+
+def _key_of(lying: Any, kind: str, vr: str) -> _ElementKey | None:
+    """What decides what is written for an element; None where more than its own bytes may."""
+    if kind == "labels" or len(vr) > 2 or not _ASCII_VRS.issuperset((vr, lying.VR or vr)):
+        return None  # an object's character set may, or the sign of its pixels
+    value = lying.value
+    if not lying.is_raw:
+        # Read already. Numbers that are equal may be written otherwise: words alone.
+        return (lying.tag, lying.VR, str(value), False, True) if isinstance(value, str) and kind == "uids" else None
+    if not isinstance(value, bytes) or len(value) > _SHORT:
+        return None
+    return lying.tag, lying.VR, value, lying.is_implicit_VR, lying.is_little_endian
+
+
+def _encode_element(element: Any) -> Any:
+    """An element as it is written in explicit VR: bytes, which nothing that is done to one object can change."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_data_element
+
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_data_element(buffer, element, _CHARACTERS)
+    long = element.VR == "SQ"  # of those that come here, the one whose length has four bytes, after two reserved ones
+    content = buffer.getvalue()[12 if long else 8 :]
+    return RawDataElement(element.tag, element.VR, len(content), content, 0, False, True)
 
 
 def _make_code(scheme: str, value: str, meaning: str) -> Object:

@@ -12,6 +12,7 @@ from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.prepared import fingerprint, pins, store
+from site_agent.dicom.prepared.copies import Copies
 from site_agent.dicom.prepared.index import Index, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.store import Store
@@ -52,7 +53,7 @@ def stand_in(
     lying.drop_sets(pins.pinned_states(state, name) | {accounting.fingerprint})
     for study, verdict in index.all_verdicts().items():
         if verdict.patient in withdrawn and verdict.reason is None:
-            index.put_verdict(study, StudyVerdict(verdict.patient, "", Reason.WITHDRAWN, "consent was withdrawn"))
+            index.put_verdict(study, StudyVerdict.of_withdrawn(verdict.patient))
     return accounting
 
 
@@ -66,7 +67,8 @@ def _find_accounting(
     before = lying.state_members(known.fingerprint)
     listed = Withdrawals(config.withdrawn, Pseudonyms(secret))
     listed.judge_known({store.patient_of(case) for case in before}, index)
-    withdrawn = listed.pseudonyms
+    copies = Copies(index, lying, listed, secret, keeps=False)
+    withdrawn = listed.pseudonyms | copies.find_other_names(copies.find_lost(), before)
     members = {case: digest for case, digest in before.items() if store.patient_of(case) not in withdrawn}
     if len(before) != known.used or not all(lying.holds_case(case, digest) for case, digest in members.items()):
         return None

@@ -15,6 +15,7 @@ from site_agent.dicom.base import LabelMap, LeftOut, ObjectRefused, Volume
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.labels import label_map
 from site_agent.dicom.labels.concepts import MOST_LOST, outline_of
+from site_agent.dicom.prepared.copies import digest_volumes
 from site_agent.dicom.roles import assignment
 from site_agent.dicom.roles.study import Study
 from site_agent.dicom.volumes import assembly, grid
@@ -26,18 +27,21 @@ class Made:
 
     Attributes:
         unverified: volumes of which nothing but their slices says that none is missing at the ends.
+        images: keyed digests of the volumes as they came (`copies`); () without a secret.
     """
 
     channels: Mapping[str, Volume]
     label: LabelMap
     unverified: int
+    images: tuple[str, ...] = ()
 
 
-def assemble_case(study: Study, config: DicomDataset, left_out: Counter[Reason]) -> Made:
+def assemble_case(study: Study, config: DicomDataset, left_out: Counter[Reason], secret: bytes = b"") -> Made:
     """Make one case.
 
     Args:
         left_out: counts the series that are not used, whatever becomes of the study.
+        secret: the site's, where digests of its images are wanted.
 
     Raises:
         Refused: the study gives no case.
@@ -46,10 +50,12 @@ def assemble_case(study: Study, config: DicomDataset, left_out: Counter[Reason])
     channels: dict[str, Volume] = {}
     reference: Volume | None = None
     drawn_on: list[Volume] = []
+    images: list[str] = []
     unverified = 0
     for role in config.channels:  # one series at a time: its objects are gone before the next one's are read
         volume = _build_volume(study, chosen[role], role)
         unverified += not volume.extent_verified
+        images += digest_volumes([volume], secret) if secret else ()
         reference = reference or volume
         channels[role] = volume if volume is reference else grid.resample_onto(volume, reference)
         drawn_on.append(outline_of(volume))
@@ -57,7 +63,7 @@ def assemble_case(study: Study, config: DicomDataset, left_out: Counter[Reason])
     label = label_map.read_label_map(study, config, reference, drawn_on[1:])
     for role, volume in zip(config.channels[1:], drawn_on[1:], strict=True):
         _require_reach(volume, role, label, reference)
-    return Made(channels, label, unverified)
+    return Made(channels, label, unverified, tuple(images))
 
 
 def _require_reach(volume: Volume, role: str, label: LabelMap, reference: Volume) -> None:

@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS study (
 CREATE TABLE IF NOT EXISTS refused (
     study TEXT NOT NULL, name BLOB NOT NULL, reason TEXT NOT NULL, text TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS content (
+    study TEXT PRIMARY KEY, patient TEXT NOT NULL, print TEXT NOT NULL, images TEXT NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
@@ -42,6 +45,7 @@ class StudyVerdict:
         digest: of the case's content; "" where it is none.
         unverified: series used of which nothing but their slices says that none is missing at the ends.
         series: series that were left out, by reason.
+        images: as in `StudyContent`, which keeps them; () where nothing asked for them.
     """
 
     patient: str
@@ -51,6 +55,21 @@ class StudyVerdict:
     digest: str = ""
     unverified: int = 0
     series: Mapping[Reason, int] = field(default_factory=Counter)
+    images: tuple[str, ...] = ()
+
+    @classmethod
+    def of_withdrawn(cls, patient: str) -> StudyVerdict:
+        """Of a study whose patient the list names: it stands as long as the list does."""
+        return cls(patient, "", Reason.WITHDRAWN, "consent was withdrawn")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyContent:
+    """Keyed digests of a study's images (`copies`). patient, print: as in `StudyVerdict`."""
+
+    patient: str
+    print: str
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +142,20 @@ class Index:
         series = json.dumps({key.value: count for key, count in sorted(verdict.series.items())})
         row = (study, verdict.patient, verdict.print, reason, verdict.text, verdict.digest, verdict.unverified, series)
         self._write_rows("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [row])
+
+    def put_content(self, study: str, patient: str, print_: str, images: tuple[str, ...]) -> None:
+        """Remember what images a study has."""
+        row = (study, patient, print_, json.dumps(images))
+        self._write_rows("INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?)", [row])
+
+    def all_contents(self) -> dict[str, StudyContent]:
+        """What is known of the studies' images, by study."""
+        rows = self._db.execute("SELECT study, patient, print, images FROM content").fetchall()
+        return {study: StudyContent(patient, print_, tuple(json.loads(text))) for study, patient, print_, text in rows}
+
+    def forget_contents(self, studies: Iterable[str]) -> None:
+        """Forget what images some studies have."""
+        self._write_rows("DELETE FROM content WHERE study = ?", [(study,) for study in studies])
 
     def forget_studies(self, studies: Iterable[str]) -> None:
         """Forget what is known of some studies."""

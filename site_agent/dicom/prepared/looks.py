@@ -17,8 +17,9 @@ from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import fingerprint, pins
 from site_agent.dicom.prepared.index import Index
 
-READ = 1
-"""Raise it when the list of the withdrawn comes to be read otherwise than before: no earlier look stands in then."""
+READ = 2
+"""Raise it when the list of the withdrawn comes to be read otherwise than before: no earlier look stands in then, or is
+young enough."""
 JUDGED = 2
 """Raise it when studies come to be judged otherwise than before: those that were left out get another chance."""
 _NOT_ASKED = ("password", "token", "rate", "associations", "patience", "refresh", "stale", "disk")
@@ -48,7 +49,8 @@ class Terms:
     def asked(self) -> str:
         """Everything that decides what is found: another value, another look at the source."""
         lists = (self._config.withdrawn, self._config.query.patients, self._config.query.accessions)
-        return self.keyed_digest([self._what, [pins.look_at_list(path) for path in lists]])
+        read = [] if self._config.withdrawn is None else [READ]
+        return self.keyed_digest([self._what, [pins.look_at_list(path) for path in lists], *read])
 
     @property
     def standing(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from messages.ground.durable import is_out_of_space
 from messages.reasons import Reason
@@ -14,8 +16,12 @@ from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import Object, ObjectRefused
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import fingerprint
+from site_agent.dicom.prepared.copies import digest_volumes
 from site_agent.dicom.prepared.index import StudyVerdict
 from site_agent.dicom.prepared.store import Store
+
+if TYPE_CHECKING:
+    from site_agent.dicom.roles.study import Study
 
 SEALED = "-sealed"
 """Ends the digest under which an encrypted case lies."""
@@ -29,6 +35,7 @@ class CaseTask:
         folder: the data set's. study: the study's pseudonym; patient: the patient's; print: see `index.StudyVerdict`.
         modalities, announced, broken, nifti: as in `study.Study`.
         series: series that were left out before, by reason.
+        compared: its images are only looked at, for copies of them: the patient has withdrawn.
     """
 
     folder: Path
@@ -42,6 +49,7 @@ class CaseTask:
     secret: bytes = field(repr=False)
     series: Mapping[Reason, int] = field(default_factory=Counter)
     nifti: Path | None = None
+    compared: bool = False
 
     @property
     def case(self) -> str:
@@ -50,7 +58,7 @@ class CaseTask:
 
 
 def make_case(task: CaseTask) -> StudyVerdict:
-    """Make one case and store it; what became of it.
+    """Make one case and store it, or only look at its images; what became of it.
 
     Raises:
         OSError: the disk is full.
@@ -104,7 +112,9 @@ def _make_case_of(task: CaseTask, series: Counter[Reason]) -> StudyVerdict:
             objects=objects,
             nifti=task.nifti,
         )
-        made = assemble_case(study, task.config, series)
+        if task.compared:
+            return replace(StudyVerdict.of_withdrawn(task.patient), images=_digest_images(study, task))
+        made = assemble_case(study, task.config, series, task.secret if task.config.withdrawn is not None else b"")
     if len(patients) > 1:
         raise ObjectRefused(Reason.MIXED_PATIENTS, f"{len(patients)} patients in one study")
     names = task.config.labels.names
@@ -112,4 +122,17 @@ def _make_case_of(task: CaseTask, series: Counter[Reason]) -> StudyVerdict:
     seal = Vault(task.secret, CASES).seal if task.config.encrypt else None
     digest += SEALED if seal is not None else ""
     Store(task.folder).put_case(task.case, digest, made.channels, made.label, seal)
-    return StudyVerdict(task.patient, task.print, None, "", digest, made.unverified, series)
+    return StudyVerdict(task.patient, task.print, None, "", digest, made.unverified, series, made.images)
+
+
+def _digest_images(study: Study, task: CaseTask) -> tuple[str, ...]:
+    """Of every volume that the study's images make."""
+    from site_agent.dicom.volumes.assembly import build_volumes
+
+    images: list[str] = []
+    for series in study.facts:
+        with contextlib.suppress(ObjectRefused):  # no volume here, and none of a copy
+            images += digest_volumes(
+                build_volumes(study.objects(series), announced=study.announced.get(series)), task.secret
+            )
+    return tuple(images)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from logging import INFO, WARNING
 from pathlib import Path
 
 import structlog
@@ -23,7 +24,7 @@ import structlog
 from messages.ground import crash
 from messages.ground.errors import KonsilError, PacsRefused, PacsUnreachable
 from messages.reasons import Reason
-from site_agent.datasets.consent import Consent
+from site_agent.datasets.consent import COPY
 from site_agent.datasets.vault import Vault
 from site_agent.dicom.base import Accounting, Fetched, Object, SeriesFound, StudyFound, StudySource
 from site_agent.dicom.config import DicomDataset
@@ -33,6 +34,7 @@ from site_agent.dicom.labels.label_map import LABEL_MODALITY
 from site_agent.dicom.labels.nifti import list_label_files
 from site_agent.dicom.prepared import away, fingerprint, index, pins, store
 from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, RefusedObject, Rules
+from site_agent.dicom.prepared.copies import Copies, may_hold_copy, study_of
 from site_agent.dicom.prepared.index import Index, ObjectLeftOut, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.making import SEALED, CaseTask
@@ -80,6 +82,8 @@ class _Told:
     patient: str
     print: str
     nifti: Path | None = None
+    compared: bool = False
+    """Its patient has withdrawn: images are looked at for copies of them, and nothing is kept."""
 
     @property
     def case(self) -> str:
@@ -92,6 +96,7 @@ class _Asked:
 
     study: str
     series: str
+    compared: bool = False
 
 
 @dataclass
@@ -137,6 +142,9 @@ class Preparation:
         self._room = Room(state, limit)
         self._members: dict[str, str] = {}
         self._kept: dict[str, StudyVerdict] = {}
+        self._copies = Copies(self._index, lying, self._withdrawn, secret, keeps=True)
+        self._others: set[str] = set()
+        self._uncompared = 0
         self._done = self._total = self._refusals = self._bytes = self._came = 0
 
     def close(self) -> None:
@@ -148,6 +156,7 @@ class Preparation:
     def run(self, *, again: bool) -> Accounting:
         """Bring the data set up to date; its newest state, or where the PACS is away, the one that stands in for it."""
         self._spool.sweep_leftovers()
+        self._others = self._copies.find_other_names(self._copies.find_lost())  # before their cases go
         self._store.drop_patients(self._withdrawn.pseudonyms)
         known = store.read_manifest(self._state, self._name)
         if known is not None and not again and self._is_fresh(known):
@@ -172,7 +181,7 @@ class Preparation:
         try:
             found = [*source.find_studies()]
             mixed = source.looked.mixed_patients
-            self._tell_consent(self._withdrawn.judge_found(found, self._index))
+            self._withdrawn.judge_found(found, self._index)
             self._effects.see_found(found)
             self._total = len(found)
             text = "it says that it is DICOM, and cannot be read"
@@ -180,6 +189,7 @@ class Preparation:
             self._index.put_refused("", unreadable)
             told = [one for study in found if (one := self._tell_readable(study)) is not None]
             waiting = [one for one in told if not self._is_settled(one)]
+            waiting = [*self._list_compared(told), *waiting]
             objects = sum(self._count_objects(one) for one in waiting)
             processes = self._processes if objects >= WORTH_PROCESSES else 1
             self._cleaners.open(processes)
@@ -196,14 +206,11 @@ class Preparation:
                     self._note_made(made, verdict)
         finally:
             source.close()
+        self._leave_out_copies()
         return self._publish_state(mixed)
 
     def _count_objects(self, told: _Told) -> int:
         return sum(USUAL_OBJECTS if one.instances is None else one.instances for one in self._wanted_series(told.found))
-
-    def _tell_consent(self, consent: Consent | None) -> None:
-        if consent is not None:
-            log.info(consent.say_counts(), dataset=self._name)
 
     # before anything is fetched
 
@@ -246,8 +253,11 @@ class Preparation:
         if self._withdrawn.covers_study(told.found):
             self._withdraw_study(told)
             return True
+        if told.patient in self._others:
+            self._withdraw_study(told, StudyVerdict(told.patient, told.print, Reason.WITHDRAWN, COPY))
+            return True
         known = self._index.get_verdict(told.study)
-        stands = known is not None and known.print == told.print
+        stands = known is not None and known.print == told.print and known.reason is not Reason.WITHDRAWN
         if (
             known is not None
             and stands
@@ -270,10 +280,25 @@ class Preparation:
         labelled = told.nifti is not None if source == "nifti" else LABEL_MODALITY[source] in modalities
         return None if labelled else Reason.NO_LABEL
 
-    def _withdraw_study(self, told: _Told) -> None:
+    def _list_compared(self, told: Sequence[_Told]) -> list[_Told]:
+        """Studies of the withdrawn whose images have to be looked at: another patient's study may be a copy of them."""
+        gone = {one.study for one in told if self._withdrawn.covers_study(one.found)}
+        if not gone:
+            return []
+        known = self._index.all_contents()
+        others = [series for one in told if one.study not in gone for series in self._image_series(one.found)]
+        return [
+            replace(one, compared=True)
+            for one in told
+            if one.study in gone
+            and (one.study not in known or known[one.study].print != one.print)
+            and may_hold_copy(self._image_series(one.found), others)
+        ]
+
+    def _withdraw_study(self, told: _Told, verdict: StudyVerdict | None = None) -> None:
         self._store.drop_patients({told.patient})
         self._spool.drop_study(told.study)
-        verdict = StudyVerdict(told.patient, "", Reason.WITHDRAWN, "consent was withdrawn")
+        verdict = verdict or StudyVerdict.of_withdrawn(told.patient)
         self._index.put_verdict(told.study, verdict)
         self._settle_study(told.study, told.case, verdict)
 
@@ -286,6 +311,9 @@ class Preparation:
     def _leave_out_unfit(self, told: _Told) -> None:
         """There is no room for a study: it is left out, and what came of it goes."""
         self._spool.drop_study(told.study)
+        if told.compared:
+            self._uncompared += 1
+            return
         verdict = StudyVerdict(
             told.patient, "", Reason.DISK_FULL, "no room is left for it under limits.disk, or on the disk"
         )
@@ -295,10 +323,11 @@ class Preparation:
     def _fetch_study(self, source: StudySource, told: _Told) -> CaseTask | None:
         """Fetch one study into the spool; None where it was settled by that."""
         come, self._came = _Come(), 0
-        for series in self._wanted_series(told.found):
+        wanted = self._image_series(told.found) if told.compared else self._wanted_series(told.found)
+        for series in wanted:
             uid = self._names.pseudonym_of_uid(series.uid)
             try:
-                fetched = self._of_series(source, series, _Asked(told.study, uid), come)
+                fetched = self._of_series(source, series, _Asked(told.study, uid, told.compared), come)
             except PacsRefused as error:
                 log.warning("the PACS does not give a series", dataset=self._name, error=error.what)
                 come.refused = True
@@ -315,13 +344,13 @@ class Preparation:
                 come.series[fetched.reason] += 1
                 text = "it cannot be read, or did not come"
                 come.objects += [ObjectLeftOut(told.study, name, fetched.reason, text) for name in fetched.lacking]
-        self._index.put_refused(told.study, come.objects)
+        if not told.compared:
+            self._index.put_refused(told.study, come.objects)
         self._note_size()
         self._refusals = self._refusals + 1 if come.refused else 0
         if come.withdrawn:
             self._withdraw_study(told)
             return None
-        wanted = self._wanted_series(told.found)
         return CaseTask(
             folder=self._store.folder,
             config=self._config,
@@ -334,6 +363,7 @@ class Preparation:
             secret=self._secret,
             series=come.series,
             nifti=told.nifti,
+            compared=told.compared,
         )
 
     def _of_series(self, source: StudySource, series: SeriesFound, asked: _Asked, come: _Come) -> Fetched:
@@ -360,10 +390,13 @@ class Preparation:
         labels = LABEL_MODALITY.get(self._config.labels.source)
         return [one for one in found.series if one.modality == labels or one.modality in self._config.query.modalities]
 
+    def _image_series(self, found: StudyFound) -> Sequence[SeriesFound]:
+        return [one for one in found.series if one.modality in self._config.query.modalities]
+
     def _take_object(self, obj: Object, asked: _Asked, come: _Come) -> None:
         self._show_progress()
         try:
-            withdrawn = self._withdrawn.covers_object(obj)
+            withdrawn = not asked.compared and self._withdrawn.covers_object(obj)
         except Exception:  # noqa: BLE001 - whose it is cannot be read: so neither whether it may be used
             refused = RefusedObject(Reason.UNREADABLE, "an object that does not say whose it is")
             self._keep_cleaned(refused, asked, come)
@@ -371,7 +404,8 @@ class Preparation:
         if withdrawn:
             come.withdrawn = True  # the source's index said otherwise
             return
-        self._effects.see_object(obj, asked.series)
+        if not asked.compared:
+            self._effects.see_object(obj, asked.series)
         for one in self._cleaners.give_object(obj):
             self._keep_cleaned(one, asked, come)
 
@@ -402,7 +436,35 @@ class Preparation:
 
     # what came of it
 
+    def _note_compared(self, task: CaseTask, verdict: StudyVerdict) -> None:
+        """Keep what the images of a withdrawn patient look like, and no image."""
+        whole = verdict.reason is Reason.WITHDRAWN and not task.broken
+        self._uncompared += not whole
+        self._index.put_content(task.study, task.patient, task.print if whole else "", verdict.images)
+        self._spool.drop_study(task.study)
+
+    def _leave_out_copies(self) -> None:
+        """Cases of those who have images of somebody withdrawn are withdrawn, too."""
+        others = self._copies.find_other_names(self._copies.find_lost(), self._members)
+        for case in [case for case in self._members if store.patient_of(case) in others]:
+            del self._members[case]
+            verdict = self._kept[study_of(case)]
+            self._kept[study_of(case)] = left_out = StudyVerdict(
+                verdict.patient, verdict.print, Reason.WITHDRAWN, COPY, series=verdict.series
+            )
+            self._index.put_verdict(study_of(case), left_out)
+        self._store.drop_patients(others)
+        copies = sum(one.reason is Reason.WITHDRAWN and bool(one.print) for one in self._kept.values())
+        consent = self._withdrawn.note_copies(copies, self._uncompared, self._index)
+        if consent is not None:
+            log.log(WARNING if copies or self._uncompared else INFO, consent.say_counts(), dataset=self._name)
+
     def _note_made(self, task: CaseTask, verdict: StudyVerdict) -> None:
+        if task.compared:
+            self._note_compared(task, verdict)
+            return
+        if verdict.images:
+            self._index.put_content(task.study, task.patient, verdict.print, verdict.images)
         if verdict.reason is None:
             size = self._store.size_of(task.case, verdict.digest)
             self._bytes += size
@@ -482,6 +544,7 @@ class Preparation:
         kept = pins.pinned_states(self._state, self._name) | {result.fingerprint}
         self._store.drop_sets(kept | ({before.fingerprint} if before is not None else set()))
         self._index.forget_studies(set(self._index.all_verdicts()) - self._kept.keys())
+        self._copies.forget_contents(self._kept.keys())
         complete = all(one.print or one.reason is Reason.WITHDRAWN for one in self._kept.values())
         Look(time.time(), self._terms.asked, self._terms.standing, complete).write_last(self._index)
         self._make_room()

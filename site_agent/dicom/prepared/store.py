@@ -177,7 +177,7 @@ class Store:
 
         Without `most`, those that nothing used for a month. Returns the bytes that are taken then.
         """
-        sizes = {path: _folder_size(path) for path in self._list_cases()}
+        sizes = {path: _folder_size(path) for path in self.list_cases()}
         unused = sorted((path.stat().st_mtime, path) for path in sizes if path not in used)
         total = sum(sizes.values())
         for touched, path in unused:
@@ -194,19 +194,19 @@ class Store:
 
     def drop_patients(self, patients: Collection[str]) -> None:
         """Remove every case of some patients (pseudonyms), whatever uses it."""
-        for path in self._list_cases():
+        for path in self.list_cases():
             if patient_of(path.name) in patients:
                 _remove_folder(path)
 
     def drop_open(self, sealed: str, used: Collection[Path]) -> None:
         """Remove cases that lie unencrypted (their digest does not end with `sealed`) and are not used."""
-        for path in self._list_cases():
+        for path in self.list_cases():
             if not path.name.endswith(sealed) and path not in used:
                 _remove_folder(path)
 
     def cases_size(self) -> int:
         """Bytes that all cases take."""
-        return sum(_folder_size(path) for path in self._list_cases())
+        return sum(_folder_size(path) for path in self.list_cases())
 
     def size_of(self, case: str, digest: str) -> int:
         """Bytes that one case takes."""
@@ -226,7 +226,8 @@ class Store:
         links = [link for link in _list_folder(self.sets / fingerprint) if link.is_symlink()]
         return {link.name: os.readlink(link).rpartition("/")[2].removeprefix(f"{link.name}.") for link in links}
 
-    def _list_cases(self) -> list[Path]:
+    def list_cases(self) -> list[Path]:
+        """The folders of all cases, used or not."""
         return [path for path in self.cases.iterdir() if not path.name.startswith(".")]
 
     def _sweep_leftovers(self) -> None:

@@ -26,17 +26,26 @@ _NOTE, _PATIENTS = "consent", "likenesses"
 class Withdrawals:
     """A data set's list of the withdrawn, as it is now.
 
+    Attributes:
+        pseudonyms: of every patient whom the list may mean.
+
     Raises:
         ListUnclear: it cannot be read, or a line of it cannot be understood.
     """
 
     def __init__(self, path: Path | None, names: Pseudonyms) -> None:
         self._list, self._names = WithdrawnList.read_list(path), names
+        self.pseudonyms = names.pseudonyms_of_withdrawn(self._list.numbers)
+        self._studies = {names.pseudonym_of_case(number) for number in self._list.numbers}
 
     @property
-    def pseudonyms(self) -> set[str]:
-        """Of every patient whom the list may mean."""
-        return self._names.pseudonyms_of_withdrawn(self._list.numbers)
+    def has_entries(self) -> bool:
+        """Whether the list names anybody."""
+        return bool(self._list.entries)
+
+    def covers_pseudonyms(self, patient: str, study: str) -> bool:
+        """Whether the list names a patient, or one study by its UID; both as pseudonyms."""
+        return patient in self.pseudonyms or study in self._studies
 
     def covers_study(self, found: StudyFound) -> bool:
         """Whether a study, as the source describes it, is of somebody who has withdrawn."""
@@ -95,6 +104,19 @@ class Withdrawals:
             )
         return Consent(len(self._list.entries), matched, tuple(one.line for one in nobody))
 
+    def note_copies(self, copies: int, uncompared: int, index: Index) -> Consent | None:
+        """Add to what was remembered how many studies hold a withdrawn patient's images under another name.
+
+        Args:
+            uncompared: as in `Consent`.
+        """
+        plain: dict[str, Any] = json.loads(index.noted_value(_NOTE) or "{}")
+        if self._list.path is None or not plain:
+            return None
+        plain |= {"copies": copies, "uncompared": uncompared}
+        index.note_value(_NOTE, json.dumps(plain))
+        return _read_note(plain)
+
     def _note_consent(self, consent: Consent, index: Index) -> None:
         look = pins.look_at_list(self._list.path)
         plain = {"entries": consent.entries, "matched": consent.matched, "nobody": consent.nobody, "look": look}
@@ -134,7 +156,13 @@ def recall_consent(state: Path, name: str, config: DicomDataset) -> Consent | No
         return None
     lines = set(plain["nobody"])
     texts = tuple(f"line {one.line}: {one.name} is nobody's here" for one in listed.entries if one.line in lines)
-    return Consent(int(plain["entries"]), int(plain["matched"]), tuple(plain["nobody"]), texts)
+    return _read_note(plain, texts)
+
+
+def _read_note(plain: dict[str, Any], texts: tuple[str, ...] = ()) -> Consent:
+    # Notes of before `copies` do not count any.
+    copies, uncompared = int(plain.get("copies", 0)), int(plain.get("uncompared", 0))
+    return Consent(int(plain["entries"]), int(plain["matched"]), tuple(plain["nobody"]), texts, copies, uncompared)
 
 
 def still_stands(pin: pins.Pin, name: str, config: DicomDataset, state: Path, secret: Callable[[], bytes]) -> bool:

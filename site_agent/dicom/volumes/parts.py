@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -22,6 +23,10 @@ from site_agent.dicom.volumes.geometry import Tolerances, number_places
 
 _ROUNDED = 0.05
 """Milliseconds by which times of one echo may differ however short they are: some scanners give one decimal."""
+
+
+_MEASURED = frozenset({"inversion", "flip angle", "trigger"})
+"""Hints that a scanner measures or rounds for each slice: a volume's slices differ a little in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +168,13 @@ def _by_hints(
         return [VolumePart((), tuple(frames))]
     for name in dict.fromkeys(name for frame in frames for name, _ in frame.hints):
         values = [dict(frame.hints).get(name) for frame in frames]
-        if None in values or len(set(values)) != several:
+        if None in values:
             continue
         ranks = _rank_values(values)
         numbers = np.asarray([ranks[value] for value in values])
-        if _once_a_place(where, numbers):
+        if len(ranks) > several and name in _MEASURED:
+            numbers = _rank_bands(np.asarray(values, dtype=np.float64), several)
+        if numbers.max() == several and _once_a_place(where, numbers):
             return _number_parts(name, frames, numbers)
     times = _in_turn(frames, where, several) if temporal_positions == several else None
     if times is not None:
@@ -176,6 +183,20 @@ def _by_hints(
         Reason.DUPLICATE_SLICES,
         f"{len(frames)} images lie at {len(set(where.tolist()))} places, up to {several} at one",
     )
+
+
+def _rank_bands(values: npt.NDArray[np.float64], bands: int) -> npt.NDArray[np.int64]:
+    """Which of so many bands each value lies in, from 1; all in one where they are no bands.
+
+    Two values of neighbouring bands lie further apart than any two of one band.
+    """
+    steps = np.sort(values)
+    cuts = np.sort(np.argsort(np.diff(steps), kind="stable")[len(steps) - bands :])
+    ends = np.split(steps, cuts + 1)
+    widest = max(float(band[-1] - band[0]) for band in ends)
+    if any(later[0] - earlier[-1] <= widest for earlier, later in pairwise(ends)):
+        return np.ones(len(values), dtype=np.int64)
+    return np.searchsorted(steps[cuts], values, side="left") + 1
 
 
 def _in_turn(frames: Sequence[Frame], where: npt.NDArray[np.int64], times: int) -> npt.NDArray[np.int64] | None:

@@ -167,6 +167,20 @@ def test_a_copy_under_another_name_of_what_was_withdrawn_is_left_out(tmp_path: P
     found = survey_cases(config(tmp_path), ["T1c"], ["ET"], cache=tmp_path / "cache.db")
     assert [case.key for case in found.cases] == [NAMES[1]]
     assert found.left_out == {Reason.WITHDRAWN: 2}
+    assert found.consent is not None
+    assert found.consent.say_counts().endswith("left out too: 1 under other names that have images of the withdrawn")
+
+
+def test_whoever_has_an_image_of_the_withdrawn_is_withdrawn_with_all_images_though_the_list_names_no_usable_case(
+    tmp_path: Path,
+) -> None:
+    survey(tmp_path, (*NAMES, "BraTS-GLI-00009-001"), "")
+    shutil.copytree(tmp_path / "data" / NAMES[0], tmp_path / "data" / "BraTS-GLI-00009-000")
+    (tmp_path / "data" / NAMES[0] / "x-seg.nii.gz").unlink()  # the copy alone is labelled
+    (tmp_path / "withdrawn.txt").write_text("BraTS-GLI-00001\n")
+    found = survey_cases(config(tmp_path), ["T1c"], ["ET"])
+    assert [case.key for case in found.cases] == [NAMES[1]]
+    assert found.left_out == {Reason.WITHDRAWN: 3}
 
 
 def test_the_numbers_within_a_uid_are_like_no_name() -> None:

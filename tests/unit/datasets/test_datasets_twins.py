@@ -15,7 +15,7 @@ from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.remarks import remark_on_names
 from site_agent.datasets.source import Case, Survey, survey_cases
 from site_agent.datasets.splits import split_cases, split_of
-from site_agent.datasets.twins import Content, digest_content, find_kin
+from site_agent.datasets.twins import Content, digest_content, find_kin, find_other_names
 from site_agent.datasets.vault import CASES, Vault
 
 SHAPE, SECRET, THIRDS = (6, 5, 4), b"k" * 16, {"train": 0.34, "validation": 0.33, "test": 0.33}
@@ -144,6 +144,12 @@ def test_an_expression_that_finds_no_patient_and_names_like_time_points_are_told
 )
 def test_names_that_say_who_the_patient_is_are_not_remarked_on(names: list[str], expression: str | None) -> None:
     assert [*remark_on_names(config(Path("x"), patient_id=expression), names)] == []
+
+
+def test_names_are_one_persons_over_any_number_of_shared_images() -> None:
+    held = {"p1": {"a", "b"}, "p2": {"b", "c"}, "p3": {"c"}, "p4": {"d"}}
+    assert find_other_names({"a"}, held) == {"p1", "p2", "p3"}
+    assert find_other_names({"x"}, held) == set()
 
 
 def test_a_withdrawn_case_that_cannot_be_read_stops_nothing(tmp_path: Path) -> None:

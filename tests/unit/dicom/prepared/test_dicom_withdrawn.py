@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from brokers import PATIENCE
-from dicom_rig import SECRET, contents, counted, prepared, quiet, settings, write
+from dicom_rig import SECRET, Watched, contents, counted, prepared, quiet, settings, write
 from places import ROOT
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -23,12 +24,22 @@ from site_agent.data.guard import judge_data, look_at_prepared
 from site_agent.data.inventory import take_stock_of
 from site_agent.data.lists import judge_dataset_list
 from site_agent.datasets.consent import ListUnclear
+from site_agent.dicom.base import SeriesFound
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.prepared import build, pins
+from site_agent.dicom.prepared import away, build, pins, preparation
+from site_agent.dicom.prepared.copies import may_hold_copy
 from site_agent.dicom.prepared.withdrawals import Withdrawals
 
 WITHDRAWN = {Reason.WITHDRAWN: 1}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often the source was asked for what."""
+    counts: Counter[str] = Counter()
+    monkeypatch.setattr(preparation, "open_source", lambda config, state: Watched(config, state, counts))
+    return counts
 
 
 def renamed(number: str) -> Callable[[Any], list[Any]]:
@@ -191,23 +202,91 @@ def test_the_operators_command_takes_lists_with_a_byte_order_mark(tmp_path: Path
     assert "1 of 1 entry in the list of the withdrawn matched" in done.stdout
 
 
-def test_one_examination_under_two_patients_is_told_and_stays_together(tmp_path: Path) -> None:
+def copying(number: str) -> Callable[[Any], list[Any]]:
+    """As another archive stores a study again: another patient, other UIDs."""
     made: set[str] = set()
 
-    def copied(obj: Any) -> list[Any]:
-        """As another archive stores it again: another patient, other UIDs."""
+    def change(obj: Any) -> list[Any]:
         obj = deepcopy(obj)
         for element in [*obj.iterall(), *obj.file_meta]:
             # Items stand in several sequences of an object.
             if element.VR == "UI" and str(element.value).startswith("2.25.") and element.value not in made:
                 element.value = make_uid("copy", element.value)
                 made.add(element.value)
-        obj.PatientID = "KH-7777"
+        obj.PatientID = number
         return [obj]
 
+    return change
+
+
+def write_copy(root: Path, patient: int, number: str) -> None:
+    """A copy of an invented patient's study among the exports."""
+    write(root / number, [patient], change=copying(number))
+    (root / "export").mkdir(exist_ok=True)
+    (root / number).rename(root / "export" / number)
+
+
+def test_one_examination_under_two_patients_is_told_and_stays_together(tmp_path: Path) -> None:
     write(tmp_path / "export", range(2))
-    write(tmp_path / "copies", [0], change=copied)
-    (tmp_path / "copies").rename(tmp_path / "export" / "copies")
+    write_copy(tmp_path, 0, "KH-7777")
     stock = take_stock_of("glioma", settings(tmp_path / "export", encrypt=True), tmp_path)
     assert (stock.used, stock.left_out) == (3, {})
     assert [one for one in stock.remarks if one.startswith("2 cases of several patients have the same images (p")]
+
+
+@pytest.mark.parametrize("encrypt", [False, True])
+def test_a_copy_of_a_withdrawn_study_under_another_patient_is_left_out_and_told(encrypt: bool, tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2), keep=lambda obj: obj.Modality != "SEG" or obj.PatientID != "KH-0000")
+    write_copy(tmp_path, 0, "KH-7777")  # the research copy alone has labels
+    config = listed(tmp_path, "KH-0000\n", encrypt=encrypt)
+    stock = take_stock_of("glioma", config, tmp_path)
+    assert (stock.used, stock.left_out) == (1, {"withdrawn": 2})
+    assert stock.consent is not None
+    assert (stock.consent.matched, stock.consent.copies) == (1, 1)
+    assert [one for one in stock.details if "images of somebody who has withdrawn" in one]
+    assert not [*(tmp_path / "datasets" / "glioma" / "spool").glob("case-*")]
+    standing = judge_dataset_list("glioma", config, tmp_path)
+    assert standing is not None
+    assert "1 under other names that have images of the withdrawn" in standing.said
+
+
+def test_a_patient_who_withdraws_later_is_withdrawn_under_the_other_name_too_without_a_look_at_the_images(
+    tmp_path: Path, asked: Counter[str]
+) -> None:
+    write(tmp_path / "export", range(2))
+    write_copy(tmp_path, 0, "KH-7777")
+    prepared(tmp_path, settings(tmp_path / "export"))
+    assert counted(tmp_path).used == 3
+    seen = asked["series"]
+    dataset = prepared(tmp_path, listed(tmp_path, "KH-0000\n"))
+    assert (counted(tmp_path).left_out, len(contents(dataset))) == ({Reason.WITHDRAWN: 2}, 1)
+    assert len([*(tmp_path / "datasets" / "glioma" / "cases").iterdir()]) == 1
+    for file in (tmp_path / "export" / "export 0 0").iterdir():
+        file.unlink()  # the archive forgets the original, and the copy stays one
+    prepared(tmp_path, listed(tmp_path, "KH-0000\n", refresh="0s"))
+    assert (counted(tmp_path).used, counted(tmp_path).left_out) == (1, {Reason.WITHDRAWN: 1})
+    assert asked["series"] == seen
+    prepared(tmp_path, listed(tmp_path, "", refresh="0s"))  # taken off the list: used again
+    assert (counted(tmp_path).used, counted(tmp_path).left_out) == (2, {})
+
+
+def test_images_of_the_withdrawn_are_looked_at_only_where_another_study_may_be_a_copy() -> None:
+    def series(modality: str, instances: int | None) -> SeriesFound:
+        return SeriesFound("1.2", "1.2.3", modality, instances)
+
+    ours = [series("MR", 20), series("MR", 176)]
+    assert may_hold_copy(ours, [series("MR", 9), series("MR", 176)])
+    assert may_hold_copy(ours, [series("MR", None)])  # a source that does not say
+    assert not may_hold_copy(ours, [series("MR", 9), series("CT", 20)])
+    assert not may_hold_copy(ours, [])
+
+
+def test_a_copy_is_not_what_stands_in_for_a_source_that_is_away(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2))
+    write_copy(tmp_path, 0, "KH-7777")
+    config = listed(tmp_path, "KH-0009\n")
+    prepared(tmp_path, config)
+    listed(tmp_path, "KH-0000\n")
+    found = away.find_standing_in("glioma", config, tmp_path, SECRET)
+    assert found is not None
+    assert (found.used, found.left_out) == (1, {Reason.WITHDRAWN: 2})

@@ -72,6 +72,31 @@ def test_echo_times_that_differ_by_rounding_are_one_echo(times: tuple[float, flo
     world_agrees(found.voxels, found.affine, expected)
 
 
+@pytest.mark.parametrize("keyword", ["TriggerTime", "InversionTime", "FlipAngle"])
+def test_times_that_jitter_from_slice_to_slice_still_tell_volumes_apart_where_they_keep_clear_of_each_other(
+    keyword: str,
+) -> None:
+    first, second = truth(seed=1), truth(seed=2)
+
+    def around(time: float, spread: float) -> Callable[[Dataset, int], None]:
+        def change(obj: Dataset, k: int) -> None:
+            setattr(obj, keyword, time + spread * (k % 3))
+            obj.RepetitionTime = 800 + k  # plays no part
+
+        return change
+
+    def both(late: float, spread: float) -> list[Dataset]:
+        one, other = around(20.0, spread), around(late, spread)
+        return [*slices(first, first=1, change=one), *slices(second, first=7, change=other)]
+
+    found = assembly.build_volumes(both(60.0, 4.5), announced=12)
+    for volume, expected in zip(found, (first, second), strict=True):
+        world_agrees(volume.voxels, volume.affine, expected)
+    with pytest.raises(ObjectRefused) as told:
+        assembly.build_volumes(both(35.0, 4.5), announced=12)  # 29 and 35: as near as slices of one volume
+    assert told.value.reason is Reason.DUPLICATE_SLICES
+
+
 def test_echo_times_that_differ_among_the_slices_of_one_volume_are_told() -> None:
     def vary(obj: Dataset, k: int) -> None:
         obj.EchoTime = (2.9, 4.6)[k % 2]
