@@ -52,9 +52,10 @@ shape: setup
 	@echo 'konsil: shape'
 	@$(BIN)/python -m tests.shape
 
+# With its bytecode kept, whatever the environment says: the tests start a thousand processes
 test: check shape
 	@echo 'konsil: tests'
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # TensorFlow, JAX and PaddlePaddle in environments of their own (.frameworks), made the first time; a gigabyte and a half
 test-frameworks: setup

@@ -17,6 +17,7 @@ from deploy.broker.node import PrivateNode, find_server
 from deploy.broker.topology import Party
 from messages.bus.amqp.link import Backoff
 from messages.bus.amqp.rabbitmq import RabbitBus
+from messages.bus.base import Body, Confirm
 from messages.ground.errors import Unreachable
 from messages.ground.settings import BrokerAddress
 
@@ -70,19 +71,42 @@ def eventually(condition: Callable[[], Any], within: float = PATIENCE, what: str
     return result
 
 
+class NotedBus(RabbitBus):
+    """A bus that says what it publishes."""
+
+    noted: Callable[[str], None]
+
+    def publish(self, key: str, body: Body) -> Confirm:
+        """Send one message; its key is noted first."""
+        self.noted(key)
+        return super().publish(key, body)
+
+
 @dataclass
 class RealBroker:
-    """A running private node with the consortium `test`, whose users' passwords are "pw-NAME"."""
+    """A running private node with the consortium `test`, whose users' passwords are "pw-NAME".
+
+    To renew a stream costs the node as much as many a test: so it is known which queues may hold something. Whoever
+    has an address or an administrator's connection may have written to any.
+    """
 
     node: PrivateNode
     definitions: Definitions
     _buses: list[RabbitBus] = field(default_factory=list)
     _admin: pika.BlockingConnection | None = None
+    _used: set[str] = field(default_factory=set)
+    """Queues that may hold something, or may be gone."""
 
     def address(
         self, user: str, *, password: str | None = None, vhost: str = VHOST, tls: bool = False
     ) -> BrokerAddress:
         """Where and how `user` logs in."""
+        self._used |= self._every_queue()
+        return self._address_of(user, password=password, vhost=vhost, tls=tls)
+
+    def _address_of(
+        self, user: str, *, password: str | None = None, vhost: str = VHOST, tls: bool = False
+    ) -> BrokerAddress:
         return BrokerAddress.model_validate(
             {
                 "host": self.node.host,
@@ -99,7 +123,8 @@ class RealBroker:
         """A connected bus, closed when the test ends (where the test uses `clean_broker`)."""
         options = {"backoff": Backoff(first=0.2, most=1.0), "verify_within": 1.0, "idle": 3.0} | options
         options.setdefault("chunks_verify_within", options["verify_within"])
-        bus = RabbitBus(self.address(user, tls=tls), user, **options)
+        bus = NotedBus(self._address_of(user, tls=tls), user, **options)
+        bus.noted = self._note_key
         self._buses.append(bus)
         bus.connect(PATIENCE)
         return bus
@@ -111,32 +136,46 @@ class RealBroker:
 
     def admin(self) -> pika.BlockingConnection:
         """A connection that may do everything in the vhost."""
+        self._used |= self._every_queue()
+        return self._connect_admin()
+
+    def _connect_admin(self) -> pika.BlockingConnection:
         credentials = pika.PlainCredentials(ADMIN, f"pw-{ADMIN}")
         parameters = pika.ConnectionParameters(self.node.host, self.node.port, VHOST, credentials)
         return pika.BlockingConnection(parameters)
 
     def delete(self, queue: str) -> None:
         """Delete a queue, and leave it so until `wipe` declares it again."""
-        with self.admin() as admin:
+        self._used.add(queue)
+        with self._connect_admin() as admin:
             admin.channel().queue_delete(queue)
 
     def wipe(self, *queues: str) -> None:
-        """Delete queues (default: all) and declare and bind them again, empty."""
+        """Delete queues (default: all that may hold something) and declare and bind them again, empty."""
         try:
             self._wipe(queues)
         finally:
             self.close_admin()
 
+    def _every_queue(self) -> set[str]:
+        return {queue["name"] for queue in self.definitions["queues"]}
+
+    def _note_key(self, key: str) -> None:
+        """Queues that take this key from any exchange."""
+        self._used |= {one["destination"] for one in self.definitions["bindings"] if _takes(one["routing_key"], key)}
+
     def _wipe(self, queues: tuple[str, ...]) -> None:
         for queue in self.definitions["queues"]:
-            if not queues or queue["name"] in queues:
+            if queue["name"] in (queues or self._used):
                 # after a hard restart a stream may need some seconds until it can even be deleted
                 eventually(lambda queue=queue: self._renew(queue), what=f"deleting {queue['name']}")
+        if not queues:
+            self._used.clear()
 
     def _renew(self, queue: dict[str, Any]) -> bool:
         name = queue["name"]
         if self._admin is None or self._admin.is_closed:
-            self._admin = self.admin()
+            self._admin = self._connect_admin()
         channel = self._admin.channel()
         try:
             channel.queue_delete(name)  # of one that is not there is no error
@@ -154,6 +193,12 @@ class RealBroker:
         admin, self._admin = self._admin, None
         if admin is not None and admin.is_open:
             admin.close()
+
+
+def _takes(pattern: str, key: str) -> bool:
+    """Whether a binding takes a key; `*` stands for one word."""
+    ours, theirs = pattern.split("."), key.split(".")
+    return len(ours) == len(theirs) and all(one in ("*", other) for one, other in zip(ours, theirs, strict=True))
 
 
 def need_broker() -> None:

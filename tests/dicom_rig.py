@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +44,48 @@ def write(
     patients: Iterable[int],
     *,
     keep: Callable[[Any], bool] = lambda _obj: True,
-    change: Callable[[Any], list[Any]] = lambda obj: [obj],
+    change: Callable[[Any], list[Any]] | None = None,
     visit: int = 0,
 ) -> list[Phantom]:
-    """A study a patient; `keep` says which objects are written, `change` what is written instead of one."""
+    """A study a patient; `keep` says which objects are written, `change` what is written instead of one.
+
+    What `change` is given is its own; what `keep` is given is everybody's.
+    """
     done = []
     for patient in patients:
-        images, label = phantom.make_case(
-            site_index=0, patient=patient, visit=visit, seed=5, shape=SHAPE, spacing_mm=SPACING
-        )
-        examined = dicom.invent_examination(
-            5, 0, patient, visit, f"KH-{patient:04d}", dicom.make_uid("study", patient, visit)
-        )
+        images, label, examined = invent_study(patient, visit)
         place = folder / f"export {patient} {visit}"
         place.mkdir(parents=True)
-        kept = (obj for obj in dicom.make_objects(images, label, SPACING, examined) if keep(obj))
-        for number, written in enumerate(one for obj in kept for one in change(obj)):
-            (place / f"IM{number:05d}").write_bytes(dicom.encode_dataset(written))
+        if change is None:
+            contents = [content for obj, content in encoded_study(patient, visit) if keep(obj)]
+        else:
+            kept = (obj for obj in dicom.make_objects(images, label, SPACING, examined) if keep(obj))
+            contents = [dicom.encode_dataset(one) for obj in kept for one in change(obj)]
+        for number, content in enumerate(contents):
+            (place / f"IM{number:05d}").write_bytes(content)
         done.append(Phantom(images, label, place, examined))
     return done
+
+
+@cache
+def invent_study(
+    patient: int, visit: int
+) -> tuple[dict[str, npt.NDArray[np.int16]], npt.NDArray[np.uint8], dicom.Examination]:
+    """A study's volumes, read only, and what it is called: most tests want those of the same few patients."""
+    images, label = phantom.make_case(
+        site_index=0, patient=patient, visit=visit, seed=5, shape=SHAPE, spacing_mm=SPACING
+    )
+    for array in (*images.values(), label):
+        array.setflags(write=False)
+    study = dicom.make_uid("study", patient, visit)
+    return images, label, dicom.invent_examination(5, 0, patient, visit, f"KH-{patient:04d}", study)
+
+
+@cache
+def encoded_study(patient: int, visit: int) -> list[tuple[Any, bytes]]:
+    """Its objects, each with the bytes of its file."""
+    images, label, examined = invent_study(patient, visit)
+    return [(obj, dicom.encode_dataset(obj)) for obj in dicom.make_objects(images, label, SPACING, examined)]
 
 
 def settings(folder: Path, **more: Any) -> FolderSource:

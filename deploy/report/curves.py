@@ -7,10 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 INK = "#010203"
 """Stands for the page's own text colour; becomes `currentColor`."""
 # Okabe and Ito 2008: told apart by colour-blind readers, and legible on white and on near-black alike.
@@ -42,6 +38,11 @@ def draw_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], *,
     lines = [line for line in lines if len(line.x)]
     if not lines:
         return ""
+    # Here: to load it takes a second, and most commands that could draw a report end without one.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     settings = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # same story, same bytes; and no id occurs twice on the page

@@ -23,7 +23,7 @@ from site_agent.training import protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 BOUNDED = (7, 36)
-"""Of the full run with seed 1."""
+"""Of the full run with seed 1; of one shape, so that one consortium and one calm run serve both."""
 
 EXCEPTIONS = {
     "ignore", "prepare", "recount", "decline", "hold", "drop", "passby", "resend", "redo", "giveup", "retry",
@@ -113,7 +113,7 @@ def test_an_armed_process_dies_at_the_named_step_and_what_comes_after_it_lives(t
 def test_a_few_schedules_of_faults_end_with_the_calm_runs_bits_and_leave_nothing_behind() -> None:
     need_broker()
     command = [sys.executable, "-m", "tests.chaos", "--schedules", "200", "--torch", "0", "--seed", "1", "--json"]
-    command += ["--jobs", "2"] + [word for number in BOUNDED for word in ("--only", str(number))]
+    command += ["--jobs", "1"] + [word for number in BOUNDED for word in ("--only", str(number))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1700)
     counts = json.loads(done.stdout)
     assert counts["failures"] == [], done.stderr

@@ -1,11 +1,10 @@
-"""A simulation as a program of its own: `python e2e_tiny_simulation.py EXPERIMENT JOBS OUT [DATA]`; tiny phantoms.
+"""A simulation as a program of its own: `python e2e_tiny_simulation.py EXPERIMENT JOBS OUT`; tiny phantoms.
 
-The images are those of `e2e_tiny_demo`; DATA is a folder of them that another simulation kept.
+The images are those of `e2e_tiny_demo`.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,17 +19,15 @@ from deploy.simulate.study import StudyWish, plan_study, run_study
 from messages.experiment import read_experiment
 
 
-def main(experiment: Path, jobs: int, out: Path, data: Path | None = None) -> None:
+def main(experiment: Path, jobs: int, out: Path) -> None:
     """Prints the run's object."""
     wish = StudyWish(
-        read_experiment(experiment), DataWish(cases=CASES, size=PhantomShape(SHAPE, SPACING_MM)), jobs=jobs, keep=True
+        read_experiment(experiment), DataWish(cases=CASES, size=PhantomShape(SHAPE, SPACING_MM)), jobs=jobs
     )
     with claim_folder(out) as layout:
-        if data is not None:
-            shutil.copytree(data, layout.images_of(wish.experiment.seed).data)
         results, _outcome = run_study(plan_study(wish), layout, live.Lines, console.note_line)
     console.emit_json(results[0].as_plain())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from brokers import eventually
 from e2e_rig import DEADLINE, SITES, experiment, running
 from fault_rig import LONG, FaultRig
 
-from coordinator.core.decisions import RoundCompleted
-from coordinator.core.inputs import Outage, kind_of
-from coordinator.core.state import ExperimentState
+from coordinator.core.inputs import kind_of
 from coordinator.record.journal import STEP, TERM, open_readonly
-from coordinator.record.recovery import read_step, recover_states
+from coordinator.record.recovery import read_step
+from coordinator.record.replay import Status, replay
+from coordinator.work.blobs import Blobs
+from deploy.story.story import ExperimentStory
+from messages.ground.crash import AT
 from messages.ground.errors import RequestError
 from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 EVERY_SITE = {"least_sites": "all"}
+KINDS = ("experiment-start", "joined", "initialised", "round-accepted", "weights-ready", "update-stored", "aggregated")
+"""Entries of a round in the order in which each comes for the first time."""
 
 
 @pytest.fixture(scope="module")
@@ -63,26 +70,30 @@ def test_a_site_killed_in_training_is_left_out_by_quorum_and_takes_part_again_af
     rig.complete(one.id, LONG)
 
 
-def test_the_coordinator_killed_after_every_journal_entry_ends_with_the_same_model_as_the_calm_run(
-    rig: FaultRig,
+def test_the_coordinator_killed_after_each_kind_of_journal_entry_ends_with_the_same_model_as_the_calm_run(
+    rig: FaultRig, tmp_path: Path
 ) -> None:
+    """One of each kind; after every single entry it is killed in tests/fsm/test_coordinator_strategies."""
     digest = calm_digest(rig)
     rig.kill(COORDINATOR)
 
-    one = experiment("killed", quorum=EVERY_SITE)
+    one, crash = experiment("killed", quorum=EVERY_SITE), tmp_path / "at"
     rig.publish_quietly(one)
-    while (state := _state(rig, one.id)) is None or state.completed < 1:
-        _start_until(rig, _number(rig) + _entries_of_a_start(rig) + 1)
-    # The entries that a start itself makes, in the middle of round 2: its term, then the time given back to timers.
-    _start_until(rig, _number(rig) + 1)
-    _start_until(rig, _number(rig) + 2)
+    for kind in KINDS:
+        crash.write_text(f"coordinator:{kind} 1")
+        _start_until_killed(rig, environment={AT: str(crash)})
+    # The entries that a start itself makes in the middle of an experiment: its term, and time given back to timers.
+    for _ in range(2):
+        entry = _number(rig) + 1
+        _start_until_killed(rig, crash_after=entry)
+        assert _number(rig) == entry
     rig.start(COORDINATOR)
     rig.publish_quietly(one)  # the same content again changes nothing
     story = rig.complete(one.id)
 
     assert story.model_digest == digest
     assert all(set(r.contributors) == set(SITES) for r in story.round_list)
-    _killed_after_every_entry_until_round_1_was_complete(rig, one.id)
+    assert _kinds_before_a_restart(rig, one.id) >= set(KINDS)
 
 
 def calm_digest(rig: FaultRig) -> str:
@@ -90,42 +101,22 @@ def calm_digest(rig: FaultRig) -> str:
     return rig.calm_digest or rig.calm()
 
 
-def _start_until(rig: FaultRig, entry: int) -> None:
-    """Start the coordinator, which kills itself once this entry is on disk, before any effect of it."""
-    crashing = rig.start(COORDINATOR, crash_after=entry)
+def _start_until_killed(rig: FaultRig, **how: Any) -> None:
+    """Start the coordinator, which kills itself once an entry is on disk, before any effect of it."""
+    crashing = rig.start(COORDINATOR, **how)
     crashing.process.wait(DEADLINE)
     assert crashing.process.returncode == -9
-    assert _number(rig) == entry
 
 
 def _number(rig: FaultRig) -> int:
     return len(list(open_readonly(rig.layout.coordinator)))
 
 
-def _state(rig: FaultRig, identity: str) -> ExperimentState | None:
-    return recover_states(open_readonly(rig.layout.coordinator)).get(identity)
-
-
-def _entries_of_a_start(rig: FaultRig) -> int:
-    """Its term, and for each experiment with timers the time that it could not hear anything."""
-    return 1 + sum(bool(one.timers) for one in recover_states(open_readonly(rig.layout.coordinator)).values())
-
-
-def _killed_after_every_entry_until_round_1_was_complete(rig: FaultRig, identity: str) -> None:
-    entries = list(open_readonly(rig.layout.coordinator))
-    told = []
-    for entry, following in itertools.pairwise(entries):
-        if entry.experiment != identity or entry.type != STEP:
-            continue
-        given, decided = read_step(entry)
-        if not isinstance(given, Outage):
-            assert following.type == TERM, f"no restart after entry {entry.number}"
-            told.append(kind_of(given))
-        if any(isinstance(one, RoundCompleted) for one in decided):
-            break
-    expected = ["experiment-start", "initialised", "aggregated"]
-    expected += ["joined", "round-accepted", "weights-ready", "update-stored"] * len(SITES)
-    assert sorted(told) == sorted(expected)
+def _kinds_before_a_restart(rig: FaultRig, identity: str) -> set[str]:
+    """Of the experiment's entries behind which the next thing in the journal is another start."""
+    entries = itertools.pairwise(open_readonly(rig.layout.coordinator))
+    ours = [entry for entry, following in entries if (entry.experiment, following.type) == (identity, TERM)]
+    return {kind_of(read_step(entry)[0]) for entry in ours if entry.type == STEP}
 
 
 def test_the_broker_killed_in_mid_round_loses_nothing(rig: FaultRig) -> None:
@@ -195,3 +186,32 @@ def test_two_experiments_run_side_by_side_and_neither_changes_the_others_bits(ri
     over = [story.ended for story in ended if story.ended is not None]
     assert len(begun) == len(over) == 2
     assert max(begun) < min(over), "one after the other"
+
+
+def visits(story: ExperimentStory) -> list[str]:
+    return [site for one in story.round_list for site in one.contributors]
+
+
+def test_a_site_that_leaves_in_its_visit_is_skipped_and_visited_when_it_is_back(rig: FaultRig) -> None:
+    """The sequential plan. A party that is killed in a visit changes no bit: tests/fsm/test_steps_of_a_round."""
+    with rig.gate.held("site-b"):
+        rig.publish(rig.small("skips", plan={"kind": "sequential"}, rounds={"count": 4}))
+        eventually(lambda: rig.trainer("site-b", "skips"), what="a trainer at site-b")
+        rig.services["site-b"].send_signal(signal.SIGTERM)
+        assert rig.services["site-b"].process.wait(LONG) == 0
+    rig.wait("skips", lambda story: 2 in story.rounds and story.rounds[2].state == "complete", "round 2 is over", LONG)
+    rig.start("site-b")
+    story = rig.complete("skips", LONG)
+    assert visits(story)[:2] == ["site-a", "site-c"]
+    assert "site-b" in story.rounds[2].left_out
+    assert all(len(one.contributors) == 1 for one in story.round_list)
+
+
+def test_the_log_of_it_all_replays_and_every_model_is_made_anew(rig: FaultRig) -> None:
+    """Of whatever the tests before this one ran, and were killed in."""
+    folder = rig.layout.coordinator
+    replayed = list(replay(open_readonly(folder), Blobs(folder / "blobs")))
+    assert [step.problem for step in replayed if not step.agrees] == []
+    made = [step.aggregate.status for step in replayed if step.aggregate is not None]
+    assert made
+    assert set(made) == {Status.RECOMPUTED}

@@ -24,11 +24,10 @@ def simulate(*arguments: object) -> dict[str, Any]:
     return found
 
 
-def test_one_worker_two_workers_and_a_real_broker_come_to_the_same_bits(finished: Finished, tmp_path: Path) -> None:
-    file, first = finished.out / "experiment.toml", tmp_path / "one"
-    one = simulate(file, 1, first)
-    two = simulate(file, 2, tmp_path / "two", first / "seed-1" / "data")
-    assert one["model_digest"] == two["model_digest"] == finished.result["model_digest"]
-    federated = finished.result["dice"]["federated"]
-    assert one["dice"]["federated"] == two["dice"]["federated"] == federated
-    assert Path(one["log"]).read_bytes() == Path(two["log"]).read_bytes()
+def test_two_workers_and_a_real_broker_come_to_the_same_bits(finished: Finished, tmp_path: Path) -> None:
+    """Two: so a site's rounds are trained now here, now there. That their number changes nothing in the model and no
+    byte of the log: test_simulated_studies."""
+    made = simulate(finished.out / "experiment.toml", 2, tmp_path / "two")
+    assert made["model_digest"] == finished.result["model_digest"]
+    assert made["dice"]["federated"] == finished.result["dice"]["federated"]
+    assert Path(made["log"]).stat().st_size > 0

@@ -243,7 +243,9 @@ source = "brats"
 path = "data"
 labels = { 1 = "ET" }
 withdrawn = "withdrawn.txt"
-"""
+[training]
+command = ["PYTHON", "-m", "site_agent.training.null"]
+""".replace("PYTHON", sys.executable)
 
 EXPERIMENT = """schema = 1
 id = "try"
@@ -255,9 +257,7 @@ regions = { ET = ["ET"] }
 [data]
 dataset = "glioma"
 [net]
-name = "UNet"
-channels = [8, 16]
-strides = [2]
+name = "Rehearsal"
 [training]
 patch = [16, 16, 16]
 [rounds]
@@ -278,7 +278,7 @@ def test_the_operators_command_says_who_was_left_out_and_which_entries_are_nobod
     (tmp_path / "e.toml").write_bytes(b"\xef\xbb\xbf" + EXPERIMENT.encode())
     done = konsil(tmp_path, "site", "datasets", "--config", "site.toml", "--experiment", "e.toml")
     assert (done.returncode, "glioma: 1 of 2 cases usable" in done.stdout) == (0, True)
-    done = konsil(tmp_path, "site", "preflight", "--config", "site.toml")
+    done = konsil(tmp_path, "site", "preflight", "--config", "site.toml", "--experiment", "e.toml")
     (line,) = [line for line in done.stdout.splitlines() if "dataset glioma" in line and "entries" in line]
     assert line.startswith("! dataset glioma")
     assert "1 of 2 cases usable" in line

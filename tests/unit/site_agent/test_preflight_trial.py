@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from class_task import class_experiment
 
 from deploy.demo.experiments import glioma_demo
 from deploy.demo.toml import write_toml
+from messages.experiment import read_experiment
 from messages.ground.errors import BrokerUnreachable
 from site_agent.config import read_config
 from site_agent.desk.preflight import run_checks
@@ -35,17 +36,10 @@ def write_site(folder: Path, more: str = ALLOWS) -> Path:
     return path
 
 
-def preflight(path: Path, *options: str, before: tuple[str, ...] = (), **environment: str) -> dict[str, dict[str, Any]]:
+def preflight(path: Path, *options: str, before: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """The command's checks by name; of several of one name the worst."""
     command = [*before, sys.executable, "-m", "deploy.cli", "site", "preflight", "--json", "--config", str(path)]
-    done = subprocess.run(
-        [*command, *options],
-        capture_output=True,
-        text=True,
-        timeout=WITHIN,
-        check=False,
-        env={**os.environ, **environment},
-    )
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=WITHIN, check=False)
     assert "defect" not in done.stderr, done.stderr
     return by_name(json.loads(done.stdout)["checks"])
 
@@ -55,13 +49,14 @@ def by_name(checks: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in sorted(checks, key=lambda check: order.index(check["grade"]))}
 
 
-def look(path: Path) -> dict[str, dict[str, Any]]:
+def look(path: Path, experiment: str | None = None) -> dict[str, dict[str, Any]]:
     """The same without the trainer's step, and without waiting for a broker."""
 
     def refuse(*_: Any) -> Any:
         raise BrokerUnreachable("nothing answers")
 
-    return by_name([asdict(check) for check in run_checks(read_config(path), refuse, file=path)])
+    wanted = read_experiment(Path(experiment)) if experiment is not None else None
+    return by_name([asdict(check) for check in run_checks(read_config(path), refuse, experiment=wanted, file=path)])
 
 
 def command_of(*words: str) -> str:
@@ -110,7 +105,7 @@ def test_an_experiments_own_net_patch_and_policy_are_tried(tmp_path: Path) -> No
 def test_an_experiment_that_the_policy_would_decline_is_told(tmp_path: Path, rehearsal: str) -> None:
     described = f'[datasets.glioma]\nsource = "brats"\npath = "{tmp_path}"\nlabels = {{1="NCR", 2="ED", 3="ET"}}\n'
     path = write_site(tmp_path, '[[policy.allow]]\nnets = ["VNet"]\n' + described + NULL)
-    refused = preflight(path, "--experiment", rehearsal)["experiment"]
+    refused = look(path, rehearsal)["experiment"]
     assert (refused["grade"], "net-not-allowed" in refused["what"]) == ("fail", True)
 
 
@@ -192,9 +187,10 @@ def test_a_state_folder_or_a_folder_in_it_that_is_anothers_is_named(tmp_path: Pa
     assert "cache: cannot be written" in look(path)["state"]["what"]
 
 
-def test_a_temporary_folder_that_is_missing_is_named(tmp_path: Path, rehearsal: str) -> None:
-    path = write_site(tmp_path, ALLOWS + NULL)
-    found = preflight(path, "--experiment", rehearsal, TMPDIR=str(tmp_path / "gone"))["temporary"]
+def test_a_temporary_folder_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # as in a process that starts
+    found = look(write_site(tmp_path, ALLOWS + NULL))["temporary"]
     assert (found["grade"], "gone, which cannot be used" in found["what"]) == ("warn", True)
 
 

@@ -1,30 +1,40 @@
-"""Prometheus at real services: what an experiment leaves in the figures and in the log of each process."""
+"""What real services show: figures for Prometheus, lines of their logs, and a site that waits for its hours."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
-from brokers import need_broker
+from brokers import eventually, need_broker
 from e2e_rig import DEADLINE, SITES, Rig, experiment
+from fault_rig import LONG, FaultRig
 from prometheus_client.parser import text_string_to_metric_families
 
 from messages.liveness import Liveness
 from messages.names import COORDINATOR
+from messages.reasons import Reason
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 Found = TypeVar("Found")
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
+SHUT = "site-c"
+OTHERS = ("site-a", "site-b")
+BEGIN = datetime.now().astimezone() + timedelta(hours=3)
+TWO = {"least_sites": 2}
+
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
     need_broker()
-    rig = Rig(tmp_path_factory.mktemp("metrics"), seconds=0.2)
+    rig = FaultRig(tmp_path_factory.mktemp("metrics"), seconds=0.2)
     try:
         rig.start_broker()
         for party in (COORDINATOR, SITES[0]):
@@ -167,3 +177,47 @@ def test_each_line_of_a_log_is_json_and_says_what_it_concerns(rig: Rig) -> None:
     steps = [line for line in lines(rig, COORDINATOR) if line.get("experiment") == "metered"]
     assert {line["round"] for line in steps if line.get("phase") == "running"} >= {1, 2}
     assert {line["site"] for line in steps if line["event"] == "joined"} <= set(SITES)
+
+
+def konsil(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "deploy.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def shut(rig: FaultRig) -> FaultRig:
+    """The same consortium, with one site outside its hours from here on: what comes before needs them all."""
+    hours = f"{BEGIN:%H:%M}-{BEGIN + timedelta(hours=1):%H:%M}"
+    rig.kill(SHUT)
+    rig.edit(SHUT, "[limits]\n", f'[limits]\nhours = "{hours}"\n')
+    rig.start(SHUT)
+    return rig
+
+
+def test_enrolment_and_rounds_do_not_wait_for_a_site_whose_hours_begin_after_enrolment_ends(shut: FaultRig) -> None:
+    shut.publish(experiment("soon", quorum=TWO, rounds={"count": 1, "enrol_within": "2h"}))
+    story = shut.complete("soon", LONG)  # two hours before the enrolment's end
+    assert [sorted(one.contributors) for one in story.round_list] == [list(OTHERS)]
+    assert (story.sites[SHUT].state, story.sites[SHUT].reason) == ("declined", Reason.OUTSIDE_HOURS)
+
+
+def test_a_site_whose_work_waits_for_its_hours_says_so_to_researcher_operator_and_coordinator(shut: FaultRig) -> None:
+    shut.publish(experiment("night", quorum=TWO, rounds={"count": 1, "enrol_within": "24h"}))
+    watch = konsil("experiment", "watch", "night", "--profile", shut.layout.profile)
+    try:
+        assert watch.stdout is not None
+        line = next((line for line in watch.stdout if SHUT in line and "hours" in line), "")
+        assert line.startswith(f"{SHUT} is outside-hours: its work waits for its allowed hours, which begin at ")
+        status = konsil("site", "status", "--config", shut.consortium.config_of(SHUT)).communicate(timeout=LONG)[0]
+        assert f"{SHUT}: outside-hours until {BEGIN:%H:%M}, broker connected" in status
+        assert shut.status(SHUT)["queue"] == ["night"]
+        eventually(lambda: shut.said(COORDINATOR, "ready"), what="the coordinator to be there")
+        abort = konsil("experiment", "abort", "night", "--profile", shut.layout.profile)
+        said = abort.communicate(timeout=LONG)[0]
+        assert abort.returncode == 0, said
+        eventually(lambda: shut.status(SHUT)["state"] == "idle", what="nothing to wait any more")
+    finally:
+        watch.kill()
+        watch.communicate()
+    troubled = [line for line in shut.lines(COORDINATOR) if line["event"] == "liveness" and line["site"] == SHUT]
+    assert not [line for line in troubled if line["liveness"] in ("stuck", "slow")]
