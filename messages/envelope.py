@@ -204,7 +204,8 @@ def _cover(key: SigningKey, queue: str, to: str | None, after: str | None, answe
 
 def digest_facts(event: Event) -> str:
     """SHA-256 (hex) of what an event says, and not of when and in which place it was said: its id and its body."""
-    return sha256(codec.canonical([event.id, event.body.as_plain()])).hexdigest()
+    body = codec.unpack(signatures.split_event(event.raw)[0])["body"]
+    return sha256(codec.pack([event.id, body])).hexdigest()
 
 
 def decode_event(raw: bytes) -> Event:

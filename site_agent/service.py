@@ -21,7 +21,7 @@ from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
-from messages.ground.errors import BrokerUnreachable, KonsilError, NameTaken
+from messages.ground.errors import BrokerUnreachable, ConfigError, KonsilError, NameTaken
 from messages.ground.exposition import Endpoint, Reading
 from messages.ground.naming import NO_EXPERIMENT
 from messages.ground.systemd import notify_manager
@@ -111,12 +111,15 @@ class Agent:
         self.spool = Spool(config.site.state)
         self._lineage = Lineage(config.site.state)
         try:
+            self._go_on_from_register()
             require_whole(config.site.state)  # said now, not by a trainer in the night
             agenda = restore_agenda(self.spool.load_agenda(config.site.name))
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
             key = None if trust is None else trust.key
             self._voice = Outbox(self._bus, self.spool, site.consortium, site.name, self._clock, key)
+            if self._verifier.register is not None:
+                self._voice.note_register(self._verifier.register)
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
             stand = None if trust is None else self._stand_as_witness(trust)
             self._witness = Witness(stand, self.spool, self._voice, self._clock)
@@ -124,7 +127,6 @@ class Agent:
             self.spool.close()
             raise
         self._subscriptions = Subscriptions(self._bus, self.spool, self.post_work)
-        self._go_on_from_register()
         self._make_hands(trainers)
         self._make_ears()
 
@@ -226,13 +228,21 @@ class Agent:
         self._errands.settled = self._hearing.has_read_history
 
     def _go_on_from_register(self) -> None:
-        """Take the register that came last, if it is newer than that of the kit."""
-        if self._verifier.register is None:
-            return
-        kept = self.spool.get_kept(REGISTER)
-        if kept is not None and not self._verifier.go_on_from(kept):
-            log.info("the register of the kit is newer than the one that came last")
-        self._voice.note_register(self._verifier.register)
+        """Take the register that came last, if it is newer than that of the kit.
+
+        Raises:
+            ConfigError: one came, and nothing is checked any more.
+        """
+        kept, trust = self.spool.get_kept(REGISTER), self.config.trust
+        if trust is not None:
+            if kept is None or not self._verifier.go_on_from(kept):
+                self.spool.put_kept(REGISTER, trust.register_file.read_bytes())
+        elif kept is not None:
+            raise ConfigError(
+                "[trust] is missing, and this site goes by the operator's register",
+                where=str(self.config.site.state / "spool.sqlite"),
+                advice="Put the section back: nobody's events would be checked without it",
+            )
 
     def post_work(self, work: Callable[[], None]) -> None:
         """Hand a closure to the main loop. Any thread."""

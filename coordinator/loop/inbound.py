@@ -17,8 +17,8 @@ from coordinator.loop.ahead import Ahead
 from coordinator.loop.file_checks import check_file
 from coordinator.loop.kept_models import KeptModels
 from coordinator.loop.returning import Returning
+from coordinator.loop.signed_word import SignedWord
 from coordinator.loop.steps import Parts, Steps
-from coordinator.loop.testimony import Testimony
 from coordinator.record.journal import Written
 from coordinator.wire.incoming import Nudge
 from coordinator.wire.rates import NOBODY, Skipped
@@ -60,7 +60,7 @@ class Inbound:
     ) -> None:
         self._parts, self._steps, self._returning = parts, steps, returning
         self._opened, self._config, self._ack = opened, config, ack
-        self._testimony = Testimony(parts, steps)
+        self._signed_word = SignedWord(parts, steps)
         self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue)
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
@@ -117,7 +117,7 @@ class Inbound:
 
     def save_positions(self) -> None:
         """Store positions that no entry took along, and tell what is missed."""
-        self._testimony.tell_missing()
+        self._signed_word.tell_missing()
         if self._unsaved:
             self._parts.journal.note_written(Written({}, self._take_positions()))
 
@@ -211,11 +211,10 @@ class Inbound:
     def _take_history(self, event: Event, delivery: Delivery) -> None:
         steps = self._steps
         identity = i.identify_event(event)
-        facts = self._testimony.read_facts(event)
+        facts = self._signed_word.read_facts(event)
         if facts:
-            self._testimony.check_time(event)
-            self._testimony.follow_chain(event)
-        if self._testimony.hear_contradiction(event, delivery, facts, lambda: self._written_with(delivery)):
+            self._signed_word.check_time(event)
+        if self._signed_word.hear_contradiction(event, delivery, facts, lambda: self._written_with(delivery)):
             return
         settled = self._parts.journal.seen_settled(identity)
         if settled is not None:
@@ -225,6 +224,8 @@ class Inbound:
             else:
                 self._parts.receiver.put_item(Nudge(event.experiment, event.sender))
             return
+        if facts:
+            self._signed_word.follow_chain(event)
         known = self._is_known(event)
         if known and self._catches_up(event.experiment) and self._is_ahead(event):
             self._note_position(delivery)

@@ -11,7 +11,7 @@ import structlog
 from coordinator.core import inputs as i
 from coordinator.core.announce import Announcement
 from coordinator.core.logic import LOGIC
-from coordinator.core.state import ExperimentState
+from coordinator.core.state import ExperimentState, Standing
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record.journal import REGISTER
 from messages import codec, kinds
@@ -50,18 +50,26 @@ class Registers:
         """Go on from the journal's register with that of the file, and tell it.
 
         Raises:
-            ConfigError: the file's does not follow from the journal's.
+            ConfigError: the file's does not follow from the journal's, or the journal has one and nothing is checked.
         """
-        if self._path is None:
-            return
         verifier, kept = self._parts.verifier, self._parts.journal.register
+        if self._path is None:
+            if kept is not None:
+                raise ConfigError(
+                    "[trust] is missing, and the journal goes by the operator's register",
+                    where=str(self._parts.journal.path),
+                    advice="Put the section back: nobody's events would be checked without it",
+                )
+            return
         self._mark = _mark_of(self._path)
         try:
             note = None if kept is None else read_register_entry(kept)
             if note is not None and verifier.go_on_from(note):
                 self._note = note
             else:
-                self._keep(self._path.read_bytes(), _register_of(verifier))
+                data = self._path.read_bytes()
+                verifier.take_register(data)
+                self._keep(data, _register_of(verifier))
         except (KonsilError, OSError) as error:
             raise ConfigError(f"cannot be used: {error}", where=str(self._path)) from None
         self._tell()
@@ -109,20 +117,20 @@ class Registers:
 
     def _leave_out_barred(self) -> None:
         now = self._parts.clock.now()
-        register = _register_of(self._parts.verifier)
-        barred = frozenset(one.name for one in register.keys if one.revoked and register.is_barred(one.name, now))
-        if barred == self._barred:
-            return
+        barred = self._parts.verifier.list_barred(now)
         for name in sorted(barred - self._barred):
             log.warning("a party's key is revoked: it is left out", party=name)
         self._barred = barred
-        for experiment, state in sorted(self._steps.states.items()):
-            for site in sorted(barred & _parties_of(state)):
-                self._steps.take_step(experiment, i.Barred(time=now, site=site))
+        if barred:
+            for experiment, state in sorted(self._steps.states.items()):
+                for site in sorted(barred & _waited_for(state)):
+                    self._steps.take_step(experiment, i.Barred(time=now, site=site))
 
 
-def _parties_of(state: ExperimentState) -> frozenset[str]:
-    return frozenset(state.members) if state.ended is None else frozenset()
+def _waited_for(state: ExperimentState) -> frozenset[str]:
+    if state.ended is not None:
+        return frozenset()
+    return frozenset(site for site, one in state.members.items() if one.standing in (Standing.INVITED, Standing.JOINED))
 
 
 def _register_of(verifier: Verifier) -> Register:

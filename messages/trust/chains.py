@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 PATIENCE = 180.0
 """Seconds until what did not come is told: an outbox says it again every 30."""
-REMEMBERED = 1024
+REMEMBERED = 128
 """Events of each author."""
 
 

@@ -52,13 +52,15 @@ class _Index:
     register: Register
     keys: Mapping[str, Mapping[str, KeyEntry]]
     """Party → its keys by their names in events."""
+    revokes: bool
+    """Whether any key is revoked."""
 
     @classmethod
     def of_register(cls, register: Register) -> _Index:
         keys: dict[str, dict[str, KeyEntry]] = {}
         for one in register.keys:
             keys.setdefault(one.name, {})[name_key(fingerprint_of(one.public))] = one
-        return cls(register, keys)
+        return cls(register, keys, any(one.revoked is not None for one in register.keys))
 
 
 class Verifier:
@@ -77,6 +79,18 @@ class Verifier:
     def register(self) -> Register | None:
         """The newest register; None: nothing is checked."""
         return None if self._index is None else self._index.register
+
+    def list_barred(self, now: float) -> frozenset[str]:
+        """Parties none of whose keys is good any more, because the operator revoked one."""
+        index = self._index
+        if index is None or not index.revokes:
+            return frozenset()
+        return frozenset(
+            name
+            for name, keys in index.keys.items()
+            if any(one.revoked is not None and one.revoked <= now for one in keys.values())
+            and not any(one.is_good(now) for one in keys.values())
+        )
 
     def take_register(self, data: bytes) -> Register | None:
         """Go on with a newer register; returns it, or None where it is the one that is known.

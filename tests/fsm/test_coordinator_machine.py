@@ -60,6 +60,7 @@ OWN: dict[str, Any] = {
     "outage": i.Outage(time=2, since=1),
     "disk-full": i.DiskFull(time=1),
     "disk-free": i.DiskFree(time=1),
+    "barred": i.Barred(time=1, site="site-a"),
 }
 
 

@@ -18,6 +18,7 @@ from coordinator.record.replay import replay
 from deploy.provision.key_ring import FOREVER, KeyRing
 from messages import kinds
 from messages.envelope import Author
+from messages.ground.errors import ConfigError
 from messages.ground.virtual.clock import VirtualClock
 from messages.reasons import Reason
 from messages.trust.keys import derive_key, read_key, write_key
@@ -168,3 +169,27 @@ def test_a_consortium_learns_to_sign_party_by_party_without_a_lost_round_and_the
     signed = {site: [bool(split_event(one.raw)[1]) for one in uplink_of(done) if one.sender == site] for site in SITES}
     assert all(site == sorted(site) for site in signed.values())  # once signed, always signed
     assert all(len(set(site)) == 2 for site in signed.values())
+
+
+@pytest.mark.parametrize("party", ["coordinator", "site-a"])
+def test_who_goes_by_a_register_does_not_start_without_it_any_more(tmp_path: Path, party: str) -> None:
+    run_signed(tmp_path, lambda consortium: consortium.clock.sleep(10.0))
+    rest = sections(ring_of(tmp_path))
+    del rest[party]
+    with pytest.raises(ConfigError, match="trust"):
+        run_signed(tmp_path, lambda _consortium: None, rest)
+
+
+def test_a_party_that_is_silent_and_revoked_is_not_waited_for_in_later_experiments(tmp_path: Path) -> None:
+    ring = ring_of(tmp_path)
+
+    def work(consortium: VirtualConsortium) -> None:
+        now = consortium.clock.wall()
+        change_register(
+            ring, consortium, lambda one: one.model_copy(update={"revoked": now}) if one.name == "site-b" else one
+        )
+        consortium.clock.sleep(5.0)
+        start(consortium)
+        consortium.until("round-start", 60.0)  # enrolment alone would wait 600 s
+
+    run_signed(tmp_path, work, sections(ring), THREE)
