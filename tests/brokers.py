@@ -30,6 +30,7 @@ PARTIES = (
     Party("site-c", "site", "pw-site-c"),
     Party("dr-a", "researcher", "pw-dr-a"),
     Party("auditor", "auditor", "pw-auditor"),
+    Party("viewer", "viewer", "pw-viewer"),
 )
 
 

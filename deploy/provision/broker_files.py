@@ -43,7 +43,9 @@ class BrokerFolder:
         """The private node of this consortium, started or not."""
         identity = Identity(self.folder / SERVER, self.folder / SERVER_KEY)
         secured = Tls(self.folder / "ca.pem", identity, logins=logins_of(self.definitions))
-        return PrivateNode(self.folder / NODE, port, definitions=self.definitions, detached=True, secured=secured)
+        return PrivateNode(
+            self.folder.parent / NODE, port, definitions=self.definitions, detached=True, secured=secured
+        )
 
 
 def logins_of(definitions: Definitions) -> Logins:

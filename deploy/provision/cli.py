@@ -272,6 +272,14 @@ def require_signatures(folder: Folder = Path(), yes: Yes = False, passphrase: Pa
 
 
 @app.command()
+def render(folder: Folder = Path()) -> None:
+    """Write the broker's files again, as this version has them, out of the register: after an upgrade."""
+    with Office(folder).alone() as office:
+        office.render()
+        talk.say_broker(office)
+
+
+@app.command()
 def up(folder: Folder = Path()) -> None:
     """Start a private RabbitMQ for this consortium, on loopback, to try it: TLS and logins by certificate alone.
 

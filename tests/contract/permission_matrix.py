@@ -13,7 +13,7 @@ from pika import exceptions
 
 from messages import kinds, names
 
-ROLES = ("coordinator", "site-a", "dr-a", "auditor")
+ROLES = ("coordinator", "site-a", "dr-a", "auditor", "viewer")
 """One party of each role; the others are those that it might harm."""
 EXPERIMENT = "exp"
 
@@ -23,6 +23,7 @@ MAY_WRITE = {
     "site-a": {"uplink", "progress", "update.site-a", "inbox.coordinator"},
     "dr-a": {"uplink"},
     "auditor": set(),
+    "viewer": set(),
 }
 MAY_READ = {
     "coordinator": {"uplink", "progress", "downlink", "audit", "models", "inbox.coordinator"}
@@ -30,8 +31,11 @@ MAY_READ = {
     "site-a": {"downlink", "global", "progress", "inbox.site-a"},
     "dr-a": {"downlink", "progress", "audit", "models", "inbox.dr-a"},
     "auditor": {"audit", "models"},
+    "viewer": {"audit", "progress"},
 }
-MAIN_KEY = {"coordinator": "coordinator-hello", "site-a": "hello", "dr-a": "experiment-check", "auditor": "hello"}
+MAIN_KEY = {"coordinator": "coordinator-hello", "site-a": "hello", "dr-a": "experiment-check"} | dict.fromkeys(
+    ("auditor", "viewer"), "hello"
+)
 """A kind that the role may say: what carries the headers CC and BCC."""
 
 

@@ -21,6 +21,7 @@ from deploy.broker.topology import Party
 from deploy.cli import command
 from deploy.provision import kit as kits
 from deploy.provision import pair, request, texts
+from deploy.provision.broker_files import BrokerFolder
 from deploy.session import profile as profiles
 from messages.bus.amqp import tls
 from messages.ground.errors import RequestError
@@ -406,6 +407,16 @@ def test_the_brokers_files_know_certificates_alone(desk: Desk) -> None:
     assert wanted <= set(conf)
     assert not [line for line in conf if "PLAIN" in line]
     assert (desk.office / "broker" / "enabled_plugins").read_text() == "[rabbitmq_auth_mechanism_ssl].\n"
+    node = BrokerFolder(desk.office / "broker").open_node(5671)
+    assert node.directory == desk.office / "node", "a private node's data are not among what is copied to a broker"
+
+
+def test_the_brokers_files_are_written_again_out_of_the_register(desk: Desk) -> None:
+    desk.approve(desk.ask("site-a"))
+    before = desk.definitions()
+    (desk.office / "broker" / "definitions.json").write_text("{}")
+    assert "rabbitmqctl import_definitions" in desk.do("render", "--folder", desk.office)
+    assert desk.definitions() == before
 
 
 def test_what_cannot_be_is_told_in_one_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
