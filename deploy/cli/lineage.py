@@ -40,12 +40,14 @@ def lineage(
     Example: konsil site lineage BraTS-0007
     """
     from site_agent.config import read_config
-    from site_agent.disk.lineage import read_lineage
+    from site_agent.disk.lineage import read_beginnings, read_lineage
 
     site = read_config(config)
-    found = read_lineage(site.site.state).trace_case(_names_of(site, name))
+    record = read_lineage(site.site.state)
+    found = record.trace_case(_names_of(site, name))
+    heirs = record.trace_heirs(found, read_beginnings(site.site.state))
     if as_json:
-        emit_json({"rounds": [asdict(one) for one in found]})
+        emit_json({"rounds": [asdict(one) for one in found], "heirs": heirs})
     elif not found:
         note_line("It went into no round that is on record here; `konsil site datasets` shows the names of cases")
     else:
@@ -53,6 +55,8 @@ def lineage(
             ["experiment", "round", "as", "model", ""],
             [[one.experiment, str(one.round), one.split, one.model[:16], _outcome(one)] for one in found],
         )
+        for heir in heirs:
+            say_line(f"{heir} begins with such a model: each of its models holds it")
 
 
 def _outcome(one: Went) -> str:

@@ -21,6 +21,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from messages.ground.durable import choose_synchronous
 from messages.ground.errors import RequestError, WorkFailed
 
@@ -244,6 +246,32 @@ class Lineage:
                 }
         return sorted(found, key=lambda one: (one.experiment, one.round, one.split))
 
+    def trace_heirs(self, went: Iterable[Went], begins: Mapping[str, str]) -> list[str]:
+        """Experiments that begin with a model which a case went into, or with one of those: it is in all their models.
+
+        Args:
+            went: of the case.
+            begins: experiment → `net.from` of its file (`read_beginnings`).
+        """
+        first: dict[str, int] = {}
+        for one in went:
+            if one.split == "train" and one.used is not False:
+                first[one.experiment] = min(one.round, first.get(one.experiment, one.round))
+        with self._transaction() as db:
+            models = db.execute("SELECT experiment, round, digest FROM models").fetchall()
+        found: list[str] = []
+        while True:
+            held = {digest for name, number, digest in models if name in first and number >= first[name]}
+            heirs = [
+                name
+                for name, origin in begins.items()
+                if name not in found and (origin in first or origin.partition(":")[2] in held)
+            ]
+            if not heirs:
+                return sorted(found)
+            found += heirs
+            first |= dict.fromkeys(heirs, 1)
+
     def forget_case(self, names: Iterable[str]) -> int:
         """Destroy what links a case, or a patient's cases, with any round; how many links there were."""
         with self._transaction() as db:
@@ -283,6 +311,22 @@ def read_lineage(state: Path) -> Lineage:
             advice="Look at site.state; an agent notes it from its next join on",
         )
     return Lineage(state)
+
+
+def read_beginnings(state: Path) -> dict[str, str]:
+    """Experiment → the model that its file begins with (`net.from`), of those that the agent knows and that name one.
+
+    Raises:
+        WorkFailed: the agent's record cannot be read.
+    """
+    place = state / "spool.sqlite"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as spool:
+            jobs = [msgpack.unpackb(row[0]) for row in spool.execute("SELECT state FROM jobs")]
+    except sqlite3.Error as error:
+        raise WorkFailed(f"the agent's record cannot be read ({error})", where=str(place)) from None
+    named = {job["experiment"]: job["file"].get("net", {}).get("from") for job in jobs}
+    return {experiment: origin for experiment, origin in named.items() if isinstance(origin, str)}
 
 
 def _with_key(one: Commitment, key: bytes | None) -> Commitment:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from click.testing import Result
 from coordinator_kit import CONSORTIUM, SITES, plain
@@ -341,6 +342,13 @@ def test_a_site_names_what_a_case_went_into_and_can_erase_it(kept: Kept, tmp_pat
     told = ask(site.app, "lineage", "null-1", "--config", config).stdout.splitlines()
     assert [line.split()[:3] for line in told[1:]] == [["exp-1", "1", "train"], ["exp-1", "2", "train"]]
     assert model[:16] in told[2]
+    with closing(sqlite3.connect(tmp_path / "site-c" / "spool.sqlite")) as spool:
+        job = msgpack.unpackb(spool.execute("SELECT state FROM jobs").fetchone()[0])
+        job |= {"experiment": "exp-2", "file": {"net": {"from": f"sha256:{model}"}}}
+        spool.execute("INSERT INTO jobs VALUES ('exp-2', ?, 0)", (msgpack.packb(job),))
+        spool.commit()
+    told = ask(site.app, "lineage", "null-1", "--config", config).stdout.splitlines()
+    assert told[-1] == "exp-2 begins with such a model: each of its models holds it"
     assert ask(site.app, "forget", "null-1", "--config", config).stdout == "1 link erased\n"
     assert ask(site.app, "lineage", "null-1", "--config", config).stdout == ""
     assert "3 keys destroyed" in ask(site.app, "forget", "--destroy-keys", "--config", config).stdout

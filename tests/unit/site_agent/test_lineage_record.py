@@ -54,6 +54,23 @@ def test_a_patient_stands_for_all_cases_of_theirs(record: Lineage) -> None:
     assert record.trace_case(["patient-1"]) == record.trace_case(["case-2"])
 
 
+def test_what_begins_with_a_model_of_a_case_holds_it_too(record: Lineage) -> None:
+    joined(record)
+    record.note_round("e", 2, 1e9)
+    for number in (1, 2, 3):
+        record.note_model("e", number, f"{number}" * 64, used=number == 2)
+    record.note_model("heir", 1, "9" * 64, used=False)
+    begins = {
+        "earlier": f"sha256:{'1' * 64}",
+        "heir": f"sha256:{'3' * 64}",
+        "by-name": "e",
+        "of-the-heir": f"sha256:{'9' * 64}",
+        "other": "f",
+    }
+    assert record.trace_heirs(record.trace_case(["case-1"]), begins) == ["by-name", "heir", "of-the-heir"]
+    assert record.trace_heirs(record.trace_case(["case-3"]), begins) == []
+
+
 def test_a_case_that_is_gone_from_the_data_is_in_no_later_round(record: Lineage) -> None:
     joined(record)
     record.note_round("e", 1, 1e9)
