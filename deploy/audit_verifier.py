@@ -26,15 +26,15 @@ SMALL_ORDERS = {0, 1, PRIME - 1, ORDER_8, PRIME - ORDER_8}
 Broken, Unreadable = type("Broken", (Exception,), {}), type("Unreadable", (Exception,), {})
 
 
-def unpack(data, max_depth=16):
-    """A value of msgpack (https://msgpack.org), written in the one shortest way; else ValueError."""
-    value, end = read_value(data, 0, max_depth)
-    if end != len(data):
+def unpack(data, until=None):
+    """A value of msgpack (https://msgpack.org) in its shortest form, else ValueError. Of a map: its keys until one."""
+    value, end = read_value(data, 0, 16, until)
+    if end != len(data) and until is None:
         raise ValueError("bytes behind the value")
     return value
 
 
-def read_value(data, at, depth):
+def read_value(data, at, depth, until=None):
     if depth < 0:
         raise ValueError("too deep")
     head, at = take(data, at, 1)[0], at + 1
@@ -67,6 +67,8 @@ def read_value(data, at, depth):
         if is_map and place % 2 == 0 and (type(item) is not str or item in keys or keys.add(item)):
             raise ValueError("a key that is no text, or comes twice")
         items.append(item)
+        if until is not None and place % 2 and items[-2] == until:
+            break
     return (dict(zip(items[::2], items[1::2], strict=True)) if is_map else items), at
 
 
@@ -92,7 +94,7 @@ class Entry:
         if [type(one) for one in fields] != types or fields[0] != 1 or len(fields[9]) != 32:
             raise ValueError("not an entry")
         _form, self.number, self.index, self.experiment, self.time, self.type = fields[:6]
-        self.content, self.previous, self.hash = unpack(fields[6]), fields[7], fields[9]
+        self.body, self.previous, _before, self.hash = fields[6:]
         self.leaf = sha256(b"\x00" + data).digest()
         self.holds = sha256(b"\x99" + data[1:-34]).digest() == self.hash
         self.name = f"entry {self.index} of {self.experiment} (journal number {self.number})"
@@ -274,17 +276,15 @@ class Log:
                 raise Broken(f"{entry.name}: what stands for the entries before it does not fit")
             self.behind = self.tree.size != entry.number
         self.number, self.time, self.since = entry.number, entry.time, [*self.since[:1], entry]
-        if beside and type(entry.content.get("register")) is bytes:
+        if beside and type(data := unpack(entry.body).get("register")) is bytes:
             try:
-                self.register = read_register(
-                    entry.content["register"], self.operator, self.origin.removeprefix("konsil/")
-                )
+                self.register = read_register(data, self.operator, self.origin.removeprefix("konsil/"))
             except CANNOT as error:
                 raise Broken(f"{entry.name}: its register cannot be used: {error}") from None
         if not beside:
             self.last[entry.experiment], self.last_hash, self.uncovered = entry, entry.hash, self.uncovered + 1
             self.entries[entry.experiment] = self.entries.get(entry.experiment, 0) + 1
-            self.check_input(entry, entry.content.get("input"))
+            self.check_input(entry, unpack(entry.body, "input").get("input"))
 
     def check_input(self, entry, given):
         """The time of a step is that of its input; an event in it is signed by a key of its sender, if at all."""
@@ -294,7 +294,7 @@ class Log:
             raise Broken(f"{entry.name}: its time is not that of its input")
         try:
             payload, signature = unpack(given["raw"])
-            sender = unpack(payload)["sender"]
+            sender = unpack(payload, "sender")["sender"]
         except CANNOT:
             return
         keys, message = list_keys(self.register, sender, self.time), b"konsil event 1\n" + payload

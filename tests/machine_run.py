@@ -35,6 +35,7 @@ BODIES: dict[str, kinds.Body] = {
     "round-failed": kinds.RoundFailed(reason=Reason.CUDA_OOM),
     "evaluated": kinds.Evaluated(scores={}),
     "leaving": kinds.Leaving(),
+    "head-witnessed": kinds.HeadWitnessed(size=7, root="ab" * 32, cosignature=bytes(76)),
 }
 
 

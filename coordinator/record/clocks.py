@@ -14,7 +14,9 @@ A late event proves nothing (a broker may have been away for days), so no bound 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
@@ -34,9 +36,14 @@ _OF_RECRUITING = ("joined", "declined")
 
 def explain_entry_time(entry: Entry, given: i.AnyInput) -> str:
     """Why an entry cannot have been written at its time; empty where it fits its input."""
-    if abs(entry.time - given.time) <= SAME_READING:
+    return explain_time(entry, given.time)
+
+
+def explain_time(entry: Entry, time: float) -> str:
+    """The same of the time that its input says."""
+    if abs(entry.time - time) <= SAME_READING:
         return ""
-    return f"its time is not that of its input: they are {tell_duration(entry.time - given.time)} apart"
+    return f"its time is not that of its input: they are {tell_duration(entry.time - time)} apart"
 
 
 def tell_duration(seconds: float) -> str:
@@ -123,6 +130,21 @@ class SiteClocks:
             elif isinstance(decision, d.RoundStarted):
                 self._started.setdefault((entry.experiment, decision.number), entry.time)
 
+    def note_plain(self, entry: Entry, body: Mapping[str, Any], payload: Mapping[str, Any] | None) -> None:
+        """The same of a step's body and its event's payload as they lie there, which costs much less.
+
+        Raises:
+            ValueError, TypeError, KeyError: they are of another form.
+        """
+        self._note_order(entry)
+        if payload is not None:
+            self._note_said(entry, payload["kind"], payload["sender"], float(payload["time"]), payload["round"])
+        for decision in body["decisions"]:
+            if decision["decision"] == "accepted":
+                self._accepted.setdefault(entry.experiment, entry.time)
+            elif decision["decision"] == "round-started":
+                self._started.setdefault((entry.experiment, decision["number"]), entry.time)
+
     def judge(self) -> ClockVerdict:
         """What they say."""
         contradictions = {site: what for site, ahead in self._ahead.items() if (what := ahead.explain())}
@@ -144,15 +166,18 @@ class SiteClocks:
             event = given.event
         except MalformedMessage:  # as somebody wrote it who can write the whole file: replay names it
             return
-        spec = KINDS.get(event.kind)
-        if spec is None or spec.senders != {"site"} or event.sender == COORDINATOR or event.time < PLAUSIBLE_FROM:
+        self._note_said(entry, event.kind, event.sender, event.time, event.round)
+
+    def _note_said(self, entry: Entry, kind: str, sender: str, time: float, round_: int) -> None:
+        spec = KINDS.get(kind)
+        if spec is None or spec.senders != {"site"} or sender == COORDINATOR or time < PLAUSIBLE_FROM:
             return
-        ahead = self._ahead.setdefault(event.sender, _Ahead())
-        ahead.least = max(ahead.least, event.time - entry.time)
+        ahead = self._ahead.setdefault(sender, _Ahead())
+        ahead.least = max(ahead.least, time - entry.time)
         after: float | None = None
-        if event.kind in _OF_A_ROUND:
-            after = self._started.get((entry.experiment, event.round))
-        elif event.kind in _OF_RECRUITING:
+        if kind in _OF_A_ROUND:
+            after = self._started.get((entry.experiment, round_))
+        elif kind in _OF_RECRUITING:
             after = self._accepted.get(entry.experiment)
         if after is not None:
-            ahead.most = min(ahead.most, event.time - after)
+            ahead.most = min(ahead.most, time - after)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.console import JsonOption, emit_json, format_moment, say_line
+from messages.chain import Entry
 from messages.ground.errors import MalformedMessage, RequestError
 from messages.ground.units import count_noun
 from messages.log import exports, proofs
@@ -72,9 +73,9 @@ def verify(
 
     clocks, unread = SiteClocks(), 0
 
-    def look(entry: Any) -> None:
+    def look(entry: Entry, body: dict[str, Any], payload: dict[str, Any] | None) -> None:
         nonlocal unread
-        unread += not check_times(entry, clocks)
+        unread += not check_times(entry, body, payload, clocks)
 
     verdict = verify_export(file, read_operator(operator), read_kept_head(head), look)
     said, last = clocks.judge(), verdict.last

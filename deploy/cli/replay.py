@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordinator.record.clocks import ClockVerdict, SiteClocks, explain_entry_time
+from coordinator.record.clocks import ClockVerdict, SiteClocks, explain_time
 from coordinator.record.journal import STEP
 from coordinator.record.recovery import read_step
 from deploy.console import format_moment
-from messages.chain import Entry
-from messages.ground.errors import KonsilError, LogBroken
+from messages.chain import Entry, name_entry
+from messages.ground.errors import LogBroken
 from messages.ground.units import count_noun
 
 
@@ -86,8 +86,11 @@ class ReplayVerdict:
         return f"every decision agrees, and so do {again} of {rounds} aggregates, computed again (of the others {why})"
 
 
-def check_times(entry: Entry, clocks: SiteClocks) -> bool:
+def check_times(entry: Entry, body: Mapping[str, Any], payload: Mapping[str, Any] | None, clocks: SiteClocks) -> bool:
     """Check one entry's time, and let `clocks` take it into account. False: this version cannot read the entry.
+
+    Args:
+        body: of the entry; `payload`: of the event in it, None where it holds none.
 
     Raises:
         LogBroken: the entry's time is not the one inside it.
@@ -95,12 +98,13 @@ def check_times(entry: Entry, clocks: SiteClocks) -> bool:
     if entry.type != STEP:
         return True
     try:
-        given, decided = read_step(entry)
-    except KonsilError:  # a newer version's: its chain holds all the same
+        problem = explain_time(entry, float(body["input"]["time"]))
+        if not problem:
+            clocks.note_plain(entry, body, payload)
+    except (KeyError, TypeError, ValueError):  # a newer version's: its chain holds all the same
         return False
-    if problem := explain_entry_time(entry, given):
-        raise LogBroken(problem, where=f"entry {entry.index} of {entry.experiment} (journal number {entry.number})")
-    clocks.note_step(entry, given, decided)
+    if problem:
+        raise LogBroken(problem, where=name_entry(entry))
     return True
 
 

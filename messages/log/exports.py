@@ -31,7 +31,7 @@ LOG, ENTRY, BESIDE, HEAD = "log", "entry", "beside", "head"
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One record. `entry` of entries; `data`: a head's note. `place`: its number in the file, from 1."""
+    """One record. `entry` of entries, `data` their bytes, or a head's note. `place`: number in the file, from 1."""
 
     type: str
     place: int
@@ -45,7 +45,7 @@ class LogRecord:
         """As it lies in the file, without its length."""
         if self.type == LOG:
             return codec.pack([LOG, self.experiment, self.origin])
-        return codec.pack([self.type, self.gap, self.data if self.entry is None else self.entry.encode()])
+        return codec.pack([self.type, self.gap, self.data or (b"" if self.entry is None else self.entry.encode())])
 
 
 def write_records(path: Path, records: Iterable[LogRecord], newest: int) -> int:
@@ -136,7 +136,7 @@ def _read_record(data: bytes, place: int) -> LogRecord:
         if type_ not in (ENTRY, BESIDE, HEAD) or type(gap) is not bytes:
             raise ValueError("not a record of an exported log")
         entry = None if type_ == HEAD else decode_entry(content)
-        record = LogRecord(type_, place, gap, entry, content if type_ == HEAD else b"")
+        record = LogRecord(type_, place, gap, entry, content)
     if record.pack() != data:
         raise ValueError("a record is not encoded as it was written")
     return record

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from messages import codec
 from messages.chain import MAX_ENTRY, ChainCheck, Entry, name_entry
 from messages.ground.errors import LogBroken, MalformedMessage, RequestError
@@ -25,6 +27,8 @@ from messages.trust.register import Register, parse_register, read_register
 
 EVENT = "konsil event 1"
 """What an event's signature begins with."""
+Body = dict[str, Any]
+Look = Callable[[Entry, Body, Body | None], None]
 TERM = "term"
 """Type of the entry of a coordinator's start, which brings the operator's register."""
 
@@ -69,14 +73,14 @@ def verify_export(
     path: Path,
     operator: bytes | None = None,
     kept: Note | None = None,
-    look: Callable[[Entry], None] = lambda entry: None,
+    look: Look = lambda entry, body, payload: None,
 ) -> LogVerdict:
     """Check an exported log of either form.
 
     Args:
         operator: the operator's public key, known from elsewhere; None: registers are taken as they stand in the log.
         kept: a head that somebody kept, a site for example; the log must not contradict it, nor be shorter.
-        look: is given each entry of the experiment once it holds.
+        look: is given each entry of the experiment once it holds, its body, and the payload of the event in it.
 
     Raises:
         ConfigError: the file cannot be read, or is no exported log.
@@ -92,7 +96,7 @@ def verify_export(
 class ExportCheck:
     """The pass over the records; arguments as in `verify_export`."""
 
-    def __init__(self, where: str, operator: bytes | None, kept: Note | None, look: Callable[[Entry], None]) -> None:
+    def __init__(self, where: str, operator: bytes | None, kept: Note | None, look: Look) -> None:
         self._where, self._operator, self._kept, self._look = where, operator, kept, look
         self.verdict = LogVerdict(pinned=operator is not None)
         self._chain, self._tree = ChainCheck(), Frontier()
@@ -121,7 +125,7 @@ class ExportCheck:
         if self._form == exports.FORM and entry.number <= self._number:
             raise LogBroken("it does not stand where it was written", where=name_entry(entry))
         if not beside:
-            self._chain.take_entry(entry)
+            self._chain.take_entry(entry, hash_holds=True)
         if self._form == exports.FORM:
             if (entry.type != TERM) if beside else (entry.experiment != self._experiment):
                 raise LogBroken(f"it is no entry of {self._experiment}", where=name_entry(entry))
@@ -131,15 +135,16 @@ class ExportCheck:
         if beside:
             self._take_register(entry)
             return
-        self._check_signature(entry)
+        body = _read_map(entry)
+        payload = self._check_signature(entry, body)
         self.verdict.counts[entry.experiment] = self.verdict.counts.get(entry.experiment, 0) + 1
         self.verdict.last = entry
         self.verdict.uncovered += 1
-        self._look(entry)
+        self._look(entry, body, payload)
 
     def _grow_tree(self, record: LogRecord, entry: Entry) -> None:
         if not self._behind and self._tree.cross_gap(entry.number - 1, record.gap):
-            self._tree.push(hash_leaf(entry.encode()))
+            self._tree.push(hash_leaf(record.data or entry.encode()))
         elif record.gap:
             raise LogBroken("what stands for the entries before it does not fit", where=name_entry(entry))
         else:
@@ -217,19 +222,21 @@ class ExportCheck:
             raise LogBroken(f"its register cannot be used: {error.what}", where=name_entry(entry)) from None
         self.verdict.register = register
 
-    def _check_signature(self, entry: Entry) -> None:
-        """The event in an entry, where there is one, by its sender's key at the entry's time."""
-        found = find_event(entry)
+    def _check_signature(self, entry: Entry, body: Body) -> Body | None:
+        """The event in an entry, where there is one, by its sender's key at the entry's time; its payload."""
+        found = find_event(body)
         if found is None:
-            return
-        sender, payload, signature = found
-        keys = self._keys_of(sender)
+            return None
+        sender, data, signature, payload = found
         if not signature:
             self.verdict.unsigned += 1
-            return
-        if self.verdict.register is not None and not any(verify_message(k, EVENT, payload, signature) for k in keys):
+        elif self.verdict.register is not None and not any(
+            verify_message(key, EVENT, data, signature) for key in self._keys_of(sender)
+        ):
             raise LogBroken(f"the signature of {sender} in it does not hold", where=name_entry(entry))
-        self.verdict.signed += 1
+        else:
+            self.verdict.signed += 1
+        return payload
 
     def finish(self) -> LogVerdict:
         """What was found, once all records were taken; LogBroken where something is missing."""
@@ -270,15 +277,19 @@ def _read_map(entry: Entry) -> dict[str, Any]:
     return body
 
 
-def find_event(entry: Entry) -> tuple[str, bytes, bytes] | None:
-    """(sender, payload, signature) of the event that an entry holds as it was on the wire; None: it holds none."""
-    given = _read_map(entry).get("input")
+def find_event(body: Body) -> tuple[str, bytes, bytes, Body] | None:
+    """Of the event in an entry's body: sender, payload as it was on the wire, signature, and what the payload says;
+    None: there is none."""
+    given = body.get("input")
     raw = given.get("raw") if isinstance(given, dict) else None
     if not isinstance(raw, bytes):
         return None
     try:
-        payload, signature = codec.unpack(raw, max_bytes=MAX_ENTRY)
-        sender = codec.unpack(payload, max_bytes=MAX_ENTRY)["sender"]
-    except (MalformedMessage, KeyError, TypeError, ValueError):
+        data, signature = codec.unpack(raw, max_bytes=MAX_ENTRY)
+        payload = msgpack.unpackb(data, raw=False)
+        sender = payload["sender"]
+    except (MalformedMessage, msgpack.UnpackException, KeyError, TypeError, ValueError):
         return None
-    return (sender, payload, signature) if isinstance(sender, str) and isinstance(signature, bytes) else None
+    if not isinstance(sender, str) or not isinstance(signature, bytes):
+        return None
+    return sender, data, signature, payload

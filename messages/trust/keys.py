@@ -9,6 +9,7 @@ worth nothing for another.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -68,13 +69,23 @@ def verify_message(public: bytes, context: str, message: bytes, signature: bytes
 
 def verify_bytes(public: bytes, message: bytes, signature: bytes) -> bool:
     """Whether a key has signed exactly these bytes (`SigningKey.sign_bytes`). Never raises."""
-    if not is_usable(public) or len(signature) != SIGNATURE_BYTES:
-        return False
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
-    except (InvalidSignature, ValueError):
+        key = _read_public(bytes(public))
+        if key is None or len(signature) != SIGNATURE_BYTES:
+            return False
+        key.verify(signature, message)
+    except InvalidSignature:
         return False
     return True
+
+
+@lru_cache(maxsize=4096)
+def _read_public(public: bytes) -> Ed25519PublicKey | None:
+    """A key, read once; None where it is none."""
+    try:
+        return Ed25519PublicKey.from_public_bytes(public) if is_usable(public) else None
+    except ValueError:
+        return None
 
 
 def is_usable(public: bytes) -> bool:

@@ -41,11 +41,21 @@ def test_every_kind_from_the_wire_is_answered_in_every_phase(phase: Phase, kind:
         assert [one.reason for one in decided if isinstance(one, d.Refused)] == [rule]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WIRE if kind != "experiment-start"])
+@pytest.mark.parametrize("kind", [kind for kind in WIRE if kind not in ("experiment-start", "head-witnessed")])
 def test_an_event_of_an_unknown_experiment_is_refused(kind: str) -> None:
     decided = decide(None, received(kind, BODIES[kind], "site-a", 1.0))
     assert isinstance(decided[0], d.Refused)
     assert decided[0].reason is Reason.UNKNOWN_EXPERIMENT
+
+
+def test_a_cosigned_head_is_of_no_experiment_and_recorded_of_a_site_that_is_known() -> None:
+    given = received("head-witnessed", BODIES["head-witnessed"], "site-a", 1.0)
+    decided = decide(None, given)
+    assert decided[0] == d.Witnessed(site="site-a", size=7)
+    assert isinstance(decided[1], d.Settled)
+    (refused, _settled) = decide(None, given.model_copy(update={"known": False}))
+    assert isinstance(refused, d.Refused)
+    assert refused.reason is Reason.UNKNOWN_SITE
 
 
 OWN: dict[str, Any] = {

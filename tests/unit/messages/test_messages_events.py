@@ -51,6 +51,8 @@ READY = kinds.WeightsReady(
     platform=PLATFORM,
 )
 BODIES: dict[str, Body] = {
+    "head-witnessed": kinds.HeadWitnessed(size=7, root=DIGEST, cosignature=bytes(76)),
+    "log-head": kinds.LogHead(note=b"origin", old_size=3, proof=[bytes(32)], opening=2, witnessed=b"x"),
     "experiment-start": kinds.ExperimentStart(experiment={"a": None, "b": [1, 2.0, "c", True]}),
     "experiment-check": kinds.ExperimentCheck(experiment={}, nonce=NONCE),
     "experiment-accepted": kinds.ExperimentAccepted(
