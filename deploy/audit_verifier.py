@@ -85,7 +85,7 @@ def read_size(data, at, width, least):
     return size, at + width
 
 
-class Entry:
+class AuditedEntry:
     """One entry. Its bytes end with its hash, which is over the same list without it."""
 
     def __init__(self, data):
@@ -255,7 +255,7 @@ class Log:
             self.take_head(*rest)
         elif kind in ("entry", "beside"):
             gap, content = rest
-            self.take_entry(Entry(content), kind == "beside", gap, place)
+            self.take_entry(AuditedEntry(content), kind == "beside", gap, place)
         else:
             raise ValueError("an unknown record")
 
@@ -340,7 +340,7 @@ class Log:
 def verify_proof(plain, operator):
     """What a proof of one entry shows."""
     try:
-        entry = Entry(base64.b64decode(plain["entry"], validate=True))
+        entry = AuditedEntry(base64.b64decode(plain["entry"], validate=True))
         text, marks = read_note(plain["head"].encode())
         origin, path, data = text.split("\n")[0], list(map(bytes.fromhex, plain["path"])), plain["register"].encode()
         size, root = read_head(text, origin)

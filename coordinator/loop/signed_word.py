@@ -17,7 +17,7 @@ from messages.envelope import Event
 from messages.ground.errors import MalformedMessage
 from messages.ground.naming import NO_EXPERIMENT
 from messages.reasons import Reason
-from messages.trust.chains import Chains, Finding
+from messages.trust.chains import ChainBreak, Chains
 from messages.trust.signatures import AFTER, digest_payload, split_event
 from messages.trust.verifier import LATE
 
@@ -67,7 +67,7 @@ class SignedWord:
         for found in self._chains.list_missing(self._parts.clock.now()):
             self._tell_finding(found)
 
-    def _tell_finding(self, found: Finding) -> None:
+    def _tell_finding(self, found: ChainBreak) -> None:
         log.warning(
             f"the chain of a sender's events is broken: {found.what}",
             sender=found.sender,

@@ -28,7 +28,7 @@ KEPT = 64
 """Heads that a site keeps, and experiments whose last heads it keeps."""
 
 
-class Finding(StrEnum):
+class HeadFinding(StrEnum):
     """What a head turned out to be."""
 
     FOLLOWS = "follows"
@@ -106,29 +106,29 @@ class Seen:
         return max(self.heads, default=0)
 
 
-def judge_head(seen: Seen, shown: Shown, origin: str, operator: bytes, keys_of: KeysOf) -> tuple[Seen, Finding]:
+def judge_head(seen: Seen, shown: Shown, origin: str, operator: bytes, keys_of: KeysOf) -> tuple[Seen, HeadFinding]:
     """What is seen after a head was shown, and what it turned out to be. Never raises, whatever is shown."""
     try:
         head, note = open_head(shown.note, origin, keys_of(COORDINATOR))
         fork = read_fork(shown.fork, origin, operator) if shown.fork else None
         earlier = open_head(shown.witnessed, origin, keys_of(COORDINATOR)) if shown.witnessed else None
     except MalformedMessage:
-        return seen, Finding.UNUSABLE
-    finding = Finding.FORKED if seen.proof else _follow(seen, shown, head, origin)
+        return seen, HeadFinding.UNUSABLE
+    finding = HeadFinding.FORKED if seen.proof else _follow(seen, shown, head, origin)
     if fork is not None and fork.term not in seen.forks:
-        if finding in (Finding.FORKED, Finding.GAP) and _follows_fork(shown, head, fork):
-            seen, finding = replace(seen, heads={}, proof=(), openings={}), Finding.DECLARED
-        if finding in (Finding.FOLLOWS, Finding.DECLARED):
+        if finding in (HeadFinding.FORKED, HeadFinding.GAP) and _follows_fork(shown, head, fork):
+            seen, finding = replace(seen, heads={}, proof=(), openings={}), HeadFinding.DECLARED
+        if finding in (HeadFinding.FOLLOWS, HeadFinding.DECLARED):
             seen = replace(seen, forks=(*seen.forks, fork.term))
-    if finding is Finding.FORKED and not seen.proof:
+    if finding is HeadFinding.FORKED and not seen.proof:
         return replace(seen, proof=(seen.heads.get(head.size, seen.heads[seen.size]), note.encode())), finding
-    if finding is Finding.GAP:
+    if finding is HeadFinding.GAP:
         return replace(seen, gap=True), finding
-    if finding in (Finding.FOLLOWS, Finding.DECLARED):
+    if finding in (HeadFinding.FOLLOWS, HeadFinding.DECLARED):
         heads = {**seen.heads, head.size: note.encode()}
         kept = {size: heads[size] for size in sorted(heads)[-KEPT:]}
         seen = replace(seen, heads=kept, term=max(seen.term, shown.term), gap=False)
-    if head.size in seen.heads and finding is not Finding.FORKED and shown.place is not None:
+    if head.size in seen.heads and finding is not HeadFinding.FORKED and shown.place is not None:
         told = None
         if earlier is not None:
             old, signed = earlier
@@ -138,18 +138,18 @@ def judge_head(seen: Seen, shown: Shown, origin: str, operator: bytes, keys_of: 
     return seen, finding
 
 
-def _follow(seen: Seen, shown: Shown, head: Head, origin: str) -> Finding:
+def _follow(seen: Seen, shown: Shown, head: Head, origin: str) -> HeadFinding:
     if not seen.heads:
-        return Finding.FOLLOWS  # there is nothing to hold the first one against
+        return HeadFinding.FOLLOWS  # there is nothing to hold the first one against
     if head.size in seen.heads:
-        return Finding.KNOWN if read_head(read_note(seen.heads[head.size]), origin) == head else Finding.FORKED
+        return HeadFinding.KNOWN if read_head(read_note(seen.heads[head.size]), origin) == head else HeadFinding.FORKED
     if head.size < seen.size:
-        return Finding.FORKED if shown.term > seen.term else Finding.KNOWN
+        return HeadFinding.FORKED if shown.term > seen.term else HeadFinding.KNOWN
     if shown.old_size != seen.size:
-        return Finding.GAP
+        return HeadFinding.GAP
     old = read_head(read_note(seen.heads[seen.size]), origin)
     follows = verify_consistency(old.size, old.root, head.size, head.root, shown.proof)
-    return Finding.FOLLOWS if follows else Finding.FORKED
+    return HeadFinding.FOLLOWS if follows else HeadFinding.FORKED
 
 
 def _follows_fork(shown: Shown, head: Head, fork: DeclaredFork) -> bool:

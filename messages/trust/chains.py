@@ -17,7 +17,7 @@ REMEMBERED = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ChainBreak:
     """What an author's chain shows.
 
     Attributes:
@@ -37,7 +37,7 @@ class Finding:
 class _Chain:
     heard: OrderedDict[str, str | None] = field(default_factory=OrderedDict)
     """Digest → id of the event that follows it; None: none yet."""
-    missed: dict[str, tuple[float, Finding]] = field(default_factory=dict)
+    missed: dict[str, tuple[float, ChainBreak]] = field(default_factory=dict)
 
 
 class Chains:
@@ -48,7 +48,7 @@ class Chains:
 
     def note_event(
         self, sender: str, place: tuple[int, int], identity: str, digest: str, after: str | None, now: float
-    ) -> Finding | None:
+    ) -> ChainBreak | None:
         """Take an event, new or said again; returns a fork that it shows.
 
         Args:
@@ -63,21 +63,21 @@ class Chains:
             chain = self._chains[sender] = _Chain()
         chain.missed.pop(digest, None)
         chain.heard.setdefault(digest, None)
-        found: Finding | None = None
+        found: ChainBreak | None = None
         if after is not None and not first:
             if after not in chain.heard:
-                chain.missed.setdefault(after, (now, Finding("missing", sender, after, *place)))
+                chain.missed.setdefault(after, (now, ChainBreak("missing", sender, after, *place)))
             elif chain.heard[after] not in (None, identity):
-                found = Finding("forked", sender, after, *place)
+                found = ChainBreak("forked", sender, after, *place)
         if after is not None:
             chain.heard[after] = identity
         while len(chain.heard) > REMEMBERED:
             chain.heard.popitem(last=False)
         return found
 
-    def list_missing(self, now: float) -> list[Finding]:
+    def list_missing(self, now: float) -> list[ChainBreak]:
         """What has been missed for long; each is told once."""
-        found: list[Finding] = []
+        found: list[ChainBreak] = []
         for chain in self._chains.values():
             due = [digest for digest, (since, _finding) in chain.missed.items() if now - since >= PATIENCE]
             found += [chain.missed.pop(digest)[1] for digest in due]

@@ -24,7 +24,7 @@ from messages.kinds import (
     RoundComplete,
     Standing,
 )
-from messages.log.witness import Finding
+from messages.log.witness import HeadFinding
 from messages.names import COORDINATOR, DOWNLINK
 from messages.reasons import Reason
 from messages.trust.chains import Chains
@@ -251,7 +251,7 @@ class Inbound:
     def _take_head(self, event: Event) -> list[Effect]:
         """A head of the log: a fork ends what the site does; a head that follows lets it do what it waited with."""
         finding, jobs = self._witness.hear_head(event), list(self._steps.agenda.jobs.values())
-        if finding is Finding.FORKED:
+        if finding is HeadFinding.FORKED:
             left = [PartBroken(job.experiment, Reason.FORKED_LOG) for job in jobs if job.phase in FORSAKEN]
             return [effect for one in left for effect in self._steps.take_step(one)]
         again = [job for job in jobs if job.reason is Reason.UNPROVEN_LOG and job.pending is not None]

@@ -17,7 +17,7 @@ from messages.ground.clock import Clock
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import HeadWitnessed, LogHead
 from messages.log.heads import cosign_head, origin_of, read_head
-from messages.log.witness import Finding, Seen, Shown, find_doubt, judge_head
+from messages.log.witness import HeadFinding, Seen, Shown, find_doubt, judge_head
 from messages.reasons import Reason
 from messages.trust.notes import read_note
 from messages.trust.register import Register
@@ -67,11 +67,11 @@ class Witness:
         seen = self.seen
         return {"size": seen.size, "forked": bool(seen.proof), "declared_forks": list(seen.forks), "gap": seen.gap}
 
-    def hear_head(self, event: Event) -> Finding:
+    def hear_head(self, event: Event) -> HeadFinding:
         """A head of the log: judge it, keep it, and cosign one that follows."""
         body, stand = event.body, self._stand
         if stand is None or not isinstance(body, LogHead):
-            return Finding.UNUSABLE
+            return HeadFinding.UNUSABLE
         register, before = stand.register(), self.seen
         origin = origin_of(stand.consortium)
         shown = Shown(
@@ -90,15 +90,15 @@ class Witness:
         )
         if seen != before:
             store_seen(self._spool, seen)
-        if finding in (Finding.FOLLOWS, Finding.DECLARED):
+        if finding in (HeadFinding.FOLLOWS, HeadFinding.DECLARED):
             self._cosign(stand, body.note, origin)
-        if finding is Finding.DECLARED:
+        if finding is HeadFinding.DECLARED:
             log.warning("the operator declared that the log goes on from an older state of itself", term=event.term)
-        elif finding is Finding.GAP:
+        elif finding is HeadFinding.GAP:
             self.ask_for_proof()
-        elif finding is Finding.FORKED and not before.proof:
+        elif finding is HeadFinding.FORKED and not before.proof:
             log.critical("the coordinator's log was forked: both heads are kept as proof (konsil site heads)")
-        elif finding is Finding.UNUSABLE:
+        elif finding is HeadFinding.UNUSABLE:
             log.warning("a head of the log cannot be used")
         return finding
 
