@@ -230,11 +230,11 @@ def commitments(
 
     Example: konsil audit commitments log.konsil site-a.proof.json --json
     """
-    from deploy.cli import lineage
+    from deploy.cli import site_record
 
-    read = [lineage.read_proof(path) for path in proofs]
-    logged = lineage.committed_in(chain.verify(chain.read_export(file)))
-    rows = [row for one in read for row in lineage.check_proof(one, logged) if _is_told(row, logged)]
+    read = [site_record.read_proof(path) for path in proofs]
+    logged = site_record.committed_in(chain.verify(chain.read_export(file)))
+    rows = [row for one in read for row in site_record.check_proof(one, logged) if _is_told(row, logged)]
     holds = bool(rows) and all(row["holds"] for row in rows)
     if json_:
         emit_json({"file": str(file), "holds": holds, "commitments": rows})

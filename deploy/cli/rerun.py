@@ -53,13 +53,11 @@ def rerun(
     konsil experiment rerun glioma-01-rerun-1 --check
     """
     from deploy.cli import requests
-    from deploy.cli.experiment import checked_id
     from deploy.session.connection import open_session
     from deploy.session.history import HISTORY, require_known, stories_of
     from deploy.story.rerun import WHY, plan_rerun
     from deploy.story.story import ExperimentStory
 
-    checked_id(identity)
     if reason not in WHY:
         raise RequestError(f"{reason!r} is no reason to make a model anew", advice=f"Give one of: {', '.join(WHY)}")
     with show_working("reading the consortium's events") as show, open_session(profile) as opened:

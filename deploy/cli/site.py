@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.cli import lineage
+from deploy.cli import site_record
 from deploy.cli.site_heads import heads
 from deploy.cli.stock import say_case, say_stock, stock_as_plain
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
@@ -292,9 +292,9 @@ def ledger(
 
 
 app.command()(heads)
-app.command()(lineage.lineage)
-app.command()(lineage.forget)
-app.command()(lineage.commitments)
+app.command()(site_record.lineage)
+app.command()(site_record.forget)
+app.command()(site_record.commitments)
 
 
 @app.command()

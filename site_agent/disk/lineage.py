@@ -4,7 +4,7 @@ Nothing of it is sent but two keyed digests (HMAC-SHA256, RFC 2104) in `joined`:
 set. A commitment is opened by showing text and key; whoever lacks the key cannot test a guess. Cases and patients are
 kept as keyed hashes, too, under a key of their own. So what is destroyed here, a case or a key, nobody can link again.
 
-A data state is stored once, and rounds refer to it: 1,000 cases take some 100 kB, and a round takes a line.
+A data state is stored once, and rounds refer to it: 1,000 cases take some 170 kB, and a round takes a line.
 """
 
 from __future__ import annotations

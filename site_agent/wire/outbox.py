@@ -26,6 +26,7 @@ from messages.trust.keys import SigningKey
 from messages.trust.register import Register
 from messages.trust.signatures import name_key
 from site_agent.core.effects import Say
+from site_agent.disk.lineage import DATA, POLICY
 from site_agent.disk.spool import Spool, Waiting
 
 log = structlog.get_logger()
@@ -124,6 +125,7 @@ class Outbox:
                 attempt=event.attempt,
                 seq=event.seq,
                 after=None if before is None else anew.get(str(before), str(before)),
+                more={key: str(event.ext[key]) for key in (POLICY, DATA) if key in event.ext},
             )
             anew[signatures.digest_payload(event.raw)] = digest = signatures.digest_payload(told.raw)
             with self._spool.transaction():
