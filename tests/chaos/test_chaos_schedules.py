@@ -43,7 +43,7 @@ def test_each_entry_that_a_calm_run_writes_is_a_step_at_which_the_coordinator_is
     uncalm = {
         "experiment-abort", "experiment-pause", "experiment-resume", "declined", "leaving", "hello", "round-failed",
         "initialisation-failed", "update-bad", "aggregation-failed", "timer-fired", "outage", "disk-full",
-        "disk-free", "handling-failed", "experiment-finish", "experiment-exclude",
+        "disk-free", "handling-failed", "experiment-finish", "experiment-exclude", "barred",
     }  # fmt: skip
     steps = {step.removeprefix("coordinator:") for step in crash.COORDINATOR}
     assert steps - {"sending-model", "verifying", "aggregating"} == causes - uncalm
