@@ -72,9 +72,7 @@ def change_lists(text: str, members: Sequence[tuple[str, str]]) -> str | None:
     changed = text
     for key, names in _lists(members).items():
         # What takes its place is a list of names out of a-z, 0-9 and "-": no escape in it.
-        changed, count = re.subn(rf"(?m)^{key}[ \t]*=[ \t]*\[[^\]]*\]", f"{key} = {names}", changed)
-        if count != 1:
-            return None
+        changed = re.sub(rf"(?m)^{key}[ \t]*=[ \t]*\[[^\]]*\]", f"{key} = {names}", changed)
     try:
         before, after = tomllib.loads(text), tomllib.loads(changed)
         wanted = {key: json.loads(names) for key, names in _lists(members).items()}

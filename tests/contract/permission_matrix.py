@@ -33,9 +33,13 @@ MAY_READ = {
     "auditor": {"audit", "models"},
     "viewer": {"audit", "progress"},
 }
-MAIN_KEY = {"coordinator": "coordinator-hello", "site-a": "hello", "dr-a": "experiment-check"} | dict.fromkeys(
-    ("auditor", "viewer"), "hello"
-)
+MAIN_KEY = {
+    "coordinator": "coordinator-hello",
+    "site-a": "hello",
+    "dr-a": "experiment-check",
+    "auditor": "hello",
+    "viewer": "hello",
+}
 """A kind that the role may say: what carries the headers CC and BCC."""
 
 
