@@ -66,7 +66,7 @@ def write_log(folder: Path, count: int) -> Path:
         found.tree.append_leaf(hash_leaf(whole.encode()))
         return whole
 
-    found.terms.append(add(replace(first, number=1)))
+    found.beside.append(add(replace(first, number=1)))
     while index < count:
         one, body = bodies[index % len(bodies)]
         index += 1

@@ -268,7 +268,7 @@ class Log:
         if not beside and (entry.index, entry.previous) != ((before.index + 1, before.hash) if before else (1, ZERO)):
             raise Broken(f"{entry.name}: it does not follow from the entry before it, or entries are missing")
         if self.form == 2:
-            if (entry.type != "term") if beside else (entry.experiment != self.experiment):
+            if (entry.type not in ("term", "register")) if beside else (entry.experiment != self.experiment):
                 raise Broken(f"{entry.name}: it is no entry of {self.experiment}")
             if not self.behind and self.tree.cross(entry.number - 1, gap):
                 self.tree.push(entry.leaf)
@@ -276,7 +276,7 @@ class Log:
                 raise Broken(f"{entry.name}: what stands for the entries before it does not fit")
             self.behind = self.tree.size != entry.number
         self.number, self.time, self.since = entry.number, entry.time, [*self.since[:1], entry]
-        if beside and type(data := unpack(entry.body).get("register")) is bytes:
+        if beside and type(data := unpack(entry.body).get("note" if entry.type == "register" else "register")) is bytes:
             try:
                 self.register = read_register(data, self.operator, self.origin.removeprefix("konsil/"))
             except CANNOT as error:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from coordinator.record.heads import HEAD, PublishedHead, mark_of, read_published, read_witnessed
-from coordinator.record.journal import TERM
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import MalformedMessage
@@ -15,6 +14,7 @@ from messages.log import exports
 from messages.log.exports import LogRecord
 from messages.log.heads import add_cosignatures, check_cosignature
 from messages.log.tree import Tree, hash_leaf
+from messages.log.verification import REGISTER, TERM, register_in
 from messages.trust.notes import NoteSignature, read_note
 from messages.trust.register import Register, parse_register
 
@@ -25,7 +25,7 @@ class JournalEvidence:
 
     Attributes:
         entries: of the experiment.
-        terms: starts of the coordinator.
+        beside: starts of the coordinator, and the operator's registers.
         heads: all that were published, by size.
         marks: size and root (hex) of a head → site → its cosignature.
         whole: whether no entry of the journal is missing from the first on, so that its tree is known.
@@ -33,7 +33,7 @@ class JournalEvidence:
 
     experiment: str
     entries: list[Entry] = field(default_factory=list)
-    terms: list[Entry] = field(default_factory=list)
+    beside: list[Entry] = field(default_factory=list)
     heads: dict[int, PublishedHead] = field(default_factory=dict)
     marks: dict[int, dict[str, NoteSignature]] = field(default_factory=dict)
     tree: Tree = field(default_factory=Tree)
@@ -62,9 +62,9 @@ def gather_evidence(entries: Iterable[Entry], experiment: str) -> JournalEvidenc
         found.tree.append_leaf(hash_leaf(entry.encode()))
         if entry.experiment == experiment:
             found.entries.append(entry)
-        elif entry.type == TERM:
-            found.terms.append(entry)
-            found.register = read_term_register(entry) or found.register
+        elif entry.type in (TERM, REGISTER):
+            found.beside.append(entry)
+            found.register = read_register_of(entry) or found.register
         elif entry.type == HEAD and (head := read_published(entry)) is not None:
             found.heads[head.size] = head
         elif (said := read_witnessed(entry)) is not None:
@@ -72,12 +72,11 @@ def gather_evidence(entries: Iterable[Entry], experiment: str) -> JournalEvidenc
     return found
 
 
-def read_term_register(entry: Entry) -> Register | None:
-    """The register that a start of the coordinator brought, as it stands there; None: it brought none."""
+def read_register_of(entry: Entry) -> Register | None:
+    """The register that an entry brought, as it stands there; None: it brought none."""
     try:
-        data = codec.unpack(entry.body, max_bytes=MAX_ENTRY).get("register")
-        note = read_note(data) if isinstance(data, bytes) else None
-        return None if note is None else parse_register(note)
+        data = register_in(entry.type, codec.unpack(entry.body, max_bytes=MAX_ENTRY))
+        return None if data is None else parse_register(read_note(data))
     except (MalformedMessage, AttributeError):
         return None
 
@@ -87,9 +86,11 @@ def list_records(found: JournalEvidence, origin: str) -> Iterator[LogRecord]:
     yield LogRecord(exports.LOG, 1, experiment=found.experiment, origin=origin)
     newest, reached = max(found.heads), 0
     first = found.entries[0].number
-    terms = [one for one in found.terms if one.number < first][-1:] + [one for one in found.terms if one.number > first]
+    # What was in force as the experiment began, and what came later.
+    began = {one.type: one for one in found.beside if one.number < first}
+    beside = [*began.values(), *(one for one in found.beside if one.number > first)]
     items: list[tuple[int, int, Entry | PublishedHead]] = [(one.number, 0, one) for one in found.entries]
-    items += [(one.number, 0, one) for one in terms if one.number <= newest]
+    items += [(one.number, 0, one) for one in beside if one.number <= newest]
     items += [(size, 1, head) for size, head in found.heads.items() if size >= first]
     own = {one.number for one in found.entries}
     for place, (number, _order, item) in enumerate(sorted(items, key=lambda one: one[:2]), 2):

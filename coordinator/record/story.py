@@ -9,6 +9,7 @@ from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.records import ModelOrigin
 from coordinator.core.state import SCORES, UPDATES, ExperimentState, Phase
+from coordinator.record.heads import HEAD
 from coordinator.record.journal import REGISTER, STEP, TERM
 from coordinator.record.recovery import read_step
 from messages import codec
@@ -25,6 +26,8 @@ def tell_entry(entry: Entry) -> tuple[str, str]:
         return COORDINATOR, f"started under term {_read_body(entry).get('term', '?')}"
     if entry.type == REGISTER:
         return COORDINATOR, f"goes by register {_read_body(entry).get('serial', '?')} of the operator"
+    if entry.type == HEAD:
+        return COORDINATOR, f"signed a head of {_read_body(entry).get('size', '?')} entries"
     try:
         given, decided = read_step(entry)
     except LogBroken:
@@ -121,6 +124,7 @@ def _tell_with_reason(x: d.Failed | d.Paused) -> str:
 
 _LINES: Mapping[type[d.Decision], Callable[[Any], str]] = {
     d.Refused: lambda x: f"refused: {x.reason}",
+    d.Witnessed: lambda x: f"saw and cosigned the head of {x.size} entries",
     d.StartRefused: lambda x: f"refused: {x.reason} {x.mistakes}".rstrip(),
     d.Accepted: _tell_accepted,
     d.SiteJoined: lambda x: f"joins with {x.train} training cases",

@@ -20,6 +20,7 @@ from messages.ground.errors import LogBroken, MalformedMessage, RequestError
 from messages.log import exports
 from messages.log.heads import list_witnesses, origin_of, read_head
 from messages.log.tree import hash_leaf, hash_node, list_path, split_range, verify_inclusion
+from messages.log.verification import register_in
 from messages.names import COORDINATOR
 from messages.trust.notes import read_note
 from messages.trust.register import parse_register, read_register
@@ -74,7 +75,7 @@ def prove_entry(path: Path, index: int) -> dict[str, Any]:
             if record.type == exports.ENTRY and entry.index == index:
                 found = entry
             if record.type == exports.BESIDE and (found is None or entry.number < found.number):
-                register = codec.unpack(entry.body, max_bytes=MAX_ENTRY).get("register", register)
+                register = register_in(entry.type, codec.unpack(entry.body, max_bytes=MAX_ENTRY)) or register
             tree.add_gap(entry.number - 1, record.gap)
             tree.nodes[0, entry.number - 1] = hash_leaf(entry.encode())
             tree.size = entry.number

@@ -29,8 +29,8 @@ EVENT = "konsil event 1"
 """What an event's signature begins with."""
 Body = dict[str, Any]
 Look = Callable[[Entry, Body, Body | None], None]
-TERM = "term"
-"""Type of the entry of a coordinator's start, which brings the operator's register."""
+TERM, REGISTER = "term", "register"
+"""Types of entries beside an experiment's: a coordinator's start, and the operator's register, which may be in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class ExportCheck:
         if not beside:
             self._chain.take_entry(entry, hash_holds=True)
         if self._form == exports.FORM:
-            if (entry.type != TERM) if beside else (entry.experiment != self._experiment):
+            if (entry.type not in (TERM, REGISTER)) if beside else (entry.experiment != self._experiment):
                 raise LogBroken(f"it is no entry of {self._experiment}", where=name_entry(entry))
             self._grow_tree(record, entry)
         self._number, self._time = entry.number, entry.time
@@ -208,9 +208,8 @@ class ExportCheck:
         return first if first == last else f"{first} to {last}"
 
     def _take_register(self, entry: Entry) -> None:
-        body = _read_map(entry)
-        data = body.get("register")
-        if not isinstance(data, bytes):
+        data = register_in(entry.type, _read_map(entry))
+        if data is None:
             return
         consortium = self._origin.removeprefix(origin_of(""))
         try:
@@ -265,6 +264,12 @@ class ExportCheck:
             forked = f"forked: the head of {kept.size} entries that was kept is none of its"
             where = f"{self._where}, behind journal number {min(kept.size, newest)}"
             raise LogBroken(f"the log was {cut if kept.size > newest else forked}", where=where)
+
+
+def register_in(type_: str, body: Body) -> bytes | None:
+    """The operator's register in an entry beside an experiment's, as a note; None: it brings none."""
+    data = body.get("note" if type_ == REGISTER else "register")
+    return data if isinstance(data, bytes) else None
 
 
 def _read_map(entry: Entry) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from messages.log.exports import LogRecord
 from messages.log.heads import Head, sign_head
 from messages.log.tree import Tree, hash_leaf
 from messages.log.verification import verify_export
+from messages.trust.keys import SigningKey
 from messages.trust.notes import read_note
-from messages.trust.register import sign_register
+from messages.trust.register import replace_keys, sign_register
 
 FLIPS = 60
 
@@ -68,6 +69,21 @@ def relink(entries: list[Entry]) -> list[Entry]:
             before=made[-1].hash if made else chain.ZERO,
         ).with_hash()
         made.append(last[one.experiment])
+    return made
+
+
+def write_anew(
+    entries: list[Entry], key: SigningKey, change: Callable[[Entry], Entry] = lambda one: one
+) -> list[Entry]:
+    """The whole journal written anew by who has this key, its heads among it."""
+    tree, made = Tree(), list[Entry]()
+    for one in entries:
+        one = change(one)
+        if one.type == HEAD and (head := read_published(one)) is not None:
+            note = sign_head(Head(ORIGIN, head.size, tree.root(head.size)), key).encode()
+            one = replace(one, body=codec.pack({**codec.unpack(one.body), "note": note}))
+        made = relink([*made, one])
+        tree.append_leaf(hash_leaf(made[-1].encode()))
     return made
 
 
@@ -213,14 +229,7 @@ def test_a_file_whose_entries_were_moved_names_the_first_that_does_not_follow(
 
 def test_a_head_that_another_key_signed_is_none(evidence: Evidence, tmp_path: Path) -> None:
     """Who rewrites the journal signs its heads with a key of their own."""
-    forged = relink(change_cases(list(evidence.entries), mine(evidence)[5]))
-    tree, thief, made = Tree(), TrustKit.key_of("thief"), list[Entry]()
-    for one in forged:
-        if one.type == HEAD and (head := read_published(one)) is not None:
-            note = sign_head(Head(ORIGIN, head.size, tree.root(head.size)), thief).encode()
-            one = replace(one, body=codec.pack({**codec.unpack(one.body), "note": note}))
-        made = relink([*made, one])
-        tree.append_leaf(hash_leaf(made[-1].encode()))
+    made = write_anew(change_cases(list(evidence.entries), mine(evidence)[5]), TrustKit.key_of("thief"))
     path = tmp_path / "resigned"
     write_export(path, made)
     for words in told_by_both(path):
@@ -231,19 +240,12 @@ def test_a_register_of_another_operator_is_found_where_the_operator_is_known(
     evidence: Evidence, tmp_path: Path
 ) -> None:
     """Everything is made anew, with keys that a false register names: only a key from elsewhere tells."""
-    other = TrustKit(("site-a",), "accepted")
-    other.operator = TrustKit.key_of("false operator")
-    note = sign_register(evidence.kit.register, other.operator)
-    tree, made = Tree(), list[Entry]()
-    for one in evidence.entries:
-        body = codec.unpack(one.body, max_bytes=chain.MAX_ENTRY)
-        if one.type == TERM:
-            one = replace(one, body=codec.pack({**body, "register": note}))
-        elif one.type == HEAD:
-            head = sign_head(Head(ORIGIN, body["size"], tree.root(body["size"])), TrustKit.key_of("coordinator"))
-            one = replace(one, body=codec.pack({**body, "note": head.encode()}))
-        made = relink([*made, one])
-        tree.append_leaf(hash_leaf(made[-1].encode()))
+    note = sign_register(evidence.kit.register, TrustKit.key_of("false operator"))
+
+    def exchange(one: Entry) -> Entry:
+        return replace(one, body=codec.pack({**codec.unpack(one.body), "register": note})) if one.type == TERM else one
+
+    made = write_anew(list(evidence.entries), TrustKit.key_of("coordinator"), exchange)
     path = tmp_path / "false"
     write_export(path, made)
     assert run_konsil("audit", "verify", path).holds
@@ -303,15 +305,7 @@ def test_a_cosignature_that_was_exchanged_or_made_by_another_is_found(evidence: 
 
 def test_of_two_views_of_a_forked_log_the_first_disagreement_is_named(evidence: Evidence, tmp_path: Path) -> None:
     place = mine(evidence)[12]
-    forged = relink(change_cases(list(evidence.entries), place))
-    tree, made = Tree(), list[Entry]()
-    for one in forged:
-        body = codec.unpack(one.body, max_bytes=chain.MAX_ENTRY)
-        if one.type == HEAD:
-            head = sign_head(Head(ORIGIN, body["size"], tree.root(body["size"])), TrustKit.key_of("coordinator"))
-            one = replace(one, body=codec.pack({**body, "note": head.encode()}))
-        made = relink([*made, one])
-        tree.append_leaf(hash_leaf(made[-1].encode()))
+    made = write_anew(change_cases(list(evidence.entries), place), TrustKit.key_of("coordinator"))
     path = tmp_path / "other-view"
     write_export(path, made)
     assert run_konsil("audit", "verify", path).holds, "the coordinator itself wrote both"
@@ -375,6 +369,32 @@ def test_the_standalone_verifier_is_one_short_file_that_konsil_prints(tmp_path: 
     assert len(lines) <= 400
     imported = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import ", "from "))}
     assert imported - {"cryptography"} <= {"argparse", "base64", "json", "re", "struct", "sys", "hashlib", "pathlib"}
+
+
+def test_a_register_that_came_in_the_middle_counts_from_there(evidence: Evidence, tmp_path: Path) -> None:
+    """An entry of type "register"; from there on its keys are asked."""
+    later = replace_keys(evidence.kit.register, evidence.kit.register.keys, 1.0)
+    body = codec.pack({"note": sign_register(later, evidence.kit.operator)})
+    place = mine(evidence)[3]
+    entry = replace(evidence.entries[0], type="register", body=body, time=evidence.entries[place].time)
+    entries = [*evidence.entries[:place], entry, *evidence.entries[place:]]
+    path = tmp_path / "later"
+    write_export(path, write_anew(entries, TrustKit.key_of("coordinator")))
+    verdict = verify_export(path, evidence.kit.operator.public)
+    assert verdict.register is not None
+    assert verdict.register.serial == 2
+    assert run_standalone(path, "--operator", evidence.kit.operator.public.hex()).holds
+    entries[place] = replace(entry, body=codec.pack({"note": sign_register(later, TrustKit.key_of("thief"))}))
+    write_export(path, write_anew(entries, TrustKit.key_of("coordinator")))
+    for words in told_by_both(path, "--operator", evidence.kit.operator.public.hex()):
+        assert numbers_in(words) == [place + 1]
+
+
+def test_the_command_writes_the_export_out_of_the_journal(evidence: Evidence, tmp_path: Path) -> None:
+    path = tmp_path / "exported"
+    said = run_konsil("audit", "export", "exp-1", "--journal", evidence.folder / "coordinator", "--out", path)
+    assert said.holds, said
+    assert path.read_bytes() == evidence.log.read_bytes()
 
 
 def test_the_records_of_an_export_lie_in_the_journals_order(evidence: Evidence) -> None:
