@@ -83,6 +83,7 @@ def experiment(**changes: Any) -> Experiment:
         "data": {"dataset": "clinic"},
         "net": {"name": "Tensors", "tensors": TENSORS},
         "training": {"trainer": "linear", "local_steps": 10, "optimizer": {"name": "SGD", "lr": 0.1}},
+        "evaluation": {"every": 3, "select_by": "last"},
         "rounds": {"count": 3},
     }
     return Experiment.model_validate({**plain, **changes})

@@ -87,7 +87,7 @@ save_file({{"weight": {array}, "bias": np.zeros(1, 'float32')}}, "update.safeten
 json.dump({{"steps": 1, "loss": 0.5}}, open("result.json", "w"))
 """
     with pytest.raises(ProgramFailed) as told:
-        session(tmp_path, text).train_round(rig.training(tmp_path))
+        session(tmp_path, text, sandbox="none").train_round(rig.training(tmp_path))
     assert told.value.reason is reason
 
 
@@ -116,7 +116,7 @@ def test_a_program_that_does_not_do_it_fails_its_round_in_words(what: str, tmp_p
     text, words = WRONG[what]
     more = {"within": 1.0} if "long" in what else {"disk": 2**20}
     with pytest.raises(ProgramFailed, match=words):
-        session(tmp_path, text, **more).train_round(rig.training(tmp_path))
+        session(tmp_path, text, sandbox="none", **more).train_round(rig.training(tmp_path))
 
 
 def test_a_prediction_that_is_none_fails_the_round(tmp_path: Path) -> None:

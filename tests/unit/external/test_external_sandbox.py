@@ -196,7 +196,7 @@ def test_a_machine_without_namespaces_runs_no_program(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(("sandbox", "whom"), [("namespaces", "the trainer alone"), ("none", "its group")])
 def test_a_program_ends_with_the_trainer_that_runs_it(whom: str, sandbox: str, tmp_path: Path) -> None:
-    mark = f"konsil-test-{tmp_path.name}"
+    mark = f"konsil-test-{tmp_path}"
     text = 'import time; print(\'{"step": 1, "of": 9}\', flush=True); time.sleep(600)'
     given = rig.register(tmp_path / "programs", text, sandbox=sandbox)
     given["command"] = [*given["command"], mark]
