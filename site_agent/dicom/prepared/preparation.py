@@ -296,7 +296,7 @@ class Preparation:
         ]
 
     def _withdraw_study(self, told: _Told, verdict: StudyVerdict | None = None) -> None:
-        self._store.drop_patients({told.patient})
+        self._store.drop_case(told.case)
         self._spool.drop_study(told.study)
         verdict = verdict or StudyVerdict.of_withdrawn(told.patient)
         self._index.put_verdict(told.study, verdict)

@@ -198,6 +198,12 @@ class Store:
             if patient_of(path.name) in patients:
                 _remove_folder(path)
 
+    def drop_case(self, case: str) -> None:
+        """Remove one case, whatever its content and whatever uses it."""
+        for path in self.list_cases():
+            if path.name.partition(".")[0] == case:
+                _remove_folder(path)
+
     def drop_open(self, sealed: str, used: Collection[Path]) -> None:
         """Remove cases that lie unencrypted (their digest does not end with `sealed`) and are not used."""
         for path in self.list_cases():

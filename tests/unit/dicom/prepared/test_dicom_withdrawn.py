@@ -234,6 +234,16 @@ def test_one_examination_under_two_patients_is_told_and_stays_together(tmp_path:
     assert [one for one in stock.remarks if one.startswith("2 cases of several patients have the same images (p")]
 
 
+@pytest.mark.parametrize("visit", [0, 1])
+def test_an_entry_of_one_study_leaves_the_patients_other_study_as_it_is(visit: int, tmp_path: Path) -> None:
+    made = [*write(tmp_path / "export", [0]), *write(tmp_path / "export", [0], visit=1)]
+    prepared(tmp_path, settings(tmp_path / "export"))
+    assert counted(tmp_path).used == 2
+    dataset = prepared(tmp_path, listed(tmp_path, f"{made[visit].examined.uid}\n"))
+    assert (counted(tmp_path).used, counted(tmp_path).left_out) == (1, WITHDRAWN)
+    assert len(contents(dataset)) == 1
+
+
 @pytest.mark.parametrize("encrypt", [False, True])
 def test_a_copy_of_a_withdrawn_study_under_another_patient_is_left_out_and_told(encrypt: bool, tmp_path: Path) -> None:
     write(tmp_path / "export", range(2), keep=lambda obj: obj.Modality != "SEG" or obj.PatientID != "KH-0000")
