@@ -88,15 +88,26 @@ class RealBroker:
     """A running private node with the consortium `test`, whose users' passwords are "pw-NAME".
 
     To renew a stream costs the node as much as many a test: so it is known which queues may hold something. Whoever
-    has an address or an administrator's connection may have written to any.
+    asked for the node, for an address or for an administrator's connection may have written to any.
     """
 
-    node: PrivateNode
+    _node: PrivateNode
     definitions: Definitions
     _buses: list[RabbitBus] = field(default_factory=list)
     _admin: pika.BlockingConnection | None = None
     _used: set[str] = field(default_factory=set)
     """Queues that may hold something, or may be gone."""
+
+    @property
+    def node(self) -> PrivateNode:
+        """The node, for whoever does more with it than to use a bus."""
+        self._used |= self._every_queue()
+        return self._node
+
+    def start(self) -> None:
+        """Start the node where it is not running: a test before may have stopped it."""
+        if self._node.pid is None:
+            self._node.start()
 
     def address(
         self, user: str, *, password: str | None = None, vhost: str = VHOST, tls: bool = False
@@ -110,9 +121,9 @@ class RealBroker:
     ) -> BrokerAddress:
         return BrokerAddress.model_validate(
             {
-                "host": self.node.host,
-                "port": self.node.tls_port if tls else self.node.port,
-                "ca": self.node.ca if tls else None,
+                "host": self._node.host,
+                "port": self._node.tls_port if tls else self._node.port,
+                "ca": self._node.ca if tls else None,
                 "vhost": vhost,
                 "user": user,
                 "password": f"pw-{user}" if password is None else password,
@@ -142,7 +153,7 @@ class RealBroker:
 
     def _connect_admin(self) -> pika.BlockingConnection:
         credentials = pika.PlainCredentials(ADMIN, f"pw-{ADMIN}")
-        parameters = pika.ConnectionParameters(self.node.host, self.node.port, VHOST, credentials)
+        parameters = pika.ConnectionParameters(self._node.host, self._node.port, VHOST, credentials)
         return pika.BlockingConnection(parameters)
 
     def delete(self, queue: str) -> None:

@@ -58,8 +58,7 @@ def session_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBro
 @pytest.fixture
 def broker(session_broker: RealBroker) -> RealBroker:
     """The session's broker, running: a test before may have stopped it. Leftovers lie in its queues."""
-    if session_broker.node.pid is None:
-        session_broker.node.start()
+    session_broker.start()
     return session_broker
 
 
