@@ -239,11 +239,12 @@ class Inbound:
 
     def _take_register(self, note: bytes) -> None:
         try:
-            new = self._verifier.take_register(note)
+            self._verifier.take_register(note)
         except (MalformedMessage, RequestError) as error:
             self._refuse_delivery(str(getattr(error, "reason", Reason.NOT_ALLOWED)), f"register: {error.what}")
             return
-        if new is not None:
+        new = self._verifier.register
+        if new is not None and self._spool.get_kept(REGISTER) != note:
             self._spool.put_kept(REGISTER, note)
             log.info("register", serial=new.serial, parties=len(new.keys), signatures=new.signatures)
             self._voice.note_register(new)
