@@ -34,6 +34,8 @@ from messages.reasons import Reason
 log = structlog.get_logger("coordinator.loop.inbound")
 CATCH_UP = 120.0
 """Seconds after a start in which sites that were told of later rounds say again what has no receipt (every 30 s)."""
+PROVE_EVERY = 1.0
+"""Seconds between two answers to a site that asks for proofs of the log's heads; honest ones ask every 5 s at most."""
 KEPT_BYTES = 4096
 """Of a message that is set aside: its digest names the rest, so that rubbish cannot fill the journal."""
 
@@ -68,6 +70,7 @@ class Inbound:
         self._bounds = Bounds(cases_max=limits.cases_max, weight_cap=limits.weight_cap, norm_factor=limits.norm_factor)
         self._unsaved: dict[str, Position] = {}
         self._started = parts.clock.monotonic()
+        self._proved_at: dict[str, float] = {}
         self._ahead = Ahead()
         """Events of rounds that this coordinator has not come to: its journal is older than they are."""
 
@@ -177,10 +180,8 @@ class Inbound:
                 log.warning("a live message of a stranger", sender=event.sender)
         elif isinstance(body, kinds.Hello):
             self._returning.send_standing(event.sender)
-            if body.head is not None and self._parts.heads is not None:
-                for head, told in self._parts.heads.tell_from(body.head):
-                    name, number, _opening = head.place
-                    self._parts.say.send_live("log-head", told, experiment=name, round_number=number, to=event.sender)
+            if body.head is not None:
+                self._prove_heads(event.sender, body.head)
         elif isinstance(body, kinds.Echo):
             reply = kinds.EchoReply(nonce=body.nonce, time=self._parts.clock.now())
             self._parts.say.send_live("echo-reply", reply)
@@ -191,6 +192,16 @@ class Inbound:
             self._kept.send_model(event, body.round)
         elif isinstance(body, kinds.ChunksWanted):
             self._returning.send_chunks(event.experiment, body, event.sender)
+
+    def _prove_heads(self, site: str, size: int) -> None:
+        """A site lacks the proof that the log follows from what it saw: to its inbox, once a second at most."""
+        now, heads = self._parts.clock.monotonic(), self._parts.heads
+        if heads is None or now < self._proved_at.get(site, -PROVE_EVERY) + PROVE_EVERY:
+            return
+        self._proved_at[site] = now
+        for head, told in heads.tell_from(size):
+            name, number, _opening = head.place
+            self._parts.say.send_live("log-head", told, experiment=name, round_number=number, to=site)
 
     def _take_mark(self, event: Event, nonce: str) -> None:
         """A coordinator's mark: our own, one of an earlier term, or the word of one that took our place.

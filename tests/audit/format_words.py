@@ -114,6 +114,8 @@ def little_bodies() -> dict[str, Body]:
         "round-failed": kinds.RoundFailed(reason=Reason.CUDA_OOM),
         "evaluated": kinds.Evaluated(scores={}),
         "leaving": kinds.Leaving(),
+        "head-witnessed": kinds.HeadWitnessed(size=0, root=DIGEST, cosignature=bytes(76)),
+        "log-head": kinds.LogHead(note=b"", old_size=0, proof=[]),
         "experiment-accepted": kinds.ExperimentAccepted(
             experiment=SPARSE, digest=DIGEST, researcher="dr-a", original=b"", enrol_within=0.0
         ),
@@ -165,7 +167,7 @@ def full_bodies() -> dict[str, Body]:
         "experiment-check": kinds.ExperimentCheck(experiment=FULL_FILE, nonce=NONCE),
         "echo": kinds.Echo(nonce=NONCE),
         "nonce": kinds.Nonce(nonce=NONCE),
-        "hello": kinds.Hello(versions={"konsil": "0.1.0", "python": "3.11.2"}),
+        "hello": kinds.Hello(versions={"konsil": "0.1.0", "python": "3.11.2"}, head=80),
         "joined": kinds.Joined(cases=FULL_COUNTS, platform=FULL_PLATFORM),
         "declined": kinds.Declined(reason=Reason.TOO_FEW_CASES, cases=FULL_COUNTS),
         "weights-ready": kinds.WeightsReady(
@@ -182,6 +184,17 @@ def full_bodies() -> dict[str, Body]:
         "round-failed": kinds.RoundFailed(reason=Reason.TRAINER_STUCK),
         "evaluated": kinds.Evaluated(scores={"final": scored, "selected": scored}),
         "leaving": kinds.Leaving(reason=Reason.SITE_DRAINING),
+        "head-witnessed": kinds.HeadWitnessed(size=96, root=DIGEST, cosignature=bytes(range(76))),
+        "log-head": kinds.LogHead(
+            note=b"konsil/demo\n96\n",
+            old_size=80,
+            proof=[bytes(range(32))],
+            opening=2,
+            witnessed=b"konsil/demo\n80\n",
+            witness_proof=[bytes(32)],
+            fork=b"konsil fork 1\n",
+            fork_proof=[bytes(32)],
+        ),
         "experiment-accepted": kinds.ExperimentAccepted(
             experiment=FULL_FILE, digest=DIGEST, researcher="dr-a", original=_original(), enrol_within=5400.0
         ),

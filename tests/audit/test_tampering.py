@@ -403,3 +403,18 @@ def test_the_records_of_an_export_lie_in_the_journals_order(evidence: Evidence) 
     assert records[0].type == exports.LOG
     assert records[1].type == exports.BESIDE
     assert f"konsil/{CONSORTIUM}" == ORIGIN
+
+
+def test_a_site_hands_out_the_newest_head_that_it_saw(evidence: Evidence, tmp_path: Path) -> None:
+    config, kept = tmp_path / "site.toml", tmp_path / "site-a.head"
+    state = evidence.folder / "site-a"
+    config.write_text(f'schema = 1\n[site]\nname = "site-a"\nconsortium = "{CONSORTIUM}"\nstate = "{state}"\n')
+    said = read_json(run_konsil("site", "heads", "--config", config, "--out", kept, "--json"))
+    assert not said["forked"]
+    assert said["heads"][-1]["size"] == exports.size_of(kept.read_bytes())
+    assert sorted(said["openings"]) == ["exp-1", "exp-2"]
+    assert run_konsil("site", "heads", "--config", config, "--proof", tmp_path / "none").status == 2
+    size = said["heads"][-1]["size"]
+    newest = max(exports.size_of(one.data) for one in records_of(evidence.log) if one.type == exports.HEAD)
+    assert size == newest
+    assert run_konsil("audit", "verify", evidence.log, "--head", kept).holds
