@@ -171,8 +171,6 @@ class Coordinator:
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe_to(names.inbox_of(names.COORDINATOR), self._take_message, exclusive=True)
             started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
-            if config.trust is not None:
-                started["register"] = config.trust.register_file.read_bytes()
             self.journal.append_entry(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
             own_word.subscribe_to_all(self._bus)
             for worker in (events, parts.models, audit, receiver):

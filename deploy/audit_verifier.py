@@ -276,7 +276,7 @@ class Log:
                 raise Broken(f"{entry.name}: what stands for the entries before it does not fit")
             self.behind = self.tree.size != entry.number
         self.number, self.time, self.since = entry.number, entry.time, [*self.since[:1], entry]
-        if beside and type(data := unpack(entry.body).get("note" if entry.type == "register" else "register")) is bytes:
+        if beside and entry.type == "register" and type(data := unpack(entry.body).get("note")) is bytes:
             try:
                 self.register = read_register(data, self.operator, self.origin.removeprefix("konsil/"))
             except CANNOT as error:

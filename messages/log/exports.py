@@ -3,7 +3,7 @@
     KONSIL-LOG-2
     ["log", experiment, origin]
     ["entry", gap, entry]      an entry of the experiment
-    ["beside", gap, entry]     a start of the coordinator: its version, its term, the operator's register
+    ["beside", gap, entry]     a start of the coordinator, with its version and term; or the operator's register
     ["head", gap, note]        a signed head with its cosignatures, behind the last entry that it covers
     0, [2, entries, hash of the last one, size of the newest head]
 

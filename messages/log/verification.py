@@ -30,7 +30,7 @@ EVENT = "konsil event 1"
 Body = dict[str, Any]
 Look = Callable[[Entry, Body, Body | None], None]
 TERM, REGISTER = "term", "register"
-"""Types of entries beside an experiment's: a coordinator's start, and the operator's register, which may be in one."""
+"""Types of entries beside an experiment's: a coordinator's start, and the operator's register."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +268,8 @@ class ExportCheck:
 
 def register_in(type_: str, body: Body) -> bytes | None:
     """The operator's register in an entry beside an experiment's, as a note; None: it brings none."""
-    data = body.get("note" if type_ == REGISTER else "register")
-    return data if isinstance(data, bytes) else None
+    data = body.get("note")
+    return data if type_ == REGISTER and isinstance(data, bytes) else None
 
 
 def _read_map(entry: Entry) -> dict[str, Any]:
