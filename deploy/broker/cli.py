@@ -133,6 +133,8 @@ def up(
         node.start()
         if changed:
             control.load_definitions(node)
+        if before is not None:
+            control.remove_strangers(node)
     _keep_logins(node, roster)
     _show_answer(_read_status(node), as_json)
 

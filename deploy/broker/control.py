@@ -73,6 +73,13 @@ def list_missing_bindings(node: PrivateNode, definitions: Definitions) -> list[s
     return missing
 
 
+def remove_strangers(node: PrivateNode) -> None:
+    """Take away the logins that a running node has and its definitions have no more: who was removed while it stood."""
+    users = json.loads((node.directory / "definitions.json").read_text())["users"]
+    there = {line.split("\t")[0] for line in run_command(node, "list_users", "--no-table-headers").splitlines()}
+    remove_users(node, sorted(there - {one["name"] for one in users}))
+
+
 def remove_users(node: PrivateNode, users: Iterable[str]) -> None:
     """Take logins away from a running node: it ends their connections. Their queues stay, for whoever reads them."""
     for user in users:

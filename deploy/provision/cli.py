@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from deploy.broker import control
 from deploy.console import JsonOption, emit_json, print_table, show_working
 from deploy.provision import member, talk
 from deploy.provision.broker_files import BrokerFolder
@@ -289,6 +290,7 @@ def up(folder: Folder = Path()) -> None:
         node = BrokerFolder(folder / "broker").open_node(office.facts.broker.port)
         with show_working("starting RabbitMQ, which takes some seconds"):
             node.start()
+            control.remove_strangers(node)
         talk.say_rows(("running", f"{node.host}:{node.port}, TLS alone"), ("log", str(node.log)))
 
 

@@ -157,10 +157,15 @@ def test_down_and_a_plain_up_bring_the_same_node_back_and_parties_come_and_go_wh
     try:
         command("up", "--consortium", "glioma", "--site", "north", "--researcher", "dr-x")
         before = roster.read_roster(home)
+        assert before is not None
         command("down")
+        gone = shutil.copytree(home / "logins", tmp_path / "gone")
+        command("remove", "dr-x")
         up = command("up")
         assert up["consortium"] == "glioma"
-        assert roster.read_roster(home) == before
+        assert roster.read_roster(home) == before.without_parties(["dr-x"])
+        with pytest.raises(KonsilError, match="refuses the login 'dr-x'"):
+            log_in(gone, up, "dr-x")
         assert up["login"] == "certificate"
         log_in(home / "logins", up, "north")
         command("add", "--site", "west")
@@ -171,6 +176,6 @@ def test_down_and_a_plain_up_bring_the_same_node_back_and_parties_come_and_go_wh
         with pytest.raises(KonsilError, match="refuses the login 'west'"):
             log_in(stolen, up, "west")
         log_in(home / "logins", up, "north")
-        assert command("status")["users"] == ["coordinator", "dr-x", "north"]
+        assert command("status")["users"] == ["coordinator", "north"]
     finally:
         PrivateNode(home, detached=True).stop()
