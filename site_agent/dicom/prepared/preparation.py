@@ -545,7 +545,8 @@ class Preparation:
         self._store.drop_sets(kept | ({before.fingerprint} if before is not None else set()))
         self._index.forget_studies(set(self._index.all_verdicts()) - self._kept.keys())
         self._copies.forget_contents(self._kept.keys())
-        complete = all(one.print or one.reason is Reason.WITHDRAWN for one in self._kept.values())
+        judged = all(one.print or one.reason is Reason.WITHDRAWN for one in self._kept.values())
+        complete = judged and not self._uncompared
         Look(time.time(), self._terms.asked, self._terms.standing, complete).write_last(self._index)
         self._make_room()
         if self._config.encrypt:
