@@ -97,6 +97,7 @@ class RealBroker:
     _admin: pika.BlockingConnection | None = None
     _used: set[str] = field(default_factory=set)
     """Queues that may hold something, or may be gone."""
+    _takers: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def node(self) -> PrivateNode:
@@ -174,7 +175,10 @@ class RealBroker:
 
     def _note_key(self, key: str) -> None:
         """Queues that take this key from any exchange."""
-        self._used |= {one["destination"] for one in self.definitions["bindings"] if _takes(one["routing_key"], key)}
+        if key not in self._takers:
+            bindings = self.definitions["bindings"]
+            self._takers[key] = {one["destination"] for one in bindings if _takes(one["routing_key"], key)}
+        self._used |= self._takers[key]
 
     def _wipe(self, queues: tuple[str, ...]) -> None:
         for queue in self.definitions["queues"]:

@@ -83,8 +83,8 @@ def test_the_coordinator_killed_after_each_kind_of_journal_entry_ends_with_the_s
         crash.write_text(f"coordinator:{kind} 1")
         _start_until_killed(rig, environment={AT: str(crash)})
     # The entries that a start itself makes in the middle of an experiment: its term, and time given back to timers.
-    for _ in range(2):
-        entry = _number(rig) + 1
+    for further in (1, 2):
+        entry = _number(rig) + further
         _start_until_killed(rig, crash_after=entry)
         assert _number(rig) == entry
     rig.start(COORDINATOR)
