@@ -298,8 +298,8 @@ class Log:
         except CANNOT:
             return
         keys, message = list_keys(self.register, sender, self.time), b"konsil event 1\n" + payload
-        if signature and self.register and not any(is_signed(key, message, signature) for key in keys):
-            raise Broken(f"{entry.name}: the signature of {sender} in it does not hold")
+        if self.register and (signature or keys) and not any(is_signed(key, message, signature) for key in keys):
+            raise Broken(f"{entry.name}: the signature of {sender} in it is missing or does not hold")
         self.signed, self.unsigned = self.signed + bool(signature), self.unsigned + (not signature)
 
     def take_head(self, gap, data):

@@ -228,6 +228,28 @@ def test_a_file_whose_entries_were_moved_names_the_first_that_does_not_follow(
         assert min(numbers_in(words)) == named[change], words
 
 
+@pytest.mark.parametrize("signature", [b"", bytes(64)])
+def test_an_event_whose_signature_was_taken_out_or_exchanged_is_found_though_all_heads_are_made_anew(
+    evidence: Evidence, tmp_path: Path, signature: bytes
+) -> None:
+    """The coordinator itself rewrites its journal, and has no key of the site."""
+    place = next(at for at in mine(evidence) if b"weights-ready" in evidence.entries[at].body)
+    target = evidence.entries[place]
+
+    def strip(one: Entry) -> Entry:
+        if one.number != target.number:
+            return one
+        body = codec.unpack(one.body, max_bytes=chain.MAX_ENTRY)
+        body["input"]["raw"] = codec.pack([codec.unpack(body["input"]["raw"])[0], signature])
+        return replace(one, body=codec.pack(body))
+
+    path = tmp_path / "stripped"
+    write_export(path, write_anew(list(evidence.entries), TrustKit.key_of("coordinator"), strip))
+    for words in told_by_both(path):
+        assert "is missing or does not hold" in words
+        assert numbers_in(words) == [target.number]
+
+
 def test_a_head_that_another_key_signed_is_none(evidence: Evidence, tmp_path: Path) -> None:
     """Who rewrites the journal signs its heads with a key of their own."""
     made = write_anew(change_cases(list(evidence.entries), mine(evidence)[5]), TrustKit.key_of("thief"))
