@@ -18,7 +18,7 @@ from coordinator.core.evolve import fold_decisions
 from coordinator.core.inputs import OWN_KINDS, kind_of
 from coordinator.core.machine import WIRE, IllegalInput, decide
 from coordinator.core.records import NO_BOUNDS, Bounds
-from coordinator.core.state import ExperimentState, Timer
+from coordinator.core.state import ExperimentState, Phase, Timer
 from coordinator.record.journal import STEP, TERM, Journal
 from coordinator.record.recovery import step_body
 from messages import kinds
@@ -27,6 +27,8 @@ from messages.reasons import Reason
 from messages.tensors.layout import manifest_of
 
 WALKS, STEPS = 160, 28
+OF_EXPERIMENTS = [kind for kind in WIRE if kind != "head-witnessed"]
+"""What comes over the wire for an experiment."""
 ENDING = ("experiment-finish", "experiment-abort", "handling-failed")
 """What ends an experiment wherever it comes: rare, or no walk would come far."""
 BEGAN = 2_000_000_000.0
@@ -38,8 +40,8 @@ OTHER_MANIFEST = manifest_of({"conv.bias": ARRAYS["conv.weight"][0]}, 1024)
 class Walk:
     """One experiment on its way."""
 
-    def __init__(self, journal: Journal, number: int) -> None:
-        self._journal, self._name, self._draw = journal, f"walk-{number:02}", random.Random(number)
+    def __init__(self, journal: Journal, number: int, name: str = "") -> None:
+        self._journal, self._name, self._draw = journal, name or f"walk-{number:02}", random.Random(number)
         self._time = BEGAN + 1000.0 * number
         self.state: ExperimentState | None = None
         self.met: Counter[str] = Counter()
@@ -122,7 +124,10 @@ class Walk:
     def _anything(self, step: int) -> None:
         """Whatever can come, in whatever state."""
         site = self._draw.choice(SITES)
-        kind = self._draw.choice((*WIRE, *OWN_KINDS, *["timer-fired"] * 4, *["disk-free", "experiment-resume"] * 3))
+        more = ["timer-fired"] * 4 + ["disk-free", "experiment-resume"] * 3
+        kind = self._draw.choice((*OF_EXPERIMENTS, *OWN_KINDS, *more))
+        if self.state is not None and self.state.stage is Phase.AGGREGATING and self._draw.random() < 0.2:
+            kind = "aggregation-failed"  # it fits nowhere else
         if kind in ENDING and self._draw.random() < 0.8:
             return
         if kind in OWN_KINDS:
@@ -248,6 +253,8 @@ def write_walks(folder: Path) -> Counter[str]:
             walk = Walk(journal, number)
             walk.go()
             met += walk.met
-        return met
+        witness = Walk(journal, WALKS, NO_EXPERIMENT)
+        witness.wire("head-witnessed", kinds.HeadWitnessed(size=1, root="ab" * 32, cosignature=bytes(76)), "site-a")
+        return met + witness.met
     finally:
         journal.close()

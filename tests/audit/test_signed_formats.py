@@ -1,0 +1,44 @@
+"""Signed logs of earlier code verify, replay and export on today's, to the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from evidence_rig import run_konsil, run_standalone
+from format_rig import unpack_folder
+from keep_signed import FORMATS, LOG, OPERATOR, STATE
+
+KEPT = sorted(FORMATS.iterdir())
+
+
+@pytest.fixture(params=KEPT, ids=lambda folder: folder.name)
+def kept(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.param
+    return folder
+
+
+def test_both_verifiers_hold_it_to_be_as_it_was_written(kept: Path) -> None:
+    operator = (kept / OPERATOR).read_text().strip()
+    for said in (
+        run_konsil("audit", "verify", kept / LOG, "--operator", operator, "--json"),
+        run_standalone(kept / LOG, "--operator", operator, "--json"),
+    ):
+        assert said.holds, said
+        told = json.loads(said.out)
+        assert told["signed_events"] > 0
+        assert told["unsigned_events"] == 0
+
+
+def test_every_decision_of_it_is_derived_again(kept: Path) -> None:
+    said = run_konsil("audit", "replay", "exp-1", kept / LOG, "--json")
+    assert said.holds, said
+    assert json.loads(said.out)["experiment"] == "exp-1"
+
+
+def test_its_journal_is_exported_to_the_same_bytes(kept: Path, tmp_path: Path) -> None:
+    state = unpack_folder(kept / STATE, tmp_path / "coordinator")
+    said = run_konsil("audit", "export", "exp-1", "--journal", state, "--out", tmp_path / "again")
+    assert said.holds, said
+    assert (tmp_path / "again").read_bytes() == (kept / LOG).read_bytes()
