@@ -15,6 +15,7 @@ from deploy.broker.definitions import Definitions, render_definitions
 from deploy.broker.topology import Party, StreamSizes
 from deploy.demo import toml
 from deploy.demo.layout import DemoLayout
+from deploy.provision.key_ring import KeyRing, make_key_ring
 from deploy.provision.kit import BrokerFacts
 from deploy.provision.together import Household, make_parties
 from messages.names import COORDINATOR
@@ -94,6 +95,7 @@ class Consortium:
     Attributes:
         passwords: each one's; empty where all have certificates.
         household: their keys and certificates; None: they have passwords.
+        ring: their keys, where they have passwords.
     """
 
     layout: DemoLayout
@@ -101,6 +103,7 @@ class Consortium:
     passwords: Mapping[str, str] = field(repr=False)
     sizes: StreamSizes = SIZES
     household: Household | None = None
+    ring: KeyRing | None = None
 
     @classmethod
     def make_keys(cls, layout: DemoLayout, sites: Sequence[str], sizes: StreamSizes = SIZES) -> Consortium:
@@ -112,9 +115,11 @@ class Consortium:
 
     @classmethod
     def invent_logins(cls, layout: DemoLayout, sites: Sequence[str], sizes: StreamSizes = SIZES) -> Consortium:
-        """With fresh passwords."""
-        passwords = {party: secrets.token_urlsafe(18) for party in list_roles(sites)}
-        return cls(layout, tuple(sites), passwords, sizes)
+        """With fresh passwords, and keys to sign with."""
+        roles = list_roles(sites)
+        passwords = {party: secrets.token_urlsafe(18) for party in roles}
+        ring = make_key_ring(layout.run / "keys", CONSORTIUM, roles)
+        return cls(layout, tuple(sites), passwords, sizes, ring=ring)
 
     def make_definitions(self) -> Definitions:
         """What the broker boots with."""
@@ -176,7 +181,8 @@ class Consortium:
             return {"broker": broker | own, "trust": self.household.trust_keys(party)}
         secret = self.layout.run / f"{party}.password"
         write_private(secret, self.passwords[party] + "\n")
-        return {"broker": broker | {"password": f"file:{secret}", "ca": ca}}
+        trust = {} if self.ring is None else {"trust": self.ring.trust_of(party)}
+        return {"broker": broker | {"password": f"file:{secret}", "ca": ca}, **trust}
 
     def _write_config(self, party: str, content: Mapping[str, Any]) -> Path:
         path = self.config_of(party)

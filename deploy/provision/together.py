@@ -66,6 +66,7 @@ def make_parties(folder: Path, consortium: str, broker: BrokerFacts, parties: Ma
     made = {name: member.make_party(folder / name, name, role, at)[0] for name, role in parties.items()}
     for party in made.values():
         office.approve(read_request(party.request.read_bytes(), str(party.request)), at, None)
+    office.require_signatures(at, None)
     for name, party in made.items():  # once all are in: each begins with the newest register
         request = read_request(party.request.read_bytes(), str(party.request))
         kit = office.approve(request, at, None)

@@ -29,6 +29,7 @@ COORDINATOR = (
     "coordinator:aggregating",
     "coordinator:aggregated",
     "coordinator:evaluated",
+    "coordinator:head-witnessed",
 )
 """Entries of the journal by what they take in, and the middle of what takes long."""
 AGENT = (
