@@ -95,15 +95,18 @@ class SignedWord:
             log.error("a sender has signed two versions of one event", sender=event.sender, kind=event.kind)
         steps.tally.refused_events[reason.value] += 1
         what = {"bytes": delivery.body, "sha256": sha256(delivery.body).digest(), "event": event.id, "first": first}
-        self._keep(event.sender, event.experiment, reason.value, what, len(delivery.body), written())
+        kept = self._keep(event.sender, event.experiment, reason.value, what, len(delivery.body), written())
         state = steps.states.get(event.experiment)
         told = reason if state is None else state.tellable_reason(reason, event.sender)
         self._parts.say.tell_refusal(e.Tell(event.sender, event.experiment, event.round, event.id, event.kind, told))
+        if kept:
+            self._parts.say.send_receipt(event.sender, event.id, event.experiment)
         return True
 
-    def _keep(self, sender: str, experiment: str, reason: str, what: Any, size: int, written: Written) -> None:
-        """Journal it, or only count it where its sender fills the journal."""
+    def _keep(self, sender: str, experiment: str, reason: str, what: Any, size: int, written: Written) -> bool:
+        """Journal it, or only count it where its sender fills the journal; whether it is journaled."""
         if self._steps.floods.may_journal(sender, reason, size, self._parts.clock.now()):
             self._steps.set_aside(experiment, reason, what, written)
-        else:
-            self._parts.journal.note_written(written)
+            return True
+        self._parts.journal.note_written(written)
+        return False

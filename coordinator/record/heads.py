@@ -160,14 +160,12 @@ class LogHeads:
         )
 
     def tell_from(self, size: int) -> Iterable[tuple[PublishedHead, LogHead]]:
-        """What a site is told that has seen the log up to a size: heads that it lacks, each proven from the one before;
-        the newest one in any case."""
+        """What a site is told that has seen the log up to a size: the newest head of each experiment that runs, and the
+        last one. Those that it lacks are proven, each from the one before."""
         if self._last is None:
             return
-        heads = {one.size: one for heads in self._openings.values() for one in heads[:1]} | {
-            self._last.size: self._last
-        }
-        lacking = sorted(one for one in heads if one > size) or [self._last.size]
-        for one in lacking:
-            yield heads[one], self.tell_head(heads[one], size)
-            size = one
+        newest = [one for heads in self._openings.values() for one in heads[:1]]
+        heads = {one.size: one for one in (*newest, self._last)}
+        for one in sorted(heads):  # those that it knows too: who cosigned them may be news
+            yield heads[one], self.tell_head(heads[one], size if one > size else 0)
+            size = max(size, one)

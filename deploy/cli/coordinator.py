@@ -83,6 +83,7 @@ def restore(
 
     state = _state_folder(config)
     _tell_summary(archive.restore(saved, state, _show_progress()), "restored", state, as_json)
+    _note_witnesses(config)
 
 
 @app.command()
@@ -103,6 +104,18 @@ def cut(
         console.emit_json({"entries": after, "broken": str(kept)})
     else:
         console.say_line(f"The journal now ends with entry {after}; the broken one is kept in {kept}")
+    _note_witnesses(config)
+
+
+def _note_witnesses(config: Path) -> None:
+    """Say what sites will make of a journal that holds less than they have seen."""
+    from coordinator import config as configs
+
+    if configs.read_config(config).trust is not None:
+        console.note_line(
+            "Sites that have seen more of the log will take it for forged. Before you start the coordinator: "
+            f"konsil coordinator declare-fork --config {config} --operator-key FILE"
+        )
 
 
 @app.command()
@@ -119,7 +132,7 @@ def declare_fork(
     Sites that have seen more of the log than the journal holds take it for forged otherwise, and take no further part.
     They accept the operator's word, and tell it for ever. Stop the coordinator first.
 
-    Example: konsil coordinator declare-fork coordinator.toml --operator-key operator.key
+    Example: konsil coordinator declare-fork --config coordinator.toml --operator-key operator.key
     """
     from coordinator import config as configs
     from coordinator.record import forking

@@ -7,6 +7,11 @@ from messages import names
 from messages.ground.errors import RequestError
 from messages.trust.register import KeyEntry, Register, Role, replace_keys
 
+RESERVED = frozenset(
+    {names.COORDINATOR, "none", "operator"}
+    | {names.DOWNLINK, names.GLOBAL, names.UPLINK, names.AUDIT, names.MODELS, names.PROGRESS}
+)
+"""What no other party is called; an event says under one word whom or which queue it is for."""
 SKEW = 3600.0
 """Seconds: a key begins so much before it is let in, since clocks differ."""
 OVERLAP = 14 * 86400.0
@@ -72,9 +77,9 @@ def admit(register: Register, request: JoinRequest, at: float, until: float, *, 
 def check_name(name: str, role: Role) -> None:
     """Refuse a name that is reserved; RequestError."""
     names.check_name(name)
-    if (name == names.COORDINATOR) != (role == "coordinator") or name in ("none", "operator"):
+    if (name in RESERVED or role == "coordinator") and (name, role) != (names.COORDINATOR, "coordinator"):
         raise RequestError(
-            f"a {role} cannot be named {name!r}", advice="coordinator, none and operator are no names of parties"
+            f"a {role} cannot be named {name!r}", advice=f"{', '.join(sorted(RESERVED))} are no names of parties"
         )
 
 

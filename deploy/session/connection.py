@@ -181,9 +181,9 @@ class BrokerSession:
             return Heard(delivery)
         event = decode_event(delivery.body)
         check_origin(event, delivery.key, delivery.user, self.profile.consortium)
-        self.verifier.check_past(event, delivery.queue)
         if isinstance(event.body, RegisterAnnounced):
-            self._take_register(event.body.note)
+            self._take_register(event.body.note)  # the operator's word; it may bring the key that signed this
+        self.verifier.check_past(event, delivery.queue)
         return Heard(delivery, event=event)
 
     def _take_register(self, note: bytes) -> None:

@@ -147,9 +147,9 @@ class Verifier:
     def check_past(self, event: Claim, queue: str) -> None:
         """Refuse what is read of the past, and decides nothing, by the keys of its time; raises as above.
 
-        Events that are older than their sender's first key have no signature.
+        While signatures are accepted, events that are older than their sender's first key have none.
         """
-        self._check(event, queue, event.time, late=float("inf"), past=True)
+        self._check(event, queue, event.time, late=float("inf"))
 
     def find_signer(self, event: Claim) -> str | None:
         """The fingerprint of the key that signed an event which was checked; None: it is not signed, or not checked."""
@@ -157,7 +157,7 @@ class Verifier:
         key = keys.get(str(event.ext.get(KEY)))
         return None if key is None else fingerprint_of(key.public)
 
-    def _check(self, event: Claim, queue: str, now: float, *, late: float, past: bool = False) -> None:
+    def _check(self, event: Claim, queue: str, now: float, *, late: float) -> None:
         index = self._index
         if index is None:
             return
@@ -167,8 +167,7 @@ class Verifier:
         keys = index.keys.get(event.sender, {})
         if not signature:
             begun = any(one.since <= now for one in keys.values())
-            required = index.register.signatures == "required" and not (past and keys)
-            if begun or required:
+            if begun or index.register.signatures == "required":
                 raise MalformedMessage(Reason.SIGNATURE_MISSING, "an event without a signature")
             return
         key = keys.get(str(event.ext.get(KEY)))

@@ -104,6 +104,10 @@ class Inbound:
         try:
             event = decode_event(delivery.body)
             check_origin(event, delivery.key, delivery.user, self._consortium)
+            if isinstance(event.body, RegisterAnnounced):
+                self._take_register(
+                    event.body.note
+                )  # the operator's word: it may bring the key that this is signed with
             self._verifier.check_event(event, delivery.queue, self._clock.wall())
             if delivery.queue == DOWNLINK and event.seq and self._verifier.register is not None:
                 self._follow_chain(event)
@@ -183,7 +187,6 @@ class Inbound:
             self._answer_check(body, event.experiment)
             return []
         if isinstance(body, RegisterAnnounced):
-            self._take_register(body.note)
             return []
         if event.kind == "coordinator-hello":
             self._post(self._voice.send_hello)
@@ -248,6 +251,18 @@ class Inbound:
             self._spool.put_kept(REGISTER, note)
             log.info("register", serial=new.serial, parties=len(new.keys), signatures=new.signatures)
             self._voice.note_register(new)
+
+    def seek_proofs(self) -> None:
+        """Ask again for what a round waits for: a proof that the log follows, or who cosigned it."""
+        if any(
+            job.reason is Reason.UNPROVEN_LOG and job.pending is not None for job in self._steps.agenda.jobs.values()
+        ):
+            self._witness.ask_for_proof()
+
+    def judge_key(self) -> None:
+        """Whether our key is good at this moment: it ends, and clocks are set."""
+        if self._verifier.register is not None:
+            self._voice.note_register(self._verifier.register)
 
     def _take_head(self, event: Event) -> list[Effect]:
         """A head of the log: a fork ends what the site does; a head that follows lets it do what it waited with."""

@@ -90,6 +90,7 @@ class Upkeep:
             self._tell_liveness,
             self._enquire_standing,
             self._try_again,
+            self._look_at_trust,
             self._prune_due,
         ):
             try:
@@ -144,6 +145,11 @@ class Upkeep:
                 pause = min(AGAIN_LAST, 2 * due.pause)
                 self._again[name] = _Again(due.round, now + pause, pause)
                 self._errands.apply_input(Retried(name))
+
+    def _look_at_trust(self) -> None:
+        if self._pace.is_due("trust", HOURS_EVERY):
+            self._hearing.judge_key()
+            self._hearing.seek_proofs()
 
     def look_at_the_clock(self) -> None:
         """Tell the agenda when the operator's hours begin or end."""

@@ -18,6 +18,7 @@ from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import HeadWitnessed, LogHead
 from messages.log.heads import cosign_head, origin_of, read_head
 from messages.log.witness import HeadFinding, Seen, Shown, find_doubt, judge_head
+from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.trust.notes import read_note
 from messages.trust.register import Register
@@ -85,9 +86,12 @@ class Witness:
             fork=body.fork,
             fork_proof=tuple(body.fork_proof),
         )
-        seen, finding = judge_head(
-            before, shown, origin, stand.trust.operator, lambda name: register.keys_of(name, event.time)
-        )
+        now = max(event.time, self._clock.wall())  # a key that is revoked by now cosigns nothing, whatever time is told
+
+        def keys_of(name: str) -> tuple[bytes, ...]:
+            return register.keys_of(name, event.time if name == COORDINATOR else now)
+
+        seen, finding = judge_head(before, shown, origin, stand.trust.operator, keys_of)
         if seen != before:
             store_seen(self._spool, seen)
         if finding in (HeadFinding.FOLLOWS, HeadFinding.DECLARED):

@@ -77,6 +77,12 @@ def test_a_second_coordinator_is_refused_with_status_2_by_the_journals_lock_and_
     assert rig.complete(one.id, deadline=LONG).completed_rounds == 2
 
 
+def declare_fork(rig: FaultRig) -> None:
+    """The operator's word that the log goes on from less than the sites have seen."""
+    key = str(rig.layout.run / "keys" / "operator.key")
+    assert konsil("coordinator", "declare-fork", "--config", config(rig), "--operator-key", key).returncode == 0
+
+
 def test_a_backup_of_a_running_coordinator_restored_after_its_disk_was_lost_ends_with_the_same_bits(
     rig: FaultRig,
 ) -> None:
@@ -96,7 +102,10 @@ def test_a_backup_of_a_running_coordinator_restored_after_its_disk_was_lost_ends
     rig.kill(COORDINATOR)
     shutil.rmtree(rig.layout.coordinator)
     saved = str(rig.layout.run / "saved")
-    assert konsil("coordinator", "restore", "--config", config(rig), saved).returncode == 0
+    restored = konsil("coordinator", "restore", "--config", config(rig), saved)
+    assert restored.returncode == 0
+    assert "konsil coordinator declare-fork" in restored.stderr
+    declare_fork(rig)
     rig.start(COORDINATOR)
     rig.gate.open("site-b")
     rig.same_bits(one.id)
@@ -127,6 +136,7 @@ def test_a_broken_journal_ends_the_start_with_one_line_and_goes_on_after_a_cut(r
     assert shown.returncode == 1
     assert f"konsil coordinator cut --after {count - 5}" in shown.stdout
     assert konsil("coordinator", "cut", "--config", config(rig), "--after", str(count - 5)).returncode == 0
+    declare_fork(rig)
     rig.start(COORDINATOR)
     eventually(
         lambda: recover_states(open_readonly(rig.layout.coordinator))[one.id].ended, what="what was lost is heard again"

@@ -168,9 +168,11 @@ def test_an_enclosed_event_is_held_against_its_own_author_s_key_and_role() -> No
 
 
 def test_what_is_read_of_the_past_is_held_against_the_keys_of_its_time() -> None:
-    check = verifier(entry(revoked=NOW + 10), signatures="required")
+    check = verifier(entry(revoked=NOW + 10))
     check.check_past(said(time=NOW), "uplink")
     check.check_past(said(None, time=BEGAN - 5), "uplink")
+    with pytest.raises(MalformedMessage, match="without"):  # anybody can date back
+        verifier(entry(), signatures="required").check_past(said(None, time=BEGAN - 5), "uplink")
     for late in (said(None, time=BEGAN + 5), said(time=NOW + 20)):
         with pytest.raises(MalformedMessage):
             check.check_past(late, "uplink")

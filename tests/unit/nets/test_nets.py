@@ -46,7 +46,7 @@ def experiment(**changes: object) -> Experiment:
 
 
 def test_a_net_that_does_not_exist_is_named_with_those_that_do() -> None:
-    with pytest.raises(ConfigError, match=r"'UNett' does not exist.*SegResNet, SwinUNETR, UNet"):
+    with pytest.raises(ConfigError, match=r"'UNett' does not exist.*SegResNet, SwinUNETR, Tensors, UNet"):
         registry.read_spec({"name": "UNett"})
 
 
