@@ -82,8 +82,9 @@ def restore(
     from coordinator.record import archive
 
     state = _state_folder(config)
-    _tell_summary(archive.restore(saved, state, _show_progress()), "restored", state, as_json)
+    restored = archive.restore(saved, state, _show_progress())
     _note_witnesses(config)
+    _tell_summary(restored, "restored", state, as_json)
 
 
 @app.command()

@@ -90,7 +90,8 @@ class Upkeep:
             self._tell_liveness,
             self._enquire_standing,
             self._try_again,
-            self._look_at_trust,
+            self._hearing.seek_proofs,
+            self._judge_key,
             self._prune_due,
         ):
             try:
@@ -146,10 +147,9 @@ class Upkeep:
                 self._again[name] = _Again(due.round, now + pause, pause)
                 self._errands.apply_input(Retried(name))
 
-    def _look_at_trust(self) -> None:
-        if self._pace.is_due("trust", HOURS_EVERY):
+    def _judge_key(self) -> None:
+        if self._pace.is_due("key", HOURS_EVERY):
             self._hearing.judge_key()
-            self._hearing.seek_proofs()
 
     def look_at_the_clock(self) -> None:
         """Tell the agenda when the operator's hours begin or end."""

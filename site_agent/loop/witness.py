@@ -31,7 +31,7 @@ from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
 
 log = structlog.get_logger()
-ASK_EVERY = 5.0
+ASK_EVERY = 2.0
 """Seconds between two hellos that ask for a proof."""
 
 
