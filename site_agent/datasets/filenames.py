@@ -65,7 +65,7 @@ class FileRoles:
         return self.split_role(stem)[1]
 
     def split_role(self, stem: str) -> tuple[str, str | None]:
-        """What stands before the ending and what divides them, and the role; the whole stem where nothing fits."""
+        """The name without ending and separator, and the role; the whole stem and None where nothing fits."""
         name = stem.lower()
         for ending, (role, own) in self._known:
             before = name.removesuffix(ending)
