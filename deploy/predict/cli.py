@@ -62,12 +62,13 @@ def app(
     about = read_metadata(model)
     cases = [gathering.pair_channels(channel, about["channels"])] if channel else []
     cases += gathering.gather_cases(images or [], about["channels"]) if images else []
-    writing.open_folder(out)
     with console.show_working("loading the model") as tell:
         predictor = _load_predictor(model, own, device)
+        writing.open_folder(out, _list_results(predictor, cases, out, overlay=overlay))
         rows, failed = _predict_all(predictor, cases, out, tell)
         table = writing.write_table(out, rows)
-        pictures = _draw_overlays(predictor, cases, out, tell) if overlay else []
+        drawn = [case for case in cases if case.key not in failed]
+        pictures = _draw_overlays(predictor, drawn, out, tell) if overlay else []
     _report(predictor, cases, rows, failed, table, pictures, as_json=json_)
     raise typer.Exit(1 if failed else 0)
 
@@ -88,12 +89,22 @@ def _load_predictor(model: Path, own: Path | None, device: str) -> Predictor:
     return Predictor(model, place, own)
 
 
+def _list_results(predictor: Predictor, cases: list[Case], out: Path, *, overlay: bool) -> list[Path]:
+    """Every file that may be written, beside the table."""
+    from deploy.predict.writing import list_maps
+    from site_agent.dicom.prepared.preview import name_sheets
+
+    regions = tuple(predictor.about.get("regions", ()))
+    sheets = name_sheets(out, len(cases)) if overlay and regions else []
+    return list_maps(out, cases, regions, merged=predictor.excludes) + sheets
+
+
 def _predict_all(
     predictor: Predictor, cases: list[Case], out: Path, tell: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, str]]:
     from deploy.predict import writing
     from messages.ground.errors import WorkFailed
-    from site_agent.datasets.barrier import CaseError
+    from site_agent.datasets.barrier import CaseError, hold_faults
     from site_agent.datasets.cases import read_case
 
     rows: list[Row] = []
@@ -101,8 +112,9 @@ def _predict_all(
     for number, case in enumerate(cases, start=1):
         tell(f"image {number} of {len(cases)}: {case.key}")
         try:
-            loaded = read_case(case, {}, None)
-            said = predictor.predict(loaded)
+            with hold_faults(case.key):
+                loaded = read_case(case, {}, None)
+                said = predictor.predict(loaded)
         except CaseError as error:
             failed[case.key] = f"{error.what} ({error.reason})"
             continue
@@ -121,21 +133,22 @@ def _draw_overlays(predictor: Predictor, cases: list[Case], out: Path, tell: Cal
     from dataclasses import replace
 
     from deploy.predict.writing import merge_masks
+    from site_agent.datasets.barrier import hold_faults
     from site_agent.datasets.cases import LoadedCase, read_case
     from site_agent.dicom.prepared.preview import write_sheets
 
     regions = tuple(predictor.about.get("regions", ()))
-    drawn = [case for case in cases if any(out.glob(f"{case.key}_{regions[0]}.*"))] if regions else []
 
     def load(case: Case) -> LoadedCase:
-        loaded = read_case(case, {}, None)
-        masks = predictor.predict(loaded).masks
+        with hold_faults(case.key):
+            loaded = read_case(case, {}, None)
+            masks = predictor.predict(loaded).masks
         return replace(loaded, label=merge_masks(masks, loaded.label.shape), concepts=regions)
 
     def progress(done: int, total: int) -> None:
         tell(f"drawing {done + 1} of {total}")
 
-    return write_sheets(out, drawn, load, predictor.about["channels"], regions, progress) if drawn else []
+    return write_sheets(out, cases, load, predictor.about["channels"], regions, progress) if regions else []
 
 
 def _report(

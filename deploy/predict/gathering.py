@@ -101,9 +101,8 @@ def _read_name(path: Path, channels: Sequence[str]) -> tuple[str, str]:
         return stem, channels[0]
     if stem in channels:
         return path.absolute().parent.name, stem
-    role = FileRoles({}).find_role(stem)
+    before, role = FileRoles({}).split_role(stem)
     if role is not None and role in channels:
-        before = stem.rpartition("_" if "_" in stem else "-")[0]
         return before or path.absolute().parent.name, role
     return stem, ""
 

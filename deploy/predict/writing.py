@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,24 +17,46 @@ from PIL import Image
 from messages.ground.durable import replace_file, writing_beside
 from messages.ground.errors import RequestError
 from site_agent.datasets.filenames import is_picture
+from site_agent.datasets.opening import show_name
 
 if TYPE_CHECKING:
     from site_agent.datasets.cases import Case, LoadedCase
     from site_agent.training.tasks.prediction import Prediction
 
 TABLE = "predictions.csv"
+_ELSEWHERE = "Name another folder with --out"
 Row = dict[str, str | int | float]
 
 
-def open_folder(folder: Path) -> None:
-    """Make the folder of results; RequestError where it holds some already, or cannot be made."""
+def open_folder(folder: Path, results: Sequence[Path]) -> None:
+    """Make the folder of results.
+
+    Args:
+        results: every file that may be written there, beside the table.
+
+    Raises:
+        RequestError: one of them is there already, two have one name, or the folder cannot be made.
+    """
+    if os.path.lexists(folder / TABLE):
+        raise RequestError("holds predictions already", where=str(folder), advice=_ELSEWHERE)
+    seen: set[Path] = set()
+    for path in results:
+        if os.path.lexists(path):
+            raise RequestError(f"holds {show_name(path.name)} already", where=str(folder), advice=_ELSEWHERE)
+        if path in seen:
+            advice = "Predict these images one after the other, into folders of their own"
+            raise RequestError(f"two results would be {show_name(path.name)}", where=str(folder), advice=advice)
+        seen.add(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = (folder / TABLE).exists()
     except OSError as error:
         raise RequestError(f"cannot be written ({error.strerror})", where=str(folder)) from None
-    if taken:
-        raise RequestError("holds predictions already", where=str(folder), advice="Name another folder with --out")
+
+
+def list_maps(folder: Path, cases: Sequence[Case], regions: Sequence[str], *, merged: bool) -> list[Path]:
+    """Where the masks of all cases will lie; merged: the label maps too."""
+    masks = [_place_mask(folder, case, region) for case in cases for region in regions]
+    return masks + ([_place_map(folder, case) for case in cases] if merged else [])
 
 
 def write_masks(folder: Path, case: Case, loaded: LoadedCase, masks: Mapping[str, NDArray[np.bool_]]) -> list[Path]:
@@ -44,7 +67,7 @@ def write_masks(folder: Path, case: Case, loaded: LoadedCase, masks: Mapping[str
     """
     written = []
     for region, mask in masks.items():
-        path = folder / f"{case.key}_{region}"
+        path = _place_mask(folder, case, region)
         written.append(_write_map(path, mask.astype(np.uint8), case, loaded, scale=255))
     return written
 
@@ -53,7 +76,7 @@ def write_label_map(
     folder: Path, case: Case, loaded: LoadedCase, masks: Mapping[str, NDArray[np.bool_]], *, scale: int = 1
 ) -> Path:
     """All regions in one file, CASE: region i has the value i, from 1; of two that overlap the later one."""
-    return _write_map(folder / case.key, merge_masks(masks, loaded.label.shape), case, loaded, scale=scale)
+    return _write_map(_place_map(folder, case), merge_masks(masks, loaded.label.shape), case, loaded, scale=scale)
 
 
 def merge_masks(masks: Mapping[str, NDArray[np.bool_]], shape: Sequence[int]) -> NDArray[np.uint8]:
@@ -64,14 +87,24 @@ def merge_masks(masks: Mapping[str, NDArray[np.bool_]], shape: Sequence[int]) ->
     return merged
 
 
-def _write_map(path: Path, values: NDArray[np.uint8], case: Case, loaded: LoadedCase, *, scale: int) -> Path:
+def _place_mask(folder: Path, case: Case, region: str) -> Path:
+    return folder / f"{case.key}_{region}{_ending_of(case)}"
+
+
+def _place_map(folder: Path, case: Case) -> Path:
+    return folder / f"{case.key}{_ending_of(case)}"
+
+
+def _ending_of(case: Case) -> str:
+    return ".png" if is_picture(case.images[0].name) else ".nii.gz"
+
+
+def _write_map(place: Path, values: NDArray[np.uint8], case: Case, loaded: LoadedCase, *, scale: int) -> Path:
     if is_picture(case.images[0].name):
         data = io.BytesIO()
         Image.fromarray(values[..., 0].T * np.uint8(scale)).save(data, format="PNG")
-        place = path.with_name(f"{path.name}.png")
         replace_file(place, data.getvalue())
         return place
-    place = path.with_name(f"{path.name}.nii.gz")
     image = nib.Nifti1Image(values, loaded.affine)
     image.header.set_xyzt_units("mm")
     with writing_beside(place) as beside:

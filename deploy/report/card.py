@@ -95,23 +95,30 @@ def render_card(story: ExperimentStory, facts: CardFacts) -> str:
     )
 
 
+def _program_of(story: ExperimentStory) -> str:
+    """The program of the sites' own that trained it, which alone knows what it sees; "": Konsil's own trainer did."""
+    trainer = None if story.experiment is None else story.experiment.training.trainer
+    return "" if trainer is None else f"the program `{trainer}` of the sites"
+
+
 def _metadata(story: ExperimentStory, facts: CardFacts) -> str:
     """Hugging Face's metadata, as YAML whose values are JSON (YAML 1.2 reads them)."""
     experiment, test = story.experiment, story.test
     kind = "" if experiment is None else experiment.task.kind
+    tags = {} if _program_of(story) else _TAGS
     told: dict[str, Any] = {
         "license": facts.license or "other",
         "library_name": "konsil",
-        "tags": ["medical-imaging", "federated-learning", *(["monai"] if experiment is not None else [])],
+        "tags": ["federated-learning"] if _program_of(story) else ["medical-imaging", "federated-learning", "monai"],
     }
-    if kind in _TAGS:
-        told["pipeline_tag"] = _TAGS[kind]
+    if kind in tags:
+        told["pipeline_tag"] = tags[kind]
     if experiment is not None:
         told["datasets"] = [experiment.data.dataset]
     if test is not None and test.mean is not None:
         metric = {"type": test.reader.metric, "value": round(test.mean, 6), "name": f"test {test.reader.title}"}
         dataset = {"type": "private", "name": f"test cases of {len(test.sites)} sites"}
-        result = {"task": {"type": _TAGS.get(kind, kind)}, "dataset": dataset, "metrics": [metric]}
+        result = {"task": {"type": tags.get(kind, kind)}, "dataset": dataset, "metrics": [metric]}
         told["metrics"] = [test.reader.metric]
         told["model-index"] = [{"name": story.id, "results": [result]}]
     lines = "".join(f"{key}: {json.dumps(value, ensure_ascii=True)}\n" for key, value in told.items())
@@ -132,10 +139,13 @@ def _release(story: ExperimentStory, facts: CardFacts) -> dict[str, str]:
 def _uses(story: ExperimentStory, facts: CardFacts) -> dict[str, str]:
     experiment = story.experiment
     purpose = "" if experiment is None else experiment.purpose
+    usage, program = "`konsil predict model.safetensors IMAGES`", _program_of(story)
+    if program:
+        usage = f"with {program}, which `konsil predict` does not run"
     return {
         "Intended use": facts.intended_use or (f"{purpose} (the experiment's purpose)" if purpose else ""),
         "Intended users": facts.intended_users,
-        "How to use": facts.how_to_use or "`konsil predict model.safetensors IMAGES`",
+        "How to use": facts.how_to_use or usage,
         "Patient population": facts.population,
         "Out of scope": facts.out_of_scope,
     }
@@ -163,13 +173,16 @@ def _ingredients(story: ExperimentStory, facts: CardFacts) -> dict[str, str]:
     plan, cases = experiment.plan, {name: one.cases for name, one in story.sites.items() if name in story.joined}
     trained = [f"{name} ({told.train})" for name, told in sorted(cases.items()) if told is not None]
     versions = {f"{k} {v}" for one in story.sites.values() if one.platform for k, v in one.platform.versions.items()}
+    channels, program = ", ".join(experiment.task.channels), _program_of(story)
+    kept = "cases" if program else "images"
     return {
         "Outputs": f"{experiment.task.kind}: {', '.join(experiment.task.targets)}",
-        "Model type": f"{experiment.net.name} ({experiment.training.dims}D)",
+        "Model type": experiment.net.name
+        + (f", trained by {program}" if program else f" ({experiment.training.dims}D)"),
         "Starts from": experiment.net.origin or "weights drawn from the experiment's seed",
-        "Input": f"images of {', '.join(experiment.task.channels)}",
+        "Input": f"{channels}, as {program} reads them" if program else f"images of {channels}",
         "Data source": facts.data_source,
-        "Training data": f"{len(trained)} sites, training cases: {', '.join(trained)}; images never left them",
+        "Training data": f"{len(trained)} sites, training cases: {', '.join(trained)}; {kept} never left them",
         "Training": f"{plan.kind}, {plan.strategy.name}, {story.completed_rounds} rounds",
         "Approval": experiment.approval,
         "Software": ", ".join(sorted(versions)),

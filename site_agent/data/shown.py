@@ -91,7 +91,9 @@ def draw_any_sheets(
     def load(case: Case) -> LoadedCase:
         return source.load_case(case, config)
 
-    return preview.write_sheets(store.folder_of(state, name), survey.cases, load, channels, concepts, progress)
+    folder = store.folder_of(state, name)
+    preview.remove_sheets(folder)
+    return preview.write_sheets(folder, survey.cases, load, channels, concepts, progress)
 
 
 def _show_nifti(config: DatasetConfig, key: str) -> CaseShown | None:

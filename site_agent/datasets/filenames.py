@@ -62,13 +62,17 @@ class FileRoles:
 
     def find_role(self, stem: str) -> str | None:
         """A channel, LABEL or IGNORE; None where nothing fits."""
+        return self.split_role(stem)[1]
+
+    def split_role(self, stem: str) -> tuple[str, str | None]:
+        """The name without ending and separator, and the role; the whole stem and None where nothing fits."""
         name = stem.lower()
         for ending, (role, own) in self._known:
             before = name.removesuffix(ending)
             if name.endswith(ending) and (not before or before[-1] in "-_" or (own and not before[-1].isalnum())):
                 self._note_used(ending, own)
-                return role
-        return None
+                return stem[: -len(ending)][:-1], role
+        return stem, None
 
     def strip_label(self, stem: str) -> str:
         """A label's name without the operator's ending for labels (labelsTr/NAME_seg → NAME)."""

@@ -53,7 +53,20 @@ def draw_sheets(name: str, config: DicomDataset, state: Path, progress: Callable
     def load(case: Case) -> LoadedCase:
         return source.load_case(case, dataset, vault)
 
-    return write_sheets(store.folder_of(state, name), cases, load, config.channels, config.labels.names, progress)
+    folder = store.folder_of(state, name)
+    remove_sheets(folder)
+    return write_sheets(folder, cases, load, config.channels, config.labels.names, progress)
+
+
+def remove_sheets(folder: Path) -> None:
+    """Remove the sheets of an earlier time, of which there may be more."""
+    for old in folder.glob("preview-*.png"):
+        old.unlink()
+
+
+def name_sheets(folder: Path, cases: int) -> list[Path]:
+    """Where the sheets of so many cases lie."""
+    return [folder / f"preview-{number:03d}.png" for number in range(1, -(-cases // _ROWS) + 1)]
 
 
 def write_sheets(
@@ -64,24 +77,20 @@ def write_sheets(
     concepts: Sequence[str],
     progress: Callable[[int, int], None],
 ) -> list[Path]:
-    """Write the sheets of some cases, in place of those that are there; their paths.
+    """Write the sheets of some cases; their paths (`name_sheets`).
 
     Args:
         folder: made if missing, for its owner only. concepts: behind the label's values, from 1.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for old in folder.glob("preview-*.png"):
-        old.unlink()
-    sheets = []
-    for first in range(0, len(cases), _ROWS):
+    sheets = name_sheets(folder, len(cases))
+    for first, path in zip(range(0, len(cases), _ROWS), sheets, strict=True):
         rows = []
         for number, case in enumerate(cases[first : first + _ROWS], start=first + 1):
             progress(number - 1, len(cases))
             said, tiles = _draw_row(load(case))
             rows.append((f"{show_name(case.key)}   {said}", tiles))
-        path = folder / f"preview-{first // _ROWS + 1:03d}.png"
         _write_private(path, _draw_sheet(rows, channels, concepts))
-        sheets.append(path)
     return sheets
 
 

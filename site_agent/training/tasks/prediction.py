@@ -19,6 +19,7 @@ from messages.experiment import Preprocessing
 from messages.ground.errors import ConfigError
 from nets.export import load_model
 from site_agent.datasets.cases import LoadedCase
+from site_agent.datasets.look import judge_preprocessing
 from site_agent.training.cases.preprocess import PreparedCase, prepare_case, to_native
 from site_agent.training.tasks.base import Inference, answer_image, predict_logits
 from site_agent.training.tasks.classification import to_probabilities
@@ -66,7 +67,9 @@ class Predictor:
         return self._regions is not None and self._regions.softmax
 
     def predict(self, loaded: LoadedCase) -> Prediction:
-        """Ask the model; raises CaseError where the image is nothing that it could see."""
+        """Ask the model; raises CaseError where the image is nothing that training would let it see."""
+        whole = self._regions is None
+        judge_preprocessing(loaded.image, loaded.affine, self._preprocessing, whole=whole)
         prepared = prepare_case(loaded.image, loaded.label, loaded.affine, self._preprocessing)
         return self._ask(prepared)
 

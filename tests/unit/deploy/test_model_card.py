@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from storytelling import complete, recruited
+from storytelling import PLAIN, complete, recruited
 
 from deploy.report.card import CardFacts, read_facts, render_card
 from deploy.session.history import story_of_entries
+from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, RequestError
 
 STORY = story_of_entries(complete().entries, "try")
@@ -48,6 +49,36 @@ def test_without_a_test_score_the_card_says_so() -> None:
     card = render_card(replace(STORY, evaluations={}), CardFacts())
     assert "Test scores: not stated" in card
     assert "model-index" not in metadata_of(card)
+
+
+def test_a_model_of_a_program_of_the_sites_own_is_described_as_one() -> None:
+    """Neither MONAI nor `konsil predict` knows what its tensors mean, and what it sees may be numbers of a table."""
+    plain = {
+        **PLAIN,
+        "task": {"kind": "regression", "channels": ["age", "volume"], "quantity": "outcome"},
+        "net": {"name": "Tensors", "tensors": [{"name": "weight", "shape": [2, 1]}]},
+        "training": {"trainer": "linear"},
+        "evaluation": {"select_by": "last"},
+    }
+    story = replace(STORY, experiment=Experiment.model_validate(plain), evaluations={})
+    card = render_card(story, CardFacts())
+    assert metadata_of(card)["tags"] == ["federated-learning"]
+    assert "- **How to use:** with the program `linear` of the sites, which `konsil predict` does not run" in card
+    assert "- **Model type:** Tensors, trained by the program `linear` of the sites" in card
+    assert "- **Input:** age, volume, as the program `linear` of the sites reads them" in card
+    assert "images" not in card.split("## Settings")[0]
+
+
+def test_a_classification_by_a_program_of_the_sites_own_has_no_tag_of_images() -> None:
+    plain = {
+        **PLAIN,
+        "task": {"kind": "classification", "channels": ["age"], "classes": ["dead", "alive"]},
+        "net": {"name": "Tensors", "tensors": [{"name": "weight", "shape": [1, 2]}]},
+        "training": {"trainer": "linear"},
+        "evaluation": {"select_by": "last"},
+    }
+    story = replace(STORY, experiment=Experiment.model_validate(plain), evaluations={})
+    assert "pipeline_tag" not in metadata_of(render_card(story, CardFacts()))
 
 
 def test_an_experiment_without_a_model_has_no_card() -> None:

@@ -17,6 +17,8 @@ from messages.experiment import Experiment
 from messages.ground.errors import RequestError
 from nets.initial import initial_model
 from nets.model_file import save_model
+from site_agent.training.cases.preprocess import prepare_case
+from site_agent.training.tasks import prediction
 
 SHAPE = (20, 24, 18)
 TILT = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, -3], [0, 0, 1, 9], [0, 0, 0, 1.0]])
@@ -187,6 +189,94 @@ def test_what_cannot_be_predicted_is_told_in_one_line(
     assert told in lines[0]
 
 
+def save_drawer(path: Path) -> Path:
+    """Of masks in pictures; its regions exclude each other."""
+    task = {"kind": "segmentation", "channels": ["US"], "regions": {"b": ["B"], "c": ["C"]}, "activation": "softmax"}
+    sizes = {"preprocessing": {"size": [16, 16]}, "training": {"patch": [16, 16], "loss": "dice+ce"}}
+    return save(path, task, UNET, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("images", "there", "arguments", "told"),
+    [
+        (["in/a.png"], [], ["--out", "in"], "a.png"),  # the label map would take the image's place
+        (["in/a.png"], ["out/a_c.png"], [], "a_c.png"),
+        (["in/a.png"], ["out/preview-001.png"], ["--overlay"], "preview-001.png"),
+        (["in/a.png", "in/a_b.png"], [], [], "a_b.png"),  # region b of a, and all regions of a_b
+        (["in/preview-001.png"], [], ["--overlay"], "preview-001.png"),
+    ],
+)
+def test_results_take_no_file_s_place_and_are_refused_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    images: list[str],
+    there: list[str],
+    arguments: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_drawer(tmp_path / "model.safetensors")
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    for image in (*images, *there):
+        draw_picture(tmp_path / image)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    assert run_command(["predict", "model.safetensors", *images, "--out", "out", *arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("konsil: ")]
+    assert told in line
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
+    assert not list(tmp_path.rglob("predictions.csv"))
+
+
+def test_a_person_s_own_pictures_stay_beside_the_contact_sheets(tmp_path: Path) -> None:
+    save_drawer(tmp_path / "model.safetensors")
+    draw_picture(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    own = draw_picture(tmp_path / "out" / "preview-mine.png")
+    arguments = ["predict", str(tmp_path / "model.safetensors"), str(tmp_path / "a.png"), "--overlay"]
+    assert run_command([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert own.exists()
+    assert (tmp_path / "out" / "preview-001.png").exists()
+
+
+def test_an_image_of_many_slices_is_nothing_that_a_net_of_one_slice_sees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training leaves such a case out for the same reason."""
+    model, images = save_classifier(tmp_path / "model.safetensors"), tmp_path / "images"
+    images.mkdir()
+    draw_picture(images / "a.png")
+    voxels = np.random.default_rng(1).normal(100, 10, SHAPE).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), images / "head.nii.gz")
+    assert run_command(["predict", str(model), str(images), "--out", str(tmp_path / "out"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert "18 slices" in told["failed"]["head"]
+    assert "shape-mismatch" in told["failed"]["head"]
+    assert [row["case"] for row in read_rows(tmp_path / "out")] == ["a"]
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("mat1 and mat2 shapes cannot be multiplied")])
+def test_an_image_on_which_the_net_fails_is_named_and_the_others_are_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception
+) -> None:
+    model, images, out = save_classifier(tmp_path / "model.safetensors"), tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(images / "a-large.png")
+    draw_picture(images / "small.png")
+
+    def prepare(image: np.ndarray, *others: object) -> object:
+        if image.shape[1] == 64:
+            raise fault
+        return prepare_case(image, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prediction, "prepare_case", prepare)
+    assert run_command(["predict", str(model), str(images), "--out", str(out), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["failed"]) == {"a-large"}
+    assert [row["case"] for row in read_rows(out)] == ["small"]
+
+
 def test_a_file_that_is_no_model_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = draw_picture(tmp_path / "a.png")
     assert run_command(["predict", str(picture), str(picture)]) == 2
@@ -199,6 +289,7 @@ def test_a_file_that_is_no_model_is_told_in_one_line(tmp_path: Path, capsys: pyt
         (["p1_0000.nii.gz", "p1_0001.nii.gz", "p2_0000.nii.gz", "p2_0001.nii.gz"], ["p1", "p2"]),
         (["BraTS-1-t1n.nii.gz", "BraTS-1-t2w.nii.gz", "BraTS-1-seg.nii.gz"], ["BraTS-1"]),
         (["case_t1.nii.gz", "case_t2.nii.gz"], ["case"]),
+        (["sub_01-t1n.nii.gz", "sub_01-t2w.nii.gz", "sub_02-t1n.nii.gz", "sub_02-t2w.nii.gz"], ["sub_01", "sub_02"]),
         (["whole.nii.gz"], ["whole"]),
         (["one/T1.nii.gz", "one/T2.nii.gz", "two/T1.nii.gz", "two/T2.nii.gz"], ["one", "two"]),
     ],
