@@ -219,7 +219,7 @@ MUTATIONS = (
     Mutation(
         "a site's policy is not asked",
         "site_agent/core/policy.py",
-        '    if policy.default == "allow":\n',
+        '    if policy.default == "allow" and experiment.training.trainer is None:\n',
         "    if policy:\n",
     ),
     Mutation(

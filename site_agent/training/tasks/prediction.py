@@ -5,6 +5,7 @@ What the model file says is all that is needed: how images are prepared, and how
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from site_agent.training.cases.preprocess import PreparedCase, prepare_case, to_
 from site_agent.training.tasks.base import Inference, answer_image, predict_logits
 from site_agent.training.tasks.classification import to_probabilities
 from site_agent.training.tasks.regions import Regions
+
+NAME_OF_TARGET = r"[A-Za-z][A-Za-z0-9_-]{0,31}"
+"""As the experiment file has it (`messages.tasks.base.Concept`)."""
 
 
 @dataclass(frozen=True)
@@ -99,5 +103,7 @@ class Predictor:
 def _read_regions(about: Mapping[str, Any]) -> Regions | None:
     if "regions" not in about:
         return None
+    if not all(re.fullmatch(NAME_OF_TARGET, name) for name in about["regions"]):
+        raise ValueError("a region's name that is no name: it becomes a file's")
     concepts = sorted({concept for several in about["regions"].values() for concept in several})
     return Regions(about["regions"], concepts, softmax=about["activation"] == "softmax")

@@ -316,3 +316,18 @@ def test_a_channel_that_is_missing_is_named(tmp_path: Path) -> None:
         gather_cases([tmp_path], ["T1", "T2"])
     with pytest.raises(RequestError, match="no file for T2"):
         pair_channels([f"T1={tmp_path / 'p1_0000.nii.gz'}"], ["T1", "T2"])
+
+
+def test_a_model_file_whose_region_would_name_another_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = {**SEGMENTATION, "channels": ["US"]}
+    model = save(tmp_path / "model.safetensors", task, UNET, training={"patch": [16, 16]})
+    told = prediction.load_model
+    monkeypatch.setattr(
+        prediction, "load_model", lambda *args: (told(*args)[0], told(*args)[1] | {"regions": {"../x": ["ED"]}})
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["predict", str(model), str(draw_picture(tmp_path / "a.png"))]) == 2
+    assert "does not say how images are prepared" in capsys.readouterr().err
+    assert not (tmp_path / "predictions").exists()
