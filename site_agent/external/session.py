@@ -174,12 +174,13 @@ class ExternalSession:
     def _describe_run(self, run: _Run) -> dict[str, Any]:
         """`task.json`; docs/trainers.md has each key."""
         experiment, training = self.experiment, self.experiment.training
-        factor = training.schedule.factor(run.round, experiment.rounds.count)
-        named = f"{experiment.seed}|{self._request.site}|{run.round}"
+        number, rounds = (one + experiment.rounds_before for one in (run.round, experiment.rounds.count))
+        factor = training.schedule.factor(number, rounds)
+        named = f"{experiment.seed}|{self._request.site}|{number}"
         return {
             "do": run.do,
-            "round": run.round,
-            "rounds": experiment.rounds.count,
+            "round": number,
+            "rounds": rounds,
             "seed": int.from_bytes(sha256(named.encode()).digest()[:_SEED_BYTES], "big"),
             "task": experiment.task.model_dump(mode="json"),
             "targets": list(experiment.task.targets),

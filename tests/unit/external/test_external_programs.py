@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,25 @@ def test_what_a_program_is_told_holds_nothing_secret(tmp_path: Path) -> None:
     assert str(tmp_path) not in words
     assert "site-a" not in words
     assert told["training"]["learning_rate"] == pytest.approx(0.1)
+
+
+def test_a_round_after_rounds_that_stand_is_told_as_the_round_that_it_is(tmp_path: Path) -> None:
+    schedule = {"name": "poly"}
+    training = {"trainer": "linear", "local_steps": 10, "optimizer": {"lr": 0.1}, "schedule": schedule}
+    superseded = {"experiment": "exp-1", "rounds": 3, "model": f"sha256:{'1' * 64}", "after": 2}
+    net = {"name": "Tensors", "tensors": rig.TENSORS, "from": f"sha256:{'2' * 64}"}
+    files = [
+        rig.experiment(training=training),
+        rig.experiment(id="exp-2", net=net, training=training, rounds={"count": 1}, supersedes=superseded),
+    ]
+    whole, rest = (
+        ExternalSession(rig.preparation(tmp_path, rig.register(tmp_path / "programs"), file), lambda _reply: None)
+        for file in files
+    )
+    told = rest._describe_run(_train(rest, tmp_path))
+    assert (told["round"], told["rounds"]) == (3, 3)
+    third = whole._describe_run(replace(_train(whole, tmp_path), round=3))
+    assert {key: told[key] for key in ("seed", "training")} == {key: third[key] for key in ("seed", "training")}
 
 
 def _train(chosen: ExternalSession, folder: Path) -> Any:
