@@ -224,6 +224,23 @@ def test_a_program_that_sees_images_is_scored_by_its_probabilities(tmp_path: Pat
     assert 5 < rig.tensors_in(Path(request.output), request.update)["edge"] < 95
 
 
+def test_the_agent_is_told_which_cases_a_program_trains_on(tmp_path: Path) -> None:
+    prepared = session(tmp_path).prepared
+    assert len(prepared.cases) == prepared.used == 200
+    assert {one.patient for one in prepared.cases} == {f"p{number}" for number in range(100)}
+    assert [one.split for one in prepared.cases].count("train") == prepared.train
+
+
+def test_another_image_under_the_same_name_is_another_case(tmp_path: Path) -> None:
+    before = pictures(tmp_path, 0.0)[0]
+    changed = before._cases["train"][0]
+    changed.images[0].write_bytes(before._cases["train"][1].images[0].read_bytes())
+    after = ExternalSession(before._request, lambda _reply: None).prepared
+    digests = {one.case: one.digest for one in before.prepared.cases}
+    assert [one.case for one in after.cases if one.digest != digests[one.case]] == [changed.key]
+    assert after.fingerprint != before.prepared.fingerprint
+
+
 def test_a_probability_above_1_is_none(tmp_path: Path) -> None:
     chosen, request = pictures(tmp_path, 0.5)
     with pytest.raises(ProgramFailed, match="a probability is from 0 to 1"):
