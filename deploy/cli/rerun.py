@@ -103,9 +103,9 @@ def _tell_check(story: ExperimentStory, stories: dict[str, ExperimentStory], *, 
     if old is None:
         raise RequestError(f"{told.experiment}, which it supersedes, is not known here", where=story.id)
     found = compare_data(old, story)
-    exact = all(found.values())
+    unchanged = all(found.values())
     if json_:
-        emit_json({"experiment": story.id, "supersedes": told.experiment, "data": dict(found), "exact": exact})
+        emit_json({"experiment": story.id, "supersedes": told.experiment, "data": dict(found), "same_data": unchanged})
     else:
         words = {
             True: "the same data",
@@ -114,4 +114,4 @@ def _tell_check(story: ExperimentStory, stories: dict[str, ExperimentStory], *, 
         }
         for site, same in found.items():
             say_line(f"{site}: {words[same]}")
-    return 0 if exact else 1
+    return 0 if unchanged else 1

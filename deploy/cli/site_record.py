@@ -145,7 +145,7 @@ def commitments(
                 one.experiment,
                 one.kind,
                 one.digest[:16],
-                "" if one.key else "its key is destroyed",
+                "" if one.key else "erased: it cannot be opened",
             ]
             for one in found
         ],

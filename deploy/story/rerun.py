@@ -1,7 +1,8 @@
 """An experiment made anew without sites whose data were withdrawn: from the last model that they had not touched; pure.
 
-The same file and seeds, and so the same bits as an experiment that never had these sites, as long as the data of the
-others are what they were (their commitments in `joined` tell) and the same sites contribute to each round.
+The same file and seeds, and so a final model of the same bits as that of an experiment that never had these sites, as
+long as training gives the same bits twice, the data of the others are what they were (their commitments in `joined`
+tell) and the same sites contribute to each round.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Rerun:
 
 def plan_rerun(
     story: ExperimentStory,
-    taken: Collection[str],
+    known: Mapping[str, ExperimentStory],
     without: Sequence[str],
     *,
     reason: Reason = Reason.WITHDRAWN,
@@ -48,7 +49,7 @@ def plan_rerun(
     """Plan it.
 
     Args:
-        taken: ids of experiments that there are.
+        known: the experiments that there are, by id.
         without: sites that are not in it; where it names none, all are, with the data that they have now.
         before_round: it begins with the model that this round (from 1) received; None: where `without` first trained.
         identity: its id; None: the old one's with "-rerun-" and a number.
@@ -71,8 +72,13 @@ def plan_rerun(
     sites = tuple(site for site in old.sites if site not in without)
     if not sites:
         raise RequestError("no site would be left", where=story.id)
+    if (behind := _find_touched_origin(old, known, without)) is not None:
+        raise RequestError(
+            f"it began with a model (net.from) that {', '.join(without)} had touched in {behind}", where=story.id,
+            advice=f"Make {behind} anew first, and begin a new experiment with that model",
+        )  # fmt: skip
     touched = _first_touched(story, without)
-    if touched is None and before_round is None:
+    if without and touched is None and before_round is None:
         raise RequestError(
             f"{', '.join(without)} trained in no round: its model stands", where=story.id,
             advice="With --before-round N the rounds from N on are made anew all the same",
@@ -87,14 +93,14 @@ def plan_rerun(
         stand = 0
         notes.append(f"{why}: it begins anew, and not with the model of round {wanted - 1}")
     plain = _write_file(story, old, sites, last, stand, reason)
-    plain["id"] = identity or _free_id(story.id, taken)
+    plain["id"] = identity or _free_id(story.id, known)
     if not EXPERIMENT_ID.fullmatch(plain["id"]):
         raise RequestError(f"{plain['id']!r} is no experiment's id", advice="Give one with --id")
     least = plain.get("quorum", {}).get("least_sites")
     if isinstance(least, int) and least > len(sites):
         plain["quorum"] = {**plain["quorum"], "least_sites": "all"}
         notes.append(f"quorum.least_sites was {least}, and {len(sites)} are left: all of them")
-    notes.append(f"exact while the data of {', '.join(sites)} are as they were: --check tells once they have joined")
+    notes.append(_tell_exactness(story, old, sites, stand))
     try:
         return Rerun(Experiment.model_validate(plain), stand, tuple(notes))
     except ValidationError as error:
@@ -130,6 +136,18 @@ def _find_obstacle(old: Experiment) -> str | None:
     return None
 
 
+def _tell_exactness(story: ExperimentStory, old: Experiment, sites: tuple[str, ...], stand: int) -> str:
+    """How far it makes the bits of an experiment that never had the sites that are left out, in words."""
+    told = {site: story.sites[site].platform for site in sites if site in story.sites}
+    if unsteady := [site for site, platform in told.items() if platform is not None and not platform.deterministic]:
+        return f"not exact: training at {', '.join(unsteady)} does not give the same bits twice"
+    best = old.evaluation.select_by != "last" and stand
+    what = (
+        f"the final model alone is exact (models up to round {stand} are not selected from), and" if best else "exact"
+    )
+    return f"{what} while the data of {', '.join(sites)} are as they were: --check tells once they have joined"
+
+
 def _last_round(story: ExperimentStory) -> int | None:
     """The last round that made a model."""
     return max((number for number, one in story.rounds.items() if one.model_digest is not None), default=None)
@@ -138,6 +156,33 @@ def _last_round(story: ExperimentStory) -> int | None:
 def _first_touched(story: ExperimentStory, without: Collection[str]) -> int | None:
     """The first round that one of these sites' updates went into."""
     return min((number for number, one in story.rounds.items() if set(without) & set(one.contributors)), default=None)
+
+
+def _find_touched_origin(old: Experiment, known: Mapping[str, ExperimentStory], without: Collection[str]) -> str | None:
+    """An experiment whose model, with an update of one of these sites in it, this one began with, at any remove."""
+    seen, ahead = set[str](), [old.net.origin]
+    while ahead:
+        origin = ahead.pop()
+        if origin is None or origin in seen:
+            continue
+        seen.add(origin)
+        for story in known.values():
+            rounds = _rounds_behind(story, origin)
+            if rounds is None:
+                continue
+            touched = _first_touched(story, without)
+            if touched is not None and touched <= rounds:
+                return story.id
+            ahead.append(None if story.experiment is None else story.experiment.net.origin)
+    return None
+
+
+def _rounds_behind(story: ExperimentStory, origin: str) -> int | None:
+    """How many rounds of an experiment made the model that `net.from` names; None: it is none of its models."""
+    if story.id == origin:
+        return story.model_round or _last_round(story)
+    made = (number for number, one in story.rounds.items() if f"{DIGEST_MARK}{one.model_digest}" == origin)
+    return max(made, default=None)
 
 
 def _free_id(base: str, taken: Collection[str]) -> str:

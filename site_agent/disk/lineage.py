@@ -273,12 +273,18 @@ class Lineage:
             first |= dict.fromkeys(heirs, 1)
 
     def forget_case(self, names: Iterable[str]) -> int:
-        """Destroy what links a case, or a patient's cases, with any round; how many links there were."""
+        """Destroy what links a case, or a patient's cases, with any round; how many links there were.
+
+        The digests of the experiments' data go, too: the case's own is among them.
+        """
         with self._transaction() as db:
             key = db.execute("SELECT key FROM keys WHERE name = ?", (_CASES,)).fetchone()
             gone = 0
             for name in names if key is not None else ():
                 mark = _mark(bytes(key[0]), plain_name(name))
+                found = db.execute("SELECT DISTINCT state FROM members WHERE mark = ? OR patient = ?", (mark, mark))
+                for (state,) in found.fetchall():
+                    _blank_state(db, state)
                 gone += db.execute("DELETE FROM members WHERE mark = ? OR patient = ?", (mark, mark)).rowcount
         return gone
 
@@ -347,8 +353,24 @@ def _commit(db: sqlite3.Connection, experiment: str, kind: str, content: str, sh
     key = secrets.token_bytes(KEY_BYTES) if shared is None else shared
     digest = commit_to(key, kind, content)
     row = (experiment, kind, digest, content, key if shared is None else None, now)
-    db.execute("INSERT INTO commitments VALUES (?, ?, ?, ?, ?, ?)", row)
+    db.execute("INSERT OR REPLACE INTO commitments VALUES (?, ?, ?, ?, ?, ?)", row)  # its content may have been erased
     return digest
+
+
+def _blank_state(db: sqlite3.Connection, state: int) -> None:
+    """A data state that lacks a case from now on: the same data are another state when they are read again, and what
+    was committed to of them cannot be shown any more."""
+    db.execute("UPDATE states SET digest = ? WHERE number = ?", (secrets.token_bytes(KEY_BYTES), state))
+    users = db.execute(
+        "SELECT experiment FROM rounds WHERE state = ?1 UNION SELECT experiment FROM current WHERE state = ?1", (state,)
+    ).fetchall()
+    if not users:  # who joined with it has read other data before the first round, and nobody knows who it was
+        db.execute("UPDATE commitments SET content = '' WHERE kind = ?", (DATA,))
+    db.executemany(
+        "UPDATE commitments SET content = '' WHERE kind = ?2 AND content IN "
+        "(SELECT content FROM commitments WHERE kind = ?2 AND experiment = ?1)",
+        [(experiment, DATA) for (experiment,) in users],
+    )
 
 
 def _key_of(db: sqlite3.Connection, name: str) -> bytes:

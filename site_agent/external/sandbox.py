@@ -11,9 +11,10 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -75,6 +76,8 @@ class Places:
     def remove(self) -> None:
         """Remove all that a run has left."""
         for place in (self.work, self.scratch, self.root, self.library):
+            for _files, _folder in _walk_all(place):
+                pass
             shutil.rmtree(place, ignore_errors=True)
         self.program.unlink(missing_ok=True)
 
@@ -82,11 +85,38 @@ class Places:
         """What the program has written so far, as far as it can be seen."""
         total = 0
         for place in (self.work, self.scratch):
-            for folder, _folders, files in os.walk(place):
+            for files, folder in _walk_all(place):
                 for name in files:
                     with contextlib.suppress(OSError):
-                        total += os.lstat(os.path.join(folder, name)).st_size
+                        total += os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
         return total
+
+
+def _walk_all(place: Path) -> Iterator[tuple[list[str], int]]:
+    """Every folder from this one down, as the names of its files and its descriptor.
+
+    Each is made its owner's to read and change first: a program may leave its folders in any mode.
+    """
+    if _open_to_owner(str(place), None):
+        for _path, folders, files, here in os.fwalk(place):
+            for name in folders:
+                _open_to_owner(name, here)
+            yield files, here
+
+
+def _open_to_owner(name: str, within: int | None) -> bool:
+    """Whether it is a folder (and no link to one); it never follows what a running program puts in its place."""
+    try:
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=within)
+    except OSError:
+        return False
+    try:
+        mode = stat.S_IMODE(os.fstat(held).st_mode)
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(f"/proc/self/fd/{held}", mode | stat.S_IRWXU)  # fchmod takes no O_PATH descriptor
+    finally:
+        os.close(held)
+    return True
 
 
 def read_program(trainer: ExternalTrainer) -> bytes:

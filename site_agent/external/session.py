@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from messages.tensors.layout import Manifest
 from nets.registry import spec_of
 from site_agent.config import ExternalTrainer
 from site_agent.data.described import dataset_of
+from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.cases import Case
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.source import Survey, survey_cases
 from site_agent.datasets.splits import SPLITS, split_cases
+from site_agent.disk.lineage import plain_name
 from site_agent.external import work
 from site_agent.external.program import ProgressLine, run_program
 from site_agent.external.sandbox import Places, TrainerUnfit, read_program, start_command, try_sandbox
@@ -38,6 +41,7 @@ from site_agent.training.protocol import (
     Reply,
     Train,
     Trained,
+    UsedCase,
     Written,
 )
 
@@ -174,12 +178,13 @@ class ExternalSession:
     def _describe_run(self, run: _Run) -> dict[str, Any]:
         """`task.json`; docs/trainers.md has each key."""
         experiment, training = self.experiment, self.experiment.training
-        factor = training.schedule.factor(run.round, experiment.rounds.count)
-        named = f"{experiment.seed}|{self._request.site}|{run.round}"
+        number, rounds = (one + experiment.rounds_before for one in (run.round, experiment.rounds.count))
+        factor = training.schedule.factor(number, rounds)
+        named = f"{experiment.seed}|{self._request.site}|{number}"
         return {
             "do": run.do,
-            "round": run.round,
-            "rounds": experiment.rounds.count,
+            "round": number,
+            "rounds": rounds,
             "seed": int.from_bytes(sha256(named.encode()).digest()[:_SEED_BYTES], "big"),
             "task": experiment.task.model_dump(mode="json"),
             "targets": list(experiment.task.targets),
@@ -222,14 +227,25 @@ class ExternalSession:
         survey = self._survey_dataset()
         shares = experiment.data.split.model_dump()
         self._cases = dict(split_cases(survey.cases, request.secret, experiment.seed, shares))
-        fingerprint = sha256()
+        left_out = Counter({str(reason): count for reason, count in survey.left_out.items()})
+        used: list[UsedCase] = []
         for name in SPLITS:
+            kept = []
             for case in self._cases[name]:
-                fingerprint.update(f"{name} {case.key} {case.numbers} {case.truth}\n".encode(errors="surrogateescape"))
+                try:
+                    with hold_faults(case.key):
+                        used.append(_describe_case(case, name))
+                except CaseError as error:  # it could be read a moment ago: count it, and go on without it
+                    left_out[str(error.reason)] += 1
+                    continue
+                kept.append(case)
+                self._report_preparing(len(used), len(survey.cases))
+            self._cases[name] = tuple(kept)
+        lines = "".join(f"{one.split} {one.case} {one.digest}\n" for one in used)
         return Prepared(
             found=survey.found,
-            used=len(survey.cases),
-            left_out={str(reason): count for reason, count in survey.left_out.items()},
+            used=len(used),
+            left_out=dict(sorted(left_out.items())),
             train=len(self._cases["train"]),
             validation=len(self._cases["validation"]),
             test=len(self._cases["test"]),
@@ -238,19 +254,33 @@ class ExternalSession:
             threads=request.threads,
             versions={"trainer": self._trainer.sha256[:16]},
             deterministic=False,
-            fingerprint=fingerprint.hexdigest(),
+            fingerprint=sha256(lines.encode()).hexdigest(),
+            cases=used,
         )
+
+    def _report_preparing(self, done: int, total: int) -> None:
+        if time.monotonic() - self._sent >= REPORT_SECONDS:
+            self._sent = time.monotonic()
+            self._send(Progress(round=0, phase="preparing", done=done, total=total))
 
     def _survey_dataset(self) -> Survey:
         if not self._dataset.path.is_dir():
             raise FolderGone("there is no such folder", where=str(self._dataset.path))
-        task = self.experiment.task
-
-        def tell(done: int, total: int) -> None:
-            if time.monotonic() - self._sent >= REPORT_SECONDS:
-                self._sent = time.monotonic()
-                self._send(Progress(round=0, phase="preparing", done=done, total=total))
-
-        cache = Path(self._request.cache)
+        task, cache = self.experiment.task, Path(self._request.cache)
         cache.mkdir(parents=True, exist_ok=True)
-        return survey_cases(self._dataset, task.channels, (), tell, cache / "survey.sqlite", encode=task.encode_value)
+        tell, place = self._report_preparing, cache / "survey.sqlite"
+        return survey_cases(self._dataset, task.channels, (), tell, place, encode=task.encode_value)
+
+
+def _describe_case(case: Case, split: Split) -> UsedCase:
+    """A case for the agent's own record, with the digest of what the table says of it and of its images' bytes.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
+    digest = sha256(f"{case.numbers} {case.truth}\n".encode())
+    for path in case.images:
+        with path.open("rb") as file:
+            digest.update(file_digest(file, "sha256").digest())
+    name, patient = plain_name(case.key), plain_name(case.patient)
+    return UsedCase(case=name, patient=patient, split=split, digest=digest.hexdigest())

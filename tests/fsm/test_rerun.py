@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_a_rerun_without_a_site_makes_the_bits_of_an_experiment_that_never_had_i
         consortium = VirtualConsortium(tmp_path, clock, lambda _site, _number: 100.0, first)
         quorum = {"least_sites": 2}
         full = through(consortium, plain(rounds=ROUNDS, quorum=quorum, seed=5), "site-c" if late else None)
-        planned = plan_rerun(full, ["exp-1"], ["site-c"])
+        planned = plan_rerun(full, {"exp-1": full}, ["site-c"])
         assert planned.stand == (3 if late else 0)
         again = through(consortium, planned.experiment.as_plain())
         never = plain(id="never", sites=[*REST], rounds=ROUNDS, quorum=quorum, seed=5)
@@ -94,3 +95,5 @@ def test_the_command_starts_it_and_the_coordinator_takes_it(
     told = CliRunner().invoke(command.app, ["rerun", "exp-1-rerun-1", "--check"])
     assert told.exit_code == 1
     assert "site-b: not known" in told.stdout  # sites by script tell no digests
+    told = CliRunner().invoke(command.app, ["rerun", "exp-1-rerun-1", "--check", "--json"])
+    assert json.loads(told.stdout)["same_data"] is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,25 @@ def test_what_a_program_is_told_holds_nothing_secret(tmp_path: Path) -> None:
     assert told["training"]["learning_rate"] == pytest.approx(0.1)
 
 
+def test_a_round_after_rounds_that_stand_is_told_as_the_round_that_it_is(tmp_path: Path) -> None:
+    schedule = {"name": "poly"}
+    training = {"trainer": "linear", "local_steps": 10, "optimizer": {"lr": 0.1}, "schedule": schedule}
+    superseded = {"experiment": "exp-1", "rounds": 3, "model": f"sha256:{'1' * 64}", "after": 2}
+    net = {"name": "Tensors", "tensors": rig.TENSORS, "from": f"sha256:{'2' * 64}"}
+    files = [
+        rig.experiment(training=training),
+        rig.experiment(id="exp-2", net=net, training=training, rounds={"count": 1}, supersedes=superseded),
+    ]
+    whole, rest = (
+        ExternalSession(rig.preparation(tmp_path, rig.register(tmp_path / "programs"), file), lambda _reply: None)
+        for file in files
+    )
+    told = rest._describe_run(_train(rest, tmp_path))
+    assert (told["round"], told["rounds"]) == (3, 3)
+    third = whole._describe_run(replace(_train(whole, tmp_path), round=3))
+    assert {key: told[key] for key in ("seed", "training")} == {key: third[key] for key in ("seed", "training")}
+
+
 def _train(chosen: ExternalSession, folder: Path) -> Any:
     from site_agent.external.session import _Run
 
@@ -202,6 +222,23 @@ def test_a_program_that_sees_images_is_scored_by_its_probabilities(tmp_path: Pat
     assert scores.cases == chosen.prepared.validation > 0
     assert scores.metrics["brier"]["malignant"].sum == 0
     assert 5 < rig.tensors_in(Path(request.output), request.update)["edge"] < 95
+
+
+def test_the_agent_is_told_which_cases_a_program_trains_on(tmp_path: Path) -> None:
+    prepared = session(tmp_path).prepared
+    assert len(prepared.cases) == prepared.used == 200
+    assert {one.patient for one in prepared.cases} == {f"p{number}" for number in range(100)}
+    assert [one.split for one in prepared.cases].count("train") == prepared.train
+
+
+def test_another_image_under_the_same_name_is_another_case(tmp_path: Path) -> None:
+    before = pictures(tmp_path, 0.0)[0]
+    changed = before._cases["train"][0]
+    changed.images[0].write_bytes(before._cases["train"][1].images[0].read_bytes())
+    after = ExternalSession(before._request, lambda _reply: None).prepared
+    digests = {one.case: one.digest for one in before.prepared.cases}
+    assert [one.case for one in after.cases if one.digest != digests[one.case]] == [changed.key]
+    assert after.fingerprint != before.prepared.fingerprint
 
 
 def test_a_probability_above_1_is_none(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from brokers import PATIENCE, eventually
 
 from site_agent.config import ExternalTrainer
+from site_agent.external import inside
 from site_agent.external.program import ProgressLine, run_program
 from site_agent.external.sandbox import Places, TrainerUnfit, read_program, start_command
 from site_agent.external.work import ProgramFailed
@@ -218,6 +220,40 @@ def test_a_program_ends_with_the_trainer_that_runs_it(whom: str, sandbox: str, t
     finally:
         process.kill()
         process.wait(PATIENCE)
+
+
+LOCKED = """
+import os, sys
+from pathlib import Path
+from site_agent.external.sandbox import Places
+places = Places.under(Path(sys.argv[1]))
+places.make_anew(b"")
+(places.scratch / "mine").mkdir()
+(places.work / "link").symlink_to(sys.argv[2])
+for name, mode in (("read-only", 0o555), ("closed", 0o000), ("blind", 0o300)):
+    folder = places.work / name
+    folder.mkdir()
+    (folder / "written").write_bytes(bytes(1000))
+    folder.chmod(mode)
+places.scratch.chmod(0)
+print(places.count_bytes() >= 3000)
+for folder in places.work.iterdir():
+    folder.is_symlink() or folder.chmod(0)
+places.work.chmod(0o500)
+places.make_anew(b"")
+print(os.listdir(places.work))
+print(oct(os.stat(sys.argv[2]).st_mode & 0o777))
+"""
+
+
+def test_folders_of_any_mode_are_counted_and_removed_and_links_not_followed(tmp_path: Path) -> None:
+    """In a process without capabilities, since root may read and remove all."""
+    (tmp_path / "outside").mkdir(mode=0o500)
+    found = subprocess.run(
+        [sys.executable, "-c", LOCKED, str(tmp_path / "run"), str(tmp_path / "outside")],
+        preexec_fn=inside.give_up_rights, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert (found.stdout.split("\n"), found.stderr) == (["True", "[]", "0o500", ""], "")
 
 
 def running(mark: str) -> list[str]:

@@ -137,6 +137,39 @@ def test_a_case_that_is_forgotten_is_linked_with_nothing(record: Lineage) -> Non
     assert len(record.trace_case(["case-3"])) == 1
 
 
+def test_a_case_that_is_forgotten_and_trained_on_again_is_linked_again(record: Lineage) -> None:
+    joined(record)
+    record.note_round("e", 1, 1e9)
+    record.forget_case(["case-1"])
+    record.note_round("e", 2, 1e9)
+    assert [one.round for one in record.trace_case(["case-2"])] == [1, 2], "the others' links go on"
+    told = joined(record, "f")
+    record.note_round("f", 1, 1e9)
+    assert record.trace_case(["case-1"]) == [Went("f", 1, "train", "", None)]
+    assert joined(record)[DATA] == told[DATA]
+
+
+def test_no_digest_of_a_case_that_is_forgotten_is_kept(record: Lineage, tmp_path: Path) -> None:
+    joined(record)
+    record.note_round("e", 1, 1e9)
+    record.note_state("e", CASES[1:])
+    joined(record, "left-before-its-first-round")
+    record.note_state("left-before-its-first-round", CASES[1:])
+    joined(record, "other", CASES[1:])
+    record.forget_case(["case-1"])
+    shown = {one.experiment for one in record.list_commitments() if one.kind == DATA and one.key is not None}
+    assert shown == {"other"}
+    record.close()
+    assert CASES[0].digest.encode() not in (tmp_path / FILE).read_bytes()
+
+
+def test_data_that_no_round_had_are_forgotten_too(record: Lineage) -> None:
+    joined(record)
+    record.note_state("e", CASES[1:])
+    record.forget_case(["case-1"])
+    assert {one.content for one in record.list_commitments() if one.kind == DATA} == {""}
+
+
 def test_destroyed_keys_leave_noise(record: Lineage, tmp_path: Path) -> None:
     told = joined(record)
     record.note_round("e", 1, 1e9)
