@@ -55,7 +55,7 @@ class Consent:
         entries: how many there are; matched: how many of them are somebody's here.
         nobody: lines of those that are nobody's. texts: each of these entries in words, for local eyes.
         copies: cases or studies of other names that are left out, because these names have images of the withdrawn.
-        uncompared: studies of withdrawn patients whose images could not be had, to look for copies of them.
+        uncompared: cases or studies of withdrawn patients of which an image could not be had, to look for copies of it.
     """
 
     entries: int
