@@ -34,12 +34,12 @@ from site_agent.dicom.labels.label_map import LABEL_MODALITY
 from site_agent.dicom.labels.nifti import list_label_files
 from site_agent.dicom.prepared import away, fingerprint, index, pins, store
 from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, RefusedObject, Rules
-from site_agent.dicom.prepared.copies import Copies, may_hold_copy, study_of
+from site_agent.dicom.prepared.copies import Copies, may_hold_copy
 from site_agent.dicom.prepared.index import Index, ObjectLeftOut, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.making import SEALED, CaseTask
 from site_agent.dicom.prepared.pool import Makers
-from site_agent.dicom.prepared.store import Store
+from site_agent.dicom.prepared.store import Store, study_of
 from site_agent.dicom.prepared.unused import Effects
 from site_agent.dicom.prepared.withdrawals import Withdrawals
 from site_agent.dicom.sources import open_source
@@ -157,7 +157,7 @@ class Preparation:
         """Bring the data set up to date; its newest state, or where the PACS is away, the one that stands in for it."""
         self._spool.sweep_leftovers()
         self._others = self._copies.find_other_names(self._copies.find_lost())  # before their cases go
-        self._store.drop_patients(self._withdrawn.pseudonyms)
+        self._store.drop_cases(self._withdrawn.covers_pseudonyms)
         known = store.read_manifest(self._state, self._name)
         if known is not None and not again and self._is_fresh(known):
             return known
@@ -453,7 +453,7 @@ class Preparation:
                 verdict.patient, verdict.print, Reason.WITHDRAWN, COPY, series=verdict.series
             )
             self._index.put_verdict(study_of(case), left_out)
-        self._store.drop_patients(others)
+        self._store.drop_cases(lambda patient, _: patient in others)
         copies = sum(one.reason is Reason.WITHDRAWN and bool(one.print) for one in self._kept.values())
         consent = self._withdrawn.note_copies(copies, self._uncompared, self._index)
         if consent is not None:

@@ -83,15 +83,17 @@ class Withdrawals:
             return None
         alike: dict[str, str] = json.loads(index.noted_value(_PATIENTS) or "{}")
         known = {pseudonym: alike.get(pseudonym) for pseudonym in patients}
-        gone = {one.patient for one in index.all_verdicts().values()} | set(patients)
+        verdicts = index.all_verdicts()
+        there = {one.patient for one in verdicts.values()} | set(patients) | verdicts.keys()
         matched, nobody, doubts = 0, [], []
         for entry in self._list.entries:
             own = self._names.pseudonyms_of_withdrawn([entry.name])
-            if own & gone:
+            own |= {self._names.pseudonym_of_case(one) for one in (entry.name, entry.number)}
+            if own & there:
                 matched += 1
             else:
                 nobody.append(entry)
-            meant = {liken_identifier(entry.number)} | (set() if own & gone else list_likenesses(entry.name))
+            meant = {liken_identifier(entry.number)} | (set() if own & there else list_likenesses(entry.name))
             digests = {self._names.digest_of_likeness(one) for one in meant}
             if not entry.exact and any(one not in own and known[one] in digests for one in known):
                 doubts.append(entry.line)
@@ -180,5 +182,5 @@ def still_stands(pin: pins.Pin, name: str, config: DicomDataset, state: Path, se
     if config.withdrawn is None:
         return True
     cases = store.list_cases(store.set_folder(state, name, pin.fingerprint))
-    gone = Withdrawals(config.withdrawn, Pseudonyms(secret())).pseudonyms
-    return gone.isdisjoint(map(store.patient_of, cases))
+    listed = Withdrawals(config.withdrawn, Pseudonyms(secret()))
+    return not any(listed.covers_pseudonyms(store.patient_of(case), store.study_of(case)) for case in cases)
