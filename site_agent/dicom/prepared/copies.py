@@ -97,6 +97,8 @@ class Copies:
             for study in known.keys() - kept
             if known[study].patient not in others and not self._listed.covers_pseudonyms(known[study].patient, study)
         )
+        # By its objects' names alone the list may cover a study whose images stay known.
+        self._index.forget_names(self._index.all_names().keys() - kept - self._index.all_contents().keys())
 
     def _read_images(self, place: Path, patient: str, study: str, print_: str) -> set[str]:
         """Of a case that was prepared without a list, or by an earlier release."""
