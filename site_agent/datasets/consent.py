@@ -55,7 +55,7 @@ class Consent:
         entries: how many there are; matched: how many of them are somebody's here.
         nobody: lines of those that are nobody's. texts: each of these entries in words, for local eyes.
         copies: cases or studies of other names that are left out, because these names have images of the withdrawn.
-        uncompared: studies of withdrawn patients whose images could not be had, to look for copies of them.
+        uncompared: cases or studies of withdrawn patients of which an image could not be had, to look for copies of it.
     """
 
     entries: int
@@ -118,7 +118,7 @@ class WithdrawnList:
 
     def covers(self, *names: str) -> bool:
         """Whether an entry means whoever has one of these names; an issuer plays no part."""
-        return any(not self._names.isdisjoint(_forms_of(name)) for name in names if name)
+        return any(not self._names.isdisjoint(list_forms(name)) for name in names if name)
 
     @property
     def numbers(self) -> frozenset[str]:
@@ -130,8 +130,9 @@ def _names_of(entry: ListEntry) -> set[str]:
     return {entry.name, entry.number.strip(" ")}
 
 
-def _forms_of(name: str) -> set[str]:
-    """A name, without its issuer, and where a backslash joins several (DICOM's multiplicity), each of them."""
+def list_forms(name: str) -> set[str]:
+    """The forms in which a name is compared: normal, without its issuer, and where a backslash joins several (DICOM's
+    multiplicity), each of them."""
     normal = normalise_identifier(name)
     forms = {normal, *(part.partition(ISSUER)[0] for part in normal.split("\\"))}
     return {form for one in forms if (form := one.strip(" "))}
@@ -187,7 +188,7 @@ class _Crowd:
         self._forms: dict[str, set[int]] = {}
         self._alike: dict[str, set[str]] = {}
         for number, names in enumerate(subjects):
-            for form in {form for name in names if name for form in _forms_of(name)}:
+            for form in {form for name in names if name for form in list_forms(name)}:
                 self._forms.setdefault(form, set()).add(number)
         self._tokens = {form: list_tokens(form) for form in self._forms if not _UID.fullmatch(form)}
         for form in self._tokens:

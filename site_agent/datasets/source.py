@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import structlog
 
 from messages.experiment import Preprocessing
 from messages.ground.errors import DataError
@@ -31,6 +32,8 @@ from site_agent.datasets.tables.pictures import read_picture
 from site_agent.datasets.tables.rows import EncodeValue
 from site_agent.datasets.twins import Content, digest_content, digest_image, find_kin, find_other_names
 from site_agent.datasets.vault import Vault
+
+log = structlog.get_logger()
 
 Visit = Callable[[Case, LoadedCase], None]
 
@@ -119,12 +122,15 @@ def survey_cases(
     details: list[LeftOut] = []
     contents: dict[str, Content] = {}
     lost: set[str] = set()
+    uncompared = 0
     with VerdictCache(cache, _rules_of_verdict(layout, channels, preprocessing)) as verdicts:
         for done, candidate in enumerate(layout.candidates, start=1):
             patient = names[candidate.key]
             try:
                 if listed.covers(candidate.key, patient):
-                    lost |= _digest_withdrawn(candidate, vault)
+                    images, whole = _digest_withdrawn(candidate, vault)
+                    lost |= images
+                    uncompared += not whole
                     raise CaseError(Reason.WITHDRAWN, "consent was withdrawn", where=candidate.key)
                 case = assemble_case(candidate, patient, channels, layout, encode)
                 contents[case.key] = _judge_case(case, layout, verdicts, vault, preprocessing, visit)
@@ -143,6 +149,9 @@ def survey_cases(
         cases.remove(case)
         del contents[case.key]
         details.append(LeftOut(case.key, Reason.WITHDRAWN, COPY))
+    consent = None if told is None else replace(told, copies=len(copies), uncompared=uncompared)
+    if consent is not None and uncompared:
+        log.warning(consent.say_counts(), folder=str(config.path))
     kin = find_kin(contents, names.__getitem__)
     counts = Counter(detail.reason for detail in details)
     return Survey(
@@ -150,7 +159,7 @@ def survey_cases(
         cases=tuple(replace(case, kin=kin.get(case.patient, ())) for case in sorted(cases, key=lambda case: case.key)),
         left_out={reason: counts[reason] for reason in sorted(counts)},
         details=tuple(details),
-        consent=None if told is None else replace(told, copies=len(copies)),
+        consent=consent,
         remarks=(
             *(remark_on_names(config, list(names)) if layout.table is None or layout.table.patient is None else ()),
             *remark_on_files(layout),
@@ -188,21 +197,25 @@ def _key_of_digests(vault: Vault | None) -> bytes:
     return b"" if vault is None else vault.make_key("twins")
 
 
-def _digest_withdrawn(candidate: layouts.Candidate, vault: Vault | None) -> set[str]:
-    """Digests of all images of somebody who has withdrawn, to leave out copies under other names; kept nowhere.
+def _digest_withdrawn(candidate: layouts.Candidate, vault: Vault | None) -> tuple[set[str], bool]:
+    """Digests of all images of somebody who has withdrawn, to leave out copies under other names, and whether every
+    image could be read; kept nowhere.
 
     Each file by itself: a copy may have what makes a case of it, though this one lacks it.
     """
     paths = [*candidate.images.values(), *(path for role, path in candidate.rivals if role != LABEL)]
-    key, found = _key_of_digests(vault), set()
+    key, found, whole = _key_of_digests(vault), set(), not candidate.unreadable
     for path in dict.fromkeys(paths):
-        with contextlib.suppress(CaseError), hold_faults(candidate.key):  # a copy cannot be read either
+        read = False
+        with contextlib.suppress(CaseError), hold_faults(candidate.key):
             file = read_picture(path, None) if is_picture(path.name) else read_nifti(path, vault)
             voxels = file.read_voxels()
             for image in np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else (voxels,):
                 if image.size and image.min() < image.max():  # an empty one is like everybody's
                     found.add(digest_image(image, file.affine, key))
-    return found
+            read = True
+        whole = whole and read  # of a file that is damaged here a copy may be whole
+    return found, whole
 
 
 def _judge_case(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,32 +47,44 @@ def stand_in(
     found = _find_accounting(name, config, state, secret, lying, index)
     if found is None:
         return None
-    accounting, members, withdrawn = found
-    lying.drop_patients(withdrawn)
+    accounting, members, is_gone = found
+    lying.drop_cases(is_gone)
     lying.publish_state(accounting.fingerprint, members, accounting)
     lying.drop_sets(pins.pinned_states(state, name) | {accounting.fingerprint})
     for study, verdict in index.all_verdicts().items():
-        if verdict.patient in withdrawn and verdict.reason is None:
+        if verdict.reason is None and is_gone(verdict.patient, study):
             index.put_verdict(study, StudyVerdict.of_withdrawn(verdict.patient))
     return accounting
 
 
 def _find_accounting(
     name: str, config: DicomDataset, state: Path, secret: bytes, lying: Store, index: Index
-) -> tuple[Accounting, dict[str, str], Collection[str]] | None:
-    """The accounting, its cases and the withdrawn patients (pseudonyms)."""
+) -> tuple[Accounting, dict[str, str], Callable[[str, str], bool]] | None:
+    """The accounting, its cases, and who has withdrawn, by the pseudonyms of patient and study."""
     known, look = store.read_manifest(state, name), Look.read_last(index)
     if known is None or look is None or not look.stands_in(Terms(config, secret), config.stale):
         return None
     before = lying.state_members(known.fingerprint)
     listed = Withdrawals(config.withdrawn, Pseudonyms(secret))
     listed.judge_known({store.patient_of(case) for case in before}, index)
+    named = index.all_names()
+    if listed.has_entries and any(store.study_of(case) not in named for case in before):
+        return None  # prepared by a release that did not note whom objects name
+    for study, one in named.items():
+        listed.see_names(study, one.names)
     copies = Copies(index, lying, listed, secret, keeps=False)
-    withdrawn = listed.pseudonyms | copies.find_other_names(copies.find_lost(), before)
-    members = {case: digest for case, digest in before.items() if store.patient_of(case) not in withdrawn}
+    others = copies.find_other_names(copies.find_lost(), before)
+
+    def is_gone(patient: str, study: str) -> bool:
+        return patient in others or listed.covers_pseudonyms(patient, study)
+
+    members = {
+        case: digest for case, digest in before.items() if not is_gone(store.patient_of(case), store.study_of(case))
+    }
     if len(before) != known.used or not all(lying.holds_case(case, digest) for case, digest in members.items()):
         return None
-    gone = [one for one in index.all_verdicts().values() if one.reason is None and one.patient in withdrawn]
+    verdicts = index.all_verdicts()
+    gone = [one for study, one in verdicts.items() if one.reason is None and is_gone(one.patient, study)]
     series: Counter[Reason] = sum((Counter(one.series) for one in gone), Counter())
     accounting = replace(
         known,
@@ -83,4 +95,4 @@ def _find_accounting(
         fingerprint=fingerprint.of_set(secret, [*members.values()]),
         as_of=look.time,
     )
-    return accounting, members, withdrawn
+    return accounting, members, is_gone

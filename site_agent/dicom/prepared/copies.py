@@ -18,7 +18,7 @@ from site_agent.datasets.twins import digest_image, find_other_names
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.base import SeriesFound, Volume
 from site_agent.dicom.prepared.index import Index
-from site_agent.dicom.prepared.store import Store, patient_of
+from site_agent.dicom.prepared.store import Store, patient_of, study_of
 from site_agent.dicom.prepared.withdrawals import Withdrawals
 
 
@@ -97,6 +97,8 @@ class Copies:
             for study in known.keys() - kept
             if known[study].patient not in others and not self._listed.covers_pseudonyms(known[study].patient, study)
         )
+        # By its objects' names alone the list may cover a study whose images stay known.
+        self._index.forget_names(self._index.all_names().keys() - kept - self._index.all_contents().keys())
 
     def _read_images(self, place: Path, patient: str, study: str, print_: str) -> set[str]:
         """Of a case that was prepared without a list, or by an earlier release."""
@@ -109,11 +111,6 @@ class Copies:
         if self._keeps:
             self._index.put_content(study, patient, print_, images)
         return set(images)
-
-
-def study_of(case: str) -> str:
-    """The study's pseudonym in the name of a case, or of its folder."""
-    return case.partition("-")[2].partition(".")[0]
 
 
 def _key_of(secret: bytes) -> bytes:

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS refused (
 CREATE TABLE IF NOT EXISTS content (
     study TEXT PRIMARY KEY, patient TEXT NOT NULL, print TEXT NOT NULL, images TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS named (study TEXT PRIMARY KEY, print TEXT NOT NULL, names TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
@@ -73,6 +74,14 @@ class StudyContent:
 
 
 @dataclass(frozen=True, slots=True)
+class StudyNames:
+    """Pseudonyms of every Patient ID that a study's objects name. print: as in `StudyVerdict`; "" while they come."""
+
+    print: str
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectLeftOut:
     """One object that is not used, and why.
 
@@ -88,7 +97,8 @@ class ObjectLeftOut:
 
 
 class Index:
-    """The verdicts of one data set, by the study's pseudonym. Used by one process at a time (`store.Store.lock`).
+    """The verdicts of one data set, by the study's pseudonym. Used by one process at a time (`store.Store.lock`), and
+    by one thread at a time: objects may come on a library's.
 
     Args:
         vault: seals and opens names; without it none are kept or read.
@@ -105,7 +115,7 @@ class Index:
             raise self._index_error(error) from None
 
     def _open_file(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
+        db = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
         try:
             db.executescript(_SCHEMA)
         except sqlite3.OperationalError:
@@ -114,7 +124,7 @@ class Index:
         except sqlite3.DatabaseError:  # not a database: damaged
             db.close()
             self._path.unlink()
-            db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
+            db = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
             db.executescript(_SCHEMA)
         return db
 
@@ -156,6 +166,20 @@ class Index:
     def forget_contents(self, studies: Iterable[str]) -> None:
         """Forget what images some studies have."""
         self._write_rows("DELETE FROM content WHERE study = ?", [(study,) for study in studies])
+
+    def put_names(self, study: str, names: StudyNames) -> None:
+        """Remember whom a study's objects name; durable when this returns."""
+        row = (study, names.print, json.dumps(sorted(names.names)))
+        self._write_rows("INSERT OR REPLACE INTO named VALUES (?, ?, ?)", [row])
+
+    def all_names(self) -> dict[str, StudyNames]:
+        """Whom the objects of each study name, by study; a study that an earlier release fetched is not in it."""
+        rows = self._db.execute("SELECT study, print, names FROM named").fetchall()
+        return {study: StudyNames(print_, frozenset(json.loads(text))) for study, print_, text in rows}
+
+    def forget_names(self, studies: Iterable[str]) -> None:
+        """Forget whom the objects of some studies name."""
+        self._write_rows("DELETE FROM named WHERE study = ?", [(study,) for study in studies])
 
     def forget_studies(self, studies: Iterable[str]) -> None:
         """Forget what is known of some studies."""

@@ -17,7 +17,7 @@ from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import fingerprint, pins
 from site_agent.dicom.prepared.index import Index
 
-READ = 2
+READ = 3
 """Raise it when the list of the withdrawn comes to be read otherwise than before: no earlier look stands in then, or is
 young enough."""
 JUDGED = 2

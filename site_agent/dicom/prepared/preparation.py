@@ -34,12 +34,12 @@ from site_agent.dicom.labels.label_map import LABEL_MODALITY
 from site_agent.dicom.labels.nifti import list_label_files
 from site_agent.dicom.prepared import away, fingerprint, index, pins, store
 from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, RefusedObject, Rules
-from site_agent.dicom.prepared.copies import Copies, may_hold_copy, study_of
-from site_agent.dicom.prepared.index import Index, ObjectLeftOut, StudyVerdict
+from site_agent.dicom.prepared.copies import Copies, may_hold_copy
+from site_agent.dicom.prepared.index import Index, ObjectLeftOut, StudyNames, StudyVerdict
 from site_agent.dicom.prepared.looks import Look, Terms
 from site_agent.dicom.prepared.making import SEALED, CaseTask
 from site_agent.dicom.prepared.pool import Makers
-from site_agent.dicom.prepared.store import Store
+from site_agent.dicom.prepared.store import Store, study_of
 from site_agent.dicom.prepared.unused import Effects
 from site_agent.dicom.prepared.withdrawals import Withdrawals
 from site_agent.dicom.sources import open_source
@@ -108,6 +108,7 @@ class _Come:
     objects: list[ObjectLeftOut] = field(default_factory=list)
     withdrawn: bool = False
     refused: bool = False
+    names: set[str] = field(default_factory=set)
 
 
 class Preparation:
@@ -137,6 +138,9 @@ class Preparation:
         self._withdrawn = Withdrawals(config.withdrawn, self._names)
         self._cleaners = Cleaners(Rules(secret, config.labels, tuple(config.overrides)))
         self._index = Index(lying.folder / "index.sqlite", Vault(secret, index.NAMES))
+        self._named = self._index.all_names()
+        for study, one in self._named.items():
+            self._withdrawn.see_names(study, one.names)
         self._effects = Effects(config, self._index)
         self._spool = Spool(lying.folder / "spool", self._names, secret=secret if config.encrypt else None)
         self._room = Room(state, limit)
@@ -157,7 +161,7 @@ class Preparation:
         """Bring the data set up to date; its newest state, or where the PACS is away, the one that stands in for it."""
         self._spool.sweep_leftovers()
         self._others = self._copies.find_other_names(self._copies.find_lost())  # before their cases go
-        self._store.drop_patients(self._withdrawn.pseudonyms)
+        self._store.drop_cases(self._withdrawn.covers_pseudonyms)
         known = store.read_manifest(self._state, self._name)
         if known is not None and not again and self._is_fresh(known):
             return known
@@ -250,7 +254,7 @@ class Preparation:
 
     def _is_settled(self, told: _Told) -> bool:
         """Whether nothing has to be fetched: the verdict stands, or can be told without an image."""
-        if self._withdrawn.covers_study(told.found):
+        if self._is_withdrawn(told):
             self._withdraw_study(told)
             return True
         if told.patient in self._others:
@@ -258,6 +262,8 @@ class Preparation:
             return True
         known = self._index.get_verdict(told.study)
         stands = known is not None and known.print == told.print and known.reason is not Reason.WITHDRAWN
+        if self._withdrawn.has_entries and told.study not in self._named:  # so says an earlier release
+            stands = False
         if (
             known is not None
             and stands
@@ -272,6 +278,15 @@ class Preparation:
             self._settle_study(told.study, told.case, verdict)
         return lacks is not None
 
+    def _is_withdrawn(self, told: _Told) -> bool:
+        """Whether its patient has withdrawn, as far as that is known before it is fetched as it is now."""
+        named = self._named.get(told.study)
+        return self._withdrawn.covers_study(told.found) or (
+            named is not None
+            and named.print == told.print
+            and self._withdrawn.covers_pseudonyms(told.patient, told.study)
+        )
+
     def _find_lack(self, told: _Told) -> Reason | None:
         modalities = {one.modality for one in told.found.series}
         if not modalities & set(self._config.query.modalities):
@@ -282,7 +297,7 @@ class Preparation:
 
     def _list_compared(self, told: Sequence[_Told]) -> list[_Told]:
         """Studies of the withdrawn whose images have to be looked at: another patient's study may be a copy of them."""
-        gone = {one.study for one in told if self._withdrawn.covers_study(one.found)}
+        gone = {one.study for one in told if self._is_withdrawn(one)}
         if not gone:
             return []
         known = self._index.all_contents()
@@ -323,6 +338,10 @@ class Preparation:
     def _fetch_study(self, source: StudySource, told: _Told) -> CaseTask | None:
         """Fetch one study into the spool; None where it was settled by that."""
         come, self._came = _Come(), 0
+        if told.study not in self._named:  # an earlier release, which did not note whom objects name, began with it
+            self._spool.drop_study(told.study)
+        before = self._named.get(told.study, StudyNames("", frozenset())).names
+        resumed = bool(self._spool.list_series(told.study))
         wanted = self._image_series(told.found) if told.compared else self._wanted_series(told.found)
         for series in wanted:
             uid = self._names.pseudonym_of_uid(series.uid)
@@ -346,11 +365,14 @@ class Preparation:
                 come.objects += [ObjectLeftOut(told.study, name, fetched.reason, text) for name in fetched.lacking]
         if not told.compared:
             self._index.put_refused(told.study, come.objects)
+            whole = not (resumed or come.broken or come.withdrawn)
+            self._note_names(told.study, StudyNames(told.print, frozenset(come.names | (set() if whole else before))))
+            come.withdrawn |= self._withdrawn.covers_pseudonyms(told.patient, told.study)
         self._note_size()
         self._refusals = self._refusals + 1 if come.refused else 0
         if come.withdrawn:
             self._withdraw_study(told)
-            return None
+            return self._fetch_study(source, replace(told, compared=True))
         return CaseTask(
             folder=self._store.folder,
             config=self._config,
@@ -397,10 +419,15 @@ class Preparation:
         self._show_progress()
         try:
             withdrawn = not asked.compared and self._withdrawn.covers_object(obj)
+            names: set[str] = set() if asked.compared else self._withdrawn.key_names(obj)
         except Exception:  # noqa: BLE001 - whose it is cannot be read: so neither whether it may be used
             refused = RefusedObject(Reason.UNREADABLE, "an object that does not say whose it is")
             self._keep_cleaned(refused, asked, come)
             return
+        if not names <= come.names:  # before it lies in the spool, and is not looked at again
+            come.names |= names
+            known = self._named.get(asked.study, StudyNames("", frozenset())).names
+            self._note_names(asked.study, StudyNames("", known | come.names))
         if withdrawn:
             come.withdrawn = True  # the source's index said otherwise
             return
@@ -408,6 +435,11 @@ class Preparation:
             self._effects.see_object(obj, asked.series)
         for one in self._cleaners.give_object(obj):
             self._keep_cleaned(one, asked, come)
+
+    def _note_names(self, study: str, names: StudyNames) -> None:
+        self._named[study] = names
+        self._index.put_names(study, names)
+        self._withdrawn.see_names(study, names.names)
 
     def _keep_cleaned(self, clean: Cleaned, asked: _Asked, come: _Come) -> None:
         """What the door made of an object of the series that was asked for."""
@@ -453,7 +485,7 @@ class Preparation:
                 verdict.patient, verdict.print, Reason.WITHDRAWN, COPY, series=verdict.series
             )
             self._index.put_verdict(study_of(case), left_out)
-        self._store.drop_patients(others)
+        self._store.drop_cases(lambda patient, _: patient in others)
         copies = sum(one.reason is Reason.WITHDRAWN and bool(one.print) for one in self._kept.values())
         consent = self._withdrawn.note_copies(copies, self._uncompared, self._index)
         if consent is not None:

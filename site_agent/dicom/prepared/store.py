@@ -53,6 +53,11 @@ def patient_of(case: str) -> str:
     return case.partition("-")[0]
 
 
+def study_of(case: str) -> str:
+    """The study's pseudonym in the name of a case, or of its folder."""
+    return case.partition("-")[2].partition(".")[0]
+
+
 class Store:
     """One data set's folder.
 
@@ -192,10 +197,10 @@ class Store:
             if path.name not in kept:
                 _remove_folder(path)
 
-    def drop_patients(self, patients: Collection[str]) -> None:
-        """Remove every case of some patients (pseudonyms), whatever uses it."""
+    def drop_cases(self, gone: Callable[[str, str], bool]) -> None:
+        """Remove every case of which `gone` says so, by the pseudonyms of patient and study, whatever uses it."""
         for path in self.list_cases():
-            if patient_of(path.name) in patients:
+            if gone(patient_of(path.name), study_of(path.name)):
                 _remove_folder(path)
 
     def drop_case(self, case: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from messages.ground.written.identifiers import ISSUER, liken_identifier, list_likenesses
-from site_agent.datasets.consent import Consent, ListUnclear, WithdrawnList, compare_list
+from site_agent.datasets.consent import Consent, ListUnclear, WithdrawnList, compare_list, list_forms
 from site_agent.dicom.base import Object, StudyFound
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.door.pseudonyms import Pseudonyms, list_identities
@@ -37,6 +37,7 @@ class Withdrawals:
         self._list, self._names = WithdrawnList.read_list(path), names
         self.pseudonyms = names.pseudonyms_of_withdrawn(self._list.numbers)
         self._studies = {names.pseudonym_of_case(number) for number in self._list.numbers}
+        self._named: set[str] = set()
 
     @property
     def has_entries(self) -> bool:
@@ -44,8 +45,19 @@ class Withdrawals:
         return bool(self._list.entries)
 
     def covers_pseudonyms(self, patient: str, study: str) -> bool:
-        """Whether the list names a patient, or one study by its UID; both as pseudonyms."""
-        return patient in self.pseudonyms or study in self._studies
+        """Whether the list names a patient, or one study by its UID or by what its objects name; as pseudonyms."""
+        return patient in self.pseudonyms or study in self._studies or study in self._named
+
+    def key_names(self, obj: Object) -> set[str]:
+        """Pseudonyms of every Patient ID that an object names, as `covers_object` compares them."""
+        return {self._names.pseudonym_of_patient(form) for name in list_identities(obj) for form in list_forms(name)}
+
+    def see_names(self, study: str, names: Collection[str]) -> None:
+        """Take note of whom a study's objects name, in place of what was known; all as pseudonyms."""
+        if self.pseudonyms.isdisjoint(names):
+            self._named.discard(study)
+        else:
+            self._named.add(study)
 
     def covers_study(self, found: StudyFound) -> bool:
         """Whether a study, as the source describes it, is of somebody who has withdrawn."""
@@ -83,15 +95,18 @@ class Withdrawals:
             return None
         alike: dict[str, str] = json.loads(index.noted_value(_PATIENTS) or "{}")
         known = {pseudonym: alike.get(pseudonym) for pseudonym in patients}
-        gone = {one.patient for one in index.all_verdicts().values()} | set(patients)
+        verdicts = index.all_verdicts()
+        there = {one.patient for one in verdicts.values()} | set(patients) | verdicts.keys()
+        there.update(*(one.names for one in index.all_names().values()))
         matched, nobody, doubts = 0, [], []
         for entry in self._list.entries:
             own = self._names.pseudonyms_of_withdrawn([entry.name])
-            if own & gone:
+            own |= {self._names.pseudonym_of_case(one) for one in (entry.name, entry.number)}
+            if own & there:
                 matched += 1
             else:
                 nobody.append(entry)
-            meant = {liken_identifier(entry.number)} | (set() if own & gone else list_likenesses(entry.name))
+            meant = {liken_identifier(entry.number)} | (set() if own & there else list_likenesses(entry.name))
             digests = {self._names.digest_of_likeness(one) for one in meant}
             if not entry.exact and any(one not in own and known[one] in digests for one in known):
                 doubts.append(entry.line)
@@ -180,5 +195,5 @@ def still_stands(pin: pins.Pin, name: str, config: DicomDataset, state: Path, se
     if config.withdrawn is None:
         return True
     cases = store.list_cases(store.set_folder(state, name, pin.fingerprint))
-    gone = Withdrawals(config.withdrawn, Pseudonyms(secret())).pseudonyms
-    return gone.isdisjoint(map(store.patient_of, cases))
+    listed = Withdrawals(config.withdrawn, Pseudonyms(secret()))
+    return not any(listed.covers_pseudonyms(store.patient_of(case), store.study_of(case)) for case in cases)

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from brokers import PATIENCE
 from places import ROOT
+from structlog.testing import capture_logs
 
 from messages.ground.errors import DataError
 from messages.ground.written.entries import parse_entries
 from messages.reasons import Reason
 from site_agent.data.lists import judge_dataset_list
+from site_agent.datasets import layouts
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.consent import ListUnclear, WithdrawnList, compare_list
 from site_agent.datasets.source import Survey, survey_cases
@@ -181,6 +183,35 @@ def test_whoever_has_an_image_of_the_withdrawn_is_withdrawn_with_all_images_thou
     found = survey_cases(config(tmp_path), ["T1c"], ["ET"])
     assert [case.key for case in found.cases] == [NAMES[1]]
     assert found.left_out == {Reason.WITHDRAWN: 3}
+
+
+@pytest.mark.parametrize("fault", ["a damaged file", "a locked folder"])
+def test_a_case_of_the_withdrawn_that_cannot_be_compared_is_counted_and_told(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey(tmp_path, NAMES, "")
+    (tmp_path / "withdrawn.txt").write_text("BraTS-GLI-00001\n")
+    found = survey_cases(config(tmp_path), ["T1c"], ["ET"])
+    assert found.consent is not None
+    assert found.consent.uncompared == 0
+    folder = tmp_path / "data" / NAMES[0]
+    if fault == "a damaged file":
+        (folder / "x-t1c.nii.gz").write_bytes(b"cut")
+    else:
+        listed = layouts.list_entries
+
+        def refuse(place: Path) -> Any:  # root, who may run this, is refused nothing
+            if place == folder:
+                raise DataError("cannot be read", where=str(place), advice="")
+            return listed(place)
+
+        monkeypatch.setattr(layouts, "list_entries", refuse)
+    with capture_logs() as logged:
+        found = survey_cases(config(tmp_path), ["T1c"], ["ET"])
+    assert found.consent is not None
+    assert found.consent.uncompared == 1
+    assert found.consent.say_counts().endswith("; 1 study of theirs could not be had, to look for copies of it")
+    assert [one["event"] for one in logged if one["log_level"] == "warning"] == [found.consent.say_counts()]
 
 
 def test_the_numbers_within_a_uid_are_like_no_name() -> None:

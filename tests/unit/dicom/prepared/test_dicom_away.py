@@ -34,9 +34,11 @@ from site_agent.datasets.consent import ListUnclear
 from site_agent.desk import preflight
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset, DicomWebSource
+from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.prepared import build, store
 from site_agent.dicom.prepared.index import Index
 from site_agent.dicom.prepared.looks import Look
+from site_agent.dicom.prepared.withdrawals import Withdrawals
 from site_agent.dicom.sources import association
 from site_agent.dicom.sources.dimse import Dimse
 
@@ -212,6 +214,25 @@ def test_who_has_withdrawn_since_is_taken_out_of_what_stands_in(issuer: str, hos
     hospital.pacs.fails.clear()
     _, counted = prepared(state, config)
     assert counted == replace(stands, as_of=None)  # an issuer plays no part
+
+
+def test_a_study_that_was_withdrawn_by_its_uid_is_taken_out_of_what_stands_in(
+    hospital: Hospital, objects: list[Any]
+) -> None:
+    state, config = hospital.state, hospital.config
+    assert config.withdrawn is not None
+    (uid,) = {str(obj.StudyInstanceUID) for obj in objects if obj.PatientID == "KH-0001"}
+    hospital.away()
+    config.withdrawn.write_text(f"{uid}\n")
+    dataset, stands = prepared(state, config)
+    assert (stands.used, stands.left_out) == (1, Counter({Reason.WITHDRAWN: 1}))
+    assert len(contents(dataset)) == len([*(store.folder_of(state, "g") / "cases").iterdir()]) == 1
+    assert Counter(one.reason for one in build.read_verdicts(state, "g").values()) == {None: 1, Reason.WITHDRAWN: 1}
+    index = Index(store.folder_of(state, "g") / "index.sqlite")
+    consent = Withdrawals(config.withdrawn, Pseudonyms(SECRET)).judge_known((), index)
+    index.close()
+    assert consent is not None
+    assert (consent.matched, consent.nobody) == (1, ())
 
 
 def test_an_entry_that_may_mean_somebody_lets_nothing_stand_in(hospital: Hospital) -> None:

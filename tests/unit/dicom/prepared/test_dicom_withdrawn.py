@@ -29,6 +29,7 @@ from site_agent.dicom.config import FolderSource
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.prepared import away, build, pins, preparation
 from site_agent.dicom.prepared.copies import may_hold_copy
+from site_agent.dicom.prepared.index import Index
 from site_agent.dicom.prepared.withdrawals import Withdrawals
 
 WITHDRAWN = {Reason.WITHDRAWN: 1}
@@ -118,6 +119,60 @@ def test_an_object_that_names_the_patient_by_another_number_is_not_taken(tmp_pat
         assert not known.covers_object(obj)
         setattr(obj, keyword, value)
         assert known.covers_object(obj), keyword
+
+
+def naming(number: str) -> Callable[[Any], list[Any]]:
+    """The first patient's objects name another number of theirs."""
+
+    def change(obj: Any) -> list[Any]:
+        if obj.PatientID == "KH-0000":
+            obj.OtherPatientIDs = ["X", number]
+        return [obj]
+
+    return change
+
+
+def test_a_later_entry_that_only_objects_name_reaches_what_is_prepared(tmp_path: Path, asked: Counter[str]) -> None:
+    write(tmp_path / "export", range(2), change=naming("W1"))
+    prepared(tmp_path, settings(tmp_path / "export"))
+    prepared(tmp_path, listed(tmp_path, "KH-0007\n"))
+    assert counted(tmp_path).used == 2
+    seen = asked["series"]
+    config = listed(tmp_path, "W1^^^OTHER\n")
+    found = away.find_standing_in("glioma", listed(tmp_path, "W1\n"), tmp_path, SECRET)
+    assert found is not None
+    assert (found.used, found.left_out) == (1, WITHDRAWN)
+    prepared(tmp_path, config)
+    assert (counted(tmp_path).used, counted(tmp_path).left_out) == (1, WITHDRAWN)
+    assert len([*(tmp_path / "datasets" / "glioma" / "cases").iterdir()]) == 1
+    assert asked["series"] == seen
+    prepared(tmp_path, listed(tmp_path, ""))  # taken off the list: used again
+    assert (counted(tmp_path).used, counted(tmp_path).left_out) == (2, {})
+
+
+def test_what_a_release_prepared_that_did_not_note_such_names_is_fetched_again_for_a_list(
+    tmp_path: Path, asked: Counter[str]
+) -> None:
+    write(tmp_path / "export", range(2), change=naming("W1"))
+    prepared(tmp_path, settings(tmp_path / "export"))
+    index = Index(tmp_path / "datasets" / "glioma" / "index.sqlite")
+    index.forget_names(index.all_names())
+    index.close()
+    prepared(tmp_path, listed(tmp_path, "W1\n"))
+    assert (counted(tmp_path).used, counted(tmp_path).left_out) == (1, WITHDRAWN)
+    seen = asked["series"]
+    prepared(tmp_path, listed(tmp_path, "W1\n", refresh="0s"))
+    assert asked["series"] == seen
+
+
+def test_a_copy_of_a_study_that_only_its_objects_say_is_withdrawn_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "export", range(2), change=naming("W1"))
+    write_copy(tmp_path, 0, "KH-7777")
+    config = listed(tmp_path, "W1\n")
+    for _ in range(2):
+        prepared(tmp_path, config, again=True)
+        assert (counted(tmp_path).used, counted(tmp_path).left_out) == (1, {Reason.WITHDRAWN: 2})
+    assert not [*(tmp_path / "datasets" / "glioma" / "spool").glob("case-*")]
 
 
 def test_a_running_experiment_of_the_last_release_stops_where_its_state_holds_somebody_withdrawn(
