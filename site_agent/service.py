@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import secrets
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,7 +42,7 @@ from site_agent.data.guard import DataGuard
 from site_agent.desk.control import ControlServer
 from site_agent.desk.read_file import ReadFile, note_file
 from site_agent.desk.status import status_line, status_of
-from site_agent.disk.lineage import Lineage
+from site_agent.disk.lineage import Draw, Lineage
 from site_agent.disk.secret import require_whole
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
@@ -82,6 +83,7 @@ class Agent:
         trainers: makes what trains; production has a process for each experiment.
         clock: by which all of it goes; None: the machine's.
         file: the file that `config` was read from, as it was then; None: no file.
+        draw: so many random bytes, for the keys of commitments.
 
     Raises (constructor and `run`):
         KonsilError: with the exit status it stands for: state directory or name taken (2), broker down or login
@@ -96,6 +98,7 @@ class Agent:
         trainers: StartTrainers = start_processes,
         clock: Clock | None = None,
         file: ReadFile | None = None,
+        draw: Draw = secrets.token_bytes,
     ) -> None:
         self.config, self._file = config, file
         self._clock: Clock = SystemClock() if clock is None else clock
@@ -109,7 +112,7 @@ class Agent:
         self._verifier = make_verifier(site.consortium, trust)
         self._rules = Rules(config, self._clock, self._verifier)
         self.spool = Spool(config.site.state)
-        self._lineage = Lineage(config.site.state)
+        self._lineage = Lineage(config.site.state, draw)
         try:
             self._go_on_from_register()
             require_whole(config.site.state)  # said now, not by a trainer in the night

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from messages.ground.clock import Clock
 from messages.ground.errors import KonsilError
 from messages.names import COORDINATOR, update_queue
 from site_agent.config import SiteConfig
+from site_agent.disk.secret import secret_of
 from site_agent.service import Agent
 
 Config = TypeVar("Config", bound=settings.Settings)
@@ -61,6 +64,7 @@ class SimulatedConsortium:
         on_broken: Callable[[KonsilError], None],
     ) -> None:
         self._layout, self._clock = layout, clock
+        self._drawn: dict[str, int] = {}
         self._dataset, self._sources, self._threads, self._gpus = dataset, sources, threads, gpus
         self._trainers = partial(SharedTrainers, crew=crew, tempo=tempo, on_broken=on_broken)
         roles = list_roles(sources)
@@ -91,9 +95,16 @@ class SimulatedConsortium:
             lambda _config, notice: MemoryBus(self.broker, site, on_notice=notice),
             trainers=self._trainers,
             clock=self._clock,
+            draw=partial(self._draw, site),
         )
         self._running[site] = self._clock.make_thread(self._agents[site].run, site)
         self._running[site].start()
+
+    def _draw(self, site: str, size: int) -> bytes:
+        """Bytes that follow from the site's secret, so that a run repeats; a hospital's are random."""
+        number = self._drawn[site] = self._drawn.get(site, 0) + 1
+        secret = secret_of(self._layout.site_folder(site))
+        return hmac.new(secret, f"konsil simulated {number}".encode(), hashlib.sha256).digest()[:size]
 
     def stop_site(self, site: str) -> None:
         """Stop a site's agent, as its operator does."""

@@ -15,7 +15,7 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -104,14 +104,20 @@ class Went:
     used: bool | None
 
 
+Draw = Callable[[int], bytes]
+
+
 class Lineage:
     """The record under one state directory. Any thread; the agent and the operator's commands may have it open at once.
 
     All methods raise WorkFailed where the record cannot be written or read.
+
+    Args:
+        draw: so many random bytes, for keys; a simulation's follow from its seed.
     """
 
-    def __init__(self, state: Path) -> None:
-        self._path = state / FILE
+    def __init__(self, state: Path, draw: Draw = secrets.token_bytes) -> None:
+        self._path, self._draw = state / FILE, draw
         self._guard = threading.Lock()
         self._db: sqlite3.Connection | None = None
 
@@ -121,6 +127,10 @@ class Lineage:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+
+    def _key_of(self, db: sqlite3.Connection, name: str) -> bytes:
+        db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (name, self._draw(KEY_BYTES)))
+        return bytes(db.execute("SELECT key FROM keys WHERE name = ?", (name,)).fetchone()[0])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -168,8 +178,8 @@ class Lineage:
             text = json.dumps(policy, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
             lines = "\n".join(sorted(f"{one.split} {one.digest}" for one in used)) or fingerprint
             return {
-                POLICY: _commit(db, experiment, POLICY, text, None, now),
-                DATA: _commit(db, experiment, DATA, lines, _key_of(db, DATA), now),
+                POLICY: _commit(db, experiment, POLICY, text, self._draw(KEY_BYTES), now, own=True),
+                DATA: _commit(db, experiment, DATA, lines, self._key_of(db, DATA), now, own=False),
             }
 
     def note_state(self, experiment: str, cases: Iterable[UsedIn]) -> None:
@@ -181,7 +191,7 @@ class Lineage:
         if not used:
             db.execute("DELETE FROM current WHERE experiment = ?", (experiment,))
             return
-        key = _key_of(db, _CASES)
+        key = self._key_of(db, _CASES)
         rows = sorted((_mark(key, one.case), _mark(key, one.patient), one.split, one.digest) for one in used)
         digest = sha256(repr(rows).encode()).digest()
         found = db.execute("SELECT number FROM states WHERE digest = ?", (digest,)).fetchone()
@@ -341,18 +351,23 @@ def _with_key(one: Commitment, key: bytes | None) -> Commitment:
     return Commitment(one.experiment, one.kind, one.digest, one.content, key if fits else None, one.time)
 
 
-def _commit(db: sqlite3.Connection, experiment: str, kind: str, content: str, shared: bytes | None, now: float) -> str:
-    """The commitment to a content; the one there is, where the same was committed to for this experiment."""
+def _commit(
+    db: sqlite3.Connection, experiment: str, kind: str, content: str, key: bytes, now: float, *, own: bool
+) -> str:
+    """The commitment to a content; the one there is, where the same was committed to for this experiment.
+
+    Args:
+        own: the key is this commitment's own, and kept with it; else others share it.
+    """
     known = db.execute(
         "SELECT digest, key FROM commitments WHERE experiment = ? AND kind = ? AND content = ?",
         (experiment, kind, content),
     ).fetchall()
-    for digest, key in known:
-        if (key is not None) if shared is None else digest == commit_to(shared, kind, content):
+    for digest, kept in known:
+        if (kept is not None) if own else digest == commit_to(key, kind, content):
             return str(digest)
-    key = secrets.token_bytes(KEY_BYTES) if shared is None else shared
     digest = commit_to(key, kind, content)
-    row = (experiment, kind, digest, content, key if shared is None else None, now)
+    row = (experiment, kind, digest, content, key if own else None, now)
     db.execute("INSERT OR REPLACE INTO commitments VALUES (?, ?, ?, ?, ?, ?)", row)  # its content may have been erased
     return digest
 
@@ -371,11 +386,6 @@ def _blank_state(db: sqlite3.Connection, state: int) -> None:
         "(SELECT content FROM commitments WHERE kind = ?2 AND experiment = ?1)",
         [(experiment, DATA) for (experiment,) in users],
     )
-
-
-def _key_of(db: sqlite3.Connection, name: str) -> bytes:
-    db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (name, secrets.token_bytes(KEY_BYTES)))
-    return bytes(db.execute("SELECT key FROM keys WHERE name = ?", (name,)).fetchone()[0])
 
 
 def _mark(key: bytes, name: str) -> bytes:
