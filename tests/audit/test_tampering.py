@@ -73,14 +73,18 @@ def relink(entries: list[Entry]) -> list[Entry]:
 
 
 def write_anew(
-    entries: list[Entry], key: SigningKey, change: Callable[[Entry], Entry] = lambda one: one
+    entries: list[Entry],
+    key: SigningKey,
+    change: Callable[[Entry], Entry] = lambda one: one,
+    later: tuple[int, SigningKey] | None = None,
 ) -> list[Entry]:
-    """The whole journal written anew by who has this key, its heads among it."""
+    """The whole journal written anew by who has this key, its heads among it; from a place on by a later one."""
     tree, made = Tree(), list[Entry]()
     for one in entries:
         one = change(one)
         if one.type == HEAD and (head := read_published(one)) is not None:
-            note = sign_head(Head(ORIGIN, head.size, tree.root(head.size)), key).encode()
+            signer = key if later is None or len(made) < later[0] else later[1]
+            note = sign_head(Head(ORIGIN, head.size, tree.root(head.size)), signer).encode()
             one = replace(one, body=codec.pack({**codec.unpack(one.body), "note": note}))
         made = relink([*made, one])
         tree.append_leaf(hash_leaf(made[-1].encode()))
