@@ -9,8 +9,19 @@ from typing import Any, Literal
 
 import pytest
 from coordinator_kit import CONSORTIUM
-from evidence_rig import ORIGIN, Evidence, make_evidence, read_json, run_konsil, run_standalone, write_export
-from test_tampering import mine, numbers_in, told_by_both, write_anew
+from evidence_rig import (
+    ORIGIN,
+    Evidence,
+    make_evidence,
+    mine,
+    numbers_in,
+    read_json,
+    run_konsil,
+    run_standalone,
+    told_by_both,
+    write_anew,
+    write_export,
+)
 from trusted import TrustKit
 
 from coordinator.record.evidence import gather_evidence, list_records
