@@ -2,11 +2,11 @@
 
     python verify.py FILE [--operator HEX] [--head FILE] [--json]
 
-It needs Python 3.11 and the package `cryptography`, is meant to be read whole, and shares no code with Konsil. Exit
-status: 0 it holds; 1 it was altered, and the first entry concerned is named; 2 it cannot be read. Checked are: each
-entry's hash and links; the Merkle tree (RFC 9162) over the whole journal; each signed head (C2SP tlog-checkpoint) and
-every cosignature under it (tlog-cosignature); the signature of each event that has one; times. Keys come from the
-operator's register in the log, which --operator holds against a key that you know from elsewhere."""
+It needs Python 3.11 and the package `cryptography`, and shares no code with Konsil. Exit status: 0 it holds; 1 it was
+altered, and the first entry concerned is named; 2 it cannot be read. Checked are: each entry's hash and links; the
+Merkle tree (RFC 9162) over the whole journal; each signed head (C2SP tlog-checkpoint) and every cosignature under it
+(tlog-cosignature); the signatures of events; times; that no register goes back behind the one before. Keys come from
+the operator's register in the log, which --operator holds against a key that you know from elsewhere."""
 
 import argparse
 import base64
@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 ZERO, MAX_RECORD, CANNOT = bytes(32), 65 * 2**20, (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 PRIME, ORDER_8 = 2**255 - 19, 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 SMALL_ORDERS = {0, 1, PRIME - 1, ORDER_8, PRIME - ORDER_8}
+SKEW, LATE, NEVER = 600, 30 * 86400, 2**53  # seconds between clocks, and that an event may lie after its key's end
+EVENT, NO_REGISTER = b"konsil event 1\n", {"serial": 0, "signatures": "accepted", "keys": [], "held": {}}
 Broken, Unreadable = type("Broken", (Exception,), {}), type("Unreadable", (Exception,), {})
 
 
@@ -148,10 +150,9 @@ def is_signed(key, message, signature):
     if len(key) != 32 or len(signature) != 64 or y >= PRIME or y in SMALL_ORDERS:
         return False
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+        return Ed25519PublicKey.from_public_bytes(key).verify(signature, message) is None
     except (InvalidSignature, ValueError):
         return False
-    return True
 
 
 def read_note(data):
@@ -181,42 +182,53 @@ def check_mark(text, mark, keys, timed=False):
 
 def read_head(text, origin):
     """(size, root) of a checkpoint; ValueError where it is none of this log."""
-    lines = text.split("\n")
-    root = base64.b64decode(lines[2], validate=True) if len(lines) == 4 else b""
-    if len(root) != 32 or not re.fullmatch(r"0|[1-9][0-9]{0,15}", lines[1]) or int(lines[1]) >= 2**53:
-        raise ValueError("not a head")
-    if lines != [origin, lines[1], base64.b64encode(root).decode(), ""]:
-        raise ValueError("a head of another log, or written in another way")
-    return int(lines[1]), root
+    _origin, number, given, _end = text.split("\n")
+    size, root = int(number), base64.b64decode(given, validate=True)
+    if text != f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n" or len(root) != 32 or not 0 <= size < 2**53:
+        raise ValueError("no head, one of another log, or written in another way")
+    return size, root
 
 
-def read_register(data, operator, consortium):
-    """The keys in the operator's register: a note, with JSON behind its first line."""
-    text, marks = read_note(data)
-    heading, _, content = text.partition("\n")
-    plain = json.loads(content)
-    if heading != "konsil register 1" or plain["consortium"] != consortium:
-        raise ValueError("no register, or of another consortium")
-    if operator and all(one[0] != "operator" or check_mark(text, one, [operator]) is None for one in marks):
-        raise ValueError("the operator did not sign it")
-    return [{**one, "key": bytes.fromhex(one["key"])} for one in plain["keys"]]
+def read_register(data, operator, origin, name, old):
+    """The operator's register: a note, with JSON behind its first line; nothing in it goes back behind an old one."""
+    try:
+        text, marks = read_note(data)
+        new = json.loads(text.partition("\n")[2])
+        if not text.startswith("konsil register 1\n") or new["consortium"] != origin.removeprefix("konsil/"):
+            raise ValueError("no register, or of another consortium")
+        if operator and all(one[0] != "operator" or check_mark(text, one, [operator]) is None for one in marks):
+            raise ValueError("the operator did not sign it")
+        for one in new["keys"]:
+            one |= {"key": bytes.fromhex(one["key"]), "revoked": NEVER if one["revoked"] is None else one["revoked"]}
+        held = new["held"] = {(k["key"], k["name"], k["role"], k["since"]): k["revoked"] for k in new["keys"]}
+        back = new["serial"] <= old["serial"] or old["signatures"] == "required" != new["signatures"]
+        if new != old and (back or any(held.get(one, NEVER + 1) > end for one, end in old["held"].items())):
+            raise ValueError("it does not follow from the one before")
+    except CANNOT as error:
+        raise Broken(f"{name}: its register cannot be used: {error}") from None
+    return new
 
 
-def list_keys(register, name, at):
-    """The keys that speak for a party at a moment."""
-    good = [one for one in register or () if one["name"] == name and one["since"] <= at < one["until"]]
-    return [one["key"] for one in good if one["revoked"] is None or at < one["revoked"]]
+def list_keys(register, name, at, later=False):
+    """The keys that speak for a party at a moment, or from a later one on."""
+    mine = [one for one in register["keys"] if one["name"] == name and (later or one["since"] <= at)]
+    return [one["key"] for one in mine if max(at, one["since"]) < min(one["until"], one["revoked"])]
+
+
+def check_marks(text, marks, origin, keys_of):
+    """How many signatures under a head are the coordinator's; witness → when it cosigned, None: it did not."""
+    own = sum(mark[0] == origin and check_mark(text, mark, keys_of("coordinator")) == 0 for mark in marks)
+    return own, {one[0]: check_mark(text, one, keys_of(one[0]), True) for one in marks if one[0] != origin}
 
 
 class Log:
     """One pass over an exported log."""
 
     def __init__(self, path, operator, kept):
-        self.path, self.operator, self.kept, self.register = path, operator, kept, None
-        self.experiment = self.origin = ""
-        self.entries, self.last, self.last_hash, self.heads, self.tree = {}, {}, ZERO, [], Tree()
-        self.since, self.number, self.time, self.behind = [], 0, 0.0, False
-        self.signed = self.unsigned = self.uncovered = 0
+        self.path, self.operator, self.kept, self.register, self.since = path, operator, kept, NO_REGISTER, []
+        self.keys_of = lambda name: list_keys(self.register, name, self.time)
+        self.last, self.last_hash, self.heads, self.tree, self.experiment, self.origin = {}, ZERO, [], Tree(), "", ""
+        self.time = self.behind = self.number = self.signed = self.unsigned = self.uncovered = 0
 
     def verify(self):
         with open(self.path, "rb") as file:
@@ -238,26 +250,23 @@ class Log:
                 closing = unpack(file.read(65))
             except ValueError:
                 closing = None
-        newest = self.heads[-1][0] if self.heads else b""
-        expected = [self.form, sum(self.entries.values()), self.last_hash, newest]
-        if closing != expected or not self.entries or (self.form == 2 and not self.heads):
+        counted, newest = sum(one.index for one in self.last.values()), self.heads[-1][0] if self.heads else b""
+        if closing != [self.form, counted, self.last_hash, newest] or not counted or (self.form == 2 and not newest):
             raise Broken(f"{self.path}, after record {place}: what closes it was changed, or records were taken out")
         if self.kept:
             self.compare_kept(*self.kept)
 
     def take_record(self, data, place):
-        kind, *rest = ["entry", b"", data] if self.form == 1 else unpack(data)
+        kind, *rest = ["entry", b"", data] if self.form == 1 else list.copy(unpack(data))
         if self.form == 2 and (kind == "log") != (place == 1):
             raise ValueError("the first record says what the file is")
         if kind == "log":
             self.experiment, self.origin = rest
         elif kind == "head":
             self.take_head(*rest)
-        elif kind in ("entry", "beside"):
-            gap, content = rest
-            self.take_entry(AuditedEntry(content), kind == "beside", gap, place)
         else:
-            raise ValueError("an unknown record")
+            gap, content = rest
+            self.take_entry(AuditedEntry(content), {"entry": False, "beside": True}[kind], gap, place)
 
     def take_entry(self, entry, beside, gap, place):
         before = self.last.get(entry.experiment)
@@ -277,28 +286,26 @@ class Log:
             self.behind = self.tree.size != entry.number
         self.number, self.time, self.since = entry.number, entry.time, [*self.since[:1], entry]
         if beside and entry.type == "register" and type(data := unpack(entry.body).get("note")) is bytes:
-            try:
-                self.register = read_register(data, self.operator, self.origin.removeprefix("konsil/"))
-            except CANNOT as error:
-                raise Broken(f"{entry.name}: its register cannot be used: {error}") from None
+            self.register = read_register(data, self.operator, self.origin, entry.name, self.register)
         if not beside:
             self.last[entry.experiment], self.last_hash, self.uncovered = entry, entry.hash, self.uncovered + 1
-            self.entries[entry.experiment] = self.entries.get(entry.experiment, 0) + 1
             self.check_input(entry, unpack(entry.body, "input").get("input"))
 
     def check_input(self, entry, given):
-        """The time of a step is that of its input; an event in it is signed by a key of its sender, if at all."""
-        if type(given) is not dict:
-            return
-        if entry.type == "step" and type(given.get("time")) is float and abs(given["time"] - entry.time) > 1e-3:
+        """A step's time is that of its input; an event in it is signed, or of who has no key yet and needs none."""
+        time = given.get("time") if type(given) is dict else None
+        if entry.type == "step" and type(time) is float and abs(time - entry.time) > 1e-3:
             raise Broken(f"{entry.name}: its time is not that of its input")
         try:
             payload, signature = unpack(given["raw"])
-            sender = unpack(payload, "sender")["sender"]
+            sender, written = unpack(payload, "sender")["sender"], unpack(payload, "time").get("time")
         except CANNOT:
             return
-        keys, message = list_keys(self.register, sender, self.time), b"konsil event 1\n" + payload
-        if self.register and (signature or keys) and not any(is_signed(key, message, signature) for key in keys):
+        mine = [k for k in self.register["keys"] if k["name"] == sender]
+        good = [k for k in mine if k["since"] - SKEW <= written < k["until"] + SKEW]
+        good = [k["key"] for k in good if self.time < k["until"] + LATE and max(written, self.time) < k["revoked"]]
+        asked = signature or self.register["signatures"] == "required" or any(k["since"] <= self.time for k in mine)
+        if asked and self.register["serial"] and not any(is_signed(key, EVENT + payload, signature) for key in good):
             raise Broken(f"{entry.name}: the signature of {sender} in it is missing or does not hold")
         self.signed, self.unsigned = self.signed + bool(signature), self.unsigned + (not signature)
 
@@ -314,22 +321,15 @@ class Log:
             raise Broken(f"{where}: the head of {size} entries does not fit its place")
         if self.tree.root() != root:
             raise Broken(f"{where}: the signed head of {size} entries has another root: an entry was changed")
-        own, witnesses = self.check_marks(text, marks)
+        own, witnesses = check_marks(text, marks, self.origin, self.keys_of)
         if not own or own + len(witnesses) != len(marks) or None in witnesses.values():
             raise Broken(f"{where}: a signature under the head of {size} entries does not hold, or is missing")
         self.heads.append((size, text, witnesses))
         self.since, self.uncovered = [], 0
 
-    def check_marks(self, text, marks):
-        """How many signatures under a head are the coordinator's; witness → when it cosigned, None: it did not."""
-        keys = list_keys(self.register, "coordinator", self.time)
-        own = sum(mark[0] == self.origin and check_mark(text, mark, keys) == 0 for mark in marks)
-        keys_of = {one[0]: list_keys(self.register, one[0], self.time) for one in marks if one[0] != self.origin}
-        return own, {one[0]: check_mark(text, one, keys_of[one[0]], True) for one in marks if one[0] in keys_of}
-
     def compare_kept(self, text, marks):
         """A head that somebody kept is one of this log's: else the log was cut behind an earlier head, or forked."""
-        if not self.check_marks(text, marks)[0]:
+        if not check_marks(text, marks, self.origin, self.keys_of)[0]:
             raise Unreadable("the coordinator of this log did not sign the head that was kept")
         size, newest = read_head(text, self.origin)[0], self.heads[-1][0]
         if text not in [one[1] for one in self.heads]:
@@ -347,16 +347,12 @@ def verify_proof(plain, operator):
         ["konsil proof 1"].index(plain["format"])
     except CANNOT:
         raise Unreadable("is no proof of an entry") from None
-    try:
-        register = read_register(data, operator, origin.removeprefix("konsil/"))
-    except CANNOT as error:
-        raise Broken(f"{entry.name}: its register cannot be used: {error}") from None
-    keys = list_keys(register, "coordinator", entry.time)
-    if not entry.holds or not any(mark[0] == origin and check_mark(text, mark, keys) == 0 for mark in marks):
-        raise Broken(f"{entry.name}: its content was changed, or the coordinator did not sign the head")
-    if find_root(entry.leaf, entry.number - 1, size, path) != root:
-        raise Broken(f"{entry.name}: it is not in the log that the head is of")
-    times = {mark[0]: check_mark(text, mark, list_keys(register, mark[0], entry.time), True) for mark in marks}
+    register = read_register(data, operator, origin, entry.name, NO_REGISTER)
+    own, times = check_marks(text, marks, origin, lambda name: list_keys(register, name, entry.time, later=True))
+    if not entry.holds or not own or find_root(entry.leaf, entry.number - 1, size, path) != root:
+        raise Broken(
+            f"{entry.name}: it was changed, is not in the log of that head, or the coordinator did not sign it"
+        )
     return {"entry": entry.name, "complete_to": size, "witnesses": {k: v for k, v in times.items() if v is not None}}
 
 
@@ -367,7 +363,11 @@ def verify_file(path, operator, head):
     log = Log(path, operator, read_note(Path(head).read_bytes()) if head else None)
     log.verify()
     size, _text, witnesses = log.heads[-1] if log.heads else (0, "", {})
-    found = {"entries": log.entries, "uncovered": log.uncovered, "signed_events": log.signed}
+    found = {
+        "entries": {k: v.index for k, v in log.last.items()},
+        "uncovered": log.uncovered,
+        "signed_events": log.signed,
+    }
     return found | {"unsigned_events": log.unsigned, "complete_to": size, "witnesses": witnesses}
 
 

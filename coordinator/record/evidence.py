@@ -27,7 +27,7 @@ class JournalEvidence:
         entries: of the experiment.
         beside: starts of the coordinator, and the operator's registers.
         heads: all that were published, by size.
-        marks: size and root (hex) of a head → site → its cosignature.
+        marks: size of a head → site and key → its cosignature.
         whole: whether no entry of the journal is missing from the first on, so that its tree is known.
     """
 
@@ -35,7 +35,7 @@ class JournalEvidence:
     entries: list[Entry] = field(default_factory=list)
     beside: list[Entry] = field(default_factory=list)
     heads: dict[int, PublishedHead] = field(default_factory=dict)
-    marks: dict[int, dict[str, NoteSignature]] = field(default_factory=dict)
+    marks: dict[int, dict[tuple[str, bytes], NoteSignature]] = field(default_factory=dict)
     tree: Tree = field(default_factory=Tree)
     whole: bool = True
     register: Register | None = None
@@ -46,7 +46,16 @@ class JournalEvidence:
         if head is None or self.register is None:
             return
         if check_cosignature(read_note(head.note).text, mark, self.register.keys_of(site, time)) is not None:
-            self.marks.setdefault(body.size, {})[site] = mark
+            self.marks.setdefault(body.size, {})[site, mark.key_id] = mark
+
+    def list_marks(self, head: PublishedHead, register: Register | None, time: float) -> list[NoteSignature]:
+        """The cosignatures under a head that hold by the register and the time at its place: one of a site."""
+        text, found = read_note(head.note).text, dict[str, NoteSignature]()
+        for (site, _key), mark in self.marks.get(head.size, {}).items():
+            keys = () if register is None else register.keys_of(site, time)
+            if check_cosignature(text, mark, keys) is not None:
+                found[site] = mark
+        return list(found.values())
 
     @property
     def proves(self) -> bool:
@@ -93,12 +102,18 @@ def list_records(found: JournalEvidence, origin: str) -> Iterator[LogRecord]:
     items += [(one.number, 0, one) for one in beside if one.number <= newest]
     items += [(size, 1, head) for size, head in found.heads.items() if size >= first]
     own = {one.number for one in found.entries}
+    register: Register | None = None
+    time = 0.0
     for place, (number, _order, item) in enumerate(sorted(items, key=lambda one: one[:2]), 2):
         start = number if isinstance(item, PublishedHead) else number - 1
         gap = b"".join(found.tree.hash_gap(reached, start)) if number <= newest else b""
         reached = number
         if isinstance(item, PublishedHead):
-            note = add_cosignatures(read_note(item.note), found.marks.get(item.size, {}).values())
+            note = add_cosignatures(read_note(item.note), found.list_marks(item, register, time))
             yield LogRecord(exports.HEAD, place, gap, data=note.encode())
         else:
-            yield LogRecord(exports.ENTRY if number in own else exports.BESIDE, place, gap, item)
+            type_ = exports.ENTRY if number in own else exports.BESIDE
+            if type_ == exports.BESIDE:
+                register = read_register_of(item) or register
+            time = item.time
+            yield LogRecord(type_, place, gap, item)

@@ -109,7 +109,7 @@ def read_records(path: Path) -> Iterator[LogRecord]:
                 raise LogBroken("the file is cut off or a record's length was changed", where=where)
             try:
                 record = _read_record(data, place)
-            except (MalformedMessage, ValueError, TypeError):
+            except (MalformedMessage, ValueError, TypeError, LookupError):
                 raise LogBroken("its content was changed: it cannot be read", where=where) from None
             if (record.type == LOG) != (place == 1):
                 raise LogBroken("the file's first record, and no other, says what it is", where=where)

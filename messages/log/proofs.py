@@ -60,7 +60,8 @@ class _Sparse:
 
 
 def prove_entry(path: Path, index: int) -> dict[str, Any]:
-    """The proof of an experiment's entry out of an export that holds (`verification.verify_export`).
+    """The proof of an experiment's entry out of an export that holds (`verification.verify_export`): by the first head
+    that covers it, and the register at that head.
 
     Raises:
         RequestError: the export has no such entry, or no head covers it.
@@ -70,11 +71,13 @@ def prove_entry(path: Path, index: int) -> dict[str, Any]:
         if record.type == exports.HEAD:
             tree.add_gap(exports.size_of(record.data), record.gap)
             note = record.data
+            if found is not None:
+                break
         elif record.entry is not None:
             entry = record.entry
             if record.type == exports.ENTRY and entry.index == index:
                 found = entry
-            if record.type == exports.BESIDE and (found is None or entry.number < found.number):
+            if record.type == exports.BESIDE:
                 register = register_in(entry.type, codec.unpack(entry.body, max_bytes=MAX_ENTRY)) or register
             tree.add_gap(entry.number - 1, record.gap)
             tree.nodes[0, entry.number - 1] = hash_leaf(entry.encode())
@@ -124,9 +127,16 @@ def verify_proof(path: Path, operator: bytes | None = None) -> ProvenEntry:
             register = read_register(register_note.encode(), operator, consortium)
     except MalformedMessage as error:
         raise LogBroken(f"its register cannot be used: {error.what}", where=where) from None
-    if not any(note.is_signed_by(head.origin, key) for key in register.keys_of(COORDINATOR, entry.time)):
+
+    def keys_of(name: str) -> tuple[bytes, ...]:
+        """Keys that were good at the entry's time or later: a head is made after its entries."""
+        return tuple(
+            one.public for one in register.keys if one.name == name and one.is_good(max(entry.time, one.since))
+        )
+
+    if not any(note.is_signed_by(head.origin, key) for key in keys_of(COORDINATOR)):
         raise LogBroken("no key that the register has for the coordinator signed the head", where=where)
     if not verify_inclusion(hash_leaf(entry.encode()), entry.number - 1, head.size, steps, head.root):
         raise LogBroken("it is not in the log that the head is of", where=where)
-    witnesses = list_witnesses(note, lambda name: register.keys_of(name, entry.time))
+    witnesses = list_witnesses(note, keys_of)
     return ProvenEntry(entry, head.size, witnesses, operator is not None)

@@ -21,12 +21,10 @@ from messages.log.exports import LogRecord
 from messages.log.heads import Head, check_cosignature, origin_of, read_head
 from messages.log.tree import Frontier, hash_leaf
 from messages.names import COORDINATOR
-from messages.trust.keys import verify_message
 from messages.trust.notes import Note, read_note
-from messages.trust.register import Register, parse_register, read_register
+from messages.trust.register import Register, check_successor, parse_register, read_register
+from messages.trust.verifier import is_as_taken
 
-EVENT = "konsil event 1"
-"""What an event's signature begins with."""
 Body = dict[str, Any]
 Look = Callable[[Entry, Body, Body | None], None]
 TERM, REGISTER = "term", "register"
@@ -217,19 +215,20 @@ class ExportCheck:
                 register = parse_register(read_note(data), consortium)
             else:
                 register = read_register(data, self._operator, consortium)
-        except MalformedMessage as error:
+            if self.verdict.register is not None:
+                check_successor(self.verdict.register, register)
+        except (MalformedMessage, RequestError) as error:
             raise LogBroken(f"its register cannot be used: {error.what}", where=name_entry(entry)) from None
         self.verdict.register = register
 
     def _check_signature(self, entry: Entry, body: Body) -> Body | None:
-        """The event in an entry, where there is one, by its sender's key at the entry's time; its payload."""
+        """The event in an entry, where there is one, by the rules of who took it; its payload."""
         found = find_event(body)
         if found is None:
             return None
         sender, data, signature, payload = found
-        keys = self._keys_of(sender)  # who has one signs: the coordinator takes nothing else of them
-        asked = self.verdict.register is not None and bool(signature or keys)
-        if asked and not any(verify_message(key, EVENT, data, signature) for key in keys):
+        register, written = self.verdict.register, payload.get("time")
+        if register is not None and not is_as_taken(register, sender, data, signature, written, entry.time):
             raise LogBroken(f"the signature of {sender} in it is missing or does not hold", where=name_entry(entry))
         self.verdict.signed += bool(signature)
         self.verdict.unsigned += not signature

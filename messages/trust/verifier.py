@@ -184,6 +184,22 @@ def name_addressee(queue: str) -> str:
     return queue.removeprefix("inbox.")
 
 
+def is_as_taken(
+    register: Register, sender: str, payload: bytes, signature: bytes, written: object, taken: float
+) -> bool:
+    """Whether a receiver with this register takes such an event; what a log is held against.
+
+    Args:
+        written: the time that the event says.
+        taken: the receiver's clock then.
+    """
+    mine = [one for one in register.keys if one.name == sender]
+    if not signature:
+        return register.signatures != "required" and not any(one.since <= taken for one in mine)
+    good = [one for one in mine if isinstance(written, int | float) and _is_good(one, written, taken, LATE)]
+    return any(is_signed_by(one.public, payload, signature) for one in good)
+
+
 def _is_good(key: KeyEntry, written: float, now: float, late: float) -> bool:
     if key.revoked is not None and key.revoked <= max(now, written):
         return False

@@ -11,11 +11,23 @@ from typing import Any
 
 import pytest
 from coordinator_kit import CONSORTIUM
-from evidence_rig import ORIGIN, Evidence, make_evidence, read_json, run_konsil, run_standalone, write_export
+from evidence_rig import (
+    ORIGIN,
+    Evidence,
+    make_evidence,
+    mine,
+    numbers_in,
+    read_json,
+    relink,
+    run_konsil,
+    run_standalone,
+    told_by_both,
+    write_anew,
+    write_export,
+)
 from trusted import TrustKit
 
 from coordinator.record.evidence import gather_evidence, list_records
-from coordinator.record.heads import HEAD, read_published
 from coordinator.record.journal import REGISTER
 from messages import chain, codec
 from messages.chain import Entry
@@ -23,9 +35,7 @@ from messages.ground.errors import KonsilError, LogBroken
 from messages.log import exports
 from messages.log.exports import LogRecord
 from messages.log.heads import Head, sign_head
-from messages.log.tree import Tree, hash_leaf
 from messages.log.verification import verify_export
-from messages.trust.keys import SigningKey
 from messages.trust.notes import read_note
 from messages.trust.register import replace_keys, sign_register
 
@@ -37,59 +47,10 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     return make_evidence(tmp_path_factory.mktemp("evidence"))
 
 
-def told_by_both(path: Path, *options: str | Path) -> tuple[str, str]:
-    """What the two verifiers say of a log that does not hold; they agree on the exit status."""
-    ours, theirs = run_konsil("audit", "verify", path, *options), run_standalone(path, *options)
-    assert ours.status == theirs.status, (ours, theirs)
-    assert not ours.holds, ours
-    return ours.words, theirs.words
-
-
-def numbers_in(words: str) -> list[int]:
-    return [int(one) for one in re.findall(r"journal numbers? (\d+)", words)]
-
-
 def names(words: str, number: int) -> bool:
     """Whether the entry is named, or lies between the two that are."""
     found = numbers_in(words)
     return bool(found) and min(found) <= number <= max(found)
-
-
-def relink(entries: list[Entry]) -> list[Entry]:
-    """Numbers, links and hashes made anew, as somebody does who can write the whole journal."""
-    last: dict[str, Entry] = {}
-    made: list[Entry] = []
-    for number, one in enumerate(entries, 1):
-        before = last.get(one.experiment)
-        last[one.experiment] = replace(
-            one,
-            number=number,
-            index=before.index + 1 if before else 1,
-            previous=before.hash if before else chain.ZERO,
-            before=made[-1].hash if made else chain.ZERO,
-        ).with_hash()
-        made.append(last[one.experiment])
-    return made
-
-
-def write_anew(
-    entries: list[Entry], key: SigningKey, change: Callable[[Entry], Entry] = lambda one: one
-) -> list[Entry]:
-    """The whole journal written anew by who has this key, its heads among it."""
-    tree, made = Tree(), list[Entry]()
-    for one in entries:
-        one = change(one)
-        if one.type == HEAD and (head := read_published(one)) is not None:
-            note = sign_head(Head(ORIGIN, head.size, tree.root(head.size)), key).encode()
-            one = replace(one, body=codec.pack({**codec.unpack(one.body), "note": note}))
-        made = relink([*made, one])
-        tree.append_leaf(hash_leaf(made[-1].encode()))
-    return made
-
-
-def mine(evidence: Evidence) -> list[int]:
-    """Places of the experiment's entries in the journal's list."""
-    return [place for place, one in enumerate(evidence.entries) if one.experiment == "exp-1"]
 
 
 def records_of(path: Path) -> list[LogRecord]:
