@@ -11,7 +11,7 @@ from messages.ground.errors import MalformedMessage
 from messages.log.forks import DeclaredFork, read_fork, sign_fork
 from messages.log.heads import Head, add_cosignatures, cosign_head, open_head, origin_of, read_head, sign_head
 from messages.log.tree import Tree, hash_leaf
-from messages.log.witness import Finding, Opening, Seen, Shown, find_doubt, judge_head
+from messages.log.witness import HeadFinding, Opening, Seen, Shown, find_doubt, judge_head
 from messages.trust.notes import Note, read_note
 
 KIT = TrustKit(("site-a", "site-b", "site-c"))
@@ -40,7 +40,7 @@ def shown(size: int, old: int = 0, tree: Tree = LOG, **changes: object) -> Shown
     return replace(given, **changes)  # type: ignore[arg-type]
 
 
-def judge(seen: Seen, given: Shown) -> tuple[Seen, Finding]:
+def judge(seen: Seen, given: Shown) -> tuple[Seen, HeadFinding]:
     return judge_head(seen, given, ORIGIN, OPERATOR, keys_of)
 
 
@@ -49,38 +49,38 @@ SEEN_20, _ = judge(Seen(), shown(20))
 
 def test_the_first_head_is_believed_and_later_ones_have_to_follow_from_it() -> None:
     seen, finding = judge(Seen(), shown(20))
-    assert (finding, seen.size) == (Finding.FOLLOWS, 20)
+    assert (finding, seen.size) == (HeadFinding.FOLLOWS, 20)
     seen, finding = judge(seen, shown(30, 20))
-    assert (finding, seen.size) == (Finding.FOLLOWS, 30)
-    assert judge(seen, shown(30, 20)) == (seen, Finding.KNOWN)
+    assert (finding, seen.size) == (HeadFinding.FOLLOWS, 30)
+    assert judge(seen, shown(30, 20)) == (seen, HeadFinding.KNOWN)
 
 
 def test_another_root_or_a_proof_that_fails_is_a_fork_and_both_heads_are_kept() -> None:
     other = grown(40, "else")
     for given in (shown(20, tree=other), shown(30, 20, tree=other)):
         seen, finding = judge(SEEN_20, given)
-        assert finding is Finding.FORKED
+        assert finding is HeadFinding.FORKED
         assert seen.proof == (SEEN_20.heads[20], given.note)
-        assert judge(seen, shown(30, 20))[1] is Finding.FORKED, "it is never forgotten"
+        assert judge(seen, shown(30, 20))[1] is HeadFinding.FORKED, "it is never forgotten"
 
 
 def test_a_proof_that_begins_elsewhere_leaves_a_gap_until_one_begins_at_the_newest_head() -> None:
     seen, finding = judge(SEEN_20, shown(35, 30))
-    assert (finding, seen.gap, seen.size) == (Finding.GAP, True, 20)
+    assert (finding, seen.gap, seen.size) == (HeadFinding.GAP, True, 20)
     seen, finding = judge(seen, shown(35, 20))
-    assert (finding, seen.gap, seen.size) == (Finding.FOLLOWS, False, 35)
+    assert (finding, seen.gap, seen.size) == (HeadFinding.FOLLOWS, False, 35)
 
 
 def test_a_shorter_log_is_old_news_under_the_same_term_and_a_fork_under_a_higher_one() -> None:
-    assert judge(SEEN_20, shown(10))[1] is Finding.KNOWN
-    assert judge(SEEN_20, shown(10, term=2))[1] is Finding.FORKED
+    assert judge(SEEN_20, shown(10))[1] is HeadFinding.KNOWN
+    assert judge(SEEN_20, shown(10, term=2))[1] is HeadFinding.FORKED
 
 
 def test_what_the_coordinator_did_not_sign_or_is_of_another_log_changes_nothing() -> None:
     stranger = sign_head(Head(ORIGIN, 30, LOG.root(30)), KIT.key_of("site-a")).encode()
     elsewhere = sign_head(Head("konsil/other", 30, LOG.root(30)), KEY).encode()
     for note in (stranger, elsewhere, b"", b"\xff", shown(30).note[:-3]):
-        assert judge(SEEN_20, shown(30, 20, note=note)) == (SEEN_20, Finding.UNUSABLE)
+        assert judge(SEEN_20, shown(30, 20, note=note)) == (SEEN_20, HeadFinding.UNUSABLE)
 
 
 def test_the_operators_word_lets_a_restored_log_go_on_and_nobody_elses_does() -> None:
@@ -91,12 +91,12 @@ def test_the_operators_word_lets_a_restored_log_go_on_and_nobody_elses_does() ->
     proof = tuple(restored.prove_consistency(12, 22))
     given = shown(22, 12, tree=restored, term=2, fork=sign_fork(fork, KIT.operator), fork_proof=proof)
     seen, finding = judge(SEEN_20, given)
-    assert (finding, seen.forks, seen.size) == (Finding.DECLARED, (2,), 22)
+    assert (finding, seen.forks, seen.size) == (HeadFinding.DECLARED, (2,), 22)
     forked, _finding = judge(SEEN_20, shown(20, tree=grown(40, "else")))
-    assert judge(forked, given)[1] is Finding.DECLARED
-    assert judge(SEEN_20, replace(given, fork=sign_fork(fork, KEY)))[1] is Finding.UNUSABLE
+    assert judge(forked, given)[1] is HeadFinding.DECLARED
+    assert judge(SEEN_20, replace(given, fork=sign_fork(fork, KEY)))[1] is HeadFinding.UNUSABLE
     later = DeclaredFork(ORIGIN, 3, 12, restored.root(12))
-    assert judge(SEEN_20, replace(given, fork=sign_fork(later, KIT.operator)))[1] is not Finding.DECLARED
+    assert judge(SEEN_20, replace(given, fork=sign_fork(later, KIT.operator)))[1] is not HeadFinding.DECLARED
     with pytest.raises(MalformedMessage):
         read_fork(sign_fork(fork, KIT.operator), "konsil/other", OPERATOR)
 
