@@ -165,7 +165,13 @@ def _effects_of_seal(change: _Change, x: Seal) -> tuple[Effect, ...]:
 
 
 def _give_up(change: _Change, x: GiveUp) -> tuple[Effect, ...]:
-    """Given up once more, after it was taken on again, is another event than the first one."""
+    """Given up once more, after it was taken on again, is another event than the first one.
+
+    Nothing is said where a proof is on its way: the coordinator would go on with another site for half a second's sake.
+    Where it does not come the site counts as absent.
+    """
+    if x.reason is Reason.UNPROVEN_LOG:
+        return (*change.halt, Free(x.experiment, x.round))
     attempt = x.reason if x.opening == 1 else f"{x.reason}.{x.opening}"
     if change.job.again:
         attempt = f"{x.reason}.{x.opening}.{change.job.again}"

@@ -10,7 +10,13 @@ from places import ROOT
 WAITING = {"wait", "wait_for", "join", "get", "acquire"}
 """Of threads, events, conditions, queues, processes. With no argument at all they wait for ever."""
 
-ELSEWHERE = ("site_agent/dicom", "site_agent/training", "site_agent/datasets", "messages/ground/virtual")
+ELSEWHERE = (
+    "site_agent/dicom",
+    "site_agent/training",
+    "site_agent/external",
+    "site_agent/datasets",
+    "messages/ground/virtual",
+)
 """No part of a service's own process; virtual time serves tests."""
 
 ENDED_BY: dict[tuple[str, str], str] = {

@@ -12,42 +12,60 @@ from messages.experiment import Experiment
 from messages.ground.clock import SystemClock
 from messages.kinds import ExperimentAccepted, ExperimentStart
 from messages.reasons import Reason
+from messages.trust.keys import SigningKey, derive_key
+from messages.trust.register import KeyEntry, Register
+from messages.trust.verifier import Verifier
 from site_agent.core.agenda import decide
 from site_agent.core.evolve import fold_decisions
 from site_agent.core.inputs import Heard
 from site_agent.core.jobs import Agenda, Job
 from site_agent.loop.rules import Rules
 
-KEY = "5c" * 32
+KEY, OTHER = derive_key(bytes([1]) * 32), derive_key(bytes([2]) * 32)
+NOW = SystemClock().wall()
 
 
-def accepted() -> Event:
+def accepted(key: SigningKey | None) -> Event:
     plain = script.experiment_file()
-    start = Author(script.CONSORTIUM, "dr-a").write_event(
-        "experiment-start", ExperimentStart(experiment=plain), time=1.0, experiment="exp-1"
+    start = Author(script.CONSORTIUM, "dr-a", key=key).write_event(
+        "experiment-start", ExperimentStart(experiment=plain), time=NOW, experiment="exp-1"
     )
     digest = Experiment.model_validate(plain).digest()
     body = ExperimentAccepted(experiment=plain, digest=digest, researcher="dr-a", original=start.raw, enrol_within=60.0)
     said = Author(script.CONSORTIUM, "coordinator", 1, 1)
-    return said.write_event("experiment-accepted", body, time=1.0, experiment="exp-1")
+    return said.write_event("experiment-accepted", body, time=NOW, experiment="exp-1")
+
+
+def verifier_of(*keys: SigningKey) -> Verifier:
+    """Of a register in which these keys are the researcher's."""
+    entries = tuple(
+        KeyEntry(name="dr-a", role="researcher", key=one.public.hex(), since=NOW - 9e6, until=NOW + 9e6) for one in keys
+    )
+    register = Register(consortium=script.CONSORTIUM, serial=1, made=1.0, keys=entries)
+    return Verifier(script.CONSORTIUM, derive_key(bytes(32)).public, register)
 
 
 @pytest.mark.parametrize(
-    ("signed_by", "reason"),
-    [(KEY, None), ("00" * 32, Reason.RESEARCHER_NOT_ALLOWED), (None, Reason.RESEARCHER_NOT_ALLOWED)],
+    ("signed_by", "known", "reason"),
+    [
+        (KEY, (KEY, OTHER), None),
+        (OTHER, (KEY, OTHER), Reason.RESEARCHER_NOT_ALLOWED),
+        (None, (), Reason.RESEARCHER_NOT_ALLOWED),
+    ],
 )
 def test_only_what_an_allowed_key_has_signed_is_let_in_now_and_in_later_rounds(
-    tmp_path: Path, signed_by: str | None, reason: Reason | None
+    tmp_path: Path, signed_by: SigningKey | None, known: tuple[SigningKey, ...], reason: Reason | None
 ) -> None:
-    allow = {"approval": "auto", "allow": [{"researchers": ["dr-a"], "researcher_keys": [KEY]}]}
-    rules = Rules(script.site_config(tmp_path, policy=allow), SystemClock(), lambda _event: signed_by)
-    event = accepted()
+    rule = {"researchers": ["dr-a"], "researcher_keys": [KEY.fingerprint]}
+    config = script.site_config(tmp_path, policy={"approval": "auto", "allow": [rule]})
+    rules = Rules(config, SystemClock(), verifier_of(*known))
+    event = accepted(signed_by)
     assert isinstance(event.body, ExperimentAccepted)
     verdict = rules.judge_accepted(event.body)
     assert verdict.reason is reason
     agenda = Agenda("site-a")
     job = fold_decisions(agenda, decide(agenda, Heard(event, verdict))).jobs["exp-1"]
-    assert job.signer == signed_by
+    assert job.signer == (None if signed_by is None else signed_by.fingerprint)
     kept = Job.model_validate(job.model_dump(mode="python"))  # as the spool keeps it
     assert rules.judge_experiment(kept.file, kept.researcher, kept.signer).reason is reason
 
