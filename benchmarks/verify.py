@@ -25,13 +25,15 @@ from trusted import TrustKit
 
 from coordinator.record.evidence import JournalEvidence, list_records
 from coordinator.record.heads import HEAD, PublishedHead
+from coordinator.record.journal import REGISTER
 from messages import chain, codec
 from messages.chain import Entry
 from messages.log import exports
 from messages.log.heads import Head, cosign_head, sign_head
 from messages.log.tree import hash_leaf
-from messages.log.verification import EVENT, find_event
+from messages.log.verification import find_event
 from messages.trust.notes import read_note
+from messages.trust.signatures import CONTEXT
 
 EVERY = 100
 
@@ -42,7 +44,7 @@ def sign_event(body: bytes, entry: Entry, kit: TrustKit) -> bytes:
     if found is None:
         return body
     sender, payload = found[:2]
-    plain["input"]["raw"] = codec.pack([payload, kit.key_of(sender).sign_message(EVENT, payload)])
+    plain["input"]["raw"] = codec.pack([payload, kit.key_of(sender).sign_message(CONTEXT, payload)])
     return codec.pack(plain)
 
 
@@ -66,7 +68,8 @@ def write_log(folder: Path, count: int) -> Path:
         found.tree.append_leaf(hash_leaf(whole.encode()))
         return whole
 
-    found.beside.append(add(replace(first, number=1)))
+    entered = next(one for one in made.entries if one.type == REGISTER)
+    found.beside += [add(replace(first, number=1)), add(entered)]
     while index < count:
         one, body = bodies[index % len(bodies)]
         index += 1
@@ -76,9 +79,8 @@ def write_log(folder: Path, count: int) -> Path:
             published = PublishedHead(found.tree.size, head.encode(), ("exp-1", index // EVERY, 1))
             found.heads[published.size] = published
             text = read_note(published.note).text
-            found.marks[published.size] = {
-                site: cosign_head(text, site, kit.key_of(site), int(began)) for site in SITES
-            }
+            marks = {site: cosign_head(text, site, kit.key_of(site), int(began)) for site in SITES}
+            found.marks[published.size] = {(site, mark.key_id): mark for site, mark in marks.items()}
             add(Entry(1, index // EVERY, "none", one.time, HEAD, codec.pack(published.write_body())))
     assert previous == chain.ZERO
     path = folder / "large.konsil"
