@@ -72,7 +72,7 @@ def open_heads(state: Path, consortium: str, trust: Trust, verifier: Verifier) -
             consortium,
             trust,
             place.read_bytes() if place.is_file() else b"",
-            lambda: verifier.register or trust.register,
+            verifier.known_register,
         )
     except MalformedMessage as error:
         raise ConfigError(f"cannot be used: {error.what}", where=str(place)) from None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from messages import codec
 from messages.ground.durable import writing_beside
@@ -178,13 +178,8 @@ def read_export(path: Path) -> Iterator[Entry]:
         if file.read(len(MAGIC)) != MAGIC:
             raise ConfigError("is not an exported event log", where=str(path), advice="Use `konsil audit export`")
         position, last = 0, ZERO
-        while (head := file.read(4)) != bytes(4):
+        for where, data in read_framed(file, f"{path}, entry", MAX_ENTRY):
             position += 1
-            where = f"{path}, entry {position}"
-            length = int.from_bytes(head, "big")
-            data = file.read(length) if len(head) == 4 and length <= MAX_ENTRY else b""
-            if len(head) < 4 or len(data) < length or not data:
-                raise LogBroken("the file is cut off or an entry's length was changed", where=where)
             try:
                 entry = decode_entry(data)
             except MalformedMessage:
@@ -192,8 +187,30 @@ def read_export(path: Path) -> Iterator[Entry]:
             last = entry.hash
             yield entry
         expected = _closing_record(position, last)
-        if head + file.read(len(expected)) != expected:
+        if bytes(4) + file.read(len(expected)) != expected:
             raise LogBroken(
                 "the record that closes it was changed, or entries before it were taken out",
                 where=f"{path}, after entry {position}",
             )
+
+
+def read_framed(file: BinaryIO, where: str, most: int) -> Iterator[tuple[str, bytes]]:
+    """What an exported log consists of: lengths in four bytes, each with so many bytes; up to a length of 0.
+
+    Yields where each one stands, and its bytes. The record that closes the file is left to the reader.
+
+    Args:
+        where: before each one's number, from 1.
+        most: bytes of one, at most.
+
+    Raises:
+        LogBroken: the file is cut off, or a length was changed.
+    """
+    place = 0
+    while (head := file.read(4)) != bytes(4):
+        place += 1
+        length = int.from_bytes(head, "big")
+        data = file.read(length) if len(head) == 4 and length <= most else b""
+        if len(head) < 4 or len(data) < length or not data:
+            raise LogBroken("the file is cut off or a length in it was changed", where=f"{where} {place}")
+        yield f"{where} {place}", data

@@ -134,8 +134,8 @@ class Agent:
         self._make_ears()
 
     def _stand_as_witness(self, trust: Trust) -> Standpoint:
-        site, verifier = self.config.site, self._verifier
-        return Standpoint(site.consortium, site.name, trust, lambda: verifier.register or trust.register)
+        site = self.config.site
+        return Standpoint(site.consortium, site.name, trust, self._verifier.known_register)
 
     def _make_hands(self, trainers: StartTrainers) -> None:
         """What works: trainers, transfers, and what gives them their errands. They answer through the main loop."""

@@ -19,7 +19,6 @@ from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import ConfigError, KonsilError, MalformedMessage
 from messages.ground.naming import NO_EXPERIMENT
 from messages.trust.register import Register
-from messages.trust.verifier import Verifier
 
 log = structlog.get_logger("coordinator")
 
@@ -69,7 +68,7 @@ class Registers:
             else:
                 data = self._path.read_bytes()
                 verifier.take_register(data)
-                self._keep(data, _register_of(verifier))
+                self._keep(data, verifier.known_register())
         except (KonsilError, OSError) as error:
             raise ConfigError(f"cannot be used: {error}", where=str(self._path)) from None
         self._tell()
@@ -106,7 +105,7 @@ class Registers:
 
     def _tell(self) -> None:
         """Announce it; who is older than vocabulary 5 stays deaf to the kind."""
-        register = _register_of(self._parts.verifier)
+        register = self._parts.verifier.known_register()
         body = kinds.RegisterAnnounced(note=self._note)
         self._parts.say.announce_to_all(Announcement("register", NO_EXPERIMENT, body, attempt=register.serial))
 
@@ -131,12 +130,6 @@ def _waited_for(state: ExperimentState) -> frozenset[str]:
     if state.ended is not None:
         return frozenset()
     return frozenset(site for site, one in state.members.items() if one.standing in (Standing.INVITED, Standing.JOINED))
-
-
-def _register_of(verifier: Verifier) -> Register:
-    register = verifier.register
-    assert register is not None  # noqa: S101 (for mypy: where there is a file, there is a register)
-    return register
 
 
 def _mark_of(path: Path) -> tuple[int, int, int] | None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy.cli import site_record
-from deploy.cli.site_heads import heads
 from deploy.cli.stock import say_case, say_stock, stock_as_plain
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from messages.experiment import read_experiment
@@ -291,7 +290,7 @@ def ledger(
     )
 
 
-app.command()(heads)
+app.command()(site_record.heads)
 app.command()(site_record.lineage)
 app.command()(site_record.forget)
 app.command()(site_record.commitments)

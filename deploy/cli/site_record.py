@@ -1,4 +1,4 @@
-"""`konsil site lineage`, `forget`, `commitments`, and what an auditor does with the file that the last one writes."""
+"""`konsil site heads`, `lineage`, `forget`, `commitments`, and what an auditor does with the commitments' file."""
 
 from __future__ import annotations
 
@@ -152,6 +152,79 @@ def commitments(
     )
     if out is not None:
         note_line(f"{out}: opens {count_noun(len(opened), 'commitment')}; whoever has it reads what was committed to")
+
+
+def heads(
+    config: ConfigOption = DEFAULT,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the newest head to this file.")] = None,
+    proof: Annotated[
+        Path | None, typer.Option("--proof", help="Write both heads of a forked log into this folder.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The signed heads of the coordinator's log that this site has seen and kept; the agent need not run.
+
+    Hand the file of --out to an auditor: `konsil audit verify LOG --head FILE` shows whether a log was cut or forked.
+    Exit status 1: the coordinator showed this site a log that does not follow from what it had seen.
+
+    Examples:
+
+    konsil site heads
+
+    konsil site heads --out site-a.head
+    """
+    from messages.log.heads import origin_of, read_head
+    from messages.trust.notes import read_note
+    from site_agent.config import read_config
+    from site_agent.disk.seen_log import read_seen
+
+    site = read_config(config).site
+    seen = read_seen(site.state)
+    found = [read_head(read_note(note), origin_of(site.consortium)) for _size, note in sorted(seen.heads.items())]
+    if out is not None:
+        if not seen.heads:
+            raise RequestError("this site has seen no head of the log yet", where=str(site.state))
+        _write_note(out, seen.heads[seen.size])
+    if proof is not None:
+        if not seen.proof:
+            raise RequestError("this site has seen no forked log", where=str(site.state))
+        for place, note in enumerate(seen.proof, 1):
+            _write_note(proof / f"head-{place}.note", note)
+    if as_json:
+        openings: dict[str, Any] = {
+            name: {"round": one.round, "opening": one.opening, "size": one.size, "witnesses": list(one.witnesses)}
+            for name, one in seen.openings.items()
+        }
+        emit_json(
+            {
+                "site": site.name,
+                "heads": [{"size": one.size, "root": one.root.hex()} for one in found],
+                "openings": openings,
+                "forked": bool(seen.proof),
+                "declared_forks": list(seen.forks),
+            }
+        )
+    elif found:
+        print_table(["entries", "root"], [[str(one.size), one.root.hex()] for one in found])
+        for name, one in seen.openings.items():
+            saw = ", ".join(one.witnesses) or "nobody"
+            say_line(f"{name}: round {one.round}; the head of the opening before was also seen by {saw}")
+    else:
+        note_line("No head of the log was seen yet")
+    for term in () if as_json else seen.forks:
+        say_line(f"the operator declared that the log was restored, under term {term}")
+    if seen.proof:
+        if not as_json:
+            say_line("the log was FORKED: the coordinator signed two heads of which neither follows from the other")
+        raise typer.Exit(1)
+
+
+def _write_note(path: Path, note: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, note)
+    except OSError as error:
+        raise RequestError(f"cannot be written ({error.strerror})", where=str(path)) from None
 
 
 def _names_of(site: SiteConfig, name: str) -> list[str]:

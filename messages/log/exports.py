@@ -100,13 +100,8 @@ def read_records(path: Path) -> Iterator[LogRecord]:
     with path.open("rb") as file:
         file.seek(len(MAGIC))
         place, count, last, newest = 0, 0, chain.ZERO, 0
-        while (head := file.read(4)) != bytes(4):
+        for where, data in chain.read_framed(file, f"{path}, record", MAX_RECORD):
             place += 1
-            where = f"{path}, record {place}"
-            length = int.from_bytes(head, "big")
-            data = file.read(length) if len(head) == 4 and length <= MAX_RECORD else b""
-            if len(head) < 4 or len(data) < length or not data:
-                raise LogBroken("the file is cut off or a record's length was changed", where=where)
             try:
                 record = _read_record(data, place)
             except (MalformedMessage, ValueError, TypeError, LookupError):
@@ -119,7 +114,7 @@ def read_records(path: Path) -> Iterator[LogRecord]:
                 newest = size_of(record.data)
             yield record
         expected = bytes(4) + codec.pack([FORM, count, last, newest])
-        if head + file.read(len(expected)) != expected:
+        if bytes(4) + file.read(len(expected)) != expected:
             raise LogBroken(
                 "the record that closes it was changed, or records before it were taken out",
                 where=f"{path}, after record {place}",

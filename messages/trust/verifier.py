@@ -92,6 +92,12 @@ class Verifier:
             and not any(one.is_good(now) for one in keys.values())
         )
 
+    def known_register(self) -> Register:
+        """The newest register; LookupError where nothing is checked."""
+        if self._index is None:
+            raise LookupError("a party without [trust] goes by no register")
+        return self._index.register
+
     def take_register(self, data: bytes) -> Register | None:
         """Go on with a newer register; returns it, or None where it is the one that is known.
 

@@ -68,10 +68,9 @@ def run_program(
 
 def _watch_program(process: subprocess.Popen[bytes], trainer: ExternalTrainer, places: Places, lines: _Lines) -> None:
     """Hear what it says, and look at clock and disk, until it has ended."""
-    assert process.stdout is not None  # noqa: S101 (for mypy)
     deadline, looked = time.monotonic() + trainer.within, time.monotonic()
     most = places.count_bytes() + trainer.disk
-    open_end = [process.stdout.fileno()]
+    open_end = [one.fileno() for one in (process.stdout,) if one is not None]
     while True:
         ended = process.poll() is not None  # asked first: then all that it has said can be read
         if open_end and select.select(open_end, [], [], 0.0 if ended else LOOKED_EVERY)[0]:
