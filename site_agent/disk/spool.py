@@ -48,7 +48,6 @@ CREATE TABLE IF NOT EXISTS evidence (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL, first BLOB NOT NULL,
     second BLOB NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 """
 SEEN_KEPT = 90 * 86400.0
 """Seconds that an event's id is remembered: longer than the broker keeps, or a standing repeats, an event."""

@@ -115,7 +115,7 @@ class Outbox:
             event = decode_stored(waiting.raw)
             if event.ext.get(signatures.KEY) == key_name:
                 continue
-            before = event.ext.get(signatures.AFTER)
+            before, answers = event.ext.get(signatures.AFTER), event.ext.get(signatures.ANSWERS)
             told = replace(self._author, incarnation=event.incarnation).write_event(
                 event.kind,
                 event.body,
@@ -125,6 +125,7 @@ class Outbox:
                 attempt=event.attempt,
                 seq=event.seq,
                 after=None if before is None else anew.get(str(before), str(before)),
+                answers=None if answers is None else str(answers),
                 more={key: str(event.ext[key]) for key in (POLICY, DATA) if key in event.ext},
             )
             anew[signatures.digest_payload(event.raw)] = digest = signatures.digest_payload(told.raw)

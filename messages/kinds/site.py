@@ -1,0 +1,106 @@
+"""What a site says to the coordinator; and the marks that both read their streams by."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from messages.ground.strictness import at_most
+from messages.kinds.base import MOST_CANDIDATES, Body, Code, Count, Digest, EventId, Label, LeftOut, Transfer, Versions
+from messages.reasons import Reason
+from messages.scores import SplitScores
+
+
+class Hello(Body):
+    """A site is online; answered with standing. `head`: it lacks a proof that the log follows from its first so many
+    entries."""
+
+    versions: Versions
+    head: Count | None = None
+
+
+class CaseCounts(Body):
+    found: Count
+    used: Count
+    left_out: LeftOut = {}
+    train: Count
+    validation: Count
+    test: Count
+
+
+class Platform(Body):
+    """What "same bits" depends on."""
+
+    device_type: Literal["cpu", "cuda"]
+    threads: Count
+    versions: Versions
+    deterministic: bool
+
+
+class Joined(Body):
+    cases: CaseCounts
+    platform: Platform
+
+
+class Declined(Body):
+    reason: Code
+    cases: CaseCounts | None = None
+
+
+class RoundAccepted(Body):
+    """The site has read a round-start or evaluation-start and takes it on."""
+
+
+class WeightsReady(Body):
+    transfer: Transfer
+    cases_used: Count
+    cases: CaseCounts
+    epochs: Count
+    steps: Count
+    loss: float | None = None
+    seconds: float
+    validation: SplitScores | None = None
+    """Scores of the received global model."""
+    platform: Platform
+
+
+class RoundFailed(Body):
+    """The site cannot deliver this round."""
+
+    reason: Code
+
+
+class ModelScores(Body):
+    model_digest: Digest
+    splits: Annotated[dict[Literal["validation", "test"], SplitScores], at_most(2)]
+
+
+class Evaluated(Body):
+    scores: Annotated[dict[Label, ModelScores], at_most(MOST_CANDIDATES)]
+    """By candidate."""
+
+
+class Leaving(Body):
+    reason: Code = Reason.LEAVING
+
+
+class HeadWitnessed(Body):
+    """A site has seen that a head of the log follows from all that it saw before, and cosigns it.
+
+    `cosignature`: key id, time and signature, as in a line under the head (C2SP tlog-cosignature).
+    """
+
+    size: Count
+    root: Digest
+    cosignature: Annotated[bytes, Field(min_length=76, max_length=76)]
+
+
+class Nonce(Body):
+    """The coordinator's own mark on uplink: what lies before it has been read."""
+
+    nonce: EventId
+
+
+class Echo(Body):
+    nonce: EventId
