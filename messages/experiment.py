@@ -1,7 +1,7 @@
 """The experiment file: what a researcher publishes, as a strict model. Data only, never code.
 
-One section a class. Everything that a site or the coordinator decides from an experiment is decided from this
-model; its digest is over its canonical form (`messages.forms`), so that comments and key order do not matter.
+Its sections are in `messages.sections`. Whatever a site or the coordinator decides from an experiment, it decides from
+this model. The digest is over the canonical form (`messages.forms`), so that comments and key order do not matter.
 
 A key that is not in `forms.FORM_0` is declared with the form that it came with:
 `Field(default, json_schema_extra={"form": 1})`. A new value of a key that there is needs none.
@@ -9,8 +9,6 @@ A key that is not in `forms.FORM_0` is declared with the form that it came with:
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -20,348 +18,30 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from messages import forms
 from messages.ground import settings
-from messages.ground.naming import EXPERIMENT_PATTERN, NO_EXPERIMENT, WHOLE_EXPERIMENT
-from messages.ground.settings import Name, Seconds, Settings
+from messages.ground.naming import NO_EXPERIMENT, WHOLE_EXPERIMENT
+from messages.ground.settings import Name, Settings
 from messages.ground.strictness import at_most
 from messages.ground.written.documents import parse_toml
 from messages.names import COORDINATOR
-from messages.strategies import FEDAVG, AnyStrategy
-from messages.tasks.losses import LossTable
-from messages.tasks.registry import AnyLoss, AnyTask, MetricWords, SelectionWord, with_defaults
-from messages.tensors.codecs import CodecName
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-WHOLE = 2**31 - 1
-"""Largest whole number that a person has a reason to write; every wire and database can hold it."""
-MOST_SITES = 1000
-MOST_ALONE = 16
-"""Sites that may each have a model of their own: each site scores all of them."""
-OWN_LABEL = "own-"
-OWN_TRAINER = "konsil"
-"""What the trainer that comes with Konsil is called where trainers are named."""
-DIGEST_MARK = "sha256:"
-"""What stands before a model's digest, where an experiment's id may stand too."""
-ORIGIN = re.compile(f"{DIGEST_MARK}[0-9a-f]{{64}}|{EXPERIMENT_PATTERN}")
-
-
-class Split(Settings):
-    """Shares of the patients."""
-
-    train: Fraction = 0.7
-    validation: Fraction = 0.1
-    test: Fraction = 0.2
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        if abs(self.train + self.validation + self.test - 1) > 1e-6:
-            raise ValueError("train, validation and test add up to 1")
-        return self
-
-
-class Data(Settings):
-    """Which data set each site brings, by the name under which its operator described it."""
-
-    dataset: Name
-    split: Split = Split()
-    least_cases: int = Field(1, ge=1, le=WHOLE)
-    least_used_share: Fraction = 0.0
-
-
-def _can_travel(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_can_travel(item) for item in value)
-    if isinstance(value, dict):
-        return all(_can_travel(item) for item in value.values())
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, bool | str) or (isinstance(value, int) and abs(value) <= WHOLE)
-
-
-class Net(Settings):
-    """A net by name; its parameters are checked by `nets.registry`."""
-
-    model_config = Settings.model_config | {"extra": "allow"}
-    name: str
-    origin: str | None = Field(None, alias="from", json_schema_extra={"form": 2})
-    """The model that the experiment begins with: "sha256:" and its digest, or the id of an experiment that is over.
-    None: it is drawn from the seed."""
-
-    @field_validator("origin")
-    @classmethod
-    def _digest_or_experiment(cls, value: str | None) -> str | None:
-        if value is not None and ORIGIN.fullmatch(value) is None:
-            raise ValueError('give "sha256:" and the 64 digits of a model\'s digest, or the id of an experiment')
-        return value
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Everything but the name."""
-        return dict(self.model_extra or {})
-
-    @model_validator(mode="after")
-    def _parameters_travel(self) -> Self:
-        for key, value in self.parameters.items():
-            if not _can_travel(value):
-                raise ValueError(f"{key} = {value!r}: give numbers, text, true or false, or lists or tables of them")
-        return self
-
-
-class Preprocessing(Settings):
-    """How native images become the net's input."""
-
-    orientation: str | None = Field("RAS", pattern=r"^[RL][AP][SI]$")
-    spacing_mm: tuple[float, float, float] | None = None
-    crop: Literal["foreground", "none"] = "foreground"
-    normalise: Literal["zscore-nonzero", "zscore", "none"] = "zscore-nonzero"
-    size: tuple[int, ...] | None = Field(
-        None, min_length=2, max_length=3, json_schema_extra={"form": 2}, exclude_if=lambda value: value is None
-    )
-    """The net's grid over a whole image, whatever the image's own."""
-    fit: Literal["resize", "pad"] = Field(
-        "resize", json_schema_extra={"form": 2}, exclude_if=lambda value: value == "resize"
-    )
-    """How an image comes to that size: resampled, or cut and padded about its middle."""
-
-    @field_validator("size")
-    @classmethod
-    def _check_edges(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and (min(value) < 8 or max(value) > 4096):
-            raise ValueError("a size is 8 to 4096 voxels along each axis")
-        return value
-
-    @model_validator(mode="after")
-    def _fit_needs_a_size(self) -> Self:
-        if "fit" in self.model_fields_set and self.size is None:
-            raise ValueError("fit goes with a size")
-        return self
-
-    @field_validator("spacing_mm")
-    @classmethod
-    def _check_positive(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        if value is not None and min(value) <= 0:
-            raise ValueError("spacings are millimetres above 0")
-        return value
-
-
-class Augmentation(Settings):
-    """Probabilities and strengths; 0 switches one off."""
-
-    flip: Fraction = 0.0
-    """Chance of mirroring, for each axis."""
-    scale_intensity: float = Field(0.0, ge=0, lt=1)
-    shift_intensity: float = Field(0.0, ge=0, lt=1)
-    noise: float = Field(0.0, ge=0, lt=1)
-
-
-class Optimizer(Settings):
-    name: Literal["Adam", "AdamW", "SGD"] = "Adam"
-    lr: float = Field(1e-3, gt=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD only."""
-    reset: bool = True
-    """Fresh moments each round (the thesis's choice); false keeps them at the site."""
-
-
-class Schedule(Settings):
-    """Learning rate over the rounds."""
-
-    name: Literal["constant", "poly", "cosine"] = "constant"
-    over: Literal["rounds"] = "rounds"
-    power: float = Field(0.9, gt=0)
-    warmup_rounds: int = Field(0, ge=0, le=WHOLE)
-
-    def factor(self, round_number: int, rounds: int) -> float:
-        """What the learning rate is multiplied by in a round (first is 1) of so many."""
-        done = (round_number - 1) / max(rounds, 1)
-        warm = min(1.0, round_number / (self.warmup_rounds + 1))
-        if self.name == "poly":
-            return float(warm * (1 - done) ** self.power)
-        if self.name == "cosine":
-            return warm * 0.5 * (1 + math.cos(math.pi * done))
-        return warm
-
-
-class Training(Settings):
-    """A site's work in one round: so many local epochs, or so many optimiser steps."""
-
-    local_epochs: int | None = Field(None, ge=1, le=WHOLE)
-    local_steps: int | None = Field(None, ge=1, le=WHOLE)
-    patch: tuple[int, ...] = Field((64, 64, 64), min_length=2, max_length=3)
-    """Edges in voxels: three numbers for nets in 3D, two for nets in 2D."""
-    patches_per_case: int = Field(1, ge=1, le=64)
-    """Patches drawn from each case in an epoch."""
-    foreground_share: Fraction = 0.33
-    batch: int = Field(2, ge=1, le=256)
-    loss: AnyLoss = "dice+bce"
-    """A word, or a table of a word and arguments."""
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    precision: Literal["float32", "amp"] = "float32"
-    clip_norm: float | None = Field(None, gt=0)
-    trainer: Name | None = Field(None, json_schema_extra={"form": 3}, exclude_if=lambda value: value is None)
-    """A program that the operators of the sites registered under this name, instead of Konsil's own trainer."""
-
-    @field_validator("trainer")
-    @classmethod
-    def _trainer_is_another(cls, value: str | None) -> str | None:
-        if value == OWN_TRAINER:
-            raise ValueError("leave it out: without it Konsil's own trainer is meant")
-        return value
-
-    @field_validator("patch")
-    @classmethod
-    def _patch_positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if min(value) < 8 or max(value) > 4096:
-            raise ValueError("a patch is 8 to 4096 voxels along each axis")
-        return value
-
-    @model_validator(mode="after")
-    def _epochs_or_steps(self) -> Self:
-        if self.local_epochs is not None and self.local_steps is not None:
-            raise ValueError("give local_epochs or local_steps, not both")
-        return self
-
-    @property
-    def dims(self) -> int:
-        """Spatial dimensions of the net: 2 or 3."""
-        return len(self.patch)
-
-    @property
-    def came_with(self) -> int:
-        """The form of files with such a section, beside that of its keys: two dimensions came with form 2."""
-        return 2 if self.dims == 2 else 0
-
-    @property
-    def loss_table(self) -> LossTable:
-        """The loss and its arguments, also where the file says a word."""
-        return self.loss if isinstance(self.loss, LossTable) else LossTable(name=self.loss)
-
-    @property
-    def epochs(self) -> int | None:
-        """Local epochs a round; None where steps are given."""
-        return None if self.local_steps is not None else (self.local_epochs or 1)
-
-    def count_steps(self, cases: int) -> int:
-        """Optimiser steps of a round over so many cases; an epoch's last batch may be smaller."""
-        if self.local_steps is not None:
-            return self.local_steps
-        return (self.epochs or 1) * -(-cases * self.patches_per_case // self.batch)
-
-
-class Evaluation(Settings):
-    every: int = Field(1, ge=1, le=WHOLE)
-    """The received global model is scored on the validation cases every so many rounds."""
-    overlap: float = Field(0.5, ge=0, lt=1)
-    metrics: MetricWords = ("dice",)
-    select_by: SelectionWord = "validation.dice.mean"
-
-
-class Rounds(Settings):
-    count: int = Field(ge=0, le=100_000)
-    """0 where nothing is trained."""
-    enrol_within: Seconds = 86400.0
-    train_within: Seconds = 21600.0
-    grace: Seconds | None = None
-    """After quorum is met; default: the larger of 60 s and half the time it took."""
-    at_deadline: Literal["extend", "fail"] = "extend"
-    extensions: int = Field(2, ge=0, le=100)
-
-
-PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation"]
-
-
-class Plan(Settings):
-    """Who trains when: all sites in each round, one after the other, each for itself, or nobody."""
-
-    kind: PlanKind = "aggregation"
-    strategy: AnyStrategy = FEDAVG
-    """How updates make the next model: a name, or a table with a name and parameters."""
-    weight_by: Literal["cases_used", "equal"] = "cases_used"
-    weight_cap: float = Field(1.0, gt=0, le=1)
-    """No site weighs more than this share (the rest is scaled up in proportion, as far as it goes)."""
-    order: Literal["listed", "seeded", "size"] = Field("listed", json_schema_extra={"form": 1})
-    """In which order a sequential plan visits the sites: as the file names them, by the seed, or the largest last."""
-    combine: Literal["mean", "majority", "validation"] = Field("mean", json_schema_extra={"form": 2})
-    """How the models of an ensemble make one prediction: mean of the probabilities, majority of the votes, or mean of
-    the probabilities weighted by each model's validation score over all sites."""
-
-    @model_validator(mode="after")
-    def _keys_of_this_kind(self) -> Self:
-        if self.kind != "ensemble" and self.combine != "mean":
-            raise ValueError('combine goes with kind = "ensemble"')
-        if self.kind != "sequential" and self.order != "listed":
-            raise ValueError('order goes with kind = "sequential"')
-        if self.kind != "aggregation" and (self.weight_by, self.weight_cap) != ("cases_used", 1.0):
-            raise ValueError('weight_by and weight_cap go with kind = "aggregation"')
-        if self.kind != "aggregation" and self.strategy != FEDAVG:
-            raise ValueError(f'strategy = "{self.strategy.name}" goes with kind = "aggregation"')
-        return self
-
-    @property
-    def shares_model(self) -> bool:
-        """Whether all sites train and score the same model; else each has its own."""
-        return self.kind not in ("alone", "ensemble")
-
-    @property
-    def trains(self) -> bool:
-        """Whether any site trains; else a model that there is, is scored."""
-        return self.kind != "evaluation"
-
-
-class Quorum(Settings):
-    """What must have arrived before a round may close."""
-
-    least_sites: int | Literal["all"] = "all"
-    least_case_share: Fraction = 0.0
-
-    @field_validator("least_sites", mode="before")
-    @classmethod
-    def _number_or_all(cls, value: object) -> object:
-        if value != "all" and (type(value) is not int or value < 1):
-            raise ValueError('give a number of sites from 1, or "all"')
-        return value
-
-
-class Privacy(Settings):
-    """Can only tighten a site's floors."""
-
-    secure_aggregation: Literal[False] = False
-
-
-class Wire(Settings):
-    """How tensors travel; the coordinator's own model is float32 under each."""
-
-    codec: CodecName = "float32"
-    """ "float32": as they are, bit by bit. "bfloat16": global models and updates in half the bytes.
-    "bfloat16-difference": updates as the difference from the global model that the site received, which keeps more of
-    a small change than rounding the weights does. "exact" is what older files call "float32"."""
-
-
-class Supersedes(Settings):
-    """The model that this experiment makes anew, and why: written by `konsil experiment rerun`."""
-
-    experiment: str = Field(pattern=WHOLE_EXPERIMENT)
-    rounds: int = Field(ge=1, le=WHOLE)
-    """Rounds that made the model."""
-    model: str = Field(pattern=f"^{DIGEST_MARK}[0-9a-f]{{64}}$")
-    after: int = Field(0, ge=0, le=WHOLE)
-    """Rounds of it that stand: the model that they made is where this experiment begins (`net.from`)."""
-    reason: str = Field("withdrawn", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
-    """A reason code."""
-
-    @property
-    def words(self) -> str:
-        """For a person, in one line."""
-        stand = f", of which {self.after} stand" if self.after else ""
-        digest = self.model.removeprefix(DIGEST_MARK)[:12]
-        return f"model {digest}, which {self.experiment} made in {self.rounds} rounds{stand}: {self.reason}"
-
-    @model_validator(mode="after")
-    def _some_rounds_fall(self) -> Self:
-        if self.after >= self.rounds:
-            raise ValueError(f"after = {self.after}: of {self.rounds} rounds fewer stand")
-        return self
+from messages.sections import (
+    DIGEST_MARK,
+    MOST_ALONE,
+    MOST_SITES,
+    OWN_LABEL,
+    Augmentation,
+    Data,
+    Evaluation,
+    Net,
+    Plan,
+    Preprocessing,
+    Privacy,
+    Quorum,
+    Rounds,
+    Supersedes,
+    Training,
+    Wire,
+)
+from messages.tasks.registry import AnyTask, with_defaults
 
 
 class Experiment(Settings):

@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from messages.experiment import OWN_TRAINER
 from messages.ground import settings
 from messages.ground.exposition import MetricsSettings
 from messages.ground.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
+from messages.sections import OWN_TRAINER
 from messages.trust.settings import TrustSettings
 from site_agent.core.permissions import PolicyConfig
 from site_agent.data.described import AnyDataset, place_paths

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coordinator.work.aggregate import Memory, aggregate
 from coordinator.work.strategies.table import strategy_of
-from messages.experiment import Training
+from messages.sections import Training
 from messages.strategies import StrategySpec
 from messages.tensors.layout import Manifest, manifest_of, tensors_of, write_into
 from messages.tensors.travelling import is_beside

@@ -10,8 +10,9 @@ from coordinator.core.records import ModelOrigin
 from coordinator.core.state import ENDED, ExperimentState, Model, Phase
 from coordinator.work.blobs import Blobs
 from coordinator.work.given_models import Arrays, GivenModels, MadeFor
-from messages.experiment import DIGEST_MARK, Experiment
+from messages.experiment import Experiment
 from messages.ground.errors import ConfigError, WorkFailed
+from messages.sections import DIGEST_MARK
 from messages.tensors.layout import view_tensors
 
 

@@ -14,8 +14,8 @@ from coordinator.record.journal import REGISTER, STEP, TERM
 from coordinator.record.recovery import read_step
 from messages import codec
 from messages.chain import MAX_ENTRY, Entry
-from messages.experiment import Supersedes
 from messages.ground.errors import LogBroken, MalformedMessage
+from messages.sections import Supersedes
 
 COORDINATOR = "coordinator"
 

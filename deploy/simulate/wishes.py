@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from messages.experiment import MOST_SITES, Experiment
+from messages.experiment import Experiment
 from messages.ground import settings
 from messages.ground.errors import RequestError
+from messages.sections import MOST_SITES
 from messages.strategies import KNOWN
 
 MOST_RUNS = 1000

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from deploy.story.story import ENDS, ExperimentStory
-from messages.experiment import DIGEST_MARK, Experiment
+from messages.experiment import Experiment
 from messages.ground.errors import RequestError
 from messages.ground.naming import EXPERIMENT_ID
 from messages.reasons import EXCLUDING, Reason
+from messages.sections import DIGEST_MARK
 
 WHY: tuple[Reason, ...] = (Reason.WITHDRAWN, *EXCLUDING)
 """What may be given as the reason for making a model anew."""

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from messages.experiment import MOST_ALONE, MOST_SITES
 from messages.ground.naming import WHOLE_NAME
 from messages.ground.strictness import StrictModel, at_most
 from messages.reasons import Reason
+from messages.sections import MOST_ALONE, MOST_SITES
 from messages.tensors.layout import Manifest
 from messages.words import drop_unknown_fields, other_keys_folded, other_where_unknown, reading_of
 

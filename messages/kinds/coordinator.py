@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from messages.experiment import MOST_SITES
 from messages.ground.strictness import at_most
 from messages.kinds.base import (
     MOST_CANDIDATES,
@@ -30,6 +29,7 @@ from messages.kinds.base import (
 )
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.sections import MOST_SITES
 from messages.tensors.layout import Manifest
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from messages.experiment import PlanKind
 from messages.ground.settings import Name, Settings
+from messages.sections import PlanKind
 from messages.tensors.codecs import CodecName
 
 Fingerprint = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -12,10 +12,11 @@ from datetime import date
 from fnmatch import fnmatchcase
 
 from messages.abilities import WORDS_5, is_known
-from messages.experiment import OWN_TRAINER, Experiment
+from messages.experiment import Experiment
 from messages.kinds import CaseCounts
 from messages.reasons import IN_OLDER_WORDS, Reason
 from messages.scores import SplitScores
+from messages.sections import OWN_TRAINER
 from site_agent.core.permissions import Allow, Floors, PolicyConfig
 
 ANY_KEY = "any"

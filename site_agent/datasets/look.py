@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from messages.experiment import Preprocessing
 from messages.reasons import Reason
+from messages.sections import Preprocessing
 from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.nifti import require_room
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from messages.experiment import Preprocessing
 from messages.ground.errors import DataError
 from messages.reasons import Reason
+from messages.sections import Preprocessing
 from site_agent.datasets import layouts, look
 from site_agent.datasets.barrier import CaseError, hold_faults
 from site_agent.datasets.cache import VerdictCache

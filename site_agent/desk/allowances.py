@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date
 
-from messages.experiment import OWN_TRAINER, Experiment
+from messages.experiment import Experiment
 from messages.reasons import ADVICE
+from messages.sections import OWN_TRAINER
 from messages.tasks.registry import TASKS
 from nets.registry import known_nets
 from site_agent.config import SiteConfig

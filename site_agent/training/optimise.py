@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from messages.experiment import Optimizer
+from messages.sections import Optimizer
 from site_agent.training.kept import KeptTensors
 
 

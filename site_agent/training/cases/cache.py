@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from messages import codec
-from messages.experiment import Preprocessing
+from messages.sections import Preprocessing
 from site_agent.datasets.vault import SUFFIX, Vault
 from site_agent.training.cases.precision import NumberFormat
 from site_agent.training.cases.preprocess import Geometry, PreparedCase, Turn

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from messages.experiment import Preprocessing
+from messages.sections import Preprocessing
 
 NumberFormat = Literal["float16", "float32"]
 _SAMPLE = 100_000

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from messages.experiment import Preprocessing
 from messages.reasons import Reason
+from messages.sections import Preprocessing
 from nets.monai_parts import NormalizeIntensity
 from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.look import Box, foreground_box, target_shape, whole_box

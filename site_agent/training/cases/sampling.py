@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from messages.experiment import Augmentation, Training
+from messages.sections import Augmentation, Training
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.seeds import make_generator
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from messages.experiment import Training
+from messages.sections import Training
 from site_agent.training.tasks.base import Learner
 
 Tensors = Mapping[str, torch.Tensor]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from messages.experiment import Training
+from messages.sections import Training
 from nets.weights import arrays_of, load_weights
 from site_agent.training import optimise
 from site_agent.training.strategies.base import AnchoredRule, Arrays, Leaves, Tensors

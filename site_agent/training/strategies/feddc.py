@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from messages.experiment import Training
+from messages.sections import Training
 from messages.tensors.travelling import CONTROL
 from site_agent.training.strategies.base import AnchoredRule, Arrays, Leaves, Tensors
 

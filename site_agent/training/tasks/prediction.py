@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from messages.experiment import Preprocessing
 from messages.ground.errors import ConfigError
+from messages.sections import Preprocessing
 from nets.export import load_model
 from site_agent.datasets.cases import LoadedCase
 from site_agent.datasets.look import judge_preprocessing

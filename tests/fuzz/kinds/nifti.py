@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from messages.experiment import Preprocessing
+from messages.sections import Preprocessing
 from site_agent.data.guard import look_at
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.source import load_case, survey_cases

@@ -28,8 +28,8 @@ from nifti_files import (
     write_site,
 )
 
-from messages.experiment import Preprocessing
 from messages.reasons import Reason
+from messages.sections import Preprocessing
 from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.nifti import read_nifti
 from site_agent.datasets.source import load_case, survey_cases

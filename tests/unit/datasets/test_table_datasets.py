@@ -11,10 +11,10 @@ from class_task import EDGE, class_experiment, table_source, write_pictures
 from nifti_files import save_image
 from PIL import Image
 
-from messages.experiment import Preprocessing
 from messages.ground.errors import ConfigError, DataError
 from messages.ground.settings import parse_settings
 from messages.reasons import Reason
+from messages.sections import Preprocessing
 from site_agent.data import guard
 from site_agent.data.inventory import take_stock
 from site_agent.data.shown import show_case

@@ -17,8 +17,9 @@ from places import ROOT
 from pydantic import BaseModel, Field
 
 from messages import codec, experiment, forms
-from messages.experiment import Experiment, Plan, Training
+from messages.experiment import Experiment
 from messages.ground.settings import Settings
+from messages.sections import Plan, Training
 from nets.registry import NETS
 
 OLD: list[dict[str, Any]] = json.loads(

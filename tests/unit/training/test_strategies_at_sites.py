@@ -11,7 +11,7 @@ import torch
 from toy_federation import QuadraticSite, ToyFederation
 
 from coordinator.work.strategies.table import strategy_of
-from messages.experiment import Optimizer, Training
+from messages.sections import Optimizer, Training
 from messages.strategies import (
     SPECS,
     DittoSpec,

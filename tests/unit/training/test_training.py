@@ -16,8 +16,9 @@ from torch.utils import deterministic as fill
 
 from deploy.baseline import paired_bootstrap
 from deploy.demo.experiments import decathlon_demo, glioma_demo
-from messages.experiment import Augmentation, Experiment, Optimizer, Preprocessing, Training
+from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.sections import Augmentation, Optimizer, Preprocessing, Training
 from site_agent.training import optimise
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase

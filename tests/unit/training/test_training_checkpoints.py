@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.demo.experiments import glioma_demo
-from messages.experiment import Experiment, Preprocessing
+from messages.experiment import Experiment
+from messages.sections import Preprocessing
 from messages.tensors.layout import manifest_of
 from nets.build import build_net
 from nets.weights import arrays_of, manifest

@@ -13,8 +13,9 @@ import pytest
 import torch
 from trainer_rig import experiment, preparation, write_data
 
-from messages.experiment import Experiment, Preprocessing
+from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.sections import Preprocessing
 from site_agent.datasets import cases
 from site_agent.datasets.barrier import CaseError
 from site_agent.datasets.vault import ARRAYS, Vault

@@ -10,8 +10,8 @@ from dicom_rig import SECRET, settings, write
 from dicom_training_rig import request
 from trainer_rig import Trainer
 
-from messages.experiment import Preprocessing
 from messages.reasons import Reason
+from messages.sections import Preprocessing
 from site_agent.data.guard import judge_data, look_at_prepared
 from site_agent.datasets.vault import ARRAYS, Vault
 from site_agent.training.cases import cache
