@@ -42,6 +42,14 @@ def logs_as_before() -> Iterator[None]:
         sys.excepthook, threading.excepthook = hooks
 
 
+@pytest.fixture(autouse=True)
+def torch_as_in_a_new_process() -> Iterator[None]:
+    """A test that trains in this process asks torch for the same bits; tests after it would see other passes."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def session_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
     """One private node for the whole session; tests ask for `broker` or `clean_broker`."""

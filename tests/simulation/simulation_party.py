@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,4 +111,5 @@ def make_agent(world: SimulatedWorld, machine: Machine, clock: PartyClock) -> Ag
         lambda _config, notice: world.connect(machine, clock, notice),
         trainers=start,
         clock=clock,
+        draw=secrets.token_bytes,  # looked up here: the world's, while it runs
     )

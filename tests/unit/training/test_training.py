@@ -246,7 +246,7 @@ def test_a_round_reads_no_memory_that_it_did_not_write(tmp_path: Path, net: dict
 
     def trained(*, filled: bool) -> dict[str, bytes]:
         model = build_net(net, 2, 2, seed=1)
-        strict, filling = torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory
+        filling = fill.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True)
         fill.fill_uninitialized_memory = filled
         try:
@@ -260,7 +260,6 @@ def test_a_round_reads_no_memory_that_it_did_not_write(tmp_path: Path, net: dict
                 device=torch.device("cpu"),
             )
         finally:
-            torch.use_deterministic_algorithms(strict)
             fill.fill_uninitialized_memory = filling
         return {name: array.tobytes() for name, array in arrays_of(model).items()}
 

@@ -35,10 +35,9 @@ RNG = np.random.default_rng(4)
 
 @pytest.fixture(autouse=True)
 def _same_torch() -> Iterator[None]:
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(strict)
 
 
 def kept(folder: Path, image: np.ndarray, settings: Preprocessing, vault: Vault | None = None) -> np.ndarray:

@@ -56,10 +56,8 @@ class Site:
 
     def open(self) -> None:
         """A process of its own, as after a restart."""
-        strict = torch.are_deterministic_algorithms_enabled()
         request = preparation(self.data, self.experiment).model_copy(update={"cache": str(self.folder / "cache")})
         self.session = TrainingSession(request, lambda _reply: None)
-        torch.use_deterministic_algorithms(strict)
 
     def train(self, number: int, model: Arrays) -> Arrays:
         """A round; what travels back."""
