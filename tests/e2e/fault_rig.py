@@ -21,7 +21,7 @@ from messages.tensors.transfer import decode_chunk
 from site_agent.desk import control
 
 EVERY_SITE = {"least_sites": "all"}
-LONG = 300.0
+LONG = 600.0
 
 
 class FaultRig(Rig):

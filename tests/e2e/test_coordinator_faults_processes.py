@@ -23,7 +23,7 @@ from messages.names import COORDINATOR
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
-LONG = 300.0
+LONG = 600.0
 ROUNDS = {"count": 4}
 
 
