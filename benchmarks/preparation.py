@@ -90,7 +90,8 @@ class Watch:
 
 def measure(folder: Path, state: Path) -> dict[str, Any]:
     """Prepare twice in this process: seconds of each, CPU seconds of both, and the largest resident sizes in MiB."""
-    from site_agent.dicom.prepared import build
+    from site_agent.dicom.prepared import accounts
+    from site_agent.dicom.preparing import build
 
     seconds, watches = [], []
     for _ in range(2):
@@ -98,7 +99,7 @@ def measure(folder: Path, state: Path) -> dict[str, Any]:
         begun = time.perf_counter()
         build.prepare_dataset("benchmark", settings(folder), state, SECRET, watches[-1])
         seconds.append(time.perf_counter() - begun)
-    counted = build.read_accounting(state, "benchmark")
+    counted = accounts.read_accounting(state, "benchmark")
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
         "cases": counted.used if counted else 0,

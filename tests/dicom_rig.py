@@ -16,7 +16,8 @@ from deploy.demo.phantoms import dicom, phantom
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.base import Accounting, Fetched, Has, Looked, SeriesFound, StudyFound, Take
 from site_agent.dicom.config import DicomDataset, FolderSource
-from site_agent.dicom.prepared import build
+from site_agent.dicom.prepared import accounts
+from site_agent.dicom.preparing import build
 from site_agent.dicom.sources import open_source
 
 SECRET = bytes(range(32))
@@ -112,7 +113,7 @@ def prepared(state: Path, config: FolderSource, **more: Any) -> DatasetConfig:
 
 
 def counted(state: Path) -> Accounting:
-    found = build.read_accounting(state, "glioma")
+    found = accounts.read_accounting(state, "glioma")
     assert found is not None
     return found
 

@@ -76,9 +76,10 @@ def take_stock_of(
     """
     if isinstance(config, DatasetConfig):
         return take_stock(config, experiment, progress, measure=measure)
-    from site_agent.dicom.prepared import build  # pydicom: not for the agent's event loop
+    from site_agent.dicom.prepared import accounts
     from site_agent.dicom.prepared.unused import remark_on_settings
     from site_agent.dicom.prepared.withdrawals import recall_consent
+    from site_agent.dicom.preparing import build  # pydicom: not for the agent's event loop
 
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = secret_of(state)
@@ -88,12 +89,12 @@ def take_stock_of(
     prepared = found[0]
     details = tuple(
         f"{study}: {verdict.text} ({verdict.reason})"
-        for study, verdict in build.read_verdicts(state, name).items()
+        for study, verdict in accounts.read_verdicts(state, name).items()
         if verdict.reason is not None
     )
     details += tuple(
         f"{one.study or 'a file'}: {show_name(one.name) or 'an object without a UID'}: {one.text} ({one.reason})"
-        for one in build.read_left_out(state, name)
+        for one in accounts.read_left_out(state, name)
     )
     channels, concepts = config.channels, config.labels.names
     stock = Stock(0, 0, {}, (), channels, concepts)

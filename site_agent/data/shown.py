@@ -125,9 +125,9 @@ def _show_dicom(name: str, config: DicomDataset, state: Path, key: str) -> CaseS
     from site_agent.data.origins import trace_study
     from site_agent.datasets import layouts, source
     from site_agent.datasets.cases import assemble_case
-    from site_agent.dicom.prepared import build, store
+    from site_agent.dicom.prepared import accounts, store
 
-    verdicts = build.read_verdicts(state, name)
+    verdicts = accounts.read_verdicts(state, name)
     study = next((one for one, verdict in verdicts.items() if key in (one, f"{verdict.patient}-{one}")), None)
     if study is None:
         return None
@@ -136,7 +136,7 @@ def _show_dicom(name: str, config: DicomDataset, state: Path, key: str) -> CaseS
     origin = trace_study(config, store.folder_of(state, name), secret, study)
     objects = tuple(
         f"object {show_name(one.name)}: left out, {one.text} ({one.reason})"
-        for one in build.read_left_out(state, name)
+        for one in accounts.read_left_out(state, name)
         if one.study == study
     )
     why, files = (*origin.lines, *objects), tuple(show_name(one) for one in origin.files)
@@ -147,7 +147,7 @@ def _show_dicom(name: str, config: DicomDataset, state: Path, key: str) -> CaseS
         return CaseShown(case, verdict.patient, reason, why, files)
     if verdict.unverified:
         why = (*why, f"of {verdict.unverified} volumes nothing but their slices says that none is missing at the ends")
-    dataset = build.dataset_of(name, config, state, prepared)
+    dataset = accounts.dataset_of(name, config, state, prepared)
     layout = layouts.find_cases(dataset)
     candidate = next((one for one in layout.candidates if one.key == case), None)
     if candidate is None:

@@ -216,7 +216,7 @@ def _check_datasets(config: SiteConfig) -> Iterator[Check]:
 
 def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfig) -> Check:
     """Ask the source what it has; nothing is fetched."""
-    from site_agent.dicom.prepared import build
+    from site_agent.dicom.prepared import accounts
     from site_agent.dicom.prepared.withdrawals import judge_source
     from site_agent.dicom.sources import open_source
 
@@ -231,14 +231,14 @@ def _check_dicom(label: str, name: str, dataset: DicomDataset, config: SiteConfi
         last = None
         if getattr(error, "passing", False):
             try:
-                last = build.read_standing_in(name, dataset, config.site.state)
+                last = accounts.read_standing_in(name, dataset, config.site.state)
             except KonsilError as list_error:
                 return failed_check(label, list_error)
         if last is None:
             return failed_check(label, error)
         what = f"{error.where}: {error.what}; {last.used} cases as of the last look stand in for it"
         return Check(label, Grade.WARN, what, error.advice)
-    prepared = build.read_accounting(config.site.state, name)
+    prepared = accounts.read_accounting(config.site.state, name)
     found = len(studies)
     if not found:
         return Check(label, Grade.FAIL, "the query finds no study", "Widen query in site.toml", 2)

@@ -331,7 +331,7 @@ class TrainingSession:
         dataset = dataset_of(request.dataset)
         if isinstance(dataset, DatasetConfig):
             return dataset, None
-        from site_agent.dicom.prepared.build import for_experiment  # pydicom only where it is needed
+        from site_agent.dicom.preparing.build import for_experiment  # pydicom only where it is needed
 
         name = self.experiment.data.dataset
         return for_experiment(

@@ -28,7 +28,8 @@ from nets.initial import initial_model
 from site_agent.dicom.base import Accounting, StudySource
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.hush import TALKERS
-from site_agent.dicom.prepared import build, preparation
+from site_agent.dicom.prepared import accounts
+from site_agent.dicom.preparing import build, preparation
 from site_agent.dicom.sources import open_source
 from site_agent.dicom.sources.dimse import Dimse
 
@@ -174,7 +175,7 @@ def test_nothing_that_is_planted_in_a_pacs_is_found_in_files_logs_or_accounts(
     assert len([name for name in planted.seen if name.endswith(".dcm")]) > 30  # the spool was looked into
     assert any(name.endswith("-wal") for name in planted.seen)
     said = capfd.readouterr()
-    planted.clean(log.getvalue(), said.out, said.err, repr(found), repr(build.read_verdicts(planted.state, "brain")))
+    planted.clean(log.getvalue(), said.out, said.err, repr(found), repr(accounts.read_verdicts(planted.state, "brain")))
 
 
 BROKEN: dict[str, dict[str, dict[str, Any]]] = {

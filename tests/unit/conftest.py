@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dicom_rig import Phantom, Watched, prepared, settings, write
 
-from site_agent.dicom.prepared import preparation
+from site_agent.dicom.preparing import preparation
 
 
 @pytest.fixture

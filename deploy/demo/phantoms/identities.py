@@ -72,7 +72,7 @@ def invent_identities(
 
 
 def case_name(pseudonyms: Pseudonyms, patient_id: str, study: str) -> str:
-    """What the site's prepared data set calls a case (`site_agent.dicom.prepared.build`)."""
+    """What the site's prepared data set calls a case (`site_agent.dicom.preparing.build`)."""
     return f"{pseudonyms.pseudonym_of_patient(patient_id)}-{pseudonyms.pseudonym_of_case(study)}"
 
 

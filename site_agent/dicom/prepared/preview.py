@@ -23,7 +23,7 @@ from site_agent.datasets.opening import show_name
 from site_agent.datasets.vault import CASES, Vault
 from site_agent.dicom.config import DicomDataset
 from site_agent.dicom.prepared import store
-from site_agent.dicom.prepared.build import dataset_of
+from site_agent.dicom.prepared.accounts import dataset_of
 from site_agent.disk.secret import secret_of
 
 WARNING = "Heads show faces: these pictures identify patients. They are readable by you alone; keep them at the site."

@@ -17,8 +17,9 @@ from site_agent.dicom import reading
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.hush import silence_libraries
-from site_agent.dicom.prepared import build
-from site_agent.dicom.prepared.cleaning import Rules, WrittenObject, clean_objects
+from site_agent.dicom.prepared import accounts
+from site_agent.dicom.preparing import build
+from site_agent.dicom.preparing.cleaning import Rules, WrittenObject, clean_objects
 from tests.fuzz import dicom_damage, dicom_studies
 from tests.fuzz.harness import Kind, Lost
 
@@ -86,7 +87,7 @@ def _prepare(place: Path, kind: str, processes: int) -> Counter[str]:
     found = accounting[0]
     told = Counter({str(reason): count for reason, count in found.left_out.items()})
     told["used"] = found.used - len(WHOLE)
-    texts = [one.text for one in build.read_verdicts(state, "g").values() if one.text.startswith("cannot be proc")]
+    texts = [one.text for one in accounts.read_verdicts(state, "g").values() if one.text.startswith("cannot be proc")]
     told["caught last"] = len(texts)
     return +told
 

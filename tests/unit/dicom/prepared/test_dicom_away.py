@@ -35,10 +35,11 @@ from site_agent.desk import preflight
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.config import DicomDataset, DicomWebSource
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.prepared import build, store
+from site_agent.dicom.prepared import accounts, store
 from site_agent.dicom.prepared.index import Index
 from site_agent.dicom.prepared.looks import Look
 from site_agent.dicom.prepared.withdrawals import Withdrawals
+from site_agent.dicom.preparing import build
 from site_agent.dicom.sources import association
 from site_agent.dicom.sources.dimse import Dimse
 
@@ -126,7 +127,7 @@ def test_while_the_pacs_is_away_the_last_prepared_state_stands_in_and_says_as_of
     assert stands.as_of is not None
     assert hospital.looked[0] <= stands.as_of <= hospital.looked[1]
     assert replace(stands, as_of=None) == hospital.counted
-    assert build.read_accounting(hospital.state, "g") == stands
+    assert accounts.read_accounting(hospital.state, "g") == stands
     assert [one["dataset"] for one in logged if one["log_level"] == "warning" and "is away" in one["event"]] == ["g"]
     hospital.pacs.fails.clear()
     assert prepared(hospital.state, hospital.config) == (hospital.first, hospital.counted)
@@ -151,7 +152,7 @@ def test_a_refusal_that_somebody_has_to_mend_is_told_and_nothing_stands_in(statu
     hospital.away(status)
     with pytest.raises(PacsRefused, match=str(status)):
         prepared(hospital.state, hospital.config)
-    assert build.read_accounting(hospital.state, "g") == hospital.counted
+    assert accounts.read_accounting(hospital.state, "g") == hospital.counted
 
 
 def lose_a_case(hospital: Hospital) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def test_who_has_withdrawn_since_is_taken_out_of_what_stands_in(issuer: str, hos
     assert dataset.path != hospital.first.path
     assert len(contents(dataset)) == 1
     assert len([*(store.folder_of(state, "g") / "cases").iterdir()]) == 1
-    assert Counter(one.reason for one in build.read_verdicts(state, "g").values()) == {None: 1, Reason.WITHDRAWN: 1}
+    assert Counter(one.reason for one in accounts.read_verdicts(state, "g").values()) == {None: 1, Reason.WITHDRAWN: 1}
     assert prepared(state, config) == (dataset, stands)
     hospital.pacs.fails.clear()
     _, counted = prepared(state, config)
@@ -227,7 +228,7 @@ def test_a_study_that_was_withdrawn_by_its_uid_is_taken_out_of_what_stands_in(
     dataset, stands = prepared(state, config)
     assert (stands.used, stands.left_out) == (1, Counter({Reason.WITHDRAWN: 1}))
     assert len(contents(dataset)) == len([*(store.folder_of(state, "g") / "cases").iterdir()]) == 1
-    assert Counter(one.reason for one in build.read_verdicts(state, "g").values()) == {None: 1, Reason.WITHDRAWN: 1}
+    assert Counter(one.reason for one in accounts.read_verdicts(state, "g").values()) == {None: 1, Reason.WITHDRAWN: 1}
     index = Index(store.folder_of(state, "g") / "index.sqlite")
     consent = Withdrawals(config.withdrawn, Pseudonyms(SECRET)).judge_known((), index)
     index.close()
@@ -291,12 +292,12 @@ def test_the_operator_reads_as_of_when_it_is_and_preflight_warns_of_it(hospital:
 def test_the_look_before_the_agent_starts_says_what_would_stand_in(hospital: Hospital) -> None:
     (hospital.state / "secret").write_bytes(SECRET)
     hospital.away()
-    stands = build.read_standing_in("g", hospital.config, hospital.state)
+    stands = accounts.read_standing_in("g", hospital.config, hospital.state)
     assert stands is not None
     assert stands.used == 2
-    assert build.read_standing_in("g", hospital.config.model_copy(update={"stale": 0.0}), hospital.state) is None
-    assert build.read_standing_in("other", hospital.config, hospital.state) is None
-    assert build.read_accounting(hospital.state, "g") == hospital.counted
+    assert accounts.read_standing_in("g", hospital.config.model_copy(update={"stale": 0.0}), hospital.state) is None
+    assert accounts.read_standing_in("other", hospital.config, hospital.state) is None
+    assert accounts.read_accounting(hospital.state, "g") == hospital.counted
 
 
 @pytest.mark.parametrize(

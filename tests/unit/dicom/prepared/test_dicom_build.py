@@ -16,7 +16,8 @@ from dicom_rig import CHANNELS, SECRET, SHAPE, Phantom, contents, counted, prepa
 from messages.reasons import Reason
 from site_agent.datasets import source
 from site_agent.datasets.vault import CASES, Vault
-from site_agent.dicom.prepared import build, fingerprint
+from site_agent.dicom.prepared import accounts, fingerprint
+from site_agent.dicom.preparing import build
 
 CONCEPTS = ("ED", "ET", "NCR")
 
@@ -24,7 +25,7 @@ CONCEPTS = ("ED", "ET", "NCR")
 def test_a_folder_of_studies_becomes_cases_that_differ_from_the_phantoms_by_half_a_rescale_slope(
     export: tuple[Path, list[Phantom]], calm: Path
 ) -> None:
-    dataset = build.dataset_of("glioma", settings(export[0]), calm, counted(calm))
+    dataset = accounts.dataset_of("glioma", settings(export[0]), calm, counted(calm))
     found = source.survey_cases(dataset, CHANNELS, CONCEPTS)
     assert (found.found, len(found.cases), found.left_out) == (3, 3, {})
     loaded = [source.load_case(case, dataset) for case in found.cases]
@@ -128,7 +129,7 @@ def test_nothing_that_names_a_patient_lies_under_the_state_directory(tmp_path: P
 def test_encrypted_cases_hold_no_voxel_in_the_open_and_read_as_the_same_cases(
     export: tuple[Path, list[Phantom]], calm: Path, tmp_path: Path
 ) -> None:
-    plain = build.dataset_of("glioma", settings(export[0]), calm, counted(calm))
+    plain = accounts.dataset_of("glioma", settings(export[0]), calm, counted(calm))
     sealed = prepared(tmp_path / "sealed", settings(export[0], encrypt=True))
     names = [name for case in contents(sealed).values() for name in case]
     assert {name.rpartition(".")[2] for name in names} == {"enc"}
@@ -153,6 +154,6 @@ def test_cases_that_are_to_be_encrypted_from_now_on_do_not_stay_in_the_open(
 
 
 def test_two_processes_make_the_same_set_as_one(export: tuple[Path, list[Phantom]], calm: Path, tmp_path: Path) -> None:
-    one = build.dataset_of("glioma", settings(export[0]), calm, counted(calm))
+    one = accounts.dataset_of("glioma", settings(export[0]), calm, counted(calm))
     two = build.prepare_dataset("glioma", settings(export[0]), tmp_path / "2", SECRET, quiet, processes=2)
     assert contents(one) == contents(two)

@@ -12,7 +12,8 @@ from dicom_rig import SECRET, Phantom, contents, counted, prepared, quiet, serie
 from deploy.demo.phantoms import dicom
 from messages.reasons import Reason
 from site_agent.data.guard import judge_data, look_at_prepared
-from site_agent.dicom.prepared import build, pins, store
+from site_agent.dicom.prepared import pins, store
+from site_agent.dicom.preparing import build
 
 
 def test_what_is_prepared_is_not_asked_for_again_until_the_last_look_is_old(

@@ -22,8 +22,9 @@ from messages.reasons import Reason
 from site_agent.datasets.config import DatasetConfig
 from site_agent.dicom.base import Fetched, Has, SeriesFound, Take
 from site_agent.dicom.config import DicomDataset
-from site_agent.dicom.prepared import build, preparation, store
-from site_agent.dicom.prepared.pool import Makers
+from site_agent.dicom.prepared import accounts, store
+from site_agent.dicom.preparing import build, preparation
+from site_agent.dicom.preparing.pool import Makers
 from site_agent.dicom.sources import open_source
 
 OBJECTS = 4 * SHAPE[2] + 3 + 1
@@ -81,7 +82,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from dicom_rig import SECRET, settings
-from site_agent.dicom.prepared import build
+from site_agent.dicom.prepared import accounts
+from site_agent.dicom.preparing import build
 build.prepare_dataset("glioma", settings(Path(sys.argv[1])), Path(sys.argv[2]), SECRET, lambda *_: None, processes=1)
 """
 
@@ -103,7 +105,7 @@ def test_killed_at_any_step_it_goes_on_and_ends_with_the_same_set(
     lying = tmp_path / "killed" / "datasets" / "glioma"
     dataset = prepared(tmp_path / "killed", settings(export[0]))
     assert counted(tmp_path / "killed") == counted(calm)
-    assert contents(dataset) == contents(build.dataset_of("glioma", settings(export[0]), calm, counted(calm)))
+    assert contents(dataset) == contents(accounts.dataset_of("glioma", settings(export[0]), calm, counted(calm)))
     assert asked["objects"] < 3 * OBJECTS  # what had come was not fetched again
     assert not [path for path in lying.rglob(".*") if path.name != ".manifest.json"]
 

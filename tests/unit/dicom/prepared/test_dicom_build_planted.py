@@ -10,7 +10,8 @@ from dicom_rig import SECRET, settings, write
 from planted import plant, traces, traces_below
 from pydicom import dcmread
 
-from site_agent.dicom.prepared import build
+from site_agent.dicom.prepared import accounts
+from site_agent.dicom.preparing import build
 
 SAYS_MORE = {"AcquisitionContrast", "AngioFlag", "IssuerOfPatientID", "PerFrameFunctionalGroupsSequence", "StackID"}
 """Not planted in: the study would be refused as another patient's, and the series as no T1 or no stack of slices."""
@@ -39,7 +40,7 @@ def test_nothing_that_is_planted_in_a_study_is_found_in_what_is_prepared_logged_
         build.prepare_dataset("brain", settings(export), state, SECRET, look, processes=1)
     assert len(spooled) > 30
     assert {path: seen for path, seen in spooled.items() if seen} == {}
-    accounting = build.read_accounting(state, "brain")
+    accounting = accounts.read_accounting(state, "brain")
     assert accounting is not None
     assert (accounting.found, accounting.used, dict(accounting.left_out)) == (1, 1, {})
     assert traces_below(state, *identity) == {}

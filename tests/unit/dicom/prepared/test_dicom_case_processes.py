@@ -11,10 +11,10 @@ import pytest
 from dicom_rig import SECRET, settings
 
 from messages.reasons import Reason
-from site_agent.dicom.prepared import pool
 from site_agent.dicom.prepared.index import StudyVerdict
-from site_agent.dicom.prepared.making import CaseTask
-from site_agent.dicom.prepared.pool import Makers
+from site_agent.dicom.preparing import pool
+from site_agent.dicom.preparing.making import CaseTask
+from site_agent.dicom.preparing.pool import Makers
 
 
 def task(study: str) -> CaseTask:

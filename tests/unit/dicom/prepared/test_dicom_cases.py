@@ -17,7 +17,8 @@ from pydicom.pixels import pack_bits, pixel_array
 from deploy.demo.phantoms import dicom
 from messages.reasons import Reason
 from site_agent.datasets import source
-from site_agent.dicom.prepared import build
+from site_agent.dicom.prepared import accounts
+from site_agent.dicom.preparing import build
 
 
 def again(obj: Any, **values: Any) -> Any:
@@ -121,7 +122,7 @@ STUDIES: dict[str, tuple[Callable[[Any], list[Any]], Reason]] = {
 
 def made(state: Path, config: Any) -> Any:
     dataset = build.prepare_dataset("glioma", config, state, SECRET, lambda *_: None, processes=1)
-    return dataset, build.read_accounting(state, "glioma")
+    return dataset, accounts.read_accounting(state, "glioma")
 
 
 @pytest.mark.parametrize("what", STUDIES)
@@ -200,6 +201,6 @@ def test_labels_as_nifti_beside_are_found_by_the_studys_uid_or_the_patients_id(t
     assert sizes == {tuple(np.bincount(one.label.ravel(), minlength=4)[[2, 3, 1]]) for one in written[:2]}
     nib.save(nib.Nifti1Image(written[2].label, affine), labels / "KH-0002.nii")
     made(tmp_path, settings(folder, refresh="0s", labels=config.labels.model_dump(mode="json")))
-    counted = build.read_accounting(tmp_path, "glioma")
+    counted = accounts.read_accounting(tmp_path, "glioma")
     assert counted is not None
     assert (counted.used, counted.left_out) == (3, {})

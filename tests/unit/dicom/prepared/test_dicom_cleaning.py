@@ -20,8 +20,9 @@ from pydicom.dataset import Dataset
 
 from messages.ground.errors import KonsilError
 from messages.reasons import Reason
-from site_agent.dicom.prepared import build, cleaning, preparation, store
-from site_agent.dicom.prepared.cleaning import Cleaned, Cleaners, Rules, clean_objects
+from site_agent.dicom.prepared import accounts, store
+from site_agent.dicom.preparing import build, cleaning, preparation
+from site_agent.dicom.preparing.cleaning import Cleaned, Cleaners, Rules, clean_objects
 
 SAYS_MORE = {"AcquisitionContrast", "AngioFlag", "IssuerOfPatientID", "PerFrameFunctionalGroupsSequence", "StackID"}
 """Not planted in: the study would be refused as another patient's, and the series as no T1 or no stack of slices."""
@@ -147,7 +148,7 @@ def test_a_data_set_that_is_cleaned_in_processes_is_the_same_set(
     two = build.prepare_dataset("g", config, tmp_path / "2", SECRET, lambda *_: None, processes=2)
     assert sent["batches"] == 4 * 6  # a series each
     assert contents(one) == contents(two)
-    assert build.read_accounting(tmp_path / "1", "g") == build.read_accounting(tmp_path / "2", "g")
+    assert accounts.read_accounting(tmp_path / "1", "g") == accounts.read_accounting(tmp_path / "2", "g")
 
 
 def test_what_came_before_a_preparation_was_broken_off_is_in_the_spool_and_nothing_planted(

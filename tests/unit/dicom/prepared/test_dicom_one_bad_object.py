@@ -14,7 +14,8 @@ from messages.reasons import Reason
 from site_agent.dicom import reading
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.door.door import Door
-from site_agent.dicom.prepared import build
+from site_agent.dicom.prepared import accounts
+from site_agent.dicom.preparing import build
 from site_agent.disk.secret import secret_of
 from tests.fuzz import dicom_damage, dicom_studies
 
@@ -42,7 +43,7 @@ def prepared(tmp_path: Path, config: FolderSource) -> tuple[int, dict[Reason, in
     state.mkdir(exist_ok=True)
     told: list[Any] = []
     build.prepare_dataset("g", config, state, secret_of(state), quiet, processes=1, done=told.append)
-    left_out = [(one.name, one.reason) for one in build.read_left_out(state, "g")]
+    left_out = [(one.name, one.reason) for one in accounts.read_left_out(state, "g")]
     return told[0].used, dict(told[0].left_out), left_out
 
 

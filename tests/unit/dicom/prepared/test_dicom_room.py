@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from messages.reasons import Reason
 from site_agent.dicom.base import Accounting
 from site_agent.dicom.door.door import Door
-from site_agent.dicom.prepared import build, pins, preparation, store
+from site_agent.dicom.prepared import pins, store
 from site_agent.dicom.prepared.index import Index
+from site_agent.dicom.preparing import build, space
 from site_agent.disk import room
 from site_agent.disk.room import Room, StateDiskFull
 
@@ -67,7 +68,7 @@ def sizes(export: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, 
     watched = Watched(tmp_path_factory.mktemp("whole"), export)
     watched.prepare()
     index = Index(store.folder_of(watched.state, "g") / "index.sqlite")
-    needed = int(index.noted_value("largest")) * (1 + preparation.GROWTH)
+    needed = int(index.noted_value("largest")) * (1 + space.GROWTH)
     index.close()
     assert needed > watched.most
     return needed, store.Store(store.folder_of(watched.state, "g")).cases_size() // 3

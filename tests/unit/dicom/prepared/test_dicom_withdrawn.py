@@ -27,10 +27,11 @@ from site_agent.datasets.consent import ListUnclear
 from site_agent.dicom.base import SeriesFound
 from site_agent.dicom.config import FolderSource
 from site_agent.dicom.door.pseudonyms import Pseudonyms
-from site_agent.dicom.prepared import away, build, pins, preparation
+from site_agent.dicom.prepared import accounts, away, pins
 from site_agent.dicom.prepared.copies import may_hold_copy
 from site_agent.dicom.prepared.index import Index
 from site_agent.dicom.prepared.withdrawals import Withdrawals
+from site_agent.dicom.preparing import build, preparation
 
 WITHDRAWN = {Reason.WITHDRAWN: 1}
 
@@ -78,7 +79,7 @@ def test_an_entry_in_doubt_publishes_nothing_and_names_nobody(tmp_path: Path) ->
     with pytest.raises(ListUnclear, match="in doubt in line 2") as caught:
         prepared(tmp_path, listed(tmp_path, "X9\nkh-0000\n"))
     assert "KH-0000" not in f"{caught.value} {caught.value.details}"  # an archive's identifiers stay in memory
-    assert build.read_accounting(tmp_path, "glioma") is None
+    assert accounts.read_accounting(tmp_path, "glioma") is None
     prepared(tmp_path, listed(tmp_path, "X9\nexactly: kh-0000\n"))
     assert counted(tmp_path).used == 1
 

@@ -86,7 +86,7 @@ def make_case(task: CaseTask) -> StudyVerdict:
 def _make_case_of(task: CaseTask, series: Counter[Reason]) -> StudyVerdict:
     from site_agent.dicom.door.pseudonyms import Pseudonyms
     from site_agent.dicom.door.spool import Spool
-    from site_agent.dicom.prepared.cases import assemble_case
+    from site_agent.dicom.preparing.cases import assemble_case
     from site_agent.dicom.roles.study import Study
 
     with Spool(task.folder / "spool", Pseudonyms(task.secret)) as spool:

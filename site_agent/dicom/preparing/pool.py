@@ -19,7 +19,7 @@ from typing import Self
 from messages.ground.kernel import die_with_parent
 from messages.reasons import Reason
 from site_agent.dicom.prepared.index import StudyVerdict
-from site_agent.dicom.prepared.making import CaseTask, make_case
+from site_agent.dicom.preparing.making import CaseTask, make_case
 
 MOST_SECONDS = 1800.0
 """What one study may take. The largest that were seen take two minutes on a slow machine."""

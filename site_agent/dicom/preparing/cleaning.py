@@ -22,7 +22,7 @@ from site_agent.dicom.config import Labels, Override
 from site_agent.dicom.door.door import Door
 from site_agent.dicom.door.pseudonyms import Pseudonyms
 from site_agent.dicom.door.spool import WrittenObject, write_object
-from site_agent.dicom.prepared.pool import begin_worker
+from site_agent.dicom.preparing.pool import begin_worker
 from site_agent.dicom.sources.arrivals import weigh_object
 
 BATCH_OBJECTS, BATCH_BYTES = 16, 4 * 2**20
