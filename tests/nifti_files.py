@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from typer.testing import CliRunner
 
-from deploy.cli.site import app
+from deploy.site.cli import app
 from messages.ground import settings
 from site_agent.datasets.config import DatasetConfig
 from site_agent.datasets.source import Survey, survey_cases

@@ -230,7 +230,7 @@ def commitments(
 
     Example: konsil audit commitments log.konsil site-a.proof.json --json
     """
-    from deploy.cli import site_record
+    from deploy.site import record as site_record
 
     read = [site_record.read_proof(path) for path in proofs]
     logged = site_record.committed_in(chain.verify(chain.read_export(file)))

@@ -46,7 +46,7 @@ PARTS: dict[str, CommandPart] = {
     "predict": CommandPart("deploy.predict.cli", "Use a trained model: masks, probabilities or numbers of images."),
     "audit": CommandPart("deploy.cli.audit", "Replay, verify and export the event log."),
     "site": CommandPart(
-        "deploy.cli.site", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."
+        "deploy.site.cli", "The site agent: what would stop it, what it trains on, run it, see what it does, pause it."
     ),
     "coordinator": CommandPart("deploy.cli.coordinator", "The coordinator service, and its journal's safety."),
     "provision": CommandPart(

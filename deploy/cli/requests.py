@@ -18,6 +18,7 @@ from messages.ground.errors import KonsilError, RequestError
 from messages.ground.units import count_noun, human_bytes, human_seconds
 from messages.names import COORDINATOR, DOWNLINK, PROGRESS
 from messages.reasons import ADVICE, Reason, advise_on
+from messages.trust.keys import say_digest
 
 Show = Callable[[str], None]
 
@@ -98,6 +99,7 @@ def print_check(
 ) -> None:
     """The result of a check, for a person. `free`: whether the id is; None: not asked."""
     say_line(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
+    say_line(f"  read out  {say_digest(experiment.digest())}")
     if free is False:
         say_line(f"  id        taken: {ADVICE[Reason.ID_TAKEN]}")
     say_line(f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}")

@@ -106,11 +106,16 @@ def fingerprint_of(public: bytes) -> str:
 
 
 def say_fingerprint(public: bytes) -> str:
-    """The first 128 bits of a fingerprint as eight words that people can read to each other over the phone.
+    """The first 128 bits of a fingerprint as eight words that people can read to each other over the phone."""
+    return say_digest(fingerprint_of(public))
+
+
+def say_digest(hexadecimal: str) -> str:
+    """The first 128 bits of a digest (hex) as eight words.
 
     A word is a proquint: 16 bits as consonant, vowel, consonant, vowel, consonant (Wilkerson 2009, arXiv:0901.4016).
     """
-    digest = sha256(public).digest()
+    digest = bytes.fromhex(hexadecimal)
     return " ".join(_say_word(int.from_bytes(digest[place : place + 2], "big")) for place in range(0, 16, 2))
 
 

@@ -112,6 +112,20 @@ def _refused_by_rules(
     return nearest[1]
 
 
+def find_rule(
+    policy: PolicyConfig, experiment: Experiment, researcher: str, today: date, signer: str | None
+) -> int | None:
+    """Which `[[policy.allow]]` lets an experiment in, counted from 1; 0: the default does; None: nothing does."""
+    if policy.default == "allow" and experiment.training.trainer is None:
+        return 0
+    fitting = (
+        number
+        for number, rule in enumerate(policy.allow, start=1)
+        if _first_misfit(rule, experiment, researcher, today, signer) is None
+    )
+    return next(fitting, None)
+
+
 def _first_misfit(
     rule: Allow, experiment: Experiment, researcher: str, today: date, signer: str | None
 ) -> tuple[int, Reason] | None:

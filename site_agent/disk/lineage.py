@@ -21,10 +21,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
 from messages.ground.durable import choose_synchronous
 from messages.ground.errors import RequestError, WorkFailed
+from site_agent.disk.known_jobs import read_jobs
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (name TEXT PRIMARY KEY, key BLOB NOT NULL) STRICT;
@@ -335,13 +334,7 @@ def read_beginnings(state: Path) -> dict[str, str]:
     Raises:
         WorkFailed: the agent's record cannot be read.
     """
-    place = state / "spool.sqlite"
-    try:
-        with contextlib.closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as spool:
-            jobs = [msgpack.unpackb(row[0]) for row in spool.execute("SELECT state FROM jobs")]
-    except sqlite3.Error as error:
-        raise WorkFailed(f"the agent's record cannot be read ({error})", where=str(place)) from None
-    named = {job["experiment"]: job["file"].get("net", {}).get("from") for job in jobs}
+    named = {job.experiment: job.file.get("net", {}).get("from") for job in read_jobs(state)}
     return {experiment: origin for experiment, origin in named.items() if isinstance(origin, str)}
 
 

@@ -15,7 +15,7 @@ from brokers import PATIENCE, eventually
 from gated_trainer import Gate
 from structlog.testing import capture_logs
 
-from deploy.cli.site import standing_words
+from deploy.site.orders import standing_words
 from messages.ground.errors import RequestError
 from messages.kinds import ExperimentChecked
 from messages.reasons import Reason
@@ -114,7 +114,7 @@ def test_approval_by_hand_waits_for_the_operator(start: Start, coordinator: scri
     declined = eventually(lambda: coordinator.of("declined"), what="declined")[0]
     assert declined.body.reason is Reason.AWAITS_APPROVAL
     waiting = running.ask("status")["experiments"][0]
-    assert standing_words(waiting) == "awaits your approval (konsil site resume --approve exp-1)"
+    assert standing_words(waiting) == "awaits your approval (konsil site requests)"
     with pytest.raises(RequestError, match="awaits approval"):
         running.ask("approve", experiment="exp-2")
     with capture_logs() as logged:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli.site import app
+from deploy.site.cli import app
 from messages.envelope import Author
 from messages.ground.errors import RequestError, WorkFailed
 from messages.kinds import Leaving

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli.site import app
+from deploy.site.cli import app
 from tests.fuzz import dicom_studies
 
 RUN = CliRunner()

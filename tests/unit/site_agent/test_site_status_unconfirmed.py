@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.cli.site import unconfirmed_words
+from deploy.site.orders import unconfirmed_words
 from messages.bus.base import Pending
 from site_agent.core.jobs import Agenda
 from site_agent.desk.status import status_of

@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
+from deploy.site.options import DEFAULT, ConfigOption
 from messages.chain import Entry
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError, WorkFailed
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from site_agent.config import SiteConfig
     from site_agent.disk.lineage import Went
 
-DEFAULT = Path("/etc/konsil/site.toml")
-ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration, site.toml.")]
 _WHAT = "A case as `konsil site datasets` names it, or a patient; of a PACS also a Patient ID or a Study Instance UID."
 
 
