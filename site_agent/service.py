@@ -114,6 +114,7 @@ class Agent:
         self.spool = Spool(config.site.state)
         self._lineage = Lineage(config.site.state, draw)
         try:
+            self._lineage.require_sound()
             self._go_on_from_register()
             require_whole(config.site.state)  # said now, not by a trainer in the night
             agenda = restore_agenda(self.spool.load_agenda(config.site.name))

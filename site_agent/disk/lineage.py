@@ -127,6 +127,26 @@ class Lineage:
                 self._db.close()
                 self._db = None
 
+    def require_sound(self) -> None:
+        """Raise WorkFailed where the record is damaged, before anything relies on it; a missing one is none."""
+        if not self._path.exists():
+            return
+        try:
+            with self._transaction() as db:
+                found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        except WorkFailed as error:
+            if not isinstance(error.__cause__, sqlite3.DatabaseError) or isinstance(
+                error.__cause__, sqlite3.OperationalError
+            ):
+                raise
+            found = str(error.__cause__)
+        if found != "ok":
+            raise WorkFailed(
+                f"the record of which case went where is damaged ({found})",
+                where=str(self._path),
+                advice="Restore it from a backup, or move it away: what went into earlier rounds is then not on record",
+            )
+
     def _key_of(self, db: sqlite3.Connection, name: str) -> bytes:
         db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (name, self._draw(KEY_BYTES)))
         return bytes(db.execute("SELECT key FROM keys WHERE name = ?", (name,)).fetchone()[0])
@@ -154,7 +174,7 @@ class Lineage:
         if self._db is None:
             self._path.touch(mode=0o600, exist_ok=True)
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10.0)
-            self._db.execute(f"PRAGMA synchronous={choose_synchronous()}")
+            self._db.execute(f"PRAGMA synchronous={choose_synchronous(logged=False)}")
             self._db.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
             self._db.executescript(_SCHEMA)
         return self._db

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import site_consortium as script
 from agent_rig import Start, joined, through_rounds
 from brokers import eventually
 
+from messages.ground.errors import WorkFailed
 from messages.kinds import RoundComplete
-from site_agent.disk.lineage import DATA, POLICY, Went, commit_to, read_lineage
+from site_agent.disk.lineage import DATA, POLICY, Lineage, Went, commit_to, read_lineage
 
 
 def test_joining_tells_keyed_digests_of_policy_and_data_and_nothing_else_of_them(
@@ -39,3 +41,12 @@ def test_the_record_names_each_round_of_a_case_and_the_model_that_it_made(
     found = [Went("exp-1", 1, "train", "d" * 64, True), Went("exp-1", 2, "train", "", None)]
     eventually(lambda: record.trace_case(["null-1"]) == found, what="the round's outcome")
     assert [one.split for one in record.trace_case(["null-40"])] == ["test", "test"]
+
+
+def test_an_agent_whose_record_is_damaged_says_so_and_does_not_start(start: Start, tmp_path: Path) -> None:
+    start().stop()
+    record = tmp_path / "state" / "lineage.sqlite"
+    Lineage(record.parent).note_joining("exp-1", {}, [], "", 1.0)
+    record.write_bytes(record.read_bytes()[:5000])
+    with pytest.raises(WorkFailed, match=r"damaged \(.+\).*move it away"):
+        start()
