@@ -19,6 +19,7 @@ from deploy.console import (
     say_line,
     show_working,
 )
+from deploy.init.cli import new
 from deploy.session.profile import ProfileOption
 from messages.ground.errors import RequestError
 from messages.ground.naming import EXPERIMENT_ID, NAME
@@ -85,6 +86,9 @@ def check(
     else:
         requests.print_check(experiment, found, answers, enough, free)
     raise typer.Exit(0 if enough and free is not False else 1)
+
+
+app.command()(new)
 
 
 @app.command()
