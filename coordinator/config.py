@@ -9,6 +9,7 @@ from pydantic import Field
 
 from messages.ground import settings
 from messages.ground.exposition import MetricsSettings
+from messages.ground.notify import NotifySettings
 from messages.ground.settings import BrokerAddress, Name, Settings, SizeBytes
 from messages.trust.settings import TrustSettings
 
@@ -65,6 +66,7 @@ class CoordinatorConfig(Settings):
     broker: BrokerAddress = BrokerAddress()
     limits: Limits = Limits()
     metrics: MetricsSettings = MetricsSettings()
+    notify: NotifySettings = NotifySettings()
     trust: TrustSettings | None = None
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from messages.ground import settings
 from messages.ground.exposition import MetricsSettings
+from messages.ground.notify import NotifySettings
 from messages.ground.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
 from messages.sections import OWN_TRAINER
 from messages.trust.settings import TrustSettings
@@ -124,6 +125,7 @@ class SiteConfig(Settings):
     training: Trainer = Trainer()
     trainers: dict[Name, ExternalTrainer] = {}
     metrics: MetricsSettings = MetricsSettings()
+    notify: NotifySettings = NotifySettings()
     trust: TrustSettings | None = None
 
     @model_validator(mode="after")

@@ -40,6 +40,7 @@ class Overview:
     term: int = 0
     problem: str = ""
     experiments: dict[str, str] = field(default_factory=dict)
+    phases: dict[str, str] = field(default_factory=dict)
     aside: Counter[str] = field(default_factory=Counter)
     last_aside: list[str] = field(default_factory=list)
     free: int = 0
@@ -52,6 +53,7 @@ class Overview:
             "term": self.term,
             "problem": self.problem or None,
             "experiments": self.experiments,
+            "phases": self.phases,
             "set_aside": dict(self.aside),
             "free_bytes": self.free,
         }
@@ -80,6 +82,7 @@ def look_at_journal(folder: Path) -> Overview:
         found = examine_file(folder / "journal.sqlite", head=head[0] if head else 0)
         seen.problem = str(LogBroken(error.what, where=error.where, advice=found.advise()))
     seen.experiments = {name: story.tell_standing(state) for name, state in sorted(states.items())}
+    seen.phases = {name: state.phase.value for name, state in sorted(states.items())}
     with contextlib.suppress(OSError):
         seen.free = shutil.disk_usage(folder).free
     return seen

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy import console
+from deploy.notify.cli import notify_coordinator
 from messages.ground.units import count_noun, human_bytes
 
 if TYPE_CHECKING:
@@ -223,3 +224,6 @@ def _tell_summary(summary: Summary, what: str, where: Path, as_json: bool) -> No
         for name in summary.missing:
             console.say_line(f"missing already where it came from: {name}")
     raise typer.Exit(1 if summary.missing else 0)
+
+
+app.command("notify")(notify_coordinator)

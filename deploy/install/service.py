@@ -82,13 +82,18 @@ class Service:
         changed = _write_changed(self.unit, text, 0o644)
         if systemd >= units.BACK_OFF_SINCE:
             changed |= _write_changed(drop_ins / "10-back-off.conf", units.BACK_OFF, 0o644)
+        derived = {"notify": units.notify_unit(text)}
         if self.role == "site":
-            preflight = self.unit.with_name(f"{self.name}-preflight.service")
-            changed |= _write_changed(preflight, units.preflight_unit(text), 0o644)
-            # what the operator lets the agent see (BindReadOnlyPaths=), the preflight must see as well
-            link = preflight.with_name(f"{preflight.name}.d")
+            derived["preflight"] = units.preflight_unit(text)
+        for verb, unit in derived.items():
+            beside = self.unit.with_name(f"{self.name}-{verb}.service")
+            changed |= _write_changed(beside, unit, 0o644)
+            # what the operator lets the service see (BindReadOnlyPaths=), these must see as well
+            link = beside.with_name(f"{beside.name}.d")
             if not link.exists():
                 link.symlink_to(drop_ins.name)
+        timer = self.unit.with_name(f"{self.name}-notify.timer")
+        changed |= _write_changed(timer, units.NOTIFY_TIMER.format(role=self.role), 0o644)
         if changed:
             tell_person(f"wrote {self.unit}")
         run_systemctl("daemon-reload")
@@ -97,9 +102,11 @@ class Service:
     def remove_service(self, *, purge: bool) -> None:
         """Stop it and take its unit away; with `purge` also configuration, credentials, state and user."""
         if self.unit.exists():
-            run_systemctl("disable", "--now", self.unit.name)
+            timer = f"{self.name}-notify.timer"
+            run_systemctl("disable", "--now", self.unit.name, *([timer] if (UNITS / timer).exists() else []))
         gone = [self.unit, SYSUSERS / f"{self.name}.conf"]
-        gone += [UNITS / f"{self.name}-preflight.service", UNITS / f"{self.name}-preflight.service.d"]
+        gone += [UNITS / f"{self.name}-{verb}.service{end}" for verb in ("preflight", "notify") for end in ("", ".d")]
+        gone += [UNITS / f"{self.name}-notify.timer"]
         gone += [UNITS / f"{self.unit.name}.d" / "10-back-off.conf"]
         if purge:
             gone += [UNITS / f"{self.unit.name}.d", self.config, self.credentials, self.state]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
+from deploy.notify.cli import notify_site
 from deploy.site import asking, orders, record
 from deploy.site.options import DEFAULT, ConfigOption
 from deploy.site.stock import say_case, say_stock, stock_as_plain
@@ -299,3 +300,4 @@ for _command in (
     orders.drain,
 ):
     app.command()(_command)
+app.command("notify")(notify_site)
