@@ -4,7 +4,7 @@ asynchronous plan makes of a buffer. For each trained number, in float64, sites 
     x = x + sum of share * s * (trained - received)
 
 x is the coordinator's newest exact model. `received` is the model that the site began with, which may be older; s is
-the discount for that (`core.plans.buffering.discount_update`). The shares add up to 1, as the paper's 1 / K do, and are not
+the discount for that (`plans.buffering.discount_update`). The shares add up to 1, as the paper's 1 / K do, and are not
 scaled up for what the discounts take away: old updates make a small step. The paper's global learning rate is 1.
 
 What is measured or counted (batch normalisation) is mixed: x (1 - sum of share * s) + sum of share * s * told. So a
