@@ -158,7 +158,7 @@ def test_a_site_is_in_a_buffer_once() -> None:
 
 
 def test_chunks_and_blobs_of_every_model_that_a_site_works_with_are_kept() -> None:
-    run = Buffered()
+    run = Buffered(keep_updates="none")
     run.close(1, site_a=1, site_c=1)
     assert run.state is not None
     effects_ = [one for decision in run.steps[-1][1] for one in effects(run.state, decision)]
