@@ -308,6 +308,14 @@ class Plan(Settings):
         return self.kind != "evaluation"
 
     @property
+    def words(self) -> str:
+        """For a person, in one line: the kind, and what an asynchronous one goes by."""
+        if self.buffer is None:
+            return self.kind
+        how = {"sqrt": "1 / sqrt(1 + t)", "linear": "1 / (1 + t)", "none": "in full"}[self.staleness]
+        return f"{self.kind} (a model of {self.buffer} updates; t models old count {how}, to {self.max_staleness})"
+
+    @property
     def keeps_work(self) -> bool:
         """Whether a site's work goes on when the round ends that it began in, and goes into a later one."""
         return self.kind == "asynchronous"

@@ -12,7 +12,7 @@ import random
 import shutil
 from pathlib import Path
 
-DATABASES = ("spool.sqlite", "journal.sqlite")
+DATABASES = ("spool.sqlite", "journal.sqlite", "lineage.sqlite")
 LEFT = ("agent.sock", "lock", "journal.lock")
 SYNC = os.fsync
 """The machine's own, before a world takes its place."""

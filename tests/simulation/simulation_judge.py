@@ -163,7 +163,7 @@ def _make_model(schedule: Schedule, number: int, used: Mapping[str, int], model:
 
 
 def _make_buffered(schedule: Schedule, number: int, rounds: Rounds, made: list[Arrays]) -> Arrays:
-    """What the paper's algorithm makes: the newest model, moved by each update's change from the model it began with."""
+    """What the paper's algorithm makes: the newest model, moved by each update's change from its own base."""
     used, stale = rounds.contributors[number - 1], rounds.staleness[number - 1]
     weights = {site: 1.0 if schedule.weight_by == "equal" else float(used[site]) for site in sorted(used)}
     whole = sum(weights.values())

@@ -12,6 +12,7 @@ from coordinator.work.aggregate import aggregate, share_weights
 from coordinator.work.figures import compare_directions, measure_update
 from coordinator.work.strategies.fedavg import FedAvg
 from coordinator.work.strategies.fedbuff import FedBuff
+from messages.sections import StalenessRule
 from messages.tensors.codecs import CODECS, CodecName
 from messages.tensors.layout import manifest_of
 
@@ -22,12 +23,12 @@ LATE = (0, 2, 1)
 class Buffer:
     """A buffer of three updates, of which each began with a model of its own age."""
 
-    def __init__(self, codec: CodecName, late: tuple[int, ...] = LATE, rule: str = "sqrt") -> None:
+    def __init__(self, codec: CodecName, late: tuple[int, ...] = LATE, rule: StalenessRule = "sqrt") -> None:
         self.codec, self.shares = codec, share_weights(CASES)
         ages = [model(1000 * age) for age in range(3)]
         self.newest, self.manifest = ages[0], manifest_of(ages[0])
         self.bases = [ages[age] for age in late]
-        self.discounts = tuple(discount_update(rule, age) for age in late)  # type: ignore[arg-type]
+        self.discounts = tuple(discount_update(rule, age) for age in late)
         copy, self.update = self.manifest.in_codec(CODECS[codec].model), self.manifest.in_codec(codec)
         self.received = [read(copy, written(base, copy)) for base in self.bases]
         self.sent = [
@@ -69,7 +70,7 @@ def _trained(received: Arrays, seed: int) -> Arrays:
 
 @pytest.mark.parametrize("codec", ["float32", "bfloat16", "bfloat16-difference"])
 @pytest.mark.parametrize("rule", ["sqrt", "linear", "none"])
-def test_a_buffer_makes_what_the_papers_formula_makes(codec: CodecName, rule: str) -> None:
+def test_a_buffer_makes_what_the_papers_formula_makes(codec: CodecName, rule: StalenessRule) -> None:
     """x + sum of share * s(t) * (trained - received); statistics are mixed with the newest model's."""
     buffer = Buffer(codec, rule=rule)
     made = buffer.make(threads=2)
@@ -128,15 +129,13 @@ def test_an_update_is_measured_and_compared_with_the_model_that_it_began_with() 
     assert all(abs(cosine) < 0.5 for cosine in own.values())  # what was added to each has nothing to do with the others
 
 
-def _walk(rule: str, rounds: int = 200, lr: float = 0.3, late: int = 12) -> float:
+def _walk(rule: StalenessRule, rounds: int = 200, lr: float = 0.3, late: int = 12) -> float:
     """How far from the optimum a quadratic ends whose second site always answers `late` models late."""
     optimum, path = np.array([1.0, -2.0]), [np.zeros(2)]
     for _ in range(rounds):
-        began = path[-1 - min(late, len(path) - 1)]
-        fresh, old = lr * (optimum - path[-1]), lr * 4 * (optimum - began)
-        path.append(
-            path[-1] + 0.5 * fresh + 0.5 * discount_update(rule, len(path) - 1 - max(0, len(path) - 1 - late)) * old
-        )  # type: ignore[arg-type]
+        age = min(late, len(path) - 1)
+        fresh, old = lr * (optimum - path[-1]), lr * 4 * (optimum - path[-1 - age])
+        path.append(path[-1] + 0.5 * fresh + 0.5 * discount_update(rule, age) * old)
     return float(np.abs(path[-1] - optimum).max())
 
 
