@@ -213,8 +213,8 @@ def test_a_site_that_is_killed_at_its_own_pace_goes_on_and_its_update_is_in_a_la
     with rig.gate.held("site-a", 2):
         with rig.gate.held("site-b"):
             rig.publish(rig.small("paces", plan=plan, rounds={"count": 3}, evaluation={"select_by": "last"}))
-            eventually(lambda: rig.trainer("site-b", "paces"), what="a trainer at site-b")
             rig.wait("paces", lambda story: 2 in story.rounds, "round 2 is open", LONG)
+            eventually(lambda: rig.trainer("site-b", "paces"), what="a trainer at site-b")
             rig.kill("site-b")
             rig.start("site-b")
         story = rig.wait("paces", lambda story: story.completed_rounds >= 2, "round 2 is over", LONG)
