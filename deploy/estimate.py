@@ -80,15 +80,17 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     plan = experiment.plan
     # All sites read the model of each round; in a sequential plan one trains it, and up to all may be asked to.
     trained, waits = (1, sites) if plan.kind == "sequential" else (sites if plan.trains else 0, 1)
+    trained = plan.buffer or trained  # the others' work goes into later rounds
     own = 1 if plan.shares_model else sites  # models that a round sends: where each site has its own, all read all
     codec = CODECS[experiment.wire.codec]
     sent = parameters * (1 + plan.strategy.beside)
     exact = FLOAT * sent
     down, up = (sent * CODECS[name].nbytes("float32", 1) for name in (codec.model, codec.name))
     strategy = FLOAT * parameters * len(strategy_of(plan.strategy).parts)
-    replayed = strategy + (own * exact if codec.difference or plan.strategy.from_model else 0)
+    replayed = strategy + (own * exact if codec.difference or plan.strategy.from_model or plan.keeps_work else 0)
     candidates = own if own > 1 else 2 if plan.trains and experiment.evaluation.select_by != "last" else 1
-    ended = (candidates + 1) * exact + strategy
+    begun = exact * min(sites, plan.max_staleness) if plan.keeps_work else 0  # models that sites still work with
+    ended = (candidates + 1) * exact + strategy + begun
     within = experiment.rounds
     return Estimate(
         parameters=parameters,

@@ -126,6 +126,8 @@ class Experiment(Settings):
             raise ValueError(
                 f'plan.kind = "{self.plan.kind}" takes at most {MOST_ALONE} sites: each scores every site\'s model'
             )
+        if (wrong := _find_unbuffered(self)) is not None:
+            raise ValueError(wrong)
         if self.plan.combine == "majority" and self.task.reading == "plain":
             raise ValueError(f'plan.combine = "majority": what a {self.task.kind} answers are numbers, not votes')
         strategy = self.plan.strategy
@@ -232,6 +234,24 @@ def _find_memory(experiment: Experiment) -> str | None:
         return "training.optimizer.reset = false remembers more than the model: begin anew, with after = 0"
     if experiment.net.origin is None or not experiment.net.origin.startswith(DIGEST_MARK):
         return f'it needs net.from = "{DIGEST_MARK}…": the model that these rounds made'
+    return None
+
+
+def _find_unbuffered(experiment: Experiment) -> str | None:
+    """Why an asynchronous plan cannot be carried out as the file says, in words."""
+    plan, least = experiment.plan, experiment.least_sites
+    if plan.buffer is None:
+        return None
+    if plan.buffer > least:
+        return (
+            f"plan.buffer = {plan.buffer}: with quorum.least_sites only {least} sites may have joined, and a site is "
+            "in the buffer once"
+        )
+    if experiment.evaluation.select_by != "last":
+        return (
+            'evaluation.select_by: under plan.kind = "asynchronous" other sites score each model, so none can be '
+            'chosen by its scores: write select_by = "last"'
+        )
     return None
 
 

@@ -144,6 +144,8 @@ class Reason(StrEnum):
     PLAN_NOT_ALLOWED = "plan-not-allowed"
     PURPOSE_NOT_ALLOWED = "purpose-not-allowed"
     APPROVAL_MISSING = "approval-missing"
+    # an update began too many models ago
+    TOO_STALE = "too-stale"
     # what a reader does not know
     OTHER = "other"
 
@@ -181,6 +183,7 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.PLAN_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.PURPOSE_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.APPROVAL_MISSING: Reason.NOT_ALLOWED,
+    Reason.TOO_STALE: Reason.LATE,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -263,6 +266,7 @@ ADVICE: dict[Reason, str] = {
     Reason.WRONG_ROUND: "The event speaks of a round that is not running",
     Reason.WRONG_STATE: "The experiment is in no state for that: `konsil experiment list` shows where it is",
     Reason.LATE: "The round closed before the update came: it is recorded and not used",
+    Reason.TOO_STALE: "The update began more than plan.max_staleness models ago: the site begins anew with the newest",
     Reason.DUPLICATE: "The same event came before: nothing to do",
     Reason.OLDER_ATTEMPT: "A newer attempt of the same update is known",
     Reason.WRONG_SHAPE: "Tensors of an update or of the initial model differ from the net's in name, shape or type",

@@ -253,11 +253,12 @@ class Rounds(Settings):
     extensions: int = Field(2, ge=0, le=100)
 
 
-PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation"]
+PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation", "asynchronous"]
+StalenessRule = Literal["sqrt", "linear", "none"]
 
 
 class Plan(Settings):
-    """Who trains when: all sites in each round, one after the other, each for itself, or nobody."""
+    """Who trains when: all sites in each round, one after the other, each for itself, each at its pace, or nobody."""
 
     kind: PlanKind = "aggregation"
     strategy: AnyStrategy = FEDAVG
@@ -270,15 +271,28 @@ class Plan(Settings):
     combine: Literal["mean", "majority", "validation"] = Field("mean", json_schema_extra={"form": 2})
     """How the models of an ensemble make one prediction: mean of the probabilities, majority of the votes, or mean of
     the probabilities weighted by each model's validation score over all sites."""
+    buffer: int | None = Field(
+        None, ge=1, le=MOST_SITES, json_schema_extra={"form": 4}, exclude_if=lambda value: value is None
+    )
+    """How many updates an asynchronous plan makes the next model of."""
+    staleness: StalenessRule = Field("sqrt", json_schema_extra={"form": 4}, exclude_if=lambda value: value == "sqrt")
+    """How an update counts that began t models ago: 1 / sqrt(1 + t), 1 / (1 + t), or in full."""
+    max_staleness: int = Field(10, ge=0, le=1000, json_schema_extra={"form": 4}, exclude_if=lambda value: value == 10)
+    """How many models ago an update may have begun that is still used."""
 
     @model_validator(mode="after")
     def _keys_of_this_kind(self) -> Self:
+        if self.kind == "asynchronous" and self.buffer is None:
+            raise ValueError('kind = "asynchronous" needs buffer: how many updates make the next model')
+        if self.kind != "asynchronous" and (self.buffer, self.staleness, self.max_staleness) != (None, "sqrt", 10):
+            raise ValueError('buffer, staleness and max_staleness go with kind = "asynchronous"')
         if self.kind != "ensemble" and self.combine != "mean":
             raise ValueError('combine goes with kind = "ensemble"')
         if self.kind != "sequential" and self.order != "listed":
             raise ValueError('order goes with kind = "sequential"')
-        if self.kind != "aggregation" and (self.weight_by, self.weight_cap) != ("cases_used", 1.0):
-            raise ValueError('weight_by and weight_cap go with kind = "aggregation"')
+        weighs = self.kind in ("aggregation", "asynchronous")
+        if not weighs and (self.weight_by, self.weight_cap) != ("cases_used", 1.0):
+            raise ValueError('weight_by and weight_cap go with kind = "aggregation" or "asynchronous"')
         if self.kind != "aggregation" and self.strategy != FEDAVG:
             raise ValueError(f'strategy = "{self.strategy.name}" goes with kind = "aggregation"')
         return self
@@ -292,6 +306,19 @@ class Plan(Settings):
     def trains(self) -> bool:
         """Whether any site trains; else a model that there is, is scored."""
         return self.kind != "evaluation"
+
+    @property
+    def words(self) -> str:
+        """For a person, in one line: the kind, and what an asynchronous one goes by."""
+        if self.buffer is None:
+            return self.kind
+        how = {"sqrt": "1 / sqrt(1 + t)", "linear": "1 / (1 + t)", "none": "in full"}[self.staleness]
+        return f"{self.kind} (a model of {self.buffer} updates; t models old count {how}, to {self.max_staleness})"
+
+    @property
+    def keeps_work(self) -> bool:
+        """Whether a site's work goes on when the round ends that it began in, and goes into a later one."""
+        return self.kind == "asynchronous"
 
 
 class Quorum(Settings):

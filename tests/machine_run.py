@@ -82,7 +82,8 @@ class Run:
         assert before is not None
         assert before.round is not None
         assert plan_of(before).is_enough(before, before.round)
-        assert set(one.contributors) == set(before.round.reported)
+        assert set(one.contributors) == set(plan_of(before).choose_contributors(before, before.round))
+        assert set(one.contributors) <= set(before.round.reported)
         assert not set(one.contributors) & set(one.left_out)
 
     def wire(self, body: kinds.Body, sender: str = "dr-a", **more: Any) -> tuple[d.AnyDecision, ...]:

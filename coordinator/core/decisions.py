@@ -129,7 +129,8 @@ class RoundStarted(Decision):
     """A step of a round opens; `cases` are the taking-part sites' training cases, frozen when the round began.
 
     `opening`: how many steps the round has opened, with this one. `left_out`: sites that it has left behind so far.
-    `weights`: as `plans.base.Opening` says.
+    `weights`: as `plans.base.Opening` says. `going_on`: by site that goes on with what it does for an earlier round,
+    which round that is.
     """
 
     decision: Literal["round-started"] = "round-started"
@@ -144,11 +145,15 @@ class RoundStarted(Decision):
     opening: int = Field(1, exclude_if=lambda value: value == 1)
     left_out: dict[str, Reason] = Field({}, exclude_if=lambda value: not value)
     weights: dict[str, float] = Field({}, exclude_if=lambda value: not value)
+    going_on: dict[str, int] = Field({}, exclude_if=lambda value: not value)
 
 
 class SiteAccepted(Decision):
+    """`anew`: it was to go on with what it did for an earlier round, and begins with the open one's model instead."""
+
     decision: Literal["site-accepted"] = "site-accepted"
     site: str
+    anew: bool = Field(False, exclude_if=lambda value: not value)
 
 
 class AnnouncedAgain(Decision):
@@ -233,7 +238,8 @@ class RoundClosed(Decision):
 
 class RoundCompleted(Decision):
     """A round has made a model. `memory`: seal of what the strategy keeps for the next round, `cosines` by site, `own`:
-    the models of a round that made one for each site; all as `Aggregated` says."""
+    the models of a round that made one for each site; all as `Aggregated` says. `staleness`: by contributor whose
+    update began with an earlier round's model, how many rounds earlier."""
 
     decision: Literal["round-completed"] = "round-completed"
     number: int
@@ -247,6 +253,7 @@ class RoundCompleted(Decision):
     memory: str | None = Field(None, exclude_if=lambda value: value is None)
     cosines: dict[str, float] = Field({}, exclude_if=lambda value: not value)
     own: dict[str, MadeModel] = Field({}, exclude_if=lambda value: not value)
+    staleness: dict[str, int] = Field({}, exclude_if=lambda value: not value)
 
 
 class SiteEvaluated(Decision):

@@ -9,9 +9,10 @@ from typing import Any
 from coordinator.core import announce
 from coordinator.core import decisions as d
 from coordinator.core.announce import Announcement
+from coordinator.core.plans.buffering import discount_update, takes_more
 from coordinator.core.plans.table import plan_of
 from coordinator.core.records import ModelOrigin
-from coordinator.core.state import ExperimentState, Kept, Model, Phase, Round
+from coordinator.core.state import ExperimentState, Kept, Model, Phase, Round, Update
 from coordinator.core.steps.table import row_of
 from messages import kinds
 from messages.envelope import event_id
@@ -69,12 +70,13 @@ class SendModel:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Take chunks of updates of this round."""
+    """Take chunks of updates of this round. `oldest`: and of rounds from this one on, where work for them goes on."""
 
     experiment: str
     round: int
     manifest: Manifest
     sites: frozenset[str]
+    oldest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Contribution:
         chunk_bytes: of its transfer: a site chooses its own chunk size, and the seal depends on it.
         norm: as it was measured when the update came; None: it was not.
         steps: optimiser steps that it says it took, where the strategy counts them.
+        model: seal of the exact model that it began with, where that is an earlier round's.
+        discount: what its share is multiplied by, for its staleness.
     """
 
     site: str
@@ -121,6 +125,8 @@ class Contribution:
     chunk_bytes: int
     norm: float | None = None
     steps: int = 1
+    model: str | None = None
+    discount: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,7 @@ class Aggregate:
         memory: seal of what the strategy kept after the round before, where there is such a thing.
         apart: where each update makes a model of its own: the making of each, with its one update.
         parties: sites that took part in the round; None: those whose updates are here.
+        buffered: whether the updates may have begun with different models, and move the round's own one.
     """
 
     experiment: str
@@ -154,6 +161,14 @@ class Aggregate:
     memory: str | None = None
     apart: tuple[Aggregate, ...] = ()
     parties: int | None = None
+    buffered: bool = False
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Seals of the models that it is made from, the round's own first; none where it is made of updates alone."""
+        if self.master is None:
+            return ()
+        return tuple(dict.fromkeys((self.master, *(one.model for one in self.updates if one.model is not None))))
 
     def manifest_of(self, update: Contribution) -> Manifest:
         """The manifest under which an update was sealed."""
@@ -231,6 +246,7 @@ def _announce_result(state: ExperimentState) -> tuple[Effect, ...]:
         model_digest=made.digest,
         validation=made.validation,
         seconds=made.seconds,
+        staleness=dict(made.staleness) or None,
     )
     return (Announce(Announcement("round-complete", state.id, body, made.number)),)
 
@@ -238,7 +254,9 @@ def _announce_result(state: ExperimentState) -> tuple[Effect, ...]:
 def _listen_for_updates(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.update_manifest is None or not row_of(state.round).takes_updates:
         return ()
-    return (Listen(state.id, state.round.number, state.update_manifest, frozenset(state.round.parts)),)
+    round_ = state.round
+    oldest = min((one.base for one in round_.parts.values() if one.base is not None), default=None)
+    return (Listen(state.id, round_.number, state.update_manifest, frozenset(round_.parts), oldest),)
 
 
 def _send_models(state: ExperimentState) -> tuple[Effect, ...]:
@@ -255,7 +273,7 @@ def _expect_update(state: ExperimentState, site: str, *, again: bool = False) ->
     if update is None:
         return ()
     manifest = state.update_manifest.model_copy(update={"chunk_bytes": update.chunk_bytes})
-    number, strategy = state.round.number, state.experiment.plan.strategy
+    number, strategy = state.round.base_of(site), state.experiment.plan.strategy
     model = _received_model(state, state.round, site).seal
     return (Expect(state.id, number, site, update.attempt, update.seal, manifest, model, strategy, again),)
 
@@ -263,16 +281,17 @@ def _expect_update(state: ExperimentState, site: str, *, again: bool = False) ->
 def _received_model(state: ExperimentState, round_: Round, site: str) -> Model:
     """What a site received in a round."""
     plan = plan_of(state)
-    return plan.find_own(state, round_, site) or state.models[plan.find_shared(round_)]
+    base = round_.parts[site].base
+    return plan.find_own(state, round_, site) or state.models[plan.find_shared(round_) if base is None else base]
 
 
 def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
-    if state.round is None or state.manifest is None or state.round.closed_at is None:
+    if state.manifest is None or state.round is None or state.round.closed_at is None or state.is_between:
         return ()
     taken = tuple(
-        Contribution(site, update.seal, update.cases_used, update.chunk_bytes, part.norm, update.steps or 1)
+        _contribute(state, state.round, site, update)
         for site in plan_of(state).choose_contributors(state, state.round)
-        if (update := (part := state.round.parts[site]).update) is not None
+        if (update := state.round.parts[site].update) is not None
     )
     plan, codec = state.experiment.plan, state.codec
     # Only a training round sends in a codec: the model that the last one makes is evaluated, and published exactly.
@@ -294,8 +313,23 @@ def _aggregate_round(state: ExperimentState) -> tuple[Effect, ...]:
         strategy=plan.strategy,
         memory=shared.memory,
         parties=len(state.round.cases),
+        buffered=plan.keeps_work,
     )
     return (replace(aggregate, apart=_make_apart(state, state.round, aggregate)),)
+
+
+def _contribute(state: ExperimentState, round_: Round, site: str, update: Update) -> Contribution:
+    part, plan = round_.parts[site], state.experiment.plan
+    return Contribution(
+        site,
+        update.seal,
+        update.cases_used,
+        update.chunk_bytes,
+        part.norm,
+        update.steps or 1,
+        model=None if part.base is None else state.models[part.base].seal,
+        discount=discount_update(plan.staleness, round_.number - round_.base_of(site)) if plan.keeps_work else 1.0,
+    )
 
 
 def _make_apart(state: ExperimentState, round_: Round, all_: Aggregate) -> tuple[Aggregate, ...]:
@@ -318,7 +352,7 @@ _EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, 
     d.AnnouncedAgain: lambda state, x: (Announce(announce.round_opened(state)),),
     d.UpdateAnnounced: lambda state, x: _expect_update(state, x.site),
     d.TransferAgain: lambda state, x: _expect_update(state, x.site, again=True),
-    d.RoundClosed: lambda state, x: (Forget(state.id), *_aggregate_round(state)),
+    d.RoundClosed: lambda state, x: (*(() if takes_more(state) else (Forget(state.id),)), *_aggregate_round(state)),
     d.RoundCompleted: lambda state, x: (*_announce_result(state), Prune(state.id, needed_blobs(state))),
     d.Completed: _yield_model,
     d.Failed: _end_experiment,
@@ -345,8 +379,8 @@ def _unfinished_effects(state: ExperimentState) -> tuple[Effect, ...]:
     if state.stage is Phase.INITIALISING and not state.models:
         return (*todo, Initialise(state.experiment, state.origin))
     if state.stage is Phase.AGGREGATING:
-        return (*todo, *_aggregate_round(state))
-    if state.round is None:
+        todo = (*todo, *_aggregate_round(state))
+    if state.round is None or not takes_more(state):
         return todo
     waiting = [
         effect
@@ -371,11 +405,13 @@ def needed_blobs(state: ExperimentState) -> frozenset[str]:
     if state.keep_updates is None:
         rounds |= _untouched_rounds(state.kept)
     if state.makes_from_model:
-        rounds |= replayed
+        rounds |= replayed | {one.base for one in state.kept}
+    at_work = set() if state.round is None else {state.round.base_of(site) for site in state.round.parts}
+    rounds |= at_work
     seals |= {state.models[number].seal for number in rounds if number in state.models}
     begun = [state.models[number] for number in {state.completed + 1} | replayed if number in state.models]
     seals |= {model.memory for model in begun if model.memory is not None}
-    sent = [state.models.get(state.completed + 1), *state.own_models.values()]
+    sent = [*(state.models.get(number) for number in {state.completed + 1} | at_work), *state.own_models.values()]
     seals |= {one.wire for one in sent if one is not None and one.wire is not None}
     seals |= _own_blobs(state, replayed)
     if state.round is not None:

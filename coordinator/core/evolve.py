@@ -157,8 +157,7 @@ def _initial_model(state: State, x: d.InitialModel) -> State:
 
 
 def _round_started(state: State, x: d.RoundStarted) -> State:
-    away = frozenset(x.away)
-    parts = quorum.make_roll({site: Part(absent=site in away) for site in x.cases}, x.cases)
+    parts = quorum.make_roll(_take_parts(state, x), x.cases)
     opened = Round(
         x.number,
         x.step,
@@ -170,8 +169,9 @@ def _round_started(state: State, x: d.RoundStarted) -> State:
         left_out=x.left_out,
         began=x.time,
         weights=x.weights,
+        going_on=x.going_on,
     )
-    if state.round is not None:
+    if state.round is not None and not state.is_between:
         opened = replace(
             opened,
             began=state.round.began,
@@ -182,6 +182,15 @@ def _round_started(state: State, x: d.RoundStarted) -> State:
     return _enter_phase(state, STEPS[x.step].phase, round=opened, timers=timers)
 
 
+def _take_parts(state: State, x: d.RoundStarted) -> Mapping[str, Part]:
+    """A part for each site: a new one, or the one that goes on from an earlier round."""
+    away = frozenset(x.away)
+    parts = {site: Part(absent=site in away) for site in x.cases}
+    if state.round is None:
+        return parts
+    return parts | {site: replace(state.round.parts[site], base=base) for site, base in x.going_on.items()}
+
+
 def _earlier_reports(round_: Round, following: StepName) -> Mapping[StepName, Mapping[str, Part]]:
     """What was reported before a step that follows; nothing of a step that is opened anew for others."""
     if following == round_.step:
@@ -190,7 +199,10 @@ def _earlier_reports(round_: Round, following: StepName) -> Mapping[StepName, Ma
 
 
 def _site_accepted(state: State, x: d.SiteAccepted) -> State:
-    return _change_part(_change_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None)
+    anew = {"base": None, "update": None} if x.anew else {}
+    return _change_part(
+        _change_member(state, x.site, away=False), x.site, accepted=True, absent=False, failed=None, **anew
+    )
 
 
 def _announced_again(state: State, x: d.AnnouncedAgain) -> State:
@@ -213,11 +225,13 @@ def _update_announced(state: State, x: d.UpdateAnnounced) -> State:
 
 
 def _update_taken(state: State, x: d.UpdateTaken) -> State:
-    return _change_part(state, x.site, stored=True, norm=x.norm, statistics=x.statistics)
+    counted = {"place": 1 + max(part.place for part in _open_round(state).parts.values())}
+    ordered = counted if state.experiment.plan.keeps_work else {}
+    return _change_part(state, x.site, stored=True, norm=x.norm, statistics=x.statistics, **ordered)
 
 
 def _update_left_out(state: State, x: d.UpdateLeftOut) -> State:
-    nothing = {"update": None, "stored": False, "norm": None, "statistics": None}
+    nothing = {"update": None, "stored": False, "norm": None, "statistics": None, "place": 0}
     return _change_part(state, x.site, failed=x.reason, **nothing)
 
 
@@ -245,7 +259,7 @@ def _extend_deadline(state: State, x: d.DeadlineExtended) -> State:
 def _round_closed(state: State, x: d.RoundClosed) -> State:
     closed = replace(_open_round(state), closed_at=x.time, left_out=x.left_out)
     kept = tuple(
-        Kept(x.number, site, part.update.seal)
+        Kept(x.number, site, part.update.seal, closed.base_of(site))
         for site, part in sorted(closed.parts.items())
         if site in x.contributors and part.update is not None
     )
@@ -262,9 +276,21 @@ def _round_completed(state: State, x: d.RoundCompleted) -> State:
     scores = state.scores if mean is None or x.own else (*state.scores, Scored(x.number - 1, mean))
     models = state.models if x.own else {**state.models, x.number + 1: Model(x.seal, x.digest, x.wire, x.memory)}
     turns = plan_of(state).remember_turns(state.turns, x.contributors)
-    result = RoundResult(x.number, x.contributors, x.left_out, x.digest, x.validation, x.seconds)
-    made = replace(state, round=None, completed=x.number, last_result=result, models=models, scores=scores, turns=turns)
+    result = RoundResult(x.number, x.contributors, x.left_out, x.digest, x.validation, x.seconds, x.staleness)
+    rest = _leave_contributors(state, x)
+    made = replace(state, round=rest, completed=x.number, last_result=result, models=models, scores=scores, turns=turns)
     return _with_own(made, x) if x.own else made
+
+
+def _leave_contributors(state: State, x: d.RoundCompleted) -> Round | None:
+    """What goes on from a round that has made its model: the parts of those whose update is not in it."""
+    plan = plan_of(state)
+    if state.round is None or not state.experiment.plan.keeps_work or plan.is_trained(state.experiment, x.number):
+        return None
+    left = state.round.parts
+    for site in x.contributors:
+        left = left.without(site)
+    return replace(state.round, parts=left)
 
 
 def _with_own(state: State, x: d.RoundCompleted) -> State:

@@ -92,7 +92,16 @@ _BY_PHASE: dict[Phase, dict[str, Rule]] = {
         "update-bad": own.update_bad,
         "aggregated": own.ignore_report,
     },
-    _P.AGGREGATING: _EVERY | _STALE | {"aggregated": own.take_aggregated, "aggregation-failed": own.aggregation_failed},
+    _P.AGGREGATING: _EVERY
+    | _STALE
+    | {
+        "round-accepted": h.round_accepted,
+        "round-failed": h.round_failed,
+        "update-stored": own.update_stored,
+        "update-bad": own.update_bad,
+        "aggregated": own.take_aggregated,
+        "aggregation-failed": own.aggregation_failed,
+    },
     _P.EVALUATING: _EVERY
     | _STALE
     | {
@@ -125,7 +134,9 @@ def build_table(steps: Iterable[StepRow], wire: Iterable[str]) -> Table:
         refused: dict[str, Rule] = dict.fromkeys(kinds, Reason.WRONG_STATE) if over else {}
         answers: dict[str, Rule] = dict.fromkeys((one.answers for one in rows), Reason.LATE if over else h.refuse_late)
         if not over:
-            answers |= {one.answers: h.take_answer(one) for one in rows if one.phase is phase}
+            # Updates come in while a model is made, too, where the plan lets work go on from round to round.
+            taken = [one for one in rows if one.phase is phase or (one.takes_updates and phase is _P.AGGREGATING)]
+            answers |= {one.answers: h.take_answer(one) for one in taken}
         table |= {(phase, kind): rule for kind, rule in (refused | answers | row).items()}
     return MappingProxyType(table)
 

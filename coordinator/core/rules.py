@@ -31,7 +31,7 @@ def advance_state(state: ExperimentState, now: float) -> Decided:
     """The next consequence of the state as it is, or nothing."""
     if state.phase is Phase.RECRUITING:
         return close_recruiting(state, now) if state.everybody_answered else ()
-    if state.phase in (Phase.INITIALISING, Phase.AGGREGATING) and state.round is None:
+    if state.phase in (Phase.INITIALISING, Phase.AGGREGATING) and state.is_between:
         return start_next(state, now) if state.has_next else ()
     if state.phase in (Phase.RUNNING, Phase.EVALUATING) and state.round is not None:
         plan = plan_of(state)
@@ -39,7 +39,7 @@ def advance_state(state: ExperimentState, now: float) -> Decided:
         if not plan.is_enough(state, state.round):
             other = plan.choose_instead(state, state.round) if heard else None
             return () if other is None else go_on(state, state.round, other, now)
-        if heard:
+        if heard or not plan.waits_for_others(state.round):
             return close_round(state, state.round, now)
         if state.round.quorum_at is None:
             due = now + quorum.grace_seconds(state.round, state.experiment, now)
@@ -63,11 +63,14 @@ def open_step(
     state: ExperimentState, opening: Opening, now: float, left_out: Mapping[str, Reason] = EMPTY
 ) -> d.RoundStarted:
     """Open a step: of a new round where none is open, else one more of the open round."""
-    before = state.round
+    before = None if state.is_between else state.round
     plan = plan_of(state)
     cases = {site: plan.count_cases(state.members[site]) for site in opening.sites}
+    going_on = dict(plan.list_going_on(state)) if before is None else {}
     if before is not None:
         cases |= {site: count for site, count in before.cases.items() if site in cases}
+    elif state.round is not None:
+        cases |= {site: state.round.cases[site] for site in going_on}
     return d.RoundStarted(
         number=state.completed + 1,
         step=opening.step,
@@ -80,6 +83,7 @@ def open_step(
         opening=1 if before is None else before.opening + 1,
         left_out=dict(left_out),
         weights=dict(opening.weights),
+        going_on=going_on,
     )
 
 
@@ -156,7 +160,9 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         for site in plan_of(state).choose_contributors(state, round_)
         if (part := round_.parts[site]).update is not None and part.update is not None
     }
-    scores = poolable(state, (update.validation for update in used.values() if update.validation is not None))
+    # Of the model that this round received: what began with an earlier one has scored another.
+    told = (update.validation for site, update in used.items() if round_.parts[site].base is None)
+    scores = poolable(state, (one for one in told if one is not None))
     began = round_.started if round_.began is None else round_.began
     return d.RoundCompleted(
         number=round_.number,
@@ -170,4 +176,5 @@ def complete_round(state: ExperimentState, round_: Round, made: Aggregated) -> d
         memory=made.memory,
         cosines=made.cosines if state.logic >= 3 else {},
         own=made.own,
+        staleness={site: round_.number - base for site in used if (base := round_.base_of(site)) < round_.number},
     )

@@ -131,7 +131,8 @@ class Update:
 class Part:
     """A site's part in the open step. `answer`: the body of its answer, in a step that asks for nothing else.
 
-    `norm`, `statistics`: of its update, as `inputs.UpdateStored` says.
+    `norm`, `statistics`: of its update, as `inputs.UpdateStored` says. `base`: the round whose model the site works
+    with, where that is an earlier one; `place`: the how-many-eth update to come, where that counts.
     """
 
     accepted: bool = False
@@ -143,6 +144,8 @@ class Part:
     answer: Mapping[str, Any] | None = None
     norm: float | None = None
     statistics: float | None = None
+    base: int | None = None
+    place: int = 0
 
     @property
     def reported(self) -> bool:
@@ -163,6 +166,7 @@ class Round:
         left_out: sites that the round has left behind, each with its reason.
         earlier: what was reported in earlier steps of the round, by step and site.
         weights: of the ensemble that is scored, by label.
+        going_on: by site that went on with what it did for an earlier round when this one opened, which round that is.
     """
 
     number: int
@@ -180,20 +184,27 @@ class Round:
     began: float | None = None
     earlier: Mapping[StepName, Mapping[str, Part]] = field(default_factory=lambda: EMPTY)
     weights: Mapping[str, float] = field(default_factory=lambda: EMPTY)
+    going_on: Mapping[str, int] = field(default_factory=lambda: EMPTY)
 
     @property
     def reported(self) -> tuple[str, ...]:
         """Sites whose part is here, in the order of their names."""
         return tuple(sorted(site for site, part in self.parts.items() if part.reported))
 
+    def base_of(self, site: str) -> int:
+        """The round whose model a site works with, and which its events name: this one, or an earlier one."""
+        base = self.parts[site].base
+        return self.number if base is None else base
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An update whose blob is kept for replay."""
+    """An update whose blob is kept for replay. `base`: the round whose model it began with."""
 
     round: int
     site: str
     seal: str
+    base: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +225,7 @@ class RoundResult:
     digest: str
     validation: SplitScores | None
     seconds: float
+    staleness: Mapping[str, int] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,12 +296,19 @@ class ExperimentState:
     @property
     def makes_from_model(self) -> bool:
         """Whether a round's aggregate is made from the model that it received, and not from its updates alone."""
-        return self.codec.difference or self.experiment.plan.strategy.from_model
+        plan = self.experiment.plan
+        return self.codec.difference or plan.strategy.from_model or plan.keeps_work
 
     @property
     def update_manifest(self) -> Manifest | None:
         """What an update looks like on the wire; None before there is a model."""
         return None if self.manifest is None else self.manifest.in_codec(self.codec.name)
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the next round may begin: none is open or in the making. One that has made its model stays as
+        `round` until then where work goes on from it."""
+        return self.round is None or self.round.number <= self.completed
 
     @property
     def has_next(self) -> bool:

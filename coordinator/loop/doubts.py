@@ -88,10 +88,11 @@ class Doubts:
 
 
 def _validation_of(round_: Round) -> dict[str, SplitScores]:
+    """Of the model that the round received: what goes on with an earlier one has scored that."""
     return {
         site: part.update.validation
         for site, part in round_.parts.items()
-        if part.update is not None and part.update.validation is not None
+        if part.update is not None and part.update.validation is not None and part.base is None
     }
 
 

@@ -179,7 +179,7 @@ def _check_aggregate(
             return AggregateCheck(number, Status.DIGEST_ONLY, True)
         problem = f"the update of {', '.join(due)} for round {number} should be kept and is not there"
         return AggregateCheck(number, Status.MISSING, False, problem)
-    if made.master is not None and not blobs.has_blob(made.experiment, made.master):
+    if not all(blobs.has_blob(made.experiment, seal) for seal in made.models):
         if not any(one == number for one, _site in kept):
             return AggregateCheck(number, Status.DIGEST_ONLY, True)
         problem = f"the model that round {number} began with should be kept and is not there"
@@ -190,7 +190,7 @@ def _check_aggregate(
     if changed:
         problem = f"the stored update of {', '.join(changed)} for round {number} was changed"
         return AggregateCheck(number, Status.MISSING, False, problem)
-    if made.master is not None and not blobs.is_intact(made.experiment, made.master, made.manifest):
+    if not all(blobs.is_intact(made.experiment, seal, made.manifest) for seal in made.models):
         problem = f"the stored model that round {number} began with was changed"
         return AggregateCheck(number, Status.MISSING, False, problem)
     if problem := _memory_problem(blobs, made):

@@ -100,7 +100,9 @@ def _tell_round_started(x: d.RoundStarted) -> str:
     place = f"round {x.number}" if x.step == UPDATES else f"round {x.number}, {x.step},"
     verb = "starts" if x.opening == 1 else "goes on"
     left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
-    return f"{place} {verb} with {', '.join(x.cases)}" + (f"; left out {left}" if left else "")
+    new = [site for site in x.cases if site not in x.going_on]
+    going = "".join(f"; {site} goes on with round {base}" for site, base in x.going_on.items())
+    return f"{place} {verb} with {', '.join(new) or 'nobody new'}{going}" + (f"; left out {left}" if left else "")
 
 
 def _tell_round_closed(x: d.RoundClosed) -> str:
@@ -111,7 +113,10 @@ def _tell_round_closed(x: d.RoundClosed) -> str:
 
 def _tell_round_completed(x: d.RoundCompleted) -> str:
     own = ", ".join(f"{site} {one.digest[:12]}" for site, one in x.own.items())
-    return f"round {x.number} made the models of {own}" if own else f"round {x.number} made model {x.digest[:12]}"
+    if own:
+        return f"round {x.number} made the models of {own}"
+    late = ", ".join(f"{site}: {count}" for site, count in x.staleness.items())
+    return f"round {x.number} made model {x.digest[:12]}" + (f"; rounds that updates were late: {late}" if late else "")
 
 
 def _tell_site_reason(x: d.SiteDeclined | d.SiteFailed) -> str:

@@ -58,6 +58,16 @@ class Nudge:
     site: str
 
 
+def _oldest_of(listen: Listen) -> int:
+    """The earliest round whose updates are taken."""
+    return listen.round if listen.oldest is None else listen.oldest
+
+
+def _order_of(key: TransferKey) -> tuple[int, int]:
+    """What a site begins later has more."""
+    return key.round, key.attempt
+
+
 class ChunkReceiver:
     """Receives updates.
 
@@ -155,9 +165,7 @@ class ChunkReceiver:
         if isinstance(item, tuple) and item:
             self._take_chunk(*item)
         elif isinstance(item, Listen):
-            known = self._rounds.get(item.experiment)
-            if known is None or known.round != item.round:
-                self._forget_experiment(item.experiment)
+            self._forget_before(item)
             self._rounds[item.experiment] = item
             self._out_of_space.discard(item.experiment)
         elif isinstance(item, Expect):
@@ -171,6 +179,21 @@ class ChunkReceiver:
             awaited = self._awaited.get((item.experiment, item.site))
             if awaited is not None:
                 awaited.ask_at = self._clock.monotonic()
+
+    def _forget_before(self, listen: Listen) -> None:
+        """Forget what comes of earlier rounds than are listened to."""
+        known = self._rounds.get(listen.experiment)
+        if known is None or (known.round != listen.round and listen.oldest is None):
+            self._forget_experiment(listen.experiment)
+            return
+        oldest = _oldest_of(listen)
+        for place in [one for one in self._transfers if one[0] == listen.experiment]:
+            if self._transfers[place].key.round < oldest:
+                self._transfers.pop(place).discard()
+        for place in [one for one in self._awaited if one[0] == listen.experiment]:
+            if self._awaited[place].effect.round < oldest:
+                del self._awaited[place]
+        self._done = {key for key in self._done if key.experiment != listen.experiment or key.round >= oldest}
 
     def _forget_experiment(self, experiment: str) -> None:
         self._rounds.pop(experiment, None)
@@ -207,13 +230,13 @@ class ChunkReceiver:
         if listen is None or key.round > listen.round:
             self._skip_chunk(delivery, key)
             return
-        if listen.round != key.round or key.sender not in listen.sites or key in self._done:
+        if key.round < _oldest_of(listen) or key.sender not in listen.sites or key in self._done:
             return  # a late chunk, or one that came again
         if header.total != listen.manifest.nbytes:
             raise MalformedMessage("wrong-shape", "a chunk of a transfer of another size")
         place = (key.experiment, key.sender)
         incoming = self._transfers.get(place)
-        if incoming is not None and incoming.key.attempt > key.attempt:
+        if incoming is not None and _order_of(incoming.key) > _order_of(key):
             return
         if incoming is not None and (incoming.key, incoming.size) != (key, header.size):
             incoming.discard()
@@ -284,7 +307,7 @@ class ChunkReceiver:
         self._finish_transfer(place, incoming, effect)
 
     def _finish_transfer(self, place: tuple[str, str], incoming: Incoming, effect: Expect) -> None:
-        if incoming.complete and incoming.key.attempt == effect.attempt:
+        if incoming.complete and _order_of(incoming.key) == (effect.round, effect.attempt):
             del self._transfers[place], self._awaited[place]
             self._done.add(incoming.key)
             self._verify(incoming, effect)

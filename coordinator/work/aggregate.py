@@ -88,6 +88,7 @@ def aggregate(
     memory: Memory | None = None,
     steps: Steps | None = None,
     parties: int | None = None,
+    bases: Sequence[Buffer] = (),
 ) -> bool:
     """Write the next model to `out`: what the strategy makes of the updates.
 
@@ -104,6 +105,7 @@ def aggregate(
         memory: of the strategy, where it keeps something.
         steps: local steps that each site took, in the order of `updates`; default: as many for each.
         parties: sites that took part in the round; default: those whose updates are here.
+        bases: the exact model that each site began with, in the order of `updates`; none: all with `master`.
 
     Returns:
         Whether every number is finite, in `out`, in the strategy's memory and, where it is asked for, in `wire`.
@@ -114,7 +116,7 @@ def aggregate(
     largest = max((spec.size for spec in manifest.tensors), default=0)
     most = max(1, min(strategy.block_elements(len(updates)), largest))
     took_part = len(updates) if parties is None else parties
-    given = _Given(manifest, updates, out, codec, master, wire, strategy, memory, most, took_part)
+    given = _Given(manifest, updates, out, codec, master, wire, strategy, memory, most, took_part, bases)
     counted = strategy.shares(given.shares, given.blocks(), steps or (1,) * len(updates))
     jobs = given.jobs(counted)
     workers = threads if threads is not None else min(4, os.cpu_count() or 1)
@@ -149,6 +151,7 @@ class _Given:
     memory: Memory | None
     most: int
     parties: int
+    bases: Sequence[Buffer]
 
     @property
     def shares(self) -> Shares:
@@ -173,6 +176,7 @@ class _Given:
         sent = manifest.in_codec(self.codec)
         # Side by side through all updates, tensor by tensor: memory is a site's place in its file, not all its tensors.
         sources = [each_tensor(sent, buffer) for _share, buffer in self.updates]
+        began = [each_tensor(manifest, buffer) for buffer in self.bases]
         models = None if self.master is None else tensors_of(manifest, self.master)
         wires = None if self.wire is None else tensors_of(manifest.in_codec(written.model), self.wire)
         kept = _Kept(self.strategy, manifest, self.memory)
@@ -200,6 +204,7 @@ class _Given:
                 largest=largest,
                 trained=trained,
                 parties=self.parties,
+                bases=[next(tensors) for tensors in began],
             )
 
 

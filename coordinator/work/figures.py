@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,7 @@ def compare_directions(
     codec: CodecName,
     *,
     pick: int = 0,
+    bases: Mapping[str, Buffer] = MappingProxyType({}),
 ) -> dict[str, float]:
     """The cosine of each update and the mean of the others' directions, each of length one.
 
@@ -126,6 +128,7 @@ def compare_directions(
 
     Args:
         updates: site → norm, as `measure_update` found it, and buffer in `codec`.
+        bases: site → the exact model that it began with; none: all with `model`.
         pick: which sample. Derived from what nobody knows before all updates are here, so that nobody can keep out.
 
     Returns:
@@ -140,15 +143,16 @@ def compare_directions(
     rows, along, own, whole = np.empty((len(moved), most)), np.zeros(len(moved)), np.zeros(len(moved)), 0.0
     trained = sum(-(-spec.size // most) for spec in manifest.tensors if is_trained(spec))
     every = max(1, trained * most // MOST_COMPARED)
-    for number, block in enumerate(_each_trained(manifest, buffers, model, codec, most)):
+    began = [bases[site] for site in moved] if bases else []
+    for number, block in enumerate(_each_trained(manifest, buffers, model, codec, most, began)):
         if (number + pick) % every:
             continue
         here = rows[:, : block.size]
         base = None if block.target.differences else block.received().astype(np.float64)
-        for row, norm, (_share, values) in zip(here, norms, block.sent(), strict=True):
+        for place, (row, norm, (_share, values)) in enumerate(zip(here, norms, block.sent(), strict=True)):
             np.copyto(row, values)
             if base is not None:
-                np.subtract(row, base, out=row)
+                np.subtract(row, block.received_by(place) if began else base, out=row)
             np.divide(row, norm, out=row)
         total = here.sum(axis=0)
         for place, row in enumerate(here):
@@ -164,21 +168,32 @@ def compare_directions(
 
 
 def _each_trained(
-    manifest: Manifest, updates: Sequence[Buffer], model: Buffer, codec: CodecName, most: int
+    manifest: Manifest,
+    updates: Sequence[Buffer],
+    model: Buffer,
+    codec: CodecName,
+    most: int,
+    bases: Sequence[Buffer] = (),
 ) -> Iterator[Block]:
-    for spec, block in _each_block(manifest, updates, model, codec, most):
+    for spec, block in _each_block(manifest, updates, model, codec, most, bases):
         if is_trained(spec):
             yield block
 
 
 def _each_block(
-    manifest: Manifest, updates: Sequence[Buffer], model: Buffer, codec: CodecName, most: int
+    manifest: Manifest,
+    updates: Sequence[Buffer],
+    model: Buffer,
+    codec: CodecName,
+    most: int,
+    bases: Sequence[Buffer] = (),
 ) -> Iterator[tuple[TensorSpec, Block]]:
     """Every block of every floating-point tensor, with its place in all updates."""
     written, scratch = CODECS[codec], Scratch(most)
     sources = [each_tensor(manifest.in_codec(codec), buffer) for buffer in updates]
+    began = [each_tensor(manifest, buffer) for buffer in bases]
     for spec, base in zip(manifest.tensors, each_tensor(manifest, model), strict=True):
-        tensors = [(1.0, next(source)) for source in sources]
+        tensors, own = [(1.0, next(source)) for source in sources], [next(source) for source in began]
         if base.dtype.kind != "f":
             continue
         differences = written.difference and written.rewrites(spec.dtype)
@@ -193,6 +208,7 @@ def _each_block(
             after={},
             wire=None,
             largest=None,
+            bases=own,
         )
         size = base.size
         for start in range(0, size, most):

@@ -28,6 +28,8 @@ from coordinator.work.blobs import Blobs, Buffer, create_mapped
 from coordinator.work.building import Build, OpenOrigin, build_in_subprocess, no_origins
 from coordinator.work.figures import Length, compare_directions, measure_update
 from coordinator.work.given_models import explain_misfit
+from coordinator.work.strategies.base import Strategy
+from coordinator.work.strategies.fedbuff import FedBuff
 from coordinator.work.strategies.table import strategy_of
 from coordinator.work.turns import FairPool
 from messages.experiment import Experiment
@@ -77,23 +79,41 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, m
         codec=effect.codec,
         master=None if effect.master is None else blobs.open_blob(name, effect.master, effect.manifest),
         wire=wire,
-        strategy=strategy_of(effect.strategy),
+        strategy=_combining(effect),
         memory=None if memory is None else Memory(_opened_memory(blobs, effect), memory),
         steps=tuple(one.steps for one in effect.updates),
         parties=effect.parties,
+        bases=_open_bases(blobs, effect),
     )
+
+
+def _combining(effect: Aggregate) -> Strategy:
+    if effect.buffered:
+        return FedBuff(tuple(one.discount for one in effect.updates))
+    return strategy_of(effect.strategy)
+
+
+def _open_bases(blobs: Blobs, effect: Aggregate) -> list[Buffer]:
+    """The exact model that each update began with, where they may differ."""
+    if not effect.buffered:
+        return []
+    return [blobs.open_blob(effect.experiment, one.model or effect.model, effect.manifest) for one in effect.updates]
 
 
 def compare_updates(blobs: Blobs, effect: Aggregate) -> dict[str, float]:
     """By site, the cosine of its update and the others' (`figures.compare_directions`); empty where not all were
     measured, as those that an older version took."""
-    if any(one.norm is None for one in effect.updates) or not blobs.has_blob(effect.experiment, effect.model):
+    began = {effect.model, *effect.models}
+    if any(one.norm is None for one in effect.updates) or not all(
+        blobs.has_blob(effect.experiment, seal) for seal in began
+    ):
         return {}
     name, update = effect.experiment, effect.manifest.in_codec(effect.codec)
     given = {one.site: (one.norm or 0.0, blobs.open_blob(name, one.seal, update)) for one in effect.updates}
     model = blobs.open_blob(name, effect.model, effect.manifest)
     pick = int.from_bytes(sha256("".join(one.seal for one in effect.updates).encode()).digest()[:8], "big")
-    return compare_directions(effect.manifest, given, model, effect.codec, pick=pick)
+    bases = dict(zip(given, _open_bases(blobs, effect), strict=True)) if effect.buffered else {}
+    return compare_directions(effect.manifest, given, model, effect.codec, pick=pick, bases=bases)
 
 
 def _opened_memory(blobs: Blobs, effect: Aggregate) -> Buffer | None:

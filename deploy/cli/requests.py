@@ -87,6 +87,8 @@ def _rounds(experiment: Experiment) -> str:
     count, sites = experiment.rounds.count, len(experiment.sites)
     if not experiment.plan.trains:
         return "an evaluation"
+    if (buffer := experiment.plan.buffer) is not None:
+        return f"{count_noun(count, 'round')} of {count_noun(buffer, 'update')} each"
     if experiment.plan.kind != "sequential":
         return count_noun(count, "round")
     cycles, rest = divmod(count, sites)

@@ -183,7 +183,7 @@ def _ingredients(story: ExperimentStory, facts: CardFacts) -> dict[str, str]:
         "Input": f"{channels}, as {program} reads them" if program else f"images of {channels}",
         "Data source": facts.data_source,
         "Training data": f"{len(trained)} sites, training cases: {', '.join(trained)}; {kept} never left them",
-        "Training": f"{plan.kind}, {plan.strategy.name}, {story.completed_rounds} rounds",
+        "Training": f"{plan.words}, {plan.strategy.name}, {story.completed_rounds} rounds",
         "Approval": experiment.approval,
         "Software": ", ".join(sorted(versions)),
         "Bias mitigation": facts.bias_mitigation,

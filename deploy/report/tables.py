@@ -16,7 +16,7 @@ from deploy.report.html import (
     make_table,
 )  # fmt: skip
 from deploy.story.endings import explain_end
-from deploy.story.parts import RoundStory, SiteStory, TestScores
+from deploy.story.parts import RoundStory, SiteStory, TestScores, late_words
 from deploy.story.story import ExperimentStory
 from messages.ground.units import human_moment
 from messages.reasons import ADVICE, Reason
@@ -46,7 +46,7 @@ def summary_table(story: ExperimentStory, images: Mapping[str, str]) -> str:
         ("Sites", ", ".join(f"{name} ({_standing_of(site)})" for name, site in sorted(story.sites.items()))),
         ("Images", "; ".join(f"{', '.join(names)}: {text}" for text, names in came)),
         ("Net", experiment.net.name if experiment else ""),
-        ("Strategy", f"{experiment.plan.kind}, {experiment.plan.strategy.words}" if experiment else ""),
+        ("Strategy", f"{experiment.plan.words}, {experiment.plan.strategy.words}" if experiment else ""),
         ("Tensors travel as", experiment.wire.codec if experiment else ""),
         ("Rounds", f"{story.completed_rounds} of {story.rounds_planned}"),
         (
@@ -186,10 +186,12 @@ def rounds_table(story: ExperimentStory) -> str:
     for one in story.round_list:
         point = story.validation_after(one.number)
         left = ", ".join(f"{site} ({reason})" for site, reason in sorted(one.left_out.items()))
+        used = sorted(one.contributors.items())
+        took = ", ".join(f"{site} ({cases}){late_words(one.staleness, site)}" for site, cases in used)
         rows.append(
             [
                 str(one.number),
-                ", ".join(f"{site} ({n})" for site, n in sorted(one.contributors.items())) or NOTHING,
+                took or NOTHING,
                 left or (_given_up(one) if one.state == "open" else "") or "nobody",
                 format_number(one.loss, 4),
                 format_number(None if point is None else reader.headline_score(point.pooled)),

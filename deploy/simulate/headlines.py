@@ -25,6 +25,8 @@ class Headlines:
             last = story.rounds[max(number for number, one in story.rounds.items() if one.state == "complete")]
             lacking = sorted(set(story.joined) - set(last.contributors))
             without = f" without {', '.join(lacking)}" if lacking else ""
+            if story.experiment is not None and story.experiment.plan.keeps_work:
+                without = f" with {', '.join(sorted(last.contributors))}"
             say_line(f"round {last.number} closed {after}{without}: {headline_words(story, now)}")
         found = story.waiting
         state = None if found is None or not any(found.sites.values()) else (found.what, dict(found.sites))

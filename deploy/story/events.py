@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deploy.story.parts import RoundStory, SiteStory, UpdateStory
+from deploy.story.parts import RoundStory, SiteStory, UpdateStory, late_words
 from deploy.story.story import ExperimentStory
 from messages import kinds
 from messages.envelope import Event
@@ -74,6 +74,7 @@ def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -
         train_within=body.train_within,
         model_bytes=body.transfer.manifest.nbytes,
         received_digest=body.model_digest,
+        going_on=dict(body.going_on or {}),
     )
 
 
@@ -116,6 +117,7 @@ def _round_complete(story: ExperimentStory, event: Event, body: kinds.RoundCompl
         model_digest=body.model_digest,
         validation=body.validation,
         seconds=body.seconds,
+        staleness=dict(body.staleness or {}),
     )
 
 
@@ -232,7 +234,10 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
             )
         case kinds.RoundStart():
             verb = "started" if event.attempt == "1" else "goes on"
-            return f"round {number} {verb} with {', '.join(body.sites)}"
+            going = body.going_on or {}
+            new = [site for site in body.sites if site not in going]
+            more = "".join(f"; {site} goes on with round {base}" for site, base in sorted(going.items()))
+            return f"round {number} {verb} with {', '.join(new) or 'nobody new'}{more}"
         case kinds.WeightsReady():
             loss = "" if body.loss is None else f", loss {body.loss:.4f}"
             return f"round {number}: update of {body.cases_used} cases, {body.steps} steps{loss}"
@@ -240,7 +245,8 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
             return f"{step} failed: {body.reason}"
         case kinds.RoundComplete():
             left = "".join(f", {site} left out ({reason})" for site, reason in sorted(body.left_out.items()))
-            return f"round {number} closed with {', '.join(sorted(body.contributors))}{left}: {body.model_digest[:12]}"
+            took = ", ".join(site + late_words(body.staleness, site) for site in sorted(body.contributors))
+            return f"round {number} closed with {took}{left}: {body.model_digest[:12]}"
         case kinds.ExperimentComplete():
             return f"complete: model {body.model.model_digest[:12]} of round {body.model_round}"
         case kinds.RoundAccepted():

@@ -43,7 +43,7 @@ def list_updates(story: ExperimentStory) -> list[Figure]:
         {
             "round": one.number,
             "site": site,
-            "used": site in one.contributors,
+            "used": used is not None,
             "cases_used": update.cases_used,
             "epochs": update.epochs,
             "steps": update.steps,
@@ -57,7 +57,8 @@ def list_updates(story: ExperimentStory) -> list[Figure]:
         }
         for one in story.round_list
         for site, update in sorted(one.updates.items())
-        for check in (story.checks.get(one.number, {}).get(site),)
+        for used in (story.used_in(one.number, site),)
+        for check in (story.checks.get(used or one.number, {}).get(site),)
     ]
 
 

@@ -94,11 +94,19 @@ class RoundStory:
     contributors: Mapping[str, int] = field(default_factory=dict)
     """Site → training cases used, once the round is complete."""
     left_out: Mapping[str, Reason] = field(default_factory=dict)
+    going_on: Mapping[str, int] = field(default_factory=dict)
+    """Site → the earlier round whose work it goes on with; what it says of that stands there."""
+    staleness: Mapping[str, int] = field(default_factory=dict)
+    """Contributor → how many rounds earlier its update began, where that was not this one."""
     model_digest: str | None = None
     """Of the aggregate."""
     validation: SplitScores | None = None
     """Pooled scores of the received model, once the round is complete and where it was scored."""
     seconds: float | None = None
+
+    def base_of(self, site: str) -> int:
+        """The round in which a contributor's update began."""
+        return self.number - self.staleness.get(site, 0)
 
     @property
     def deadline(self) -> float | None:
@@ -136,6 +144,12 @@ class RoundStory:
     def bytes_down(self) -> int:
         """The global model, once for each site that took it on."""
         return self.model_bytes * len(self.accepted | self.updates.keys())
+
+
+def late_words(staleness: Mapping[str, int] | None, site: str) -> str:
+    """ " from 2 rounds earlier", where a contributor's update began then; empty where not."""
+    late = (staleness or {}).get(site, 0)
+    return f" from {late} round{'' if late == 1 else 's'} earlier" if late else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ def _write_file(
 
 def _find_obstacle(old: Experiment) -> str | None:
     """Why no round of it can be taken over, in words."""
+    if old.plan.keeps_work:
+        return f'plan.kind = "{old.plan.kind}": what sites were at work on when a round ended is not in its model'
     if old.plan.kind != "aggregation":
         return f'plan.kind = "{old.plan.kind}" goes by its turns from the first round on'
     if old.plan.strategy.remembers:

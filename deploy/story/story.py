@@ -105,6 +105,11 @@ class ExperimentStory:
         """The latest round."""
         return self.rounds[max(self.rounds)] if self.rounds else None
 
+    def used_in(self, base: int, site: str) -> int | None:
+        """The round whose model holds the update that a site began in round `base`; None: none does."""
+        made = (one.number for one in self.round_list if site in one.contributors and one.base_of(site) == base)
+        return next(made, None)
+
     @property
     def completed_rounds(self) -> int:
         """How many rounds have closed."""
@@ -165,10 +170,16 @@ class ExperimentStory:
         if self.over or self.phase not in ("running", "evaluating") or current is None or current.state != "open":
             return None
         scored = {site for site, told in self.evaluations.items() if self.asked <= told.keys()}
-        there = scored if self.phase == "evaluating" else current.updates
+        # What a site says of the work that it goes on with stands at the round that this is for.
+        part = {site: self.rounds.get(current.going_on.get(site, current.number), current) for site in current.sites}
+        there = {site for site, one in part.items() if site in one.updates}
+        if self.phase == "evaluating":
+            there, part = scored, dict.fromkeys(current.sites, current)
         gone = self.excluded
-        silent = {site: current.failures.get(site) for site in current.sites if site not in there and site not in gone}
+        silent = {site: one.failures.get(site) for site, one in part.items() if site not in there and site not in gone}
         what = "the evaluation" if self.phase == "evaluating" else f"round {current.number}"
+        if self.phase != "evaluating" and self.experiment is not None and self.experiment.plan.buffer is not None:
+            what += f" ({len(there)} of {self.experiment.plan.buffer} updates here)"
         return Waiting(what, silent, self.deadline) if silent else None
 
     def coordinator_silence(self, now: float) -> float | None:

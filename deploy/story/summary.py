@@ -48,6 +48,7 @@ def round_summary(one: RoundStory, story: ExperimentStory) -> dict[str, Any]:
         "sites": list(one.sites),
         "contributors": dict(one.contributors),
         "left_out": dict(one.left_out),
+        **({"staleness": dict(one.staleness)} if one.staleness else {}),
         "failures": dict(one.failures),
         "updates": {site: check.as_plain() for site, check in story.checks.get(one.number, {}).items()},
         "loss": one.loss,

@@ -77,6 +77,8 @@ class RoundStart(Body):
     train_within: float
     own: Annotated[dict[SiteName, OwnModel], at_most(MOST_SITES)] | None = None
     """By site, where each has a model of its own: it trains that instead of the one above."""
+    going_on: Annotated[dict[SiteName, RoundNumber], at_most(MOST_SITES)] | None = None
+    """By site that goes on with what it does for an earlier round, which round that is; the others train this model."""
 
     def transfer_to(self, site: str) -> Transfer:
         """The transfer of the model that a site trains."""
@@ -96,6 +98,8 @@ class RoundComplete(Body):
     validation: SplitScores | None = None
     """Pooled validation scores of the model that this round received, where it was scored."""
     seconds: float
+    staleness: Annotated[dict[SiteName, Count], at_most(MOST_SITES)] | None = None
+    """By contributor whose update began with an earlier round's model, how many rounds earlier that was."""
 
 
 class Candidate(Body):

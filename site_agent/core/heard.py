@@ -21,7 +21,7 @@ from site_agent.core.decisions import (
 from site_agent.core.inputs import (
     Heard,
 )
-from site_agent.core.jobs import Agenda, Job, Phase, event_of
+from site_agent.core.jobs import Agenda, Job, Phase, event_of, experiment_of
 from site_agent.core.steps import STEPS, opening_of, order_of
 
 
@@ -88,12 +88,15 @@ def hear_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """A step of a round opens: round-start, evaluation-start, … The newest wins (protocol rule 5).
 
     Records `Drop` of what is still done for an earlier step, then `TakeRound`; `PassBy` where the step goes on without
-    this site; `GiveUp` where policy, operator or hours stand against it.
+    this site; `GiveUp` where policy, operator or hours stand against it. Nothing where the site is to go on with what
+    it does for an earlier round, and does.
     """
     event = heard.event
     opened, opening = STEPS[event.kind].read(event, agenda.site), opening_of(event)
     if order_of(event) <= (job.round, job.opening):
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
+    if opened.going_on is not None and opened.going_on == job.round:
+        return ()
     left: Decisions = () if job.phase in (Phase.IDLE, Phase.REPORTED) else (Drop(job.experiment),)
     if agenda.site not in opened.sites:
         return (*left, PassBy(job.experiment, event.round, opening))
@@ -114,7 +117,10 @@ def _find_obstacle(agenda: Agenda, heard: Heard, within: float) -> Reason | None
 
 @handles(Heard)
 def hear_completed(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
-    """round-complete: what is still done for that round is for nothing (protocol rule 5). Records `Drop`."""
+    """round-complete: what is still done for that round is for nothing (protocol rule 5). Records `Drop`; nothing where
+    the plan lets it go into a later round."""
+    if experiment_of(job).plan.keeps_work:
+        return ()
     if heard.event.round < job.round:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
     return (Drop(job.experiment),)

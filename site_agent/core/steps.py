@@ -21,11 +21,13 @@ from site_agent.core.jobs import Job, Phase, event_of
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What the event says that opens a step. `within`: its deadline in seconds; `models`: what has to be fetched."""
+    """What the event says that opens a step. `within`: its deadline in seconds; `models`: what has to be fetched;
+    `going_on`: the earlier round whose work this site goes on with instead; None: it is to begin this one."""
 
     sites: tuple[str, ...]
     within: float
     models: tuple[Sealed, ...] = ()
+    going_on: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class StepRow:
 def _round_start(event: Event, site: str) -> Opened:
     body = event.body
     assert isinstance(body, kinds.RoundStart)  # noqa: S101 (for mypy: the kind says so)
-    return Opened(tuple(body.sites), body.train_within, (body.transfer_to(site),))
+    going_on = None if body.going_on is None else body.going_on.get(site)
+    return Opened(tuple(body.sites), body.train_within, (body.transfer_to(site),), going_on)
 
 
 def _weights_ready(job: Job) -> Body:

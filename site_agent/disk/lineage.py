@@ -229,9 +229,18 @@ class Lineage:
                 (experiment, round_number, now, experiment),
             )
 
-    def note_model(self, experiment: str, round_number: int, digest: str, *, used: bool) -> None:
-        """What a round made, and whether the site's update is in it."""
+    def note_model(
+        self, experiment: str, round_number: int, digest: str, *, used: bool, began: int | None = None
+    ) -> None:
+        """What a round made, and whether the site's update is in it. `began`: the earlier round that it was trained
+        for, whose data went into this one then."""
         with self._transaction() as db:
+            if used and began not in (None, round_number):
+                db.execute(
+                    "INSERT OR IGNORE INTO rounds SELECT experiment, ?, state, time FROM rounds "
+                    "WHERE experiment = ? AND round = ?",
+                    (round_number, experiment, began),
+                )
             db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?)", (experiment, round_number, digest, used))
 
     def prune_old(self, before: float) -> None:

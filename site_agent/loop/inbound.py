@@ -282,7 +282,8 @@ class Inbound:
         if (why := body.left_out.get(site)) is not None:
             log.warning("left out of a round", reason=why, experiment=event.experiment, round=event.round)
         used = site in body.contributors
-        self._lineage.note_model(event.experiment, event.round, body.model_digest, used=used)
+        began = event.round - (body.staleness or {}).get(site, 0)
+        self._lineage.note_model(event.experiment, event.round, body.model_digest, used=used, began=began)
 
     def _make_input(self, event: Event) -> Heard:
         job = self._steps.agenda.job_of(event.experiment)

@@ -201,6 +201,7 @@ class ChunkReceiver:
         if wanted is None:
             if key.sender != COORDINATOR or not self._is_useful(key):
                 return
+            self._forget_earlier(key)
             wanted = self._wanted[key] = self._heard_of()
         if wanted.incoming is None:
             manifest = wanted.sealed.manifest if wanted.sealed else None
@@ -240,6 +241,12 @@ class ChunkReceiver:
                 return False
             self._forget_transfer(other)
         return True
+
+    def _forget_earlier(self, key: TransferKey) -> None:
+        """A later model has begun to come: what came of earlier ones that nobody has named is not kept beside it."""
+        for other in [one for one in self._wanted if one.experiment == key.experiment and one.round < key.round]:
+            if self._wanted[other].sealed is None:
+                self._forget_transfer(other)
 
     def _forget_transfer(self, key: TransferKey) -> None:
         wanted = self._wanted.pop(key)

@@ -207,6 +207,23 @@ def test_a_site_that_leaves_in_its_visit_is_skipped_and_visited_when_it_is_back(
     assert all(len(one.contributors) == 1 for one in story.round_list)
 
 
+def test_a_site_that_is_killed_at_its_own_pace_goes_on_and_its_update_is_in_a_later_model(rig: FaultRig) -> None:
+    """The asynchronous plan: site-b begins with round 1's model, and its update is one of the two of round 2."""
+    plan = {"kind": "asynchronous", "buffer": 2}
+    with rig.gate.held("site-a", 2):
+        with rig.gate.held("site-b"):
+            rig.publish(rig.small("paces", plan=plan, rounds={"count": 3}, evaluation={"select_by": "last"}))
+            rig.wait("paces", lambda story: 2 in story.rounds, "round 2 is open", LONG)
+            eventually(lambda: rig.trainer("site-b", "paces"), what="a trainer at site-b")
+            rig.kill("site-b")
+            rig.start("site-b")
+        story = rig.wait("paces", lambda story: story.completed_rounds >= 2, "round 2 is over", LONG)
+    assert (story.rounds[2].going_on, story.rounds[2].staleness) == ({"site-b": 1}, {"site-b": 1})
+    assert set(story.rounds[2].contributors) == {"site-b", "site-c"}
+    story = rig.complete("paces", LONG)
+    assert [len(one.contributors) for one in story.round_list] == [2, 2, 2]
+
+
 def test_the_log_of_it_all_replays_and_every_model_is_made_anew(rig: FaultRig) -> None:
     """Of whatever the tests before this one ran, and were killed in."""
     folder = rig.layout.coordinator

@@ -35,6 +35,17 @@ def test_a_dropped_a_slow_and_a_late_site_do_what_the_settings_say(tmp_path: Pat
     assert results[0].is_complete
 
 
+def test_under_an_asynchronous_plan_a_slow_site_holds_up_nobody_and_its_updates_are_used(tmp_path: Path) -> None:
+    plan, last = {"kind": "asynchronous", "buffer": 2, "max_staleness": 3}, {"select_by": "last"}
+    experiment = light(count=6, rounds=QUICK, plan=plan, evaluation=last)
+    faults = Faults((Absence("site-b", 4, 4),), {"site-c": 3.5}, {})
+    results, _said, story = simulate(tmp_path / "out", experiment, faults=faults)
+    assert results[0].is_complete
+    assert story is not None
+    assert contributors(story) == [{"site-a", "site-c" if number == 4 else "site-b"} for number in range(1, 7)]
+    assert [dict(one.staleness) for one in story.round_list] == [{}, {}, {}, {"site-c": 3}, {}, {}]
+
+
 def test_an_experiment_that_fails_is_a_result_with_its_reason(tmp_path: Path) -> None:
     experiment = light(count=2, quorum={"least_sites": "all"}, rounds=QUICK | {"extensions": 0})
     results, _said, _story = simulate(tmp_path / "out", experiment, faults=Faults((Absence("site-c", 2, 2),)))

@@ -162,3 +162,30 @@ def test_an_ensemble_is_scored_where_a_site_dies_in_between_and_comes_as_one_fil
         f"own-{number}": own_model(site, [1]) for number, site in enumerate(SITES, 1)
     }
     assert replayed(tmp_path) == [Status.RECOMPUTED]
+
+
+def test_sites_of_different_pace_make_models_asynchronously_while_one_is_lost_and_back(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    took = {"site-a": 0.2, "site-b": 0.3, "site-c": 1.1}
+
+    def body() -> list[kinds.RoundComplete]:
+        study = Study(tmp_path, clock, lambda site, _number: took[site] * QUARTER)
+        plan = {"kind": "asynchronous", "buffer": 2}
+        study.begin("exp-1", plan=plan, rounds=ROUNDS | {"count": 6}, evaluation={"select_by": "last"})
+        study.wait_for("exp-1", kinds.RoundComplete, 2)
+        study.agents["site-c"].stop()  # in the midst of its work for round 1
+        clock.sleep(60.0)
+        study.start_again("site-c")
+        study.wait_for("exp-1", kinds.RoundComplete, 4)
+        study.start_coordinator_again()
+        complete = study.wait_for("exp-1", kinds.ExperimentComplete)
+        assert complete.test is not None
+        assert complete.test.cases == 8 + 12 + 16
+        made = study.told("exp-1", kinds.RoundComplete)
+        study.close()
+        return made
+
+    made = clock.run(body)
+    assert all(len(one.contributors) == 2 for one in made)
+    assert [one.staleness for one in made] == [None, None, None, None, None, {"site-c": 5}]
+    assert replayed(tmp_path) == [Status.RECOMPUTED] * 6

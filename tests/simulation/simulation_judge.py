@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,11 @@ from nets.digest import arrays_digest
 from site_agent.training.null import round_addend
 
 Arrays = Mapping[str, NDArray[Any]]
+DISCOUNTS: Mapping[str, Callable[[int], float]] = {
+    "sqrt": lambda late: 1 / float(np.sqrt(1 + late)),
+    "linear": lambda late: 1 / (1 + late),
+    "none": lambda late: 1.0,
+}
 MODEL: Arrays = {"conv.weight": np.arange(400, dtype=np.float32).reshape(10, 40), "norm.count": np.array(3)}
 """The initial model of every schedule: two chunks of 1024 bytes."""
 
@@ -35,6 +40,7 @@ class Rounds:
     contributors: list[dict[str, int]] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     """Of the models: the initial one first."""
+    staleness: list[dict[str, int]] = field(default_factory=list)
     compared: int = 0
     """Models that were worked out anew, or recomputed from the updates."""
 
@@ -64,10 +70,12 @@ def judge_journal(
         rounds.compared += check is not None and check.status is Status.RECOMPUTED
         if check is not None and check.status is Status.MISSING:
             watch.fail(f"updates of round {check.round} that are to be kept are gone")
-    _read_rounds(entries, rounds, watch)
+    _read_rounds(entries, rounds, watch, schedule.buffer if schedule.kind == "asynchronous" else None)
     least = len(schedule.sites) if schedule.least_sites == "all" else int(schedule.least_sites)
     for number, used in enumerate(rounds.contributors, 1):
-        if len(used) < (1 if schedule.kind == "sequential" else least):
+        if schedule.kind == "asynchronous":
+            _judge_buffer(schedule, number, used, rounds.staleness[number - 1], watch)
+        elif len(used) < (1 if schedule.kind == "sequential" else least):
             watch.fail(f"round {number} closed with {len(used)} sites, and the quorum is {least}")
     if schedule.plain:
         _judge_models(schedule, rounds, watch)
@@ -80,21 +88,30 @@ def judge_journal(
     return rounds
 
 
-def _read_rounds(entries: list[Entry], rounds: Rounds, watch: Watch) -> None:
-    taken: set[str] = set()
+def _judge_buffer(schedule: Schedule, number: int, used: dict[str, int], stale: dict[str, int], watch: Watch) -> None:
+    if len(used) != schedule.buffer:
+        watch.fail(f"round {number} closed with {len(used)} updates, and the buffer is {schedule.buffer}")
+    if any(count > schedule.max_staleness or count >= number for count in stale.values()):
+        watch.fail(f"round {number} took updates that are too stale: {stale}")
+
+
+def _read_rounds(entries: list[Entry], rounds: Rounds, watch: Watch, buffer: int | None) -> None:
+    """`buffer`: a round closes with the first so many updates; None: with all that are here."""
+    taken: dict[str, None] = {}
     closed: dict[str, int] = {}
     for decision in _list_decisions(entries):
         if isinstance(decision, d.InitialModel):
             rounds.digests.append(decision.digest)
         elif isinstance(decision, d.RoundStarted):
-            taken = set() if decision.opening == 1 else taken
+            going = decision.going_on if decision.opening == 1 else taken
+            taken = {site: None for site in taken if site in going}
         elif isinstance(decision, d.UpdateTaken):
-            taken.add(decision.site)
+            taken[decision.site] = None
         elif isinstance(decision, d.UpdateAnnounced | d.SiteFailed | d.UpdateLeftOut | d.Excluded):
-            taken.discard(decision.site)
+            taken.pop(decision.site, None)
         elif isinstance(decision, d.RoundClosed):
             closed = decision.contributors
-            if set(closed) != taken:
+            if set(closed) != set(list(taken)[:buffer]):
                 watch.fail(f"round {decision.number} closes with {sorted(closed)}, and {sorted(taken)} are here")
         elif isinstance(decision, d.RoundCompleted):
             if decision.number != len(rounds.contributors) + 1:
@@ -104,6 +121,7 @@ def _read_rounds(entries: list[Entry], rounds: Rounds, watch: Watch) -> None:
                 watch.fail(f"round {decision.number} names {named}, and closed with {sorted(closed)}")
             rounds.contributors.append(dict(decision.contributors))
             rounds.digests.append(decision.digest)
+            rounds.staleness.append(dict(decision.staleness))
 
 
 def _list_decisions(entries: list[Entry]) -> Iterator[d.AnyDecision]:
@@ -115,10 +133,15 @@ def _list_decisions(entries: list[Entry]) -> Iterator[d.AnyDecision]:
 def _judge_models(schedule: Schedule, rounds: Rounds, watch: Watch) -> None:
     """Each model is the mean of what its contributors make of the one before: nothing lost, doubled or late."""
     model: Arrays = MODEL
+    made = [model]
     for number, used in enumerate(rounds.contributors, 1):
         if any(count != train_cases(schedule.cases[site]) for site, count in used.items()):
             watch.fail(f"round {number} weighs by other cases: {used}")
-        model = _make_model(schedule, number, used, model, rounds.digests[number - 1])
+        if schedule.kind == "asynchronous":
+            model = _make_buffered(schedule, number, rounds, made)
+        else:
+            model = _make_model(schedule, number, used, model, rounds.digests[number - 1])
+        made.append(model)
         rounds.compared += 1
         if arrays_digest(model) != rounds.digests[number]:
             watch.fail(f"the model of round {number} is not the mean of {sorted(used)}")
@@ -137,6 +160,26 @@ def _make_model(schedule: Schedule, number: int, used: Mapping[str, int], model:
             total = total + (array + step.astype(array.dtype)).astype(np.float64) * (weight / whole)
         made[name] = np.rint(total).astype(array.dtype) if array.dtype.kind in "iu" else total.astype(array.dtype)
     return made
+
+
+def _make_buffered(schedule: Schedule, number: int, rounds: Rounds, made: list[Arrays]) -> Arrays:
+    """What the paper's algorithm makes: the newest model, moved by each update's change from its own base."""
+    used, stale = rounds.contributors[number - 1], rounds.staleness[number - 1]
+    weights = {site: 1.0 if schedule.weight_by == "equal" else float(used[site]) for site in sorted(used)}
+    whole = sum(weights.values())
+    model: dict[str, NDArray[Any]] = {}
+    for name, array in made[-1].items():
+        total, left, counts = np.zeros(array.shape), 1.0, array.dtype.kind in "iu"
+        for site, weight in weights.items():
+            late = stale.get(site, 0)
+            old, began = made[number - 1 - late][name], number - late
+            step = round_addend(schedule.seed % 2**31, site, began, rounds.digests[began - 1])
+            trained = (old + step.astype(array.dtype)).astype(np.float64)
+            share = weight / whole * DISCOUNTS[schedule.staleness](late)
+            total, left = total + (trained if counts else trained - old) * share, left - share
+        moved = total + max(left, 0.0) * array if counts else total + array
+        model[name] = np.rint(moved).astype(array.dtype) if counts else moved.astype(array.dtype)
+    return model
 
 
 def judge_files(folder: Path, schedule: Schedule, state: ExperimentState | None, watch: Watch) -> None:

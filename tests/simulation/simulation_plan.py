@@ -161,10 +161,14 @@ class Schedule:
     late: Mapping[str, float] = field(default_factory=dict)
     """Site → seconds until it starts for the first time."""
     strikes: tuple[Strike, ...] = field(default=())
+    buffer: int = 1
+    staleness: str = "sqrt"
+    max_staleness: int = 10
 
     def train_seconds(self, site: str, number: int) -> float:
-        """How long a round's training takes at a site."""
-        return self.fast * (0.2 + draw_share(self.seed, "train", site, number))
+        """How long a round's training takes at a site; under an asynchronous plan some sites are slow in each."""
+        pace = 1.0 + 4.0 * draw_share(self.seed, "pace", site) if self.kind == "asynchronous" else 1.0
+        return self.fast * pace * (0.2 + draw_share(self.seed, "train", site, number))
 
     def content(self) -> dict[str, Any]:
         """What the experiment file says beside what all schedules share."""
@@ -173,10 +177,13 @@ class Schedule:
             plan["order"] = self.order
         else:
             plan |= {"weight_by": self.weight_by, "strategy": self.strategy}
+        if self.kind == "asynchronous":
+            plan |= {"buffer": self.buffer, "staleness": self.staleness, "max_staleness": self.max_staleness}
         rounds = {"count": self.rounds, "enrol_within": self.enrol, "train_within": 400.0}
         if self.grace is not None:
             rounds["grace"] = self.grace
-        return {
+        scored = {"evaluation": {"select_by": "last"}} if self.kind == "asynchronous" else {}
+        return scored | {
             "sites": list(self.sites),
             "rounds": rounds,
             "plan": plan,
@@ -212,7 +219,7 @@ def draw_schedule(seed: int) -> Schedule:
     if isinstance(least, int):
         least = min(least, len(sites) - len(strict))
     late = {sites[0]: draw.uniform(1.0, 60.0)} if draw.random() < 0.15 else {}
-    return Schedule(
+    schedule = Schedule(
         seed,
         sites,
         kind,
@@ -231,6 +238,23 @@ def draw_schedule(seed: int) -> Schedule:
         20.0 if late and least != "all" else 600.0,
         late,
         tuple(_draw_strike(draw, sites, rounds) for _ in range(draw.randint(3, 8))),
+    )
+    return _draw_pace(schedule) if kind == "aggregation" else schedule
+
+
+def _draw_pace(schedule: Schedule) -> Schedule:
+    """The same, or with its sites each at its own pace. Drawn apart: all else in a seed stays as it was."""
+    draw = random.Random(f"paces {schedule.seed}")
+    if draw.random() >= 0.3 or schedule.strategy != "FedAvg":
+        return schedule
+    least = len(schedule.sites) if schedule.least_sites == "all" else int(schedule.least_sites)
+    return replace(
+        schedule,
+        kind="asynchronous",
+        rounds=2 * schedule.rounds,
+        buffer=draw.randint(1, least),
+        staleness=draw.choice(["sqrt", "sqrt", "linear", "none"]),
+        max_staleness=draw.choice([0, 1, 2, 10, 10]),
     )
 
 

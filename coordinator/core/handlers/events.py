@@ -13,11 +13,12 @@ from coordinator.core import inputs as i
 from coordinator.core.admission import judge_start
 from coordinator.core.checks import judge_counts
 from coordinator.core.handlers.answers import Handler, handles, paused_by, receipts_left
+from coordinator.core.plans.buffering import refuse_number, takes_more
 from coordinator.core.plans.table import plan_of
-from coordinator.core.state import ExperimentState, Phase, Standing
+from coordinator.core.state import UPDATES, ExperimentState, Phase, Standing
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, supersede_attempt
 from messages import codec, kinds
-from messages.abilities import WORDS_4, read_abilities
+from messages.abilities import WORDS_4, WORDS_6, read_abilities
 from messages.reasons import Reason
 
 # researchers
@@ -154,11 +155,11 @@ def take_barred(state: ExperimentState, given: i.Barred) -> Answer:
 def _drop_update(state: ExperimentState, site: str) -> Decided:
     """Receipts for an update that is under way, of a site that is excluded."""
     round_ = state.round
-    part = None if round_ is None or round_.closed_at is not None else round_.parts.get(site)
+    part = None if round_ is None or not takes_more(state) else round_.parts.get(site)
     if round_ is None or part is None or part.update is None or part.stored:
         return ()
-    event = part.update.event
-    refused = d.Refused(event=event, kind="weights-ready", sender=site, reason=Reason.EXCLUDED, round=round_.number)
+    event, number = part.update.event, round_.base_of(site)
+    refused = d.Refused(event=event, kind="weights-ready", sender=site, reason=Reason.EXCLUDED, round=number)
     return (refused, d.Settled(event=event, sender=site))
 
 
@@ -179,6 +180,8 @@ def _refuse_outside(state: ExperimentState, given: i.Received) -> Reason | None:
         return reason
     if state.members[site].standing is not Standing.JOINED:
         return Reason.NOT_JOINED
+    if state.experiment.plan.keeps_work and state.round is not None and state.round.step == UPDATES:
+        return refuse_number(state, state.round, site, number)
     current = state.round.number if state.round is not None else state.completed
     closed = state.round is None or state.round.closed_at is not None
     if number < current or (number == current and closed and number > 0):
@@ -204,7 +207,8 @@ def take_joined(state: ExperimentState, given: i.Received) -> Answer:
     if body.cases.train == 0 and state.experiment.plan.trains:
         return Reason.NO_CASES
     can = tuple(sorted(read_abilities(given.event.ext)))
-    if not state.experiment.plan.shares_model and WORDS_4 not in can:
+    plan = state.experiment.plan
+    if (not plan.shares_model and WORDS_4 not in can) or (plan.keeps_work and WORDS_6 not in can):
         return Reason.UNKNOWN_FIELD  # its round-start would name what an older site cannot read
     if state.logic < 3:
         return (d.SiteJoined(site=site, train=body.cases.train, abilities=can),)
@@ -249,9 +253,15 @@ def take_leaving(state: ExperimentState, given: i.Received) -> Answer:
 def round_accepted(state: ExperimentState, given: i.Received) -> Answer:
     """round-accepted, when a site has read the event that opened the step and takes it on (protocol rule 5).
 
-    Records `SiteAccepted`: the step is not announced again for this site.
+    Records `SiteAccepted`: the step is not announced again for this site. Under a plan in which work goes on from round
+    to round, a site that lost it begins anew with the open round's model.
     """
-    return _refuse_outside(state, given) or (d.SiteAccepted(site=given.event.sender),)
+    if (reason := _refuse_outside(state, given)) is not None:
+        return reason
+    site = given.event.sender
+    if state.round is not None and given.event.round != state.round.base_of(site):
+        return (*supersede_attempt(state, site), d.SiteAccepted(site=site, anew=True))
+    return (d.SiteAccepted(site=site),)
 
 
 @handles(i.Received)

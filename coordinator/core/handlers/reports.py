@@ -9,6 +9,7 @@ from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import rules
 from coordinator.core.handlers.answers import handles, paused_by, receipts_left
+from coordinator.core.plans.buffering import takes_more
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Standing, Timer
 from coordinator.core.steps.base import Answer, supersede_attempt
@@ -41,10 +42,12 @@ def initialisation_failed(state: ExperimentState, given: i.InitialisationFailed)
 
 def _is_awaited(state: ExperimentState, site: str, number: int, attempt: int) -> bool:
     """Whether a worker's report is about an update that is still waited for."""
-    if state.round is None or state.round.number != number or state.round.closed_at is not None:
+    part = None if state.round is None else state.round.parts.get(site)
+    if part is None or state.round is None or state.round.base_of(site) != number or not takes_more(state):
         return False
-    part = state.round.parts.get(site)
-    return part is not None and part.update is not None and not part.stored and part.update.attempt == attempt
+    if state.members[site].standing is Standing.EXCLUDED:
+        return False
+    return part.update is not None and not part.stored and part.update.attempt == attempt
 
 
 @handles(i.UpdateStored)
@@ -89,7 +92,7 @@ def take_aggregated(state: ExperimentState, given: i.Aggregated) -> Answer:
 
     Records `RoundCompleted`; the next round or the evaluation opens with it (protocol rule 5).
     """
-    if state.round is None or state.round.number != given.round:
+    if state.round is None or state.round.number != given.round or state.is_between:
         return ()
     return (rules.complete_round(state, state.round, given),)
 
@@ -97,7 +100,7 @@ def take_aggregated(state: ExperimentState, given: i.Aggregated) -> Answer:
 @handles(i.AggregationFailed)
 def aggregation_failed(state: ExperimentState, given: i.AggregationFailed) -> Answer:
     """The worker could not make the round's aggregate. Records `Failed`."""
-    if state.round is None or state.round.number != given.round:
+    if state.round is None or state.round.number != given.round or state.is_between:
         return ()
     return (d.Failed(time=given.time, reason=Reason.AGGREGATION_FAILED),)
 
@@ -150,13 +153,13 @@ def _site_unheard(state: ExperimentState, given: i.HandlingFailed, site: str, re
     if given.kind == "joined" and member is not None and member.standing not in _SETTLED:
         return (d.SiteDeclined(site=site, reason=reason),)
     if given.kind == "declined" and state.logic >= 3 and member is not None:
-        here = 0 if state.round is None else state.round.number
+        here = 0 if state.round is None or site not in state.round.parts else state.round.base_of(site)
         waits = _site_unheard(state, given.model_copy(update={"kind": "round-failed", "round": here}), site, reason)
         return (d.SiteDeclined(site=site, reason=reason), *waits) if member.standing is not Standing.EXCLUDED else ()
-    if state.round is None or state.round.closed_at is not None or state.round.number != given.round:
+    part = None if state.round is None else state.round.parts.get(site)
+    if state.round is None or part is None or state.round.base_of(site) != given.round or not takes_more(state):
         return ()
-    part = state.round.parts.get(site)
-    if part is None or part.reported:
+    if part.reported:
         return ()
     return (*supersede_attempt(state, site), d.SiteFailed(site=site, reason=reason))
 

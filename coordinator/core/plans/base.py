@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from coordinator.core import decisions as d
 from coordinator.core import models, quorum
 from coordinator.core.state import EMPTY, SCORES, UPDATES, ExperimentState, Member, Model, Round, StepName
-from coordinator.core.steps.base import pool_parts
+from coordinator.core.steps.base import Decided, left_behind, pool_parts
 from messages.experiment import Experiment
+from messages.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,18 @@ class Plan:
     def is_enough(self, state: ExperimentState, round_: Round) -> bool:
         """Whether enough has been reported for the open step to close."""
         return quorum.is_met(round_, state.experiment)
+
+    def waits_for_others(self, round_: Round) -> bool:
+        """Whether the open step waits for the others, for a while, once enough has been reported."""
+        return True
+
+    def list_going_on(self, state: ExperimentState) -> Mapping[str, int]:
+        """Who goes on in the round that opens with what it does for an earlier one, and which that is."""
+        return EMPTY
+
+    def leave_behind(self, state: ExperimentState, round_: Round) -> tuple[dict[str, Reason], Decided]:
+        """Who is left out of a round that closes, with the reason; and what they are told."""
+        return left_behind(round_)
 
     def choose_instead(self, state: ExperimentState, round_: Round, *, again: bool = False) -> Opening | None:
         """Whom the round goes on with where the open step cannot be met; None: it waits for its deadline.

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from coordinator.core.plans.aggregation import Aggregation
 from coordinator.core.plans.alone import Alone
+from coordinator.core.plans.asynchronous import Asynchronous
 from coordinator.core.plans.base import Plan
 from coordinator.core.plans.ensemble import Ensemble
 from coordinator.core.plans.evaluation import EvaluationOnly
@@ -19,6 +20,7 @@ ROWS: dict[str, Plan] = {
     "alone": Alone(),
     "ensemble": Ensemble(),
     "evaluation": EvaluationOnly(),
+    "asynchronous": Asynchronous(),
 }
 PLANS: Mapping[str, Plan] = MappingProxyType(ROWS)
 

@@ -90,7 +90,7 @@ def supersede_attempt(state: ExperimentState, site: str) -> Decided:
     part = state.round.parts.get(site) if state.round is not None else None
     if state.round is None or part is None or part.update is None or part.stored:
         return ()
-    event, number = part.update.event, state.round.number
+    event, number = part.update.event, state.round.base_of(site)
     return (
         d.Refused(event=event, kind="weights-ready", sender=site, reason=Reason.OLDER_ATTEMPT, round=number),
         d.Settled(event=event, sender=site),

@@ -8,7 +8,7 @@ from coordinator.core import models
 from coordinator.core.checks import judge_steps, judge_update
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import UPDATES, ExperimentState, Phase, Round
-from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, left_behind, supersede_attempt
+from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, is_foreign, supersede_attempt
 from messages import kinds
 from messages.reasons import Reason
 
@@ -24,6 +24,7 @@ def make_body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
         evaluate=round_.evaluate,
         train_within=state.experiment.rounds.train_within,
         own=own or None,
+        going_on={site: base for site, base in sorted(round_.going_on.items()) if site in round_.parts} or None,
     )
 
 
@@ -40,7 +41,7 @@ def _own_model(state: ExperimentState, round_: Round, site: str) -> kinds.OwnMod
 def list_transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
     """The models that its sites train."""
     own = _list_own(state, round_)
-    shared = len(own) < len(round_.parts)
+    shared = len(own) + len(round_.going_on) < len(round_.parts)
     sent = (models.transfer_of(state, plan_of(state).find_shared(round_)),) if shared else ()
     return (*sent, *(models.own_transfer(state, round_.number, site) for site in own))
 
@@ -53,10 +54,10 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
     event, body = given.event, body_of(given, kinds.WeightsReady)
     if state.manifest is None:
         return Reason.WRONG_STATE
-    part = round_.parts[event.sender]
+    part, anew = round_.parts[event.sender], event.round != round_.base_of(event.sender)
     if body.transfer.round != event.round:
         return Reason.WRONG_ROUND
-    if part.update is not None and body.transfer.attempt <= part.update.attempt:
+    if part.update is not None and body.transfer.attempt <= part.update.attempt and not anew:
         return Reason.OLDER_ATTEMPT if body.transfer.attempt < part.update.attempt else Reason.DUPLICATE
     bad = None
     if body.transfer.manifest.codec != state.codec.name:
@@ -70,7 +71,9 @@ def weights_ready(state: ExperimentState, round_: Round, given: i.Received) -> A
     elif state.logic >= 3:
         bad = judge_update(round_, state.members[event.sender], event.sender, body)
         bad = bad or judge_steps(state, round_, event.sender, body)
-    before = supersede_attempt(state, event.sender)
+    before: Decided = supersede_attempt(state, event.sender)
+    if anew:
+        before = (*before, d.SiteAccepted(site=event.sender, anew=True))
     if bad is not None:
         told = d.Refused(event=event.id, kind=event.kind, sender=event.sender, reason=bad, round=event.round)
         return (*before, d.SiteFailed(site=event.sender, reason=bad), told)
@@ -94,7 +97,7 @@ def close_updates(state: ExperimentState, round_: Round, now: float) -> Decided:
         for site in plan_of(state).choose_contributors(state, round_)
         if (update := round_.parts[site].update) is not None
     }
-    left_out, told = left_behind(round_)
+    left_out, told = plan_of(state).leave_behind(state, round_)
     left_out = dict(sorted({**round_.left_out, **left_out}.items()))
     closed = d.RoundClosed(number=round_.number, time=now, contributors=contributors, left_out=left_out)
     return (closed, *told)

@@ -54,6 +54,7 @@ class Target:
         largest: the largest magnitude that stays finite; None where every value is.
         trained: whether an optimiser steps it (`is_trained`); all else is averaged.
         parties: sites that took part in the round, whether or not their update is here.
+        bases: the exact model that each site began with, in the order of `sources`; none: all with the round's own.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Target:
     largest: float | None
     trained: bool = True
     parties: int = 0
+    bases: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,17 @@ class Block:
 
     def received(self) -> NDArray[Any]:
         """The model as the sites received it: rounded as its codec rounds; not to be written."""
-        exact, codec = self.model(), self.target.sent_in
+        return self._as_sent(self.model())
+
+    def received_by(self, place: int) -> NDArray[Any]:
+        """The same of the model that one site began with, by its place in `sent`; valid until the next one is asked
+        for."""
+        if not self.target.bases:
+            return self.received()
+        return self._as_sent(self.target.bases[place].read_block(self.start, self.stop, self.scratch.decoded))
+
+    def _as_sent(self, exact: NDArray[Any]) -> NDArray[Any]:
+        codec = self.target.sent_in
         dtype = exact.dtype.name
         if not codec.rewrites(dtype):
             return exact
@@ -137,8 +149,8 @@ class Block:
         return total
 
     def change(self) -> Values:
-        """The weighted mean of what training changed, from the model that the sites received. May be written."""
-        return self._sum(None if self.target.differences else self.received())
+        """The weighted mean of what training changed, from the model that each site received. May be written."""
+        return self._sum(None if self.target.differences else self.received(), own=bool(self.target.bases))
 
     def moved(self, by: float = 1.0) -> Values:
         """The round's model, moved by the sites' shares of what they changed, times `by`. May be written."""
@@ -148,13 +160,13 @@ class Block:
         np.add(change, self.model(), out=change)
         return change
 
-    def _sum(self, base: NDArray[Any] | None) -> Values:
+    def _sum(self, base: NDArray[Any] | None, *, own: bool = False) -> Values:
         total, term = self.scratch.total[: self.size], self.scratch.term[: self.size]
         for number, (share, values) in enumerate(self.sent()):
             product = term if number else total
             np.copyto(product, values)
             if base is not None:
-                np.subtract(product, base, out=product)
+                np.subtract(product, self.received_by(number) if own else base, out=product)
             np.multiply(product, share, out=product)
             if number:
                 np.add(total, term, out=total)

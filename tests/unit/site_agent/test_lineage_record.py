@@ -48,6 +48,17 @@ def test_a_case_names_every_round_and_model_that_it_went_into(record: Lineage) -
     assert record.trace_case(["case-4"]) == []
 
 
+def test_a_case_whose_update_went_into_a_later_round_names_that_too(record: Lineage) -> None:
+    joined(record)
+    record.note_round("e", 1, 1e9)
+    record.note_model("e", 1, "a" * 64, used=False)
+    record.note_model("e", 3, "b" * 64, used=True, began=1)
+    assert record.trace_case(["case-1"]) == [
+        Went("e", 1, "train", "a" * 64, False),
+        Went("e", 3, "train", "b" * 64, True),
+    ]
+
+
 def test_a_patient_stands_for_all_cases_of_theirs(record: Lineage) -> None:
     joined(record)
     record.note_round("e", 1, 1e9)

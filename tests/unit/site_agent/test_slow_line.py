@@ -47,9 +47,9 @@ class Site:
             room=lambda: 2**30,
         )
 
-    def chunk(self, index: int) -> None:
+    def chunk(self, index: int, key: TransferKey = KEY) -> None:
         data = MODEL[index * SIZE : (index + 1) * SIZE]
-        body = encode_chunk(ChunkHeader(KEY, index, SIZE, len(MODEL), sha256(data).digest()), data)
+        body = encode_chunk(ChunkHeader(key, index, SIZE, len(MODEL), sha256(data).digest()), data)
         delivery = Delivery("global", "global-chunk.coordinator.exp-1", body, "coordinator", index, index, 1)
         self.receiver.deliver_chunk(delivery, lambda _delivery: None)
 
@@ -76,6 +76,19 @@ def test_chunks_that_come_slowly_are_waited_for_longer(monkeypatch: pytest.Monke
     pauses = eventually(lambda: [one.pause for one in site.receiver._wanted.values() if one.incoming], what="a chunk")
     assert pauses == [pytest.approx(3 * 0.8 * 5.0)]
     assert site.asked == []
+
+
+def test_of_models_that_nobody_has_named_the_newest_alone_takes_up_space(site: Site) -> None:
+    """A site that is long at work on one model hears those that others make meanwhile."""
+    site.receiver.watch_experiment("exp-1", 1)
+    for number in (2, 3, 4):
+        site.chunk(0, TransferKey("exp-1", number, "coordinator"))
+    left = eventually(
+        lambda: [key.round for key in site.receiver._wanted if key.round == 4] and list(site.receiver._wanted),
+        what="the newest model",
+    )
+    assert [key.round for key in left] == [4]
+    assert {path.name.split(".")[1] for path in site.spool.globals.iterdir()} == {"4"}
 
 
 def test_a_transfer_tells_when_it_will_be_done_once_it_has_moved(
