@@ -123,6 +123,9 @@ class Experiment(Settings):
             raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
         if (wrong := _find_untrained(self) or _find_unfit_for_auto(self)) is not None:
             raise ValueError(wrong)
+        beyond = [one.channel for one in self.preprocessing.intensities if one.channel > len(self.task.channels)]
+        if beyond:
+            raise ValueError(f"preprocessing.intensities: channel {beyond[0]} of {len(self.task.channels)}")
         if not self.plan.shares_model and len(self.sites) > MOST_ALONE:
             raise ValueError(
                 f'plan.kind = "{self.plan.kind}" takes at most {MOST_ALONE} sites: each scores every site\'s model'

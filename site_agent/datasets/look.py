@@ -82,6 +82,8 @@ def judge_preprocessing(
         judge_resampling(inside.shape[1:], affine, settings, image.shape[0])
     for number, channel in enumerate(inside, start=1):
         values = channel[channel != 0] if settings.normalise == "zscore-nonzero" else channel
+        own = next((one for one in settings.intensities if one.channel == number), None)
+        values = values if own is None else np.clip(channel, own.low, own.high)
         if values.size == 0 or float(values.min()) == float(values.max()):
             raise CaseError(Reason.EMPTY_IMAGE, f"channel {number}: without contrast once it is cropped and normalised")
 

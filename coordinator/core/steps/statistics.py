@@ -36,7 +36,7 @@ def take_statistics(state: ExperimentState, round_: Round, given: i.Received) ->
     event, body = given.event, body_of(given, kinds.StatisticsReady)
     bad = _find_fault(state, state.members[event.sender], body.statistics)
     if bad is None:
-        return (d.StepAnswered(site=event.sender, answer=body.as_plain()),)
+        return (d.StepAnswered(site=event.sender, answer=body.model_dump(mode="json", exclude_none=True)),)
     told = d.Refused(event=event.id, kind=event.kind, sender=event.sender, reason=bad, round=event.round)
     return (d.SiteFailed(site=event.sender, reason=bad), told)
 
