@@ -1,21 +1,27 @@
 """From measured cases to the fingerprint that may leave the site. Pure.
 
-The rule, for each histogram (`Floors.least_metric_cases` is the floor, `round_counts_to` the step):
+The floor is `Floors.least_metric_cases`, or the step of `round_counts_to` where that is larger. The rules:
 
-1. A bin that fewer cases are in than the floor (or the step) is merged with its neighbours, upwards, until enough are.
-   What is left over at the end is merged with the group before it.
-2. A group is told as one bin: the mean of its bins, by their counts. So what is told is of several cases, and of no one
-   (microaggregation: Domingo-Ferrer and Mateo-Sanz 2002, IEEE TKDE 14(1):189-201).
-3. A histogram of fewer cases than the floor is withheld as a whole. So is a class that all cases but fewer than the
+1. A histogram of fewer cases than the floor is withheld as a whole. So is a class that all cases but fewer than the
    floor have: the others would be told by the difference.
-4. Counts of cases are rounded as the policy says.
+2. A bin that holds at least so many cases is told as it is.
+3. Cases in smaller bins are put together until there are enough. Such a group is told as one bin: the mean of its bins,
+   which is of several cases and of no one (microaggregation: Domingo-Ferrer and Mateo-Sanz 2002, IEEE TKDE
+   14(1):189-201). Where they are too few for a group, they count in the nearest bin that is told.
+4. A run of such cases makes an odd number of groups, so that its median lies within one and not between two.
+5. Of intensities a bin holds the cases that have a voxel in it, however many voxels.
+6. Counts of cases are rounded as the policy says.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import groupby, pairwise
 from math import prod
+from operator import or_
 from typing import Any
 
 from messages.statistics.fingerprint import ByAxis, ClassVolume, DataFingerprint
@@ -51,11 +57,32 @@ def make_shareable(floors: Floors, channels: Sequence[str], cases: Sequence[Case
 
 def _count_sizes(floors: Floors, sizes: Iterable[float], least: int) -> Histogram:
     """Cases by size, in groups of at least so many."""
-    counts: dict[int, int] = defaultdict(int)
-    for size in sizes:
-        counts[bin_of_size(size)] += 1
-    groups = group_bins([(number, count, count) for number, count in sorted(counts.items())], least, _add)
-    return Histogram.of_counts({number: round_count(floors, count) for number, count in groups})
+    groups = group_cases([bin_of_size(size) for size in sizes], least)
+    return Histogram.of_counts({number: round_count(floors, count) for number, count in groups.items()})
+
+
+def group_cases(numbers: Iterable[int], least: int) -> dict[int, int]:
+    """The bins of cases → bins as they may be told, each of at least so many cases; none where all are fewer."""
+    ordered = sorted(numbers)
+    told = {number: count for number, count in Counter(ordered).items() if count >= least}
+    near = [*told]
+    made = Counter(told)
+    for _place, run in groupby(ordered, key=lambda number: -1 if number in told else bisect(near, number)):
+        few = [number for number in run if number not in told]
+        if len(few) >= least:
+            made.update(_group_run(few, least))
+        elif near:
+            made.update(min(near, key=lambda one: abs(one - number)) for number in few)
+    return dict(made)
+
+
+def _group_run(ordered: Sequence[int], least: int) -> Iterable[int]:
+    """For each case of a run, the bin that it is told in."""
+    groups = len(ordered) // least
+    groups -= groups > 1 and groups % 2 == 0
+    edges = [round(place * len(ordered) / groups) for place in range(groups + 1)]
+    for begin, end in pairwise(edges):
+        yield from [round(sum(ordered[begin:end]) / (end - begin))] * (end - begin)
 
 
 def _count_intensities(channels: Sequence[str], cases: Sequence[Case], least: int) -> dict[str, Histogram]:
@@ -71,8 +98,7 @@ def _count_intensities(channels: Sequence[str], cases: Sequence[Case], least: in
                 counts[number] += count
                 holders[number] |= 1 << place
         bins = [(number, count, holders[number]) for number, count in sorted(counts.items())]
-        groups = dict(group_bins(bins, least, _unite, int.bit_count))
-        if groups:
+        if groups := group_bins(bins, least):
             made[name] = Histogram.of_counts(groups)
     return made
 
@@ -88,39 +114,33 @@ def _count_classes(floors: Floors, cases: Sequence[Case], least: int) -> dict[st
     return made
 
 
-def _add(one: int, other: int) -> int:
-    return one + other
-
-
-def _unite(one: int, other: int) -> int:
-    return one | other
-
-
-def group_bins(
-    bins: Sequence[tuple[int, int, int]],
-    least: int,
-    join: Callable[[int, int], int],
-    size: Callable[[int], int] = int,
-) -> list[tuple[int, int]]:
-    """Neighbouring bins merged until each group is of at least so many cases; none where all together are fewer.
+def group_bins(bins: Sequence[tuple[int, int, int]], least: int) -> dict[int, int]:
+    """Neighbouring bins merged, upwards, until each group is of at least so many cases; none where all are fewer.
 
     Args:
-        bins: ascending: (number, count, who is in it). join: who is in either of two. size: how many that are.
+        bins: ascending: (number, voxels, a bit for each case that is in it).
 
     Returns:
-        (number, count) of each group: its mean bin.
+        By bin: a group's own of enough cases, else its mean.
     """
-    groups: list[tuple[int, int, int]] = []  # weighted sum of numbers, count, who
-    whole: list[tuple[int, int, int]] = []
-    for number, count, who in bins:
-        if groups:
-            total, counted, before = groups.pop()
-            number, count, who = total + number * count, counted + count, join(before, who)
-        else:
-            number *= count
-        (whole if size(who) >= least else groups).append((number, count, who))
-    if groups and whole:
-        total, counted, who = groups.pop()
-        last, before, held = whole.pop()
-        whole.append((last + total, before + counted, join(held, who)))
-    return [(round(total / counted), counted) for total, counted, _who in whole]
+    groups: list[list[tuple[int, int, int]]] = [[]]
+    for one in bins:
+        groups[-1].append(one)
+        if _count_holders(groups[-1]) >= least:
+            groups.append([])
+    rest = groups.pop()
+    if not groups:
+        return {}
+    groups[-1] += rest
+    return {_name_group(group, least): sum(count for _number, count, _who in group) for group in groups}
+
+
+def _count_holders(group: Iterable[tuple[int, int, int]]) -> int:
+    return reduce(or_, (who for _number, _count, who in group), 0).bit_count()
+
+
+def _name_group(group: Sequence[tuple[int, int, int]], least: int) -> int:
+    whole = [one for one in group if one[2].bit_count() >= least]
+    if whole:
+        return max(whole, key=lambda one: one[1])[0]
+    return round(sum(number * count for number, count, _who in group) / sum(count for _number, count, _who in group))

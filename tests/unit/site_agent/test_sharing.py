@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from messages.statistics.fingerprint import DataFingerprint
 from messages.statistics.histograms import Histogram, bin_of_size
 from site_agent.core.permissions import Floors
-from site_agent.core.sharing import group_bins, make_shareable
+from site_agent.core.sharing import group_cases, make_shareable
 
 
 def case(edge: int = 40, grey: int = 100, ed: float = 500.0) -> dict[str, Any]:
@@ -50,16 +50,27 @@ def test_no_count_of_cases_is_ever_below_the_floor(edges: list[int], floor: int)
     assert all(count >= 10_000 * floor for count in grey.counts), "each grey value is of as many cases"
 
 
-def test_bins_below_the_floor_are_told_as_the_mean_bin_of_their_group() -> None:
-    bins = [(1, 2, 2), (5, 3, 3), (9, 7, 7), (10, 1, 1)]
-    assert group_bins(bins, 5, int.__add__) == [(3, 5), (9, 8)]
-    assert group_bins(bins[:1], 5, int.__add__) == []
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ([1, 1, 5, 5, 5], {3: 5}),
+        ([1, 2, 3, 4], {}),
+        ([0] * 9 + [50, 50], {0: 11}),
+        ([0] * 9 + [50] * 9 + [49, 2], {0: 10, 50: 10}),
+        ([0] * 9 + [20, 21, 22, 23, 24], {0: 9, 22: 5}),
+        ([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], {65: 12}),
+        ([*range(15)], {2: 5, 7: 5, 12: 5}),
+    ],
+)
+def test_bins_below_the_floor_are_told_as_the_mean_bin_of_their_group(numbers: list[int], told: dict[int, int]) -> None:
+    """Two small groups would put the median into either: so it is one."""
+    assert group_cases(numbers, 5) == told
 
 
 def test_a_grey_value_of_few_cases_is_merged_though_it_has_many_voxels() -> None:
     """What counts is how many cases have it: one metal implant is one case."""
     told = share([case(grey=100)] * 9 + [case(grey=900)])
-    assert told.intensities["T1"] == Histogram(bins=(180,), counts=(100_000,))
+    assert told.intensities["T1"] == Histogram(bins=(100,), counts=(100_000,))
 
 
 def test_counts_are_rounded_as_the_policy_says() -> None:
