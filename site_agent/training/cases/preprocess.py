@@ -210,6 +210,8 @@ def _normalise_image(image: FloatArray, settings: Preprocessing) -> FloatArray:
     if settings.normalise != "none":
         transform = NormalizeIntensity(nonzero=settings.normalise == "zscore-nonzero", channel_wise=True)
         made = np.ascontiguousarray(transform(image), dtype=np.float32)
+    if fixed:
+        made = made.copy()  # it may be the caller's own
     for place, values in fixed.items():
         made[place] = values
     return made
