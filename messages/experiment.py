@@ -24,6 +24,7 @@ from messages.ground.strictness import at_most
 from messages.ground.written.documents import parse_toml
 from messages.names import COORDINATOR
 from messages.sections import (
+    AUTO,
     DIGEST_MARK,
     MOST_ALONE,
     MOST_SITES,
@@ -73,7 +74,7 @@ class Experiment(Settings):
     @model_validator(mode="before")
     @classmethod
     def _task_has_defaults_of_its_own(cls, content: Any) -> Any:
-        return with_defaults(content)
+        return with_defaults(_with_auto_net(content))
 
     @field_validator("schema_version", mode="before")
     @classmethod
@@ -120,8 +121,11 @@ class Experiment(Settings):
     def _fits_together(self) -> Self:
         if isinstance(self.quorum.least_sites, int) and self.quorum.least_sites > len(self.sites):
             raise ValueError(f"quorum.least_sites = {self.quorum.least_sites}: only {len(self.sites)} sites are named")
-        if (wrong := _find_untrained(self)) is not None:
+        if (wrong := _find_untrained(self) or _find_unfit_for_auto(self)) is not None:
             raise ValueError(wrong)
+        beyond = [one.channel for one in self.preprocessing.intensities if one.channel > len(self.task.channels)]
+        if beyond:
+            raise ValueError(f"preprocessing.intensities: channel {beyond[0]} of {len(self.task.channels)}")
         if not self.plan.shares_model and len(self.sites) > MOST_ALONE:
             raise ValueError(
                 f'plan.kind = "{self.plan.kind}" takes at most {MOST_ALONE} sites: each scores every site\'s model'
@@ -175,6 +179,11 @@ class Experiment(Settings):
             raise ValueError(f"preprocessing.fit: {self.task.kind} cuts and pads to training.patch by itself")
         if size is not None and len(size) != len(patch):
             raise ValueError(f"preprocessing.size has {len(size)} numbers, and training.patch {len(patch)}")
+
+    @property
+    def measures_first(self) -> bool:
+        """Whether it begins with statistics of the sites' training cases."""
+        return self.net.name == AUTO
 
     @property
     def least_sites(self) -> int:
@@ -258,6 +267,10 @@ def _find_unbuffered(experiment: Experiment) -> str | None:
 def _find_untrained(experiment: Experiment) -> str | None:
     """Why what the file says of training does not go with its plan, in words."""
     plan, count, train = experiment.plan, experiment.rounds.count, experiment.data.split.train
+    if plan.kind == "statistics":
+        if count:
+            return f'rounds.count = {count}: plan.kind = "statistics" trains nothing, write count = 0'
+        return None if train > 0 else "data.split.train = 0: statistics are told of training cases"
     if plan.trains:
         if count == 0:
             return 'rounds.count = 0 goes with plan.kind = "evaluation"'
@@ -266,6 +279,45 @@ def _find_untrained(experiment: Experiment) -> str | None:
         return f'rounds.count = {count}: plan.kind = "evaluation" trains nothing, write count = 0'
     if experiment.net.origin is None:
         return 'plan.kind = "evaluation" needs net.from: the model that is scored'
+    return None
+
+
+def _with_auto_net(content: Any) -> Any:
+    """Statistics alone need no word of a net."""
+    plan = content.get("plan") if isinstance(content, dict) else None
+    alone = isinstance(plan, dict) and plan.get("kind") == "statistics"
+    return {**content, "net": {"name": AUTO}} if alone and "net" not in content else content
+
+
+_DECIDED_BY_AUTO = {
+    "preprocessing": ("spacing_mm", "normalise", "size", "fit", "intensities"),
+    "training": ("patch", "batch"),
+}
+"""Section → keys that follow from the sites' data, too."""
+
+
+def _find_unfit_for_auto(experiment: Experiment) -> str | None:
+    """Why what the file says does not go with a net that follows from the sites' data, in words."""
+    if not experiment.measures_first:
+        alone = experiment.plan.kind == "statistics"
+        return 'plan.kind = "statistics" goes with net.name = "auto", or without [net]' if alone else None
+    if experiment.task.truth != "map":
+        return f'net.name = "auto" follows from label maps: {experiment.task.kind} has none, so name a net'
+    if experiment.plan.kind == "evaluation":
+        return 'net.name = "auto": plan.kind = "evaluation" scores a model that there is, so name its net'
+    if experiment.net.origin is not None:
+        return 'net.name = "auto": a model that there is (net.from) has a net already, so name that'
+    if experiment.training.trainer is not None:
+        return 'net.name = "auto" is for Konsil\'s own trainer: leave training.trainer out, or name a net'
+    decided = (
+        ("preprocessing", ("spacing_mm", "normalise", "size", "fit", "intensities")),
+        ("training", ("patch", "batch")),
+    )
+    for section, keys in decided:
+        said = getattr(experiment, section).model_fields_set
+        for key in keys:
+            if key in said:
+                return f'{section}.{key}: net.name = "auto" decides it, so leave it out'
     return None
 
 

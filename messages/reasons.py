@@ -146,6 +146,9 @@ class Reason(StrEnum):
     APPROVAL_MISSING = "approval-missing"
     # an update began too many models ago
     TOO_STALE = "too-stale"
+    # statistics of the sites' data
+    STATISTICS_NOT_ALLOWED = "statistics-not-allowed"
+    NO_CONFIGURATION = "no-configuration"
     # what a reader does not know
     OTHER = "other"
 
@@ -184,6 +187,8 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.PURPOSE_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.APPROVAL_MISSING: Reason.NOT_ALLOWED,
     Reason.TOO_STALE: Reason.LATE,
+    Reason.STATISTICS_NOT_ALLOWED: Reason.NOT_ALLOWED,
+    Reason.NO_CONFIGURATION: Reason.INITIALISATION_FAILED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -237,6 +242,9 @@ ADVICE: dict[Reason, str] = {
     Reason.PLAN_NOT_ALLOWED: "Ask the site to name the plan (plan.kind) under [[policy.allow]]",
     Reason.PURPOSE_NOT_ALLOWED: "The site allows its data for other purposes: agree with it on the words of `purpose`",
     Reason.APPROVAL_MISSING: "The site takes part only under an approval: write its number as `approval` in the file",
+    Reason.STATISTICS_NOT_ALLOWED: "The site tells no statistics of its data: ask it to set policy.statistics, or name"
+    " the net and its settings in the file",
+    Reason.NO_CONFIGURATION: "The sites told too little, or images or memory are too small: name a net in the file",
     Reason.DATASET_NOT_ALLOWED: "Ask the site to name the data set under [[policy.allow]]",
     Reason.TOO_MANY_ROUNDS: "Ask for fewer rounds, or the site to raise rounds_max",
     Reason.AWAITS_APPROVAL: "The site's operator approves by hand: `konsil site resume --approve ID`",

@@ -62,6 +62,10 @@ def _can_travel(value: object) -> bool:
     return value is None or isinstance(value, bool | str) or (isinstance(value, int) and abs(value) <= WHOLE)
 
 
+AUTO = "auto"
+"""The name of the net that follows from the federation's data (`messages.statistics`)."""
+
+
 class Net(Settings):
     """A net by name; its parameters are checked by `nets.registry`."""
 
@@ -79,6 +83,12 @@ class Net(Settings):
         return value
 
     @property
+    def came_with(self) -> int:
+        """The form of files with such a section, beside that of its keys: nets that configure themselves came with form
+        4, and such a file is what it says, without defaults."""
+        return 4 if self.name == AUTO else 0
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Everything but the name."""
         return dict(self.model_extra or {})
@@ -88,6 +98,24 @@ class Net(Settings):
         for key, value in self.parameters.items():
             if not _can_travel(value):
                 raise ValueError(f"{key} = {value!r}: give numbers, text, true or false, or lists or tables of them")
+        return self
+
+
+class Intensities(Settings):
+    """Intensities of one channel that mean the same everywhere (CT): clipped to a range, then brought to mean 0 and
+    deviation 1 by numbers that hold for all cases (Isensee et al. 2021)."""
+
+    channel: int = Field(ge=1, le=64)
+    """Its place in `task.channels`, from 1."""
+    low: float
+    high: float
+    mean: float
+    deviation: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _range_ascends(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} is not below high = {self.high:g}")
         return self
 
 
@@ -106,6 +134,17 @@ class Preprocessing(Settings):
         "resize", json_schema_extra={"form": 2}, exclude_if=lambda value: value == "resize"
     )
     """How an image comes to that size: resampled, or cut and padded about its middle."""
+    intensities: tuple[Intensities, ...] = Field(
+        (), max_length=64, json_schema_extra={"form": 4}, exclude_if=lambda value: not value
+    )
+    """Channels that are normalised by numbers of their own, instead of by `normalise`."""
+
+    @field_validator("intensities")
+    @classmethod
+    def _each_channel_once(cls, value: tuple[Intensities, ...]) -> tuple[Intensities, ...]:
+        if len({one.channel for one in value}) < len(value):
+            raise ValueError("a channel is named twice")
+        return value
 
     @field_validator("size")
     @classmethod
@@ -253,7 +292,7 @@ class Rounds(Settings):
     extensions: int = Field(2, ge=0, le=100)
 
 
-PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation", "asynchronous"]
+PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation", "asynchronous", "statistics"]
 StalenessRule = Literal["sqrt", "linear", "none"]
 
 
@@ -304,7 +343,12 @@ class Plan(Settings):
 
     @property
     def trains(self) -> bool:
-        """Whether any site trains; else a model that there is, is scored."""
+        """Whether any site trains; else a model that there is, is scored, or nothing but statistics are told."""
+        return self.kind not in ("evaluation", "statistics")
+
+    @property
+    def uses_training(self) -> bool:
+        """Whether training cases are what it is about: they are trained on, or told of."""
         return self.kind != "evaluation"
 
     @property
@@ -319,6 +363,11 @@ class Plan(Settings):
     def keeps_work(self) -> bool:
         """Whether a site's work goes on when the round ends that it began in, and goes into a later one."""
         return self.kind == "asynchronous"
+
+    @property
+    def came_with(self) -> int:
+        """The form of files with such a section, beside that of its keys: statistics came with form 4."""
+        return 4 if self.kind == "statistics" else 0
 
 
 class Quorum(Settings):

@@ -9,6 +9,8 @@ from typing import Any
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
 from messages.ground.settings import parse_settings, suggest_word
+from messages.sections import AUTO
+from nets.architectures.auto import AutoSpec
 from nets.architectures.base import NetSpec
 from nets.architectures.classification.cnn import CNNSpec
 from nets.architectures.classification.densenet import DenseNet121Spec
@@ -54,8 +56,8 @@ NETS: Mapping[str, type[NetSpec]] = {
 
 
 def known_nets() -> list[str]:
-    """Names of all nets."""
-    return sorted(NETS)
+    """Names of all nets, and the one that stands for none yet."""
+    return sorted({*NETS, AUTO})
 
 
 def spec_of(experiment: Experiment) -> NetSpec:
@@ -134,9 +136,10 @@ def read_spec(spec: Mapping[str, Any], where: str = "net") -> NetSpec:
     Raises:
         ConfigError: no such net, unknown parameter, or a value that is not allowed.
     """
+    known: Mapping[str, type[NetSpec]] = {**NETS, AUTO: AutoSpec}
     name = spec.get("name")
-    if not isinstance(name, str) or name not in NETS:
-        meant = suggest_word(name, NETS) if isinstance(name, str) else ""
+    if not isinstance(name, str) or name not in known:
+        meant = suggest_word(name, known) if isinstance(name, str) else ""
         what = f"net {name!r} does not exist{meant}"
         raise ConfigError(what, where=where, advice=f"Known nets: {', '.join(known_nets())}")
-    return parse_settings(dict(spec), NETS[name], where)
+    return parse_settings(dict(spec), known[name], where)

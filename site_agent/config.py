@@ -33,6 +33,8 @@ class Limits(Settings):
     """CPU threads of the training process; part of reproducibility."""
     ram: SizeBytes | None = None
     """Most memory the training process may take; it limits itself (see `site_agent.training`)."""
+    gpu_memory: SizeBytes | None = None
+    """Of the smallest GPU that is lent: a net that configures itself is made for no more."""
     disk: SizeBytes | None = None
     """Most bytes under the state directory."""
     bandwidth: Rate | None = None

@@ -18,10 +18,15 @@ from messages.kinds import (
     Platform,
     RoundComplete,
     RoundStart,
+    StatisticsPooled,
+    StatisticsReady,
+    StatisticsStart,
 )
 from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.statistics.configuration import Configuration
+from messages.statistics.fingerprint import DataFingerprint
 from messages.tensors.layout import Manifest, TensorSpec
 from messages.tensors.transfer import TransferKey
 from site_agent.core.agenda import decide
@@ -85,6 +90,28 @@ def evaluation_start(number: int = 3, selected: int = 2) -> Heard:
     return Heard(said("evaluation-start", body, number))
 
 
+def statistics_start() -> Heard:
+    return Heard(said("statistics-start", StatisticsStart(sites=["site-a"], within=100.0), attempt=2))
+
+
+def statistics_pooled() -> Heard:
+    configuration = Configuration(
+        spacing_mm=(1.0, 1.0, 1.0),
+        normalise="zscore",
+        patch=(32, 32, 32),
+        batch=2,
+        filters=(32, 64, 128),
+        strides=((2, 2, 2), (2, 2, 2)),
+        kernels=((3, 3, 3), (3, 3, 3), (3, 3, 3)),
+        median_shape=(32, 32, 32),
+        memory_mib=8192,
+    )
+    body = StatisticsPooled(
+        statistics=STATISTICS.statistics, contributors={"site-a": 7}, left_out={}, configuration=configuration
+    )
+    return Heard(said("statistics-pooled", body))
+
+
 def round_complete(number: int = 1) -> Heard:
     body = RoundComplete(contributors={}, left_out={}, model_digest="0" * 64, seconds=1.0)
     return Heard(said("round-complete", body, number))
@@ -106,6 +133,8 @@ def chunks_wanted(number: int = 1, seal: str = SEAL, chunks: list[int] | None = 
     return Heard(said("chunks-wanted", ChunksWanted(round=number, attempt=1, seal=seal, chunks=chunks), number))
 
 
+STATISTICS = StatisticsReady(statistics=DataFingerprint(cases=7))
+
 PREPARED = Prepared("e", COUNTS, PLATFORM)
 
 SCORES = {"test": SplitScores(cases=2, withheld=True)}
@@ -119,6 +148,7 @@ WAYS: dict[Phase, list[AnyInput]] = {
     Phase.AWAITING: [accepted(verdict=PolicyVerdict(by_hand=True))],
     Phase.PREPARING: [accepted()],
     Phase.IDLE: [accepted(), PREPARED],
+    Phase.MEASURING: [accepted(), PREPARED, statistics_start()],
     Phase.FETCHING: [accepted(), PREPARED, round_start()],
     Phase.TRAINING: [accepted(), PREPARED, round_start(), model_ready()],
     Phase.SENDING: [accepted(), PREPARED, round_start(), model_ready(), trained()],

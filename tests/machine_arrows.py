@@ -8,7 +8,7 @@ from typing import Any
 
 import agenda_kit as site
 from coordinator_kit import MANIFEST, SITES
-from machine_run import BODIES, SEAL, Run, in_phase
+from machine_run import BODIES, SEAL, Run, in_phase, measuring
 
 from coordinator.core import inputs as i
 from coordinator.core import machine
@@ -32,6 +32,11 @@ def coordinator_arrows() -> list[Arrow]:
             continue
         for run in _ways_on(phase):
             found |= dict.fromkeys(_changes(run))
+    for plan in ({}, {"plan": {"kind": "statistics"}, "rounds": {"count": 0}}):
+        run = measuring(**plan)
+        for sender in SITES:
+            run.wire(BODIES["statistics-ready"], sender)
+        found |= dict.fromkeys(_changes(run))
     return sorted(found, key=lambda one: (_rank(one[0]), _rank(one[1]), one[2]))
 
 
@@ -127,6 +132,9 @@ def _site_inputs() -> Iterator[Any]:
     yield site.round_start(1)
     yield site.round_start(2)
     yield site.evaluation_start()
+    yield site.statistics_start()
+    yield site.statistics_pooled()
+    yield s.CasesMeasured("e", site.STATISTICS)
     yield site.round_complete(1)
     yield site.model_ready(1)
     yield site.model_ready(2)

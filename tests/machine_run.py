@@ -18,9 +18,21 @@ from coordinator.loop.file_checks import Find, find_nothing
 from coordinator.record.recovery import read_body, step_body
 from messages import codec, kinds
 from messages.reasons import Reason
+from messages.statistics.fingerprint import DataFingerprint
+from messages.statistics.histograms import Histogram
 
 SEAL = "cd" * 32
 
+_CUBE = (Histogram(bins=(832,), counts=(10,)),) * 3
+FINGERPRINT = DataFingerprint(
+    cases=10,
+    spacing=(Histogram(bins=(0,), counts=(10,)),) * 3,
+    shape=_CUBE,
+    cropped=_CUBE,
+    extent=_CUBE,
+    kept=Histogram(bins=(0,), counts=(10,)),
+)
+"""Of ten cubes of 64 voxels of 1 mm."""
 BODIES: dict[str, kinds.Body] = {
     "experiment-start": kinds.ExperimentStart(experiment=plain()),
     "experiment-abort": kinds.ExperimentAbort(),
@@ -34,6 +46,7 @@ BODIES: dict[str, kinds.Body] = {
     "weights-ready": weights(1),
     "round-failed": kinds.RoundFailed(reason=Reason.CUDA_OOM),
     "evaluated": kinds.Evaluated(scores={}),
+    "statistics-ready": kinds.StatisticsReady(statistics=FINGERPRINT),
     "leaving": kinds.Leaving(),
     "head-witnessed": kinds.HeadWitnessed(size=7, root="ab" * 32, cosignature=bytes(76)),
 }
@@ -116,6 +129,13 @@ class Run:
         digest = self.state.models[number].digest
         one = kinds.ModelScores(model_digest=digest, splits={"validation": scores(0.5), "test": scores(0.25)})
         self.wire(kinds.Evaluated(scores={"final": one}), site, number=number)
+
+
+def measuring(**changes: Any) -> Run:
+    """An experiment that asks its sites for statistics first."""
+    run = Run(**({"net": {"name": "auto"}} | changes))
+    run.join()
+    return run
 
 
 def in_phase(phase: Phase) -> Run:

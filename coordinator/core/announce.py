@@ -14,7 +14,11 @@ from messages.kinds import Body
 from messages.reasons import Reason
 
 MOST_EXCLUDED = 5
-"""Excluded sites that a standing tells of, the last ones: it holds eight events."""
+"""Excluded sites that a standing tells of, the last ones: it holds eight events. One fewer beside statistics."""
+
+
+STATISTICS_ALONE = "end"
+"""The attempt of a statistics-pooled that ends its experiment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,24 @@ def complete_body(state: ExperimentState) -> kinds.ExperimentComplete:
     )
 
 
+def announce_statistics(state: ExperimentState) -> Announcement:
+    """statistics-pooled: what the experiment goes on with, or ends with."""
+    if state.measured is None:
+        raise ValueError("nothing was measured")
+    found = state.measured
+    body = kinds.StatisticsPooled(
+        statistics=found.statistics,
+        contributors=dict(found.contributors),
+        left_out={site: state.tellable_reason(reason) for site, reason in found.left_out.items()},
+        memory_mib=found.memory_mib,
+        configuration=found.configuration,
+    )
+    return Announcement("statistics-pooled", state.id, body, attempt=1 if state.ended is None else STATISTICS_ALONE)
+
+
 def announce_ended(state: ExperimentState) -> Announcement:
+    if state.phase is Phase.COMPLETE and state.outcome is None:
+        return announce_statistics(state)
     if state.phase is Phase.COMPLETE:
         return Announcement("experiment-complete", state.id, complete_body(state), state.completed)
     if state.phase is Phase.FAILED and state.reason is not None:
@@ -94,25 +115,27 @@ def announce_excluded(state: ExperimentState, site: str) -> Announcement:
     return Announcement("site-excluded", state.id, body, attempt=site)
 
 
-Mark = tuple[Phase, int, tuple[int, int] | None, tuple[str, ...]]
+Mark = tuple[Phase, int, tuple[int, int] | None, tuple[str, ...], bool]
 
 
 def state_mark(state: ExperimentState) -> Mark:
     """What `current_announcements` follows from, cheap to compare: as long as it is the same, so are the events."""
     is_open = state.round is not None and state.round.closed_at is None
     opening = (state.round.number, state.round.opening) if state.round is not None and is_open else None
-    return state.phase, state.pauses, opening, _told_excluded(state)
+    return state.phase, state.pauses, opening, _told_excluded(state), state.measured is not None
 
 
 def _told_excluded(state: ExperimentState) -> tuple[str, ...]:
-    return state.excluded[-MOST_EXCLUDED:] if state.excluded and may_tell_excluded(state) else ()
+    most = MOST_EXCLUDED if state.measured is None else MOST_EXCLUDED - 1
+    return state.excluded[-most:] if state.excluded and may_tell_excluded(state) else ()
 
 
 def current_announcements(state: ExperimentState) -> tuple[Announcement, ...]:
     """What a site that returns has to know (protocol rule 1)."""
     if state.ended is not None:
         return (announce_ended(state),)
-    told = [announce_accepted(state), *(announce_excluded(state, site) for site in _told_excluded(state))]
+    measured = () if state.measured is None else (announce_statistics(state),)
+    told = [announce_accepted(state), *measured, *(announce_excluded(state, site) for site in _told_excluded(state))]
     if state.round is not None and state.round.closed_at is None:
         told.append(round_opened(state))
     if state.phase is Phase.PAUSED:

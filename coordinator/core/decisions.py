@@ -11,6 +11,8 @@ from coordinator.core.state import StepName, Timer
 from messages.kinds import Label, ModelScores
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.statistics.configuration import Configuration
+from messages.statistics.fingerprint import DataFingerprint
 from messages.tensors.layout import Manifest
 
 
@@ -256,6 +258,22 @@ class RoundCompleted(Decision):
     staleness: dict[str, int] = Field({}, exclude_if=lambda value: not value)
 
 
+class StatisticsPooled(Decision):
+    """What the sites told of their training cases, all together, and the configuration that follows from it, if any
+    does.
+
+    `contributors`: site → training cases that it told of. `memory_mib`: the least that one of them declared.
+    """
+
+    decision: Literal["statistics-pooled"] = "statistics-pooled"
+    time: float
+    statistics: DataFingerprint
+    contributors: dict[str, int]
+    left_out: dict[str, Reason]
+    memory_mib: int | None
+    configuration: Configuration | None
+
+
 class SiteEvaluated(Decision):
     decision: Literal["site-evaluated"] = "site-evaluated"
     site: str
@@ -343,6 +361,7 @@ AnyDecision = Annotated[
     | DeadlineExtended
     | RoundClosed
     | RoundCompleted
+    | StatisticsPooled
     | SiteEvaluated
     | StepAnswered
     | Completed

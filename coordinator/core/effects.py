@@ -216,9 +216,21 @@ def _open_step(state: ExperimentState, x: d.RoundStarted) -> tuple[Effect, ...]:
     return (*_listen_for_updates(state), Announce(announce.round_opened(state)), *_send_models(state))
 
 
+def _initialise(state: ExperimentState) -> tuple[Effect, ...]:
+    """The initial model, as soon as its net is known."""
+    return () if state.awaits_statistics else (Initialise(state.experiment, state.origin),)
+
+
 def _yield_model(state: ExperimentState, x: d.Completed) -> tuple[Effect, ...]:
     publish = PublishModel(state.id, announce.complete_body(state))
     return (Forget(state.id), Announce(announce.announce_ended(state)), publish, Prune(state.id, needed_blobs(state)))
+
+
+def _go_on_configured(state: ExperimentState, x: d.StatisticsPooled) -> tuple[Effect, ...]:
+    """The net is built now that it is known; an experiment that asked for statistics alone has ended."""
+    if state.ended is not None:
+        return (Forget(state.id), Announce(announce.announce_ended(state)))
+    return (Announce(announce.announce_statistics(state)), Initialise(state.experiment, state.origin))
 
 
 def _end_experiment(state: ExperimentState, x: d.Failed | d.Aborted) -> tuple[Effect, ...]:
@@ -347,7 +359,8 @@ def _make_apart(state: ExperimentState, round_: Round, all_: Aggregate) -> tuple
 _EFFECTS: dict[type[d.Decision], Callable[[ExperimentState, Any], tuple[Effect, ...]]] = {
     d.Accepted: lambda state, x: (Announce(announce.announce_accepted(state)),),
     d.Excluded: _tell_excluded,
-    d.RecruitingClosed: lambda state, x: (Initialise(state.experiment, state.origin),),
+    d.RecruitingClosed: lambda state, x: _initialise(state),
+    d.StatisticsPooled: _go_on_configured,
     d.RoundStarted: _open_step,
     d.AnnouncedAgain: lambda state, x: (Announce(announce.round_opened(state)),),
     d.UpdateAnnounced: lambda state, x: _expect_update(state, x.site),
@@ -372,12 +385,12 @@ def _unfinished_effects(state: ExperimentState) -> tuple[Effect, ...]:
     """What the phase that an experiment is in asks for, after a restart or a pause."""
     if state.ended is not None:
         done: tuple[Effect, ...] = (Announce(announce.announce_ended(state)),)
-        if state.phase is Phase.COMPLETE:
+        if state.phase is Phase.COMPLETE and state.outcome is not None:
             done += (PublishModel(state.id, announce.complete_body(state)), Prune(state.id, needed_blobs(state)))
         return done
     todo: tuple[Effect, ...] = tuple(Announce(what) for what in announce.current_announcements(state))
     if state.stage is Phase.INITIALISING and not state.models:
-        return (*todo, Initialise(state.experiment, state.origin))
+        return (*todo, *_initialise(state))
     if state.stage is Phase.AGGREGATING:
         todo = (*todo, *_aggregate_round(state))
     if state.round is None or not takes_more(state):

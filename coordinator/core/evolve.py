@@ -13,6 +13,7 @@ from coordinator.core.state import (
     EMPTY,
     ExperimentState,
     Kept,
+    Measured,
     Model,
     Outcome,
     Part,
@@ -29,6 +30,7 @@ from coordinator.core.state import (
 from coordinator.core.steps.table import STEPS
 from messages.experiment import read_recorded
 from messages.reasons import Reason
+from messages.statistics.configuration import configure_experiment
 
 State = ExperimentState
 
@@ -154,6 +156,16 @@ def _recruiting_closed(state: State, x: d.RecruitingClosed) -> State:
 
 def _initial_model(state: State, x: d.InitialModel) -> State:
     return replace(state, manifest=x.manifest, models={1: Model(x.seal, x.digest, x.wire)})
+
+
+def _note_statistics(state: State, x: d.StatisticsPooled) -> State:
+    """The experiment goes on as it is configured now, or is complete where it asked for nothing else."""
+    found = Measured(x.statistics, x.contributors, x.left_out, x.memory_mib, x.configuration)
+    if state.experiment.plan.kind == "statistics" or x.configuration is None:
+        return _end_in_phase(state, Phase.COMPLETE, x.time, measured=found)
+    configured = configure_experiment(state.experiment, x.configuration)
+    after = _enter_phase(state, Phase.INITIALISING, round=None, timers=EMPTY)
+    return replace(after, measured=found, experiment=configured)
 
 
 def _round_started(state: State, x: d.RoundStarted) -> State:
@@ -368,6 +380,7 @@ _APPLY: dict[type[d.Decision], Callable[[State, Any], State]] = {
     d.DeadlineExtended: _extend_deadline,
     d.RoundClosed: _round_closed,
     d.RoundCompleted: _round_completed,
+    d.StatisticsPooled: _note_statistics,
     d.SiteEvaluated: _note_evaluated,
     d.StepAnswered: _note_answered,
     d.Completed: _complete_experiment,

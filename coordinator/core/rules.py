@@ -14,7 +14,7 @@ from coordinator.core.checks import list_outliers
 from coordinator.core.inputs import Aggregated
 from coordinator.core.plans.base import Opening
 from coordinator.core.plans.table import plan_of
-from coordinator.core.state import EMPTY, ExperimentState, Phase, Round, Timer
+from coordinator.core.state import EMPTY, STATISTICS, ExperimentState, Phase, Round, Timer
 from coordinator.core.steps.base import left_behind, poolable
 from coordinator.core.steps.table import STEPS, row_of
 from messages.reasons import Reason
@@ -31,6 +31,8 @@ def advance_state(state: ExperimentState, now: float) -> Decided:
     """The next consequence of the state as it is, or nothing."""
     if state.phase is Phase.RECRUITING:
         return close_recruiting(state, now) if state.everybody_answered else ()
+    if state.phase is Phase.INITIALISING and state.awaits_statistics:
+        return (open_step(state, Opening(STATISTICS, state.joined, evaluate=False), now),)
     if state.phase in (Phase.INITIALISING, Phase.AGGREGATING) and state.is_between:
         return start_next(state, now) if state.has_next else ()
     if state.phase in (Phase.RUNNING, Phase.EVALUATING) and state.round is not None:
@@ -64,6 +66,7 @@ def open_step(
 ) -> d.RoundStarted:
     """Open a step: of a new round where none is open, else one more of the open round."""
     before = None if state.is_between else state.round
+    first = 2 if opening.step == STATISTICS else 1  # a site that has joined stands at the first opening of round 0
     plan = plan_of(state)
     cases = {site: plan.count_cases(state.members[site]) for site in opening.sites}
     going_on = dict(plan.list_going_on(state)) if before is None else {}
@@ -72,7 +75,7 @@ def open_step(
     elif state.round is not None:
         cases |= {site: state.round.cases[site] for site in going_on}
     return d.RoundStarted(
-        number=state.completed + 1,
+        number=0 if opening.step == STATISTICS else state.completed + 1,
         step=opening.step,
         cases=cases,
         away=tuple(site for site in opening.sites if state.members[site].away),
@@ -80,7 +83,7 @@ def open_step(
         time=now,
         accept_due=now + ACCEPT_WITHIN,
         deadline=now + STEPS[opening.step].within(state.experiment),
-        opening=1 if before is None else before.opening + 1,
+        opening=first if before is None else before.opening + 1,
         left_out=dict(left_out),
         weights=dict(opening.weights),
         going_on=going_on,

@@ -19,6 +19,8 @@ from messages.experiment import Experiment
 from messages.kinds import ModelScores, Word
 from messages.reasons import IN_OLDER_WORDS, Reason
 from messages.scores import SplitScores
+from messages.statistics.configuration import Configuration
+from messages.statistics.fingerprint import DataFingerprint
 from messages.tensors.codecs import CODECS, Codec
 from messages.tensors.layout import Manifest
 
@@ -47,6 +49,7 @@ StepName = Word
 """What an open round waits for: the name of a row of `coordinator.core.steps.table`."""
 UPDATES: StepName = "updates"
 SCORES: StepName = "scores"
+STATISTICS: StepName = "statistics"
 
 
 class Timer(StrEnum):
@@ -240,6 +243,17 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What the sites told of their training cases, all together; `configuration`: what follows from it, or None."""
+
+    statistics: DataFingerprint
+    contributors: Mapping[str, int]
+    left_out: Mapping[str, Reason]
+    memory_mib: int | None
+    configuration: Configuration | None
+
+
+@dataclass(frozen=True, slots=True)
 class ExperimentState:
     """Everything that the journal's entries of one experiment add up to.
 
@@ -248,7 +262,8 @@ class ExperimentState:
     `file` is the experiment file as it was accepted, `bounds` the operator's then. `excluded`: sites that the
     researcher took out, in that order. `origin`: the model that it begins with, where that is not drawn. `own[r]`:
     by site, the model of its own that it receives in round r; `models` has the initial one alone then. `logic` is no
-    part of the record: `decide` sets it, for rules that differ by it (`coordinator.core.logic`).
+    part of the record: `decide` sets it, for rules that differ by it (`coordinator.core.logic`). `measured`: statistics
+    that it began with; from then on `experiment` is what it was configured to, and `file` stays what was accepted.
     """
 
     experiment: Experiment
@@ -282,6 +297,12 @@ class ExperimentState:
     origin: ModelOrigin | None = None
     own: Mapping[int, Mapping[str, Model]] = field(default_factory=lambda: EMPTY)
     logic: int = LOGIC
+    measured: Measured | None = None
+
+    @property
+    def awaits_statistics(self) -> bool:
+        """Whether it begins with statistics that are not here yet."""
+        return self.measured is None and self.experiment.measures_first
 
     @property
     def id(self) -> str:
@@ -308,7 +329,8 @@ class ExperimentState:
     def is_between(self) -> bool:
         """Whether the next round may begin: none is open or in the making. One that has made its model stays as
         `round` until then where work goes on from it."""
-        return self.round is None or self.round.number <= self.completed
+        one = self.round
+        return one is None or (one.closed_at is not None and one.number <= self.completed)
 
     @property
     def has_next(self) -> bool:

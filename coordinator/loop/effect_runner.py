@@ -10,7 +10,7 @@ import structlog
 
 from coordinator.core import effects as e
 from coordinator.core import inputs as i
-from coordinator.core.announce import Announcement
+from coordinator.core.announce import STATISTICS_ALONE, Announcement
 from coordinator.core.steps.table import STEPS
 from coordinator.record.heads import END, HEAD, LogHeads
 from coordinator.record.journal import Journal, JournalDiskFull
@@ -106,7 +106,8 @@ class EffectRunner:
         """Say it to all; a head of the log goes before what opens a step or ends an experiment."""
         what = effect.what
         opens = any(row.opens == what.kind for row in STEPS.values())
-        if self._heads is not None and (opens or what.kind in ENDINGS):
+        ends = what.kind in ENDINGS or (what.kind == "statistics-pooled" and what.attempt == STATISTICS_ALONE)
+        if self._heads is not None and (opens or ends):
             self._publish_head(self._heads, what.experiment, what.round, int(what.attempt) if opens else END)
         self._say.announce_to_all(what)
 

@@ -51,6 +51,8 @@ class Tally:
                 self.refused_events[decision.reason.value] += 1
             case d.Completed():
                 self._count_end(name, "complete", "complete" if open_round is not None else None)
+            case d.StatisticsPooled() if before is not None and not before.experiment.plan.trains:
+                self._count_end(name, "complete", "complete")
             case d.Failed():
                 self._count_end(name, "failed", "failed" if open_round is not None else None)
             case d.Aborted():

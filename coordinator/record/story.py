@@ -8,7 +8,7 @@ from typing import Any
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.records import ModelOrigin
-from coordinator.core.state import SCORES, UPDATES, ExperimentState, Phase
+from coordinator.core.state import SCORES, STATISTICS, UPDATES, ExperimentState, Phase
 from coordinator.record.heads import HEAD
 from coordinator.record.journal import REGISTER, STEP, TERM
 from coordinator.record.recovery import read_step
@@ -97,12 +97,21 @@ def _tell_round_started(x: d.RoundStarted) -> str:
     if x.step == SCORES:
         what = "evaluation of the ensemble" if x.weights else "evaluation"
         return f"{what} starts with {', '.join(x.cases)}"
+    if x.step == STATISTICS:
+        return f"statistics are asked of {', '.join(x.cases)}"
     place = f"round {x.number}" if x.step == UPDATES else f"round {x.number}, {x.step},"
     verb = "starts" if x.opening == 1 else "goes on"
     left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
     new = [site for site in x.cases if site not in x.going_on]
     going = "".join(f"; {site} goes on with round {base}" for site, base in x.going_on.items())
     return f"{place} {verb} with {', '.join(new) or 'nobody new'}{going}" + (f"; left out {left}" if left else "")
+
+
+def _tell_statistics(x: d.StatisticsPooled) -> str:
+    told = ", ".join(f"{site} ({cases})" for site, cases in x.contributors.items())
+    left = ", ".join(f"{site}: {reason}" for site, reason in x.left_out.items())
+    made = "" if x.configuration is None else f"; {x.configuration.words}"
+    return f"statistics of {told}" + (f"; left out {left}" if left else "") + made
 
 
 def _tell_round_closed(x: d.RoundClosed) -> str:
@@ -143,6 +152,7 @@ _LINES: Mapping[type[d.Decision], Callable[[Any], str]] = {
     d.SitesAbsent: lambda x: f"counted as absent: {', '.join(x.sites)}",
     d.QuorumMet: lambda x: f"quorum is met, {x.grace_due - x.time:.0f} s of grace begin",
     d.DeadlineExtended: lambda x: f"deadline extended ({x.times})",
+    d.StatisticsPooled: _tell_statistics,
     d.RoundClosed: _tell_round_closed,
     d.RoundCompleted: _tell_round_completed,
     d.Completed: lambda x: f"complete: the {x.label} model, of {x.rounds} rounds",

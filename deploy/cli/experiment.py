@@ -51,6 +51,7 @@ def check(
     profile: ProfileOption = None,
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the sites.")] = False,
     within: Annotated[float, typer.Option("--within", help="Seconds to wait for the sites.", min=1.0)] = 8.0,
+    plan: Annotated[bool, typer.Option("--plan", help="How a net that configures itself will come about.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Validate a file, estimate what it takes, and ask the sites who is there and would take part.
@@ -61,14 +62,19 @@ def check(
     Example: konsil experiment check glioma.toml
     """
     from deploy.cli import requests
+    from deploy.cli.foresight import foresee_plan
     from deploy.estimate import estimate, measure_apart
     from deploy.session import profile as profiles
     from deploy.session.connection import open_session
     from messages import experiment as experiments
+    from nets import registry
 
     experiment = experiments.read_experiment(file)
-    with show_working("measuring the net, in a process of its own") as show:
-        found = estimate(experiment, partial(measure_apart, show=partial(requests.show_measuring, show)))
+    registry.check_net(experiment)
+    found = None
+    if not experiment.measures_first:
+        with show_working("measuring the net, in a process of its own") as show:
+            found = estimate(experiment, partial(measure_apart, show=partial(requests.show_measuring, show)))
     answers, free = None, None
     if not offline and profiles.profile_exists(profile):
         with show_working(f"asking {len(experiment.sites)} sites") as show, open_session(profile) as opened:
@@ -80,11 +86,16 @@ def check(
     if json_:
         result: dict[str, Any] = {"experiment": experiment.id, "digest": experiment.digest(), "valid": True}
         result |= {"id_free": free}
-        result |= {"estimate": found.as_plain(), "asked": answers is not None, "enough": enough}
+        result |= {"plan": foresee_plan(experiment)} if plan else {}
+        result |= {
+            "estimate": None if found is None else found.as_plain(),
+            "asked": answers is not None,
+            "enough": enough,
+        }
         result["sites"] = {one.site: one.as_plain() for one in answers or ()}
         emit_json(result)
     else:
-        requests.print_check(experiment, found, answers, enough, free)
+        requests.print_check(experiment, found, answers, enough, free, foresee_plan(experiment) if plan else ())
     raise typer.Exit(0 if enough and free is not False else 1)
 
 

@@ -86,7 +86,7 @@ def _rounds(experiment: Experiment) -> str:
     """How many rounds, in words."""
     count, sites = experiment.rounds.count, len(experiment.sites)
     if not experiment.plan.trains:
-        return "an evaluation"
+        return "an evaluation" if experiment.plan.kind == "evaluation" else "statistics"
     if (buffer := experiment.plan.buffer) is not None:
         return f"{count_noun(count, 'round')} of {count_noun(buffer, 'update')} each"
     if experiment.plan.kind != "sequential":
@@ -97,13 +97,35 @@ def _rounds(experiment: Experiment) -> str:
 
 
 def print_check(
-    experiment: Experiment, found: Estimate, answers: Sequence[Answer] | None, enough: bool, free: bool | None = None
+    experiment: Experiment,
+    found: Estimate | None,
+    answers: Sequence[Answer] | None,
+    enough: bool,
+    free: bool | None = None,
+    plan: Sequence[str] = (),
 ) -> None:
-    """The result of a check, for a person. `free`: whether the id is; None: not asked."""
+    """The result of a check, for a person.
+
+    Args:
+        found: None: the net is not known yet.
+        free: whether the id is; None: not asked.
+        plan: what is known of how it goes on, in lines.
+    """
     say_line(f"{experiment.id}: valid (digest {experiment.digest()[:16]})")
     say_line(f"  read out  {say_digest(experiment.digest())}")
     if free is False:
         say_line(f"  id        taken: {ADVICE[Reason.ID_TAKEN]}")
+    for number, line in enumerate(plan):
+        say_line(f"  {'plan' if number == 0 else '':<9} {line}")
+    if found is None:
+        say_line("  net       follows from the sites' statistics, and with it memory and bytes (--plan says how)")
+    else:
+        _print_estimate(experiment, found)
+    if answers is not None:
+        _print_answers(experiment, answers, enough)
+
+
+def _print_estimate(experiment: Experiment, found: Estimate) -> None:
     say_line(f"  net       {experiment.net.name}, {found.parameters:,} parameters, {human_bytes(found.model_bytes)}")
     trainer, memory = experiment.training.trainer, human_bytes(found.training_memory_bytes)
     asked = f"about {memory} for training at each site (estimate)"
@@ -125,8 +147,9 @@ def print_check(
         f"  time      at the latest {human_seconds(found.latest_end_seconds)} after the start; "
         "how long a round takes shows after the first one"
     )
-    if answers is None:
-        return
+
+
+def _print_answers(experiment: Experiment, answers: Sequence[Answer], enough: bool) -> None:
     rows = []
     for one in answers:
         verdict = "would accept" if one.accepts else str(one.reason or ("no answer" if one.online else "offline"))

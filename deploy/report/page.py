@@ -13,6 +13,7 @@ from deploy.report.curves import Line, draw_chart
 from deploy.report.doubts import doubts_section
 from deploy.report.html import format_count
 from deploy.report.matrix import matrix_section
+from deploy.report.statistics import statistics_section
 from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
 from messages.ground.errors import WorkFailed
@@ -89,6 +90,7 @@ def render_report(
     sections = [
         ("Why it ended", tables.failure_section(story)),
         ("Summary", tables.summary_table(story, images or {})),
+        ("Statistics of the training cases", statistics_section(story)),
         ("Result", tables.results_table(story, baselines) + tables.side_by_side(story, baselines)),
         ("Cross-site matrix", matrix_section(story)),
         ("Contradictions", doubts_section(story)),

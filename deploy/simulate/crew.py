@@ -17,6 +17,7 @@ from site_agent.training.client import TrainerProcess
 from site_agent.training.protocol import (
     CheckpointEvent,
     Evaluate,
+    Measure,
     Prepare,
     Prepared,
     Progress,
@@ -35,7 +36,7 @@ ENDED_WITHIN = 5.0
 class Task:
     """One request of a site's, and what came of it."""
 
-    def __init__(self, site: str, prepare: Prepare, request: Train | Evaluate | None) -> None:
+    def __init__(self, site: str, prepare: Prepare, request: Train | Evaluate | Measure | None) -> None:
         self.site, self.prepare, self.request = site, prepare, request
         self.replies: list[Reply] = []
         """In their order, without `Progress` and `CheckpointEvent`; the last one is the answer."""
@@ -85,7 +86,7 @@ class Crew:
         self._closed = False
         self._told = time.monotonic()
 
-    def submit(self, site: str, prepare: Prepare, request: Train | Evaluate | None = None) -> Task:
+    def submit(self, site: str, prepare: Prepare, request: Train | Evaluate | Measure | None = None) -> Task:
         """Have a request answered by a worker, as soon as one is free; None: only `prepare`."""
         task = Task(site, prepare, request)
         with self._lock:

@@ -11,6 +11,7 @@ from typing import Any
 
 from deploy.demo.outcome import Outcome, outcome_as_plain
 from deploy.story.matrix import read_matrix
+from deploy.story.summary import statistics_as_plain
 from messages.ground.durable import replace_file
 from messages.ground.errors import RequestError
 from messages.ground.written.documents import read_json
@@ -79,6 +80,7 @@ def make_result(outcome: Outcome, *, threads: int, settings: str) -> RunResult:
         "state": story.phase,
         "reason": None if story.reason is None else str(story.reason),
         **outcome_as_plain(outcome),
+        **statistics_as_plain(story),
         "model": str(outcome.layout.model) if outcome.model_digest else None,
         "model_digest": outcome.model_digest or None,
         "virtual_seconds": story.seconds,

@@ -156,7 +156,7 @@ class _Simulation:
         with self._consortium.open_session() as session:
             story, entries = follow_experiment(session, experiment, self._view, self._look, LOOK_EVERY)
         digest = ""
-        if story.phase == "complete":
+        if story.phase == "complete" and story.model_digest is not None:
             with self._consortium.open_session() as session:
                 digest = model_file.fetch_model(session, experiment.id, order.layout.model, lambda _text: None)
         self._consortium.close()

@@ -26,6 +26,7 @@ from site_agent.trainers.base import Ended, OnExit, OnReply
 from site_agent.training.files import growing_path, kept_file, kept_folder, strategy_folder
 from site_agent.training.protocol import (
     Evaluate,
+    Measure,
     Prepare,
     Prepared,
     Progress,
@@ -46,7 +47,7 @@ class _Bench:
     """What an experiment's trainer is, seen from the agent: see `site_agent.trainers.processes`."""
 
     token: int
-    inbox: Queue[tuple[Prepare, Train | Evaluate | None] | None]
+    inbox: Queue[tuple[Prepare, Train | Evaluate | Measure | None] | None]
     void: Event
     asking: Asking = field(default_factory=Asking)
     prepare: Prepare | None = None
@@ -98,7 +99,7 @@ class SharedTrainers:
     def _submit(bench: _Bench, request: Request | None) -> None:
         if request is None or bench.prepare is None:
             return
-        assert isinstance(request, Prepare | Train | Evaluate)  # noqa: S101 (all that an agent asks for)
+        assert isinstance(request, Prepare | Train | Evaluate | Measure)  # noqa: S101 (all that an agent asks for)
         bench.inbox.put((bench.prepare, None if isinstance(request, Prepare) else request))
 
     def current(self, experiment: str, token: int) -> bool:
@@ -175,7 +176,7 @@ class SharedTrainers:
         return bench
 
     def _answer(
-        self, bench: _Bench, prepare: Prepare, request: Train | Evaluate | None, say: Callable[[Reply], None]
+        self, bench: _Bench, prepare: Prepare, request: Train | Evaluate | Measure | None, say: Callable[[Reply], None]
     ) -> None:
         """Have it done, and say what came of it when its time is up."""
         seconds = self._seconds_of(bench, prepare, request)
@@ -196,8 +197,8 @@ class SharedTrainers:
                 bench.prepared = reply
             say(reply.model_copy(update={"seconds": seconds}) if isinstance(reply, Trained) else reply)
 
-    def _seconds_of(self, bench: _Bench, prepare: Prepare, request: Train | Evaluate | None) -> float:
-        if request is None or bench.prepared is None:
+    def _seconds_of(self, bench: _Bench, prepare: Prepare, request: Train | Evaluate | Measure | None) -> float:
+        if request is None or bench.prepared is None or isinstance(request, Measure):
             return self._tempo.take_preparing(self._site)
         if isinstance(request, Evaluate):
             return self._tempo.take_scoring(self._site, request, bench.prepared)
@@ -206,7 +207,7 @@ class SharedTrainers:
         return self._tempo.take_training(self._site, bench.experiment, request, bench.prepared)
 
     def _pass_time(
-        self, bench: _Bench, request: Train | Evaluate | None, seconds: float, say: Callable[[Reply], None]
+        self, bench: _Bench, request: Train | Evaluate | Measure | None, seconds: float, say: Callable[[Reply], None]
     ) -> bool:
         """Let the work's time pass; whether it became void meanwhile."""
         parts = min(MOST_WORDS, max(1, int(seconds / TELL_EVERY)))
@@ -215,5 +216,6 @@ class SharedTrainers:
                 return True
             if done < parts and request is not None:
                 phase = "training" if isinstance(request, Train) else "testing"
+                phase = "preparing" if isinstance(request, Measure) else phase
                 say(Progress(round=request.round, phase=phase, done=done, total=parts))  # type: ignore[arg-type]
         return False

@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deploy.story.parts import RoundStory, SiteStory, UpdateStory, late_words
+from deploy.story.parts import RoundStory, SiteStory, StatisticsStory, UpdateStory, late_words
 from deploy.story.story import ExperimentStory
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
+from messages.statistics.configuration import configure_experiment
 
 
 def _tell_accepted(story: ExperimentStory, event: Event, body: kinds.ExperimentAccepted) -> ExperimentStory:
@@ -62,6 +63,28 @@ def _tell_excluded(story: ExperimentStory, event: Event, body: kinds.SiteExclude
     return story.with_site(body.site, state="excluded", reason=body.reason)
 
 
+def _statistics_start(story: ExperimentStory, event: Event, body: kinds.StatisticsStart) -> ExperimentStory:
+    asked = story.statistics or StatisticsStory(event.time)
+    asked = replace(asked, started=event.time, sites=tuple(body.sites), within=body.within)
+    return replace(story, phase=story.phase if story.over else "running", statistics=asked)
+
+
+def _statistics_ready(story: ExperimentStory, event: Event, body: kinds.StatisticsReady) -> ExperimentStory:
+    asked = story.statistics or StatisticsStory(event.time)
+    return replace(story, statistics=replace(asked, told={**asked.told, event.sender: body}))
+
+
+def _statistics_pooled(story: ExperimentStory, event: Event, body: kinds.StatisticsPooled) -> ExperimentStory:
+    """The experiment reads as it is configured from then on; one that asked for nothing else is complete."""
+    found = replace(story.statistics or StatisticsStory(event.time), pooled=body)
+    experiment = story.experiment
+    if experiment is not None and not experiment.plan.trains:
+        return replace(story, statistics=found, phase="complete", ended=event.time)
+    if experiment is not None and body.configuration is not None and experiment.measures_first:
+        experiment = configure_experiment(experiment, body.configuration)
+    return replace(story, statistics=found, experiment=experiment)
+
+
 def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -> ExperimentStory:
     return replace(
         story,
@@ -79,6 +102,8 @@ def _round_start(story: ExperimentStory, event: Event, body: kinds.RoundStart) -
 
 
 def _round_accepted(story: ExperimentStory, event: Event, body: kinds.RoundAccepted) -> ExperimentStory:
+    if event.round == 0:
+        return story
     step = story.step_of(event.round)
     # A site that had given it up takes it on after all.
     failures = {site: reason for site, reason in step.failures.items() if site != event.sender}
@@ -105,6 +130,9 @@ def _weights_ready(story: ExperimentStory, event: Event, body: kinds.WeightsRead
 
 
 def _round_failed(story: ExperimentStory, event: Event, body: kinds.RoundFailed) -> ExperimentStory:
+    if event.round == 0:
+        asked = story.statistics or StatisticsStory(event.time)
+        return replace(story, statistics=replace(asked, failures={**asked.failures, event.sender: body.reason}))
     return story.with_step(event.round, failures={**story.step_of(event.round).failures, event.sender: body.reason})
 
 
@@ -192,6 +220,9 @@ HANDLERS: Mapping[type[kinds.Body], Callable[..., ExperimentStory]] = {
     kinds.Leaving: _tell_leaving,
     kinds.ExperimentExclude: _note_only,
     kinds.SiteExcluded: _tell_excluded,
+    kinds.StatisticsStart: _statistics_start,
+    kinds.StatisticsReady: _statistics_ready,
+    kinds.StatisticsPooled: _statistics_pooled,
     kinds.RoundStart: _round_start,
     kinds.RoundAccepted: _round_accepted,
     kinds.WeightsReady: _weights_ready,
@@ -217,6 +248,7 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
     """
     body, number = event.body, event.round
     step = "the evaluation" if planned is not None and number > planned else f"round {number}"
+    step = "the statistics" if number == 0 else step
     match body:
         case kinds.ExperimentAccepted():
             return f"accepted for {body.researcher} (file {body.digest[:12]})"
@@ -232,6 +264,14 @@ def event_sentence(event: Event, planned: int | None = None) -> str:
             return (
                 f"{'exclude' if isinstance(body, kinds.ExperimentExclude) else 'excluded:'} {body.site} ({body.reason})"
             )
+        case kinds.StatisticsStart():
+            return f"statistics are asked of {', '.join(body.sites)}"
+        case kinds.StatisticsReady():
+            return f"told statistics of {body.statistics.cases} training cases"
+        case kinds.StatisticsPooled():
+            left = "".join(f", {site} left out ({reason})" for site, reason in sorted(body.left_out.items()))
+            made = "" if body.configuration is None else f": {body.configuration.words}"
+            return f"statistics of {body.statistics.cases} training cases{left}{made}"
         case kinds.RoundStart():
             verb = "started" if event.attempt == "1" else "goes on"
             going = body.going_on or {}

@@ -153,6 +153,28 @@ def late_words(staleness: Mapping[str, int] | None, site: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class StatisticsStory:
+    """Statistics of training cases that the experiment began with.
+
+    Attributes:
+        sites: those asked; `told`: those that told; `failures`: those that said why they cannot.
+        pooled: what all told together, and what follows from it.
+    """
+
+    started: float
+    sites: tuple[str, ...] = ()
+    within: float = 0.0
+    told: Mapping[str, kinds.StatisticsReady] = field(default_factory=dict)
+    failures: Mapping[str, Reason] = field(default_factory=dict)
+    pooled: kinds.StatisticsPooled | None = None
+
+    @property
+    def deadline(self) -> float:
+        """The coordinator's clock."""
+        return self.started + self.within
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """Whom the open step waits for."""
 

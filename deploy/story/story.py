@@ -14,7 +14,7 @@ from typing import Any, cast
 from immutables import Map
 
 from deploy.story.moments import Moments
-from deploy.story.parts import RoundStory, SiteStory, TestScores, ValidationPoint, Waiting
+from deploy.story.parts import RoundStory, SiteStory, StatisticsStory, TestScores, ValidationPoint, Waiting
 from messages import kinds
 from messages.envelope import Event
 from messages.experiment import Experiment
@@ -80,6 +80,8 @@ class ExperimentStory:
     """Whether the observer's own line to the broker is down."""
     hears_live: bool = True
     """Whether the observer may hear live messages; an auditor reads the event log alone."""
+    statistics: StatisticsStory | None = None
+    """Of the training cases, where it begins with them."""
     checks: Mapping[int, Mapping[str, UpdateCheck]] = field(default_factory=dict)
     """By round and site, each update beside the others of its round, as the coordinator's journal has them."""
     coordinator_at: float | None = None
@@ -160,12 +162,18 @@ class ExperimentStory:
             return None
         if self.timers is not None:
             return min((self.timers[name] for name in ("grace", "deadline") if name in self.timers), default=None)
+        if self.statistics is not None and self.statistics.pooled is None:
+            return self.statistics.deadline
         step = self.evaluation if self.phase == "evaluating" else self.current_round
         return None if step is None else step.deadline
 
     @property
     def waiting(self) -> Waiting | None:
         """Whom the open step waits for; None where none is open, or all have reported."""
+        if (asked := self.statistics) is not None and asked.pooled is None and self.phase == "running":
+            owing = {site: asked.failures.get(site) for site in asked.sites if site not in asked.told}
+            left = {site: why for site, why in owing.items() if site not in self.excluded}
+            return Waiting("statistics", left, self.deadline) if left else None
         current = self.evaluation if self.phase == "evaluating" else self.current_round
         if self.over or self.phase not in ("running", "evaluating") or current is None or current.state != "open":
             return None

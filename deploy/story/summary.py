@@ -75,6 +75,22 @@ def waiting_as_plain(story: ExperimentStory) -> dict[str, Any] | None:
     return None if found is None else {"for": found.what, "sites": dict(found.sites), "until": found.until}
 
 
+def statistics_as_plain(story: ExperimentStory) -> dict[str, Any]:
+    """Statistics of the training cases, pooled and as each site told them; nothing where none were asked for."""
+    if story.statistics is None:
+        return {}
+    pooled = story.statistics.pooled
+    plain = {} if pooled is None else pooled.model_dump(mode="json")
+    return {
+        "configuration": plain.pop("configuration", None),
+        "statistics": {
+            **plain,
+            "sites": {site: one.model_dump(mode="json") for site, one in sorted(story.statistics.told.items())},
+            "failures": dict(story.statistics.failures),
+        },
+    }
+
+
 def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
     """The whole story without its rounds' details."""
     test = story.test
@@ -91,6 +107,7 @@ def story_as_plain(story: ExperimentStory) -> dict[str, Any]:
         "started": story.started,
         "ended": story.ended,
         "rounds": {"complete": story.completed_rounds, "planned": story.rounds_planned},
+        **statistics_as_plain(story),
         **({} if named is None else {"supersedes": named.model_dump(mode="json")}),
         "sites": {name: {"state": site.state, "reason": site.reason} for name, site in sorted(story.sites.items())},
         "validation": None if point is None else scores_as_plain(point.pooled, story.reader),

@@ -49,6 +49,8 @@ from messages.kinds.coordinator import (
     RoundComplete,
     RoundStart,
     SiteExcluded,
+    StatisticsPooled,
+    StatisticsStart,
     name_ensemble,
 )
 from messages.kinds.inbox import ChunksWanted, Receipt, Refused, Standing
@@ -77,6 +79,7 @@ from messages.kinds.site import (
     Platform,
     RoundAccepted,
     RoundFailed,
+    StatisticsReady,
     WeightsReady,
 )
 from messages.kinds.table import INBOX, KINDS, ROUTES, ROWS, UPDATE, KindSpec
@@ -156,6 +159,9 @@ __all__ = [
     "SiteName",
     "Sites",
     "Standing",
+    "StatisticsPooled",
+    "StatisticsReady",
+    "StatisticsStart",
     "Transfer",
     "Unknown",
     "Version",

@@ -30,6 +30,8 @@ from messages.kinds.base import (
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.sections import MOST_SITES
+from messages.statistics.configuration import Configuration
+from messages.statistics.fingerprint import DataFingerprint
 from messages.tensors.layout import Manifest
 
 
@@ -65,6 +67,26 @@ class OwnModel(Body):
     attempt: Count
     seal: Digest
     model_digest: Digest
+
+
+class StatisticsStart(Body):
+    """Before anything is trained, sites are asked for the fingerprint of their training cases."""
+
+    sites: Sites
+    within: float
+
+
+class StatisticsPooled(Body):
+    """What the sites told together, and what follows from it."""
+
+    statistics: DataFingerprint
+    contributors: Annotated[dict[SiteName, Count], at_most(MOST_SITES)]
+    """Site → training cases that it told of."""
+    left_out: Annotated[dict[SiteName, Code], at_most(MOST_SITES)]
+    memory_mib: Count | None = None
+    """The least that one of them declared."""
+    configuration: Configuration | None = None
+    """What the experiment goes on with; None: it ends with the statistics."""
 
 
 class RoundStart(Body):

@@ -10,6 +10,7 @@ from messages.ground.strictness import at_most
 from messages.kinds.base import MOST_CANDIDATES, Body, Code, Count, Digest, EventId, Label, LeftOut, Transfer, Versions
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.statistics.fingerprint import DataFingerprint
 
 
 class Hello(Body):
@@ -50,6 +51,14 @@ class Declined(Body):
 
 class RoundAccepted(Body):
     """The site has read a round-start or evaluation-start and takes it on."""
+
+
+class StatisticsReady(Body):
+    """The fingerprint of a site's training cases, as its policy lets it leave."""
+
+    statistics: DataFingerprint
+    memory_mib: Count | None = None
+    """Of the GPU that the site lends, or of a process without one, as its operator declared; None: not declared."""
 
 
 class WeightsReady(Body):

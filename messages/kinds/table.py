@@ -24,6 +24,8 @@ from messages.kinds.coordinator import (
     RoundComplete,
     RoundStart,
     SiteExcluded,
+    StatisticsPooled,
+    StatisticsStart,
 )
 from messages.kinds.inbox import ChunksWanted, Receipt, Refused, Standing
 from messages.kinds.live import Alive, CheckAnswer, EchoReply, Progress
@@ -48,6 +50,7 @@ from messages.kinds.site import (
     Nonce,
     RoundAccepted,
     RoundFailed,
+    StatisticsReady,
     WeightsReady,
 )
 from messages.names import AUDIT, DOWNLINK, GLOBAL, MODELS, PROGRESS, UPLINK
@@ -89,6 +92,7 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "weights-ready": _make_row(UPLINK, WeightsReady, "site"),
         "round-failed": _make_row(UPLINK, RoundFailed, "site"),
         "evaluated": _make_row(UPLINK, Evaluated, "site"),
+        "statistics-ready": _make_row(UPLINK, StatisticsReady, "site"),
         "leaving": _make_row(UPLINK, Leaving, "site"),
         "head-witnessed": _make_row(UPLINK, HeadWitnessed, "site"),
         "experiment-accepted": _make_row(DOWNLINK, ExperimentAccepted, "coordinator"),
@@ -103,6 +107,8 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "experiment-paused": _make_row(DOWNLINK, ExperimentPaused, "coordinator"),
         "experiment-resumed": _make_row(DOWNLINK, ExperimentResumed, "coordinator"),
         "site-excluded": _make_row(DOWNLINK, SiteExcluded, "coordinator"),
+        "statistics-start": _make_row(DOWNLINK, StatisticsStart, "coordinator"),
+        "statistics-pooled": _make_row(DOWNLINK, StatisticsPooled, "coordinator"),
         "register": _make_row(DOWNLINK, RegisterAnnounced, "coordinator"),
         "log-head": _make_row(DOWNLINK, LogHead, "coordinator"),
         "coordinator-hello": _make_row(DOWNLINK, CoordinatorHello, "coordinator", history=False),

@@ -27,6 +27,7 @@ from site_agent.core.evolve import fold_decisions
 from site_agent.core.inputs import (
     AnyInput,
     Approved,
+    CasesMeasured,
     ChunksSent,
     Distrusted,
     Heard,
@@ -47,8 +48,8 @@ from site_agent.core.jobs import NEEDS_SLOT, Agenda, Phase, Trained
 from site_agent.core.steps import STEPS
 
 OWN: tuple[type, ...] = (
-    Approved, Prepared, ModelReady, NoSpace, Trained, Scored, TrainerFailed, TrainerDied, PartBroken, ChunksSent,
-    UpdateLost, Receipted, Retried, Distrusted,
+    Approved, Prepared, ModelReady, NoSpace, Trained, Scored, CasesMeasured, TrainerFailed, TrainerDied, PartBroken,
+    ChunksSent, UpdateLost, Receipted, Retried, Distrusted,
 )  # fmt: skip
 """Our own inputs about one experiment."""
 
@@ -129,7 +130,7 @@ def waits_for_hours(agenda: Agenda) -> bool:
 
 
 _STANDING = tuple(phase for phase in Phase if phase is not Phase.UNKNOWN)
-_AT_WORK = (Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
+_AT_WORK = (Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
 
 
 def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
@@ -160,17 +161,19 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     for kind in ("experiment-complete", "experiment-failed", "experiment-aborted"):
         row(living, kind, heard.hear_ended)
     row(living, "site-excluded", heard.hear_excluded)
+    row(living, "statistics-pooled", heard.hear_configured)
     for kind in ("experiment-paused", "experiment-resumed"):
         row(living, kind, heard.hear_suspended)
     row((Phase.SENDING,), "chunks-wanted", heard.chunks_wanted)
 
     row((Phase.AWAITING,), Approved, h.take_approved)
     row((Phase.PREPARING,), Prepared, h.take_prepared)
-    row((Phase.IDLE, Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING), Prepared, h.prepared_again)
+    row((Phase.IDLE, Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.EVALUATING), Prepared, h.prepared_again)
     row((Phase.FETCHING, Phase.EVALUATING), ModelReady, h.model_ready)
     row((Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING), NoSpace, h.no_space)
     row((Phase.TRAINING,), Trained, h.take_trained)
     row((Phase.EVALUATING,), Scored, h.take_scored)
+    row((Phase.MEASURING,), CasesMeasured, h.take_measured)
     row(NEEDS_SLOT, TrainerFailed, h.take_failed)
     row(NEEDS_SLOT, TrainerDied, h.take_died)
     row((Phase.PREPARING, Phase.IDLE, *_AT_WORK, Phase.REPORTED), PartBroken, h.take_broken)
@@ -180,7 +183,7 @@ def build_table(steps: Iterable[str], kinds: Iterable[str]) -> Table:
     row((Phase.SENDING,), UpdateLost, h.update_lost)
     row((Phase.SENDING,), Receipted, h.take_receipted)
     # A trainer that was never asked cannot have said anything: what says so is broken.
-    for own in (Trained, Scored, ChunksSent, UpdateLost, Receipted):
+    for own in (Trained, Scored, CasesMeasured, ChunksSent, UpdateLost, Receipted):
         del table[Phase.AWAITING, own.__name__]
     return MappingProxyType(table)
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from messages.kinds import CaseCounts, Label, Platform
+from messages.kinds import CaseCounts, Label, Platform, StatisticsReady
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.statistics.configuration import Configuration
 from site_agent.core.jobs import Trained
 
 
@@ -180,6 +181,22 @@ class Report:
 
 
 @dataclass(frozen=True)
+class TellStatistics:
+    """The fingerprint of the training cases leaves."""
+
+    experiment: str
+    told: StatisticsReady
+
+
+@dataclass(frozen=True)
+class Configure:
+    """The experiment goes on as it was configured from what all told."""
+
+    experiment: str
+    configuration: Configuration
+
+
+@dataclass(frozen=True)
 class End:
     experiment: str
     reason: Reason | None
@@ -229,6 +246,8 @@ Decision = (
     | Retry
     | KeepScores
     | Report
+    | TellStatistics
+    | Configure
     | End
     | Suspend
     | Recover

@@ -13,6 +13,7 @@ from messages.reasons import Reason
 from messages.tensors.transfer import TransferKey
 from site_agent.core.decisions import (
     Begin,
+    Configure,
     Decision,
     Decline,
     Deliver,
@@ -32,6 +33,7 @@ from site_agent.core.decisions import (
     Seal,
     Switch,
     TakeRound,
+    TellStatistics,
 )
 from site_agent.core.jobs import Agenda, Job, Phase, event_of, experiment_of
 from site_agent.core.steps import STEPS, models_of, row_of
@@ -65,6 +67,13 @@ class RunPrepare:
 
 @dataclass(frozen=True)
 class RunTrain:
+    experiment: str
+
+
+@dataclass(frozen=True)
+class RunMeasure:
+    """Have the training cases measured."""
+
     experiment: str
 
 
@@ -105,7 +114,7 @@ class Free:
     round: int | None
 
 
-Effect = Say | Fetch | RunPrepare | RunTrain | RunEvaluate | SendChunks | Halt | CloseTrainer | Free
+Effect = Say | Fetch | RunPrepare | RunMeasure | RunTrain | RunEvaluate | SendChunks | Halt | CloseTrainer | Free
 
 
 def effects(before: Agenda, after: Agenda, decision: Decision) -> tuple[Effect, ...]:
@@ -136,7 +145,20 @@ def _effects_of_invite(change: _Change, x: Invite) -> tuple[Effect, ...]:
 
 
 def _effects_of_join(change: _Change, x: Join) -> tuple[Effect, ...]:
-    return (Say("joined", x.experiment, 0, Joined(cases=x.counts, platform=x.platform), more=x.committed),)
+    said = Say("joined", x.experiment, 0, Joined(cases=x.counts, platform=x.platform), more=x.committed)
+    # It may have read its data while the experiment had no net yet: then it cannot train.
+    return (said,) if change.job.configuration is None else (said, CloseTrainer(x.experiment))
+
+
+def _tell_statistics(change: _Change, x: TellStatistics) -> tuple[Effect, ...]:
+    job = change.was
+    assert job is not None  # noqa: S101 (for mypy: statistics are of a step)
+    return (Say("statistics-ready", x.experiment, job.round, x.told, job.opening),)
+
+
+def _effects_of_configure(change: _Change, x: Configure) -> tuple[Effect, ...]:
+    """Its trainer knows of no net, and ends; one that still reads the data goes on, and ends as the site joins."""
+    return () if change.job.phase is Phase.PREPARING else (CloseTrainer(x.experiment),)
 
 
 def _effects_of_decline(change: _Change, x: Decline) -> tuple[Effect, ...]:
@@ -219,6 +241,8 @@ _EFFECTS: dict[type, Callable[[_Change, Any], tuple[Effect, ...]]] = {
     GiveUp: _give_up,
     KeepScores: _keep_scores,
     Report: _effects_of_report,
+    TellStatistics: _tell_statistics,
+    Configure: _effects_of_configure,
     End: lambda change, x: (*change.halt, CloseTrainer(x.experiment), Free(x.experiment, None)),
     Recover: _effects_of_recover,
 }
@@ -240,6 +264,8 @@ def list_fetches(job: Job, site: str) -> tuple[Fetch, ...]:
 def _task_of(job: Job) -> Effect:
     if job.phase is Phase.PREPARING:
         return RunPrepare(job.experiment)
+    if job.phase is Phase.MEASURING:
+        return RunMeasure(job.experiment)
     if job.phase is Phase.TRAINING:
         return RunTrain(job.experiment)
     label = job.label

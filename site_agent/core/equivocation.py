@@ -9,9 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from messages.envelope import Event
-from messages.kinds import Body, EvaluationStart, ExperimentAccepted, ExperimentComplete, RoundComplete, RoundStart
+from messages.kinds import (
+    Body,
+    EvaluationStart,
+    ExperimentAccepted,
+    ExperimentComplete,
+    RoundComplete,
+    RoundStart,
+    StatisticsPooled,
+)
 
-COMPARED: tuple[type[Body], ...] = (RoundStart, EvaluationStart, RoundComplete, ExperimentAccepted, ExperimentComplete)
+COMPARED: tuple[type[Body], ...] = (
+    RoundStart,
+    EvaluationStart,
+    RoundComplete,
+    ExperimentAccepted,
+    ExperimentComplete,
+    StatisticsPooled,
+)
 """Bodies that are kept to be compared."""
 
 
@@ -33,6 +48,8 @@ def _read_facts(body: Body, site: str) -> Mapping[str, object]:
         return {"model": body.model_digest, "contributors": body.contributors}
     if isinstance(body, ExperimentAccepted):
         return {"file": (body.digest, body.researcher, body.original)}
+    if isinstance(body, StatisticsPooled):
+        return {"statistics": body.statistics, "configuration": body.configuration}
     if isinstance(body, ExperimentComplete):
         return {"model": body.model.model_digest, "rounds": body.rounds}
     return {}

@@ -13,6 +13,7 @@ from messages.reasons import Reason
 from messages.tensors.transfer import TransferKey
 from site_agent.core.decisions import (
     Begin,
+    Configure,
     Decision,
     Decline,
     Deliver,
@@ -38,6 +39,7 @@ from site_agent.core.decisions import (
     Suspend,
     Switch,
     TakeRound,
+    TellStatistics,
 )
 from site_agent.core.jobs import NEEDS_SLOT, Agenda, Job, Phase, event_of
 from site_agent.core.steps import STEPS, models_of
@@ -74,7 +76,7 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
     if isinstance(decision, Retry):
         return _with_job(_release_slot(agenda, name), job.model_copy(update={"deaths": job.deaths + 1}))
     changed = job.model_copy(update=_CHANGES[type(decision)](job, decision))
-    if isinstance(decision, Recount | Hold | Suspend | KeepScores) or (
+    if isinstance(decision, Recount | Hold | Suspend | KeepScores | Configure) or (
         isinstance(decision, Fetched) and changed.phase is job.phase and agenda.running == name
     ):
         return _with_job(agenda, changed, queue=False)
@@ -177,6 +179,8 @@ _CHANGES: dict[type, Callable[[Job, Any], Changes]] = {
     GiveUp: _give_up,
     KeepScores: _keep_scores,
     Report: lambda job, x: {"phase": Phase.REPORTED, **_NO_TASK},
+    TellStatistics: lambda job, x: {"phase": Phase.IDLE, **_NO_TASK},
+    Configure: lambda job, x: {"configuration": x.configuration},
     End: lambda job, x: {"phase": Phase.ENDED, "pending": None, "reason": x.reason, **_NO_TASK},
     Suspend: lambda job, x: {"suspended": x.suspended},
     Recover: _changes_of_recover,

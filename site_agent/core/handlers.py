@@ -26,11 +26,13 @@ from site_agent.core.decisions import (
     Seal,
     Switch,
     TakeRound,
+    TellStatistics,
 )
 from site_agent.core.effects import list_fetches
 from site_agent.core.evolve import evolve
 from site_agent.core.inputs import (
     Approved,
+    CasesMeasured,
     ChunksSent,
     Distrusted,
     ModelReady,
@@ -120,6 +122,17 @@ def take_scored(agenda: Agenda, job: Job, said: Scored) -> Decisions:
     return (kept, Report(job.experiment)) if last else (kept,)
 
 
+@handles(CasesMeasured)
+def take_measured(agenda: Agenda, job: Job, said: CasesMeasured) -> Decisions:
+    """The trainer has measured the training cases. Records `TellStatistics`, or `GiveUp` where all of it is below the
+    floor."""
+    if agenda.running != job.experiment:
+        return (Ignore(job.experiment, Reason.WRONG_STATE),)
+    if said.told is None:
+        return _give_up(job, Reason.PRIVACY_BELOW_FLOOR)
+    return (TellStatistics(job.experiment, said.told),)
+
+
 @handles(TrainerFailed)
 def take_failed(agenda: Agenda, job: Job, said: TrainerFailed) -> Decisions:
     """The trainer could not do what it was asked.
@@ -162,11 +175,12 @@ def take_broken(agenda: Agenda, job: Job, said: PartBroken) -> Decisions:
 
     Records `GiveUp` with a code, or `Decline` before the site has joined: the coordinator waits for nothing in vain.
     """
-    newer = said.round and (said.round, said.opening) > (job.round, job.opening)
+    of_a_step = said.round > 0 or said.opening > 1  # statistics are round 0, from its second opening on
+    newer = of_a_step and (said.round, said.opening) > (job.round, job.opening)
     if newer and job.phase is not Phase.PREPARING:
         left: Decisions = () if job.phase is Phase.IDLE else (Drop(job.experiment),)
         return (*left, GiveUp(job.experiment, said.round, said.opening, said.reason))
-    if said.round or job.phase in (Phase.IDLE, Phase.REPORTED):
+    if of_a_step or job.phase in (Phase.IDLE, Phase.REPORTED):
         return (Ignore(job.experiment, Reason.LATE),)
     return _give_up(job, said.reason)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from messages.abilities import WORDS_3, read_abilities
-from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed, SiteExcluded
+from messages.kinds import ChunksWanted, ExperimentAccepted, ExperimentFailed, SiteExcluded, StatisticsPooled
 from messages.reasons import IN_OLDER_WORDS, PASSING, Reason
 from site_agent.core.answers import Decisions, handles
 from site_agent.core.decisions import (
+    Configure,
     Drop,
     End,
     GiveUp,
@@ -124,6 +125,22 @@ def hear_completed(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     if heard.event.round < job.round:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
     return (Drop(job.experiment),)
+
+
+@handles(Heard)
+def hear_configured(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
+    """statistics-pooled: the experiment goes on with what follows from them, or it asked for nothing else and is over.
+
+    Records `Drop` of what is still measured, and `Configure`; or `End`.
+    """
+    body = heard.event.body
+    assert isinstance(body, StatisticsPooled)  # noqa: S101 (for mypy: the kind says so)
+    if not experiment_of(job).plan.trains or body.configuration is None:
+        return (End(job.experiment, None),)
+    if job.configuration is not None:
+        return (Ignore(job.experiment, Reason.DUPLICATE),)
+    left: Decisions = (Drop(job.experiment),) if job.phase is Phase.MEASURING else ()
+    return (*left, Configure(job.experiment, body.configuration))
 
 
 @handles(Heard)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from messages.envelope import Event
-from messages.kinds import CaseCounts, Label, Platform
+from messages.kinds import CaseCounts, Label, Platform, StatisticsReady
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.transfer import TransferKey
@@ -65,6 +65,14 @@ class Scored:
     experiment: str
     label: Label
     splits: dict[Literal["validation", "test"], SplitScores]
+
+
+@dataclass(frozen=True)
+class CasesMeasured:
+    """The training cases were measured; as it may leave the site. None: nothing of it may."""
+
+    experiment: str
+    told: StatisticsReady | None
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,7 @@ AnyInput = (
     | NoSpace
     | Trained
     | Scored
+    | CasesMeasured
     | TrainerFailed
     | PartBroken
     | Distrusted

@@ -18,6 +18,7 @@ from messages.kinds import Body, CaseCounts, EvaluationStart, Label, ModelScores
 from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.statistics.configuration import Configuration, configure_experiment
 
 
 class Phase(StrEnum):
@@ -33,6 +34,8 @@ class Phase(StrEnum):
     FETCHING = "fetching"
     TRAINING = "training"
     """Queued for the training slot, or in it (`Agenda.running`)."""
+    MEASURING = "measuring"
+    """As for training: the site tells of its training cases before anything is trained."""
     SENDING = "sending"
     """The update is complete on disk; ends with its receipt."""
     EVALUATING = "evaluating"
@@ -42,7 +45,7 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
-NEEDS_SLOT = (Phase.PREPARING, Phase.TRAINING, Phase.EVALUATING)
+NEEDS_SLOT = (Phase.PREPARING, Phase.MEASURING, Phase.TRAINING, Phase.EVALUATING)
 OVER = (Phase.DECLINED, Phase.ENDED)
 
 
@@ -55,6 +58,7 @@ class Job(BaseModel):
     `again` counts how often the opening was taken on after it had been given up; `pending` keeps its event until then.
     `attempt` goes up only where chunks of an earlier attempt may be out with other content. `data` is what the data set
     looked like when the site joined (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
+    `configuration`: what the experiment goes on with, once its statistics are pooled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +83,7 @@ class Job(BaseModel):
     fetched: tuple[str, ...] = ()
     scores: dict[Label, ModelScores] = {}
     deaths: int = 0
+    configuration: Configuration | None = Field(None, exclude_if=lambda value: value is None)
     suspended: bool = False
     reason: Reason | None = None
 
@@ -172,19 +177,26 @@ class Agenda:
     def busy(self) -> bool:
         """Whether some round or evaluation is in work."""
         return any(
-            job.phase in (Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING) for job in self.jobs.values()
+            job.phase in (Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
+            for job in self.jobs.values()
         )
 
 
-_READ: dict[str, tuple[dict[str, Any], Experiment]] = {}
+_READ: dict[str, tuple[dict[str, Any], Configuration | None, Experiment]] = {}
 _MOST_READ = 64
 
 
 def experiment_of(job: Job) -> Experiment:
-    """The experiment file of a job; a few are kept as they were read, since each step of a job asks for its file."""
+    """The experiment file of a job, as it is configured now.
+
+    A few are kept as they were read, since each step of a job asks for its file.
+    """
     known = _READ.get(job.digest)
-    if known is None or known[0] != job.file:
+    if known is None or known[:2] != (job.file, job.configuration):
         if len(_READ) >= _MOST_READ:
             _READ.clear()
-        known = _READ[job.digest] = (job.file, Experiment.model_validate(job.file))
-    return known[1]
+        experiment = Experiment.model_validate(job.file)
+        if job.configuration is not None:
+            experiment = configure_experiment(experiment, job.configuration)
+        known = _READ[job.digest] = (job.file, job.configuration, experiment)
+    return known[2]

@@ -65,4 +65,6 @@ class PolicyConfig(Settings):
     allow: tuple[Allow, ...] = ()
     open_per_researcher: int = Field(32, ge=1)
     """Most experiments of one researcher that are open here at a time: neither declined nor over."""
+    statistics: bool = True
+    """Whether the fingerprint of training cases may leave (plan "statistics", net "auto"), above the floors."""
     floors: Floors = Floors()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
 
-from messages.abilities import WORDS_5, is_known
+from messages.abilities import WORDS_5, WORDS_6, is_known
 from messages.experiment import Experiment
 from messages.kinds import CaseCounts
 from messages.reasons import IN_OLDER_WORDS, Reason
@@ -69,6 +69,7 @@ def judge_experiment(
         _trainer_missing(experiment, {} if trainers is None else trainers),
         _refused_by_rules(policy, experiment, researcher, today, signer),
         _below_floor(policy.floors, experiment),
+        _statistics_refused(policy, experiment),
         _data_missing(experiment, datasets),
     ):
         if reason is not None:
@@ -181,13 +182,19 @@ def _data_missing(experiment: Experiment, datasets: dict[str, set[str]]) -> Reas
     return None if set(experiment.task.concepts) <= concepts else Reason.MISSING_CONCEPT
 
 
+def _statistics_refused(policy: PolicyConfig, experiment: Experiment) -> Reason | None:
+    return Reason.STATISTICS_NOT_ALLOWED if experiment.measures_first and not policy.statistics else None
+
+
 def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> Reason | None:
     """Why the site cannot take part with these cases; None where it can."""
-    needed = counts.train if experiment.plan.trains else counts.validation + counts.test
+    needed = counts.train if experiment.plan.uses_training else counts.validation + counts.test
     if counts.used < max(floors.least_cases, experiment.data.least_cases) or needed < 1:
         return Reason.TOO_FEW_CASES
     if experiment.plan.trains and experiment.training.count_steps(counts.train) < floors.least_steps:
         return Reason.PRIVACY_BELOW_FLOOR
+    if experiment.measures_first and counts.train < floors.least_metric_cases:
+        return Reason.PRIVACY_BELOW_FLOOR  # nothing of its fingerprint could leave
     if counts.found and counts.used / counts.found < experiment.data.least_used_share:
         return Reason.TOO_MANY_LEFT_OUT
     return None
@@ -195,7 +202,8 @@ def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> 
 
 def in_known_words(verdict: PolicyVerdict, abilities: frozenset[str]) -> PolicyVerdict:
     """The verdict in words that a coordinator with these abilities knows."""
-    if verdict.reason is None or WORDS_5 in abilities or is_known(verdict.reason, 4):
+    reads = 6 if WORDS_6 in abilities else 5 if WORDS_5 in abilities else 4
+    if verdict.reason is None or is_known(verdict.reason, reads):
         return verdict
     return replace(verdict, reason=IN_OLDER_WORDS[verdict.reason])
 

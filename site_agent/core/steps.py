@@ -82,11 +82,22 @@ def _evaluated_body(job: Job) -> Body:
     return kinds.Evaluated(scores=job.scores)
 
 
+def _statistics_start(event: Event, site: str) -> Opened:
+    body = event.body
+    assert isinstance(body, kinds.StatisticsStart)  # noqa: S101 (for mypy: the kind says so)
+    return Opened(tuple(body.sites), body.within)
+
+
+def _no_body(job: Job) -> Body:
+    raise TypeError("statistics are told as they were measured, and not out of the job")
+
+
 ROWS: dict[str, StepRow] = {
     row.opens: row
     for row in (
         StepRow("round-start", "weights-ready", Phase.FETCHING, _round_start, _weights_ready),
         StepRow("evaluation-start", "evaluated", Phase.EVALUATING, _evaluation_start, _evaluated_body),
+        StepRow("statistics-start", "statistics-ready", Phase.MEASURING, _statistics_start, _no_body),
     )
 }
 STEPS: Mapping[str, StepRow] = MappingProxyType(ROWS)

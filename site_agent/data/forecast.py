@@ -43,7 +43,7 @@ def foresee_trouble(
         grids = [grid for one in islice(pictured, LOOKED_AT) if (grid := _grid_of(one, experiment)) is not None]
         patch = () if experiment.preprocessing.size is not None else sorted(experiment.training.patch)
         # Whichever way an image lies: sorted edges are the kindest comparison.
-        if grids and all(_is_smaller(sorted(grid), patch) for grid in grids):
+        if grids and not experiment.measures_first and all(_is_smaller(sorted(grid), patch) for grid in grids):
             return True, Reason.PATCH_TOO_LARGE
     elif not set(experiment.task.channels) <= set(config.channels):
         return False, Reason.MISSING_CHANNEL

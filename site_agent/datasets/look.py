@@ -82,6 +82,8 @@ def judge_preprocessing(
         judge_resampling(inside.shape[1:], affine, settings, image.shape[0])
     for number, channel in enumerate(inside, start=1):
         values = channel[channel != 0] if settings.normalise == "zscore-nonzero" else channel
+        own = next((one for one in settings.intensities if one.channel == number), None)
+        values = values if own is None else np.clip(channel, own.low, own.high)
         if values.size == 0 or float(values.min()) == float(values.max()):
             raise CaseError(Reason.EMPTY_IMAGE, f"channel {number}: without contrast once it is cropped and normalised")
 
@@ -108,7 +110,7 @@ def resampled_shape(
     Args:
         shape: (X, Y, Z). affine: (4, 4), voxel indices → mm.
     """
-    order = _axis_order(affine, settings.orientation)
+    order = find_axis_order(affine, settings.orientation)
     cells = tuple(shape[axis] for axis in order)
     if settings.spacing_mm is None:
         return cells, cells
@@ -138,7 +140,7 @@ def target_shape(
     return tuple(max(1, round(n * s / w)) for n, s, w in zip(shape, spacing, wanted, strict=True))
 
 
-def _axis_order(affine: npt.NDArray[np.float64], orientation: str | None) -> list[int]:
+def find_axis_order(affine: npt.NDArray[np.float64], orientation: str | None) -> list[int]:
     """Which of the file's axes comes first, second and third once it is oriented."""
     if orientation is None:
         return [0, 1, 2]

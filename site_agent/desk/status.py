@@ -20,6 +20,7 @@ _NONE: Mapping[str, CheckpointEvent] = MappingProxyType({})
 
 _WORDS = {
     Phase.PREPARING: "preparing",
+    Phase.MEASURING: "preparing",
     Phase.TRAINING: "training",
     Phase.EVALUATING: "evaluating",
     Phase.SENDING: "sending",
@@ -28,6 +29,7 @@ _WORDS = {
 
 _SHOWN = {
     Phase.PREPARING: ("preparing",),
+    Phase.MEASURING: ("preparing",),
     Phase.FETCHING: ("fetching",),
     Phase.TRAINING: ("training", "validating"),
     Phase.SENDING: ("sending",),

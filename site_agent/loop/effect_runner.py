@@ -18,13 +18,14 @@ from site_agent.core.effects import (
     Free,
     Halt,
     RunEvaluate,
+    RunMeasure,
     RunPrepare,
     RunTrain,
     Say,
     SendChunks,
     list_fetches,
 )
-from site_agent.core.inputs import AnyInput, ChunksSent, PartBroken, Scored, TrainerFailed
+from site_agent.core.inputs import AnyInput, CasesMeasured, ChunksSent, PartBroken, Scored, TrainerFailed
 from site_agent.core.jobs import OVER, Job, experiment_of
 from site_agent.data.guard import DataGuard, Look, judge_data
 from site_agent.loop.steps import Steps
@@ -132,11 +133,11 @@ class EffectRunner:
             self._sender.send_update(ahead)
         held.waiting.clear()
 
-    def post_result(self, given: ChunksSent | Scored) -> None:
+    def post_result(self, given: ChunksSent | Scored | CasesMeasured) -> None:
         """Apply a result in its turn. Any thread."""
         self._post(lambda: self.apply_result(given))
 
-    def apply_result(self, given: ChunksSent | Scored) -> None:
+    def apply_result(self, given: ChunksSent | Scored | CasesMeasured) -> None:
         """Apply an input that makes what came of the data leave: an update's seal, scores."""
         job = self._steps.agenda.job_of(given.experiment)
         if job is not None:
@@ -190,7 +191,7 @@ class EffectRunner:
             log.critical("cannot be done", what=what, exc_info=error)
         if isinstance(effect, Fetch):
             self.post_input(PartBroken(effect.key.experiment))
-        elif isinstance(effect, RunPrepare | RunTrain | RunEvaluate | SendChunks):
+        elif isinstance(effect, RunPrepare | RunMeasure | RunTrain | RunEvaluate | SendChunks):
             self.post_input(PartBroken(effect.experiment))
 
     def expect_models(self) -> None:
@@ -210,12 +211,14 @@ class EffectRunner:
                 self._watched[name] = job.round
                 self._receiver.watch_experiment(name, job.round, again=job.round == experiment_of(job).rounds.count)
 
-    def _look_first(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> None:
+    def _look_first(self, effect: RunPrepare | RunMeasure | RunTrain | RunEvaluate, job: Job) -> None:
         """Look at the data, then give the task to the trainer."""
         name = experiment_of(job).data.dataset
         self._guard.look_at_data(job.experiment, name, lambda seen: self._begin_task(effect, job, seen))
 
-    def _begin_task(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job, seen: Look | Reason) -> None:
+    def _begin_task(
+        self, effect: RunPrepare | RunMeasure | RunTrain | RunEvaluate, job: Job, seen: Look | Reason
+    ) -> None:
         """Give a task to the trainer, once its data were looked at; the task may be void by then."""
         agenda = self._steps.agenda
         now = agenda.job_of(job.experiment)
@@ -240,11 +243,13 @@ class EffectRunner:
         if obstacle is not None:
             self.apply_input(obstacle)
 
-    def _ask_trainer(self, effect: RunPrepare | RunTrain | RunEvaluate, job: Job) -> AnyInput | None:
+    def _ask_trainer(self, effect: RunPrepare | RunMeasure | RunTrain | RunEvaluate, job: Job) -> AnyInput | None:
         if isinstance(effect, RunTrain):
             return self._workshop.train_round(job)
         if isinstance(effect, RunEvaluate):
             self._workshop.evaluate_model(job, effect.label)
+        elif isinstance(effect, RunMeasure):
+            self._workshop.measure_cases(job)
         else:
             self._workshop.prepare_data(job)
         return None
@@ -264,7 +269,7 @@ class EffectRunner:
             self._trainers.kill(effect.experiment)
         elif isinstance(effect, RunPrepare) and not self.settled():
             self._held.append(effect)
-        elif isinstance(effect, RunPrepare | RunTrain | RunEvaluate) and job is not None:
+        elif isinstance(effect, RunPrepare | RunMeasure | RunTrain | RunEvaluate) and job is not None:
             self._look_first(effect, job)
         elif isinstance(effect, SendChunks) and job is not None and job.update is not None:
             key = TransferKey(job.experiment, job.round, self._steps.agenda.site, job.attempt)

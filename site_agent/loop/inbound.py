@@ -46,7 +46,7 @@ from site_agent.wire.outbox import Outbox
 
 log = structlog.get_logger()
 
-FORSAKEN = (Phase.PREPARING, Phase.FETCHING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
+FORSAKEN = (Phase.PREPARING, Phase.FETCHING, Phase.MEASURING, Phase.TRAINING, Phase.SENDING, Phase.EVALUATING)
 """What a site leaves at once where the log was forked."""
 OLD = 60.0
 """Seconds before the agent's start: what was said earlier is history that it reads up."""

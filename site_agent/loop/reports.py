@@ -72,8 +72,17 @@ class Reports:
             self._clock.make_thread(lambda: self._errands.post_input(self._seal_update(job, reply)), "seal").start()
         elif isinstance(reply, protocol.Evaluated):
             self._errands.apply_result(self._workshop.take_scored(job, reply))
+        elif isinstance(reply, protocol.Measured):
+            self._clock.make_thread(lambda: self._share_measured(job, reply), "measured").start()
         else:
             self._errands.apply_input(self._workshop.take_failed(job, reply))
+
+    def _share_measured(self, job: Job, reply: protocol.Measured) -> None:
+        try:
+            self._errands.post_result(self._workshop.take_measured(job, reply))
+        except Exception:
+            log.critical("what was measured cannot be added up", experiment=job.experiment, exc_info=True)
+            self._errands.post_input(PartBroken(job.experiment))
 
     def _seal_update(self, job: Job, reply: protocol.Trained) -> AnyInput:
         try:

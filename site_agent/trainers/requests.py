@@ -9,18 +9,19 @@ from typing import Any, Literal
 import structlog
 
 from messages.ground.clock import Clock
-from messages.kinds import CaseCounts, Label, Platform
+from messages.kinds import CaseCounts, Label, Platform, StatisticsReady
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import SplitScores
+from messages.statistics.configuration import Configuration
 from messages.tasks.base import TaskRows
 from messages.tensors.layout import Manifest
 from messages.tensors.seals import Sealer, map_file
 from messages.tensors.transfer import TransferKey
 from site_agent.config import SiteConfig
-from site_agent.core import policy
-from site_agent.core.inputs import AnyInput, NoSpace, Prepared, Scored, TrainerFailed, UpdateLost
+from site_agent.core import policy, sharing
+from site_agent.core.inputs import AnyInput, CasesMeasured, NoSpace, Prepared, Scored, TrainerFailed, UpdateLost
 from site_agent.core.jobs import Job, Phase, Trained, experiment_of
 from site_agent.disk.lineage import Lineage, UsedIn
 from site_agent.disk.spool import Spool
@@ -53,8 +54,8 @@ class Workshop:
         self._clock, self._lineage = clock, lineage
         self._floors = config.policy.floors
         self._data: dict[str, str] = {}
-        self._preparations: dict[str, tuple[dict[str, Any], protocol.Prepare]] = {}
-        """Experiment → its file, and the request that was made of it: the same for each of its rounds."""
+        self._preparations: dict[str, tuple[tuple[dict[str, Any], Configuration | None], protocol.Prepare]] = {}
+        """Experiment → its file and configuration, and the request that was made of them: the same for each round."""
         self._hashed: dict[str, tuple[int, int, list[bytes]]] = {}
         """Experiment → round and attempt of an update that is being written, and the digests of its chunks so far."""
 
@@ -138,6 +139,11 @@ class Workshop:
         )
         self._trainers.ask(job.experiment, self._make_preparation(job), request)
 
+    def measure_cases(self, job: Job) -> None:
+        """Have it told what was measured of the training cases."""
+        request = protocol.Measure(round=job.round, split="train")
+        self._trainers.ask(job.experiment, self._make_preparation(job), request)
+
     def update_file(self, job: Job) -> Path:
         """Where the job's update lies."""
         return self._spool.update_file(job.experiment, job.round, self._config.site.name, job.attempt)
@@ -146,9 +152,9 @@ class Workshop:
         return self._spool.global_file(TransferKey(job.experiment, sealed.round, COORDINATOR, sealed.attempt))
 
     def _make_preparation(self, job: Job) -> protocol.Prepare:
-        known = self._preparations.get(job.experiment)
-        if known is None or known[0] != job.file:
-            known = self._preparations[job.experiment] = (job.file, self._describe_site(job))
+        known, made_of = self._preparations.get(job.experiment), (job.file, job.configuration)
+        if known is None or known[0] != made_of:
+            known = self._preparations[job.experiment] = (made_of, self._describe_site(job))
         return known[1]
 
     def _describe_site(self, job: Job) -> protocol.Prepare:
@@ -156,7 +162,7 @@ class Workshop:
         limits, strategy = self._config.limits, experiment.plan.strategy
         trainer = self._config.trainers.get(experiment.training.trainer or "")
         return protocol.Prepare(
-            experiment=experiment.filled(),
+            experiment=experiment.as_plain() if experiment.measures_first else experiment.filled(),
             dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
             site=self._config.site.name,
             secret=self._spool.site_secret(),
@@ -273,6 +279,17 @@ class Workshop:
             if rows.split != "train":
                 splits[rows.split] = self._keep_shareable(rows)
         return Scored(job.experiment, reply.label, splits)
+
+    def take_measured(self, job: Job, reply: protocol.Measured) -> CasesMeasured:
+        """The training cases were measured: what may leave. Adds up all cases, so not for the main loop's thread."""
+        cases = [one.model_dump() for one in reply.cases]
+        found = sharing.make_shareable(self._floors, experiment_of(job).task.channels, cases)
+        if found is None:
+            return CasesMeasured(job.experiment, None)
+        limits = self._config.limits
+        memory = limits.gpu_memory if limits.gpus else limits.ram
+        told = StatisticsReady(statistics=found, memory_mib=None if memory is None else max(1, memory // 2**20))
+        return CasesMeasured(job.experiment, told)
 
     def take_failed(self, job: Job, reply: protocol.Failed) -> TrainerFailed:
         """The trainer could not; its own words go to the local log only."""

@@ -17,8 +17,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from messages.experiment import Experiment
 from messages.ground import crash
 from messages.ground.errors import KonsilError
 from messages.ground.kernel import die_with_parent
@@ -29,6 +30,8 @@ from site_agent.training.protocol import (
     Evaluate,
     Evaluated,
     Failed,
+    Measure,
+    Measured,
     Prepare,
     Prepared,
     Reply,
@@ -60,6 +63,13 @@ class AnswersRequests(Protocol):
     def train_round(self, request: Train) -> Trained: ...
 
     def evaluate_model(self, request: Evaluate) -> Evaluated: ...
+
+
+@runtime_checkable
+class MeasuresCases(Protocol):
+    """What answers before there is a net."""
+
+    def measure_cases(self, request: Measure) -> Measured: ...
 
 
 OpenSession = Callable[[Prepare, Callable[[Reply], None], Interrupt], AnswersRequests]
@@ -147,12 +157,16 @@ def _serve_requests(
                     session = None
                     session = opens(request, send, interrupt)
                     send(session.prepared)
-                case Train() | Evaluate() if session is None:
+                case Train() | Evaluate() | Measure() if session is None:
                     send(Failed(code="training-error", round=number, detail="not prepared"))
                 case Train():
                     send(session.train_round(request))
                 case Evaluate():
                     send(session.evaluate_model(request))
+                case Measure() if isinstance(session, MeasuresCases):
+                    send(session.measure_cases(request))
+                case Measure():
+                    send(Failed(code="training-error", round=number, detail="there is a net, and nothing was measured"))
         except Interrupted:
             return
         except Exception as error:  # noqa: BLE001 (the boundary: every failure becomes a code)
@@ -172,6 +186,10 @@ def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Int
         # RLIMIT_DATA counts private writable memory (Linux 4.7). CUDA reserves far more than it uses: not there.
         resource.setrlimit(resource.RLIMIT_DATA, (request.ram_bytes, request.ram_bytes))
     _keep_freed_memory()
+    if Experiment.model_validate(request.experiment).measures_first:
+        from site_agent.training.statistics.session import MeasuringSession
+
+        return MeasuringSession(request, send, interrupt)
     from site_agent.training.session import TrainingSession
 
     return TrainingSession(request, send, interrupt)

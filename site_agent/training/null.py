@@ -37,6 +37,10 @@ from site_agent.training.protocol import (
     Evaluate,
     Evaluated,
     Failed,
+    Measure,
+    Measured,
+    MeasuredCase,
+    MeasuredChannel,
     Prepare,
     Prepared,
     Progress,
@@ -135,6 +139,8 @@ class NullTrainer:
             self._send_reply(self._prepare_reply(request))
         elif isinstance(request, Train):
             self._train_round(request)
+        elif isinstance(request, Measure):
+            self._send_reply(Measured(round=request.round, cases=self._measure_cases()))
         elif isinstance(request, Evaluate):
             rows = [self._make_rows(split) for split in request.splits]
             self._send_reply(Evaluated(round=request.round, label=request.label, scores=rows))
@@ -237,6 +243,24 @@ class NullTrainer:
         folder = Path(self._prepare.cache)
         folder.mkdir(parents=True, exist_ok=True)
         return Memory(folder).remember_round(request.round, sha256(Path(request.model).read_bytes()).digest())
+
+    def _measure_cases(self) -> list[MeasuredCase]:
+        """Images of 1 mm that differ a little in size, with one grey value in each concept."""
+        assert self._prepare is not None and self._task is not None  # noqa: S101, PT018 (as above)
+        made: list[MeasuredCase] = []
+        for number in range(self._split_shares()["train"]):
+            edges = [40 + number % 5, 48, 36]
+            grey = MeasuredChannel(bins=[900 + number % 7], counts=[10_000])
+            made.append(
+                MeasuredCase(
+                    spacing=[1.0, 1.0, 1.0],
+                    shape=[64, 64, 64],
+                    cropped=edges,
+                    channels=dict.fromkeys(self._task.channels, grey),
+                    volumes=dict.fromkeys(self._task.concepts, 1000.0 + number),
+                )
+            )
+        return made
 
     def _make_rows(self, split: Split) -> TaskRows:
         assert self._task is not None  # noqa: S101 (as above)

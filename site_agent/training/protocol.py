@@ -6,9 +6,9 @@ way: both sides name files that hold one contiguous buffer, laid out by a manife
 The process says `Ready` with the version of this protocol that it speaks, before anything else, where the environment
 names `ANNOUNCED`: an agent that does not know the word would not understand it. `training.compatibility` has the rules.
 
-The process answers `Prepare` with `Prepared`, `Train` with `Trained`, `Evaluate` with `Evaluated`, or any of
-them with `Failed`, in the order of the requests; `Progress`, `CheckpointEvent` and `Written` come in between. It ends
-on `Stop`, and at once when the socket closes.
+The process answers `Prepare` with `Prepared`, `Train` with `Trained`, `Evaluate` with `Evaluated`, `Measure` with
+`Measured`, or any of them with `Failed`, in the order of the requests; `Progress`, `CheckpointEvent` and `Written` come
+in between. It ends on `Stop`, and at once when the socket closes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from messages.tasks.segmentation import CaseRow, RegionRow, SplitRows
 
 __all__ = ["CaseRow", "RegionRow", "Split", "SplitRows"]  # a site's own trainer imports them from here
 
-PROTOCOL = "1.3"
+PROTOCOL = "1.4"
 """This version. 1.0 is 0.1's, in which the process says none. A field that a request gets later has a default, and
 `json_schema_extra={"since": MINOR}`; what changes the meaning of a frame gets a new major version."""
 ANNOUNCED = "KONSIL_TRAINER_PROTOCOL"
@@ -121,13 +121,21 @@ class Evaluate(Frame):
     rule: Literal["mean", "majority"] = Field("mean", json_schema_extra={"since": 2})
 
 
+class Measure(Frame):
+    """Tell what was measured of a split's cases, before there is a net. A process of an older version is not asked."""
+
+    kind: Literal["measure"] = "measure"
+    round: int
+    split: Literal["", "train"] = Field("", json_schema_extra={"since": 4})
+
+
 class Stop(Frame):
     """End the process, exit status 0."""
 
     kind: Literal["stop"] = "stop"
 
 
-Request = Prepare | Train | Evaluate | Stop
+Request = Prepare | Measure | Train | Evaluate | Stop
 
 
 class Ready(Frame):
@@ -264,6 +272,36 @@ class Evaluated(Frame):
     scores: list[AnyRows]
 
 
+class MeasuredChannel(Frame):
+    """Voxels inside any concept by their value: `messages.statistics.histograms`, bins of values, ascending."""
+
+    bins: list[int]
+    counts: list[int]
+
+
+class MeasuredCase(Frame):
+    """What the fingerprint needs of one case. It stays on this machine: the agent decides what leaves.
+
+    Attributes:
+        spacing: mm. shape: voxels. cropped: voxels of the box of all that is not 0. By axis, once oriented.
+        channels: by name. volumes: mm³ by concept, 0 where the case lacks it.
+    """
+
+    spacing: list[float]
+    shape: list[int]
+    cropped: list[int]
+    channels: dict[str, MeasuredChannel]
+    volumes: dict[str, float]
+
+
+class Measured(Frame):
+    """Answer to `Measure`."""
+
+    kind: Literal["measured"] = "measured"
+    round: int
+    cases: list[MeasuredCase]
+
+
 class Failed(Frame):
     """The request failed; the process lives on unless `fatal`.
 
@@ -279,13 +317,14 @@ class Failed(Frame):
     fatal: bool = False
 
 
-Reply = Prepared | Progress | CheckpointEvent | Written | Trained | Evaluated | Failed
+Reply = Prepared | Progress | CheckpointEvent | Written | Trained | Evaluated | Measured | Failed
 
 _Model = TypeVar("_Model", bound=Frame)
 _REQUESTS: dict[str, type[Request]] = {
     "prepare": Prepare,
     "train": Train,
     "evaluate": Evaluate,
+    "measure": Measure,
     "stop": Stop,
 }
 _REPLIES: dict[str, type[Reply]] = {
@@ -295,6 +334,7 @@ _REPLIES: dict[str, type[Reply]] = {
     "written": Written,
     "trained": Trained,
     "evaluated": Evaluated,
+    "measured": Measured,
     "failed": Failed,
 }
 

@@ -114,8 +114,16 @@ class TrainingSession:
         self._cases = Vault(request.secret, CASES) if "encrypt" in request.dataset else None
         self._arrays = Vault(request.secret, ARRAYS) if request.dataset.get("encrypt") else None
         self.learner = learner_for(self.experiment)
+        self._set_up_net(request)
+        self.cache_folder = Path(request.cache)
+        self._kept = KeptTensors(strategy_folder(self.cache_folder, self.experiment.id))
+        self._checkpoints = Checkpoints(self.cache_folder)
+        self.splits: dict[Split, list[CachedCase]] = {}
+        self.prepared = self._prepare_cases(request)
+
+    def _set_up_net(self, request: Prepare) -> None:
         strict = self.experiment.training.dims in spec_of(self.experiment).deterministic_on_cuda
-        self.device = _choose_device(request.gpus, request.threads, strict=strict)
+        self.device = choose_device(request.gpus, request.threads, strict=strict)
         self._net = build_for(self.experiment)
         self._rule = rule_of(self.experiment.plan.strategy)
         built = manifest(self._net)
@@ -128,11 +136,6 @@ class TrainingSession:
         }
         """The tensors that do not travel, as they were built."""
         self._net.to(self.device)
-        self.cache_folder = Path(request.cache)
-        self._kept = KeptTensors(strategy_folder(self.cache_folder, self.experiment.id))
-        self._checkpoints = Checkpoints(self.cache_folder)
-        self.splits: dict[Split, list[CachedCase]] = {}
-        self.prepared = self._prepare_cases(request)
 
     @property
     def net_bytes(self) -> int:
@@ -363,7 +366,7 @@ class TrainingSession:
         """Preprocess a case and put it into the cache, as far as it is not there."""
         with hold_faults(case.key):
             settings, concepts = self.experiment.preprocessing, self.experiment.task.concepts
-            label = _in_terms_of(concepts, loaded.label, loaded.concepts)
+            label = in_terms_of(concepts, loaded.label, loaded.concepts)
             numbers = choose_format(loaded.image, settings)
             key = cache.content_key(loaded.image, label, loaded.affine, settings, concepts, numbers)
             if not cache.holds_case(self.cache_folder, key, self._arrays):
@@ -441,7 +444,7 @@ def _say_line(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def _in_terms_of(concepts: Sequence[str], label: NDArray[np.uint8], own: Sequence[str]) -> NDArray[np.uint8]:
+def in_terms_of(concepts: Sequence[str], label: NDArray[np.uint8], own: Sequence[str]) -> NDArray[np.uint8]:
     """A data set's label values → the experiment's; concepts that it does not name become background."""
     table = np.zeros(256, dtype=np.uint8)
     for value, concept in enumerate(own, start=1):
@@ -449,7 +452,7 @@ def _in_terms_of(concepts: Sequence[str], label: NDArray[np.uint8], own: Sequenc
     return table[label]
 
 
-def _choose_device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
+def choose_device(gpus: list[int], threads: int, *, strict: bool) -> torch.device:
     """Set up torch for the same bits each time, and choose the device.
 
     The process sees only the GPUs that its site lends (CUDA_VISIBLE_DEVICES), so the first is number 0.

@@ -306,6 +306,14 @@ reason = "excluded"
 )
 """What makes another experiment's model anew."""
 
+FIXED_INTENSITIES = EVERY_KEY.replace(
+    'normalise = "zscore"',
+    'normalise = "zscore"\nintensities = [{ channel = 1, low = -100.0, high = 300.0, mean = 70.5, deviation = 44.0 }]',
+).replace("kept-every-key", "kept-fixed-intensities")
+AUTO = MINIMAL.replace("kept-minimal", "kept-auto")
+AUTO = AUTO.replace(AUTO[AUTO.index("[net]") : AUTO.index("\n\n", AUTO.index("[net]"))], '[net]\nname = "auto"')
+"""A net that follows from the sites' data: its form is that of what the file says."""
+
 FILES = {
     "minimal.toml": MINIMAL,
     "defaults-written.toml": DEFAULTS_WRITTEN,
@@ -320,6 +328,8 @@ FILES = {
     "whole-images.toml": WHOLE_IMAGES,
     "superseding.toml": SUPERSEDING,
     "own-program.toml": OWN_PROGRAM,
+    "fixed-intensities.toml": FIXED_INTENSITIES,
+    "auto.toml": AUTO,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -328,7 +338,7 @@ EITHER_OR = {"local_epochs"}
 
 def check_files() -> None:
     """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
-    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING, OWN_PROGRAM)
+    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING, OWN_PROGRAM, FIXED_INTENSITIES)
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1

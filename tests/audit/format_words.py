@@ -22,6 +22,10 @@ from messages.kinds import KINDS, Body
 from messages.names import COORDINATOR
 from messages.reasons import Reason
 from messages.scores import ScoreSums, SplitScores
+from messages.sections import Intensities
+from messages.statistics.configuration import Configuration
+from messages.statistics.fingerprint import ClassVolume, DataFingerprint
+from messages.statistics.histograms import Histogram
 from messages.tasks.histograms import bin_scores
 from messages.tensors.layout import Manifest, TensorSpec
 from messages.tensors.transfer import ChunkHeader, TransferKey, encode_chunk
@@ -71,6 +75,30 @@ FULL_COMBINED = kinds.Combined(
     model_digest=DIGEST,
 )
 
+LITTLE_FINGERPRINT = DataFingerprint(cases=0)
+_SIZES = Histogram(bins=(-3, 0, 700), counts=(5, 6, 7))
+FULL_FINGERPRINT = DataFingerprint(
+    cases=18,
+    spacing=(_SIZES, _SIZES, _SIZES),
+    shape=(_SIZES, _SIZES, _SIZES),
+    cropped=(_SIZES, _SIZES, _SIZES),
+    extent=(_SIZES, _SIZES, _SIZES),
+    kept=_SIZES,
+    intensities={"CT": Histogram(bins=(-900, 900), counts=(50_000, 130_000))},
+    classes={"ED": ClassVolume(cases=18, mm3=81_000, volumes=_SIZES)},
+)
+FULL_CONFIGURATION = Configuration(
+    spacing_mm=(0.8, 0.8, 3.0),
+    normalise="zscore-nonzero",
+    intensities=(Intensities(channel=1, low=-100.5, high=300.25, mean=70.5, deviation=44.0),),
+    patch=(192, 160, 32),
+    batch=2,
+    filters=(32, 64, 128),
+    strides=((2, 2, 1), (2, 2, 2)),
+    kernels=((3, 3, 1), (3, 3, 3), (3, 3, 3)),
+    median_shape=(300, 290, 40),
+    memory_mib=24_576,
+)
 FULL_FILE = experiment.parse_experiment(EVERY_KEY).as_plain()
 STATES = (
     "idle", "preparing", "fetching", "training", "evaluating", "sending", "paused", "draining", "outside-hours",
@@ -114,6 +142,9 @@ def little_bodies() -> dict[str, Body]:
         "round-failed": kinds.RoundFailed(reason=Reason.CUDA_OOM),
         "evaluated": kinds.Evaluated(scores={}),
         "leaving": kinds.Leaving(),
+        "statistics-start": kinds.StatisticsStart(sites=[], within=0.0),
+        "statistics-ready": kinds.StatisticsReady(statistics=LITTLE_FINGERPRINT),
+        "statistics-pooled": kinds.StatisticsPooled(statistics=LITTLE_FINGERPRINT, contributors={}, left_out={}),
         "head-witnessed": kinds.HeadWitnessed(size=0, root=DIGEST, cosignature=bytes(76)),
         "log-head": kinds.LogHead(note=b"", old_size=0, proof=[]),
         "experiment-accepted": kinds.ExperimentAccepted(
@@ -184,6 +215,15 @@ def full_bodies() -> dict[str, Body]:
         "round-failed": kinds.RoundFailed(reason=Reason.TRAINER_STUCK),
         "evaluated": kinds.Evaluated(scores={"final": scored, "selected": scored}),
         "leaving": kinds.Leaving(reason=Reason.SITE_DRAINING),
+        "statistics-start": kinds.StatisticsStart(sites=["site-a"], within=7200.0),
+        "statistics-ready": kinds.StatisticsReady(statistics=FULL_FINGERPRINT, memory_mib=24_576),
+        "statistics-pooled": kinds.StatisticsPooled(
+            statistics=FULL_FINGERPRINT,
+            contributors={"site-a": 12},
+            left_out={"site-c": Reason.STATISTICS_NOT_ALLOWED},
+            memory_mib=24_576,
+            configuration=FULL_CONFIGURATION,
+        ),
         "head-witnessed": kinds.HeadWitnessed(size=96, root=DIGEST, cosignature=bytes(range(76))),
         "log-head": kinds.LogHead(
             note=b"konsil/demo\n96\n",

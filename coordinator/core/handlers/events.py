@@ -204,9 +204,11 @@ def take_joined(state: ExperimentState, given: i.Received) -> Answer:
     site, body = given.event.sender, body_of(given, kinds.Joined)
     if (reason := _refuse_uninvited(state, site)) is not None:
         return reason
-    if body.cases.train == 0 and state.experiment.plan.trains:
+    if body.cases.train == 0 and state.experiment.plan.uses_training:
         return Reason.NO_CASES
     can = tuple(sorted(read_abilities(given.event.ext)))
+    if (state.measured is not None or state.experiment.measures_first) and WORDS_6 not in can:
+        return Reason.UNKNOWN_FIELD  # it could not read what it is asked, nor what the experiment goes on with
     plan = state.experiment.plan
     if (not plan.shares_model and WORDS_4 not in can) or (plan.keeps_work and WORDS_6 not in can):
         return Reason.UNKNOWN_FIELD  # its round-start would name what an older site cannot read

@@ -12,6 +12,7 @@ from coordinator.core.plans.base import Plan
 from coordinator.core.plans.ensemble import Ensemble
 from coordinator.core.plans.evaluation import EvaluationOnly
 from coordinator.core.plans.sequential import Sequential
+from coordinator.core.plans.statistics import StatisticsOnly
 from coordinator.core.state import ExperimentState
 
 ROWS: dict[str, Plan] = {
@@ -21,6 +22,7 @@ ROWS: dict[str, Plan] = {
     "ensemble": Ensemble(),
     "evaluation": EvaluationOnly(),
     "asynchronous": Asynchronous(),
+    "statistics": StatisticsOnly(),
 }
 PLANS: Mapping[str, Plan] = MappingProxyType(ROWS)
 

@@ -93,7 +93,7 @@ def prepare_case(image: FloatArray, label: LabelArray, affine: NDArray[Any], set
         cropped, cropped_label = _resample_case(cropped, cropped_label, target)
     if settings.size is not None and settings.fit == "resize":
         cropped, cropped_label = _resample_case(cropped, cropped_label, whole_size(settings.size, cropped_label.shape))
-    made = _normalise_image(cropped, settings.normalise)
+    made = _normalise_image(cropped, settings)
     _require_contrast(made, 0.0 if settings.normalise == "none" else LEAST_CONTRAST)
     if settings.size is not None and settings.fit == "pad":
         target = whole_size(settings.size, cropped_label.shape)
@@ -202,8 +202,16 @@ def _resample_case(image: FloatArray, label: LabelArray, shape: tuple[int, ...])
     return bigger[0].numpy(), nearest[0, 0].numpy()
 
 
-def _normalise_image(image: FloatArray, how: str) -> FloatArray:
-    if how == "none":
-        return image
-    transform = NormalizeIntensity(nonzero=how == "zscore-nonzero", channel_wise=True)
-    return np.ascontiguousarray(transform(image), dtype=np.float32)
+def _normalise_image(image: FloatArray, settings: Preprocessing) -> FloatArray:
+    """Each channel by numbers of its own, where the settings have some, else by their rule."""
+    own = {one.channel - 1: one for one in settings.intensities}
+    fixed = {place: (np.clip(image[place], one.low, one.high) - one.mean) / one.deviation for place, one in own.items()}
+    made = image
+    if settings.normalise != "none":
+        transform = NormalizeIntensity(nonzero=settings.normalise == "zscore-nonzero", channel_wise=True)
+        made = np.ascontiguousarray(transform(image), dtype=np.float32)
+    if fixed:
+        made = made.copy()  # it may be the caller's own
+    for place, values in fixed.items():
+        made[place] = values
+    return made

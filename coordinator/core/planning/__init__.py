@@ -1,0 +1,1 @@
+"""From a pooled fingerprint to a configuration: nnU-Net's published rules. Pure."""

@@ -1,0 +1,104 @@
+"""The step STATISTICS: before anything is trained, sites tell the fingerprint of their training cases.
+
+It is round 0 of an experiment whose net is "auto". What is pooled, and the configuration that follows from it, is one
+decision: the experiment goes on with that, or is complete where its plan is "statistics".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coordinator.core import decisions as d
+from coordinator.core import inputs as i
+from coordinator.core.planning.planner import NoConfiguration, plan_configuration
+from coordinator.core.state import STATISTICS, ExperimentState, Member, Phase, Round
+from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, left_behind
+from messages import kinds
+from messages.reasons import Reason
+from messages.statistics.fingerprint import SAMPLED, DataFingerprint, pool_fingerprints
+from messages.statistics.histograms import Histogram
+
+ROUNDED_UP = 3
+"""Counts of a site add up to at most so many times its cases: each may be rounded by half, and so may their number."""
+
+
+def make_body(state: ExperimentState, round_: Round) -> kinds.StatisticsStart:
+    """statistics-start."""
+    return kinds.StatisticsStart(sites=sorted(round_.parts), within=state.experiment.rounds.train_within)
+
+
+def take_statistics(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
+    """statistics-ready, when a site has measured its training cases.
+
+    Records `StepAnswered`; `SiteFailed` where it tells of more cases than it joined with, or of other names than the
+    file's.
+    """
+    event, body = given.event, body_of(given, kinds.StatisticsReady)
+    bad = _find_fault(state, state.members[event.sender], body.statistics)
+    if bad is None:
+        return (d.StepAnswered(site=event.sender, answer=body.model_dump(mode="json", exclude_none=True)),)
+    told = d.Refused(event=event.id, kind=event.kind, sender=event.sender, reason=bad, round=event.round)
+    return (d.SiteFailed(site=event.sender, reason=bad), told)
+
+
+def _find_fault(state: ExperimentState, member: Member, told: DataFingerprint) -> Reason | None:
+    if told.cases > member.train:
+        return Reason.TOO_MANY_CASES
+    task, most = state.experiment.task, ROUNDED_UP * told.cases
+    if not told.names_only(task.channels, task.concepts):
+        return Reason.MALFORMED
+    counts = [one.total for one in _list_by_case(told)] + [one.cases for one in told.classes.values()]
+    counts += [-(-one.total // SAMPLED) for one in told.intensities.values()]
+    return Reason.TOO_MANY_CASES if max(counts) > most else None
+
+
+def _list_by_case(told: DataFingerprint) -> Iterable[Histogram]:
+    """Histograms that count cases."""
+    volumes = (one.volumes for one in told.classes.values())
+    return (*told.spacing, *told.shape, *told.cropped, *told.extent, told.kept, *volumes)
+
+
+def close_statistics(state: ExperimentState, round_: Round, now: float) -> Decided:
+    """Pool what is here, and plan by it. Where nothing follows from it, an experiment that was to train has failed."""
+    told = {
+        site: kinds.StatisticsReady.model_validate(dict(round_.parts[site].answer or {})) for site in round_.reported
+    }
+    left_out, _told = left_behind(round_)
+    pooled = pool_fingerprints([one.statistics for one in told.values()])
+    memory = min((one.memory_mib for one in told.values() if one.memory_mib), default=None)
+    try:
+        configuration = plan_configuration(state.experiment, pooled, memory)
+    except NoConfiguration:
+        if state.experiment.plan.kind != "statistics":
+            return (d.Failed(time=now, reason=Reason.NO_CONFIGURATION),)
+        configuration = None
+    return (
+        d.StatisticsPooled(
+            time=now,
+            statistics=pooled,
+            contributors={site: one.statistics.cases for site, one in told.items()},
+            left_out=dict(sorted({**round_.left_out, **left_out}.items())),
+            memory_mib=memory,
+            configuration=configuration,
+        ),
+    )
+
+
+def fail_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
+    """Too few told anything."""
+    return (d.Failed(time=now, reason=Reason.QUORUM_NOT_MET),)
+
+
+ROW = StepRow(
+    name=STATISTICS,
+    phase=Phase.RUNNING,
+    opens="statistics-start",
+    answers="statistics-ready",
+    takes_updates=False,
+    within=lambda experiment: experiment.rounds.train_within,
+    body=make_body,
+    transfers=lambda state, round_: (),
+    answered=take_statistics,
+    close=close_statistics,
+    overdue=fail_overdue,
+)

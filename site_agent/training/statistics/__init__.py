@@ -1,0 +1,1 @@
+"""What is told of the training cases before there is a net."""
