@@ -12,6 +12,7 @@ from messages.ground.naming import EXPERIMENT_PATTERN, WHOLE_EXPERIMENT
 from messages.ground.settings import Name, Seconds, Settings
 from messages.strategies import FEDAVG, AnyStrategy
 from messages.tasks.losses import LossTable
+from messages.tasks.optimisers import Optimizer, Schedule
 from messages.tasks.registry import AnyLoss, MetricWords, SelectionWord
 from messages.tensors.codecs import CodecName
 
@@ -138,35 +139,6 @@ class Augmentation(Settings):
     noise: float = Field(0.0, ge=0, lt=1)
 
 
-class Optimizer(Settings):
-    name: Literal["Adam", "AdamW", "SGD"] = "Adam"
-    lr: float = Field(1e-3, gt=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD only."""
-    reset: bool = True
-    """Fresh moments each round (the thesis's choice); false keeps them at the site."""
-
-
-class Schedule(Settings):
-    """Learning rate over the rounds."""
-
-    name: Literal["constant", "poly", "cosine"] = "constant"
-    over: Literal["rounds"] = "rounds"
-    power: float = Field(0.9, gt=0)
-    warmup_rounds: int = Field(0, ge=0, le=WHOLE)
-
-    def factor(self, round_number: int, rounds: int) -> float:
-        """What the learning rate is multiplied by in a round (first is 1) of so many."""
-        done = (round_number - 1) / max(rounds, 1)
-        warm = min(1.0, round_number / (self.warmup_rounds + 1))
-        if self.name == "poly":
-            return float(warm * (1 - done) ** self.power)
-        if self.name == "cosine":
-            return warm * 0.5 * (1 + math.cos(math.pi * done))
-        return warm
-
-
 class Training(Settings):
     """A site's work in one round: so many local epochs, or so many optimiser steps."""
 
@@ -182,10 +154,13 @@ class Training(Settings):
     """A word, or a table of a word and arguments."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    precision: Literal["float32", "amp"] = "float32"
+    precision: Literal["float32", "amp", "bfloat16"] = "float32"
+    """ "amp": float16 where that is safe, with a scaled loss, on a GPU only; "bfloat16": also on a CPU."""
     clip_norm: float | None = Field(None, gt=0)
     trainer: Name | None = Field(None, json_schema_extra={"form": 3}, exclude_if=lambda value: value is None)
     """A program that the operators of the sites registered under this name, instead of Konsil's own trainer."""
+    accumulate: int = Field(1, ge=1, le=64, json_schema_extra={"form": 4})
+    """Batches whose gradients make one optimiser step; the last step of an epoch may have fewer."""
 
     @field_validator("trainer")
     @classmethod
@@ -228,10 +203,10 @@ class Training(Settings):
         return None if self.local_steps is not None else (self.local_epochs or 1)
 
     def count_steps(self, cases: int) -> int:
-        """Optimiser steps of a round over so many cases; an epoch's last batch may be smaller."""
+        """Optimiser steps of a round over so many cases; an epoch's last step may have fewer patches."""
         if self.local_steps is not None:
             return self.local_steps
-        return (self.epochs or 1) * -(-cases * self.patches_per_case // self.batch)
+        return (self.epochs or 1) * -(-cases * self.patches_per_case // (self.batch * self.accumulate))
 
 
 class Evaluation(Settings):

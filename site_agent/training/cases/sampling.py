@@ -17,11 +17,14 @@ from messages.sections import Augmentation, Training
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.seeds import make_generator
 
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images float32 (B, C, *patch) and labels uint8 (B, *patch)."""
+
 
 class Sampler:
     """The batches of one round, each by its step: a pure function of (cases, settings, key, step).
 
-    An epoch is a permutation of all (case, patch number) pairs; its last batch may be smaller.
+    An epoch is a permutation of all (case, patch number) pairs; its last step may have fewer.
     """
 
     def __init__(self, cases: Sequence[CachedCase], training: Training, augmentation: Augmentation, key: int) -> None:
@@ -30,7 +33,8 @@ class Sampler:
         self._augmentation = augmentation
         self._key = key
         self._draws = len(cases) * training.patches_per_case
-        self.steps_per_epoch = -(-self._draws // training.batch)
+        self._step_draws = training.batch * training.accumulate
+        self.steps_per_epoch = -(-self._draws // self._step_draws)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     @property
@@ -38,19 +42,26 @@ class Sampler:
         """Optimiser steps of the round."""
         return self._training.count_steps(len(self._cases))
 
-    def draw_batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images float32 (B, C, *patch) and labels uint8 (B, *patch) of one step, from 0.
+    def draw_step(self, step: int) -> list[Batch]:
+        """The batches of one optimiser step, from 0: one, or as many as its gradients are gathered over."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        chosen = self._permute_cases(epoch)[within * self._step_draws : (within + 1) * self._step_draws]
+        size, several = self._training.batch, self._training.accumulate
+        return [
+            self._cut_batch(chosen[begin : begin + size], epoch, step * several + number)
+            for number, begin in enumerate(range(0, len(chosen), size))
+        ]
+
+    def _cut_batch(self, chosen: NDArray[np.int64], epoch: int, number: int) -> Batch:
+        """One batch; `number` counts those of the round.
 
         A patch of two edges is a part of one slice. Where a table says what a case is, the second is truth, (B, K);
         then a last batch of one case gets the epoch's first one beside it, since batch norm needs two whole images.
         """
-        epoch, within = divmod(step, self.steps_per_epoch)
-        size = self._training.batch
-        chosen = self._permute_cases(epoch)[within * size : (within + 1) * size]
         whole = bool(self._cases[0].truth.size)
         if whole and len(chosen) == 1 < self._draws:
             chosen = np.append(chosen, self._permute_cases(epoch)[0])
-        rng = make_generator(self._key, step)
+        rng = make_generator(self._key, number)
         channels = self._cases[0].image.shape[0]
         patch = self._training.patch
         images = np.zeros((len(chosen), channels, *patch), dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from messages.experiment import Experiment
 from messages.tasks.base import Split, TaskRows
 from nets.monai_parts import sliding_window_inference
 from site_agent.training.cases.cache import CachedCase
+from site_agent.training.cases.sampling import Batch
 
 
 class Learner(ABC):
@@ -86,23 +87,37 @@ class Inference:
     Attributes:
         patch: what it sees at once, voxels along each axis; two edges: it is a net in 2D.
         overlap: of neighbouring patches, 0 to 1. batch: patches that it sees together.
-        mixed: whether it works in mixed precision, where it runs on a GPU.
+        precision: `training.precision` of the experiment.
     """
 
     patch: tuple[int, ...]
     overlap: float
     batch: int = 1
-    mixed: bool = False
+    precision: str = "float32"
 
     @classmethod
     def of_experiment(cls, experiment: Experiment) -> Inference:
         """As an experiment's cases are scored."""
         training = experiment.training
-        return cls(training.patch, experiment.evaluation.overlap, training.batch, training.precision == "amp")
+        return cls(training.patch, experiment.evaluation.overlap, training.batch, training.precision)
 
     @property
     def flat(self) -> bool:
         return len(self.patch) == 2
+
+
+def weigh_batches(batches: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
+    """The batches of one optimiser step, each with its share of the patches: gradients of means add up to a mean's."""
+    whole = sum(len(images) for images, _labels in batches)
+    for images, labels in batches:
+        yield (images, labels), len(images) / whole
+
+
+def cast_numbers(precision: str, device: torch.device) -> torch.autocast:
+    """In which numbers a net computes, by `training.precision`: "amp" means float16, and nothing without a GPU."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, enabled=precision == "amp" and device.type == "cuda")
 
 
 @torch.inference_mode()
@@ -115,7 +130,7 @@ def predict_logits(net: torch.nn.Module, image: torch.Tensor, asked: Inference, 
         image: float32 (C, x, y, z).
     """
     batch = image.movedim(-1, 0) if asked.flat else image[None]
-    with torch.autocast(device.type, enabled=asked.mixed and device.type == "cuda"):
+    with cast_numbers(asked.precision, device):
         logits: torch.Tensor = sliding_window_inference(
             batch.to(device),
             roi_size=asked.patch,
@@ -135,6 +150,6 @@ def answer_image(net: torch.nn.Module, image: torch.Tensor, asked: Inference, de
         image: float32 (C, x, y, z), of the size that the experiment asks for; in 2D of one slice.
     """
     whole = image[..., 0] if asked.flat else image
-    with torch.autocast(device.type, enabled=asked.mixed and device.type == "cuda"):
+    with cast_numbers(asked.precision, device):
         logits: torch.Tensor = net(whole[None].to(device))
     return logits[0].float()
