@@ -158,6 +158,8 @@ class Experiment(Settings):
             raise ValueError(f"training.trainer: {self.task.kind} is scored voxel by voxel, which no such trainer does")
         if plan.strategy.in_training or plan.strategy.alters_tensors:
             raise ValueError(f"training.trainer: {plan.strategy.name} changes the training, which no such trainer does")
+        if self.evaluation.mirror:
+            raise ValueError("evaluation.mirror goes with Konsil's own trainer, not with a program of the sites")
         if plan.kind == "ensemble":
             raise ValueError('training.trainer: plan.kind = "ensemble" combines nets, which no such trainer does')
 
@@ -169,6 +171,8 @@ class Experiment(Settings):
             )
         if self.task.truth == "table" and size != patch:
             raise ValueError(f"training.patch: {self.task.kind} sees whole images: leave it out, or repeat the size")
+        if self.task.truth == "table" and "foreground_by" in self.training.model_fields_set:
+            raise ValueError(f"training.foreground_by: {self.task.kind} sees whole images, and draws no patches")
         if self.task.truth == "map" and self.preprocessing.fit == "pad":
             raise ValueError(f"preprocessing.fit: {self.task.kind} cuts and pads to training.patch by itself")
         if size is not None and len(size) != len(patch):

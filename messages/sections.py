@@ -162,6 +162,10 @@ class Training(Settings):
     accumulate: int = Field(1, ge=1, le=64, json_schema_extra={"form": 4})
     """Batches whose gradients make one optimiser step; the last step of an epoch may have fewer."""
 
+    foreground_by: Literal["patch", "batch"] = Field("patch", json_schema_extra={"form": 4})
+    """How `foreground_share` is kept: by chance for each patch, or for certain in each batch (rounded, as nnU-Net does
+    it), where a foreground concept that the case has is drawn first."""
+
     @field_validator("trainer")
     @classmethod
     def _trainer_is_another(cls, value: str | None) -> str | None:
@@ -180,6 +184,13 @@ class Training(Settings):
     def _epochs_or_steps(self) -> Self:
         if self.local_epochs is not None and self.local_steps is not None:
             raise ValueError("give local_epochs or local_steps, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _own_trainer_does_it(self) -> Self:
+        said = sorted({"accumulate", "foreground_by"} & self.model_fields_set)
+        if self.trainer is not None and said:
+            raise ValueError(f"{said[0]} goes with Konsil's own trainer, not with a program of the sites")
         return self
 
     @property
@@ -215,6 +226,8 @@ class Evaluation(Settings):
     overlap: float = Field(0.5, ge=0, lt=1)
     metrics: MetricWords = ("dice",)
     select_by: SelectionWord = "validation.dice.mean"
+    mirror: bool = Field(False, json_schema_extra={"form": 4})
+    """Whether a net is asked of each mirror image too, and its logits averaged."""
 
 
 class Rounds(Settings):

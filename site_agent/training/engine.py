@@ -22,7 +22,7 @@ from site_agent.training.cases.sampling import Batch, Sampler
 from site_agent.training.resume import Keeper, Moment
 from site_agent.training.seeds import derive_seed
 from site_agent.training.strategies.base import PLAIN, LocalRule
-from site_agent.training.tasks.base import Learner, cast_numbers, weigh_batches
+from site_agent.training.tasks.base import Learner, cast_numbers, loss_of_outputs, weigh_batches
 
 REPORT_SECONDS = 0.4
 """Progress at most this often: reading the loss makes a GPU wait."""
@@ -154,7 +154,7 @@ def _run_steps(
                 with cast_numbers(settings.precision, device):
                     outputs = net(images)
                     extra = rule.extra_loss(images)
-                part = learner.loss(outputs.float(), labels) * share
+                part = loss_of_outputs(learner, outputs, labels) * share
                 scaler.scale(part if extra is None else part + extra * share).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
                 loss += part.detach()
             if rule is not PLAIN or settings.clip_norm is not None:

@@ -36,6 +36,7 @@ class Sampler:
         self._step_draws = training.batch * training.accumulate
         self.steps_per_epoch = -(-self._draws // self._step_draws)
         self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._concepts: dict[int, list[NDArray[np.int32]]] = {}
 
     @property
     def steps(self) -> int:
@@ -69,7 +70,8 @@ class Sampler:
         cases = [self._cases[int(draw) % len(self._cases)] for draw in chosen]
         for row, case in enumerate(cases):
             flat = len(patch) == 2
-            self._draw_patch(case, rng, images[row][..., None] if flat else images[row],
+            centre = self._draw_centre(int(chosen[row]) % len(self._cases), row, len(cases), rng)
+            self._draw_patch(case, centre, rng, images[row][..., None] if flat else images[row],
                              labels[row][..., None] if flat else labels[row])  # fmt: skip
         self._vary_intensities(images, rng)
         if whole:
@@ -82,19 +84,36 @@ class Sampler:
             self._order = (epoch, make_generator(self._key, 2**40 + epoch).permutation(self._draws))
         return self._order[1]
 
+    def _draw_centre(self, number: int, row: int, rows: int, rng: np.random.Generator) -> tuple[int, ...]:
+        """A voxel of a case, which stands in a row of a batch of so many: of foreground where that is due."""
+        case, share = self._cases[number], self._training.foreground_share
+        shape = case.image.shape[1:]
+        if self._training.foreground_by == "batch":
+            if row >= round(rows * (1 - share)) and (concepts := self._find_concepts(number)):
+                voxels = concepts[rng.integers(len(concepts))]
+                return tuple(map(int, np.unravel_index(int(voxels[rng.integers(voxels.size)]), shape)))
+        elif case.foreground.size and rng.random() < share:
+            flat = int(case.foreground[rng.integers(case.foreground.size)])
+            return tuple(map(int, np.unravel_index(flat, shape)))
+        return tuple(int(rng.integers(edge)) for edge in shape)
+
+    def _find_concepts(self, number: int) -> list[NDArray[np.int32]]:
+        """The foreground voxels of a case by concept, as far as they are among those that are kept of it."""
+        if number not in self._concepts:
+            case = self._cases[number]
+            found = case.label.reshape(-1)[case.foreground] if case.foreground.size else np.zeros(0, np.uint8)
+            self._concepts[number] = [case.foreground[found == value] for value in np.unique(found)]
+        return self._concepts[number]
+
     def _draw_patch(
         self,
         case: CachedCase,
+        centre: tuple[int, ...],
         rng: np.random.Generator,
         image: NDArray[np.float32],
         label: NDArray[np.uint8],
     ) -> None:
         shape, patch = case.image.shape[1:], label.shape
-        if case.foreground.size and rng.random() < self._training.foreground_share:
-            flat = int(case.foreground[rng.integers(case.foreground.size)])
-            centre = np.unravel_index(flat, shape)
-        else:
-            centre = tuple(rng.integers(edge) for edge in shape)
         source, target = [], []
         for middle, edge, width in zip(centre, shape, patch, strict=True):
             if edge <= width:

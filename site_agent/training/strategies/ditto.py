@@ -16,7 +16,7 @@ from nets.weights import arrays_of, load_weights
 from site_agent.training import optimise
 from site_agent.training.cases.sampling import Batch
 from site_agent.training.strategies.base import AnchoredRule, Arrays, Leaves, Tensors
-from site_agent.training.tasks.base import Learner, weigh_batches
+from site_agent.training.tasks.base import Learner, loss_of_outputs, weigh_batches
 
 _NET, _OPTIMIZER = "net.", "optimizer."
 
@@ -61,7 +61,7 @@ class PersonalRule(AnchoredRule):
         self._own.train()
         self._optimizer.zero_grad(set_to_none=True)
         for (images, labels), share in weigh_batches(batches):
-            (learner.loss(self._own(images).float(), labels) * share).backward()  # type: ignore[no-untyped-call]
+            (loss_of_outputs(learner, self._own(images), labels) * share).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for name, one in self._own.named_parameters():
                 if one.grad is not None:

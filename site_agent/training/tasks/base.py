@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -87,19 +88,21 @@ class Inference:
     Attributes:
         patch: what it sees at once, voxels along each axis; two edges: it is a net in 2D.
         overlap: of neighbouring patches, 0 to 1. batch: patches that it sees together.
-        precision: `training.precision` of the experiment.
+        precision: `training.precision` of the experiment. mirror: whether it is asked of each mirror image too.
     """
 
     patch: tuple[int, ...]
     overlap: float
     batch: int = 1
     precision: str = "float32"
+    mirror: bool = False
 
     @classmethod
     def of_experiment(cls, experiment: Experiment) -> Inference:
         """As an experiment's cases are scored."""
         training = experiment.training
-        return cls(training.patch, experiment.evaluation.overlap, training.batch, training.precision)
+        asked = experiment.evaluation
+        return cls(training.patch, asked.overlap, training.batch, training.precision, asked.mirror)
 
     @property
     def flat(self) -> bool:
@@ -111,6 +114,37 @@ def weigh_batches(batches: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
     whole = sum(len(images) for images, _labels in batches)
     for images, labels in batches:
         yield (images, labels), len(images) / whole
+
+
+def loss_of_outputs(learner: Learner, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A batch's loss by what a net gives in training mode, in any precision.
+
+    Of a net with deep supervision (`NetSpec.supervised_levels`) it is the weighted mean of the losses of its outputs,
+    with weights 1, 1/2, 1/4, ... as in nnU-Net (Isensee et al. 2021). nnU-Net brings labels to the coarser grids; here
+    the outputs are on the finest one, as MONAI's net gives them.
+    """
+    if outputs.ndim - labels.ndim < 2:
+        return learner.loss(outputs.float(), labels)
+    levels = outputs.float().unbind(1)
+    shares = [0.5**level for level in range(len(levels))]
+    losses = [learner.loss(one, labels) * (share / sum(shares)) for one, share in zip(levels, shares, strict=True)]
+    return torch.stack(losses).sum()
+
+
+def ask_mirrored(net: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A net that is asked of an image (B, C, *grid) mirrored along every choice of its axes; its logits, mirrored back,
+    are averaged, as in nnU-Net. Logits without a grid are averaged as they are."""
+
+    def ask(images: torch.Tensor) -> torch.Tensor:
+        axes = range(2, images.ndim)
+        total = net(images)
+        choices = [several for count in range(1, len(axes) + 1) for several in combinations(axes, count)]
+        for chosen in choices:
+            logits = net(images.flip(chosen))
+            total = total + (logits.flip(chosen) if logits.ndim == images.ndim else logits)
+        return total / (1 + len(choices))
+
+    return ask
 
 
 def cast_numbers(precision: str, device: torch.device) -> torch.autocast:
@@ -135,7 +169,7 @@ def predict_logits(net: torch.nn.Module, image: torch.Tensor, asked: Inference, 
             batch.to(device),
             roi_size=asked.patch,
             sw_batch_size=asked.batch,
-            predictor=net,
+            predictor=ask_mirrored(net) if asked.mirror else net,
             overlap=asked.overlap,
             mode="gaussian",
         )
@@ -151,5 +185,5 @@ def answer_image(net: torch.nn.Module, image: torch.Tensor, asked: Inference, de
     """
     whole = image[..., 0] if asked.flat else image
     with cast_numbers(asked.precision, device):
-        logits: torch.Tensor = net(whole[None].to(device))
+        logits = (ask_mirrored(net) if asked.mirror else net)(whole[None].to(device))
     return logits[0].float()

@@ -28,6 +28,8 @@ count = 20
 """
 NEW = (
     "[training]\naccumulate = 1",
+    '[training]\nforeground_by = "batch"',
+    "[evaluation]\nmirror = false",
     '[training.optimizer]\nname = "SGD"\nnesterov = true',
     "[training.optimizer]\nbeta1 = 0.9\nbeta2 = 0.999\nepsilon = 1e-8",
     '[training.schedule]\nname = "step"\nevery_rounds = 5',
