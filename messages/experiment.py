@@ -28,7 +28,6 @@ from messages.sections import (
     MOST_ALONE,
     MOST_SITES,
     OWN_LABEL,
-    Augmentation,
     Data,
     Evaluation,
     Net,
@@ -41,6 +40,7 @@ from messages.sections import (
     Training,
     Wire,
 )
+from messages.tasks.augmentation import Augmentation
 from messages.tasks.registry import AnyTask, with_defaults
 
 

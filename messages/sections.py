@@ -129,16 +129,6 @@ class Preprocessing(Settings):
         return value
 
 
-class Augmentation(Settings):
-    """Probabilities and strengths; 0 switches one off."""
-
-    flip: Fraction = 0.0
-    """Chance of mirroring, for each axis."""
-    scale_intensity: float = Field(0.0, ge=0, lt=1)
-    shift_intensity: float = Field(0.0, ge=0, lt=1)
-    noise: float = Field(0.0, ge=0, lt=1)
-
-
 class Training(Settings):
     """A site's work in one round: so many local epochs, or so many optimiser steps."""
 

@@ -64,7 +64,7 @@ with _hide_modules(UNUSED):
         dints,
         swin_unetr,
     )
-    from monai.transforms import NormalizeIntensity
+    from monai.transforms import AdjustContrast, GaussianSmooth, NormalizeIntensity, RandSimulateLowResolution
 
 
 def _move_axes(tensor: Any, pattern: str) -> Any:
@@ -105,13 +105,16 @@ MONAI_VERSION = str(monai.__version__)
 __all__ = [
     "MONAI_VERSION",
     "AHNet",
+    "AdjustContrast",
     "BasicUNet",
     "DenseNet121",
     "DiNTS",
     "DiceCELoss",
     "DiceLoss",
     "EfficientNetBN",
+    "GaussianSmooth",
     "NormalizeIntensity",
+    "RandSimulateLowResolution",
     "ResNet",
     "SegResNet",
     "SupervisedUNet",

@@ -46,7 +46,13 @@ def make_cases(folder: Path, count: int = 3) -> list[CachedCase]:
     return found
 
 
-def experiment(net: dict[str, Any], optimizer: dict[str, Any], strategy: str = "FedAvg", **training: Any) -> Experiment:
+def experiment(
+    net: dict[str, Any],
+    optimizer: dict[str, Any],
+    strategy: str = "FedAvg",
+    augmentation: dict[str, Any] | None = None,
+    **training: Any,
+) -> Experiment:
     plain = glioma_demo(3, 1, ["site-a"])
     plain["task"] |= {"channels": ["T1", "T2"], "regions": {"WT": ["ED", "ET"], "ET": ["ET"]}}
     plain["net"] = net
@@ -54,7 +60,7 @@ def experiment(net: dict[str, Any], optimizer: dict[str, Any], strategy: str = "
     plain["training"].pop("local_epochs", None)
     plain["training"]["optimizer"] |= optimizer
     plain["training"] |= training
-    plain["augmentation"] = {"flip": 0.5, "noise": 0.1}
+    plain["augmentation"] = {"flip": 0.5, "noise": 0.1} if augmentation is None else augmentation
     plain["plan"] = {"strategy": strategy}
     return Experiment.model_validate(plain)
 

@@ -3,6 +3,7 @@
 MONAI's dictionary pipeline reads whole volumes, keeps MetaTensors with their transform history and spends 5 to 20 ms
 a patch in Python; here a patch is one slice of a memory map. The choices are MONAI's (RandCropByPosNegLabel,
 RandFlip, RandScaleIntensity, RandShiftIntensity, RandGaussianNoise), their randomness is `seeds.make_generator`'s.
+`varying` has nnU-Net's variations.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from messages.sections import Augmentation, Training
+from messages.sections import Training
+from messages.tasks.augmentation import Augmentation
 from site_agent.training.cases.cache import CachedCase
+from site_agent.training.cases.varying import draw_warp, vary_intensities
 from site_agent.training.seeds import make_generator
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -31,6 +34,7 @@ class Sampler:
         self._cases = cases
         self._training = training
         self._augmentation = augmentation
+        self._variations = augmentation.list_variations(training.patch)
         self._key = key
         self._draws = len(cases) * training.patches_per_case
         self._step_draws = training.batch * training.accumulate
@@ -71,8 +75,10 @@ class Sampler:
         for row, case in enumerate(cases):
             flat = len(patch) == 2
             centre = self._draw_centre(int(chosen[row]) % len(self._cases), row, len(cases), rng)
-            self._draw_patch(case, centre, rng, images[row][..., None] if flat else images[row],
+            own = make_generator(self._key, number, row + 1) if self._variations else rng
+            self._draw_patch(case, centre, (rng, own), images[row][..., None] if flat else images[row],
                              labels[row][..., None] if flat else labels[row])  # fmt: skip
+            vary_intensities(images[row], self._variations, own)
         self._vary_intensities(images, rng)
         if whole:
             return torch.from_numpy(images), torch.from_numpy(np.stack([case.truth for case in cases]))
@@ -109,12 +115,15 @@ class Sampler:
         self,
         case: CachedCase,
         centre: tuple[int, ...],
-        rng: np.random.Generator,
+        generators: tuple[np.random.Generator, np.random.Generator],
         image: NDArray[np.float32],
         label: NDArray[np.uint8],
     ) -> None:
+        """Write one patch, mirrored by the batch's generator, and moved by the patch's own."""
+        rng, own = generators
         shape, patch = case.image.shape[1:], label.shape
-        source, target = [], []
+        source: list[slice] = []
+        target: list[slice] = []
         for middle, edge, width in zip(centre, shape, patch, strict=True):
             if edge <= width:
                 source.append(slice(0, edge))
@@ -124,7 +133,16 @@ class Sampler:
                 begin = min(max(int(middle) - width // 2, 0), edge - width)
                 source.append(slice(begin, begin + width))
                 target.append(slice(0, width))
-        flips = tuple(slice(None, None, -1 if rng.random() < self._augmentation.flip else None) for _ in range(3))
+        flips = tuple(slice(None, None, -1 if rng.random() < self._augmentation.mirrors else None) for _ in range(3))
+        warp = draw_warp(self._variations, patch, own)
+        if warp is not None:
+            about = [
+                part.start - at.start + (width - 1) / 2 for part, at, width in zip(source, target, patch, strict=True)
+            ]
+            image[(slice(None), *flips)], moved = warp.cut_patch(case, np.array(about))
+            if moved is not None:
+                label[flips] = moved
+            return
         # Flipping the views that are written to costs nothing.
         image[(slice(None), *flips)][(slice(None), *target)] = case.image[(slice(None), *source)]
         if not case.truth.size:

@@ -30,12 +30,18 @@ NEW = (
     "[training]\naccumulate = 1",
     '[training]\nforeground_by = "batch"',
     "[evaluation]\nmirror = false",
+    '[augmentation]\npreset = "nnunet"',
+    "[augmentation]\ngamma = { chance = 0, between = [1, 1] }",
     '[training.optimizer]\nname = "SGD"\nnesterov = true',
     "[training.optimizer]\nbeta1 = 0.9\nbeta2 = 0.999\nepsilon = 1e-8",
     '[training.schedule]\nname = "step"\nevery_rounds = 5',
 )
 REFUSED = (
     ("[training]\naccumulate = 0", "training.accumulate = 0: input should be greater than or equal to 1"),
+    ("[augmentation]\ngamma = { chance = 0.3, between = [1.5, 0.7] }", "the smaller number comes first"),
+    ("[augmentation]\nscaling = { chance = 0.3, between = [0, 2] }", "scaling.between lies within 0.25 and 4"),
+    ("[augmentation]\nrotation = 30", "give a table"),
+    ('[augmentation]\npreset = "nnUnet"', "did you mean 'nnunet'?"),
     ("[training.optimizer]\nnesterov = true", 'nesterov does not go with name = "Adam"'),
     ('[training.optimizer]\nname = "SGD"\nbeta1 = 0.5', 'beta1 does not go with name = "SGD"'),
     ('[training.optimizer]\nname = "SGD"\nmomentum = 0.0\nnesterov = true', "nesterov = true needs a momentum"),

@@ -18,7 +18,8 @@ from deploy.baseline import paired_bootstrap
 from deploy.demo.experiments import decathlon_demo, glioma_demo
 from messages.experiment import Experiment
 from messages.reasons import Reason
-from messages.sections import Augmentation, Preprocessing, Training
+from messages.sections import Preprocessing, Training
+from messages.tasks.augmentation import Augmentation
 from messages.tasks.optimisers import Optimizer
 from site_agent.training import optimise
 from site_agent.training.cases import cache

@@ -12,7 +12,7 @@ import pytest
 import torch
 from round_rig import CPU, UNET, Site, cut_off, experiment, make_cases
 
-from messages.sections import Augmentation
+from messages.tasks.augmentation import Augmentation
 from messages.tasks.optimisers import Optimizer
 from nets.build import build_net
 from site_agent.training.cases.cache import CachedCase
@@ -28,6 +28,7 @@ RESUMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gathered gradients": ({"name": "NAdam"}, {"accumulate": 2}),
     "bfloat16": ({"name": "RAdam", "beta1": 0.8}, {"precision": "bfloat16"}),
     "foreground by batch": ({}, {"foreground_by": "batch"}),
+    "nnU-Net's augmentation": ({}, {"augmentation": {"preset": "nnunet", "elastic": {"chance": 1, "between": [0, 3]}}}),
     "RMSprop": ({"name": "RMSprop", "beta2": 0.9}, {}),
 }
 """What is asked → the optimiser, and keys of `[training]`."""
