@@ -72,7 +72,7 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     training = experiment.training
     model = parameters * FLOAT
     kept = int(size.kept_bytes * training.batch * (1.0 if training.precision == "float32" else 0.6))
-    weights = experiment.plan.strategy.nets * model * (2 + training.optimizer.moments)
+    weights = experiment.plan.strategy.nets * model * (2 + training.optimizer.moments + (training.ema is not None))
     memory = FRAMEWORK_BYTES + weights + kept
     sites, rounds = len(experiment.sites), experiment.rounds.count
     plan = experiment.plan

@@ -156,6 +156,9 @@ class Training(Settings):
     """How `foreground_share` is kept: by chance for each patch, or for certain in each batch (rounded, as nnU-Net does
     it), where a foreground concept that the case has is drawn first."""
 
+    ema: float | None = Field(None, gt=0, lt=1, json_schema_extra={"form": 4}, exclude_if=lambda value: value is None)
+    """What travels is an exponential mean of the weights over a round's steps: with each step so much of it stays."""
+
     @field_validator("trainer")
     @classmethod
     def _trainer_is_another(cls, value: str | None) -> str | None:
@@ -178,7 +181,12 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _own_trainer_does_it(self) -> Self:
-        said = sorted({"accumulate", "foreground_by"} & self.model_fields_set)
+        asked = {
+            "accumulate": self.accumulate > 1,
+            "ema": self.ema is not None,
+            "foreground_by": self.foreground_by != "patch",
+        }
+        said = [key for key, one in asked.items() if one]
         if self.trainer is not None and said:
             raise ValueError(f"{said[0]} goes with Konsil's own trainer, not with a program of the sites")
         return self
@@ -229,6 +237,10 @@ class Rounds(Settings):
     """After quorum is met; default: the larger of 60 s and half the time it took."""
     at_deadline: Literal["extend", "fail"] = "extend"
     extensions: int = Field(2, ge=0, le=100)
+    patience: int | None = Field(
+        None, ge=1, le=100_000, json_schema_extra={"form": 4}, exclude_if=lambda value: value is None
+    )
+    """Training ends once so many scored models in a row are no better than the best one before them."""
 
 
 PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation"]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-LOGIC = 4
+LOGIC = 5
 """Under which new decisions are made."""
 
 KNOWN: dict[int, str] = {
@@ -30,6 +30,7 @@ KNOWN: dict[int, str] = {
     " many open experiments as they may (`inputs.Received.full`); a pause that is said while the disk is full outlasts"
     " that",
     4: "a site whose key the operator revoked is taken out (`inputs.Barred`)",
+    5: "training ends early where scores no longer rise (`rounds.patience`)",
 }
 """Number → what is decided otherwise from it on. A number that is taken out can be replayed by older versions only."""
 

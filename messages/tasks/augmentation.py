@@ -79,7 +79,7 @@ class Augmentation(Settings):
     scale_intensity: float = Field(0.0, ge=0, lt=1)
     shift_intensity: float = Field(0.0, ge=0, lt=1)
     noise: float = Field(0.0, ge=0, lt=1)
-    preset: Literal["nnunet"] | None = Field(None, **_FORM_4)
+    preset: Literal["nnunet", "nnunet-without-mirroring"] | None = Field(None, **_FORM_4)
     """A whole set of them; what the file says beside it holds instead."""
     rotation: Variation | None = Field(None, **_FORM_4)
     """Degrees, about each axis; in 2D about the one that is not in the slice."""
@@ -116,12 +116,12 @@ class Augmentation(Settings):
     @property
     def mirrors(self) -> float:
         """Chance of mirroring, for each axis, also where a preset says it."""
-        return 0.5 if self.preset is not None and "flip" not in self.model_fields_set else self.flip
+        return self.flip or (0.5 if self.preset == "nnunet" else 0.0)
 
     def list_variations(self, patch: tuple[int, ...]) -> dict[str, Variation]:
         """What is asked for, by key and in order, on patches of this size; nothing that never happens."""
         found: dict[str, Variation] = {}
-        if self.preset == "nnunet":
+        if self.preset is not None:
             widest = 180.0 if len(patch) == 2 else 30.0
             if len(patch) == 2 and max(patch) > _LONG * min(patch):
                 widest = 15.0

@@ -17,6 +17,7 @@ from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
 from site_agent.datasets.opening import show_name
 from site_agent.training import optimise
+from site_agent.training.averaging import WeightAverage
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Batch, Sampler
 from site_agent.training.resume import Keeper, Moment
@@ -133,7 +134,8 @@ def _run_steps(
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
     parameters = list(net.parameters())
     total = torch.zeros((), dtype=torch.float64, device=device)
-    moment = Moment(net, optimizer, scaler, total, device, sampler.steps, rule)
+    average = WeightAverage(net, settings.ema)
+    moment = Moment(net, optimizer, scaler, total, device, sampler.steps, rule, average.state())
     net.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout
@@ -165,6 +167,7 @@ def _run_steps(
             scaler.step(optimizer)
             scaler.update()
             rule.after_step(batches, learner)
+            average.take_step()
             total += loss
             now = time.monotonic()
             if report is not None and now - reported >= REPORT_SECONDS:
@@ -176,6 +179,7 @@ def _run_steps(
             if keeper is not None and keeper.is_due():
                 _require_finite(total.item())  # what is spoilt is not kept
                 keeper.save_checkpoint(moment, step + 1, total.item())
+    average.leave_mean()
     return _require_finite(total.item() / max(sampler.steps, 1))
 
 

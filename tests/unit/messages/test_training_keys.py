@@ -30,6 +30,8 @@ NEW = (
     "[training]\naccumulate = 1",
     '[training]\nforeground_by = "batch"',
     "[evaluation]\nmirror = false",
+    "patience = 3",
+    "[training]\nema = 0.9",
     '[augmentation]\npreset = "nnunet"',
     "[augmentation]\ngamma = { chance = 0, between = [1, 1] }",
     '[training.optimizer]\nname = "SGD"\nnesterov = true',
@@ -38,6 +40,10 @@ NEW = (
 )
 REFUSED = (
     ("[training]\naccumulate = 0", "training.accumulate = 0: input should be greater than or equal to 1"),
+    ("[training]\nema = 1.0", "training.ema = 1.0: input should be less than 1"),
+    ('[training]\nema = 0.9\n[plan]\nstrategy = "SCAFFOLD"', "training.ema: SCAFFOLD reckons"),
+    ('[training]\nema = 0.9\n[plan]\nstrategy = "FedNova"', "training.ema: FedNova reckons"),
+    ('patience = 3\n[plan]\nkind = "alone"', 'rounds.patience goes with kind = "aggregation"'),
     ("[augmentation]\ngamma = { chance = 0.3, between = [1.5, 0.7] }", "the smaller number comes first"),
     ("[augmentation]\nscaling = { chance = 0.3, between = [0, 2] }", "scaling.between lies within 0.25 and 4"),
     ("[augmentation]\nrotation = 30", "give a table"),
@@ -60,6 +66,8 @@ def test_a_file_that_says_a_new_key_has_form_4_and_is_read_again_as_the_same(sai
     again = Experiment.model_validate(codec.unpack(codec.pack(found.as_plain())))
     assert (again, again.form, again.digest()) == (found, 4, found.digest())
     assert found.digest() != parse_experiment(FILE).digest()
+    copied = Experiment.model_validate(found.filled())  # a trainer's copy says every key
+    assert (copied.training, copied.augmentation) == (found.training, found.augmentation)
 
 
 @pytest.mark.parametrize(("said", "words"), REFUSED)

@@ -139,7 +139,10 @@ def test_factors_lie_below_1_as_often_as_above() -> None:
 
 def test_the_preset_is_nnu_nets_and_what_the_file_says_beside_it_holds() -> None:
     preset = Augmentation(preset="nnunet")
-    assert (preset.mirrors, Augmentation(preset="nnunet", flip=0.0).mirrors, Augmentation().mirrors) == (0.5, 0, 0)
+    still = Augmentation(preset="nnunet-without-mirroring")
+    assert (preset.mirrors, still.mirrors, Augmentation().mirrors) == (0.5, 0, 0)
+    assert Augmentation(preset="nnunet", flip=0.2).mirrors == 0.2
+    assert still.list_variations((64, 64, 64)) == preset.list_variations((64, 64, 64))
     solid = preset.list_variations((64, 64, 64))
     assert "elastic" not in solid
     assert list(solid) == [key for key in BOUNDS if key != "elastic"]

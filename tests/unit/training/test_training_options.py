@@ -28,6 +28,7 @@ RESUMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gathered gradients": ({"name": "NAdam"}, {"accumulate": 2}),
     "bfloat16": ({"name": "RAdam", "beta1": 0.8}, {"precision": "bfloat16"}),
     "foreground by batch": ({}, {"foreground_by": "batch"}),
+    "a mean of weights": ({}, {"ema": 0.5}),
     "nnU-Net's augmentation": ({}, {"augmentation": {"preset": "nnunet", "elastic": {"chance": 1, "between": [0, 3]}}}),
     "RMSprop": ({"name": "RMSprop", "beta2": 0.9}, {}),
 }
@@ -147,6 +148,17 @@ def test_a_rare_concept_is_drawn_as_often_as_a_frequent_one(cases: list[CachedCa
     sampler = Sampler([Corner(cases[0])], experiment(PLAIN, {}, **asked).training, Augmentation(), key=3)
     rare = sum(bool((sampler.draw_step(step)[0][1][0] == 2).any()) for step in range(64))
     assert 20 < rare < 44
+
+
+def test_a_mean_of_weights_is_what_a_round_leaves(cases: list[CachedCase]) -> None:
+    received = build_net(PLAIN, 2, 2, seed=1).state_dict()
+    steps = [received, *(trained(cases, local_steps=number) for number in (1, 2, 3))]
+    found = trained(cases, local_steps=3, ema=0.75)
+    for name, one in found.items():
+        mean = steps[0][name]
+        for step in steps[1:]:
+            mean = 0.75 * mean + 0.25 * step[name]
+        torch.testing.assert_close(one, mean, rtol=1e-5, atol=1e-6)
 
 
 class Corner:
