@@ -64,7 +64,7 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     assert isinstance(learner, SegmentationLearner)
     seed = derive_seed(experiment.seed, "round", 1, "site", SITE)
     sampler = Sampler(cases, experiment.training, experiment.augmentation, seed)
-    _, labels = sampler.draw_batch(0)
+    _, labels = sampler.draw_step(0)[0]
 
     def timed(work: Any, times: int) -> float:
         work(0)
@@ -83,7 +83,7 @@ def parts(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     received, _kept = session._load_model(str(folder / "start"), manifest.plain(), 1)
     return {
         "step": timed(whole, 2) / 100,
-        "batch": timed(sampler.draw_batch, 100),
+        "batch": timed(sampler.draw_step, 100),
         "target": timed(lambda _: learner.regions.make_target(labels), 100),
         "load_model": timed(lambda _: session._load_model(str(folder / "start"), manifest.plain(), 1), 20),
         "write_update": timed(lambda _: write_update(update, arrays_of(net), manifest, received), 20),

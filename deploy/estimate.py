@@ -25,8 +25,6 @@ FLOAT = 4
 """Bytes of a float32."""
 FRAMEWORK_BYTES = 600 * 2**20
 """What the training process holds before it holds a net: interpreter, torch, MONAI, one loaded case."""
-MOMENTS = {"Adam": 2, "AdamW": 2, "SGD": 1}
-"""Tensors that an optimiser keeps beside each weight."""
 MEASURED_WITHIN = 300.0
 """Seconds for the process that measures a net."""
 
@@ -73,8 +71,8 @@ def estimate(experiment: Experiment, measure: Callable[[Experiment], NetSize] | 
     parameters = size.parameters
     training = experiment.training
     model = parameters * FLOAT
-    kept = int(size.kept_bytes * training.batch * (0.6 if training.precision == "amp" else 1.0))
-    weights = experiment.plan.strategy.nets * model * (2 + MOMENTS[training.optimizer.name])
+    kept = int(size.kept_bytes * training.batch * (1.0 if training.precision == "float32" else 0.6))
+    weights = experiment.plan.strategy.nets * model * (2 + training.optimizer.moments + (training.ema is not None))
     memory = FRAMEWORK_BYTES + weights + kept
     sites, rounds = len(experiment.sites), experiment.rounds.count
     plan = experiment.plan

@@ -29,7 +29,6 @@ from messages.sections import (
     MOST_ALONE,
     MOST_SITES,
     OWN_LABEL,
-    Augmentation,
     Data,
     Evaluation,
     Net,
@@ -42,6 +41,7 @@ from messages.sections import (
     Training,
     Wire,
 )
+from messages.tasks.augmentation import Augmentation
 from messages.tasks.registry import AnyTask, with_defaults
 
 
@@ -142,6 +142,8 @@ class Experiment(Settings):
             )
         if self.rounds_before and (wrong := _find_memory(self)) is not None:
             raise ValueError(f"supersedes.after = {self.rounds_before}: {wrong}")
+        if (wrong := _find_misplaced(self)) is not None:
+            raise ValueError(wrong)
         if self.net.origin is not None and strategy.alters_tensors:
             raise ValueError(
                 f"net.from: with {strategy.name} other tensors travel than a model has, so it begins with a drawn one"
@@ -164,6 +166,8 @@ class Experiment(Settings):
             raise ValueError(f"training.trainer: {self.task.kind} is scored voxel by voxel, which no such trainer does")
         if plan.strategy.in_training or plan.strategy.alters_tensors:
             raise ValueError(f"training.trainer: {plan.strategy.name} changes the training, which no such trainer does")
+        if self.evaluation.mirror:
+            raise ValueError("evaluation.mirror goes with Konsil's own trainer, not with a program of the sites")
         if plan.kind == "ensemble":
             raise ValueError('training.trainer: plan.kind = "ensemble" combines nets, which no such trainer does')
 
@@ -175,6 +179,8 @@ class Experiment(Settings):
             )
         if self.task.truth == "table" and size != patch:
             raise ValueError(f"training.patch: {self.task.kind} sees whole images: leave it out, or repeat the size")
+        if self.task.truth == "table" and self.training.foreground_by != "patch":
+            raise ValueError(f"training.foreground_by: {self.task.kind} sees whole images, and draws no patches")
         if self.task.truth == "map" and self.preprocessing.fit == "pad":
             raise ValueError(f"preprocessing.fit: {self.task.kind} cuts and pads to training.patch by itself")
         if size is not None and len(size) != len(patch):
@@ -241,6 +247,8 @@ def _find_memory(experiment: Experiment) -> str | None:
         return f"{plan.strategy.name} remembers more of earlier rounds than their model: begin anew, with after = 0"
     if not experiment.training.optimizer.reset:
         return "training.optimizer.reset = false remembers more than the model: begin anew, with after = 0"
+    if experiment.rounds.patience is not None:
+        return "rounds.patience reckons with the scores of earlier rounds: begin anew, with after = 0"
     if experiment.net.origin is None or not experiment.net.origin.startswith(DIGEST_MARK):
         return f'it needs net.from = "{DIGEST_MARK}…": the model that these rounds made'
     return None
@@ -261,6 +269,19 @@ def _find_unbuffered(experiment: Experiment) -> str | None:
             'evaluation.select_by: under plan.kind = "asynchronous" other sites score each model, so none can be '
             'chosen by its scores: write select_by = "last"'
         )
+    return None
+
+
+def _find_misplaced(experiment: Experiment) -> str | None:
+    """Why a mean of weights or an early end does not go with plan, strategy and data, in words."""
+    plan, patience = experiment.plan, experiment.rounds.patience
+    strategy = plan.strategy
+    if experiment.training.ema is not None and (strategy.in_training or strategy.counts_steps):
+        return f"training.ema: {strategy.name} reckons with the weights that the last step left, not with their mean"
+    if patience is not None and plan.kind != "aggregation":
+        return 'rounds.patience goes with kind = "aggregation": elsewhere no two rounds are scored by the same sites'
+    if patience is not None and experiment.data.split.validation == 0:
+        return "rounds.patience needs validation cases: data.split has none"
     return None
 
 

@@ -12,6 +12,7 @@ from messages.ground.naming import EXPERIMENT_PATTERN, WHOLE_EXPERIMENT
 from messages.ground.settings import Name, Seconds, Settings
 from messages.strategies import FEDAVG, AnyStrategy
 from messages.tasks.losses import LossTable
+from messages.tasks.optimisers import Optimizer, Schedule
 from messages.tasks.registry import AnyLoss, MetricWords, SelectionWord
 from messages.tensors.codecs import CodecName
 
@@ -167,45 +168,6 @@ class Preprocessing(Settings):
         return value
 
 
-class Augmentation(Settings):
-    """Probabilities and strengths; 0 switches one off."""
-
-    flip: Fraction = 0.0
-    """Chance of mirroring, for each axis."""
-    scale_intensity: float = Field(0.0, ge=0, lt=1)
-    shift_intensity: float = Field(0.0, ge=0, lt=1)
-    noise: float = Field(0.0, ge=0, lt=1)
-
-
-class Optimizer(Settings):
-    name: Literal["Adam", "AdamW", "SGD"] = "Adam"
-    lr: float = Field(1e-3, gt=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD only."""
-    reset: bool = True
-    """Fresh moments each round (the thesis's choice); false keeps them at the site."""
-
-
-class Schedule(Settings):
-    """Learning rate over the rounds."""
-
-    name: Literal["constant", "poly", "cosine"] = "constant"
-    over: Literal["rounds"] = "rounds"
-    power: float = Field(0.9, gt=0)
-    warmup_rounds: int = Field(0, ge=0, le=WHOLE)
-
-    def factor(self, round_number: int, rounds: int) -> float:
-        """What the learning rate is multiplied by in a round (first is 1) of so many."""
-        done = (round_number - 1) / max(rounds, 1)
-        warm = min(1.0, round_number / (self.warmup_rounds + 1))
-        if self.name == "poly":
-            return float(warm * (1 - done) ** self.power)
-        if self.name == "cosine":
-            return warm * 0.5 * (1 + math.cos(math.pi * done))
-        return warm
-
-
 class Training(Settings):
     """A site's work in one round: so many local epochs, or so many optimiser steps."""
 
@@ -221,10 +183,20 @@ class Training(Settings):
     """A word, or a table of a word and arguments."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    precision: Literal["float32", "amp"] = "float32"
+    precision: Literal["float32", "amp", "bfloat16"] = "float32"
+    """ "amp": float16 where that is safe, with a scaled loss, on a GPU only; "bfloat16": also on a CPU."""
     clip_norm: float | None = Field(None, gt=0)
     trainer: Name | None = Field(None, json_schema_extra={"form": 3}, exclude_if=lambda value: value is None)
     """A program that the operators of the sites registered under this name, instead of Konsil's own trainer."""
+    accumulate: int = Field(1, ge=1, le=64, json_schema_extra={"form": 4})
+    """Batches whose gradients make one optimiser step; the last step of an epoch may have fewer."""
+
+    foreground_by: Literal["patch", "batch"] = Field("patch", json_schema_extra={"form": 4})
+    """How `foreground_share` is kept: by chance for each patch, or for certain in each batch (rounded, as nnU-Net does
+    it), where a foreground concept that the case has is drawn first."""
+
+    ema: float | None = Field(None, gt=0, lt=1, json_schema_extra={"form": 4}, exclude_if=lambda value: value is None)
+    """What travels is an exponential mean of the weights over a round's steps: with each step so much of it stays."""
 
     @field_validator("trainer")
     @classmethod
@@ -244,6 +216,18 @@ class Training(Settings):
     def _epochs_or_steps(self) -> Self:
         if self.local_epochs is not None and self.local_steps is not None:
             raise ValueError("give local_epochs or local_steps, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _own_trainer_does_it(self) -> Self:
+        asked = {
+            "accumulate": self.accumulate > 1,
+            "ema": self.ema is not None,
+            "foreground_by": self.foreground_by != "patch",
+        }
+        said = [key for key, one in asked.items() if one]
+        if self.trainer is not None and said:
+            raise ValueError(f"{said[0]} goes with Konsil's own trainer, not with a program of the sites")
         return self
 
     @property
@@ -267,10 +251,10 @@ class Training(Settings):
         return None if self.local_steps is not None else (self.local_epochs or 1)
 
     def count_steps(self, cases: int) -> int:
-        """Optimiser steps of a round over so many cases; an epoch's last batch may be smaller."""
+        """Optimiser steps of a round over so many cases; an epoch's last step may have fewer patches."""
         if self.local_steps is not None:
             return self.local_steps
-        return (self.epochs or 1) * -(-cases * self.patches_per_case // self.batch)
+        return (self.epochs or 1) * -(-cases * self.patches_per_case // (self.batch * self.accumulate))
 
 
 class Evaluation(Settings):
@@ -279,6 +263,8 @@ class Evaluation(Settings):
     overlap: float = Field(0.5, ge=0, lt=1)
     metrics: MetricWords = ("dice",)
     select_by: SelectionWord = "validation.dice.mean"
+    mirror: bool = Field(False, json_schema_extra={"form": 4})
+    """Whether a net is asked of each mirror image too, and its logits averaged."""
 
 
 class Rounds(Settings):
@@ -290,6 +276,10 @@ class Rounds(Settings):
     """After quorum is met; default: the larger of 60 s and half the time it took."""
     at_deadline: Literal["extend", "fail"] = "extend"
     extensions: int = Field(2, ge=0, le=100)
+    patience: int | None = Field(
+        None, ge=1, le=100_000, json_schema_extra={"form": 4}, exclude_if=lambda value: value is None
+    )
+    """Training ends once so many scored models in a row are no better than the best one before them."""
 
 
 PlanKind = Literal["aggregation", "sequential", "alone", "ensemble", "evaluation", "asynchronous", "statistics"]

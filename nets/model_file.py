@@ -96,6 +96,7 @@ def _describe(experiment: Experiment, round_number: int | None) -> dict[str, Any
         "preprocessing": plain["preprocessing"],
         "patch": plain["training"]["patch"],
         "overlap": plain["evaluation"]["overlap"],
+        **({"mirror": True} if experiment.evaluation.mirror else {}),
     }
 
 

@@ -64,7 +64,7 @@ with _hide_modules(UNUSED):
         dints,
         swin_unetr,
     )
-    from monai.transforms import NormalizeIntensity
+    from monai.transforms import AdjustContrast, GaussianSmooth, NormalizeIntensity, RandSimulateLowResolution
 
 
 def _move_axes(tensor: Any, pattern: str) -> Any:
@@ -88,6 +88,16 @@ def build_swin_unetr(**settings: Any) -> torch.nn.Module:
     return net
 
 
+class SupervisedUNet(DynUNet):  # type: ignore[misc]  # MONAI is not typed
+    """MONAI's `DynUNet`, which keeps no output of its levels after a pass: they hold the pass's memory, and cannot be
+    copied."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = super().forward(x)
+        self.heads[:] = [torch.empty(0)] * len(self.heads)
+        return out
+
+
 swin_unetr.rearrange = _move_axes
 dints.print = lambda *_: None
 MONAI_VERSION = str(monai.__version__)
@@ -95,16 +105,19 @@ MONAI_VERSION = str(monai.__version__)
 __all__ = [
     "MONAI_VERSION",
     "AHNet",
+    "AdjustContrast",
     "BasicUNet",
     "DenseNet121",
     "DiNTS",
     "DiceCELoss",
     "DiceLoss",
-    "DynUNet",
     "EfficientNetBN",
+    "GaussianSmooth",
     "NormalizeIntensity",
+    "RandSimulateLowResolution",
     "ResNet",
     "SegResNet",
+    "SupervisedUNet",
     "TopologyInstance",
     "UNet",
     "VNet",

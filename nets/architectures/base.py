@@ -72,6 +72,12 @@ class NetSpec(Settings):
         """
         raise NotImplementedError
 
+    @property
+    def supervised_levels(self) -> int:
+        """Outputs beside the last one that it is trained by (deep supervision): then its output in training mode is
+        (B, 1 + levels, outputs, *grid), the finest first, all on the patch's own grid."""
+        return 0
+
     def divisors(self, dims: int) -> tuple[int, ...]:
         """Along each axis: the edge of a patch must be a multiple of this."""
         return (1,) * dims

@@ -203,13 +203,16 @@ class EffectRunner:
         self._watch_rounds()
 
     def _watch_rounds(self) -> None:
-        """Tell the receiver of which rounds chunks may come. After the last round, the one chosen on validation may."""
+        """Tell the receiver of which rounds chunks may come. After the last round, the one chosen on validation may;
+        which round is the last is not known beforehand where training may end early."""
         for name, job in self._steps.agenda.jobs.items():
             if job.phase in OVER:
                 self._watched.pop(name, None)
             elif self._watched.get(name) != job.round:
                 self._watched[name] = job.round
-                self._receiver.watch_experiment(name, job.round, again=job.round == experiment_of(job).rounds.count)
+                rounds = experiment_of(job).rounds
+                again = job.round == rounds.count or rounds.patience is not None
+                self._receiver.watch_experiment(name, job.round, again=again)
 
     def _look_first(self, effect: RunPrepare | RunMeasure | RunTrain | RunEvaluate, job: Job) -> None:
         """Look at the data, then give the task to the trainer."""

@@ -17,12 +17,13 @@ from messages.ground.errors import WorkFailed
 from messages.reasons import Reason
 from site_agent.datasets.opening import show_name
 from site_agent.training import optimise
+from site_agent.training.averaging import WeightAverage
 from site_agent.training.cases.cache import CachedCase
-from site_agent.training.cases.sampling import Sampler
+from site_agent.training.cases.sampling import Batch, Sampler
 from site_agent.training.resume import Keeper, Moment
 from site_agent.training.seeds import derive_seed
 from site_agent.training.strategies.base import PLAIN, LocalRule
-from site_agent.training.tasks.base import Learner
+from site_agent.training.tasks.base import Learner, cast_numbers, loss_of_outputs, weigh_batches
 
 REPORT_SECONDS = 0.4
 """Progress at most this often: reading the loss makes a GPU wait."""
@@ -133,7 +134,8 @@ def _run_steps(
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
     parameters = list(net.parameters())
     total = torch.zeros((), dtype=torch.float64, device=device)
-    moment = Moment(net, optimizer, scaler, total, device, sampler.steps, rule)
+    average = WeightAverage(net, settings.ema)
+    moment = Moment(net, optimizer, scaler, total, device, sampler.steps, rule, average.state())
     net.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout
@@ -147,13 +149,16 @@ def _run_steps(
                 _require_finite(total.item() / first),
                 None,
             )
-        for step, (images, labels) in enumerate(_draw_batches(sampler, device, first), first):
+        for step, batches in enumerate(_draw_steps(sampler, device, first), first):
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, enabled=amp):
-                logits = net(images)
-                extra = rule.extra_loss(images)
-            loss = learner.loss(logits.float(), labels)
-            scaler.scale(loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+            loss = torch.zeros((), device=device)
+            for (images, labels), share in weigh_batches(batches):
+                with cast_numbers(settings.precision, device):
+                    outputs = net(images)
+                    extra = rule.extra_loss(images)
+                part = loss_of_outputs(learner, outputs, labels) * share
+                scaler.scale(part if extra is None else part + extra * share).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+                loss += part.detach()
             if rule is not PLAIN or settings.clip_norm is not None:
                 scaler.unscale_(optimizer)
             rule.adjust_gradients()
@@ -161,8 +166,9 @@ def _run_steps(
                 torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             scaler.step(optimizer)
             scaler.update()
-            rule.after_step(images, labels, learner)
-            total += loss.detach()
+            rule.after_step(batches, learner)
+            average.take_step()
+            total += loss
             now = time.monotonic()
             if report is not None and now - reported >= REPORT_SECONDS:
                 reported = now
@@ -173,25 +179,29 @@ def _run_steps(
             if keeper is not None and keeper.is_due():
                 _require_finite(total.item())  # what is spoilt is not kept
                 keeper.save_checkpoint(moment, step + 1, total.item())
+    average.leave_mean()
     return _require_finite(total.item() / max(sampler.steps, 1))
 
 
-def _draw_batches(sampler: Sampler, device: torch.device, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The round's batches from step `first` on, on the device; on a GPU the next one is cut while this one trains."""
+def _draw_steps(sampler: Sampler, device: torch.device, first: int) -> Iterator[list[Batch]]:
+    """The round's steps from `first` on, on the device; on a GPU the next ones are cut while this one trains."""
     if device.type == "cpu":
         for step in range(first, sampler.steps):
-            yield sampler.draw_batch(step)
+            yield sampler.draw_step(step)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="sampler") as pool:
-        ahead = [pool.submit(sampler.draw_batch, step) for step in range(first, min(first + 2, sampler.steps))]
+        ahead = [pool.submit(sampler.draw_step, step) for step in range(first, min(first + 2, sampler.steps))]
         for step in range(first, sampler.steps):
-            images, labels = ahead.pop(0).result()
+            batches = ahead.pop(0).result()
             if step + 2 < sampler.steps:
-                ahead.append(pool.submit(sampler.draw_batch, step + 2))
-            yield (
-                images.pin_memory().to(device, non_blocking=True),
-                labels.pin_memory().to(device, non_blocking=True),
-            )
+                ahead.append(pool.submit(sampler.draw_step, step + 2))
+            yield [
+                (
+                    images.pin_memory().to(device, non_blocking=True),
+                    labels.pin_memory().to(device, non_blocking=True),
+                )
+                for images, labels in batches
+            ]
 
 
 def _require_finite(loss: float) -> float:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from messages.sections import Optimizer
+from messages.tasks.optimisers import Optimizer
 from site_agent.training.kept import KeptTensors
+
+_BY_MOMENTS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "Adam": torch.optim.Adam,
+    "AdamW": torch.optim.AdamW,
+    "NAdam": torch.optim.NAdam,
+    "RAdam": torch.optim.RAdam,
+}
 
 
 def make_optimizer(settings: Optimizer, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
     """A fresh optimiser."""
     decay = settings.weight_decay
     if settings.name == "SGD":
-        return torch.optim.SGD(
-            parameters, lr, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=decay
-        )
-    kind = torch.optim.AdamW if settings.name == "AdamW" else torch.optim.Adam
-    return kind(parameters, lr, weight_decay=decay)
+        nesterov = settings.momentum > 0 if settings.nesterov is None else settings.nesterov
+        return torch.optim.SGD(parameters, lr, momentum=settings.momentum, nesterov=nesterov, weight_decay=decay)
+    beta2 = 0.999 if settings.beta2 is None else settings.beta2
+    epsilon = 1e-8 if settings.epsilon is None else settings.epsilon
+    if settings.name == "RMSprop":
+        alpha = 0.99 if settings.beta2 is None else settings.beta2
+        return torch.optim.RMSprop(parameters, lr, alpha=alpha, eps=epsilon, weight_decay=decay)
+    betas = (0.9 if settings.beta1 is None else settings.beta1, beta2)
+    return _BY_MOMENTS[settings.name](parameters, lr, betas=betas, eps=epsilon, weight_decay=decay)
 
 
 def flatten_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from site_agent.training.strategies.base import PLAIN, LocalRule
 VERSION = 1
 """Raise it when the training loop makes other weights of the same input."""
 
-_NET, _OPTIMIZER, _RULE, _RANDOM = "net.", "optimizer.", "strategy.", "random."
+_NET, _OPTIMIZER, _RULE, _MEAN, _RANDOM = "net.", "optimizer.", "strategy.", "mean.", "random."
 
 
 def key_of(request: Train, experiment: Experiment, site: str, prepared: Prepared, kept: str = "") -> str:
@@ -61,7 +61,7 @@ class Moment:
     Attributes:
         total: sum of the losses, float64 on the device.
         steps: of the whole round.
-        rule: what the strategy asks; it may have gathered something.
+        rule: what the strategy asks; it may have gathered something. mean: of the weights, where the file asks for it.
     """
 
     net: torch.nn.Module
@@ -71,12 +71,14 @@ class Moment:
     device: torch.device
     steps: int
     rule: LocalRule = PLAIN
+    mean: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def tensors_by_name(self) -> dict[str, torch.Tensor]:
         """By name, where they lie."""
         found = {_NET + name: tensor.detach() for name, tensor in self.net.state_dict().items()}
         found |= {_OPTIMIZER + name: tensor for name, tensor in optimise.flatten_state(self.optimizer).items()}
         found |= {_RULE + name: tensor for name, tensor in self.rule.state().items()}
+        found |= {_MEAN + name: tensor for name, tensor in self.mean.items()}
         found[_RANDOM + "cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             found[_RANDOM + "cuda"] = torch.cuda.get_rng_state(self.device)
@@ -108,6 +110,8 @@ class Moment:
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(_copy_tensor(held[_NET + name]))
+            for name, tensor in self.mean.items():
+                tensor.copy_(_copy_tensor(held[_MEAN + name]))
         optimise.load_state(self.optimizer, {name: _copy_tensor(one) for name, one in kept.items()})
         self.rule.restore_state({name: _copy_tensor(one) for name, one in gathered.items()})
         if checkpoint.header.scaler:

@@ -43,7 +43,7 @@ class Plan:
     def next_round(self, state: ExperimentState) -> Opening:
         """What opens once the next model is there: a round, or the final evaluation by all joined sites."""
         number = state.completed + 1
-        if self.is_trained(state.experiment, state.completed):
+        if self.is_trained(state.experiment, state.completed) or _has_stalled(state):
             return Opening(SCORES, state.joined, evaluate=True)
         return Opening(self.steps[0], self.choose_participants(state), is_scored_in(state.experiment, number))
 
@@ -122,6 +122,15 @@ class Plan:
     def remember_turns(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
         """`ExperimentState.turns` after a completed round: what the plan needs to know of earlier rounds."""
         return ()
+
+
+def _has_stalled(state: ExperimentState) -> bool:
+    """Whether as many models in a row as the file has patience for are no better than the best one before them."""
+    patience = state.experiment.rounds.patience
+    if state.logic < 5 or patience is None or len(state.scores) <= patience:
+        return False
+    ranks = [state.experiment.task.reader.rank_score(scored.mean) for scored in state.scores]
+    return max(ranks[-patience:]) <= max(ranks[:-patience])
 
 
 def is_scored_in(experiment: Experiment, number: int) -> bool:

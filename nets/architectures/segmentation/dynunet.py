@@ -19,13 +19,13 @@ PerAxis = int | tuple[int, ...]
 class DynUNetSpec(NetSpec):
     """nnU-Net's net: Isensee et al. 2021 (arXiv 1904.08128); `monai.networks.nets.DynUNet`.
 
-    Without deep supervision, which needs a loss of its own.
-
     Attributes:
         filters: feature maps at each level, from the finest.
         strides: down-sampling between levels: one fewer than `filters`.
         kernel_size: of the convolutions of each level, or of all.
         residual: residual blocks.
+        deep_supervision: levels below the finest with an output of their own, whose loss counts 1/2, 1/4, ... of the
+            finest one's; nnU-Net has three fewer than `filters`.
         norm: with batch normalisation the running statistics are averaged like weights; instance keeps none.
     """
 
@@ -36,10 +36,12 @@ class DynUNetSpec(NetSpec):
     residual: bool = False
     norm: Literal["instance", "batch"] = "instance"
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    deep_supervision: int = Field(0, ge=0, le=5)
     tried: ClassVar = (
         {"filters": [4, 8, 12], "strides": [2, 2]},
         {"filters": [4, 4, 8], "strides": [1, 3], "kernel_size": [1, 3, 3], "norm": "batch", "dropout": 0.1},
         {"filters": [4, 4, 8, 8], "strides": [2, 2, 1], "kernel_size": [3, 5, 3, 3], "residual": True},
+        {"filters": [4, 4, 8, 8], "strides": [2, 2, 2], "deep_supervision": 2},
     )
 
     @model_validator(mode="after")
@@ -48,6 +50,8 @@ class DynUNetSpec(NetSpec):
             raise ValueError(f"strides needs {len(self.filters) - 1} numbers: one fewer than filters")
         if not isinstance(self.kernel_size, int) and len(self.kernel_size) != len(self.filters):
             raise ValueError(f"kernel_size needs one number, or {len(self.filters)}: as many as filters")
+        if self.deep_supervision > len(self.filters) - 2:
+            raise ValueError(f"deep_supervision is at most {len(self.filters) - 2}: two fewer than filters")
         if min(self.filters) < 1:
             raise ValueError("filters must be 1 or more")
         if not {edge for one in self._kernels for edge in _by_axis(one, 1)} <= {1, 3, 5, 7}:
@@ -64,15 +68,19 @@ class DynUNetSpec(NetSpec):
         return self
 
     @property
+    def supervised_levels(self) -> int:
+        return self.deep_supervision
+
+    @property
     def _kernels(self) -> tuple[PerAxis, ...]:
         kernels = self.kernel_size
         return (kernels,) * len(self.filters) if isinstance(kernels, int) else kernels
 
     def build(self, inputs: int, outputs: int, dims: int) -> torch.nn.Module:
-        from nets.monai_parts import DynUNet
+        from nets.monai_parts import SupervisedUNet
 
         strides = [_by_axis(one, dims) for one in self.strides]
-        net: torch.nn.Module = DynUNet(
+        net: torch.nn.Module = SupervisedUNet(
             spatial_dims=dims,
             in_channels=inputs,
             out_channels=outputs,
@@ -83,6 +91,8 @@ class DynUNetSpec(NetSpec):
             dropout=self.dropout or None,
             norm_name=("instance", {"affine": True}) if self.norm == "instance" else "batch",
             res_block=self.residual,
+            deep_supervision=bool(self.supervised_levels),
+            deep_supr_num=max(1, self.supervised_levels),
         )
         return net
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from messages.sections import Training
+from site_agent.training.cases.sampling import Batch
 from site_agent.training.tasks.base import Learner
 
 Tensors = Mapping[str, torch.Tensor]
@@ -70,8 +71,8 @@ class LocalRule:
     def adjust_gradients(self) -> None:
         """Change the gradients of a step, before they are clipped and the optimiser takes them."""
 
-    def after_step(self, images: torch.Tensor, labels: torch.Tensor, learner: Learner) -> None:
-        """A step is done; its batch is still here."""
+    def after_step(self, batches: Sequence[Batch], learner: Learner) -> None:
+        """A step is done; its batches are still here."""
 
     def end_round(self, steps: int) -> Leaves:
         """The round is over after so many steps."""

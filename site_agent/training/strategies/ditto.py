@@ -7,15 +7,16 @@ travels, and is what the site keeps. The optimiser is the experiment's, fresh in
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from messages.sections import Training
 from nets.weights import arrays_of, load_weights
 from site_agent.training import optimise
+from site_agent.training.cases.sampling import Batch
 from site_agent.training.strategies.base import AnchoredRule, Arrays, Leaves, Tensors
-from site_agent.training.tasks.base import Learner
+from site_agent.training.tasks.base import Learner, loss_of_outputs, weigh_batches
 
 _NET, _OPTIMIZER = "net.", "optimizer."
 
@@ -56,10 +57,11 @@ class PersonalRule(AnchoredRule):
         moments = {name: one for name, one in tensors.items() if name.startswith(_OPTIMIZER)}
         optimise.load_state(self._optimizer, {name.removeprefix(_OPTIMIZER): one for name, one in moments.items()})
 
-    def after_step(self, images: torch.Tensor, labels: torch.Tensor, learner: Learner) -> None:
+    def after_step(self, batches: Sequence[Batch], learner: Learner) -> None:
         self._own.train()
         self._optimizer.zero_grad(set_to_none=True)
-        learner.loss(self._own(images).float(), labels).backward()  # type: ignore[no-untyped-call]
+        for (images, labels), share in weigh_batches(batches):
+            (loss_of_outputs(learner, self._own(images), labels) * share).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for name, one in self._own.named_parameters():
                 if one.grad is not None:

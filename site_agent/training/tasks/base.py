@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from messages.experiment import Experiment
 from messages.tasks.base import Split, TaskRows
 from nets.monai_parts import sliding_window_inference
 from site_agent.training.cases.cache import CachedCase
+from site_agent.training.cases.sampling import Batch
 
 
 class Learner(ABC):
@@ -86,23 +88,70 @@ class Inference:
     Attributes:
         patch: what it sees at once, voxels along each axis; two edges: it is a net in 2D.
         overlap: of neighbouring patches, 0 to 1. batch: patches that it sees together.
-        mixed: whether it works in mixed precision, where it runs on a GPU.
+        precision: `training.precision` of the experiment. mirror: whether it is asked of each mirror image too.
     """
 
     patch: tuple[int, ...]
     overlap: float
     batch: int = 1
-    mixed: bool = False
+    precision: str = "float32"
+    mirror: bool = False
 
     @classmethod
     def of_experiment(cls, experiment: Experiment) -> Inference:
         """As an experiment's cases are scored."""
         training = experiment.training
-        return cls(training.patch, experiment.evaluation.overlap, training.batch, training.precision == "amp")
+        asked = experiment.evaluation
+        return cls(training.patch, asked.overlap, training.batch, training.precision, asked.mirror)
 
     @property
     def flat(self) -> bool:
         return len(self.patch) == 2
+
+
+def weigh_batches(batches: Sequence[Batch]) -> Iterator[tuple[Batch, float]]:
+    """The batches of one optimiser step, each with its share of the patches: gradients of means add up to a mean's."""
+    whole = sum(len(images) for images, _labels in batches)
+    for images, labels in batches:
+        yield (images, labels), len(images) / whole
+
+
+def loss_of_outputs(learner: Learner, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A batch's loss by what a net gives in training mode, in any precision.
+
+    Of a net with deep supervision (`NetSpec.supervised_levels`) it is the weighted mean of the losses of its outputs,
+    with weights 1, 1/2, 1/4, ... as in nnU-Net (Isensee et al. 2021). nnU-Net brings labels to the coarser grids; here
+    the outputs are on the finest one, as MONAI's net gives them.
+    """
+    if outputs.ndim - labels.ndim < 2:
+        return learner.loss(outputs.float(), labels)
+    levels = outputs.float().unbind(1)
+    shares = [0.5**level for level in range(len(levels))]
+    losses = [learner.loss(one, labels) * (share / sum(shares)) for one, share in zip(levels, shares, strict=True)]
+    return torch.stack(losses).sum()
+
+
+def ask_mirrored(net: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A net that is asked of an image (B, C, *grid) mirrored along every choice of its axes; its logits, mirrored back,
+    are averaged, as in nnU-Net. Logits without a grid are averaged as they are."""
+
+    def ask(images: torch.Tensor) -> torch.Tensor:
+        axes = range(2, images.ndim)
+        total = net(images)
+        choices = [several for count in range(1, len(axes) + 1) for several in combinations(axes, count)]
+        for chosen in choices:
+            logits = net(images.flip(chosen))
+            total = total + (logits.flip(chosen) if logits.ndim == images.ndim else logits)
+        return total / (1 + len(choices))
+
+    return ask
+
+
+def cast_numbers(precision: str, device: torch.device) -> torch.autocast:
+    """In which numbers a net computes, by `training.precision`: "amp" means float16, and nothing without a GPU."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, enabled=precision == "amp" and device.type == "cuda")
 
 
 @torch.inference_mode()
@@ -115,12 +164,12 @@ def predict_logits(net: torch.nn.Module, image: torch.Tensor, asked: Inference, 
         image: float32 (C, x, y, z).
     """
     batch = image.movedim(-1, 0) if asked.flat else image[None]
-    with torch.autocast(device.type, enabled=asked.mixed and device.type == "cuda"):
+    with cast_numbers(asked.precision, device):
         logits: torch.Tensor = sliding_window_inference(
             batch.to(device),
             roi_size=asked.patch,
             sw_batch_size=asked.batch,
-            predictor=net,
+            predictor=ask_mirrored(net) if asked.mirror else net,
             overlap=asked.overlap,
             mode="gaussian",
         )
@@ -135,6 +184,6 @@ def answer_image(net: torch.nn.Module, image: torch.Tensor, asked: Inference, de
         image: float32 (C, x, y, z), of the size that the experiment asks for; in 2D of one slice.
     """
     whole = image[..., 0] if asked.flat else image
-    with torch.autocast(device.type, enabled=asked.mixed and device.type == "cuda"):
-        logits: torch.Tensor = net(whole[None].to(device))
+    with cast_numbers(asked.precision, device):
+        logits = (ask_mirrored(net) if asked.mirror else net)(whole[None].to(device))
     return logits[0].float()

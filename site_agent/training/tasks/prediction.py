@@ -58,7 +58,8 @@ class Predictor:
         self._net, self._device = net.to(device), device
         try:
             self._preprocessing = Preprocessing.model_validate(self.about["preprocessing"])
-            self._asked = Inference(tuple(self.about["patch"]), float(self.about["overlap"]))
+            patch, overlap = tuple(self.about["patch"]), float(self.about["overlap"])
+            self._asked = Inference(patch, overlap, mirror=bool(self.about.get("mirror", False)))
             self._regions = _read_regions(self.about)
             self._ask = next(ask for key, ask in self._tasks().items() if key in self.about)
         except (KeyError, TypeError, ValueError, ValidationError, StopIteration):

@@ -49,7 +49,9 @@ def require_fit(one: NetSpec, patch: tuple[int, ...]) -> None:
 
 
 def logits_shape(one: NetSpec, patch: tuple[int, ...]) -> tuple[int, ...]:
-    return (OUTPUTS, *patch) if one.tasks == SEGMENTATION else (OUTPUTS,)
+    """Of what comes out in training mode."""
+    levels = (1 + one.supervised_levels,) if one.supervised_levels else ()
+    return (*levels, OUTPUTS, *patch) if one.tasks == SEGMENTATION else (OUTPUTS,)
 
 
 @cache
@@ -178,7 +180,7 @@ def test_a_patch_between_two_multiples_of_the_divisor_does_not_come_out_as_it_we
     with pytest.raises(ConfigError, match=f"multiple of .*{divisor}"):
         require_fit(one, odd)
     try:
-        came = tuple(run_on_meta(one, odd).shape[2:])
+        came = tuple(run_on_meta(one, odd).shape[-dims:])
     except (RuntimeError, ValueError):
         return
     assert came != odd

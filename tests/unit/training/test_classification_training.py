@@ -150,9 +150,9 @@ def test_a_case_of_a_table_tells_its_truth_to_the_batch() -> None:
         for n in range(4)
     ]  # fmt: skip
     sampler = Sampler(cases, one.training, one.augmentation, 1)
-    images, truths = sampler.draw_batch(0)
+    images, truths = sampler.draw_step(0)[0]
     assert images.shape == (3, 1, EDGE, EDGE)
     assert [int(image.mean()) % 2 for image in images] == truths.argmax(1).tolist()
-    last, _ = sampler.draw_batch(1)
+    last, _ = sampler.draw_step(1)[0]
     assert last.shape[0] == 2  # of four cases one was left, and batch norm needs two
     assert torch.equal(last[1], images[0])

@@ -11,7 +11,7 @@ import torch
 from toy_federation import QuadraticSite, ToyFederation
 
 from coordinator.work.strategies.table import strategy_of
-from messages.sections import Optimizer, Training
+from messages.sections import Training
 from messages.strategies import (
     SPECS,
     DittoSpec,
@@ -23,6 +23,7 @@ from messages.strategies import (
     ScaffoldSpec,
     StrategySpec,
 )
+from messages.tasks.optimisers import Optimizer
 from site_agent.training.strategies.table import rule_of
 
 RATE, STEPS, ROUNDS = 0.1, 10, 6
@@ -216,7 +217,7 @@ def test_a_personal_model_is_trained_as_the_paper_says() -> None:
         rule.begin_round(net, {}, kept)
         rule.set_pace(Training(optimizer=Optimizer(name="SGD", momentum=0.0)), rate, 3)
         for _step in range(3):
-            rule.after_step(given[0], given[1], Squares())  # type: ignore[arg-type]
+            rule.after_step([(given[0], given[1])], Squares())  # type: ignore[arg-type]
             slope_ = 2 * (images @ own.T - labels).T @ images / len(images)
             own = own - rate * (slope_ + mu * (own - received))
         kept = dict(rule.end_round(3).kept)

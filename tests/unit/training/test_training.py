@@ -18,7 +18,9 @@ from deploy.baseline import paired_bootstrap
 from deploy.demo.experiments import decathlon_demo, glioma_demo
 from messages.experiment import Experiment
 from messages.reasons import Reason
-from messages.sections import Augmentation, Optimizer, Preprocessing, Training
+from messages.sections import Preprocessing, Training
+from messages.tasks.augmentation import Augmentation
+from messages.tasks.optimisers import Optimizer
 from site_agent.training import optimise
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
@@ -167,8 +169,8 @@ def test_a_batch_depends_on_its_step_and_not_on_the_batches_before(
     fresh, used = (Sampler(cases, training, augmentation, key=9) for _ in range(2))
     for before in range(step):
         if before % 10 == 0:
-            used.draw_batch(before)
-    for one, two in zip(fresh.draw_batch(step), used.draw_batch(step), strict=True):
+            used.draw_step(before)[0]
+    for one, two in zip(fresh.draw_step(step)[0], used.draw_step(step)[0], strict=True):
         assert torch.equal(one, two)
 
 
@@ -176,14 +178,14 @@ def test_an_epoch_visits_each_case_as_often_as_asked(tmp_path: Path) -> None:
     cases = [cached(tmp_path, seed) for seed in range(3)]
     sampler = Sampler(cases, Training(patch=(8, 8, 8), batch=2, patches_per_case=3), Augmentation(), key=1)
     assert sampler.steps_per_epoch == 5
-    assert sum(len(sampler.draw_batch(step)[0]) for step in range(5)) == 9
+    assert sum(len(sampler.draw_step(step)[0][0]) for step in range(5)) == 9
 
 
 def test_a_patch_asked_for_with_foreground_holds_some(tmp_path: Path) -> None:
     cases = [cached(tmp_path)]
     training = Training(patch=(8, 8, 8), batch=1, foreground_share=1, local_steps=20)
     sampler = Sampler(cases, training, Augmentation(flip=0.5), key=1)
-    assert all(sampler.draw_batch(step)[1].any() for step in range(20))
+    assert all(sampler.draw_step(step)[0][1].any() for step in range(20))
 
 
 def test_regions_overlap_under_sigmoid_and_exclude_each_other_under_softmax() -> None:

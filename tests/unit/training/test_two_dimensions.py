@@ -38,7 +38,7 @@ def test_a_patch_is_part_of_one_slice_and_foreground_is_found_in_its_own() -> No
     sampler = Sampler([volume(4)] * 6, one.training, one.augmentation.model_copy(update={"flip": 0.5}), 1)
     plain = Sampler([volume(4)] * 6, one.training, type(one.augmentation)(), 1)
     for made in (sampler, plain):
-        images, labels = made.draw_batch(0)
+        images, labels = made.draw_step(0)[0]
         assert images.shape == (6, 4, 8, 8)
         assert labels.shape == (6, 8, 8)
     assert (images == 3).all()
