@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="fewer, to try it")
     parser.add_argument("--runs", type=int, help="at most so many of the list")
     parser.add_argument("--jobs", type=int, default=2, help="sites that train at once; changes no bit")
+    parser.add_argument("--page", type=Path, help="only write tables and plots there, of what is finished")
     parser.add_argument("--list", action="store_true", help="only say what is finished")
     options = parser.parse_args()
     shelf = Shelf(STUDIES[options.study], options.data, options.out)
@@ -37,6 +38,11 @@ def main() -> int:
     if options.list:
         for run in runs:
             print(f"{'done' if shelf.is_done(run) else '-':5} {run.place}")
+        return 0
+    if options.page is not None:
+        from benchmarks.headline.page import write_page
+
+        write_page(shelf, options.page)
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / ".lock").open("w") as lock:

@@ -23,7 +23,7 @@ class Arm:
 
     name: str
     title: str
-    plan: Mapping[str, Any] | None = field(default_factory=dict)
+    plan: Mapping[str, Any] | None = field(default_factory=dict, hash=False)
     norm: Norm | None = None
     visits: bool = False
 

@@ -60,10 +60,6 @@ class Study:
             plain["rounds"] = {**plain["rounds"], "count": count * len(self.sites)}
         return plain
 
-    def arms_of(self, split: str) -> list[Arm]:
-        """The arms of a split, each once, in the order of their first run."""
-        return list(dict.fromkeys(one.arm for one in self.runs if one.split == split))
-
 
 def _order(splits: Sequence[str], seeds: Sequence[int], tiers: Sequence[Sequence[Arm]]) -> tuple[Run, ...]:
     """Each tier whole before the next: seed by seed, split by split."""
