@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test test-frameworks lint check shape chaos simulation interleavings fuzz differential test-rabbitmq4 bench bench-peers clean
+.PHONY: help setup demo test test-frameworks lint check shape chaos simulation interleavings fuzz differential test-rabbitmq4 bench bench-peers studies clean
 
 BIN = .venv/bin
 ARGS =
@@ -24,6 +24,7 @@ help:
 	@echo 'make test-rabbitmq4   the bus and whole experiments on RabbitMQ 4 out of Debian 13 (root; debootstrap)'
 	@echo 'make bench            a round of null training: seconds, bytes, memory, by size, codec and number of sites'
 	@echo 'make bench-peers      FLARE and Flower on the same work on this machine, and the ratios'
+	@echo 'make studies          two rounds of every file in experiments/ on generated images, and their table (goes on where it was)'
 	@echo 'make clean            remove .venv, caches and demo-out'
 	@echo
 	@echo 'KONSIL_TORCH=cpu|cuda, KONSIL_TORCH_INDEX=URL, KONSIL_PYTHON=PATH: see deploy/bootstrap/environment.sh'
@@ -66,6 +67,10 @@ test-frameworks: setup
 # On an otherwise idle machine; about a quarter of an hour
 bench: setup
 	@$(BIN)/python -m benchmarks.table $(ARGS)
+
+# Half an hour; what was run is kept in .studies
+studies: setup
+	@$(BIN)/python -m benchmarks.studies --page docs/studies.md $(ARGS)
 
 # FLARE and Flower in environments of their own (benchmarks/.peers), made the first time
 bench-peers: setup

@@ -27,6 +27,12 @@ def need_orthanc() -> None:
         lacks(str(error))
 
 
+def need_module(name: str) -> None:
+    """An optional library of pyproject.toml is installed; `make setup` installs it."""
+    if find_spec(name) is None:
+        lacks(f"{name} is not installed: `make setup` installs it")
+
+
 def find_framework(name: str, module: str) -> str:
     """A Python that has a framework: this one, or that of the environment which `make test-frameworks` makes."""
     if find_spec(module) is not None:

@@ -30,8 +30,8 @@ KNOWN: dict[int, str] = {
     " many open experiments as they may (`inputs.Received.full`); a pause that is said while the disk is full outlasts"
     " that",
     4: "a site whose key the operator revoked is taken out (`inputs.Barred`)",
-    5: "an experiment may begin with statistics, and a net that follows from them (`core.planning`); training ends early"
-    " where scores no longer rise (`rounds.patience`)",
+    5: "an experiment may begin with statistics, and a net that follows from them (`core.planning`); training ends"
+    " early where scores no longer rise (`rounds.patience`)",
 }
 """Number → what is decided otherwise from it on. A number that is taken out can be replayed by older versions only."""
 

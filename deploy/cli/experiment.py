@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from deploy.cli.model import write_model
 from deploy.cli.rerun import rerun
 from deploy.console import (
     JsonOption,
@@ -383,51 +384,4 @@ def export(
         say_line(f"{path}  {rows} rows")
 
 
-@app.command()
-def model(
-    identity: IdArgument,
-    out: Annotated[Path | None, typer.Option("--out", help="The file; default: ID.safetensors.")] = None,
-    round_: Annotated[
-        int | None, typer.Option("--round", help="The model after so many rounds, as long as it is kept.", min=0)
-    ] = None,
-    card: Annotated[bool, typer.Option("--card", help="A model card beside it: ID.md, figures from the log.")] = False,
-    about: Annotated[
-        Path | None, typer.Option("--about", help="What people alone know, for the card (TOML).", show_default=False)
-    ] = None,
-    profile: ProfileOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """Fetch the trained model: safetensors, with what rebuilds the net in its metadata. Digest and seal are checked.
-
-    With --round the coordinator is asked for the model of a round that it still keeps, whatever became of the
-    experiment: it keeps the last one and the best-scored one.
-
-    Example: konsil experiment model glioma-unet3d-01 --out model.safetensors
-    """
-    from deploy.report.card import read_facts, write_card
-    from deploy.session import model_file
-    from deploy.session.connection import open_session
-    from deploy.session.history import story_of
-
-    if card and round_ is not None:
-        raise RequestError("a card describes the model that the experiment yields", advice="Leave out --round")
-    if about is not None and not card:
-        raise RequestError("--about says something for a card", advice="Add --card")
-    facts = read_facts(about)
-    name = checked_id(identity) if round_ is None else f"{checked_id(identity)}-round-{round_}"
-    path = out or Path(f"{name}.safetensors")
-    with show_working("looking for the model") as show, open_session(profile) as opened:
-        if round_ is None:
-            digest = model_file.fetch_model(opened, identity, path, show)
-        else:
-            digest = model_file.fetch_round(opened, identity, round_, path, show)
-        if card:
-            show("writing the card")
-            write_card(story_of(opened, identity), path.with_suffix(".md"), facts)
-    if json_:
-        told = {"card": str(path.with_suffix(".md"))} if card else {}
-        emit_json({"experiment": identity, "model": str(path), "model_digest": digest, **told})
-        return
-    say_line(f"{path}  digest {digest}")
-    if card:
-        say_line(str(path.with_suffix(".md")))
+app.command("model")(write_model)

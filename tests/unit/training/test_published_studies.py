@@ -11,28 +11,16 @@ import pytest
 import torch
 from places import ROOT
 
+from benchmarks.studies import BATCH, reduce_size
 from messages.experiment import Experiment, read_experiment
 from nets.build import build_for
-from nets.registry import NETS, check_net
+from nets.registry import check_net
 from site_agent.training.tasks.registry import learner_for
 
 FILES = sorted((ROOT / "experiments").glob("*.toml"))
 PAGE = (ROOT / "docs" / "studies.md").read_text()
-BATCH = 2
 
 pytestmark = pytest.mark.torch
-
-
-def reduce_size(one: Experiment) -> Experiment:
-    """The same with its net's smallest parameters on the smallest patch."""
-    name, dims = one.net.name, one.training.dims
-    parameters = {"name": name, **NETS[name].tried[0]}
-    smallest = list(NETS[name].model_validate(parameters).smallest_patch(dims))
-    plain = one.as_plain() | {"net": parameters}
-    plain["training"] = {**plain["training"], "batch": BATCH, "patch": smallest}
-    if one.preprocessing.size is not None:
-        plain["preprocessing"] = {**plain["preprocessing"], "size": smallest}
-    return Experiment.model_validate(plain)
 
 
 def invent_truth(one: Experiment) -> torch.Tensor:
