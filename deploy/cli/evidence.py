@@ -68,16 +68,16 @@ def verify(
 
     konsil audit verify log.konsil --operator 5c3f... --head site-a.head
     """
-    from coordinator.record.clocks import SiteClocks
+    from coordinator.record.clocks import SiteClocks, StepTimes, read_times
     from deploy.cli.replay import check_times
 
     clocks, unread = SiteClocks(), 0
 
-    def look(entry: Entry, body: dict[str, Any], payload: dict[str, Any] | None) -> None:
+    def look(entry: Entry, times: StepTimes | None) -> None:
         nonlocal unread
-        unread += not check_times(entry, body, payload, clocks)
+        unread += not check_times(entry, times, clocks)
 
-    verdict = verify_export(file, read_operator(operator), read_kept_head(head), look)
+    verdict = verify_export(file, read_operator(operator), read_kept_head(head), look, read_times)
     said, last = clocks.judge(), verdict.last
     if last is None:
         raise LogBroken("the log holds no entry", where=str(file))
