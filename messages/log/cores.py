@@ -82,7 +82,9 @@ def examine_in_order(
             if alone:
                 yield from zip(batch, examine_frames(batch, form, register(), extract), strict=True)
                 continue
-            under_way.append((batch, pool.submit(_examine_there, [tuple(one) for one in batch], form, register(), extract)))
+            under_way.append(
+                (batch, pool.submit(_examine_there, [tuple(one) for one in batch], form, register(), extract))
+            )
             waiting += sum(len(one.data) for one in batch)
         while under_way:
             yield from _take_back(*under_way.popleft())
@@ -109,7 +111,9 @@ def _take_back(batch: list[Frame], found: Future[list[Flat]]) -> Iterator[tuple[
     try:
         flat = found.result()
     except BrokenProcessPool:
-        raise WorkFailed("a process that examined the log ended", advice="Too little memory, perhaps: try again") from None
+        raise WorkFailed(
+            "a process that examined the log ended", advice="Too little memory, perhaps: try again"
+        ) from None
     yield from zip(batch, map(_restore, flat), strict=True)
 
 

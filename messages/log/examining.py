@@ -90,18 +90,15 @@ def _examine_frame(frame: Frame, form: int, register: Register | None, extract: 
     if found is not None:
         sender, data, signature, payload = found
         signed = bool(signature)
-        if register is not None and not is_as_taken(
-            register, sender, data, signature, payload.get("time"), entry.time
-        ):
+        if register is not None and not is_as_taken(register, sender, data, signature, payload.get("time"), entry.time):
             problem = f"the signature of {sender} in it is missing or does not hold"
     extracted = extract(entry, body, payload) if holds and not problem else None
     return Examined(slim, leaf=leaf, hash_holds=holds, problem=problem, signed=signed, extracted=extracted)
 
 
 def _without_body(record: LogRecord, entry: Entry) -> LogRecord:
-    bare = Entry(
-        entry.number, entry.index, entry.experiment, entry.time, entry.type, b"", entry.previous, entry.before, entry.hash
-    )  # fmt: skip
+    links = (entry.previous, entry.before, entry.hash)
+    bare = Entry(entry.number, entry.index, entry.experiment, entry.time, entry.type, b"", *links)
     return LogRecord(record.type, record.place, record.gap, bare)
 
 

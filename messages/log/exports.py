@@ -192,7 +192,7 @@ def _read_record(data: bytes, place: int) -> LogRecord:
         record = LogRecord(LOG, place, experiment=str(experiment), origin=str(origin))
     else:
         type_, gap, content = plain
-        if type_ not in (ENTRY, BESIDE, HEAD) or type(gap) is not bytes:
+        if type_ not in (ENTRY, BESIDE, HEAD) or type(gap) is not bytes or type(content) is not bytes:
             raise ValueError("not a record of an exported log")
         entry = None if type_ == HEAD else decode_entry(content)
         record = LogRecord(type_, place, gap, entry, content)

@@ -23,7 +23,7 @@ from coordinator.record.heads import read_published, read_witnessed
 from coordinator.record.story import tell_entry
 from messages import chain, codec, kinds, names, scores
 from messages.envelope import check_origin, decode_event, decode_stored, digest_facts, wrap_payload
-from messages.experiment import parse_experiment, read_recorded
+from messages.experiment import parse_experiment
 from messages.ground.errors import KonsilError
 from messages.ground.shown import escape_controls, escape_json
 from messages.kinds import KINDS
@@ -65,7 +65,6 @@ def open_event(raw: bytes, _folder: Path) -> None:
         _refused(lambda one=one: open_event(one, _folder))
     if isinstance(body, kinds.ExperimentAccepted):
         _refused(lambda: open_event(body.original, _folder))
-        _refused(lambda: read_recorded(body.experiment))
     if isinstance(body, kinds.LogHead):
         _judge_head(body)
     if isinstance(body, kinds.RegisterAnnounced):
