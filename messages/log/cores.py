@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -54,7 +54,7 @@ def count_processes(path: Path) -> int:
 
 def examine_in_order(
     frames: Iterable[Frame], form: int, register: Callable[[], Register | None], extract: Extract, processes: int
-) -> Iterator[tuple[Frame, Examined]]:
+) -> Generator[tuple[Frame, Examined], None, None]:
     """Each record with what was found of it, in the file's order.
 
     Args:
@@ -139,4 +139,7 @@ def _flatten(one: Examined) -> Flat:
 def _restore(flat: Flat) -> Examined:
     kept, plain, rest = flat
     entry = None if plain is None else Entry(*plain)
-    return Examined(None if kept is None else LogRecord(*kept[:3], entry, *kept[3:]), *rest)
+    if kept is None:
+        return Examined(None, *rest)
+    type_, place, gap, data, experiment, origin = kept
+    return Examined(LogRecord(type_, place, gap, entry, data, experiment, origin), *rest)

@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,10 +77,8 @@ def open_event(raw: bytes, _folder: Path) -> None:
 
 
 def _refused(what: Callable[[], object]) -> None:
-    try:
+    with suppress(KonsilError, ValidationError):
         what()
-    except (KonsilError, ValidationError):
-        pass
 
 
 def _judge_head(body: kinds.LogHead) -> None:
