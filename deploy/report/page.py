@@ -17,6 +17,8 @@ from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
 from messages.ground.errors import WorkFailed
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What a browser may do with a page: show it in its own style. No script, and nothing from elsewhere (W3C CSP 3)."""
 STYLE = """
 :root{color-scheme:light dark;--ink:#1a1c1e;--paper:#fff;--rule:#c9ced3;--soft:#f3f5f7}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8ea;--paper:#16181b;--rule:#43484d;--soft:#202327}}
@@ -111,6 +113,7 @@ def frame_page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> st
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f'<p class="lead">{escape(lead)}</p><main>{body}</main></body></html>\n'

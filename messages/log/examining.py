@@ -41,7 +41,7 @@ class Examined(NamedTuple):
         hash_holds: whether the entry's hash is that of its content.
         note: of an entry beside an experiment's: the register that it brings.
         problem: what is wrong with body or signature; "": nothing.
-        signed: whether the event in it has a signature; None: it holds no event.
+        sender, signed: of the event in it, and whether it has a signature; "": it holds no event.
         extracted: what the caller wants of it.
     """
 
@@ -51,7 +51,8 @@ class Examined(NamedTuple):
     hash_holds: bool = True
     note: bytes | None = None
     problem: str = ""
-    signed: bool | None = None
+    sender: str = ""
+    signed: bool = False
     extracted: Any = None
 
 
@@ -86,14 +87,16 @@ def _examine_frame(frame: Frame, form: int, register: Register | None, extract: 
     if record.type == exports.BESIDE:
         return Examined(slim, leaf=leaf, hash_holds=holds, note=register_in(entry.type, body))
     found = find_event(body)
-    problem, signed, payload = "", None, None
+    problem, sender, signed, payload = "", "", False, None
     if found is not None:
         sender, data, signature, payload = found
         signed = bool(signature)
         if register is not None and not is_as_taken(register, sender, data, signature, payload.get("time"), entry.time):
             problem = f"the signature of {sender} in it is missing or does not hold"
     extracted = extract(entry, body, payload) if holds and not problem else None
-    return Examined(slim, leaf=leaf, hash_holds=holds, problem=problem, signed=signed, extracted=extracted)
+    return Examined(
+        slim, leaf=leaf, hash_holds=holds, problem=problem, sender=sender, signed=signed, extracted=extracted
+    )
 
 
 def _without_body(record: LogRecord, entry: Entry) -> LogRecord:

@@ -44,7 +44,7 @@ class LogVerdict:
         last: without its body.
         heads: all of them, the newest last; none in a file of form 1.
         uncovered: the experiment's entries behind the newest head, which only the chain links.
-        signed, unsigned: events with a signature, which was checked, and without one.
+        by_party: sender → its events with a signature, which was checked, and without one.
         register: the newest one in the log; None: there is none.
         pinned: whether the registers were held against the operator's key that the caller named.
     """
@@ -53,10 +53,19 @@ class LogVerdict:
     last: Entry | None = None
     heads: list[HeadCheck] = field(default_factory=list)
     uncovered: int = 0
-    signed: int = 0
-    unsigned: int = 0
+    by_party: dict[str, tuple[int, int]] = field(default_factory=dict)
     register: Register | None = None
     pinned: bool = False
+
+    @property
+    def signed(self) -> int:
+        """Events with a signature."""
+        return sum(one for one, _other in self.by_party.values())
+
+    @property
+    def unsigned(self) -> int:
+        """Events without one."""
+        return sum(other for _one, other in self.by_party.values())
 
     @property
     def newest(self) -> HeadCheck | None:
@@ -71,6 +80,7 @@ def verify_export(
     look: Look = lambda entry, extracted: None,
     extract: Extract = extract_nothing,
     processes: int | None = None,
+    verdict: LogVerdict | None = None,
 ) -> LogVerdict:
     """Check an exported log of either form.
 
@@ -80,6 +90,7 @@ def verify_export(
         look: is given each entry of the experiment once it holds, without its body, and what `extract` made of it.
         extract: what `look` wants of an entry.
         processes: that examine records; None: as many as the file and the machine are good for.
+        verdict: an empty one to be filled: where the log does not hold, it says what was found before.
 
     Raises:
         ConfigError: the file cannot be read, or is no exported log.
@@ -88,7 +99,7 @@ def verify_export(
         WorkFailed: a process that examined records ended.
     """
     form = exports.require_form(path)
-    check, closing = ExportCheck(str(path), form, operator, kept, look), exports.ClosingCheck(form)
+    check, closing = ExportCheck(str(path), form, operator, kept, look, verdict), exports.ClosingCheck(form)
     frames = exports.read_frames(path, form)
     processes = count_processes(path) if processes is None else processes
     with closed_at_end(examine_in_order(frames, form, lambda: check.verdict.register, extract, processes)) as found:
@@ -107,9 +118,18 @@ def verify_export(
 class ExportCheck:
     """The pass over the records; arguments as in `verify_export`."""
 
-    def __init__(self, where: str, form: int, operator: bytes | None, kept: Note | None, look: Look) -> None:
+    def __init__(
+        self,
+        where: str,
+        form: int,
+        operator: bytes | None,
+        kept: Note | None,
+        look: Look,
+        verdict: LogVerdict | None = None,
+    ) -> None:
         self._where, self._form, self._operator, self._kept, self._look = where, form, operator, kept, look
-        self.verdict = LogVerdict(pinned=operator is not None)
+        self.verdict = LogVerdict() if verdict is None else verdict
+        self.verdict.pinned = operator is not None
         self._chain, self._tree = ChainCheck(), Frontier()
         self._experiment, self._origin = "", ""
         self._number = 0
@@ -149,8 +169,9 @@ class ExportCheck:
             self._take_register(entry, found.note)
             return
         verdict = self.verdict
-        verdict.signed += found.signed is True
-        verdict.unsigned += found.signed is False
+        if found.sender:
+            signed, unsigned = verdict.by_party.get(found.sender, (0, 0))
+            verdict.by_party[found.sender] = (signed + found.signed, unsigned + (not found.signed))
         verdict.counts[entry.experiment] = verdict.counts.get(entry.experiment, 0) + 1
         verdict.last = entry
         verdict.uncovered += 1
