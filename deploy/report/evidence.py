@@ -13,7 +13,7 @@ from deploy.report.html import NOTHING, format_count, make_definitions, make_tab
 from deploy.report.page import frame_page
 from messages.ground.units import count_noun, human_moment
 from messages.log.verification import HeadCheck, LogVerdict
-from messages.trust.keys import fingerprint_of, say_fingerprint
+from messages.trust.keys import say_fingerprint
 
 SHOWN = 20
 """Heads in the table, the newest ones; the others are counted."""
@@ -78,10 +78,7 @@ def _checks_section(verdict: LogVerdict, problem: str, times: Sequence[str], kep
         ["Registers: none goes back behind the one before", held if verdict.register else "no register"],
         ["The operator's key", "is the one that was given" if verdict.pinned else "not given: as the log says"],
         ["Times of entries", "see below" if times else held],
-        [
-            "A head that somebody kept",
-            NOTHING if kept is None else "not reached" if problem else "is one of this log's",
-        ],
+        ["A head that somebody kept", kept_head],
     ]
     return make_table("Checks", ["Check", "Result"], rows, words={0, 1})
 
@@ -120,7 +117,7 @@ def _heads_section(verdict: LogVerdict) -> str:
         return "<p>The log has no signed heads.</p>"
     shown = verdict.heads[-SHOWN:]
     rows = [
-        [str(one.head.size), one.head.root.hex()[:32] + "…", ", ".join(sorted(one.witnesses)) or "nobody", _span(one)]
+        [str(one.head.size), one.head.root.hex()[:24] + "…", ", ".join(sorted(one.witnesses)) or "nobody", _span(one)]
         for one in reversed(shown)
     ]
     more = len(verdict.heads) - len(shown)
@@ -143,9 +140,9 @@ def _keys_section(verdict: LogVerdict) -> str:
         [
             one.name,
             one.role,
-            f"{human_moment(one.since)} to {human_moment(one.until)}".replace("no date", "without end"),
+            f"{human_moment(one.since)[:10]} to {human_moment(one.until)[:10]}".replace("no date", "without end"),
             NOTHING if one.revoked is None else human_moment(one.revoked),
-            f"{say_fingerprint(one.public)} ({fingerprint_of(one.public)[:32]})",
+            say_fingerprint(one.public),
         ]
         for one in sorted(register.keys, key=lambda one: (one.name, one.since))
     ]

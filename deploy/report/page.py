@@ -23,7 +23,8 @@ STYLE = """
 :root{color-scheme:light dark;--ink:#1a1c1e;--paper:#fff;--rule:#c9ced3;--soft:#f3f5f7}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8ea;--paper:#16181b;--rule:#43484d;--soft:#202327}}
 @media print{:root{--ink:#000;--paper:#fff;--rule:#999;--soft:#fff}body{max-width:none;padding:0}
-figure,table,dl{break-inside:avoid}}
+figure,tr,dl{break-inside:avoid}h2,caption,thead{break-after:avoid}
+.scroll{overflow:visible}th,td{padding:.2rem .4rem;overflow-wrap:break-word}}
 *{box-sizing:border-box}
 body{color:var(--ink);background:var(--paper);font:16px/1.5 system-ui,"Segoe UI",Roboto,sans-serif;
 max-width:70rem;margin:0 auto;padding:1.5rem}
