@@ -362,6 +362,26 @@ def test_of_two_views_of_a_forked_log_the_first_disagreement_is_named(evidence: 
     assert read_json(same)["agrees"]
 
 
+def test_a_coordinator_that_was_rolled_back_and_went_on_is_found_against_what_a_site_saw(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    """Its operator puts an older state back, and it goes on otherwise, with its own key: alone, that log holds."""
+    heads = [one for one in records_of(evidence.log) if one.type == exports.HEAD]
+    back, seen = exports.size_of(heads[2].data), exports.size_of(heads[-1].data)
+    place = next(at for at in mine(evidence) if at > back)
+    path, kept = tmp_path / "rolled-back", tmp_path / "kept.head"
+    write_export(path, write_anew(change_cases(list(evidence.entries), place), TrustKit.key_of("coordinator")))
+    kept.write_bytes(heads[-1].data)
+    assert run_konsil("audit", "verify", path).holds
+    assert run_standalone(path).holds
+    for words in told_by_both(path, "--head", kept):
+        assert "forked" in words
+        assert back < numbers_in(words)[0] <= seen
+    said = run_konsil("audit", "compare", evidence.log, path)
+    assert said.status == 1
+    assert f"entry {evidence.entries[place].index} of exp-1" in said.words, "the first one behind the older state"
+
+
 def test_one_entry_is_proven_without_the_others_and_a_changed_proof_is_not(evidence: Evidence, tmp_path: Path) -> None:
     proof = tmp_path / "entry.proof"
     operator = ("--operator", evidence.kit.operator.public.hex())
