@@ -29,9 +29,9 @@ from coordinator.record.journal import REGISTER
 from messages import chain, codec
 from messages.chain import Entry
 from messages.log import exports
+from messages.log.examining import find_event
 from messages.log.heads import Head, cosign_head, sign_head
 from messages.log.tree import hash_leaf
-from messages.log.verification import find_event
 from messages.trust.notes import read_note
 from messages.trust.signatures import CONTEXT
 

@@ -22,6 +22,8 @@ ZERO = bytes(32)
 VERSION = 1
 MAGIC = b"KONSIL-LOG-1\n"
 MAX_ENTRY = 64 * 2**20
+_WITHOUT_HASH, _ENCODED_HASH = b"\x99", 34
+"""How a list of nine begins in msgpack, and bytes of a hash in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ def decode_entry(data: bytes) -> Entry:
         # Other bytes of the same content would pass the hash, which is over our own encoding.
         raise MalformedMessage("malformed", "an entry is not encoded as it was written")
     return entry
+
+
+def hash_encoded(data: bytes) -> bytes:
+    """What the hash has to be of an entry that is encoded so (`Entry.encode`): its list without the last item."""
+    return sha256(_WITHOUT_HASH + data[1:-_ENCODED_HASH]).digest()
 
 
 def verify(entries: Iterable[Entry], *, whole_journal: bool = False) -> Iterator[Entry]:

@@ -16,10 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
+from coordinator.record.journal import STEP
 from messages.chain import Entry
 from messages.ground.errors import MalformedMessage
 from messages.kinds import KINDS
@@ -52,6 +53,47 @@ def tell_duration(seconds: float) -> str:
     if size < 120:
         return f"{size:.3g} s"
     return f"{size / 60:.0f} min" if size < 7200 else f"{size / 3600:.3g} h"
+
+
+class StepTimes(NamedTuple):
+    """What a step's entry says of times.
+
+    Attributes:
+        taken: the time of its input.
+        said: kind, sender, time and round of the event in it.
+        accepted, started: whether it accepts an experiment, and which rounds it starts.
+        whole: whether this version could read all of it.
+    """
+
+    taken: float
+    said: tuple[str, str, float, int] | None = None
+    accepted: bool = False
+    started: tuple[int, ...] = ()
+    whole: bool = True
+
+
+def read_times(entry: Entry, body: Mapping[str, Any], payload: Mapping[str, Any] | None) -> StepTimes | None:
+    """What a step's entry says of times; None where it is none, or says no time.
+
+    Args:
+        body: of the entry; `payload`: of the event in it, None where it holds none.
+    """
+    if entry.type != STEP:
+        return None
+    try:
+        taken = float(body["input"]["time"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    try:
+        decisions = body["decisions"]
+        started = tuple(int(one["number"]) for one in decisions if one["decision"] == "round-started")
+        accepted = any(one["decision"] == "accepted" for one in decisions)
+        said = None
+        if payload is not None:
+            said = (str(payload["kind"]), str(payload["sender"]), float(payload["time"]), int(payload["round"]))
+    except (KeyError, TypeError, ValueError):
+        return StepTimes(taken, whole=False)
+    return StepTimes(taken, said, accepted, started)
 
 
 @dataclass(slots=True)
@@ -130,20 +172,15 @@ class SiteClocks:
             elif isinstance(decision, d.RoundStarted):
                 self._started.setdefault((entry.experiment, decision.number), entry.time)
 
-    def note_plain(self, entry: Entry, body: Mapping[str, Any], payload: Mapping[str, Any] | None) -> None:
-        """The same of a step's body and its event's payload as they lie there, which costs much less.
-
-        Raises:
-            ValueError, TypeError, KeyError: they are of another form.
-        """
+    def note_times(self, entry: Entry, times: StepTimes) -> None:
+        """The same of what an entry's body says of times (`read_times`), which costs much less."""
         self._note_order(entry)
-        if payload is not None:
-            self._note_said(entry, payload["kind"], payload["sender"], float(payload["time"]), payload["round"])
-        for decision in body["decisions"]:
-            if decision["decision"] == "accepted":
-                self._accepted.setdefault(entry.experiment, entry.time)
-            elif decision["decision"] == "round-started":
-                self._started.setdefault((entry.experiment, decision["number"]), entry.time)
+        if times.said is not None:
+            self._note_said(entry, *times.said)
+        if times.accepted:
+            self._accepted.setdefault(entry.experiment, entry.time)
+        for number in times.started:
+            self._started.setdefault((entry.experiment, number), entry.time)
 
     def judge(self) -> ClockVerdict:
         """What they say."""

@@ -11,10 +11,10 @@ from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import MalformedMessage
 from messages.kinds import HeadWitnessed
 from messages.log import exports
+from messages.log.examining import REGISTER, TERM, register_in
 from messages.log.exports import LogRecord
 from messages.log.heads import add_cosignatures, check_cosignature
 from messages.log.tree import Tree, hash_leaf
-from messages.log.verification import REGISTER, TERM, register_in
 from messages.trust.notes import NoteSignature, read_note
 from messages.trust.register import Register, parse_register
 

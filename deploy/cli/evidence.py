@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploy.console import JsonOption, emit_json, format_moment, say_line
+from deploy.console import JsonOption, emit_json, format_moment, note_line, say_line
 from messages.chain import Entry
 from messages.ground.errors import LogBroken, MalformedMessage, RequestError
 from messages.ground.units import count_noun
@@ -23,6 +23,7 @@ OperatorOption = Annotated[
         "--operator", metavar="HEX", help="The operator's public key: 64 digits that you know from elsewhere."
     ),
 ]
+HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page for print, too.")]
 VERIFIER = Path(__file__).parent.parent / "audit_verifier.py"
 
 
@@ -51,6 +52,7 @@ def verify(
         Path | None, typer.Option("--head", help="A head that somebody kept: `konsil site heads --out FILE`.")
     ] = None,
     operator: OperatorOption = None,
+    html: HtmlOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Check an exported log, with broker and network gone: no entry was changed, taken out, added or moved.
@@ -66,19 +68,27 @@ def verify(
 
     konsil audit verify log.konsil
 
-    konsil audit verify log.konsil --operator 5c3f... --head site-a.head
+    konsil audit verify log.konsil --operator 5c3f... --head site-a.head --html evidence.html
     """
-    from coordinator.record.clocks import SiteClocks
+    from coordinator.record.clocks import SiteClocks, StepTimes, read_times
     from deploy.cli.replay import check_times
 
     clocks, unread = SiteClocks(), 0
 
-    def look(entry: Entry, body: dict[str, Any], payload: dict[str, Any] | None) -> None:
+    def look(entry: Entry, times: StepTimes | None) -> None:
         nonlocal unread
-        unread += not check_times(entry, body, payload, clocks)
+        unread += not check_times(entry, times, clocks)
 
-    verdict = verify_export(file, read_operator(operator), read_kept_head(head), look)
+    verdict = LogVerdict()
+    try:
+        verify_export(file, read_operator(operator), read_kept_head(head), look, read_times, verdict=verdict)
+    except LogBroken as error:
+        if html is not None:
+            _write_evidence(html, file, verdict, [], head, f"{error.where}: {error.what}".replace(str(file), file.name))
+        raise
     said, last = clocks.judge(), verdict.last
+    if html is not None:
+        _write_evidence(html, file, verdict, said.lines(), head)
     if last is None:
         raise LogBroken("the log holds no entry", where=str(file))
     if json_:
@@ -111,6 +121,16 @@ def verify(
             say_line(f"the times in {unread} entries were not checked: a newer version wrote them")
         say_line(f"last entry: journal number {last.number}, {format_moment(last.time)}, hash {last.hash.hex()}")
     raise typer.Exit(0 if said.agrees else 1)
+
+
+def _write_evidence(
+    html: Path, file: Path, verdict: LogVerdict, times: list[str], kept: Path | None, problem: str = ""
+) -> None:
+    from deploy.report.evidence import render_evidence_page
+    from deploy.report.page import write_page
+
+    write_page(html, render_evidence_page(file, verdict, problem=problem, times=times, kept=kept))
+    note_line(f"{html}: a page for print")
 
 
 def tell_heads(verdict: LogVerdict) -> list[str]:
@@ -213,6 +233,7 @@ def verify_proof(
 def lineage(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's digest, or its first 12 digits or more.")],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exported logs.")],
+    html: HtmlOption = None,
     json_: JsonOption = False,
 ) -> None:
     """List what led to a model: rounds, sites with their cases and versions, and the model that it began with.
@@ -228,6 +249,12 @@ def lineage(
         verify_export(path)
         entries += list(exports.read_entries(path))
     steps = lineages.trace_model(model.lower(), lineages.read_made(entries))
+    if html is not None:
+        from deploy.report.evidence import render_lineage_page
+        from deploy.report.page import write_page
+
+        write_page(html, render_lineage_page(model, steps, files))
+        note_line(f"{html}: a page for print")
     if json_:
         emit_json({"model": model, "lineage": steps})
     else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coordinator.record.clocks import ClockVerdict, SiteClocks, explain_time
+from coordinator.record.clocks import ClockVerdict, SiteClocks, StepTimes, explain_time
 from coordinator.record.journal import STEP
 from coordinator.record.recovery import read_step
 from deploy.console import format_moment
@@ -86,26 +86,21 @@ class ReplayVerdict:
         return f"every decision agrees, and so do {again} of {rounds} aggregates, computed again (of the others {why})"
 
 
-def check_times(entry: Entry, body: Mapping[str, Any], payload: Mapping[str, Any] | None, clocks: SiteClocks) -> bool:
+def check_times(entry: Entry, times: StepTimes | None, clocks: SiteClocks) -> bool:
     """Check one entry's time, and let `clocks` take it into account. False: this version cannot read the entry.
-
-    Args:
-        body: of the entry; `payload`: of the event in it, None where it holds none.
 
     Raises:
         LogBroken: the entry's time is not the one inside it.
     """
     if entry.type != STEP:
         return True
-    try:
-        problem = explain_time(entry, float(body["input"]["time"]))
-        if not problem:
-            clocks.note_plain(entry, body, payload)
-    except (KeyError, TypeError, ValueError):  # a newer version's: its chain holds all the same
+    if times is None:  # a newer version's: its chain holds all the same
         return False
-    if problem:
+    if problem := explain_time(entry, times.taken):
         raise LogBroken(problem, where=name_entry(entry))
-    return True
+    if times.whole:
+        clocks.note_times(entry, times)
+    return times.whole
 
 
 def replay_log(entries: Iterable[Entry], blobs: Path | None, tell: Callable[[str], None] | None) -> ReplayVerdict:

@@ -18,11 +18,14 @@ from deploy.story.story import ExperimentStory
 from messages.ground.durable import replace_file
 from messages.ground.errors import WorkFailed
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What a browser may do with a page: show it in its own style. No script, and nothing from elsewhere (W3C CSP 3)."""
 STYLE = """
 :root{color-scheme:light dark;--ink:#1a1c1e;--paper:#fff;--rule:#c9ced3;--soft:#f3f5f7}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8ea;--paper:#16181b;--rule:#43484d;--soft:#202327}}
 @media print{:root{--ink:#000;--paper:#fff;--rule:#999;--soft:#fff}body{max-width:none;padding:0}
-figure,table,dl{break-inside:avoid}}
+figure,tr,dl{break-inside:avoid}h2,caption,thead{break-after:avoid}
+.scroll{overflow:visible}th,td{padding:.2rem .4rem;overflow-wrap:break-word}}
 *{box-sizing:border-box}
 body{color:var(--ink);background:var(--paper);font:16px/1.5 system-ui,"Segoe UI",Roboto,sans-serif;
 max-width:70rem;margin:0 auto;padding:1.5rem}
@@ -113,6 +116,7 @@ def frame_page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> st
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections if content)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f'<p class="lead">{escape(lead)}</p><main>{body}</main></body></html>\n'

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from messages import chain, codec
 from messages.chain import MAX_ENTRY, Entry, decode_entry
@@ -27,6 +28,8 @@ MAGIC = b"KONSIL-LOG-2\n"
 FORM = 2
 MAX_RECORD = MAX_ENTRY + 2**20
 LOG, ENTRY, BESIDE, HEAD = "log", "entry", "beside", "head"
+_MOST_CLOSING = 128
+"""Bytes; what closes a file has fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,73 @@ def read_form(path: Path) -> int:
     return {chain.MAGIC: 1, MAGIC: 2}.get(magic, 0)
 
 
+class Frame(NamedTuple):
+    """A record's bytes as they lie in a file. `place`: number in the file, from 1; 0: what closes the file. `where`:
+    how a person finds it. `broken`: why there are no more, instead of bytes."""
+
+    place: int
+    where: str
+    data: bytes = b""
+    broken: str = ""
+
+
+def read_frames(path: Path, form: int) -> Iterator[Frame]:
+    """The records of an exported log as bytes; the last frame is what closes the file, or why it cannot be read on."""
+    place, name = 0, "record" if form == FORM else "entry"
+    with path.open("rb") as file:
+        file.seek(len(MAGIC))
+        try:
+            for where, data in chain.read_framed(file, f"{path}, {name}", MAX_RECORD if form == FORM else MAX_ENTRY):
+                place += 1
+                yield Frame(place, where, data)
+        except LogBroken as error:
+            yield Frame(0, error.where, broken=error.what)
+        else:
+            yield Frame(0, f"{path}, after {name} {place}", file.read(_MOST_CLOSING))
+
+
+def read_record(frame: Frame, form: int) -> LogRecord:
+    """One record; of form 1 all are entries.
+
+    Raises:
+        LogBroken: it cannot be read; names its place.
+    """
+    if frame.broken:
+        raise LogBroken(frame.broken, where=frame.where)
+    try:
+        if form != FORM:
+            return LogRecord(ENTRY, frame.place, entry=decode_entry(frame.data))
+        record = _read_record(frame.data, frame.place)
+    except (MalformedMessage, ValueError, TypeError, LookupError):
+        raise LogBroken("its content was changed: it cannot be read", where=frame.where) from None
+    if (record.type == LOG) != (frame.place == 1):
+        raise LogBroken("the file's first record, and no other, says what it is", where=frame.where)
+    return record
+
+
+class ClosingCheck:
+    """What the record that closes a file has to say, by the records before it."""
+
+    def __init__(self, form: int) -> None:
+        self._form, self._count, self._last, self._newest = form, 0, chain.ZERO, 0
+
+    def note_record(self, record: LogRecord) -> None:
+        """Take the next record into account."""
+        if record.type == ENTRY and record.entry is not None:
+            self._count, self._last = self._count + 1, record.entry.hash
+        elif record.type == HEAD:
+            self._newest = size_of(record.data)
+
+    def check_closing(self, frame: Frame) -> None:
+        """LogBroken where the file ends otherwise."""
+        newest = self._newest if self._form == FORM else b""
+        if frame.data != codec.pack([self._form, self._count, self._last, newest]):
+            what = "records" if self._form == FORM else "entries"
+            raise LogBroken(
+                f"the record that closes it was changed, or {what} before it were taken out", where=frame.where
+            )
+
+
 def read_records(path: Path) -> Iterator[LogRecord]:
     """Read an exported log of either form, record by record; of form 1 all are entries.
 
@@ -93,32 +163,26 @@ def read_records(path: Path) -> Iterator[LogRecord]:
         ConfigError: it cannot be read or is no exported log.
         LogBroken: it is cut off, or a record cannot be read; names its place.
     """
-    if read_form(path) != FORM:
-        for place, entry in enumerate(chain.read_export(path), 1):
-            yield LogRecord(ENTRY, place, entry=entry)
-        return
-    with path.open("rb") as file:
-        file.seek(len(MAGIC))
-        place, count, last, newest = 0, 0, chain.ZERO, 0
-        for where, data in chain.read_framed(file, f"{path}, record", MAX_RECORD):
-            place += 1
-            try:
-                record = _read_record(data, place)
-            except (MalformedMessage, ValueError, TypeError, LookupError):
-                raise LogBroken("its content was changed: it cannot be read", where=where) from None
-            if (record.type == LOG) != (place == 1):
-                raise LogBroken("the file's first record, and no other, says what it is", where=where)
-            if record.type == ENTRY and record.entry is not None:
-                count, last = count + 1, record.entry.hash
-            elif record.type == HEAD:
-                newest = size_of(record.data)
+    form = require_form(path)
+    closing = ClosingCheck(form)
+    for frame in read_frames(path, form):
+        if frame.place or frame.broken:
+            record = read_record(frame, form)
+            closing.note_record(record)
             yield record
-        expected = bytes(4) + codec.pack([FORM, count, last, newest])
-        if bytes(4) + file.read(len(expected)) != expected:
-            raise LogBroken(
-                "the record that closes it was changed, or records before it were taken out",
-                where=f"{path}, after record {place}",
-            )
+        else:
+            closing.check_closing(frame)
+
+
+def require_form(path: Path) -> int:
+    """1 or 2: the form of an exported log.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
+    if not (form := read_form(path)):
+        raise ConfigError("is not an exported event log", where=str(path), advice="Use `konsil audit export`")
+    return form
 
 
 def _read_record(data: bytes, place: int) -> LogRecord:
@@ -128,7 +192,7 @@ def _read_record(data: bytes, place: int) -> LogRecord:
         record = LogRecord(LOG, place, experiment=str(experiment), origin=str(origin))
     else:
         type_, gap, content = plain
-        if type_ not in (ENTRY, BESIDE, HEAD) or type(gap) is not bytes:
+        if type_ not in (ENTRY, BESIDE, HEAD) or type(gap) is not bytes or type(content) is not bytes:
             raise ValueError("not a record of an exported log")
         entry = None if type_ == HEAD else decode_entry(content)
         record = LogRecord(type_, place, gap, entry, content)

@@ -18,9 +18,9 @@ from messages import codec
 from messages.chain import MAX_ENTRY, Entry, check_hash, decode_entry, name_entry
 from messages.ground.errors import LogBroken, MalformedMessage, RequestError
 from messages.log import exports
+from messages.log.examining import register_in
 from messages.log.heads import list_witnesses, origin_of, read_head
 from messages.log.tree import hash_leaf, hash_node, list_path, split_range, verify_inclusion
-from messages.log.verification import register_in
 from messages.names import COORDINATOR
 from messages.trust.notes import read_note
 from messages.trust.register import parse_register, read_register

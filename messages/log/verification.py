@@ -7,28 +7,24 @@ between the last head that fits and this one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing as closed_at_end
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
-from messages import codec
-from messages.chain import MAX_ENTRY, ChainCheck, Entry, name_entry
+from messages.chain import ChainCheck, Entry, name_entry
 from messages.ground.errors import LogBroken, MalformedMessage, RequestError
 from messages.log import exports
+from messages.log.cores import count_processes, examine_in_order
+from messages.log.examining import REGISTER, TERM, Examined, Extract, extract_nothing
 from messages.log.exports import LogRecord
 from messages.log.heads import Head, check_cosignature, origin_of, read_head
-from messages.log.tree import Frontier, hash_leaf
+from messages.log.tree import Frontier
 from messages.names import COORDINATOR
 from messages.trust.notes import Note, read_note
 from messages.trust.register import Register, check_successor, parse_register, read_register
-from messages.trust.verifier import is_as_taken
 
-Body = dict[str, Any]
-Look = Callable[[Entry, Body, Body | None], None]
-TERM, REGISTER = "term", "register"
-"""Types of entries beside an experiment's: a coordinator's start, and the operator's register."""
+Look = Callable[[Entry, Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +41,10 @@ class LogVerdict:
 
     Attributes:
         counts: experiment → its entries.
+        last: without its body.
         heads: all of them, the newest last; none in a file of form 1.
         uncovered: the experiment's entries behind the newest head, which only the chain links.
-        signed, unsigned: events with a signature, which was checked, and without one.
+        by_party: sender → its events with a signature, which was checked, and without one.
         register: the newest one in the log; None: there is none.
         pinned: whether the registers were held against the operator's key that the caller named.
     """
@@ -56,10 +53,19 @@ class LogVerdict:
     last: Entry | None = None
     heads: list[HeadCheck] = field(default_factory=list)
     uncovered: int = 0
-    signed: int = 0
-    unsigned: int = 0
+    by_party: dict[str, tuple[int, int]] = field(default_factory=dict)
     register: Register | None = None
     pinned: bool = False
+
+    @property
+    def signed(self) -> int:
+        """Events with a signature."""
+        return sum(one for one, _other in self.by_party.values())
+
+    @property
+    def unsigned(self) -> int:
+        """Events without one."""
+        return sum(other for _one, other in self.by_party.values())
 
     @property
     def newest(self) -> HeadCheck | None:
@@ -71,34 +77,61 @@ def verify_export(
     path: Path,
     operator: bytes | None = None,
     kept: Note | None = None,
-    look: Look = lambda entry, body, payload: None,
+    look: Look = lambda entry, extracted: None,
+    extract: Extract = extract_nothing,
+    processes: int | None = None,
+    verdict: LogVerdict | None = None,
 ) -> LogVerdict:
     """Check an exported log of either form.
 
     Args:
         operator: the operator's public key, known from elsewhere; None: registers are taken as they stand in the log.
         kept: a head that somebody kept, a site for example; the log must not contradict it, nor be shorter.
-        look: is given each entry of the experiment once it holds, its body, and the payload of the event in it.
+        look: is given each entry of the experiment once it holds, without its body, and what `extract` made of it.
+        extract: what `look` wants of an entry.
+        processes: that examine records; None: as many as the file and the machine are good for.
+        verdict: an empty one to be filled: where the log does not hold, it says what was found before.
 
     Raises:
         ConfigError: the file cannot be read, or is no exported log.
         LogBroken: it was altered; names the first entry concerned.
         RequestError: the kept head is none of this log.
+        WorkFailed: a process that examined records ended.
     """
-    check = ExportCheck(str(path), operator, kept, look)
-    for record in exports.read_records(path):
-        check.take_record(record)
+    form = exports.require_form(path)
+    check, closing = ExportCheck(str(path), form, operator, kept, look, verdict), exports.ClosingCheck(form)
+    frames = exports.read_frames(path, form)
+    processes = count_processes(path) if processes is None else processes
+    with closed_at_end(examine_in_order(frames, form, lambda: check.verdict.register, extract, processes)) as found:
+        for frame, one in found:
+            if any(one.broken):
+                what, where = one.broken
+                raise LogBroken(what, where=where)
+            if one.record is None:
+                closing.check_closing(frame)
+            else:
+                closing.note_record(one.record)
+                check.take_record(one.record, one)
     return check.finish()
 
 
 class ExportCheck:
     """The pass over the records; arguments as in `verify_export`."""
 
-    def __init__(self, where: str, operator: bytes | None, kept: Note | None, look: Look) -> None:
-        self._where, self._operator, self._kept, self._look = where, operator, kept, look
-        self.verdict = LogVerdict(pinned=operator is not None)
+    def __init__(
+        self,
+        where: str,
+        form: int,
+        operator: bytes | None,
+        kept: Note | None,
+        look: Look,
+        verdict: LogVerdict | None = None,
+    ) -> None:
+        self._where, self._form, self._operator, self._kept, self._look = where, form, operator, kept, look
+        self.verdict = LogVerdict() if verdict is None else verdict
+        self.verdict.pinned = operator is not None
         self._chain, self._tree = ChainCheck(), Frontier()
-        self._form, self._experiment, self._origin = 1, "", ""
+        self._experiment, self._origin = "", ""
         self._number = 0
         self._since: list[Entry] = []
         """The first and the last entry since the last head."""
@@ -106,18 +139,18 @@ class ExportCheck:
         self._behind = False
         """Whether the newest head is passed: what follows is not in any tree."""
 
-    def take_record(self, record: LogRecord) -> None:
+    def take_record(self, record: LogRecord, found: Examined) -> None:
         """The next record; LogBroken where it does not hold."""
         if record.type == exports.LOG:
-            self._form, self._experiment, self._origin = exports.FORM, record.experiment, record.origin
+            self._experiment, self._origin = record.experiment, record.origin
         elif record.type == exports.HEAD:
             self._take_head(record)
         elif record.entry is not None:
-            self._take_entry(record, record.entry)
+            self._take_entry(record, record.entry, found)
 
-    def _take_entry(self, record: LogRecord, entry: Entry) -> None:
+    def _take_entry(self, record: LogRecord, entry: Entry, found: Examined) -> None:
         beside = record.type == exports.BESIDE
-        if entry.computed_hash() != entry.hash:  # what it says of itself may be what was changed
+        if not found.hash_holds:  # what it says of itself may be what was changed
             where = f"{self._where}, record {record.place}: {name_entry(entry)}"
             raise LogBroken("its content was changed: the hash does not match", where=where)
         if self._form == exports.FORM and entry.number <= self._number:
@@ -127,22 +160,26 @@ class ExportCheck:
         if self._form == exports.FORM:
             if (entry.type not in (TERM, REGISTER)) if beside else (entry.experiment != self._experiment):
                 raise LogBroken(f"it is no entry of {self._experiment}", where=name_entry(entry))
-            self._grow_tree(record, entry)
+            self._grow_tree(record, entry, found.leaf)
         self._number, self._time = entry.number, entry.time
         self._since = [*self._since[:1], entry]
+        if found.problem:
+            raise LogBroken(found.problem, where=name_entry(entry))
         if beside:
-            self._take_register(entry)
+            self._take_register(entry, found.note)
             return
-        body = _read_map(entry)
-        payload = self._check_signature(entry, body)
-        self.verdict.counts[entry.experiment] = self.verdict.counts.get(entry.experiment, 0) + 1
-        self.verdict.last = entry
-        self.verdict.uncovered += 1
-        self._look(entry, body, payload)
+        verdict = self.verdict
+        if found.sender:
+            signed, unsigned = verdict.by_party.get(found.sender, (0, 0))
+            verdict.by_party[found.sender] = (signed + found.signed, unsigned + (not found.signed))
+        verdict.counts[entry.experiment] = verdict.counts.get(entry.experiment, 0) + 1
+        verdict.last = entry
+        verdict.uncovered += 1
+        self._look(entry, found.extracted)
 
-    def _grow_tree(self, record: LogRecord, entry: Entry) -> None:
+    def _grow_tree(self, record: LogRecord, entry: Entry, leaf: bytes) -> None:
         if not self._behind and self._tree.cross_gap(entry.number - 1, record.gap):
-            self._tree.push(hash_leaf(record.data or entry.encode()))
+            self._tree.push(leaf)
         elif record.gap:
             raise LogBroken("what stands for the entries before it does not fit", where=name_entry(entry))
         else:
@@ -205,8 +242,7 @@ class ExportCheck:
         first, last = name_entry(self._since[0]), name_entry(self._since[-1])
         return first if first == last else f"{first} to {last}"
 
-    def _take_register(self, entry: Entry) -> None:
-        data = register_in(entry.type, _read_map(entry))
+    def _take_register(self, entry: Entry, data: bytes | None) -> None:
         if data is None:
             return
         consortium = self._origin.removeprefix(origin_of(""))
@@ -220,19 +256,6 @@ class ExportCheck:
         except (MalformedMessage, RequestError) as error:
             raise LogBroken(f"its register cannot be used: {error.what}", where=name_entry(entry)) from None
         self.verdict.register = register
-
-    def _check_signature(self, entry: Entry, body: Body) -> Body | None:
-        """The event in an entry, where there is one, by the rules of who took it; its payload."""
-        found = find_event(body)
-        if found is None:
-            return None
-        sender, data, signature, payload = found
-        register, written = self.verdict.register, payload.get("time")
-        if register is not None and not is_as_taken(register, sender, data, signature, written, entry.time):
-            raise LogBroken(f"the signature of {sender} in it is missing or does not hold", where=name_entry(entry))
-        self.verdict.signed += bool(signature)
-        self.verdict.unsigned += not signature
-        return payload
 
     def finish(self) -> LogVerdict:
         """What was found, once all records were taken; LogBroken where something is missing."""
@@ -261,37 +284,3 @@ class ExportCheck:
             forked = f"forked: the head of {kept.size} entries that was kept is none of its"
             where = f"{self._where}, behind journal number {min(kept.size, newest)}"
             raise LogBroken(f"the log was {cut if kept.size > newest else forked}", where=where)
-
-
-def register_in(type_: str, body: Body) -> bytes | None:
-    """The operator's register in an entry beside an experiment's, as a note; None: it brings none."""
-    data = body.get("note")
-    return data if type_ == REGISTER and isinstance(data, bytes) else None
-
-
-def _read_map(entry: Entry) -> dict[str, Any]:
-    try:
-        body = codec.unpack(entry.body, max_bytes=MAX_ENTRY)
-    except MalformedMessage:
-        body = None
-    if not isinstance(body, dict):
-        raise LogBroken("its body cannot be read", where=name_entry(entry))
-    return body
-
-
-def find_event(body: Body) -> tuple[str, bytes, bytes, Body] | None:
-    """Of the event in an entry's body: sender, payload as it was on the wire, signature, and what the payload says;
-    None: there is none."""
-    given = body.get("input")
-    raw = given.get("raw") if isinstance(given, dict) else None
-    if not isinstance(raw, bytes):
-        return None
-    try:
-        data, signature = codec.unpack(raw, max_bytes=MAX_ENTRY)
-        payload = msgpack.unpackb(data, raw=False)
-        sender = payload["sender"]
-    except (MalformedMessage, msgpack.UnpackException, KeyError, TypeError, ValueError):
-        return None
-    if not isinstance(sender, str) or not isinstance(signature, bytes):
-        return None
-    return sender, data, signature, payload
