@@ -25,7 +25,7 @@ from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Gate
 from coordinator.metrics import make_readings
 from coordinator.record.heads import FORK, LogHeads
-from coordinator.record.journal import TERM, Journal, Written
+from coordinator.record.journal import Journal, Written
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
 from coordinator.wire.outgoing import Audit, Events, Models
@@ -40,7 +40,7 @@ from messages import names
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.envelope import Author
-from messages.ground import kernel, logs, naming, starting, systemd
+from messages.ground import kernel, logs, starting, systemd
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
 from messages.ground.errors import ConfigError, KonsilError, MalformedMessage
@@ -170,8 +170,7 @@ class Coordinator:
             self.shell = Shell(parts, self._queue, config, self._acknowledge)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe_to(names.inbox_of(names.COORDINATOR), self._take_message, exclusive=True)
-            started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
-            self.journal.append_entry(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
+            self._begin_term(clock.now())
             own_word.subscribe_to_all(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()
@@ -190,6 +189,15 @@ class Coordinator:
             self.close()
             raise
         self._attached.set()
+
+    def _begin_term(self, now: float) -> None:
+        before = self.journal.begin_term({"logic": LOGIC, "konsil": version("konsil")}, time=now)
+        if before is not None:
+            log.warning(
+                "the term does not follow from the one before: the journal was restored or cut",
+                term=self.journal.term,
+                before=before,
+            )
 
     def run(self) -> None:
         """Work until `stop`."""

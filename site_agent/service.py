@@ -417,6 +417,7 @@ class Agent:
             file=self._file,
             lists=self._guard.lists.as_plain(),
             log=self._witness.as_plain(),
+            term_jumps=[[*one] for one in self.spool.list_jumps()],
             unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
 

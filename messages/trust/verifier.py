@@ -157,6 +157,14 @@ class Verifier:
         """
         self._check(event, queue, event.time, late=float("inf"))
 
+    def list_speaking(self, name: str, now: float) -> frozenset[str] | None:
+        """Names of the keys whose word counts for a party, today and of what was said before: those that were not
+        revoked. None: it has no key yet, or nothing is checked, so that what it says without a signature counts."""
+        keys = {} if self._index is None else self._index.keys.get(name, {})
+        if not any(one.since <= now for one in keys.values()):
+            return None
+        return frozenset(key for key, one in keys.items() if one.revoked is None)
+
     def find_signer(self, event: Claim) -> str | None:
         """The fingerprint of the key that signed an event which was checked; None: it is not signed, or not checked."""
         keys = {} if self._index is None else self._index.keys.get(event.sender, {})

@@ -28,7 +28,7 @@ from messages.log.witness import HeadFinding
 from messages.names import COORDINATOR, DOWNLINK
 from messages.reasons import Reason
 from messages.trust.chains import Chains
-from messages.trust.signatures import AFTER, digest_payload
+from messages.trust.signatures import AFTER, KEY, digest_payload
 from messages.trust.verifier import Verifier
 from site_agent.core.effects import Effect, Say
 from site_agent.core.equivocation import COMPARED, is_contradiction
@@ -166,11 +166,9 @@ class Inbound:
         if event.sender != COORDINATOR or event.consortium != self._consortium:
             self._refuse_delivery(Reason.SENDER_MISMATCH, event.kind)
             return []
-        if not embedded:
-            if event.term < self._spool.term:
-                self._refuse_delivery(Reason.OLD_TERM, event.kind)
-                return []
-            self._spool.raise_term(event.term)
+        if not embedded and not self._is_of_this_term(event):
+            self._refuse_delivery(Reason.OLD_TERM, event.kind)
+            return []
         self.heard_at[event.experiment] = self._clock.monotonic()
         if not event.known:
             self._refuse_delivery(Reason.UNKNOWN_KIND, event.kind)
@@ -204,6 +202,28 @@ class Inbound:
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._steps.take_step(self._make_input(event))
+
+    def _is_of_this_term(self, event: Event) -> bool:
+        """Whether the coordinator that says this is the newest one that was heard (protocol rule 6).
+
+        Where the coordinator has a key, terms count that were said under a key of its that is not revoked: a forged one
+        locks nobody out for longer than the operator needs to give the coordinator another key.
+        """
+        keys = self._verifier.list_speaking(COORDINATOR, self._clock.wall())
+        known = self._spool.find_term(keys)
+        if event.term < known:
+            return False
+        if event.term > known:
+            if known and event.term > known + 1:
+                self._spool.note_jump(known, event.term)
+                log.warning(
+                    "the coordinator speaks under a term that does not follow from the one before",
+                    term=event.term,
+                    before=known,
+                    advice="its journal was restored or cut, or its starts between were not heard: ask its operator",
+                )
+            self._spool.note_term(event.term, None if keys is None else str(event.ext.get(KEY)))
+        return True
 
     def _follow_chain(self, event: Event) -> None:
         """Note an event's place in the coordinator's chain; tell of what was held back from this site."""
