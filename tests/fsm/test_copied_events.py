@@ -8,44 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coordinator_kit import CONSORTIUM, PLATFORM, counts, plain
-from signed_consortium import SITES, finish, run_signed, start, uplink_of
+from coordinator_kit import PLATFORM, counts, plain
+from signed_consortium import FORGED_TERM, SITES, author, finish, key_of, plant, run_signed, start, uplink_of
 from virtual_consortium import VirtualConsortium
 
 from coordinator.record.journal import ASIDE
 from coordinator.record.journal_file import open_readonly
 from messages import codec, kinds
-from messages.bus.memory.broker import Message
 from messages.chain import MAX_ENTRY
-from messages.envelope import Author, Event, decode_event
+from messages.envelope import Event, decode_event
 from messages.experiment import Experiment
 from messages.reasons import Reason
 from messages.trust.chains import PATIENCE
-from messages.trust.keys import SigningKey, read_key
 from messages.trust.signatures import digest_payload, split_event
 from site_agent.core.jobs import Phase
-
-FORGED_TERM = 10**6
-
-
-def plant(consortium: VirtualConsortium, queue: str, event: Event, key: str = "", user: str = "") -> None:
-    """Put a message into a queue with any sender, as whoever runs the broker can."""
-    broker, message = consortium.broker, Message(key or event.key, event.raw, user or event.sender)
-    with broker.changed:
-        if queue in broker.streams:
-            broker.streams[queue].append_message(message)
-        else:
-            broker.inboxes[queue].ready.append(message)
-        broker.wake_consumers(queue)
-
-
-def key_of(consortium: VirtualConsortium, party: str) -> SigningKey:
-    return read_key(Path(consortium.trust[party]["key"]))
-
-
-def author(consortium: VirtualConsortium, party: str, *, signs: bool = True, **more: Any) -> Author:
-    fields = {"consortium": CONSORTIUM, "name": party, "incarnation": 1, "key": key_of(consortium, party)}
-    return Author(**{**fields, **({} if signs else {"key": None}), **more})
 
 
 def aside(consortium: VirtualConsortium) -> Iterator[dict[str, Any]]:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from coordinator_kit import CONSORTIUM
-from signed_consortium import ROLES, finish, ring_of, run_signed, sections, start
-from test_copied_events import FORGED_TERM, author, plant
+from signed_consortium import FORGED_TERM, ROLES, author, finish, plant, ring_of, run_signed, sections, start
 from virtual_consortium import VirtualConsortium
 
 from coordinator.record.journal import TERM
