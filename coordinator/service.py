@@ -28,6 +28,7 @@ from coordinator.record.heads import FORK, LogHeads
 from coordinator.record.journal import Journal, Written
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
+from coordinator.wire.openings import SaidOpenings
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
 from coordinator.wire.rates import Turnstile
@@ -116,7 +117,8 @@ class Coordinator:
         events = Events(self._bus, state, clock)
         term, key = self.journal.term, None if trust is None else trust.key
         author = Author(consortium, names.COORDINATOR, term, term, key=key)
-        say = Announcer(author, events, clock.now)
+        openings = None if key is None else SaidOpenings(self.journal.get_value, self.journal.put_value)
+        say = Announcer(author, events, clock.now, openings)
 
         def post(name: str, given: AnyInput) -> None:
             self._queue.put((name, given))
@@ -161,6 +163,7 @@ class Coordinator:
             origins,
             verifier,
             heads,
+            openings,
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = clock.make_event()

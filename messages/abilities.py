@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-VOCABULARY = 5
+VOCABULARY = 6
 """Number of the words that this version knows; 0.1's are 1."""
 NEWER: Mapping[str, int] = MappingProxyType(
     {
@@ -53,6 +53,7 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "plan-not-allowed": 5,
         "purpose-not-allowed": 5,
         "approval-missing": 5,
+        "last-heard": 6,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
@@ -62,7 +63,9 @@ WORDS_4 = "words-4"
 """Reads the words of vocabulary 4."""
 WORDS_5 = "words-5"
 """Reads the words of vocabulary 5: signatures, registers and heads."""
-OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5})
+WORDS_6 = "words-6"
+"""Reads the words of vocabulary 6."""
+OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5, WORDS_6})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 
 ANNOUNCING = frozenset({"hello", "joined", "coordinator-hello", "standing", "experiment-accepted"})

@@ -48,6 +48,7 @@ from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.inbound import REGISTER, Inbound
 from site_agent.loop.orders import Orders
+from site_agent.loop.orientation import Orientation
 from site_agent.loop.relay import Relay
 from site_agent.loop.reports import Reports
 from site_agent.loop.rules import Rules
@@ -126,6 +127,7 @@ class Agent:
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
             stand = None if trust is None else self._stand_as_witness(trust)
             self._witness = Witness(stand, self.spool, self._voice, self._clock)
+            self._orientation = Orientation(self.spool, self._voice, site.name, self._clock, signs=key is not None)
         except BaseException:
             self.spool.close()
             raise
@@ -205,6 +207,7 @@ class Agent:
             rules=self._rules,
             verifier=self._verifier,
             witness=self._witness,
+            orientation=self._orientation,
             ack=self._subscriptions.acknowledge,
             post=self.post_work,
             clock=self._clock,
@@ -266,14 +269,19 @@ class Agent:
             log.info("taking the inbox; another holder is waited for")
             self._errands.expect_models()
             try:
-                self._attach_queues()
+                self._attach_inbox()
             except BrokerUnreachable:
                 if self._stopping.is_set():
                     return 0
                 raise
             self._attached = True
             control = ControlServer(self.config.site.state, self._orders.take_order)
+            self._await_orientation()
+            if self._stopping.is_set():
+                return 0
+            self._subscriptions.attach_streams(self._hearing.take_delivery, self._receiver.deliver_chunk)
             self._recover_work()
+            self._orientation.release()
             self._guard.look_at_lists()
             self._steps.tally.note_broker(BusState.CONNECTED if self._voice.connected else BusState.LOST)
             endpoint = Endpoint(self.config.metrics, self._read_figures)
@@ -297,8 +305,17 @@ class Agent:
             self._lineage.close()
             self.spool.close()
 
-    def _attach_queues(self) -> None:
-        """Take the inbox, then the streams.
+    def _await_orientation(self) -> None:
+        """Hear where this site was, before it speaks."""
+        if self._orientation.awaited:
+            notify_manager("READY=1")
+        while not self._stopping.is_set() and self._orientation.go_on_asking():
+            with contextlib.suppress(queue.Empty):
+                self._do_safely(self._queue.get(timeout=TICK))
+            self._do_safely(self._upkeep.do_waiting)
+
+    def _attach_inbox(self) -> None:
+        """Take the inbox.
 
         Raises:
             NameTaken: another agent holds the inbox: it lives, or a dead one's time is up.
@@ -312,7 +329,7 @@ class Agent:
         twin = TwinWatch(self._bus, self._verifier, site.consortium, site.name, give_up, self._clock)
         try:
             with twin.listen():
-                self._subscriptions.attach_all(site.name, self._hearing.take_delivery, self._receiver.deliver_chunk)
+                self._subscriptions.attach_inbox(site.name, self._hearing.take_delivery)
         except BrokerUnreachable:
             if not twin.found:
                 raise
@@ -332,7 +349,7 @@ class Agent:
             if job.phase is Phase.DECLINED or job.pending is not None
         }
         self._upkeep.look_at_the_clock()
-        self._errands.apply_input(Restarted(verdicts))
+        self._errands.apply_input(Restarted(verdicts, self._orientation.said))
 
     def _take_turn(self) -> None:
         """Handle what came, or the passing of time."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator_kit import CONSORTIUM, plain
+from scripted_trainers import Seconds
 from virtual_consortium import VirtualConsortium
 
 from coordinator.core.inputs import Received
@@ -45,13 +46,14 @@ def run_signed(
     work: Callable[[VirtualConsortium], None],
     trust: dict[str, Any] | None = None,
     sites: tuple[str, ...] = SITES,
+    seconds: Seconds = takes,
 ) -> VirtualConsortium:
     """A consortium under virtual time, while `work` does something with it."""
     clock = VirtualClock()
 
     def body() -> VirtualConsortium:
         given = sections(ring_of(folder)) if trust is None else trust
-        consortium = VirtualConsortium(folder, clock, takes, sites, trust=given)
+        consortium = VirtualConsortium(folder, clock, seconds, sites, trust=given)
         try:
             work(consortium)
         finally:

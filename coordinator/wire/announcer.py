@@ -8,6 +8,8 @@ from itertools import count
 
 from coordinator.core.announce import Announcement
 from coordinator.core.effects import Expect, Tell
+from coordinator.core.steps.table import STEPS
+from coordinator.wire.openings import SaidOpenings
 from coordinator.wire.outgoing import Events
 from messages import kinds
 from messages.envelope import Author, Event
@@ -26,10 +28,14 @@ class Announcer:
         author: consortium, name and term.
         send: the thread that publishes.
         now: the coordinator's clock.
+        openings: notes what opens a step; None: nobody's answer is held against it.
     """
 
-    def __init__(self, author: Author, send: Events, now: Callable[[], float]) -> None:
+    def __init__(
+        self, author: Author, send: Events, now: Callable[[], float], openings: SaidOpenings | None = None
+    ) -> None:
         self._author, self._events, self._now = author, send, now
+        self._openings = openings
         self._written: OrderedDict[tuple[str, str, int, int | str], Event] = OrderedDict()
         self._seq = 0
         self._last: str | None = None
@@ -65,6 +71,8 @@ class Announcer:
             after=self._last,
         )
         self._last = digest_payload(event.raw)
+        if self._openings is not None and any(row.opens == what.kind for row in STEPS.values()):
+            self._openings.note_said(event)
         self._written[place] = event
         while len(self._written) > REMEMBERED:
             self._written.popitem(last=False)

@@ -51,7 +51,7 @@ from messages.kinds.coordinator import (
     SiteExcluded,
     name_ensemble,
 )
-from messages.kinds.inbox import ChunksWanted, Receipt, Refused, Standing
+from messages.kinds.inbox import ChunksWanted, LastHeard, PartHeard, Receipt, Refused, Standing
 from messages.kinds.live import DAY, PHASES, STATES, Alive, CheckAnswer, EchoReply, Progress
 from messages.kinds.researcher import (
     ExperimentAbort,
@@ -132,6 +132,7 @@ __all__ = [
     "Joined",
     "KindSpec",
     "Label",
+    "LastHeard",
     "Leaving",
     "LeftOut",
     "LogHead",
@@ -140,6 +141,7 @@ __all__ = [
     "Nonce",
     "NoteBytes",
     "OwnModel",
+    "PartHeard",
     "Platform",
     "Progress",
     "Proof",

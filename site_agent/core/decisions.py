@@ -9,7 +9,7 @@ from typing import Any, Literal
 from messages.kinds import CaseCounts, Label, Platform
 from messages.reasons import Reason
 from messages.scores import SplitScores
-from site_agent.core.jobs import Trained
+from site_agent.core.jobs import SaidBefore, Trained
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,13 @@ class Recover:
 
 
 @dataclass(frozen=True)
+class Heed:
+    """Go on above what was said before the disk went back in time."""
+
+    said: Mapping[str, SaidBefore]
+
+
+@dataclass(frozen=True)
 class Switch:
     paused: bool
     draining: bool
@@ -232,5 +239,6 @@ Decision = (
     | End
     | Suspend
     | Recover
+    | Heed
     | Switch
 )

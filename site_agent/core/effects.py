@@ -19,6 +19,7 @@ from site_agent.core.decisions import (
     Drop,
     End,
     GiveUp,
+    Heed,
     Ignore,
     Invite,
     Join,
@@ -111,7 +112,7 @@ Effect = Say | Fetch | RunPrepare | RunTrain | RunEvaluate | SendChunks | Halt |
 def effects(before: Agenda, after: Agenda, decision: Decision) -> tuple[Effect, ...]:
     """What the shell has to do about a decision, given the agenda before and after it."""
     made = _EFFECTS.get(type(decision))
-    if made is None or isinstance(decision, Ignore | Switch):
+    if made is None or isinstance(decision, Ignore | Heed | Switch):
         return ()
     name = decision.experiment
     halted = before.running == name and after.running != name

@@ -134,6 +134,8 @@ class Spool:
                 advice="Move the file away: the coordinator tells the agent where the experiments are",
             ) from None
         self._posted = int(self._db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()[0])
+        self.before = self._get_number("incarnation"), self._get_number("seq")
+        """Incarnation and sequence number of the newest event that this disk knew of as it was opened."""
         self.incarnation = self._bump_number("incarnation")
         self._set_number("seq", 0)
 
@@ -192,6 +194,19 @@ class Spool:
     def next_seq(self) -> int:
         """The next gapless sequence number of this incarnation; call it in the transaction that stores the event."""
         return self._bump_number("seq")
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Incarnation and sequence number of this start's newest event."""
+        with self._guard:
+            return self.incarnation, self._get_number("seq")
+
+    def go_on_above(self, incarnation: int) -> None:
+        """Count as a later start than that; inside a transaction."""
+        with self._guard:
+            self.incarnation = max(self.incarnation, incarnation + 1)
+            self._set_number("incarnation", self.incarnation)
+            self._set_number("seq", 0)
 
     @property
     def term(self) -> int:

@@ -18,6 +18,7 @@ from messages.kinds import (
     Declined,
     ExperimentAccepted,
     ExperimentChecked,
+    LastHeard,
     Receipt,
     Refused,
     RegisterAnnounced,
@@ -39,6 +40,7 @@ from site_agent.core.steps import STEPS, opening_of
 from site_agent.disk.lineage import Lineage
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
+from site_agent.loop.orientation import Orientation, keep_abilities, read_kept
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
 from site_agent.loop.witness import Witness
@@ -77,6 +79,7 @@ class Inbound:
         rules: Rules,
         verifier: Verifier,
         witness: Witness,
+        orientation: Orientation,
         clock: Clock,
         ack: Callable[[Delivery], None],
         post: Callable[[Callable[[], None]], None],
@@ -85,10 +88,10 @@ class Inbound:
         self._lineage = lineage
         self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
         self._verifier, self._chains = verifier, Chains()
-        self._witness = witness
+        self._witness, self._orientation = witness, orientation
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
-        self.coordinator_can: frozenset[str] = frozenset()
+        self.coordinator_can = read_kept(spool)
         """What the coordinator's version can beside 0.1, as it said last: nothing else that is new is said to it."""
         self._began, self._history_at = clock.wall(), float("-inf")
         self.set_aside = 0
@@ -116,9 +119,13 @@ class Inbound:
             event = None
         if event is not None and event.known and KINDS[event.kind].history and event.time < self._began - OLD:
             self._history_at = self._clock.monotonic()
+        if event is None or not self._orientation.keep_back(event, lambda: self._handle(delivery, event)):
+            self._handle(delivery, event)
+        self._ack(delivery)
+
+    def _handle(self, delivery: Delivery, event: Event | None) -> None:
         with logs.bind_experiment(*((event.experiment, event.round) if event else ())):
             self._errands.perform_effects(self._store_delivery(delivery, event))
-        self._ack(delivery)
 
     def _store_delivery(self, delivery: Delivery, event: Event | None) -> list[Effect]:
         """Handle and store one delivery; one that cannot be handled is set aside."""
@@ -174,7 +181,7 @@ class Inbound:
             self._refuse_delivery(Reason.UNKNOWN_KIND, event.kind)
             return []
         if event.kind in ANNOUNCING and not embedded:
-            self.coordinator_can = read_abilities(event.ext)
+            self._note_abilities(read_abilities(event.ext))
         body = event.body
         now = self._clock.wall()
         if isinstance(body, Receipt):
@@ -185,6 +192,9 @@ class Inbound:
             self._answer_check(body, event.experiment)
             return []
         if isinstance(body, RegisterAnnounced):
+            return []
+        if isinstance(body, LastHeard):
+            self._orientation.take_last_heard(body)
             return []
         if event.kind == "coordinator-hello":
             self._post(self._voice.send_hello)
@@ -202,6 +212,11 @@ class Inbound:
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._steps.take_step(self._make_input(event))
+
+    def _note_abilities(self, abilities: frozenset[str]) -> None:
+        if abilities != self.coordinator_can:
+            self.coordinator_can = abilities
+            keep_abilities(self._spool, abilities)
 
     def _is_of_this_term(self, event: Event) -> bool:
         """Whether the coordinator that says this is the newest one that was heard (protocol rule 6).

@@ -116,6 +116,7 @@ def little_bodies() -> dict[str, Body]:
         "leaving": kinds.Leaving(),
         "head-witnessed": kinds.HeadWitnessed(size=0, root=DIGEST, cosignature=bytes(76)),
         "log-head": kinds.LogHead(note=b"", old_size=0, proof=[]),
+        "last-heard": kinds.LastHeard(incarnation=0, seq=0),
         "experiment-accepted": kinds.ExperimentAccepted(
             experiment=SPARSE, digest=DIGEST, researcher="dr-a", original=b"", enrol_within=0.0
         ),
@@ -185,6 +186,12 @@ def full_bodies() -> dict[str, Body]:
         "evaluated": kinds.Evaluated(scores={"final": scored, "selected": scored}),
         "leaving": kinds.Leaving(reason=Reason.SITE_DRAINING),
         "head-witnessed": kinds.HeadWitnessed(size=96, root=DIGEST, cosignature=bytes(range(76))),
+        "last-heard": kinds.LastHeard(
+            incarnation=3,
+            seq=41,
+            digest=DIGEST,
+            parts={"exp-1": kinds.PartHeard(round=2, opening=2, attempt=3, reported=True)},
+        ),
         "log-head": kinds.LogHead(
             note=b"konsil/demo\n96\n",
             old_size=80,

@@ -204,6 +204,29 @@ def test_a_site_that_is_shown_two_models_under_one_event_keeps_both_and_takes_no
     run_signed(tmp_path, work)
 
 
+def test_an_answer_to_what_the_coordinator_never_said_is_journaled_and_named_and_a_true_one_is_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(consortium: VirtualConsortium) -> None:
+        start(consortium)
+        consortium.until("round-start", 7200.0)
+        consortium.start_coordinator_again()  # the round-start that sites go by was said under an earlier term
+        site = author(consortium, "site-a", incarnation=1)
+        said = {"time": consortium.clock.wall(), "experiment": "exp-1", "round_number": 1, "attempt": "other"}
+        strange = site.write_event("round-accepted", kinds.RoundAccepted(), answers="ee" * 32, seq=99, **said)
+        plant(consortium, "uplink", strange)
+        consortium.clock.sleep(10.0)
+        finish(consortium)
+        told = [body["what"] for body in aside(consortium) if body["reason"] == "answers-unknown"]
+        wanted = {"kind": "round-accepted", "event": strange.id, "round": 1, "sender": "site-a", "answers": "ee" * 32}
+        assert told == [wanted]
+
+    done = run_signed(tmp_path, work)
+    assert "an event answers what was not said here" in "".join(capfd.readouterr())
+    rounds = [one.body for _at, one in done.of("round-complete")]
+    assert [set(one.contributors) for one in rounds] == [set(SITES)] * 2  # type: ignore[attr-defined]
+
+
 def replace_sites(body: kinds.RoundStart) -> kinds.RoundStart:
     """As a coordinator says it again after a restart, when a site was excluded meanwhile."""
     return body.model_copy(update={"sites": body.sites[:-1]})
