@@ -47,6 +47,7 @@ from messages.ground.durable import OTHERS
 from messages.ground.errors import ConfigError, KonsilError, MalformedMessage
 from messages.ground.exposition import Endpoint, Reading
 from messages.reasons import Reason
+from messages.tensors.signed_chunks import ChunkCheck, ChunkSigner
 from messages.trust.settings import Trust, load_trust, make_verifier
 from messages.trust.verifier import Verifier
 
@@ -118,7 +119,9 @@ class Coordinator:
         term, key = self.journal.term, None if trust is None else trust.key
         author = Author(consortium, names.COORDINATOR, term, term, key=key)
         openings = None if key is None else SaidOpenings(self.journal.get_value, self.journal.put_value)
-        say = Announcer(author, events, clock.now, openings)
+        signer = None if key is None else ChunkSigner(consortium, key, self._signs_chunks)
+        signs = (lambda _name: False) if signer is None else signer.wanted
+        say = Announcer(author, events, clock.now, openings, signs)
 
         def post(name: str, given: AnyInput) -> None:
             self._queue.put((name, given))
@@ -143,6 +146,7 @@ class Coordinator:
             full,
             broken=lambda effect: self._queue.put((effect.experiment, work.tell_bad(effect, Reason.WRONG_DIGEST))),
             verifying=work.verifies_update,
+            check=ChunkCheck(consortium, verifier, clock.now),
         )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(consortium, config.coordinator.sites, clock.now, verifier)
@@ -153,7 +157,7 @@ class Coordinator:
             gate,
             say,
             events,
-            Models(self._bus, blobs, clock),
+            Models(self._bus, blobs, clock, signer),
             audit,
             receiver,
             work,
@@ -271,6 +275,11 @@ class Coordinator:
     def _owner_of(self, experiment: str) -> str:
         """The researcher of an experiment. Any thread."""
         return self.shell.steps.states[experiment].researcher
+
+    def _signs_chunks(self, experiment: str) -> bool:
+        """Whether the chunks of an experiment's models are signed. Any thread."""
+        state = self.shell.steps.states.get(experiment)
+        return state is not None and state.signs_chunks
 
     def _note_connected(self) -> None:
         self.shell.steps.tally.note_broker(BusState.CONNECTED)

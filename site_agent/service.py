@@ -12,12 +12,14 @@ import os
 import queue
 import secrets
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from messages.abilities import WORDS_6
 from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
@@ -30,6 +32,7 @@ from messages.kinds import Leaving
 from messages.names import GLOBAL
 from messages.reasons import Reason
 from messages.tensors.seals import Sealer
+from messages.tensors.signed_chunks import ChunkCheck, ChunkSigner
 from messages.trust.settings import Trust, load_trust, make_verifier
 from site_agent import config as configuration
 from site_agent.config import SiteConfig
@@ -121,6 +124,9 @@ class Agent:
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
             key = None if trust is None else trust.key
+            self._chunk_signer = (
+                None if key is None else ChunkSigner(site.consortium, key, self._coordinator_can_read_signed)
+            )
             self._voice = Outbox(self._bus, self.spool, site.consortium, site.name, self._clock, key)
             if self._verifier.register is not None:
                 self._voice.note_register(self._verifier.register)
@@ -134,6 +140,10 @@ class Agent:
         self._subscriptions = Subscriptions(self._bus, self.spool, self.post_work)
         self._make_hands(trainers)
         self._make_ears()
+
+    def _coordinator_can_read_signed(self, _experiment: str) -> bool:
+        """Whether the coordinator's version signs chunks and reads signed ones. Any thread."""
+        return WORDS_6 in self._hearing.coordinator_can
 
     def _stand_as_witness(self, trust: Trust) -> Standpoint:
         site = self.config.site
@@ -171,6 +181,8 @@ class Agent:
             on_broken=lambda name: self._errands.post_input(PartBroken(name)),
             ask=lambda name, body: self._voice.ask_coordinator("chunks-wanted", body, name),
             room=room,
+            check=ChunkCheck(config.site.consortium, self._verifier, clock.wall),
+            coordinator_signs=lambda: self._coordinator_can_read_signed(""),
         )
         self._sender = ChunkSender(
             self._bus,
@@ -182,6 +194,7 @@ class Agent:
             on_broken=lambda key: self._errands.post_input(PartBroken(key.experiment)),
             on_lost=lambda key: self._errands.post_input(self._workshop.note_lost(key)),
             on_progress=lambda key, done, total: self._relay.relay_transfer("sending", key, done, total),
+            signer=self._chunk_signer,
         )
         self._errands = EffectRunner(
             steps=self._steps,
@@ -422,7 +435,7 @@ class Agent:
             site=self.config.site.name,
             broker=str(self._broker),
             progress=self._relay.latest,
-            refusals=self._hearing.refusals,
+            refusals=self._count_refusals(),
             waiting=self.spool.count_waiting(),
             pids=self._trainers.pids(),
             used_bytes=self.spool.used_bytes(),
@@ -438,13 +451,17 @@ class Agent:
             unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
 
+    def _count_refusals(self) -> dict[str, int]:
+        """Events and chunks that were refused, by reason."""
+        return dict(Counter(self._hearing.refusals) + self._receiver.refusals)
+
     def _read_figures(self) -> Iterable[Reading]:
         """The agent's figures; the metrics endpoint's thread."""
         return make_readings(
             self._steps.tally,
             self._steps.agenda,
             state=self.config.site.state,
-            refusals=dict(self._hearing.refusals),
+            refusals=self._count_refusals(),
             set_aside=self._hearing.set_aside,
             progress=dict(self._relay.latest),
             bytes_down=self._receiver.bytes_down,

@@ -14,6 +14,7 @@ from coordinator.core.records import ModelOrigin
 from coordinator.core.state import ExperimentState, Kept, Model, Phase, Round
 from coordinator.core.steps.table import row_of
 from messages import kinds
+from messages.abilities import WORDS_6
 from messages.envelope import event_id
 from messages.experiment import Experiment
 from messages.reasons import Reason
@@ -69,12 +70,13 @@ class SendModel:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Take chunks of updates of this round."""
+    """Take chunks of updates of this round. `signed`: of these sites, those whose version signs its chunks."""
 
     experiment: str
     round: int
     manifest: Manifest
     sites: frozenset[str]
+    signed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,9 @@ def _announce_result(state: ExperimentState) -> tuple[Effect, ...]:
 def _listen_for_updates(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.update_manifest is None or not row_of(state.round).takes_updates:
         return ()
-    return (Listen(state.id, state.round.number, state.update_manifest, frozenset(state.round.parts)),)
+    sites = frozenset(state.round.parts)
+    signed = frozenset(site for site in sites if WORDS_6 in state.members[site].abilities)
+    return (Listen(state.id, state.round.number, state.update_manifest, sites, signed),)
 
 
 def _send_models(state: ExperimentState) -> tuple[Effect, ...]:

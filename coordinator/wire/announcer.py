@@ -15,6 +15,7 @@ from messages import kinds
 from messages.envelope import Author, Event
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import Body
+from messages.tensors.signed_chunks import CHUNKS, SIGNED
 from messages.trust.signatures import digest_payload
 
 REMEMBERED = 512
@@ -28,14 +29,20 @@ class Announcer:
         author: consortium, name and term.
         send: the thread that publishes.
         now: the coordinator's clock.
+        signs_chunks: whether the chunks of an experiment's models are signed: what opens a step says so.
         openings: notes what opens a step; None: nobody's answer is held against it.
     """
 
     def __init__(
-        self, author: Author, send: Events, now: Callable[[], float], openings: SaidOpenings | None = None
+        self,
+        author: Author,
+        send: Events,
+        now: Callable[[], float],
+        openings: SaidOpenings | None = None,
+        signs_chunks: Callable[[str], bool] = lambda _experiment: False,
     ) -> None:
         self._author, self._events, self._now = author, send, now
-        self._openings = openings
+        self._openings, self._signs_chunks = openings, signs_chunks
         self._written: OrderedDict[tuple[str, str, int, int | str], Event] = OrderedDict()
         self._seq = 0
         self._last: str | None = None
@@ -60,6 +67,7 @@ class Announcer:
             self._written.move_to_end(place)
             return known
         self._seq += 1
+        opens = any(row.opens == what.kind for row in STEPS.values())
         event = self._author.write_event(
             what.kind,
             what.body,
@@ -69,9 +77,10 @@ class Announcer:
             attempt=what.attempt,
             seq=self._seq,
             after=self._last,
+            more={CHUNKS: SIGNED} if opens and self._signs_chunks(what.experiment) else None,
         )
         self._last = digest_payload(event.raw)
-        if self._openings is not None and any(row.opens == what.kind for row in STEPS.values()):
+        if self._openings is not None and opens:
             self._openings.note_said(event)
         self._written[place] = event
         while len(self._written) > REMEMBERED:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from messages.ground.errors import MalformedMessage
 from messages.reasons import Reason
-from messages.trust.keys import fingerprint_of
+from messages.trust.keys import fingerprint_of, verify_message
 from messages.trust.register import KeyEntry, Register, Role, check_successor, read_register
 from messages.trust.signatures import KEY, TO, is_signed_by, name_key, split_event
 
@@ -170,6 +170,20 @@ class Verifier:
         keys = {} if self._index is None else self._index.keys.get(event.sender, {})
         key = keys.get(str(event.ext.get(KEY)))
         return None if key is None else fingerprint_of(key.public)
+
+    def check_message(
+        self, sender: str, key_name: str, context: str, message: bytes, signature: bytes, now: float
+    ) -> None:
+        """Refuse what a party signed in another context than an event's, and that says no time.
+
+        Raises:
+            MalformedMessage: no-good-key, bad-signature.
+        """
+        key = None if self._index is None else self._index.keys.get(sender, {}).get(key_name)
+        if key is None or not _is_good(key, min(now, key.until), now, LATE):
+            raise MalformedMessage(Reason.NO_GOOD_KEY, "signed with a key that is unknown, or not good now")
+        if not verify_message(key.public, context, message, signature):
+            raise MalformedMessage(Reason.BAD_SIGNATURE, "a signature that does not fit")
 
     def _check(self, event: Claim, queue: str, now: float, *, late: float) -> None:
         index = self._index
