@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from messages import kinds
 from messages.envelope import Author, Event, decode_event, digest_facts
 from messages.tensors.layout import Manifest, TensorSpec
+from messages.tensors.signed_chunks import ChunkCheck, ChunkSigner
+from messages.tensors.transfer import ChunkHeader, TransferKey
 from messages.trust.chains import Chains
 from messages.trust.keys import derive_key
 from messages.trust.register import KeyEntry, Register
@@ -76,6 +78,11 @@ def main() -> None:
         "followed": measure(follow),
         "openssl": measure(lambda: KEY.sign_bytes(event.raw)) + measure(lambda: openssl.verify(signature, event.raw)),
     }
+    signer = ChunkSigner("c", KEY, lambda _experiment: True)
+    header = ChunkHeader(TransferKey("e", 1, "site-a"), 0, 2**20, 2**20, bytes(32))
+    check, signed_header = ChunkCheck("c", verifier, lambda: 1.0), signer.sign(header)
+    told["chunk_sign"] = measure(lambda: signer.sign(header))
+    told["chunk_check"] = measure(lambda: check.check(signed_header, announced=True))
     told["above_openssl"] = told["sign"] + told["verify"] - told["openssl"]
     print(json.dumps({name: round(value) for name, value in told.items()}))
 

@@ -25,9 +25,10 @@ from coordinator.loop.steps import Parts
 from coordinator.loop.timers import Gate
 from coordinator.metrics import make_readings
 from coordinator.record.heads import FORK, LogHeads
-from coordinator.record.journal import TERM, Journal, Written
+from coordinator.record.journal import Journal, Written
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
+from coordinator.wire.openings import SaidOpenings
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
 from coordinator.wire.rates import Turnstile
@@ -40,12 +41,13 @@ from messages import names
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.envelope import Author
-from messages.ground import kernel, logs, naming, starting, systemd
+from messages.ground import kernel, logs, starting, systemd
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
 from messages.ground.errors import ConfigError, KonsilError, MalformedMessage
 from messages.ground.exposition import Endpoint, Reading
 from messages.reasons import Reason
+from messages.tensors.signed_chunks import ChunkCheck, ChunkSigner
 from messages.trust.settings import Trust, load_trust, make_verifier
 from messages.trust.verifier import Verifier
 
@@ -116,7 +118,10 @@ class Coordinator:
         events = Events(self._bus, state, clock)
         term, key = self.journal.term, None if trust is None else trust.key
         author = Author(consortium, names.COORDINATOR, term, term, key=key)
-        say = Announcer(author, events, clock.now)
+        openings = None if key is None else SaidOpenings(self.journal.get_value, self.journal.put_value)
+        signer = None if key is None else ChunkSigner(consortium, key, self._signs_chunks)
+        signs = (lambda _name: False) if signer is None else signer.wanted
+        say = Announcer(author, events, clock.now, openings, signs)
 
         def post(name: str, given: AnyInput) -> None:
             self._queue.put((name, given))
@@ -141,6 +146,7 @@ class Coordinator:
             full,
             broken=lambda effect: self._queue.put((effect.experiment, work.tell_bad(effect, Reason.WRONG_DIGEST))),
             verifying=work.verifies_update,
+            check=ChunkCheck(consortium, verifier, clock.now),
         )
         audit = Audit(self._bus, self.journal.path, clock)
         presence = Presence(consortium, config.coordinator.sites, clock.now, verifier)
@@ -151,7 +157,7 @@ class Coordinator:
             gate,
             say,
             events,
-            Models(self._bus, blobs, clock),
+            Models(self._bus, blobs, clock, signer),
             audit,
             receiver,
             work,
@@ -161,6 +167,7 @@ class Coordinator:
             origins,
             verifier,
             heads,
+            openings,
         )
         self._subscriptions: dict[str, Subscription] = {}
         self._attached = clock.make_event()
@@ -170,8 +177,7 @@ class Coordinator:
             self.shell = Shell(parts, self._queue, config, self._acknowledge)
             # The inbox first: it is the lock that keeps a second coordinator off everything else.
             self._subscribe_to(names.inbox_of(names.COORDINATOR), self._take_message, exclusive=True)
-            started = {"term": self.journal.term, "logic": LOGIC, "konsil": version("konsil")}
-            self.journal.append_entry(naming.NO_EXPERIMENT, TERM, started, time=clock.now())
+            self._begin_term(clock.now())
             own_word.subscribe_to_all(self._bus)
             for worker in (events, parts.models, audit, receiver):
                 worker.start()
@@ -190,6 +196,15 @@ class Coordinator:
             self.close()
             raise
         self._attached.set()
+
+    def _begin_term(self, now: float) -> None:
+        before = self.journal.begin_term({"logic": LOGIC, "konsil": version("konsil")}, time=now)
+        if before is not None:
+            log.warning(
+                "the term does not follow from the one before: the journal was restored or cut",
+                term=self.journal.term,
+                before=before,
+            )
 
     def run(self) -> None:
         """Work until `stop`."""
@@ -260,6 +275,11 @@ class Coordinator:
     def _owner_of(self, experiment: str) -> str:
         """The researcher of an experiment. Any thread."""
         return self.shell.steps.states[experiment].researcher
+
+    def _signs_chunks(self, experiment: str) -> bool:
+        """Whether the chunks of an experiment's models are signed. Any thread."""
+        state = self.shell.steps.states.get(experiment)
+        return state is not None and state.signs_chunks
 
     def _note_connected(self) -> None:
         self.shell.steps.tally.note_broker(BusState.CONNECTED)

@@ -61,6 +61,7 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "statistics-ready": 6,
         "statistics-not-allowed": 6,
         "no-configuration": 6,
+        "last-heard": 6,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
@@ -71,7 +72,7 @@ WORDS_4 = "words-4"
 WORDS_5 = "words-5"
 """Reads the words of vocabulary 5: signatures, registers and heads."""
 WORDS_6 = "words-6"
-"""Reads the words of vocabulary 6: statistics of the sites' data, and work that goes on from round to round."""
+"""Reads the words of vocabulary 6: statistics, work that goes on from round to round, signed chunks."""
 OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5, WORDS_6})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 

@@ -12,12 +12,14 @@ import os
 import queue
 import secrets
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from messages.abilities import WORDS_6
 from messages.bus.base import BusState, Notice
 from messages.ground import logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
@@ -30,6 +32,7 @@ from messages.kinds import Leaving
 from messages.names import GLOBAL
 from messages.reasons import Reason
 from messages.tensors.seals import Sealer
+from messages.tensors.signed_chunks import ChunkCheck, ChunkSigner
 from messages.trust.settings import Trust, load_trust, make_verifier
 from site_agent import config as configuration
 from site_agent.config import SiteConfig
@@ -48,6 +51,7 @@ from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.inbound import REGISTER, Inbound
 from site_agent.loop.orders import Orders
+from site_agent.loop.orientation import Orientation
 from site_agent.loop.relay import Relay
 from site_agent.loop.reports import Reports
 from site_agent.loop.rules import Rules
@@ -121,18 +125,26 @@ class Agent:
             self.spool.free_left_over({name for name, job in agenda.jobs.items() if job.phase is Phase.ENDED})
             self._bus = connect(config, lambda notice: self.post_work(lambda: self._on_notice(notice)))
             key = None if trust is None else trust.key
+            self._chunk_signer = (
+                None if key is None else ChunkSigner(site.consortium, key, self._coordinator_can_read_signed)
+            )
             self._voice = Outbox(self._bus, self.spool, site.consortium, site.name, self._clock, key)
             if self._verifier.register is not None:
                 self._voice.note_register(self._verifier.register)
             self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
             stand = None if trust is None else self._stand_as_witness(trust)
             self._witness = Witness(stand, self.spool, self._voice, self._clock)
+            self._orientation = Orientation(self.spool, self._voice, site.name, self._clock, signs=key is not None)
         except BaseException:
             self.spool.close()
             raise
         self._subscriptions = Subscriptions(self._bus, self.spool, self.post_work)
         self._make_hands(trainers)
         self._make_ears()
+
+    def _coordinator_can_read_signed(self, _experiment: str) -> bool:
+        """Whether the coordinator's version signs chunks and reads signed ones. Any thread."""
+        return WORDS_6 in self._hearing.coordinator_can
 
     def _stand_as_witness(self, trust: Trust) -> Standpoint:
         site = self.config.site
@@ -170,6 +182,8 @@ class Agent:
             on_broken=lambda name: self._errands.post_input(PartBroken(name)),
             ask=lambda name, body: self._voice.ask_coordinator("chunks-wanted", body, name),
             room=room,
+            check=ChunkCheck(config.site.consortium, self._verifier, clock.wall),
+            coordinator_signs=lambda: self._coordinator_can_read_signed(""),
         )
         self._sender = ChunkSender(
             self._bus,
@@ -181,6 +195,7 @@ class Agent:
             on_broken=lambda key: self._errands.post_input(PartBroken(key.experiment)),
             on_lost=lambda key: self._errands.post_input(self._workshop.note_lost(key)),
             on_progress=lambda key, done, total: self._relay.relay_transfer("sending", key, done, total),
+            signer=self._chunk_signer,
         )
         self._errands = EffectRunner(
             steps=self._steps,
@@ -206,6 +221,7 @@ class Agent:
             rules=self._rules,
             verifier=self._verifier,
             witness=self._witness,
+            orientation=self._orientation,
             ack=self._subscriptions.acknowledge,
             post=self.post_work,
             clock=self._clock,
@@ -267,14 +283,19 @@ class Agent:
             log.info("taking the inbox; another holder is waited for")
             self._errands.expect_models()
             try:
-                self._attach_queues()
+                self._attach_inbox()
             except BrokerUnreachable:
                 if self._stopping.is_set():
                     return 0
                 raise
             self._attached = True
             control = ControlServer(self.config.site.state, self._orders.take_order)
+            self._await_orientation()
+            if self._stopping.is_set():
+                return 0
+            self._subscriptions.attach_streams(self._hearing.take_delivery, self._receiver.deliver_chunk)
             self._recover_work()
+            self._orientation.release()
             self._guard.look_at_lists()
             self._steps.tally.note_broker(BusState.CONNECTED if self._voice.connected else BusState.LOST)
             endpoint = Endpoint(self.config.metrics, self._read_figures)
@@ -298,8 +319,17 @@ class Agent:
             self._lineage.close()
             self.spool.close()
 
-    def _attach_queues(self) -> None:
-        """Take the inbox, then the streams.
+    def _await_orientation(self) -> None:
+        """Hear where this site was, before it speaks."""
+        if self._orientation.awaited:
+            notify_manager("READY=1")
+        while not self._stopping.is_set() and self._orientation.go_on_asking():
+            with contextlib.suppress(queue.Empty):
+                self._do_safely(self._queue.get(timeout=TICK))
+            self._do_safely(self._upkeep.do_waiting)
+
+    def _attach_inbox(self) -> None:
+        """Take the inbox.
 
         Raises:
             NameTaken: another agent holds the inbox: it lives, or a dead one's time is up.
@@ -313,7 +343,7 @@ class Agent:
         twin = TwinWatch(self._bus, self._verifier, site.consortium, site.name, give_up, self._clock)
         try:
             with twin.listen():
-                self._subscriptions.attach_all(site.name, self._hearing.take_delivery, self._receiver.deliver_chunk)
+                self._subscriptions.attach_inbox(site.name, self._hearing.take_delivery)
         except BrokerUnreachable:
             if not twin.found:
                 raise
@@ -333,7 +363,7 @@ class Agent:
             if job.phase is Phase.DECLINED or job.pending is not None
         }
         self._upkeep.look_at_the_clock()
-        self._errands.apply_input(Restarted(verdicts))
+        self._errands.apply_input(Restarted(verdicts, self._orientation.said))
 
     def _take_turn(self) -> None:
         """Handle what came, or the passing of time."""
@@ -406,7 +436,7 @@ class Agent:
             site=self.config.site.name,
             broker=str(self._broker),
             progress=self._relay.latest,
-            refusals=self._hearing.refusals,
+            refusals=self._count_refusals(),
             waiting=self.spool.count_waiting(),
             pids=self._trainers.pids(),
             used_bytes=self.spool.used_bytes(),
@@ -418,8 +448,13 @@ class Agent:
             file=self._file,
             lists=self._guard.lists.as_plain(),
             log=self._witness.as_plain(),
+            term_jumps=[[*one] for one in self.spool.list_jumps()],
             unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
+
+    def _count_refusals(self) -> dict[str, int]:
+        """Events and chunks that were refused, by reason."""
+        return dict(Counter(self._hearing.refusals) + self._receiver.refusals)
 
     def _read_figures(self) -> Iterable[Reading]:
         """The agent's figures; the metrics endpoint's thread."""
@@ -427,7 +462,7 @@ class Agent:
             self._steps.tally,
             self._steps.agenda,
             state=self.config.site.state,
-            refusals=dict(self._hearing.refusals),
+            refusals=self._count_refusals(),
             set_aside=self._hearing.set_aside,
             progress=dict(self._relay.latest),
             bytes_down=self._receiver.bytes_down,

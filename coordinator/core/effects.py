@@ -15,6 +15,7 @@ from coordinator.core.records import ModelOrigin
 from coordinator.core.state import ExperimentState, Kept, Model, Phase, Round, Update
 from coordinator.core.steps.table import row_of
 from messages import kinds
+from messages.abilities import WORDS_6
 from messages.envelope import event_id
 from messages.experiment import Experiment
 from messages.reasons import Reason
@@ -70,12 +71,14 @@ class SendModel:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Take chunks of updates of this round. `oldest`: and of rounds from this one on, where work for them goes on."""
+    """Take chunks of updates of this round. `signed`: of these sites, those whose version signs its chunks. `oldest`:
+    and of rounds from this one on, where work for them goes on."""
 
     experiment: str
     round: int
     manifest: Manifest
     sites: frozenset[str]
+    signed: frozenset[str] = frozenset()
     oldest: int | None = None
 
 
@@ -267,8 +270,10 @@ def _listen_for_updates(state: ExperimentState) -> tuple[Effect, ...]:
     if state.round is None or state.update_manifest is None or not row_of(state.round).takes_updates:
         return ()
     round_ = state.round
+    sites = frozenset(round_.parts)
+    signed = frozenset(site for site in sites if WORDS_6 in state.members[site].abilities)
     oldest = min((one.base for one in round_.parts.values() if one.base is not None), default=None)
-    return (Listen(state.id, round_.number, state.update_manifest, frozenset(round_.parts), oldest),)
+    return (Listen(state.id, round_.number, state.update_manifest, sites, signed, oldest),)
 
 
 def _send_models(state: ExperimentState) -> tuple[Effect, ...]:

@@ -362,6 +362,12 @@ class ExperimentState:
         """
         return abilities.may_use(ability, (self.members[site].abilities for site in (*self.joined, *others)))
 
+    @property
+    def signs_chunks(self) -> bool:
+        """Whether every site of the open step can read chunks that are signed."""
+        parts = () if self.round is None else self.round.parts
+        return bool(parts) and all(abilities.WORDS_6 in self.members[site].abilities for site in parts)
+
     def tellable_reason(self, reason: Reason, *listeners: str) -> Reason:
         """A reason as those who are told can read it.
 

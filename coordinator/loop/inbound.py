@@ -21,6 +21,7 @@ from coordinator.loop.signed_word import SignedWord
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record.journal import Written
 from coordinator.wire.incoming import Nudge
+from coordinator.wire.last_heard import LastWord
 from coordinator.wire.rates import NOBODY, Skipped
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
@@ -49,6 +50,7 @@ class Inbound:
         returning: what tells a site where things are.
         opened: told when a mark of ours came back.
         ack: acknowledges a delivery.
+        last_word: notes where each sender was heard.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Inbound:
         opened: Callable[[str], None],
         config: CoordinatorConfig,
         ack: Callable[[Delivery], None],
+        last_word: LastWord,
     ) -> None:
         self._parts, self._steps, self._returning = parts, steps, returning
+        self._last_word = last_word
         self._opened, self._config, self._ack = opened, config, ack
         self._signed_word = SignedWord(parts, steps)
         self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue)
@@ -179,7 +183,7 @@ class Inbound:
             if self._steps.complaints.count_messages(event.sender, Reason.UNKNOWN_SITE):
                 log.warning("a live message of a stranger", sender=event.sender)
         elif isinstance(body, kinds.Hello):
-            self._returning.send_standing(event.sender)
+            self._returning.take_hello(event)
             if body.head is not None:
                 self._prove_heads(event.sender, body.head)
         elif isinstance(body, kinds.Echo):
@@ -228,8 +232,13 @@ class Inbound:
         if self._signed_word.hear_contradiction(event, delivery, facts, lambda: self._written_with(delivery)):
             return
         settled = self._parts.journal.seen_settled(identity)
+        known = self._is_known(event)
         if settled is not None:
             self._note_position(delivery)
+            if facts and known and self._last_word.is_news(event):
+                # A site that came out of a backup says it again, in its new chain.
+                self._signed_word.hear_again(event)
+                self._parts.journal.note_written(Written({}, {}, values=self._last_word.note_event(event)))
             if settled:
                 self._parts.say.send_receipt(event.sender, event.id, event.experiment)
             else:
@@ -237,15 +246,16 @@ class Inbound:
             return
         if facts:
             self._signed_word.follow_chain(event)
-        known = self._is_known(event)
+            self._signed_word.check_answer(event)
         if known and self._catches_up(event.experiment) and self._is_ahead(event):
             self._note_position(delivery)
             held = self._ahead.hold_event(event.experiment, event.id, event.sender, delivery)
             if not held and steps.complaints.count_messages(event.sender, "ahead"):
                 log.warning("too much of a sender is ahead of its round", sender=event.sender)
             return
+        values = self._last_word.note_event(event) if facts and known else {}
         if event.kind == "leaving" and event.experiment == NO_EXPERIMENT:
-            self._take_leaving(event, delivery, known)
+            self._take_leaving(event, delivery, known, values)
             return
         start = event.kind == "experiment-start"
         given = i.Received.of_event(
@@ -259,7 +269,7 @@ class Inbound:
             file_check=check_file(event, self._parts.origins.find_origin) if start and known else None,
         )
         waits = event.kind == "weights-ready"
-        written = replace(self._written_with(delivery, {identity: not waits}), facts=facts)
+        written = replace(self._written_with(delivery, {identity: not waits}), facts=facts, values=values)
         steps.take_step(event.experiment, given, written)
 
     def _has_enough(self, researcher: str) -> bool:
@@ -300,7 +310,7 @@ class Inbound:
             else:
                 self._take_history(event, delivery)
 
-    def _take_leaving(self, event: Event, delivery: Delivery, known: bool) -> None:
+    def _take_leaving(self, event: Event, delivery: Delivery, known: bool, values: Mapping[str, bytes]) -> None:
         """A site leaves as a whole: each running experiment that it takes part in is told."""
         steps = self._steps
         for name, state in sorted(steps.states.items()):
@@ -308,7 +318,7 @@ class Inbound:
             if state.ended is None and member is not None and member.standing is Standing.JOINED:
                 steps.take_step(name, i.Received.of_event(event, time=self._parts.clock.now(), known=known))
         if steps.floods.may_journal(event.sender, event.kind, len(event.raw), self._parts.clock.now()):
-            self._parts.journal.note_written(self._written_with(delivery, {event.id: True}))
+            self._parts.journal.note_written(replace(self._written_with(delivery, {event.id: True}), values=values))
             self._parts.say.send_receipt(event.sender, event.id, event.experiment)
         else:
             self._note_position(delivery)

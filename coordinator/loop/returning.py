@@ -11,10 +11,14 @@ from coordinator.core import effects as e
 from coordinator.core.state import ExperimentState
 from coordinator.loop.effect_runner import make_shipment
 from coordinator.wire.announcer import Announcer
+from coordinator.wire.last_heard import LastWord
 from coordinator.wire.outgoing import Models
 from messages import kinds
+from messages.abilities import WORDS_6, read_abilities
+from messages.envelope import Event
 from messages.ground.clock import Clock
 from messages.ground.logs import Complaints
+from messages.trust.signatures import KEY
 
 log = structlog.get_logger("coordinator")
 STANDING_EVERY = 1.0
@@ -30,6 +34,7 @@ class Returning:
 
     Args:
         states: every experiment's; the main loop's own, read only.
+        last_word: where each site was when it was last heard.
     """
 
     def __init__(
@@ -39,9 +44,12 @@ class Returning:
         models: Models,
         clock: Clock,
         complaints: Complaints,
+        last_word: LastWord,
     ) -> None:
         self._states, self._say, self._models, self._clock = states, say, models, clock
-        self._complaints = complaints
+        self._complaints, self._last_word = complaints, last_word
+        self._oriented: set[str] = set()
+        """Sites that sign, and can be told where they were."""
         self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
         self._told_at: dict[str, float] = {}
         self._owed: set[str] = set()
@@ -55,6 +63,14 @@ class Returning:
         found = sorted(self._states.items())
         return [(name, state) for name, state in found if state.ended is None or now - state.ended < STANDING_FOR]
 
+    def take_hello(self, hello: Event) -> None:
+        """Answer a site's hello: where it was itself, if it signs and can read that, and where its experiments are."""
+        if KEY in hello.ext and WORDS_6 in read_abilities(hello.ext):
+            self._oriented.add(hello.sender)
+        else:
+            self._oriented.discard(hello.sender)
+        self.send_standing(hello.sender)
+
     def send_standing(self, site: str) -> None:
         """Tell a site where its experiments are: now, or with `send_owed` where it has just been told."""
         now = self._clock.monotonic()
@@ -63,6 +79,8 @@ class Returning:
             return
         self._told_at[site] = now
         self._owed.discard(site)
+        if site in self._oriented:
+            self._say.send_live("last-heard", self._last_word.tell(site, self._states), to=site)
         for name, state in self.list_recent():
             if site in state.members:
                 body = kinds.Standing(state=state.phase.value, events=self._current_events(name, state))

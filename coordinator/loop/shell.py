@@ -22,6 +22,7 @@ from coordinator.loop.space import Space
 from coordinator.loop.steps import Parts, Steps
 from coordinator.record import story
 from coordinator.record.journal import NOTHING, JournalDiskFull, Written
+from coordinator.wire.last_heard import LastWord
 from coordinator.wire.rates import Skipped
 from coordinator.wire.reading_back import OWN_WORD
 from messages import kinds
@@ -62,8 +63,11 @@ class Shell:
         self.parts = parts
         self.queue = inputs
         self.steps = Steps(parts, inputs)
-        self.returning = Returning(self.steps.states, parts.say, parts.models, parts.clock, self.steps.complaints)
-        self._inbound = Inbound(parts, self.steps, self.returning, self.note_mark, config, ack)
+        last_word = LastWord(parts.journal.get_value)
+        self.returning = Returning(
+            self.steps.states, parts.say, parts.models, parts.clock, self.steps.complaints, last_word
+        )
+        self._inbound = Inbound(parts, self.steps, self.returning, self.note_mark, config, ack, last_word)
         self.steps.inbound = self._inbound
         trust = config.trust
         self._registers = Registers(parts, self.steps, None if trust is None else trust.register_file)

@@ -23,6 +23,8 @@ from messages.trust.verifier import LATE
 
 CLOCKS_DIFFER = 86400.0
 """Seconds by which a site's clock may be behind ours: less would cost a site with a wrong clock its rounds."""
+STRANGE_ANSWER = "answers-unknown"
+"""Why an answer to what was never said here is noted in the journal; it is used all the same."""
 log = structlog.get_logger("coordinator")
 
 
@@ -61,6 +63,24 @@ class SignedWord:
         )
         if found is not None:
             self._tell_finding(found)
+
+    def check_answer(self, event: Event) -> None:
+        """Tell of an event that answers what this coordinator has not said: its author was shown something else."""
+        openings = self._parts.openings
+        named = None if openings is None else openings.find_stranger(event)
+        if named is None:
+            return
+        sender, place = event.sender, {"kind": event.kind, "round": event.round}
+        if self._steps.complaints.count_messages(sender, STRANGE_ANSWER):
+            log.warning("an event answers what was not said here", sender=sender, answers=named[:16], **place)
+        what = {"sender": sender, "event": event.id, "answers": named, **place}
+        self._keep(sender, event.experiment, STRANGE_ANSWER, what, 0, NOTHING)
+
+    def hear_again(self, event: Event) -> None:
+        """Note an event whose facts are known, and that stands in a new place of its sender's chain."""
+        after = event.ext.get(AFTER)
+        digest = digest_payload(event.raw)
+        self._chains.note_again(event.sender, event.id, digest, None if after is None else str(after))
 
     def tell_missing(self) -> None:
         """Tell of events that were held back; once a second."""

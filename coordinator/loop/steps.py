@@ -28,6 +28,7 @@ from coordinator.record.journal import ASIDE, NOTHING, STEP, Journal, Written
 from coordinator.record.recovery import recover_states, step_body
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.incoming import ChunkReceiver
+from coordinator.wire.openings import SaidOpenings
 from coordinator.wire.outgoing import Audit, Events, Models
 from coordinator.wire.presence import Presence
 from coordinator.wire.rates import Turnstile
@@ -66,6 +67,7 @@ class Parts:
     origins: ModelOrigins
     verifier: Verifier
     heads: LogHeads | None = None
+    openings: SaidOpenings | None = None
 
 
 _NOTHING_NEW = (d.Refused, d.StartRefused, d.Settled)

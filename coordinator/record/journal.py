@@ -32,12 +32,13 @@ from coordinator.record.journal_file import (
     open_readonly,
     verify_entries,
 )
-from coordinator.record.numbering import check_term
+from coordinator.record.numbering import check_term, read_term
 from messages import chain, codec
 from messages.bus.base import Position
 from messages.chain import Entry
 from messages.ground.durable import choose_synchronous, open_private_folder
 from messages.ground.errors import KonsilError, LogBroken, NameTaken, RequestError
+from messages.ground.naming import NO_EXPERIMENT
 
 __all__ = [
     "ASIDE",
@@ -76,6 +77,8 @@ class Written:
     positions: Mapping[str, Position]
     facts: Mapping[str, bytes] = field(default_factory=dict)
     """Id of a signed event → SHA-256 of what it says (`messages.envelope.digest_facts`)."""
+    values: Mapping[str, bytes] = field(default_factory=dict)
+    """As `Journal.put_value` keeps them."""
 
 
 NOTHING = Written({}, {})
@@ -108,6 +111,8 @@ class Journal:
         self._before: Entry | None = None
         self.register: Entry | None = None
         """The newest register's."""
+        self._begun: Entry | None = None
+        """The entry of the newest term."""
         try:
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             self._open_database()
@@ -133,12 +138,13 @@ class Journal:
         for entry in verify_entries(self._db, self.path):
             if entry.type == TERM:
                 check_term(entry, self.path)
+                self._begun = entry
             elif entry.type == REGISTER:
                 self.register = entry
             self._note_last(entry)
         self._db.execute(f"PRAGMA user_version = {LAYOUT}")
         self.term = int(self.get_value("term") or b"0") + 1
-        self.put_value("term", str(self.term).encode())
+        """That of this start, once `begin_term` has written it: a start that comes to say nothing uses none."""
 
     def _note_last(self, entry: Entry) -> None:
         self._last[entry.experiment] = self._before = entry
@@ -188,6 +194,20 @@ class Journal:
         if self._crash_after == entry.number:
             os.kill(os.getpid(), signal.SIGKILL)
         return entry
+
+    def begin_term(self, body: Mapping[str, Any], *, time: float) -> int | None:
+        """Write that this start is under its term, before anything is said under it.
+
+        Returns:
+            The term before, where this one does not follow from it: a journal that was restored or cut goes on above
+            all terms that may have been used. The entry names it (`after`).
+        """
+        before = None if self._begun is None else read_term(self._begun)
+        jumps = before is not None and before + 1 != self.term
+        told = {"term": self.term, **({"after": before} if jumps else {}), **body}
+        values = {"term": str(self.term).encode()}
+        self.append_entry(NO_EXPERIMENT, TERM, told, time=time, written=Written({}, {}, values=values))
+        return before if jumps else None
 
     def note_written(self, written: Written) -> None:
         """Commit positions and ids alone."""
@@ -276,6 +296,8 @@ class Journal:
             )
         for identity, digest in written.facts.items():
             self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (identity, digest))
+        for key, value in written.values.items():
+            self._put_value(key, value)
         for queue, position in written.positions.items():
             self._db.execute(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (queue, position.offset, position.digest)

@@ -26,6 +26,13 @@ def unreadable_error(entry: Entry) -> LogBroken:
     return LogBroken(f"the {entry.type} cannot be read", where=where, advice=advice)
 
 
+def read_term(entry: Entry) -> int | None:
+    """The term of a `term` entry; None where it says none."""
+    body: Any = codec.unpack(entry.body, max_bytes=MAX_ENTRY)
+    term = body.get("term") if isinstance(body, dict) else None
+    return term if type(term) is int else None
+
+
 def check_term(entry: Entry, path: Path) -> None:
     """Look at a `term` entry before a coordinator goes on with its journal.
 

@@ -23,7 +23,11 @@ COORDINATOR = "coordinator"
 def tell_entry(entry: Entry) -> tuple[str, str]:
     """(who, what) of one entry."""
     if entry.type == TERM:
-        return COORDINATOR, f"started under term {_read_body(entry).get('term', '?')}"
+        body = _read_body(entry)
+        jump = (
+            f", which does not follow from {body['after']}: the journal was restored or cut" if "after" in body else ""
+        )
+        return COORDINATOR, f"started under term {body.get('term', '?')}{jump}"
     if entry.type == REGISTER:
         return COORDINATOR, f"goes by register {_read_body(entry).get('serial', '?')} of the operator"
     if entry.type == HEAD:

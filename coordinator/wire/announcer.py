@@ -8,11 +8,14 @@ from itertools import count
 
 from coordinator.core.announce import Announcement
 from coordinator.core.effects import Expect, Tell
+from coordinator.core.steps.table import STEPS
+from coordinator.wire.openings import SaidOpenings
 from coordinator.wire.outgoing import Events
 from messages import kinds
 from messages.envelope import Author, Event
 from messages.ground.naming import NO_EXPERIMENT
 from messages.kinds import Body
+from messages.tensors.signed_chunks import CHUNKS, SIGNED
 from messages.trust.signatures import digest_payload
 
 REMEMBERED = 512
@@ -26,10 +29,20 @@ class Announcer:
         author: consortium, name and term.
         send: the thread that publishes.
         now: the coordinator's clock.
+        signs_chunks: whether the chunks of an experiment's models are signed: what opens a step says so.
+        openings: notes what opens a step; None: nobody's answer is held against it.
     """
 
-    def __init__(self, author: Author, send: Events, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        author: Author,
+        send: Events,
+        now: Callable[[], float],
+        openings: SaidOpenings | None = None,
+        signs_chunks: Callable[[str], bool] = lambda _experiment: False,
+    ) -> None:
         self._author, self._events, self._now = author, send, now
+        self._openings, self._signs_chunks = openings, signs_chunks
         self._written: OrderedDict[tuple[str, str, int, int | str], Event] = OrderedDict()
         self._seq = 0
         self._last: str | None = None
@@ -54,6 +67,7 @@ class Announcer:
             self._written.move_to_end(place)
             return known
         self._seq += 1
+        opens = any(row.opens == what.kind for row in STEPS.values())
         event = self._author.write_event(
             what.kind,
             what.body,
@@ -63,8 +77,11 @@ class Announcer:
             attempt=what.attempt,
             seq=self._seq,
             after=self._last,
+            more={CHUNKS: SIGNED} if opens and self._signs_chunks(what.experiment) else None,
         )
         self._last = digest_payload(event.raw)
+        if self._openings is not None and opens:
+            self._openings.note_said(event)
         self._written[place] = event
         while len(self._written) > REMEMBERED:
             self._written.popitem(last=False)

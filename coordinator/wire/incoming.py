@@ -23,7 +23,8 @@ from messages.ground.durable import is_out_of_space
 from messages.ground.errors import KonsilError, MalformedMessage
 from messages.ground.logs import Complaints
 from messages.names import RoutingKey, update_queue
-from messages.tensors.transfer import Incoming, TransferKey, decode_chunk
+from messages.tensors.signed_chunks import ChunkCheck
+from messages.tensors.transfer import ChunkHeader, Incoming, TransferKey, decode_chunk
 
 FIRST_ASK, LAST_ASK = 5.0, 60.0
 """Seconds of silence until missing chunks are asked for, and the longest pause between two such questions."""
@@ -81,6 +82,7 @@ class ChunkReceiver:
         room: raises OSError where so many bytes may not be written.
         broken: called with an expected update over which something raised that nobody foresaw.
         full: called with an experiment for whose update there is no space; what came of it is asked for again later.
+        check: asked whether a site wrote a chunk, before its data are looked at; None: nobody is.
         verifying: whether the update that is expected is complete and being verified: its files are the pool's then.
     """
 
@@ -96,7 +98,9 @@ class ChunkReceiver:
         full: Callable[[str], None] = lambda _experiment: None,
         broken: Callable[[Expect], None] = lambda _effect: None,
         verifying: Callable[[Expect], bool] = lambda _effect: False,
+        check: ChunkCheck | None = None,
     ) -> None:
+        self._check = check
         self._blobs, self._verify, self._ask, self._save = blobs, verify, ask, save
         self._clock = clock
         self._queue: Queue[Any] = clock.make_queue()
@@ -221,7 +225,7 @@ class ChunkReceiver:
         ack(delivery)
 
     def _store_chunk(self, delivery: Delivery) -> None:
-        header, data = decode_chunk(delivery.body)
+        header, data = decode_chunk(delivery.body, self._check_author)
         key, route = header.key, RoutingKey.parse(delivery.key)
         listen = self._rounds.get(key.experiment)
         mine = (route.sender, route.experiment) == (key.sender, key.experiment)
@@ -248,6 +252,11 @@ class ChunkReceiver:
         if awaited is not None:
             awaited.ask_at, awaited.asked = self._clock.monotonic() + FIRST_ASK, 0
             self._finish_transfer(place, incoming, awaited.effect)
+
+    def _check_author(self, header: ChunkHeader) -> None:
+        listen = self._rounds.get(header.key.experiment)
+        if self._check is not None:
+            self._check.check(header, announced=listen is not None and header.key.sender in listen.signed)
 
     def _no_space(self, experiment: str, error: OSError) -> None:
         if not is_out_of_space(error):

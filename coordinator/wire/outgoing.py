@@ -24,6 +24,7 @@ from messages.ground.metrics import PHASES
 from messages.kinds import ROUTES
 from messages.names import COORDINATOR, PROGRESS, RoutingKey
 from messages.tensors.layout import Manifest
+from messages.tensors.signed_chunks import ChunkSigner
 from messages.tensors.transfer import ChunkHeader, TransferKey, chunk_pieces
 
 log = structlog.get_logger("coordinator.wire.outgoing")
@@ -138,9 +139,9 @@ class Shipment:
 class Models(Worker):
     """Publishes chunks of models; a chunk that is queued already is not queued twice, however many sites ask."""
 
-    def __init__(self, bus: Bus, blobs: Blobs, clock: Clock) -> None:
+    def __init__(self, bus: Bus, blobs: Blobs, clock: Clock, signer: ChunkSigner | None = None) -> None:
         super().__init__("models-out", clock)
-        self._bus, self._blobs = bus, blobs
+        self._bus, self._blobs, self._signer = bus, blobs, signer
         self._lock = threading.Lock()
         self._queued: set[tuple[str, int, int, str, int]] = set()
         self.bytes_sent = 0
@@ -177,7 +178,11 @@ class Models(Worker):
             digests = self._blobs.sealer.chunk_digests(manifest, buffer, shipment.seal)
             for place in keys:
                 data = view[slice(*manifest.chunk_range(place[-1]))]
-                body = chunk_pieces(ChunkHeader(transfer, place[-1], size, total, digests[place[-1]]), data)
+                header = ChunkHeader(transfer, place[-1], size, total, digests[place[-1]])
+                # Whoever reads finished models may be of an older version: they count by the seal in a signed event.
+                if self._signer is not None and shipment.kind == "global-chunk":
+                    header = self._signer.sign(header)
+                body = chunk_pieces(header, data)
                 with PHASES.time_phase("publish", bytes=sum(map(len, body))):
                     confirm = self._bus.publish(key, body)
                 self.bytes_sent += len(data)

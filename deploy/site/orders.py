@@ -88,6 +88,8 @@ def _give_order(config: Path, request: dict[str, Any], as_json: bool) -> None:
             say_line("  the coordinator's log was FORKED: this site takes no further part (konsil site heads)")
         for term in log["declared_forks"]:
             say_line(f"  the operator declared that the log was restored, under term {term}")
+    for before, after in answer.get("term_jumps", ()):
+        say_line(f"  the coordinator's term went from {before} to {after}: restored, cut, or not heard between")
     for one in answer.get("lists", ()):
         say_line(f"  {one['dataset']}: {one['said']}")
     for name in answer.get("unboxed_trainers", ()):

@@ -53,7 +53,7 @@ from messages.kinds.coordinator import (
     StatisticsStart,
     name_ensemble,
 )
-from messages.kinds.inbox import ChunksWanted, Receipt, Refused, Standing
+from messages.kinds.inbox import ChunksWanted, LastHeard, PartHeard, Receipt, Refused, Standing
 from messages.kinds.live import DAY, PHASES, STATES, Alive, CheckAnswer, EchoReply, Progress
 from messages.kinds.researcher import (
     ExperimentAbort,
@@ -135,6 +135,7 @@ __all__ = [
     "Joined",
     "KindSpec",
     "Label",
+    "LastHeard",
     "Leaving",
     "LeftOut",
     "LogHead",
@@ -143,6 +144,7 @@ __all__ = [
     "Nonce",
     "NoteBytes",
     "OwnModel",
+    "PartHeard",
     "Platform",
     "Progress",
     "Proof",

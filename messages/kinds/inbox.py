@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from messages.ground.naming import WHOLE_EXPERIMENT
 from messages.ground.strictness import at_most
 from messages.kinds.base import MOST_CHUNKS, MOST_RECEIPTS, Body, Code, Count, Digest, EventId, RoundNumber, Word
 
@@ -29,6 +30,40 @@ class Standing(Body):
 
     state: Word
     events: Annotated[list[bytes], at_most(8)]
+
+
+MOST_PARTS = 1024
+
+
+class PartHeard(Body):
+    """What was heard of a site in an experiment that it has joined.
+
+    Attributes:
+        round, opening: the open step that it takes part in; 0: none.
+        attempt: of the newest update that it announced in that round; 0: none.
+        reported: whether its part in the step is here.
+    """
+
+    round: RoundNumber = 0
+    opening: Count = 1
+    attempt: Count = 0
+    reported: bool = False
+
+
+class LastHeard(Body):
+    """Where the addressee was when it was last heard, in answer to its hello: one whose disk went back in time goes on
+    above that.
+
+    Attributes:
+        incarnation, seq: of its newest history event; 0: none was heard.
+        digest: SHA-256 of that event's payload.
+        parts: by experiment that is not over.
+    """
+
+    incarnation: Count
+    seq: Count
+    digest: Digest | None = None
+    parts: Annotated[dict[Annotated[str, Field(pattern=WHOLE_EXPERIMENT)], PartHeard], at_most(MOST_PARTS)] = {}
 
 
 class ChunksWanted(Body):

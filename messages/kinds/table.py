@@ -27,7 +27,7 @@ from messages.kinds.coordinator import (
     StatisticsPooled,
     StatisticsStart,
 )
-from messages.kinds.inbox import ChunksWanted, Receipt, Refused, Standing
+from messages.kinds.inbox import ChunksWanted, LastHeard, Receipt, Refused, Standing
 from messages.kinds.live import Alive, CheckAnswer, EchoReply, Progress
 from messages.kinds.researcher import (
     ExperimentAbort,
@@ -120,6 +120,7 @@ KINDS: Mapping[str, KindSpec] = MappingProxyType(
         "receipt": _make_row(INBOX, Receipt, "coordinator", history=False),
         "refused": _make_row(INBOX, Refused, "coordinator"),
         "standing": _make_row(INBOX, Standing, "coordinator", history=False),
+        "last-heard": _make_row(INBOX, LastHeard, "coordinator", history=False),
         "chunks-wanted": _make_row(INBOX, ChunksWanted, "coordinator site", history=False),
         "alive": _make_row(PROGRESS, Alive, "coordinator site", history=False),
         "progress": _make_row(PROGRESS, Progress, "site", history=False),

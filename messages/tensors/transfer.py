@@ -3,11 +3,13 @@
 A transfer is (experiment, round, sender, attempt). Each chunk repeats the whole's size, so any chunk opens the
 transfer and none has to come first; the manifest of names and shapes travels in the event that seals it, which may
 arrive before or after the chunks. Chunk on the wire: 2 bytes big-endian length of the header, msgpack header, data.
+A signed header (version 2) also has the name of its author's key, and the signature.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +25,10 @@ from messages.tensors.layout import Manifest
 
 MAX_HEADER = 1024
 _RECORD = 4 + 32
+SIGNATURE_BYTES, MOST_SIGNER = 64, 64
+_PLAIN: list[type] = [int, str, int, str, *[int] * 4, bytes]
+_SIGNED: list[type] = [*_PLAIN, str, bytes]
+"""What a header holds: of version 1, and of version 2, which is signed."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,13 +48,16 @@ class TransferKey:
 
 @dataclass(frozen=True, slots=True)
 class ChunkHeader:
-    """`total` is the buffer's bytes, `size` the chunk length all but the last one have."""
+    """`total` is the buffer's bytes, `size` the chunk length all but the last one have. `signer`, `signature`: the name
+    of its author's key and 64 bytes, where it is signed (`messages.tensors.signed_chunks`)."""
 
     key: TransferKey
     index: int
     size: int
     total: int
     digest: bytes
+    signer: str = ""
+    signature: bytes = b""
 
 
 def encode_chunk(header: ChunkHeader, data: memoryview | bytes) -> bytes:
@@ -59,24 +68,19 @@ def encode_chunk(header: ChunkHeader, data: memoryview | bytes) -> bytes:
 def chunk_pieces(header: ChunkHeader, data: memoryview | bytes) -> tuple[bytes, memoryview | bytes]:
     """One message for `Bus.publish`: header, and the data itself, which must stay as it is until the confirm."""
     key = header.key
-    packed = codec.pack(
-        [
-            1,
-            key.experiment,
-            key.round,
-            key.sender,
-            key.attempt,
-            header.index,
-            header.size,
-            header.total,
-            header.digest,
-        ]
-    )
+    place = [key.experiment, key.round, key.sender, key.attempt]
+    fields = [*place, header.index, header.size, header.total, header.digest]
+    packed = codec.pack([2, *fields, header.signer, header.signature] if header.signature else [1, *fields])
     return len(packed).to_bytes(2, "big") + packed, data
 
 
-def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:
+def decode_chunk(
+    body: bytes, check: Callable[[ChunkHeader], None] = lambda _header: None
+) -> tuple[ChunkHeader, memoryview]:
     """Header and data (a view, not a copy), digest checked.
+
+    Args:
+        check: raises where the chunk is not to be taken; asked before the data are looked at.
 
     Raises:
         MalformedMessage: not a chunk, inconsistent sizes, or data that does not match its digest (wrong-digest).
@@ -86,28 +90,27 @@ def decode_chunk(body: bytes) -> tuple[ChunkHeader, memoryview]:
         raise MalformedMessage(Reason.MALFORMED, "not a chunk")
     fields = codec.unpack(body[2 : 2 + length], max_bytes=MAX_HEADER)
     data = memoryview(body)[2 + length :]
-    if not isinstance(fields, list) or [type(field) for field in fields] != [
-        int,
-        str,
-        int,
-        str,
-        *[int] * 4,
-        bytes,
-    ]:
+    types = [type(field) for field in fields] if isinstance(fields, list) else []
+    if types not in (_PLAIN, _SIGNED):
         raise MalformedMessage(Reason.WRONG_TYPE, "chunk header of another form")
-    version, experiment, round_number, sender, attempt, index, size, total, digest = fields
-    if version != 1:
+    version, experiment, round_number, sender, attempt, index, size, total, digest, *signed = fields
+    if version != (2 if signed else 1):
         raise MalformedMessage(Reason.UNKNOWN_SCHEMA, "unknown chunk version")
+    if signed and (len(signed[0]) > MOST_SIGNER or len(signed[1]) != SIGNATURE_BYTES):
+        raise MalformedMessage(Reason.MALFORMED, "chunk header is inconsistent")
     names_fit = EXPERIMENT_ID.fullmatch(experiment) and NAME.fullmatch(sender)
     sizes_fit = 1024 <= size <= 8 * 2**20 and index >= 0 and len(data) == min(size, total - index * size) > 0
     numbers_fit = 0 <= round_number <= 1_000_000 and 0 <= attempt <= 2**53 and total <= layout.MAX_BYTES
     if not names_fit or not sizes_fit or not numbers_fit:
         raise MalformedMessage(Reason.MALFORMED, "chunk header is inconsistent")
+    key = TransferKey(experiment, round_number, sender, attempt)
+    header = ChunkHeader(key, index, size, total, digest, *signed)
+    check(header)
     with PHASES.time_phase("hash", bytes=len(data)):
         found = sha256(data).digest()
     if found != digest:
         raise MalformedMessage(Reason.WRONG_DIGEST, "chunk does not match its digest")
-    return ChunkHeader(TransferKey(experiment, round_number, sender, attempt), index, size, total, digest), data
+    return header, data
 
 
 class Incoming:

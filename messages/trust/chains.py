@@ -75,6 +75,19 @@ class Chains:
             chain.heard.popitem(last=False)
         return found
 
+    def note_again(self, sender: str, identity: str, digest: str, after: str | None) -> None:
+        """Take an event whose facts were heard before, in this place or another one: what follows it is not missed.
+
+        Nothing is found by it: what came before it may be long forgotten.
+        """
+        chain = self._chains.get(sender)
+        if chain is None:
+            return
+        chain.missed.pop(digest, None)
+        chain.heard.setdefault(digest, None)
+        if after is not None and chain.heard.get(after, identity) is None:
+            chain.heard[after] = identity
+
     def list_missing(self, now: float) -> list[ChainBreak]:
         """What has been missed for long; each is told once."""
         found: list[ChainBreak] = []

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from messages.ground.errors import MalformedMessage
 from messages.reasons import Reason
-from messages.trust.keys import fingerprint_of
+from messages.trust.keys import fingerprint_of, verify_message
 from messages.trust.register import KeyEntry, Register, Role, check_successor, read_register
 from messages.trust.signatures import KEY, TO, is_signed_by, name_key, split_event
 
@@ -157,11 +157,33 @@ class Verifier:
         """
         self._check(event, queue, event.time, late=float("inf"))
 
+    def list_speaking(self, name: str, now: float) -> frozenset[str] | None:
+        """Names of the keys whose word counts for a party, today and of what was said before: those that were not
+        revoked. None: it has no key yet, or nothing is checked, so that what it says without a signature counts."""
+        keys = {} if self._index is None else self._index.keys.get(name, {})
+        if not any(one.since <= now for one in keys.values()):
+            return None
+        return frozenset(key for key, one in keys.items() if one.revoked is None)
+
     def find_signer(self, event: Claim) -> str | None:
         """The fingerprint of the key that signed an event which was checked; None: it is not signed, or not checked."""
         keys = {} if self._index is None else self._index.keys.get(event.sender, {})
         key = keys.get(str(event.ext.get(KEY)))
         return None if key is None else fingerprint_of(key.public)
+
+    def check_message(
+        self, sender: str, key_name: str, context: str, message: bytes, signature: bytes, now: float
+    ) -> None:
+        """Refuse what a party signed in another context than an event's, and that says no time.
+
+        Raises:
+            MalformedMessage: no-good-key, bad-signature.
+        """
+        key = None if self._index is None else self._index.keys.get(sender, {}).get(key_name)
+        if key is None or not _is_good(key, min(now, key.until), now, LATE):
+            raise MalformedMessage(Reason.NO_GOOD_KEY, "signed with a key that is unknown, or not good now")
+        if not verify_message(key.public, context, message, signature):
+            raise MalformedMessage(Reason.BAD_SIGNATURE, "a signature that does not fit")
 
     def _check(self, event: Claim, queue: str, now: float, *, late: float) -> None:
         index = self._index

@@ -10,7 +10,7 @@ from messages.kinds import CaseCounts, Label, Platform, StatisticsReady
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.statistics.configuration import Configuration
-from site_agent.core.jobs import Trained
+from site_agent.core.jobs import SaidBefore, Trained
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,13 @@ class Recover:
 
 
 @dataclass(frozen=True)
+class Heed:
+    """Go on above what was said before the disk went back in time."""
+
+    said: Mapping[str, SaidBefore]
+
+
+@dataclass(frozen=True)
 class Switch:
     paused: bool
     draining: bool
@@ -251,5 +258,6 @@ Decision = (
     | End
     | Suspend
     | Recover
+    | Heed
     | Switch
 )

@@ -10,6 +10,7 @@ from messages.kinds import Body, Declined, Joined, Label, RoundAccepted, RoundFa
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR
 from messages.reasons import Reason
+from messages.tensors.signed_chunks import CHUNKS, SIGNED
 from messages.tensors.transfer import TransferKey
 from site_agent.core.decisions import (
     Begin,
@@ -20,6 +21,7 @@ from site_agent.core.decisions import (
     Drop,
     End,
     GiveUp,
+    Heed,
     Ignore,
     Invite,
     Join,
@@ -54,10 +56,11 @@ class Say:
 
 @dataclass(frozen=True)
 class Fetch:
-    """See that a global model comes to be on disk; answered with ModelReady."""
+    """See that a global model comes to be on disk; answered with ModelReady. `signed`: so are its chunks."""
 
     key: TransferKey
     seal: Sealed
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ Effect = Say | Fetch | RunPrepare | RunMeasure | RunTrain | RunEvaluate | SendCh
 def effects(before: Agenda, after: Agenda, decision: Decision) -> tuple[Effect, ...]:
     """What the shell has to do about a decision, given the agenda before and after it."""
     made = _EFFECTS.get(type(decision))
-    if made is None or isinstance(decision, Ignore | Switch):
+    if made is None or isinstance(decision, Ignore | Heed | Switch):
         return ()
     name = decision.experiment
     halted = before.running == name and after.running != name
@@ -258,7 +261,8 @@ def list_fetches(job: Job, site: str) -> tuple[Fetch, ...]:
     if job.phase not in (Phase.FETCHING, Phase.TRAINING, Phase.EVALUATING):
         return ()
     keys = {TransferKey(job.experiment, one.round, COORDINATOR, one.attempt): one for one in models_of(job, site)}
-    return tuple(Fetch(key, one) for key, one in keys.items())
+    signed = job.start is not None and event_of(job.start).ext.get(CHUNKS) == SIGNED
+    return tuple(Fetch(key, one, signed) for key, one in keys.items())
 
 
 def _task_of(job: Job) -> Effect:

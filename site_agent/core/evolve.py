@@ -21,6 +21,7 @@ from site_agent.core.decisions import (
     End,
     Fetched,
     GiveUp,
+    Heed,
     Hold,
     Ignore,
     Invite,
@@ -58,6 +59,8 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
     """The agenda after a decision."""
     if isinstance(decision, Ignore | Resend):
         return agenda
+    if isinstance(decision, Heed):
+        return replace(agenda, said=decision.said)
     if isinstance(decision, Switch):
         gone = {
             Reason.SITE_PAUSED: not decision.paused,
@@ -76,6 +79,9 @@ def evolve(agenda: Agenda, decision: Decision) -> Agenda:
     if isinstance(decision, Retry):
         return _with_job(_release_slot(agenda, name), job.model_copy(update={"deaths": job.deaths + 1}))
     changed = job.model_copy(update=_CHANGES[type(decision)](job, decision))
+    if isinstance(decision, TakeRound | Recover | Redo) and changed.phase is Phase.FETCHING:
+        least = agenda.attempt_above(name, changed.round)
+        changed = changed.model_copy(update={"attempt": max(changed.attempt, least)})
     if isinstance(decision, Recount | Hold | Suspend | KeepScores | Configure) or (
         isinstance(decision, Fetched) and changed.phase is job.phase and agenda.running == name
     ):

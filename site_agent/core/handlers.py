@@ -13,6 +13,7 @@ from site_agent.core.decisions import (
     End,
     Fetched,
     GiveUp,
+    Heed,
     Ignore,
     Join,
     Keep,
@@ -29,7 +30,7 @@ from site_agent.core.decisions import (
     TellStatistics,
 )
 from site_agent.core.effects import list_fetches
-from site_agent.core.evolve import evolve
+from site_agent.core.evolve import evolve, fold_decisions
 from site_agent.core.inputs import (
     Approved,
     CasesMeasured,
@@ -75,6 +76,8 @@ def take_prepared(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
         return (join,)
     # A round came while the data were read: it is still the running one, or it would have been forgotten.
     event = event_of(job.pending)
+    if agenda.has_reported(job.experiment, event.round, opening_of(event)):
+        return (join,)
     return (join, TakeRound(job.experiment, event.round, opening_of(event), event.raw))
 
 
@@ -248,9 +251,12 @@ def take_switched(agenda: Agenda, said: Switched) -> Decisions:
 
 def take_restarted(agenda: Agenda, said: Restarted) -> Decisions:
     """The agent starts. Records `Recover` of each job, `Prepare` of what today's policy no longer refuses, and
-    `TakeRound` of what was given up for a reason that is gone."""
-    decisions: list[Decision] = []
-    after = agenda
+    `TakeRound` of what was given up for a reason that is gone.
+
+    If its disk went back in time: before that `Heed`, and of what it has reported or announced since `Drop` or `Redo`.
+    """
+    decisions: list[Decision] = [Heed(said.said)] if said.said else []
+    after = fold_decisions(agenda, decisions)
     for experiment, job in agenda.jobs.items():
         verdict = said.verdicts.get(experiment)
         allowed = verdict is not None and verdict.allowed and not verdict.by_hand
@@ -260,6 +266,10 @@ def take_restarted(agenda: Agenda, said: Restarted) -> Decisions:
             if verdict is not None and allowed and (waits or after.may_open(job.researcher, verdict.most)):
                 decisions.append(Prepare(experiment))
                 after = evolve(after, decisions[-1])
+        elif after.has_reported(experiment, job.round, job.opening) and job.phase is not Phase.ENDED:
+            decisions.append(Drop(experiment) if job.start is not None else Recover(experiment))
+        elif job.phase is Phase.SENDING and job.attempt < after.attempt_above(experiment, job.round) - 1:
+            decisions.append(Redo(experiment))
         elif job.phase is not Phase.ENDED:
             decisions.append(Recover(experiment))
             if allowed or verdict is None:

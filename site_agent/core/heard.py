@@ -99,7 +99,7 @@ def hear_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     if opened.going_on is not None and opened.going_on == job.round:
         return ()
     left: Decisions = () if job.phase in (Phase.IDLE, Phase.REPORTED) else (Drop(job.experiment),)
-    if agenda.site not in opened.sites:
+    if agenda.site not in opened.sites or agenda.has_reported(job.experiment, event.round, opening):
         return (*left, PassBy(job.experiment, event.round, opening))
     if (reason := _find_obstacle(agenda, heard, opened.within)) is not None:
         return (*left, GiveUp(job.experiment, event.round, opening, reason, event.raw if reason in PASSING else None))

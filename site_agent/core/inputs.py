@@ -11,7 +11,7 @@ from messages.kinds import CaseCounts, Label, Platform, StatisticsReady
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.transfer import TransferKey
-from site_agent.core.jobs import Trained
+from site_agent.core.jobs import SaidBefore, Trained
 from site_agent.core.policy import PolicyVerdict
 
 
@@ -149,9 +149,11 @@ class Retried:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The agent starts; `verdicts`: today's, on every experiment that was declined, or whose round was given up."""
+    """The agent starts; `verdicts`: today's, on every experiment that was declined, or whose round was given up.
+    `said`: by experiment, what the site said before its disk went back in time."""
 
     verdicts: dict[str, PolicyVerdict] = field(default_factory=dict)
+    said: dict[str, SaidBefore] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ All frozen; both are what the spool keeps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -138,6 +139,19 @@ def _decode_body(raw: bytes | None) -> Body | None:
 
 
 @dataclass(frozen=True)
+class SaidBefore:
+    """What a site whose disk went back in time has said of a step, as the coordinator heard it.
+
+    `attempt`: the newest one that it announced in the round; 0: none. `reported`: its part in the opening is there.
+    """
+
+    round: int
+    opening: int
+    attempt: int
+    reported: bool
+
+
+@dataclass(frozen=True)
 class Agenda:
     """All experiments of one site, and the queue for its one training slot."""
 
@@ -152,6 +166,18 @@ class Agenda:
     draining: bool = False
     open: bool = True
     """Within the operator's hours."""
+    said: Mapping[str, SaidBefore] = field(default_factory=dict)
+    """By experiment. Not kept over a restart: the coordinator tells it again."""
+
+    def has_reported(self, experiment: str, round_number: int, opening: int) -> bool:
+        """Whether the site has done its part in a step, and its disk does not know any more."""
+        said = self.said.get(experiment)
+        return said is not None and said.reported and (said.round, said.opening) == (round_number, opening)
+
+    def attempt_above(self, experiment: str, round_number: int) -> int:
+        """The least attempt of an update that was not announced before."""
+        said = self.said.get(experiment)
+        return 1 if said is None or said.round != round_number else said.attempt + 1
 
     def job_of(self, experiment: str) -> Job | None:
         """The job of an experiment, if there is one."""

@@ -49,6 +49,8 @@ CREATE TABLE IF NOT EXISTS evidence (
     second BLOB NOT NULL
 ) STRICT;
 """
+JUMPS, MOST_JUMPS = "term-jumps", 16
+"""Where terms are kept that did not follow from the one before, and how many."""
 SEEN_KEPT = 90 * 86400.0
 """Seconds that an event's id is remembered: longer than the broker keeps, or a standing repeats, an event."""
 
@@ -132,6 +134,8 @@ class Spool:
                 advice="Move the file away: the coordinator tells the agent where the experiments are",
             ) from None
         self._posted = int(self._db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()[0])
+        self.before = self._get_number("incarnation"), self._get_number("seq")
+        """Incarnation and sequence number of the newest event that this disk knew of as it was opened."""
         self.incarnation = self._bump_number("incarnation")
         self._set_number("seq", 0)
 
@@ -192,15 +196,47 @@ class Spool:
         return self._bump_number("seq")
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Incarnation and sequence number of this start's newest event."""
+        with self._guard:
+            return self.incarnation, self._get_number("seq")
+
+    def go_on_above(self, incarnation: int) -> None:
+        """Count as a later start than that; inside a transaction."""
+        with self._guard:
+            self.incarnation = max(self.incarnation, incarnation + 1)
+            self._set_number("incarnation", self.incarnation)
+            self._set_number("seq", 0)
+
+    @property
     def term(self) -> int:
-        """The highest coordinator's term seen."""
+        """The coordinator's term, as last believed."""
         with self._guard:
             return self._get_number("term")
 
-    def raise_term(self, term: int) -> None:
-        """Remember a higher term."""
+    def find_term(self, keys: Collection[str] | None) -> int:
+        """The highest term that was said under one of these keys; None: without a signature that was checked."""
+        if keys is None:
+            return self.term
         with self._guard:
-            self._set_number("term", max(term, self._get_number("term")))
+            return max((self._get_number(f"term:{key}") for key in keys), default=0)
+
+    def note_term(self, term: int, key: str | None) -> None:
+        """Remember a term that is not below the one that is believed, and under which key it was said."""
+        with self._guard:
+            self._set_number("term", term)
+            if key is not None:
+                self._set_number(f"term:{key}", term)
+
+    def note_jump(self, before: int, after: int) -> None:
+        """Remember that a term did not follow from the one before."""
+        kept = [*self.list_jumps(), (before, after)][-MOST_JUMPS:]
+        self.put_kept(JUMPS, msgpack.packb(kept))
+
+    def list_jumps(self) -> list[tuple[int, int]]:
+        """Terms that did not follow, each with the one before it; the last ones."""
+        kept = self.get_kept(JUMPS)
+        return [] if kept is None else [(before, after) for before, after in msgpack.unpackb(kept)]
 
     def get_kept(self, key: str) -> bytes | None:
         """Bytes that are kept under a name: the newest register, the digest of our last event."""

@@ -199,7 +199,7 @@ class EffectRunner:
         that nobody expects is dropped, to be asked for again much later."""
         for job in self._steps.agenda.jobs.values():
             for effect in list_fetches(job, self._steps.agenda.site):
-                self._receiver.expect_transfer(effect.key, effect.seal)
+                self._receiver.expect_transfer(effect.key, effect.seal, signed=effect.signed)
         self._watch_rounds()
 
     def _watch_rounds(self) -> None:
@@ -260,7 +260,7 @@ class EffectRunner:
     def _do_effect(self, effect: Effect) -> None:
         job = self._steps.agenda.jobs[effect.experiment] if not isinstance(effect, Say | Fetch) else None
         if isinstance(effect, Fetch):
-            self._receiver.expect_transfer(effect.key, effect.seal)
+            self._receiver.expect_transfer(effect.key, effect.seal, signed=effect.signed)
         elif isinstance(effect, Free):
             self._receiver.drop_transfers(effect.experiment, effect.round)
             self._sender.drop_updates(effect.experiment, EVER if effect.round is None else effect.round)

@@ -18,6 +18,7 @@ from messages.kinds import (
     Declined,
     ExperimentAccepted,
     ExperimentChecked,
+    LastHeard,
     Receipt,
     Refused,
     RegisterAnnounced,
@@ -28,7 +29,7 @@ from messages.log.witness import HeadFinding
 from messages.names import COORDINATOR, DOWNLINK
 from messages.reasons import Reason
 from messages.trust.chains import Chains
-from messages.trust.signatures import AFTER, digest_payload
+from messages.trust.signatures import AFTER, KEY, digest_payload
 from messages.trust.verifier import Verifier
 from site_agent.core.effects import Effect, Say
 from site_agent.core.equivocation import COMPARED, is_contradiction
@@ -39,6 +40,7 @@ from site_agent.core.steps import STEPS, opening_of
 from site_agent.disk.lineage import Lineage
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
+from site_agent.loop.orientation import Orientation, keep_abilities, read_kept
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
 from site_agent.loop.witness import Witness
@@ -77,6 +79,7 @@ class Inbound:
         rules: Rules,
         verifier: Verifier,
         witness: Witness,
+        orientation: Orientation,
         clock: Clock,
         ack: Callable[[Delivery], None],
         post: Callable[[Callable[[], None]], None],
@@ -85,10 +88,10 @@ class Inbound:
         self._lineage = lineage
         self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
         self._verifier, self._chains = verifier, Chains()
-        self._witness = witness
+        self._witness, self._orientation = witness, orientation
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
-        self.coordinator_can: frozenset[str] = frozenset()
+        self.coordinator_can = read_kept(spool)
         """What the coordinator's version can beside 0.1, as it said last: nothing else that is new is said to it."""
         self._began, self._history_at = clock.wall(), float("-inf")
         self.set_aside = 0
@@ -116,9 +119,13 @@ class Inbound:
             event = None
         if event is not None and event.known and KINDS[event.kind].history and event.time < self._began - OLD:
             self._history_at = self._clock.monotonic()
+        if event is None or not self._orientation.keep_back(event, lambda: self._handle(delivery, event)):
+            self._handle(delivery, event)
+        self._ack(delivery)
+
+    def _handle(self, delivery: Delivery, event: Event | None) -> None:
         with logs.bind_experiment(*((event.experiment, event.round) if event else ())):
             self._errands.perform_effects(self._store_delivery(delivery, event))
-        self._ack(delivery)
 
     def _store_delivery(self, delivery: Delivery, event: Event | None) -> list[Effect]:
         """Handle and store one delivery; one that cannot be handled is set aside."""
@@ -166,17 +173,15 @@ class Inbound:
         if event.sender != COORDINATOR or event.consortium != self._consortium:
             self._refuse_delivery(Reason.SENDER_MISMATCH, event.kind)
             return []
-        if not embedded:
-            if event.term < self._spool.term:
-                self._refuse_delivery(Reason.OLD_TERM, event.kind)
-                return []
-            self._spool.raise_term(event.term)
+        if not embedded and not self._is_of_this_term(event):
+            self._refuse_delivery(Reason.OLD_TERM, event.kind)
+            return []
         self.heard_at[event.experiment] = self._clock.monotonic()
         if not event.known:
             self._refuse_delivery(Reason.UNKNOWN_KIND, event.kind)
             return []
         if event.kind in ANNOUNCING and not embedded:
-            self.coordinator_can = read_abilities(event.ext)
+            self._note_abilities(read_abilities(event.ext))
         body = event.body
         now = self._clock.wall()
         if isinstance(body, Receipt):
@@ -187,6 +192,9 @@ class Inbound:
             self._answer_check(body, event.experiment)
             return []
         if isinstance(body, RegisterAnnounced):
+            return []
+        if isinstance(body, LastHeard):
+            self._orientation.take_last_heard(body)
             return []
         if event.kind == "coordinator-hello":
             self._post(self._voice.send_hello)
@@ -204,6 +212,33 @@ class Inbound:
         if isinstance(body, Refused):
             log.warning("refused by the coordinator", kind=body.kind, reason=body.reason, experiment=event.experiment)
         return self._steps.take_step(self._make_input(event))
+
+    def _note_abilities(self, abilities: frozenset[str]) -> None:
+        if abilities != self.coordinator_can:
+            self.coordinator_can = abilities
+            keep_abilities(self._spool, abilities)
+
+    def _is_of_this_term(self, event: Event) -> bool:
+        """Whether the coordinator that says this is the newest one that was heard (protocol rule 6).
+
+        Where the coordinator has a key, terms count that were said under a key of its that is not revoked: a forged one
+        locks nobody out for longer than the operator needs to give the coordinator another key.
+        """
+        keys = self._verifier.list_speaking(COORDINATOR, self._clock.wall())
+        known = self._spool.find_term(keys)
+        if event.term < known:
+            return False
+        if event.term > known:
+            if known and event.term > known + 1:
+                self._spool.note_jump(known, event.term)
+                log.warning(
+                    "the coordinator speaks under a term that does not follow from the one before",
+                    term=event.term,
+                    before=known,
+                    advice="its journal was restored or cut, or its starts between were not heard: ask its operator",
+                )
+            self._spool.note_term(event.term, None if keys is None else str(event.ext.get(KEY)))
+        return True
 
     def _follow_chain(self, event: Event) -> None:
         """Note an event's place in the coordinator's chain; tell of what was held back from this site."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -81,7 +82,7 @@ class Upkeep:
 
     def do_due(self) -> None:
         """Do what is due. A part that fails costs the others nothing: a trainer that is stuck is ended all the same."""
-        for part in (
+        self._do_each(
             self._beat,
             self._voice.publish_waiting,
             self._errands.begin_held,
@@ -93,7 +94,14 @@ class Upkeep:
             self._hearing.seek_proofs,
             self._judge_key,
             self._prune_due,
-        ):
+        )
+
+    def do_waiting(self) -> None:
+        """Do what is due while the site does not know yet where it was."""
+        self._do_each(self._beat, self._voice.publish_waiting, self._tell_pulse)
+
+    def _do_each(self, *parts: Callable[[], None]) -> None:
+        for part in parts:
             try:
                 part()
             except KonsilError as error:
@@ -111,6 +119,9 @@ class Upkeep:
     def _tell_liveness(self) -> None:
         if self._pace.is_due("hours", HOURS_EVERY):
             self.look_at_the_clock()
+        self._tell_pulse()
+
+    def _tell_pulse(self) -> None:
         if self._pace.is_due("alive", ALIVE_EVERY):
             self._voice.send_live("alive", self._make_pulse())
 

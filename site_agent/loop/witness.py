@@ -111,7 +111,8 @@ class Witness:
         head, now = read_head(read_note(note), origin), self._clock.wall()
         mark = cosign_head(text, stand.site, stand.trust.key, int(now))
         body = HeadWitnessed(size=head.size, root=head.root.hex(), cosignature=mark.key_id + mark.signature)
-        attempt = f"{head.size}-{head.root.hex()[:16]}"
+        # Said again after a restore it is another event: a cosignature has its time in it.
+        attempt = f"{head.size}-{head.root.hex()[:16]}-{int(now)}"
         self._voice.say_event(Say("head-witnessed", NO_EXPERIMENT, 0, body, attempt), now)
 
     def ask_for_proof(self) -> None:

@@ -134,6 +134,13 @@ class Outbox:
                 if self._spool.get_kept(LAST) == bytes.fromhex(signatures.digest_payload(event.raw)):
                     self._spool.put_kept(LAST, bytes.fromhex(digest))
 
+    def go_on_from(self, digest: str | None) -> None:
+        """Speak as the spool's incarnation from now on, in a chain that goes on behind another event of ours; inside a
+        transaction."""
+        self._author = replace(self._author, incarnation=self._spool.incarnation)
+        if digest is not None:
+            self._spool.put_kept(LAST, bytes.fromhex(digest))
+
     def note_register(self, register: Register) -> None:
         """Speak only as long as the newest register has our key for this site."""
         key, site = self._author.key, self._author.name

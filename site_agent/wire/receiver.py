@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,8 @@ from messages.kinds import ChunksWanted
 from messages.kinds import Transfer as Sealed
 from messages.names import COORDINATOR, GLOBAL
 from messages.tensors.seals import Sealer
-from messages.tensors.transfer import Incoming, TransferKey, decode_chunk
+from messages.tensors.signed_chunks import ChunkCheck
+from messages.tensors.transfer import ChunkHeader, Incoming, TransferKey, decode_chunk
 from site_agent.disk.spool import Spool
 from site_agent.wire.pace import Pace
 
@@ -50,6 +52,8 @@ class _Wanted:
     """When its last chunk came, or it was first heard of."""
     pause: float = field(default_factory=lambda: FIRST_ASK)
     sealed: Sealed | None = None
+    signed: bool = False
+    """Whether what announced it says that its chunks are."""
     incoming: Incoming | None = None
 
 
@@ -71,6 +75,8 @@ class ChunkReceiver:
         on_broken: called with an experiment when receiving its model raised what nobody foresaw.
         ask: publishes a `chunks-wanted` (experiment, body).
         room: bytes that may still be written.
+        check: asked whether the coordinator wrote a chunk, before its data are looked at; None: nobody is.
+        coordinator_signs: whether the coordinator's version signs chunks; what is announced says it for itself.
     """
 
     def __init__(
@@ -84,7 +90,12 @@ class ChunkReceiver:
         ask: Callable[[str, ChunksWanted], None],
         room: Callable[[], int],
         on_broken: Callable[[str], None] = lambda _experiment: None,
+        check: ChunkCheck | None = None,
+        coordinator_signs: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._check, self._coordinator_signs = check, coordinator_signs
+        self.refusals: Counter[str] = Counter()
+        """Chunks that were refused, by reason."""
         self._on_broken = on_broken
         self._spool, self._clock = spool, clock
         self._on_complete, self._on_no_room, self._on_progress = on_complete, on_no_room, on_progress
@@ -113,9 +124,13 @@ class ChunkReceiver:
         """Take early chunks of this experiment's rounds after `after`; `again`: and of one round that was before."""
         self._inbox.put(lambda: self._watched.__setitem__(experiment, _Watch(after, again)))
 
-    def expect_transfer(self, key: TransferKey, sealed: Sealed) -> None:
-        """A transfer was announced; `on_complete` follows (at once where its file is there)."""
-        self._inbox.put(lambda: self._guarded(key, lambda: self._announce_transfer(key, sealed)))
+    def expect_transfer(self, key: TransferKey, sealed: Sealed, *, signed: bool = False) -> None:
+        """A transfer was announced; `on_complete` follows (at once where its file is there).
+
+        Args:
+            signed: so are its chunks.
+        """
+        self._inbox.put(lambda: self._guarded(key, lambda: self._announce_transfer(key, sealed, signed)))
 
     def drop_transfers(self, experiment: str, up_to: int | None) -> None:
         """Forget an experiment's transfers up to a round; None: all, and the experiment."""
@@ -184,7 +199,9 @@ class ChunkReceiver:
         try:
             self._take_chunk(delivery)
         except MalformedMessage as error:
-            log.warning("chunk refused", reason=error.reason)
+            self.refusals[str(error.reason)] += 1
+            if self._complaints.is_due(f"refused {error.reason}", COMPLAIN_EVERY):
+                log.warning("chunk refused", reason=error.reason, refused=self.refusals[str(error.reason)])
         except ValueError:
             log.warning("chunk refused", reason="malformed")
         finally:
@@ -195,7 +212,7 @@ class ChunkReceiver:
     def _take_chunk(self, delivery: Delivery) -> None:
         if delivery.user != COORDINATOR:
             raise MalformedMessage("sender-mismatch", "a chunk that the coordinator did not send")
-        header, data = decode_chunk(delivery.body)
+        header, data = decode_chunk(delivery.body, self._check_author)
         key = header.key
         wanted = self._wanted.get(key)
         if wanted is None:
@@ -219,6 +236,13 @@ class ChunkReceiver:
             wanted.pause = self._seconds_of_quiet()
             self._on_progress(key, wanted.incoming.received, wanted.incoming.chunks)
             self._guarded(key, lambda: self._finish_transfer(key, wanted))
+
+    def _check_author(self, header: ChunkHeader) -> None:
+        if self._check is not None:
+            wanted = self._wanted.get(header.key)
+            named = wanted is not None and wanted.sealed is not None
+            announced = wanted.signed if wanted is not None and named else self._coordinator_signs()
+            self._check.check(header, announced=announced)
 
     def _heard_of(self) -> _Wanted:
         now = self._clock.monotonic()
@@ -262,7 +286,7 @@ class ChunkReceiver:
         wanted.incoming = Incoming(self._spool.globals, key, size=size, total=total)
         return True
 
-    def _announce_transfer(self, key: TransferKey, sealed: Sealed) -> None:
+    def _announce_transfer(self, key: TransferKey, sealed: Sealed, signed: bool) -> None:
         if self._have_file(key, sealed):
             self._on_complete(key)
             return
@@ -272,7 +296,7 @@ class ChunkReceiver:
             wanted.pause = SOON
         elif wanted.incoming is None:
             wanted.pause = self._seconds_of_quiet()
-        wanted.sealed, wanted.quiet_since = sealed, self._clock.monotonic()
+        wanted.sealed, wanted.quiet_since, wanted.signed = sealed, self._clock.monotonic(), signed
         wanted.moved = wanted.quiet_since
         incoming = wanted.incoming
         if incoming is not None and (incoming.total, incoming.size) != (

@@ -27,6 +27,7 @@ from messages.kinds import Transfer as Sealed
 from messages.names import RoutingKey
 from messages.tensors.layout import Manifest
 from messages.tensors.seals import Sealer, map_file
+from messages.tensors.signed_chunks import ChunkSigner
 from messages.tensors.transfer import ChunkHeader, TransferKey, chunk_pieces
 
 log = structlog.get_logger()
@@ -143,6 +144,7 @@ class ChunkSender:
             (before: the seal is empty); where it raises, none goes.
         on_sent: called once every chunk of a whole transfer is confirmed.
         on_lost: called when the file is not what was sealed.
+        signer: signs chunks where their reader can read that; None: nobody does.
         on_broken: called when sending raised what nobody foresaw: the update will not go.
     """
 
@@ -158,7 +160,9 @@ class ChunkSender:
         on_lost: Callable[[TransferKey], None],
         on_progress: Callable[[TransferKey, int, int], None],
         on_broken: Callable[[TransferKey], None] = lambda _key: None,
+        signer: ChunkSigner | None = None,
     ) -> None:
+        self._signer = signer
         self._on_broken = on_broken
         self._bus, self._clock = bus, clock
         self._throttle = Throttle(rate, clock)
@@ -307,6 +311,8 @@ class ChunkSender:
     ) -> Confirm:
         start, end = manifest.chunk_range(index)
         header = ChunkHeader(key, index, manifest.chunk_bytes, manifest.nbytes, digest)
+        if self._signer is not None:
+            header = self._signer.sign(header)
         body = chunk_pieces(header, data[start:end])
         size = sum(map(len, body))
         self._throttle.take_bytes(size)

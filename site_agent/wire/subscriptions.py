@@ -20,22 +20,28 @@ class Subscriptions:
         self._bus, self._spool, self._post = bus, spool, post
         self._open: dict[str, Subscription] = {}
 
-    def attach_all(
-        self,
-        site: str,
-        event: Callable[[Delivery], None],
-        chunk: Callable[[Delivery, Callable[[Delivery], None]], None],
-    ) -> None:
-        """Take the inbox (the lock of this site's name), then the streams from where they were left.
+    def attach_inbox(self, site: str, event: Callable[[Delivery], None]) -> None:
+        """Take the inbox, the lock of this site's name.
 
         Args:
-            event: called on the main loop with a delivery of the inbox or of `downlink`.
-            chunk: called on a thread of the bus with a delivery of `global`, and with what acknowledges it.
+            event: called on the main loop with a delivery.
 
         Raises:
             NameTaken: another agent holds the inbox.
         """
         self._subscribe_to(inbox_of(site), event, exclusive=True)
+
+    def attach_streams(
+        self,
+        event: Callable[[Delivery], None],
+        chunk: Callable[[Delivery, Callable[[Delivery], None]], None],
+    ) -> None:
+        """Read the streams from where they were left.
+
+        Args:
+            event: called on the main loop with a delivery of `downlink`.
+            chunk: called on a thread of the bus with a delivery of `global`, and with what acknowledges it.
+        """
         self._subscribe_to(DOWNLINK, event)
         self._open[GLOBAL] = self._bus.subscribe(
             GLOBAL, lambda delivery: chunk(delivery, self.acknowledge), position=lambda: self._spool.position_of(GLOBAL)

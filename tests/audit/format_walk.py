@@ -19,7 +19,7 @@ from coordinator.core.inputs import OWN_KINDS, kind_of
 from coordinator.core.machine import WIRE, IllegalInput, decide
 from coordinator.core.records import NO_BOUNDS, Bounds
 from coordinator.core.state import ExperimentState, Phase, Timer
-from coordinator.record.journal import STEP, TERM, Journal
+from coordinator.record.journal import STEP, Journal
 from coordinator.record.recovery import step_body
 from messages import kinds
 from messages.names import NO_EXPERIMENT
@@ -247,7 +247,7 @@ def write_walks(folder: Path) -> Counter[str]:
     """Journal all walks; returns how often each kind of input and decision came."""
     journal = Journal(folder)
     try:
-        journal.append_entry(NO_EXPERIMENT, TERM, {"term": journal.term}, time=BEGAN)
+        journal.begin_term({}, time=BEGAN)
         met: Counter[str] = Counter()
         for number in range(WALKS):
             walk = Walk(journal, number)

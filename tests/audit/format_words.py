@@ -147,6 +147,7 @@ def little_bodies() -> dict[str, Body]:
         "statistics-pooled": kinds.StatisticsPooled(statistics=LITTLE_FINGERPRINT, contributors={}, left_out={}),
         "head-witnessed": kinds.HeadWitnessed(size=0, root=DIGEST, cosignature=bytes(76)),
         "log-head": kinds.LogHead(note=b"", old_size=0, proof=[]),
+        "last-heard": kinds.LastHeard(incarnation=0, seq=0),
         "experiment-accepted": kinds.ExperimentAccepted(
             experiment=SPARSE, digest=DIGEST, researcher="dr-a", original=b"", enrol_within=0.0
         ),
@@ -225,6 +226,12 @@ def full_bodies() -> dict[str, Body]:
             configuration=FULL_CONFIGURATION,
         ),
         "head-witnessed": kinds.HeadWitnessed(size=96, root=DIGEST, cosignature=bytes(range(76))),
+        "last-heard": kinds.LastHeard(
+            incarnation=3,
+            seq=41,
+            digest=DIGEST,
+            parts={"exp-1": kinds.PartHeard(round=2, opening=2, attempt=3, reported=True)},
+        ),
         "log-head": kinds.LogHead(
             note=b"konsil/demo\n96\n",
             old_size=80,

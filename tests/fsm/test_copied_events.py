@@ -8,44 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coordinator_kit import CONSORTIUM, PLATFORM, counts, plain
-from signed_consortium import SITES, finish, run_signed, start, uplink_of
+from coordinator_kit import PLATFORM, counts, plain
+from signed_consortium import FORGED_TERM, SITES, author, finish, key_of, plant, run_signed, start, uplink_of
 from virtual_consortium import VirtualConsortium
 
 from coordinator.record.journal import ASIDE
 from coordinator.record.journal_file import open_readonly
 from messages import codec, kinds
-from messages.bus.memory.broker import Message
 from messages.chain import MAX_ENTRY
-from messages.envelope import Author, Event, decode_event
+from messages.envelope import Event, decode_event
 from messages.experiment import Experiment
 from messages.reasons import Reason
 from messages.trust.chains import PATIENCE
-from messages.trust.keys import SigningKey, read_key
 from messages.trust.signatures import digest_payload, split_event
 from site_agent.core.jobs import Phase
-
-FORGED_TERM = 10**6
-
-
-def plant(consortium: VirtualConsortium, queue: str, event: Event, key: str = "", user: str = "") -> None:
-    """Put a message into a queue with any sender, as whoever runs the broker can."""
-    broker, message = consortium.broker, Message(key or event.key, event.raw, user or event.sender)
-    with broker.changed:
-        if queue in broker.streams:
-            broker.streams[queue].append_message(message)
-        else:
-            broker.inboxes[queue].ready.append(message)
-        broker.wake_consumers(queue)
-
-
-def key_of(consortium: VirtualConsortium, party: str) -> SigningKey:
-    return read_key(Path(consortium.trust[party]["key"]))
-
-
-def author(consortium: VirtualConsortium, party: str, *, signs: bool = True, **more: Any) -> Author:
-    fields = {"consortium": CONSORTIUM, "name": party, "incarnation": 1, "key": key_of(consortium, party)}
-    return Author(**{**fields, **({} if signs else {"key": None}), **more})
 
 
 def aside(consortium: VirtualConsortium) -> Iterator[dict[str, Any]]:
@@ -226,6 +202,29 @@ def test_a_site_that_is_shown_two_models_under_one_event_keeps_both_and_takes_no
         assert said.body == kinds.Declined(reason=Reason.EQUIVOCATION)
 
     run_signed(tmp_path, work)
+
+
+def test_an_answer_to_what_the_coordinator_never_said_is_journaled_and_named_and_a_true_one_is_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(consortium: VirtualConsortium) -> None:
+        start(consortium)
+        consortium.until("round-start", 7200.0)
+        consortium.start_coordinator_again()  # the round-start that sites go by was said under an earlier term
+        site = author(consortium, "site-a", incarnation=1)
+        said = {"time": consortium.clock.wall(), "experiment": "exp-1", "round_number": 1, "attempt": "other"}
+        strange = site.write_event("round-accepted", kinds.RoundAccepted(), answers="ee" * 32, seq=99, **said)
+        plant(consortium, "uplink", strange)
+        consortium.clock.sleep(10.0)
+        finish(consortium)
+        told = [body["what"] for body in aside(consortium) if body["reason"] == "answers-unknown"]
+        wanted = {"kind": "round-accepted", "event": strange.id, "round": 1, "sender": "site-a", "answers": "ee" * 32}
+        assert told == [wanted]
+
+    done = run_signed(tmp_path, work)
+    assert "an event answers what was not said here" in "".join(capfd.readouterr())
+    rounds = [one.body for _at, one in done.of("round-complete")]
+    assert [set(one.contributors) for one in rounds] == [set(SITES)] * 2  # type: ignore[attr-defined]
 
 
 def replace_sites(body: kinds.RoundStart) -> kinds.RoundStart:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.record.journal import ASIDE, AuditPosition, Journal, Written, open_readonly
+from coordinator.record.journal import ASIDE, TERM, AuditPosition, Journal, Written, open_readonly
+from messages import codec
 from messages.bus.base import Position
 from messages.ground.errors import LogBroken, NameTaken, RequestError
 
@@ -25,13 +26,29 @@ def filled(folder: Path, count: int = 4) -> None:
 def test_what_was_committed_together_is_there_after_opening_again(tmp_path: Path) -> None:
     filled(tmp_path)
     journal = Journal(tmp_path)
-    assert journal.term == 2
     assert journal.number == 4
     assert journal.position_of("uplink") == Position(3, bytes(32))
     assert [journal.seen_settled(f"id-{n}") for n in range(5)] == [True, False, True, False, None]
     journal.append_entry("exp-0", ASIDE, {}, time=9.0)
     journal.close()
     assert [entry.index for entry in open_readonly(tmp_path)] == [1, 1, 2, 2, 3]
+
+
+def test_a_term_is_used_with_its_entry_and_one_that_does_not_follow_names_the_one_before(tmp_path: Path) -> None:
+    for term, before in ((1, None), (1, None), (2, None), (9, 2)):
+        journal = Journal(tmp_path)
+        if term == 9:
+            journal.put_value("term", b"8")
+            journal.close()
+            journal = Journal(tmp_path)
+        assert journal.term == term
+        if (term, journal.number) != (1, 0):
+            assert journal.begin_term({"logic": 0}, time=1.0) == before
+        else:
+            journal.append_entry("exp-0", ASIDE, {}, time=0.0)  # a start that says nothing
+        journal.close()
+    bodies = [codec.unpack(entry.body) for entry in open_readonly(tmp_path) if entry.type == TERM]
+    assert bodies == [{"term": 1, "logic": 0}, {"term": 2, "logic": 0}, {"term": 9, "after": 2, "logic": 0}]
 
 
 def test_what_is_settled_stays_settled(tmp_path: Path) -> None:

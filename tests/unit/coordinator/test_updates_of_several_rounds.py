@@ -41,7 +41,7 @@ class Coordinator:
         self.receiver.start()
 
     def listen(self, number: int, oldest: int | None = None) -> None:
-        self.receiver.put_item(Listen("exp-1", number, MANIFEST, SITES, oldest))
+        self.receiver.put_item(Listen("exp-1", number, MANIFEST, SITES, oldest=oldest))
 
     def chunk(self, site: str, number: int, index: int, attempt: int = 1) -> None:
         data, self.offset = UPDATE[index * 1024 : (index + 1) * 1024], self.offset + 1

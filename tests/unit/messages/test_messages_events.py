@@ -51,6 +51,7 @@ READY = kinds.WeightsReady(
     platform=PLATFORM,
 )
 BODIES: dict[str, Body] = {
+    "last-heard": kinds.LastHeard(incarnation=3, seq=9, digest=DIGEST, parts={"exp-1": kinds.PartHeard(round=2)}),
     "head-witnessed": kinds.HeadWitnessed(size=7, root=DIGEST, cosignature=bytes(76)),
     "log-head": kinds.LogHead(note=b"origin", old_size=3, proof=[bytes(32)], opening=2, witnessed=b"x"),
     "experiment-start": kinds.ExperimentStart(experiment={"a": None, "b": [1, 2.0, "c", True]}),

@@ -34,7 +34,7 @@ def test_what_waits_in_the_spool_is_seen_while_the_agent_writes_to_it(tmp_path: 
         event = Author("c", "site-a", 1).write_event("leaving", Leaving(), time=1.0, seq=1)
         with spool.transaction():
             spool.post_event(event)
-        spool.raise_term(4)
+        spool.note_term(4, None)
         (spool.updates / "exp.1.update").write_bytes(b"x" * 100)
         with spool.transaction():
             spool.post_event(Author("c", "site-a", 2).write_event("leaving", Leaving(), time=2.0, seq=2, attempt=2))

@@ -47,7 +47,7 @@ def test_an_error_in_a_transaction_takes_everything_back(tmp_path: Path) -> None
 
     def fail() -> None:
         with spool.transaction():
-            spool.raise_term(9)
+            spool.note_term(9, None)
             with spool.transaction():
                 spool.next_seq()
             raise WorkFailed("no")

@@ -1,0 +1,106 @@
+"""Before a site that signs speaks, it hears where it was: its state folder may be out of a backup, or new.
+
+The coordinator tells it in answer to hello (`last-heard`). What a disk that went back in time would say again, in
+another way, would be held against the site: so it goes on above all that was heard of it (docs/protocol.md, rule 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from messages.abilities import ANNOUNCING, WORDS_6, read_abilities
+from messages.envelope import Event, event_id
+from messages.ground.clock import Clock
+from messages.kinds import LastHeard, Receipt
+from messages.names import COORDINATOR
+from site_agent.core.jobs import SaidBefore
+from site_agent.disk.spool import Spool
+from site_agent.wire.outbox import Outbox
+from site_agent.wire.pace import Pace
+
+log = structlog.get_logger()
+ASK_EVERY = 10.0
+"""Seconds between two hellos while nothing answers."""
+PATIENCE = 10.0
+"""Seconds until a site that never heard of a coordinator which can tell it goes on without."""
+ABILITIES = "coordinator-can"
+"""Where the spool keeps what the coordinator's version can."""
+
+
+class Orientation:
+    """Owned by the main loop.
+
+    Args:
+        signs: whether the site has a key; who has none asks nothing.
+    """
+
+    def __init__(self, spool: Spool, voice: Outbox, site: str, clock: Clock, *, signs: bool) -> None:
+        self._spool, self._voice, self._site, self._clock = spool, voice, site, clock
+        self.awaited = signs
+        """Whether the site waits for the answer."""
+        self.said: dict[str, SaidBefore] = {}
+        """By experiment, what the site said before its disk went back in time."""
+        self._kept_back: list[Callable[[], None]] = []
+        self._pace = Pace(clock)
+        self._began: float | None = None
+
+    def go_on_asking(self) -> bool:
+        """Ask, where it is time to; whether the site still has to wait."""
+        if not self.awaited:
+            return False
+        now = self._clock.monotonic()
+        self._began = now if self._began is None else self._began
+        if now - self._began >= PATIENCE and WORDS_6 not in read_kept(self._spool):
+            self.awaited = False
+        elif self._pace.is_due("hello", ASK_EVERY):
+            self._voice.send_hello()
+        return self.awaited
+
+    def keep_back(self, event: Event, later: Callable[[], None]) -> bool:
+        """Whether an event of the coordinator is to be handled later, once the site knows where it was."""
+        if not self.awaited or event.sender != COORDINATOR or isinstance(event.body, Receipt):
+            return False
+        older = event.kind in ANNOUNCING and WORDS_6 not in read_abilities(event.ext)
+        if isinstance(event.body, LastHeard) or older:
+            self.awaited = False
+            return False
+        self._kept_back.append(later)
+        return True
+
+    def release(self) -> None:
+        """Handle what was kept back."""
+        kept, self._kept_back = self._kept_back, []
+        for handle in kept:
+            handle()
+
+    def take_last_heard(self, heard: LastHeard) -> None:
+        """Hold what was heard of the site against what its disk knows; inside a transaction."""
+        spool, place = self._spool, (heard.incarnation, heard.seq)
+        known = spool.before if heard.incarnation < spool.incarnation else spool.place
+        if place <= known:
+            return
+        spool.go_on_above(heard.incarnation)
+        self._voice.go_on_from(heard.digest)
+        now = self._clock.wall()
+        for name, part in heard.parts.items():
+            self.said[name] = SaidBefore(part.round, part.opening, part.attempt, part.reported)
+            spool.note_seen(event_id(name, 0, "joined", self._site), now)
+        log.warning(
+            "this state folder is older than what was heard of the site: it goes on above that",
+            heard=place,
+            known=known,
+            incarnation=spool.incarnation,
+            advice="if nobody restored it, somebody else speaks with this site's key: tell the consortium's operator",
+        )
+
+
+def read_kept(spool: Spool) -> frozenset[str]:
+    """What the coordinator's version can, as it was heard last."""
+    return frozenset((spool.get_kept(ABILITIES) or b"").decode().split())
+
+
+def keep_abilities(spool: Spool, abilities: frozenset[str]) -> None:
+    """Keep what the coordinator's version can; WorkFailed on a full disk."""
+    spool.put_kept(ABILITIES, " ".join(sorted(abilities)).encode())
