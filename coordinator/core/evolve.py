@@ -182,6 +182,7 @@ def _round_started(state: State, x: d.RoundStarted) -> State:
         began=x.time,
         weights=x.weights,
         going_on=x.going_on,
+        taken=0 if state.round is None else state.round.taken,
     )
     if state.round is not None and not state.is_between:
         opened = replace(
@@ -237,9 +238,9 @@ def _update_announced(state: State, x: d.UpdateAnnounced) -> State:
 
 
 def _update_taken(state: State, x: d.UpdateTaken) -> State:
-    counted = {"place": 1 + max(part.place for part in _open_round(state).parts.values())}
-    ordered = counted if state.experiment.plan.keeps_work else {}
-    return _change_part(state, x.site, stored=True, norm=x.norm, statistics=x.statistics, **ordered)
+    round_ = _open_round(state)
+    state = replace(state, round=replace(round_, taken=round_.taken + 1))
+    return _change_part(state, x.site, stored=True, norm=x.norm, statistics=x.statistics, place=round_.taken + 1)
 
 
 def _update_left_out(state: State, x: d.UpdateLeftOut) -> State:

@@ -34,6 +34,11 @@ def is_met(round_: Round, experiment: Experiment) -> bool:
     )
 
 
+def count_reported(round_: Round) -> int:
+    """How many sites have reported."""
+    return round_.parts.sums[_REPORTED]
+
+
 def case_share(round_: Round) -> float:
     """Share of the taking-part sites' training cases that is reported; 1 where no site has any."""
     sums = round_.parts.sums

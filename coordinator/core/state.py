@@ -135,7 +135,7 @@ class Part:
     """A site's part in the open step. `answer`: the body of its answer, in a step that asks for nothing else.
 
     `norm`, `statistics`: of its update, as `inputs.UpdateStored` says. `base`: the round whose model the site works
-    with, where that is an earlier one; `place`: the how-many-eth update to come, where that counts.
+    with, where that is an earlier one; `place`: the how-many-eth update to come (`Round.taken`).
     """
 
     accepted: bool = False
@@ -170,6 +170,7 @@ class Round:
         earlier: what was reported in earlier steps of the round, by step and site.
         weights: of the ensemble that is scored, by label.
         going_on: by site that went on with what it did for an earlier round when this one opened, which round that is.
+        taken: how many updates have come, in it and in those whose work goes on in it.
     """
 
     number: int
@@ -188,6 +189,7 @@ class Round:
     earlier: Mapping[StepName, Mapping[str, Part]] = field(default_factory=lambda: EMPTY)
     weights: Mapping[str, float] = field(default_factory=lambda: EMPTY)
     going_on: Mapping[str, int] = field(default_factory=lambda: EMPTY)
+    taken: int = 0
 
     @property
     def reported(self) -> tuple[str, ...]:

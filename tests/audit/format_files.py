@@ -269,6 +269,11 @@ order = "size"
 ENSEMBLE = SEQUENTIAL.replace('kind = "sequential"\norder = "size"', 'kind = "ensemble"\ncombine = "majority"').replace(
     "kept-sequential", "kept-ensemble"
 )
+ASYNCHRONOUS = SEQUENTIAL.replace(
+    'kind = "sequential"\norder = "size"',
+    'kind = "asynchronous"\nbuffer = 2\nstaleness = "linear"\nmax_staleness = 3',
+).replace("kept-sequential", "kept-asynchronous")
+ASYNCHRONOUS = ASYNCHRONOUS.replace('select_by = "validation.dice.mean"', 'select_by = "last"')
 FROM_A_MODEL = EVERY_KEY.replace("[net]\n", f'[net]\nfrom = "sha256:{"0" * 64}"\n').replace(
     "kept-every-key", "kept-from-a-model"
 )
@@ -324,6 +329,7 @@ FILES = {
     "rehearsal.toml": REHEARSAL,
     "sequential.toml": SEQUENTIAL,
     "ensemble.toml": ENSEMBLE,
+    "asynchronous.toml": ASYNCHRONOUS,
     "from-a-model.toml": FROM_A_MODEL,
     "whole-images.toml": WHOLE_IMAGES,
     "superseding.toml": SUPERSEDING,
@@ -338,7 +344,8 @@ EITHER_OR = {"local_epochs"}
 
 def check_files() -> None:
     """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
-    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING, OWN_PROGRAM, FIXED_INTENSITIES)
+    kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, ASYNCHRONOUS, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING, OWN_PROGRAM)
+    kin += (FIXED_INTENSITIES,)
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1

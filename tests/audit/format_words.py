@@ -256,6 +256,7 @@ def full_bodies() -> dict[str, Body]:
             evaluate=True,
             train_within=7200.0,
             own={"site-a": FULL_OWN},
+            going_on={"site-b": 1_000_000},
         ),
         "round-complete": kinds.RoundComplete(
             contributors={"site-a": 10, "site-b": 2**53},
@@ -263,6 +264,7 @@ def full_bodies() -> dict[str, Body]:
             model_digest=DIGEST,
             validation=FULL_SCORES,
             seconds=61.5,
+            staleness={"site-b": 2**53},
         ),
         "evaluation-start": kinds.EvaluationStart(
             models=[LITTLE_CANDIDATE, FULL_CANDIDATE],

@@ -123,8 +123,8 @@ MUTATIONS = (
     Mutation(
         "an update that comes while the round is averaged is counted",
         "coordinator/core/handlers/reports.py",
-        "state.round.number != number or state.round.closed_at is not None:",
-        "state.round.number != number:",
+        "state.round.base_of(site) != number or not takes_more(state):",
+        "state.round.base_of(site) != number:",
     ),
     Mutation(
         "that a round's update is of an older attempt is not seen",
@@ -141,8 +141,8 @@ MUTATIONS = (
     Mutation(
         "an aggregate that was under way is not made again",
         "coordinator/core/effects.py",
-        "        return (*todo, *_aggregate_round(state))\n    if state.round is None:",
-        "        return todo\n    if state.round is None:",
+        "        todo = (*todo, *_aggregate_round(state))\n    if state.round is None",
+        "        todo = (*todo,)\n    if state.round is None",
     ),
     Mutation(
         "a site forgets at a start what it was at",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coordinator.core import decisions as d
+from coordinator.core import quorum
 from coordinator.core.plans.base import Plan
 from coordinator.core.plans.buffering import is_too_stale
 from coordinator.core.state import SCORES, ExperimentState, Part, Round
@@ -25,7 +26,7 @@ class Asynchronous(Plan):
     def is_enough(self, state: ExperimentState, round_: Round) -> bool:
         if round_.step == SCORES:
             return super().is_enough(state, round_)
-        return len(round_.reported) >= (state.experiment.plan.buffer or 1)
+        return quorum.count_reported(round_) >= (state.experiment.plan.buffer or 1)
 
     def waits_for_others(self, round_: Round) -> bool:
         return round_.step == SCORES
