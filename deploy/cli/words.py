@@ -152,10 +152,10 @@ def closing_lines(story: ExperimentStory) -> list[str]:
         lines.append(f"  {advise_on(Reason(story.reason), by_coordinator=True)}")
     if story.phase == "failed":
         lines.extend(f"  {line}" for line in list_blamed(story))
-    if (found := story.statistics) is not None and found.pooled is not None:
-        told = ", ".join(f"{site} ({cases})" for site, cases in sorted(found.pooled.contributors.items()))
-        lines.append(f"  statistics of {found.pooled.statistics.cases} training cases: {told}")
-        lines += [f"  configuration  {made.words}"] if (made := found.pooled.configuration) is not None else []
+    if story.statistics is not None and (pooled := story.statistics.pooled) is not None:
+        told = ", ".join(f"{site} ({cases})" for site, cases in sorted(pooled.contributors.items()))
+        lines.append(f"  statistics of {pooled.statistics.cases} training cases: {told}")
+        lines += [f"  configuration  {pooled.configuration.words}"] if pooled.configuration is not None else []
     test = story.test
     if test is not None:
         title = test.reader.title

@@ -169,7 +169,9 @@ def _data_missing(experiment: Experiment, datasets: dict[str, set[str]]) -> Reas
 
 
 def _statistics_refused(policy: PolicyConfig, experiment: Experiment) -> Reason | None:
-    return Reason.STATISTICS_NOT_ALLOWED if experiment.measures_first and not policy.statistics else None
+    """A site that tells no sums of scores tells no statistics either."""
+    may_leave = policy.statistics and policy.floors.share_site_metrics
+    return Reason.STATISTICS_NOT_ALLOWED if experiment.measures_first and not may_leave else None
 
 
 def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> Reason | None:
