@@ -330,11 +330,10 @@ def _find_unfit_for_auto(experiment: Experiment) -> str | None:
         return 'net.name = "auto": a model that there is (net.from) has a net already, so name that'
     if experiment.training.trainer is not None:
         return 'net.name = "auto" is for Konsil\'s own trainer: leave training.trainer out, or name a net'
-    decided = (
-        ("preprocessing", ("spacing_mm", "normalise", "size", "fit", "intensities")),
-        ("training", ("patch", "batch")),
-    )
-    for section, keys in decided:
+    strategy = experiment.plan.strategy
+    if strategy.withholds:
+        return f'net.name = "auto" makes a net without batch norms, and {strategy.name} does nothing else: name a net'
+    for section, keys in _DECIDED_BY_AUTO.items():
         said = getattr(experiment, section).model_fields_set
         for key in keys:
             if key in said:

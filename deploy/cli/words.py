@@ -152,6 +152,10 @@ def closing_lines(story: ExperimentStory) -> list[str]:
         lines.append(f"  {advise_on(Reason(story.reason), by_coordinator=True)}")
     if story.phase == "failed":
         lines.extend(f"  {line}" for line in list_blamed(story))
+    if story.statistics is not None and (pooled := story.statistics.pooled) is not None:
+        told = ", ".join(f"{site} ({cases})" for site, cases in sorted(pooled.contributors.items()))
+        lines.append(f"  statistics of {pooled.statistics.cases} training cases: {told}")
+        lines += [f"  configuration  {pooled.configuration.words}"] if pooled.configuration is not None else []
     test = story.test
     if test is not None:
         title = test.reader.title
@@ -171,7 +175,7 @@ def closing_lines(story: ExperimentStory) -> list[str]:
                 f"worst {test.worst[0]} {format_score(test.worst[1])}"
             )
         lines.extend(f"  {line}" for line in matrix_lines(story))
-    elif story.phase == "complete":
+    elif story.phase == "complete" and (story.experiment is None or story.experiment.plan.kind != "statistics"):
         lines.append("  no test scores: it ended before an evaluation brought any")
     if story.experiment is not None and story.experiment.supersedes is not None:
         lines.append(f"  supersedes {story.experiment.supersedes.words}")

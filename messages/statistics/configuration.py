@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from messages.experiment import Experiment
+from messages.experiment import Experiment, read_recorded
 from messages.ground.strictness import StrictModel, at_most
 from messages.sections import Intensities
 
@@ -51,8 +51,7 @@ class Configuration(StrictModel):
 def configure_experiment(experiment: Experiment, found: Configuration) -> Experiment:
     """The experiment with what was found in the place of `[net] name = "auto"`; all else as the file says it.
 
-    Raises:
-        pydantic.ValidationError: no experiment can be so.
+    A log outlives the model: what was decided once is read even where the model of today would refuse it.
     """
     plain = experiment.as_plain()
     net: dict[str, Any] = {"name": "DynUNet", "filters": list(found.filters)}
@@ -62,4 +61,4 @@ def configure_experiment(experiment: Experiment, found: Configuration) -> Experi
     if found.intensities:
         preprocessing["intensities"] = [one.model_dump(mode="json") for one in found.intensities]
     training = {**plain.get("training", {}), "patch": list(found.patch), "batch": found.batch}
-    return Experiment.model_validate({**plain, "net": net, "preprocessing": preprocessing, "training": training})
+    return read_recorded({**plain, "net": net, "preprocessing": preprocessing, "training": training})

@@ -183,7 +183,9 @@ def _data_missing(experiment: Experiment, datasets: dict[str, set[str]]) -> Reas
 
 
 def _statistics_refused(policy: PolicyConfig, experiment: Experiment) -> Reason | None:
-    return Reason.STATISTICS_NOT_ALLOWED if experiment.measures_first and not policy.statistics else None
+    """A site that tells no sums of scores tells no statistics either."""
+    may_leave = policy.statistics and policy.floors.share_site_metrics
+    return Reason.STATISTICS_NOT_ALLOWED if experiment.measures_first and not may_leave else None
 
 
 def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> Reason | None:
@@ -193,7 +195,7 @@ def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> 
         return Reason.TOO_FEW_CASES
     if experiment.plan.trains and experiment.training.count_steps(counts.train) < floors.least_steps:
         return Reason.PRIVACY_BELOW_FLOOR
-    if experiment.measures_first and counts.train < floors.least_metric_cases:
+    if experiment.measures_first and counts.train < find_statistics_floor(floors):
         return Reason.PRIVACY_BELOW_FLOOR  # nothing of its fingerprint could leave
     if counts.found and counts.used / counts.found < experiment.data.least_used_share:
         return Reason.TOO_MANY_LEFT_OUT
@@ -206,6 +208,11 @@ def in_known_words(verdict: PolicyVerdict, abilities: frozenset[str]) -> PolicyV
     if verdict.reason is None or is_known(verdict.reason, reads):
         return verdict
     return replace(verdict, reason=IN_OLDER_WORDS[verdict.reason])
+
+
+def find_statistics_floor(floors: Floors) -> int:
+    """Cases below which no count of statistics leaves: rounded, fewer would be told as more than there are."""
+    return max(floors.least_metric_cases, floors.round_counts_to)
 
 
 def round_count(floors: Floors, count: int) -> int:

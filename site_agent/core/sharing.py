@@ -27,7 +27,7 @@ from typing import Any
 from messages.statistics.fingerprint import ByAxis, ClassVolume, DataFingerprint
 from messages.statistics.histograms import MOST_BIN, Histogram, bin_of_size
 from site_agent.core.permissions import Floors
-from site_agent.core.policy import round_count
+from site_agent.core.policy import find_statistics_floor, round_count
 
 Case = Mapping[str, Any]
 """As `site_agent.training.protocol.MeasuredCase` says."""
@@ -35,8 +35,8 @@ Case = Mapping[str, Any]
 
 def make_shareable(floors: Floors, channels: Sequence[str], cases: Sequence[Case]) -> DataFingerprint | None:
     """The fingerprint as it may leave the site; None: there are fewer cases than the floor."""
-    least = max(floors.least_metric_cases, floors.round_counts_to)
-    if len(cases) < floors.least_metric_cases:
+    least = find_statistics_floor(floors)
+    if len(cases) < least:
         return None
 
     def by_axis(read: Callable[[Case, int], float]) -> ByAxis:

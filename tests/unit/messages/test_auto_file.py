@@ -45,6 +45,7 @@ def test_statistics_alone_need_no_word_of_a_net() -> None:
         ({"task": CLASSES, "preprocessing": {"size": [32, 32, 32]}, "training": {}}, "has none, so name a net"),
         ({"net": {"name": "auto", "from": "exp-0"}}, "has a net already"),
         ({"plan": {"kind": "evaluation"}, "rounds": {"count": 0}, "net": {"name": "auto", "from": "e"}}, "evaluation"),
+        ({"plan": {"strategy": "FedBN"}}, "FedBN does nothing else"),
         ({"plan": {"kind": "statistics"}}, "write count = 0"),
         ({"plan": {"kind": "statistics"}, "rounds": {"count": 0}, "net": {"name": "UNet"}}, "or without [net]"),
         (

@@ -266,3 +266,22 @@ def test_a_trainer_that_the_site_does_not_have_is_not_supported() -> None:
     assert foreign({"allow": [rule]}, known={"other": None}) is Reason.UNSUPPORTED
     assert foreign({"allow": [rule]}, known={"sgd": ("other",)}) is Reason.DATASET_NOT_ALLOWED
     assert foreign({"allow": [rule]}, known={"sgd": ("glioma",)}) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({}, None),
+        ({"statistics": False}, Reason.STATISTICS_NOT_ALLOWED),
+        ({"floors": {"share_site_metrics": False}}, Reason.STATISTICS_NOT_ALLOWED),
+    ],
+)
+def test_statistics_are_told_where_the_policy_lets_them(keys: dict[str, Any], reason: Reason | None) -> None:
+    assert verdict({"default": "allow", **keys}, net={"name": "auto"}) is reason
+    assert verdict({"default": "allow", **keys}) is None, "an experiment that names its net asks for none"
+
+
+def test_a_site_with_fewer_training_cases_than_its_floor_does_not_take_part_in_statistics() -> None:
+    chosen = experiment(net={"name": "auto"}, data={"dataset": "glioma"})
+    assert policy.enough_cases(Floors(), chosen, counts(10, 10, 4)) is Reason.PRIVACY_BELOW_FLOOR
+    assert policy.enough_cases(Floors(), chosen, counts(10, 10, 5)) is None

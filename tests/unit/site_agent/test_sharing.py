@@ -77,6 +77,7 @@ def test_counts_are_rounded_as_the_policy_says() -> None:
     told = share([case(edge) for edge in [40] * 13 + [80] * 12], round_counts_to=10)
     assert told.cases == 30
     assert told.cropped[0] == Histogram(bins=(bin_of_size(40), bin_of_size(80)), counts=(10, 10))
+    assert make_shareable(Floors(round_counts_to=10), ["T1"], [case()] * 9) is None
 
 
 @pytest.mark.parametrize(("have", "told"), [(0, False), (4, False), (5, True), (8, False), (12, True)])
