@@ -165,6 +165,14 @@ def _serve_requests(
 
 def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Interrupt) -> TrainingSession:
     """Import torch only now, under the limits that the request sets."""
+    limit_process(request)
+    from site_agent.training.session import TrainingSession
+
+    return TrainingSession(request, send, interrupt)
+
+
+def limit_process(request: Prepare) -> None:
+    """Hold this process to what a request lends it, before torch is imported."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(request.threads)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, request.gpus))
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS gives the same bits only with a fixed workspace
@@ -172,9 +180,6 @@ def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Int
         # RLIMIT_DATA counts private writable memory (Linux 4.7). CUDA reserves far more than it uses: not there.
         resource.setrlimit(resource.RLIMIT_DATA, (request.ram_bytes, request.ram_bytes))
     _keep_freed_memory()
-    from site_agent.training.session import TrainingSession
-
-    return TrainingSession(request, send, interrupt)
 
 
 def _failed_reply(error: Exception, number: int) -> Failed:
