@@ -179,7 +179,7 @@ class Experiment(Settings):
             )
         if self.task.truth == "table" and size != patch:
             raise ValueError(f"training.patch: {self.task.kind} sees whole images: leave it out, or repeat the size")
-        if self.task.truth == "table" and self.training.foreground_by != "patch":
+        if self.task.truth == "table" and self.training.foreground_by == "batch":
             raise ValueError(f"training.foreground_by: {self.task.kind} sees whole images, and draws no patches")
         if self.task.truth == "map" and self.preprocessing.fit == "pad":
             raise ValueError(f"preprocessing.fit: {self.task.kind} cuts and pads to training.patch by itself")

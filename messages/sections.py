@@ -17,6 +17,8 @@ from messages.tasks.registry import AnyLoss, MetricWords, SelectionWord
 from messages.tensors.codecs import CodecName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_FORM_4: dict[str, Any] = {"json_schema_extra": {"form": 4}, "exclude_if": lambda value: value is None}
+"""Of a key that came with form 4: where a file says nothing of it, no reader is told of it either."""
 WHOLE = 2**31 - 1
 """Largest whole number that a person has a reason to write; every wire and database can hold it."""
 MOST_SITES = 1000
@@ -188,14 +190,12 @@ class Training(Settings):
     clip_norm: float | None = Field(None, gt=0)
     trainer: Name | None = Field(None, json_schema_extra={"form": 3}, exclude_if=lambda value: value is None)
     """A program that the operators of the sites registered under this name, instead of Konsil's own trainer."""
-    accumulate: int = Field(1, ge=1, le=64, json_schema_extra={"form": 4})
-    """Batches whose gradients make one optimiser step; the last step of an epoch may have fewer."""
-
-    foreground_by: Literal["patch", "batch"] = Field("patch", json_schema_extra={"form": 4})
-    """How `foreground_share` is kept: by chance for each patch, or for certain in each batch (rounded, as nnU-Net does
-    it), where a foreground concept that the case has is drawn first."""
-
-    ema: float | None = Field(None, gt=0, lt=1, json_schema_extra={"form": 4}, exclude_if=lambda value: value is None)
+    accumulate: int | None = Field(None, ge=1, le=64, **_FORM_4)
+    """Batches whose gradients make one optimiser step, None: one; the last step of an epoch may have fewer."""
+    foreground_by: Literal["patch", "batch"] | None = Field(None, **_FORM_4)
+    """How `foreground_share` is kept: by chance for each patch (None too), or for certain in each batch (rounded, as
+    nnU-Net does it), where a foreground concept that the case has is drawn first."""
+    ema: float | None = Field(None, gt=0, lt=1, **_FORM_4)
     """What travels is an exponential mean of the weights over a round's steps: with each step so much of it stays."""
 
     @field_validator("trainer")
@@ -221,9 +221,9 @@ class Training(Settings):
     @model_validator(mode="after")
     def _own_trainer_does_it(self) -> Self:
         asked = {
-            "accumulate": self.accumulate > 1,
+            "accumulate": self.batches_per_step > 1,
             "ema": self.ema is not None,
-            "foreground_by": self.foreground_by != "patch",
+            "foreground_by": self.foreground_by == "batch",
         }
         said = [key for key, one in asked.items() if one]
         if self.trainer is not None and said:
@@ -250,11 +250,16 @@ class Training(Settings):
         """Local epochs a round; None where steps are given."""
         return None if self.local_steps is not None else (self.local_epochs or 1)
 
+    @property
+    def batches_per_step(self) -> int:
+        """Batches whose gradients make one optimiser step."""
+        return self.accumulate or 1
+
     def count_steps(self, cases: int) -> int:
         """Optimiser steps of a round over so many cases; an epoch's last step may have fewer patches."""
         if self.local_steps is not None:
             return self.local_steps
-        return (self.epochs or 1) * -(-cases * self.patches_per_case // (self.batch * self.accumulate))
+        return (self.epochs or 1) * -(-cases * self.patches_per_case // (self.batch * self.batches_per_step))
 
 
 class Evaluation(Settings):
@@ -263,7 +268,7 @@ class Evaluation(Settings):
     overlap: float = Field(0.5, ge=0, lt=1)
     metrics: MetricWords = ("dice",)
     select_by: SelectionWord = "validation.dice.mean"
-    mirror: bool = Field(False, json_schema_extra={"form": 4})
+    mirror: bool | None = Field(None, **_FORM_4)
     """Whether a net is asked of each mirror image too, and its logits averaged."""
 
 
@@ -276,9 +281,7 @@ class Rounds(Settings):
     """After quorum is met; default: the larger of 60 s and half the time it took."""
     at_deadline: Literal["extend", "fail"] = "extend"
     extensions: int = Field(2, ge=0, le=100)
-    patience: int | None = Field(
-        None, ge=1, le=100_000, json_schema_extra={"form": 4}, exclude_if=lambda value: value is None
-    )
+    patience: int | None = Field(None, ge=1, le=100_000, **_FORM_4)
     """Training ends once so many scored models in a row are no better than the best one before them."""
 
 

@@ -56,6 +56,11 @@ class Trainer(Settings):
     nice: int = Field(5, ge=0, le=19)
     warm: int = Field(2, ge=1, le=1024)
     """Most training processes at a time, of all experiments: one works, the others wait for their next round."""
+    processes: int = Field(1, ge=1, le=16)
+    """Processes that train a round together: they share `limits.threads` and `limits.ram`, and have a GPU of
+    `limits.gpus` each."""
+    compile: bool = False
+    """Whether torch compiles nets for training; other bits, and minutes before a first round."""
 
 
 class ExternalTrainer(Settings):
@@ -136,6 +141,14 @@ class SiteConfig(Settings):
             raise ValueError(f"site.name: {self.site.name!r} is reserved")
         if OWN_TRAINER in self.trainers:
             raise ValueError(f"trainers.{OWN_TRAINER}: this name is reserved")
+        if self.limits.gpus and self.training.processes > len(self.limits.gpus):
+            raise ValueError(
+                f"training.processes = {self.training.processes}: each has a GPU of its own, and limits.gpus names "
+                f"{len(self.limits.gpus)}"
+            )
+        if self.training.command is not None and (self.training.processes > 1 or self.training.compile):
+            key = "processes" if self.training.processes > 1 else "compile"
+            raise ValueError(f"training.{key} goes with the trainer that comes with Konsil, not with a command")
         return self
 
     @property

@@ -174,6 +174,8 @@ class Workshop:
             state=str(self._config.site.state),
             strategy=strategy.name if strategy.in_training else "",
             external={} if trainer is None else trainer.model_dump(mode="json"),
+            processes=self._config.training.processes if trainer is None else 1,
+            compile=self._config.training.compile and trainer is None,
         )
 
     # replies

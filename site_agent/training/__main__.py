@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from messages.experiment import Experiment
 from messages.ground import crash
@@ -45,9 +45,6 @@ from site_agent.training.protocol import (
     read_frame,
     step_of,
 )
-
-if TYPE_CHECKING:  # imports torch
-    from site_agent.training.session import TrainingSession
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
@@ -177,15 +174,9 @@ def _serve_requests(
         _give_freed_memory_back()
 
 
-def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Interrupt) -> TrainingSession:
+def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Interrupt) -> AnswersRequests:
     """Import torch only now, under the limits that the request sets."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(request.threads)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, request.gpus))
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS gives the same bits only with a fixed workspace
-    if request.ram_bytes is not None and not request.gpus:
-        # RLIMIT_DATA counts private writable memory (Linux 4.7). CUDA reserves far more than it uses: not there.
-        resource.setrlimit(resource.RLIMIT_DATA, (request.ram_bytes, request.ram_bytes))
-    _keep_freed_memory()
+    limit_process(request)
     if Experiment.model_validate(request.experiment).measures_first:
         from site_agent.training.statistics.session import MeasuringSession
 
@@ -193,6 +184,17 @@ def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Int
     from site_agent.training.session import TrainingSession
 
     return TrainingSession(request, send, interrupt)
+
+
+def limit_process(request: Prepare) -> None:
+    """Hold this process to what a request lends it, before torch is imported."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(request.threads)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, request.gpus))
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS gives the same bits only with a fixed workspace
+    if request.ram_bytes is not None and not request.gpus:
+        # RLIMIT_DATA counts private writable memory (Linux 4.7). CUDA reserves far more than it uses: not there.
+        resource.setrlimit(resource.RLIMIT_DATA, (request.ram_bytes, request.ram_bytes))
+    _keep_freed_memory()
 
 
 def _failed_reply(error: Exception, number: int) -> Failed:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,16 +21,22 @@ from site_agent.training import optimise
 from site_agent.training.averaging import WeightAverage
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Batch, Sampler
+from site_agent.training.compiling import Forward
 from site_agent.training.resume import Keeper, Moment
 from site_agent.training.seeds import derive_seed
 from site_agent.training.strategies.base import PLAIN, LocalRule
 from site_agent.training.tasks.base import Learner, cast_numbers, loss_of_outputs, weigh_batches
+from site_agent.training.together.team import Team
 
 REPORT_SECONDS = 0.4
 """Progress at most this often: reading the loss makes a GPU wait."""
 
 Report = Callable[[int, int, int, float | None, float | None], None]
 """(steps done, steps, epoch from 1, mean loss so far, seconds left)."""
+
+
+AddGradients = Callable[[Sequence[Batch], torch.amp.GradScaler], torch.Tensor]
+"""Adds a step's gradients, scaled, and gives its loss."""
 
 
 class NotANumber(WorkFailed):
@@ -84,6 +91,8 @@ def train_round(
     report: Report | None = None,
     keeper: Keeper | None = None,
     rule: LocalRule = PLAIN,
+    team: Team | None = None,
+    forward: Forward | None = None,
 ) -> RoundResult:
     """Train `net` in place on `cases` for one round.
 
@@ -94,6 +103,8 @@ def train_round(
         kept: where the optimiser's state lives between rounds, for `optimizer.reset = false`.
         keeper: writes checkpoints, and resumes from one.
         rule: what the strategy asks; its round has begun.
+        team: processes that take a part of each batch.
+        forward: the net's pass in another form (`compiling`); None: the net itself.
 
     Raises:
         NotANumber: the loss is not finite.
@@ -102,8 +113,8 @@ def train_round(
     """
     settings = experiment.training
     number = round_number + experiment.rounds_before
-    seed = derive_seed(experiment.seed, "round", number, "site", site)
-    sampler = Sampler(cases, settings, experiment.augmentation, seed)
+    seed = seed_of(experiment, round_number, site)
+    sampler = make_sampler(cases, experiment, round_number, site)
     rate = settings.optimizer.lr * settings.schedule.factor(number, experiment.rounds.count + experiment.rounds_before)
     optimizer = optimise.make_optimizer(settings.optimizer, net.parameters(), rate)
     if kept is not None:
@@ -111,7 +122,11 @@ def train_round(
         for group in optimizer.param_groups:
             group["lr"] = rate
     rule.set_pace(settings, rate, sampler.steps)
-    loss = _run_steps(net, optimizer, sampler, experiment, learner, device, seed, report, keeper, rule)
+    add: AddGradients = partial(_add_gradients, net if forward is None else forward, learner, settings.precision, rule)
+    if team is not None:
+        add = partial(team.add_gradients, net, learner)
+    begin = None if team is None else partial(team.begin_round, round_number)
+    loss = _run_steps(net, optimizer, sampler, experiment, device, seed, report, keeper, rule, learner, add, begin)
     if kept is not None:
         kept.keep_state(optimizer, round_number)
     return RoundResult(sampler.steps, sampler.steps / sampler.steps_per_epoch, loss)
@@ -122,12 +137,14 @@ def _run_steps(
     optimizer: torch.optim.Optimizer,
     sampler: Sampler,
     experiment: Experiment,
-    learner: Learner,
     device: torch.device,
     seed: int,
     report: Report | None,
     keeper: Keeper | None,
     rule: LocalRule,
+    learner: Learner,
+    add_gradients: AddGradients,
+    begin: Callable[[int], None] | None,
 ) -> float:
     settings = experiment.training
     amp = settings.precision == "amp" and device.type == "cuda"
@@ -149,16 +166,11 @@ def _run_steps(
                 _require_finite(total.item() / first),
                 None,
             )
-        for step, batches in enumerate(_draw_steps(sampler, device, first), first):
+        if begin is not None:
+            begin(first)
+        for step, batches in enumerate(draw_steps(sampler, device, first), first):
             optimizer.zero_grad(set_to_none=True)
-            loss = torch.zeros((), device=device)
-            for (images, labels), share in weigh_batches(batches):
-                with cast_numbers(settings.precision, device):
-                    outputs = net(images)
-                    extra = rule.extra_loss(images)
-                part = loss_of_outputs(learner, outputs, labels) * share
-                scaler.scale(part if extra is None else part + extra * share).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-                loss += part.detach()
+            loss = add_gradients(batches, scaler)
             if rule is not PLAIN or settings.clip_norm is not None:
                 scaler.unscale_(optimizer)
             rule.adjust_gradients()
@@ -183,7 +195,38 @@ def _run_steps(
     return _require_finite(total.item() / max(sampler.steps, 1))
 
 
-def _draw_steps(sampler: Sampler, device: torch.device, first: int) -> Iterator[list[Batch]]:
+def _add_gradients(
+    forward: Forward,
+    learner: Learner,
+    precision: str,
+    rule: LocalRule,
+    batches: Sequence[Batch],
+    scaler: torch.amp.GradScaler,
+) -> torch.Tensor:
+    """The gradients of a step, in the net that `forward` asks; its loss, the task's alone, detached."""
+    device = batches[0][0].device
+    loss = torch.zeros((), device=device)
+    for (images, labels), share in weigh_batches(batches):
+        with cast_numbers(precision, device):
+            outputs = forward(images)
+            extra = rule.extra_loss(images)
+        part = loss_of_outputs(learner, outputs, labels) * share
+        scaler.scale(part if extra is None else part + extra * share).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        loss += part.detach()
+    return loss
+
+
+def seed_of(experiment: Experiment, round_number: int, site: str) -> int:
+    """What every choice of a round at a site derives from."""
+    return derive_seed(experiment.seed, "round", round_number + experiment.rounds_before, "site", site)
+
+
+def make_sampler(cases: Sequence[CachedCase], experiment: Experiment, round_number: int, site: str) -> Sampler:
+    """The batches of a round at a site."""
+    return Sampler(cases, experiment.training, experiment.augmentation, seed_of(experiment, round_number, site))
+
+
+def draw_steps(sampler: Sampler, device: torch.device, first: int) -> Iterator[list[Batch]]:
     """The round's steps from `first` on, on the device; on a GPU the next ones are cut while this one trains."""
     if device.type == "cpu":
         for step in range(first, sampler.steps):

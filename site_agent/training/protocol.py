@@ -62,6 +62,8 @@ class Prepare(Frame):
             of the experiment has its numbers); else "". A process whose version lacks this field is not asked.
         external: `site_agent.config.ExternalTrainer` as plain data, where the experiment asks for a program that the
             operator registered (`training.trainer`); else empty.
+        processes: that train together, this one with them: they share threads and memory, and have a GPU each.
+        compile: whether torch may compile the net for training.
     """
 
     kind: Literal["prepare"] = "prepare"
@@ -77,6 +79,8 @@ class Prepare(Frame):
     state: str = ""
     strategy: str = Field("", json_schema_extra={"since": 2})
     external: dict[str, Any] = Field({}, json_schema_extra={"since": 3})
+    processes: int = Field(1, json_schema_extra={"since": 4})
+    compile: bool = Field(False, json_schema_extra={"since": 4})
 
 
 class Train(Frame):

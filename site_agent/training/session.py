@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import platform
+import resource
 import sys
 import time
 from collections import Counter
@@ -47,6 +48,7 @@ from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.precision import choose_format
 from site_agent.training.cases.preprocess import prepare_case, without_label
 from site_agent.training.checkpoint import Checkpoints
+from site_agent.training.compiling import Forward, can_compile, compile_net
 from site_agent.training.engine import blame_nan_loss, train_round
 from site_agent.training.files import kept_folder, open_model, strategy_folder, write_update
 from site_agent.training.interrupt import Interrupt
@@ -69,6 +71,8 @@ from site_agent.training.protocol import (
 from site_agent.training.resume import Keeper, key_of
 from site_agent.training.strategies.table import rule_of
 from site_agent.training.tasks.registry import learner_for
+from site_agent.training.together.gradients import find_obstacle
+from site_agent.training.together.team import SharedCase, Team, name_bits, share_limits
 
 REPORT_SECONDS = 0.4
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -118,6 +122,7 @@ class TrainingSession:
         self.cache_folder = Path(request.cache)
         self._kept = KeptTensors(strategy_folder(self.cache_folder, self.experiment.id))
         self._checkpoints = Checkpoints(self.cache_folder)
+        self._shared_cases: list[SharedCase] = []
         self.splits: dict[Split, list[CachedCase]] = {}
         self.prepared = self._prepare_cases(request)
 
@@ -136,6 +141,38 @@ class TrainingSession:
         }
         """The tensors that do not travel, as they were built."""
         self._net.to(self.device)
+        self._request = self._share_work(request)
+        self._team: Team | None = None
+        self._forward = self._compile_net()
+
+    def _share_work(self, request: Prepare) -> Prepare:
+        """The request with as many processes as can train this experiment together, to the same result as one."""
+        size = min(request.processes, self.experiment.training.batch)
+        obstacle = find_obstacle(self._net)
+        if self.experiment.plan.strategy.name == "MOON":
+            obstacle = "MOON compares what a whole batch looks like to the net"
+        if size > 1 and obstacle is not None:
+            _say_line(f"trained by one process instead of {size}: {obstacle}")
+        shared = request.model_copy(update={"processes": 1 if obstacle is not None else size})
+        if shared.processes > 1:
+            own = share_limits(shared, 0)
+            torch.set_num_threads(own.threads)
+            if own.ram_bytes is not None and not own.gpus:  # softly: the next request may train alone again
+                resource.setrlimit(resource.RLIMIT_DATA, (own.ram_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        return shared
+
+    def _compile_net(self) -> Forward | None:
+        """The net compiled, where the site asks for it, this machine can, and one process trains it alone."""
+        watched = self.experiment.plan.strategy.name == "MOON"  # it looks into the net while it works
+        if not self._request.compile or self._request.processes > 1 or watched or not can_compile(self.device):
+            return None
+        return compile_net(self._net)
+
+    def _call_team(self) -> Team | None:
+        """The processes that take a part of each batch; they are started for the first round, and after a failure."""
+        if self._request.processes > 1 and (self._team is None or self._team.closed):
+            self._team = Team(self._request, self._shared_cases, self.device)
+        return self._team
 
     @property
     def net_bytes(self) -> int:
@@ -203,6 +240,8 @@ class TrainingSession:
                     report=report,
                     keeper=keeper,
                     rule=self._rule,
+                    team=self._call_team(),
+                    forward=self._forward,
                 )
             arrays, leaves = arrays_of(self._net), self._rule.end_round(result.steps)
             own = {name: torch.from_numpy(arrays[name]) for name in self._own}
@@ -286,6 +325,8 @@ class TrainingSession:
                     _name_left_out(case.key, error.reason, str(error))
                     continue
                 self.splits[name].append(cached)
+                if name == "train":
+                    self._shared_cases.append(SharedCase(key=key, name=cached.name, truth=[*map(float, case.truth)]))
                 said = f"{key} {list(case.truth)}" if case.truth else key
                 fingerprint.update(f"{name} {said}\n".encode())
                 used.append(_describe_case(case, name, said))
@@ -303,7 +344,11 @@ class TrainingSession:
             device=torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
             device_type="cuda" if cuda else "cpu",
             threads=torch.get_num_threads(),
-            versions=_library_versions(),
+            versions={
+                **_library_versions(),
+                **name_bits(self._request.processes),
+                **({} if self._forward is None else {"compile": "inductor"}),
+            },
             deterministic=not cuda or not torch.is_deterministic_algorithms_warn_only_enabled(),
             fingerprint=fingerprint.hexdigest(),
             data="" if prepared is None else prepared.fingerprint,

@@ -318,6 +318,36 @@ FIXED_INTENSITIES = EVERY_KEY.replace(
 AUTO = MINIMAL.replace("kept-minimal", "kept-auto")
 AUTO = AUTO.replace(AUTO[AUTO.index("[net]") : AUTO.index("\n\n", AUTO.index("[net]"))], '[net]\nname = "auto"')
 """A net that follows from the sites' data: its form is that of what the file says."""
+EXPERT = (
+    EVERY_KEY.replace("kept-every-key", "kept-expert")
+    .replace(
+        "[augmentation]\n",
+        """[augmentation]
+preset = "nnunet-without-mirroring"
+rotation = { chance = 0.25, between = [-15, 15] }
+scaling = { chance = 0.5, between = [0.5, 2] }
+elastic = { chance = 0.125, between = [0, 4] }
+gaussian_noise = { chance = 0.5, between = [0, 0.25] }
+blur = { chance = 0.5, between = [0.25, 1.5] }
+brightness = { chance = 0.5, between = [0.5, 2] }
+contrast = { chance = 0.5, between = [0.5, 2] }
+low_resolution = { chance = 0.5, between = [0.25, 1] }
+gamma_inverted = { chance = 0.5, between = [0.5, 2] }
+gamma = { chance = 0.5, between = [0.5, 2] }
+""",
+    )
+    .replace('name = "SGD"', 'name = "NAdam", beta1 = 0.875, beta2 = 0.75, epsilon = 1e-6')
+    .replace('name = "poly"', 'name = "step", every_rounds = 10, gamma = 0.5')
+    .replace("clip_norm = 12", 'clip_norm = 12\naccumulate = 2\nema = 0.75\nforeground_by = "batch"')
+    .replace('select_by = "last"', 'select_by = "last"\nmirror = true')
+    .replace("extensions = 0", "extensions = 0\npatience = 5")
+)
+"""What experts ask of local training."""
+EXPERT_SGD = (
+    EVERY_KEY.replace("kept-every-key", "kept-expert-sgd")
+    .replace('name = "SGD"', 'name = "SGD", nesterov = false')
+    .replace('name = "poly"', 'name = "step", at_rounds = [10, 20]')
+)
 
 FILES = {
     "minimal.toml": MINIMAL,
@@ -336,6 +366,8 @@ FILES = {
     "own-program.toml": OWN_PROGRAM,
     "fixed-intensities.toml": FIXED_INTENSITIES,
     "auto.toml": AUTO,
+    "expert.toml": EXPERT,
+    "expert-sgd.toml": EXPERT_SGD,
 }
 
 EITHER_OR = {"local_epochs"}
@@ -345,7 +377,7 @@ EITHER_OR = {"local_epochs"}
 def check_files() -> None:
     """Fail where `every-key` and its kin do not name every key, or `other-order` is no other file."""
     kin = (EVERY_KEY, SEQUENTIAL, ENSEMBLE, ASYNCHRONOUS, FROM_A_MODEL, WHOLE_IMAGES, SUPERSEDING, OWN_PROGRAM)
-    kin += (FIXED_INTENSITIES,)
+    kin += (FIXED_INTENSITIES, EXPERT, EXPERT_SGD)
     unnamed = [set(_unnamed(Experiment, tomllib.loads(text), "")) for text in kin]
     assert set.intersection(*unnamed) == set()
     assert OTHER_ORDER.count("WT") == 1

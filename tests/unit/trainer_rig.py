@@ -21,13 +21,13 @@ class Trainer:
     """A training process and its replies.
 
     Args:
-        program: in place of the one that comes with Konsil.
+        program: in place of the one that comes with Konsil. log: where its words go.
     """
 
-    def __init__(self, program: Sequence[str] | None = None) -> None:
+    def __init__(self, program: Sequence[str] | None = None, log: Path | None = None) -> None:
         self.replies: queue.Queue[Reply] = queue.Queue()
         self.statuses: queue.Queue[int] = queue.Queue()
-        self.process = TrainerProcess(self.replies.put, self.statuses.put, program=program)
+        self.process = TrainerProcess(self.replies.put, self.statuses.put, program=program, log=log)
 
     def ask(self, request: Any) -> Any:
         """Send, and wait for the answer; progress is passed over."""

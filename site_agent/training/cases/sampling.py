@@ -37,7 +37,7 @@ class Sampler:
         self._variations = augmentation.list_variations(training.patch)
         self._key = key
         self._draws = len(cases) * training.patches_per_case
-        self._step_draws = training.batch * training.accumulate
+        self._step_draws = training.batch * training.batches_per_step
         self.steps_per_epoch = -(-self._draws // self._step_draws)
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._concepts: dict[int, list[NDArray[np.int32]]] = {}
@@ -51,7 +51,7 @@ class Sampler:
         """The batches of one optimiser step, from 0: one, or as many as its gradients are gathered over."""
         epoch, within = divmod(step, self.steps_per_epoch)
         chosen = self._permute_cases(epoch)[within * self._step_draws : (within + 1) * self._step_draws]
-        size, several = self._training.batch, self._training.accumulate
+        size, several = self._training.batch, self._training.batches_per_step
         return [
             self._cut_batch(chosen[begin : begin + size], epoch, step * several + number)
             for number, begin in enumerate(range(0, len(chosen), size))

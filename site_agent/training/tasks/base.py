@@ -102,7 +102,7 @@ class Inference:
         """As an experiment's cases are scored."""
         training = experiment.training
         asked = experiment.evaluation
-        return cls(training.patch, asked.overlap, training.batch, training.precision, asked.mirror)
+        return cls(training.patch, asked.overlap, training.batch, training.precision, bool(asked.mirror))
 
     @property
     def flat(self) -> bool:

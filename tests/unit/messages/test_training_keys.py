@@ -78,8 +78,14 @@ def test_what_does_not_go_together_is_refused_in_one_line(said: str, words: str)
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_says_no_new_key_stays_of_form_0() -> None:
+def test_a_file_that_says_no_new_key_stays_as_it_was_for_trainers_of_an_earlier_version_too() -> None:
     assert parse_experiment(FILE).form == 0
+    flat = parse_experiment(FILE + "[training]\npatch = [64, 64]\n")
+    told = flat.filled()
+    new = {"accumulate", "foreground_by", "ema", "mirror", "patience", "preset", "gamma", "nesterov", "every_rounds"}
+    sections = (told, told["training"], told["training"]["optimizer"], told["training"]["schedule"])
+    for section in (*sections, told["augmentation"], told["evaluation"], told["rounds"]):
+        assert not new & section.keys()
 
 
 def test_a_schedule_falls_where_it_is_told_to() -> None:

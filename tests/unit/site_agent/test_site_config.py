@@ -91,6 +91,8 @@ def test_the_designs_example_is_understood_to_the_last_key(tmp_path: Path) -> No
         ("schema = 1\n" + LEAST + '[limits]\nhours = "6pm"\n', "write hours as HH:MM-HH:MM"),
         ("schema = 1\n" + LEAST + '[policy]\napproval = "maybe"\n', "policy.approval = 'maybe'"),
         ("schema = ", "is not valid TOML"),
+        ("schema = 1\n" + LEAST + "[limits]\ngpus = [0]\n[training]\nprocesses = 2\n", "limits.gpus names 1"),
+        ("schema = 1\n" + LEAST + '[training]\ncompile = true\ncommand = ["/x"]\n', "training.compile goes with"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, words: str) -> None:

@@ -17,6 +17,7 @@ from messages.tasks.optimisers import Optimizer
 from nets.build import build_net
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Sampler
+from site_agent.training.compiling import can_compile, compile_net
 from site_agent.training.engine import train_round
 from site_agent.training.optimise import make_optimizer
 from site_agent.training.tasks.base import Inference, Learner, loss_of_outputs, predict_logits
@@ -170,3 +171,20 @@ class Corner:
         self.label = np.zeros((30, 30, 30), np.uint8)
         self.label[:4, :4, :4], self.label[-1, -1, -1] = 1, 2
         self.foreground = np.flatnonzero(self.label).astype(np.int32)
+
+
+def test_a_compiled_net_trains_the_same_weights(cases: list[CachedCase]) -> None:
+    """With the tracer alone: a compiler takes a minute, and tells the same story in other bits."""
+    chosen = experiment(PLAIN, {"name": "SGD"}, local_steps=2)
+    nets = [build_net(PLAIN, 2, 2, seed=1) for _ in range(2)]
+    for net, forward in zip(nets, (None, compile_net(nets[1], backend="eager")), strict=True):
+        learner = SegmentationLearner(chosen)
+        train_round(net, cases, chosen, learner, round_number=1, site="a", device=CPU, forward=forward)
+    for one, other in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_where_no_compiler_is_there_that_is_said_and_nothing_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert can_compile(CPU, backend="eager")
+    assert not can_compile(CPU, backend="no-such-compiler")
+    assert capsys.readouterr().err.startswith("compile-unavailable: ")
