@@ -11,6 +11,7 @@ from deploy.report import tables
 from deploy.report.baselines import Baseline
 from deploy.report.curves import Line, draw_chart
 from deploy.report.doubts import doubts_section
+from deploy.report.effort import phases_table, settings_table, sites_table
 from deploy.report.html import format_count
 from deploy.report.matrix import matrix_section
 from deploy.report.statistics import statistics_section
@@ -101,6 +102,8 @@ def render_report(
         ("Cases", tables.cases_table(story)),
         ("Rounds", tables.rounds_table(story)),
         ("Updates", tables.updates_table(story)),
+        ("Time and bytes", phases_table(story) + sites_table(story)),
+        ("Settings", settings_table(story)),
         ("How to verify", _how_to_verify(story, log_name)),
     ]
     return frame_page(title, _lead_section(story, baselines), sections)

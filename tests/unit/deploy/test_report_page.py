@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -224,3 +225,37 @@ def test_what_one_site_says_of_itself_ends_no_report(story: ExperimentStory) -> 
     page = render_report(told, ())
     assert len(page) < 2 * len(render_report(story, ())) + 10_000
     story_as_plain(told)
+
+
+def test_time_and_bytes_are_told_by_phase_and_by_site(story: ExperimentStory) -> None:
+    """Enrolment ends as round 1 opens; of a round what the slowest site does not train is transfers and waiting."""
+    told = replace(story, evaluation=RoundStory(5, started=1.7e9 + 50, sites=SITES, model_bytes=300_000))
+    rows = rows_of(render_report(told), "Time and bytes by phase")
+    assert rows["enrolment"] == ["10.0 s", "–", "–"]
+    assert rows["rounds"] == ["38.0 s", "3.6 MB", "3.3 MB"]
+    assert rows["of these, the slowest site's training"][0] == "12.0 s"
+    assert rows["transfers, waiting, averaging"][0] == "26.0 s"
+    assert rows["evaluation"] == ["10.0 s", "0.9 MB", "–"]
+    assert rows["all"][0] == "1 min 0 s"
+    sites = rows_of(render_report(told), "Each site's work, all rounds")
+    assert sites["site-a"] == ["4", "64", "12.0 s", "1.2 MB"]
+    assert sites["site-c"] == ["3", "48", "9.0 s", "0.9 MB"]
+
+
+def test_an_experiment_that_never_began_has_no_table_of_phases(story: ExperimentStory) -> None:
+    assert "by phase" not in text_of(render_report(replace(story, rounds=Map())))
+
+
+def test_every_setting_is_told_what_nobody_wrote_too(story: ExperimentStory) -> None:
+    rows = rows_of(render_report(story), "The experiment file, with its defaults")
+    assert rows["rounds.count"] == ["4"]
+    assert rows["task.regions.WT"] == ["ED, ET"]
+    assert rows["training.optimizer.lr"] == ["0.001"]
+
+
+def rows_of(html: str, caption: str) -> dict[str, list[str]]:
+    """A table's rows by their heading cell."""
+    table = html[html.index(f"<caption>{escape(caption)}</caption>") :]
+    found = re.findall(r"<tr[^>]*>(.*?)</tr>", table[: table.index("</table>")])
+    cells = [[unescape(one) for one in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in found]
+    return {first: rest for first, *rest in cells}

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from deploy.cli.command import run_command
 from messages.experiment import Experiment
-from messages.ground.errors import ConfigError, RequestError
+from messages.ground.errors import ConfigError, RequestError, WorkFailed
 from messages.kinds import Combined, OwnModel, name_ensemble
 from messages.tensors.layout import view_tensors
+from nets import convert
 from nets.bundle import describe_bundle, describe_inference
 from nets.convert import convert_model
 from nets.digest import arrays_digest
@@ -264,3 +265,11 @@ def test_options_that_do_not_go_together_are_refused_in_one_line(
     model = save(tmp_path / "model.safetensors", KINDS["classification-2d"])
     assert run_command(["experiment", "model", str(model), *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_form_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(convert.TOLERANCE, "torchscript", -1.0)
+    model = save(tmp_path / "model.safetensors", KINDS["classification-2d"])
+    with pytest.raises(WorkFailed, match="outputs differ"):
+        convert_model(model, "torchscript", tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

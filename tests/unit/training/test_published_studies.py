@@ -11,7 +11,9 @@ import pytest
 import torch
 from places import ROOT
 
-from benchmarks.studies import BATCH, reduce_size
+from benchmarks.studies import BATCH, ROUNDS, invent_images, read_result, reduce_size, shorten_study, write_table
+from deploy.demo.data import read_real
+from deploy.demo.tabled import read_table_set
 from messages.experiment import Experiment, read_experiment
 from nets.build import build_for
 from nets.registry import check_net
@@ -65,3 +67,38 @@ def test_every_one_of_the_twenty_rows_has_a_file() -> None:
     assert {row for row, files in of_row.items() if files > 1} == {
         "chang-2018", "feki-2021", "lee-2021", "sheller-2020",
     }  # fmt: skip
+
+
+def test_two_rounds_of_a_study_keep_its_plan_and_its_sites() -> None:
+    for file in FILES:
+        one = read_experiment(file)
+        short = shorten_study(one)
+        assert (short.plan, short.sites, short.task) == (one.plan, one.sites, one.task)
+        turns = len(one.sites) if one.plan.kind == "sequential" else 1
+        assert short.rounds.count == ROUNDS * turns
+
+
+@pytest.mark.parametrize("name", ["flores-2021", "xu-2020", "jip-brats", "andreux-2020"])
+def test_invented_images_are_of_the_studys_kind(name: str, tmp_path: Path) -> None:
+    one = shorten_study(read_experiment(ROOT / "experiments" / f"{name}.toml"))
+    one = one.model_copy(update={"sites": one.sites[:2]})
+    invent_images(one, tmp_path / "data")
+    for site in one.sites:
+        if one.task.truth == "table":
+            found = read_table_set(tmp_path / "data" / site, one, None)
+            assert set(found.read_column("label").values()) == set(one.task.targets)
+        else:
+            real = read_real(tmp_path / "data" / site)
+            assert real.channels == one.task.channels
+            assert set(real.labels.values()) == set(one.task.concepts)
+
+
+def test_the_table_of_the_runs_stands_between_the_pages_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.split("<!-- made by")[0] + "<!-- made by `make studies` -->\nold\n<!-- end -->\nafter\n")
+    told = {"metric": "auc", "auc": {"federated": {"mean": None}}, "rounds": 2, "seconds": 80.4, "title": "AUC"}
+    write_table(page, [read_result("roth-2020", told | {"model_digest": "ab" * 32})])
+    written = page.read_text()
+    assert "| `roth-2020` | 2 | 80 | AUC - | `abababababab` |" in written
+    assert "old" not in written
+    assert written.endswith("<!-- end -->\nafter\n")
