@@ -1,13 +1,14 @@
 # Two commands matter: `make demo` and `make test`. Each does on a fresh machine all the set-up it needs, says what it
 # does, and installs nothing the second time.
 .POSIX:
-.PHONY: help setup demo test test-frameworks lint check shape chaos simulation interleavings fuzz differential test-rabbitmq4 bench bench-peers studies clean
+.PHONY: help setup demo test test-frameworks lint check shape chaos simulation interleavings fuzz fuzz-wire differential test-rabbitmq4 bench bench-peers studies clean
 
 BIN = .venv/bin
 ARGS =
 SCHEDULES = 200
 SIMULATED = 20000
 INPUTS = 100000
+WIRE_INPUTS = 10000000
 SEED = 1
 
 help:
@@ -20,6 +21,7 @@ help:
 	@echo 'make chaos            faults, and the services under a real systemd in a machine of their own (root; minutes)'
 	@echo 'make simulation       20,000 schedules of faults in virtual time (SIMULATED=N; hours; goes on where it was)'
 	@echo 'make fuzz             100,000 damaged inputs of each kind, and a table of what was seen (hours; goes on where it was)'
+	@echo 'make fuzz-wire        ten million damaged messages, as somebody with a valid key sends them (hours; goes on where it was)'
 	@echo 'make differential     volumes of public and generated DICOM series against dcm2niix and SimpleITK'
 	@echo 'make test-rabbitmq4   the bus and whole experiments on RabbitMQ 4 out of Debian 13 (root; debootstrap)'
 	@echo 'make bench            a round of null training: seconds, bytes, memory, by size, codec and number of sites'
@@ -92,6 +94,10 @@ simulation interleavings: setup
 fuzz: setup
 	@echo 'konsil: damaged inputs'
 	@$(BIN)/python -m tests.fuzz --count $(INPUTS) --seed $(SEED) --state .fuzz.json $(ARGS)
+
+# Ten million damaged messages from who holds a valid key; hours
+fuzz-wire: setup
+	@$(BIN)/python -m tests.fuzz --kind wire --count $(WIRE_INPUTS) --seed $(SEED) --state .fuzz.json $(ARGS)
 
 differential: setup
 	@$(BIN)/python -m tests.differential $(ARGS)

@@ -233,7 +233,7 @@ def commitments(
     from deploy.site import record as site_record
 
     read = [site_record.read_proof(path) for path in proofs]
-    logged = site_record.committed_in(chain.verify(chain.read_export(file)))
+    logged = site_record.committed_in(chain.verify(exports.read_entries(file)))
     rows = [row for one in read for row in site_record.check_proof(one, logged) if _is_told(row, logged)]
     holds = bool(rows) and all(row["holds"] for row in rows)
     if json_:

@@ -12,10 +12,11 @@ from deploy.session.connection import BrokerSession, Heard
 from deploy.story.story import ExperimentStory
 from deploy.story.telling import tell_all, tell_event
 from messages import codec, names
-from messages.chain import MAX_ENTRY, Entry, read_export, verify
+from messages.chain import MAX_ENTRY, Entry, verify
 from messages.envelope import Author, Event, decode_stored
 from messages.ground import naming
 from messages.ground.errors import MalformedMessage, RequestError
+from messages.log.exports import read_entries
 from messages.names import RoutingKey
 from messages.outliers import UpdateCheck, check_updates
 
@@ -185,7 +186,7 @@ def find_stories(
 
 def story_of_file(path: Path) -> ExperimentStory:
     """The story that an exported log tells; raises as `find_stories`."""
-    entries = list(verify(read_export(path)))
+    entries = list(verify(read_entries(path)))
     found = next((one.experiment for one in entries if one.experiment != naming.NO_EXPERIMENT), None)
     if found is None:
         raise RequestError("holds no experiment", where=str(path))

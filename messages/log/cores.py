@@ -22,7 +22,7 @@ from messages.chain import Entry
 from messages.ground.errors import WorkFailed
 from messages.ground.kernel import die_with_parent
 from messages.log.examining import Examined, Extract, examine_frames
-from messages.log.exports import BESIDE, Frame, LogRecord
+from messages.log.exports import BESIDE, FramedRecord, LogRecord
 from messages.trust.register import Register
 
 BATCH, BATCH_BYTES = 256, 2**20
@@ -53,8 +53,8 @@ def count_processes(path: Path) -> int:
 
 
 def examine_in_order(
-    frames: Iterable[Frame], form: int, register: Callable[[], Register | None], extract: Extract, processes: int
-) -> Generator[tuple[Frame, Examined], None, None]:
+    frames: Iterable[FramedRecord], form: int, register: Callable[[], Register | None], extract: Extract, processes: int
+) -> Generator[tuple[FramedRecord, Examined], None, None]:
     """Each record with what was found of it, in the file's order.
 
     Args:
@@ -68,7 +68,7 @@ def examine_in_order(
         for frame in frames:
             yield frame, examine_frames([frame], form, register(), extract)[0]
         return
-    under_way: deque[tuple[list[Frame], Future[list[Flat]]]] = deque()
+    under_way: deque[tuple[list[FramedRecord], Future[list[Flat]]]] = deque()
     waiting = 0
     with ExitStack() as stack:
         # "spawn": the same on every system, and whatever threads this process has.
@@ -90,9 +90,9 @@ def examine_in_order(
             yield from _take_back(*under_way.popleft())
 
 
-def _gather(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+def _gather(frames: Iterable[FramedRecord]) -> Iterator[list[FramedRecord]]:
     """Batches; a record that may bring another register is one by itself."""
-    batch, size = list[Frame](), 0
+    batch, size = list[FramedRecord](), 0
     for frame in frames:
         alone = frame.data.startswith(_BESIDE)
         if batch and (alone or len(batch) == BATCH or size + len(frame.data) > BATCH_BYTES):
@@ -107,7 +107,7 @@ def _gather(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
         yield batch
 
 
-def _take_back(batch: list[Frame], found: Future[list[Flat]]) -> Iterator[tuple[Frame, Examined]]:
+def _take_back(batch: list[FramedRecord], found: Future[list[Flat]]) -> Iterator[tuple[FramedRecord, Examined]]:
     try:
         flat = found.result()
     except BrokenProcessPool:
@@ -125,7 +125,9 @@ def _begin_worker(parent: int) -> None:
 
 def _examine_there(frames: list[Any], form: int, register: Register | None, extract: Extract) -> list[Flat]:
     """In another process: examine, and answer in plain tuples, which travel at a tenth of the cost."""
-    return [_flatten(one) for one in examine_frames([Frame(*frame) for frame in frames], form, register, extract)]
+    return [
+        _flatten(one) for one in examine_frames([FramedRecord(*frame) for frame in frames], form, register, extract)
+    ]
 
 
 def _flatten(one: Examined) -> Flat:

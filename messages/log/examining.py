@@ -14,7 +14,7 @@ from messages import codec
 from messages.chain import MAX_ENTRY, Entry, hash_encoded
 from messages.ground.errors import LogBroken, MalformedMessage
 from messages.log import exports
-from messages.log.exports import Frame, LogRecord
+from messages.log.exports import FramedRecord, LogRecord
 from messages.log.tree import hash_leaf
 from messages.trust.register import Register
 from messages.trust.verifier import is_as_taken
@@ -57,7 +57,7 @@ class Examined(NamedTuple):
 
 
 def examine_frames(
-    frames: Sequence[Frame], form: int, register: Register | None, extract: Extract = extract_nothing
+    frames: Sequence[FramedRecord], form: int, register: Register | None, extract: Extract = extract_nothing
 ) -> list[Examined]:
     """Examine each record; nothing is raised.
 
@@ -68,7 +68,7 @@ def examine_frames(
     return [_examine_frame(frame, form, register, extract) for frame in frames]
 
 
-def _examine_frame(frame: Frame, form: int, register: Register | None, extract: Extract) -> Examined:
+def _examine_frame(frame: FramedRecord, form: int, register: Register | None, extract: Extract) -> Examined:
     if not frame.place and not frame.broken:
         return Examined(None)
     try:

@@ -89,7 +89,7 @@ def read_form(path: Path) -> int:
     return {chain.MAGIC: 1, MAGIC: 2}.get(magic, 0)
 
 
-class Frame(NamedTuple):
+class FramedRecord(NamedTuple):
     """A record's bytes as they lie in a file. `place`: number in the file, from 1; 0: what closes the file. `where`:
     how a person finds it. `broken`: why there are no more, instead of bytes."""
 
@@ -99,7 +99,7 @@ class Frame(NamedTuple):
     broken: str = ""
 
 
-def read_frames(path: Path, form: int) -> Iterator[Frame]:
+def read_frames(path: Path, form: int) -> Iterator[FramedRecord]:
     """The records of an exported log as bytes; the last frame is what closes the file, or why it cannot be read on."""
     place, name = 0, "record" if form == FORM else "entry"
     with path.open("rb") as file:
@@ -107,14 +107,14 @@ def read_frames(path: Path, form: int) -> Iterator[Frame]:
         try:
             for where, data in chain.read_framed(file, f"{path}, {name}", MAX_RECORD if form == FORM else MAX_ENTRY):
                 place += 1
-                yield Frame(place, where, data)
+                yield FramedRecord(place, where, data)
         except LogBroken as error:
-            yield Frame(0, error.where, broken=error.what)
+            yield FramedRecord(0, error.where, broken=error.what)
         else:
-            yield Frame(0, f"{path}, after {name} {place}", file.read(_MOST_CLOSING))
+            yield FramedRecord(0, f"{path}, after {name} {place}", file.read(_MOST_CLOSING))
 
 
-def read_record(frame: Frame, form: int) -> LogRecord:
+def read_record(frame: FramedRecord, form: int) -> LogRecord:
     """One record; of form 1 all are entries.
 
     Raises:
@@ -146,7 +146,7 @@ class ClosingCheck:
         elif record.type == HEAD:
             self._newest = size_of(record.data)
 
-    def check_closing(self, frame: Frame) -> None:
+    def check_closing(self, frame: FramedRecord) -> None:
         """LogBroken where the file ends otherwise."""
         newest = self._newest if self._form == FORM else b""
         if frame.data != codec.pack([self._form, self._count, self._last, newest]):

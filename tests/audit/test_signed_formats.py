@@ -10,6 +10,8 @@ from evidence_rig import run_konsil, run_standalone
 from format_rig import unpack_folder
 from keep_signed import FORMATS, LOG, OPERATOR, STATE
 
+from deploy.session.history import story_of_file
+
 KEPT = sorted(FORMATS.iterdir())
 
 
@@ -42,3 +44,12 @@ def test_its_journal_is_exported_to_the_same_bytes(kept: Path, tmp_path: Path) -
     said = run_konsil("audit", "export", "exp-1", "--journal", state, "--out", tmp_path / "again")
     assert said.holds, said
     assert (tmp_path / "again").read_bytes() == (kept / LOG).read_bytes()
+
+
+def test_it_is_read_wherever_a_log_is_read(kept: Path, tmp_path: Path) -> None:
+    """Its file has another form than one without heads."""
+    proof = tmp_path / "none.json"
+    proof.write_text('{"proof": 1, "site": "site-a", "commitments": []}')
+    said = run_konsil("audit", "commitments", kept / LOG, proof, "--json")
+    assert "is not an exported event log" not in said.words
+    assert story_of_file(kept / LOG).id == "exp-1"

@@ -86,7 +86,7 @@ def _judge_head(body: kinds.LogHead) -> None:
         body.note, body.old_size, tuple(body.proof), 1, ("exp-1", 1, body.opening), body.witnessed,
         tuple(body.witness_proof), body.fork, tuple(body.fork_proof),
     )  # fmt: skip
-    known = {heads_size: note for note in damaged.read_notes()[:2] if (heads_size := exports.size_of(note))}
+    known = {size: note for note in damaged.read_notes()[:2] if (size := exports.size_of(note))}
     witness.judge_head(witness.Seen(known, 1), shown, ORIGIN, OPERATOR, lambda name: ())
 
 
