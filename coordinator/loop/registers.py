@@ -18,6 +18,7 @@ from messages import codec, kinds
 from messages.chain import MAX_ENTRY, Entry
 from messages.ground.errors import ConfigError, KonsilError, MalformedMessage
 from messages.ground.naming import NO_EXPERIMENT
+from messages.names import COORDINATOR
 from messages.trust.register import Register
 
 log = structlog.get_logger("coordinator")
@@ -102,6 +103,13 @@ class Registers:
         self._parts.journal.append_entry(NO_EXPERIMENT, REGISTER, body, time=self._parts.clock.now())
         self._parts.audit.wake_up()
         log.info("register", serial=register.serial, parties=len(register.keys), signatures=register.signatures)
+        own = self._parts.say.public_key
+        if own is not None and own not in register.keys_of(COORDINATOR, self._parts.clock.now()):
+            log.critical(
+                "the operator's register does not have this coordinator's key any more: nobody believes what it says",
+                serial=register.serial,
+                advice="start it again with the new keys that `konsil provision revoke coordinator` made",
+            )
 
     def _tell(self) -> None:
         """Announce it; who is older than vocabulary 5 stays deaf to the kind."""

@@ -19,7 +19,7 @@ from messages.kinds import HeadWitnessed, LogHead
 from messages.log.forks import read_fork
 from messages.log.heads import Head, add_cosignatures, check_cosignature, origin_of, sign_head
 from messages.log.tree import Tree, hash_leaf
-from messages.trust.notes import ID_BYTES, NoteSignature, read_note
+from messages.trust.notes import ID_BYTES, Note, NoteSignature, read_note
 from messages.trust.register import Register
 from messages.trust.settings import Trust
 
@@ -146,10 +146,10 @@ class LogHeads:
         witnessed, fork = b"", self._fork
         if earlier is not None:
             marks = self._marks.get(earlier.size, {}).values()
-            witnessed = add_cosignatures(read_note(earlier.note), marks).encode()
+            witnessed = add_cosignatures(self._sign_anew(earlier.note), marks).encode()
         old_size = old_size if 0 < old_size <= head.size else 0
         return LogHead(
-            note=head.note,
+            note=self._sign_anew(head.note).encode(),
             old_size=old_size,
             proof=self.tree.prove_consistency(old_size, head.size),
             opening=opening,
@@ -158,6 +158,13 @@ class LogHeads:
             fork=b"" if fork is None else fork[0],
             fork_proof=[] if fork is None else self.tree.prove_consistency(min(fork[1].size, head.size), head.size),
         )
+
+    def _sign_anew(self, data: bytes) -> Note:
+        """A head's note with the signature of the key that is ours today: an earlier one may be revoked by now. In the
+        journal the head stays as it was."""
+        note = read_note(data)
+        mine = note.is_signed_by(self._origin, self._key.public)
+        return note if mine else note.with_signature(self._origin, self._key)
 
     def tell_from(self, size: int) -> Iterable[tuple[PublishedHead, LogHead]]:
         """What a site is told that has seen the log up to a size: the newest head of each experiment that runs, and the

@@ -49,6 +49,11 @@ class Announcer:
         """Digest of the last history event of this term."""
         self._live = count(1)
 
+    @property
+    def public_key(self) -> bytes | None:
+        """What its signatures are checked by; None: it does not sign."""
+        return None if self._author.key is None else self._author.key.public
+
     def recall_event(self, what: Announcement) -> Event:
         """The event of an announcement, to be told to one party. Whoever checks our chain misses one that it never
         heard, so that all hear one that is new."""

@@ -58,7 +58,7 @@ def admit(register: Register, request: JoinRequest, at: float, until: float, *, 
                 advice="Another name; the same party renews with `konsil provision renew`, or, where its keys are lost"
                 " and nobody else has them, is approved with --lost",
             )
-        ended = register if not register.knows(name) else revoke(register, name, at)
+        ended = register if not register.knows(name) else end_keys(register, name, at)
         entry = enter_key(name, request.role, request.event_key, at, until)
         return replace_keys(register, (*ended.keys, entry), at)
     olds = [one for one in register.keys if one.key == request.renews and one.name == name and one.is_good(at)]
@@ -90,10 +90,15 @@ def revoke(register: Register, name: str, at: float) -> Register:
         RequestError: nobody has that name, it was revoked already, or it is the coordinator.
     """
     if name == names.COORDINATOR:
-        raise RequestError("the coordinator cannot be revoked", advice="Renew its keys, or make a new consortium")
+        raise RequestError("nobody can do without the coordinator", advice="It gets new keys: `Office.replace_keys`")
     if not register.knows(name):
         known = sorted({one.name for one in register.keys})
         raise RequestError(f"nobody is named {name!r}", advice=f"Those that are: {', '.join(known)}")
+    return end_keys(register, name, at)
+
+
+def end_keys(register: Register, name: str, at: float) -> Register:
+    """The next register, in which no key is good from now on that a party has today; RequestError: it has none."""
     mine = [one for one in register.keys if one.name == name]
     if all(one.revoked is not None for one in mine):
         raise RequestError(f"{name!r} was revoked already")

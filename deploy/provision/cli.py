@@ -18,6 +18,7 @@ from deploy.provision.founding import found_office
 from deploy.provision.kit import BrokerFacts, PartyKit, check_host
 from deploy.provision.office import Office
 from deploy.provision.request import read_request
+from messages import names
 from messages.ground.errors import RequestError
 from messages.ground.written.text import read_content
 
@@ -215,10 +216,22 @@ def revoke(
 ) -> None:
     """Shut a party out: no key of its is good any more, its login goes and its connections end. Its name stays barred.
 
+    The coordinator gets new keys instead: restart it with its folder, and running experiments go on.
+
     Example: konsil provision revoke site-c --reason "key stolen" --folder glioma
     """
     secret = talk.open_secret(folder, passphrase)
     with Office(folder).alone() as office:
+        if name == names.COORDINATOR:
+            talk.ask_person(yes, "Revoke the coordinator's keys, and give it new ones?")
+            office.replace_keys(time.time(), secret, reason)
+            talk.say_rows(
+                ("revoked", f"the coordinator's old keys, register {office.register.serial}"),
+                ("next", f"restart the coordinator with {office.coordinator}: what it says meanwhile nobody believes"),
+                ("", "its old certificate opens the broker until it ends: docs/operator.md says what that means"),
+            )
+            talk.say_broker(office)
+            return
         talk.ask_person(yes, f"Revoke {name}, for good?")
         office.revoke(name, time.time(), secret, reason)
         talk.say_rows(("revoked", f"{name}, register {office.register.serial}"))

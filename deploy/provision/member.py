@@ -82,8 +82,11 @@ class PartyFolder:
         """The request that was made last."""
         return self.folder / f"{self.facts.name}.request"
 
-    def renew(self, at: float) -> PartyKeys:
+    def renew(self, at: float, *, lost: bool = False) -> PartyKeys:
         """Make new keys beside those in use, and a request that both sign.
+
+        Args:
+            lost: nobody goes by the old keys any more: the new ones alone sign, and a renewal that waits is forgotten.
 
         Raises:
             RequestError: no kit was installed yet, or a renewal waits already.
@@ -91,6 +94,8 @@ class PartyFolder:
         old, waiting = self._read_keys(KEYS), self.folder / NEXT
         if self.facts.operator is None:
             raise RequestError("no kit is installed here yet", where=str(self.folder), advice="Install it first")
+        if lost:
+            shutil.rmtree(waiting, ignore_errors=True)
         if waiting.exists():
             raise RequestError(
                 "a renewal waits for its kit already",
@@ -98,7 +103,7 @@ class PartyFolder:
                 advice=f"Send {self.request} to the operator; or remove that folder, and renew again",
             )
         keys = self._make_keys(NEXT)
-        self._write_request(keys, at, old)
+        self._write_request(keys, at, None if lost else old, NEXT)
         return keys
 
     def install(
@@ -179,10 +184,10 @@ class PartyFolder:
             self._write(self.folder / name / PASSWORD, f"{make_password()}\n".encode(), 0o600)
         return keys
 
-    def _write_request(self, keys: PartyKeys, at: float, old: PartyKeys | None) -> None:
+    def _write_request(self, keys: PartyKeys, at: float, old: PartyKeys | None, place: str = KEYS) -> None:
         secret = ""
         if self.facts.login == "password":
-            kept = self.folder / (KEYS if old is None else NEXT) / PASSWORD
+            kept = self.folder / place / PASSWORD
             secret = password_hash(kept.read_text().strip())
         data = write_request(
             keys,

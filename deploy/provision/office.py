@@ -125,6 +125,16 @@ class Office:
         self._write_facts(self.facts.model_copy(update={"reasons": self.facts.reasons | {name: reason}}))
         self.take_register(register, operator)
 
+    def replace_keys(self, at: float, passphrase: bytes | None, reason: str = "") -> None:
+        """Shut out whoever has the coordinator's keys, and give the coordinator new ones, in one register."""
+        self._unlock(passphrase)
+        party = member.PartyFolder(self.coordinator)
+        party.renew(at, lost=True)
+        request = read_request(read_content(party.request, refuse=RequestError), str(party.request))
+        kit = self.approve(request, at, passphrase, lost=True)
+        party.install(kit.read_bytes(), str(kit), at, lambda _kit: None, config=False)
+        self._write_facts(self.facts.model_copy(update={"reasons": self.facts.reasons | {request.name: reason}}))
+
     def require_signatures(self, at: float, passphrase: bytes | None) -> None:
         """From now on nobody takes an event without a signature; nothing can switch that back."""
         operator, _ = self._unlock(passphrase)
@@ -190,7 +200,8 @@ class Office:
             path = self.folder / "certificates" / f"{one.name}.pem"
             ends = end_of_certificate(path.read_bytes()) if path.exists() else None
             login: Login = "password" if one.name in self.facts.passwords else "certificate"
-            words, reason = say_fingerprint(one.public), self.facts.reasons.get(one.name, "")
+            reason = "" if one.revoked is None else self.facts.reasons.get(one.name, "")
+            words = say_fingerprint(one.public)
             rows.append(MemberRow(one.name, one.role, login, words, ends, one.until, one.revoked, reason))
         for name, guest in self._guests().items():
             rows.append(MemberRow(name, guest.role, "password", "", None, None, None, ""))
