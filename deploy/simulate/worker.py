@@ -17,6 +17,7 @@ from site_agent.training.protocol import Prepare, Reply
 
 if TYPE_CHECKING:  # imports torch
     from site_agent.training.session import TrainingSession
+    from site_agent.training.statistics.session import MeasuringSession
 
 HELD_BYTES = 256 * 2**20
 """Weights of all nets that are held: what a worker holds does not grow with the sites."""
@@ -28,9 +29,11 @@ class HeldSessions:
     """The sessions of the sites that were served last, by their cache folder."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[Prepare, TrainingSession]] = {}
+        self._held: dict[str, tuple[Prepare, TrainingSession | MeasuringSession]] = {}
 
-    def open_session(self, request: Prepare, send: Callable[[Reply], None], interrupt: Interrupt) -> TrainingSession:
+    def open_session(
+        self, request: Prepare, send: Callable[[Reply], None], interrupt: Interrupt
+    ) -> TrainingSession | MeasuringSession:
         """The session of a request: the one that is held, or a new one."""
         known = self._held.pop(request.cache, None)
         if known is None or known[0] != request:

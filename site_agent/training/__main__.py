@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from messages.experiment import Experiment
 from messages.ground import crash
@@ -45,6 +45,10 @@ from site_agent.training.protocol import (
     read_frame,
     step_of,
 )
+
+if TYPE_CHECKING:  # imports torch
+    from site_agent.training.session import TrainingSession
+    from site_agent.training.statistics.session import MeasuringSession
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
@@ -174,7 +178,9 @@ def _serve_requests(
         _give_freed_memory_back()
 
 
-def open_session(request: Prepare, send: Callable[[Reply], None], interrupt: Interrupt) -> AnswersRequests:
+def open_session(
+    request: Prepare, send: Callable[[Reply], None], interrupt: Interrupt
+) -> TrainingSession | MeasuringSession:
     """Import torch only now, under the limits that the request sets."""
     limit_process(request)
     if Experiment.model_validate(request.experiment).measures_first:
