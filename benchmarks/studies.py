@@ -162,7 +162,8 @@ def write_table(page: Path, ran: Sequence[Ran]) -> None:
     head = ["| file | rounds | seconds | test score | model |", "|---|---|---|---|---|"]
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text("\n".join([before + BEGIN, "", *head, *(one.row for one in ran), "", END + after]))
+    of_all = f"{len(ran)} of {len(list((ROOT / 'experiments').glob('*.toml')))} files have been run so far."
+    page.write_text("\n".join([before + BEGIN, "", *head, *(one.row for one in ran), "", of_all, "", END + after]))
 
 
 def main() -> int:

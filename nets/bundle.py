@@ -3,7 +3,7 @@
 Whoever opens a bundle has MONAI evaluate what its configuration holds: strings that begin with "$" run as Python, "@"
 and "%" look things up, and "_target_" names what is called (https://docs.monai.io/en/stable/config_syntax.html).
 A model file may come from anybody. So names out of it are put in only where they are plain, nothing here is an
-expression, and the two classes that are called are named here.
+expression, and what is called and looked up is named here.
 """
 
 from __future__ import annotations
@@ -73,18 +73,34 @@ def describe_bundle(about: Mapping[str, Any], versions: Mapping[str, str]) -> di
 
 
 def describe_inference(about: Mapping[str, Any]) -> dict[str, Any]:
-    """inference.json: the network, and how it is asked. Read from the bundle's own folder."""
-    network = {"_target_": "torch.jit.load", "f": NETWORK, "map_location": "cpu"}
-    if "regions" not in about:
-        return {"network_def": network, "inferer": {"_target_": "SimpleInferer"}}
-    inferer = {
-        "_target_": "SlidingWindowInferer",
-        "roi_size": [int(edge) for edge in about["patch"]],
-        "sw_batch_size": 1,
-        "overlap": float(about["overlap"]),
-        "mode": "gaussian",
+    """inference.json: the network, how it is asked, and `run`: from a file of prepared images to one of logits.
+
+    Read and run from the bundle's own folder.
+    """
+    kind, arguments = "SimpleInferer", {}
+    if "regions" in about:
+        kind = "SlidingWindowInferer"
+        arguments = {
+            "roi_size": [int(edge) for edge in about["patch"]],
+            "sw_batch_size": 1,
+            "overlap": float(about["overlap"]),
+            "mode": "gaussian",
+        }
+    asked = {"_target_": f"monai.inferers.{kind}.__call__", "self": "@inferer"}
+    return {
+        "images": "images.pt",
+        "logits": "logits.pt",
+        "network_def": {"_target_": "torch.jit.load", "f": NETWORK, "map_location": "cpu"},
+        "inferer": {"_target_": f"monai.inferers.{kind}", **arguments},
+        "prepared": {"_target_": "torch.load", "f": "@images", "map_location": "cpu", "weights_only": True},
+        "run": [
+            {
+                "_target_": "torch.save",
+                "obj": {**asked, "inputs": "@prepared", "network": "@network_def"},
+                "f": "@logits",
+            }
+        ],
     }
-    return {"network_def": network, "inferer": inferer}
 
 
 def describe_use(about: Mapping[str, Any]) -> str:
@@ -105,7 +121,11 @@ def describe_use(about: Mapping[str, Any]) -> str:
             "",
             *prepared,
             "",
-            "Read the bundle from its own folder: paths in `configs/inference.json` are relative to it.",
+            "Read and run the bundle from its own folder: paths in `configs/inference.json` are relative to it.",
+            "",
+            "    python -m monai.bundle run --config_file configs/inference.json --images images.pt --logits logits.pt",
+            "",
+            "`images.pt` is a tensor of prepared images (torch.save), and `logits.pt` becomes one.",
             "",
         ]
     )

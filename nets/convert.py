@@ -85,6 +85,7 @@ def _invent_images(about: dict[str, Any]) -> torch.Tensor:
 
 
 def _write_torchscript(net: torch.nn.Module, example: torch.Tensor, about: dict[str, Any], out: Path) -> Ask:
+    net.requires_grad_(requires_grad=False)  # whoever loads it only asks it
     traced = torch.jit.trace(net, example, check_trace=False)  # type: ignore[no-untyped-call]
     torch.jit.save(traced, str(out), _extra_files={"konsil.json": json.dumps(about)})
     return _ask_torchscript(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import needs
 import pytest
 import torch
-from monai.bundle import ConfigParser, verify_net_in_out
+from monai.bundle import ConfigParser, run, verify_net_in_out
 from safetensors.torch import load_file, save_file
 
 from deploy.cli.command import run_command
@@ -20,7 +21,7 @@ from messages.ground.errors import ConfigError, RequestError, WorkFailed
 from messages.kinds import Combined, OwnModel, name_ensemble
 from messages.tensors.layout import view_tensors
 from nets import convert
-from nets.bundle import describe_bundle, describe_inference
+from nets.bundle import describe_bundle, describe_inference, describe_use
 from nets.convert import convert_model
 from nets.digest import arrays_digest
 from nets.export import load_model
@@ -131,7 +132,8 @@ def test_the_safetensors_file_is_read_by_the_library_of_that_name(tmp_path: Path
         assert torch.equal(tensors[name], tensor)
 
 
-def test_a_bundle_passes_monais_own_check_and_asks_whole_images_as_the_sites_do(
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")  # of bundles that one does not trust
+def test_monais_runner_runs_a_bundle_and_whole_images_are_asked_as_the_sites_ask_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiment = KINDS["segmentation-3d"]
@@ -147,16 +149,11 @@ def test_a_bundle_passes_monais_own_check_and_asks_whole_images_as_the_sites_do(
     verify_net_in_out("network_def", **files, device="cpu")
     torch.manual_seed(5)
     image = torch.randn(2, 20, 24, 18)
+    torch.save(image[None], "mine.pt")
+    run(**files, images="mine.pt")
     net, _ = load_model(model)
     wanted = predict_logits(net, image, Inference.of_experiment(experiment), torch.device("cpu"))
-    torch.testing.assert_close(ask_whole(image), wanted, rtol=0, atol=1e-5)
-
-
-def ask_whole(image: torch.Tensor) -> torch.Tensor:
-    parser = ConfigParser()
-    parser.read_config("configs/inference.json")
-    with torch.inference_mode():
-        return parser.get_parsed_content("inferer")(image[None], parser.get_parsed_content("network_def"))
+    torch.testing.assert_close(torch.load("logits.pt"), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["mean", "majority"])
@@ -242,9 +239,15 @@ def test_a_bundle_holds_nothing_that_its_reader_would_run(tmp_path: Path) -> Non
     """MONAI evaluates strings with "$", and calls what "_target_" names: a model file of others brings none of it."""
     about = read_metadata(save(tmp_path / "model.safetensors", KINDS["segmentation-3d"]))
     versions = {"monai": "1.6.1", "torch": "2.13.0", "numpy": "2.4"}
-    written = json.dumps(describe_bundle(about, versions)) + json.dumps(describe_inference(about))
-    assert not set("$@%") & set(written)
-    assert written.count("_target_") == 2
+    assert not set("$@%") & set(json.dumps(describe_bundle(about, versions)) + describe_use(about))
+    said = json.dumps(describe_inference(about))
+    assert not set("$%") & set(said)
+    looked_up = {"images", "logits", "inferer", "prepared", "network_def"}
+    assert set(re.findall(r'"@(\w+)"', said)) == looked_up
+    assert said.count("@") == len(re.findall(r'"@\w+"', said))
+    sliding = "monai.inferers.SlidingWindowInferer"
+    called = {"torch.jit.load", "torch.load", "torch.save", sliding, f"{sliding}.__call__"}
+    assert set(re.findall(r'"_target_": "([^"]*)"', said)) == called
     for evil in ("$print(1)", "@network_def", "%other.json", "a$b@c", ""):
         for changed in ({"channels": [evil, "T2"]}, {"regions": {evil: ["ED"], "ET": ["ET"]}}, {"experiment": evil}):
             with pytest.raises(ConfigError, match="no plain name"):
