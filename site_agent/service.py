@@ -284,16 +284,14 @@ class Agent:
             self._errands.expect_models()
             try:
                 self._attach_inbox()
+                control = ControlServer(self.config.site.state, self._orders.take_order)
+                self._await_orientation()
+                self._subscriptions.attach_streams(self._hearing.take_delivery, self._receiver.deliver_chunk)
             except BrokerUnreachable:
                 if self._stopping.is_set():
                     return 0
                 raise
             self._attached = True
-            control = ControlServer(self.config.site.state, self._orders.take_order)
-            self._await_orientation()
-            if self._stopping.is_set():
-                return 0
-            self._subscriptions.attach_streams(self._hearing.take_delivery, self._receiver.deliver_chunk)
             self._recover_work()
             self._orientation.release()
             self._guard.look_at_lists()
