@@ -189,3 +189,19 @@ def test_sites_of_different_pace_make_models_asynchronously_while_one_is_lost_an
     assert all(len(one.contributors) == 2 for one in made)
     assert [one.staleness for one in made] == [None, None, None, None, None, {"site-c": 5}]
     assert replayed(tmp_path) == [Status.RECOMPUTED] * 6
+
+
+def test_training_that_ends_early_is_evaluated_under_a_codec_that_sent_its_last_model_rounded(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    def body() -> None:
+        study = Study(tmp_path, clock, lambda _site, _number: 0.3 * QUARTER)
+        study.begin("exp-1", rounds=ROUNDS | {"count": 9, "patience": 1}, wire={"codec": "bfloat16"})
+        done = study.wait_for("exp-1", kinds.ExperimentComplete)
+        assert (done.rounds, len(study.told("exp-1", kinds.RoundComplete))) == (3, 3)
+        assert done.test is not None
+        assert done.test.cases == 8 + 12 + 16
+        study.close()
+
+    clock.run(body)
+    assert replayed(tmp_path) == [Status.RECOMPUTED] * 3
