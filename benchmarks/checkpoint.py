@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from nets.build import build_net
-from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.interrupt import Interrupt
-from site_agent.training.resume import Keeper, Moment
+from site_agent.training.resuming.checkpoint import Checkpoints
+from site_agent.training.resuming.resume import Keeper, Moment
 
 NETS = {
     "3D U-Net, 4 levels (19 MB)": {"name": "UNet"},

@@ -1,4 +1,4 @@
-"""Where a service's time went, read from its own metrics endpoint (`messages.ground.exposition`)."""
+"""Where a service's time went, read from its own metrics endpoint (`messages.ground.operating.exposition`)."""
 
 from __future__ import annotations
 

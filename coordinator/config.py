@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from messages.ground import settings
-from messages.ground.exposition import MetricsSettings
-from messages.ground.notify import NotifySettings
+from messages.ground.operating.exposition import MetricsSettings
+from messages.ground.operating.notify import NotifySettings
 from messages.ground.settings import BrokerAddress, Name, Settings, SizeBytes
 from messages.trust.settings import TrustSettings
 

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 
 from coordinator.core.state import ENDED, ExperimentState, Phase
 from coordinator.loop.tally import Tally
-from messages.ground.exposition import Reading, make_counter, make_gauge, phase_readings
+from messages.ground.operating.exposition import Reading, make_counter, make_gauge, phase_readings
 from messages.liveness import Liveness
 from messages.reasons import Reason
 from messages.tasks.base import ScoreReader

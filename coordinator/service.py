@@ -41,11 +41,12 @@ from messages import names
 from messages.bus.amqp.rabbitmq import RabbitBus
 from messages.bus.base import Bus, BusState, Delivery, OnNotice, Position, Start, Subscription
 from messages.envelope import Author
-from messages.ground import kernel, logs, starting, systemd
+from messages.ground import kernel, logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
 from messages.ground.errors import ConfigError, KonsilError, MalformedMessage
-from messages.ground.exposition import Endpoint, Reading
+from messages.ground.operating import systemd
+from messages.ground.operating.exposition import Endpoint, Reading
 from messages.reasons import Reason
 from messages.tensors.signed_chunks import ChunkCheck, ChunkSigner
 from messages.trust.settings import Trust, load_trust, make_verifier

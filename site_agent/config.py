@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from messages.ground import settings
-from messages.ground.exposition import MetricsSettings
-from messages.ground.notify import NotifySettings
+from messages.ground.operating.exposition import MetricsSettings
+from messages.ground.operating.notify import NotifySettings
 from messages.ground.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
 from messages.sections import OWN_TRAINER
 from messages.trust.settings import TrustSettings

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from messages.ground.exposition import Reading, make_counter, make_gauge, phase_readings
+from messages.ground.operating.exposition import Reading, make_counter, make_gauge, phase_readings
 from messages.kinds import Progress
 from messages.reasons import Reason
 from site_agent.core.jobs import OVER, Agenda, Phase

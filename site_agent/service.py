@@ -25,9 +25,9 @@ from messages.ground import logs, starting
 from messages.ground.clock import Clock, Queue, SystemClock
 from messages.ground.durable import OTHERS
 from messages.ground.errors import BrokerUnreachable, ConfigError, KonsilError, NameTaken
-from messages.ground.exposition import Endpoint, Reading
 from messages.ground.naming import NO_EXPERIMENT
-from messages.ground.systemd import notify_manager
+from messages.ground.operating.exposition import Endpoint, Reading
+from messages.ground.operating.systemd import notify_manager
 from messages.kinds import Leaving
 from messages.names import GLOBAL
 from messages.reasons import Reason

@@ -27,8 +27,8 @@ from coordinator.wire.rates import Skipped
 from coordinator.wire.reading_back import OWN_WORD
 from messages import kinds
 from messages.bus.base import BusState, Delivery, Notice
-from messages.ground import systemd
 from messages.ground.clock import Queue
+from messages.ground.operating import systemd
 from messages.names import AUDIT, DOWNLINK, MODELS, UPLINK
 
 log = structlog.get_logger("coordinator")

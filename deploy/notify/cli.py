@@ -15,8 +15,8 @@ from deploy.notify.memory import read_told, write_told
 from deploy.notify.notices import Notice, list_coordinator_notices, list_site_notices
 from deploy.notify.sending import send_notice
 from messages.ground.errors import ConfigError, KonsilError
-from messages.ground.exposition import MetricsSettings
-from messages.ground.notify import NotifySettings
+from messages.ground.operating.exposition import MetricsSettings
+from messages.ground.operating.notify import NotifySettings
 
 SITE, COORDINATOR = Path("/etc/konsil/site.toml"), Path("/etc/konsil/coordinator.toml")
 TestOption = Annotated[bool, typer.Option("--test", help="Send one word to try the way, and nothing else.")]

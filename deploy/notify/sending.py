@@ -11,7 +11,7 @@ from email.message import EmailMessage
 
 from deploy.notify.notices import Notice
 from messages.ground.errors import KonsilError, Unreachable, WorkFailed
-from messages.ground.notify import MailSettings, NotifySettings
+from messages.ground.operating.notify import MailSettings, NotifySettings
 from messages.ground.settings import read_secret
 
 WITHIN = 60.0

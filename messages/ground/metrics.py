@@ -5,7 +5,7 @@
     PHASES.add("hash", seconds, bytes=n)
 
 Cheap enough for hot paths (about a microsecond, no allocation that stays) and always on; what it adds up is read by
-benchmarks (`take_snapshot`) and, where an operator has switched it on, by the endpoint (`messages.ground.exposition`).
+benchmarks (`take_snapshot`) and, where an operator has switched it on, by the endpoint (`operating.exposition`).
 
 A phase inside another one is counted in both: the sums are not shares of one whole.
 """

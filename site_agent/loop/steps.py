@@ -9,7 +9,7 @@ import structlog
 from messages.ground import crash, logs
 from messages.ground.clock import Clock, Event
 from messages.ground.errors import WorkFailed
-from messages.ground.systemd import notify_manager
+from messages.ground.operating.systemd import notify_manager
 from site_agent.core.agenda import decide
 from site_agent.core.decisions import Decision, Ignore, Invite
 from site_agent.core.effects import Effect, Say, effects

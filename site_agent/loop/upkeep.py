@@ -10,7 +10,7 @@ import structlog
 
 from messages.ground.clock import Clock
 from messages.ground.errors import KonsilError
-from messages.ground.systemd import notify_manager, watchdog_interval
+from messages.ground.operating.systemd import notify_manager, watchdog_interval
 from messages.kinds import Alive
 from messages.reasons import Reason
 from site_agent.config import Retention

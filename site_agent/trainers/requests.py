@@ -27,8 +27,8 @@ from site_agent.disk.lineage import Lineage, UsedIn
 from site_agent.disk.spool import Spool
 from site_agent.trainers.base import Trainers
 from site_agent.training import protocol
-from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.files import growing_path
+from site_agent.training.resuming.checkpoint import Checkpoints
 from site_agent.wire.sender import Ahead
 
 log = structlog.get_logger()

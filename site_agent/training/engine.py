@@ -22,7 +22,7 @@ from site_agent.training.averaging import WeightAverage
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Batch, Sampler
 from site_agent.training.compiling import Forward
-from site_agent.training.resume import Keeper, Moment
+from site_agent.training.resuming.resume import Keeper, Moment
 from site_agent.training.seeds import derive_seed
 from site_agent.training.strategies.base import PLAIN, LocalRule
 from site_agent.training.tasks.base import Learner, cast_numbers, loss_of_outputs, weigh_batches

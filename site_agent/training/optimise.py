@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from messages.tasks.optimisers import Optimizer
-from site_agent.training.kept import KeptTensors
+from site_agent.training.resuming.kept import KeptTensors
 
 _BY_MOMENTS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,

@@ -47,12 +47,10 @@ from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.precision import choose_format
 from site_agent.training.cases.preprocess import prepare_case, without_label
-from site_agent.training.checkpoint import Checkpoints
 from site_agent.training.compiling import Forward, can_compile, compile_net
 from site_agent.training.engine import blame_nan_loss, train_round
 from site_agent.training.files import kept_folder, open_model, strategy_folder, write_update
 from site_agent.training.interrupt import Interrupt
-from site_agent.training.kept import KeptTensors
 from site_agent.training.optimise import KeptState
 from site_agent.training.protocol import (
     CheckpointEvent,
@@ -68,7 +66,9 @@ from site_agent.training.protocol import (
     UsedCase,
     Written,
 )
-from site_agent.training.resume import Keeper, key_of
+from site_agent.training.resuming.checkpoint import Checkpoints
+from site_agent.training.resuming.kept import KeptTensors
+from site_agent.training.resuming.resume import Keeper, key_of
 from site_agent.training.strategies.table import rule_of
 from site_agent.training.tasks.registry import learner_for
 from site_agent.training.together.gradients import find_obstacle

@@ -20,7 +20,7 @@ from coordinator.wire.presence import Presence
 from messages import kinds
 from messages.bus.base import BusState, Delivery
 from messages.envelope import Author
-from messages.ground.exposition import Reading
+from messages.ground.operating.exposition import Reading
 from messages.liveness import ABSENT_AFTER, STUCK_AFTER, Liveness
 from messages.reasons import Reason
 from messages.tensors.codecs import CodecName

@@ -115,7 +115,7 @@ def test_a_coordinator_that_may_not_read_them_says_so_works_on_and_takes_uplink_
     older: Consortium, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("messages.ground.systemd.notify_manager", told.append)
+    monkeypatch.setattr("messages.ground.operating.systemd.notify_manager", told.append)
     older.start()
     older.join()
     older.say("experiment-start", kinds.ExperimentStart(experiment=plain()))

@@ -16,7 +16,7 @@ from deploy.notify.memory import ToldNotices, read_told, write_told
 from deploy.notify.notices import Notice, list_coordinator_notices, list_site_notices
 from deploy.notify.sending import send_notice
 from messages.ground.errors import KonsilError, Unreachable, WorkFailed
-from messages.ground.notify import MailSettings, NotifySettings
+from messages.ground.operating.notify import MailSettings, NotifySettings
 
 NOW, FREE = 1_764_000_000.0, 2**40
 STATUS: dict[str, Any] = {"broker": "connected", "paused": False, "log": None, "experiments": []}

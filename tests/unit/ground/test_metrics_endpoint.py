@@ -11,10 +11,18 @@ import pytest
 from brokers import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
-from messages.ground import exposition, settings
+from messages.ground import settings
 from messages.ground.errors import ConfigError
-from messages.ground.exposition import Endpoint, MetricsSettings, Reading, make_counter, make_gauge, phase_readings
 from messages.ground.metrics import Phases
+from messages.ground.operating import exposition
+from messages.ground.operating.exposition import (
+    Endpoint,
+    MetricsSettings,
+    Reading,
+    make_counter,
+    make_gauge,
+    phase_readings,
+)
 
 
 def wanted(listen: str, **more: object) -> MetricsSettings:
@@ -112,7 +120,7 @@ def test_a_reading_that_fails_is_one_line_and_leaves_the_endpoint_up(capfd: pyte
 
 def test_a_scraper_that_says_nothing_holds_nobody_but_other_scrapers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exposition._Handler.timeout == exposition.ANSWER_WITHIN
-    monkeypatch.setattr("messages.ground.exposition._Handler.timeout", 0.2)
+    monkeypatch.setattr("messages.ground.operating.exposition._Handler.timeout", 0.2)
     endpoint = Endpoint(wanted("127.0.0.1:0"), lambda: [make_gauge("konsil_term", "Term.", 7)])
     try:
         with socket.create_connection(("127.0.0.1", endpoint.port or 0), timeout=PATIENCE):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from messages.bus.base import BusState
 from messages.envelope import Author
-from messages.ground.exposition import Reading
+from messages.ground.operating.exposition import Reading
 from messages.kinds import Leaving
 from messages.reasons import Reason
 from site_agent.core.decisions import Deliver, GiveUp

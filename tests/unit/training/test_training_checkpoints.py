@@ -17,11 +17,11 @@ from messages.tensors.layout import manifest_of
 from nets.build import build_net
 from nets.weights import arrays_of, manifest
 from site_agent.training.cases.cache import CachedCase
-from site_agent.training.checkpoint import Checkpoints, Header, Unreadable
 from site_agent.training.engine import NotANumber
 from site_agent.training.interrupt import Interrupted
 from site_agent.training.protocol import CaseRow, Prepared, RegionRow, SplitRows, Train
-from site_agent.training.resume import key_of
+from site_agent.training.resuming.checkpoint import Checkpoints, Header, Unreadable
+from site_agent.training.resuming.resume import key_of
 
 NETS: dict[str, dict[str, Any]] = {
     "batch norm and dropout": UNET,

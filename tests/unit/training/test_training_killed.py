@@ -24,7 +24,8 @@ STEPS = 10
 WAITING = """
 import time
 from pathlib import Path
-from site_agent.training import __main__, resume
+from site_agent.training import __main__
+from site_agent.training.resuming import resume
 
 save = resume.Keeper.save_checkpoint
 
