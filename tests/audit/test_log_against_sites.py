@@ -24,7 +24,8 @@ from whole_rig import COORDINATOR, Federation
 
 from coordinator.core import inputs as i
 from coordinator.record.recovery import read_step, step_body
-from deploy.cli import audit, site
+from deploy.cli import audit
+from deploy.site import cli as site
 from messages import chain, codec
 from messages.chain import Entry
 from messages.envelope import Author

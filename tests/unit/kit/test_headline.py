@@ -20,7 +20,7 @@ from messages.tasks.histograms import bin_scores
 from nets.registry import check_net
 
 
-@pytest.mark.parametrize("study", STUDIES.values(), ids=str)
+@pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
 def test_every_run_is_an_experiment_of_its_own_that_its_net_fits(study: object) -> None:
     assert isinstance(study, type(next(iter(STUDIES.values()))))
     found = [Experiment.model_validate(study.describe_run(run)) for run in study.runs]
