@@ -367,6 +367,7 @@ def verify_file(path, operator, head, jobs):
     log.verify(jobs)
     size, _text, seen = log.heads[-1] if log.heads else (0, "", {})
     found = {"entries": {k: v.index for k, v in log.last.items()}, "uncovered": log.uncovered, "complete_to": size}
+    found["operator_checked"] = bool(operator) and log.register is not NO_REGISTER
     return found | {"signed_events": log.signed, "unsigned_events": log.unsigned, "witnesses": seen}
 
 
@@ -391,7 +392,6 @@ def main():
         return 0
     print("".join(f"{name}: {value}\n" for name, value in found.items()), end="")
     print(f"complete to {found['complete_to']}, witnessed by {', '.join(sorted(found['witnesses'])) or 'nobody'}")
-    print("the operator's key is yours" if said.operator else "whose keys these are says the register in the file")
     return 0
 
 

@@ -103,6 +103,12 @@ def describe_inference(about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+MIRRORED = (
+    "The experiment's scores are means over mirror images (`evaluation.mirror`). The bundle asks once: "
+    "`konsil predict` answers as the experiment did."
+)
+
+
 def describe_use(about: Mapping[str, Any]) -> str:
     """docs/README.md: what goes in, what comes out."""
     prepared = [f"- {hold_plain(key)}: {_say(value)}" for key, value in sorted(dict(about["preprocessing"]).items())]
@@ -121,6 +127,7 @@ def describe_use(about: Mapping[str, Any]) -> str:
             "",
             *prepared,
             "",
+            *([MIRRORED, ""] if about.get("mirror") else []),
             "Read and run the bundle from its own folder: paths in `configs/inference.json` are relative to it.",
             "",
             "    python -m monai.bundle run --config_file configs/inference.json --images images.pt --logits logits.pt",
@@ -172,4 +179,6 @@ def _name_task(about: Mapping[str, Any]) -> str:
 def _say(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_say(one) for one in value)
-    return hold_plain(str(value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{hold_plain(str(key))} {_say(one)}" for key, one in value.items())
+    return str(value) if isinstance(value, int | float) else hold_plain(str(value))

@@ -285,13 +285,16 @@ class Agent:
             try:
                 self._attach_inbox()
                 control = ControlServer(self.config.site.state, self._orders.take_order)
-                self._await_orientation()
+                # Before it knows where it was: the register that it may lack comes on a stream.
                 self._subscriptions.attach_streams(self._hearing.take_delivery, self._receiver.deliver_chunk)
             except BrokerUnreachable:
                 if self._stopping.is_set():
                     return 0
                 raise
             self._attached = True
+            self._await_orientation()
+            if self._orientation.awaited:
+                return 0  # stopped before it knew what it had said: it says nothing
             self._recover_work()
             self._orientation.release()
             self._guard.look_at_lists()

@@ -52,15 +52,14 @@ def main() -> int:
             print(f"{options.out}: another command runs here", file=sys.stderr)
             return 2
         for number, run in enumerate(runs, start=1):
-            if shelf.is_done(run):
-                continue
-            began = time.monotonic()
+            done, began = shelf.is_done(run), time.monotonic()
             try:
                 shelf.finish_run(run, options.rounds, options.jobs, _say)
             except KonsilError as error:
                 _say(str(error))
                 return error.exit_status
-            _say(f"run {number} of {len(runs)} done in {time.monotonic() - began:.0f} s")
+            if not done:  # else it was held against the settings of now, and nothing else
+                _say(f"run {number} of {len(runs)} done in {time.monotonic() - began:.0f} s")
     return 0
 
 

@@ -122,7 +122,7 @@ def leave_out(round_: Round, sites: tuple[str, ...]) -> Decided:
         told.append(d.UpdateLeftOut(site=site, reason=why))
         if update is not None:
             told.append(
-                d.Refused(event=update.event, kind="weights-ready", sender=site, reason=why, round=round_.number)
+                d.Refused(event=update.event, kind="weights-ready", sender=site, reason=why, round=round_.base_of(site))
             )
     return tuple(told)
 

@@ -33,6 +33,8 @@ from messages.names import COORDINATOR, UPLINK
 from messages.reasons import Reason
 
 log = structlog.get_logger("coordinator.loop.inbound")
+OF_STATISTICS = frozenset({"statistics-ready", "round-accepted", "round-failed"})
+"""What a site says of round 0, in which statistics are told."""
 CATCH_UP = 120.0
 """Seconds after a start in which sites that were told of later rounds say again what has no receipt (every 30 s)."""
 PROVE_EVERY = 1.0
@@ -294,6 +296,8 @@ class Inbound:
         state = self._steps.states.get(event.experiment)
         if state is None or state.ended is not None or event.sender not in state.members:
             return False
+        if event.kind in OF_STATISTICS and not event.round:
+            return state.awaits_statistics and state.round is None
         here = state.round.number if state.round is not None else state.completed
         return here < event.round <= state.experiment.rounds.count + 1  # behind the last round comes the evaluation
 

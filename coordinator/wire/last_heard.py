@@ -63,11 +63,15 @@ def _takes_part(state: ExperimentState, site: str) -> bool:
 
 
 def _part_of(state: ExperimentState, site: str) -> kinds.PartHeard:
+    """Of the round in hand, open or in the making; where work goes on from an earlier one, by that one's number."""
     round_ = state.round
-    part = None if round_ is None or round_.closed_at is not None else round_.parts.get(site)
+    part = None if round_ is None else round_.parts.get(site)
     if round_ is None or part is None:
         return kinds.PartHeard()
-    attempt = 0 if part.update is None else part.update.attempt
+    base, attempt = round_.base_of(site), 0 if part.update is None else part.update.attempt
     return kinds.PartHeard(
-        round=round_.number, opening=round_.opening, attempt=attempt, reported=part.reported or part.failed is not None
+        round=base,
+        opening=round_.opening if base == round_.number else 1,
+        attempt=attempt,
+        reported=part.reported or part.failed is not None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,14 @@ import typer
 
 from deploy.console import JsonOption, emit_json, note_line, say_line
 from deploy.notify.memory import read_told, write_told
-from deploy.notify.notices import Notice, list_coordinator_notices, list_site_notices
+from deploy.notify.notices import (
+    OF_AGENT,
+    OF_FIGURES,
+    OF_JOURNAL,
+    Notice,
+    list_coordinator_notices,
+    list_site_notices,
+)
 from deploy.notify.sending import send_notice
 from messages.ground.errors import ConfigError, KonsilError
 from messages.ground.operating.exposition import MetricsSettings
@@ -49,7 +56,7 @@ def notify_site(config: ConfigOption = SITE, test: TestOption = False, json_: Js
         certificate_ends=_end_of(site.broker.cert),
         now=time.time(),
     )
-    _tell_notices(site.notify, state, notices, config, test, json_)
+    _tell_notices(site.notify, state, notices, OF_AGENT if status is None else (), config, test, json_)
 
 
 def notify_coordinator(config: ConfigOption = COORDINATOR, test: TestOption = False, json_: JsonOption = False) -> None:
@@ -63,15 +70,17 @@ def notify_coordinator(config: ConfigOption = COORDINATOR, test: TestOption = Fa
 
     one = read_config(config)
     state = one.coordinator.state
+    seen, liveness = overview.look_at_journal(state), read_liveness(one.metrics)
+    hidden = (OF_JOURNAL if seen.problem else frozenset()) | (frozenset() if liveness else OF_FIGURES)
     notices = list_coordinator_notices(
-        overview.look_at_journal(state).as_plain(),
-        read_liveness(one.metrics),
+        seen.as_plain(),
+        liveness,
         absent_after=one.notify.absent_after,
         disk_below=one.notify.disk_below,
         certificate_ends=_end_of(one.broker.cert),
         now=time.time(),
     )
-    _tell_notices(one.notify, state, notices, config, test, json_)
+    _tell_notices(one.notify, state, notices, hidden, config, test, json_)
 
 
 def read_liveness(metrics: MetricsSettings) -> dict[str, str]:
@@ -105,7 +114,13 @@ def _end_of(certificate: Path | None) -> float | None:
 
 
 def _tell_notices(
-    settings: NotifySettings, state: Path, notices: Iterable[Notice], config: Path, test: bool, json_: bool
+    settings: NotifySettings,
+    state: Path,
+    notices: Iterable[Notice],
+    hidden: Collection[str],
+    config: Path,
+    test: bool,
+    json_: bool,
 ) -> None:
     if not settings.is_on:
         raise ConfigError("nobody is to get word", where=str(config), advice="Add [notify] with mail or command")
@@ -114,7 +129,7 @@ def _tell_notices(
         say_line("sent")
         return
     told = read_told(state)
-    due = told.choose_due(notices, time.time())
+    due = told.choose_due(notices, time.time(), hidden)
     failed: KonsilError | None = None
     sent: list[Notice] = []
     for one in due:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.notify.notices import Notice
+from deploy.notify.notices import Notice, kind_of
 from messages.ground.durable import replace_file
 from messages.ground.errors import WorkFailed
 
@@ -26,14 +26,19 @@ class ToldNotices:
     told: set[str]
     new: bool = False
 
-    def choose_due(self, notices: Iterable[Notice], now: float) -> list[Notice]:
-        """Those to be told now; what is gone is forgotten."""
+    def choose_due(self, notices: Iterable[Notice], now: float, hidden: Collection[str] = ()) -> list[Notice]:
+        """Those to be told now; what is gone is forgotten.
+
+        Args:
+            hidden: kinds of matters (`Notice.kind`) that could not be looked at: what is known of them stays.
+        """
         there = {one.key: one for one in notices}
-        self.since = {key: self.since.get(key, now) for key in there}
-        self.told &= there.keys()
+        stays = {key for key in self.since if kind_of(key) in hidden}
+        self.since = {key: self.since.get(key, now) for key in [*stays, *there]}
+        self.told &= self.since.keys()
         if self.new:
             self.told |= {key for key, one in there.items() if one.past}
-            self.new = False
+            self.new = bool(hidden)
         return [
             one for key, one in there.items() if key not in self.told and now - self.since[key] >= one.after
         ]  # fmt: skip
@@ -48,7 +53,8 @@ def read_told(state: Path) -> ToldNotices:
     place = state / FILE
     try:
         plain = json.loads(place.read_text(encoding="utf-8"))
-        return ToldNotices({str(key): float(value) for key, value in plain["since"].items()}, set(plain["told"]))
+        since = {str(key): float(value) for key, value in plain["since"].items()}
+        return ToldNotices(since, set(plain["told"]), new=bool(plain.get("new")))
     except FileNotFoundError:
         return ToldNotices({}, set(), new=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -58,4 +64,4 @@ def read_told(state: Path) -> ToldNotices:
 
 def write_told(state: Path, told: ToldNotices) -> None:
     """Keep it."""
-    replace_file(state / FILE, json.dumps({"since": told.since, "told": sorted(told.told)}).encode())
+    replace_file(state / FILE, json.dumps({"since": told.since, "told": sorted(told.told), "new": told.new}).encode())

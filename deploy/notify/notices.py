@@ -29,6 +29,17 @@ class Notice:
     past: bool = False
 
 
+OF_AGENT = frozenset({"broker", "paused", "forked", "awaits", "ended", "declined"})
+"""Kinds of matters that a silent agent hides."""
+OF_JOURNAL, OF_FIGURES = frozenset({"paused", "complete", "failed", "aborted"}), frozenset({"absent"})
+"""Kinds that a broken journal hides, and those that a coordinator's missing figures do."""
+
+
+def kind_of(key: str) -> str:
+    """The kind of matter that a key names: its first word."""
+    return key.partition(" ")[0]
+
+
 def list_site_notices(
     status: Mapping[str, Any] | None,
     site: str,

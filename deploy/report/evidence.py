@@ -76,11 +76,17 @@ def _checks_section(verdict: LogVerdict, problem: str, times: Sequence[str], kep
         ["Sites that cosigned heads", f"{held}: under {witnessed} of {len(verdict.heads)}" if witnessed else "nobody"],
         ["Signatures of events", signed],
         ["Registers: none goes back behind the one before", held if verdict.register else "no register"],
-        ["The operator's key", "is the one that was given" if verdict.pinned else "not given: as the log says"],
+        ["The operator's key", _say_operator(verdict)],
         ["Times of entries", "see below" if times else held],
         ["A head that somebody kept", kept_head],
     ]
     return make_table("Checks", ["Check", "Result"], rows, words={0, 1})
+
+
+def _say_operator(verdict: LogVerdict) -> str:
+    if not verdict.pinned:
+        return "not given: as the log says"
+    return "is the one that was given" if verdict.register else "no register to hold the given one against"
 
 
 def _file_section(file: Path, verdict: LogVerdict) -> str:

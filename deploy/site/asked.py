@@ -13,7 +13,7 @@ from messages.ground.units import count_noun, human_bytes, human_seconds
 from messages.trust.keys import say_digest
 from site_agent.core.jobs import Job, Phase, experiment_of
 from site_agent.core.permissions import Floors, PolicyConfig
-from site_agent.core.policy import find_rule
+from site_agent.core.policy import find_rule, find_statistics_floor
 
 NOT_STATED = "not stated"
 MOST_CHANGES = 200
@@ -95,13 +95,17 @@ class Asked:
         one = self.experiment
         if one.training.trainer is not None:
             return f"the program {one.training.trainer!r} that you registered"
+        if one.measures_first:
+            return "none" if not one.plan.trains else "follows from the statistics of all sites (docs/auto.md)"
         size = "" if self.size is None else f", {self.size.parameters:,} parameters"
         begins = f", begins with {one.net.origin}" if one.net.origin else ""
         return f"{one.net.name}{size}{begins}"
 
     def _say_plan(self) -> str:
         one = self.experiment
-        rounds = f"{one.plan.kind}, {one.plan.strategy.words}, {count_noun(one.rounds.count, 'round')}"
+        rounds = f"{one.plan.words}, {one.plan.strategy.words}, {count_noun(one.rounds.count, 'round')}"
+        if one.plan.kind == "statistics":
+            return "statistics: the training cases are measured here, nothing is trained and nothing scored"
         if not one.plan.trains:
             return f"{one.plan.kind}: a given model is scored here, nothing is trained"
         steps = one.training.local_steps
@@ -129,6 +133,8 @@ class Asked:
 def say_what_leaves(floors: Floors, experiment: Experiment) -> str:
     """What the site would send, and what protects it."""
     codec = experiment.wire.codec
+    if experiment.plan.kind == "statistics":
+        return say_statistics(floors)
     weights = f"after each round the trained weights ({codec})" if experiment.plan.trains else "no weights"
     scores = f"scores as sums over {floors.least_metric_cases} cases or more"
     if floors.share_case_metrics:
@@ -137,7 +143,14 @@ def say_what_leaves(floors: Floors, experiment: Experiment) -> str:
         scores = "no scores"
     counts = "counts of cases" + (f" in steps of {floors.round_counts_to}" if floors.round_counts_to > 1 else "")
     open_to = "; the coordinator sees this site's own update" if experiment.plan.trains else ""
-    return f"{weights}; {scores}; {counts}{open_to}"
+    first = f"{say_statistics(floors)}; then " if experiment.measures_first else ""
+    return f"{first}{weights}; {scores}; {counts}{open_to}"
+
+
+def say_statistics(floors: Floors) -> str:
+    """What leaves before there is a net, or where nothing else is asked for."""
+    least = find_statistics_floor(floors)
+    return f"statistics of the training cases (spacing, size, intensities, volumes), in groups of {least} cases or more"
 
 
 def compare_files(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, str]]:

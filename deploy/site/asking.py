@@ -104,7 +104,7 @@ def _count_cases(site: SiteConfig, asked: Asked, config: Path) -> tuple[int, int
 def _measure_net(asked: Asked) -> Estimate | None:
     from deploy.estimate import estimate
 
-    if asked.experiment.training.trainer is not None:
+    if asked.experiment.training.trainer is not None or asked.experiment.measures_first:
         return None
     note_line(f"{asked.experiment.net.name}: measuring the net ...")
     try:

@@ -96,7 +96,8 @@ def hear_opening(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     opened, opening = STEPS[event.kind].read(event, agenda.site), opening_of(event)
     if order_of(event) <= (job.round, job.opening):
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
-    if opened.going_on is not None and opened.going_on == job.round:
+    base = opened.going_on
+    if base is not None and (base == job.round or agenda.has_reported(job.experiment, base, 1)):
         return ()
     left: Decisions = () if job.phase in (Phase.IDLE, Phase.REPORTED) else (Drop(job.experiment),)
     if agenda.site not in opened.sites or agenda.has_reported(job.experiment, event.round, opening):
@@ -131,7 +132,7 @@ def hear_completed(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
 def hear_configured(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     """statistics-pooled: the experiment goes on with what follows from them, or it asked for nothing else and is over.
 
-    Records `Drop` of what is still measured, and `Configure`; or `End`.
+    Records `Drop` of what is still measured, `Hold` of nothing instead of a request for it, and `Configure`; or `End`.
     """
     body = heard.event.body
     assert isinstance(body, StatisticsPooled)  # noqa: S101 (for mypy: the kind says so)
@@ -140,6 +141,8 @@ def hear_configured(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
     if job.configuration is not None:
         return (Ignore(job.experiment, Reason.DUPLICATE),)
     left: Decisions = (Drop(job.experiment),) if job.phase is Phase.MEASURING else ()
+    if job.pending is not None and event_of(job.pending).kind == "statistics-start":
+        left = (*left, Hold(job.experiment, None))  # nobody waits for them any more
     return (*left, Configure(job.experiment, body.configuration))
 
 

@@ -207,6 +207,7 @@ class Spool:
             self.incarnation = max(self.incarnation, incarnation + 1)
             self._set_number("incarnation", self.incarnation)
             self._set_number("seq", 0)
+            self.before = self.incarnation, 0  # what is heard of earlier lives from now on is below this one
 
     @property
     def term(self) -> int:

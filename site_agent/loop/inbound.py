@@ -119,7 +119,7 @@ class Inbound:
             event = None
         if event is not None and event.known and KINDS[event.kind].history and event.time < self._began - OLD:
             self._history_at = self._clock.monotonic()
-        if event is None or not self._orientation.keep_back(event, lambda: self._handle(delivery, event)):
+        if not self._orientation.keep_back(event, lambda: self._handle(delivery, event)):
             self._handle(delivery, event)
         self._ack(delivery)
 

@@ -58,9 +58,14 @@ class Orientation:
             self._voice.send_hello()
         return self.awaited
 
-    def keep_back(self, event: Event, later: Callable[[], None]) -> bool:
-        """Whether an event of the coordinator is to be handled later, once the site knows where it was."""
-        if not self.awaited or event.sender != COORDINATOR or isinstance(event.body, Receipt):
+    def keep_back(self, event: Event | None, later: Callable[[], None]) -> bool:
+        """Whether a delivery is to be handled later, once the site knows where it was; None: what holds no event."""
+        if not self.awaited:
+            return False
+        if event is None:  # its place in a stream is noted after those before it
+            self._kept_back.append(later)
+            return True
+        if event.sender != COORDINATOR or isinstance(event.body, Receipt):
             return False
         older = event.kind in ANNOUNCING and WORDS_6 not in read_abilities(event.ext)
         if isinstance(event.body, LastHeard) or older:

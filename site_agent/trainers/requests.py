@@ -34,7 +34,7 @@ from site_agent.wire.sender import Ahead
 log = structlog.get_logger()
 
 _COPIES = 3
-"""A checkpoint is at most so many times its model: weights, and Adam's two moments."""
+"""A checkpoint is at most so many times its model: weights, and Adam's two moments; a mean of weights comes on top."""
 
 
 class Workshop:
@@ -97,8 +97,9 @@ class Workshop:
         every = self._config.training.checkpoint_every
         if not every:
             return None
-        nets = experiment_of(job).plan.strategy.nets
-        largest = _COPIES * nets * job.round_start.transfer.manifest.in_codec("float32").nbytes
+        experiment = experiment_of(job)
+        copies = (_COPIES + (experiment.training.ema is not None)) * experiment.plan.strategy.nets
+        largest = copies * job.round_start.transfer.manifest.in_codec("float32").nbytes
         if 2 * largest + update.nbytes > self._room():
             log.warning("no disk space for checkpoints: a round that is cut off begins anew", bytes=2 * largest)
             return None

@@ -27,9 +27,9 @@ BOUNDED = (7, 36)
 
 EXCEPTIONS = {
     "ignore", "prepare", "recount", "decline", "hold", "drop", "passby", "resend", "redo", "giveup", "retry",
-    "suspend", "recover", "switch",
+    "suspend", "recover", "switch", "heed", "tellstatistics", "configure",
 }  # fmt: skip
-"""Decisions of an agent that a calm run does not come to: what faults and operators cause."""
+"""Decisions of an agent that a calm run does not come to: what faults and operators cause, and statistics."""
 
 
 def test_each_decision_of_a_calm_run_is_a_step_at_which_an_agent_is_killed() -> None:
@@ -44,6 +44,7 @@ def test_each_entry_that_a_calm_run_writes_is_a_step_at_which_the_coordinator_is
         "experiment-abort", "experiment-pause", "experiment-resume", "declined", "leaving", "hello", "round-failed",
         "initialisation-failed", "update-bad", "aggregation-failed", "timer-fired", "outage", "disk-full",
         "disk-free", "handling-failed", "experiment-finish", "experiment-exclude", "barred",
+            "statistics-ready",
     }  # fmt: skip
     steps = {step.removeprefix("coordinator:") for step in crash.COORDINATOR}
     assert steps - {"sending-model", "verifying", "aggregating"} == causes - uncalm
@@ -52,6 +53,7 @@ def test_each_entry_that_a_calm_run_writes_is_a_step_at_which_the_coordinator_is
 def test_each_answer_of_a_trainer_is_a_step_at_which_it_is_killed() -> None:
     answers = {one.model_fields["kind"].default for one in get_args(protocol.Reply)}
     answers -= {"failed", "progress", "checkpoint"}  # the last one only where an operator asks for them
+    answers -= {"measured"}  # only where statistics are asked for
     steps = {step.removeprefix("trainer:") for step in crash.TRAINER}
     assert steps - {"training", "writing"} == answers
 

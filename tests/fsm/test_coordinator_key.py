@@ -69,3 +69,39 @@ def test_a_coordinator_whose_key_was_stolen_goes_on_with_a_new_one_in_mid_experi
     rounds = [one.body for _at, one in done.of("round-complete")]
     assert [set(one.contributors) for one in rounds] == [set(SITES)] * 2  # type: ignore[attr-defined]
     assert digest_of(done) == digest_of(run_signed(tmp_path / "calm", calmly))
+
+
+def test_a_site_that_was_off_while_the_coordinators_key_changed_hears_the_new_one_and_goes_on(tmp_path: Path) -> None:
+    ring = ring_of(tmp_path)
+    fresh = tmp_path / "keys" / "coordinator.new.key"
+    write_key(derive_key(bytes([7]) * 32), fresh)
+
+    def work(consortium: VirtualConsortium) -> None:
+        start(consortium)
+        consortium.until("round-start", 7200.0)
+        off = SITES[0]
+        consortium.agents[off].stop()
+        while consortium.lives(off):
+            consortium.clock.sleep(1.0)
+        known = tmp_path / "as-it-was.note"  # its kit's copy: nobody has told it of the new one
+        known.write_bytes(ring.register_file.read_bytes())
+        consortium.trust[off] = {**consortium.trust[off], "register_file": str(known)}
+        operator = read_key(ring.key_file("operator"))
+        old, now = read_register(ring.register_file.read_bytes(), operator.public, CONSORTIUM), consortium.clock.wall()
+        ended = [one.model_copy(update={"revoked": now}) if one.name == "coordinator" else one for one in old.keys]
+        key = read_key(fresh).public.hex()
+        entry = KeyEntry(name="coordinator", role="coordinator", key=key, since=now - 3600.0, until=2.0**52)
+        new = replace_keys(old, [*ended, entry], now)
+
+        def replace(_state: Path) -> None:
+            ring.register_file.write_bytes(sign_register(new, operator))
+            consortium.trust["coordinator"] = {**consortium.trust["coordinator"], "key": str(fresh)}
+
+        consortium.start_coordinator_again(replace)
+        consortium.clock.sleep(60.0)
+        consortium.start_again(off)
+        finish(consortium)
+        assert all(agent._verifier.register == new for agent in consortium.agents.values())
+
+    done = run_signed(tmp_path / "one", work, sections(ring))
+    assert digest_of(done) == digest_of(run_signed(tmp_path / "calm", calmly))

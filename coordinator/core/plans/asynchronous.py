@@ -15,21 +15,21 @@ from coordinator.core import decisions as d
 from coordinator.core import quorum
 from coordinator.core.plans.base import Plan
 from coordinator.core.plans.buffering import is_too_stale
-from coordinator.core.state import SCORES, ExperimentState, Part, Round
+from coordinator.core.state import UPDATES, ExperimentState, Part, Round
 from coordinator.core.steps.base import Decided
 from messages.reasons import Reason
 
 
 class Asynchronous(Plan):
-    """The final evaluation is every site's, with the experiment's quorum."""
+    """Statistics and the final evaluation are every site's, with the experiment's quorum."""
 
     def is_enough(self, state: ExperimentState, round_: Round) -> bool:
-        if round_.step == SCORES:
+        if round_.step != UPDATES:
             return super().is_enough(state, round_)
         return quorum.count_reported(round_) >= (state.experiment.plan.buffer or 1)
 
     def waits_for_others(self, round_: Round) -> bool:
-        return round_.step == SCORES
+        return round_.step != UPDATES
 
     def choose_contributors(self, state: ExperimentState, round_: Round) -> tuple[str, ...]:
         """The first K that came, in the order of their names."""

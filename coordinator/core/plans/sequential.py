@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from coordinator.core import quorum
 from coordinator.core.plans.base import Opening, Plan
-from coordinator.core.state import SCORES, ExperimentState, Round
+from coordinator.core.state import UPDATES, ExperimentState, Round
 
 
 def _listed_order(state: ExperimentState) -> list[str]:
@@ -48,9 +48,9 @@ class Sequential(Plan):
         return self._queue_visits(state)[:1]
 
     def is_enough(self, state: ExperimentState, round_: Round) -> bool:
-        """A visit needs its one site, which may have been excluded; the final evaluation is every site's, with the
-        experiment's quorum."""
-        if round_.step == SCORES:
+        """A visit needs its one site, which may have been excluded; statistics and the final evaluation are every
+        site's, with the experiment's quorum."""
+        if round_.step != UPDATES:
             return super().is_enough(state, round_)
         return bool(round_.parts) and quorum.everybody_reported(round_)
 
@@ -59,7 +59,7 @@ class Sequential(Plan):
 
         Once the deadline is extended, each may be tried again; a site that is still at work goes on.
         """
-        if round_.step == SCORES:
+        if round_.step != UPDATES:
             return None
         at_work = any(part.failed is None and not part.absent for part in round_.parts.values())
         if again and at_work:

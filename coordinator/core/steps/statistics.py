@@ -64,11 +64,14 @@ def close_statistics(state: ExperimentState, round_: Round, now: float) -> Decid
         site: kinds.StatisticsReady.model_validate(dict(round_.parts[site].answer or {})) for site in round_.reported
     }
     left_out, _told = left_behind(round_)
-    pooled = pool_fingerprints([one.statistics for one in told.values()])
+    try:
+        pooled = pool_fingerprints([one.statistics for one in told.values()])
+    except ValueError:  # together they are more than a fingerprint may hold, which no honest data are
+        return (d.Failed(time=now, reason=Reason.NO_CONFIGURATION),)
     memory = min((one.memory_mib for one in told.values() if one.memory_mib), default=None)
     try:
         configuration = plan_configuration(state.experiment, pooled, memory)
-    except NoConfiguration:
+    except (NoConfiguration, ValueError, ArithmeticError):  # or extremes that no configuration may hold
         if state.experiment.plan.kind != "statistics":
             return (d.Failed(time=now, reason=Reason.NO_CONFIGURATION),)
         configuration = None

@@ -31,13 +31,13 @@ def choose_format(image: NDArray[np.float32], settings: Preprocessing) -> Number
         image: (C, X, Y, Z), as the files have it.
     """
     own = {one.channel - 1 for one in settings.intensities}  # clipped: float16 tells them apart
-    image = np.stack([channel for place, channel in enumerate(image) if place not in own]) if own else image
+    channels = [channel for place, channel in enumerate(image) if place not in own]
     if settings.normalise == "none":
         resampled = settings.spacing_mm is not None or (settings.size is not None and settings.fit == "resize")
-        exact = not resampled and all(holds_exactly(channel) for channel in image)
+        exact = not resampled and all(holds_exactly(channel) for channel in channels)
     else:
         nonzero = settings.normalise == "zscore-nonzero"
-        exact = all(_is_spread(channel[channel != 0] if nonzero else channel.ravel()) for channel in image)
+        exact = all(_is_spread(channel[channel != 0] if nonzero else channel.ravel()) for channel in channels)
     return "float16" if exact else "float32"
 
 

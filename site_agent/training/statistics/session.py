@@ -26,6 +26,7 @@ class MeasuringSession(TrainingSession):
 
     def _set_up_net(self, request: Prepare) -> None:
         self.device = choose_device(request.gpus, request.threads, strict=False)
+        self._request, self._forward, self._team = request.model_copy(update={"processes": 1}), None, None
         self._measured: dict[str, MeasuredCase] = {}
 
     @property

@@ -134,7 +134,9 @@ class Team:
     ) -> torch.Tensor:
         """The next step's gradients, in the net; its loss. Where it fails the team is closed: its members may wait for
         each other."""
-        precision, scale = self._experiment.training.precision, scaler.get_scale()
+        precision = self._experiment.training.precision
+        scaler.scale(torch.zeros((), device=self._device))  # a scaler makes its scale with the first loss that it sees
+        scale = scaler.get_scale()
         try:
             self._tell(TakeStep(scale=scale))
             gradients.send_weights(net, leads=True)

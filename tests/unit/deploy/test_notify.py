@@ -13,7 +13,7 @@ import pytest
 from deploy.cli.command import run_command
 from deploy.install import units
 from deploy.notify.memory import ToldNotices, read_told, write_told
-from deploy.notify.notices import Notice, list_coordinator_notices, list_site_notices
+from deploy.notify.notices import OF_AGENT, Notice, list_coordinator_notices, list_site_notices
 from deploy.notify.sending import send_notice
 from messages.ground.errors import KonsilError, Unreachable, WorkFailed
 from messages.ground.operating.notify import MailSettings, NotifySettings
@@ -91,6 +91,20 @@ def test_what_has_to_last_is_told_when_it_has_and_not_where_it_was_interrupted()
 def test_where_word_is_new_what_is_past_is_not_told_and_what_lasts_is(tmp_path: Path) -> None:
     over, disk = Notice("ended exp-1", "", "", past=True), Notice("disk", "", "")
     assert read_told(tmp_path).choose_due([over, disk], NOW) == [disk]
+
+
+def test_what_cannot_be_looked_at_for_a_while_is_not_told_again() -> None:
+    over, awaits, silent = (
+        Notice("ended exp-1", "", "", past=True),
+        Notice("awaits exp-2", "", ""),
+        Notice("silent", "", ""),
+    )
+    told = ToldNotices({}, set(), new=True)
+    assert told.choose_due([silent], NOW, OF_AGENT) == [silent]
+    assert told.choose_due([over, awaits], NOW + 1) == [awaits]  # the first sight of what is past
+    told.note_told(awaits)
+    told.choose_due([silent], NOW + 2, OF_AGENT)
+    assert told.choose_due([over, awaits], NOW + 3) == []
 
 
 class MailServer(socketserver.StreamRequestHandler):

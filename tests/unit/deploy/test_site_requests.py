@@ -10,10 +10,12 @@ from trainer_rig import write_data
 from typer.testing import CliRunner, Result
 
 from deploy.demo.experiments import glioma_demo
+from deploy.site.asked import say_what_leaves
 from deploy.site.cli import app
 from messages.experiment import Experiment
 from messages.trust.keys import say_digest
 from site_agent.core.jobs import Agenda, Job, Phase
+from site_agent.core.permissions import Floors
 from site_agent.disk.spool import Spool
 
 SAID = {"purpose": "Can a second centre confirm it?\u202e", "approval": "S-123/2026", "id": "exp-1"}
@@ -103,6 +105,16 @@ def test_the_whole_file_is_shown_and_an_unknown_one_is_named(config: Path) -> No
     assert '"S-123/2026"' in told
     refused = ask(config, "--show", "exp-9")
     assert "It knows exp-0, exp-1" in str(refused.exception)
+
+
+def test_statistics_are_told_to_leave_where_an_experiment_asks_for_them() -> None:
+    plain = {**glioma_demo(3, 1, ["site-a"]), **SAID}
+    open_ = {key: value for key, value in plain.items() if key not in ("preprocessing", "training")}
+    auto = Experiment.model_validate({**open_, "net": {"name": "auto"}})
+    said = say_what_leaves(Floors(), auto)
+    assert said.startswith("statistics of the training cases (spacing, size, intensities, volumes), in groups of 5")
+    assert "trained weights" in said
+    assert "statistics" not in say_what_leaves(Floors(), Experiment.model_validate(plain))
 
 
 def test_where_nothing_waits_it_says_so(config: Path) -> None:
