@@ -147,6 +147,7 @@ class TrainingSession:
 
     def _share_work(self, request: Prepare) -> Prepare:
         """The request with as many processes as can train this experiment together, to the same result as one."""
+        Team.close_present()
         size = min(request.processes, self.experiment.training.batch)
         obstacle = find_obstacle(self._net)
         if self.experiment.plan.strategy.name == "MOON":

@@ -102,8 +102,7 @@ class Team:
     def __init__(self, request: Prepare, cases: Sequence[SharedCase], device: torch.device) -> None:
         self.size = request.processes
         self._device, self._experiment = device, Experiment.model_validate(request.experiment)
-        if Team._present is not None:
-            Team._present.close()
+        Team.close_present()
         Team._present = self
         self.closed = False
         self._members: list[subprocess.Popen[bytes]] = []
@@ -124,6 +123,12 @@ class Team:
             ours.sendall(encode_frame(whole))
             self._sockets.append(ours)
         meet(meeting, 0, self.size, device)
+
+    @classmethod
+    def close_present(cls) -> None:
+        """End the members of the team that there is: another session begins."""
+        if cls._present is not None:
+            cls._present.close()
 
     def begin_round(self, round_number: int, first: int) -> None:
         """A round goes on from this step."""
