@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from coordinator_kit import ARRAYS, MANIFEST, PLATFORM, SITES, counts, plain, received, scores, weights
 
@@ -24,6 +25,8 @@ from coordinator.record.recovery import step_body
 from messages import kinds
 from messages.names import NO_EXPERIMENT
 from messages.reasons import Reason
+from messages.statistics.fingerprint import DataFingerprint
+from messages.statistics.histograms import Histogram, bin_of_size
 from messages.tensors.layout import manifest_of
 
 WALKS, STEPS = 160, 28
@@ -37,12 +40,34 @@ BOUNDS = Bounds(cases_max=20, weight_cap=0.5, norm_factor=20.0)
 OTHER_MANIFEST = manifest_of({"conv.bias": ARRAYS["conv.weight"][0]}, 1024)
 
 
+def _newer_plan(number: int) -> dict[str, Any]:
+    """What some of the walks have beside the others: a net that follows from statistics, or a buffer of updates."""
+    if number % 8 == 5:
+        return {"net": {"name": "auto"}}
+    return {"plan": {"kind": "asynchronous", "buffer": 1}} if number % 8 == 3 else {}
+
+
+def _fingerprint() -> DataFingerprint:
+    """Four cases of one size."""
+    size, edge = (Histogram(bins=(bin_of_size(one),), counts=(4,)) for one in (1.0, 64.0))
+    return DataFingerprint(
+        cases=4,
+        spacing=(size, size, size),
+        shape=(edge, edge, edge),
+        cropped=(edge, edge, edge),
+        extent=(edge, edge, edge),
+        kept=size,
+        intensities={},
+        classes={},
+    )
+
+
 class Walk:
     """One experiment on its way."""
 
     def __init__(self, journal: Journal, number: int, name: str = "") -> None:
         self._journal, self._name, self._draw = journal, name or f"walk-{number:02}", random.Random(number)
-        self._time = BEGAN + 1000.0 * number
+        self._time, self._number = BEGAN + 1000.0 * number, number
         self.state: ExperimentState | None = None
         self.met: Counter[str] = Counter()
         """Kinds of inputs and decisions."""
@@ -80,10 +105,11 @@ class Walk:
             "extensions": draw.choice((0, 1)),
         } | ({"grace": 50.0} if draw.random() < 0.5 else {})
         content = plain(
+            **_newer_plan(self._number),
             id=self._name,
             rounds=rounds,
             quorum=draw.choice(({"least_sites": 1}, {"least_sites": 2, "least_case_share": 0.5}, {})),
-            evaluation={"every": draw.choice((1, 2)), "select_by": draw.choice(("validation.dice.mean", "last"))},
+            evaluation=self._evaluation(),
             wire={"codec": draw.choice(("float32", "bfloat16", "bfloat16-difference"))},
             keep_updates=draw.choice(("all", "none", 1)),
         )
@@ -91,6 +117,12 @@ class Walk:
         for step in range(STEPS):
             self._time += draw.choice((1.0, 5.0, 31.0, 200.0))
             (self._forward if draw.random() < 0.75 else self._anything)(step)
+
+    def _evaluation(self) -> dict[str, Any]:
+        chosen = self._draw.choice(("validation.dice.mean", "last"))
+        if "plan" in _newer_plan(self._number):
+            chosen = "last"
+        return {"every": self._draw.choice((1, 2)), "select_by": chosen}
 
     def _forward(self, step: int) -> None:
         """What would bring it on."""
@@ -104,6 +136,8 @@ class Walk:
             self.wire(
                 "joined", kinds.Joined(cases=counts(draw.choice((4, 10, 10, 30))), platform=PLATFORM), draw.choice(left)
             )
+        elif state.awaits_statistics and state.round is not None:
+            self._say("statistics-ready", draw.choice(SITES), step)
         elif state.manifest is None:
             self.put(
                 i.Initialised(time=self._time, manifest=MANIFEST, seal="cd" * 32, digest="0" * 64, wire=self._wire())
@@ -171,6 +205,7 @@ class Walk:
             "round-failed": lambda: kinds.RoundFailed(reason=why),
             "evaluated": self._scores,
             "leaving": kinds.Leaving,
+            "statistics-ready": lambda: kinds.StatisticsReady(statistics=_fingerprint()),
         }
         self.wire(kind, bodies[kind](), site, number=number, attempt=step)
 
