@@ -97,6 +97,7 @@ def _read_line(line: str) -> NoteSignature:
         content = base64.b64decode(found[2], validate=True) if found else b""
     except binascii.Error:
         content = b""
-    if found is None or len(content) <= ID_BYTES:
+    # Base64 leaves bits over in its last letter (RFC 4648, section 3.5): a signature is written in one way only.
+    if found is None or len(content) <= ID_BYTES or base64.b64encode(content).decode() != found[2]:
         raise MalformedMessage(Reason.MALFORMED, "a line under a note that is no signature")
     return NoteSignature(found[1], content[:ID_BYTES], content[ID_BYTES:])

@@ -98,25 +98,21 @@ def _trainer_missing(experiment: Experiment, trainers: Mapping[str, Collection[s
 def _refused_by_rules(
     policy: PolicyConfig, experiment: Experiment, researcher: str, today: date, signer: str | None
 ) -> Reason | None:
-    """None where some rule fits; otherwise what the rule that came nearest refused.
-
-    A trainer of the site's own needs a rule that names it, whatever the default.
-    """
-    if policy.default == "allow" and experiment.training.trainer is None:
+    """None where some rule fits; otherwise what the rule that came nearest refused."""
+    if find_rule(policy, experiment, researcher, today, signer) is not None:
         return None
+    misfits = [_first_misfit(rule, experiment, researcher, today, signer) for rule in policy.allow]
     nearest: tuple[int, Reason] = (-1, Reason.NOT_ALLOWED)
-    for rule in policy.allow:
-        misfit = _first_misfit(rule, experiment, researcher, today, signer)
-        if misfit is None:
-            return None
-        nearest = max(nearest, misfit, key=lambda pair: pair[0])
-    return nearest[1]
+    return max((nearest, *(one for one in misfits if one is not None)), key=lambda pair: pair[0])[1]
 
 
 def find_rule(
     policy: PolicyConfig, experiment: Experiment, researcher: str, today: date, signer: str | None
 ) -> int | None:
-    """Which `[[policy.allow]]` lets an experiment in, counted from 1; 0: the default does; None: nothing does."""
+    """Which `[[policy.allow]]` lets an experiment in, counted from 1; 0: the default does; None: nothing does.
+
+    A trainer of the site's own needs a rule that names it, whatever the default.
+    """
     if policy.default == "allow" and experiment.training.trainer is None:
         return 0
     fitting = (

@@ -90,8 +90,8 @@ MUTATIONS = (
     Mutation(
         "a site's numbers go on over a start",
         "site_agent/disk/spool.py",
-        '        self._set_number("seq", 0)\n',
-        "",
+        '        self.incarnation = self._bump_number("incarnation")\n        self._set_number("seq", 0)\n',
+        '        self.incarnation = self._bump_number("incarnation")\n',
     ),
     Mutation(
         "a site says what it has said once more, under the same id",

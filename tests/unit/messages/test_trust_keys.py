@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from messages.ground.errors import ConfigError, MalformedMessage, RequestError
 from messages.trust import keys, register
 from messages.trust.keys import derive_key, is_usable, make_key, read_key, say_fingerprint, verify_message, write_key
-from messages.trust.notes import Note, read_note
+from messages.trust.notes import Note, NoteSignature, read_note
 from messages.trust.register import KeyEntry, Register, check_successor, read_register, sign_register
 
 OPERATOR, COORDINATOR, SITE = derive_key(bytes(32)), derive_key(bytes([1]) * 32), derive_key(bytes([2]) * 32)
@@ -210,3 +210,12 @@ def test_a_signed_text_that_is_no_register_is_refused(content: str) -> None:
     data = Note(f"konsil register 1\n{content}\n").with_signature("operator", OPERATOR).encode()
     with pytest.raises(MalformedMessage, match="cannot be read"):
         read_register(data, OPERATOR.public, "glioma")
+
+
+def test_a_signature_under_a_note_is_written_in_one_way_only() -> None:
+    line = NoteSignature("site-a", b"\x01\x02\x03\x04", bytes(64)).write_line()
+    assert line.endswith("AAA=\n")
+    other = line.replace("AAA=\n", "AAB=\n")  # the same bytes: the letter's last bits are left over
+    assert len(read_note(f"text\n\n{line}".encode()).signatures) == 1
+    with pytest.raises(MalformedMessage):
+        read_note(f"text\n\n{other}".encode())
