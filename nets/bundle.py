@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from messages.ground.errors import ConfigError
+from messages.tasks.described import is_of_voxels, list_outputs, name_kind
 
 NETWORK = "models/model.ts"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.,:;()+-]*")
@@ -30,7 +31,7 @@ def describe_bundle(about: Mapping[str, Any], versions: Mapping[str, str]) -> di
     """
     outputs = read_outputs(about)
     shape = [int(edge) for edge in about["patch"]]
-    segments = "regions" in about
+    segments = is_of_voxels(about)
     return {
         "version": "1.0.0",
         "changelog": {"1.0.0": "exported by Konsil"},
@@ -39,7 +40,7 @@ def describe_bundle(about: Mapping[str, Any], versions: Mapping[str, str]) -> di
         "numpy_version": versions["numpy"],
         "required_packages_version": {},
         "name": hold_plain(str(about.get("experiment", "model"))),
-        "task": f"{_name_task(about)} of medical images",
+        "task": f"{name_kind(about)} of medical images",
         "description": f"model {hold_plain(str(about['model_digest']))} of a federated experiment; for research only",
         "authors": "see the experiment",
         "copyright": "see the experiment",
@@ -78,7 +79,7 @@ def describe_inference(about: Mapping[str, Any]) -> dict[str, Any]:
     Read and run from the bundle's own folder.
     """
     kind, arguments = "SimpleInferer", {}
-    if "regions" in about:
+    if is_of_voxels(about):
         kind = "SlidingWindowInferer"
         arguments = {
             "roi_size": [int(edge) for edge in about["patch"]],
@@ -139,18 +140,12 @@ def describe_use(about: Mapping[str, Any]) -> str:
 
 
 def read_outputs(about: Mapping[str, Any]) -> list[str]:
-    """The net's outputs by name, in their order; of exclusive regions the background is the first.
+    """The net's outputs by name, in their order.
 
     Raises:
         ConfigError: there are more or fewer of them than the net has, or a name is not plain.
     """
-    if "regions" in about:
-        names = [*(["background"] if about["activation"] == "softmax" else []), *about["regions"]]
-    elif "classes" in about:
-        classes = list(about["classes"])
-        names = [f"{one} or above" for one in classes[1:]] if about.get("labels") == "ordinal" else classes
-    else:
-        names = [str(about.get("quantity", "output"))]
+    names = list_outputs(about)
     if len(names) != int(about["out_channels"]):
         raise ConfigError(f"names {len(names)} outputs of {about['out_channels']}", where="the model file")
     return [hold_plain(str(name)) for name in names]
@@ -169,11 +164,6 @@ def hold_plain(text: str) -> str:
             advice="Use --format onnx or torchscript, which hold no such words",
         )
     return text
-
-
-def _name_task(about: Mapping[str, Any]) -> str:
-    kinds = {"regions": "segmentation", "classes": "classification"}
-    return next((name for key, name in kinds.items() if key in about), "regression")
 
 
 def _say(value: Any) -> str:

@@ -1,6 +1,6 @@
 """A step's gradients by several processes: each takes a part of each batch, and the parts add up.
 
-The loss of a batch is one number over all its patches (Dice counts the batch as a whole), so that a mean of the
+The loss of a batch is one number over all its patches (some losses count the batch as a whole), so that a mean of the
 processes' losses would be another loss. Instead each process is told the others' outputs, and computes the whole loss.
 Its gradient, by its own outputs alone, is its part of the whole one. So the sum of the parts is what one process
 computes, but for rounding.

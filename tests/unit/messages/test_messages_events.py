@@ -15,6 +15,7 @@ from messages.ground.errors import MalformedMessage
 from messages.kinds import KINDS, Body
 from messages.reasons import Reason
 from messages.scores import ScoreSums, SplitScores
+from messages.statistics.fingerprint import DataFingerprint
 from messages.tensors.layout import Manifest, TensorSpec
 
 SITE = Author("glioma", "site-a", incarnation=7)
@@ -52,6 +53,11 @@ READY = kinds.WeightsReady(
 )
 BODIES: dict[str, Body] = {
     "last-heard": kinds.LastHeard(incarnation=3, seq=9, digest=DIGEST, parts={"exp-1": kinds.PartHeard(round=2)}),
+    "statistics-start": kinds.StatisticsStart(sites=["site-a"], within=7200.0),
+    "statistics-ready": kinds.StatisticsReady(statistics=DataFingerprint(cases=8), memory_mib=4096),
+    "statistics-pooled": kinds.StatisticsPooled(
+        statistics=DataFingerprint(cases=8), contributors={"site-a": 8}, left_out={"site-b": Reason.TOO_FEW_CASES}
+    ),
     "head-witnessed": kinds.HeadWitnessed(size=7, root=DIGEST, cosignature=bytes(76)),
     "log-head": kinds.LogHead(note=b"origin", old_size=3, proof=[bytes(32)], opening=2, witnessed=b"x"),
     "experiment-start": kinds.ExperimentStart(experiment={"a": None, "b": [1, 2.0, "c", True]}),
