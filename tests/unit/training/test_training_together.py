@@ -85,9 +85,9 @@ def test_two_processes_make_what_one_makes_and_a_killed_round_goes_on_to_the_sam
         assert first.statuses.get(timeout=SECONDS) == -signal.SIGKILL
         train(second, "killed", 2, 0.0)
         assert [one.step for one in finish(second) if one.what == "resumed"] == [2]
-        train(second, "calm", 2, None)
-        finish(second)
         train(second, "one", 1, None)
+        finish(second)
+        train(second, "calm", 2, None)  # the team of before has ended with its session: this is another one
         finish(second)
         updates = {name: open_model(tmp_path / name / "update", manifest) for name in ("killed", "calm", "one")}
         begun = open_model(tmp_path / "model", manifest)
