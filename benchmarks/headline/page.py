@@ -74,8 +74,9 @@ def _judge_bar(done: ByArm, pooled: Mapping[int, Found], seeds: int) -> list[str
         if ratio is None:
             continue
         met = ratio.value >= BAR_RATIO and ratio.low >= BAR_LOW
-        so_far = "" if ratio.seeds == seeds else f" after {ratio.seeds} of {seeds} seeds"
-        lines.append(f"- {arm.title}: the bar is {'met' if met else 'not met'}{so_far}.")
+        where = f"{'above' if met else 'below'} the bar's two numbers on this split"
+        open_ = "" if ratio.seeds == seeds else f"; it is open, after {ratio.seeds} of {seeds} seeds"
+        lines.append(f"- {arm.title}: {where}{open_}.")
     return [*lines, ""] if lines else []
 
 
