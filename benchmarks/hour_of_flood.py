@@ -13,18 +13,25 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
-from coordinator_kit import CONSORTIUM, PLATFORM, ScriptedSite, counts, plain
+from brokers import eventually
+from coordinator_kit import CONSORTIUM, PLATFORM, counts, plain
 from coordinator_rig import Consortium, running
 
+from coordinator.loop.floods import ACCEPTED
 from coordinator.wire import rates
 from messages import kinds
 from messages.bus.memory import MemoryBus
-from messages.envelope import Author
+from messages.envelope import Author, Event
+from messages.names import UPLINK
+from messages.reasons import Reason
 
 STREAMS = ("audit", "downlink", "models")
+BATCH = 2000
+"""Events after which the coordinator is waited for."""
 
 
 def measure_streams(consortium: Consortium) -> dict[str, int]:
@@ -39,43 +46,47 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "journal" in path.name)
 
 
+def write_flood(accepted: int, refused: int) -> Iterator[Event]:
+    """What `site-a` says: joins with other counts each time, which change a state; then leaves what does not exist."""
+    author = Author(CONSORTIUM, "site-a", 1)
+    for n in range(accepted):
+        body = kinds.Joined(cases=counts(1 + n), platform=PLATFORM)
+        yield author.write_event("joined", body, time=0.0, experiment="exp-1", attempt=n + 1, seq=n + 1)
+    for n in range(refused):
+        seq = accepted + n + 1
+        yield author.write_event("leaving", kinds.Leaving(), time=0.0, experiment=f"exp-{n + 9}", attempt=1, seq=seq)
+
+
 def flood_journal(accepted: int, refused: int) -> dict[str, float]:
-    """Bytes by which journal and streams grow while `site-a` says so many events, each another one."""
+    """MiB by which journal and streams grow while one site says so many events, each another one."""
     with tempfile.TemporaryDirectory() as folder:
         consortium = Consortium(Path(folder))
         consortium.start()
-        consortium.sites += [ScriptedSite(consortium.broker, name, 10) for name in ("site-b", "site-c")]
         consortium.say("experiment-start", kinds.ExperimentStart(experiment=plain()))
         consortium.until("experiment-accepted")
-        time.sleep(1.0)
         before = {**measure_streams(consortium), "journal": size_of(Path(folder))}
-        bus, author = MemoryBus(consortium.broker, "site-a"), Author(CONSORTIUM, "site-a", 1)
+        bus, journal = MemoryBus(consortium.broker, "site-a"), running(consortium).journal
+        uplink = consortium.broker.streams[UPLINK]
+
+        def is_read() -> bool:
+            """Whether the coordinator has dealt with all that lies on uplink."""
+            position = journal.position_of(UPLINK)
+            return position is not None and position.offset >= uplink.end - 1
+
         began = time.monotonic()
-        for n in range(accepted):
-            body = kinds.Joined(cases=counts(1 + n), platform=PLATFORM)
-            event = author.write_event("joined", body, time=0.0, experiment="exp-1", attempt=n + 1, seq=n + 1)
+        for number, event in enumerate(write_flood(accepted, refused), start=1):
             bus.publish(event.key, event.raw)
-        for n in range(refused):
-            event = author.write_event(
-                "leaving", kinds.Leaving(), time=0.0, experiment=f"exp-{n + 9}", attempt=1, seq=accepted + n + 1
-            )
-            bus.publish(event.key, event.raw)
-        steps = running(consortium).shell.steps
-        counted = -1
-        while steps.floods.count_of("site-a", "unknown-experiment") != counted or counted < 0:
-            counted = steps.floods.count_of("site-a", "unknown-experiment")
-            time.sleep(5.0)
-        taken = steps.floods.count_of("site-a", "accepted")
+            if number % BATCH == 0 or number == accepted + refused:
+                eventually(is_read, what=f"{number} events to be dealt with")
+        floods = running(consortium).shell.steps.floods
+        counted = sum(floods.count_of("site-a", why) for why in (ACCEPTED, Reason.UNKNOWN_EXPERIMENT))
+        seconds = time.monotonic() - began
         bus.close()
         consortium.stop()
         after = {**measure_streams(consortium), "journal": size_of(Path(folder))}
-        grown = {name: (after[name] - before[name]) / 2**20 for name in after}
         consortium.close()
-        return {
-            **{f"{name}_mib": round(value, 2) for name, value in grown.items()},
-            "only_counted": taken + counted,
-            "seconds": round(time.monotonic() - began, 1),
-        }
+    grown = {f"{name}_mib": round((after[name] - before[name]) / 2**20, 2) for name in after}
+    return {**grown, "only_counted": counted, "seconds": round(seconds, 1)}
 
 
 if __name__ == "__main__":

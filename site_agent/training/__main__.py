@@ -186,7 +186,7 @@ def open_session(
     if Experiment.model_validate(request.experiment).measures_first:
         from site_agent.training.statistics.session import MeasuringSession
 
-        return MeasuringSession(request, send, interrupt)
+        return MeasuringSession(request, send)
     from site_agent.training.session import TrainingSession
 
     return TrainingSession(request, send, interrupt)

@@ -52,7 +52,7 @@ def _train_with_leader(frames: queue.SimpleQueue[dict[str, object]]) -> None:
     from site_agent.training.cases.cache import fetch_case
     from site_agent.training.cases.sampling import Batch
     from site_agent.training.engine import draw_steps, make_sampler
-    from site_agent.training.session import choose_device
+    from site_agent.training.machine import choose_device
     from site_agent.training.tasks.registry import learner_for
     from site_agent.training.together import gradients
     from site_agent.training.together.team import BeginRound, Join, TakeStep, meet

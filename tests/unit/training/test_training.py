@@ -28,9 +28,9 @@ from site_agent.training.cases.preprocess import prepare_case, to_native
 from site_agent.training.cases.sampling import Sampler
 from site_agent.training.engine import NotANumber, train_round
 from site_agent.training.failures import code_of, spoils_the_process
+from site_agent.training.machine import GpuGone
 from site_agent.training.protocol import CaseRow, RegionRow, SplitRows
 from site_agent.training.seeds import derive_seed
-from site_agent.training.session import GpuGone
 from site_agent.training.tasks.evaluation import dice_score, hausdorff_distance
 from site_agent.training.tasks.regions import Regions
 from site_agent.training.tasks.segmentation import SegmentationLearner
