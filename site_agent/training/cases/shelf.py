@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 
 from messages.experiment import Experiment
@@ -24,11 +25,15 @@ class PreprocessedCases:
     """What a net trains on; a `reading.CaseShelf`."""
 
     def __init__(self, request: Prepare, experiment: Experiment) -> None:
-        self._experiment, self._folder = experiment, Path(request.cache)
+        self._request, self._experiment, self._folder = request, experiment, Path(request.cache)
         self._cases = open_vault(request)
         self._arrays = Vault(request.secret, ARRAYS) if request.dataset.get("encrypt") else None
-        self._room = Room(Path(request.state or request.cache), request.disk_bytes)
         self._keys: dict[str, str] = {}
+
+    @cached_property
+    def _room(self) -> Room:
+        """Asked for with the first case: the folder is there by then."""
+        return Room(Path(self._request.state or self._request.cache), self._request.disk_bytes)
 
     def keep_case(self, case: Case, loaded: LoadedCase) -> None:
         """Preprocess a case and put it into the cache, as far as it is not there."""
