@@ -63,6 +63,17 @@ _STALE: dict[str, Rule] = {
     "initialisation-failed": own.ignore_report,
     "aggregation-failed": own.ignore_report,
 }
+_IN_A_ROUND: dict[str, Rule] = (
+    _EVERY
+    | _STALE
+    | {
+        "round-accepted": h.round_accepted,
+        "round-failed": h.round_failed,
+        "update-stored": own.update_stored,
+        "update-bad": own.update_bad,
+    }
+)
+"""While its updates come, and while a model is made of them: some plans take more of them then."""
 _OVER: dict[str, Rule] = {
     "experiment-start": h.start_again,
     "leaving": h.take_leaving,
@@ -83,25 +94,8 @@ _OVER: dict[str, Rule] = {
 _BY_PHASE: dict[Phase, dict[str, Rule]] = {
     _P.RECRUITING: _EVERY,
     _P.INITIALISING: _EVERY | {"initialised": own.take_initialised, "initialisation-failed": own.initialisation_failed},
-    _P.RUNNING: _EVERY
-    | _STALE
-    | {
-        "round-accepted": h.round_accepted,
-        "round-failed": h.round_failed,
-        "update-stored": own.update_stored,
-        "update-bad": own.update_bad,
-        "aggregated": own.ignore_report,
-    },
-    _P.AGGREGATING: _EVERY
-    | _STALE
-    | {
-        "round-accepted": h.round_accepted,
-        "round-failed": h.round_failed,
-        "update-stored": own.update_stored,
-        "update-bad": own.update_bad,
-        "aggregated": own.take_aggregated,
-        "aggregation-failed": own.aggregation_failed,
-    },
+    _P.RUNNING: _IN_A_ROUND | {"aggregated": own.ignore_report},
+    _P.AGGREGATING: _IN_A_ROUND | {"aggregated": own.take_aggregated, "aggregation-failed": own.aggregation_failed},
     _P.EVALUATING: _EVERY
     | _STALE
     | {
