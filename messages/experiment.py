@@ -34,13 +34,13 @@ from messages.sections import (
     Net,
     Plan,
     Preprocessing,
-    Privacy,
     Quorum,
     Rounds,
     Supersedes,
     Training,
     Wire,
 )
+from messages.secure.section import Privacy, find_unprivate
 from messages.tasks.augmentation import Augmentation
 from messages.tasks.registry import AnyTask, with_defaults
 
@@ -130,6 +130,8 @@ class Experiment(Settings):
             raise ValueError(
                 f'plan.kind = "{self.plan.kind}" takes at most {MOST_ALONE} sites: each scores every site\'s model'
             )
+        if (wrong := find_unprivate(self)) is not None:
+            raise ValueError(wrong)
         if (wrong := _find_unbuffered(self)) is not None:
             raise ValueError(wrong)
         if self.plan.combine == "majority" and self.task.reading == "plain":

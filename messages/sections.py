@@ -377,12 +377,6 @@ class Quorum(Settings):
         return value
 
 
-class Privacy(Settings):
-    """Can only tighten a site's floors."""
-
-    secure_aggregation: Literal[False] = False
-
-
 class Wire(Settings):
     """How tensors travel; the coordinator's own model is float32 under each."""
 

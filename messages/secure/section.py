@@ -1,0 +1,91 @@
+"""The `[privacy]` section of an experiment file, as strict models: it can only be stricter than a site's policy.
+
+What fits what is asked in `find_unprivate`, which `messages.experiment` calls: one line for each mistake.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from messages.ground.settings import Seconds, Settings
+
+if TYPE_CHECKING:
+    from messages.experiment import Experiment
+
+_FORM_5: dict[str, Any] = {"json_schema_extra": {"form": 5}, "exclude_if": lambda value: value is None}
+"""Of a key that came with form 5: where a file says nothing of it, no reader is told of it either."""
+CARRIED_OUT: frozenset[str] = frozenset()
+"""What this version can keep: a promise that nobody keeps is refused, never passed over."""
+LEAST_SECURE_SITES = 3
+"""Fewer than three updates in a sum: one site that knows its own learns the other's."""
+
+
+class DifferentialPrivacy(Settings):
+    """`[privacy.dp]`: Gaussian noise, of a size that a guarantee follows from (Abadi et al. 2016; McMahan et al. 2018).
+
+    Attributes:
+        unit: who is protected: each patient of a site, or each site as a whole.
+        noise_multiplier: standard deviation of the noise, in units of `clip_norm`.
+        clip_norm: longest gradient of one patient (of one site's update: `unit = "site"`), in the L2 norm.
+        sample_rate: chance with which each patient is drawn into a step (Poisson).
+        patches_per_patient: patches of a patient in one step, over all of its studies.
+        epsilon_max: the guarantee that the experiment may spend at a site; training ends before it is passed.
+        delta: of the guarantee; a site takes the smaller of this and N^-1.1.
+        noise: "own": each site's update is private by itself. "shared": the sum of all is, under masks.
+        colluding: under "shared", how many sites may pool what they know.
+    """
+
+    unit: Literal["patient", "site"] = "patient"
+    noise_multiplier: float = Field(gt=0, le=1000)
+    clip_norm: float = Field(gt=0, le=1e6)
+    sample_rate: float = Field(gt=0, le=1)
+    patches_per_patient: int = Field(4, ge=2, le=64)
+    epsilon_max: float | None = Field(None, gt=0)
+    delta: float = Field(1e-5, gt=0, lt=1)
+    noise: Literal["own", "shared"] = "own"
+    colluding: int = Field(0, ge=0, le=1000)
+
+
+class Privacy(Settings):
+    """Can only tighten a site's floors.
+
+    Attributes:
+        secure_aggregation: "masks": nobody sees a single site's update (Bonawitz et al. 2017). "bfv": homomorphic
+            encryption (Brakerski 2012; Fan and Vercauteren 2012), which no site's key protects against that site.
+        threshold: how many sites reveal what lost sites' masks need: two thirds and one ("two-thirds"), or a half
+            and one ("majority").
+        exchange_within: deadline of each of the exchanges of keys and shares, seconds.
+        update_norm_max: sites shorten a longer difference to this L2 norm: nobody can check a masked update alone.
+    """
+
+    secure_aggregation: Literal[False, "masks", "bfv"] = False
+    threshold: Literal["two-thirds", "majority"] | None = Field(None, **_FORM_5)
+    exchange_within: Seconds | None = Field(None, **_FORM_5)
+    update_norm_max: float | None = Field(None, gt=0, **_FORM_5)
+    dp: DifferentialPrivacy | None = Field(None, **_FORM_5)
+
+    @property
+    def came_with(self) -> int:
+        """The form of files with such a section, beside that of its keys: secure rounds came with form 5."""
+        return 5 if self.secure_aggregation else 0
+
+
+def find_unprivate(experiment: Experiment) -> str | None:
+    """Why what the file says of privacy cannot be carried out, in words; None where it can."""
+    privacy = experiment.privacy
+    if (wanted := privacy.secure_aggregation or (privacy.dp and "dp")) and wanted not in CARRIED_OUT:
+        return f"privacy: {wanted!r} is not available in this version"
+    if privacy.secure_aggregation and experiment.least_sites < LEAST_SECURE_SITES:
+        return (
+            f"privacy.secure_aggregation: a sum of fewer than {LEAST_SECURE_SITES} updates hides none of them, and "
+            f"[quorum] with least_sites lets a round close with {experiment.least_sites}"
+        )
+    if not privacy.secure_aggregation and (privacy.threshold is not None or privacy.exchange_within is not None):
+        return 'privacy.threshold and privacy.exchange_within go with secure_aggregation = "masks"'
+    if privacy.dp is not None and experiment.training.clip_norm is not None:
+        return (
+            "training.clip_norm: under [privacy.dp] each patient's gradient is clipped to privacy.dp.clip_norm instead"
+        )
+    return None
