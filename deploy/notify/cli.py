@@ -27,7 +27,7 @@ from messages.ground.operating.notify import NotifySettings
 
 SITE, COORDINATOR = Path("/etc/konsil/site.toml"), Path("/etc/konsil/coordinator.toml")
 TestOption = Annotated[bool, typer.Option("--test", help="Send one word to try the way, and nothing else.")]
-ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration with [notify].")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration with a section `notify`.")]
 
 
 def notify_site(config: ConfigOption = SITE, test: TestOption = False, json_: JsonOption = False) -> None:

@@ -46,8 +46,8 @@ def app(
         Path | None,
         typer.Option(
             "--described-by",
-            help="TOML with the keys of [datasets.NAME], for a table beside images in --data; default: columns image, "
-            "patient, label and mask of labels.csv.",
+            help="TOML with the keys of a section `datasets.NAME`, for a table beside images in --data; default: "
+            "columns image, patient, label and mask of labels.csv.",
         ),
     ] = None,
     sites: Annotated[
