@@ -1,9 +1,9 @@
 """`python -m benchmarks.flood`: what one member's flood costs the others, the coordinator's memory and the disk.
 
-One private RabbitMQ, one coordinator, three honest agents that train nothing, and a fourth login that sends at a
-stated rate, without confirms and from a process of its own. Beside it honest rounds are measured, then the same
-rounds beside the same flood into another vhost of the same broker: that takes as much of the machine, and Konsil has no
-part in it. A round's time is the time between two round-completes on the coordinator's clock.
+One private RabbitMQ, one coordinator, three honest agents that train nothing, and a fourth login that sends signed
+events at a stated rate, without confirms and from a process of its own. Beside it honest rounds are measured, then the
+same rounds beside the same flood into another vhost of the same broker: that takes as much of the machine, and Konsil
+has no part in it. A round's time is the time between two round-completes on the coordinator's clock.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from deploy.broker.node import PrivateNode
 from deploy.cli import requests
 from deploy.demo.consortium import CONSORTIUM
 from messages import kinds
-from messages.ground.errors import KonsilError
+from messages.ground.errors import KonsilError, WorkFailed
 from messages.names import COORDINATOR
+from messages.trust import signatures
+from messages.trust.keys import SigningKey, read_key
 
 ELSEWHERE = "elsewhere"
 """A second consortium on the same broker, in which nobody reads."""
@@ -89,8 +91,8 @@ FLOODS = {
 }  # fmt: skip
 
 
-def _write(flood: Flood, sender: str, number: int) -> bytes:
-    """One event, cheaper than `Author` writes it: the attacker is to be fast."""
+def _write(flood: Flood, sender: str, number: int, key: SigningKey) -> bytes:
+    """One signed event, cheaper than `Author` writes it: the attacker is to be fast."""
     identity = sha256(f"{flood.experiment}|0|{flood.kind}|{sender}|{number}".encode()).hexdigest()[:32]
     payload = {
         "v": 1,
@@ -106,20 +108,24 @@ def _write(flood: Flood, sender: str, number: int) -> bytes:
         "time": 0.0,
         "term": 0,
         "body": flood.body(number),
-        "ext": {},
+        "ext": {
+            signatures.KEY: signatures.name_key(key.fingerprint),
+            signatures.TO: flood.to or kinds.KINDS[flood.kind].queue,
+        },
     }
-    return bytes(msgpack.packb([msgpack.packb(payload), b""]))
+    packed = msgpack.packb(payload)
+    return bytes(msgpack.packb([packed, signatures.sign_payload(key, packed)]))
 
 
-def attack(what: str, port: int, vhost: str, user: str, rate: float) -> int:
+def attack(what: str, port: int, vhost: str, user: str, key_file: Path, rate: float) -> int:
     """Send so many a second until killed; the password is KONSIL_FLOOD. A line a second: messages and bytes so far."""
-    flood, sent, size = FLOODS[what], 0, 0
+    flood, sent, size, own = FLOODS[what], 0, 0, read_key(key_file)
     began = told = time.monotonic()
     client = RawClient("127.0.0.1", port, vhost, user, os.environ["KONSIL_FLOOD"])
     key = ".".join([flood.kind, user, flood.experiment, *([flood.to] if flood.to else [])])
     first = time.time_ns() // 1000
     for number in itertools.count(first, TOGETHER):
-        bodies = [_write(flood, user, number + more) for more in range(1 if what in LARGE else TOGETHER)]
+        bodies = [_write(flood, user, number + more, own) for more in range(1 if what in LARGE else TOGETHER)]
         client.pour(key, bodies)
         sent, size = sent + len(bodies), size + sum(map(len, bodies))
         if (ahead := sent / rate - (time.monotonic() - began)) > 0:
@@ -197,13 +203,18 @@ class Scene:
     @contextlib.contextmanager
     def _attack(self, what: str, vhost: str) -> Iterator[Callable[[], tuple[int, int]]]:
         command = [sys.executable, "-m", "benchmarks.flood", "--attack", what, "--vhost", vhost]
+        ring = self._bench.consortium.ring
+        assert ring is not None
         command += ["--port", str(self._bench.node.port), "--user", self.attacker, "--rate", str(self._rate)]
+        command += ["--key", str(ring.key_file(self.attacker))]
         out = Path(self._bench.layout.logs, f"flood-{what}-{vhost}-{self._run}")
         with out.open("w") as file:
             secret = {**os.environ, "KONSIL_FLOOD": self._bench.consortium.passwords[self.attacker]}
             process = subprocess.Popen(command, env=secret, stdout=file)
         try:
             yield lambda: _last_line(out)
+            if process.poll() is not None:
+                raise WorkFailed(f"the attacker ended with status {process.returncode}", where=str(out))
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -262,9 +273,10 @@ def main(arguments: list[str] | None = None) -> int:
     for hidden in ("--attack", "--vhost", "--user"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--key", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.attack:
-        return attack(options.attack, options.port, options.vhost, options.user, options.rate)
+        return attack(options.attack, options.port, options.vhost, options.user, options.key, options.rate)
 
     def say(text: str) -> None:
         print(f"benchmark: {text}", file=sys.stderr, flush=True)

@@ -18,6 +18,8 @@ from messages import names
 
 FRAME = 131072
 """Negotiated frame size (frame_max)."""
+CHANNELS = 16
+"""Fewer than a consortium's broker allows."""
 _HEADER = struct.Struct(">BHI")
 _READ = 2**20
 
@@ -39,7 +41,7 @@ class RawClient:
         self._expect(spec.Connection.Start)
         self._send(0, spec.Connection.StartOk({}, "PLAIN", f"\0{user}\0{password or f'pw-{user}'}".encode(), "en_US"))
         self._expect(spec.Connection.Tune)
-        self._send(0, spec.Connection.TuneOk(2047, FRAME, 0))
+        self._send(0, spec.Connection.TuneOk(CHANNELS, FRAME, 0))
         self._rpc(0, spec.Connection.Open(vhost), spec.Connection.OpenOk)
         self._rpc(1, spec.Channel.Open(), spec.Channel.OpenOk)
 
@@ -64,7 +66,7 @@ class RawClient:
     def pour(self, key: str, bodies: Sequence[bytes]) -> None:
         """Publish without waiting for anything but the socket."""
         properties = pika.BasicProperties(delivery_mode=2, user_id=self._user)
-        method = frame.Method(1, spec.Basic.Publish(0, names.EXCHANGE, key)).marshal()
+        method = frame.Method(1, spec.Basic.Publish(0, names.exchange_of(self._user), key)).marshal()
         pieces: list[bytes] = []
         for body in bodies:
             pieces.append(method + frame.Header(1, len(body), properties).marshal())
