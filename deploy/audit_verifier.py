@@ -5,8 +5,8 @@
 It needs Python 3.11 and `cryptography`, and shares no code with Konsil. Exit status: 0 it holds; 1 it was altered, and
 the first entry concerned is named; 2 it cannot be read. Checked are: each entry's hash and links; the Merkle tree (RFC
 9162) over the whole journal; signed heads (C2SP tlog-checkpoint) and their cosignatures (tlog-cosignature); events'
-signatures; times; that no register goes back behind the one before. Keys come from the operator's register in the log,
-which --operator holds against a key that you know from elsewhere."""
+signatures; times; that no register or term goes back; terms that do not follow are named. Keys come from the operator's
+register in the log, which --operator holds against a key that you know from elsewhere."""
 
 import argparse
 import base64
@@ -46,8 +46,7 @@ def unpack(data, until=None):
 
 def read_value(data, at, depth, until=None):
     head, at = data[at], at + 1
-    if depth < 0:
-        raise ValueError("too deep")
+    need(depth >= 0, "too deep")
     if head < 0x80 or head >= 0xE0:
         return (head if head < 0x80 else head - 256), at
     if 0xA0 <= head < 0xC0:
@@ -220,7 +219,7 @@ class Log:  # one pass over an exported log
         self.keys_of = lambda name: list_keys(self.register, name, self.time)
         self.last, self.last_hash, self.heads, self.tree, self.experiment, self.origin = {}, ZERO, [], Tree(), "", ""
         self.time = self.behind = self.number = self.signed = self.unsigned = self.uncovered = self.size = 0
-        self.claims, self.asked = [], deque()
+        self.claims, self.asked, self.term, self.jumps = [], deque(), -1, []
 
     def verify(self, jobs):  # events' signatures in processes of their own; what is first in the file is told
         self.jobs = jobs or (min(cpu_count(), 16) if Path(self.path).stat().st_size > 2**23 else 1)
@@ -244,8 +243,7 @@ class Log:  # one pass over an exported log
     def read(self):
         with open(self.path, "rb") as file:
             self.form = {b"KONSIL-LOG-1\n": 1, b"KONSIL-LOG-2\n": 2}.get(file.read(13), 0)
-            if not self.form:
-                raise Unreadable(f"{self.path}: is no exported log")
+            need(self.form, f"{self.path}: is no exported log", Unreadable)
             place = 0
             while (head := file.read(4)) != bytes(4):
                 place, length = place + 1, int.from_bytes(head, "big")
@@ -278,19 +276,21 @@ class Log:  # one pass over an exported log
         before = self.last.get(entry.experiment)
         need(entry.holds, f"{self.path}, record {place}: {entry.name}: changed: the hash does not match", Broken)
         need(self.form == 1 or entry.number > self.number, f"{entry.name}: it stands in another place", Broken)
-        if not beside and (entry.index, entry.previous) != ((before.index + 1, before.hash) if before else (1, ZERO)):
-            raise Broken(f"{entry.name}: it does not follow from the entry before it, or entries are missing")
+        follows = (entry.index, entry.previous) == ((before.index + 1, before.hash) if before else (1, ZERO))
+        need(beside or follows, f"{entry.name}: it does not follow from the one before it, or some are missing", Broken)
         if self.form == 2:
             if (entry.type not in ("term", "register")) if beside else (entry.experiment != self.experiment):
                 raise Broken(f"{entry.name}: it is no entry of {self.experiment}")
             if not self.behind and self.tree.cross(entry.number - 1, gap):
                 self.tree.push(entry.leaf)
-            elif gap:
-                raise Broken(f"{entry.name}: what stands for the entries before it does not fit")
+            need(self.tree.size == entry.number or not gap, f"{entry.name}: what stands before it does not fit", Broken)
             self.behind = self.tree.size != entry.number
         self.number, self.time, self.since = entry.number, entry.time, [*self.since[:1], entry]
         if beside and entry.type == "register" and type(data := unpack(entry.body).get("note")) is bytes:
             self.register = read_register(data, self.operator, self.origin, entry.name, self.register)
+        if beside and entry.type == "term" and type(term := unpack(entry.body).get("term")) is int:
+            need(term > self.term, f"{entry.name}: term {term} begins after term {self.term}", Broken)
+            self.jumps, self.term = self.jumps + [(entry.number, self.term, term)] * (0 <= self.term < term - 1), term
         if not beside:
             self.last[entry.experiment], self.last_hash, self.uncovered = entry, entry.hash, self.uncovered + 1
             self.check_input(entry, unpack(entry.body, "input").get("input"))
@@ -338,9 +338,8 @@ class Log:  # one pass over an exported log
         own = check_marks(text, marks, self.origin, self.keys_of)[0]
         need(own, "the coordinator of this log did not sign the head that was kept", Unreadable)
         size, newest = read_head(text, self.origin)[0], self.heads[-1][0]
-        if text not in [one[1] for one in self.heads]:
-            what = "the log was cut" if size > newest else "the log was forked"
-            raise Broken(f"{self.path}, behind journal number {min(size, newest)}: {what}: a head of {size} was kept")
+        where, what = f"{self.path}, behind journal number {min(size, newest)}", "cut" if size > newest else "forked"
+        need(text in [one[1] for one in self.heads], f"{where}: the log was {what}: a head of {size} was kept", Broken)
 
 
 def verify_proof(plain, operator):  # what a proof of one entry shows
@@ -368,6 +367,7 @@ def verify_file(path, operator, head, jobs):
     size, _text, seen = log.heads[-1] if log.heads else (0, "", {})
     found = {"entries": {k: v.index for k, v in log.last.items()}, "uncovered": log.uncovered, "complete_to": size}
     found["operator_checked"] = bool(operator) and log.register is not NO_REGISTER
+    found["term_jumps"] = [dict(zip(("entry", "before", "term"), one, strict=True)) for one in log.jumps]
     return found | {"signed_events": log.signed, "unsigned_events": log.unsigned, "witnesses": seen}
 
 
@@ -387,11 +387,9 @@ def main():
     except (Unreadable, OSError, ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2
-    if said.json:
-        print(json.dumps({"verified": True, "operator_checked": bool(said.operator), **found}))
-        return 0
-    print("".join(f"{name}: {value}\n" for name, value in found.items()), end="")
-    print(f"complete to {found['complete_to']}, witnessed by {', '.join(sorted(found['witnesses'])) or 'nobody'}")
+    text = "".join(f"{name}: {value}\n" for name, value in found.items())
+    text += f"complete to {found['complete_to']}, witnessed by {', '.join(sorted(found['witnesses'])) or 'nobody'}"
+    print(json.dumps({"verified": True, "operator_checked": bool(said.operator), **found}) if said.json else text)
     return 0
 
 

@@ -88,7 +88,7 @@ def verify(
         raise
     said, last = clocks.judge(), verdict.last
     if html is not None:
-        _write_evidence(html, file, verdict, said.lines(), head)
+        _write_evidence(html, file, verdict, [*said.lines(), *tell_jumps(verdict)], head)
     if last is None:
         raise LogBroken("the log holds no entry", where=str(file))
     if json_:
@@ -104,6 +104,7 @@ def verify(
                     for one in verdict.heads
                 ],
                 "uncovered": verdict.uncovered,
+                "term_jumps": [{"entry": one.entry, "before": one.before, "term": one.term} for one in verdict.jumps],
                 "signed_events": verdict.signed,
                 "unsigned_events": verdict.unsigned,
                 "operator_checked": verdict.pinned and verdict.register is not None,
@@ -113,7 +114,7 @@ def verify(
     else:
         for experiment, count in verdict.counts.items():
             say_line(f"{experiment}: {count_noun(count, 'entry')}, each as it was written")
-        for line in [*said.lines(), *tell_heads(verdict)]:
+        for line in [*said.lines(), *tell_jumps(verdict), *tell_heads(verdict)]:
             say_line(line)
         if head is not None:
             say_line("the head that was kept is one of this log's")
@@ -131,6 +132,15 @@ def _write_evidence(
 
     write_page(html, render_evidence_page(file, verdict, problem=problem, times=times, kept=kept))
     note_line(f"{html}: a page for print")
+
+
+def tell_jumps(verdict: LogVerdict) -> list[str]:
+    """Terms of the coordinator that do not follow, in lines for people."""
+    return [
+        f"journal number {one.entry}: the coordinator's term went from {one.before} to {one.term}: its journal was "
+        "restored or cut, or another one wrote on"
+        for one in verdict.jumps
+    ]
 
 
 def tell_heads(verdict: LogVerdict) -> list[str]:

@@ -40,6 +40,7 @@ class Examined(NamedTuple):
         leaf: of the entry, in the tree.
         hash_holds: whether the entry's hash is that of its content.
         note: of an entry beside an experiment's: the register that it brings.
+        term: of an entry beside an experiment's: the coordinator's term that begins.
         problem: what is wrong with body or signature; "": nothing.
         sender, signed: of the event in it, and whether it has a signature; "": it holds no event.
         extracted: what the caller wants of it.
@@ -50,6 +51,7 @@ class Examined(NamedTuple):
     leaf: bytes = b""
     hash_holds: bool = True
     note: bytes | None = None
+    term: int | None = None
     problem: str = ""
     sender: str = ""
     signed: bool = False
@@ -85,7 +87,8 @@ def _examine_frame(frame: FramedRecord, form: int, register: Register | None, ex
     if body is None:
         return Examined(slim, leaf=leaf, problem="its body cannot be read")
     if record.type == exports.BESIDE:
-        return Examined(slim, leaf=leaf, hash_holds=holds, note=register_in(entry.type, body))
+        note, term = register_in(entry.type, body), _term_in(entry.type, body)
+        return Examined(slim, leaf=leaf, hash_holds=holds, note=note, term=term)
     found = find_event(body)
     problem, sender, signed, payload = "", "", False, None
     if found is not None:
@@ -109,6 +112,11 @@ def register_in(type_: str, body: Body) -> bytes | None:
     """The operator's register in an entry beside an experiment's, as a note; None: it brings none."""
     data = body.get("note")
     return data if type_ == REGISTER and isinstance(data, bytes) else None
+
+
+def _term_in(type_: str, body: Body) -> int | None:
+    term = body.get("term")
+    return term if type_ == TERM and type(term) is int else None
 
 
 def _read_map(entry: Entry) -> Body | None:

@@ -35,6 +35,18 @@ class HeadCheck:
     witnesses: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class TermJump:
+    """A term that does not follow from the one before: the journal was restored, or cut, or somebody else wrote on.
+
+    `entry`: journal number of the entry with which it begins.
+    """
+
+    entry: int
+    before: int
+    term: int
+
+
 @dataclass
 class LogVerdict:
     """What a verification found; a log that does not hold raises instead.
@@ -45,6 +57,7 @@ class LogVerdict:
         heads: all of them, the newest last; none in a file of form 1.
         uncovered: the experiment's entries behind the newest head, which only the chain links.
         by_party: sender → its events with a signature, which was checked, and without one.
+        jumps: terms in it that do not follow.
         register: the newest one in the log; None: there is none.
         pinned: whether the registers were held against the operator's key that the caller named.
     """
@@ -54,6 +67,7 @@ class LogVerdict:
     heads: list[HeadCheck] = field(default_factory=list)
     uncovered: int = 0
     by_party: dict[str, tuple[int, int]] = field(default_factory=dict)
+    jumps: list[TermJump] = field(default_factory=list)
     register: Register | None = None
     pinned: bool = False
 
@@ -133,6 +147,7 @@ class ExportCheck:
         self._chain, self._tree = ChainCheck(), Frontier()
         self._experiment, self._origin = "", ""
         self._number = 0
+        self._term: int | None = None
         self._since: list[Entry] = []
         """The first and the last entry since the last head."""
         self._time = 0.0
@@ -167,6 +182,7 @@ class ExportCheck:
             raise LogBroken(found.problem, where=name_entry(entry))
         if beside:
             self._take_register(entry, found.note)
+            self._take_term(entry, found.term)
             return
         verdict = self.verdict
         if found.sender:
@@ -256,6 +272,16 @@ class ExportCheck:
         except (MalformedMessage, RequestError) as error:
             raise LogBroken(f"its register cannot be used: {error.what}", where=name_entry(entry)) from None
         self.verdict.register = register
+
+    def _take_term(self, entry: Entry, term: int | None) -> None:
+        before = self._term
+        if term is None:
+            return
+        if before is not None and term <= before:
+            raise LogBroken(f"term {term} begins after term {before}", where=name_entry(entry))
+        if before is not None and term != before + 1:
+            self.verdict.jumps.append(TermJump(entry.number, before, term))
+        self._term = term
 
     def finish(self) -> LogVerdict:
         """What was found, once all records were taken; LogBroken where something is missing."""

@@ -32,7 +32,7 @@ from evidence_rig import (
 from trusted import TrustKit
 
 from coordinator.record.evidence import gather_evidence, list_records
-from coordinator.record.journal import REGISTER
+from coordinator.record.journal import REGISTER, TERM
 from messages import chain, codec
 from messages.chain import Entry
 from messages.ground.errors import KonsilError, LogBroken
@@ -452,6 +452,36 @@ def test_a_register_that_came_in_the_middle_counts_from_there(evidence: Evidence
     write_export(path, write_anew(entries, TrustKit.key_of("coordinator")))
     for words in told_by_both(path, "--operator", evidence.kit.operator.public.hex()):
         assert numbers_in(words) == [place + 1]
+
+
+def with_terms(evidence: Evidence, terms: list[int]) -> list[Entry]:
+    """The journal with a start of the coordinator under each of these terms, before entries of the experiment."""
+    entries = list(evidence.entries)
+    for place, term in reversed(list(zip(mine(evidence)[2:], terms, strict=False))):
+        body = codec.pack({"term": term, "logic": 1})
+        entries.insert(place, replace(entries[0], type=TERM, body=body, time=entries[place].time))
+    return write_anew(entries, TrustKit.key_of("coordinator"))
+
+
+def test_a_term_that_does_not_follow_is_named_and_one_that_goes_back_breaks_the_log(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    path = tmp_path / "terms"
+    made = with_terms(evidence, [11, 12, 1012])
+    write_export(path, made)
+    number = [one.number for one in made if one.type == TERM][-1]
+    ours, theirs = run_konsil("audit", "verify", path, "--json"), run_standalone(path, "--json")
+    assert read_json(ours)["term_jumps"][-1] == {"entry": number, "before": 12, "term": 1012}
+    assert read_json(theirs)["term_jumps"] == read_json(ours)["term_jumps"]
+    assert (
+        f"journal number {number}: the coordinator's term went from 12 to 1012"
+        in run_konsil("audit", "verify", path).words
+    )
+    made = with_terms(evidence, [11, 12, 12])
+    write_export(path, made)
+    for words in told_by_both(path):
+        assert "term 12 begins after term 12" in words
+        assert numbers_in(words) == [[one.number for one in made if one.type == TERM][-1]]
 
 
 def test_the_command_writes_the_export_out_of_the_journal(evidence: Evidence, tmp_path: Path) -> None:
