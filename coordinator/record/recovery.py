@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from coordinator.core import decisions as d
@@ -36,9 +37,15 @@ def read_body(body: Mapping[str, Any]) -> tuple[i.AnyInput, tuple[d.AnyDecision,
 def read_step(entry: Entry) -> tuple[i.AnyInput, tuple[d.AnyDecision, ...]]:
     """Input and decisions of a step's entry; LogBroken where it cannot be read."""
     try:
-        return read_body(codec.unpack(entry.body, max_bytes=MAX_ENTRY))
+        return _read_again(entry.body)
     except (MalformedMessage, KeyError, TypeError, ValueError):
         raise unreadable_error(entry) from None
+
+
+@lru_cache(maxsize=8)
+def _read_again(body: bytes) -> tuple[i.AnyInput, tuple[d.AnyDecision, ...]]:
+    """What several readers ask of one entry, one after the other: its story, its times, what is decided anew."""
+    return read_body(codec.unpack(body, max_bytes=MAX_ENTRY))
 
 
 def recover_states(entries: Iterable[Entry]) -> dict[str, ExperimentState]:

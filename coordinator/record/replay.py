@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -27,6 +27,7 @@ from coordinator.work.pool import average, memory_manifest
 from messages import chain
 from messages.chain import Entry
 from messages.ground.errors import LogBroken
+from messages.ground.in_order import run_in_order
 from messages.tensors import layout
 from messages.tensors.layout import Manifest
 from nets.digest import model_digest
@@ -68,41 +69,98 @@ class ReplayStep:
     aggregate: AggregateCheck | None = None
 
 
-def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[ReplayStep]:
+def replay(entries: Iterable[Entry], blobs: Blobs | None = None, processes: int | None = None) -> Iterator[ReplayStep]:
     """Replay a journal, an export, or the entries of one experiment.
 
     Args:
         entries: in their order.
         blobs: the coordinator's blobs; None: aggregates are not recomputed.
+        processes: that recompute aggregates; None: as many as the log and the machine are good for.
 
     Raises:
         LogBroken: an entry was changed or is missing; names it.
+        WorkFailed: a process that recomputed aggregates ended.
     """
+    listed = list(entries)
+    final: dict[str, ExperimentState] | None = None
+    again = ((one, one[1], 0 if one[1] is None else one[1].size) for one in _decide_again(listed, blobs))
+    for (step, job), found in run_in_order(again, processes):
+        if job is None or found is None:
+            yield step
+            continue
+        if isinstance(found, _Gone):
+            final = _final_states(listed) if final is None else final
+            found = _judge_gone(found, job.completed.number, final.get(step.entry.experiment))
+        check = replace(found, contributors=job.contributors, model_digest=job.completed.digest)
+        problem = step.problem or ("" if check.agrees else check.problem)
+        yield replace(step, agrees=not problem, problem=problem, aggregate=check)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """Blobs of a round that are not here: the updates of these sites; none: the model that it began with."""
+
+    sites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _RoundCheck:
+    """How to check the aggregate of a completed round, in any process. `folder`: the blobs'."""
+
+    made: Aggregate | None
+    completed: d.RoundCompleted
+    folder: Path | None
+
+    def __call__(self) -> AggregateCheck | _Gone:
+        return _check_aggregate(self.made, self.completed, None if self.folder is None else Blobs(self.folder))
+
+    @property
+    def size(self) -> int:
+        """Bytes that are averaged."""
+        made = self.made
+        return 0 if made is None or self.folder is None else made.manifest.nbytes * len(made.updates)
+
+    @property
+    def contributors(self) -> dict[str, int]:
+        """Site → training cases that it used, as averaged."""
+        return {} if self.made is None else {one.site: one.cases for one in self.made.updates}
+
+
+def _judge_gone(gone: _Gone, number: int, final: ExperimentState | None) -> AggregateCheck:
+    """Whether what is not here was to be kept."""
+    kept = frozenset() if final is None else frozenset(one.site for one in final.kept if one.round == number)
+    due = [site for site in gone.sites if site in kept]
+    if not due and (gone.sites or not kept):
+        return AggregateCheck(number, Status.DIGEST_ONLY, True)
+    what = f"update of {', '.join(due)} for round {number}" if due else f"model that round {number} began with"
+    return AggregateCheck(number, Status.MISSING, False, f"the {what} should be kept and is not there")
+
+
+def _decide_again(listed: Sequence[Entry], blobs: Blobs | None) -> Iterator[tuple[ReplayStep, _RoundCheck | None]]:
+    """Each entry, decided again from its input; and how to check the aggregate that it tells of."""
     states: dict[str, ExperimentState] = {}
     waiting: dict[str, Aggregate] = {}
-    listed = list(entries)
-    final = _final_states(listed) if blobs is not None else {}
     whole = bool(listed) and listed[0].number == 1 and listed[-1].number == len(listed)
     for entry in chain.verify(listed, whole_journal=whole):
         logic = read_logic(entry) if entry.type == STEP else LOGIC
         if (unknown := explain_unknown(logic)) is not None:
             advice = f"{unknown}: replay it with the Konsil version that wrote it, or a newer one"
-            yield ReplayStep(entry, False, advice, story.COORDINATOR, "a step that this version cannot decide anew")
+            yield ReplayStep(entry, False, advice, story.COORDINATOR, "a step that is of another version"), None
             return
         who, what = story.tell_entry(entry)
         if entry.type != STEP:
-            yield ReplayStep(entry, True, "", who, what)
+            yield ReplayStep(entry, True, "", who, what), None
             continue
         given, recorded = read_step(entry)
         before = states.get(entry.experiment)
         try:
             anew = decide(before, upcast_input(logic, given, recorded, before), logic)
         except (IllegalInput, ValueError, KeyError) as error:
-            yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what)
+            yield ReplayStep(entry, False, f"its input cannot be handled ({type(error).__name__})", who, what), None
             return
         problem = "" if _compared(anew) == _compared(recorded) else "the decisions do not follow from the input"
         problem = problem or explain_entry_time(entry, given)
-        check: AggregateCheck | None = None
+        check: _RoundCheck | None = None
         after = before
         for decision in recorded:
             after = evolve(after, decision)
@@ -112,16 +170,10 @@ def replay(entries: Iterable[Entry], blobs: Blobs | None = None) -> Iterator[Rep
             problem = problem or _origin_problem(decision, after, states, blobs)
             if isinstance(decision, d.RoundCompleted):
                 made = waiting.pop(entry.experiment, None)
-                check = replace(
-                    _check_aggregate(made, decision, blobs, final.get(entry.experiment)),
-                    contributors={one.site: one.cases for one in made.updates} if made is not None else {},
-                    model_digest=decision.digest,
-                )
-        if check is not None and not check.agrees:
-            problem = problem or check.problem
+                check = _RoundCheck(made, decision, None if blobs is None else blobs.folder)
         if after is not None:
             states[entry.experiment] = after
-        yield ReplayStep(entry, not problem, problem, who, what, check)
+        yield ReplayStep(entry, not problem, problem, who, what), check
 
 
 def _origin_problem(
@@ -164,26 +216,17 @@ def _compared(decided: Iterable[d.AnyDecision]) -> list[bytes]:
 
 
 def _check_aggregate(
-    made: Aggregate | None, completed: d.RoundCompleted, blobs: Blobs | None, final: ExperimentState | None
-) -> AggregateCheck:
+    made: Aggregate | None, completed: d.RoundCompleted, blobs: Blobs | None
+) -> AggregateCheck | _Gone:
     number = completed.number
     if made is None or made.round != number:
         return AggregateCheck(number, Status.MISSING, False, f"the log names no updates for round {number}")
     if blobs is None:
         return AggregateCheck(number, Status.DIGEST_ONLY, True)
-    kept = {(one.round, one.site) for one in final.kept} if final is not None else set()
-    gone = [one.site for one in made.updates if not blobs.has_blob(made.experiment, one.seal)]
-    if gone:
-        due = [site for site in gone if (number, site) in kept]
-        if not due:
-            return AggregateCheck(number, Status.DIGEST_ONLY, True)
-        problem = f"the update of {', '.join(due)} for round {number} should be kept and is not there"
-        return AggregateCheck(number, Status.MISSING, False, problem)
+    if gone := [one.site for one in made.updates if not blobs.has_blob(made.experiment, one.seal)]:
+        return _Gone(tuple(gone))
     if not all(blobs.has_blob(made.experiment, seal) for seal in made.models):
-        if not any(one == number for one, _site in kept):
-            return AggregateCheck(number, Status.DIGEST_ONLY, True)
-        problem = f"the model that round {number} began with should be kept and is not there"
-        return AggregateCheck(number, Status.MISSING, False, problem)
+        return _Gone()
     changed = [
         one.site for one in made.updates if not blobs.is_intact(made.experiment, one.seal, made.manifest_of(one))
     ]
@@ -243,7 +286,7 @@ def _make_again(blobs: Blobs, made: Aggregate) -> tuple[str, str | None, str | N
         memory = (
             None if remembered is None else files.enter_context(create_mapped(Path(folder, "m"), remembered.nbytes))
         )
-        average(blobs, made, out, wire, memory)
+        average(blobs, made, out, wire, memory, threads=1)
         return model_digest(made.manifest, out), _seal(sent, wire), _seal(remembered, memory)
 
 

@@ -53,11 +53,19 @@ def memory_manifest(effect: Aggregate) -> Manifest | None:
     return strategy_of(effect.strategy).memory(effect.manifest)
 
 
-def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, memory: Buffer | None = None) -> bool:
+def average(
+    blobs: Blobs,
+    effect: Aggregate,
+    out: Buffer,
+    wire: Buffer | None,
+    memory: Buffer | None = None,
+    threads: int | None = None,
+) -> bool:
     """Aggregate what the effect names, out of the blobs, into `out` and, in the codec of the next round, `wire`.
 
     Args:
         memory: where what the strategy keeps for the next round goes; needed where it keeps something.
+        threads: change no bit (`aggregate`).
 
     Returns:
         Whether all of it is finite.
@@ -79,6 +87,7 @@ def average(blobs: Blobs, effect: Aggregate, out: Buffer, wire: Buffer | None, m
         codec=effect.codec,
         master=None if effect.master is None else blobs.open_blob(name, effect.master, effect.manifest),
         wire=wire,
+        threads=threads,
         strategy=_combining(effect),
         memory=None if memory is None else Memory(_opened_memory(blobs, effect), memory),
         steps=tuple(one.steps for one in effect.updates),

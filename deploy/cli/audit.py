@@ -145,14 +145,14 @@ def replay(
     konsil audit replay glioma-unet3d-01 --from-broker
     """
     from deploy.cli import replay as cli_replay
-    from deploy.session.history import story_of_entries
+    from deploy.session.history import find_described
 
     with show_working("reading the log"):
         source = read_source(checked_id(identity), profile, from_broker, journal, file)
     kept = source.blobs if blobs is None else _find_blobs(blobs, identity)
     verdict = cli_replay.replay_log(source.entries, kept, None if json_ else say_line)
     if json_:
-        described = story_of_entries(source.entries, identity).experiment
+        described = find_described(source.entries, identity)
         plain = described.as_plain() if described is not None else None
         emit_json({"experiment": identity, "source": source.where, **verdict.as_plain(), "file": plain})
     else:

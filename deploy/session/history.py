@@ -14,6 +14,7 @@ from deploy.story.telling import tell_all, tell_event
 from messages import codec, names
 from messages.chain import MAX_ENTRY, Entry, verify
 from messages.envelope import Author, Event, decode_stored
+from messages.experiment import Experiment
 from messages.ground import naming
 from messages.ground.errors import MalformedMessage, RequestError
 from messages.log.exports import read_entries
@@ -166,6 +167,15 @@ def story_of_entries(entries: Iterable[Entry], experiment: str) -> ExperimentSto
         if entry.experiment == experiment:
             story = tell_all(story, reader.of_entry(entry))
     return replace(story, checks=reader.checks_of(experiment))
+
+
+def find_described(entries: Iterable[Entry], experiment: str) -> Experiment | None:
+    """An experiment's file, as far into its log as it takes to meet it; None: it stands nowhere."""
+    story, reader = ExperimentStory(experiment), HistoryReader()
+    mine = (entry for entry in entries if entry.experiment == experiment)
+    while story.experiment is None and (entry := next(mine, None)) is not None:
+        story = tell_all(story, reader.of_entry(entry))
+    return story.experiment
 
 
 def find_stories(

@@ -7,7 +7,6 @@ all before it was taken. A few batches are under way at a time, so memory is bou
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,7 +19,7 @@ from typing import Any
 
 from messages.chain import Entry
 from messages.ground.errors import WorkFailed
-from messages.ground.kernel import die_with_parent
+from messages.ground.in_order import begin_worker
 from messages.log.examining import Examined, Extract, examine_frames
 from messages.log.exports import BESIDE, FramedRecord, LogRecord
 from messages.trust.register import Register
@@ -72,7 +71,7 @@ def examine_in_order(
     waiting = 0
     with ExitStack() as stack:
         # "spawn": the same on every system, and whatever threads this process has.
-        pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_worker, (os.getpid(),))
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), begin_worker, (os.getpid(),))
         stack.callback(pool.shutdown, cancel_futures=True)
         for batch in _gather(frames):
             alone = batch[0].data.startswith(_BESIDE)
@@ -115,12 +114,6 @@ def _take_back(batch: list[FramedRecord], found: Future[list[Flat]]) -> Iterator
             "a process that examined the log ended", advice="Too little memory, perhaps: try again"
         ) from None
     yield from zip(batch, map(_restore, flat), strict=True)
-
-
-def _begin_worker(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent's to handle
-    if not die_with_parent(parent):
-        os._exit(1)
 
 
 def _examine_there(frames: list[Any], form: int, register: Register | None, extract: Extract) -> list[Flat]:
