@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,9 @@ def connect_rabbitmq(config: CoordinatorConfig, on_notice: OnNotice) -> Bus:
     return bus
 
 
-def open_heads(state: Path, consortium: str, trust: Trust, verifier: Verifier) -> LogHeads:
+def open_heads(
+    state: Path, consortium: str, trust: Trust, verifier: Verifier, sites_of: Callable[[str], Collection[str]]
+) -> LogHeads:
     """What makes heads of the log; ConfigError where the operator's note of a fork is unusable."""
     place = state / FORK
     try:
@@ -76,6 +78,7 @@ def open_heads(state: Path, consortium: str, trust: Trust, verifier: Verifier) -
             trust,
             place.read_bytes() if place.is_file() else b"",
             verifier.known_register,
+            sites_of,
         )
     except MalformedMessage as error:
         raise ConfigError(f"cannot be used: {error.what}", where=str(place)) from None
@@ -107,7 +110,7 @@ class Coordinator:
         state, consortium = config.coordinator.state, config.coordinator.consortium
         trust = None if config.trust is None else load_trust(config.trust, consortium, names.COORDINATOR)
         verifier = make_verifier(consortium, trust)
-        heads = None if trust is None else open_heads(state, consortium, trust, verifier)
+        heads = None if trust is None else open_heads(state, consortium, trust, verifier, self._list_sites)
         self.journal = Journal(state, watch=None if heads is None else heads.note_entry, crash_after=crash_after)
         try:
             self._bus = connect(config, self._queue.put)
@@ -272,6 +275,10 @@ class Coordinator:
     def _take_progress(self, delivery: Delivery) -> None:
         self._parts.presence.hear_message(delivery)
         self._acknowledge(delivery)
+
+    def _list_sites(self, experiment: str) -> Collection[str]:
+        state = self.shell.steps.states.get(experiment)
+        return () if state is None else state.joined
 
     def _owner_of(self, experiment: str) -> str:
         """The researcher of an experiment. Any thread."""

@@ -6,7 +6,7 @@ opening that it was published for. Main loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,16 +76,24 @@ class LogHeads:
     Args:
         register: today's register.
         fork: the operator's note, where the journal was restored; empty: it never was.
+        sites_of: the sites of an experiment. A note has no room for more than some sixty cosignatures, and theirs are
+            the ones that each other waits for.
 
     Raises:
         MalformedMessage: the note is not the operator's, or is of another log.
     """
 
     def __init__(
-        self, consortium: str, trust: Trust, fork: bytes = b"", register: Callable[[], Register] | None = None
+        self,
+        consortium: str,
+        trust: Trust,
+        fork: bytes = b"",
+        register: Callable[[], Register] | None = None,
+        sites_of: Callable[[str], Collection[str]] = lambda experiment: (),
     ) -> None:
         self._origin, self._key = origin_of(consortium), trust.key
         self._register: Callable[[], Register] = register or partial(getattr, trust, "register")
+        self._sites_of = sites_of
         self._fork = (fork, read_fork(fork, self._origin, trust.operator)) if fork else None
         self.tree = Tree()
         self._last: PublishedHead | None = None
@@ -145,8 +153,9 @@ class LogHeads:
         earlier = known[0] if known else None
         witnessed, fork = b"", self._fork
         if earlier is not None:
-            marks = self._marks.get(earlier.size, {}).values()
-            witnessed = add_cosignatures(self._sign_anew(earlier.note), marks).encode()
+            marks, wanted = self._marks.get(earlier.size, {}), self._sites_of(head.place[0])
+            first = sorted(marks, key=lambda site: (site not in wanted, site))
+            witnessed = add_cosignatures(self._sign_anew(earlier.note), [marks[site] for site in first]).encode()
         old_size = old_size if 0 < old_size <= head.size else 0
         return LogHead(
             note=self._sign_anew(head.note).encode(),

@@ -22,10 +22,15 @@ from messages.log.forks import DeclaredFork, read_fork
 from messages.log.heads import Head, KeysOf, list_witnesses, open_head, read_head
 from messages.log.tree import verify_consistency
 from messages.names import COORDINATOR
-from messages.trust.notes import read_note
+from messages.trust.notes import MOST_SIGNATURES, read_note
 
 KEPT = 64
-"""Heads that a site keeps, and experiments whose last heads it keeps."""
+"""Heads that a site keeps."""
+KEPT_OPENINGS = 512
+"""Experiments whose last openings it keeps: more than a coordinator can open here to have one forgotten unseen."""
+MOST_COSIGNERS = MOST_SIGNATURES - 4
+"""Cosigners that are waited for at the most: a note also holds the coordinator's own signatures, of keys that overlap,
+and perhaps one's own."""
 
 
 class HeadFinding(StrEnum):
@@ -160,14 +165,14 @@ def _follows_fork(shown: Shown, head: Head, fork: DeclaredFork) -> bool:
 def _note_opening(seen: Seen, place: tuple[str, int, int], size: int, told: tuple[int, tuple[str, ...]] | None) -> Seen:
     name, round_, opening = place
     last = seen.openings.get(name)
-    if last is not None and (round_, opening) < (last.round, last.opening):
-        return seen
     again = last is not None and (round_, opening) == (last.round, last.opening)
+    if last is not None and not again and ((round_, opening) < (last.round, last.opening) or size <= last.size):
+        return seen  # a later opening is itself in the log, so its head covers more than that of the one before
     before = last.before if last is not None and again else None if last is None else last.size
     enough = told is not None and before is not None and told[0] >= before
     now = Opening(round_, opening, size, before, told[1] if told is not None and enough else ())
     openings = {key: one for key, one in seen.openings.items() if key != name} | {name: now}
-    return replace(seen, openings={key: openings[key] for key in list(openings)[-KEPT:]})
+    return replace(seen, openings={key: openings[key] for key in list(openings)[-KEPT_OPENINGS:]})
 
 
 def find_doubt(
@@ -181,14 +186,14 @@ def find_doubt(
         required: the consortium requires signatures; else only a gap keeps the site waiting.
 
     The site waits as long as a head is unproven. Where signatures are required it also waits for the opening's own
-    head, and for quorum - 1 other sites that cosigned the head of the opening before.
+    head, that of no other one, and for quorum - 1 other sites that cosigned the head of the opening before.
     """
     if seen.gap or not required:
         return seen.gap
     name, round_, opening = place
     last = seen.openings.get(name)
-    if last is None or (last.round, last.opening) < (round_, opening):
+    if last is None or (last.round, last.opening) != (round_, opening):
         return True
-    if last.before is None or len(others) < 2 or (last.round, last.opening) > (round_, opening):
+    if last.before is None or len(others) < 2:
         return False
-    return len(set(last.witnesses) & set(others)) < min(quorum - 1, len(others))
+    return len(set(last.witnesses) & set(others)) < min(quorum - 1, len(others), MOST_COSIGNERS)

@@ -136,3 +136,43 @@ def test_a_cosignature_is_worth_nothing_as_a_signature_or_under_another_head() -
     with pytest.raises(MalformedMessage):
         open_head(Note(note.text, (mark,)).encode(), ORIGIN, [KEY.public])
     assert read_note(note.encode()) == note
+
+
+def cosigned(size: int, newer: int, *sites: str) -> dict[str, object]:
+    """A head that these sites cosigned, and that one of `newer` entries follows from it."""
+    note = sign_head(Head(ORIGIN, size, LOG.root(size)), KEY)
+    marks = [cosign_head(note.text, site, KIT.key_of(site), 7) for site in sites]
+    proof = tuple(LOG.prove_consistency(size, newer))
+    return {"witnessed": add_cosignatures(note, marks).encode(), "witness_proof": proof}
+
+
+def test_the_head_of_an_earlier_opening_does_not_do_for_a_later_one() -> None:
+    """A coordinator with a second log shows the site one head of the first for ever."""
+    seen, _finding = judge(Seen(), shown(20, place=("exp-1", 1, 1)))
+    for number in (2, 3):
+        place = ("exp-1", number, 1)
+        seen, finding = judge(seen, shown(20, place=place, **cosigned(20, 20, "site-b", "site-c")))
+        assert finding is HeadFinding.KNOWN
+        assert find_doubt(seen, place, ("site-b", "site-c"), 3, required=True)
+    seen, _finding = judge(seen, shown(30, 20, place=("exp-1", 2, 1), **cosigned(20, 30, "site-b", "site-c")))
+    assert not find_doubt(seen, ("exp-1", 2, 1), ("site-b", "site-c"), 3, required=True)
+
+
+def test_the_head_of_a_later_opening_does_not_do_for_earlier_ones() -> None:
+    """One head for round 1,000,000 would take the place of all that come before."""
+    seen, _finding = judge(Seen(), shown(20, place=("exp-1", 1, 1)))
+    seen, _finding = judge(seen, shown(30, 20, place=("exp-1", 10**6, 1)))
+    for number in (1, 2, 3):
+        assert find_doubt(seen, ("exp-1", number, 1), ("site-b", "site-c"), 3, required=True)
+
+
+def test_more_cosigners_than_a_note_can_hold_are_not_asked_for() -> None:
+    sites = tuple(f"site-{number:03}" for number in range(80))
+    signed = cosigned(20, 30, *sites[1:])
+    seen, _finding = judge(Seen(), shown(20, place=("exp-1", 1, 1)))
+    crowd = TrustKit(sites)
+    given = shown(30, 20, place=("exp-1", 2, 1), **signed)
+    seen, _finding = judge_head(seen, given, ORIGIN, OPERATOR, lambda name: crowd.register.keys_of(name, 1.0))
+    for site in (sites[0], sites[1], sites[79]):
+        others = tuple(one for one in sites if one != site)
+        assert not find_doubt(seen, ("exp-1", 2, 1), others, 80, required=True)
