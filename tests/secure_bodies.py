@@ -16,7 +16,7 @@ BODIES: dict[str, Body] = {
     "secure-mail": kinds.SecureMail(tried=1, shares={"site-b": b"sealed"}),
     "secure-figures": kinds.SecureFigures(tried=1, masked=b"masked"),
     "secure-closing": kinds.SecureClosing(tried=1, sites=["site-a", "site-b"], within=600.0),
-    "secure-consent": kinds.SecureConsent(tried=1, agreed=DIGEST),
+    "secure-consent": kinds.SecureConsent(tried=1, context=DIGEST, closing=DIGEST),
     "secure-unmasking": kinds.SecureUnmasking(tried=1, consents=[b"as it was said"], within=600.0),
     "secure-reveal": kinds.SecureReveal(tried=1, seeds={"site-a": bytes(33)}, keys={"site-c": bytes(33)}),
     "secure-complaint": kinds.SecureComplaint(tried=1, against="site-b", secret=bytes(32)),
