@@ -77,10 +77,16 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "RoundStart.secure": 7,
         "EvaluationStart.secure": 7,
         "RoundComplete.pooled": 7,
-        "bad-share": 7,
-        "bad-roster": 7,
-        "update-out-of-range": 7,
         "secrets-lost": 7,
+        "bad-roster": 7,
+        "too-few-peers": 7,
+        "asked-twice": 7,
+        "other-context": 7,
+        "consent-missing": 7,
+        "bad-share": 7,
+        "share-unreadable": 7,
+        "update-out-of-range": 7,
+        "sum-out-of-range": 7,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
@@ -93,7 +99,7 @@ WORDS_5 = "words-5"
 WORDS_6 = "words-6"
 """Reads the words of vocabulary 6: statistics, work that goes on from round to round, signed chunks."""
 WORDS_7 = "words-7"
-"""Reads the words of vocabulary 7: secure rounds."""
+"""Reads the words of vocabulary 7: secure rounds and differential privacy."""
 OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5, WORDS_6, WORDS_7})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 
