@@ -127,7 +127,9 @@ def name_models(start: Event) -> str:
 
 
 def find_own_weight(job: Job, context: Context, site: str) -> int:
-    """What the site's difference is multiplied by, from what it announced itself."""
-    strategy, counts = experiment_of(job).plan, job.counts
+    """What the site's difference may be multiplied by, from what it announced itself: a cap makes it less, nothing
+    makes it more."""
+    plan, counts = experiment_of(job).plan, job.counts
     assert counts is not None  # noqa: S101 (for mypy: who takes part has joined)
-    return 1 if strategy.weight_by == "equal" else counts.train
+    own = 1 if plan.weight_by == "equal" else max(1, counts.train)
+    return min(own, context.weight_of.get(site, own))

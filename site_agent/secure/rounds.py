@@ -27,7 +27,7 @@ from messages.secure.encoding import find_share
 from messages.secure.figures import encode_figures
 from messages.secure.keys import KEY_BYTES, SiteSecrets, public_of
 from messages.secure.masks import masks_of_site
-from messages.secure.pooled import describe_masked, lay_out_words, list_figures, tell_training
+from messages.secure.pooled import describe_masked, is_maskable, lay_out_words, list_figures, tell_training
 from messages.secure.site_rules import PeerFloors, SecureRecord
 from messages.tensors.layout import Manifest
 from messages.tensors.seals import Sealer, map_file
@@ -35,7 +35,7 @@ from messages.tensors.transfer import TransferKey
 from messages.trust.signatures import name_key
 from nets.digest import model_digest
 from site_agent.core.inputs import AnyInput, NoSpace, SecureAnswered, SecureRefused, UpdateMasked
-from site_agent.core.jobs import Job, experiment_of
+from site_agent.core.jobs import Job, event_of, experiment_of
 from site_agent.core.permissions import Floors
 from site_agent.core.secure.changes import Work
 from site_agent.core.secure.state import SecurePart
@@ -108,14 +108,17 @@ class SecureWork:
     # steps
 
     def _announce_keys(self, job: Job, part: SecurePart) -> AnyInput:
+        body = event_of(part.start).body
+        if isinstance(body, kinds.RoundStart) and not is_maskable(body.transfer.manifest):
+            raise NotDone(Reason.UNSUPPORTED, "the model has tensors other than float32, which no mask covers")
         kept = self._spool.secure.read_row(job.experiment, job.round)
         record = SecureRecord() if kept is None else open_record(kept)
         _refuse(site_rules.judge_opening(record, job.round, part.tried), "keys are not announced for this try")
         secrets = SiteSecrets(self._draw(KEY_BYTES))
         seal_key, mask_key = public_of(secrets.seal_private), public_of(secrets.mask_private)
         record = site_rules.note_opening(record, job.round, part.tried, seal_key, mask_key)
-        body = kinds.SecureKeys(tried=part.tried, sealing=seal_key, masking=mask_key)
-        return self._answer(job, "secure-keys", body, secrets, record)
+        said = kinds.SecureKeys(tried=part.tried, sealing=seal_key, masking=mask_key)
+        return self._answer(job, "secure-keys", said, secrets, record)
 
     def _deal_shares(self, job: Job, part: SecurePart) -> AnyInput:
         secrets, record = self._read_kept(job)

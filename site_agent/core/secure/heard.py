@@ -35,7 +35,7 @@ _FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ROSTER: ("secure-keys",),
         MASKING: ("secure-shares",),
         CLOSING: ("weights-ready", "secure-figures"),
-        UNMASKING: ("secure-consent",),
+        UNMASKING: ("weights-ready", "secure-figures"),
     }
 )
 """Kind → what the site has said before in this try: one of them; else it has no part in that step."""
@@ -103,7 +103,8 @@ def hear_step(agenda: Agenda, job: Job, heard: Heard) -> Decisions:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
     if _tried(event) != part.tried:
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
-    if not set(_FOLLOWS[event.kind]) & set(part.answered):
+    unseen = event.kind == UNMASKING and part.closing is None  # its consent may be late, and is not waited for
+    if unseen or not set(_FOLLOWS[event.kind]) & set(part.answered):
         goes_on = event.kind in (ROSTER, MASKING)  # without what it has not said, it is in neither
         left: Decisions = (Drop(job.experiment), PassBy(job.experiment, event.round, opening_of(event)))
         return left if goes_on else (Ignore(job.experiment, Reason.WRONG_STATE),)
