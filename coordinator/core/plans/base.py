@@ -26,12 +26,16 @@ class Opening:
         sites: who takes part.
         evaluate: whether they score the model that they receive on their validation cases.
         weights: of an ensemble, by label, which is then what is scored.
+        tried: which try of a secure round's exchange; 0: it is no secure round.
+        weighed: by site that masks, how much it weighs.
     """
 
     step: StepName
     sites: tuple[str, ...]
     evaluate: bool
     weights: Mapping[str, float] = field(default_factory=lambda: EMPTY)
+    tried: int = 0
+    weighed: Mapping[str, int] = field(default_factory=lambda: EMPTY)
 
 
 class Plan:
@@ -71,6 +75,15 @@ class Plan:
     def waits_for_others(self, round_: Round) -> bool:
         """Whether the open step waits for the others, for a while, once enough has been reported."""
         return True
+
+    def waits_for_all(self, round_: Round) -> bool:
+        """Whether the open step waits for all others until its deadline, even where enough has been reported."""
+        return False
+
+    def try_again(self, state: ExperimentState, round_: Round) -> Opening | None:
+        """With whom the round begins anew where the open step's deadline came and too little is here; None: it does
+        not."""
+        return None
 
     def list_going_on(self, state: ExperimentState) -> Mapping[str, int]:
         """Who goes on in the round that opens with what it does for an earlier one, and which that is."""
