@@ -79,7 +79,7 @@ def deal_shares(secrets: SiteSecrets, exchange: Exchange, own: str) -> Deal:
     for peer, place in exchange.places.items():
         if peer != own:
             shares = held[place - 1]
-            key = sealing_key(secrets.seal_private, exchange, own, peer, own=own)
+            key = sealing_key(secrets.seal_loaded, exchange, own, peer, own=own)
             sealed[peer] = seal_bytes(key, shares.of_seed + shares.of_key, exchange, own, peer)
     return Deal(secrets.commitment, sealed)
 
@@ -110,7 +110,7 @@ def open_mail(secrets: SiteSecrets, context: Context, own: str, mail: Mapping[st
     for dealer in context.sites:
         if dealer == own:
             continue
-        key = sealing_key(secrets.seal_private, exchange, dealer, own, own=own)
+        key = sealing_key(secrets.seal_loaded, exchange, dealer, own, own=own)
         plain = open_sealed(key, mail.get(dealer, b""), exchange, dealer, own)
         if (shares := _read_shares(plain)) is None:
             unreadable.append(dealer)
@@ -136,6 +136,21 @@ def choose_reveal(context: Context, sites: Iterable[str], held: Mapping[str, Hel
         {dealer: held[dealer].of_seed for dealer in context.sites if dealer in held and dealer in arrived},
         {dealer: held[dealer].of_key for dealer in context.sites if dealer in held and dealer not in arrived},
     )
+
+
+def prove_complaint(secrets: SiteSecrets, exchange: Exchange, own: str, dealer: str, sealed: bytes) -> bytes | None:
+    """The one-time key of a message that this site complained about, for all to see; None: it must not be told.
+
+    It must not where the message opens: then the coordinator delivered other bytes than the dealer signed. The key of a
+    good message gives both of the dealer's shares away, and a coordinator that spoilt the mail of one dealer to
+    everybody could collect all of them.
+
+    Args:
+        sealed: what stands for this site in the dealer's own `secure-shares`, whose signature the caller has verified
+            under `Member.signer`. Never what the coordinator says it is.
+    """
+    key = sealing_key(secrets.seal_loaded, exchange, dealer, own, own=own)
+    return key if _read_shares(open_sealed(key, sealed, exchange, dealer, own)) is None else None
 
 
 Verdict = Literal["dealer", "holder", "either"]

@@ -132,20 +132,28 @@ class RestoredSum:
         largest: largest magnitude of a word.
         squares: sum of the squared elements of the mean difference.
         rounded: the largest sum of squares that rounding to whole numbers can have added.
+        finite: whether the new tensor is.
     """
 
     largest: int = 0
     squares: float = 0.0
     rounded: float = 0.0
+    finite: bool = True
 
     def __add__(self, other: RestoredSum) -> RestoredSum:
-        return RestoredSum(max(self.largest, other.largest), self.squares + other.squares, self.rounded + other.rounded)
+        return RestoredSum(
+            max(self.largest, other.largest),
+            self.squares + other.squares,
+            self.rounded + other.rounded,
+            self.finite and other.finite,
+        )
 
     def is_sound(self, arrival: Arrival, norm_max: float | None) -> bool:
         """Whether this can be a sum of honest updates (else `sum-out-of-range`): no word beyond their reach, the mean
-        difference no longer than `norm_max`. Masks that did not cancel give words all over the range."""
+        difference no longer than `norm_max`, the model finite. Masks that did not cancel give words all over the range.
+        """
         longest = math.inf if norm_max is None else norm_max * (1 + _SLACK) + math.sqrt(self.rounded)
-        return self.largest <= arrival.reach and math.sqrt(self.squares) <= longest
+        return self.finite and self.largest <= arrival.reach and math.sqrt(self.squares) <= longest
 
 
 def restore_tensor(total: NDArray[np.uint32], received: Floats, arrival: Arrival, out: Floats) -> RestoredSum:
@@ -170,9 +178,11 @@ def restore_tensor(total: NDArray[np.uint32], received: Floats, arrival: Arrival
         words *= unit
         squares = float(words @ words)
         words += old
-        flat[start : start + old.size] = words
+        with np.errstate(over="ignore"):
+            flat[start : start + old.size] = words
+        finite = bool(np.isfinite(flat[start : start + old.size]).all())
         start += old.size
-        seen += RestoredSum(largest, squares, old.size * (unit * arrival.sites / 2) ** 2)
+        seen += RestoredSum(largest, squares, old.size * (unit * arrival.sites / 2) ** 2, finite)
     return seen
 
 

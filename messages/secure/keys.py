@@ -8,7 +8,7 @@ Each key that seals is used once: for one pair and direction, under one exchange
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidTag
@@ -22,6 +22,8 @@ from messages.secure.context import Context, Exchange, Member
 
 KEY_BYTES = 32
 TAG_BYTES = 16
+PrivateKey = bytes | X25519PrivateKey
+"""32 bytes, or loaded: loading costs as much as an agreement."""
 _PRIME = 2**255 - 19
 _NONCE = bytes(12)
 _PROBE = X25519PrivateKey.from_private_bytes(sha256(b"konsil secure probe 1").digest())
@@ -53,6 +55,16 @@ class SiteSecrets:
         return expand_key(self.root, b"konsil secure mask key 1")
 
     @cached_property
+    def seal_loaded(self) -> X25519PrivateKey:
+        """`seal_private`, ready for many agreements."""
+        return X25519PrivateKey.from_private_bytes(self.seal_private)
+
+    @cached_property
+    def mask_loaded(self) -> X25519PrivateKey:
+        """`mask_private`, ready for many agreements."""
+        return X25519PrivateKey.from_private_bytes(self.mask_private)
+
+    @cached_property
     def self_seed(self) -> bytes:
         """Seed *b* of the site's own mask; dealt out in shares."""
         return expand_key(self.root, b"konsil secure self seed 1")
@@ -82,6 +94,7 @@ def public_of(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
+@lru_cache(maxsize=4096)
 def is_usable_point(public: bytes) -> bool:
     """Whether 32 bytes are a public key: encoded in the one way (below 2^255 - 19), and not of small order."""
     if len(public) != KEY_BYTES or int.from_bytes(public, "little") >= _PRIME:
@@ -93,16 +106,17 @@ def is_usable_point(public: bytes) -> bool:
     return True
 
 
-def agree_on(private: bytes, public: bytes) -> bytes:
+def agree_on(private: PrivateKey, public: bytes) -> bytes:
     """The X25519 secret of a pair, 32 bytes.
 
     Raises:
         ValueError: the public key is of small order: the secret would be known to all.
     """
-    return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    loaded = X25519PrivateKey.from_private_bytes(private) if isinstance(private, bytes) else private
+    return loaded.exchange(X25519PublicKey.from_public_bytes(public))
 
 
-def pair_mask_key(private: bytes, own: str, peer: str, context: Context) -> bytes:
+def pair_mask_key(private: PrivateKey, own: str, peer: str, context: Context) -> bytes:
     """The AES-256 key of the mask that two sites share: the same from both sides, and another under any other context.
 
     Args:
@@ -120,7 +134,7 @@ def self_mask_key(seed: bytes, own: str, context: Context) -> bytes:
     return expand_key(seed, _name_use("konsil secure self mask 1", context.digest, own))
 
 
-def sealing_key(private: bytes, exchange: Exchange, dealer: str, holder: str, *, own: str) -> bytes:
+def sealing_key(private: PrivateKey, exchange: Exchange, dealer: str, holder: str, *, own: str) -> bytes:
     """The one-time AES-256 key of what `dealer` seals for `holder`, from either side.
 
     It opens this one message and no other. So a holder can reveal it to prove that a share does not open.

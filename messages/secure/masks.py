@@ -23,6 +23,7 @@ from messages.secure.keys import SiteSecrets, pair_mask_key, self_mask_key
 
 MASK_BLOCK = 2**18
 """Bytes at a time: block, keystream and zeros stay in a core's second cache."""
+_NOTHING = memoryview(bytes(MASK_BLOCK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def masks_of_site(secrets: SiteSecrets, context: Context, own: str) -> list[Mask
         ValueError: a peer's key is of small order. KeyError: a site outside the roster.
     """
     pairs = (
-        Mask(pair_mask_key(secrets.mask_private, own, peer, context), sign_of(own, peer))
+        Mask(pair_mask_key(secrets.mask_loaded, own, peer, context), sign_of(own, peer))
         for peer in context.sites
         if peer != own
     )
@@ -73,11 +74,11 @@ def add_masks(buffer: NDArray[np.uint8], layout: WordLayout, masks: Sequence[Mas
     """
     _check_length(buffer, layout)
     streams = [(Cipher(AES(one.key), CTR(bytes(16))).encryptor(), one.sign) for one in masks]
-    nothing, stream = memoryview(bytes(MASK_BLOCK)), np.empty(MASK_BLOCK + 16, np.uint8)
+    stream = np.empty(min(MASK_BLOCK, layout.nbytes) + 16, np.uint8)
     for start, end, dtype in _each_block(layout):
         words, size = buffer[start:end].view(dtype), end - start
         for encryptor, sign in streams:
-            encryptor.update_into(nothing[:size], stream.data)
+            encryptor.update_into(_NOTHING[:size], stream.data)
             (np.add if sign > 0 else np.subtract)(words, stream[:size].view(dtype), out=words)
 
 

@@ -44,7 +44,8 @@ class RoundBounds:
         threshold: how many rebuild a secret (t).
         least: the smallest sum that may be unmasked; with fewer updates the round waits, and is void in the end.
         losses: sites that may be lost once shares are dealt; 0: one lost site makes the round void.
-        colluding: sites that may pool all they know with the coordinator and learn no single update; -1: not even none.
+        colluding: sites that may pool all they know with the coordinator and learn no single update. The smallest sum
+            holds two updates beside theirs. -1: the coordinator alone may learn one.
     """
 
     sites: int
@@ -63,4 +64,4 @@ def bound_round(sites: int, rule: ThresholdRule | None = None, quorum_sites: int
     """What a round of `sites` bears (`konsil experiment check`, and the coordinator before it opens one)."""
     threshold = threshold_of(sites, rule)
     least = least_in_sum(threshold, quorum_sites)
-    return RoundBounds(sites, threshold, least, sites - least, min(margin_of(sites, threshold), least) - 1)
+    return RoundBounds(sites, threshold, least, sites - least, min(margin_of(sites, threshold) - 1, least - 2))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _FORM_5: dict[str, Any] = {"json_schema_extra": {"form": 5}, "exclude_if": lambda value: value is None}
 """Of a key that came with form 5: where a file says nothing of it, no reader is told of it either."""
-CARRIED_OUT: frozenset[str] = frozenset()
+CARRIED_OUT: frozenset[str] = frozenset({"masks"})
 """What this version can keep: a promise that nobody keeps is refused, never passed over."""
 MASKABLE_STRATEGIES = frozenset({"FedAvg", "FedProx", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad"})
 """Strategies that need nothing of updates but their mean."""
