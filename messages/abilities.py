@@ -74,6 +74,7 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "secure-reveal": 7,
         "secure-complaint": 7,
         "round-void": 7,
+        "net-not-maskable": 7,
         "RoundStart.secure": 7,
         "EvaluationStart.secure": 7,
         "RoundComplete.pooled": 7,

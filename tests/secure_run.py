@@ -17,7 +17,7 @@ from coordinator.config import Limits
 from coordinator.core import announce, effects
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.state import ExperimentState, Round
+from coordinator.core.state import ExperimentState, Phase, Round, Timer
 from coordinator.loop.file_checks import check_file
 from coordinator.work.blobs import Blobs
 from coordinator.work.pool import Work
@@ -25,8 +25,8 @@ from messages import kinds
 from messages.envelope import Author
 from messages.ground.clock import SystemClock
 from messages.secure import section
-from messages.tensors.layout import Manifest, manifest_of, view_tensors, write_into
-from nets.digest import model_digest
+from messages.secure.encoding import find_arrival, restore_tensor
+from messages.tensors.layout import manifest_of, view_tensors, write_into
 
 MODEL = {
     "conv.weight": np.linspace(-3, 3, 300, dtype=np.float32).reshape(10, 30),
@@ -154,6 +154,15 @@ class SecureRun(Run):
         assert self.work._keep_sealed("exp-1", path, ready.transfer.manifest) == ready.transfer.seal
         self.put(i.UpdateStored(time=self.time, site=site, round=number, attempt=1))
 
+    def lose(self, site: str, before: str) -> None:
+        """A whole round in which a site says nothing from this step on; deadlines come where it is waited for."""
+        lost = False
+        while self.now.round is not None and self.now.round.closed_at is None and self.round.number == 1:
+            lost = lost or self.round.step == before
+            name = self.step(*([site] if lost else ()))
+            while self.now.phase is Phase.RUNNING and self.round.step == name and self.round.number == 1:
+                self.fire(Timer.GRACE if Timer.GRACE in self.now.timers else Timer.DEADLINE)
+
     def until(self, step: str, without: Collection[str] = ()) -> None:
         """Steps are answered until this one is open."""
         while self.round.step != step:
@@ -166,10 +175,27 @@ class SecureRun(Run):
         self.put(made.model_copy(update={"time": self.time}))
         return made
 
+    def plain_sum(self, sites: Iterable[str]) -> NDArray[np.uint32]:
+        """What these sites' words come to, had nobody masked them."""
+        words = sum(spec.size for spec in MANIFEST.tensors)
+        buffers = [one for site in sites if (one := self.sites[site].plain) is not None]
+        return np.add.reduce([one[: 4 * words].view(np.uint32) for one in buffers], dtype=np.uint32)
+
     def whole_round(self) -> i.AnyInput:
         for _ in range(5):
             self.step()
         return self.aggregate()
+
+
+def restore_plainly(run: SecureRun, sites: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """The model of the first round out of the plain sum of these sites' words."""
+    sites, found, place = tuple(sites), {}, 0
+    context, total = run.sites[sites[0]].context, run.plain_sum(sites)
+    for name, array in run.model(1).items():
+        found[name] = np.empty_like(array)
+        restore_tensor(total[place : place + array.size], array, find_arrival(context, sites), found[name])
+        place += array.size
+    return found
 
 
 def mean_of(run: SecureRun, number: int, sites: Iterable[str]) -> dict[str, NDArray[np.float64]]:
@@ -180,6 +206,3 @@ def mean_of(run: SecureRun, number: int, sites: Iterable[str]) -> dict[str, NDAr
         name: sum(train(name, array, site).astype(np.float64) * CASES[site] for site in sites) / total
         for name, array in run.model(number).items()
     }
-
-
-__all__ = ["MANIFEST", "MODEL", "NAMES", "Manifest", "SecureRun", "carry_out", "mean_of", "model_digest", "secure_file"]

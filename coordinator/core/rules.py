@@ -60,7 +60,9 @@ def close_recruiting(state: ExperimentState, now: float) -> Decided:
 
 
 def start_next(state: ExperimentState, now: float) -> Decided:
-    """Open the next round, or the final evaluation after the last."""
+    """Open the next round, or the final evaluation after the last; or end without one."""
+    if plan_of(state).ends_unscored(state):
+        return (plan_of(state).end_experiment(state, None, now),)
     return (open_step(state, plan_of(state).next_round(state), now),)
 
 

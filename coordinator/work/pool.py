@@ -40,6 +40,7 @@ from messages.ground.durable import is_out_of_space, sync_to_disk
 from messages.ground.errors import KonsilError, MalformedMessage, TooLarge, WorkFailed
 from messages.ground.metrics import PHASES
 from messages.reasons import Reason
+from messages.secure.pooled import is_maskable
 from messages.tensors.codecs import CODECS
 from messages.tensors.layout import Manifest, view_tensors, write_into
 from messages.tensors.seals import map_file
@@ -287,6 +288,9 @@ class Work:
         if effect.origin is not None and (why := self._begin_with(effect.origin, out, manifest)) is not None:
             log.error("work failed", experiment=name, detail=f"the model to begin with does not fit: {why}")
             return i.InitialisationFailed(time=self.now(), reason=Reason.WRONG_SHAPE)
+        if effect.experiment.privacy.secure_aggregation and not is_maskable(manifest):
+            out.unlink()
+            return i.InitialisationFailed(time=self.now(), reason=Reason.NET_NOT_MASKABLE)
         if manifest.nbytes > self.limits.model_bytes_max:
             out.unlink()
             return i.InitialisationFailed(time=self.now(), reason=Reason.TOO_LARGE)

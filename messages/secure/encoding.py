@@ -163,7 +163,7 @@ def restore_tensor(total: NDArray[np.uint32], received: Floats, arrival: Arrival
         total: the sum's words, flat and contiguous.
         received: the round's model.
         arrival: `find_arrival`.
-        out: contiguous float32 of `received`'s shape.
+        out: contiguous float32 of `received`'s shape; may be the memory of `total`.
 
     Raises:
         ValueError: sizes differ.

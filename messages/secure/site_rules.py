@@ -152,7 +152,9 @@ def judge_masking(record: SecureRecord, context: Context, own: str, weight: int,
     """Whether to mask an update under a context.
 
     Args:
-        weight: the site's own, from what it announced itself.
+        weight: the site's own, from what it announced itself, before any cap. A weight may be capped; then it is the
+            largest of all (`coordinator.core.secure.weights`). Else the coordinator could give everybody but one site
+            next to no weight, and its update were the sum.
 
     Returns:
         `other-context` (another roster, a site outside it, own weight changed), `asked-twice`, `too-few-peers`, None.
@@ -163,9 +165,9 @@ def judge_masking(record: SecureRecord, context: Context, own: str, weight: int,
     if record.context not in ("", context.digest.hex()):
         return Reason.ASKED_TWICE
     weights = context.weight_of
-    if len(weights) < len(context.weights) or not exchange.members.keys() >= weights.keys():
+    if len(weights) < len(context.weights) or own not in weights or not exchange.members.keys() >= weights.keys():
         return Reason.OTHER_CONTEXT
-    if weights.get(own) != weight or min(weights.values()) < 1:
+    if min(weights.values()) < 1 or not (weights[own] == weight or weights[own] == max(weights.values()) < weight):
         return Reason.OTHER_CONTEXT
     return _judge_company(context, weights.keys(), own, floors)
 

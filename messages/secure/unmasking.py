@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from messages.reasons import Reason
@@ -119,14 +120,11 @@ def masks_left(context: Context, sites: Iterable[str], secrets: RebuiltSecrets) 
     arrived = sorted(sites)
     if secrets.missing:
         raise ValueError(f"{len(secrets.missing)} secrets could not be rebuilt")
-    return [
-        *(Mask(self_mask_key(secrets.seeds[site], site, context), 1) for site in arrived),
-        *(
-            Mask(pair_mask_key(private, lost, site, context), sign_of(site, lost))
-            for lost, private in secrets.keys.items()
-            for site in arrived
-        ),
-    ]
+    masks = [Mask(self_mask_key(secrets.seeds[site], site, context), 1) for site in arrived]
+    for lost, private in secrets.keys.items():
+        loaded = X25519PrivateKey.from_private_bytes(private)
+        masks += [Mask(pair_mask_key(loaded, lost, site, context), sign_of(site, lost)) for site in arrived]
+    return masks
 
 
 def unmask_sum(

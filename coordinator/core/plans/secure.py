@@ -15,7 +15,7 @@ from coordinator.core.plans.aggregation import Aggregation
 from coordinator.core.plans.base import Opening
 from coordinator.core.secure.facts import least_of, rebuild_from, threshold_in
 from coordinator.core.secure.weights import weigh_sites
-from coordinator.core.state import CONSENT, KEYS, MASKED, REVEAL, SECURE, SHARES, ExperimentState, Round
+from coordinator.core.state import CONSENT, KEYS, MASKED, REVEAL, SCORES, SECURE, SHARES, ExperimentState, Round
 from messages.reasons import Reason
 from messages.secure.rules import MOST_TRIES
 
@@ -31,6 +31,10 @@ class SecureAggregation(Aggregation):
     def next_round(self, state: ExperimentState) -> Opening:
         opening = super().next_round(state)
         return Opening(opening.step, opening.sites, opening.evaluate, tried=1) if opening.step == KEYS else opening
+
+    def ends_unscored(self, state: ExperimentState) -> bool:
+        """An evaluation would show each site's own scores."""
+        return super().next_round(state).step == SCORES
 
     def next_step(self, state: ExperimentState, round_: Round) -> Opening | None:
         following = super().next_step(state, round_)

@@ -112,6 +112,9 @@ def test_a_tensor_of_several_blocks_is_encoded_and_restored_as_one() -> None:
     seen = restore_tensor(total, received, find_arrival(context, context.sites), out)
     assert np.allclose(out - received, (3 * 0.25 + 5 * 0.5) / 8, atol=1e-6)
     assert math.isclose(seen.squares, sum_squares(out, received), rel_tol=1e-5)
+    in_place = total.view(np.float32).reshape(received.shape)
+    assert restore_tensor(total, received, find_arrival(context, context.sites), in_place) == seen
+    assert np.array_equal(in_place, out)
 
 
 def test_clipped_elements_are_counted_and_more_than_one_in_ten_thousand_is_too_many() -> None:

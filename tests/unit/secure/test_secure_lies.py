@@ -237,14 +237,30 @@ def test_10_sybils_do_not_count_and_are_taken_to_collude() -> None:
 def test_11_weights_that_leave_one_update_alone_in_the_sum_are_refused() -> None:
     sites = make_sites()
     run = exchange_shares(sites)
+
+    def refuses(site: HonestSite, weights: dict[str, int]) -> bool:
+        act = lambda: site.take_masking(run.exchange.roster, weights, run.mail_for(site.name))  # noqa: E731
+        return refused(act) is Reason.OTHER_CONTEXT
+
     unfair = {**dict.fromkeys(NAMES, 1), "anna": 10}
-    for site in sites[1:]:
-        mail = run.mail_for(site.name)
-        act = lambda site=site, mail=mail: site.take_masking(run.exchange.roster, unfair, mail)  # noqa: E731
-        assert refused(act) is Reason.OTHER_CONTEXT
-    for weights in ({**unfair, "bert": 0}, {**unfair, "mallory": 1}, {"bert": 1, "carl": 1}, {**unfair, "anna": 9}):
-        act = lambda w=weights: sites[0].take_masking(run.exchange.roster, w, run.mail_for("anna"))  # noqa: E731
-        assert refused(act) is Reason.OTHER_CONTEXT
+    assert all(refuses(site, unfair) for site in sites[1:])
+    for weights in (
+        {**unfair, "bert": 0},
+        {**unfair, "mallory": 1},
+        {"bert": 1, "carl": 1},
+        {**dict.fromkeys(NAMES, 10), "anna": 9},
+        {**dict.fromkeys(NAMES, 10), "anna": 11},
+    ):
+        assert refuses(sites[0], weights)
+
+
+def test_a_weight_that_a_cap_made_less_is_the_largest_of_all() -> None:
+    sites = make_sites()
+    sites[0].weight, sites[1].weight = 1000, 900
+    run = exchange_shares(sites)
+    capped = {**dict.fromkeys(NAMES, 10), "anna": 15, "bert": 15}
+    for site in sites:
+        site.take_masking(run.exchange.roster, capped, run.mail_for(site.name))
 
 
 def test_12_what_was_said_in_another_round_or_try_is_worth_nothing_here() -> None:
