@@ -7,9 +7,11 @@ does not ask for a sign.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from messages import codec
 from messages.scores import ScoreSums, SplitScores
 from messages.secure.figures import Figure
 from messages.secure.masks import WordLayout
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 MASKED, FIGURES = "masked32", "figures64"
 """Names of the two tensors."""
 CASES, LOSS = "cases", "loss"
+SPLITS = ("validation", "test")
+"""What an evaluation scores."""
 _MOST_CASES = 2.0**24
 _COUNTED = ("n", "both_empty", "reference_empty", "false_positive", "failed", "withheld")
 
@@ -35,6 +39,25 @@ def list_figures(experiment: Experiment, *, evaluate: bool) -> tuple[Figure, ...
     """
     told = (Figure(CASES, _MOST_CASES), Figure(LOSS, 2.0**30, 19))
     return (*told, *list_scores(experiment, "validation")) if evaluate else told
+
+
+def list_scoring(experiment: Experiment, labels: Iterable[str]) -> tuple[Figure, ...]:
+    """The figures of a secure evaluation: of each candidate, by label, the scores on both splits."""
+    return tuple(
+        one for label in labels for split in SPLITS for one in list_scores(experiment, name_scores(label, split))
+    )
+
+
+def name_scores(label: str, split: str) -> str:
+    """What the figures of a candidate's scores on a split begin with."""
+    return f"{label} {split}"
+
+
+def name_candidates(digests: Mapping[str, str]) -> str:
+    """The digest (hex) that stands for the models which a secure evaluation is of: of the only one, or of all."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return sha256(b"konsil secure candidates 1\n" + codec.canonical(dict(digests))).hexdigest()
 
 
 def list_scores(experiment: Experiment, prefix: str) -> tuple[Figure, ...]:
@@ -81,6 +104,15 @@ def tell_training(cases: int, loss: float | None, validation: SplitScores | None
     """What a site puts into its figures; the loss counts with its cases."""
     told = {CASES: 0.0 if loss is None else float(cases), LOSS: 0.0 if loss is None else loss * cases}
     return told if validation is None else told | tell_scores("validation", validation)
+
+
+def tell_scoring(scores: Mapping[str, Mapping[str, SplitScores]]) -> dict[str, float]:
+    """What a site puts into the figures of a secure evaluation: label → split → scores."""
+    told: dict[str, float] = {}
+    for label, splits in scores.items():
+        for split, one in splits.items():
+            told |= tell_scores(name_scores(label, split), one)
+    return told
 
 
 def tell_scores(prefix: str, scores: SplitScores) -> dict[str, float]:
