@@ -17,7 +17,6 @@ from coordinator.config import Limits
 from coordinator.core import announce, effects
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.plans.secure import SecureAggregation
 from coordinator.core.state import ExperimentState, Phase, Round, Timer
 from coordinator.loop.file_checks import check_file
 from coordinator.work.blobs import Blobs
@@ -41,7 +40,6 @@ CASES = dict(zip(NAMES, (10, 20, 30, 40, 50), strict=True))
 def carry_out(patch: pytest.MonkeyPatch) -> None:
     """Masks are kept in this process, whatever the version says."""
     patch.setattr(section, "CARRIED_OUT", frozenset({"masks"}) | section.CARRIED_OUT)
-    patch.setattr(SecureAggregation, "scored", True)
 
 
 def secure_file(sites: Iterable[str] = NAMES, least: int = 3, **changes: Any) -> dict[str, Any]:

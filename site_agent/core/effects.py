@@ -260,7 +260,8 @@ def _tell_secure(change: _Change, x: TellSecure) -> tuple[Effect, ...]:
     assert was is not None and was.secure is not None  # noqa: S101, PT018 (for mypy: an answer is of a secure round)
     question = was.secure.masking if x.kind == "secure-figures" else was.secure.asked
     said = Say(x.kind, x.experiment, job.round, x.body, job.opening, question=question)
-    return (KeepSecrets(x.experiment, job.round, x.kept), said, *_secure_work(job))
+    done = (Free(x.experiment, job.round),) if x.kind == "secure-figures" else ()
+    return (KeepSecrets(x.experiment, job.round, x.kept), said, *done, *_secure_work(job))
 
 
 def _effects_of_seal(change: _Change, x: Seal) -> tuple[Effect, ...]:

@@ -17,6 +17,7 @@ from messages.kinds import Body
 from messages.names import UPLINK
 from messages.reasons import Reason
 from messages.secure.context import Context, Exchange, make_context, make_exchange
+from messages.secure.pooled import name_candidates
 from messages.secure.rules import threshold_of
 from messages.secure.said import read_consent, read_member, read_said
 from messages.secure.site_rules import Consent
@@ -122,14 +123,18 @@ class Believing:
 def name_models(start: Event) -> str:
     """The digest that stands for the models which a round or an evaluation is of."""
     body = start.body
-    assert isinstance(body, kinds.RoundStart)  # noqa: S101 (for mypy)
+    if isinstance(body, kinds.EvaluationStart):
+        return name_candidates(body.digests())
+    assert isinstance(body, kinds.RoundStart)  # noqa: S101 (for mypy: the two open tries)
     return body.model_digest
 
 
 def find_own_weight(job: Job, context: Context, site: str) -> int:
     """What the site's difference may be multiplied by, from what it announced itself: a cap makes it less, nothing
-    makes it more."""
+    makes it more. Scores are multiplied by nothing."""
     plan, counts = experiment_of(job).plan, job.counts
     assert counts is not None  # noqa: S101 (for mypy: who takes part has joined)
+    if job.start is not None and isinstance(event_of(job.start).body, kinds.EvaluationStart):
+        return context.weight_of.get(site, 1)
     own = 1 if plan.weight_by == "equal" else max(1, counts.train)
     return min(own, context.weight_of.get(site, own))

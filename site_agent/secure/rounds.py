@@ -27,7 +27,15 @@ from messages.secure.encoding import find_share
 from messages.secure.figures import encode_figures
 from messages.secure.keys import KEY_BYTES, SiteSecrets, public_of
 from messages.secure.masks import masks_of_site
-from messages.secure.pooled import describe_masked, is_maskable, lay_out_words, list_figures, tell_training
+from messages.secure.pooled import (
+    describe_masked,
+    is_maskable,
+    lay_out_words,
+    list_figures,
+    list_scoring,
+    tell_scoring,
+    tell_training,
+)
 from messages.secure.site_rules import PeerFloors, SecureRecord
 from messages.tensors.layout import Manifest
 from messages.tensors.seals import Sealer, map_file
@@ -43,7 +51,7 @@ from site_agent.datasets.vault import Damaged, Vault
 from site_agent.disk.spool import Spool
 from site_agent.secure.believing import Believing, NotDone, body_of, find_own_weight
 from site_agent.secure.kept import PURPOSE, open_record, open_secrets, pack_record, seal_secrets
-from site_agent.secure.updates import OutOfRange, write_masked, write_words
+from site_agent.secure.updates import OutOfRange, mask_figures, write_masked, write_words
 
 log = structlog.get_logger()
 
@@ -142,8 +150,23 @@ class SecureWork:
         context = self._read_context(job)
         own = find_own_weight(job, context, self._site)
         reason = site_rules.judge_masking(record, context, self._site, own, self._floors_of(job))
-        _refuse(reason, "no update is masked so")
+        _refuse(reason, "nothing is masked so")
+        if isinstance(event_of(part.start).body, kinds.EvaluationStart):
+            return self._mask_scores(job, context, secrets, record)
         return self._mask_update(job, context, secrets, record)
+
+    def _mask_scores(self, job: Job, context: Context, secrets: SiteSecrets, record: SecureRecord) -> AnyInput:
+        asked = job.evaluation_start
+        for one in asked.models:
+            _check_model(self._model_file(job, one.transfer), one.transfer.manifest, one.model_digest)
+        table = list_scoring(experiment_of(job), asked.digests())
+        told = tell_scoring({label: one.splits for label, one in job.scores.items()})
+        masked = mask_figures(table, told, masks_of_site(secrets, context, self._site))
+        body = kinds.SecureFigures(tried=context.exchange.attempt, masked=masked)
+        return self._answer(job, "secure-figures", body, secrets, site_rules.note_masking(record, context))
+
+    def _model_file(self, job: Job, sealed: Sealed) -> Path:
+        return self._spool.global_file(TransferKey(job.experiment, sealed.round, COORDINATOR, sealed.attempt))
 
     def _mask_update(self, job: Job, context: Context, secrets: SiteSecrets, record: SecureRecord) -> AnyInput:
         start, inside = job.round_start, job.trained
@@ -160,7 +183,7 @@ class SecureWork:
             if not words.exists():
                 if record.context:
                     raise NotDone(Reason.SECRETS_LOST, "the difference that was to be masked is gone")
-                model = self._spool.global_file(TransferKey(job.experiment, sealed.round, COORDINATOR, sealed.attempt))
+                model = self._model_file(job, sealed)
                 _check_model(model, sealed.manifest, start.model_digest)
                 figures = encode_figures(table, tell_training(inside.cases, inside.loss, inside.validation))
                 write_words(

@@ -52,10 +52,6 @@ class Plan:
             return Opening(SCORES, state.joined, evaluate=True)
         return Opening(self.steps[0], self.choose_participants(state), is_scored_in(state.experiment, number))
 
-    def ends_unscored(self, state: ExperimentState) -> bool:
-        """Whether the experiment ends now, without a final evaluation."""
-        return False
-
     def choose_participants(self, state: ExperimentState) -> tuple[str, ...]:
         """Who takes part in the round that opens: at least one site."""
         return state.joined

@@ -43,11 +43,6 @@ class SecureAggregation(Aggregation):
     """Aggregation under masks."""
 
     steps = SECURE
-    scored: bool = False
-    """Whether the model is evaluated in one more secure round: sites cannot mask their scores yet."""
-
-    def ends_unscored(self, state: ExperimentState) -> bool:
-        return not self.scored and super().next_round(state).step == SCORES
 
     def next_round(self, state: ExperimentState) -> Opening:
         """A secure round, or a secure evaluation: an open one would show each site's own scores."""
