@@ -19,9 +19,17 @@ from messages.secure.dealing import choose_reveal, deal_shares, open_mail
 from messages.secure.encoding import find_share, find_shrink, quantise_tensor, sum_squares
 from messages.secure.figures import encode_figures
 from messages.secure.keys import SiteSecrets, public_of, sealing_key
-from messages.secure.masks import add_masks, masks_of_site
-from messages.secure.pooled import describe_masked, lay_out_words, list_figures, tell_training
-from messages.secure.rules import threshold_of
+from messages.secure.masks import WordLayout, add_masks, masks_of_site
+from messages.secure.pooled import (
+    describe_masked,
+    lay_out_words,
+    list_figures,
+    list_scoring,
+    name_candidates,
+    tell_scoring,
+    tell_training,
+)
+from messages.secure.rules import ThresholdRule, threshold_of
 from messages.secure.said import read_consent, read_member, read_said
 from messages.tensors.layout import Manifest, chunk_digests, seal_transfer
 from messages.trust.keys import derive_key
@@ -49,6 +57,8 @@ class PureSite:
         self.author = Author("demo", name, 1, key=derive_key(sha256(name.encode()).digest()))
         self.loss, self.validation = 0.5, None
         self.start: kinds.RoundStart | None = None
+        self.rule: ThresholdRule | None = None
+        self.model = ""
         self.number = 0
         self.tried = 0
         self.mail: Mapping[str, bytes] = {}
@@ -66,19 +76,36 @@ class PureSite:
     def hear_start(self, number: int, body: kinds.RoundStart) -> kinds.SecureKeys:
         assert body.secure is not None
         self.start, self.number, self.tried = body, number, body.secure.tried
+        self.model, self.rule = body.model_digest, body.secure.threshold
         keys = (public_of(self.secrets.seal_private), public_of(self.secrets.mask_private))
         return kinds.SecureKeys(tried=self.tried, sealing=keys[0], masking=keys[1])
 
+    def hear_evaluation(self, number: int, body: kinds.EvaluationStart) -> kinds.SecureKeys:
+        assert body.secure is not None
+        self.evaluation, self.number, self.tried = body, number, body.secure.tried
+        self.model, self.rule = name_candidates(body.digests()), body.secure.threshold
+        keys = (public_of(self.secrets.seal_private), public_of(self.secrets.mask_private))
+        return kinds.SecureKeys(tried=self.tried, sealing=keys[0], masking=keys[1])
+
+    def tell_figures(
+        self, body: kinds.SecureMasking, scores: Mapping[str, Mapping[str, SplitScores]]
+    ) -> kinds.SecureFigures:
+        """Its scores, masked."""
+        self.weights = body.weights
+        figures = list_scoring(self.experiment, [one.label for one in self.evaluation.models])
+        buffer = encode_figures(figures, tell_scoring(scores)).view(np.uint8).copy()
+        add_masks(buffer, WordLayout(0, len(figures)), masks_of_site(self.secrets, self.context, self.name))
+        return kinds.SecureFigures(tried=self.tried, masked=buffer.tobytes())
+
     def hear_roster(self, body: kinds.SecureRoster) -> kinds.SecureShares:
-        assert self.start is not None
-        assert self.start.secure is not None
+        assert self.rule is not None
         roster = [read_member(event) for event in read_said(body.keys)]
         self.exchange: Exchange = make_exchange(
             experiment=self.digest,
-            model=self.start.model_digest,
+            model=self.model,
             round_number=self.number,
             attempt=self.tried,
-            threshold=threshold_of(len(roster), self.start.secure.threshold),
+            threshold=threshold_of(len(roster), self.rule),
             roster=roster,
         )
         deal = deal_shares(self.secrets, self.exchange, self.name)
@@ -150,6 +177,7 @@ class PureSite:
         """What it says to whatever opens a step, training excepted."""
         handlers: dict[type[kinds.Body], Any] = {
             kinds.RoundStart: lambda one: self.hear_start(number, one),
+            kinds.EvaluationStart: lambda one: self.hear_evaluation(number, one),
             kinds.SecureRoster: self.hear_roster,
             kinds.SecureClosing: self.hear_closing,
             kinds.SecureUnmasking: self.hear_unmasking,

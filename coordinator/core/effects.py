@@ -277,7 +277,7 @@ def _open_step(state: ExperimentState, x: d.RoundStarted) -> tuple[Effect, ...]:
 def list_mail(state: ExperimentState, site: str | None = None) -> tuple[Mail, ...]:
     """What peers have sealed for each site, or for one, as long as sites may need it to mask."""
     round_ = state.round
-    if round_ is None or round_.step != MASKED:
+    if round_ is None or round_.role != MASKED:
         return ()
     return tuple(
         Mail(

@@ -30,6 +30,7 @@ from coordinator.core.state import (
     Update,
     VoidRound,
     invite_members,
+    role_of,
 )
 from coordinator.core.steps.table import STEPS
 from messages.experiment import read_recorded
@@ -211,7 +212,7 @@ def _take_parts(state: State, x: d.RoundStarted) -> Mapping[str, Part]:
     """A part for each site: a new one, or the one that goes on from an earlier round."""
     away = frozenset(x.away)
     # Who takes part in a later step of a secure round has taken the round on.
-    parts = {site: Part(accepted=x.step in SECURE[1:], absent=site in away) for site in x.cases}
+    parts = {site: Part(accepted=role_of(x.step) in SECURE[1:], absent=site in away) for site in x.cases}
     if state.round is None:
         return parts
     return parts | {site: replace(state.round.parts[site], base=base) for site, base in x.going_on.items()}
@@ -220,11 +221,11 @@ def _take_parts(state: State, x: d.RoundStarted) -> Mapping[str, Part]:
 def _earlier_reports(round_: Round, following: StepName) -> Mapping[StepName, Mapping[str, Part]]:
     """What was reported before a step that follows; nothing of a step that is opened anew for others, or of a try that
     is begun anew."""
-    if following == KEYS:
+    if role_of(following) == KEYS:
         return EMPTY
     if following == round_.step:
         return round_.earlier
-    return {**round_.earlier, round_.step: {site: round_.parts[site] for site in round_.reported}}
+    return {**round_.earlier, round_.role: {site: round_.parts[site] for site in round_.reported}}
 
 
 def _site_accepted(state: State, x: d.SiteAccepted) -> State:

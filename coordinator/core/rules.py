@@ -60,9 +60,7 @@ def close_recruiting(state: ExperimentState, now: float) -> Decided:
 
 
 def start_next(state: ExperimentState, now: float) -> Decided:
-    """Open the next round, or the final evaluation after the last; or end without one."""
-    if plan_of(state).ends_unscored(state):
-        return (plan_of(state).end_experiment(state, None, now),)
+    """Open the next round, or the final evaluation after the last."""
     return (open_step(state, plan_of(state).next_round(state), now),)
 
 

@@ -58,6 +58,14 @@ CONSENT: StepName = "consent"
 REVEAL: StepName = "reveal"
 SECURE: tuple[StepName, ...] = (KEYS, SHARES, MASKED, CONSENT, REVEAL)
 """The steps of a secure round (Bonawitz et al. 2017), in order; MASKED is its step of updates."""
+_SCORE = "score-"
+SCORING: tuple[StepName, ...] = tuple(_SCORE + step for step in SECURE)
+"""The same of the secure evaluation."""
+
+
+def role_of(step: StepName) -> StepName:
+    """What a step is for: a secure evaluation's steps do what those of a secure round do."""
+    return step.removeprefix(_SCORE)
 
 
 class Timer(StrEnum):
@@ -177,7 +185,7 @@ class Round:
         announced: how often the step was announced.
         opening: how many steps have opened in the round; the attempt of the event that opened this one.
         left_out: sites that the round has left behind, each with its reason.
-        earlier: what was reported in earlier steps of the round, by step and site.
+        earlier: what was reported in earlier steps of the round, by role of the step and site.
         weights: of the ensemble that is scored, by label.
         going_on: by site that went on with what it did for an earlier round when this one opened, which round that is.
         taken: how many updates have come, in it and in those whose work goes on in it.
@@ -211,6 +219,16 @@ class Round:
     def reported(self) -> tuple[str, ...]:
         """Sites whose part is here, in the order of their names."""
         return tuple(sorted(site for site, part in self.parts.items() if part.reported))
+
+    @property
+    def role(self) -> StepName:
+        """What the open step is for (`role_of`)."""
+        return role_of(self.step)
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether it is a secure evaluation."""
+        return self.step in SCORING
 
     @property
     def trained(self) -> Mapping[str, Part]:

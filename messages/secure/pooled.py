@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from messages import codec
 from messages.scores import ScoreSums, SplitScores
@@ -106,7 +106,7 @@ def tell_training(cases: int, loss: float | None, validation: SplitScores | None
     return told if validation is None else told | tell_scores("validation", validation)
 
 
-def tell_scoring(scores: Mapping[str, Mapping[str, SplitScores]]) -> dict[str, float]:
+def tell_scoring(scores: Mapping[str, Mapping[Any, SplitScores]]) -> dict[str, float]:
     """What a site puts into the figures of a secure evaluation: label → split → scores."""
     told: dict[str, float] = {}
     for label, splits in scores.items():

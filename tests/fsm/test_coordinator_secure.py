@@ -247,9 +247,29 @@ def test_training_that_fails_before_masking_leaves_the_site_out_of_the_roster_or
     assert run.round.left_out == {"site-a": Reason.CUDA_OOM}
 
 
-def test_an_experiment_under_masks_ends_without_showing_any_sites_scores(make: Make) -> None:
+def test_the_evaluation_is_one_more_secure_round_and_tells_pooled_scores_alone(make: Make) -> None:
     run = make()
     run.whole_round()
     run.whole_round()
+    assert run.now.phase is Phase.EVALUATING
+    start = announce.round_opened(run.now)
+    assert (start.kind, start.round) == ("evaluation-start", 3)
+    steps = [run.step() for _ in range(5)]
+    assert steps == ["score-keys", "score-shares", "score-masked", "score-consent", "score-reveal"]
     assert run.now.phase is Phase.COMPLETE
-    assert not any(isinstance(one, d.RoundStarted) and one.step == "scores" for one in run.decided)
+    assert run.now.outcome is not None
+    test = run.now.outcome.test
+    assert test is not None
+    assert (test.cases, test.metrics["dice"]["WT"].sum) == (4, 1.0)
+    assert not any(isinstance(one, d.SiteEvaluated) for one in run.decided)
+
+
+def test_an_evaluation_without_a_sum_ends_the_experiment_without_scores(make: Make) -> None:
+    run = make(rounds={"count": 1, "at_deadline": "fail"})
+    run.whole_round()
+    run.until("score-masked")
+    run.step("site-a", "site-b")
+    run.fire(Timer.DEADLINE)
+    assert run.now.phase is Phase.COMPLETE
+    assert run.now.outcome is not None
+    assert (run.now.outcome.label, run.now.outcome.test) == ("final", None)

@@ -286,7 +286,7 @@ def round_failed(state: ExperimentState, given: i.Received) -> Answer:
 
 def _is_only_prepared(state: ExperimentState) -> bool:
     """Whether a site that has answered the open step has still to do what the round is for."""
-    return state.round is not None and state.round.step in (KEYS, SHARES)
+    return state.round is not None and state.round.role in (KEYS, SHARES)
 
 
 @handles(i.Received)

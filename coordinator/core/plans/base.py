@@ -16,6 +16,7 @@ from coordinator.core.state import EMPTY, SCORES, UPDATES, ExperimentState, Memb
 from coordinator.core.steps.base import Decided, left_behind, pool_parts
 from messages.experiment import Experiment
 from messages.reasons import Reason
+from messages.scores import SplitScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,6 @@ class Plan:
         if self.is_trained(state.experiment, state.completed) or _has_stalled(state):
             return Opening(SCORES, state.joined, evaluate=True)
         return Opening(self.steps[0], self.choose_participants(state), is_scored_in(state.experiment, number))
-
-    def ends_unscored(self, state: ExperimentState) -> bool:
-        """Whether the experiment ends now, without a final evaluation."""
-        return False
 
     def choose_participants(self, state: ExperimentState) -> tuple[str, ...]:
         """Who takes part in the round that opens: at least one site."""
@@ -124,17 +121,20 @@ class Plan:
         Args:
             round_: the open one; only an evaluation has scores of the candidates.
         """
-        parts = EMPTY if round_ is None else round_.parts
         label, rounds = "final", models.final_rounds(state)
         best = state.selected
         if best is not None and best != state.completed:
             reader = state.experiment.task.reader
-            final = pool_parts(state, parts, "final", "validation")
+            final = self.pool_scores(state, round_, "final", "validation")
             final_mean = reader.headline_score(final) if final is not None else None
             best_mean = next(scored.mean for scored in state.scores if scored.rounds == best)
             if final_mean is None or reader.rank_score(best_mean) > reader.rank_score(final_mean):
                 label, rounds = "selected", best
-        return d.Completed(time=now, label=label, rounds=rounds, test=pool_parts(state, parts, label, "test"))
+        return d.Completed(time=now, label=label, rounds=rounds, test=self.pool_scores(state, round_, label, "test"))
+
+    def pool_scores(self, state: ExperimentState, round_: Round | None, label: str, split: str) -> SplitScores | None:
+        """What has been told of a candidate on a split, over all sites; None where nothing was."""
+        return None if round_ is None else pool_parts(state, round_.parts, label, split)
 
     def remember_turns(self, turns: tuple[str, ...], contributors: Iterable[str]) -> tuple[str, ...]:
         """`ExperimentState.turns` after a completed round: what the plan needs to know of earlier rounds."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
+from coordinator.core import models
 from coordinator.core.state import KEYS, MASKED, SHARES, ExperimentState, Part, Round
 from messages.experiment import Experiment
 from messages.secure.context import Context, Exchange, Member, make_context, make_exchange
 from messages.secure.dealing import Reveal
+from messages.secure.pooled import name_candidates
 from messages.secure.rules import ThresholdRule, least_in_sum, threshold_of
 from messages.secure.unmasking import RebuiltSecrets, rebuild_secrets
 
@@ -37,12 +39,18 @@ def exchange_of(state: ExperimentState, round_: Round) -> Exchange:
     told = {site: part.answer or {} for site, part in keys.items()}
     return make_exchange(
         experiment=state.digest,
-        model=state.models[round_.number].digest,
+        model=_name_model(state, round_),
         round_number=round_.number,
         attempt=round_.tried,
         threshold=threshold_of(len(keys), rule_of(state.experiment)),
         roster=[Member(site, one["sealing"], one["masking"], one["signer"]) for site, one in told.items()],
     )
+
+
+def _name_model(state: ExperimentState, round_: Round) -> str:
+    if round_.is_scoring:
+        return name_candidates({one.label: one.model_digest for one in models.list_candidates(state)})
+    return state.models[round_.number].digest
 
 
 def context_of(state: ExperimentState, round_: Round) -> Context:

@@ -7,6 +7,7 @@ secrets. What a site does with what it is shown is its own to judge (`messages.s
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
@@ -20,23 +21,27 @@ from coordinator.core.secure.facts import (
     threshold_in,
     within_of,
 )
+from coordinator.core.secure.scoring import list_asked
 from coordinator.core.state import (
     CONSENT,
     KEYS,
     MASKED,
     REVEAL,
+    SCORING,
     SHARES,
     ExperimentState,
     Phase,
     Round,
+    StepName,
 )
-from coordinator.core.steps import updates
+from coordinator.core.steps import scores, updates
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, left_behind
 from messages import kinds
 from messages.experiment import Experiment
 from messages.reasons import Reason
 from messages.secure.dealing import judge_complaint
 from messages.secure.keys import is_usable_point
+from messages.secure.masks import WordLayout
 from messages.secure.said import name_signer, read_reveal
 from messages.secure.unmasking import judge_reveal
 
@@ -46,9 +51,22 @@ MOST_VOID = 3
 
 def start_body(state: ExperimentState, round_: Round) -> kinds.RoundStart:
     """round-start, of a try."""
+    return updates.make_body(state, round_).model_copy(update={"secure": _tell_start(state, round_)})
+
+
+def scoring_body(state: ExperimentState, round_: Round) -> kinds.EvaluationStart:
+    """evaluation-start, of a try."""
+    return scores.make_body(state, round_).model_copy(update={"secure": _tell_start(state, round_)})
+
+
+def _tell_start(state: ExperimentState, round_: Round) -> kinds.SecureStart:
     experiment = state.experiment
-    secure = kinds.SecureStart(tried=round_.tried, threshold=rule_of(experiment), within=within_of(experiment))
-    return updates.make_body(state, round_).model_copy(update={"secure": secure})
+    return kinds.SecureStart(tried=round_.tried, threshold=rule_of(experiment), within=within_of(experiment))
+
+
+def list_scored(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
+    """The candidates, once an evaluation."""
+    return scores.list_transfers(state, round_) if round_.tried == 1 else ()
 
 
 def list_transfers(state: ExperimentState, round_: Round) -> tuple[kinds.Transfer, ...]:
@@ -101,6 +119,16 @@ def masking_body(state: ExperimentState, round_: Round) -> kinds.SecureMasking:
     return kinds.SecureMasking(tried=round_.tried, weights=dict(round_.weighed), within=within)
 
 
+def take_figures(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
+    """secure-figures, when a site has scored the candidates and masked what came of it. Records `StepAnswered`."""
+    body = body_of(given, kinds.SecureFigures)
+    if body.tried != round_.tried:
+        return Reason.OLDER_ATTEMPT
+    if len(body.masked) != WordLayout(0, len(list_asked(state))).nbytes:
+        return _refuse(given, Reason.WRONG_SHAPE)
+    return (d.StepAnswered(site=given.event.sender, answer=body.as_plain()),)
+
+
 def closing_body(state: ExperimentState, round_: Round) -> kinds.SecureClosing:
     """secure-closing: whose masked updates are here."""
     within = within_of(state.experiment)
@@ -147,9 +175,9 @@ def close_round(state: ExperimentState, round_: Round, now: float) -> Decided:
     contributors = {
         site: part.update.cases_used for site, part in sorted(round_.trained.items()) if part.update is not None
     }
-    wrong = tuple(d.ShareWrong(dealer=one.dealer, holder=one.holder) for one in rebuild_from(state, round_).wrong)
     left_out = {site: why for site, why in sorted(round_.left_out.items()) if site not in contributors}
-    return (*wrong, d.RoundClosed(number=round_.number, time=now, contributors=contributors, left_out=left_out))
+    closed = d.RoundClosed(number=round_.number, time=now, contributors=contributors, left_out=left_out)
+    return (*_name_wrong(state, round_), closed)
 
 
 def void_round(state: ExperimentState, round_: Round, reason: Reason, now: float) -> Decided:
@@ -164,8 +192,24 @@ def void_round(state: ExperimentState, round_: Round, reason: Reason, now: float
 
 def void_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
     """The last deadline of a step came, and too little is here."""
-    wrong = round_.step == REVEAL and len(round_.reported) >= threshold_in(state, round_)
-    return void_round(state, round_, Reason.BAD_SHARE if wrong else Reason.QUORUM_NOT_MET, now)
+    wrong = round_.role == REVEAL and len(round_.reported) >= threshold_in(state, round_)
+    return _give_up(state, round_, Reason.BAD_SHARE if wrong else Reason.QUORUM_NOT_MET, now)
+
+
+def _give_up(state: ExperimentState, round_: Round, reason: Reason, now: float) -> Decided:
+    """No sum comes of it: the round is void. After the last round the model is made, and stays unscored."""
+    if round_.is_scoring:
+        return scores.finish_experiment(state, round_, now)
+    return void_round(state, round_, reason, now)
+
+
+def finish_scored(state: ExperimentState, round_: Round, now: float) -> Decided:
+    """The scores of all sites together are known: choose the model on them."""
+    return (*_name_wrong(state, round_), *scores.finish_experiment(state, round_, now))
+
+
+def _name_wrong(state: ExperimentState, round_: Round) -> Decided:
+    return tuple(d.ShareWrong(dealer=one.dealer, holder=one.holder) for one in rebuild_from(state, round_).wrong)
 
 
 def take_complaint(state: ExperimentState, round_: Round, given: i.Received) -> Answer:
@@ -183,7 +227,7 @@ def take_complaint(state: ExperimentState, round_: Round, given: i.Received) -> 
     noted = d.ShareUnopened(dealer=body.against, holder=holder, fault=fault)
     after = replace(round_, unopened=round_.unopened | {(body.against, holder)})
     if fault != "holder" and count_holders(after, body.against) < threshold_in(state, round_):
-        return (noted, *void_round(state, round_, Reason.BAD_SHARE, given.time))
+        return (noted, *_give_up(state, round_, Reason.BAD_SHARE, given.time))
     return (noted,)
 
 
@@ -211,7 +255,7 @@ _COMMON = StepRow(
     close=close_round,
     overdue=void_overdue,
 )
-ROWS = (
+_TRAINING = (
     replace(_COMMON, transfers=list_transfers, extends=False),
     replace(
         _COMMON, name=SHARES, opens="secure-roster", answers="secure-shares", body=roster_body, answered=take_shares,
@@ -230,3 +274,16 @@ ROWS = (
         answered=take_reveal,
     ),
 )  # fmt: skip
+_DIFFERING: dict[StepName, dict[str, Any]] = {
+    KEYS: {"opens": "evaluation-start", "body": scoring_body, "transfers": list_scored},
+    MASKED: {"answers": "secure-figures", "answered": take_figures, "takes_updates": False},
+    REVEAL: {"close": finish_scored},
+}
+"""What the steps of a secure evaluation do otherwise than those of a secure round."""
+ROWS = (
+    *_TRAINING,
+    *(
+        replace(row, name=name, phase=Phase.EVALUATING, **_DIFFERING.get(row.name, {}))
+        for name, row in zip(SCORING, _TRAINING, strict=True)
+    ),
+)
