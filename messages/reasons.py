@@ -150,6 +150,9 @@ class Reason(StrEnum):
     STATISTICS_NOT_ALLOWED = "statistics-not-allowed"
     NO_CONFIGURATION = "no-configuration"
     # secure rounds
+    ROUND_VOID = "round-void"
+    NET_NOT_MASKABLE = "net-not-maskable"
+    SECRETS_LOST = "secrets-lost"
     BAD_ROSTER = "bad-roster"
     TOO_FEW_PEERS = "too-few-peers"
     ASKED_TWICE = "asked-twice"
@@ -199,6 +202,9 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.TOO_STALE: Reason.LATE,
     Reason.STATISTICS_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.NO_CONFIGURATION: Reason.INITIALISATION_FAILED,
+    Reason.ROUND_VOID: Reason.QUORUM_NOT_MET,
+    Reason.NET_NOT_MASKABLE: Reason.INITIALISATION_FAILED,
+    Reason.SECRETS_LOST: Reason.TRAINING_ERROR,
     Reason.BAD_ROSTER: Reason.NOT_ALLOWED,
     Reason.TOO_FEW_PEERS: Reason.NOT_ALLOWED,
     Reason.ASKED_TWICE: Reason.NOT_ALLOWED,
@@ -339,6 +345,11 @@ ADVICE: dict[Reason, str] = {
     Reason.AMP_WITHOUT_GPU: 'The site lends no GPU: precision = "amp" trains in float32 there, without a gain',
     Reason.TOO_MANY_EXPERIMENTS: "So many of the researcher's experiments are open at the site: abort one, or ask"
     " the site to raise policy.open_per_researcher",
+    Reason.NET_NOT_MASKABLE: "The net keeps numbers that are no float32, as batch normalisation does: choose another"
+    " norm or net",
+    Reason.ROUND_VOID: "Secure rounds ended without a sum, three in a row: the log says of each what it lacked",
+    Reason.SECRETS_LOST: "The site's secrets of this round are gone, or its state folder came out of a backup: it takes"
+    " part again from the next round",
     Reason.BAD_ROSTER: "A secure round's roster has a key or site twice, or a changed key: ask the operator",
     Reason.TOO_FEW_PEERS: "Too few sites that count would hide the update: more must take part, or the site names more"
     " of them under policy.floors.peers",
