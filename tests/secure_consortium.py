@@ -50,6 +50,7 @@ def run_secure(
     folder: Path,
     work: Callable[[VirtualConsortium], None],
     seconds: Seconds = takes,
+    make: type[VirtualConsortium] = VirtualConsortium,
     **more: Any,
 ) -> VirtualConsortium:
     """A consortium under virtual time, while `work` does something with it."""
@@ -57,7 +58,7 @@ def run_secure(
 
     def body() -> VirtualConsortium:
         trust = sections(ring_of(folder))
-        consortium = VirtualConsortium(folder, clock, seconds, THREE, trust=trust, build=build_float32, **more)
+        consortium = make(folder, clock, seconds, THREE, trust=trust, build=build_float32, **more)
         try:
             work(consortium)
         finally:
@@ -65,6 +66,12 @@ def run_secure(
         return consortium
 
     return clock.run(body)
+
+
+def digests_of(consortium: VirtualConsortium) -> list[str]:
+    """Of the models that the rounds made."""
+    rounds = [one.body for _at, one in consortium.of("round-complete")]
+    return [one.model_digest for one in rounds if isinstance(one, kinds.RoundComplete)]
 
 
 def start_secure(consortium: VirtualConsortium, **changes: Any) -> None:

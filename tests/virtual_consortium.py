@@ -65,10 +65,13 @@ class VirtualConsortium:
         self.coordinator = self._make_coordinator()
         self.agents = {site: self._agent(site) for site in sites}
         self._threads: list[threading.Thread] = [clock.make_thread(self.coordinator.run, "coordinator")]
-        self._running = {site: clock.make_thread(agent.run, site) for site, agent in self.agents.items()}
+        self._running = {site: clock.make_thread(partial(self._run_agent, site), site) for site in self.agents}
         self._threads += self._running.values()
         for thread in self._threads:
             thread.start()
+
+    def _run_agent(self, site: str) -> None:
+        self.agents[site].run()
 
     def _make_coordinator(self) -> Coordinator:
         own = self.trust.get("coordinator")

@@ -160,7 +160,7 @@ class SecureWork:
         for one in asked.models:
             _check_model(self._model_file(job, one.transfer), one.transfer.manifest, one.model_digest)
         table = list_scoring(experiment_of(job), asked.digests())
-        told = tell_scoring({label: one.splits for label, one in job.scores.items()})
+        told = tell_scoring({label: {**one.splits} for label, one in job.scores.items()})
         masked = mask_figures(table, told, masks_of_site(secrets, context, self._site))
         body = kinds.SecureFigures(tried=context.exchange.attempt, masked=masked)
         return self._answer(job, "secure-figures", body, secrets, site_rules.note_masking(record, context))

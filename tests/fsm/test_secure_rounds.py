@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from coordinator_kit import plain
-from secure_consortium import MODEL, run_secure, start_secure
+from secure_consortium import MODEL, digests_of, run_secure, start_secure
 from signed_consortium import THREE
 from virtual_consortium import CASES, VirtualConsortium
 
@@ -71,12 +71,6 @@ def _training_cases(cases: int) -> int:
     return cases - max(1, cases // 10) - max(1, cases // 5)
 
 
-def digests_of(consortium: VirtualConsortium) -> list[str]:
-    """Of the models that the rounds made."""
-    rounds = [one.body for _at, one in consortium.of("round-complete")]
-    return [one.model_digest for one in rounds if isinstance(one, kinds.RoundComplete)]
-
-
 def test_the_model_of_two_secure_rounds_is_the_plain_fixed_point_sum_in_every_bit(calm: VirtualConsortium) -> None:
     first = add_up(MODEL, 1)
     assert digests_of(calm) == [arrays_digest(first), arrays_digest(add_up(first, 2))]
@@ -118,3 +112,12 @@ def test_secrets_and_plain_files_are_gone_with_the_rounds(calm: VirtualConsortiu
         state = calm.folder / site
         assert not [*state.rglob("*.trained"), *state.rglob("*.words"), *state.rglob("*.update")]
         assert calm.agents[site].spool.state == state
+
+
+def test_the_final_scores_are_those_of_all_sites_together_and_of_no_single_one(calm: VirtualConsortium) -> None:
+    complete = calm.of("experiment-complete")[-1][1].body
+    assert isinstance(complete, kinds.ExperimentComplete)
+    assert complete.test is not None
+    assert complete.test.cases == sum(max(1, CASES[site] // 5) for site in THREE)
+    told = [key for site in THREE for key, _body in LEFT[site] if key.startswith(("secure-figures", "evaluated"))]
+    assert {key.split(".")[0] for key in told} == {"secure-figures"}
