@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import combinations, islice
+from hashlib import sha256
+from itertools import combinations
+from math import comb
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -18,8 +20,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 PRIME = 2**256 + 297
 SECRET_BYTES = 32
 SHARE_BYTES = 33
-MOST_SUBSETS = 2500
-"""Subsets of shares that are tried before a secret is given up on: two liars among 100 holders are found in them."""
+MOST_SUBSETS = 200
+"""Subsets of shares that are tried before a secret is given up on: about 3 ms each where 67 of 100 are needed. All
+there are for 7 of 10. Of 100 holders three that lie are missed once in 1,000 times, and one reveal more helps."""
 
 
 def split_secret(secret: bytes, threshold: int, holders: int, seed: bytes) -> list[bytes]:
@@ -86,7 +89,7 @@ def rebuild_secret(
     values = {place: int.from_bytes(share, "big") for place, share in shares.items() if is_share(share)}
     malformed = tuple(sorted(set(shares) - set(values)))
     order = sorted(values, key=lambda place: (place in doubted, place))
-    for chosen in islice(_each_subset(order, threshold), MOST_SUBSETS):
+    for chosen in _each_subset(order, threshold):
         secret = _interpolate(values, chosen, 0)
         if secret < 2 ** (8 * SECRET_BYTES) and is_right(found := secret.to_bytes(SECRET_BYTES, "big")):
             others = (place for place in order if place not in chosen)
@@ -96,14 +99,16 @@ def rebuild_secret(
 
 
 def _each_subset(order: Sequence[int], threshold: int) -> Iterator[tuple[int, ...]]:
-    """Different subsets of so many places; those first that leave out few of the first."""
-    seen = set()
-    for left_out in range(len(order) - threshold + 1):
-        for excluded in combinations(order, left_out):
-            chosen = tuple([place for place in order if place not in excluded][:threshold])
-            if chosen not in seen:
-                seen.add(chosen)
-                yield chosen
+    """Different subsets of so many places, the first of them first; the others as if drawn at random, but each time
+    the same: those who lie sit anywhere."""
+    if len(order) < threshold:
+        return
+    if comb(len(order), threshold) <= MOST_SUBSETS:
+        yield from combinations(order, threshold)
+        return
+    yield tuple(order[:threshold])
+    for turn in range(MOST_SUBSETS - 1):
+        yield tuple(sorted(order, key=lambda place: sha256(b"%d %d" % (turn, place)).digest())[:threshold])
 
 
 def _interpolate(values: Mapping[int, int], chosen: tuple[int, ...], at: int) -> int:

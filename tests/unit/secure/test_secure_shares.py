@@ -67,6 +67,15 @@ def test_with_too_many_wrong_shares_there_is_no_secret() -> None:
     assert rebuild_secret({**shares, 1: bytes(33), 2: bytes(33)}, 3, secret.__eq__).secret is None
 
 
+def test_two_liars_among_a_hundred_are_found_and_those_doubted_are_asked_last() -> None:
+    secret, shares = b"x" * 32, places_of(split_secret(b"x" * 32, 67, 100, b"s" * 32))
+    shares |= {3: bytes(33), 50: bytes(33)}
+    assert rebuild_secret(shares, 67, secret.__eq__) == RebuiltSecret(secret, (3, 50))
+    tries: list[bytes] = []
+    assert rebuild_secret(shares, 67, lambda one: not tries.append(one) and one == secret, [50, 3]).wrong == (3, 50)
+    assert tries == [secret]
+
+
 def test_what_is_no_share_is_named() -> None:
     secret, shares = b"x" * 32, places_of(split_secret(b"x" * 32, 2, 4, b"s" * 32))
     shares |= {1: PRIME.to_bytes(33, "big"), 3: b"short"}
