@@ -291,7 +291,7 @@ def _is_only_prepared(state: ExperimentState) -> bool:
 
 @handles(i.Received)
 def take_complaint(state: ExperimentState, given: i.Received) -> Answer:
-    """secure-complaint, when what a peer sealed for a site does not open (issue 16, item 5).
+    """secure-complaint, when what a peer sealed for a site does not open (protocol rule 5).
 
     Records `ShareUnopened` with what the one-time key shows, and `RoundVoided` where too few are left who could help to
     rebuild a secret of the round.
