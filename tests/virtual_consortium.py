@@ -12,6 +12,7 @@ from coordinator_kit import CONSORTIUM, SITES, build, config
 from scripted_trainers import ScriptedTrainers, Seconds
 
 from coordinator.service import Coordinator
+from coordinator.work.building import Build
 from deploy.broker.definitions import render_definitions
 from deploy.broker.topology import Party
 from messages import envelope, kinds
@@ -36,6 +37,7 @@ class VirtualConsortium:
         sites: those whose agents run.
         trust: party → its section `[trust]`; who has none neither signs nor checks.
         join: makes a party's connection with the broker.
+        build: makes the initial model.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class VirtualConsortium:
         sites: tuple[str, ...] = SITES,
         trust: Mapping[str, Any] | None = None,
         join: Callable[..., MemoryBus] = MemoryBus,
+        build: Build = build,
     ) -> None:
+        self._build = build
         self.clock, self.folder, self._seconds, self._join = clock, folder, seconds, join
         self._admitted = tuple(sorted({*SITES, *sites}))
         self.trust: dict[str, Any] = dict(trust or {})
@@ -61,10 +65,13 @@ class VirtualConsortium:
         self.coordinator = self._make_coordinator()
         self.agents = {site: self._agent(site) for site in sites}
         self._threads: list[threading.Thread] = [clock.make_thread(self.coordinator.run, "coordinator")]
-        self._running = {site: clock.make_thread(agent.run, site) for site, agent in self.agents.items()}
+        self._running = {site: clock.make_thread(partial(self._run_agent, site), site) for site in self.agents}
         self._threads += self._running.values()
         for thread in self._threads:
             thread.start()
+
+    def _run_agent(self, site: str) -> None:
+        self.agents[site].run()
 
     def _make_coordinator(self) -> Coordinator:
         own = self.trust.get("coordinator")
@@ -72,7 +79,7 @@ class VirtualConsortium:
         return Coordinator(
             config(self.folder / "coordinator", self._admitted).model_copy(update={"trust": trust}),
             connect=lambda _config, notice: self._join(self.broker, "coordinator", on_notice=notice),
-            build=build,
+            build=self._build,
             clock=self.clock,
         )
 

@@ -7,7 +7,7 @@ import structlog
 from messages.ground.clock import Clock
 from messages.ground.metrics import PHASES
 from site_agent.core.inputs import AnyInput, PartBroken, TrainerDied
-from site_agent.core.jobs import Job
+from site_agent.core.jobs import Job, must_mask
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.relay import Relay
 from site_agent.loop.steps import Steps
@@ -52,7 +52,7 @@ class Reports:
     def _handle_reply(self, job: Job, reply: protocol.Reply) -> None:
         name = job.experiment
         if isinstance(reply, protocol.Progress):
-            self._relay.relay_trainer(name, reply)
+            self._relay.relay_trainer(name, reply, masked=must_mask(job))
         elif isinstance(reply, protocol.CheckpointEvent):
             self._steps.tally.checkpoints[reply.what] += 1
             self._relay.relay_checkpoint(name, reply)

@@ -8,14 +8,17 @@ from __future__ import annotations
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core import rules
+from coordinator.core.checks import judge_pooled
 from coordinator.core.handlers.answers import handles, paused_by, receipts_left
 from coordinator.core.plans.buffering import takes_more
 from coordinator.core.plans.table import plan_of
 from coordinator.core.state import ExperimentState, Phase, Standing, Timer
+from coordinator.core.steps import secure
 from coordinator.core.steps.base import Answer, supersede_attempt
 from messages.reasons import Reason
 
 _SETTLED = (Standing.JOINED, Standing.EXCLUDED)
+_OF_A_SUM = ("aggregated", "aggregation-failed", "sum-refused")
 TRANSFERS = 3
 """How often a transfer whose bytes do not match its digest is asked for before it is refused."""
 
@@ -90,11 +93,22 @@ def update_bad(state: ExperimentState, given: i.UpdateBad) -> Answer:
 def take_aggregated(state: ExperimentState, given: i.Aggregated) -> Answer:
     """The worker has made and stored the round's aggregate.
 
-    Records `RoundCompleted`; the next round or the evaluation opens with it (protocol rule 5).
+    Records `RoundCompleted`; the next round or the evaluation opens with it (protocol rule 5). `RoundVoided` where what
+    a secure round pools cannot be.
     """
     if state.round is None or state.round.number != given.round or state.is_between:
         return ()
+    if (bad := judge_pooled(state, state.round, given)) is not None:
+        return secure.void_round(state, state.round, bad, given.time)
     return (rules.complete_round(state, state.round, given),)
+
+
+@handles(i.SumRefused)
+def take_sum_refused(state: ExperimentState, given: i.SumRefused) -> Answer:
+    """The worker has unmasked a sum that no honest sites can have. Records `RoundVoided`: the model stays."""
+    if state.round is None or state.round.number != given.round or state.is_between:
+        return ()
+    return secure.void_round(state, state.round, given.reason, given.time)
 
 
 @handles(i.AggregationFailed)
@@ -143,7 +157,7 @@ def handling_failed(state: ExperimentState, given: i.HandlingFailed) -> Answer:
         return (d.Failed(time=given.time, reason=Reason.INITIALISATION_FAILED),)
     closed = state.round is not None and state.round.closed_at is not None and state.round.number == given.round
     again = given.kind == "handling-failed" and state.logic >= 3
-    if given.kind == "timer-fired" or again or (given.kind in ("aggregated", "aggregation-failed") and closed):
+    if given.kind == "timer-fired" or again or (given.kind in _OF_A_SUM and closed):
         return (*receipts_left(state), d.Failed(time=given.time, reason=reason))
     return ()
 
