@@ -108,7 +108,7 @@ def test_images_and_the_brokers_data_are_gone_and_configuration_and_logs_stay(fi
 
 def test_secure_rounds_come_through_a_real_broker_and_replay(tmp_path: Path) -> None:
     need_broker()
-    made = finish(tmp_path / "out", "--secure", within=PATIENCE)
+    made = finish(tmp_path / "out", "--secure")
     out, result = made.out, made.result
     assert (result["rounds"], len(result["sites"])) == (2, 3)
     assert result["dice"]["federated"]["n"] == 12, "the pooled scores of all sites"

@@ -241,7 +241,12 @@ def _shout(run: SecureRun, opened: kinds.SecureMasking, model: object) -> tuple[
 def test_training_that_fails_before_masking_leaves_the_site_out_of_the_roster_or_the_masks(make: Make) -> None:
     run = make(least=3)
     run.until("shares")
-    run.tell("site-a", kinds.RoundFailed(reason=Reason.CUDA_OOM))
+    said = run.sites["site-a"].answer(announce.round_opened(run.now).body, 1)
+    assert said is not None
+    run.tell("site-a", said)
+    assert d.SiteFailed(site="site-a", reason=Reason.CUDA_OOM) in run.tell(
+        "site-a", kinds.RoundFailed(reason=Reason.CUDA_OOM)
+    ), "what it has said so far is not its part"
     run.step("site-a")
     assert (run.round.step, sorted(run.round.parts)) == ("masked", ["site-b", "site-c", "site-d"])
     assert run.round.left_out == {"site-a": Reason.CUDA_OOM}
