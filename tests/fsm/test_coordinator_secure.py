@@ -206,7 +206,9 @@ def test_a_complaint_excludes_nobody_and_too_few_readable_shares_void_the_round(
     assert d.ShareUnopened(dealer="site-a", holder="site-b", fault="either") in decided
     assert reasons_of(run.tell("site-d", run.sites["site-d"].complain("site-c"))) == [Reason.MALFORMED], "it does open"
     assert sorted(run.round.parts) == sorted(run.names)
-    decided = run.tell("site-c", run.sites["site-c"].complain("site-a"), attempt="site-a")
+    unproven = run.sites["site-c"].complain("site-a").model_copy(update={"secret": None})
+    decided = run.tell("site-c", unproven, attempt="site-a")
+    assert d.ShareUnopened(dealer="site-a", holder="site-c", fault="either") in decided
     assert [one.reason for one in decided if isinstance(one, d.RoundVoided)] == [Reason.BAD_SHARE]
 
 
