@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -105,7 +105,10 @@ def _answer_questions() -> None:
     """The child's part."""
     from site_agent.privacy import losses
 
-    answers = {"epsilon": losses.measure_epsilon, "divergences": losses.measure_divergences}
+    answers: dict[str, Callable[..., Any]] = {
+        "epsilon": losses.measure_epsilon,
+        "divergences": losses.measure_divergences,
+    }
     said = [answers[name](*numbers) for name, *numbers in json.load(sys.stdin)]
     sys.stdout.write(json.dumps(said))
 
