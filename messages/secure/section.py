@@ -5,6 +5,7 @@ What fits what is asked in `find_unprivate`, which `messages.experiment` calls: 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from messages.ground.settings import Seconds, Settings
 
 if TYPE_CHECKING:
     from messages.experiment import Experiment
+    from messages.sections import Training
 
 _FORM_5: dict[str, Any] = {"json_schema_extra": {"form": 5}, "exclude_if": lambda value: value is None}
 """Of a key that came with form 5: where a file says nothing of it, no reader is told of it either."""
@@ -46,6 +48,15 @@ class DifferentialPrivacy(Settings):
     delta: float = Field(1e-5, gt=0, lt=1)
     noise: Literal["own", "shared"] = "own"
     colluding: int = Field(0, ge=0, le=1000)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which each patient is drawn once on average, rounded up."""
+        return math.ceil(1 / self.sample_rate)
+
+    def count_steps(self, training: Training) -> int:
+        """Optimiser steps of a round, however many patients a site has."""
+        return training.local_steps or (training.epochs or 1) * self.steps_per_epoch
 
 
 class Privacy(Settings):

@@ -179,6 +179,7 @@ class Prepared(Frame):
         data: what the agent is to hold the data set against before each task, where it cannot tell itself; else "".
         as_of: when the PACS was last asked (Unix time), where it was away now; else None.
         cases: those that are used; a process may leave this out, and then nobody can say what a case went into.
+        patients: of the training cases, under the experiment's `[privacy.dp]`; else 0.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -197,6 +198,7 @@ class Prepared(Frame):
     data: str = ""
     as_of: float | None = None
     cases: list[UsedCase] = []
+    patients: int = 0
 
 
 class Progress(Frame):
