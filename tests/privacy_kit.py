@@ -114,9 +114,8 @@ def accepted(name: str = "e", dataset: str = "glioma", rounds: int = 5, **dp: An
     file = script.experiment_file(
         name, data={"dataset": dataset}, rounds={"count": rounds}, privacy={"dp": {**DP, **dp}}
     )
-    body = ExperimentAccepted(
-        experiment=file, digest=sha256(name.encode()).hexdigest(), researcher="dr-a", original=b"", enrol_within=1.0
-    )
+    digest = sha256(name.encode()).hexdigest()
+    body = ExperimentAccepted(experiment=file, digest=digest, researcher="dr-a", original=b"", enrol_within=1.0)
     return Heard(kit.said("experiment-accepted", body, name=name))
 
 
