@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-VOCABULARY = 6
+VOCABULARY = 7
 """Number of the words that this version knows; 0.1's are 1."""
 NEWER: Mapping[str, int] = MappingProxyType(
     {
@@ -62,6 +62,9 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "statistics-not-allowed": 6,
         "no-configuration": 6,
         "last-heard": 6,
+        "net-not-private": 7,
+        "Joined.privacy": 7,
+        "WeightsReady.epsilon": 7,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
@@ -73,7 +76,9 @@ WORDS_5 = "words-5"
 """Reads the words of vocabulary 5: signatures, registers and heads."""
 WORDS_6 = "words-6"
 """Reads the words of vocabulary 6: statistics, work that goes on from round to round, signed chunks."""
-OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5, WORDS_6})
+WORDS_7 = "words-7"
+"""Reads the words of vocabulary 7: secure rounds and differential privacy."""
+OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5, WORDS_6, WORDS_7})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 
 ANNOUNCING = frozenset({"hello", "joined", "coordinator-hello", "standing", "experiment-accepted"})
