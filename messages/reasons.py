@@ -149,6 +149,12 @@ class Reason(StrEnum):
     # statistics of the sites' data
     STATISTICS_NOT_ALLOWED = "statistics-not-allowed"
     NO_CONFIGURATION = "no-configuration"
+    # secure rounds
+    ROUND_VOID = "round-void"
+    BAD_SHARE = "bad-share"
+    BAD_ROSTER = "bad-roster"
+    UPDATE_OUT_OF_RANGE = "update-out-of-range"
+    SECRETS_LOST = "secrets-lost"
     # differential privacy
     NET_NOT_PRIVATE = "net-not-private"
     # what a reader does not know
@@ -191,6 +197,11 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.TOO_STALE: Reason.LATE,
     Reason.STATISTICS_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.NO_CONFIGURATION: Reason.INITIALISATION_FAILED,
+    Reason.ROUND_VOID: Reason.QUORUM_NOT_MET,
+    Reason.BAD_SHARE: Reason.MALFORMED,
+    Reason.BAD_ROSTER: Reason.NOT_ALLOWED,
+    Reason.UPDATE_OUT_OF_RANGE: Reason.TRAINING_ERROR,
+    Reason.SECRETS_LOST: Reason.TRAINING_ERROR,
     Reason.NET_NOT_PRIVATE: Reason.NET_NOT_ALLOWED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
@@ -325,6 +336,14 @@ ADVICE: dict[Reason, str] = {
     Reason.AMP_WITHOUT_GPU: 'The site lends no GPU: precision = "amp" trains in float32 there, without a gain',
     Reason.TOO_MANY_EXPERIMENTS: "So many of the researcher's experiments are open at the site: abort one, or ask"
     " the site to raise policy.open_per_researcher",
+    Reason.ROUND_VOID: "Secure rounds ended without a sum, three in a row: the log says of each what it lacked",
+    Reason.BAD_SHARE: "What the site revealed does not fit what it had shared: look at its software",
+    Reason.BAD_ROSTER: "What the site was shown of the others is not what its policy, or its own word, allows: the"
+    " site's log says what differed",
+    Reason.UPDATE_OUT_OF_RANGE: "Over 1 in 10,000 numbers of the update lie outside what a secure sum can hold: lower"
+    " the learning rate, or set privacy.update_norm_max",
+    Reason.SECRETS_LOST: "The site's secrets of this round are gone, or its state folder came out of a backup: it takes"
+    " part again from the next round",
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }
 
