@@ -62,6 +62,8 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "statistics-not-allowed": 6,
         "no-configuration": 6,
         "last-heard": 6,
+        "privacy-budget-spent": 7,
+        "LastHeard.private": 7,
         "secure-keys": 7,
         "secure-roster": 7,
         "secure-shares": 7,

@@ -146,6 +146,8 @@ class Reason(StrEnum):
     APPROVAL_MISSING = "approval-missing"
     # an update began too many models ago
     TOO_STALE = "too-stale"
+    # a site's privacy budget
+    PRIVACY_BUDGET_SPENT = "privacy-budget-spent"
     # statistics of the sites' data
     STATISTICS_NOT_ALLOWED = "statistics-not-allowed"
     NO_CONFIGURATION = "no-configuration"
@@ -195,6 +197,7 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.PURPOSE_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.APPROVAL_MISSING: Reason.NOT_ALLOWED,
     Reason.TOO_STALE: Reason.LATE,
+    Reason.PRIVACY_BUDGET_SPENT: Reason.PRIVACY_BELOW_FLOOR,
     Reason.STATISTICS_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.NO_CONFIGURATION: Reason.INITIALISATION_FAILED,
     Reason.ROUND_VOID: Reason.QUORUM_NOT_MET,
@@ -267,6 +270,8 @@ ADVICE: dict[Reason, str] = {
     Reason.POLICY_EXPIRED: "The site's permission has run out: the operator renews `until`",
     Reason.EXPERIMENT_EXPIRED: "The experiment's `expires` lies in the past",
     Reason.PRIVACY_BELOW_FLOOR: "The site's privacy floors are stricter than the experiment's settings",
+    Reason.PRIVACY_BUDGET_SPENT: "Its rounds would pass the experiment's epsilon_max, or what the site still allows"
+    " for its patients: ask for fewer rounds or more noise",
     Reason.SITE_PAUSED: "The operator paused the site: `konsil site resume`",
     Reason.SITE_DRAINING: "The site finishes what it has and takes no new work",
     Reason.OUTSIDE_HOURS: "The site works in its allowed hours only",

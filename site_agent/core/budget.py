@@ -167,6 +167,22 @@ class Account:
         return measure_epsilon([*parts, *more], self.budget.delta)
 
 
+def name_ledger(dataset: str, budgets: Mapping[str, DataBudget]) -> str:
+    """The ledger of a data set: the one that site.toml names, else its own."""
+    budget = budgets.get(dataset)
+    return dataset if budget is None or budget.ledger is None else budget.ledger
+
+
+def find_unlike(budgets: Mapping[str, DataBudget]) -> str | None:
+    """Data sets that share a ledger and do not agree on what may be spent of it, in words; None: there are none."""
+    first: dict[str, str] = {}
+    for name, one in budgets.items():
+        other = first.setdefault(ledger := name_ledger(name, budgets), name)
+        if one.model_copy(update={"ledger": None}) != budgets[other].model_copy(update={"ledger": None}):
+            return f"datasets.{name}.privacy: ledger {ledger!r} is that of {other}, too: give both the same budget"
+    return None
+
+
 def measure_epsilon(spent: Iterable[tuple[int, Sequence[float]]], delta: float) -> float:
     """The epsilon of many kinds of steps together: pairs of how many, and divergences of one at `ORDERS`.
 
@@ -176,16 +192,16 @@ def measure_epsilon(spent: Iterable[tuple[int, Sequence[float]]], delta: float) 
     if not parts:
         return 0.0
     share = delta / len(ORDERS)
-    found = (
+    found: list[float] = [
         sum(steps * one[place] for steps, one in parts)
         + math.log1p(-1 / order)
         - (math.log(share) + math.log(order)) / (order - 1)
         for place, order in enumerate(ORDERS)
-    )
+    ]
     return max(0.0, min(found))
 
 
 def find_delta(asked: float, patients: int) -> float:
     """The delta of an experiment at a site with so many patients: no more than N^-1.1 of them may be exposed by chance
     alone."""
-    return min(asked, float(max(2, patients)) ** -1.1)
+    return min(asked, math.pow(max(2, patients), -1.1))

@@ -1,4 +1,4 @@
-"""What an experiment under `[privacy.dp]` spends at a site, before its first round. Asks the accountant, and so blocks."""
+"""What an experiment under `[privacy.dp]` spends at a site, asked of the accountant before its first round."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class Workshop:
         trainer = self._config.trainers.get(experiment.training.trainer or "")
         return protocol.Prepare(
             experiment=experiment.as_plain() if experiment.measures_first else experiment.filled(),
-            dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
+            dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json", exclude={"privacy"}),
             site=self._config.site.name,
             secret=self._spool.site_secret(),
             threads=limits.threads,
@@ -238,6 +238,8 @@ class Workshop:
         this = (reply.round, reply.attempt)
         if job.phase is not Phase.TRAINING or this != (job.round, job.attempt):
             return None
+        if experiment_of(job).privacy.dp is not None:
+            return None  # nothing leaves before all of it is charged
         known = self._hashed.get(job.experiment)
         digests = [] if reply.first == 0 or known is None or known[:2] != this else known[2]
         if len(digests) != reply.first:
