@@ -83,6 +83,9 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "bad-roster": 7,
         "update-out-of-range": 7,
         "secrets-lost": 7,
+        "net-not-private": 7,
+        "Joined.privacy": 7,
+        "WeightsReady.epsilon": 7,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
@@ -95,7 +98,7 @@ WORDS_5 = "words-5"
 WORDS_6 = "words-6"
 """Reads the words of vocabulary 6: statistics, work that goes on from round to round, signed chunks."""
 WORDS_7 = "words-7"
-"""Reads the words of vocabulary 7: secure rounds."""
+"""Reads the words of vocabulary 7: secure rounds and differential privacy."""
 OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5, WORDS_6, WORDS_7})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 

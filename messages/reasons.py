@@ -157,6 +157,8 @@ class Reason(StrEnum):
     BAD_ROSTER = "bad-roster"
     UPDATE_OUT_OF_RANGE = "update-out-of-range"
     SECRETS_LOST = "secrets-lost"
+    # differential privacy
+    NET_NOT_PRIVATE = "net-not-private"
     # what a reader does not know
     OTHER = "other"
 
@@ -203,6 +205,7 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.BAD_ROSTER: Reason.NOT_ALLOWED,
     Reason.UPDATE_OUT_OF_RANGE: Reason.TRAINING_ERROR,
     Reason.SECRETS_LOST: Reason.TRAINING_ERROR,
+    Reason.NET_NOT_PRIVATE: Reason.NET_NOT_ALLOWED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -259,6 +262,8 @@ ADVICE: dict[Reason, str] = {
     Reason.STATISTICS_NOT_ALLOWED: "The site tells no statistics of its data: ask it to set policy.statistics, or name"
     " the net and its settings in the file",
     Reason.NO_CONFIGURATION: "The sites told too little, or images or memory are too small: name a net in the file",
+    Reason.NET_NOT_PRIVATE: "Batch normalisation mixes patients, and its statistics travel without noise: choose"
+    ' norm = "instance" or "group", or another net',
     Reason.DATASET_NOT_ALLOWED: "Ask the site to name the data set under [[policy.allow]]",
     Reason.TOO_MANY_ROUNDS: "Ask for fewer rounds, or the site to raise rounds_max",
     Reason.AWAITS_APPROVAL: "The site's operator approves by hand: `konsil site resume --approve ID`",

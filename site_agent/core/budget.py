@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from messages.ground.settings import Name, Settings
+from messages.kinds import PrivacyPlan
 from messages.reasons import Reason
+from messages.secure.section import DifferentialPrivacy
 
 ORDERS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
 """Rényi orders of the filter: fixed for good, since they are chosen before anything is released."""
@@ -58,6 +60,23 @@ class Price:
     epsilon: float
     delta: float
     divergences: tuple[float, ...]
+
+
+def announce_plan(dp: DifferentialPrivacy, patients: int, price: Price) -> PrivacyPlan:
+    """What a site that joins tells of its training.
+
+    Args:
+        patients: as they may be told.
+    """
+    return PrivacyPlan(
+        patients=patients,
+        sample_rate=dp.sample_rate,
+        noise_multiplier=dp.noise_multiplier,
+        clip_norm=dp.clip_norm,
+        steps=price.steps,
+        epsilon=price.epsilon,
+        delta=price.delta,
+    )
 
 
 @dataclass(frozen=True, slots=True)

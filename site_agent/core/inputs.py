@@ -34,7 +34,8 @@ class Approved:
 @dataclass(frozen=True)
 class Prepared:
     """The trainer has read the data. `lack`: why they do not suffice; `data`: what they looked like just before;
-    `committed`: keyed digests of policy and data, by what they are of. `price`: what training would spend."""
+    `committed`: keyed digests of policy and data, by what they are of. `price`: what training would spend;
+    `patients`: of training, as they may be told, where it is private."""
 
     experiment: str
     counts: CaseCounts
@@ -42,6 +43,7 @@ class Prepared:
     lack: Reason | None = None
     data: str | None = None
     committed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    patients: int = 0
     price: Price | None = None
 
 

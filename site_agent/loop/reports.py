@@ -74,7 +74,7 @@ class Reports:
             if prepared.lack is not None:
                 self._trainers.kill(name)  # what it has read does not suffice: the next round reads anew
             if job.phase is Phase.PREPARING and experiment_of(job).privacy.dp is not None and prepared.lack is None:
-                self._clock.make_thread(lambda: self._price_training(job, prepared, reply), "price").start()
+                self._clock.make_thread(lambda: self._price_training(job, prepared), "price").start()
                 return
             self._join_in(name, prepared)
         elif isinstance(reply, protocol.Trained):
@@ -92,10 +92,10 @@ class Reports:
         self._errands.apply_input(prepared)
         self._trainers.proceed(name)
 
-    def _price_training(self, job: Job, prepared: Prepared, reply: protocol.Prepared) -> None:
+    def _price_training(self, job: Job, prepared: Prepared) -> None:
         """What training will cost is asked before the site joins: that takes seconds, on a thread of its own."""
         try:
-            priced = replace(prepared, price=price_training(experiment_of(job), reply.patients))
+            priced = replace(prepared, price=price_training(experiment_of(job), prepared.patients))
         except Exception:
             log.critical("what training costs cannot be told", experiment=job.experiment, exc_info=True)
             self._errands.post_input(PartBroken(job.experiment))

@@ -87,6 +87,7 @@ class Workshop:
             output=str(self.update_file(job)),
             evaluate=start.evaluate,
             checkpoint_seconds=self._checkpoint_seconds(job, update),
+            patients=0 if job.privacy is None else job.privacy.patients,
         )
         self._lineage.note_round(job.experiment, job.round, self._clock.wall())
         self._trainers.ask(job.experiment, self._make_preparation(job), request)
@@ -214,7 +215,8 @@ class Workshop:
         shared = policy.counts_for_sharing(self._floors, counts)
         # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
         data = reply.data or self._data.get(job.experiment)
-        return Prepared(job.experiment, shared, platform, lack, data, self._note_data(job, reply))
+        patients = policy.round_count(self._floors, reply.patients)
+        return Prepared(job.experiment, shared, platform, lack, data, self._note_data(job, reply), patients)
 
     def _note_data(self, job: Job, reply: protocol.Prepared) -> dict[str, str]:
         """Keep which cases are used, and under which policy; what may be told of both."""
@@ -272,7 +274,7 @@ class Workshop:
             cases=policy.round_count(self._floors, reply.cases),
             epochs=max(0, round(reply.epochs)),
             steps=reply.steps,
-            loss=policy.loss_for_sharing(self._floors, reply.loss),
+            loss=None if job.privacy is not None else policy.loss_for_sharing(self._floors, reply.loss),
             seconds=reply.seconds,
             validation=scores,
         )
