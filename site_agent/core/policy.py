@@ -220,7 +220,7 @@ def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> 
     needed = counts.train if experiment.plan.uses_training else counts.validation + counts.test
     if counts.used < max(floors.least_cases, experiment.data.least_cases) or needed < 1:
         return Reason.TOO_FEW_CASES
-    if experiment.plan.trains and experiment.training.count_steps(counts.train) < floors.least_steps:
+    if experiment.plan.trains and experiment.count_steps(counts.train) < floors.least_steps:
         return Reason.PRIVACY_BELOW_FLOOR
     if experiment.measures_first and counts.train < find_statistics_floor(floors):
         return Reason.PRIVACY_BELOW_FLOOR  # nothing of its fingerprint could leave

@@ -61,6 +61,8 @@ class Reports:
     def _handle_reply(self, job: Job, reply: protocol.Reply) -> None:
         name = job.experiment
         if isinstance(reply, protocol.Progress):
+            if job.privacy is not None:
+                reply = reply.model_copy(update={"loss": None})  # it is withheld
             self._relay.relay_trainer(name, reply)
         elif isinstance(reply, protocol.CheckpointEvent):
             self._steps.tally.checkpoints[reply.what] += 1

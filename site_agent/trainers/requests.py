@@ -25,6 +25,7 @@ from site_agent.core.inputs import AnyInput, CasesMeasured, NoSpace, Prepared, S
 from site_agent.core.jobs import Job, Phase, Trained, experiment_of
 from site_agent.disk.lineage import Lineage, UsedIn
 from site_agent.disk.spool import Spool
+from site_agent.privacy.price import price_steps
 from site_agent.trainers.base import Trainers
 from site_agent.training import protocol
 from site_agent.training.files import growing_path
@@ -212,6 +213,8 @@ class Workshop:
             deterministic=reply.deterministic,
         )
         lack = policy.enough_cases(self._floors, experiment_of(job), counts)
+        if experiment_of(job).privacy.dp is not None and reply.patients < 1:
+            lack = lack or Reason.UNSUPPORTED  # a trainer that counts no patients knows of no noise
         shared = policy.counts_for_sharing(self._floors, counts)
         # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
         data = reply.data or self._data.get(job.experiment)
@@ -277,7 +280,18 @@ class Workshop:
             loss=None if job.privacy is not None else policy.loss_for_sharing(self._floors, reply.loss),
             seconds=reply.seconds,
             validation=scores,
+            epsilon=self._measure_spent(job, reply, seal),
         )
+
+    def _measure_spent(self, job: Job, reply: protocol.Trained, seal: str) -> float | None:
+        """Epsilon of all that has left, with this update; None: the experiment is not private."""
+        if job.privacy is None:
+            return None
+        ledger, name = self._spool.privacy, job.experiment
+        steps = next((one.charged for one in ledger.list_holdings() if one.experiment == name), 0)
+        if not ledger.has_charged(name, reply.round, seal):
+            steps += reply.steps
+        return price_steps(job.privacy, steps)
 
     def take_scored(self, job: Job, reply: protocol.Evaluated) -> Scored:
         """A candidate was scored."""
