@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -16,12 +15,15 @@ from messages.ground.errors import RequestError
 class ShownByDefault(TyperGroup):
     """Whatever is no command of the group is an argument of its `show`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click does, with `show` put before what names no command."""
         names = {"--help", *self.commands}
         return super().parse_args(ctx, args if names.intersection(args) else ["show", *args])
 
 
+NameArgument = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="A data set, or a ledger; without one: all.")
+]
 app = typer.Typer(cls=ShownByDefault)
 
 
@@ -32,9 +34,7 @@ def _group() -> None:
 
 @app.command("show")
 def show_privacy(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A data set, or a ledger; without one: all.")
-    ] = None,
+    name: NameArgument = None,
     config: ConfigOption = DEFAULT,
     as_json: JsonOption = False,
 ) -> None:

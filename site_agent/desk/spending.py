@@ -1,4 +1,4 @@
-"""What a site's operator is shown of its privacy ledgers: plain types and words. Pure; nothing of it leaves the site."""
+"""What a site's operator is shown of its privacy ledgers: plain types and words. Nothing of it leaves the site."""
 
 from __future__ import annotations
 
