@@ -8,7 +8,7 @@ from messages.experiment import Experiment
 from messages.ground.errors import WorkFailed
 from messages.kinds import PrivacyPlan
 from site_agent.core.budget import ORDERS, Price, find_delta
-from site_agent.privacy.accountant import find_divergences, find_epsilon
+from site_agent.privacy.accountant import NoisySteps, find_epsilon, find_price
 
 log = structlog.get_logger()
 
@@ -23,14 +23,9 @@ def price_training(experiment: Experiment, patients: int) -> Price | None:
     if dp is None:
         return None
     a_round, delta = dp.count_steps(experiment.training), find_delta(dp.delta, patients)
-    steps = a_round * experiment.rounds.count
-    return Price(
-        steps=steps,
-        steps_per_round=a_round,
-        epsilon=find_epsilon(dp.noise_multiplier, dp.sample_rate, steps, delta),
-        delta=delta,
-        divergences=find_divergences(dp.noise_multiplier, dp.sample_rate, ORDERS),
-    )
+    steps = NoisySteps(dp.noise_multiplier, dp.sample_rate, a_round * experiment.rounds.count)
+    epsilon, divergences = find_price(steps, delta, ORDERS)
+    return Price(steps.steps, a_round, epsilon, delta, divergences)
 
 
 def price_steps(plan: PrivacyPlan, steps: int) -> float:
