@@ -454,6 +454,7 @@ class Agent:
             lists=self._guard.lists.as_plain(),
             log=self._witness.as_plain(),
             term_jumps=[[*one] for one in self.spool.list_jumps()],
+            privacy=self._budgets.list_words(),
             unboxed=[name for name, one in self.config.trainers.items() if one.sandbox == "none"],
         )
 

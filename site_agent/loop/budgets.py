@@ -18,6 +18,7 @@ from site_agent.core.budget import Account, Price
 from site_agent.core.decisions import Decision, Decline, End, Join, Keep
 from site_agent.core.inputs import AnyInput, Prepared, TrainerFailed
 from site_agent.core.jobs import Agenda, Job, Phase, Trained, experiment_of
+from site_agent.desk.spending import explain_price, say_account
 from site_agent.disk.spool import Spool
 
 log = structlog.get_logger()
@@ -32,6 +33,11 @@ class Budgets:
     def open_account(self, dataset: str) -> Account:
         """The account of a data set as it is now. Any thread."""
         return self._ledger.open_account(dataset, self._budgets)
+
+    def list_words(self) -> list[str]:
+        """How much is left where there is a budget, a line for each ledger. Any thread."""
+        accounts = {(one := self.open_account(name)).ledger: one for name in self._budgets}
+        return [say_account(one) for one in accounts.values() if one.budget.limits]
 
     def judge_input(self, agenda: Agenda, given: AnyInput) -> AnyInput:
         """What an input comes to, given what is left: data that are ready, or an update that would leave, may cost too
@@ -104,20 +110,3 @@ class Budgets:
                     ledgers=sorted(shut),
                     advice="docs/privacy.md, Budgets",
                 )
-
-
-def explain_price(account: Account, experiment: Experiment, price: Price) -> str:
-    """What an experiment would spend, and where that passes what is left, in words."""
-    words = f"epsilon {price.epsilon:.2f} at delta {price.delta:.1e} in {experiment.rounds.count} rounds"
-    if not account.budget.limits:
-        return f"{words}; ledger {account.ledger} has no budget"
-    if account.closed:
-        return f"{words}; ledger {account.ledger} is closed"
-    limit = account.budget.epsilon_lifetime
-    passed = account.find_overrun(experiment.id, price)
-    if passed is not None:
-        return (
-            f"{words}; round {passed} would pass the {limit:g} of ledger {account.ledger} ({account.bound:.2f} taken)"
-        )
-    left = "" if limit is None else f"; {account.bound:.2f} of {limit:g} of ledger {account.ledger} taken before"
-    return words + left

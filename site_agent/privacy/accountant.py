@@ -69,6 +69,15 @@ def find_divergences(
     return tuple(_ask([("divergences", noise_multiplier, sample_rate, tuple(orders))], within)[0])
 
 
+def count_rounds(
+    a_round: NoisySteps, rounds: int, delta: float, most: float, *, within: float = ANSWERED_WITHIN
+) -> int:
+    """How many of so many rounds end with an epsilon of at most `most`; as `find_epsilon`."""
+    _check_steps(a_round)
+    found: int = _ask([("rounds", *astuple(a_round), rounds, delta, most)], within)[0]
+    return found
+
+
 def _check_steps(given: NoisySteps) -> None:
     if not (given.noise_multiplier > 0 and 0 < given.sample_rate <= 1 and given.steps >= 0):
         raise ValueError(f"{given}: noise has to be above 0, the sample rate in (0, 1], steps from 0")
@@ -107,6 +116,7 @@ def _answer_questions() -> None:
 
     answers: dict[str, Callable[..., Any]] = {
         "epsilon": losses.measure_epsilon,
+        "rounds": losses.count_rounds,
         "divergences": losses.measure_divergences,
     }
     said = [answers[name](*numbers) for name, *numbers in json.load(sys.stdin)]

@@ -36,7 +36,7 @@ def price_training(experiment: Experiment, patients: int) -> Price | None:
 def price_steps(plan: PrivacyPlan, steps: int) -> float:
     """The epsilon of the first so many steps of a plan; that of all of them where the accountant fails."""
     try:
-        return min(plan.epsilon, find_epsilon(plan.noise_multiplier, plan.sample_rate, steps, plan.delta))
+        return find_epsilon(plan.noise_multiplier, plan.sample_rate, steps, plan.delta)
     except WorkFailed as error:
         log.warning("epsilon so far is not known: that of the whole experiment is told", error=str(error))
         return plan.epsilon
