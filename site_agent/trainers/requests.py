@@ -291,7 +291,7 @@ class Workshop:
         steps = next((one.charged for one in ledger.list_holdings() if one.experiment == name), 0)
         if not ledger.has_charged(name, reply.round, seal):
             steps += reply.steps
-        return price_steps(job.privacy, steps)
+        return price_steps(job.privacy, steps, reply.steps)
 
     def take_scored(self, job: Job, reply: protocol.Evaluated) -> Scored:
         """A candidate was scored."""
