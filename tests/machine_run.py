@@ -97,7 +97,8 @@ class Run:
         assert before.round is not None
         assert plan_of(before).is_enough(before, before.round)
         assert set(one.contributors) == set(plan_of(before).choose_contributors(before, before.round))
-        assert set(one.contributors) <= set(before.round.reported)
+        here = {site for site, part in before.round.trained.items() if part.reported}
+        assert set(one.contributors) <= here
         assert not set(one.contributors) & set(one.left_out)
 
     def wire(self, body: kinds.Body, sender: str = "dr-a", **more: Any) -> tuple[d.AnyDecision, ...]:

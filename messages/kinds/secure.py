@@ -142,8 +142,8 @@ class SecureReveal(Body):
 
 
 class SecureComplaint(Body):
-    """What `against` sealed for this site does not open, or holds no shares. `secret`: the one-time key of that message,
-    which shows whose fault it is (`messages.secure.dealing.judge_complaint`)."""
+    """What `against` sealed for this site does not open, or holds no shares. `secret`: the one-time key of that
+    message, which shows whose fault it is (`messages.secure.dealing.judge_complaint`)."""
 
     tried: Try
     against: SiteName

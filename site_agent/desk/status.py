@@ -23,6 +23,7 @@ _WORDS = {
     Phase.MEASURING: "preparing",
     Phase.TRAINING: "training",
     Phase.EVALUATING: "evaluating",
+    Phase.MASKING: "sending",
     Phase.SENDING: "sending",
     Phase.FETCHING: "fetching",
 }
@@ -45,7 +46,7 @@ def state_word(agenda: Agenda) -> str:
     if agenda.running is not None:
         return _WORDS.get(agenda.phase_of(agenda.running), "idle")
     phases = {job.phase for job in agenda.jobs.values()}
-    for phase in (Phase.SENDING, Phase.FETCHING):
+    for phase in (Phase.SENDING, Phase.MASKING, Phase.FETCHING):
         if phase in phases:
             return _WORDS[phase]
     if waits_for_hours(agenda):
