@@ -146,6 +146,8 @@ class Reason(StrEnum):
     APPROVAL_MISSING = "approval-missing"
     # an update began too many models ago
     TOO_STALE = "too-stale"
+    # a site's privacy budget
+    PRIVACY_BUDGET_SPENT = "privacy-budget-spent"
     # statistics of the sites' data
     STATISTICS_NOT_ALLOWED = "statistics-not-allowed"
     NO_CONFIGURATION = "no-configuration"
@@ -153,6 +155,8 @@ class Reason(StrEnum):
     ROUND_VOID = "round-void"
     NET_NOT_MASKABLE = "net-not-maskable"
     SECRETS_LOST = "secrets-lost"
+    # differential privacy
+    NET_NOT_PRIVATE = "net-not-private"
     BAD_ROSTER = "bad-roster"
     TOO_FEW_PEERS = "too-few-peers"
     ASKED_TWICE = "asked-twice"
@@ -200,11 +204,13 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.PURPOSE_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.APPROVAL_MISSING: Reason.NOT_ALLOWED,
     Reason.TOO_STALE: Reason.LATE,
+    Reason.PRIVACY_BUDGET_SPENT: Reason.PRIVACY_BELOW_FLOOR,
     Reason.STATISTICS_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.NO_CONFIGURATION: Reason.INITIALISATION_FAILED,
     Reason.ROUND_VOID: Reason.QUORUM_NOT_MET,
     Reason.NET_NOT_MASKABLE: Reason.INITIALISATION_FAILED,
     Reason.SECRETS_LOST: Reason.TRAINING_ERROR,
+    Reason.NET_NOT_PRIVATE: Reason.NET_NOT_ALLOWED,
     Reason.BAD_ROSTER: Reason.NOT_ALLOWED,
     Reason.TOO_FEW_PEERS: Reason.NOT_ALLOWED,
     Reason.ASKED_TWICE: Reason.NOT_ALLOWED,
@@ -270,12 +276,16 @@ ADVICE: dict[Reason, str] = {
     Reason.STATISTICS_NOT_ALLOWED: "The site tells no statistics of its data: ask it to set policy.statistics, or name"
     " the net and its settings in the file",
     Reason.NO_CONFIGURATION: "The sites told too little, or images or memory are too small: name a net in the file",
+    Reason.NET_NOT_PRIVATE: "Batch normalisation mixes patients, and its statistics travel without noise: choose"
+    ' norm = "instance" or "group", or another net',
     Reason.DATASET_NOT_ALLOWED: "Ask the site to name the data set under [[policy.allow]]",
     Reason.TOO_MANY_ROUNDS: "Ask for fewer rounds, or the site to raise rounds_max",
     Reason.AWAITS_APPROVAL: "The site's operator approves by hand: `konsil site resume --approve ID`",
     Reason.POLICY_EXPIRED: "The site's permission has run out: the operator renews `until`",
     Reason.EXPERIMENT_EXPIRED: "The experiment's `expires` lies in the past",
     Reason.PRIVACY_BELOW_FLOOR: "The site's privacy floors are stricter than the experiment's settings",
+    Reason.PRIVACY_BUDGET_SPENT: "Its rounds would pass the experiment's epsilon_max, or what the site still allows"
+    " for its patients: ask for fewer rounds or more noise",
     Reason.SITE_PAUSED: "The operator paused the site: `konsil site resume`",
     Reason.SITE_DRAINING: "The site finishes what it has and takes no new work",
     Reason.OUTSIDE_HOURS: "The site works in its allowed hours only",

@@ -37,6 +37,7 @@ class VirtualConsortium:
         sites: those whose agents run.
         trust: party → its section `[trust]`; who has none neither signs nor checks.
         join: makes a party's connection with the broker.
+        budget: section `privacy` of every site's data set.
         build: makes the initial model.
     """
 
@@ -48,9 +49,10 @@ class VirtualConsortium:
         sites: tuple[str, ...] = SITES,
         trust: Mapping[str, Any] | None = None,
         join: Callable[..., MemoryBus] = MemoryBus,
+        budget: Mapping[str, Any] | None = None,
         build: Build = build,
     ) -> None:
-        self._build = build
+        self._budget, self._build = budget, build
         self.clock, self.folder, self._seconds, self._join = clock, folder, seconds, join
         self._admitted = tuple(sorted({*SITES, *sites}))
         self.trust: dict[str, Any] = dict(trust or {})
@@ -111,10 +113,11 @@ class VirtualConsortium:
     def _agent(self, site: str) -> Agent:
         state, data = self.folder / site, self.folder / f"data-{site}"
         data.mkdir(parents=True, exist_ok=True)
+        described = {"source": "brats", "path": str(data), "labels": {2: "ED"}, "privacy": self._budget}
         plain: dict[str, Any] = {
             "schema": 1,
             "site": {"name": site, "consortium": CONSORTIUM, "state": str(state)},
-            "datasets": {"glioma": {"source": "brats", "path": str(data), "labels": {2: "ED"}}},
+            "datasets": {"glioma": described},
             "policy": {"approval": "auto", "allow": [{"researchers": ["dr-a"]}]},
             "trust": self.trust.get(site),
         }

@@ -14,7 +14,7 @@ import typer
 
 from deploy.console import JsonOption, emit_json, format_moment, note_line, print_table, say_line
 from deploy.notify.cli import notify_site
-from deploy.site import asking, orders, record
+from deploy.site import asking, orders, record, spending
 from deploy.site.options import DEFAULT, ConfigOption
 from deploy.site.stock import say_case, say_stock, stock_as_plain
 from messages.experiment import read_experiment
@@ -301,3 +301,4 @@ for _command in (
 ):
     app.command()(_command)
 app.command("notify")(notify_site)
+app.add_typer(spending.app, name="privacy")

@@ -58,10 +58,7 @@ def _check_floors(config: SiteConfig) -> Iterator[Check]:
     """Floors that this version cannot keep: every experiment would be below them."""
     floors = config.policy.floors
     modes = floors.secure_modes
-    for key, asked in (
-        ("secure_aggregation", bool(modes) and not CARRIED_OUT & set(modes)),
-        ("noise_multiplier_min", floors.noise_multiplier_min > 0),
-    ):
+    for key, asked in (("secure_aggregation", bool(modes) and not CARRIED_OUT & set(modes)),):
         if asked:
             what = f"policy.floors.{key} asks for what this version cannot do: every experiment is declined"
             yield Check("policy", Grade.FAIL, what, "Remove the floor, or take no part", 2)
@@ -112,7 +109,7 @@ def _judge_experiment(config: SiteConfig, today: date, experiment: Experiment) -
     trainers = config.readable_by_trainers
     verdicts = [
         policy.judge_experiment(
-            rules, experiment, researcher, config.site.name, described, today, policy.ANY_KEY, trainers
+            rules, experiment, researcher, config.site.name, described, today, policy.ANY_KEY, trainers, config.budgeted
         )
         for researcher in [*sorted(named), ANYBODY]
     ]

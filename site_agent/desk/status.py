@@ -104,13 +104,15 @@ def status_of(
     unboxed: Sequence[str] = (),
     term_jumps: Sequence[Sequence[int]] = (),
     floors: Floors = Floors(),
+    privacy: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The agent's state as plain types; `bytes_down` and `bytes_up` count tensors' bytes since the agent started.
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
     `lists`: how the lists of the withdrawn stand (`data.lists`). `log`: what was seen of the coordinator's log.
     `floors`: the policy's, for what secure rounds mean here.
-    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before."""
+    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before.
+    `privacy`: what the ledgers with a budget have left, a line each."""
     experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
@@ -160,4 +162,5 @@ def status_of(
         "lists": [dict(one) for one in lists],
         "unboxed_trainers": list(unboxed),
         "term_jumps": [list(one) for one in term_jumps],
+        "privacy": list(privacy),
     }

@@ -74,6 +74,7 @@ class Rules:
             self._clock.local().date(),
             signer,
             self.config.readable_by_trainers,
+            self.config.budgeted,
         )
         if verdict.allowed and experiment.privacy.secure_aggregation and self.config.trust is None:
             # Without keys nobody knows whose masks these are: the coordinator could invent every other site.

@@ -193,6 +193,7 @@ def take_masked(agenda: Agenda, job: Job, said: UpdateMasked) -> Decisions:
         steps=inside.steps,
         loss=None,
         seconds=inside.seconds,
+        epsilon=inside.epsilon,
     )
     return (Keep(job.experiment, told),)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from messages.scores import SplitScores
 
@@ -40,6 +40,7 @@ class TrainedInside(BaseModel):
 
     Attributes:
         loss, validation: as they would be told; they are masked, too.
+        epsilon: spent so far, this round included; told in the open.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,3 +54,4 @@ class TrainedInside(BaseModel):
     loss: float | None
     seconds: float
     validation: SplitScores | None = None
+    epsilon: float | None = Field(None, exclude_if=lambda value: value is None)
