@@ -28,6 +28,7 @@ from messages.ground.durable import replace_file
 from messages.ground.errors import ConfigError, KonsilError, RequestError
 from messages.ground.written.documents import read_json
 from messages.scores import SplitScores
+from messages.secure.section import Privacy
 
 if TYPE_CHECKING:
     from site_agent.training.session import TrainingSession
@@ -229,7 +230,9 @@ def with_gain(baseline: Baseline, federated: Mapping[str, SplitScores]) -> Basel
 
 
 def _lengthen_rounds(experiment: Experiment, members: int) -> Experiment:
-    """With `local_steps` a round's work is steps a site: the union gets as many for each."""
+    """With `local_steps` a round's work is steps a site: the union gets as many for each. Nothing leaves, so that it is
+    trained without noise."""
+    experiment = experiment.model_copy(update={"privacy": Privacy()})
     steps = experiment.training.local_steps
     if steps is None:
         return experiment

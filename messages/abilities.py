@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-VOCABULARY = 6
+VOCABULARY = 7
 """Number of the words that this version knows; 0.1's are 1."""
 NEWER: Mapping[str, int] = MappingProxyType(
     {
@@ -62,6 +62,30 @@ NEWER: Mapping[str, int] = MappingProxyType(
         "statistics-not-allowed": 6,
         "no-configuration": 6,
         "last-heard": 6,
+        "privacy-budget-spent": 7,
+        "LastHeard.private": 7,
+        "secure-keys": 7,
+        "secure-roster": 7,
+        "secure-shares": 7,
+        "secure-masking": 7,
+        "secure-mail": 7,
+        "secure-figures": 7,
+        "secure-closing": 7,
+        "secure-consent": 7,
+        "secure-unmasking": 7,
+        "secure-reveal": 7,
+        "secure-complaint": 7,
+        "round-void": 7,
+        "RoundStart.secure": 7,
+        "EvaluationStart.secure": 7,
+        "RoundComplete.pooled": 7,
+        "bad-share": 7,
+        "bad-roster": 7,
+        "update-out-of-range": 7,
+        "secrets-lost": 7,
+        "net-not-private": 7,
+        "Joined.privacy": 7,
+        "WeightsReady.epsilon": 7,
     }
 )
 """Word → the number with which it came: a kind, a reason, a state; a field as "Model.field". 0.1's are not here."""
@@ -73,7 +97,9 @@ WORDS_5 = "words-5"
 """Reads the words of vocabulary 5: signatures, registers and heads."""
 WORDS_6 = "words-6"
 """Reads the words of vocabulary 6: statistics, work that goes on from round to round, signed chunks."""
-OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5, WORDS_6})
+WORDS_7 = "words-7"
+"""Reads the words of vocabulary 7: secure rounds and differential privacy."""
+OURS: frozenset[str] = frozenset({WORDS_3, WORDS_4, WORDS_5, WORDS_6, WORDS_7})
 """What this version can do and 0.1 cannot: code words of at most 28 characters."""
 
 ANNOUNCING = frozenset({"hello", "joined", "coordinator-hello", "standing", "experiment-accepted"})

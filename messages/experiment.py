@@ -204,6 +204,11 @@ class Experiment(Settings):
         there, with its seeds and its learning rate."""
         return 0 if self.supersedes is None else self.supersedes.after
 
+    def count_steps(self, cases: int) -> int:
+        """Optimiser steps of a round at a site with so many training cases."""
+        dp = self.privacy.dp
+        return self.training.count_steps(cases) if dp is None else dp.count_steps(self.training)
+
     def number_of(self, site: str) -> int:
         """Which of the file's sites a site is, from 1."""
         return self.sites.index(site) + 1

@@ -146,9 +146,19 @@ class Reason(StrEnum):
     APPROVAL_MISSING = "approval-missing"
     # an update began too many models ago
     TOO_STALE = "too-stale"
+    # a site's privacy budget
+    PRIVACY_BUDGET_SPENT = "privacy-budget-spent"
     # statistics of the sites' data
     STATISTICS_NOT_ALLOWED = "statistics-not-allowed"
     NO_CONFIGURATION = "no-configuration"
+    # secure rounds
+    ROUND_VOID = "round-void"
+    BAD_SHARE = "bad-share"
+    BAD_ROSTER = "bad-roster"
+    UPDATE_OUT_OF_RANGE = "update-out-of-range"
+    SECRETS_LOST = "secrets-lost"
+    # differential privacy
+    NET_NOT_PRIVATE = "net-not-private"
     # what a reader does not know
     OTHER = "other"
 
@@ -187,8 +197,15 @@ IN_OLDER_WORDS: dict[Reason, Reason] = {
     Reason.PURPOSE_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.APPROVAL_MISSING: Reason.NOT_ALLOWED,
     Reason.TOO_STALE: Reason.LATE,
+    Reason.PRIVACY_BUDGET_SPENT: Reason.PRIVACY_BELOW_FLOOR,
     Reason.STATISTICS_NOT_ALLOWED: Reason.NOT_ALLOWED,
     Reason.NO_CONFIGURATION: Reason.INITIALISATION_FAILED,
+    Reason.ROUND_VOID: Reason.QUORUM_NOT_MET,
+    Reason.BAD_SHARE: Reason.MALFORMED,
+    Reason.BAD_ROSTER: Reason.NOT_ALLOWED,
+    Reason.UPDATE_OUT_OF_RANGE: Reason.TRAINING_ERROR,
+    Reason.SECRETS_LOST: Reason.TRAINING_ERROR,
+    Reason.NET_NOT_PRIVATE: Reason.NET_NOT_ALLOWED,
     Reason.OTHER: Reason.TRAINING_ERROR,
 }
 """What is told instead to whom the code may be unknown: a code of 0.1. "other" is how we read, and never said."""
@@ -245,12 +262,16 @@ ADVICE: dict[Reason, str] = {
     Reason.STATISTICS_NOT_ALLOWED: "The site tells no statistics of its data: ask it to set policy.statistics, or name"
     " the net and its settings in the file",
     Reason.NO_CONFIGURATION: "The sites told too little, or images or memory are too small: name a net in the file",
+    Reason.NET_NOT_PRIVATE: "Batch normalisation mixes patients, and its statistics travel without noise: choose"
+    ' norm = "instance" or "group", or another net',
     Reason.DATASET_NOT_ALLOWED: "Ask the site to name the data set under [[policy.allow]]",
     Reason.TOO_MANY_ROUNDS: "Ask for fewer rounds, or the site to raise rounds_max",
     Reason.AWAITS_APPROVAL: "The site's operator approves by hand: `konsil site resume --approve ID`",
     Reason.POLICY_EXPIRED: "The site's permission has run out: the operator renews `until`",
     Reason.EXPERIMENT_EXPIRED: "The experiment's `expires` lies in the past",
     Reason.PRIVACY_BELOW_FLOOR: "The site's privacy floors are stricter than the experiment's settings",
+    Reason.PRIVACY_BUDGET_SPENT: "Its rounds would pass the experiment's epsilon_max, or what the site still allows"
+    " for its patients: ask for fewer rounds or more noise",
     Reason.SITE_PAUSED: "The operator paused the site: `konsil site resume`",
     Reason.SITE_DRAINING: "The site finishes what it has and takes no new work",
     Reason.OUTSIDE_HOURS: "The site works in its allowed hours only",
@@ -320,6 +341,14 @@ ADVICE: dict[Reason, str] = {
     Reason.AMP_WITHOUT_GPU: 'The site lends no GPU: precision = "amp" trains in float32 there, without a gain',
     Reason.TOO_MANY_EXPERIMENTS: "So many of the researcher's experiments are open at the site: abort one, or ask"
     " the site to raise policy.open_per_researcher",
+    Reason.ROUND_VOID: "Secure rounds ended without a sum, three in a row: the log says of each what it lacked",
+    Reason.BAD_SHARE: "What the site revealed does not fit what it had shared: look at its software",
+    Reason.BAD_ROSTER: "What the site was shown of the others is not what its policy, or its own word, allows: the"
+    " site's log says what differed",
+    Reason.UPDATE_OUT_OF_RANGE: "Over 1 in 10,000 numbers of the update lie outside what a secure sum can hold: lower"
+    " the learning rate, or set privacy.update_norm_max",
+    Reason.SECRETS_LOST: "The site's secrets of this round are gone, or its state folder came out of a backup: it takes"
+    " part again from the next round",
     Reason.LEAVING: "The site agent was stopped; it takes part again when it is started",
 }
 

@@ -13,6 +13,7 @@ from messages.ground.operating.notify import NotifySettings
 from messages.ground.settings import BrokerAddress, Name, Rate, Seconds, Settings, SizeBytes, WorkHours
 from messages.sections import OWN_TRAINER
 from messages.trust.settings import TrustSettings
+from site_agent.core.budget import DataBudget, find_unlike
 from site_agent.core.permissions import PolicyConfig
 from site_agent.data.described import AnyDataset, place_paths
 
@@ -149,7 +150,19 @@ class SiteConfig(Settings):
         if self.training.command is not None and (self.training.processes > 1 or self.training.compile):
             key = "processes" if self.training.processes > 1 else "compile"
             raise ValueError(f"training.{key} goes with the trainer that comes with Konsil, not with a command")
+        if (unlike := find_unlike(self.budgets)) is not None:
+            raise ValueError(unlike)
         return self
+
+    @property
+    def budgets(self) -> dict[str, DataBudget]:
+        """Data set → what may be learned of its patients, where site.toml says it."""
+        return {name: one.privacy for name, one in self.datasets.items() if one.privacy is not None}
+
+    @property
+    def budgeted(self) -> frozenset[str]:
+        """Data sets with a privacy budget."""
+        return frozenset(name for name, one in self.budgets.items() if one.limits)
 
     @property
     def readable_by_trainers(self) -> dict[str, tuple[str, ...] | None]:

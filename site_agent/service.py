@@ -48,6 +48,7 @@ from site_agent.desk.status import status_line, status_of
 from site_agent.disk.lineage import Draw, Lineage
 from site_agent.disk.secret import require_whole
 from site_agent.disk.spool import Spool
+from site_agent.loop.budgets import Budgets
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.inbound import REGISTER, Inbound
 from site_agent.loop.orders import Orders
@@ -131,10 +132,13 @@ class Agent:
             self._voice = Outbox(self._bus, self.spool, site.consortium, site.name, self._clock, key)
             if self._verifier.register is not None:
                 self._voice.note_register(self._verifier.register)
-            self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock)
+            self._budgets = Budgets(config, self.spool)
+            self._steps = Steps(self.spool, self._voice, agenda, self._stopping, self._clock, self._budgets)
             stand = None if trust is None else self._stand_as_witness(trust)
             self._witness = Witness(stand, self.spool, self._voice, self._clock)
-            self._orientation = Orientation(self.spool, self._voice, site.name, self._clock, signs=key is not None)
+            self._orientation = Orientation(
+                self.spool, self._voice, site.name, self._clock, self._budgets, signs=key is not None
+            )
         except BaseException:
             self.spool.close()
             raise
@@ -228,7 +232,7 @@ class Agent:
         )
         self._reports = Reports(
             steps=self._steps, errands=self._errands, trainers=self._trainers,
-            workshop=self._workshop, relay=self._relay, clock=self._clock,
+            workshop=self._workshop, relay=self._relay, post=self.post_work, clock=self._clock,
         )  # fmt: skip
         self._orders = Orders(
             steps=self._steps, errands=self._errands, post=self.post_work, status=self.make_status, clock=self._clock

@@ -46,6 +46,7 @@ _EVERY: dict[str, Rule] = {
     "declined": h.take_declined,
     "leaving": h.take_leaving,
     "head-witnessed": Reason.WRONG_STATE,
+    **dict.fromkeys((kind for kind in WIRE if kind.startswith("secure-")), Reason.WRONG_STATE),
     "round-accepted": h.refuse_late,
     "round-failed": h.refuse_late,
     "outage": own.take_outage,

@@ -14,7 +14,7 @@ from coordinator.wire.announcer import Announcer
 from coordinator.wire.last_heard import LastWord
 from coordinator.wire.outgoing import Models
 from messages import kinds
-from messages.abilities import WORDS_6, read_abilities
+from messages.abilities import WORDS_6, WORDS_7, read_abilities
 from messages.envelope import Event
 from messages.ground.clock import Clock
 from messages.ground.logs import Complaints
@@ -48,7 +48,7 @@ class Returning:
     ) -> None:
         self._states, self._say, self._models, self._clock = states, say, models, clock
         self._complaints, self._last_word = complaints, last_word
-        self._oriented: set[str] = set()
+        self._oriented: dict[str, frozenset[str]] = {}
         """Sites that sign, and can be told where they were."""
         self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
         self._told_at: dict[str, float] = {}
@@ -66,9 +66,9 @@ class Returning:
     def take_hello(self, hello: Event) -> None:
         """Answer a site's hello: where it was itself, if it signs and can read that, and where its experiments are."""
         if KEY in hello.ext and WORDS_6 in read_abilities(hello.ext):
-            self._oriented.add(hello.sender)
+            self._oriented[hello.sender] = read_abilities(hello.ext)
         else:
-            self._oriented.discard(hello.sender)
+            self._oriented.pop(hello.sender, None)
         self.send_standing(hello.sender)
 
     def send_standing(self, site: str) -> None:
@@ -80,7 +80,8 @@ class Returning:
         self._told_at[site] = now
         self._owed.discard(site)
         if site in self._oriented:
-            self._say.send_live("last-heard", self._last_word.tell(site, self._states), to=site)
+            reads = WORDS_7 in self._oriented[site]
+            self._say.send_live("last-heard", self._last_word.tell(site, self._states, reads_private=reads), to=site)
         for name, state in self.list_recent():
             if site in state.members:
                 body = kinds.Standing(state=state.phase.value, events=self._current_events(name, state))

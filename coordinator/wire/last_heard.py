@@ -49,17 +49,29 @@ class LastWord:
         place = self._places[event.sender] = (event.incarnation, event.seq, digest_payload(event.raw))
         return {_KEY + event.sender: codec.pack(list(place))}
 
-    def tell(self, site: str, states: Mapping[str, ExperimentState]) -> kinds.LastHeard:
-        """What the site is told."""
+    def tell(self, site: str, states: Mapping[str, ExperimentState], *, reads_private: bool) -> kinds.LastHeard:
+        """What the site is told.
+
+        Args:
+            reads_private: whether it knows `LastHeard.private`.
+        """
         incarnation, seq, digest = self.place_of(site)
         joined = {name: state for name, state in states.items() if state.ended is None and _takes_part(state, site)}
         parts = {name: _part_of(joined[name], site) for name in sorted(joined)[:MOST_PARTS]}
-        return kinds.LastHeard(incarnation=incarnation, seq=seq, digest=digest or None, parts=parts)
+        private = sorted(name for name, state in states.items() if _spends_at(state, site))
+        told = private if reads_private and len(private) <= MOST_PARTS else None
+        return kinds.LastHeard(incarnation=incarnation, seq=seq, digest=digest or None, parts=parts, private=told)
 
 
 def _takes_part(state: ExperimentState, site: str) -> bool:
     member = state.members.get(site)
     return member is not None and member.standing is Standing.JOINED
+
+
+def _spends_at(state: ExperimentState, site: str) -> bool:
+    """Whether the site may have trained in it under differential privacy, over or not: a restored one has to know."""
+    member = state.members.get(site)
+    return member is not None and member.train > 0 and state.experiment.privacy.dp is not None
 
 
 def _part_of(state: ExperimentState, site: str) -> kinds.PartHeard:

@@ -35,7 +35,7 @@ class Tempo:
     def take_training(self, site: str, experiment: Experiment, request: Train, prepared: Prepared) -> float:
         """A round's training, and scoring before it where it was asked for."""
         scored = SCORED * prepared.validation if request.evaluate else 0.0
-        return (experiment.training.count_steps(prepared.train) + scored) * self._step_of(site)
+        return (experiment.count_steps(prepared.train) + scored) * self._step_of(site)
 
     def take_scoring(self, site: str, request: Evaluate, prepared: Prepared) -> float:
         """Scoring a model on whole splits."""

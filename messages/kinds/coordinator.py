@@ -27,6 +27,7 @@ from messages.kinds.base import (
     Transfer,
     Versions,
 )
+from messages.kinds.secure import PooledFigures, SecureStart
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.sections import MOST_SITES
@@ -101,6 +102,8 @@ class RoundStart(Body):
     """By site, where each has a model of its own: it trains that instead of the one above."""
     going_on: Annotated[dict[SiteName, RoundNumber], at_most(MOST_SITES)] | None = None
     """By site that goes on with what it does for an earlier round, which round that is; the others train this model."""
+    secure: SecureStart | None = None
+    """Of a secure round, whose sites answer with `secure-keys` first."""
 
     def transfer_to(self, site: str) -> Transfer:
         """The transfer of the model that a site trains."""
@@ -122,6 +125,8 @@ class RoundComplete(Body):
     seconds: float
     staleness: Annotated[dict[SiteName, Count], at_most(MOST_SITES)] | None = None
     """By contributor whose update began with an earlier round's model, how many rounds earlier that was."""
+    pooled: PooledFigures | None = None
+    """Of a secure round: only pooled figures exist."""
 
 
 class Candidate(Body):
@@ -172,6 +177,8 @@ class EvaluationStart(Body):
     evaluate_within: float
     combined: Combined | None = None
     """An ensemble that is scored instead of single models."""
+    secure: SecureStart | None = None
+    """Of a secure evaluation, whose sites answer with `secure-keys` first."""
 
     def transfers(self) -> tuple[Transfer, ...]:
         """All that is to be fetched."""

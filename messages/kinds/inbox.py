@@ -33,6 +33,7 @@ class Standing(Body):
 
 
 MOST_PARTS = 1024
+WholeExperiment = Annotated[str, Field(pattern=WHOLE_EXPERIMENT)]
 
 
 class PartHeard(Body):
@@ -58,12 +59,14 @@ class LastHeard(Body):
         incarnation, seq: of its newest history event; 0: none was heard.
         digest: SHA-256 of that event's payload.
         parts: by experiment that is not over.
+        private: experiments with differential privacy that it ever joined; None: too many, or not said.
     """
 
     incarnation: Count
     seq: Count
     digest: Digest | None = None
-    parts: Annotated[dict[Annotated[str, Field(pattern=WHOLE_EXPERIMENT)], PartHeard], at_most(MOST_PARTS)] = {}
+    parts: Annotated[dict[WholeExperiment, PartHeard], at_most(MOST_PARTS)] = {}
+    private: Annotated[list[WholeExperiment], Field(fail_fast=True), at_most(MOST_PARTS)] | None = None
 
 
 class ChunksWanted(Body):

@@ -39,9 +39,29 @@ class Platform(Body):
     deterministic: bool
 
 
+class PrivacyPlan(Body):
+    """What a site's training spends under `[privacy.dp]`, for each of its training patients.
+
+    Not covered are the counts here and in `cases`, and scores of models on validation and test cases.
+    """
+
+    unit: Literal["patient"] = "patient"
+    patients: Count
+    """Training patients, rounded as the site's policy says."""
+    sample_rate: float
+    noise_multiplier: float
+    clip_norm: float
+    steps: Count
+    """Optimiser steps in all rounds."""
+    epsilon: float
+    """After these steps."""
+    delta: float
+
+
 class Joined(Body):
     cases: CaseCounts
     platform: Platform
+    privacy: PrivacyPlan | None = None
 
 
 class Declined(Body):
@@ -72,6 +92,8 @@ class WeightsReady(Body):
     validation: SplitScores | None = None
     """Scores of the received global model."""
     platform: Platform
+    epsilon: float | None = None
+    """Spent so far by what the site has trained in this experiment, this update included."""
 
 
 class RoundFailed(Body):

@@ -5,6 +5,7 @@ What fits what is asked in `find_unprivate`, which `messages.experiment` calls: 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -13,11 +14,14 @@ from messages.ground.settings import Seconds, Settings
 
 if TYPE_CHECKING:
     from messages.experiment import Experiment
+    from messages.sections import Training
 
 _FORM_5: dict[str, Any] = {"json_schema_extra": {"form": 5}, "exclude_if": lambda value: value is None}
 """Of a key that came with form 5: where a file says nothing of it, no reader is told of it either."""
-CARRIED_OUT: frozenset[str] = frozenset()
+CARRIED_OUT: frozenset[str] = frozenset({"dp"})
 """What this version can keep: a promise that nobody keeps is refused, never passed over."""
+PRIVATE_STRATEGIES = ("FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "FedProx")
+"""Under differential privacy: at a site they do nothing, or something after the noise; and nothing else travels."""
 LEAST_SECURE_SITES = 3
 """Fewer than three updates in a sum: one site that knows its own learns the other's."""
 
@@ -46,6 +50,15 @@ class DifferentialPrivacy(Settings):
     delta: float = Field(1e-5, gt=0, lt=1)
     noise: Literal["own", "shared"] = "own"
     colluding: int = Field(0, ge=0, le=1000)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which each patient is drawn once on average, rounded up."""
+        return math.ceil(1 / self.sample_rate)
+
+    def count_steps(self, training: Training) -> int:
+        """Optimiser steps of a round, however many patients a site has."""
+        return training.local_steps or (training.epochs or 1) * self.steps_per_epoch
 
 
 class Privacy(Settings):
@@ -84,8 +97,33 @@ def find_unprivate(experiment: Experiment) -> str | None:
         )
     if not privacy.secure_aggregation and (privacy.threshold is not None or privacy.exchange_within is not None):
         return 'privacy.threshold and privacy.exchange_within go with secure_aggregation = "masks"'
-    if privacy.dp is not None and experiment.training.clip_norm is not None:
-        return (
-            "training.clip_norm: under [privacy.dp] each patient's gradient is clipped to privacy.dp.clip_norm instead"
-        )
+    return None if privacy.dp is None else _find_unnoised(experiment, privacy.dp)
+
+
+def _find_unnoised(experiment: Experiment, dp: DifferentialPrivacy) -> str | None:
+    """Why something would leave a site without noise, or is not proven to be covered by it, in words.
+
+    What is admitted is listed, and tested; whatever else comes one day is refused until it is listed too.
+    """
+    training, plan, told = experiment.training, experiment.plan, "under [privacy.dp]"
+    if dp.unit != "patient":
+        return f'privacy.dp.unit = "{dp.unit}" is not available in this version'
+    if dp.noise != "own":
+        return f'privacy.dp.noise = "{dp.noise}" is not available in this version'
+    if training.clip_norm is not None:
+        return f"training.clip_norm: {told} each patient's gradient is clipped to privacy.dp.clip_norm instead"
+    if plan.kind != "aggregation":
+        return f'plan.kind = "{plan.kind}": {told} only "aggregation" is proven'
+    if plan.strategy.name not in PRIVATE_STRATEGIES:
+        return f"plan.strategy: {told} {plan.strategy.name} is not proven; known are {', '.join(PRIVATE_STRATEGIES)}"
+    if experiment.measures_first:
+        return f'net.name = "auto": {told} no statistics of the data are told, so name a net'
+    if training.trainer is not None:
+        return "training.trainer: nobody can prove that a program of the sites keeps privacy.dp, so leave it out"
+    if training.batches_per_step > 1:
+        return f"training.accumulate: {told} privacy.dp.sample_rate says how many patients make a step"
+    if training.precision == "amp":
+        return f'training.precision = "amp": {told} gradients are not scaled; write "float32" or "bfloat16"'
+    if training.loss_table.class_weights == "balanced":
+        return f'training.loss: class_weights = "balanced" {told} would tell how often each class occurs; write numbers'
     return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from messages.kinds import CaseCounts, Label, Platform, StatisticsReady
+from messages.kinds import CaseCounts, Label, Platform, PrivacyPlan, StatisticsReady
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.statistics.configuration import Configuration
@@ -48,6 +48,7 @@ class Join:
     platform: Platform
     data: str | None = None
     committed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    privacy: PrivacyPlan | None = None
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ def _effects_of_invite(change: _Change, x: Invite) -> tuple[Effect, ...]:
 
 
 def _effects_of_join(change: _Change, x: Join) -> tuple[Effect, ...]:
-    said = Say("joined", x.experiment, 0, Joined(cases=x.counts, platform=x.platform), more=x.committed)
+    body = Joined(cases=x.counts, platform=x.platform, privacy=x.privacy)
+    said = Say("joined", x.experiment, 0, body, more=x.committed)
     # It may have read its data while the experiment had no net yet: then it cannot train.
     return (said,) if change.job.configuration is None else (said, CloseTrainer(x.experiment))
 

@@ -121,7 +121,7 @@ def _changes_of_prepare(job: Job, decision: Prepare) -> Changes:
 
 def _changes_of_join(job: Job, decision: Join) -> Changes:
     counted = {"counts": decision.counts, "platform": decision.platform, "data": decision.data}
-    return {"phase": Phase.IDLE, "pending": None, "deaths": 0, **counted}
+    return {"phase": Phase.IDLE, "pending": None, "deaths": 0, "privacy": decision.privacy, **counted}
 
 
 def _give_up(job: Job, decision: GiveUp) -> Changes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from messages.reasons import PASSING, Reason
 from site_agent.core.answers import Decisions, handles
+from site_agent.core.budget import announce_plan
 from site_agent.core.decisions import (
     Decision,
     Decline,
@@ -49,7 +50,7 @@ from site_agent.core.inputs import (
     TrainerFailed,
     UpdateLost,
 )
-from site_agent.core.jobs import Agenda, Job, Phase, Trained, event_of
+from site_agent.core.jobs import Agenda, Job, Phase, Trained, event_of, experiment_of
 from site_agent.core.steps import opening_of
 
 # handlers: what our own parts say
@@ -71,7 +72,9 @@ def take_prepared(agenda: Agenda, job: Job, said: Prepared) -> Decisions:
         return (Ignore(job.experiment, Reason.WRONG_STATE),)
     if said.lack is not None:
         return (Decline(job.experiment, said.lack, said.counts),)
-    join = Join(job.experiment, said.counts, said.platform, said.data, said.committed)
+    dp = experiment_of(job).privacy.dp
+    privacy = None if dp is None or said.price is None else announce_plan(dp, said.patients, said.price)
+    join = Join(job.experiment, said.counts, said.platform, said.data, said.committed, privacy)
     if job.pending is None:
         return (join,)
     # A round came while the data were read: it is still the running one, or it would have been forgotten.

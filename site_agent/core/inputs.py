@@ -11,6 +11,7 @@ from messages.kinds import CaseCounts, Label, Platform, StatisticsReady
 from messages.reasons import Reason
 from messages.scores import SplitScores
 from messages.tensors.transfer import TransferKey
+from site_agent.core.budget import Price
 from site_agent.core.jobs import SaidBefore, Trained
 from site_agent.core.policy import PolicyVerdict
 
@@ -33,7 +34,8 @@ class Approved:
 @dataclass(frozen=True)
 class Prepared:
     """The trainer has read the data. `lack`: why they do not suffice; `data`: what they looked like just before;
-    `committed`: keyed digests of policy and data, by what they are of."""
+    `committed`: keyed digests of policy and data, by what they are of. `price`: what training would spend;
+    `patients`: of training, as they may be told, where it is private."""
 
     experiment: str
     counts: CaseCounts
@@ -41,6 +43,8 @@ class Prepared:
     lack: Reason | None = None
     data: str | None = None
     committed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    patients: int = 0
+    price: Price | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from messages.envelope import Event, decode_stored
 from messages.experiment import Experiment
-from messages.kinds import Body, CaseCounts, EvaluationStart, Label, ModelScores, Platform, RoundStart
+from messages.kinds import Body, CaseCounts, EvaluationStart, Label, ModelScores, Platform, PrivacyPlan, RoundStart
 from messages.kinds import Transfer as Sealed
 from messages.reasons import Reason
 from messages.scores import SplitScores
@@ -59,7 +59,8 @@ class Job(BaseModel):
     `again` counts how often the opening was taken on after it had been given up; `pending` keeps its event until then.
     `attempt` goes up only where chunks of an earlier attempt may be out with other content. `data` is what the data set
     looked like when the site joined (`site_agent.data.guard`). `deaths` counts the trainer's deaths in this task.
-    `configuration`: what the experiment goes on with, once its statistics are pooled.
+    `configuration`: what the experiment goes on with, once its statistics are pooled. `privacy`: what the site has
+    announced of its training under differential privacy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +79,7 @@ class Job(BaseModel):
     pending: bytes | None = None
     counts: CaseCounts | None = None
     platform: Platform | None = None
+    privacy: PrivacyPlan | None = Field(None, exclude_if=lambda value: value is None)
     data: str | None = None
     update: Trained | None = None
     sealed: bool = False
@@ -123,6 +125,8 @@ class Trained(BaseModel):
     loss: float | None
     seconds: float
     validation: SplitScores | None = None
+    epsilon: float | None = Field(None, exclude_if=lambda value: value is None)
+    """Spent so far, this update included."""
 
 
 Job.model_rebuild()

@@ -51,6 +51,11 @@ class Floors(Settings):
     clip_norm_max: float | None = Field(None, gt=0)
     """Largest clipping norm under differential privacy; means nothing without noise."""
     noise_multiplier_min: float = Field(0.0, ge=0)
+    """Above 0: nothing is trained without differential privacy, nor with less noise."""
+    dp_unit: Literal["patient", "site"] | None = Field(None, exclude_if=lambda value: value is None)
+    """Who has to be protected by differential privacy: "patient"; or "site", which either unit does."""
+    epsilon_max: float | None = Field(None, gt=0, exclude_if=lambda value: value is None)
+    """Most that one experiment may spend, to its end, for each of the site's patients."""
     secure_aggregation: bool = False
     share_site_metrics: bool = True
     share_case_metrics: bool = False

@@ -17,6 +17,8 @@ from messages.kinds import CaseCounts
 from messages.reasons import IN_OLDER_WORDS, Reason
 from messages.scores import SplitScores
 from messages.sections import OWN_TRAINER
+from messages.secure.section import DifferentialPrivacy
+from site_agent.core.budget import Price
 from site_agent.core.permissions import Allow, Floors, PolicyConfig
 
 ANY_KEY = "any"
@@ -51,6 +53,7 @@ def judge_experiment(
     today: date,
     signer: str | None = None,
     trainers: Mapping[str, Collection[str] | None] | None = None,
+    budgeted: Collection[str] = (),
 ) -> PolicyVerdict:
     """Judge an experiment.
 
@@ -62,6 +65,7 @@ def judge_experiment(
         signer: fingerprint of the key that signed the researcher's event, where it was checked to be theirs; `ANY_KEY`
             in a forecast.
         trainers: name of a trainer that the operator registered → the data sets that it may read; None: any.
+        budgeted: data sets with a privacy budget: what is not differentially private cannot be charged to it.
     """
     by_hand = policy.approval == "hand"
     for reason in (
@@ -69,6 +73,7 @@ def judge_experiment(
         _trainer_missing(experiment, {} if trainers is None else trainers),
         _refused_by_rules(policy, experiment, researcher, today, signer),
         _below_floor(policy.floors, experiment),
+        _uncharged(experiment, budgeted),
         _statistics_refused(policy, experiment),
         _data_missing(experiment, datasets),
     ):
@@ -166,8 +171,34 @@ def _below_floor(floors: Floors, experiment: Experiment) -> Reason | None:
     """A floor that this version cannot keep refuses the experiment rather than being passed over."""
     if floors.secure_aggregation and not experiment.privacy.secure_aggregation:
         return Reason.PRIVACY_BELOW_FLOOR
-    if floors.noise_multiplier_min > 0:
+    return _below_noise_floor(floors, experiment.privacy.dp)
+
+
+def _below_noise_floor(floors: Floors, dp: DifferentialPrivacy | None) -> Reason | None:
+    """Of differential privacy; how much is spent in the end, `judge_price` says."""
+    if dp is None:
+        wanted = floors.noise_multiplier_min > 0 or floors.dp_unit is not None or floors.epsilon_max is not None
+        return Reason.PRIVACY_BELOW_FLOOR if wanted else None
+    fits = (
+        dp.noise_multiplier >= floors.noise_multiplier_min
+        and (floors.clip_norm_max is None or dp.clip_norm <= floors.clip_norm_max)
+        and (floors.dp_unit != "patient" or dp.unit == "patient")
+    )
+    return None if fits else Reason.PRIVACY_BELOW_FLOOR
+
+
+def _uncharged(experiment: Experiment, budgeted: Collection[str]) -> Reason | None:
+    spends_unseen = experiment.privacy.dp is None and experiment.data.dataset in budgeted
+    return Reason.PRIVACY_BELOW_FLOOR if spends_unseen else None
+
+
+def judge_price(floors: Floors, experiment: Experiment, price: Price) -> Reason | None:
+    """Why an experiment may not spend so much here, whatever the ledger has left; None where it may."""
+    if floors.epsilon_max is not None and price.epsilon > floors.epsilon_max:
         return Reason.PRIVACY_BELOW_FLOOR
+    own = experiment.privacy.dp
+    if own is not None and own.epsilon_max is not None and price.epsilon > own.epsilon_max:
+        return Reason.PRIVACY_BUDGET_SPENT
     return None
 
 
@@ -189,7 +220,7 @@ def enough_cases(floors: Floors, experiment: Experiment, counts: CaseCounts) -> 
     needed = counts.train if experiment.plan.uses_training else counts.validation + counts.test
     if counts.used < max(floors.least_cases, experiment.data.least_cases) or needed < 1:
         return Reason.TOO_FEW_CASES
-    if experiment.plan.trains and experiment.training.count_steps(counts.train) < floors.least_steps:
+    if experiment.plan.trains and experiment.count_steps(counts.train) < floors.least_steps:
         return Reason.PRIVACY_BELOW_FLOOR
     if experiment.measures_first and counts.train < find_statistics_floor(floors):
         return Reason.PRIVACY_BELOW_FLOOR  # nothing of its fingerprint could leave

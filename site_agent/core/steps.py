@@ -69,6 +69,7 @@ def _weights_ready(job: Job) -> Body:
         seconds=update.seconds,
         validation=update.validation,
         platform=job.platform,
+        epsilon=update.epsilon,
     )
 
 

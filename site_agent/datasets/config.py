@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from messages.ground.settings import Settings
 from messages.tasks.base import Concept
+from site_agent.core.budget import DataBudget
 from site_agent.datasets.tables.config import TableColumns
 
 MOST_CONCEPTS = 255
@@ -33,6 +34,7 @@ class DatasetConfig(Settings):
             such as {"label": ["tumor_mask"]}. They take the place of the built-in ones of that role (`filenames`).
         table: what the columns of the table are; `table` only.
         withdrawn: file with one patient or case a line that must not be used; "#" starts a comment.
+        privacy: what may be learned of each patient, over all experiments.
     """
 
     source: Literal["brats", "decathlon", "table"]
@@ -43,6 +45,7 @@ class DatasetConfig(Settings):
     patient_id: str | None = None
     table: TableColumns | None = Field(None, exclude_if=lambda value: value is None)
     withdrawn: Path | None = None
+    privacy: DataBudget | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

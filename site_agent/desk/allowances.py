@@ -45,7 +45,7 @@ def check_policy(config: SiteConfig, today: date, experiment: Experiment | None 
             "Add a rule that names what is allowed, such as researchers and datasets (docs/site.md)", 2,
         )  # fmt: skip
         return
-    if not floors.secure_aggregation and not floors.noise_multiplier_min:
+    if not floors.secure_aggregation:
         by_hand = "; each experiment waits for `konsil site resume --approve ID`" if rules.approval == "hand" else ""
         count = "allows all" if rules.default == "allow" else f"{len(rules.allow) - len(lost)} rules can let some in"
         yield Check("policy", Grade.OK, f"{count}{by_hand}")
@@ -56,10 +56,7 @@ def check_policy(config: SiteConfig, today: date, experiment: Experiment | None 
 def _check_floors(config: SiteConfig) -> Iterator[Check]:
     """Floors that this version cannot keep: every experiment would be below them."""
     floors = config.policy.floors
-    for key, asked in (
-        ("secure_aggregation", floors.secure_aggregation),
-        ("noise_multiplier_min", floors.noise_multiplier_min > 0),
-    ):
+    for key, asked in (("secure_aggregation", floors.secure_aggregation),):
         if asked:
             what = f"policy.floors.{key} asks for what this version cannot do: every experiment is declined"
             yield Check("policy", Grade.FAIL, what, "Remove the floor, or take no part", 2)
@@ -107,7 +104,7 @@ def _judge_experiment(config: SiteConfig, today: date, experiment: Experiment) -
     trainers = config.readable_by_trainers
     verdicts = [
         policy.judge_experiment(
-            rules, experiment, researcher, config.site.name, described, today, policy.ANY_KEY, trainers
+            rules, experiment, researcher, config.site.name, described, today, policy.ANY_KEY, trainers, config.budgeted
         )
         for researcher in [*sorted(named), ANYBODY]
     ]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from messages.ground.settings import Seconds, Settings, SizeBytes
 from messages.tasks.base import Concept
+from site_agent.core.budget import DataBudget
 
 AeTitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """1 to 16 characters without backslash, no space at the ends (DICOM PS3.5, 6.2, VR AE)."""
@@ -147,6 +148,7 @@ class _Dicom(Settings):
         encrypt: keep prepared cases and caches encrypted on disk (AES-256-GCM under the site's secret).
         disk: most bytes for this data set's prepared cases.
         rate: most bytes a second taken from the source; associations: most at a time.
+        privacy: what may be learned of each patient, over all experiments.
     """
 
     channels: tuple[Role, ...] = Field(min_length=1)
@@ -162,6 +164,7 @@ class _Dicom(Settings):
     associations: int = Field(2, ge=1, le=16)
     patience: Seconds = 60.0
     """Without an answer for so long, the source counts as unreachable."""
+    privacy: DataBudget | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class FolderSource(_Dicom):

@@ -25,6 +25,8 @@ from messages.ground.durable import choose_synchronous, open_private_folder
 from messages.ground.errors import ConfigError, RequestError, WorkFailed
 from messages.tensors.transfer import TransferKey
 from site_agent.core.jobs import Agenda, Job
+from site_agent.disk.privacy_ledger import SCHEMA as PRIVACY_SCHEMA
+from site_agent.disk.privacy_ledger import PrivacyLedger
 from site_agent.disk.room import room_left, used_bytes
 from site_agent.disk.secret import secret_of
 
@@ -114,7 +116,7 @@ class Spool:
             self._db = sqlite3.connect(state / "spool.sqlite", isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(f"PRAGMA synchronous={choose_synchronous()}")
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(_SCHEMA + PRIVACY_SCHEMA)
             if "digest" not in {row[1] for row in self._db.execute("PRAGMA table_info(ledger)")}:  # 0.1 kept none
                 self._db.execute("ALTER TABLE ledger ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
         except sqlite3.DatabaseError as error:
@@ -133,6 +135,7 @@ class Spool:
                 where=str(state / "spool.sqlite"),
                 advice="Move the file away: the coordinator tells the agent where the experiments are",
             ) from None
+        self.privacy = PrivacyLedger(self._db, self._guard)
         self._posted = int(self._db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()[0])
         self.before = self._get_number("incarnation"), self._get_number("seq")
         """Incarnation and sequence number of the newest event that this disk knew of as it was opened."""

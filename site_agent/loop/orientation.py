@@ -17,6 +17,7 @@ from messages.kinds import LastHeard, Receipt
 from messages.names import COORDINATOR
 from site_agent.core.jobs import SaidBefore
 from site_agent.disk.spool import Spool
+from site_agent.loop.budgets import Budgets
 from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
 
@@ -36,7 +37,8 @@ class Orientation:
         signs: whether the site has a key; who has none asks nothing.
     """
 
-    def __init__(self, spool: Spool, voice: Outbox, site: str, clock: Clock, *, signs: bool) -> None:
+    def __init__(self, spool: Spool, voice: Outbox, site: str, clock: Clock, budgets: Budgets, *, signs: bool) -> None:
+        self._budgets = budgets
         self._spool, self._voice, self._site, self._clock = spool, voice, site, clock
         self.awaited = signs
         """Whether the site waits for the answer."""
@@ -92,6 +94,7 @@ class Orientation:
         for name, part in heard.parts.items():
             self.said[name] = SaidBefore(part.round, part.opening, part.attempt, part.reported)
             spool.note_seen(event_id(name, 0, "joined", self._site), now)
+        self._budgets.take_restored(heard.private, now)
         log.warning(
             "this state folder is older than what was heard of the site: it goes on above that",
             heard=place,

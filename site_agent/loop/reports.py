@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import structlog
 
 from messages.ground.clock import Clock
 from messages.ground.metrics import PHASES
-from site_agent.core.inputs import AnyInput, PartBroken, TrainerDied
-from site_agent.core.jobs import Job
+from site_agent.core.inputs import AnyInput, PartBroken, Prepared, TrainerDied
+from site_agent.core.jobs import Job, Phase, experiment_of
 from site_agent.loop.effect_runner import EffectRunner
 from site_agent.loop.relay import Relay
 from site_agent.loop.steps import Steps
+from site_agent.privacy.price import price_training
 from site_agent.trainers.base import Trainers
 from site_agent.trainers.requests import Workshop
 from site_agent.training import protocol
@@ -19,7 +23,11 @@ log = structlog.get_logger()
 
 
 class Reports:
-    """Owned by the main loop; words of a process that was given up are dropped."""
+    """Owned by the main loop; words of a process that was given up are dropped.
+
+    Args:
+        post: hands a closure to the main loop.
+    """
 
     def __init__(
         self,
@@ -29,10 +37,11 @@ class Reports:
         trainers: Trainers,
         workshop: Workshop,
         relay: Relay,
+        post: Callable[[Callable[[], None]], None],
         clock: Clock,
     ) -> None:
         self._steps, self._errands, self._trainers, self._workshop = steps, errands, trainers, workshop
-        self._relay, self._clock = relay, clock
+        self._relay, self._post, self._clock = relay, post, clock
 
     def take_reply(self, name: str, token: int, reply: protocol.Reply) -> None:
         """One reply of an experiment's process. One that cannot be handled costs the experiment its task."""
@@ -52,6 +61,8 @@ class Reports:
     def _handle_reply(self, job: Job, reply: protocol.Reply) -> None:
         name = job.experiment
         if isinstance(reply, protocol.Progress):
+            if job.privacy is not None:
+                reply = reply.model_copy(update={"loss": None})  # it is withheld
             self._relay.relay_trainer(name, reply)
         elif isinstance(reply, protocol.CheckpointEvent):
             self._steps.tally.checkpoints[reply.what] += 1
@@ -64,8 +75,10 @@ class Reports:
             prepared = self._workshop.take_prepared(job, reply)
             if prepared.lack is not None:
                 self._trainers.kill(name)  # what it has read does not suffice: the next round reads anew
-            self._errands.apply_input(prepared)
-            self._trainers.proceed(name)
+            if job.phase is Phase.PREPARING and experiment_of(job).privacy.dp is not None and prepared.lack is None:
+                self._clock.make_thread(lambda: self._price_training(job, prepared), "price").start()
+                return
+            self._join_in(name, prepared)
         elif isinstance(reply, protocol.Trained):
             PHASES.add_stretch("train", reply.seconds)
             # Sealing may read the whole file: on a thread of its own.
@@ -76,6 +89,20 @@ class Reports:
             self._clock.make_thread(lambda: self._share_measured(job, reply), "measured").start()
         else:
             self._errands.apply_input(self._workshop.take_failed(job, reply))
+
+    def _join_in(self, name: str, prepared: Prepared) -> None:
+        self._errands.apply_input(prepared)
+        self._trainers.proceed(name)
+
+    def _price_training(self, job: Job, prepared: Prepared) -> None:
+        """What training will cost is asked before the site joins: that takes seconds, on a thread of its own."""
+        try:
+            priced = replace(prepared, price=price_training(experiment_of(job), prepared.patients))
+        except Exception:
+            log.critical("what training costs cannot be told", experiment=job.experiment, exc_info=True)
+            self._errands.post_input(PartBroken(job.experiment))
+        else:
+            self._post(lambda: self._join_in(job.experiment, priced))
 
     def _share_measured(self, job: Job, reply: protocol.Measured) -> None:
         try:

@@ -74,6 +74,7 @@ class Rules:
             self._clock.local().date(),
             signer,
             self.config.readable_by_trainers,
+            self.config.budgeted,
         )
 
     def foresee_trouble(self, plain: dict[str, Any]) -> tuple[bool, Reason | None]:

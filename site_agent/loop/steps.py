@@ -17,6 +17,7 @@ from site_agent.core.evolve import evolve
 from site_agent.core.inputs import AnyInput
 from site_agent.core.jobs import Agenda, event_of
 from site_agent.disk.spool import Spool
+from site_agent.loop.budgets import Budgets
 from site_agent.loop.tally import Tally
 from site_agent.wire.outbox import Outbox
 from site_agent.wire.pace import Pace
@@ -32,9 +33,13 @@ class Steps:
     Args:
         agenda: as it came out of the spool.
         stopping: set when the agent stops; a full disk is no longer waited for then.
+        budgets: what training may cost.
     """
 
-    def __init__(self, spool: Spool, voice: Outbox, agenda: Agenda, stopping: Event, clock: Clock) -> None:
+    def __init__(
+        self, spool: Spool, voice: Outbox, agenda: Agenda, stopping: Event, clock: Clock, budgets: Budgets
+    ) -> None:
+        self._budgets = budgets
         self._spool, self._voice, self._stopping, self._clock = spool, voice, stopping, clock
         self.agenda = agenda
         self.tally = Tally()
@@ -70,12 +75,14 @@ class Steps:
     def take_step(self, given: AnyInput) -> list[Effect]:
         """Decide and store; inside a transaction. Returns what is to be done after it."""
         before = self.agenda
+        given = self._budgets.judge_input(before, given)
         after, decisions, todo = before, decide(before, given), list[Effect]()
         for decision in decisions:
             found, after = after, evolve(after, decision)
             todo += effects(found, after, decision)
         now = self._clock.wall()
         self._spool.store_agenda(before, after, now)
+        self._budgets.enter_decisions(after, given, decisions, now)
         for effect in todo:
             if isinstance(effect, Say):
                 self._voice.say_event(effect, now, _find_question(effect, after, before))

@@ -25,6 +25,7 @@ from site_agent.core.inputs import AnyInput, CasesMeasured, NoSpace, Prepared, S
 from site_agent.core.jobs import Job, Phase, Trained, experiment_of
 from site_agent.disk.lineage import Lineage, UsedIn
 from site_agent.disk.spool import Spool
+from site_agent.privacy.price import price_steps
 from site_agent.trainers.base import Trainers
 from site_agent.training import protocol
 from site_agent.training.files import growing_path
@@ -87,6 +88,7 @@ class Workshop:
             output=str(self.update_file(job)),
             evaluate=start.evaluate,
             checkpoint_seconds=self._checkpoint_seconds(job, update),
+            patients=0 if job.privacy is None else job.privacy.patients,
         )
         self._lineage.note_round(job.experiment, job.round, self._clock.wall())
         self._trainers.ask(job.experiment, self._make_preparation(job), request)
@@ -164,7 +166,7 @@ class Workshop:
         trainer = self._config.trainers.get(experiment.training.trainer or "")
         return protocol.Prepare(
             experiment=experiment.as_plain() if experiment.measures_first else experiment.filled(),
-            dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json"),
+            dataset=self._config.datasets[experiment.data.dataset].model_dump(mode="json", exclude={"privacy"}),
             site=self._config.site.name,
             secret=self._spool.site_secret(),
             threads=limits.threads,
@@ -211,10 +213,13 @@ class Workshop:
             deterministic=reply.deterministic,
         )
         lack = policy.enough_cases(self._floors, experiment_of(job), counts)
+        if experiment_of(job).privacy.dp is not None and reply.patients < 1:
+            lack = lack or Reason.UNSUPPORTED  # a trainer that counts no patients knows of no noise
         shared = policy.counts_for_sharing(self._floors, counts)
         # What comes from DICOM was looked at before it was prepared: its trainer says what it then was.
         data = reply.data or self._data.get(job.experiment)
-        return Prepared(job.experiment, shared, platform, lack, data, self._note_data(job, reply))
+        patients = policy.round_count(self._floors, reply.patients)
+        return Prepared(job.experiment, shared, platform, lack, data, self._note_data(job, reply), patients)
 
     def _note_data(self, job: Job, reply: protocol.Prepared) -> dict[str, str]:
         """Keep which cases are used, and under which policy; what may be told of both."""
@@ -236,6 +241,8 @@ class Workshop:
         this = (reply.round, reply.attempt)
         if job.phase is not Phase.TRAINING or this != (job.round, job.attempt):
             return None
+        if experiment_of(job).privacy.dp is not None:
+            return None  # nothing leaves before all of it is charged
         known = self._hashed.get(job.experiment)
         digests = [] if reply.first == 0 or known is None or known[:2] != this else known[2]
         if len(digests) != reply.first:
@@ -270,10 +277,21 @@ class Workshop:
             cases=policy.round_count(self._floors, reply.cases),
             epochs=max(0, round(reply.epochs)),
             steps=reply.steps,
-            loss=policy.loss_for_sharing(self._floors, reply.loss),
+            loss=None if job.privacy is not None else policy.loss_for_sharing(self._floors, reply.loss),
             seconds=reply.seconds,
             validation=scores,
+            epsilon=self._measure_spent(job, reply, seal),
         )
+
+    def _measure_spent(self, job: Job, reply: protocol.Trained, seal: str) -> float | None:
+        """Epsilon of all that has left, with this update; None: the experiment is not private."""
+        if job.privacy is None:
+            return None
+        ledger, name = self._spool.privacy, job.experiment
+        steps = next((one.charged for one in ledger.list_holdings() if one.experiment == name), 0)
+        if not ledger.has_charged(name, reply.round, seal):
+            steps += reply.steps
+        return price_steps(job.privacy, steps)
 
     def take_scored(self, job: Job, reply: protocol.Evaluated) -> Scored:
         """A candidate was scored."""

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from site_agent.training.averaging import WeightAverage
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.sampling import Batch, Sampler
 from site_agent.training.compiling import Forward
+from site_agent.training.private import Patients, PrivateSteps, has_finite_weights
 from site_agent.training.resuming.resume import Keeper, Moment
 from site_agent.training.seeds import derive_seed
 from site_agent.training.strategies.base import PLAIN, LocalRule
@@ -35,8 +37,17 @@ Report = Callable[[int, int, int, float | None, float | None], None]
 """(steps done, steps, epoch from 1, mean loss so far, seconds left)."""
 
 
-AddGradients = Callable[[Sequence[Batch], torch.amp.GradScaler], torch.Tensor]
-"""Adds a step's gradients, scaled, and gives its loss."""
+AddGradients = Callable[[Any, torch.amp.GradScaler], torch.Tensor]
+"""Adds a step's gradients, scaled, and gives its loss; of what was drawn for the step."""
+
+
+class Pace(Protocol):
+    """How long a round is, in optimiser steps."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def steps_per_epoch(self) -> int: ...
 
 
 class NotANumber(WorkFailed):
@@ -93,6 +104,7 @@ def train_round(
     rule: LocalRule = PLAIN,
     team: Team | None = None,
     forward: Forward | None = None,
+    patients: Patients | None = None,
 ) -> RoundResult:
     """Train `net` in place on `cases` for one round.
 
@@ -105,37 +117,52 @@ def train_round(
         rule: what the strategy asks; its round has begun.
         team: processes that take a part of each batch.
         forward: the net's pass in another form (`compiling`); None: the net itself.
+        patients: whom it trains on under the experiment's `[privacy.dp]`; None: without noise.
 
     Raises:
-        NotANumber: the loss is not finite.
+        NotANumber: the loss is not finite, or under differential privacy a weight.
         Interrupted: the process was asked to end; `keeper` holds what was done.
         torch.cuda.OutOfMemoryError, MemoryError: as they come; `failures.code_of` names them.
     """
     settings = experiment.training
     number = round_number + experiment.rounds_before
     seed = seed_of(experiment, round_number, site)
-    sampler = make_sampler(cases, experiment, round_number, site)
     rate = settings.optimizer.lr * settings.schedule.factor(number, experiment.rounds.count + experiment.rounds_before)
     optimizer = optimise.make_optimizer(settings.optimizer, net.parameters(), rate)
     if kept is not None:
         kept.restore_state(optimizer, round_number)
         for group in optimizer.param_groups:
             group["lr"] = rate
-    rule.set_pace(settings, rate, sampler.steps)
-    add: AddGradients = partial(_add_gradients, net if forward is None else forward, learner, settings.precision, rule)
+    asked, dp = net if forward is None else forward, experiment.privacy.dp
+    if (dp is None) is not (patients is None):  # nothing is trained without the noise that the file asks for
+        raise ValueError("[privacy.dp] and patients go together")
+    pace: Pace
+    draw: Callable[[int], Iterator[Any]]
+    add: AddGradients
+    if dp is not None and patients is not None:
+        pace = private = PrivateSteps(net, asked, learner, cases, experiment, dp, patients, device)
+        draw, add = private.draw_steps, private.add_gradients
+    else:
+        pace = sampler = make_sampler(cases, experiment, round_number, site)
+        draw = partial(draw_steps, sampler, device)
+        add = partial(_add_gradients, asked, learner, settings.precision, rule)
     if team is not None:
         add = partial(team.add_gradients, net, learner)
+    rule.set_pace(settings, rate, pace.steps)
     begin = None if team is None else partial(team.begin_round, round_number)
-    loss = _run_steps(net, optimizer, sampler, experiment, device, seed, report, keeper, rule, learner, add, begin)
+    loss = _run_steps(net, optimizer, pace, draw, experiment, device, seed, report, keeper, rule, learner, add, begin)
+    if patients is not None and not has_finite_weights(net):
+        raise NotANumber("a weight is not a finite number any more", advice="Lower the learning rate")
     if kept is not None:
         kept.keep_state(optimizer, round_number)
-    return RoundResult(sampler.steps, sampler.steps / sampler.steps_per_epoch, loss)
+    return RoundResult(pace.steps, pace.steps / pace.steps_per_epoch, loss)
 
 
 def _run_steps(
     net: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    sampler: Sampler,
+    pace: Pace,
+    draw: Callable[[int], Iterator[Any]],
     experiment: Experiment,
     device: torch.device,
     seed: int,
@@ -152,7 +179,7 @@ def _run_steps(
     parameters = list(net.parameters())
     total = torch.zeros((), dtype=torch.float64, device=device)
     average = WeightAverage(net, settings.ema)
-    moment = Moment(net, optimizer, scaler, total, device, sampler.steps, rule, average.state())
+    moment = Moment(net, optimizer, scaler, total, device, pace.steps, rule, average.state())
     net.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout
@@ -161,14 +188,14 @@ def _run_steps(
         if first and report is not None:
             report(
                 first,
-                sampler.steps,
-                (first - 1) // sampler.steps_per_epoch + 1,
+                pace.steps,
+                (first - 1) // pace.steps_per_epoch + 1,
                 _require_finite(total.item() / first),
                 None,
             )
         if begin is not None:
             begin(first)
-        for step, batches in enumerate(draw_steps(sampler, device, first), first):
+        for step, batches in enumerate(draw(first), first):
             optimizer.zero_grad(set_to_none=True)
             loss = add_gradients(batches, scaler)
             if rule is not PLAIN or settings.clip_norm is not None:
@@ -186,13 +213,13 @@ def _run_steps(
                 reported = now
                 done = step + 1
                 mean = _require_finite(total.item() / done)
-                left = (now - began) / (done - first) * (sampler.steps - done)
-                report(done, sampler.steps, step // sampler.steps_per_epoch + 1, mean, left)
+                left = (now - began) / (done - first) * (pace.steps - done)
+                report(done, pace.steps, step // pace.steps_per_epoch + 1, mean, left)
             if keeper is not None and keeper.is_due():
                 _require_finite(total.item())  # what is spoilt is not kept
                 keeper.save_checkpoint(moment, step + 1, total.item())
     average.leave_mean()
-    return _require_finite(total.item() / max(sampler.steps, 1))
+    return _require_finite(total.item() / max(pace.steps, 1))
 
 
 def _add_gradients(

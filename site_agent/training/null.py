@@ -171,6 +171,7 @@ class NullTrainer:
             deterministic=True,
             fingerprint=sha256(str(self._cases).encode()).hexdigest(),
             cases=[*self._invent_cases()],
+            patients=0 if experiment.privacy.dp is None else shares["train"],
         )
 
     def _invent_cases(self) -> Iterator[UsedCase]:

@@ -28,7 +28,7 @@ from messages.tasks.segmentation import CaseRow, RegionRow, SplitRows
 
 __all__ = ["CaseRow", "RegionRow", "Split", "SplitRows"]  # a site's own trainer imports them from here
 
-PROTOCOL = "1.4"
+PROTOCOL = "1.5"
 """This version. 1.0 is 0.1's, in which the process says none. A field that a request gets later has a default, and
 `json_schema_extra={"since": MINOR}`; what changes the meaning of a frame gets a new major version."""
 ANNOUNCED = "KONSIL_TRAINER_PROTOCOL"
@@ -95,6 +95,7 @@ class Train(Frame):
         evaluate: also score the received global model on the validation cases, before training.
         checkpoint_seconds: the process may write a checkpoint into `Prepare.cache` so often, to resume the round from
             after a kill; on SIGTERM it ends within seconds, and may write one first. None: it writes none.
+        patients: how many training patients the site has announced, under the experiment's `[privacy.dp]`; else 0.
     """
 
     kind: Literal["train"] = "train"
@@ -106,6 +107,7 @@ class Train(Frame):
     output: str
     evaluate: bool = False
     checkpoint_seconds: float | None = None
+    patients: int = Field(0, json_schema_extra={"since": 5})
 
 
 class Evaluate(Frame):
@@ -179,6 +181,7 @@ class Prepared(Frame):
         data: what the agent is to hold the data set against before each task, where it cannot tell itself; else "".
         as_of: when the PACS was last asked (Unix time), where it was away now; else None.
         cases: those that are used; a process may leave this out, and then nobody can say what a case went into.
+        patients: of the training cases, under the experiment's `[privacy.dp]`; else 0.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -197,6 +200,7 @@ class Prepared(Frame):
     data: str = ""
     as_of: float | None = None
     cases: list[UsedCase] = []
+    patients: int = 0
 
 
 class Progress(Frame):
@@ -252,7 +256,8 @@ class Trained(Frame):
 
     Attributes:
         cases: training cases used: the weight of the update.
-        steps: optimiser steps. epochs: passes over the training cases. loss: mean over the round's steps.
+        steps: optimiser steps. epochs: passes over the training cases. loss: mean over the round's steps; 0 where it
+            is withheld (`[privacy.dp]`).
         evaluation: the received global model on the validation cases, if it was asked for.
     """
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from nets.build import build_for
 from nets.combined import CombinedNet
 from nets.registry import spec_of
 from nets.weights import arrays_of, load_weights, manifest
+from site_agent.privacy.keys import derive_keys
 from site_agent.training.cases.reading import read_cases
 from site_agent.training.cases.shelf import PreprocessedCases
 from site_agent.training.compiling import Forward, can_compile, compile_net
@@ -30,6 +32,7 @@ from site_agent.training.files import kept_folder, open_model, strategy_folder, 
 from site_agent.training.interrupt import Interrupt
 from site_agent.training.machine import choose_device, describe_machine
 from site_agent.training.optimise import KeptState
+from site_agent.training.private import Patients, require_private_net
 from site_agent.training.progress import ProgressTeller, Send, say_line
 from site_agent.training.protocol import (
     Evaluate,
@@ -73,18 +76,21 @@ class TrainingSession:
         read = read_cases(request, self.experiment, shelf, self._teller)
         self.splits = read.splits
         self.learner.look_at_cases(self.splits["train"])
+        self._groups = read.patients if self.experiment.privacy.dp is not None else ()
         self._shared_cases = [
             SharedCase(key=key, name=case.name, truth=case.truth.tolist())
             for key, case in zip(read.keys["train"], self.splits["train"], strict=True)
         ]
         compiled = {} if self._forward is None else {"compile": "inductor"}
         machine = describe_machine(self.device, {**name_bits(self._request.processes), **compiled})
-        self.prepared = read.join_as(machine)
+        self.prepared = read.join_as(machine).model_copy(update={"patients": len(self._groups)})
 
     def _set_up_net(self, request: Prepare) -> None:
         strict = self.experiment.training.dims in spec_of(self.experiment).deterministic_on_cuda
         self.device = choose_device(request.gpus, request.threads, strict=strict)
         self._net = build_for(self.experiment)
+        if self.experiment.privacy.dp is not None:
+            require_private_net(self._net)
         self._rule = rule_of(self.experiment.plan.strategy)
         built = manifest(self._net)
         self._manifest = Manifest(tensors=self.experiment.plan.strategy.choose_travelling(built.tensors))
@@ -107,6 +113,8 @@ class TrainingSession:
         obstacle = find_obstacle(self._net)
         if self.experiment.plan.strategy.name == "MOON":
             obstacle = "MOON compares what a whole batch looks like to the net"
+        if self.experiment.privacy.dp is not None:
+            obstacle = "under differential privacy one process adds up each step's patients"
         if size > 1 and obstacle is not None:
             say_line(f"trained by one process instead of {size}: {obstacle}")
         shared = request.model_copy(update={"processes": 1 if obstacle is not None else size})
@@ -145,10 +153,13 @@ class TrainingSession:
             Interrupted: the process was asked to end.
         """
         experiment = self.experiment
+        identify = cache(
+            lambda: key_of(request, experiment, self.site, self.prepared, self._kept.digest_before(request.round))
+        )
         keeper = Keeper(
             self._checkpoints,
             request.round,
-            lambda: key_of(request, experiment, self.site, self.prepared, self._kept.digest_before(request.round)),
+            identify,
             request.checkpoint_seconds,
             self._interrupt,
             self._teller.send,
@@ -164,7 +175,10 @@ class TrainingSession:
             kept = KeptState(kept_folder(self.cache_folder, experiment.id))
         cases = self.splits["train"]
 
+        private = experiment.privacy.dp is not None
+
         def report(done: int, total: int, epoch: int, loss: float | None, left: float | None) -> None:
+            loss = None if private else loss  # it is withheld
             self._teller.tell_progress(
                 request.round, "training", done, total,
                 epoch=epoch, epochs=experiment.training.epochs or 0, loss=loss, eta_seconds=left,
@@ -198,6 +212,7 @@ class TrainingSession:
                     rule=self._rule,
                     team=self._call_team(),
                     forward=self._forward,
+                    patients=self._list_patients(request, identify),
                 )
             arrays, leaves = arrays_of(self._net), self._rule.end_round(result.steps)
             own = {name: torch.from_numpy(arrays[name]) for name in self._own}
@@ -216,6 +231,15 @@ class TrainingSession:
             seconds=keeper.seconds,
             evaluation=keeper.scores,
         )
+
+    def _list_patients(self, request: Train, identify: Callable[[], str]) -> Patients | None:
+        """Whom a round trains on under differential privacy; None: the experiment asks for none."""
+        if self.experiment.privacy.dp is None:
+            return None
+        if request.patients < 1:
+            raise WorkFailed("the site has not announced how many patients it trains on", where="patients")
+        keys = derive_keys(self._request.secret, identify(), self._groups)
+        return Patients(self._groups, request.patients, keys)
 
     def evaluate_model(self, request: Evaluate) -> Evaluated:
         """Score a model on whole splits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from deploy.demo.experiments import glioma_demo
 from messages.experiment import Experiment
 from messages.sections import Preprocessing
 from nets.build import build_net
+from site_agent.privacy.keys import derive_keys
 from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.engine import RoundResult, train_round
 from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.optimise import KeptState
+from site_agent.training.private import Patients
 from site_agent.training.protocol import CheckpointEvent
 from site_agent.training.resuming.checkpoint import Checkpoints
 from site_agent.training.resuming.kept import KeptTensors
@@ -76,6 +79,15 @@ class Site:
         self.net: torch.nn.Module = torch.nn.Identity()
         self.spoilt = False
         self.leaves = Leaves()
+        self.groups: Sequence[Sequence[int]] = [[number] for number in range(len(cases))]
+        self.secret = b"secret"
+
+    def patients_of(self, round_number: int) -> Patients | None:
+        """Whom a round trains on, where the file asks for differential privacy."""
+        if self.experiment.privacy.dp is None:
+            return None
+        keys = derive_keys(self.secret, f"{self.key} {round_number}", self.groups)
+        return Patients(self.groups, len(self.groups), keys)
 
     def start(self, round_number: int, *, stop_at: int | None = None, every: float | None = 0.0) -> RoundResult:
         """A fresh process's round, from weights that the round decides; interrupted once `stop_at` steps are done."""
@@ -110,6 +122,7 @@ class Site:
             keeper=keeper,
             report=lambda done, total, _epoch, loss, left: self.reports.append((done, total, left)),
             rule=rule,
+            patients=self.patients_of(round_number),
         )
         self.leaves = rule.end_round(result.steps)
         if self.leaves.kept:
@@ -131,3 +144,14 @@ def cut_off(site: Site, round_number: int, steps: list[int]) -> RoundResult:
         with pytest.raises(Interrupted):
             site.start(round_number, stop_at=step)
     return site.start(round_number)
+
+
+def private_experiment(
+    net: dict[str, Any] | None = None, optimizer: dict[str, Any] | None = None, strategy: str = "FedAvg", **dp: Any
+) -> Experiment:
+    """A file with `[privacy.dp]`: half of the patients in each step, a little noise."""
+    chosen = {"name": "SegResNet", "blocks_down": [1, 1], "blocks_up": [1], "dropout": 0.2} if net is None else net
+    plain = experiment(chosen, optimizer or {}, strategy, clip_norm=None).as_plain()
+    plain["training"].pop("clip_norm", None)
+    said = {"noise_multiplier": 0.5, "clip_norm": 1.0, "sample_rate": 0.5, "patches_per_patient": 2} | dp
+    return Experiment.model_validate(plain | {"privacy": {"dp": said}})

@@ -22,7 +22,7 @@ READ = 3
 young enough."""
 JUDGED = 2
 """Raise it when studies come to be judged otherwise than before: those that were left out get another chance."""
-_NOT_ASKED = ("password", "token", "rate", "associations", "patience", "refresh", "stale", "disk")
+_NOT_ASKED = ("password", "token", "rate", "associations", "patience", "refresh", "stale", "disk", "privacy")
 """Keys of the configuration that change nothing in what is found."""
 _NOTE = "looked"
 

@@ -63,11 +63,14 @@ class CasesRead:
 
     Attributes:
         keys: of the cases' content, in the order of `splits`.
+        patients: of training: for each, the numbers of its cases. Who has images in common with another counts as one
+            with him, as in the split.
         counts: the fields of `Prepared` that tell of them.
     """
 
     splits: dict[Split, list[CachedCase]]
     keys: dict[Split, list[str]]
+    patients: list[list[int]]
     counts: dict[str, Any]
 
     def join_as(self, machine: dict[str, Any]) -> Prepared:
@@ -107,6 +110,7 @@ def read_cases(request: Prepare, experiment: Experiment, shelf: CaseShelf, telle
     splits: dict[Split, list[CachedCase]] = {name: [] for name in SPLITS}
     keys: dict[Split, list[str]] = {name: [] for name in SPLITS}
     used: list[UsedCase] = []
+    patients: dict[str, list[int]] = {}
     for name in SPLITS:
         for case in parts[name]:
             done += 1
@@ -118,6 +122,8 @@ def read_cases(request: Prepare, experiment: Experiment, shelf: CaseShelf, telle
                 name_left_out(case.key, error.reason, str(error))
                 continue
             splits[name].append(cached)
+            if name == "train":
+                patients.setdefault(min(case.kin) if case.kin else case.patient, []).append(len(keys[name]))
             keys[name].append(key)
             said = f"{key} {list(case.truth)}" if case.truth else key
             fingerprint.update(f"{name} {said}\n".encode())
@@ -134,7 +140,7 @@ def read_cases(request: Prepare, experiment: Experiment, shelf: CaseShelf, telle
         "cases": used,
     }
     counts.update({name: len(splits[name]) for name in SPLITS})
-    return CasesRead(splits, keys, counts)
+    return CasesRead(splits, keys, list(patients.values()), counts)
 
 
 def in_terms_of(concepts: Sequence[str], label: NDArray[np.uint8], own: Sequence[str]) -> NDArray[np.uint8]:

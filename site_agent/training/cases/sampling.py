@@ -57,6 +57,10 @@ class Sampler:
             for number, begin in enumerate(range(0, len(chosen), size))
         ]
 
+    def cut_cases(self, chosen: Sequence[int], number: int) -> Batch:
+        """A patch of each of these cases, by their numbers, as one batch; `number` tells it from all others."""
+        return self._cut_batch(np.asarray(chosen, dtype=np.int64), 0, number)
+
     def _cut_batch(self, chosen: NDArray[np.int64], epoch: int, number: int) -> Batch:
         """One batch; `number` counts those of the round.
 

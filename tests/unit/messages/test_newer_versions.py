@@ -123,7 +123,7 @@ def test_an_event_says_that_it_is_newer_only_where_a_word_in_it_is(monkeypatch: 
 
     joined = kinds.Joined(cases=CASES, platform=PLATFORM)
     failed = kinds.RoundFailed(reason=Reason.CUDA_OOM)
-    ours = {f"can-words-{number}": 1 for number in (3, 4, 5, 6)}
+    ours = {f"can-words-{number}": 1 for number in (3, 4, 5, 6, 7)}
     assert (ext("round-failed", failed), ext("joined", joined)) == ({}, ours)
     monkeypatch.setattr(abilities, "VOCABULARY", 4)
     monkeypatch.setattr(abilities, "NEWER", {"cuda-oom": 2, "no-label": 3, "Platform.deterministic": 4, "leaving": 2})

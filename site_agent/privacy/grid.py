@@ -1,0 +1,32 @@
+"""Gradients as whole numbers: one patient's part of a sum is bounded exactly, not up to the rounding of floats.
+
+A sum of floats depends on their order, and so on who is in it: its sensitivity can be larger than the clipping norm
+(Mironov 2012; Casacuberta et al. 2022). Here each gradient is clipped, rounded to a grid, and added as integers.
+"""
+
+from __future__ import annotations
+
+import math
+
+CLIP_UNITS = 2**20
+"""The clipping norm, in steps of the grid."""
+_SLACK = 1 - 2.0**-30
+"""For the rounding of the norm and of the products, in float64."""
+
+
+def reach_of(size: int) -> float:
+    """How long a gradient of so many numbers may be before it is rounded, in steps of the grid: rounding moves each by
+    at most a half, so the rounded one is no longer than `CLIP_UNITS`.
+
+    Raises:
+        ValueError: rounding alone could make it longer.
+    """
+    reach = (CLIP_UNITS - math.sqrt(size) / 2) * _SLACK
+    if reach <= 0:
+        raise ValueError(f"{size} numbers are too many for a grid of 1 / {CLIP_UNITS} of the clipping norm")
+    return reach
+
+
+def steps_per_unit(clip_norm: float) -> float:
+    """Steps of the grid in a gradient's own unit."""
+    return CLIP_UNITS / clip_norm

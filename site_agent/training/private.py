@@ -1,0 +1,160 @@
+"""Steps under differential privacy for each patient (Abadi et al. 2016, algorithm 1), in place of a round's plain ones.
+
+A step: patients are drawn; each one's patches, over all its studies, make one loss and one gradient; that is clipped,
+rounded to a grid, and added to the others as integers; then Gaussian noise of the same grid. What the optimiser gets is
+the sum over `sample_rate` times the patients as announced, however many were drawn: also none.
+
+Net and loss see one patient at a time. So the others' gradients do not depend on who else is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from messages.experiment import Experiment
+from messages.ground.errors import WorkFailed
+from messages.reasons import Reason
+from messages.secure.section import DifferentialPrivacy
+from site_agent.privacy.draws import draw_patients
+from site_agent.privacy.grid import CLIP_UNITS, reach_of, steps_per_unit
+from site_agent.privacy.keys import RoundKeys, derive_number
+from site_agent.privacy.noise import add_noise
+from site_agent.training.cases.cache import CachedCase
+from site_agent.training.cases.sampling import Batch, Sampler
+from site_agent.training.tasks.base import Learner, cast_numbers, loss_of_outputs
+
+
+class NetNotPrivate(WorkFailed):
+    """Something in the net mixes patients; `messages.reasons.Reason.NET_NOT_PRIVATE`."""
+
+    reason = Reason.NET_NOT_PRIVATE
+
+
+@dataclass(frozen=True, slots=True)
+class Patients:
+    """Whom a round trains on.
+
+    Attributes:
+        groups: for each patient, the numbers of its cases.
+        announced: how many the site has said that they are: what a sum is divided by.
+        keys: of the round.
+    """
+
+    groups: Sequence[Sequence[int]]
+    announced: int
+    keys: RoundKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Who is in a step; patients by number, ascending."""
+
+    step: int
+    patients: tuple[int, ...]
+
+
+def require_private_net(net: torch.nn.Module) -> None:
+    """Refuse a net that keeps statistics of what it sees: they travel without noise, and mix patients.
+
+    Raises:
+        NetNotPrivate: it does.
+    """
+    for name, one in net.named_modules():
+        batch = isinstance(one, torch.nn.modules.batchnorm._BatchNorm)
+        if batch or getattr(one, "track_running_stats", False):
+            raise NetNotPrivate(
+                f"{type(one).__name__} keeps statistics of the patients that it sees",
+                where=f"net: {name}",
+                advice='Choose norm = "instance" or "group", or a net without batch normalisation',
+            )
+
+
+class PrivateSteps:
+    """A round's private steps."""
+
+    def __init__(
+        self,
+        net: torch.nn.Module,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        learner: Learner,
+        cases: Sequence[CachedCase],
+        experiment: Experiment,
+        settings: DifferentialPrivacy,
+        patients: Patients,
+        device: torch.device,
+    ) -> None:
+        training = experiment.training
+        self.steps, self.steps_per_epoch = settings.count_steps(training), settings.steps_per_epoch
+        self._settings, self._patients = settings, patients
+        self._forward, self._learner, self._device = forward, learner, device
+        self._precision = training.precision
+        self._sampler = Sampler(cases, training, experiment.augmentation, derive_number(patients.keys.cuts))
+        self._trained = [one for one in net.parameters() if one.requires_grad]
+
+    def draw_steps(self, first: int) -> Iterator[Draw]:
+        """The round's steps from `first` on."""
+        count, keys = len(self._patients.groups), self._patients.keys
+        for step in range(first, self.steps):
+            drawn = draw_patients(keys.draws, step, count, self._settings.sample_rate)
+            yield Draw(step, tuple(map(int, drawn)))
+
+    def add_gradients(self, draw: Draw, _scaler: torch.amp.GradScaler) -> torch.Tensor:
+        """Set a step's gradient; its loss is withheld, and told as 0."""
+        size = sum(one.numel() for one in self._trained)
+        total = torch.zeros(size, dtype=torch.int64, device=self._device)
+        for patient in draw.patients:
+            total += clip_to_grid(self._gradient_of(draw.step, patient), self._settings.clip_norm)
+        noised = add_noise(
+            self._patients.keys.noise, draw.step, total.numpy(force=True), self._settings.noise_multiplier
+        )
+        expected = self._settings.sample_rate * self._patients.announced
+        mean = torch.from_numpy(noised).to(self._device) / (steps_per_unit(self._settings.clip_norm) * expected)
+        parts = torch.split(mean, [one.numel() for one in self._trained])
+        for one, part in zip(self._trained, parts, strict=True):
+            one.grad = part.view_as(one).to(one.dtype)
+        return torch.zeros((), device=self._device)
+
+    def _gradient_of(self, step: int, patient: int) -> torch.Tensor:
+        """One patient's gradient, flat; what the step's loss does not reach is 0."""
+        images, labels = self._cut_patches(step, patient)
+        for one in self._trained:
+            one.grad = None
+        torch.manual_seed(derive_number(self._patients.keys.cuts, step, patient))  # dropout
+        with cast_numbers(self._precision, self._device):
+            outputs = self._forward(images.to(self._device))
+        loss = loss_of_outputs(self._learner, outputs, labels.to(self._device))
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        return torch.cat(
+            [(torch.zeros_like(one) if one.grad is None else one.grad).reshape(-1) for one in self._trained]
+        )
+
+    def _cut_patches(self, step: int, patient: int) -> Batch:
+        """The patient's patches of a step: as many of each of its studies as can be, the first of them by lot."""
+        groups, wanted = self._patients.groups, self._settings.patches_per_patient
+        cases, number = groups[patient], step * len(groups) + patient
+        begin = derive_number(self._patients.keys.cuts, number) % len(cases)
+        return self._sampler.cut_cases([cases[(begin + place) % len(cases)] for place in range(wanted)], number)
+
+
+def clip_to_grid(gradient: torch.Tensor, clip_norm: float) -> torch.Tensor:
+    """One patient's gradient in steps of the grid: int64, at most `CLIP_UNITS` long in the L2 norm.
+
+    One that is no number counts as 0, and so does one that is longer after all. Nothing here waits for a GPU.
+
+    Args:
+        gradient: flat, in its own unit.
+    """
+    whole = gradient.double()
+    norm = torch.linalg.vector_norm(whole)
+    scale = (reach_of(gradient.numel()) / norm).clamp(max=steps_per_unit(clip_norm))
+    units = (whole * scale).round_()
+    within = torch.dot(units, units) <= CLIP_UNITS**2  # exact: whole numbers below 2^53
+    return torch.where(within, units, 0.0).to(torch.int64)
+
+
+def has_finite_weights(net: torch.nn.Module) -> bool:
+    """Whether all weights are numbers: they follow from noised sums alone, so anybody may know."""
+    return all(bool(torch.isfinite(one).all()) for one in net.state_dict().values())
