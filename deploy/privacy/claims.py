@@ -57,6 +57,7 @@ def check_noise(noise: NDArray[np.floating], deviation: float, blocks: Sequence[
     steps, width = unit.shape
     tests = [
         _test_spread("size of the noise", unit, deviation),
+        _test_steps("size of one step's noise", unit, deviation),
         ClaimTest("shape of the noise", float(np.mean(np.abs(unit))), (2 / np.pi) ** 0.5, _fit_normal(unit)),
         _test_spread("noise summed over steps", unit.sum(axis=0) / steps**0.5, 1.0),
         _test_spread("noise summed over weights", unit.sum(axis=1) / width**0.5, 1.0),
@@ -107,6 +108,16 @@ def _test_spread(name: str, unit: NDArray[np.float64], claimed: float) -> ClaimT
     """Numbers that are standard normal if the claim holds: by the sum of their squares."""
     squares = float(np.square(unit).sum())
     return ClaimTest(name, claimed * (squares / unit.size) ** 0.5, claimed, _two_sided(chi2(unit.size), squares))
+
+
+def _test_steps(name: str, unit: NDArray[np.float64], claimed: float) -> ClaimTest:
+    """Whether each step has noise of the same size: the step that is least likely."""
+    squares = np.square(unit).sum(axis=1)
+    expected = chi2(unit.shape[1])
+    tails = np.minimum(expected.sf(squares), expected.cdf(squares))
+    odd = int(np.argmin(tails))
+    measured = claimed * float(squares[odd] / unit.shape[1]) ** 0.5
+    return ClaimTest(name, measured, claimed, float(min(1.0, 2 * len(squares) * tails[odd])))
 
 
 def _fit_normal(unit: NDArray[np.float64]) -> float:

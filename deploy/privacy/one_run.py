@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,7 @@ def guess_membership(scores: NDArray[np.float64], included: NDArray[np.bool_], m
     return Guesses(len(scores), 2 * half, right)
 
 
+@cache
 def choose_guesses(
     canaries: int, steps: int, sample_rate: float, noise_multiplier: float, delta: float, confidence: float = 0.95
 ) -> int:

@@ -22,6 +22,8 @@ def experiment(rounds: int = 1, **training: Any) -> Experiment:
     plain = glioma_demo(rounds, 1, ["site-a"])
     plain["net"] |= {"channels": [4, 8], "strides": [2]}
     plain["training"] |= {"patch": [16, 16, 16], "patches_per_case": 1, **training}
+    if "local_steps" in training:
+        del plain["training"]["local_epochs"]
     plain["data"] |= {"split": {"train": 0.5, "validation": 0.05, "test": 0.45}}
     return Experiment.model_validate(plain)
 

@@ -31,6 +31,12 @@ def test_three_percent_less_noise_is_found_in_a_hundred_thousand_numbers(rng: np
     assert "size of the noise" in _fails(check_noise(rng.normal(0, 0.97, (100, 1000)), 1.0))
 
 
+def test_a_step_with_more_noise_and_one_with_less_are_found(rng: np.random.Generator) -> None:
+    sizes = np.ones((60, 1))
+    sizes[3], sizes[4] = 1.25, 0.75
+    assert "size of one step's noise" in _fails(check_noise(rng.normal(0, 1, (60, 400)) * sizes, 1.0))
+
+
 def test_noise_of_the_right_size_and_the_wrong_shape_is_found(rng: np.random.Generator) -> None:
     assert _fails(check_noise(rng.uniform(-(3**0.5), 3**0.5, (60, 200)), 1.0)) == {"shape of the noise"}
 
