@@ -119,9 +119,9 @@ class Inbound:
             event = None
         if event is not None and event.known and KINDS[event.kind].history and event.time < self._began - OLD:
             self._history_at = self._clock.monotonic()
-        if not self._orientation.keep_back(event, lambda: self._handle(delivery, event)):
+        if not self._orientation.keep_back(delivery, event, lambda: self._handle(delivery, event), self._ack):
             self._handle(delivery, event)
-        self._ack(delivery)
+            self._ack(delivery)
 
     def _handle(self, delivery: Delivery, event: Event | None) -> None:
         with logs.bind_experiment(*((event.experiment, event.round) if event else ())):
