@@ -54,9 +54,12 @@ class Floods:
         self._senders: dict[str, _Sender] = {}
 
     def may_journal(self, sender: str, reason: str, size: int, now: float) -> bool:
-        """Whether a message that changes nothing may be journaled, with an entry of this size; False: it is counted."""
+        """Whether a message that changes nothing may be journaled, with an entry of this size; False: it is counted.
+
+        The first of an hour may, however large it is: what never fits would be said again for ever.
+        """
         one = self._senders.setdefault(sender, _Sender(now))
-        if one.entries < MOST and one.bytes + size <= MOST_BYTES:
+        if one.entries < MOST and (not one.bytes or one.bytes + size <= MOST_BYTES):
             one.entries, one.bytes = one.entries + 1, one.bytes + size
             return True
         one.counted[reason] += 1

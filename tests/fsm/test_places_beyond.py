@@ -142,7 +142,7 @@ def test_a_periodic_part_that_fails_costs_neither_the_others_nor_the_coordinator
         (shell._registers, "look_at_file"),
         (shell.parts.presence, "log_changes"),
     ):
-        monkeypatch.setattr(*part, fail)
+        monkeypatch.setattr(part[0], part[1], fail)
     monkeypatch.setattr(shell.steps, "count_floods", fail)
     shell.queue.put(fail)
     consortium.join()
