@@ -42,6 +42,8 @@ AUDITED_AGAIN = 200
 """Entries of the event log that are published again when the broker is back: what it confirmed last may be lost."""
 MARK_AGAIN = 30.0
 """Seconds until our mark on uplink, if it does not come back, is published again."""
+MARK_MISSED = 180.0
+"""Seconds without our mark, while the broker takes messages, from which on it is told."""
 STALL = 1.0
 """Seconds between two tries to write a journal whose disk is full."""
 SPARED = 600.0
@@ -77,6 +79,8 @@ class Shell:
         trust = config.trust
         self._registers = Registers(parts, self.steps, None if trust is None else trust.register_file)
         self._alive_at = self._notes_at = self._marked_at = 0.0
+        self._waits_since: float | None = None
+        """Since when timers wait for our mark, while the broker takes messages."""
         self._stopping = False
         self.ending = parts.clock.make_event()
         """Set from any thread: a wait for space on the disk ends, too."""
@@ -282,9 +286,20 @@ class Shell:
 
     def _repeat_mark(self) -> None:
         """Publish our mark again: confirmed, and never stored, no timer would ever fire again."""
-        late = self.parts.clock.monotonic() - self._marked_at > MARK_AGAIN
-        if late and self.parts.gate.nonce is not None and self.steps.tally.reachable:
+        now, gate, tally = self.parts.clock.monotonic(), self.parts.gate, self.steps.tally
+        if not gate.closed or not tally.reachable:
+            self._waits_since, tally.mark_missing = None, False
+            return
+        self._waits_since = now if self._waits_since is None else self._waits_since
+        if gate.nonce is not None and now - self._marked_at > MARK_AGAIN:
             self.publish_mark()
+        tally.mark_missing = now - self._waits_since > MARK_MISSED
+        if tally.mark_missing and self.steps.complaints.count_messages(COORDINATOR, "mark-missing"):
+            log.error(
+                "what this coordinator says on uplink does not come back: no timer fires, and no deadline ends",
+                queue=UPLINK,
+                advice="the broker withholds it, or uplink is being read back: ask who runs the broker",
+            )
 
     def _tell_freed(self) -> None:
         for name in self._space.list_freed(self.steps.states, self.parts.clock.monotonic()):
@@ -301,11 +316,13 @@ class Shell:
 
     def _tell_alive(self) -> None:
         running = [name for name, state in sorted(self.steps.states.items()) if state.ended is None]
-        body = kinds.Alive(state="running" if running else "idle", queued=min(len(running), 2**31))
+        word = "paused" if self.steps.tally.mark_missing else "running" if running else "idle"
+        body = kinds.Alive(state=word, queued=min(len(running), 2**31))
         self.parts.say.send_live("alive", body)
         self.parts.journal.put_value("alive", repr(self.parts.clock.now()).encode())
         told = [story.tell_standing(self.steps.states[name]) for name in running[:MOST_SHOWN]]
         missing = f"; missing in the broker: {', '.join(sorted(self._missing))}" if self._missing else ""
+        missing += "; our mark on uplink does not come back" if self.steps.tally.mark_missing else ""
         summary = f"{len(running)} running, entry {self.parts.journal.number}{missing}"
         systemd.notify_manager(f"STATUS={'; '.join(told) or 'idle'}; {summary}")
 

@@ -86,6 +86,8 @@ class ExperimentStory:
     """By round and site, each update beside the others of its round, as the coordinator's journal has them."""
     coordinator_at: float | None = None
     """When the coordinator last said that it lives, the observer's clock."""
+    coordinator_state: str = ""
+    """What it said then that it does."""
 
     @property
     def deaf(self) -> bool:
@@ -338,7 +340,7 @@ class ExperimentStory:
 
     def with_alive(self, sender: str, body: kinds.Alive, now: float) -> ExperimentStory:
         if sender == COORDINATOR:
-            return replace(self, coordinator_at=now)
+            return replace(self, coordinator_at=now, coordinator_state=body.state)
         if sender not in self.sites:
             return self
         live = replace(

@@ -129,7 +129,7 @@ def test_a_kept_model_is_sent_three_times_a_day_for_the_asking(consortium: Conso
         wanted = Author(CONSORTIUM, "dr-a").write_event(
             "model-wanted", kinds.ModelWanted(round=1), time=0.0, experiment="exp-1", attempt=n
         )
-        consortium.researcher.publish(wanted.key_to("coordinator"), wanted.raw)
+        consortium.researcher.publish(wanted.key, wanted.raw)
     consortium.until("model-ready", MODELS_A_DAY)
     eventually(lambda: sum(key.startswith("refused.") for key in refused) == 18 - MODELS_A_DAY, what="the others")
     inbox.cancel()
