@@ -43,6 +43,7 @@ MOST_CHECKS, CHECKS_A_SECOND = 3.0, 1.0
 """Files of a researcher that sites are asked about: at once, and in each second."""
 CHECK_BYTES = 2**20
 """Their bytes in an hour: each goes to all."""
+DAY = 86400.0
 KEPT_BYTES = 4096
 """Of a message that is set aside: its digest names the rest, so that rubbish cannot fill the journal."""
 
@@ -294,9 +295,12 @@ class Inbound:
         steps.take_step(event.experiment, given, written)
 
     def _has_enough(self, researcher: str) -> bool:
-        """Whether a researcher has as many open experiments as the operator lets them have."""
-        open_ = sum(state.ended is None and state.researcher == researcher for state in self._steps.states.values())
-        return open_ >= self._config.limits.open_per_researcher
+        """Whether a researcher has as many open experiments as the operator lets them have, or has started as many in
+        a day."""
+        since, limits = self._parts.clock.now() - DAY, self._config.limits
+        theirs = [state for state in self._steps.states.values() if state.researcher == researcher]
+        open_, lately = sum(one.ended is None for one in theirs), sum(one.started > since for one in theirs)
+        return open_ >= limits.open_per_researcher or lately >= limits.starts_per_day
 
     def _catches_up(self, experiment: str) -> bool:
         """Whether rounds may be behind what sites say: after a start, and as long as something is held.
