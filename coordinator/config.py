@@ -41,6 +41,7 @@ class Limits(Settings):
         norm_factor: an update that moves the model more than so many times the round's median is not used. From 2 on,
             since of two updates none is ever further from their median.
         open_per_researcher: most experiments of one researcher that are not over, paused ones too.
+        starts_per_day: most experiments that one researcher starts in a day, whatever became of them.
     """
 
     keep_updates: Literal["all"] | Annotated[int, Field(ge=0)] = "all"
@@ -51,6 +52,7 @@ class Limits(Settings):
     weight_cap: Annotated[float, Field(gt=0, le=1)] | None = None
     norm_factor: Annotated[float, Field(ge=2)] | None = None
     open_per_researcher: int = Field(32, ge=1)
+    starts_per_day: int = Field(500, ge=1)
 
     @property
     def keep_cap(self) -> int | None:

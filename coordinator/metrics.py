@@ -67,6 +67,7 @@ def make_readings(
     yield make_gauge("konsil_broker_connected", "1: there is a connection to the broker.", tally.connected)
     yield make_gauge("konsil_broker_blocked", "1: the broker takes no messages now.", tally.blocked)
     yield make_gauge("konsil_disk_full", "1: the journal waits for space on its disk.", tally.disk_full)
+    yield make_gauge("konsil_mark_missing", "1: our mark on uplink is not back, no timer fires.", tally.mark_missing)
     yield make_gauge("konsil_journal_entries", "Entries of the journal.", entries)
     yield make_gauge("konsil_queue_inputs", "What waits for the main loop.", lag)
     yield make_gauge("konsil_term", "The coordinator's term, one more with each start.", term)

@@ -377,8 +377,8 @@ OF_COORDINATOR: dict[Reason, str] = {
     Reason.RESEARCHER_NOT_ALLOWED: "The coordinator's operator names researchers: `researchers` in coordinator.toml",
     Reason.TOO_LARGE: "The model is larger than the coordinator takes: choose a smaller net, or have its operator raise"
     " limits.model_bytes_max",
-    Reason.TOO_MANY_EXPERIMENTS: "So many of your experiments are open: abort one, or ask the coordinator's operator"
-    " to raise limits.open_per_researcher",
+    Reason.TOO_MANY_EXPERIMENTS: "So many of your experiments are open, or began in a day: abort one, wait, or ask the"
+    " coordinator's operator to raise limits.open_per_researcher or limits.starts_per_day",
 }
 """What differs where not a site but the coordinator gave the reason."""
 

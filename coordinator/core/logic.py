@@ -32,7 +32,9 @@ KNOWN: dict[int, str] = {
     4: "a site whose key the operator revoked is taken out (`inputs.Barred`)",
     5: "an experiment may begin with statistics, and a net that follows from them (`core.planning`); training ends"
     " early where scores no longer rise (`rounds.patience`)",
-    6: "rounds may be secure: keys, shares, masked updates, consents, reveals; one without a sum is void",
+    6: "rounds may be secure: keys, shares, masked updates, consents, reveals; one without a sum is void; no site's"
+    " statistics outweigh those of all others, and one that breaks what is pooled is left out; who declines while a"
+    " buffer is averaged has its update settled",
 }
 """Number → what is decided otherwise from it on. A number that is taken out can be replayed by older versions only."""
 

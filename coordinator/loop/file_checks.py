@@ -10,6 +10,7 @@ from collections.abc import Callable
 from coordinator.core.admission import MOST_WORDS
 from coordinator.core.inputs import FileCheck
 from coordinator.core.records import ModelOrigin
+from messages import codec
 from messages.envelope import Event
 from messages.experiment import Experiment
 from messages.ground.errors import ConfigError
@@ -18,6 +19,9 @@ from messages.kinds import ExperimentStart
 from messages.reasons import Reason
 from nets import registry
 
+MOST_FILE_BYTES = 256 * 2**10
+"""Of an experiment file, packed. Events that repeat it, and what is told to a site that returns, fit into an event of
+4 MiB, whatever the file describes; and an entry with it fits into its sender's hour."""
 Find = Callable[[Experiment, str], ModelOrigin | None]
 """(experiment, researcher) → the model that its file names to begin with, or a ConfigError."""
 
@@ -33,6 +37,8 @@ def check_file(event: Event, find: Find = find_nothing) -> FileCheck | None:
     """What is found in the file of an experiment-start; None for an event of another kind."""
     if not isinstance(event.body, ExperimentStart):
         return None
+    if (size := len(codec.pack(event.body.experiment))) > MOST_FILE_BYTES:
+        return _bad_file(Reason.INVALID_EXPERIMENT, f"the file takes {size} bytes, and at most {MOST_FILE_BYTES}")
     try:
         experiment = parse_settings(event.body.experiment, Experiment, "experiment")
         if experiment.id != event.experiment:

@@ -22,6 +22,9 @@ MOST_BYTES = 4 * 2**20
 """Their bytes."""
 MOST_TAKEN_BYTES = 10 * 2**20
 """Bytes of one sender in an hour that change a state, and of what is announced because of them."""
+OWN_BYTES = 256 * 2**10
+"""Bytes of one sender in an hour that one experiment may have in any case: another one's large manifest, which each of
+its events repeats, does not use up the hour."""
 ENTRY_BYTES = 512
 """What an entry costs beside its body: hashes, an index, the id that is remembered, the receipt."""
 HOUR = 3600.0
@@ -35,6 +38,7 @@ class _Sender:
     entries: int = 0
     bytes: int = 0
     taken: int = 0
+    own: Counter[str] = field(default_factory=Counter)
     counted: Counter[str] = field(default_factory=Counter)
 
 
@@ -54,22 +58,32 @@ class Floods:
         self._senders: dict[str, _Sender] = {}
 
     def may_journal(self, sender: str, reason: str, size: int, now: float) -> bool:
-        """Whether a message that changes nothing may be journaled, with an entry of this size; False: it is counted."""
+        """Whether a message that changes nothing may be journaled, with an entry of this size; False: it is counted.
+
+        The first of an hour may, however large it is: what never fits would be said again for ever.
+        """
         one = self._senders.setdefault(sender, _Sender(now))
-        if one.entries < MOST and one.bytes + size <= MOST_BYTES:
+        if one.entries < MOST and (not one.bytes or one.bytes + size <= MOST_BYTES):
             one.entries, one.bytes = one.entries + 1, one.bytes + size
             return True
         one.counted[reason] += 1
         return False
 
-    def may_take(self, sender: str, size: int, now: float) -> bool:
-        """Whether a message that changes a state may be taken, with an entry of this size; False: it is counted."""
-        one = self._senders.setdefault(sender, _Sender(now))
-        if one.taken + size + ENTRY_BYTES <= MOST_TAKEN_BYTES:
-            one.taken += size + ENTRY_BYTES
-            return True
-        one.counted[ACCEPTED] += 1
-        return False
+    def may_take(self, sender: str, size: int, now: float, experiment: str | None = None) -> bool:
+        """Whether a message that changes a state may be taken, with an entry of this size; False: it is counted.
+
+        Args:
+            experiment: that it is of, where that is known: there are only so many.
+        """
+        one, cost = self._senders.setdefault(sender, _Sender(now)), size + ENTRY_BYTES
+        if one.taken + cost <= MOST_TAKEN_BYTES:
+            one.taken += cost
+        elif experiment is None or one.own[experiment] + cost > OWN_BYTES:
+            one.counted[ACCEPTED] += 1
+            return False
+        if experiment is not None:
+            one.own[experiment] += cost
+        return True
 
     def count_messages(self, sender: str, reason: str, count: int, now: float) -> None:
         """Count messages of which nothing is kept."""

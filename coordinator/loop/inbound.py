@@ -14,7 +14,7 @@ from coordinator.core.records import NO_BOUNDS, Bounds
 from coordinator.core.state import Standing
 from coordinator.loop import floods
 from coordinator.loop.ahead import Ahead
-from coordinator.loop.file_checks import check_file
+from coordinator.loop.file_checks import MOST_FILE_BYTES, check_file
 from coordinator.loop.kept_models import KeptModels
 from coordinator.loop.returning import Returning
 from coordinator.loop.signed_word import SignedWord
@@ -22,7 +22,7 @@ from coordinator.loop.steps import Parts, Steps
 from coordinator.record.journal import Written
 from coordinator.wire.incoming import Nudge
 from coordinator.wire.last_heard import LastWord
-from coordinator.wire.rates import NOBODY, Skipped
+from coordinator.wire.rates import NOBODY, Allowances, Skipped
 from messages import envelope, kinds
 from messages.bus.base import Delivery, Position, digest_of
 from messages.envelope import Event
@@ -39,6 +39,11 @@ CATCH_UP = 120.0
 """Seconds after a start in which sites that were told of later rounds say again what has no receipt (every 30 s)."""
 PROVE_EVERY = 1.0
 """Seconds between two answers to a site that asks for proofs of the log's heads; honest ones ask every 5 s at most."""
+MOST_CHECKS, CHECKS_A_SECOND = 3.0, 1.0
+"""Files of a researcher that sites are asked about: at once, and in each second."""
+CHECK_BYTES = 2**20
+"""Their bytes in an hour: each goes to all."""
+DAY = 86400.0
 KEPT_BYTES = 4096
 """Of a message that is set aside: its digest names the rest, so that rubbish cannot fill the journal."""
 
@@ -69,7 +74,7 @@ class Inbound:
         self._last_word = last_word
         self._opened, self._config, self._ack = opened, config, ack
         self._signed_word = SignedWord(parts, steps)
-        self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue)
+        self._kept = KeptModels(steps.states, parts.say, parts.models, parts.work.blobs, steps.queue, parts.clock)
         self._sites = frozenset(config.coordinator.sites)
         self._researchers = frozenset(config.coordinator.researchers)
         limits = config.limits
@@ -77,6 +82,8 @@ class Inbound:
         self._unsaved: dict[str, Position] = {}
         self._started = parts.clock.monotonic()
         self._proved_at: dict[str, float] = {}
+        self._checks = Allowances(parts.clock.monotonic, MOST_CHECKS, CHECKS_A_SECOND)
+        self._check_bytes = Allowances(parts.clock.monotonic, CHECK_BYTES, CHECK_BYTES / floods.HOUR)
         self._ahead = Ahead()
         """Events of rounds that this coordinator has not come to: its journal is older than they are."""
 
@@ -192,12 +199,23 @@ class Inbound:
             reply = kinds.EchoReply(nonce=body.nonce, time=self._parts.clock.now())
             self._parts.say.send_live("echo-reply", reply)
         elif isinstance(body, kinds.ExperimentCheck):
-            checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
-            self._parts.say.send_live("experiment-checked", checked, experiment=event.experiment)
+            self._pass_check_on(event, body)
         elif isinstance(body, kinds.ModelWanted):
             self._kept.send_model(event, body.round)
         elif isinstance(body, kinds.ChunksWanted):
             self._returning.send_chunks(event.experiment, body, event.sender)
+
+    def _pass_check_on(self, event: Event, body: kinds.ExperimentCheck) -> None:
+        """Have all sites look at an experiment file: within its sender's bounds, and never one that is read back."""
+        if self._parts.gate.closed:
+            return
+        fits = len(event.raw) <= MOST_FILE_BYTES
+        if not (fits and self._checks.take(event.sender) and self._check_bytes.take(event.sender, len(event.raw))):
+            if self._steps.complaints.count_messages(event.sender, event.kind):
+                log.warning("a researcher has more, or larger, files checked than are passed on", sender=event.sender)
+            return
+        checked = kinds.ExperimentChecked(experiment=body.experiment, researcher=event.sender, nonce=body.nonce)
+        self._parts.say.send_live("experiment-checked", checked, experiment=event.experiment)
 
     def _prove_heads(self, site: str, size: int) -> None:
         """A site lacks the proof that the log follows from what it saw: to its inbox, once a second at most."""
@@ -231,6 +249,8 @@ class Inbound:
         facts = self._signed_word.read_facts(event)
         if facts:
             self._signed_word.check_time(event)
+            if event.sender in self._sites and self._last_word.leaps(event):
+                raise MalformedMessage(Reason.MALFORMED, "an incarnation far above the last one that was heard")
         if self._signed_word.hear_contradiction(event, delivery, facts, lambda: self._written_with(delivery)):
             return
         settled = self._parts.journal.seen_settled(identity)
@@ -275,9 +295,12 @@ class Inbound:
         steps.take_step(event.experiment, given, written)
 
     def _has_enough(self, researcher: str) -> bool:
-        """Whether a researcher has as many open experiments as the operator lets them have."""
-        open_ = sum(state.ended is None and state.researcher == researcher for state in self._steps.states.values())
-        return open_ >= self._config.limits.open_per_researcher
+        """Whether a researcher has as many open experiments as the operator lets them have, or has started as many in
+        a day."""
+        since, limits = self._parts.clock.now() - DAY, self._config.limits
+        theirs = [state for state in self._steps.states.values() if state.researcher == researcher]
+        open_, lately = sum(one.ended is None for one in theirs), sum(one.started > since for one in theirs)
+        return open_ >= limits.open_per_researcher or lately >= limits.starts_per_day
 
     def _catches_up(self, experiment: str) -> bool:
         """Whether rounds may be behind what sites say: after a start, and as long as something is held.

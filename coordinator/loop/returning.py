@@ -8,11 +8,12 @@ import structlog
 
 from coordinator.core import announce, models
 from coordinator.core import effects as e
-from coordinator.core.state import ExperimentState
+from coordinator.core.state import ExperimentState, Standing
 from coordinator.loop.effect_runner import make_shipment
 from coordinator.wire.announcer import Announcer
 from coordinator.wire.last_heard import LastWord
 from coordinator.wire.outgoing import Models
+from coordinator.wire.rates import Allowances
 from messages import kinds
 from messages.abilities import WORDS_6, WORDS_7, read_abilities
 from messages.envelope import Event
@@ -23,6 +24,10 @@ from messages.trust.signatures import KEY
 log = structlog.get_logger("coordinator")
 STANDING_EVERY = 1.0
 """Seconds between two answers to a site that says hello again and again; the last hello is answered, too."""
+MOST_STANDING, STANDING_A_SECOND = 8 * 2**20, 256 * 2**10
+"""Bytes that a site is told of where experiments are: at once, and in each second. The rest follows as they allow."""
+NEWEST_ENDED, OLDER_ENDED = 64, 64
+"""Ended experiments that an answer tells: the newest, and so many of the others in turn."""
 MODELS_AGAIN = 3
 """How many times over a site may have a transfer sent again: everybody receives it each time."""
 STANDING_FOR = 30 * 86400.0
@@ -52,6 +57,11 @@ class Returning:
         """Sites that sign, and can be told where they were."""
         self._told: dict[str, tuple[announce.Mark, list[bytes]]] = {}
         self._told_at: dict[str, float] = {}
+        self._waiting: dict[str, list[str]] = {}
+        """Site → experiments of the answer that it still has to be told."""
+        self._budget = Allowances(clock.monotonic, MOST_STANDING, STANDING_A_SECOND)
+        self._turn: dict[str, int] = {}
+        """Site → the place in the older ended experiments where its next answer begins."""
         self._owed: set[str] = set()
         """Sites that said hello within a second of the last answer."""
         self._sent_again: dict[str, dict[tuple[str, int, int], int]] = {}
@@ -74,7 +84,7 @@ class Returning:
     def send_standing(self, site: str) -> None:
         """Tell a site where its experiments are: now, or with `send_owed` where it has just been told."""
         now = self._clock.monotonic()
-        if now < self._told_at.get(site, -STANDING_EVERY) + STANDING_EVERY:
+        if site in self._waiting or now < self._told_at.get(site, -STANDING_EVERY) + STANDING_EVERY:
             self._owed.add(site)
             return
         self._told_at[site] = now
@@ -82,15 +92,40 @@ class Returning:
         if site in self._oriented:
             reads = WORDS_7 in self._oriented[site]
             self._say.send_live("last-heard", self._last_word.tell(site, self._states, reads_private=reads), to=site)
-        for name, state in self.list_recent():
-            if site in state.members:
-                body = kinds.Standing(state=state.phase.value, events=self._current_events(name, state))
-                self._say.send_live("standing", body, experiment=name, to=site)
-                for mail in e.list_mail(state, site):
-                    self._say.send_mail(mail)
+        self._waiting[site] = self._list_for(site)
+        self._go_on_telling(site)
+
+    def _list_for(self, site: str) -> list[str]:
+        """What a site is told, in order: what is not over, then what ended, the newest first.
+
+        Of ended experiments in which it has a part, only so many: of the others some with each answer, in turn.
+        """
+        theirs = [(name, state) for name, state in self.list_recent() if site in state.members]
+        open_ = [name for name, state in theirs if state.ended is None]
+        over = [(-(state.ended or 0.0), name) for name, state in theirs if state.ended is not None]
+        ended = [name for _when, name in sorted(over) if _has_part(self._states[name], site)]
+        older, turn = ended[NEWEST_ENDED:], self._turn.get(site, 0)
+        self._turn[site] = (turn + OLDER_ENDED) % max(1, len(older))
+        return [*open_, *ended[:NEWEST_ENDED], *[*older[turn:], *older[:turn]][:OLDER_ENDED]]
+
+    def _go_on_telling(self, site: str) -> None:
+        waiting = self._waiting[site]
+        while waiting:
+            name = waiting.pop(0)
+            state = self._states[name]
+            body = kinds.Standing(state=state.phase.value, events=self._current_events(name, state))
+            if not self._budget.take(site, sum(map(len, body.events))):
+                waiting.insert(0, name)
+                return
+            self._say.send_live("standing", body, experiment=name, to=site)
+            for mail in e.list_mail(state, site):
+                self._say.send_mail(mail)
+        del self._waiting[site]
 
     def send_owed(self) -> None:
-        """Answer the sites that said hello again meanwhile."""
+        """Go on with answers that did not fit, and answer the sites that said hello again meanwhile."""
+        for site in sorted(self._waiting):
+            self._go_on_telling(site)
         for site in sorted(self._owed):
             self.send_standing(site)
 
@@ -144,3 +179,8 @@ class Returning:
                 round=sent.round,
                 bytes=budgets[place],
             )
+
+
+def _has_part(state: ExperimentState, site: str) -> bool:
+    """Whether a site may still wait for the end of an experiment: not if it declined to take part."""
+    return state.members[site].standing is not Standing.DECLINED

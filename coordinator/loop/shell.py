@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -28,8 +30,9 @@ from coordinator.wire.reading_back import OWN_WORD
 from messages import kinds
 from messages.bus.base import BusState, Delivery, Notice
 from messages.ground.clock import Queue
+from messages.ground.errors import NameTaken
 from messages.ground.operating import systemd
-from messages.names import AUDIT, DOWNLINK, MODELS, UPLINK
+from messages.names import AUDIT, COORDINATOR, DOWNLINK, MODELS, UPLINK
 
 log = structlog.get_logger("coordinator")
 TICK = 1.0
@@ -39,6 +42,8 @@ AUDITED_AGAIN = 200
 """Entries of the event log that are published again when the broker is back: what it confirmed last may be lost."""
 MARK_AGAIN = 30.0
 """Seconds until our mark on uplink, if it does not come back, is published again."""
+MARK_MISSED = 180.0
+"""Seconds without our mark, while the broker takes messages, from which on it is told."""
 STALL = 1.0
 """Seconds between two tries to write a journal whose disk is full."""
 SPARED = 600.0
@@ -63,7 +68,9 @@ class Shell:
         self.parts = parts
         self.queue = inputs
         self.steps = Steps(parts, inputs)
-        last_word = LastWord(parts.journal.get_value)
+        last_word = LastWord(
+            parts.journal.get_value, lambda site: parts.verifier.list_speaking(site, parts.clock.now())
+        )
         self.returning = Returning(
             self.steps.states, parts.say, parts.models, parts.clock, self.steps.complaints, last_word
         )
@@ -72,6 +79,8 @@ class Shell:
         trust = config.trust
         self._registers = Registers(parts, self.steps, None if trust is None else trust.register_file)
         self._alive_at = self._notes_at = self._marked_at = 0.0
+        self._waits_since: float | None = None
+        """Since when timers wait for our mark, while the broker takes messages."""
         self._stopping = False
         self.ending = parts.clock.make_event()
         """Set from any thread: a wait for space on the disk ends, too."""
@@ -144,11 +153,11 @@ class Shell:
         elif isinstance(item, Skipped):
             self._inbound.note_skipped(item)
         elif isinstance(item, Notice):
-            self._take_notice(item)
+            self._do_each(partial(self._take_notice, item))
         elif item == "stop":
             self._stopping = True
         elif callable(item):
-            item()
+            self._do_each(item)
         else:
             experiment, given = item
             self.steps.take_step(experiment, given)
@@ -236,37 +245,84 @@ class Shell:
 
     def _every_so_often(self) -> None:
         now = self.parts.clock.monotonic()
-        gate = self.parts.gate
-        if gate.nonce is not None and self.steps.tally.reachable and now - self._marked_at > MARK_AGAIN:
-            self.publish_mark()  # confirmed, and never stored: no timer would ever fire again
+        self._do_each(self._repeat_mark)
         if self.steps.tally.disk_full:
             self.steps.tally.disk_full = False
             log.info("the journal is written again")
-            self.publish_mark()
+            self._do_each(self.publish_mark)
         if now >= self._notes_at:
             self._notes_at = now + 1.0
-            self.steps.count_floods()
-            self.steps.complaints.tell_counted()
-            self.parts.turnstile.tell_skipped()
-            self.returning.send_owed()
-            self._registers.look_at_file()
-            for name in self._space.list_freed(self.steps.states, now):
-                log.info("there is space again", experiment=name)
-                self.steps.take_step(name, i.DiskFree(time=self.parts.clock.now()))
-            self._save_positions()
-            for queue_name, users in self.parts.own_word.list_pushed_out(now).items():
-                log.warning("others write into a queue that is ours: all is said again", queue=queue_name, users=users)
-                self._tell_again(queue_name)
-            self.parts.presence.log_changes(self.steps.states)
-        if now < self._alive_at:
+            self._do_each(
+                self.steps.count_floods,
+                self.steps.complaints.tell_counted,
+                self.parts.turnstile.tell_skipped,
+                self.returning.send_owed,
+                self._registers.look_at_file,
+                self._tell_freed,
+                self._save_positions,
+                self._tell_pushed_out,
+                self._log_presence,
+            )
+        if now >= self._alive_at:
+            self._alive_at = now + ALIVE_EVERY
+            self._do_each(self._tell_alive)
+
+    def _do_each(self, *parts: Callable[[], object]) -> None:
+        """Do each. One that fails costs neither the others nor the service: whatever somebody said that is kept, it
+        would fail again after each start.
+
+        Raises:
+            JournalDiskFull, NameTaken, sqlite3.Error: the service is to end.
+        """
+        for part in parts:
+            try:
+                part()
+            except (JournalDiskFull, NameTaken, sqlite3.Error):
+                raise
+            except Exception as error:
+                what = getattr(part, "__name__", "a closure")
+                if self.steps.complaints.count_messages(COORDINATOR, f"{what}: {type(error).__name__}"):
+                    log.exception("a defect", what=what, error=type(error).__name__)
+
+    def _repeat_mark(self) -> None:
+        """Publish our mark again: confirmed, and never stored, no timer would ever fire again."""
+        now, gate, tally = self.parts.clock.monotonic(), self.parts.gate, self.steps.tally
+        if not gate.closed or not tally.reachable:
+            self._waits_since, tally.mark_missing = None, False
             return
-        self._alive_at = now + ALIVE_EVERY
+        self._waits_since = now if self._waits_since is None else self._waits_since
+        if gate.nonce is not None and now - self._marked_at > MARK_AGAIN:
+            self.publish_mark()
+        tally.mark_missing = now - self._waits_since > MARK_MISSED
+        if tally.mark_missing and self.steps.complaints.count_messages(COORDINATOR, "mark-missing"):
+            log.error(
+                "what this coordinator says on uplink does not come back: no timer fires, and no deadline ends",
+                queue=UPLINK,
+                advice="the broker withholds it, or uplink is being read back: ask who runs the broker",
+            )
+
+    def _tell_freed(self) -> None:
+        for name in self._space.list_freed(self.steps.states, self.parts.clock.monotonic()):
+            log.info("there is space again", experiment=name)
+            self.steps.take_step(name, i.DiskFree(time=self.parts.clock.now()))
+
+    def _tell_pushed_out(self) -> None:
+        for name, users in self.parts.own_word.list_pushed_out(self.parts.clock.monotonic()).items():
+            log.warning("others write into a queue that is ours: all is said again", queue=name, users=users)
+            self._tell_again(name)
+
+    def _log_presence(self) -> None:
+        self.parts.presence.log_changes(self.steps.states)
+
+    def _tell_alive(self) -> None:
         running = [name for name, state in sorted(self.steps.states.items()) if state.ended is None]
-        body = kinds.Alive(state="running" if running else "idle", queued=min(len(running), 2**31))
+        word = "paused" if self.steps.tally.mark_missing else "running" if running else "idle"
+        body = kinds.Alive(state=word, queued=min(len(running), 2**31))
         self.parts.say.send_live("alive", body)
         self.parts.journal.put_value("alive", repr(self.parts.clock.now()).encode())
         told = [story.tell_standing(self.steps.states[name]) for name in running[:MOST_SHOWN]]
         missing = f"; missing in the broker: {', '.join(sorted(self._missing))}" if self._missing else ""
+        missing += "; our mark on uplink does not come back" if self.steps.tally.mark_missing else ""
         summary = f"{len(running)} running, entry {self.parts.journal.number}{missing}"
         systemd.notify_manager(f"STATUS={'; '.join(told) or 'idle'}; {summary}")
 

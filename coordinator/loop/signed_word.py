@@ -88,13 +88,14 @@ class SignedWord:
             self._tell_finding(found)
 
     def _tell_finding(self, found: ChainBreak) -> None:
-        log.warning(
-            f"the chain of a sender's events is broken: {found.what}",
-            sender=found.sender,
-            incarnation=found.incarnation,
-            before=found.seq,
-            digest=found.digest[:16],
-        )
+        if self._steps.complaints.count_messages(found.sender, f"chain-{found.what}"):
+            log.warning(
+                f"the chain of a sender's events is broken: {found.what}",
+                sender=found.sender,
+                incarnation=found.incarnation,
+                before=found.seq,
+                digest=found.digest[:16],
+            )
         what = {"sender": found.sender, "incarnation": found.incarnation, "seq": found.seq, "digest": found.digest}
         self._keep(found.sender, NO_EXPERIMENT, f"chain-{found.what}", what, 0, NOTHING)
 

@@ -214,7 +214,8 @@ class Steps:
         sender, reason = given.event.sender, _changes_nothing(decided)
         if reason is not None:
             return self.floods.may_journal(sender, reason, size, given.time)
-        if given.event.kind in FINAL or self.floods.may_take(sender, size, given.time):
+        known = given.event.experiment if given.event.experiment in self.states else None
+        if given.event.kind in FINAL or self.floods.may_take(sender, size, given.time, known):
             return True
         if self.complaints.count_messages(sender, "hour-is-full"):
             log.warning("a sender has written as much as it may in an hour", sender=sender)

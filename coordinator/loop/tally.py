@@ -27,7 +27,7 @@ class Tally:
         self.seconds: dict[str, float] = {"collect": 0.0, "aggregate": 0.0}
         self.validation: dict[str, tuple[str, dict[str, float]]] = {}
         """Experiment → its task's kind, and the pooled scores of its last scored round by target."""
-        self.connected = self.blocked = self.disk_full = False
+        self.connected = self.blocked = self.disk_full = self.mark_missing = False
 
     def count_decision(self, before: ExperimentState | None, decision: d.Decision, time: float) -> None:
         """Count a decision, given the state that it was made in."""

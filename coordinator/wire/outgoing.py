@@ -6,6 +6,7 @@ Publishing blocks while the broker is away or slow; the main loop never does.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from messages.bus.base import Bus, Confirm
 from messages.ground import crash, logs
 from messages.ground.clock import Clock
 from messages.ground.errors import BrokerUnreachable, KonsilError
+from messages.ground.fairness import choose_turn, note_turn
 from messages.ground.metrics import PHASES
 from messages.kinds import ROUTES
 from messages.names import COORDINATOR, PROGRESS, RoutingKey
@@ -134,13 +136,45 @@ class Shipment:
     chunks: tuple[int, ...] | None = None
     done: Callable[[], None] | None = None
     attempt: int = 1
+    owner: str = ""
+    """Who asked for it beside what experiments need: it waits behind that."""
+
+
+class _Waiting:
+    """Shipments that wait: what experiments need first, in the order in which it came; then what somebody asked for, in
+    turns by owner."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._changed = clock.make_condition()
+        self._needed: deque[Any] = deque()
+        self._asked: list[tuple[str, Any]] = []
+        self._served: tuple[str, ...] = ()
+
+    def put(self, item: Any) -> None:
+        """Add one; the end comes before what was only asked for."""
+        with self._changed:
+            if item is not None and item[0].owner:
+                self._asked.append((item[0].owner, item))
+            else:
+                self._needed.append(item)
+            self._changed.notify()
+
+    def get(self) -> Any:
+        """The next one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._needed or self._asked)
+            if self._needed:
+                return self._needed.popleft()
+            owner, item = self._asked.pop(choose_turn([owner for owner, _item in self._asked], self._served))
+            self._served = note_turn(self._served, owner)
+            return item
 
 
 class Models(Worker):
     """Publishes chunks of models; a chunk that is queued already is not queued twice, however many sites ask."""
 
     def __init__(self, bus: Bus, blobs: Blobs, clock: Clock, signer: ChunkSigner | None = None) -> None:
-        super().__init__("models-out", clock)
+        super().__init__("models-out", clock, _Waiting(clock))
         self._bus, self._blobs, self._signer = bus, blobs, signer
         self._lock = threading.Lock()
         self._queued: set[tuple[str, int, int, str, int]] = set()

@@ -48,6 +48,25 @@ class _Bucket:
         return True
 
 
+class Allowances:
+    """What each of some may cost: so much at once, then so much a second. One thread's.
+
+    Args:
+        now: seconds that only grow.
+    """
+
+    def __init__(self, now: Callable[[], float], most: float, a_second: float) -> None:
+        self._now, self._most, self._a_second = now, most, a_second
+        self._buckets: dict[str, tuple[float, _Bucket]] = {}
+
+    def take(self, name: str, cost: float = 1.0) -> bool:
+        """Take a cost, where anything is left; the largest fits once."""
+        now = self._now()
+        at, bucket = self._buckets.get(name) or (now, _Bucket(self._most, self._a_second, self._most))
+        self._buckets[name] = (now, bucket)
+        return bucket.take(now - at, cost)
+
+
 @dataclass
 class _Sender:
     at: float

@@ -120,8 +120,11 @@ def silence_words(story: ExperimentStory, now: float) -> str:
     if story.down:
         return "the broker is not reached: what sites and coordinator do is not known until it is"
     silence = story.coordinator_silence(now)
-    if silence is None or silence <= ABSENT_AFTER or story.over:
+    if silence is None or story.over:
         return ""
+    if silence <= ABSENT_AFTER:
+        stands = story.coordinator_state == "paused"
+        return "the coordinator waits, for its disk or for the broker: its log says which" if stands else ""
     return f"no sign of the coordinator for {silence:.0f} s: rounds neither open nor close until it is back"
 
 

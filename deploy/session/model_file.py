@@ -143,6 +143,12 @@ def _receive_published(
 
 
 def _refused_round(experiment: str, rounds: int, reason: Reason) -> RequestError:
+    if reason is Reason.NOT_ALLOWED:
+        return RequestError(
+            f"the coordinator has sent the model of round {rounds} as often as it does in a day",
+            where=experiment,
+            advice="Ask again tomorrow",
+        )
     if reason is Reason.WRONG_ROUND:
         return RequestError(
             f"the coordinator keeps no model of round {rounds}",

@@ -88,6 +88,8 @@ class ExperimentStory:
     """Test scores of the model that it yields, where nobody knows those of single sites."""
     coordinator_at: float | None = None
     """When the coordinator last said that it lives, the observer's clock."""
+    coordinator_state: str = ""
+    """What it said then that it does."""
 
     @property
     def deaf(self) -> bool:
@@ -353,7 +355,7 @@ class ExperimentStory:
 
     def with_alive(self, sender: str, body: kinds.Alive, now: float) -> ExperimentStory:
         if sender == COORDINATOR:
-            return replace(self, coordinator_at=now)
+            return replace(self, coordinator_at=now, coordinator_state=body.state)
         if sender not in self.sites:
             return self
         live = replace(

@@ -80,6 +80,36 @@ def pool_fingerprints(parts: Sequence[DataFingerprint]) -> DataFingerprint:
     )
 
 
+def thin_fingerprint(part: DataFingerprint, cases: int) -> DataFingerprint:
+    """What a site tells, counted as so many cases, at most those that it has."""
+    of = max(1, part.cases)
+
+    def thin_axes(axes: ByAxis) -> ByAxis:
+        return (axes[0].thin(cases, of), axes[1].thin(cases, of), axes[2].thin(cases, of))
+
+    return DataFingerprint(
+        cases=cases,
+        spacing=thin_axes(part.spacing),
+        shape=thin_axes(part.shape),
+        cropped=thin_axes(part.cropped),
+        extent=thin_axes(part.extent),
+        kept=part.kept.thin(cases, of),
+        intensities={name: one.thin(cases, of) for name, one in part.intensities.items()},
+        classes={
+            name: ClassVolume(
+                cases=one.cases * cases // of, mm3=one.mm3 * cases // of, volumes=one.volumes.thin(cases, of)
+            )
+            for name, one in part.classes.items()
+        },
+    )
+
+
+def count_bins(part: DataFingerprint) -> int:
+    """Bins of the histogram that has the most."""
+    by_case = (*part.spacing, *part.shape, *part.cropped, *part.extent, part.kept, *part.intensities.values())
+    return max(len(one.bins) for one in (*by_case, *(each.volumes for each in part.classes.values())))
+
+
 def _pool_axes(parts: Sequence[ByAxis]) -> ByAxis:
     one, two, three = (pool_histograms(part[axis] for part in parts) for axis in range(3))
     return (one, two, three)

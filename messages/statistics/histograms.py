@@ -76,6 +76,16 @@ class Histogram(StrictModel):
         """What is counted, all bins together."""
         return sum(self.counts)
 
+    def thin(self, kept: int, of: int) -> Histogram:
+        """As if only `kept` of `of` cases had been counted, spread evenly over the order of the bins: percentiles stay
+        where they are, to one count."""
+        counts, before, below = dict[int, int](), 0, 0
+        for number, count in zip(self.bins, self.counts, strict=True):
+            before += count
+            counts[number] = before * kept // of - below
+            below += counts[number]
+        return Histogram.of_counts(counts)
+
     def find_percentile(self, percent: float, read: Callable[[int], float]) -> float:
         """A percentile, between neighbours by linear interpolation, as numpy's default (Hyndman and Fan 1996, type 7).
 

@@ -14,6 +14,11 @@ PATIENCE = 180.0
 """Seconds until what did not come is told: an outbox says it again every 30."""
 REMEMBERED = 128
 """Events of each author."""
+MOST_LIFT = 2**20
+"""Starts above its own count to which a site lets itself be told that it was heard. Nobody starts so often."""
+MOST_LEAP = 2 * MOST_LIFT
+"""Starts above the last one heard from which on an event is not believed. A site that was lifted stays below it, so
+that nobody is locked out by what somebody with the coordinator's key told it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,10 +208,17 @@ class Spool:
         with self._guard:
             return self.incarnation, self._get_number("seq")
 
+    @property
+    def own_starts(self) -> int:
+        """The incarnation, without what it was lifted by because somebody said so."""
+        with self._guard:
+            return self.incarnation - self._get_number("lifted")
+
     def go_on_above(self, incarnation: int) -> None:
         """Count as a later start than that; inside a transaction."""
         with self._guard:
-            self.incarnation = max(self.incarnation, incarnation + 1)
+            before, self.incarnation = self.incarnation, max(self.incarnation, incarnation + 1)
+            self._set_number("lifted", self._get_number("lifted") + self.incarnation - before)
             self._set_number("incarnation", self.incarnation)
             self._set_number("seq", 0)
             self.before = self.incarnation, 0  # what is heard of earlier lives from now on is below this one

@@ -30,7 +30,7 @@ from messages.names import COORDINATOR, DOWNLINK
 from messages.reasons import Reason
 from messages.trust.chains import Chains
 from messages.trust.signatures import AFTER, KEY, digest_payload
-from messages.trust.verifier import Verifier
+from messages.trust.verifier import SKEW, Verifier
 from site_agent.core.effects import Effect, Say
 from site_agent.core.equivocation import COMPARED, is_contradiction
 from site_agent.core.inputs import Distrusted, Heard, PartBroken, Receipted, Retried
@@ -40,6 +40,7 @@ from site_agent.core.steps import STEPS, opening_of
 from site_agent.disk.lineage import Lineage
 from site_agent.disk.spool import Spool
 from site_agent.loop.effect_runner import EffectRunner
+from site_agent.loop.forecasts import Forecasts
 from site_agent.loop.orientation import Orientation, keep_abilities, read_kept
 from site_agent.loop.rules import Rules
 from site_agent.loop.steps import Steps
@@ -54,6 +55,9 @@ OLD = 60.0
 """Seconds before the agent's start: what was said earlier is history that it reads up."""
 REGISTER = "register"
 """Where the spool keeps the newest register."""
+CHECK_HOLDS = 60.0 + SKEW
+"""Seconds for which a researcher waits for an answer to a check, and by which clocks may differ: who asks later than
+that has gone."""
 QUIET = 2.0
 """Seconds without any more history until it is read."""
 
@@ -89,6 +93,7 @@ class Inbound:
         self._voice, self._rules, self._clock, self._ack, self._post = voice, rules, clock, ack, post
         self._verifier, self._chains = verifier, Chains()
         self._witness, self._orientation = witness, orientation
+        self._forecasts = Forecasts(clock)
         self.heard_at: dict[str, float] = {}
         """When the coordinator last said something of an experiment; monotonic."""
         self.coordinator_can = read_kept(spool)
@@ -119,9 +124,9 @@ class Inbound:
             event = None
         if event is not None and event.known and KINDS[event.kind].history and event.time < self._began - OLD:
             self._history_at = self._clock.monotonic()
-        if not self._orientation.keep_back(event, lambda: self._handle(delivery, event)):
+        if not self._orientation.keep_back(delivery, event, lambda: self._handle(delivery, event), self._ack):
             self._handle(delivery, event)
-        self._ack(delivery)
+            self._ack(delivery)
 
     def _handle(self, delivery: Delivery, event: Event | None) -> None:
         with logs.bind_experiment(*((event.experiment, event.round) if event else ())):
@@ -189,7 +194,8 @@ class Inbound:
         if isinstance(body, Standing):
             return self._take_standing(body)
         if isinstance(body, ExperimentChecked):
-            self._answer_check(body, event.experiment)
+            if event.time >= now - CHECK_HOLDS:
+                self._answer_check(body, event.experiment)
             return []
         if isinstance(body, RegisterAnnounced):
             return []
@@ -371,7 +377,7 @@ class Inbound:
             answer = CheckAnswer(nonce=body.nonce, accepts=accepts, reason=found if not accepts else hand or found)
             self._send_answer(answer, experiment)
 
-        self._clock.make_thread(look, "forecast").start()
+        self._forecasts.look_later(look)
 
     def _send_answer(self, answer: CheckAnswer, experiment: str) -> None:
         self._post(lambda: self._voice.send_live("check-answer", answer, experiment=experiment))

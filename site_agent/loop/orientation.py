@@ -7,14 +7,17 @@ another way, would be held against the site: so it goes on above all that was he
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from messages.abilities import ANNOUNCING, WORDS_6, read_abilities
+from messages.bus.base import Delivery
 from messages.envelope import Event, event_id
 from messages.ground.clock import Clock
 from messages.kinds import LastHeard, Receipt
 from messages.names import COORDINATOR
+from messages.trust.chains import MOST_LIFT
 from site_agent.core.jobs import SaidBefore
 from site_agent.disk.spool import Spool
 from site_agent.loop.budgets import Budgets
@@ -26,6 +29,9 @@ ASK_EVERY = 10.0
 """Seconds between two hellos while nothing answers."""
 PATIENCE = 10.0
 """Seconds until a site that never heard of a coordinator which can tell it goes on without."""
+MOST_KEPT_BACK = 16 * 2**20
+"""Bytes that are kept back. Beyond them a stream stands still, and what came to the inbox is dropped: the coordinator
+says it again after the next hello."""
 ABILITIES = "coordinator-can"
 """Where the spool keeps what the coordinator's version can."""
 
@@ -45,6 +51,7 @@ class Orientation:
         self.said: dict[str, SaidBefore] = {}
         """By experiment, what the site said before its disk went back in time."""
         self._kept_back: list[Callable[[], None]] = []
+        self.kept_bytes = 0
         self._pace = Pace(clock)
         self._began: float | None = None
 
@@ -60,25 +67,37 @@ class Orientation:
             self._voice.send_hello()
         return self.awaited
 
-    def keep_back(self, event: Event | None, later: Callable[[], None]) -> bool:
-        """Whether a delivery is to be handled later, once the site knows where it was; None: what holds no event."""
+    def keep_back(
+        self, delivery: Delivery, event: Event | None, later: Callable[[], None], ack: Callable[[Delivery], None]
+    ) -> bool:
+        """Whether a delivery is to be handled later, once the site knows where it was, and acknowledged from here.
+
+        Args:
+            event: what it holds; None: nothing that is believed.
+            later: handles it.
+        """
         if not self.awaited:
             return False
-        if event is None:  # its place in a stream is noted after those before it
-            self._kept_back.append(later)
-            return True
-        if event.sender != COORDINATOR or isinstance(event.body, Receipt):
-            return False
-        older = event.kind in ANNOUNCING and WORDS_6 not in read_abilities(event.ext)
-        if isinstance(event.body, LastHeard) or older:
-            self.awaited = False
-            return False
-        self._kept_back.append(later)
+        if event is not None:
+            if event.sender != COORDINATOR or isinstance(event.body, Receipt):
+                return False
+            older = event.kind in ANNOUNCING and WORDS_6 not in read_abilities(event.ext)
+            if isinstance(event.body, LastHeard) or older:
+                self.awaited = False
+                return False
+        # The place in a stream of what holds no event is noted after those before it.
+        in_stream, fits = delivery.offset is not None, self.kept_bytes + len(delivery.body) <= MOST_KEPT_BACK
+        if in_stream or (fits and event is not None):
+            self.kept_bytes += len(delivery.body)
+            self._kept_back.append(later if fits else partial(_do_both, later, partial(ack, delivery)))
+        if fits or not in_stream:
+            ack(delivery)
         return True
 
     def release(self) -> None:
         """Handle what was kept back."""
         kept, self._kept_back = self._kept_back, []
+        self.kept_bytes = 0
         for handle in kept:
             handle()
 
@@ -87,6 +106,14 @@ class Orientation:
         spool, place = self._spool, (heard.incarnation, heard.seq)
         known = spool.before if heard.incarnation < spool.incarnation else spool.place
         if place <= known:
+            return
+        if heard.incarnation > spool.own_starts + MOST_LIFT:
+            log.critical(
+                "the coordinator says that this site was heard so far above its own count that it is not believed",
+                heard=place,
+                known=known,
+                advice="somebody speaks with this site's key, or the coordinator's: tell the consortium's operator",
+            )
             return
         spool.go_on_above(heard.incarnation)
         self._voice.go_on_from(heard.digest)
@@ -102,6 +129,11 @@ class Orientation:
             incarnation=spool.incarnation,
             advice="if nobody restored it, somebody else speaks with this site's key: tell the consortium's operator",
         )
+
+
+def _do_both(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()
 
 
 def read_kept(spool: Spool) -> frozenset[str]:

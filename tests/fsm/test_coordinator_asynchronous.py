@@ -13,6 +13,8 @@ from coordinator.core import decisions as d
 from coordinator.core import inputs as i
 from coordinator.core.announce import round_opened
 from coordinator.core.effects import Aggregate, Expect, Forget, Listen, Prune, SendModel, effects, pending_effects
+from coordinator.core.evolve import fold_decisions
+from coordinator.core.machine import decide
 from coordinator.core.state import Phase, Timer
 from messages import kinds
 from messages.abilities import OURS, WORDS_6
@@ -338,3 +340,22 @@ def test_what_does_not_go_with_the_plan_is_named(plan: dict[str, Any], changes: 
     assert run.state is None
     told = [one for one in run.decided if isinstance(one, d.StartRefused)]
     assert mistake in told[0].mistakes
+
+
+def test_who_declines_while_the_buffer_is_averaged_has_its_update_settled() -> None:
+    run = Buffered()
+    run.wire(weights(1), "site-b", number=1)
+    run.report("site-a", 1)
+    run.report("site-c", 1)
+    assert run.state is not None
+    assert run.state.phase is Phase.AGGREGATING
+    decided = run.wire(kinds.Declined(reason=Reason.NOT_ALLOWED), "site-b")
+    events = [one.event for one in decided if isinstance(one, d.Settled)]
+    assert len(events) == 2, "the update's event and the word itself"
+    assert d.SiteFailed(site="site-b", reason=Reason.NOT_ALLOWED) in decided
+    given = run.steps[-1][0]
+    before = fold_decisions(None, [one for _given, those in run.steps[:-1] for one in those])
+    assert {type(one) for one in decide(before, given, logic=5)} == {d.SiteDeclined, d.Settled}
+    run.aggregated(1)
+    run.close(2, site_a=2, site_c=2)
+    assert run.last(d.RoundClosed).contributors == {"site-a": 10, "site-c": 10}

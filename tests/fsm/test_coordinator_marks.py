@@ -11,6 +11,7 @@ import pytest
 from brokers import PATIENCE, eventually
 from coordinator_kit import broker
 from coordinator_rig import coordinator
+from structlog.testing import capture_logs
 
 from coordinator.loop.timers import Gate
 from coordinator.service import Coordinator
@@ -49,3 +50,17 @@ def test_timers_stand_still_while_the_broker_takes_nothing(tmp_path: Path) -> No
         eventually(lambda: gate.closed, what="the timers to be held")
         running.shell.queue.put(Notice(BusState.UNBLOCKED))
         eventually(lambda: not gate.closed, what="the timers to go on")
+
+
+def test_a_mark_that_the_broker_withholds_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with capture_logs() as lines, opened(tmp_path) as (one, gate):
+        tally = one.shell.steps.tally
+        monkeypatch.setattr("coordinator.loop.shell.MARK_MISSED", 0.2)
+        monkeypatch.setattr(one.shell, "publish_mark", lambda: None)
+        gate.close_with_mark()
+        eventually(lambda: tally.mark_missing, what="it is named")
+        (gauge,) = [reading for reading in one._read_figures() if reading.name == "konsil_mark_missing"]
+        assert [value for _labels, value in gauge.samples] == [1.0]
+        gate.read_mark(gate.nonce or "")
+        eventually(lambda: not tally.mark_missing, what="it is over")
+    assert sum("does not come back" in line["event"] for line in lines) == 1

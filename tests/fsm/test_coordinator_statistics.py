@@ -6,13 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from coordinator_kit import SITES, received
+from coordinator_kit import PLATFORM, SITES, counts, received
+from hypothesis import given
+from hypothesis import strategies as st
 from machine_run import BODIES, FINGERPRINT, Run, measuring
 
 from coordinator.core import announce
 from coordinator.core import decisions as d
 from coordinator.core import effects as e
 from coordinator.core.effects import effects, pending_effects
+from coordinator.core.evolve import fold_decisions
 from coordinator.core.machine import decide
 from coordinator.core.state import ExperimentState, Phase, Standing, Timer
 from messages import kinds
@@ -137,8 +140,101 @@ def test_too_few_statistics_by_the_last_deadline_fail_the_experiment() -> None:
 
 def test_a_site_that_could_not_read_the_words_is_not_asked() -> None:
     run = Run(net={"name": "auto"})
-    given = received("joined", BODIES["joined"], "site-a", run.time)
-    given.__dict__["event"] = replace(given.event, ext={"can-words-5": 1})
-    decided = decide(run.state, given)
+    said = received("joined", BODIES["joined"], "site-a", run.time)
+    said.__dict__["event"] = replace(said.event, ext={"can-words-5": 1})
+    decided = decide(run.state, said)
     assert [one.reason for one in decided if isinstance(one, d.Refused)] == [Reason.UNKNOWN_FIELD]
     assert state_of(run).members["site-a"].standing is Standing.INVITED
+
+
+def many(run: Run, site: str, train: int) -> None:
+    """A site joins again, and claims more cases."""
+    run.wire(kinds.Joined(cases=counts(train), platform=PLATFORM), site)
+
+
+def claiming(train: int, others: int = 10, **changes: Any) -> Run:
+    """Site-a claims so many cases; statistics are asked for once all have joined."""
+    run = Run(**{"net": {"name": "auto"}, **changes})
+    many(run, "site-a", train)
+    for site in ("site-b", "site-c"):
+        many(run, site, others)
+    return run
+
+
+def made_of(run: Run) -> d.StatisticsPooled:
+    (made,) = [one for one in run.decided if isinstance(one, d.StatisticsPooled)]
+    return made
+
+
+WIDE = Histogram(bins=tuple(range(-8192, 0)), counts=(1,) * 8192)
+
+
+def test_a_site_whose_bins_do_not_pool_with_the_others_is_left_out_and_named() -> None:
+    run = claiming(3000, 3000)
+    tell(run, "site-a", cases=3000, kept=WIDE)
+    tell(run, "site-b", cases=3000)
+    tell(run, "site-c", cases=3000)
+    assert made_of(run).left_out == {"site-a": Reason.MALFORMED}
+    assert made_of(run).statistics.cases == 6000
+    last, _decided = run.steps[-1]
+    before = fold_decisions(None, [one for _given, those in run.steps[:-1] for one in those])
+    assert d.Failed(time=run.time, reason=Reason.NO_CONFIGURATION) in decide(before, last, logic=5)
+
+
+def test_a_site_that_breaks_the_pool_is_named_also_where_too_few_are_left() -> None:
+    run = claiming(3000, 3000, quorum={"least_sites": "all"})
+    tell(run, "site-a", cases=3000, kept=WIDE)
+    tell(run, "site-b", cases=3000)
+    tell(run, "site-c", cases=3000)
+    state = state_of(run)
+    assert (state.phase, state.reason) == (Phase.FAILED, Reason.QUORUM_NOT_MET)
+    assert d.SiteFailed(site="site-a", reason=Reason.MALFORMED) in run.decided
+
+
+def test_a_site_that_claims_more_cases_than_all_others_owns_no_median() -> None:
+    calm, run, most = claiming(10), claiming(10**6), 10**6
+    for one in (calm, run):
+        tell(one, "site-b")
+        tell(one, "site-c")
+    tell(calm, "site-a")
+    cube = (Histogram(bins=(600,), counts=(most,)),) * 3
+    spacing = (Histogram(bins=(-100,), counts=(most,)),) * 3
+    tell(run, "site-a", cases=most, spacing=spacing, shape=cube, cropped=cube, extent=cube)
+    assert not [one for one in run.decided if isinstance(one, d.Failed | d.Refused | d.SiteFailed)]
+    made, honest = made_of(run).configuration, made_of(calm).configuration
+    assert made is not None
+    assert honest is not None
+    assert made.spacing_mm == honest.spacing_mm
+    assert made.median_shape == honest.median_shape
+    assert made_of(run).contributors == {"site-a": 19, "site-b": 10, "site-c": 10}
+
+
+def test_a_site_without_which_a_configuration_follows_is_left_out() -> None:
+    run = measuring()
+    for site, memory in zip(SITES, (1, None, 4096), strict=True):
+        run.wire(kinds.StatisticsReady(statistics=FINGERPRINT, memory_mib=memory), site)
+    assert made_of(run).left_out == {"site-a": Reason.NO_CONFIGURATION}
+    assert made_of(run).configuration is not None
+    last, _decided = run.steps[-1]
+    before = fold_decisions(None, [one for _given, those in run.steps[:-1] for one in those])
+    assert d.Failed(time=run.time, reason=Reason.NO_CONFIGURATION) in decide(before, last, logic=5)
+
+
+COUNTED = st.dictionaries(st.integers(-50, 50), st.integers(1, 1000), min_size=1)
+
+
+@given(
+    st.dictionaries(st.integers(-50, 50), st.integers(1, 1000), min_size=1),
+    st.integers(0, 10**9),
+    st.integers(1, 10**9),
+)
+def test_a_thinned_histogram_keeps_its_total_and_its_percentiles(counted: dict[int, int], kept: int, of: int) -> None:
+    kept = min(kept, of)
+    whole = Histogram.of_counts(counted)
+    thin = whole.thin(kept, of)
+    assert thin.total == whole.total * kept // of
+    below = whole_below = 0
+    for number, count in zip(whole.bins, whole.counts, strict=True):
+        whole_below += count
+        below += dict(zip(thin.bins, thin.counts, strict=True)).get(number, 0)
+        assert below == whole_below * kept // of

@@ -94,6 +94,7 @@ def test_accepted_events_are_journaled_up_to_a_bound_and_then_counted_without_a_
     held_in_round_1(consortium)
     before = len(joins(consortium.folder))
     monkeypatch.setattr(floods, "MOST_TAKEN_BYTES", 64 * 2**10)
+    monkeypatch.setattr(floods, "OWN_BYTES", 0)
     said = accepted_flood(consortium, 300)
     consortium.say("experiment-pause", kinds.ExperimentPause(), 2)
     consortium.until("experiment-paused")
@@ -119,6 +120,7 @@ def test_what_is_only_counted_is_taken_in_the_next_hour(
     held_in_round_1(consortium)
     with monkeypatch.context() as patched:
         patched.setattr(floods, "MOST_TAKEN_BYTES", 0)
+        patched.setattr(floods, "OWN_BYTES", 0)
         (said,) = accepted_flood(consortium, 1)
         steps = running(consortium).shell.steps
         eventually(lambda: steps.floods.count_of("site-a", "accepted"), what="it is counted")
@@ -132,6 +134,7 @@ def test_a_researcher_whose_hour_is_full_can_still_end_an_experiment(
 ) -> None:
     held_in_round_1(consortium)
     monkeypatch.setattr(floods, "MOST_TAKEN_BYTES", 0)
+    monkeypatch.setattr(floods, "OWN_BYTES", 0)
     consortium.say("experiment-pause", kinds.ExperimentPause(), 2)
     steps = running(consortium).shell.steps
     eventually(lambda: steps.floods.count_of("dr-a", "accepted"), what="the pause is only counted")
@@ -237,3 +240,19 @@ def test_the_same_failure_said_again_and_again_is_journaled_as_refusals_are(
     named = [entry for entry in open_readonly(consortium.folder) if b"round-failed" in entry.body]
     assert len([entry for entry in named if entry.type == STEP]) == 11
     assert all(step.agrees for step in replay(open_readonly(consortium.folder)))
+
+
+def test_an_experiment_with_a_large_manifest_does_not_use_up_the_hour_of_the_others() -> None:
+    hours, size = floods.Floods(), 10**6
+    large = sum(hours.may_take("site-a", size, 1.0, "large") for _ in range(100))
+    assert large == floods.MOST_TAKEN_BYTES // (size + floods.ENTRY_BYTES)
+    small = sum(hours.may_take("site-a", 20_000, 1.0, "small") for _ in range(100))
+    assert 10 < small < 40
+    assert not hours.may_take("site-a", 20_000, 1.0)
+    assert hours.count_of("site-a", floods.ACCEPTED) == 100 - large + 100 - small + 1
+
+
+def test_what_is_refused_is_refused_once_however_large_it_is() -> None:
+    hours = floods.Floods()
+    assert hours.may_journal("dr-a", "invalid-experiment", floods.MOST_BYTES + 1, 1.0)
+    assert not hours.may_journal("dr-a", "invalid-experiment", 1, 1.0)

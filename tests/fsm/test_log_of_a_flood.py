@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from brokers import eventually
 from coordinator_kit import CONSORTIUM, plain
 from coordinator_rig import Consortium, running
 from newer_version import NEWER, written
+from signed_consortium import author, plant, run_signed
 from structlog.testing import capture_logs
+from virtual_consortium import VirtualConsortium
 
 from messages import kinds
 from messages.bus.memory import MemoryBus
@@ -67,3 +71,20 @@ def test_what_comes_again_and_again_is_told_at_once_and_then_once_a_minute_with_
         one.tell_counted()
     assert [(line["sender"], line["reason"], line["count"]) for line in lines] == [("site-a", "malformed", 500)]
     assert not one
+
+
+def test_a_chain_that_is_forked_again_and_again_is_few_lines(tmp_path: Path) -> None:
+    def work(consortium: VirtualConsortium) -> None:
+        consortium.clock.sleep(5.0)
+        for n in range(60):
+            event = author(consortium, "site-c").write_event(
+                "leaving", kinds.Leaving(), time=consortium.clock.wall(), attempt=n, seq=n + 1, after="ab" * 32
+            )
+            plant(consortium, "uplink", event)
+        consortium.clock.sleep(3.0)
+
+    with capture_logs() as lines:
+        run_signed(tmp_path, work)
+    told = [line for line in lines if line.get("sender") == "site-c"]
+    assert any("forked" in line["event"] for line in told)
+    assert len(told) < 5

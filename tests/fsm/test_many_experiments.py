@@ -27,12 +27,12 @@ def start(name: str, **changes: Any) -> kinds.ExperimentStart:
 
 @pytest.fixture
 def capped(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> Consortium:
-    """A coordinator that lets each researcher have two open experiments; no site answers."""
+    """A coordinator that lets each researcher have two open experiments, and three in a day; no site answers."""
     original = coordinator_rig.config
 
     def config(folder: Path) -> Any:
         found = original(folder)
-        limits = found.limits.model_copy(update={"open_per_researcher": 2})
+        limits = found.limits.model_copy(update={"open_per_researcher": 2, "starts_per_day": 3})
         return found.model_copy(update={"limits": limits})
 
     monkeypatch.setattr(coordinator_rig, "config", config)
@@ -55,6 +55,11 @@ def test_a_researcher_has_only_so_many_open_experiments_and_is_told(capped: Cons
     capped.until("experiment-aborted")
     capped.say("experiment-start", start("e4"), experiment="e4")
     capped.until("experiment-accepted", 3)
+    capped.say("experiment-abort", kinds.ExperimentAbort(), experiment="e4")
+    capped.until("experiment-aborted", 2)
+    capped.say("experiment-start", start("e5"), experiment="e5")  # the fourth in a day
+    capped.until("experiment-refused", 2)
+    assert refusals(capped)["e5"] is Reason.TOO_MANY_EXPERIMENTS
 
 
 def test_a_start_that_comes_again_is_no_further_experiment(capped: Consortium) -> None:

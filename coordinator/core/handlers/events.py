@@ -236,7 +236,9 @@ def take_declined(state: ExperimentState, given: i.Received) -> Answer:
     if (reason := _refuse_uninvited(state, site)) is not None:
         return reason
     answer: Decided = (d.SiteDeclined(site=site, reason=body.reason),)
-    part = state.round.parts.get(site) if state.round is not None and state.round.closed_at is None else None
+    # While a buffer is averaged, an update that is under way would go into the next one.
+    waits = takes_more(state) and (state.logic >= 6 or state.round is None or state.round.closed_at is None)
+    part = state.round.parts.get(site) if state.round is not None and waits else None
     if part is not None and (not part.reported or _is_only_prepared(state)):
         return (*supersede_attempt(state, site), *answer, d.SiteFailed(site=site, reason=body.reason))
     return answer

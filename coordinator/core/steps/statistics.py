@@ -6,7 +6,7 @@ decision: the experiment goes on with that, or is complete where its plan is "st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
@@ -15,9 +15,16 @@ from coordinator.core.state import STATISTICS, ExperimentState, Member, Phase, R
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, left_behind
 from messages import kinds
 from messages.reasons import Reason
-from messages.statistics.fingerprint import SAMPLED, DataFingerprint, pool_fingerprints
+from messages.statistics.fingerprint import (
+    SAMPLED,
+    DataFingerprint,
+    count_bins,
+    pool_fingerprints,
+    thin_fingerprint,
+)
 from messages.statistics.histograms import Histogram
 
+_NO_PLAN = (NoConfiguration, ValueError, ArithmeticError)
 ROUNDED_UP = 3
 """Counts of a site add up to at most so many times its cases: each may be rounded by half, and so may their number."""
 
@@ -58,33 +65,104 @@ def _list_by_case(told: DataFingerprint) -> Iterable[Histogram]:
     return (*told.spacing, *told.shape, *told.cropped, *told.extent, told.kept, *volumes)
 
 
+Told = Mapping[str, kinds.StatisticsReady]
+
+
 def close_statistics(state: ExperimentState, round_: Round, now: float) -> Decided:
-    """Pool what is here, and plan by it. Where nothing follows from it, an experiment that was to train has failed."""
+    """Pool what is here, and plan by it. Where nothing follows from it, an experiment that was to train has failed.
+
+    No site counts more than all others together, so that a median lies where honest sites have cases. A site without
+    which the others pool, or a configuration follows, is left out.
+    """
     told = {
         site: kinds.StatisticsReady.model_validate(dict(round_.parts[site].answer or {})) for site in round_.reported
     }
     left_out, _told = left_behind(round_)
+    broken: dict[str, Reason] = {}
+    if state.logic >= 6:
+        told, broken = _leave_out_broken(state, told)
+    named = tuple(d.SiteFailed(site=site, reason=reason) for site, reason in sorted(broken.items()))
+    if broken and len(told) < state.experiment.least_sites:
+        return (*named, d.Failed(time=now, reason=Reason.QUORUM_NOT_MET))
     try:
         pooled = pool_fingerprints([one.statistics for one in told.values()])
     except ValueError:  # together they are more than a fingerprint may hold, which no honest data are
         return (d.Failed(time=now, reason=Reason.NO_CONFIGURATION),)
-    memory = min((one.memory_mib for one in told.values() if one.memory_mib), default=None)
+    memory = _find_memory(told)
     try:
         configuration = plan_configuration(state.experiment, pooled, memory)
-    except (NoConfiguration, ValueError, ArithmeticError):  # or extremes that no configuration may hold
+    except _NO_PLAN:  # or extremes that no configuration may hold
         if state.experiment.plan.kind != "statistics":
-            return (d.Failed(time=now, reason=Reason.NO_CONFIGURATION),)
+            return (*named, d.Failed(time=now, reason=Reason.NO_CONFIGURATION))
         configuration = None
     return (
         d.StatisticsPooled(
             time=now,
             statistics=pooled,
             contributors={site: one.statistics.cases for site, one in told.items()},
-            left_out=dict(sorted({**round_.left_out, **left_out}.items())),
+            left_out=dict(sorted({**round_.left_out, **left_out, **broken}.items())),
             memory_mib=memory,
             configuration=configuration,
         ),
     )
+
+
+def _find_memory(told: Told) -> int | None:
+    return min((one.memory_mib for one in told.values() if one.memory_mib), default=None)
+
+
+def _leave_out_broken(state: ExperimentState, told: Told) -> tuple[Told, dict[str, Reason]]:
+    """What sites told, as it counts, without those that break it; and these, with the reason.
+
+    While it does not pool, the site whose histogram has the most bins goes. Where no configuration follows, the one
+    site goes without which one follows: of several, one that gives none alone, then the one of most cases.
+    """
+    broken: dict[str, Reason] = {}
+    counted = _cap_cases(told)
+    while len(counted) > 1 and not _pools(counted):
+        worst = max(sorted(counted), key=lambda site: (count_bins(told[site].statistics), told[site].statistics.cases))
+        broken[worst] = Reason.MALFORMED
+        counted = _cap_cases({site: one for site, one in told.items() if site not in broken})
+    if len(counted) > 1 and not _gives_plan(state, counted):
+        others = {site: _cap_cases({name: told[name] for name in counted if name != site}) for site in sorted(counted)}
+        blamed = [site for site, rest in others.items() if _gives_plan(state, rest)]
+        if blamed:
+            worst = max(
+                blamed,
+                key=lambda site: (not _gives_plan(state, {site: told[site]}), told[site].statistics.cases),
+            )
+            broken[worst] = Reason.NO_CONFIGURATION
+            counted = others[worst]
+    return counted, broken
+
+
+def _cap_cases(told: Told) -> dict[str, kinds.StatisticsReady]:
+    """No site of three or more counts as many cases as all others together."""
+    found = {site: one.statistics for site, one in told.items()}
+    total = sum(one.cases for one in found.values())
+    capped = dict(told)
+    for site, one in found.items():
+        most = max(1, total - one.cases - 1)
+        if len(found) > 2 and one.cases > most:
+            capped[site] = told[site].model_copy(update={"statistics": thin_fingerprint(one, most)})
+    return capped
+
+
+def _pools(told: Told) -> bool:
+    try:
+        pool_fingerprints([one.statistics for one in told.values()])
+    except ValueError:
+        return False
+    return True
+
+
+def _gives_plan(state: ExperimentState, told: Told) -> bool:
+    try:
+        pooled = pool_fingerprints([one.statistics for one in told.values()])
+        plan_configuration(state.experiment, pooled, _find_memory(told))
+    except _NO_PLAN:
+        return False
+    return True
 
 
 def fail_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
