@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from nets.build import build_net
-from site_agent.training.interrupt import Interrupt
 from site_agent.training.resuming.checkpoint import Checkpoints
+from site_agent.training.resuming.interrupt import Interrupt
 from site_agent.training.resuming.resume import Keeper, Moment
 
 NETS = {

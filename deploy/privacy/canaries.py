@@ -72,13 +72,14 @@ class CanaryNet(nn.Module):
         self.numbers: set[int] = set()
         """Of the canaries that were asked for since the last step."""
 
+    lengths: torch.Tensor
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Losses (B,) of images (B, 1, *patch) that hold canaries' numbers."""
         chosen = images.flatten(1).mean(1).round().long()
         self.numbers.update(chosen.tolist())
         weights = torch.stack([one.flatten()[chosen] for one in self.tensors])
-        lengths: torch.Tensor = self.lengths
-        return weights.sum(0) * lengths[chosen]
+        return weights.sum(0) * self.lengths[chosen]
 
 
 class CanaryLearner(Learner):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from site_agent.training.__main__ import main as serve_agent
 from site_agent.training.__main__ import open_session
-from site_agent.training.interrupt import Interrupt
 from site_agent.training.protocol import Prepare, Reply
+from site_agent.training.resuming.interrupt import Interrupt
 
 if TYPE_CHECKING:  # imports torch
     from site_agent.training.session import TrainingSession

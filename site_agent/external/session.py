@@ -30,7 +30,6 @@ from site_agent.external import work
 from site_agent.external.program import ProgressLine, run_program
 from site_agent.external.sandbox import Places, TrainerUnfit, read_program, start_command, try_sandbox
 from site_agent.training.files import open_model, write_update
-from site_agent.training.interrupt import Interrupt
 from site_agent.training.protocol import (
     Evaluate,
     Evaluated,
@@ -44,6 +43,7 @@ from site_agent.training.protocol import (
     UsedCase,
     Written,
 )
+from site_agent.training.resuming.interrupt import Interrupt
 
 REPORT_SECONDS = 0.4
 _SEED_BYTES = 4

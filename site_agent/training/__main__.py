@@ -25,7 +25,6 @@ from messages.ground.errors import KonsilError
 from messages.ground.kernel import die_with_parent
 from messages.ground.starting import settle_process
 from messages.reasons import Reason
-from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import (
     Evaluate,
     Evaluated,
@@ -45,6 +44,7 @@ from site_agent.training.protocol import (
     read_frame,
     step_of,
 )
+from site_agent.training.resuming.interrupt import Interrupt, Interrupted
 
 if TYPE_CHECKING:  # imports torch
     from site_agent.training.session import TrainingSession

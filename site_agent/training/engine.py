@@ -41,7 +41,7 @@ AddGradients = Callable[[Any, torch.amp.GradScaler], torch.Tensor]
 """Adds a step's gradients, scaled, and gives its loss; of what was drawn for the step."""
 
 
-class Pace(Protocol):
+class RoundLength(Protocol):
     """How long a round is, in optimiser steps."""
 
     @property
@@ -136,7 +136,7 @@ def train_round(
     asked, dp = net if forward is None else forward, experiment.privacy.dp
     if (dp is None) is not (patients is None):  # nothing is trained without the noise that the file asks for
         raise ValueError("[privacy.dp] and patients go together")
-    pace: Pace
+    pace: RoundLength
     draw: Callable[[int], Iterator[Any]]
     add: AddGradients
     if dp is not None and patients is not None:
@@ -161,7 +161,7 @@ def train_round(
 def _run_steps(
     net: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    pace: Pace,
+    pace: RoundLength,
     draw: Callable[[int], Iterator[Any]],
     experiment: Experiment,
     device: torch.device,

@@ -29,7 +29,6 @@ from site_agent.training.cases.shelf import PreprocessedCases
 from site_agent.training.compiling import Forward, can_compile, compile_net
 from site_agent.training.engine import blame_nan_loss, train_round
 from site_agent.training.files import kept_folder, open_model, strategy_folder, write_update
-from site_agent.training.interrupt import Interrupt
 from site_agent.training.machine import choose_device, describe_machine
 from site_agent.training.optimise import KeptState
 from site_agent.training.private import Patients, require_private_net
@@ -45,6 +44,7 @@ from site_agent.training.protocol import (
     Written,
 )
 from site_agent.training.resuming.checkpoint import Checkpoints
+from site_agent.training.resuming.interrupt import Interrupt
 from site_agent.training.resuming.kept import KeptTensors
 from site_agent.training.resuming.resume import Keeper, key_of
 from site_agent.training.strategies.table import rule_of

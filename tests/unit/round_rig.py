@@ -19,11 +19,11 @@ from site_agent.training.cases import cache
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.cases.preprocess import prepare_case
 from site_agent.training.engine import RoundResult, train_round
-from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.optimise import KeptState
 from site_agent.training.private import Patients
 from site_agent.training.protocol import CheckpointEvent
 from site_agent.training.resuming.checkpoint import Checkpoints
+from site_agent.training.resuming.interrupt import Interrupt, Interrupted
 from site_agent.training.resuming.kept import KeptTensors
 from site_agent.training.resuming.resume import Keeper
 from site_agent.training.strategies.base import Leaves

@@ -25,9 +25,9 @@ from messages.tasks.base import TaskRows
 from messages.tensors.codecs import Tensor
 from messages.tensors.layout import Manifest, TensorSpec
 from site_agent.training import optimise
-from site_agent.training.interrupt import Interrupt, Interrupted
 from site_agent.training.protocol import CheckpointEvent, Prepared, Train
 from site_agent.training.resuming.checkpoint import Checkpoint, Checkpoints, Header, Unreadable
+from site_agent.training.resuming.interrupt import Interrupt, Interrupted
 from site_agent.training.strategies.base import PLAIN, LocalRule
 
 VERSION = 1

@@ -18,9 +18,9 @@ from nets.build import build_net
 from nets.weights import arrays_of, manifest
 from site_agent.training.cases.cache import CachedCase
 from site_agent.training.engine import NotANumber
-from site_agent.training.interrupt import Interrupted
 from site_agent.training.protocol import CaseRow, Prepared, RegionRow, SplitRows, Train
 from site_agent.training.resuming.checkpoint import Checkpoints, Header, Unreadable
+from site_agent.training.resuming.interrupt import Interrupted
 from site_agent.training.resuming.resume import key_of
 
 NETS: dict[str, dict[str, Any]] = {
@@ -97,8 +97,8 @@ def test_an_asked_for_end_is_saved_first_though_no_checkpoint_was_due(
     tmp_path: Path, cases: list[CachedCase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Site(tmp_path, cases, experiment(NETS["batch norm and dropout"], {}))
-    monkeypatch.setattr("site_agent.training.interrupt.Interrupt.asked", True, raising=False)
-    monkeypatch.setattr("site_agent.training.interrupt.Interrupt.__init__", lambda self: None)
+    monkeypatch.setattr("site_agent.training.resuming.interrupt.Interrupt.asked", True, raising=False)
+    monkeypatch.setattr("site_agent.training.resuming.interrupt.Interrupt.__init__", lambda self: None)
     with pytest.raises(Interrupted):
         site.start(1, every=3600.0)
     assert site.said("written") == [1]
