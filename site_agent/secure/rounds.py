@@ -135,7 +135,8 @@ class SecureWork:
         if self._site not in exchange.members:
             raise NotDone(Reason.ABSENT, "the round goes on without this site")
         reason = site_rules.judge_roster(record, exchange, self._site, believed.verified, self._floors_of(job))
-        _refuse(reason, "no shares are dealt to this roster")
+        lapsed = self._believing.tell_lapsed(self._floors.peers or ())
+        _refuse(reason, "no shares are dealt to this roster" + (f": {lapsed}" if lapsed else ""))
         deal = deal_shares(secrets, exchange, self._site)
         body = kinds.SecureShares(
             tried=part.tried, roster=exchange.digest.hex(), shares=dict(deal.sealed), seed=deal.commitment.hex()
