@@ -314,3 +314,11 @@ def test_a_bound_on_updates_holds_at_sites_and_for_their_sum(make: Make) -> None
     run.whole_round()
     moved = sum(float(np.sum((run.model(2)[name] - run.model(1)[name]) ** 2)) for name in run.model(1))
     assert 0 < moved <= 0.25
+
+
+def test_keys_too_long_to_be_shown_to_others_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make()
+    said = run.sites["site-a"].answer(announce.round_opened(run.now).body, 1)
+    assert said is not None
+    monkeypatch.setattr("coordinator.core.steps.secure.MOST_SAID_BYTES", 100)
+    assert reasons_of(run.tell("site-a", said)) == [Reason.TOO_LARGE]
