@@ -206,7 +206,9 @@ def test_a_complaint_excludes_nobody_and_too_few_readable_shares_void_the_round(
     assert d.ShareUnopened(dealer="site-a", holder="site-b", fault="either") in decided
     assert reasons_of(run.tell("site-d", run.sites["site-d"].complain("site-c"))) == [Reason.MALFORMED], "it does open"
     assert sorted(run.round.parts) == sorted(run.names)
-    decided = run.tell("site-c", run.sites["site-c"].complain("site-a"), attempt="site-a")
+    unproven = run.sites["site-c"].complain("site-a").model_copy(update={"secret": None})
+    decided = run.tell("site-c", unproven, attempt="site-a")
+    assert d.ShareUnopened(dealer="site-a", holder="site-c", fault="either") in decided
     assert [one.reason for one in decided if isinstance(one, d.RoundVoided)] == [Reason.BAD_SHARE]
 
 
@@ -312,3 +314,11 @@ def test_a_bound_on_updates_holds_at_sites_and_for_their_sum(make: Make) -> None
     run.whole_round()
     moved = sum(float(np.sum((run.model(2)[name] - run.model(1)[name]) ** 2)) for name in run.model(1))
     assert 0 < moved <= 0.25
+
+
+def test_keys_too_long_to_be_shown_to_others_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make()
+    said = run.sites["site-a"].answer(announce.round_opened(run.now).body, 1)
+    assert said is not None
+    monkeypatch.setattr("coordinator.core.steps.secure.MOST_SAID_BYTES", 100)
+    assert reasons_of(run.tell("site-a", said)) == [Reason.TOO_LARGE]

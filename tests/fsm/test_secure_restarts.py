@@ -37,7 +37,8 @@ class LossyBus(MemoryBus):
 
     def publish(self, key: str, body: Body) -> Confirm:
         kind, sender = key.split(".")[:2]
-        if sender == "site-c" and kind in LOST | MUTED:
+        to_c = key.endswith(".site-c") and kind == "secure-mail"
+        if (sender == "site-c" or to_c) and kind in LOST | MUTED:
             LOST.discard(kind)
             lost = Receipt(threading.Event())
             lost.settle()
@@ -142,3 +143,23 @@ def test_three_rounds_without_a_sum_are_void_one_by_one_and_end_the_experiment(t
     (end,) = [one.body for _at, one in failed.of("experiment-failed")]
     assert isinstance(end, kinds.ExperimentFailed)
     assert end.reason is Reason.ROUND_VOID
+
+
+def test_mail_that_gets_lost_comes_again_when_its_site_says_hello(tmp_path: Path, ended: VirtualConsortium) -> None:
+    def work(consortium: VirtualConsortium) -> None:
+        LOST.add("secure-mail")
+        start_secure(consortium)
+
+        def masks() -> bool:
+            state = consortium.coordinator.shell.steps.states.get("exp-1")
+            return state is not None and state.round is not None and state.round.step == "masked"
+
+        assert consortium.clock.wait_until(masks, 600.0)
+        assert consortium.clock.wait_until(lambda: not LOST, 60.0)
+        consortium.agents["site-c"].stop()
+        assert consortium.clock.wait_until(lambda: not consortium.lives("site-c"), 60.0)
+        consortium.start_again("site-c")
+        consortium.until("experiment-complete", 7200.0)
+
+    again = run_secure(tmp_path, work, join=LossyBus)
+    assert digests_of(again) == digests_of(ended)

@@ -38,6 +38,7 @@ from coordinator.core.steps import scores, updates
 from coordinator.core.steps.base import Answer, Decided, StepRow, body_of, left_behind
 from messages import kinds
 from messages.experiment import Experiment
+from messages.kinds import MOST_SAID_BYTES
 from messages.reasons import Reason
 from messages.secure.dealing import judge_complaint
 from messages.secure.keys import is_usable_point
@@ -82,6 +83,8 @@ def take_keys(state: ExperimentState, round_: Round, given: i.Received) -> Answe
     body, signer = body_of(given, kinds.SecureKeys), name_signer(given.event)
     if signer is None:
         return Reason.SIGNATURE_MISSING
+    if len(given.raw) > MOST_SAID_BYTES:
+        return Reason.TOO_LARGE
     if body.tried != round_.tried:
         return Reason.OLDER_ATTEMPT
     known = {
@@ -143,6 +146,8 @@ def take_consent(state: ExperimentState, round_: Round, given: i.Received) -> An
         return Reason.OLDER_ATTEMPT
     if name_signer(given.event) != context.exchange.members[site].signer:
         return Reason.SIGNATURE_MISSING
+    if len(given.raw) > MOST_SAID_BYTES:
+        return Reason.TOO_LARGE
     expected = (context.digest.hex(), context.close_over(arrived_in(round_)).hex())
     if (body.context, body.closing) != expected:
         return _refuse(given, Reason.OTHER_CONTEXT)
@@ -223,7 +228,8 @@ def take_complaint(state: ExperimentState, round_: Round, given: i.Received) -> 
     if (body.against, holder) in round_.unopened:
         return ()
     sealed = dealt.answer["shares"][holder]
-    fault = judge_complaint(exchange_of(state, round_), body.against, holder, sealed, body.secret)
+    exchange = exchange_of(state, round_)
+    fault = "either" if body.secret is None else judge_complaint(exchange, body.against, holder, sealed, body.secret)
     if fault == "holder":
         return Reason.MALFORMED  # what it says does not open, does: it could have read its shares
     noted = d.ShareUnopened(dealer=body.against, holder=holder, fault=fault)

@@ -22,6 +22,9 @@ from messages.envelope import Author
 from messages.experiment import Experiment
 from messages.ground.clock import SystemClock
 from messages.reasons import Reason
+from messages.trust.keys import derive_key
+
+KEY = derive_key(bytes(32))
 
 
 @pytest.mark.parametrize(
@@ -50,13 +53,21 @@ def test_a_majority_lets_a_round_close_with_fewer() -> None:
     assert Experiment.model_validate(file).privacy.threshold == "majority"
 
 
-def test_a_site_that_cannot_read_secure_rounds_is_refused_as_it_joins() -> None:
+@pytest.mark.parametrize(
+    ("author", "reason"),
+    [
+        (Author("demo", "site-a", can=OURS - {WORDS_7}, key=KEY), Reason.UNKNOWN_FIELD),
+        (Author("demo", "site-a"), Reason.SIGNATURE_MISSING),
+    ],
+)
+def test_a_site_that_cannot_read_secure_rounds_or_does_not_sign_is_refused_as_it_joins(
+    author: Author, reason: Reason
+) -> None:
     run = Run(**secure_file(("site-a", "site-b", "site-c")))
-    older = Author("demo", "site-a", can=OURS - {WORDS_7})
     joined = kinds.Joined(cases=counts(10), platform=PLATFORM)
-    event = older.write_event("joined", joined, time=1.0, experiment="exp-1", seq=1)
+    event = author.write_event("joined", joined, time=1.0, experiment="exp-1", seq=1)
     decided = run.put(i.Received(time=run.time, raw=event.raw))
-    assert [getattr(one, "reason", None) for one in decided][:1] == [Reason.UNKNOWN_FIELD]
+    assert [getattr(one, "reason", None) for one in decided][:1] == [reason]
 
 
 def test_a_net_with_numbers_that_are_no_float32_ends_the_experiment_with_a_code(tmp_path: Path) -> None:
