@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from secure_consortium import ROUNDS, run_secure, start_secure
+from secure_consortium import ROUNDS, run_secure, secure_file, start_secure
 from virtual_consortium import VirtualConsortium
 
 from coordinator.record.journal import Journal
@@ -163,3 +163,19 @@ def test_mail_that_gets_lost_comes_again_when_its_site_says_hello(tmp_path: Path
 
     again = run_secure(tmp_path, work, join=LossyBus)
     assert digests_of(again) == digests_of(ended)
+
+
+def test_a_model_is_evaluated_alone_with_pooled_scores_only(tmp_path: Path) -> None:
+    def work(consortium: VirtualConsortium) -> None:
+        finish(consortium)
+        net = {"name": "UNet", "channels": [4, 8], "strides": [2], "from": "exp-1"}
+        file = secure_file(id="exp-2", plan={"kind": "evaluation"}, net=net, rounds={**ROUNDS, "count": 0})
+        consortium.say("experiment-start", kinds.ExperimentStart(experiment=file), experiment="exp-2")
+        both = consortium.clock.wait_until(lambda: len(consortium.of("experiment-complete")) == 2, 7200.0)
+        assert both, [one.kind for _at, one in consortium.heard if one.experiment == "exp-2"]
+
+    scored = run_secure(tmp_path, work)
+    body = scored.of("experiment-complete")[-1][1].body
+    assert isinstance(body, kinds.ExperimentComplete)
+    assert body.test is not None
+    assert body.test.cases == 36

@@ -204,7 +204,7 @@ def void_overdue(state: ExperimentState, round_: Round, now: float) -> Decided:
 def _give_up(state: ExperimentState, round_: Round, reason: Reason, now: float) -> Decided:
     """No sum comes of it: the round is void. After the last round the model is made, and stays unscored."""
     if round_.is_scoring:
-        return scores.finish_experiment(state, round_, now)
+        return scores.end_overdue(state, round_, now)
     return void_round(state, round_, reason, now)
 
 
