@@ -307,7 +307,7 @@ def _is_scored_again(job: Job) -> bool:
 
 def _effects_of_recover(change: _Change, x: Recover) -> tuple[Effect, ...]:
     if change.job.phase is Phase.SENDING:
-        return () if change.job.sealed else (SendChunks(x.experiment),)
+        return (*(() if change.job.sealed else (SendChunks(x.experiment),)), *_secure_work(change.job))
     return (*list_fetches(change.job, change.site), *_secure_work(change.job))
 
 

@@ -256,3 +256,16 @@ def secure_words(todo: Iterable[Effect]) -> list[Any]:
 def test_a_second_answer_to_one_step_is_never_said() -> None:
     agenda, _, todo = step(begun(2), answered("secure-keys", 1))
     assert (agenda, secure_words(todo)) == (begun(2), [])
+
+
+def test_a_closing_that_came_before_the_receipt_is_answered_after_a_restart() -> None:
+    agenda, _ = after([*JOINED, *WAY[:10], secure_said("secure-closing", 4)])
+    assert agenda.phase_of("e") is Phase.SENDING
+    _, todo = after([Restarted()], restore_agenda(agenda))
+    assert works_of(todo) == ["secure-consent"]
+
+
+def test_a_consent_that_is_refused_before_the_receipt_takes_nothing_back() -> None:
+    agenda, _ = after([*JOINED, *WAY[:10], secure_said("secure-closing", 4)])
+    phase, says, todo = does(agenda, SecureRefused("e", 1, 4, Reason.TOO_FEW_PEERS))
+    assert (phase, says, todo) == (Phase.SENDING, [], [FreeSecrets("e", 1)])

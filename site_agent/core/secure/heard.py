@@ -158,9 +158,10 @@ def take_answered(agenda: Agenda, job: Job, said: SecureAnswered) -> Decisions:
 def take_refused(agenda: Agenda, job: Job, said: SecureRefused) -> Decisions:
     """A step is not answered. Records `GiveUp`; where it goes on without this site `Drop` and `PassBy`; `LeaveSecure`
     once the update is out, which nothing takes back: nothing more is said of the round then."""
-    if not _is_of(job, said):
+    part = job.secure
+    if part is None or not _is_of(job, said):
         return (Ignore(job.experiment, Reason.WRONG_ROUND),)
-    if job.phase in (Phase.IDLE, Phase.REPORTED):
+    if "weights-ready" in part.answered or "secure-figures" in part.answered:
         return (LeaveSecure(job.experiment),)
     if said.reason is Reason.ABSENT:
         return (Drop(job.experiment), PassBy(job.experiment, said.round, said.opening))
