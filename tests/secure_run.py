@@ -107,7 +107,7 @@ class SecureRun(Run):
         """A site says something, signed."""
         self.time += 1
         kind = next(kind for kind, spec in kinds.KINDS.items() if spec.body is type(body))
-        author = self.sites[site].author if key and hasattr(self, "sites") else Author("demo", site)
+        author = self.sites[site].author if key else Author("demo", site)
         opened = self.now.round
         number = (0 if opened is None else opened.number) if number is None else number
         attempt = (1 if opened is None else opened.opening) if attempt is None else attempt

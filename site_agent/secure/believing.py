@@ -130,11 +130,10 @@ def name_models(start: Event) -> str:
 
 
 def find_own_weight(job: Job, context: Context, site: str) -> int:
-    """What the site's difference may be multiplied by, from what it announced itself: a cap makes it less, nothing
-    makes it more. Scores are multiplied by nothing."""
+    """What the site's difference is multiplied by, from what it announced itself. Whether a cap may have made it less
+    says `messages.secure.site_rules.judge_masking`, which sees all weights. Scores are multiplied by nothing."""
     plan, counts = experiment_of(job).plan, job.counts
     assert counts is not None  # noqa: S101 (for mypy: who takes part has joined)
     if job.start is not None and isinstance(event_of(job.start).body, kinds.EvaluationStart):
         return context.weight_of.get(site, 1)
-    own = 1 if plan.weight_by == "equal" else max(1, counts.train)
-    return min(own, context.weight_of.get(site, own))
+    return 1 if plan.weight_by == "equal" else max(1, counts.train)

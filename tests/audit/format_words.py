@@ -16,6 +16,7 @@ from coordinator_kit import CONSORTIUM
 from format_files import EVERY_KEY, MINIMAL
 from pydantic import BaseModel
 from secure_bodies import BODIES as SECURE_BODIES
+from secure_bodies import START as SECURE_START
 
 from messages import chain, codec, experiment, kinds
 from messages.envelope import Author
@@ -256,6 +257,7 @@ def full_bodies() -> dict[str, Body]:
         ),
         "experiment-checked": kinds.ExperimentChecked(experiment=FULL_FILE, researcher="dr-a", nonce=NONCE),
         "round-start": kinds.RoundStart(
+            secure=SECURE_START,
             transfer=FULL_TRANSFER,
             model_digest=DIGEST,
             sites=["site-a", "site-b", "site-c"],
@@ -265,6 +267,7 @@ def full_bodies() -> dict[str, Body]:
             going_on={"site-b": 1_000_000},
         ),
         "round-complete": kinds.RoundComplete(
+            pooled=kinds.PooledFigures(cases=9, loss=0.5),
             contributors={"site-a": 10, "site-b": 2**53},
             left_out={"site-c": Reason.STRAGGLER},
             model_digest=DIGEST,
@@ -273,6 +276,7 @@ def full_bodies() -> dict[str, Body]:
             staleness={"site-b": 2**53},
         ),
         "evaluation-start": kinds.EvaluationStart(
+            secure=SECURE_START,
             models=[LITTLE_CANDIDATE, FULL_CANDIDATE],
             sites=["site-a"],
             evaluate_within=7200.0,

@@ -223,10 +223,13 @@ def take_complaint(state: ExperimentState, round_: Round, given: i.Received) -> 
     if (body.against, holder) in round_.unopened:
         return ()
     sealed = dealt.answer["shares"][holder]
-    fault = judge_complaint(exchange_of(state, round_), body.against, holder, sealed, body.secret)
+    exchange = exchange_of(state, round_)
+    fault = "either" if body.secret is None else judge_complaint(exchange, body.against, holder, sealed, body.secret)
+    if fault == "holder":
+        return Reason.MALFORMED  # what it says does not open, does: it could have read its shares
     noted = d.ShareUnopened(dealer=body.against, holder=holder, fault=fault)
     after = replace(round_, unopened=round_.unopened | {(body.against, holder)})
-    if fault != "holder" and count_holders(after, body.against) < threshold_in(state, round_):
+    if count_holders(after, body.against) < threshold_in(state, round_):
         return (noted, *_give_up(state, round_, Reason.BAD_SHARE, given.time))
     return (noted,)
 
