@@ -110,8 +110,8 @@ def status_of(
     `waiting`: events without a receipt.
     `opens_at`: when the operator's hours begin, local time; None within them. `file`: the site.toml that was read.
     `lists`: how the lists of the withdrawn stand (`data.lists`). `log`: what was seen of the coordinator's log.
-    `floors`: the policy's, for what secure rounds mean here. `privacy`: what the ledgers with a budget have left, a line
-    each. `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before."""
+    `floors`: the policy's, for what secure rounds mean here. `privacy`: what ledgers with a budget have left, as lines.
+    `unboxed`: trainers that run without a sandbox. `term_jumps`: terms that did not follow, with the one before."""
     experiments, queue = [], list_waiting(agenda)
     for name, job in agenda.jobs.items():
         shown = progress.get(name)
