@@ -65,7 +65,14 @@ FULL_PLATFORM = kinds.Platform(
     device_type="cuda", threads=16, versions={"torch": "2.13.0+cu130", "python": "3.11.2"}, deterministic=True
 )
 FULL_PRIVACY = kinds.PrivacyPlan(
-    patients=24, sample_rate=0.1, noise_multiplier=1.5, clip_norm=0.5, steps=400, epsilon=6.25, delta=1e-5
+    unit="patient",
+    patients=24,
+    sample_rate=0.1,
+    noise_multiplier=1.5,
+    clip_norm=0.5,
+    steps=400,
+    epsilon=6.25,
+    delta=1e-5,
 )
 LITTLE_CANDIDATE = kinds.Candidate(label="final", transfer=LITTLE_TRANSFER, model_digest=DIGEST)
 FULL_CANDIDATE = kinds.Candidate(label="selected", transfer=FULL_TRANSFER, model_digest=DIGEST)
