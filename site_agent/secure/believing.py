@@ -3,7 +3,7 @@ the context, the consents. Nothing here is believed of the coordinator that a pe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from messages.secure.site_rules import Consent
 from messages.trust.verifier import Verifier
 from site_agent.core.jobs import Job, event_of, experiment_of
 from site_agent.core.secure.heard import start_of
+from site_agent.core.secure.peers import list_lapsed
 
 log = structlog.get_logger()
 Asked = TypeVar("Asked", bound=Body)
@@ -84,6 +85,11 @@ class Believing:
             roster=members,
         )
         return Believed(exchange, verified)
+
+    def tell_lapsed(self, pinned: Collection[str]) -> str:
+        """Words on pinned peers whose keys count no more, for the log; empty where there are none."""
+        register = self._verifier.register
+        return "" if register is None else "; ".join(list_lapsed(register, pinned, self._clock.wall()))
 
     def read_context(self, job: Job, exchange: Exchange) -> Context:
         """What masks are derived under; NotDone where a weight is of no site of the roster."""

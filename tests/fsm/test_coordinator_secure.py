@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from secure_run import NAMES, SecureRun, carry_out, mean_of, restore_plainly
+from secure_run import MODEL, NAMES, SecureRun, carry_out, mean_of, restore_plainly
 
 from coordinator.core import announce, effects
 from coordinator.core import decisions as d
 from coordinator.core import inputs as i
-from coordinator.core.state import Phase, Timer
+from coordinator.core.records import ModelOrigin
+from coordinator.core.state import SCORING, Phase, Timer
 from messages import kinds
 from messages.kinds import SecureReveal
 from messages.reasons import Reason
+from nets.digest import arrays_digest
 
 Make = Callable[..., SecureRun]
 
@@ -314,3 +316,26 @@ def test_a_bound_on_updates_holds_at_sites_and_for_their_sum(make: Make) -> None
     run.whole_round()
     moved = sum(float(np.sum((run.model(2)[name] - run.model(1)[name]) ** 2)) for name in run.model(1))
     assert 0 < moved <= 0.25
+
+
+def test_keys_too_long_to_be_shown_to_others_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make()
+    said = run.sites["site-a"].answer(announce.round_opened(run.now).body, 1)
+    assert said is not None
+    monkeypatch.setattr("coordinator.core.steps.secure.MOST_SAID_BYTES", 100)
+    assert reasons_of(run.tell("site-a", said)) == [Reason.TOO_LARGE]
+
+
+def test_an_evaluation_alone_is_one_secure_round(make: Make) -> None:
+    digest = arrays_digest(MODEL)
+    run = make(
+        find=lambda experiment, researcher: ModelOrigin(digest=digest),
+        plan={"kind": "evaluation"},
+        net={"name": "UNet", "channels": [4, 8], "strides": [2], "from": f"sha256:{digest}"},
+        rounds={"count": 0},
+    )
+    assert [run.step() for _ in range(5)] == list(SCORING)
+    assert run.now.phase is Phase.COMPLETE
+    assert run.now.outcome is not None
+    assert run.now.outcome.test is not None
+    assert run.now.outcome.test.cases == 4

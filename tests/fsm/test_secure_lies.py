@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from coordinator_kit import CONSORTIUM
-from secure_consortium import PRIVACY, ROUNDS, run_secure, start_secure
+from secure_consortium import FOUR, MODEL, PRIVACY, ROUNDS, add_up, digests_of, run_secure, start_secure
 from signed_consortium import THREE, uplink_of
 from virtual_consortium import VirtualConsortium
 
+from coordinator.core import effects
 from coordinator.core.secure import facts
 from coordinator.core.state import ExperimentState, Round
 from coordinator.core.steps import table
@@ -23,6 +24,7 @@ from messages import kinds
 from messages.envelope import Author
 from messages.reasons import Reason
 from messages.trust.keys import derive_key
+from nets.digest import arrays_digest
 
 OTHER_MODEL = "ab" * 32
 Tell = Callable[[ExperimentState, Round, Any], kinds.Body]
@@ -147,3 +149,31 @@ def test_no_lie_of_a_coordinator_gets_more_out_of_a_site(
         codes = {one.body.reason for one in of_round if isinstance(one.body, kinds.RoundFailed)}
         assert codes == (set() if lie.reason is None else {lie.reason}), (group, number)
     assert not consortium.of("round-complete")
+
+
+def test_changed_mail_is_left_out_of_the_reveal_and_no_site_reveals_the_key_of_the_true_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = effects.sealed_for
+
+    def change(round_: Round, site: str) -> dict[str, bytes]:
+        sealed = honest(round_, site)
+        if site == "site-a":
+            sealed["site-b"] = sealed["site-b"][:-1] + bytes([sealed["site-b"][-1] ^ 1])
+        return sealed
+
+    monkeypatch.setattr(effects, "sealed_for", change)
+
+    def work(consortium: VirtualConsortium) -> None:
+        start_secure(consortium, sites=list(FOUR), rounds=ROUNDS | {"count": 1})
+        consortium.until("round-complete", 1800.0)
+
+    consortium = run_secure(tmp_path, work, sites=FOUR)
+    assert digests_of(consortium) == [arrays_digest(add_up(MODEL, 1, FOUR, FOUR))]
+    said = uplink_of(consortium)
+    assert "secure-complaint" not in {one.kind for one in said}
+    told = {
+        one.sender: {*one.body.seeds} for one in said if isinstance(one.body, kinds.SecureReveal) and one.round == 1
+    }
+    assert "site-b" not in told["site-a"]
+    assert "site-b" in told["site-c"]

@@ -30,8 +30,8 @@ KEY = derive_key(bytes(32))
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"plan": {"kind": "sequential"}}, 'masks go with plan.kind = "aggregation"'),
-        ({"plan": {"kind": "asynchronous", "buffer": 2}}, 'masks go with plan.kind = "aggregation"'),
+        ({"plan": {"kind": "sequential"}}, 'masks go with plan.kind = "aggregation" or'),
+        ({"plan": {"kind": "asynchronous", "buffer": 2}}, 'masks go with plan.kind = "aggregation" or'),
         ({"plan": {"strategy": "Median"}}, "Median needs more than the sum"),
         ({"plan": {"strategy": "SCAFFOLD"}}, "SCAFFOLD needs more than the sum"),
         ({"plan": {"strategy": "FedNova"}}, "FedNova needs more than the sum"),
